@@ -1,0 +1,64 @@
+# make demo   score the example clip; installs what that needs into .venv first
+# make test   install everything, run the tests and the linter
+# make lint   the linter alone
+# make clean  remove .venv, caches and the demo's output
+#
+# Variables: PYTHON=python3.12 (3.11 or newer), VENV=.venv, WORKERS=2,
+#            TESTS="tests/test_geometry.py -k lift" (arguments for pytest),
+#            TF=1 (with TensorFlow, for the tests that read TFRecord files)
+
+PYTHON ?= python3
+VENV ?= .venv
+WORKERS ?= 2
+TESTS ?=
+TF ?=
+
+PY := $(VENV)/bin/python
+PIP_INSTALL := $(PY) -m pip install --no-input --disable-pip-version-check
+# One thread for each test process, so that WORKERS processes share the cores
+# instead of fighting for them. NPROC is what XLA sizes its thread pool by.
+TEST_THREADS := NPROC=1 OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
+TEST_LAYERS := requirements-dev.txt $(if $(TF),requirements-tf.txt)
+TEST_STAMP := $(VENV)/.installed-test$(if $(TF),-tf)
+
+.PHONY: demo test lint clean help
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n '1,8p'
+
+demo: $(VENV)/.installed-mini
+	$(PY) inference.py --preset=mini --video_path=data/example_video.mp4 \
+	  --output_dir=outputs/demo
+
+# The tests run even if the linter complains; either one failing fails the target.
+test: $(TEST_STAMP)
+	@status=0; \
+	$(PY) -m ruff check . || status=1; \
+	$(TEST_THREADS) $(PY) -m pytest -n $(WORKERS) $(TESTS) || status=1; \
+	exit $$status
+
+lint: $(TEST_STAMP)
+	$(PY) -m ruff check .
+
+# A stamp is written only after its step succeeded, so an interrupted one is redone.
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "3DSPA needs Python 3.11 or newer; name one: make PYTHON=python3.11" >&2; \
+	  exit 1; }
+	@$(PYTHON) -m venv "$(VENV)" || { \
+	  echo "could not make $(VENV); on Debian or Ubuntu: apt install python3-venv" >&2; \
+	  exit 1; }
+	@touch "$@"
+
+$(VENV)/.installed-mini: requirements-mini.txt | $(VENV)/.created
+	$(PIP_INSTALL) -r requirements-mini.txt
+	@touch "$@"
+
+$(TEST_STAMP): $(wildcard requirements*.txt) | $(VENV)/.created
+	$(PIP_INSTALL) $(addprefix -r ,$(TEST_LAYERS))
+	@touch "$@" "$(VENV)/.installed-mini"
+
+clean:
+	rm -rf "$(VENV)" outputs/demo .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
