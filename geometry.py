@@ -1,0 +1,279 @@
+"""Cameras and positions: where a 2D track is in space, and back.
+
+In order of appearance:
+
+    default_intrinsics          the camera assumed where none is known
+    scale_intrinsics            the same camera for resized frames
+    intrinsics_matrix           (fx, fy, cx, cy) as a 3x3 matrix
+    lift, project               pixels and depth to camera-frame XYZ, and back
+    world_to_camera, camera_to_world
+    bilinear_sample             values of per-frame maps at track positions
+    clip_scale, normalize, denormalize
+                                one positive scale per clip, the median support depth
+    depth_features              what the autoencoder sees of a depth map
+
+Pure functions of arrays: numpy in, numpy out; jax arrays in, jax arrays out. Pixels
+are raster coordinates (x, y) with pixel centres at +0.5, so the top left pixel covers
+[0, 1)². Cameras have OpenCV's axes (x right, y down, z forward). Sizes are
+(height, width).
+"""
+
+import numpy as np
+from jaxtyping import Float
+
+DEPTH_TAPS = 7  # to each side: 15 x 15 taps around a point
+DEPTH_WAVES = 15
+NUM_DEPTH_FEATURES = (2 * DEPTH_TAPS + 1) ** 2 + 1 + 2 * DEPTH_WAVES  # 256
+SAMPLES_PER_CHUNK = 1 << 24  # numbers held at once while sampling maps
+
+Intrinsics = Float[np.ndarray, "4"]  # fx, fy, cx, cy in pixels
+
+
+# --- Cameras ---
+
+
+def default_intrinsics(height: int, width: int) -> Intrinsics:
+    """Intrinsics assumed where none are known: f = the longer side, centred.
+
+    That is a field of view of 53 degrees along the longer side.
+
+    Args:
+        height, width: size of the frames in pixels.
+
+    Returns:
+        (fx, fy, cx, cy) in pixels.
+    """
+    focal = float(max(height, width))
+    return np.array([focal, focal, width / 2, height / 2])
+
+
+def scale_intrinsics(
+    intrinsics: Intrinsics, size: tuple[int, int], new_size: tuple[int, int]
+) -> Intrinsics:
+    """Intrinsics of the same camera when its frames are resized.
+
+    Args:
+        intrinsics: (fx, fy, cx, cy) for frames of `size`.
+        size, new_size: (height, width) before and after.
+
+    Returns:
+        (fx, fy, cx, cy) for frames of `new_size`.
+    """
+    x, y = new_size[1] / size[1], new_size[0] / size[0]
+    return np.asarray(intrinsics) * np.array([x, y, x, y])
+
+
+def intrinsics_matrix(intrinsics: Intrinsics) -> Float[np.ndarray, "3 3"]:
+    """(fx, fy, cx, cy) as the matrix [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]."""
+    fx, fy, cx, cy = np.asarray(intrinsics)
+    return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
+
+
+def lift(
+    tracks: Float[np.ndarray, "N T 2"],
+    intrinsics: Intrinsics,
+    depth: Float[np.ndarray, "N T"] | float = 1.0,
+) -> Float[np.ndarray, "N T 3"]:
+    """Pixels at a depth to points in the camera frame.
+
+    Args:
+        tracks: [..., 2] pixel positions (x, y).
+        intrinsics: (fx, fy, cx, cy) in pixels.
+        depth: [...] z along the optical axis (not the distance to the centre), or one
+            number for all. Unknown depth is z = 1: positions in the image plane.
+
+    Returns:
+        [..., 3] camera-frame (X, Y, Z) in the unit of `depth`.
+    """
+    xp = tracks.__array_namespace__()
+    fx, fy, cx, cy = (intrinsics[i] for i in range(4))
+    z = xp.broadcast_to(xp.asarray(depth, dtype=tracks.dtype), tracks.shape[:-1])
+    x = (tracks[..., 0] - cx) / fx * z
+    y = (tracks[..., 1] - cy) / fy * z
+    return xp.stack([x, y, z], axis=-1).astype(tracks.dtype)
+
+
+def project(
+    points: Float[np.ndarray, "*points 3"], intrinsics: Intrinsics
+) -> Float[np.ndarray, "*points 2"]:
+    """Camera-frame points to pixels; the inverse of `lift` given their depth.
+
+    Args:
+        points: [..., 3] camera-frame (X, Y, Z), Z positive for what a camera sees.
+        intrinsics: (fx, fy, cx, cy) in pixels.
+
+    Returns:
+        [..., 2] pixel positions (x, y). Points with Z <= 0 have no image: NaN.
+    """
+    xp = points.__array_namespace__()
+    fx, fy, cx, cy = (intrinsics[i] for i in range(4))
+    z = xp.where(points[..., 2] > 0, points[..., 2], xp.nan)
+    x = points[..., 0] / z * fx + cx
+    y = points[..., 1] / z * fy + cy
+    return xp.stack([x, y], axis=-1).astype(points.dtype)
+
+
+def world_to_camera(
+    points: Float[np.ndarray, "N T 3"], extrinsics: Float[np.ndarray, "*T 4 4"]
+) -> Float[np.ndarray, "N T 3"]:
+    """World points to the camera's frame.
+
+    Args:
+        points: [N, T, 3] in the world frame.
+        extrinsics: world-to-camera [4, 4], or [T, 4, 4] for a moving camera.
+
+    Returns:
+        [N, T, 3] in the camera frame.
+    """
+    rotation, translation = extrinsics[..., :3, :3], extrinsics[..., :3, 3]
+    return (rotation @ points[..., None])[..., 0] + translation
+
+
+def camera_to_world(
+    points: Float[np.ndarray, "N T 3"], extrinsics: Float[np.ndarray, "*T 4 4"]
+) -> Float[np.ndarray, "N T 3"]:
+    """Camera-frame points to the world; the inverse of `world_to_camera`."""
+    xp = points.__array_namespace__()
+    inverse = xp.linalg.inv(extrinsics[..., :3, :3])
+    return (inverse @ (points - extrinsics[..., :3, 3])[..., None])[..., 0]
+
+
+# --- Maps ---
+
+
+def bilinear_sample(
+    maps: Float[np.ndarray, "T h w *C"],
+    tracks: Float[np.ndarray, "N T 2"],
+    size: tuple[int, int],
+) -> Float[np.ndarray, "N T *C"]:
+    """Values of per-frame maps at track positions, bilinearly interpolated.
+
+    A map of another size than the clip covers the same rectangle: position x of a clip
+    W wide is x·w/W of a map w wide, whose pixel centres are at +0.5 too. Beyond the
+    outermost pixel centres the edge value holds. A NaN position gives NaN.
+
+    Args:
+        maps: [T, h, w] or [T, h, w, C], any real type.
+        tracks: [N, T, 2] pixel positions (x, y) in the clip.
+        size: (height, width) of the clip that `tracks` are pixels of.
+
+    Returns:
+        [N, T] or [N, T, C], float32 for maps of integers or of lower precision.
+
+    Raises:
+        ValueError: if `maps` and `tracks` have different numbers of frames.
+    """
+    xp = maps.__array_namespace__()
+    if maps.shape[0] != tracks.shape[1]:
+        raise ValueError(
+            f"maps have {maps.shape[0]} frames, tracks have {tracks.shape[1]}: "
+            "both must be of the same frames"
+        )
+    channels = int(np.prod(maps.shape[3:], dtype=int))
+    per_frame = max(1, tracks.shape[0] * channels)
+    step = max(1, SAMPLES_PER_CHUNK // per_frame)
+    chunks = [
+        _bilinear_chunk(xp, maps[t : t + step], tracks[:, t : t + step], size)
+        for t in range(0, tracks.shape[1], step)
+    ]
+    return chunks[0] if len(chunks) == 1 else xp.concat(chunks, axis=1)
+
+
+def _bilinear_chunk(xp, maps, tracks, size):
+    """`bilinear_sample` for few enough frames to hold every neighbour at once."""
+    (h, w), (height, width) = maps.shape[1:3], size
+    dtype = xp.promote_types(maps.dtype, xp.float32)
+    x = xp.clip(tracks[..., 0] * (w / width) - 0.5, 0, w - 1).astype(dtype)
+    y = xp.clip(tracks[..., 1] * (h / height) - 0.5, 0, h - 1).astype(dtype)
+    # NaN must not become an index; it comes back in through the weights.
+    x0 = xp.floor(xp.where(xp.isnan(x), 0, x)).astype(xp.int32)
+    y0 = xp.floor(xp.where(xp.isnan(y), 0, y)).astype(xp.int32)
+    x1, y1 = xp.minimum(x0 + 1, w - 1), xp.minimum(y0 + 1, h - 1)
+    trailing = (1,) * (maps.ndim - 3)
+    wx = (x - x0).astype(dtype).reshape(x.shape + trailing)
+    wy = (y - y0).astype(dtype).reshape(y.shape + trailing)
+    t = xp.arange(maps.shape[0])[None, :]
+    top = maps[t, y0, x0] * (1 - wx) + maps[t, y0, x1] * wx
+    bottom = maps[t, y1, x0] * (1 - wx) + maps[t, y1, x1] * wx
+    return top * (1 - wy) + bottom * wy
+
+
+# --- One scale per clip ---
+
+
+def clip_scale(
+    tracks: Float[np.ndarray, "N T 3"], visible: Float[np.ndarray, "N T 1"]
+) -> float:
+    """The clip's scale: median depth of visible support points.
+
+    Never of query points: that would tell the model about what it has to predict.
+
+    Args:
+        tracks: [N, T, 3] camera-frame support tracks; anything where not visible.
+        visible: [N, T, 1] 0 or 1.
+
+    Raises:
+        ValueError: if nothing is visible, or the median depth is not positive.
+    """
+    depths = np.asarray(tracks)[..., 2][np.asarray(visible)[..., 0] > 0.5]
+    if depths.size == 0:
+        raise ValueError("no support point is visible: the clip has no scale")
+    scale = float(np.median(depths))
+    if not scale > 0 or not np.isfinite(scale):
+        raise ValueError(f"median depth of the support points is {scale}, must be > 0")
+    return scale
+
+
+def normalize(
+    tracks: Float[np.ndarray, "N T 3"], scale: float
+) -> Float[np.ndarray, "N T 3"]:
+    """Camera-frame tracks in units of the clip's scale: what the models see."""
+    return tracks / scale
+
+
+def denormalize(
+    tracks: Float[np.ndarray, "N T 3"], scale: float
+) -> Float[np.ndarray, "N T 3"]:
+    """The inverse of `normalize`: back to the clip's own unit."""
+    return tracks * scale
+
+
+# --- Depth as the autoencoder sees it ---
+
+
+def depth_features(
+    depth: Float[np.ndarray, "T h w"],
+    tracks: Float[np.ndarray, "N T 2"],
+    z: Float[np.ndarray, "N T"],
+    scale: float,
+    size: tuple[int, int],
+) -> Float[np.ndarray, "N T 256"]:
+    """Relative depth around each point, and its own log depth in waves.
+
+    225 numbers are z / z_tap - 1, clipped to [-1, 4], for 15 x 15 taps (rows of y, in
+    each x) at multiples of max(H, W) / 256 px around the point, 0 for taps outside the
+    frame. The other 31 are l = log(z / scale), then sin, then cos of 2^(i/3)·l for
+    i = 0..14.
+
+    Args:
+        depth: [T, h, w] depth maps along the optical axis, positive, of any size.
+        tracks: [N, T, 2] pixel positions in the clip.
+        z: [N, T] depth of the points themselves, positive, in the unit of `depth`.
+        scale: the clip's scale (`clip_scale`), in the same unit.
+        size: (height, width) of the clip.
+    """
+    xp = depth.__array_namespace__()
+    num_tracks, num_frames = z.shape
+    k = xp.arange(-DEPTH_TAPS, DEPTH_TAPS + 1) * (max(size) / 256)
+    dy, dx = xp.meshgrid(k, k, indexing="ij")
+    offsets = xp.stack([dx, dy], axis=-1).reshape(-1, 1, 1, 2)
+    taps = (tracks[None] + offsets).astype(tracks.dtype)
+    z_taps = bilinear_sample(depth, taps.reshape(-1, num_frames, 2), size)
+    z_taps = z_taps.reshape(-1, num_tracks, num_frames)
+    bounds = xp.asarray([size[1], size[0]])
+    inside = xp.all((taps >= 0) & (taps < bounds), axis=-1)
+    relative = xp.where(inside, xp.clip(z / z_taps - 1, -1, 4), 0)
+    log_z = xp.log(z / scale)[..., None]
+    waves = 2 ** (xp.arange(DEPTH_WAVES) / 3) * log_z
+    features = [xp.moveaxis(relative, 0, -1), log_z, xp.sin(waves), xp.cos(waves)]
+    return xp.concat(features, axis=-1).astype(xp.float32)

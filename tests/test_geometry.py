@@ -1,0 +1,323 @@
+"""geometry.py against plain loops, analytic maps and its own inverses."""
+
+import math
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+import geometry
+
+SETTINGS = settings(max_examples=50, deadline=None)
+
+
+def random_positions(seed, num_tracks, num_frames, size, margin=0.0):
+    rng = np.random.default_rng(seed)
+    low, high = -margin, np.array([size[1], size[0]]) + margin
+    return rng.uniform(low, high, (num_tracks, num_frames, 2))
+
+
+def slow_bilinear(maps, tracks, size):
+    """The definition, one point at a time: distances to the four pixel centres."""
+    num_tracks, num_frames = tracks.shape[:2]
+    h, w = maps.shape[1:3]
+    out = np.zeros((num_tracks, num_frames) + maps.shape[3:])
+    for n in range(num_tracks):
+        for t in range(num_frames):
+            x = min(max(tracks[n, t, 0] / size[1] * w, 0.5), w - 0.5)
+            y = min(max(tracks[n, t, 1] / size[0] * h, 0.5), h - 0.5)
+            for row in range(h):
+                for column in range(w):
+                    weight = max(0, 1 - abs(x - column - 0.5))
+                    weight *= max(0, 1 - abs(y - row - 0.5))
+                    out[n, t] += weight * maps[t, row, column]
+    return out
+
+
+def slow_depth_features(depth, tracks, z, scale, size):
+    out = np.zeros(z.shape + (256,))
+    step = max(size) / 256
+    for n, t in np.ndindex(*z.shape):
+        values = []
+        for j in range(-7, 8):
+            for i in range(-7, 8):
+                x, y = tracks[n, t, 0] + i * step, tracks[n, t, 1] + j * step
+                if not (0 <= x < size[1] and 0 <= y < size[0]):
+                    values.append(0.0)
+                    continue
+                tap = slow_bilinear(depth[t : t + 1], np.array([[[x, y]]]), size)
+                values.append(min(max(z[n, t] / tap.item() - 1, -1), 4))
+        log_z = math.log(z[n, t] / scale)
+        values.append(log_z)
+        values += [math.sin(2 ** (i / 3) * log_z) for i in range(15)]
+        values += [math.cos(2 ** (i / 3) * log_z) for i in range(15)]
+        out[n, t] = values
+    return out
+
+
+# --- Cameras ---
+
+
+def test_default_intrinsics_look_through_the_middle():
+    np.testing.assert_array_equal(
+        geometry.default_intrinsics(720, 1296), [1296, 1296, 648, 360]
+    )
+    np.testing.assert_array_equal(
+        geometry.default_intrinsics(1920, 1080), [1920, 1920, 540, 960]
+    )
+
+
+def test_lift_without_depth_is_the_plane_at_one():
+    intrinsics = geometry.default_intrinsics(100, 200)
+    points = geometry.lift(np.array([[[100.0, 50.0], [200.0, 0.0]]]), intrinsics)
+    np.testing.assert_allclose(points, [[[0, 0, 1], [0.5, -0.25, 1]]])
+
+
+def test_lift_of_a_known_point():
+    """A point 1 m right, 2 m below, 4 m away, seen with f = 100."""
+    pixel = np.array([[[320 + 100 * 1 / 4, 240 + 100 * 2 / 4]]])
+    point = geometry.lift(pixel, np.array([100, 100, 320, 240]), np.array([[4.0]]))
+    np.testing.assert_allclose(point, [[[1, 2, 4]]])
+
+
+@SETTINGS
+@given(
+    tracks=hnp.arrays(np.float64, (3, 4, 2), elements=st.floats(-2000, 4000)),
+    depth=hnp.arrays(np.float64, (3, 4), elements=st.floats(0.1, 1000)),
+    focal=st.tuples(st.floats(50, 5000), st.floats(50, 5000)),
+    centre=st.tuples(st.floats(0, 2000), st.floats(0, 2000)),
+)
+def test_project_undoes_lift(tracks, depth, focal, centre):
+    intrinsics = np.array([*focal, *centre])
+    points = geometry.lift(tracks, intrinsics, depth)
+    np.testing.assert_array_equal(points[..., 2], depth)
+    np.testing.assert_allclose(geometry.project(points, intrinsics), tracks, atol=1e-6)
+
+
+def test_points_behind_the_camera_have_no_image():
+    points = np.array([[0.0, 0.0, -1.0], [1.0, 0.0, 0.0], [0.0, 0.0, 2.0]])
+    pixels = geometry.project(points, np.array([100.0, 100.0, 50.0, 40.0]))
+    assert np.isnan(pixels[:2]).all()
+    np.testing.assert_allclose(pixels[2], [50, 40])
+
+
+def test_scaled_intrinsics_scale_the_image():
+    intrinsics = np.array([300.0, 310.0, 150.0, 90.0])
+    points = np.random.default_rng(0).uniform(1, 3, (5, 3))
+    half = geometry.scale_intrinsics(intrinsics, (200, 320), (100, 160))
+    np.testing.assert_allclose(
+        geometry.project(points, half), geometry.project(points, intrinsics) / 2
+    )
+
+
+def test_intrinsics_matrix_projects():
+    intrinsics = np.array([300.0, 310.0, 150.0, 90.0])
+    points = np.random.default_rng(0).uniform(1, 3, (5, 3))
+    rays = points @ geometry.intrinsics_matrix(intrinsics).T
+    np.testing.assert_allclose(
+        rays[:, :2] / rays[:, 2:], geometry.project(points, intrinsics)
+    )
+
+
+def test_world_to_camera_of_a_known_pose():
+    """A camera at (1, 0, -5) looking along +z sees the origin 5 m ahead, 1 m left."""
+    extrinsics = np.eye(4)
+    extrinsics[:3, 3] = [-1, 0, 5]
+    points = geometry.world_to_camera(np.zeros((1, 1, 3)), extrinsics)
+    np.testing.assert_allclose(points, [[[-1, 0, 5]]])
+
+
+@SETTINGS
+@given(seed=st.integers(0, 2**32 - 1), moving=st.booleans())
+def test_camera_to_world_undoes_world_to_camera(seed, moving):
+    rng = np.random.default_rng(seed)
+    num_frames = 4
+    extrinsics = np.tile(np.eye(4), (num_frames, 1, 1))
+    extrinsics[:, :3, :3] = np.linalg.qr(rng.normal(size=(num_frames, 3, 3)))[0]
+    extrinsics[:, :3, 3] = rng.normal(size=(num_frames, 3))
+    if not moving:
+        extrinsics = extrinsics[0]
+    points = rng.normal(size=(5, num_frames, 3))
+    there = geometry.world_to_camera(points, extrinsics)
+    np.testing.assert_allclose(
+        geometry.camera_to_world(there, extrinsics), points, atol=1e-9
+    )
+    per_frame = np.broadcast_to(extrinsics, (num_frames, 4, 4))
+    homogeneous = np.concatenate([points, np.ones((5, num_frames, 1))], axis=-1)
+    for t in range(num_frames):
+        expected = homogeneous[:, t] @ per_frame[t].T
+        np.testing.assert_allclose(there[:, t], expected[:, :3], atol=1e-9)
+
+
+# --- Bilinear sampling ---
+
+
+@SETTINGS
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    shape=st.tuples(st.integers(1, 7), st.integers(1, 7)),
+    size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    channels=st.sampled_from([(), (1,), (3,)]),
+)
+def test_bilinear_equals_the_plain_loop(seed, shape, size, channels):
+    rng = np.random.default_rng(seed)
+    maps = rng.normal(size=(2, *shape, *channels))
+    tracks = random_positions(seed, 3, 2, size, margin=5)
+    np.testing.assert_allclose(
+        geometry.bilinear_sample(maps, tracks, size),
+        slow_bilinear(maps, tracks, size),
+        atol=1e-9,
+    )
+
+
+@SETTINGS
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    shape=st.tuples(st.integers(2, 30), st.integers(2, 30)),
+    size=st.tuples(st.integers(8, 100), st.integers(8, 100)),
+)
+def test_linear_maps_are_sampled_exactly_at_any_resolution(seed, shape, size):
+    """A map that is linear in the clip's coordinates has no drift, align-corners or
+    other, between its outermost pixel centres."""
+    rng = np.random.default_rng(seed)
+    a, b, c = rng.normal(size=3)
+    (h, w), (height, width) = shape, size
+    y, x = np.meshgrid(
+        (np.arange(h) + 0.5) * height / h, (np.arange(w) + 0.5) * width / w,
+        indexing="ij",
+    )  # fmt: skip
+    margin = np.array([0.5 * width / w, 0.5 * height / h])
+    tracks = rng.uniform(margin, np.array([width, height]) - margin, (6, 1, 2))
+    sampled = geometry.bilinear_sample((a * x + b * y + c)[None], tracks, size)
+    expected = a * tracks[..., 0] + b * tracks[..., 1] + c
+    np.testing.assert_allclose(sampled, expected, atol=1e-8)
+
+
+def test_half_resolution_map_of_positions_returns_the_positions():
+    """Averaging 2 x 2 pixels, as a feature extractor's patches do, moves nothing."""
+    y, x = np.meshgrid(np.arange(32) + 0.5, np.arange(48) + 0.5, indexing="ij")
+    positions = np.stack([x, y], axis=-1)
+    half = positions.reshape(16, 2, 24, 2, 2).mean(axis=(1, 3))
+    tracks = np.array([[[1.0, 1.0]], [[24.0, 16.0]], [[46.9, 30.2]]])
+    sampled = geometry.bilinear_sample(half[None], tracks, (32, 48))
+    np.testing.assert_allclose(sampled, tracks)
+
+
+def test_pixel_centres_give_the_pixels_and_edges_hold():
+    maps = np.arange(6, dtype=np.uint8).reshape(1, 2, 3)
+    tracks = np.array([[[0.5, 0.5]], [[2.5, 1.5]], [[-9, 0.5]], [[99, 99]], [[1, 0]]])
+    sampled = geometry.bilinear_sample(maps, tracks, (2, 3))
+    np.testing.assert_allclose(sampled[:, 0], [0, 5, 0, 5, 0.5])
+    assert sampled.dtype == np.float32
+
+
+def test_nan_positions_give_nan_and_disturb_nobody():
+    maps = np.ones((1, 4, 4))
+    tracks = np.array([[[np.nan, 1.0]], [[1.0, 1.0]]])
+    sampled = geometry.bilinear_sample(maps, tracks, (4, 4))
+    assert np.isnan(sampled[0, 0])
+    assert sampled[1, 0] == 1
+
+
+def test_chunks_of_frames_do_not_show(monkeypatch):
+    maps = np.random.default_rng(0).normal(size=(7, 5, 6, 3))
+    tracks = random_positions(0, 4, 7, (10, 12))
+    whole = geometry.bilinear_sample(maps, tracks, (10, 12))
+    monkeypatch.setattr(geometry, "SAMPLES_PER_CHUNK", 30)
+    np.testing.assert_array_equal(
+        geometry.bilinear_sample(maps, tracks, (10, 12)), whole
+    )
+
+
+def test_different_numbers_of_frames_are_refused():
+    with pytest.raises(ValueError, match="maps have 3 frames, tracks have 2"):
+        geometry.bilinear_sample(np.zeros((3, 4, 4)), np.zeros((5, 2, 2)), (4, 4))
+
+
+# --- Scale ---
+
+
+def test_clip_scale_counts_visible_points_only():
+    tracks = np.full((2, 3, 3), np.nan)
+    visible = np.zeros((2, 3, 1))
+    tracks[0, :, 2], visible[0] = [1, 2, 30], 1
+    tracks[1, 0, 2] = 1000  # not visible
+    assert geometry.clip_scale(tracks, visible) == 2
+
+
+def test_clip_scale_of_nothing_is_an_error():
+    with pytest.raises(ValueError, match="no support point is visible"):
+        geometry.clip_scale(np.ones((2, 3, 3)), np.zeros((2, 3, 1)))
+    with pytest.raises(ValueError, match="must be > 0"):
+        geometry.clip_scale(-np.ones((2, 3, 3)), np.ones((2, 3, 1)))
+
+
+def test_denormalize_undoes_normalize():
+    tracks = np.random.default_rng(0).normal(size=(3, 4, 3))
+    there = geometry.normalize(tracks, 2.5)
+    np.testing.assert_allclose(there[0, 0] * 2.5, tracks[0, 0])
+    np.testing.assert_allclose(geometry.denormalize(there, 2.5), tracks)
+
+
+# --- Depth features ---
+
+
+@pytest.mark.parametrize("map_size", [(12, 16), (5, 9)])
+def test_depth_features_equal_the_plain_loop(map_size):
+    rng = np.random.default_rng(0)
+    size = (96, 128)
+    depth = rng.uniform(0.2, 9, (2, *map_size))
+    tracks = random_positions(1, 3, 2, size)
+    z = rng.uniform(0.5, 5, (3, 2))
+    features = geometry.depth_features(depth, tracks, z, 1.7, size)
+    assert features.shape == (3, 2, 256) and features.dtype == np.float32
+    expected = slow_depth_features(depth, tracks, z, 1.7, size)
+    np.testing.assert_allclose(features, expected, atol=1e-5)
+
+
+def test_depth_features_of_a_flat_wall_in_the_corner():
+    features = geometry.depth_features(
+        np.full((1, 8, 8), 3.0),
+        np.array([[[0.0, 0.0]]]),
+        np.array([[6.0]]),
+        6.0,
+        (8, 8),
+    )[0, 0]
+    taps = features[:225].reshape(15, 15)
+    np.testing.assert_array_equal(taps[:7], 0)  # above the frame
+    np.testing.assert_array_equal(taps[:, :7], 0)  # left of it
+    np.testing.assert_allclose(taps[7:, 7:], 1)  # twice as far as the wall
+    np.testing.assert_allclose(features[225:], [0] * 16 + [1] * 15, atol=1e-6)
+
+
+# --- Both array libraries ---
+
+
+def test_jax_arrays_give_what_numpy_gives():
+    rng = np.random.default_rng(0)
+    size = (24, 32)
+    intrinsics = geometry.default_intrinsics(*size).astype(np.float32)
+    tracks = random_positions(0, 4, 3, size).astype(np.float32)
+    z = rng.uniform(1, 2, (4, 3)).astype(np.float32)
+    depth = rng.uniform(1, 2, (3, 6, 8)).astype(np.float32)
+    points = geometry.lift(tracks, intrinsics, z)
+    extrinsics = np.eye(4, dtype=np.float32)
+    calls = [
+        (geometry.lift, (tracks, intrinsics, z)),
+        (geometry.project, (points, intrinsics)),
+        (geometry.world_to_camera, (points, extrinsics)),
+        (geometry.camera_to_world, (points, extrinsics)),
+    ]
+    for function, arguments in calls:
+        expected = function(*arguments)
+        found = function(*(jnp.asarray(a) for a in arguments))
+        np.testing.assert_allclose(found, expected, atol=1e-4, err_msg=str(function))
+    expected = geometry.bilinear_sample(depth, tracks, size)
+    found = geometry.bilinear_sample(jnp.asarray(depth), jnp.asarray(tracks), size)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    expected = geometry.depth_features(depth, tracks, z, 1.0, size)
+    found = geometry.depth_features(*map(jnp.asarray, (depth, tracks, z)), 1.0, size)
+    np.testing.assert_allclose(found, expected, atol=1e-3)
