@@ -25,6 +25,7 @@ import dataclasses
 import mujoco
 import numpy as np
 
+VERSION = 1  # of the scenes: cached ones of another version are not used
 GRAVITY = 9.81
 MAX_TIMESTEP = 0.005  # seconds
 MAX_ATTEMPTS = 200  # worlds tried per seed before giving up
