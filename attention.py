@@ -1,0 +1,400 @@
+"""The transformer of TRAJAN and 3DSPA.
+
+In order of appearance:
+
+    Linear, LayerNorm, RMSNorm     parameters with TRAJAN's names, and their arithmetic
+    attention_implementation       which kernel computes the attention, from shapes
+    attend                         masked dot-product attention
+    Attention                      projections around it, normalised queries and keys
+    TransformerBlock               self- and cross-attention in parallel, then an MLP
+    ImprovedTransformer            blocks and a final LayerNorm
+
+The architecture is that of ViT-22B (Dehghani et al. 2023, section 2) with
+cross-attention, as TRAJAN (Allen et al. 2025, "Direct Motion Models for Assessing
+Generated Videos") uses it. Parameters are float32 always; `dtype` is the type that
+matrix products are computed in. Normalisation and softmax are float32 in both.
+
+Modules declare their parameters in `setup`, not in `__call__`: the decoder of
+track_autoencoder.py evaluates parts of a block (one query row, one kernel's rows) and
+needs the parts to have names.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float
+
+EPSILON = 1e-6  # of LayerNorm and RMSNorm, as in the published weights
+CUDNN_HEAD_DIMS = range(8, 129, 8)  # what cuDNN's fused kernel takes before Hopper too
+
+
+def matmul_precision(dtype) -> jax.lax.Precision:
+    """float32 means float32: an accelerator must not round inputs to TF32 unasked."""
+    if jnp.dtype(dtype) == jnp.float32:
+        return jax.lax.Precision.HIGHEST
+    return jax.lax.Precision.DEFAULT
+
+
+class Linear(nn.Module):
+    """A linear map from the trailing `in_shape` axes to `out_shape` axes.
+
+    Attributes:
+        in_shape, out_shape: sizes of the contracted and of the produced axes.
+        use_bias: whether a bias is added.
+        dtype: type the product is computed in and returned as.
+    """
+
+    in_shape: tuple[int, ...]
+    out_shape: tuple[int, ...]
+    use_bias: bool = True
+    dtype: jnp.dtype = jnp.float32
+
+    def setup(self):
+        init = nn.initializers.lecun_normal(
+            in_axis=tuple(range(len(self.in_shape))),
+            out_axis=tuple(range(-len(self.out_shape), 0)),
+        )
+        self.kernel = self.param("kernel", init, self.in_shape + self.out_shape)
+        if self.use_bias:
+            self.bias = self.param("bias", nn.initializers.zeros, self.out_shape)
+
+    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        out = contract(x, self.kernel, len(self.in_shape), self.dtype)
+        return out + self.bias.astype(self.dtype) if self.use_bias else out
+
+
+def contract(x, kernel, num_axes: int, dtype) -> jax.Array:
+    """Sums the last `num_axes` axes of x against the first ones of kernel, in dtype."""
+    return jnp.tensordot(
+        x.astype(dtype),
+        kernel.astype(dtype),
+        axes=num_axes,
+        precision=matmul_precision(dtype),
+    )
+
+
+class LayerNorm(nn.Module):
+    """LayerNorm over the last axis with a scale and no bias; float32 inside."""
+
+    width: int
+    dtype: jnp.dtype = jnp.float32
+
+    def setup(self):
+        self.scale = self.param("scale", nn.initializers.ones, (self.width,))
+
+    def __call__(self, x: Float[Array, "... d"]) -> Float[Array, "... d"]:
+        x = x.astype(jnp.float32)
+        mean = jnp.mean(x, axis=-1, keepdims=True)
+        inverse = self.inverse_std(jnp.mean(x * x, axis=-1, keepdims=True), mean)
+        return ((x - mean) * inverse * self.scale).astype(self.dtype)
+
+    def inverse_std(self, mean_of_squares, mean):
+        """1 / sqrt(variance + epsilon) from the first two moments."""
+        variance = jnp.maximum(mean_of_squares - mean * mean, 0.0)
+        return jax.lax.rsqrt(variance + EPSILON)
+
+
+class RMSNorm(nn.Module):
+    """RMSNorm over the last axis with a scale; float32 inside."""
+
+    width: int
+    dtype: jnp.dtype = jnp.float32
+
+    def setup(self):
+        self.scale = self.param("scale", nn.initializers.ones, (self.width,))
+
+    def __call__(self, x: Float[Array, "... d"]) -> Float[Array, "... d"]:
+        x = x.astype(jnp.float32)
+        mean_of_squares = jnp.mean(x * x, axis=-1, keepdims=True)
+        x = x * jax.lax.rsqrt(mean_of_squares + EPSILON) * self.scale
+        return x.astype(self.dtype)
+
+
+def attention_implementation(
+    head_dim: int, dtype, platform: str | None = None
+) -> str:
+    """Which implementation computes an attention: "cudnn" or "xla".
+
+    cuDNN's fused kernel never writes the attention weights to memory, but takes 16-bit
+    types and some head sizes only, and JAX never picks it by itself.
+
+    Args:
+        head_dim: channels per head.
+        dtype: compute dtype.
+        platform: "cpu", "gpu", "cuda", …; None for JAX's default backend.
+
+    Returns:
+        "cudnn" on a GPU in bfloat16 or float16 with a head size it takes, else "xla".
+    """
+    platform = jax.default_backend() if platform is None else platform
+    is_16_bit = jnp.dtype(dtype) in (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16))
+    if platform in ("gpu", "cuda") and is_16_bit and head_dim in CUDNN_HEAD_DIMS:
+        return "cudnn"
+    return "xla"
+
+
+def attend(
+    query: Float[Array, "*B Q H D"],
+    key: Float[Array, "*B K H D"],
+    value: Float[Array, "*B K H D"],
+    mask: Bool[Array, "*#B #Q #K"] | None = None,
+    implementation: str | None = None,
+) -> Float[Array, "*B Q H D"]:
+    """Dot-product attention; a query whose mask admits no key gets zeros.
+
+    Args:
+        query, key, value: heads before channels.
+        mask: True where a query may attend to a key; broadcast over batch axes,
+            queries and keys, the same for all heads.
+        implementation: "xla" or "cudnn"; None asks attention_implementation.
+
+    Returns:
+        The averaged values, in the dtype of `value`.
+
+    Raises:
+        ValueError: if the mask does not broadcast to `[*B, Q, K]`.
+    """
+    batch, num_heads = query.shape[:-3], query.shape[-2]
+    full = (*batch, query.shape[-3], key.shape[-3])
+    if mask is not None:
+        mask = check_mask(mask, full)
+    if key.shape[-3] == 0:
+        return jnp.zeros(query.shape[:-1] + value.shape[-1:], value.dtype)
+    if implementation is None:
+        implementation = attention_implementation(query.shape[-1], query.dtype)
+    if implementation == "xla":
+        return attend_xla(query, key, value, mask)
+    flat = [x.reshape(-1, *x.shape[-3:]) for x in (query, key, value)]
+    flat_mask = None
+    if mask is not None:
+        flat_mask = jnp.broadcast_to(mask, full).reshape(-1, 1, *full[-2:])
+        flat, flat_mask = pad_to_even(*flat, flat_mask)
+    out = jax.nn.dot_product_attention(
+        *flat, mask=flat_mask, implementation=implementation
+    )
+    out = out[:, : full[-2]].reshape(*full[:-1], num_heads, value.shape[-1])
+    if mask is not None:
+        out = jnp.where(any_key(mask), out, 0)
+    return out
+
+
+def attend_xla(query, key, value, mask=None) -> jax.Array:
+    """The same as `attend`, written out: logits, softmax in float32, average."""
+    precision = matmul_precision(query.dtype)
+    logits = jnp.einsum(
+        "...qhd,...khd->...hqk",
+        query * np.asarray(query.shape[-1] ** -0.5, query.dtype),
+        key,
+        precision=precision,
+        preferred_element_type=jnp.float32,
+    )
+    weights = softmax(logits, None if mask is None else mask[..., None, :, :])
+    return jnp.einsum(
+        "...hqk,...khd->...qhd", weights.astype(value.dtype), value, precision=precision
+    )
+
+
+def softmax(logits, mask=None) -> jax.Array:
+    """Softmax over the last axis; zeros, with zero gradient, where no key is admitted.
+
+    The usual -inf logits make a row without keys NaN backward; a large negative number
+    makes it uniform, so that masked keys would count.
+    """
+    if mask is None:
+        return jax.nn.softmax(logits, axis=-1)
+    logits = jnp.where(mask, logits, jnp.finfo(logits.dtype).min)
+    peak = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
+    weights = jnp.where(mask, jnp.exp(logits - peak), 0.0)
+    total = jnp.sum(weights, axis=-1, keepdims=True)
+    return weights / jnp.where(total > 0, total, 1.0)
+
+
+def any_key(mask: Bool[Array, "... Q K"]) -> Bool[Array, "... Q 1 1"]:
+    """Whether a query has any key, shaped to multiply `[..., Q, H, D]`."""
+    return jnp.any(mask, axis=-1)[..., None, None]
+
+
+def pad_to_even(query, key, value, mask):
+    """Pads queries and masked keys to even lengths, which cuDNN asks of masked calls."""
+    odd_q, odd_k = query.shape[1] % 2, key.shape[1] % 2
+    query = jnp.pad(query, ((0, 0), (0, odd_q), (0, 0), (0, 0)))
+    key, value = (
+        jnp.pad(x, ((0, 0), (0, odd_k), (0, 0), (0, 0))) for x in (key, value)
+    )
+    mask = jnp.pad(mask, ((0, 0), (0, 0), (0, odd_q), (0, odd_k)))
+    return (query, key, value), mask
+
+
+def check_mask(mask, shape: tuple[int, ...]) -> jax.Array:
+    """Returns the mask as booleans. Raises ValueError if it cannot broadcast."""
+    mask = jnp.asarray(mask)
+    fits = mask.ndim <= len(shape) and all(
+        m in (1, s) for m, s in zip(mask.shape[::-1], shape[::-1], strict=False)
+    )
+    if not fits:
+        raise ValueError(
+            f"attention mask has shape {list(mask.shape)}, which does not broadcast to "
+            f"the needed [*batch, queries, keys] = {list(shape)}"
+        )
+    return mask.astype(bool)
+
+
+class Attention(nn.Module):
+    """Multi-head attention with RMS-normalised queries and keys.
+
+    Attributes:
+        query_width, key_width: channels of the two inputs.
+        qkv_size: channels of all heads together.
+        num_heads: heads; must divide qkv_size.
+        dtype: compute dtype.
+    """
+
+    query_width: int
+    key_width: int
+    qkv_size: int
+    num_heads: int
+    dtype: jnp.dtype = jnp.float32
+
+    def setup(self):
+        if self.qkv_size % self.num_heads:
+            raise ValueError(
+                f"num_heads={self.num_heads} must divide qkv_size={self.qkv_size}"
+            )
+        heads = (self.num_heads, self.qkv_size // self.num_heads)
+        self.dense_query = Linear((self.query_width,), heads, False, self.dtype)
+        self.dense_key = Linear((self.key_width,), heads, False, self.dtype)
+        self.dense_value = Linear((self.key_width,), heads, False, self.dtype)
+        self.norm_query = RMSNorm(heads[1], self.dtype)
+        self.norm_key = RMSNorm(heads[1], self.dtype)
+        self.dense_out = Linear(heads, (self.query_width,), True, self.dtype)
+
+    def __call__(
+        self,
+        inputs_q: Float[Array, "*B Q d1"],
+        inputs_kv: Float[Array, "*B K d2"],
+        mask: Bool[Array, "*#B #Q #K"] | None = None,
+    ) -> Float[Array, "*B Q d1"]:
+        return self.dense_out(
+            attend(
+                self.queries(inputs_q),
+                self.keys(inputs_kv),
+                self.dense_value(inputs_kv),
+                mask,
+            )
+        )
+
+    def queries(self, x: Float[Array, "... d1"]) -> Float[Array, "... H D"]:
+        return self.norm_query(self.dense_query(x))
+
+    def keys(self, x: Float[Array, "... d2"]) -> Float[Array, "... H D"]:
+        return self.norm_key(self.dense_key(x))
+
+
+class TransformerBlock(nn.Module):
+    """One pre-normalised block: attention in parallel from the same normed queries.
+
+    Attributes:
+        width: channels of the residual stream.
+        key_width: channels of the cross-attended tokens; None for no cross-attention.
+        self_attention: False for queries that must not see each other.
+        qkv_size, num_heads, mlp_size: sizes.
+        dtype: compute dtype.
+    """
+
+    width: int
+    qkv_size: int
+    num_heads: int
+    mlp_size: int
+    key_width: int | None = None
+    self_attention: bool = True
+    dtype: jnp.dtype = jnp.float32
+
+    def setup(self):
+        sizes = (self.qkv_size, self.num_heads, self.dtype)
+        self.norm_q = LayerNorm(self.width, self.dtype)
+        if self.self_attention:
+            self.self_att = Attention(self.width, self.width, *sizes)
+        if self.key_width is not None:
+            self.cross_att = Attention(self.width, self.key_width, *sizes)
+        self.norm_attn = LayerNorm(self.width, self.dtype)
+        self.MLP_in = Linear((self.width,), (self.mlp_size,), True, self.dtype)
+        self.MLP_out = Linear((self.mlp_size,), (self.width,), True, self.dtype)
+
+    def __call__(
+        self,
+        queries: Float[Array, "*B Q d1"],
+        inputs_kv: Float[Array, "*B K d2"] | None = None,
+        qq_mask: Bool[Array, "*#B #Q #Q"] | None = None,
+        qk_mask: Bool[Array, "*#B #Q #K"] | None = None,
+    ) -> Float[Array, "*B Q d1"]:
+        normed = self.norm_q(queries)
+        out = queries
+        if self.self_attention:
+            out = out + self.self_att(normed, normed, qq_mask)
+        if self.key_width is not None:
+            out = out + self.cross_att(normed, inputs_kv, qk_mask)
+        return self.mlp(out)
+
+    def mlp(self, x: Float[Array, "... d1"]) -> Float[Array, "... d1"]:
+        """x plus the MLP of its norm."""
+        hidden = nn.gelu(self.MLP_in(self.norm_attn(x)), approximate=True)
+        return x + self.MLP_out(hidden)
+
+
+class ImprovedTransformer(nn.Module):
+    """A stack of blocks and a final LayerNorm; attributes as in TransformerBlock."""
+
+    width: int
+    qkv_size: int
+    num_heads: int
+    mlp_size: int
+    num_layers: int
+    key_width: int | None = None
+    self_attention: bool = True
+    dtype: jnp.dtype = jnp.float32
+
+    def setup(self):
+        for i in range(self.num_layers):
+            block = TransformerBlock(
+                width=self.width,
+                qkv_size=self.qkv_size,
+                num_heads=self.num_heads,
+                mlp_size=self.mlp_size,
+                key_width=self.key_width,
+                self_attention=self.self_attention,
+                dtype=self.dtype,
+            )
+            setattr(self, f"layer_{i}", block)
+        self.norm_encoder = LayerNorm(self.width, self.dtype)
+
+    @property
+    def layers(self) -> list[Callable]:
+        return [getattr(self, f"layer_{i}") for i in range(self.num_layers)]
+
+    def __call__(
+        self,
+        queries: Float[Array, "*B Q d1"],
+        inputs_kv: Float[Array, "*B K d2"] | None = None,
+        qq_mask: Bool[Array, "*#B #Q #Q"] | None = None,
+        qk_mask: Bool[Array, "*#B #Q #K"] | None = None,
+    ) -> Float[Array, "*B Q d1"]:
+        """Runs all layers.
+
+        Args:
+            queries: tokens of the residual stream.
+            inputs_kv: tokens to cross-attend to; needed iff key_width is set.
+            qq_mask, qk_mask: which query may attend to which query, which token.
+
+        Returns:
+            The normed tokens.
+
+        Raises:
+            ValueError: if a mask does not broadcast.
+        """
+        queries = queries.astype(self.dtype)
+        for layer in self.layers:
+            queries = layer(queries, inputs_kv, qq_mask, qk_mask)
+        return self.norm_encoder(queries)

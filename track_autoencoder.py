@@ -1,0 +1,1010 @@
+"""TRAJAN: the 2D track autoencoder, and the core that 3DSPA builds on.
+
+    ModelConfig                  what a model is, as a plain dataclass
+    TrackAutoEncoderResults      what comes out; DecoderContext: what is asked for
+    sinusoidal_embedding         of positions and times
+    JointReadout                 the published decoder's transformer, computed with
+                                 everything that queries share computed once
+    TrackAutoEncoder             encode, decode, and both in one call
+    check_batch                  wrong inputs, named
+
+Allen et al. 2025, "Direct Motion Models for Assessing Generated Videos", section 3.
+Support tracks are embedded one by one, gathered into a few latent tokens, quantised,
+and each query point's whole track is read out of the latents.
+
+Two quirks belong to the published weights and stay in the 2D model: the query's frame
+is floor-divided by `time_scale_factor` before it is embedded (its time reaches the
+decoder through the time band alone), and rounding noise comes from a fixed key.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from flax import struct
+from jaxtyping import Array, Float, Int
+
+import attention
+from attention import ImprovedTransformer, Linear
+
+GRID_SIZE = 32  # of the grid that is decoded when no query points are given
+QUANTISATION_LEVELS = 128.0  # steps per unit in the latents
+# The displacements of a track are about a tenth of its positions; the MLP embedding
+# brings them to the size of its other inputs.
+DISPLACEMENT_SCALE = 10.0
+
+
+@dataclasses.dataclass
+class ModelConfig:
+    """What a model is. The defaults are the published TRAJAN.
+
+    Attributes:
+        model_type: "trajan" or "3dspa".
+        num_coords: coordinates of a point, 2 or 3.
+        num_output_frames: frames of the model's window; shorter clips are padded.
+        num_latent_tokens, latent_token_dim: size of the compressed latents.
+        num_frequencies: of the sinusoidal embedding.
+        track_scale_factor: tracks are divided by it before they are embedded.
+        time_scale_factor: query frames are divided by it before they are embedded.
+        track_token_dim, track_layers, track_mlp_size: the per-track embedding.
+        encoder_latent_dim, latent_layers, latent_mlp_size: tracks to latents.
+        decompress_layers: latents to latents in the decoder, MLPs of latent_mlp_size.
+        decoder_num_channels, readout_layers, readout_mlp_size: the readout.
+        num_heads, qkv_size: of every attention.
+        time_band_dim, time_band_stride: for a query in frame t, the joint readout sees
+            channels t * stride .. t * stride + dim of each latent once more.
+        readout: "joint" (published: query and latents through one transformer) or
+            "cross" (queries cross-attend to latents that all share).
+        track_embedding: "transformer" over time, or "mlp" over the whole track.
+        frames_per_token: frames that share a token in the transformer embedding.
+        relative_positions: tracks are predicted relative to their query point.
+        nested_query_embedding: the published query embedding, a sinusoidal embedding
+            of a sinusoidal embedding; False for a single one.
+        error_scale_head: whether the log scale of the position error is predicted.
+        use_dino, use_depth: features the model takes (3DSPA).
+        dino_feature_dim, depth_feature_dim: their widths.
+    """
+
+    model_type: str = "trajan"
+    num_coords: int = 2
+    num_output_frames: int = 150
+    num_latent_tokens: int = 128
+    latent_token_dim: int = 64
+    num_frequencies: int = 32
+    track_scale_factor: float = 1.0
+    time_scale_factor: float = 150.0
+    track_token_dim: int = 256
+    track_layers: int = 2
+    track_mlp_size: int = 1024
+    encoder_latent_dim: int = 512
+    latent_layers: int = 6
+    latent_mlp_size: int = 2048
+    decompress_layers: int = 3
+    decoder_num_channels: int = 1024
+    readout_layers: int = 4
+    readout_mlp_size: int = 1024
+    num_heads: int = 8
+    qkv_size: int = 512
+    time_band_dim: int = 128
+    time_band_stride: int = 5
+    readout: str = "joint"
+    track_embedding: str = "transformer"
+    frames_per_token: int = 1
+    relative_positions: bool = False
+    nested_query_embedding: bool = True
+    error_scale_head: bool = False
+    use_dino: bool = False
+    use_depth: bool = False
+    dino_feature_dim: int = 768
+    depth_feature_dim: int = 256
+
+
+# A model of a few million parameters that trains and runs on two CPU cores. Each track
+# is embedded at once and queries cross-attend, which is where the published model's
+# time goes; positions relative to the query make "the point stays" the easy answer.
+MINI = {
+    "num_output_frames": 48,
+    "num_latent_tokens": 64,
+    "latent_token_dim": 64,
+    "num_frequencies": 16,
+    "time_scale_factor": 48.0,
+    "track_token_dim": 256,
+    "track_mlp_size": 512,
+    "encoder_latent_dim": 256,
+    "latent_layers": 4,
+    "latent_mlp_size": 512,
+    "decompress_layers": 2,
+    "decoder_num_channels": 256,
+    "readout_layers": 3,
+    "readout_mlp_size": 512,
+    "num_heads": 4,
+    "qkv_size": 256,
+    "time_band_dim": 64,
+    "time_band_stride": 2,
+    "readout": "cross",
+    "track_embedding": "mlp",
+    "relative_positions": True,
+    "nested_query_embedding": False,
+}
+PRESETS = {"base": {}, "mini": MINI}
+
+
+@struct.dataclass
+class TrackAutoEncoderResults:
+    """What the autoencoder predicts.
+
+    Attributes:
+        tracks: positions, `[*B, Q, T, C]`, in the units of the query points.
+        visible_logits: visibility before the sigmoid, `[*B, Q, T, 1]`.
+        certain_logits: certainty before the sigmoid, `[*B, Q, T, 1]`; zeros in 3D.
+        log_error_scale: log of the expected position error, `[*B, Q, T, 1]`, or None
+            in a model without that head.
+        latents: the latents before quantisation, `[*B, L, latent_token_dim]`, where
+            they were computed in the same call, else None.
+    """
+
+    tracks: Float[Array, "*B Q T C"]
+    visible_logits: Float[Array, "*B Q T 1"]
+    certain_logits: Float[Array, "*B Q T 1"]
+    log_error_scale: Float[Array, "*B Q T 1"] | None = None
+    latents: Float[Array, "*B L D"] | None = None
+
+    @property
+    def visible(self) -> Float[Array, "*B Q T 1"]:
+        return (self.visible_logits > 0).astype(jnp.float32)
+
+    @property
+    def certain(self) -> Float[Array, "*B Q T 1"]:
+        return (self.certain_logits > 0).astype(jnp.float32)
+
+    @property
+    def visible_and_certain(self) -> Float[Array, "*B Q T 1"]:
+        """Means nothing in 3D, where no certainty is learned."""
+        both = jax.nn.sigmoid(self.visible_logits) * jax.nn.sigmoid(self.certain_logits)
+        return (both > 0.5).astype(jnp.float32)
+
+
+@struct.dataclass
+class TrackAutoEncoderDecoderContext:
+    """Which points to decode.
+
+    Attributes:
+        decoder_query: embedded (or plain, see `nested_query_embedding`) positions.
+        query_frame: frame of each query point, `[*B, Q]`.
+        boundary_frame: first padded frame, `[*B]`, or None.
+        query_position: positions as given, `[*B, Q, C]`.
+    """
+
+    decoder_query: Float[Array, "*B Q F"]
+    query_frame: Int[Array, "*B Q"]
+    boundary_frame: Int[Array, "*B"] | None
+    query_position: Float[Array, "*B Q C"]
+
+
+def sinusoidal_embedding(
+    x: Float[Array, "*B C"], num_frequencies: int
+) -> Float[Array, "*B C*2*F"]:
+    """Sines, then cosines, of each coordinate at frequencies 2^(i/3).
+
+    Args:
+        x: coordinates in the last axis.
+        num_frequencies: F.
+
+    Returns:
+        Per coordinate F sines and F cosines, coordinates one after the other.
+    """
+    # Embeddings are nested and reach 1,290 radians, so that the last bit of an angle is
+    # seen. Written as a product of x and the frequencies, the compiler contracts it
+    # with the addition below into one rounding where the published model has two, which
+    # moves its outputs by 1e-2. A matrix product (by zeros elsewhere) is not contracted.
+    num_coords = x.shape[-1]
+    scales = np.asarray(2.0 ** (np.arange(num_frequencies) / 3), np.float32)
+    frequencies = np.kron(np.eye(num_coords, dtype=np.float32), scales)
+    angles = jnp.matmul(
+        x.astype(jnp.float32), frequencies, precision=jax.lax.Precision.HIGHEST
+    )
+    angles = angles.reshape(*x.shape, num_frequencies)
+    angles = jnp.concatenate([angles, angles + 0.5 * np.float32(np.pi)], axis=-1)
+    return jnp.sin(angles).reshape(*x.shape[:-1], -1)
+
+
+class ParamStateInit(nn.Module):
+    """A learned array that is the same for every clip."""
+
+    shape: tuple[int, ...]
+
+    def setup(self):
+        init = nn.initializers.normal(stddev=1.0)
+        self.state_init = self.param("state_init", init, self.shape)
+
+    def __call__(self, batch_shape: tuple[int, ...]) -> Float[Array, "*B n d"]:
+        return jnp.broadcast_to(self.state_init, batch_shape + self.shape)
+
+
+class SharedLatents(NamedTuple):
+    """What the joint readout's first layer computes once per clip.
+
+    `projected` holds (latents * scale) @ kernel of query, key and value, before the
+    LayerNorm's mean and deviation are known, since these depend on the time band.
+    """
+
+    latents: Float[Array, "B L C"]
+    projected: tuple[Float[Array, "B L H D"], ...]
+
+
+class FrameLatents(NamedTuple):
+    """The joint readout's first layer among the latents, for one query frame each.
+
+    Attributes:
+        tokens: latents with their time band.
+        query, key, value: their normalised projections.
+        attended: the latents' attention to latents.
+        log_total: log of that softmax's denominator.
+    """
+
+    tokens: Float[Array, "B U L C"]
+    query: Float[Array, "B U L H D"]
+    key: Float[Array, "B U L H D"]
+    value: Float[Array, "B U L H D"]
+    attended: Float[Array, "B U L H D"]
+    log_total: Float[Array, "B U L H"]
+
+
+class JointReadout(ImprovedTransformer):
+    """The published readout: query token and latents through one transformer.
+
+    Published, each query carries its own copy of all latents through all layers. The
+    same function costs a third less, exactly:
+
+    - In the first layer the latents have not met the query yet. Their projections are
+      computed once per clip but for the time band, and their attention to each other
+      once per query frame (or per query where there are fewer queries than frames).
+      The query is one further key to each of them, so that their softmax becomes a
+      mixture of what it was and of the query's value.
+    - Of the last layer only the query's row is read. Its weights average the tokens
+      first and the value projection is applied to that one average per head.
+
+    tests/reference_model.py has the same function written plainly.
+    """
+
+    band_stride: int = 5
+    band_dim: int = 128
+    num_frames: int = 150
+
+    def share(self, latents: Float[Array, "B L C-band"]) -> SharedLatents:
+        """What all queries of a clip have in common."""
+        block = self.layer_0
+        width = latents.shape[-1]
+        latents = latents.astype(self.dtype)
+        scaled = latents * block.norm_q.scale[:width].astype(self.dtype)
+        projected = tuple(
+            self.project(scaled, dense.kernel[:width])
+            for dense in self.first_projections()
+        )
+        return SharedLatents(latents, projected)
+
+    def first_projections(self) -> tuple[Linear, ...]:
+        att = self.layer_0.self_att
+        return att.dense_query, att.dense_key, att.dense_value
+
+    def project(self, x, kernel) -> jax.Array:
+        """x @ kernel accumulated and returned in float32: differences follow."""
+        return jnp.einsum(
+            "...c,chd->...hd",
+            x.astype(self.dtype),
+            kernel.astype(self.dtype),
+            precision=attention.matmul_precision(self.dtype),
+            preferred_element_type=jnp.float32,
+        )
+
+    def at_frames(
+        self, shared: SharedLatents, frames: Int[Array, "B U"]
+    ) -> FrameLatents:
+        """The latents' own part of the first layer, for queries in these frames."""
+        block, att = self.layer_0, self.layer_0.self_att
+        latents = shared.latents
+        width = latents.shape[-1]
+        band = self.time_band(latents, frames)
+        # LayerNorm over [latents, band], its linear part taken apart:
+        # norm(x) @ W = ((x * scale) @ W - mean(x) * (scale @ W)) / std(x).
+        both = (latents[:, None].astype(jnp.float32), band.astype(jnp.float32))
+        total = width + self.band_dim
+        mean = sum(jnp.sum(x, -1, keepdims=True) for x in both) / total
+        mean_of_squares = sum(jnp.sum(x * x, -1, keepdims=True) for x in both) / total
+        inverse = block.norm_q.inverse_std(mean_of_squares, mean)[..., None]
+        scaled = band * block.norm_q.scale[width:].astype(self.dtype)
+        projected = []
+        for dense, base in zip(
+            self.first_projections(), shared.projected, strict=True
+        ):
+            of_band = self.project(scaled, dense.kernel[width:])
+            of_mean = jnp.einsum("c,chd->hd", block.norm_q.scale, dense.kernel)
+            raw = base[:, None] + of_band - mean[..., None] * of_mean
+            projected.append((raw * inverse).astype(self.dtype))
+        query = att.norm_query(projected[0])
+        key = att.norm_key(projected[1])
+        value = projected[2]
+        logits = jnp.einsum(
+            "bulhd,bukhd->bulhk",
+            self.scaled(query),
+            key,
+            precision=attention.matmul_precision(self.dtype),
+            preferred_element_type=jnp.float32,
+        )
+        log_total = jax.nn.logsumexp(logits, axis=-1)
+        weights = jnp.exp(logits - log_total[..., None]).astype(self.dtype)
+        attended = jnp.einsum(
+            "bulhk,bukhd->bulhd",
+            weights,
+            value,
+            precision=attention.matmul_precision(self.dtype),
+        )
+        tokens = jnp.concatenate(
+            [jnp.broadcast_to(latents[:, None], (*band.shape[:-1], width)), band], -1
+        )
+        return FrameLatents(tokens, query, key, value, attended, log_total)
+
+    def time_band(
+        self, latents: Float[Array, "B L C"], frames: Int[Array, "B U"]
+    ) -> Float[Array, "B U L band"]:
+        """Channels t * stride .. t * stride + band of the latents, zero past the end."""
+        padded = jnp.pad(latents, ((0, 0), (0, 0), (0, self.band_dim)))
+        starts = jnp.clip(frames * self.band_stride, 0, latents.shape[-1])
+
+        def slice_one(x, start):
+            return jax.lax.dynamic_slice_in_dim(x, start, self.band_dim, axis=-1)
+
+        per_clip = jax.vmap(slice_one, in_axes=(None, 0))
+        return jax.vmap(per_clip)(padded, starts)
+
+    def scaled(self, query) -> jax.Array:
+        return query * np.asarray(query.shape[-1] ** -0.5, self.dtype)
+
+    def prepare(
+        self, latents: Float[Array, "B L C-band"], num_queries: int
+    ) -> SharedLatents | FrameLatents:
+        """Everything that can be computed before the queries come, chunk by chunk.
+
+        One entry per frame where there are more queries than frames, else what is
+        shared by all frames.
+        """
+        shared = self.share(latents)
+        if num_queries <= self.num_frames:
+            return shared
+        frames = jnp.broadcast_to(
+            jnp.arange(self.num_frames), (latents.shape[0], self.num_frames)
+        )
+        return self.at_frames(shared, frames)
+
+    def __call__(
+        self,
+        queries: Float[Array, "B Q C"],
+        prepared: SharedLatents | FrameLatents,
+        query_frame: Int[Array, "B Q"],
+    ) -> Float[Array, "B Q C"]:
+        """The query tokens after all layers.
+
+        Args:
+            queries: embedded query points.
+            prepared: what `prepare` returned for the clips' latents.
+            query_frame: frame of each query.
+
+        Returns:
+            The normed query tokens.
+        """
+        if isinstance(prepared, SharedLatents):
+            own = self.at_frames(prepared, query_frame)
+        else:
+            own = jax.tree.map(
+                lambda x: jax.vmap(lambda y, i: y[i])(x, query_frame), prepared
+            )
+        tokens = self.first_layer(queries.astype(self.dtype), own)
+        for layer in self.layers[1:-1]:
+            tokens = layer(tokens)
+        query = tokens[..., 0, :]
+        if self.num_layers > 1:
+            query = self.last_layer(tokens)
+        return self.norm_encoder(query)
+
+    def first_layer(
+        self, queries: Float[Array, "B Q C"], own: FrameLatents
+    ) -> Float[Array, "B Q 1+L C"]:
+        """The first block, with the query as one further key and as one further row."""
+        block, att = self.layer_0, self.layer_0.self_att
+        precision = attention.matmul_precision(self.dtype)
+        normed = block.norm_q(queries)
+        query, key = self.scaled(att.queries(normed)), att.keys(normed)
+        value = att.dense_value(normed)
+        # Latent rows: exp(r) / (exp(r) + exp(log_total)) of the weight is the query's.
+        to_query = jnp.einsum(
+            "bqlhd,bqhd->bqlh",
+            self.scaled(own.query),
+            key,
+            precision=precision,
+            preferred_element_type=jnp.float32,
+        )
+        share = jax.nn.sigmoid(to_query - own.log_total)[..., None].astype(self.dtype)
+        of_latents = own.attended + share * (value[:, :, None] - own.attended)
+        # Query row: one softmax over itself and the latents.
+        to_self = jnp.einsum(
+            "bqhd,bqhd->bqh", query, key, preferred_element_type=jnp.float32
+        )
+        to_latents = jnp.einsum(
+            "bqhd,bqlhd->bqhl",
+            query,
+            own.key,
+            precision=precision,
+            preferred_element_type=jnp.float32,
+        )
+        logits = jnp.concatenate([to_self[..., None], to_latents], axis=-1)
+        weights = jax.nn.softmax(logits, axis=-1).astype(self.dtype)
+        of_query = weights[..., :1] * value + jnp.einsum(
+            "bqhl,bqlhd->bqhd", weights[..., 1:], own.value, precision=precision
+        )
+        attended = jnp.concatenate([of_query[:, :, None], of_latents], axis=2)
+        tokens = jnp.concatenate([queries[:, :, None], own.tokens], axis=2)
+        return block.mlp(tokens + att.dense_out(attended))
+
+    def last_layer(
+        self, tokens: Float[Array, "B Q 1+L C"]
+    ) -> Float[Array, "B Q C"]:
+        """The last block's query row, values projected after averaging."""
+        block = self.layers[-1]
+        att = block.self_att
+        precision = attention.matmul_precision(self.dtype)
+        normed = block.norm_q(tokens)
+        logits = jnp.einsum(
+            "bqhd,bqlhd->bqhl",
+            self.scaled(att.queries(normed[..., 0, :])),
+            att.keys(normed),
+            precision=precision,
+            preferred_element_type=jnp.float32,
+        )
+        weights = jax.nn.softmax(logits, axis=-1).astype(self.dtype)
+        averaged = jnp.einsum("bqhl,bqlc->bqhc", weights, normed, precision=precision)
+        attended = jnp.einsum(
+            "bqhc,chd->bqhd",
+            averaged,
+            att.dense_value.kernel.astype(self.dtype),
+            precision=precision,
+        )
+        return block.mlp(tokens[..., 0, :] + att.dense_out(attended))
+
+
+class TrackAutoEncoder(nn.Module, ModelConfig):
+    """An autoencoder of point tracks. Configured by the fields of ModelConfig.
+
+    Attributes:
+        decoder_scan_chunk_size: queries decoded at once; None for as many as run well
+            on the device. It bounds memory and changes results by rounding only.
+        dtype: compute dtype; parameters and results are float32.
+
+    Example:
+        >>> model = TrackAutoEncoder()
+        >>> out = model.apply({"params": params}, batch)
+        >>> out.tracks.shape  # [B, Q, 150, 2]
+    """
+
+    decoder_scan_chunk_size: int | None = None
+    dtype: Any = jnp.float32
+
+    def setup(self):
+        self.check_config()
+        transformer = self.transformer
+        self.initializer = ParamStateInit(
+            (self.num_latent_tokens, self.encoder_latent_dim)
+        )
+        self.setup_track_embedding()
+        self.tracks_to_latents = transformer(
+            width=self.encoder_latent_dim,
+            key_width=self.track_token_dim,
+            mlp_size=self.latent_mlp_size,
+            num_layers=self.latent_layers,
+        )
+        self.compressor = self.linear(self.encoder_latent_dim, self.latent_token_dim)
+        self.decompressor = self.linear(self.latent_token_dim, self.decompressed_dim)
+        self.decompress_attn = transformer(
+            width=self.decompressed_dim,
+            mlp_size=self.latent_mlp_size,
+            num_layers=self.decompress_layers,
+        )
+        self.query_encoder = self.linear(self.query_width, self.decoder_num_channels)
+        if self.readout == "joint":
+            self.track_readout_attn = transformer(
+                cls=JointReadout,
+                width=self.decoder_num_channels,
+                mlp_size=self.readout_mlp_size,
+                num_layers=self.readout_layers,
+                band_stride=self.time_band_stride,
+                band_dim=self.time_band_dim,
+                num_frames=self.num_output_frames,
+            )
+        else:
+            # Queries must not see each other, or a score would depend on which
+            # others were asked for.
+            self.track_readout_attn = transformer(
+                width=self.decoder_num_channels,
+                key_width=self.decoder_num_channels,
+                mlp_size=self.readout_mlp_size,
+                num_layers=self.readout_layers,
+                self_attention=False,
+            )
+        self.track_predictor = self.linear(
+            self.decoder_num_channels, self.num_output_frames * self.num_heads_out
+        )
+        if self.error_scale_head:
+            self.error_scale_predictor = self.linear(
+                self.decoder_num_channels, self.num_output_frames
+            )
+
+    def setup_track_embedding(self):
+        if self.track_embedding == "mlp":
+            size = self.track_mlp_size
+            self.track_mlp_in = self.linear(self.mlp_embedding_width, size)
+            self.track_mlp_hidden = self.linear(size, size)
+            self.track_mlp_out = self.linear(size, self.track_token_dim)
+            return
+        k = self.frames_per_token
+        flags = k if k > 1 else 0
+        width = k * self.embedded_width(self.num_coords + 1) + flags
+        self.track_token_projection = self.linear(width, self.track_token_dim)
+        self.input_track_transformer = self.transformer(
+            width=self.track_token_dim,
+            mlp_size=self.track_mlp_size,
+            num_layers=self.track_layers,
+        )
+
+    def check_config(self):
+        """Raises ValueError for a configuration that cannot be built."""
+        if self.readout not in ("joint", "cross"):
+            raise ValueError(f'readout="{self.readout}" must be "joint" or "cross"')
+        if self.track_embedding not in ("transformer", "mlp"):
+            raise ValueError(
+                f'track_embedding="{self.track_embedding}" must be "transformer" or '
+                '"mlp"'
+            )
+        if self.frames_per_token < 1:
+            raise ValueError(f"frames_per_token={self.frames_per_token} must be >= 1")
+        if self.decoder_scan_chunk_size is not None and self.decoder_scan_chunk_size < 1:
+            raise ValueError(
+                f"decoder_scan_chunk_size={self.decoder_scan_chunk_size} must be >= 1"
+            )
+        if self.readout == "joint" and self.time_band_dim >= self.decoder_num_channels:
+            raise ValueError(
+                f"time_band_dim={self.time_band_dim} must be smaller than "
+                f"decoder_num_channels={self.decoder_num_channels}"
+            )
+
+    def linear(self, width: int, out: int) -> Linear:
+        return Linear((width,), (out,), True, self.dtype)
+
+    def transformer(self, cls=ImprovedTransformer, **sizes) -> ImprovedTransformer:
+        return cls(
+            qkv_size=self.qkv_size, num_heads=self.num_heads, dtype=self.dtype, **sizes
+        )
+
+    # Sizes that follow from the configuration.
+
+    @property
+    def num_heads_out(self) -> int:
+        """Predictions per frame: coordinates, visibility and, in 2D, certainty."""
+        return self.num_coords + 1 + int(self.predicts_certainty)
+
+    @property
+    def predicts_certainty(self) -> bool:
+        return self.model_type == "trajan"
+
+    @property
+    def decompressed_dim(self) -> int:
+        band = self.time_band_dim if self.readout == "joint" else 0
+        return self.decoder_num_channels - band
+
+    @property
+    def query_width(self) -> int:
+        coords = self.num_coords
+        if self.nested_query_embedding:
+            coords = self.embedded_width(coords)
+        return self.embedded_width(coords + 1)
+
+    @property
+    def mlp_embedding_width(self) -> int:
+        per_frame = self.num_output_frames * (self.num_coords + 1)
+        return per_frame + self.embedded_width(self.num_coords)
+
+    def embedded_width(self, num_coords: int) -> int:
+        return num_coords * 2 * self.num_frequencies
+
+    def embed(self, x) -> jax.Array:
+        return sinusoidal_embedding(x / self.track_scale_factor, self.num_frequencies)
+
+    # Encoder.
+
+    def encode(self, inputs: dict) -> Float[Array, "B L D"]:
+        """Support tracks to latents.
+
+        Args:
+            inputs: batch with `support_tracks [B, N, T, C]`,
+                `support_tracks_visible [B, N, T, 1]`, `boundary_frame [B]`, and in 3D
+                optionally features. Positions that are not visible are never looked at.
+
+        Returns:
+            Latents before quantisation, `[B, num_latent_tokens, latent_token_dim]`.
+
+        Raises:
+            ValueError: for an array that is missing or has a wrong shape.
+        """
+        inputs = check_batch(self, inputs)
+        tracks = self.per_track_inputs(inputs)
+        tokens = scan_chunks(
+            type(self).encode_tracks, self, tracks, self.encoder_chunk_size()
+        )
+        latents = self.initializer(tokens.shape[:1])
+        latents = self.tracks_to_latents(
+            latents, tokens, qk_mask=self.latents_mask(tracks)
+        )
+        return self.compressor(latents).astype(jnp.float32)
+
+    def per_track_inputs(self, inputs: dict) -> dict:
+        """What the embedding of a track needs, each `[B, N, T, …]` or `[B, N, …]`."""
+        visible = inputs["support_tracks_visible"][..., 0] > 0
+        # where, not a product: 0 * NaN is NaN.
+        tracks = jnp.where(visible[..., None], inputs["support_tracks"], 0.0)
+        in_clip = jnp.arange(visible.shape[-1]) < inputs["boundary_frame"][:, None, None]
+        return {
+            "tracks": tracks.astype(jnp.float32),
+            "visible": visible,
+            "in_clip": jnp.broadcast_to(in_clip, visible.shape),
+        }
+
+    def latents_mask(self, tracks: dict):
+        """Which tracks the latents may attend to; published TRAJAN counts them all."""
+        return None
+
+    def encode_tracks(self, tracks: dict) -> Float[Array, "B N C"]:
+        """One token per track, from its own positions alone."""
+        if self.track_embedding == "mlp":
+            return self.embed_whole_track(tracks)
+        tokens, mask = self.frame_tokens(tracks)
+        return self.pool_frames(tokens, mask, tracks)
+
+    def frame_tokens(self, tracks: dict):
+        """Tokens over time `[B, N, T/k, C]`, and which of them may be attended to."""
+        k = self.frames_per_token
+        positions, visible = tracks["tracks"], tracks["visible"]
+        # Fractions of the model's window, not of this array, so that padding is inert.
+        time = np.arange(visible.shape[-1], dtype=np.float32) / self.num_output_frames
+        time = jnp.broadcast_to(time[:, None], (*visible.shape, 1))
+        embedded = self.embed(jnp.concatenate([positions, time], axis=-1))
+        mask = visible & tracks["in_clip"]
+        if k > 1:
+            flags = visible[..., None].astype(jnp.float32)
+            embedded = jnp.concatenate([embedded * flags, flags], axis=-1)
+            embedded = group_frames(embedded, k)
+            embedded = embedded.reshape(*embedded.shape[:-2], -1)
+            mask = jnp.any(group_frames(mask[..., None], k), axis=(-2, -1))
+        return self.track_token_projection(embedded), mask
+
+    def pool_frames(self, tokens, mask, tracks: dict) -> Float[Array, "B N C"]:
+        """Transformer over time, then the mean over visible frames."""
+        tokens = self.input_track_transformer(tokens, qq_mask=mask[..., None, :])
+        counted = mask if self.frames_per_token > 1 else tracks["visible"]
+        return masked_mean(tokens, counted[..., None])
+
+    def embed_whole_track(self, tracks: dict) -> Float[Array, "B N C"]:
+        """An MLP over all displacements from the track's mean position at once."""
+        visible = (tracks["visible"] & tracks["in_clip"])[..., None]
+        anchor = masked_mean(tracks["tracks"], visible)
+        moved = jnp.where(visible, tracks["tracks"] - anchor[..., None, :], 0.0)
+        frames = jnp.concatenate(
+            [moved * DISPLACEMENT_SCALE, visible.astype(jnp.float32)], axis=-1
+        )
+        frames = pad_frames(frames, self.num_output_frames)
+        flat = frames.reshape(*frames.shape[:-2], -1)
+        hidden = jnp.concatenate([flat, self.embed(anchor)], axis=-1)
+        hidden = nn.gelu(self.track_mlp_in(hidden))
+        hidden = hidden + nn.gelu(self.track_mlp_hidden(hidden))
+        return self.track_mlp_out(hidden)
+
+    def encoder_chunk_size(self) -> int:
+        """Tracks embedded at once: as many as stay in the processor's cache."""
+        if self.track_embedding == "mlp":
+            return 4096
+        return 16 if jax.default_backend() == "cpu" else 512
+
+    # Decoder.
+
+    def get_decoder_context(self, inputs: dict) -> TrackAutoEncoderDecoderContext:
+        """The query points of a batch, embedded; a grid where it has none.
+
+        Args:
+            inputs: batch with `query_points [B, Q, 1 + C]` as (t, x, y(, z)), or
+                without them but with `support_tracks`, whose clips then get a grid of
+                32 × 32 points in frame 0.
+
+        Raises:
+            ValueError: for an array of a wrong shape.
+        """
+        if "query_points" in inputs:
+            points = check_query_points(self, inputs["query_points"])
+        else:
+            grid = self.default_grid()
+            frame = np.zeros((*grid.shape[:-1], 1), np.float32)
+            points = jnp.concatenate([frame, grid], axis=-1)
+            batch = np.shape(inputs["support_tracks"])[0]
+            points = jnp.broadcast_to(points, (batch, *points.shape))
+        frame = jnp.round(points[..., 0]).astype(jnp.int32)
+        position = points[..., 1:].astype(jnp.float32)
+        query = self.embed(position) if self.nested_query_embedding else position
+        return TrackAutoEncoderDecoderContext(
+            decoder_query=query,
+            query_frame=frame,
+            boundary_frame=inputs.get("boundary_frame"),
+            query_position=position,
+        )
+
+    def default_grid(self) -> np.ndarray:
+        """Centres of a 32 × 32 grid over the frame, `[1024, 2]`."""
+        centres = (np.arange(GRID_SIZE, dtype=np.float32) + 0.5) / GRID_SIZE
+        return np.stack(np.meshgrid(centres, centres), axis=-1).reshape(-1, 2)
+
+    def decode(
+        self,
+        latents: Float[Array, "B L D"],
+        decoder_context: TrackAutoEncoderDecoderContext,
+        discretize: bool = True,
+    ) -> TrackAutoEncoderResults:
+        """Tracks of the query points, read out of the latents.
+
+        Args:
+            latents: as `encode` returns them.
+            decoder_context: as `get_decoder_context` returns it.
+            discretize: whether the latents are quantised to 1/128 first, with gradients
+                passed straight through.
+
+        Returns:
+            Predictions for `num_output_frames` frames.
+
+        Raises:
+            ValueError: if the latents have a wrong shape.
+        """
+        check_shape("latents", latents, self.latents_shape(latents))
+        latents = self.quantise(jnp.clip(latents, -1.0, 1.0), discretize)
+        latents = self.decompress_attn(self.decompressor(latents))
+        if self.readout == "joint":
+            num_queries = decoder_context.query_frame.shape[1]
+            latents = self.track_readout_attn.prepare(latents, num_queries)
+        queries = {
+            "query": decoder_context.decoder_query,
+            "frame": decoder_context.query_frame,
+            "position": decoder_context.query_position,
+        }
+        return scan_chunks(
+            type(self).decode_queries, self, queries, self.decoder_chunk_size(), latents
+        )
+
+    def latents_shape(self, latents) -> tuple:
+        return (np.shape(latents)[0], self.num_latent_tokens, self.latent_token_dim)
+
+    def quantise(self, latents, discretize: bool) -> jax.Array:
+        """Rounds to 1/128 with noise of that size; the gradient passes through."""
+        if not discretize:
+            return latents
+        rounded = jnp.round(latents * QUANTISATION_LEVELS) / QUANTISATION_LEVELS
+        rounded = rounded + self.rounding_noise(latents.shape)
+        return latents - jax.lax.stop_gradient(latents - rounded)
+
+    def rounding_noise(self, shape) -> jax.Array:
+        """Uniform in one quantisation step, from a fixed key as published."""
+        noise = jax.random.uniform(jax.random.PRNGKey(0), shape)
+        return (noise - 0.5) / QUANTISATION_LEVELS
+
+    def query_time(self, frame: Int[Array, "B Q"]) -> Float[Array, "B Q"]:
+        """The query's frame as the query token gets it; see the quirks above."""
+        if self.readout == "joint":
+            return jnp.floor_divide(frame.astype(jnp.float32), self.time_scale_factor)
+        return frame / self.time_scale_factor
+
+    def decode_queries(self, queries: dict, latents) -> TrackAutoEncoderResults:
+        """Reads out some query points. None of them has an influence on another."""
+        frame = queries["frame"]
+        time = self.query_time(frame)[..., None]
+        tokens = self.query_encoder(
+            self.embed(jnp.concatenate([queries["query"], time], axis=-1))
+        )
+        if self.readout == "joint":
+            frame = jnp.clip(frame, 0, self.num_output_frames - 1)
+            tokens = self.track_readout_attn(tokens, latents, frame)
+        else:
+            tokens = self.track_readout_attn(tokens, latents)
+        return self.predict(tokens, queries["position"])
+
+    def predict(self, tokens, position) -> TrackAutoEncoderResults:
+        """The heads."""
+        out = self.track_predictor(tokens).astype(jnp.float32)
+        out = out.reshape(*out.shape[:-1], self.num_heads_out, self.num_output_frames)
+        out = jnp.swapaxes(out, -1, -2)
+        tracks = out[..., : self.num_coords]
+        if self.relative_positions:
+            tracks = tracks + position[..., None, :]
+        visible = out[..., self.num_coords : self.num_coords + 1]
+        certain = out[..., -1:] if self.predicts_certainty else jnp.zeros_like(visible)
+        scale = None
+        if self.error_scale_head:
+            scale = self.error_scale_predictor(tokens).astype(jnp.float32)[..., None]
+        return TrackAutoEncoderResults(tracks, visible, certain, scale)
+
+    def decoder_chunk_size(self) -> int:
+        """Queries decoded at once: as many as stay in the processor's cache."""
+        if self.decoder_scan_chunk_size is not None:
+            return self.decoder_scan_chunk_size
+        if self.readout == "cross":
+            return 2048
+        return 8 if jax.default_backend() == "cpu" else 128
+
+    def __call__(self, inputs: dict, discretize: bool = True) -> TrackAutoEncoderResults:
+        """Encodes the support tracks and decodes the query points.
+
+        Args:
+            inputs: batch of DESIGN section 5; without `query_points` a grid is decoded.
+            discretize: whether latents are quantised.
+
+        Returns:
+            Predictions, and the latents.
+
+        Raises:
+            ValueError: for an array that is missing or has a wrong shape.
+        """
+        latents = self.encode(inputs)
+        context = self.get_decoder_context(inputs)
+        return self.decode(latents, context, discretize).replace(latents=latents)
+
+
+def make_model(preset: str = "base", **changes) -> TrackAutoEncoder:
+    """A model by name.
+
+    Args:
+        preset: "base" (published sizes) or "mini" (a few million parameters).
+        **changes: fields of ModelConfig, or `decoder_scan_chunk_size` or `dtype`.
+
+    Raises:
+        ValueError: for a preset that does not exist.
+    """
+    return from_preset(TrackAutoEncoder, preset, changes)
+
+
+def from_preset(cls, preset: str, changes: dict) -> TrackAutoEncoder:
+    """See make_model."""
+    if preset not in PRESETS:
+        raise ValueError(f'preset "{preset}" must be one of {", ".join(PRESETS)}')
+    return cls(**{**PRESETS[preset], **changes})
+
+
+def model_config(model: TrackAutoEncoder) -> ModelConfig:
+    """What a model is, without how it is run."""
+    names = [field.name for field in dataclasses.fields(ModelConfig)]
+    return ModelConfig(**{name: getattr(model, name) for name in names})
+
+
+def scan_chunks(method, model, inputs: dict, chunk_size: int, *shared):
+    """Calls `method(model, chunk, *shared)` on chunks of axis 1, results put together.
+
+    The last chunk is filled up with zeros, whose results are dropped. Each chunk is
+    rematerialised in the backward pass, so that memory is bounded there too.
+    """
+    total = jax.tree.leaves(inputs)[0].shape[1]
+    if total <= chunk_size:
+        return method(model, inputs, *shared)
+    num_chunks = -(-total // chunk_size)
+    spare = num_chunks * chunk_size - total
+
+    def split(x):
+        x = jnp.pad(x, ((0, 0), (0, spare), *[(0, 0)] * (x.ndim - 2)))
+        return x.reshape(x.shape[0], num_chunks, chunk_size, *x.shape[2:])
+
+    def join(x):
+        return x.reshape(x.shape[0], -1, *x.shape[3:])[:, :total]
+
+    def body(model, carry, chunk):
+        return carry, method(model, chunk, *shared)
+
+    scan = nn.scan(
+        nn.remat(body, prevent_cse=False),
+        variable_broadcast="params",
+        split_rngs={"params": False},
+        in_axes=1,
+        out_axes=1,
+    )
+    _, outputs = scan(model, None, jax.tree.map(split, inputs))
+    return jax.tree.map(join, outputs)
+
+
+def masked_mean(x: Float[Array, "*B T C"], mask) -> Float[Array, "*B C"]:
+    """Mean over T where the mask is set; zeros where it nowhere is."""
+    total = jnp.sum(jnp.where(mask, x, 0.0), axis=-2)
+    return total / jnp.maximum(1.0, jnp.sum(mask.astype(jnp.float32), axis=-2))
+
+
+def pad_frames(x: Float[Array, "*B T C"], num_frames: int) -> Float[Array, "*B F C"]:
+    """Zero frames after the last one, up to num_frames."""
+    spare = num_frames - x.shape[-2]
+    return jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, spare), (0, 0)])
+
+
+def group_frames(x: Float[Array, "*B T C"], k: int) -> Float[Array, "*B T/k k C"]:
+    """k consecutive frames together, the last group filled up with zero frames."""
+    x = pad_frames(x, -(-x.shape[-2] // k) * k)
+    return x.reshape(*x.shape[:-2], -1, k, x.shape[-1])
+
+
+# Inputs.
+
+
+def check_shape(name: str, array, shape: tuple) -> None:
+    """Raises ValueError unless the array has this shape; None and "Q" match any size."""
+    actual = tuple(np.shape(array))
+    fits = len(actual) == len(shape) and all(
+        not isinstance(s, int) or a == s for a, s in zip(actual, shape, strict=True)
+    )
+    if not fits:
+        needed = ", ".join(str(s) for s in shape)
+        raise ValueError(f"{name} has shape {list(actual)}, needed is [{needed}]")
+
+
+def check_query_points(config, points) -> jax.Array:
+    """Returns them as an array. Raises ValueError unless `[B, Q, 1 + C]`."""
+    check_shape("query_points", points, ("B", "Q", 1 + config.num_coords))
+    return jnp.asarray(points)
+
+
+def check_batch(config, inputs: dict) -> dict:
+    """The batch as arrays, or a ValueError that names the array that is wrong.
+
+    Args:
+        config: model or ModelConfig.
+        inputs: batch of DESIGN section 5.
+
+    Returns:
+        A copy with all arrays converted.
+
+    Raises:
+        ValueError: naming the array, the shape it has and the shape it needs.
+    """
+    for name in ("support_tracks", "support_tracks_visible", "boundary_frame"):
+        if inputs.get(name) is None:
+            raise ValueError(f"the batch has no {name}")
+    inputs = {k: jnp.asarray(v) for k, v in inputs.items() if v is not None}
+    tracks = inputs["support_tracks"]
+    check_shape("support_tracks", tracks, ("B", "N", "T", config.num_coords))
+    batch, num_tracks, num_frames = tracks.shape[:3]
+    if num_frames > config.num_output_frames:
+        raise ValueError(
+            f"support_tracks has shape {list(tracks.shape)}, that is {num_frames} "
+            f"frames, and the model has {config.num_output_frames}; needed is "
+            f"[B, N, T <= {config.num_output_frames}, {config.num_coords}]"
+        )
+    visible_shape = (batch, num_tracks, num_frames, 1)
+    check_shape(
+        "support_tracks_visible", inputs["support_tracks_visible"], visible_shape
+    )
+    check_shape("boundary_frame", inputs["boundary_frame"], (batch,))
+    if "query_points" in inputs:
+        needed = (batch, "Q", 1 + config.num_coords)
+        check_shape("query_points", inputs["query_points"], needed)
+    for name, width in feature_widths(config).items():
+        if name in inputs:
+            needed = (batch, num_tracks, num_frames, width)
+            check_shape(name, inputs[name], needed)
+    return inputs
+
+
+def feature_widths(config) -> dict[str, int]:
+    """The features a model takes, and their widths."""
+    widths = {}
+    if config.use_dino:
+        widths["dino_features"] = config.dino_feature_dim
+    if config.use_depth:
+        widths["depth_features"] = config.depth_feature_dim
+    return widths

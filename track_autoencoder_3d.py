@@ -1,0 +1,160 @@
+"""3DSPA: the 3D semantic point autoencoder, on TRAJAN's core.
+
+    TrackAutoEncoder3D     the model
+    make_model             its sizes by name
+
+What it adds to track_autoencoder.py: a third coordinate; DINOv2 and depth features,
+projected to the track token and added, with a learned vector where a clip lacks them;
+a readout token per track instead of the mean over time; support tracks that are never
+visible stay out of the latents; and the log scale of the position error per query and
+frame, so that a hard clip can be told from an impossible one. Padding of any kind
+(frames, tracks) is inert.
+
+Coordinates are camera-frame XYZ over one scale per clip (DESIGN section 3).
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+import track_autoencoder
+from track_autoencoder import (
+    QUANTISATION_LEVELS,
+    ParamStateInit,
+    TrackAutoEncoder,
+    group_frames,
+    masked_mean,
+)
+
+FEATURES = ("dino", "depth")
+
+
+class TrackAutoEncoder3D(TrackAutoEncoder):
+    """3DSPA. Configured by the fields of ModelConfig; the defaults are the published.
+
+    Attributes:
+        use_dino, use_depth: whether the model has projections for these features. It
+            also runs without them: a batch that lacks them, or clips whose
+            `dino_present [B]` or `depth_present [B]` is 0, get a learned vector.
+
+    Example:
+        >>> model = TrackAutoEncoder3D(use_dino=True, use_depth=True)
+        >>> out = model.apply({"params": params}, batch)
+        >>> out.tracks.shape  # [B, Q, 150, 3]
+    """
+
+    model_type: str = "3dspa"
+    num_coords: int = 3
+    latent_token_dim: int = 96
+    track_token_dim: int = 384
+    track_layers: int = 3
+    track_mlp_size: int = 1536
+    latent_layers: int = 4
+    decompress_layers: int = 4
+    decoder_num_channels: int = 1280
+    readout_mlp_size: int = 1536
+    qkv_size: int = 768
+    error_scale_head: bool = True
+    use_dino: bool = True
+    use_depth: bool = True
+
+    def setup_track_embedding(self):
+        super().setup_track_embedding()
+        if self.track_embedding == "transformer":
+            self.input_readout_token = ParamStateInit((1, self.track_token_dim))
+        vector = nn.initializers.normal(stddev=0.02), (self.track_token_dim,)
+        if self.use_dino:
+            self.dino_projection = self.linear(
+                self.dino_feature_dim, self.track_token_dim
+            )
+            self.absent_dino = self.param("absent_dino", *vector)
+        if self.use_depth:
+            self.depth_projection = self.linear(
+                self.depth_feature_dim, self.track_token_dim
+            )
+            self.absent_depth = self.param("absent_depth", *vector)
+
+    def per_track_inputs(self, inputs: dict) -> dict:
+        tracks = super().per_track_inputs(inputs)
+        tracks["visible"] = tracks["visible"] & tracks["in_clip"]
+        tracks["tracks"] = jnp.where(
+            tracks["visible"][..., None], tracks["tracks"], 0.0
+        )
+        for name in FEATURES:
+            if not getattr(self, f"use_{name}") or f"{name}_features" not in inputs:
+                continue
+            features = inputs[f"{name}_features"]
+            tracks[name] = jnp.where(tracks["visible"][..., None], features, 0.0)
+            present = inputs.get(f"{name}_present", jnp.ones(features.shape[0]))
+            shape = features.shape[:2]
+            tracks[f"{name}_present"] = jnp.broadcast_to(present[:, None] > 0, shape)
+        return tracks
+
+    def latents_mask(self, tracks: dict):
+        return jnp.any(tracks["visible"], axis=-1)[:, None, :]
+
+    def frame_tokens(self, tracks: dict):
+        tokens, mask = super().frame_tokens(tracks)
+        return tokens + self.features(tracks, self.frames_per_token), mask
+
+    def embed_whole_track(self, tracks: dict) -> Float[Array, "B N C"]:
+        token = super().embed_whole_track(tracks)
+        num_frames = tracks["visible"].shape[-1]
+        return token + self.features(tracks, num_frames)[..., 0, :]
+
+    def features(self, tracks: dict, k: int) -> Float[Array, "B N T/k C"]:
+        """Projected features, averaged over the visible frames of every k."""
+        total = 0.0
+        for name in FEATURES:
+            if not getattr(self, f"use_{name}"):
+                continue
+            absent = getattr(self, f"absent_{name}")
+            if name not in tracks:
+                total = total + absent[None, None, None]
+                continue
+            features = group_frames(tracks[name], k)
+            visible = group_frames(tracks["visible"][..., None], k)
+            projected = getattr(self, f"{name}_projection")(
+                masked_mean(features, visible)
+            )
+            present = tracks[f"{name}_present"][..., None, None]
+            total = total + jnp.where(present, projected, absent)
+        return jnp.asarray(total) + jnp.zeros((1, 1, 1, 1))
+
+    def pool_frames(self, tokens, mask, tracks: dict) -> Float[Array, "B N C"]:
+        """Transformer over time, read out through a token that is always visible."""
+        readout = self.input_readout_token(tokens.shape[:2]).astype(tokens.dtype)
+        tokens = jnp.concatenate([readout, tokens], axis=-2)
+        mask = jnp.concatenate([jnp.ones_like(mask[..., :1]), mask], axis=-1)
+        tokens = self.input_track_transformer(tokens, qq_mask=mask[..., None, :])
+        return tokens[..., 0, :]
+
+    def default_grid(self) -> np.ndarray:
+        """A 32 × 32 grid at unit depth, as wide as fx = max(H, W) sees it."""
+        grid = super().default_grid() - 0.5
+        return np.concatenate([grid, np.ones_like(grid[:, :1])], axis=-1)
+
+    def query_time(self, frame: Int[Array, "B Q"]) -> Float[Array, "B Q"]:
+        return frame / self.time_scale_factor
+
+    def rounding_noise(self, shape) -> jax.Array:
+        """Noise where the caller gives an rng named "quantise" (training), else none."""
+        if not self.has_rng("quantise"):
+            return jnp.zeros(shape)
+        noise = jax.random.uniform(self.make_rng("quantise"), shape)
+        return (noise - 0.5) / QUANTISATION_LEVELS
+
+
+def make_model(preset: str = "base", **changes) -> TrackAutoEncoder3D:
+    """A model by name.
+
+    Args:
+        preset: "base" (published sizes) or "mini" (a few million parameters).
+        **changes: fields of ModelConfig, or `decoder_scan_chunk_size` or `dtype`.
+
+    Raises:
+        ValueError: for a preset that does not exist.
+    """
+    return track_autoencoder.from_preset(TrackAutoEncoder3D, preset, changes)
