@@ -25,6 +25,7 @@ import numpy as np
 import tqdm
 
 import corruptions
+import geometry
 import synthetic
 
 SHARD_SIZE = 256  # scenes per file of a cached pool
@@ -59,17 +60,12 @@ def prepare_3d_batch(
     """
     tracks, visible = _checked(example, num_output_frames, 3)
     support, query = _split(rng, visible, num_support, num_query)
-    depth = tracks[support, :, 2][visible[support]]
-    scale = np.float32(np.median(depth)) if len(depth) else np.float32(np.nan)
-    if not scale > 0:
-        raise ValueError(
-            f"no scale for this clip: the median depth of its {len(depth)} visible "
-            "support points must be positive"
-        )
-    clip = _clip(rng, tracks / scale, visible, support, query, num_output_frames)
+    scale = geometry.clip_scale(tracks[support], visible[support][..., None])
+    tracks = geometry.normalize(tracks, scale)
+    clip = _clip(rng, tracks, visible, support, query, num_output_frames)
     return clip | {
         "intrinsics": np.asarray(example["intrinsics"], np.float32),
-        "scale": scale,
+        "scale": np.float32(scale),
     }
 
 
@@ -91,8 +87,7 @@ def prepare_2d_batch(
     size = np.array([example["width"], example["height"]], np.float32)
     support, query = _split(rng, visible, num_support, num_query)
     clip = _clip(rng, tracks / size, visible, support, query, num_output_frames)
-    longer = float(size.max())
-    unknown = np.array([longer, longer, size[0] / 2, size[1] / 2])
+    unknown = geometry.default_intrinsics(example["height"], example["width"])
     return clip | {
         "intrinsics": np.asarray(example.get("intrinsics", unknown), np.float32),
         "scale": np.float32(1),
@@ -101,11 +96,9 @@ def prepare_2d_batch(
 
 def projected(example: Example) -> np.ndarray:
     """Pixels `[N, T, 2]` float32 of an example's tracks, zero where they are hidden."""
-    tracks, visible = example["tracks_3d"], example["visible"] > 0
-    fx, fy, cx, cy = np.asarray(example["intrinsics"], np.float32)
-    depth = np.where(visible, tracks[..., 2:], 1)
-    pixels = tracks[..., :2] / depth * np.array([fx, fy]) + np.array([cx, cy])
-    return np.where(visible, pixels, 0).astype(np.float32)
+    tracks = np.asarray(example["tracks_3d"], np.float32)
+    pixels = geometry.project(tracks, np.asarray(example["intrinsics"], np.float32))
+    return np.where(example["visible"] > 0, pixels, np.float32(0))
 
 
 def _checked(example: Example, num_output_frames: int, width: int):
@@ -272,15 +265,12 @@ def at_unit_depth(example: Example) -> Example:
     fx = fy = max(H, W), centre at (W/2, H/2), as for any video of unknown intrinsics
     (DESIGN section 3). Hidden points become zero.
     """
-    width, height = float(example["width"]), float(example["height"])
-    longer = max(width, height)
-    centre = np.array([width / 2, height / 2], np.float32)
-    lifted = (projected(example) - centre) / np.float32(longer)
-    ones = np.ones((*lifted.shape[:2], 1), np.float32)
-    tracks = np.concatenate([lifted, ones], -1) * (example["visible"] > 0)
+    height, width = int(example["height"]), int(example["width"])
+    intrinsics = geometry.default_intrinsics(height, width).astype(np.float32)
+    lifted = geometry.lift(projected(example), intrinsics)
     return example | {
-        "tracks_3d": tracks.astype(np.float32),
-        "intrinsics": np.array([longer, longer, *centre], np.float32),
+        "tracks_3d": np.where(example["visible"] > 0, lifted, np.float32(0)),
+        "intrinsics": intrinsics,
     }
 
 

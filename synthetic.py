@@ -25,6 +25,8 @@ import dataclasses
 import mujoco
 import numpy as np
 
+import geometry
+
 VERSION = 1  # of the scenes: cached ones of another version are not used
 GRAVITY = 9.81
 MAX_TIMESTEP = 0.005  # seconds
@@ -734,23 +736,8 @@ def cast_rays(
 
 def pixel_rays(camera: Camera, t: int, pixels: np.ndarray) -> np.ndarray:
     """World directions `[M, 3]`, of unit depth, through `pixels [M, 2]` (x, y)."""
-    fx, fy, cx, cy = camera.intrinsics
-    rays = np.stack(
-        [
-            (pixels[:, 0] - cx) / fx,
-            (pixels[:, 1] - cy) / fy,
-            np.ones(len(pixels)),
-        ],
-        axis=-1,
-    )
+    rays = geometry.lift(pixels.astype(float), camera.intrinsics)
     return rays @ camera.extrinsics[t, :3, :3]
-
-
-def project(camera: Camera, points: np.ndarray) -> np.ndarray:
-    """Pixels `[..., 2]` of camera-frame points `[..., 3]`; NaN-free only for z != 0."""
-    fx, fy, cx, cy = camera.intrinsics
-    x, y, z = points[..., 0], points[..., 1], points[..., 2]
-    return np.stack([fx * x / z + cx, fy * y / z + cy], axis=-1)
 
 
 def seed_points(
@@ -825,7 +812,7 @@ def _pixels_at_bodies(rng, simulation, camera, t: int, count: int) -> np.ndarray
     local = rng.normal(0, 0.5, (count, 3)) * reach[bodies - 1, None]
     point = simulation.body_position[t, bodies] + local - camera.origin[t]
     point = point @ camera.extrinsics[t, :3, :3].T
-    pixels = np.floor(project(camera, point[point[:, 2] > 0])) + 0.5
+    pixels = np.floor(geometry.project(point, camera.intrinsics)) + 0.5
     inside = np.all((pixels > 0) & (pixels < (camera.width, camera.height)), axis=-1)
     return np.unique(pixels[inside], axis=0)
 
@@ -843,9 +830,8 @@ def follow_points(
     world += simulation.body_position[:, body]
     rays = world - camera.origin[:, None]
     tracks = rays @ camera.extrinsics[:, :3, :3].transpose(0, 2, 1)
-    front = tracks[..., 2] > 1e-6
-    pixel = project(camera, np.where(front[..., None], tracks, 1.0))
-    visible = front & np.all((pixel >= 0) & (pixel < (camera.width, camera.height)), -1)
+    pixel = geometry.project(tracks, camera.intrinsics)  # NaN behind the camera
+    visible = np.all((pixel >= 0) & (pixel < (camera.width, camera.height)), axis=-1)
     for t, origin in enumerate(camera.origin):
         seen = np.flatnonzero(visible[t])
         set_frame(simulation, t)
