@@ -349,7 +349,7 @@ def synthetic_pool(
             rows = list(itertools.islice(bar, counts[i]))
             shard = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
             if files:
-                _write_npz(files[i], shard)
+                synthetic.write_npz(files[i], shard, compress=False)
             else:
                 made[i] = shard
         bar.close()
@@ -387,18 +387,6 @@ def _pool_scene(job) -> Example:
     names = "tracks_3d visible instance_ids intrinsics fps height width".split()
     example = {name: np.asarray(getattr(scene, name)) for name in names}
     return example | {"visible": example["visible"] > 0}
-
-
-def _write_npz(path: str, arrays: Example) -> None:
-    """Whole or not at all."""
-    partial = f"{path}.{os.getpid()}.tmp"
-    try:
-        with open(partial, "wb") as file:
-            np.savez(file, **arrays)
-        os.replace(partial, path)
-    finally:
-        if os.path.exists(partial):
-            os.remove(partial)
 
 
 def _open_pool(files: list[str], num_scenes: int) -> ScenePool:

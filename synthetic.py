@@ -13,6 +13,8 @@ rays on the CPU. From top to bottom:
     follow_points           points fixed to bodies -> tracks and their visibility
     generate_scene          all of it from one seed -> Scene
     depth_and_segmentation  per-pixel depth and body index, on request
+    texture_colours, render solid procedural textures, a lamp with shadows -> video
+    main                    the command: scenes to .npz files, previews
 
 World axes are MuJoCo's (z up, metres, seconds). Camera axes are OpenCV's (x right,
 y down, z forward) and pixels have their centres at +0.5 (DESIGN section 3).
@@ -21,13 +23,19 @@ y down, z forward) and pixels have their centres at +0.5 (DESIGN section 3).
 from __future__ import annotations
 
 import dataclasses
+import os
+import pathlib
+import sys
 
+import cv2
+import imageio_ffmpeg
 import mujoco
 import numpy as np
+import tqdm
 
 import geometry
 
-VERSION = 1  # of the scenes: cached ones of another version are not used
+VERSION = 2  # of the scenes: cached ones of another version are not used
 GRAVITY = 9.81
 MAX_TIMESTEP = 0.005  # seconds
 MAX_ATTEMPTS = 200  # worlds tried per seed before giving up
@@ -591,7 +599,10 @@ def draw_camera(
     num_frames, scale = len(simulation.qpos), world.scale
     longer, half_fov = max(height, width), np.radians(log_uniform(rng, 12, 50))
     focal = longer / 2 / np.tan(half_fov)
-    motion = str(rng.choice(MOTIONS, p=(0.25, 0.15, 0.2, 0.15, 0.15, 0.1)))
+    odds = np.array([0.25, 0.15, 0.2, 0.15, 0.15, 0.1])
+    if not simulation.instance_of_body.any():
+        odds[[0, 5]] = 0  # something has to move
+    motion = str(rng.choice(MOTIONS, p=odds / odds.sum()))
     target = _draw_target(rng, simulation, motion)
     # How far the camera stands follows from how much of the scene it should see.
     distance = scale * log_uniform(rng, 0.4, 1.6) / np.tan(half_fov)
@@ -931,3 +942,308 @@ def depth_and_segmentation(
         depth[t] = np.where(hit, distance, np.inf).reshape(shape[1:])
         segmentation[t] = np.where(hit, instance[geom], 0).reshape(shape[1:])
     return depth, segmentation
+
+
+# ------------------------------------------------------------------ pictures
+
+
+@dataclasses.dataclass(frozen=True)
+class Texture:
+    """A solid texture per body: one row for each of MuJoCo's bodies `[K]`.
+
+    colours: `[K, 3, 3]` three colours in 0..1. cell: `[K]` size (m) of the pattern's
+    cells. pattern: `[K]` 0 noise, 1 checker, 2 stripes. direction: `[K, 3]` of stripes.
+    salt: `[K]` makes the noise of each body its own.
+    """
+
+    colours: np.ndarray
+    cell: np.ndarray
+    pattern: np.ndarray
+    direction: np.ndarray
+    salt: np.ndarray
+
+
+def draw_texture(world: World, seed: int) -> Texture:
+    """Random textures: calm ones for what stands still, vivid ones for what moves."""
+    rows = [_draw_body_texture(world, 0, seed)]
+    rows += [
+        _draw_body_texture(world, k, seed) for k in range(1, len(world.bodies) + 1)
+    ]
+    return Texture(*(np.array(column) for column in zip(*rows, strict=True)))
+
+
+def _draw_body_texture(world: World, index: int, seed: int):
+    rng = np.random.default_rng([seed, 7, index])
+    body = world.bodies[index - 1]
+    hue = rng.uniform(0, 360) + rng.normal(0, 40, 3)
+    if body.moving:
+        saturation, value = rng.uniform(0.5, 1.0, 3), rng.permutation([1.0, 0.75, 0.3])
+        cell = bounding_radius(body) * rng.uniform(0.35, 0.6)
+    else:
+        saturation, value = rng.uniform(0.05, 0.4, 3), rng.permutation([0.85, 0.6, 0.4])
+        size = min(bounding_radius(body), 1.2 * world.scale)
+        cell = max(size * rng.uniform(0.15, 0.35), 0.04 * world.scale)
+    hsv = np.stack([hue % 360, saturation, value], -1).astype(np.float32)
+    colours = cv2.cvtColor(hsv[None], cv2.COLOR_HSV2RGB)[0]
+    direction = rng.normal(size=3)
+    direction /= np.linalg.norm(direction)
+    return colours, cell, rng.integers(3), direction, rng.integers(2**31)
+
+
+def value_noise(points: np.ndarray, salt: np.ndarray) -> np.ndarray:
+    """Smooth noise `[M]` in 0..1 at `points [M, 3]`, of one cell per unit length.
+
+    Random values at the integer lattice (a hash of the corner and `salt [M]`),
+    interpolated with zero slope at the corners.
+    """
+    corner = np.floor(points)
+    part = (points - corner).astype(np.float32)
+    part = part * part * (3 - 2 * part)
+    corner = corner.astype(np.int64).astype(np.uint32)
+    primes = np.array([0x8DA6B343, 0xD8163841, 0xCB1AB31F], np.uint32)
+    low, high = corner * primes, (corner + np.uint32(1)) * primes
+    total = np.zeros(len(points), np.float32)
+    salt = salt.astype(np.uint32)
+    for bits in range(8):
+        sides = [bits >> axis & 1 for axis in range(3)]
+        value, weight = salt, np.float32(1)
+        for axis, side in enumerate(sides):
+            value = value ^ (high if side else low)[:, axis]
+            weight = weight * (part[:, axis] if side else 1 - part[:, axis])
+        total += weight * _hash(value)
+    return total
+
+
+def _hash(value: np.ndarray) -> np.ndarray:
+    """Uniform float32 in 0..1 from uint32, well mixed (shifts and odd multipliers)."""
+    value = (value ^ (value >> 16)) * np.uint32(0x7FEB352D)
+    value = (value ^ (value >> 15)) * np.uint32(0x846CA68B)
+    return (value >> 8).astype(np.float32) / np.float32(1 << 24)
+
+
+def texture_colours(
+    texture: Texture,
+    body: np.ndarray,
+    local: np.ndarray,
+    footprint: np.ndarray | None = None,
+) -> np.ndarray:
+    """Unlit colours `[M, 3]` in 0..1 of body points: the same wherever the body goes.
+
+    body: `[M]` MuJoCo body indices. local: `[M, 3]` in the body's frame. footprint:
+    `[M]` size (m) of a pixel there; what is finer fades to its mean. None keeps all.
+    """
+    cell = texture.cell[body]
+    at = local / cell[:, None] + 0.37  # no cell boundary on a face through the origin
+    along = np.einsum("mi,mi->m", at, texture.direction[body])
+    coarse = value_noise(at, texture.salt[body])
+    fine = value_noise(at * 3.7, texture.salt[body] + 1)
+    finest = value_noise(at * 9.1, texture.salt[body] + 2)
+    checker = np.floor(at).sum(-1) % 2
+    stripes = np.floor(along + 0.8 * coarse) % 2
+    smooth = np.clip((coarse - 0.5) * 4 + 0.5, 0, 1)
+    pattern = np.choose(texture.pattern[body], [smooth, checker, stripes])
+    amounts = [(pattern, 1.0), (fine, 3.7), (finest, 9.1)]
+    if footprint is not None:
+        amounts = [
+            (0.5 + (amount - 0.5) * np.clip(1.5 - 2 * f * footprint / cell, 0, 1), f)
+            for amount, f in amounts
+        ]
+    pattern, fine, finest = (amount[:, None] for amount, _ in amounts)
+    first, second, third = np.moveaxis(texture.colours[body], 1, 0)
+    colour = first + (second - first) * pattern
+    colour = colour + (third - colour) * np.clip(1.6 * fine - 0.55, 0, 1)
+    return np.clip(colour * (0.65 + 0.7 * finest), 0, 1)
+
+
+def lamp_position(world: World, seed: int) -> np.ndarray:
+    """`[3]` where the light is: high above the arena, a little to one side."""
+    angle = np.random.default_rng([seed, 8]).uniform(0, 2 * np.pi)
+    return world.scale * np.array([2.5 * np.cos(angle), 2.5 * np.sin(angle), 6.0])
+
+
+def render(scene: Scene, samples: int = 1, lit: bool = True) -> np.ndarray:
+    """The scene's video `[T, H, W, 3]` uint8 RGB, by ray casting.
+
+    samples: samples * samples rays per pixel, averaged. lit: with a lamp, its shadows
+    and haze; without, the plain texture colour at each pixel's centre.
+    """
+    simulation, camera = scene.simulation, scene.camera
+    texture = draw_texture(simulation.world, scene.seed)
+    row, column = np.indices((camera.height * samples, camera.width * samples))
+    pixels = (np.stack([column, row], -1).reshape(-1, 2) + 0.5) / samples
+    video = np.empty((len(simulation.qpos), camera.height, camera.width, 3), np.uint8)
+    bar = tqdm.trange(len(video), desc="rendering", leave=False)
+    for t in bar:
+        colour = _render_rays(scene, texture, t, pixels, lit)
+        colour = colour.reshape(camera.height, samples, camera.width, samples, 3)
+        video[t] = np.rint(255 * colour.mean((1, 3)))
+    return video
+
+
+def _render_rays(scene, texture, t: int, pixels: np.ndarray, lit: bool) -> np.ndarray:
+    """Colours `[M, 3]` in 0..1 seen through pixels at frame t."""
+    simulation, camera, scale = (
+        scene.simulation,
+        scene.camera,
+        scene.simulation.world.scale,
+    )
+    rays, origin = pixel_rays(camera, t, pixels), camera.origin[t]
+    normals = np.zeros_like(rays)
+    set_frame(simulation, t)
+    geom, depth = cast_rays(simulation, origin, rays, normals)
+    hit = geom >= 0
+    body = simulation.model.geom_bodyid[geom[hit]]
+    point = origin + rays[hit] * depth[hit, None]
+    offset = point - simulation.body_position[t, body]
+    local = np.einsum("mji,mj->mi", simulation.body_rotation[t, body], offset)
+    footprint = depth[hit] / camera.intrinsics[0] if lit else None
+    colour = texture_colours(texture, body, local, footprint)
+    up = rays[:, 2] / np.linalg.norm(rays, axis=1)
+    sky = np.array([0.86, 0.9, 0.95]) - np.array([0.35, 0.25, 0.1]) * np.clip(
+        up[:, None], 0, 1
+    )
+    if lit:
+        colour = colour * _light(scene, point, normals[hit])[:, None]
+        haze = 1 - np.exp(-((depth[hit, None] / (25 * scale)) ** 2))
+        colour = colour + (sky[hit] - colour) * haze
+    sky[hit] = colour
+    return np.clip(sky, 0, 1)
+
+
+def _light(scene: Scene, point: np.ndarray, normal: np.ndarray) -> np.ndarray:
+    """How brightly each surface point `[M]` is lit: by a lamp, or in its shadow."""
+    lamp = lamp_position(scene.simulation.world, scene.seed)
+    ray = point - lamp
+    _, distance = cast_rays(scene.simulation, lamp, ray)
+    shadow = (distance >= 0) & (distance < 1 - 1e-3)
+    cosine = -(ray * normal).sum(-1) / np.linalg.norm(ray, axis=1)
+    ambient = 0.42 + 0.13 * normal[:, 2]
+    return ambient + 0.65 * np.clip(cosine, 0, 1) * ~shadow
+
+
+# ------------------------------------------------------------------ files
+
+
+def write_npz(path: str | os.PathLike, arrays: dict, compress: bool = True) -> None:
+    """Writes arrays by name as an .npz file, whole or not at all."""
+    partial = f"{path}.{os.getpid()}.tmp"
+    try:
+        with open(partial, "wb") as file:
+            (np.savez_compressed if compress else np.savez)(file, **arrays)
+        os.replace(partial, path)
+    finally:
+        if os.path.exists(partial):
+            os.remove(partial)
+
+
+def write_video(path: str | os.PathLike, video: np.ndarray, fps: float) -> None:
+    """Writes `[T, H, W, 3]` uint8 RGB as H.264 (yuv420p), whole or not at all.
+
+    Raises ValueError for an odd height or width, which yuv420p has not.
+    """
+    height, width = video.shape[1:3]
+    if height % 2 or width % 2:
+        raise ValueError(f"H.264 needs an even size, the video has {width}x{height}")
+    partial = f"{path}.{os.getpid()}.tmp.mp4"
+    try:
+        writer = imageio_ffmpeg.write_frames(
+            partial,
+            (width, height),
+            fps=fps,
+            codec="libx264",
+            pix_fmt_out="yuv420p",
+            quality=None,
+            macro_block_size=2,
+            output_params=["-crf", "23", "-preset", "slow", "-movflags", "+faststart"],
+        )
+        writer.send(None)
+        for frame in video:
+            writer.send(np.ascontiguousarray(frame))
+        writer.close()
+        os.replace(partial, path)
+    finally:
+        if os.path.exists(partial):
+            os.remove(partial)
+
+
+def contact_sheet(
+    scenes: list[Scene], videos: list[np.ndarray], columns: int = 6
+) -> np.ndarray:
+    """`[rows * H, columns * W, 3]` uint8: frames of each scene, visible tracks dotted.
+
+    Static points are white, every moving body has a colour of its own.
+    """
+    hues = np.array([[[k * 47 % 180, 255, 255] for k in range(256)]], np.uint8)
+    palette = cv2.cvtColor(hues, cv2.COLOR_HSV2RGB)[0].tolist()
+    palette[0] = [255, 255, 255]
+    rows = []
+    for scene, video in zip(scenes, videos, strict=True):
+        pixels = geometry.project(scene.tracks_3d, scene.intrinsics)
+        row = []
+        for t in np.linspace(0, len(video) - 1, columns).astype(int):
+            frame = video[t].copy()
+            for n in np.flatnonzero(scene.visible[:, t, 0])[::3]:
+                at = tuple(int(v) for v in pixels[n, t])
+                cv2.circle(frame, at, 1, palette[scene.instance_ids[n] % 256], -1)
+            row.append(frame)
+        rows.append(np.concatenate(row, axis=1))
+    return np.concatenate(rows)
+
+
+def main(flags) -> None:
+    """Writes scene_SEED.npz for consecutive seeds, and previews if asked for."""
+    folder = pathlib.Path(flags.out_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    shown, videos = [], []
+    for seed in tqdm.trange(flags.seed, flags.seed + flags.num_scenes, desc="scenes"):
+        scene = generate_scene(
+            seed,
+            flags.num_frames,
+            flags.num_tracks,
+            flags.height,
+            flags.width,
+            flags.fps,
+        )
+        arrays, name = scene.arrays(), f"scene_{seed:06d}"
+        if flags.depth:
+            depth = depth_and_segmentation(scene.simulation, scene.camera)
+            arrays["depth"], arrays["segmentation"] = depth
+        if flags.render or flags.preview:
+            video = render(scene, flags.samples)
+            if flags.render:
+                arrays["video"] = video
+            if flags.preview:
+                write_video(folder / f"{name}.mp4", video, scene.fps)
+                shown, videos = (shown + [scene])[:12], (videos + [video])[:12]
+        write_npz(folder / f"{name}.npz", arrays)
+    if flags.preview:
+        sheet = contact_sheet(shown, videos)
+        cv2.imwrite(str(folder / "contact_sheet.png"), sheet[..., ::-1])
+
+
+if __name__ == "__main__":
+    from absl import app
+    from absl import flags as absl_flags
+
+    absl_flags.DEFINE_string("out_dir", "scenes", "Where the files go.")
+    absl_flags.DEFINE_integer("num_scenes", 8, "How many.", lower_bound=1)
+    absl_flags.DEFINE_integer("seed", 0, "Of the first scene; then + 1.", lower_bound=0)
+    absl_flags.DEFINE_integer("num_frames", 48, "Frames per scene.", lower_bound=1)
+    absl_flags.DEFINE_integer("num_tracks", 512, "Tracks per scene.", lower_bound=1)
+    absl_flags.DEFINE_integer("height", 256, "Picture height, px.", lower_bound=2)
+    absl_flags.DEFINE_integer("width", 256, "Picture width, px.", lower_bound=2)
+    absl_flags.DEFINE_float("fps", None, "Frames per second; random if not given.", 1)
+    absl_flags.DEFINE_bool("depth", False, "Store depth and segmentation maps.")
+    absl_flags.DEFINE_bool("render", False, "Store the rendered video.")
+    absl_flags.DEFINE_integer("samples", 1, "Rays per pixel, squared.", lower_bound=1)
+    absl_flags.DEFINE_bool("preview", False, "Write mp4s and contact_sheet.png.")
+
+    def run(argv):
+        if len(argv) > 1:
+            sys.exit(f"synthetic.py takes flags only, not {argv[1]!r}: see --help")
+        try:
+            main(absl_flags.FLAGS)
+        except (ValueError, OSError) as error:
+            sys.exit(f"synthetic.py: {error}")
+
+    app.run(run)
