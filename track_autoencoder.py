@@ -63,9 +63,12 @@ class ModelConfig:
         relative_positions: tracks are predicted relative to their query point.
         nested_query_embedding: the published query embedding, a sinusoidal embedding
             of a sinusoidal embedding; False for a single one.
-        error_scale_head: whether the log scale of the position error is predicted.
+        predict_error_scale: whether there is an `error_scale_head` for the log scale of
+            the position error.
         use_dino, use_depth: features the model takes (3DSPA).
         dino_feature_dim, depth_feature_dim: their widths.
+        has_absent_dino, has_absent_depth: whether there is a learned vector for clips
+            without that feature; a model without it cannot run without the feature.
     """
 
     model_type: str = "trajan"
@@ -95,11 +98,13 @@ class ModelConfig:
     frames_per_token: int = 1
     relative_positions: bool = False
     nested_query_embedding: bool = True
-    error_scale_head: bool = False
+    predict_error_scale: bool = False
     use_dino: bool = False
     use_depth: bool = False
     dino_feature_dim: int = 768
     depth_feature_dim: int = 256
+    has_absent_dino: bool = True
+    has_absent_depth: bool = True
 
 
 # A model of a few million parameters that trains and runs on two CPU cores. Each track
@@ -535,22 +540,19 @@ class TrackAutoEncoder(nn.Module, ModelConfig):
         self.track_predictor = self.linear(
             self.decoder_num_channels, self.num_output_frames * self.num_heads_out
         )
-        if self.error_scale_head:
-            self.error_scale_predictor = self.linear(
+        if self.predict_error_scale:
+            self.error_scale_head = self.linear(
                 self.decoder_num_channels, self.num_output_frames
             )
 
     def setup_track_embedding(self):
         if self.track_embedding == "mlp":
             size = self.track_mlp_size
-            self.track_mlp_in = self.linear(self.mlp_embedding_width, size)
+            self.track_mlp_in = self.linear(self.track_width, size)
             self.track_mlp_hidden = self.linear(size, size)
             self.track_mlp_out = self.linear(size, self.track_token_dim)
             return
-        k = self.frames_per_token
-        flags = k if k > 1 else 0
-        width = k * self.embedded_width(self.num_coords + 1) + flags
-        self.track_token_projection = self.linear(width, self.track_token_dim)
+        self.track_token_projection = self.linear(self.track_width, self.track_token_dim)
         self.input_track_transformer = self.transformer(
             width=self.track_token_dim,
             mlp_size=self.track_mlp_size,
@@ -610,9 +612,14 @@ class TrackAutoEncoder(nn.Module, ModelConfig):
         return self.embedded_width(coords + 1)
 
     @property
-    def mlp_embedding_width(self) -> int:
-        per_frame = self.num_output_frames * (self.num_coords + 1)
-        return per_frame + self.embedded_width(self.num_coords)
+    def track_width(self) -> int:
+        """Inputs of the track embedding: of a whole track, or of one token in time."""
+        if self.track_embedding == "mlp":
+            per_frame = self.num_output_frames * (self.num_coords + 1)
+            return per_frame + self.embedded_width(self.num_coords)
+        k = self.frames_per_token
+        flags = k if k > 1 else 0
+        return k * self.embedded_width(self.num_coords + 1) + flags
 
     def embedded_width(self, num_coords: int) -> int:
         return num_coords * 2 * self.num_frequencies
@@ -832,8 +839,8 @@ class TrackAutoEncoder(nn.Module, ModelConfig):
         visible = out[..., self.num_coords : self.num_coords + 1]
         certain = out[..., -1:] if self.predicts_certainty else jnp.zeros_like(visible)
         scale = None
-        if self.error_scale_head:
-            scale = self.error_scale_predictor(tokens).astype(jnp.float32)[..., None]
+        if self.predict_error_scale:
+            scale = self.error_scale_head(tokens).astype(jnp.float32)[..., None]
         return TrackAutoEncoderResults(tracks, visible, certain, scale)
 
     def decoder_chunk_size(self) -> int:
@@ -997,6 +1004,9 @@ def check_batch(config, inputs: dict) -> dict:
         if name in inputs:
             needed = (batch, num_tracks, num_frames, width)
             check_shape(name, inputs[name], needed)
+        present = name.replace("features", "present")
+        if present in inputs:
+            check_shape(present, inputs[present], (batch,))
     return inputs
 
 

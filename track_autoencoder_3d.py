@@ -56,7 +56,7 @@ class TrackAutoEncoder3D(TrackAutoEncoder):
     decoder_num_channels: int = 1280
     readout_mlp_size: int = 1536
     qkv_size: int = 768
-    error_scale_head: bool = True
+    predict_error_scale: bool = True
     use_dino: bool = True
     use_depth: bool = True
 
@@ -64,17 +64,18 @@ class TrackAutoEncoder3D(TrackAutoEncoder):
         super().setup_track_embedding()
         if self.track_embedding == "transformer":
             self.input_readout_token = ParamStateInit((1, self.track_token_dim))
-        vector = nn.initializers.normal(stddev=0.02), (self.track_token_dim,)
-        if self.use_dino:
-            self.dino_projection = self.linear(
-                self.dino_feature_dim, self.track_token_dim
-            )
-            self.absent_dino = self.param("absent_dino", *vector)
-        if self.use_depth:
-            self.depth_projection = self.linear(
-                self.depth_feature_dim, self.track_token_dim
-            )
-            self.absent_depth = self.param("absent_depth", *vector)
+        for name in self.feature_names:
+            width = getattr(self, f"{name}_feature_dim")
+            projection = self.linear(width, self.track_token_dim)
+            setattr(self, f"{name}_projection", projection)
+            if getattr(self, f"has_absent_{name}"):
+                init = nn.initializers.normal(stddev=0.02)
+                vector = self.param(f"absent_{name}", init, (self.track_token_dim,))
+                setattr(self, f"absent_{name}", vector)
+
+    @property
+    def feature_names(self) -> list[str]:
+        return [name for name in FEATURES if getattr(self, f"use_{name}")]
 
     def per_track_inputs(self, inputs: dict) -> dict:
         tracks = super().per_track_inputs(inputs)
@@ -82,14 +83,15 @@ class TrackAutoEncoder3D(TrackAutoEncoder):
         tracks["tracks"] = jnp.where(
             tracks["visible"][..., None], tracks["tracks"], 0.0
         )
-        for name in FEATURES:
-            if not getattr(self, f"use_{name}") or f"{name}_features" not in inputs:
-                continue
-            features = inputs[f"{name}_features"]
-            tracks[name] = jnp.where(tracks["visible"][..., None], features, 0.0)
-            present = inputs.get(f"{name}_present", jnp.ones(features.shape[0]))
-            shape = features.shape[:2]
-            tracks[f"{name}_present"] = jnp.broadcast_to(present[:, None] > 0, shape)
+        for name in self.feature_names:
+            if f"{name}_features" in inputs:
+                tracks[name] = jnp.where(
+                    tracks["visible"][..., None], inputs[f"{name}_features"], 0.0
+                )
+            if f"{name}_present" in inputs:
+                present = inputs[f"{name}_present"] > 0
+                shape = tracks["visible"].shape[:2]
+                tracks[f"{name}_present"] = jnp.broadcast_to(present[:, None], shape)
         return tracks
 
     def latents_mask(self, tracks: dict):
@@ -106,22 +108,36 @@ class TrackAutoEncoder3D(TrackAutoEncoder):
 
     def features(self, tracks: dict, k: int) -> Float[Array, "B N T/k C"]:
         """Projected features, averaged over the visible frames of every k."""
-        total = 0.0
-        for name in FEATURES:
-            if not getattr(self, f"use_{name}"):
-                continue
-            absent = getattr(self, f"absent_{name}")
+        total = jnp.zeros((1, 1, 1, self.track_token_dim), self.dtype)
+        for name in self.feature_names:
+            absent = self.absent_vector(name, tracks)
             if name not in tracks:
-                total = total + absent[None, None, None]
+                total = total + absent
                 continue
             features = group_frames(tracks[name], k)
             visible = group_frames(tracks["visible"][..., None], k)
-            projected = getattr(self, f"{name}_projection")(
-                masked_mean(features, visible)
+            projection = getattr(self, f"{name}_projection")
+            projected = projection(masked_mean(features, visible))
+            if f"{name}_present" in tracks:
+                present = tracks[f"{name}_present"][..., None, None]
+                projected = jnp.where(present, projected, absent)
+            total = total + projected
+        return total
+
+    def absent_vector(self, name: str, tracks: dict):
+        """What stands for a missing feature, None where nothing can be missing.
+
+        Raises:
+            ValueError: if it is missing and the model has no vector for that.
+        """
+        if getattr(self, f"has_absent_{name}"):
+            return getattr(self, f"absent_{name}").astype(self.dtype)
+        if name not in tracks or f"{name}_present" in tracks:
+            raise ValueError(
+                f"the batch has no {name}_features for some clip, and this model has "
+                f"no absent_{name} vector to do without; give {name}_features"
             )
-            present = tracks[f"{name}_present"][..., None, None]
-            total = total + jnp.where(present, projected, absent)
-        return jnp.asarray(total) + jnp.zeros((1, 1, 1, 1))
+        return None
 
     def pool_frames(self, tokens, mask, tracks: dict) -> Float[Array, "B N C"]:
         """Transformer over time, read out through a token that is always visible."""
