@@ -60,6 +60,7 @@ DEMO = [
     "scoring",
     "synthetic",
     "corruptions",
+    "data_loader",
     "training",
     "tracking",
     "pipeline",
