@@ -345,8 +345,9 @@ def synthetic_pool(
     with _mapper(num_workers) as run:
         scenes = run(_pool_scene, jobs)
         bar = tqdm.tqdm(scenes, "simulating scenes", len(jobs), disable=not jobs)
+        scenes = iter(bar)  # once: a second iterator over a bar loses what it held
         for i in missing:
-            rows = list(itertools.islice(bar, counts[i]))
+            rows = list(itertools.islice(scenes, counts[i]))
             shard = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
             if files:
                 synthetic.write_npz(files[i], shard, compress=False)
