@@ -1225,7 +1225,7 @@ if __name__ == "__main__":
     from absl import app
     from absl import flags as absl_flags
 
-    absl_flags.DEFINE_string("out_dir", "scenes", "Where the files go.")
+    absl_flags.DEFINE_string("out_dir", "outputs/scenes", "Where the files go.")
     absl_flags.DEFINE_integer("num_scenes", 8, "How many.", lower_bound=1)
     absl_flags.DEFINE_integer("seed", 0, "Of the first scene; then + 1.", lower_bound=0)
     absl_flags.DEFINE_integer("num_frames", 48, "Frames per scene.", lower_bound=1)
