@@ -23,6 +23,7 @@ from collections.abc import Iterator
 import grain
 import numpy as np
 import tqdm
+from absl import flags
 
 import corruptions
 import geometry
@@ -456,6 +457,9 @@ def load_synthetic_dataset(
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
     iterable = dataset.to_iter_dataset(options)
     if num_workers:
+        # Grain asks absl for flags of its own, which fails outside an absl program.
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()
         workers = grain.MultiprocessingOptions(num_workers=num_workers)
         iterable = iterable.mp_prefetch(workers)
     return iter(iterable)

@@ -298,7 +298,10 @@ def test_lucas_kanade_on_rendered_frames_agrees_with_the_truth():
         n = np.flatnonzero(both * inside)
         # OpenCV has the first pixel's centre at 0.
         start = np.ascontiguousarray(pixels[n, t, None] - 0.5)
-        found, *_ = cv2.calcOpticalFlowPyrLK(grey[t], grey[t + 1], start, None)
+        # A window no larger than the small bodies of a 256 px picture.
+        found, *_ = cv2.calcOpticalFlowPyrLK(
+            grey[t], grey[t + 1], start, None, winSize=(11, 11)
+        )
         error = np.linalg.norm(found[:, 0] + 0.5 - pixels[n, t + 1], axis=-1)
         still = scene.instance_ids[n] == 0
         static.append(error[still])
