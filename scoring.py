@@ -1,0 +1,358 @@
+"""How well held-out tracks were predicted, and what that says about a clip.
+
+In order of appearance:
+
+    evaluation_intrinsics   the clip's camera at the resolution errors are measured at
+    scale_factor            how predictions are scaled before they are compared
+    tapvid3d_metrics        Jaccard, points within thresholds, occlusion accuracy
+    pixel_errors            position errors in pixels
+    coords_score            0..1 per point and frame
+    held_out_statistics     the numbers a clip's score is made of
+    realism                 the score, one documented function of those numbers
+
+Metrics are those of TAPVid-3D (Koppula et al. 2024, section 4), which counts errors in
+pixels at the depth of the true point, with the frame's shorter side resized to 256.
+Everything is numpy; leading axes are clips, `[*B, N, T, 3]`.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+THRESHOLDS = (1, 2, 4, 8, 16)  # pixels at EVALUATION_SIZE
+METRIC_THRESHOLDS = (0.01, 0.04, 0.16, 0.64, 2.56)  # metres, instead of those
+EVALUATION_SIZE = 256  # of the shorter side
+SCALINGS = (
+    "median",
+    "mean",
+    "per_trajectory",
+    "local_neighborhood",
+    "none",
+    "reproduce_2d",
+    "median_on_queries",
+)
+SCALINGS_BY_QUERY = ("per_trajectory", "local_neighborhood", "median_on_queries")
+LEVELS = {"video": (-2, -1), "track": (-1,), "point": ()}  # axes summed over
+SMALLEST_DEPTH = 1e-12
+
+
+def evaluation_intrinsics(
+    intrinsics: Float[np.ndarray, "4"], size: tuple[int, int]
+) -> Float[np.ndarray, "4"]:
+    """Intrinsics of the clip resized so that its shorter side is 256, as the official
+    evaluation measures.
+
+    Args:
+        intrinsics: (fx, fy, cx, cy) in pixels of the clip.
+        size: (height, width) of the clip.
+    """
+    return np.asarray(intrinsics) * (EVALUATION_SIZE / min(size))
+
+
+# --- TAPVid-3D ---
+
+
+def scale_factor(
+    tracks: Float[np.ndarray, "*B N T 3"],
+    visible: Bool[np.ndarray, "*B N T"],
+    predicted: Float[np.ndarray, "*B N T 3"],
+    predicted_visible: Bool[np.ndarray, "*B N T"],
+    scaling: str = "median",
+    query_frames: Int[np.ndarray, "*B N"] | None = None,
+) -> Float[np.ndarray, "*B n t 1"]:
+    """What predictions are multiplied by before they are compared with the truth.
+
+    `median` and `mean` match the distances from the camera of points visible in both;
+    `median_on_queries` those at the query frames alone; `per_trajectory` each track's
+    depth at its query frame; `reproduce_2d` every depth, which leaves the error in the
+    image; `none` nothing.
+
+    Returns:
+        An array that broadcasts against [*B, N, T, 3]; NaN where nothing is visible in
+        both.
+
+    Raises:
+        ValueError: unknown scaling, or one that needs `query_frames` without them.
+    """
+    if scaling not in SCALINGS:
+        raise ValueError(f"unknown scaling {scaling!r}: have {', '.join(SCALINGS)}")
+    if scaling in SCALINGS_BY_QUERY and query_frames is None:
+        raise ValueError(f"scaling {scaling!r} needs query_frames, [N] frame indices")
+    if scaling == "none":
+        return np.ones((1, 1, 1))
+    if scaling == "reproduce_2d":
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return tracks[..., 2:] / predicted[..., 2:]
+    if scaling in ("per_trajectory", "local_neighborhood"):
+        true_depth = _at_frames(tracks[..., 2], query_frames)
+        depth = _at_frames(predicted[..., 2], query_frames)
+        ratio = np.maximum(true_depth, SMALLEST_DEPTH)
+        return (ratio / np.maximum(depth, SMALLEST_DEPTH))[..., None]
+    distances = _distances(tracks), _distances(predicted)
+    both = visible & predicted_visible
+    if scaling == "median_on_queries":
+        both = _at_frames(both, query_frames)
+        distances = [_at_frames(d, query_frames) for d in distances]
+    true_size, size = (
+        _average(np.where(both, d, np.nan), scaling == "mean") for d in distances
+    )
+    return (true_size / size)[..., None]
+
+
+def tapvid3d_metrics(
+    tracks: Float[np.ndarray, "*B N T 3"],
+    visible: Bool[np.ndarray, "*B N T"],
+    predicted: Float[np.ndarray, "*B N T 3"],
+    predicted_visible: Bool[np.ndarray, "*B N T"],
+    intrinsics: Float[np.ndarray, "*B 4"],
+    *,
+    scaling: str = "median",
+    query_frames: Int[np.ndarray, "*B N"] | None = None,
+    weights: Float[np.ndarray, "*B N T"] | None = None,
+    level: str = "video",
+    fixed_thresholds: bool = False,
+    radius: float = 0.05,
+) -> dict[str, np.ndarray]:
+    """The metrics of TAPVid-3D, per clip, per track or per point.
+
+    Args:
+        tracks, predicted: [*B, N, T, 3] camera-frame positions, true and predicted.
+            Anything, NaN included, where `visible` is false.
+        visible, predicted_visible: [*B, N, T] bool.
+        intrinsics: (fx, fy, cx, cy) at the evaluation's resolution
+            (`evaluation_intrinsics`); [4], or [*B, 4].
+        scaling: one of SCALINGS, see `scale_factor`. `local_neighborhood` scores, for
+            each track, all points within `radius` of it in the same frame, scaled as
+            that track is by `per_trajectory`; per clip it is the mean over tracks.
+        query_frames: [*B, N], for the scalings that look at the query frame.
+        weights: [*B, N, T], how much each point counts; 0 leaves it out. The official
+            evaluation counts all, query frames too: all ones, the default.
+        level: "video", "track" or "point": what is summed over.
+        fixed_thresholds: thresholds in metres instead of pixels at the true depth.
+        radius: of the neighbourhood, in the unit of `tracks`.
+
+    Returns:
+        occlusion_accuracy, pts_within_X and jaccard_X for X in 1, 2, 4, 8, 16, and
+        their means average_pts_within_thresh and average_jaccard, each [*B], [*B, N] or
+        [*B, N, T]. NaN where there is nothing to count.
+
+    Raises:
+        ValueError: unknown scaling or level, query frames missing, shapes that differ.
+    """
+    _check(tracks, visible, predicted, predicted_visible, level)
+    visible, predicted_visible = visible.astype(bool), predicted_visible.astype(bool)
+    pair = (tracks, visible, predicted, predicted_visible)
+    scale = scale_factor(*pair, scaling, query_frames)
+    if weights is None:
+        weights = np.ones(visible.shape)
+    unit = _thresholds(tracks, intrinsics, fixed_thresholds)
+    if scaling == "local_neighborhood":
+        return _local_metrics(*pair, unit, weights, scale, radius, level)
+    with np.errstate(invalid="ignore", over="ignore"):
+        squared = np.square(predicted * scale - tracks).sum(axis=-1)
+    axes = LEVELS[level]
+    return _count(visible, predicted_visible, squared, unit, weights, axes)
+
+
+def _check(tracks, visible, predicted, predicted_visible, level):
+    if level not in LEVELS:
+        raise ValueError(f"unknown level {level!r}: have {', '.join(LEVELS)}")
+    if tracks.ndim < 3 or tracks.shape[-1] != 3:
+        raise ValueError(f"tracks have shape {tracks.shape}, need [..., N, T, 3]")
+    for name, array, shape in [
+        ("predicted", predicted, tracks.shape),
+        ("visible", visible, tracks.shape[:-1]),
+        ("predicted_visible", predicted_visible, tracks.shape[:-1]),
+    ]:
+        if array.shape != shape:
+            raise ValueError(f"{name} has shape {array.shape}, need {shape}")
+
+
+def _distances(points):
+    """Distance from the camera, [..., N, T]; never quite zero."""
+    return np.sqrt(np.maximum(np.square(points).sum(axis=-1), SMALLEST_DEPTH))
+
+
+def _at_frames(values, frames):
+    """[*B, N, T] at each track's own frame, [*B, N, 1]."""
+    return np.take_along_axis(values, np.asarray(frames)[..., None], axis=-1)
+
+
+def _average(values, mean: bool):
+    """Mean or median of what is not NaN over tracks and frames, as [*B, 1, 1]."""
+    rows = values.reshape(-1, values.shape[-2] * values.shape[-1])
+    average = np.mean if mean else np.median
+    kept = [row[~np.isnan(row)] for row in rows]
+    averages = [average(row) if row.size else np.nan for row in kept]
+    return np.reshape(averages, values.shape[:-2] + (1, 1))
+
+
+def _thresholds(tracks, intrinsics, fixed):
+    """The five thresholds, each a number or [*B, N, T], in the unit of `tracks`."""
+    if fixed:
+        return METRIC_THRESHOLDS
+    pixel = _pixel_size(tracks, intrinsics)
+    return [threshold * pixel for threshold in THRESHOLDS]
+
+
+def _pixel_size(tracks, intrinsics):
+    """What one pixel spans at the depth of each point, [*B, N, T]."""
+    intrinsics = np.asarray(intrinsics)
+    focal = np.sqrt(intrinsics[..., 0] * intrinsics[..., 1])
+    return tracks[..., 2] / focal[..., None, None]
+
+
+def _count(visible, predicted_visible, squared, unit, weights, axes):
+    """Metrics from squared errors: sums of weights over `axes`.
+
+    What is neither a true positive nor a false negative is a false positive, so the
+    Jaccard index is TP / (visible + predicted visible - TP).
+    """
+
+    def total(mask):
+        return (mask * weights).sum(axis=axes)
+
+    num_visible, num_predicted = total(visible), total(predicted_visible)
+    metrics = {}
+    with np.errstate(divide="ignore", invalid="ignore"):
+        agree = total(visible == predicted_visible)
+        metrics["occlusion_accuracy"] = agree / weights.sum(axis=axes)
+        for threshold, size in zip(THRESHOLDS, unit, strict=True):
+            correct = (squared < np.square(size)) & visible
+            hits = total(correct & predicted_visible)
+            metrics[f"pts_within_{threshold}"] = total(correct) / num_visible
+            union = num_visible + num_predicted - hits
+            metrics[f"jaccard_{threshold}"] = hits / union
+    for name, mean in [
+        ("pts_within", "average_pts_within_thresh"),
+        ("jaccard", "average_jaccard"),
+    ]:
+        values = [metrics[f"{name}_{threshold}"] for threshold in THRESHOLDS]
+        metrics[mean] = np.mean(values, axis=0)
+    return metrics
+
+
+def _local_metrics(
+    tracks, visible, predicted, predicted_visible, unit, weights, scale, radius, level
+):
+    """`local_neighborhood`: track by track, over its neighbours' points.
+
+    A neighbour's points count so much that all together weigh what the track's own
+    visible points do, as in the official code.
+    """
+    if level == "point":
+        raise ValueError("scaling 'local_neighborhood' scores tracks, not points")
+    unit = [np.broadcast_to(size, visible.shape) for size in unit]
+    rows = []
+    for clip in np.ndindex(visible.shape[:-2]):
+        for n in range(visible.shape[-2]):
+            near = np.square(tracks[clip] - tracks[clip][n]).sum(axis=-1) < radius**2
+            chosen = [a[clip][near] for a in (visible, predicted_visible, weights)]
+            local_visible, local_predicted, local_weights = chosen
+            own = (visible[clip][n] * weights[clip][n]).sum()
+            others = (local_visible * local_weights).sum()
+            difference = predicted[clip][near] * scale[clip][n] - tracks[clip][near]
+            rows.append(
+                _count(
+                    local_visible,
+                    local_predicted,
+                    np.square(difference).sum(axis=-1),
+                    [size[clip][near] for size in unit],
+                    local_weights * (own / max(1.0, others)),
+                    (-1,),
+                )
+            )
+    metrics = {
+        name: np.reshape([row[name] for row in rows], visible.shape[:-1])
+        for name in rows[0]
+    }
+    if level == "track":
+        return metrics
+    return {name: np.nanmean(values, axis=-1) for name, values in metrics.items()}
+
+
+# --- Points, and the clip ---
+
+
+def pixel_errors(
+    tracks: Float[np.ndarray, "*B N T 3"],
+    predicted: Float[np.ndarray, "*B N T 3"],
+    intrinsics: Float[np.ndarray, "4"],
+) -> Float[np.ndarray, "*B N T"]:
+    """Distance between true and predicted position in pixels at the true depth.
+
+    Args:
+        tracks, predicted: camera-frame positions, `predicted` already scaled.
+        intrinsics: at the evaluation's resolution (`evaluation_intrinsics`).
+    """
+    distance = np.linalg.norm(predicted - tracks, axis=-1)
+    return distance / _pixel_size(tracks, intrinsics)
+
+
+def coords_score(
+    errors: Float[np.ndarray, "*B N T"], scored: Bool[np.ndarray, "*B N T"]
+) -> Float[np.ndarray, "*B N T"]:
+    """How well each point was predicted in each frame, in 0..1.
+
+    The mean over the thresholds d = 1, 2, 4, 8, 16 px of 1 / (1 + (error / d)²): a
+    smooth form of "within d pixels", so that a colour map has no steps. 1 for no error,
+    0.5 at 4 px, and as much above that for half the error as below it for twice.
+
+    Args:
+        errors: in pixels, see `pixel_errors`.
+        scored: where there is a position to compare with and it was not given away
+            (a query frame).
+
+    Returns:
+        Scores in 0..1, NaN where not scored.
+    """
+    ratio = np.where(scored, errors, np.nan)[..., None] / np.array(THRESHOLDS)
+    return (1 / (1 + np.square(ratio))).mean(axis=-1)
+
+
+def held_out_statistics(
+    tracks: Float[np.ndarray, "N T 3"],
+    visible: Bool[np.ndarray, "N T"],
+    predicted: Float[np.ndarray, "N T 3"],
+    predicted_visible: Bool[np.ndarray, "N T"],
+    intrinsics: Float[np.ndarray, "4"],
+    size: tuple[int, int],
+    weights: Float[np.ndarray, "N T"] | None = None,
+) -> dict[str, float]:
+    """The numbers about a clip's held-out predictions that its score is made of.
+
+    Args:
+        tracks, predicted: [N, T, 3] in the camera frame.
+        visible, predicted_visible: [N, T] bool.
+        intrinsics, size: the clip's, at its own resolution; size is (height, width).
+        weights: [N, T], 0 where a point does not count (its query frame).
+
+    Returns:
+        average_jaccard, average_pts_within_thresh and occlusion_accuracy, with median
+        scaling. NaN where there is nothing to count.
+    """
+    metrics = tapvid3d_metrics(
+        tracks,
+        visible,
+        predicted,
+        predicted_visible,
+        evaluation_intrinsics(intrinsics, size),
+        weights=weights,
+    )
+    names = ("average_jaccard", "average_pts_within_thresh", "occlusion_accuracy")
+    return {name: float(metrics[name]) for name in names}
+
+
+def realism(statistics: Mapping[str, float]) -> float:
+    """The score of a clip: how real its motion is, in 0..1, higher is more real.
+
+    For now the average Jaccard index with median scaling, as published. It says how
+    much of the held-out motion was predicted; how hard the scene is (how much moves,
+    how far) weighs more in it than whether it is possible, so it ranks a clip against
+    its own damaged copy better than against other clips.
+
+    Args:
+        statistics: of the held-out predictions, see `held_out_statistics`.
+    """
+    return float(statistics["average_jaccard"])
