@@ -300,10 +300,10 @@ def test_pools_hold_generated_scenes_and_share_none(pool):
 
 
 def test_a_pool_is_cached_and_a_torn_file_named(pool, tmp_path, monkeypatch):
-    monkeypatch.setattr(data_loader, "SHARD_SIZE", 4)
+    monkeypatch.setattr(data_loader, "SHARD_SIZE", 2)
     made = data_loader.synthetic_pool(6, seed=3, cache_dir=tmp_path, **POOL)
     files = sorted(tmp_path.iterdir())
-    assert len(files) == 2
+    assert len(files) == 3
 
     def fail(*_):
         raise AssertionError("simulated again")

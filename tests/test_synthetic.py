@@ -340,6 +340,21 @@ def test_noise_is_smooth_and_bounded(salt, x, y):
     assert np.abs(np.diff(noise)).max() < 0.02  # slope at most 1.5 a cell and axis
 
 
+def test_the_shipped_clip_is_the_scene_that_its_readme_names():
+    path = ROOT / "data" / "example_video.mp4"
+    assert path.stat().st_size < 1_000_000
+    clip = cv2.VideoCapture(str(path))
+    assert clip.get(cv2.CAP_PROP_FRAME_COUNT) == 60
+    frame = clip.read()[1][..., ::-1].astype(float)
+    scene = synthetic.generate_scene(128, 60, 512, 360, 480, 24.0)
+    texture = synthetic.draw_texture(scene.simulation.world, 128)
+    row, column = np.indices((360, 480)).reshape(2, -1)
+    pixels = np.stack([column, row], -1) + 0.5
+    drawn = 255 * synthetic._render_rays(scene, texture, 0, pixels, lit=True)
+    # Compression and one ray per pixel instead of four cost a few grey levels.
+    assert np.abs(drawn.reshape(frame.shape) - frame).mean() < 12
+
+
 # --- the command ---
 
 
