@@ -45,15 +45,20 @@ class Linear(nn.Module):
         in_shape, out_shape: sizes of the contracted and of the produced axes.
         use_bias: whether a bias is added.
         dtype: type the product is computed in and returned as.
+        init_scale: size of the initial weights, 1 for outputs as large as the inputs.
     """
 
     in_shape: tuple[int, ...]
     out_shape: tuple[int, ...]
     use_bias: bool = True
     dtype: jnp.dtype = jnp.float32
+    init_scale: float = 1.0
 
     def setup(self):
-        init = nn.initializers.lecun_normal(
+        init = nn.initializers.variance_scaling(
+            self.init_scale**2,
+            "fan_in",
+            "truncated_normal",
             in_axis=tuple(range(len(self.in_shape))),
             out_axis=tuple(range(-len(self.out_shape), 0)),
         )
@@ -113,9 +118,7 @@ class RMSNorm(nn.Module):
         return x.astype(self.dtype)
 
 
-def attention_implementation(
-    head_dim: int, dtype, platform: str | None = None
-) -> str:
+def attention_implementation(head_dim: int, dtype, platform: str | None = None) -> str:
     """Which implementation computes an attention: "cudnn" or "xla".
 
     cuDNN's fused kernel never writes the attention weights to memory, but takes 16-bit

@@ -256,7 +256,9 @@ def read_msgpack(path: str) -> dict:
     try:
         tree = serialization.msgpack_restore(data)
     except Exception as error:
-        raise CheckpointError(f"{path} is neither .npz nor a Flax checkpoint") from error
+        raise CheckpointError(
+            f"{path} is neither .npz nor a Flax checkpoint"
+        ) from error
     if not isinstance(tree, dict):
         raise CheckpointError(f"{path} holds no parameters")
     return tree
@@ -271,7 +273,9 @@ def flatten_tree(path: str, tree: dict) -> dict:
             inner = inner.get(key) if isinstance(inner, dict) else None
         if isinstance(inner, dict):
             return flatten_tree(path, inner)
-    arrays = {name: restore_bfloat16(np.asarray(x)) for name, x in flatten(tree).items()}
+    arrays = {
+        name: restore_bfloat16(np.asarray(x)) for name, x in flatten(tree).items()
+    }
     if not arrays:
         raise CheckpointError(f"{path} holds no arrays")
     for name, array in arrays.items():
@@ -477,7 +481,11 @@ def describe(path: str, allow_pickle: bool = False) -> str:
         config, metadata = parse_config(path, text)
         source = "stored"
     else:
-        config, metadata, source = infer_config(arrays, path), {}, "inferred from shapes"
+        config, metadata, source = (
+            infer_config(arrays, path),
+            {},
+            "inferred from shapes",
+        )
     shapes = expected_shapes(config)
     mismatches = find_mismatches(arrays, shapes)
     count = sum(int(np.prod(np.shape(x))) for x in arrays.values())

@@ -322,9 +322,7 @@ class JointReadout(ImprovedTransformer):
         inverse = block.norm_q.inverse_std(mean_of_squares, mean)[..., None]
         scaled = band * block.norm_q.scale[width:].astype(self.dtype)
         projected = []
-        for dense, base in zip(
-            self.first_projections(), shared.projected, strict=True
-        ):
+        for dense, base in zip(self.first_projections(), shared.projected, strict=True):
             of_band = self.project(scaled, dense.kernel[width:])
             of_mean = jnp.einsum("c,chd->hd", block.norm_q.scale, dense.kernel)
             raw = base[:, None] + of_band - mean[..., None] * of_mean
@@ -453,9 +451,7 @@ class JointReadout(ImprovedTransformer):
         tokens = jnp.concatenate([queries[:, :, None], own.tokens], axis=2)
         return block.mlp(tokens + att.dense_out(attended))
 
-    def last_layer(
-        self, tokens: Float[Array, "B Q 1+L C"]
-    ) -> Float[Array, "B Q C"]:
+    def last_layer(self, tokens: Float[Array, "B Q 1+L C"]) -> Float[Array, "B Q C"]:
         """The last block's query row, values projected after averaging."""
         block = self.layers[-1]
         att = block.self_att
@@ -537,8 +533,11 @@ class TrackAutoEncoder(nn.Module, ModelConfig):
                 num_layers=self.readout_layers,
                 self_attention=False,
             )
+        # Relative positions start near "the point stays" rather than anywhere.
         self.track_predictor = self.linear(
-            self.decoder_num_channels, self.num_output_frames * self.num_heads_out
+            self.decoder_num_channels,
+            self.num_output_frames * self.num_heads_out,
+            init_scale=0.05 if self.relative_positions else 1.0,
         )
         if self.predict_error_scale:
             self.error_scale_head = self.linear(
@@ -552,7 +551,9 @@ class TrackAutoEncoder(nn.Module, ModelConfig):
             self.track_mlp_hidden = self.linear(size, size)
             self.track_mlp_out = self.linear(size, self.track_token_dim)
             return
-        self.track_token_projection = self.linear(self.track_width, self.track_token_dim)
+        self.track_token_projection = self.linear(
+            self.track_width, self.track_token_dim
+        )
         self.input_track_transformer = self.transformer(
             width=self.track_token_dim,
             mlp_size=self.track_mlp_size,
@@ -570,7 +571,10 @@ class TrackAutoEncoder(nn.Module, ModelConfig):
             )
         if self.frames_per_token < 1:
             raise ValueError(f"frames_per_token={self.frames_per_token} must be >= 1")
-        if self.decoder_scan_chunk_size is not None and self.decoder_scan_chunk_size < 1:
+        if (
+            self.decoder_scan_chunk_size is not None
+            and self.decoder_scan_chunk_size < 1
+        ):
             raise ValueError(
                 f"decoder_scan_chunk_size={self.decoder_scan_chunk_size} must be >= 1"
             )
@@ -580,8 +584,8 @@ class TrackAutoEncoder(nn.Module, ModelConfig):
                 f"decoder_num_channels={self.decoder_num_channels}"
             )
 
-    def linear(self, width: int, out: int) -> Linear:
-        return Linear((width,), (out,), True, self.dtype)
+    def linear(self, width: int, out: int, init_scale: float = 1.0) -> Linear:
+        return Linear((width,), (out,), True, self.dtype, init_scale)
 
     def transformer(self, cls=ImprovedTransformer, **sizes) -> ImprovedTransformer:
         return cls(
@@ -659,7 +663,9 @@ class TrackAutoEncoder(nn.Module, ModelConfig):
         visible = inputs["support_tracks_visible"][..., 0] > 0
         # where, not a product: 0 * NaN is NaN.
         tracks = jnp.where(visible[..., None], inputs["support_tracks"], 0.0)
-        in_clip = jnp.arange(visible.shape[-1]) < inputs["boundary_frame"][:, None, None]
+        in_clip = (
+            jnp.arange(visible.shape[-1]) < inputs["boundary_frame"][:, None, None]
+        )
         return {
             "tracks": tracks.astype(jnp.float32),
             "visible": visible,
@@ -851,7 +857,9 @@ class TrackAutoEncoder(nn.Module, ModelConfig):
             return 2048
         return 8 if jax.default_backend() == "cpu" else 128
 
-    def __call__(self, inputs: dict, discretize: bool = True) -> TrackAutoEncoderResults:
+    def __call__(
+        self, inputs: dict, discretize: bool = True
+    ) -> TrackAutoEncoderResults:
         """Encodes the support tracks and decodes the query points.
 
         Args:

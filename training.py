@@ -1,0 +1,302 @@
+"""Training of both autoencoders: loss, step, schedule, averaged weights, evaluation.
+
+    LossWeights, compute_loss     one loss for TRAJAN and 3DSPA
+    make_optimizer                AdamW, warm-up, cosine decay, gradient clipping
+    TrainState, make_train_step   one step, with an average of the weights beside them
+    point_stays, nearest_support  what a reconstruction has to beat
+    evaluate                      held-out errors in pixels, beside these baselines
+
+Positions are compared as they are seen: in 3D the error is divided by the true depth,
+so that a centimetre counts for more nearby than far away. Published weights are 5000 for
+positions and 1e-8 for visibility, under which visibility is never learned.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import struct
+from jaxtyping import Array, Float
+
+import track_autoencoder
+
+METRIC_SIZE = 256  # pixels of the frame's shorter side that errors are stated in
+CERTAIN_WITHIN = 8.0 / METRIC_SIZE  # TAPIR's certainty: an error below 8 px
+MIN_DEPTH = 0.05  # of the clip's median depth; nearer points weigh no more than this
+MAX_LOG_SCALE = 8.0
+
+
+@dataclasses.dataclass(frozen=True)
+class LossWeights:
+    """Weights of the terms of the loss.
+
+    At the end of training a position error is about 0.03 and a visibility
+    cross-entropy about 0.2; under these weights both are worth learning.
+    """
+
+    position: float = 20.0
+    visibility: float = 0.2
+    error_scale: float = 0.05
+    certainty: float = 0.05
+
+
+def relative_errors(
+    tracks: Float[Array, "B Q T C"], target: Float[Array, "B Q T C"]
+) -> Float[Array, "B Q T C"]:
+    """Errors per coordinate; in 3D in fractions of the true depth."""
+    error = tracks - target
+    if target.shape[-1] == 2:
+        return error
+    return error / jnp.maximum(target[..., 2:], MIN_DEPTH)
+
+
+def compute_loss(
+    outputs: track_autoencoder.TrackAutoEncoderResults,
+    batch: dict,
+    weights: LossWeights = LossWeights(),
+) -> tuple[Float[Array, ""], dict]:
+    """The training loss of 2D and 3D models.
+
+    L1 on positions where the query track is visible; cross-entropy on visibility in
+    all frames of the clip; where the model has the head, the negative log-likelihood
+    of a Laplace distribution for the scale of the error (whose gradient does not reach
+    the positions); in 2D certainty as in TAPIR (Doersch et al. 2023, section 3.2).
+
+    Args:
+        outputs: predictions of the model.
+        batch: with `query_tracks`, `query_tracks_visible` and `boundary_frame`.
+        weights: of the terms.
+
+    Returns:
+        The total, and the terms by name, unweighted.
+    """
+    visible = batch["query_tracks_visible"]
+    frames = jnp.arange(visible.shape[2])[:, None]
+    in_clip = frames < batch["boundary_frame"][:, None, None, None]
+    shown = ((visible > 0) & in_clip).astype(jnp.float32)
+    in_clip = jnp.broadcast_to(in_clip, visible.shape).astype(jnp.float32)
+    target = jnp.where(shown > 0, batch["query_tracks"], outputs.tracks)
+    target = jax.lax.stop_gradient(target)
+    error = relative_errors(outputs.tracks, target)
+    distance = jnp.mean(jnp.abs(error), axis=-1, keepdims=True)
+    terms = {
+        "position": mean_where(distance, shown),
+        "visibility": mean_where(
+            optax.sigmoid_binary_cross_entropy(outputs.visible_logits, shown), in_clip
+        ),
+    }
+    size = jax.lax.stop_gradient(jnp.linalg.norm(error, axis=-1, keepdims=True))
+    if outputs.log_error_scale is not None:
+        log_scale = jnp.clip(outputs.log_error_scale, -MAX_LOG_SCALE, MAX_LOG_SCALE)
+        likelihood = log_scale + (size + 1e-4) * jnp.exp(-log_scale)
+        terms["error_scale"] = mean_where(likelihood, shown)
+    if target.shape[-1] == 2:
+        is_certain = (size < CERTAIN_WITHIN).astype(jnp.float32)
+        entropy = optax.sigmoid_binary_cross_entropy(outputs.certain_logits, is_certain)
+        terms["certainty"] = mean_where(entropy, shown)
+    total = sum(getattr(weights, name) * term for name, term in terms.items())
+    return total, terms
+
+
+def mean_where(x, mask) -> jax.Array:
+    """Mean over the mask; 0 where it is empty."""
+    return jnp.sum(x * mask) / jnp.maximum(jnp.sum(mask), 1.0)
+
+
+def make_optimizer(
+    learning_rate: float,
+    num_steps: int,
+    warmup_steps: int,
+    weight_decay: float = 1e-2,
+    clip_norm: float = 1.0,
+) -> optax.GradientTransformation:
+    """AdamW with linear warm-up, cosine decay to a hundredth, and gradient clipping."""
+    schedule = optax.warmup_cosine_decay_schedule(
+        init_value=0.0,
+        peak_value=learning_rate,
+        warmup_steps=warmup_steps,
+        decay_steps=max(num_steps, warmup_steps + 1),
+        end_value=learning_rate / 100,
+    )
+    return optax.chain(
+        optax.clip_by_global_norm(clip_norm),
+        optax.adamw(schedule, b2=0.98, weight_decay=weight_decay, mask=is_kernel),
+    )
+
+
+def is_kernel(params: dict) -> dict:
+    """Which parameters decay: products' kernels, not scales, biases, learned tokens."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: path[-1].key == "kernel", params
+    )
+
+
+@struct.dataclass
+class TrainState:
+    """What a step changes.
+
+    Attributes:
+        step: number of steps taken.
+        params: parameters.
+        average: their exponential moving average, which is evaluated and shipped.
+        optimizer_state: of optax.
+        key: random numbers of the next step.
+    """
+
+    step: jax.Array
+    params: Any
+    average: Any
+    optimizer_state: Any
+    key: jax.Array
+
+
+def make_state(params: dict, optimizer, seed: int) -> TrainState:
+    """The state before the first step."""
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        average=jax.tree.map(jnp.copy, params),  # the step donates both
+        optimizer_state=optimizer.init(params),
+        key=jax.random.PRNGKey(seed),
+    )
+
+
+def make_train_step(
+    model: track_autoencoder.TrackAutoEncoder,
+    optimizer: optax.GradientTransformation,
+    weights: LossWeights = LossWeights(),
+    decay: float = 0.999,
+) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
+    """One compiled step: loss, gradient, update, average.
+
+    Args:
+        model: the model.
+        optimizer: see make_optimizer.
+        weights: of the loss.
+        decay: of the moving average; early on (1 + step) / (10 + step) if smaller.
+
+    Returns:
+        A function from (state, batch) to (state, metrics). The given state is used up.
+    """
+
+    def loss_fn(params, batch, key):
+        outputs = model.apply({"params": params}, batch, rngs={"quantise": key})
+        return compute_loss(outputs, batch, weights)
+
+    def step_fn(state: TrainState, batch: dict):
+        key, use = jax.random.split(state.key)
+        grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+        (loss, terms), grads = grad_fn(state.params, batch, use)
+        updates, optimizer_state = optimizer.update(
+            grads, state.optimizer_state, state.params
+        )
+        params = optax.apply_updates(state.params, updates)
+        rate = jnp.minimum(decay, (1.0 + state.step) / (10.0 + state.step))
+        average = optax.incremental_update(params, state.average, 1.0 - rate)
+        metrics = {"loss": loss, "grad_norm": optax.global_norm(grads), **terms}
+        state = TrainState(state.step + 1, params, average, optimizer_state, key)
+        return state, metrics
+
+    return jax.jit(step_fn, donate_argnums=0)
+
+
+# Evaluation.
+
+
+def point_stays(batch: dict) -> Float[np.ndarray, "B Q T C"]:
+    """The prediction that every query point stays where it is."""
+    num_frames = batch["query_tracks"].shape[2]
+    return np.repeat(batch["query_points"][:, :, None, 1:], num_frames, axis=2)
+
+
+def nearest_support(batch: dict) -> Float[np.ndarray, "B Q T C"]:
+    """The prediction that a query point moves as its nearest support track does.
+
+    Nearest in the query's frame, among those visible there. In frames where that track
+    is not visible the displacement of its last visible frame holds. Where no support
+    track is visible in the query's frame the point stays.
+    """
+    out = point_stays(batch)
+    for b in range(out.shape[0]):
+        support = batch["support_tracks"][b]
+        visible = batch["support_tracks_visible"][b, :, :, 0] > 0
+        held = hold_last(support, visible)
+        for q, point in enumerate(batch["query_points"][b]):
+            frame = int(round(float(point[0])))
+            distance = np.linalg.norm(support[:, frame] - point[1:], axis=-1)
+            distance = np.where(visible[:, frame], distance, np.inf)
+            nearest = np.argmin(distance)
+            if np.isfinite(distance[nearest]):
+                out[b, q] += held[nearest] - support[nearest, frame]
+    return out
+
+
+def hold_last(tracks: np.ndarray, visible: np.ndarray) -> np.ndarray:
+    """Positions `[N, T, C]` with hidden ones replaced by the last seen (or first) one."""
+    num_frames = visible.shape[1]
+    index = np.where(visible, np.arange(num_frames), -1)
+    index = np.maximum.accumulate(index, axis=1)
+    first = np.argmax(visible, axis=1)
+    index = np.where(index < 0, first[:, None], index)
+    return np.take_along_axis(tracks, index[..., None], axis=1)
+
+
+def pixel_errors(tracks: np.ndarray, batch: dict) -> np.ndarray:
+    """Image distances `[B, Q, T]` to the true tracks, for a shorter side of 256 px."""
+    if tracks.shape[-1] == 2:
+        return METRIC_SIZE * np.linalg.norm(tracks - batch["query_tracks"], axis=-1)
+    focal, centre = batch["intrinsics"][:, :2], batch["intrinsics"][:, 2:]
+    shorter = 2.0 * centre.min(axis=-1)  # the principal point is the frame's centre
+    scale = (METRIC_SIZE * focal / shorter[:, None])[:, None, None]
+
+    def image(points):
+        return points[..., :2] / np.maximum(points[..., 2:], 1e-2)
+
+    return np.linalg.norm(
+        scale * (image(tracks) - image(batch["query_tracks"])), axis=-1
+    )
+
+
+def evaluate(
+    model: track_autoencoder.TrackAutoEncoder, params: dict, batches: Iterable[dict]
+) -> dict[str, float]:
+    """Held-out errors of the model and of the baselines.
+
+    Args:
+        model, params: what is evaluated.
+        batches: held-out batches of arrays.
+
+    Returns:
+        Median and mean of the image distance in pixels at 256 over visible points
+        (`model_median_px`, `model_mean_px`, the same for `point_stays` and
+        `nearest_support`), and `occlusion_accuracy`. The query's own frame is left out.
+    """
+    apply = jax.jit(lambda p, b: model.apply({"params": p}, b))
+    errors = {"model": [], "point_stays": [], "nearest_support": []}
+    right, counted = 0.0, 0.0
+    for batch in batches:
+        outputs = jax.device_get(apply(params, batch))
+        frames = np.arange(batch["query_tracks"].shape[2])
+        in_clip = frames < batch["boundary_frame"][:, None, None]
+        in_clip = in_clip & (frames != np.round(batch["query_points"][:, :, :1]))
+        visible = batch["query_tracks_visible"][..., 0] > 0
+        predictions = {
+            "model": outputs.tracks,
+            "point_stays": point_stays(batch),
+            "nearest_support": nearest_support(batch),
+        }
+        for name, tracks in predictions.items():
+            errors[name].append(pixel_errors(tracks, batch)[visible & in_clip])
+        agrees = (outputs.visible_logits[..., 0] > 0) == visible
+        right += float((agrees & in_clip).sum())
+        counted += float(np.broadcast_to(in_clip, visible.shape).sum())
+    metrics = {"occlusion_accuracy": right / max(counted, 1.0)}
+    for name, parts in errors.items():
+        values = np.concatenate(parts)
+        metrics[f"{name}_median_px"] = float(np.median(values))
+        metrics[f"{name}_mean_px"] = float(np.mean(values))
+    return metrics
