@@ -266,7 +266,7 @@ def read_msgpack(path: str) -> dict:
 
 def flatten_tree(path: str, tree: dict) -> dict:
     """Finds the parameters in what was read and names them by their path."""
-    tree = unflatten({k: v for k, v in flatten(tree).items()})
+    tree = unflatten(flatten(tree))  # names with a "/" become paths too
     for keys in PARAMETER_KEYS:
         inner = tree
         for key in keys:
