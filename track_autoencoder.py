@@ -61,6 +61,10 @@ class ModelConfig:
         track_embedding: "transformer" over time, or "mlp" over the whole track.
         frames_per_token: frames that share a token in the transformer embedding.
         relative_positions: tracks are predicted relative to their query point.
+        affine_motion: per frame an affine map of the query point is predicted rather
+            than a position. Rigid motion is such a map, the same for all points of a
+            body (and, under a moving camera, of the world), which a readout would
+            otherwise have to multiply out for each point.
         nested_query_embedding: the published query embedding, a sinusoidal embedding
             of a sinusoidal embedding; False for a single one.
         predict_error_scale: whether there is an `error_scale_head` for the log scale of
@@ -97,6 +101,7 @@ class ModelConfig:
     track_embedding: str = "transformer"
     frames_per_token: int = 1
     relative_positions: bool = False
+    affine_motion: bool = False
     nested_query_embedding: bool = True
     predict_error_scale: bool = False
     use_dino: bool = False
@@ -132,6 +137,7 @@ MINI = {
     "readout": "cross",
     "track_embedding": "mlp",
     "relative_positions": True,
+    "affine_motion": True,
     "nested_query_embedding": False,
 }
 PRESETS = {"base": {}, "mini": MINI}
@@ -596,8 +602,13 @@ class TrackAutoEncoder(nn.Module, ModelConfig):
 
     @property
     def num_heads_out(self) -> int:
-        """Predictions per frame: coordinates, visibility and, in 2D, certainty."""
-        return self.num_coords + 1 + int(self.predicts_certainty)
+        """Predictions per frame: position, visibility and, in 2D, certainty."""
+        return self.position_outputs + 1 + int(self.predicts_certainty)
+
+    @property
+    def position_outputs(self) -> int:
+        """Predictions per frame that a position is made of."""
+        return self.num_coords * (self.num_coords + 1 if self.affine_motion else 1)
 
     @property
     def predicts_certainty(self) -> bool:
@@ -839,15 +850,23 @@ class TrackAutoEncoder(nn.Module, ModelConfig):
         out = self.track_predictor(tokens).astype(jnp.float32)
         out = out.reshape(*out.shape[:-1], self.num_heads_out, self.num_output_frames)
         out = jnp.swapaxes(out, -1, -2)
-        tracks = out[..., : self.num_coords]
-        if self.relative_positions:
-            tracks = tracks + position[..., None, :]
-        visible = out[..., self.num_coords : self.num_coords + 1]
+        tracks = self.positions(out[..., : self.position_outputs], position)
+        visible = out[..., self.position_outputs : self.position_outputs + 1]
         certain = out[..., -1:] if self.predicts_certainty else jnp.zeros_like(visible)
         scale = None
         if self.predict_error_scale:
             scale = self.error_scale_head(tokens).astype(jnp.float32)[..., None]
         return TrackAutoEncoderResults(tracks, visible, certain, scale)
+
+    def positions(
+        self, out: Float[Array, "B Q T P"], query: Float[Array, "B Q C"]
+    ) -> Float[Array, "B Q T C"]:
+        """Positions from what is predicted of them and the query points."""
+        if self.affine_motion:
+            out = out.reshape(*out.shape[:-1], self.num_coords, self.num_coords + 1)
+            homogeneous = jnp.concatenate([query, jnp.ones_like(query[..., :1])], -1)
+            out = jnp.sum(out * homogeneous[:, :, None, None, :], axis=-1)
+        return out + query[:, :, None] if self.relative_positions else out
 
     def decoder_chunk_size(self) -> int:
         """Queries decoded at once: as many as stay in the processor's cache."""
