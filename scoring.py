@@ -181,11 +181,13 @@ def _at_frames(values, frames):
 
 def _average(values, mean: bool):
     """Mean or median of what is not NaN over tracks and frames, as [*B, 1, 1]."""
-    rows = values.reshape(-1, values.shape[-2] * values.shape[-1])
     average = np.mean if mean else np.median
-    kept = [row[~np.isnan(row)] for row in rows]
-    averages = [average(row) if row.size else np.nan for row in kept]
-    return np.reshape(averages, values.shape[:-2] + (1, 1))
+    averages = np.full(values.shape[:-2] + (1, 1), np.nan)
+    for clip in np.ndindex(values.shape[:-2]):
+        kept = values[clip][~np.isnan(values[clip])]
+        if kept.size:
+            averages[clip] = average(kept)
+    return averages
 
 
 def _thresholds(tracks, intrinsics, fixed):

@@ -175,6 +175,12 @@ def test_nothing_visible_gives_nan_and_no_warning(recwarn):
     assert len(recwarn) == 0
 
 
+def test_no_tracks_at_all_give_nan():
+    inputs = {name: array[:0] for name, array in random_inputs(0).items()}
+    metrics = scoring.tapvid3d_metrics(**inputs, intrinsics=INTRINSICS)
+    assert all(np.isnan(value) for value in metrics.values())
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
