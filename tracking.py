@@ -119,6 +119,7 @@ def track_lk(
         desc="tracking",
         unit="frame",
         delay=SECONDS_BEFORE_BAR,
+        leave=False,
         disable=not progress,
     )
     positions, visible = _sweep(frames, small, grid_size, seed_every, max_tracks, bar)

@@ -1,0 +1,725 @@
+"""pipeline.py on clips made for the purpose, with a small random model: what is held
+out stays hidden, windows and files are as DESIGN section 5 has them, and what cannot be
+scored is refused."""
+
+import dataclasses
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import imageio_ffmpeg
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import checkpointing
+import geometry
+import pipeline
+import scoring
+import track_autoencoder
+import track_autoencoder_3d
+from pipeline import make_options
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "videos"
+SETTINGS = settings(max_examples=50, deadline=None)
+WINDOW = 12  # frames of the small model
+SIZE = (96, 128)
+FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
+SMALL = {
+    "num_output_frames": WINDOW,
+    "num_latent_tokens": 8,
+    "latent_token_dim": 16,
+    "track_token_dim": 32,
+    "track_mlp_size": 32,
+    "encoder_latent_dim": 32,
+    "latent_layers": 1,
+    "latent_mlp_size": 32,
+    "decompress_layers": 1,
+    "decoder_num_channels": 32,
+    "readout_layers": 1,
+    "readout_mlp_size": 32,
+    "num_heads": 2,
+    "qkv_size": 16,
+    "time_band_dim": 16,
+    "time_band_stride": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def checkpoint_path(tmp_path_factory):
+    path = tmp_path_factory.mktemp("checkpoints") / "small.npz"
+    return save_random(path, track_autoencoder_3d.make_model("mini", **SMALL))
+
+
+def save_random(path, model):
+    """A checkpoint of random numbers, which is quicker made than an initial one."""
+    rng = np.random.default_rng(0)
+    shapes = checkpointing.flatten(checkpointing.parameter_shapes(model))
+    arrays = {
+        name: rng.normal(name.endswith("scale"), shape.shape[0] ** -0.5, shape.shape)
+        for name, shape in shapes.items()
+    }
+    for name in ("track_predictor/kernel", "track_predictor/bias"):
+        arrays[name] *= 0.01  # points hardly move, so that some are predicted right
+    params = checkpointing.unflatten(arrays)
+    checkpointing.save_checkpoint(str(path), model, params)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(checkpoint_path):
+    return checkpointing.load_checkpoint(checkpoint_path)
+
+
+def make_clip(num_frames=30, size=SIZE, step=1.5):
+    """[T, H, W, 3] of coloured waves that drift to the right."""
+    y, x = np.meshgrid(np.arange(size[0]), np.arange(size[1]), indexing="ij")
+    rng = np.random.default_rng(0)
+    waves, phase = rng.normal(0, 0.35, (24, 2)), rng.uniform(0, 6, 24)
+    frames = []
+    for t in range(num_frames):
+        angle = np.multiply.outer(x - step * t, waves[:, 0])
+        angle = angle + np.multiply.outer(y, waves[:, 1]) + phase
+        grey = 128 + 14 * np.cos(angle).sum(axis=-1)
+        frames.append(np.stack([grey, 0.9 * grey, 255 - grey], axis=-1))
+    return np.stack(frames).clip(0, 255).astype(np.uint8)
+
+
+def write_video(path, frames, fps=10):
+    """An H.264 file that loses little."""
+    size = f"{frames.shape[2]}x{frames.shape[1]}"
+    source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-r", fps, "-i", "-"]
+    target = ["-pix_fmt", "yuv420p", "-crf", 4, "-movflags", "+faststart", path]
+    ffmpeg(*source, *target, stdin=np.ascontiguousarray(frames).tobytes())
+    return str(path)
+
+
+def ffmpeg(*arguments, stdin=None):
+    command = [FFMPEG, "-v", "error", "-y", *map(str, arguments)]
+    subprocess.run(command, check=True, input=stdin)
+
+
+def random_tracks(seed=0, num_tracks=40, num_frames=30, share=0.8):
+    """Tracks that wander about at depth 1, visible in a random share of the frames."""
+    rng = np.random.default_rng(seed)
+    steps = rng.normal(0, 2, (num_tracks, num_frames, 2))
+    pixels = rng.uniform(10, 80, (num_tracks, 1, 2)) + steps.cumsum(axis=1)
+    visible = (rng.random((num_tracks, num_frames, 1)) < share).astype(np.float32)
+    intrinsics = geometry.default_intrinsics(*SIZE)
+    return pipeline.Tracks3D(
+        tracks=geometry.lift(pixels, intrinsics),
+        visible=visible,
+        intrinsics=intrinsics,
+        size=SIZE,
+        intrinsics_source="made up",
+    )
+
+
+@pytest.fixture(scope="module")
+def held_out(checkpoint):
+    tracks = random_tracks()
+    options = make_options(num_support_tracks=20, tracking_grid_size=8)
+    return tracks, pipeline.hold_out(tracks, checkpoint, options)
+
+
+@pytest.fixture(scope="module")
+def result(checkpoint):
+    return pipeline.score_video(make_clip(), checkpoint, fps=8, tracking_grid_size=12)
+
+
+# --- Windows and splits ---
+
+
+@SETTINGS
+@given(num_frames=st.integers(2, 400), length=st.integers(2, 150))
+def test_windows_cover_the_clip_and_overlap_by_half(num_frames, length):
+    windows = pipeline.clip_windows(num_frames, length)
+    covered = np.zeros(num_frames, bool)
+    for start, stop in windows:
+        assert 0 <= start and stop - start == min(length, num_frames)
+        covered[start:stop] = True
+    assert covered.all() and windows[-1][1] == num_frames
+    for (_, stop), (start, _) in zip(windows, windows[1:], strict=False):
+        assert stop - start >= length - length // 2
+    assert len(set(windows)) == len(windows)
+
+
+@SETTINGS
+@given(num_tracks=st.integers(2, 200), num_splits=st.integers(2, 8))
+def test_splits_are_even_and_repeatable(num_tracks, num_splits):
+    splits = pipeline.deal_splits(num_tracks, num_splits, np.random.default_rng(5))
+    counts = np.bincount(splits, minlength=num_splits)
+    assert counts.max() - counts.min() <= 1 and len(counts) == num_splits
+    again = pipeline.deal_splits(num_tracks, num_splits, np.random.default_rng(5))
+    np.testing.assert_array_equal(again, splits)
+
+
+@SETTINGS
+@given(seed=st.integers(0, 2**32 - 1))
+def test_query_points_are_the_middle_visible_frame(seed):
+    rng = np.random.default_rng(seed)
+    tracks, visible = rng.normal(size=(9, 7, 3)), rng.random((9, 7)) < 0.5
+    visible[np.arange(9), rng.integers(0, 7, 9)] = True
+    points = pipeline.middle_points(tracks, visible)
+    for point, track, seen in zip(points, tracks, visible, strict=True):
+        frames = np.flatnonzero(seen)
+        middle = frames[(len(frames) - 1) // 2]
+        np.testing.assert_allclose(point, [middle, *track[middle]], rtol=1e-6)
+
+
+# --- What is held out stays hidden ---
+
+
+def test_every_track_is_held_out_once(held_out):
+    tracks, found = held_out
+    np.testing.assert_array_equal(found.ids, np.arange(40))
+    assert np.bincount(found.splits).tolist() == [10] * 4
+    for window in found.windows:
+        assert len(np.unique(window.ids)) == len(window.ids)
+        seen = tracks.visible[:, window.start : window.stop].any(axis=(1, 2))
+        np.testing.assert_array_equal(np.sort(window.ids), np.flatnonzero(seen))
+
+
+def test_support_and_query_are_disjoint(held_out):
+    _, found = held_out
+    split_of = dict(zip(found.ids, found.splits, strict=True))
+    for window in found.windows:
+        assert len(window.support) == 4
+        for split, support in enumerate(window.support):
+            assert 0 < len(support) <= 20
+            assert all(split_of[i] != split for i in support)
+
+
+def test_queries_are_at_visible_frames(held_out):
+    tracks, found = held_out
+    for window in found.windows:
+        frames = window.query_points[:, 0].astype(int)
+        assert ((frames >= window.start) & (frames < window.stop)).all()
+        assert (tracks.visible[window.ids, frames, 0] == 1).all()
+        where = tracks.tracks[window.ids, frames]
+        np.testing.assert_allclose(window.query_points[:, 1:], where, rtol=1e-6)
+
+
+def test_a_track_does_not_know_its_own_future(held_out, checkpoint):
+    """Moving a track everywhere but at its query points changes its prediction by
+    nothing at all, and that of tracks it is support for by something."""
+    tracks, found = held_out
+    changed = tracks.tracks.copy()
+    given = {int(w.query_points[w.ids == 7, 0].item()) for w in found.windows}
+    others = np.setdiff1d(np.arange(30), sorted(given))
+    changed[7, others] += [0.3, -0.2, 0.5]
+    again = pipeline.hold_out(
+        dataclasses.replace(tracks, tracks=changed),
+        checkpoint,
+        make_options(num_support_tracks=20),
+    )
+    np.testing.assert_array_equal(again.tracks[7], found.tracks[7])
+    np.testing.assert_array_equal(again.visible_logits[7], found.visible_logits[7])
+    assert np.abs(again.tracks - found.tracks).max() > 1e-6
+
+
+def test_hidden_positions_have_no_influence(held_out, checkpoint):
+    tracks, found = held_out
+    garbage = np.where(tracks.visible > 0, tracks.tracks, np.nan)
+    again = pipeline.hold_out(
+        dataclasses.replace(tracks, tracks=garbage.astype(np.float32)),
+        checkpoint,
+        make_options(num_support_tracks=20),
+    )
+    np.testing.assert_array_equal(again.tracks, found.tracks)
+
+
+def test_query_points_do_not_count(held_out):
+    _, found = held_out
+    given = np.zeros((40, 30), bool)
+    for window in found.windows:
+        given[window.ids, window.query_points[:, 0].astype(int)] = True
+    assert given.sum() > 40
+    np.testing.assert_array_equal(found.counted, ~given)
+
+
+def test_calls_of_any_size_predict_the_same(held_out, checkpoint, monkeypatch):
+    tracks, found = held_out
+    monkeypatch.setattr(pipeline, "QUERIES_PER_CALL", 3)
+    options = make_options(num_support_tracks=20)
+    again = pipeline.hold_out(tracks, checkpoint, options)
+    np.testing.assert_allclose(again.tracks, found.tracks, atol=1e-5)
+
+
+def test_one_window_step_by_step(held_out, checkpoint):
+    """Support, scale and query as DESIGN sections 3 and 5 have them, fed to the model
+    unpadded and without the pipeline's own steps."""
+    tracks, found = held_out
+    window, split = found.windows[1], 2
+    span = np.s_[window.start : window.stop]
+    support = tracks.tracks[window.support[split], span]
+    seen = tracks.visible[window.support[split], span]
+    scale = np.median(support[..., 2][seen[..., 0] > 0])
+    asked = np.flatnonzero(found.splits[window.ids] == split)
+    points = window.query_points[asked].astype(np.float64)
+    points[:, 0] -= window.start
+    points[:, 1:] /= scale
+    batch = {
+        "support_tracks": np.where(seen > 0, support / scale, 0)[None],
+        "support_tracks_visible": seen[None],
+        "query_points": points[None].astype(np.float32),
+        "boundary_frame": np.array([WINDOW]),
+    }
+    out = jax.jit(checkpoint.model.apply)({"params": checkpoint.params}, batch)
+    assert window.scale[split] == pytest.approx(scale)
+    np.testing.assert_allclose(window.tracks[asked], out.tracks[0] * scale, atol=1e-4)
+    np.testing.assert_allclose(
+        window.visible_logits[asked], out.visible_logits[0], atol=1e-3
+    )
+    np.testing.assert_allclose(window.latents[split], out.latents[0], atol=1e-4)
+
+
+def test_few_queries_when_so_asked(checkpoint):
+    tracks = random_tracks()
+    options = make_options(num_support_tracks=20, num_query_points=3)
+    found = pipeline.hold_out(tracks, checkpoint, options)
+    for window in found.windows:
+        assert len(window.ids) == 12
+    assert len(found.ids) < 40
+
+
+# --- Blending ---
+
+
+def make_window(start, stop, ids, value, logit=1.0):
+    shape = (len(ids), stop - start)
+    return pipeline.WindowPrediction(
+        start,
+        stop,
+        ids=np.array(ids),
+        tracks=np.full((*shape, 3), value, np.float32),
+        visible_logits=np.full((*shape, 1), logit, np.float32),
+        query_points=np.tile(np.float32([start, 0, 0, 0]), (len(ids), 1)),
+        support=[np.array([0])],
+        scale=np.ones(1),
+        latents=np.zeros((1, 2, 3)),
+    )
+
+
+def test_blend_equals_the_plain_loop():
+    rng = np.random.default_rng(0)
+    windows = [
+        make_window(start, stop, rng.permutation(6)[:4], value)
+        for start, stop, value in [(0, 8, 1), (4, 12, 5), (7, 15, 9)]
+    ]
+    ids, tracks, logits, counted = pipeline.blend(windows, 7, 15)
+    assert ids.tolist() == sorted({i for w in windows for i in w.ids})
+    for row, i in enumerate(ids):
+        for t in range(15):
+            total, weight = 0.0, 0.0
+            for w in windows:
+                if i in w.ids and w.start <= t < w.stop:
+                    share = min(t - w.start + 1, w.stop - t)
+                    total += share * w.tracks[0, 0, 0]
+                    weight += share
+            given = any(i in w.ids and t == w.start for w in windows)
+            assert counted[row, t] == (weight > 0 and not given)
+            if weight:
+                np.testing.assert_allclose(tracks[row, t], total / weight, rtol=1e-6)
+                assert logits[row, t] == 1
+
+
+def test_out_of_reach_the_nearest_prediction_stands():
+    windows = [make_window(2, 4, [1], 3.0), make_window(8, 10, [1], 7.0)]
+    ids, tracks, logits, counted = pipeline.blend(windows, 3, 12)
+    assert ids.tolist() == [1]
+    np.testing.assert_array_equal(
+        tracks[0, :, 0], [3] * 6 + [7] * 6
+    )  # 6 is nearer to 8
+    reached = [2, 3, 8, 9]
+    np.testing.assert_array_equal(np.flatnonzero(logits[0, :, 0] == 1), reached)
+    assert (np.delete(logits[0, :, 0], reached) == pipeline.NOT_PREDICTED).all()
+    np.testing.assert_array_equal(np.flatnonzero(counted[0]), [3, 9])
+
+
+# --- Scores ---
+
+
+def with_prediction(tracks, held_out, predicted):
+    """The result for a given prediction of positions, with visibility as it is."""
+    logits = np.where(tracks.visible > 0, 5.0, -5.0)[held_out.ids]
+    held_out = dataclasses.replace(
+        held_out, tracks=predicted[held_out.ids], visible_logits=logits
+    )
+    stub = checkpointing.Checkpoint(None, {}, None, "none", "", {})
+    return pipeline.make_result(tracks, held_out, stub, make_options(), None)
+
+
+def test_the_truth_scores_one(held_out):
+    tracks, found = held_out
+    result = with_prediction(tracks, found, tracks.tracks)
+    assert result.realism == 1 and result.score["realism_std"] == 0
+    scores = result.points["coords_score"]
+    expected = (found.counted & (tracks.visible[..., 0] > 0)).T
+    np.testing.assert_array_equal(~np.isnan(scores), expected)
+    assert (scores[expected] == 1).all()
+    assert result.score["per_frame"] == [1] * 30
+
+
+def test_an_error_of_four_pixels_at_256_scores_a_half(held_out):
+    """One point in ten is off by 4 px at 256, which is 1.5 px here."""
+    tracks, found = held_out
+    wrong = tracks.tracks.copy()
+    wrong[:4, :, 0] += 4 * 96 / 256 / tracks.intrinsics[0]
+    scores = with_prediction(tracks, found, wrong).points["coords_score"]
+    assert np.nanmedian(scores[:, :4]) == pytest.approx(0.5, abs=1e-3)
+    assert np.nanmin(scores[:, 4:]) == pytest.approx(1, abs=1e-3)
+
+
+def test_realism_is_what_scoring_says(held_out):
+    tracks, found = held_out
+    expected = scoring.held_out_statistics(
+        tracks.tracks,
+        tracks.visible[..., 0] > 0,
+        found.tracks,
+        found.visible_logits[..., 0] > 0,
+        tracks.intrinsics,
+        tracks.size,
+        found.counted.astype(float),
+    )
+    stub = checkpointing.Checkpoint(None, {}, None, "none", "", {})
+    result = pipeline.make_result(tracks, found, stub, make_options(), None)
+    assert result.realism == scoring.realism(expected)
+    assert result.score["occlusion_accuracy"] == expected["occlusion_accuracy"]
+
+
+@pytest.mark.parametrize("num_frames", [2, 5, WINDOW, WINDOW + 1])
+def test_clips_of_any_length(checkpoint, num_frames):
+    result = pipeline.score_video(
+        make_clip(num_frames), checkpoint, tracking_grid_size=10
+    )
+    assert 0 <= result.realism <= 1
+    assert result.points["coords"].shape[0] == num_frames
+    assert any("frames" in warning for warning in result.score["warnings"])
+    spans = [(w["start"], w["stop"]) for w in result.score["windows"]]
+    assert spans == pipeline.clip_windows(num_frames, WINDOW)
+
+
+def test_shorter_windows_when_so_asked(checkpoint):
+    result = pipeline.score_video(
+        make_clip(12), checkpoint, num_output_frames=6, tracking_grid_size=10
+    )
+    spans = [(w["start"], w["stop"]) for w in result.score["windows"]]
+    assert spans == [(0, 6), (3, 9), (6, 12)]
+
+
+def test_same_seed_same_score_and_another_seed_another(result, checkpoint):
+    options = {"fps": 8, "tracking_grid_size": 12}
+    again = pipeline.score_video(make_clip(), checkpoint, **options)
+    other = pipeline.score_video(make_clip(), checkpoint, seed=1, **options)
+    assert again.score | {"seconds": 0} == result.score | {"seconds": 0}
+    for name, array in result.predictions.items():
+        np.testing.assert_array_equal(again.predictions[name], array)
+    assert other.realism != result.realism
+
+
+def test_few_tracks_come_with_a_warning(checkpoint):
+    result = pipeline.score_video(make_clip(), checkpoint, tracking_grid_size=3)
+    assert any("tracks: the score rests" in w for w in result.score["warnings"])
+
+
+# --- Files ---
+
+
+def test_files_are_as_the_design_says(result, tmp_path):
+    written = pipeline.save_result(result, tmp_path / "deep" / "er")
+    folder = tmp_path / "deep" / "er"
+    assert sorted(map(Path, written)) == sorted(folder.iterdir())  # nothing left over
+    score = json.loads((folder / "score.json").read_text())
+    wanted = (
+        "video realism realism_std percentile average_jaccard "
+        "average_pts_within_thresh occlusion_accuracy per_frame windows cuts "
+        "num_tracks checkpoint backends intrinsics seed num_frames fps frame_size "
+        "version seconds warnings"
+    ).split()
+    assert set(wanted) <= set(score)
+    assert score["realism"] == result.realism == score["average_jaccard"]
+    assert score["num_frames"] == 30 == len(score["per_frame"]) and score["fps"] == 8
+    assert score["frame_size"] == [128, 96]
+    assert score["checkpoint"].keys() == {"name", "sha256"}
+    assert score["backends"] == {"tracker": "lk", "features": None, "depth": None}
+    assert score["windows"][0].keys() == {
+        "start", "stop", "realism", "num_support", "num_queries",
+    }  # fmt: skip
+    lines = (folder / "video_info.txt").read_text().splitlines()
+    assert [line.split(": ")[0] for line in lines] == [
+        "fps", "frames", "size", "codec", "rotation",
+    ]  # fmt: skip
+    assert lines[1] == "frames: 30" and lines[2] == "size: 128x96"
+
+
+def test_predictions_file(result, tmp_path):
+    pipeline.save_result(result, tmp_path)
+    arrays = dict(np.load(tmp_path / "predictions.npz"))
+    num_queries, num_support = len(arrays["tracks_3d"]), len(arrays["support_tracks"])
+    num_windows = len(pipeline.clip_windows(30, WINDOW))
+    assert {name: array.shape for name, array in arrays.items()} == {
+        "tracks_3d": (num_queries, 30, 3),
+        "visible_logits": (num_queries, 30, 1),
+        "query_points": (num_queries, 4),
+        "query_tracks": (num_queries, 30, 3),
+        "query_tracks_visible": (num_queries, 30, 1),
+        "support_tracks": (num_support, 30, 3),
+        "support_tracks_visible": (num_support, 30, 1),
+        "intrinsics": (4,),
+        "windows": (num_windows, 2),
+        "scale": (num_windows,),
+        "latents": (num_windows, 8, 16),
+        "query_points_per_window": (num_windows, num_queries, 4),
+    }
+    points = arrays.pop("query_points_per_window")
+    assert all(np.isfinite(array).all() for array in arrays.values())
+    for w, (start, stop) in enumerate(arrays["windows"]):
+        seen = arrays["query_tracks_visible"][:, start:stop].any(axis=(1, 2))
+        np.testing.assert_array_equal(np.isnan(points[w]).any(axis=1), ~seen)
+    frames = arrays["query_points"][:, 0].astype(int)
+    where = arrays["query_tracks"][np.arange(num_queries), frames]
+    np.testing.assert_allclose(arrays["query_points"][:, 1:], where, rtol=1e-6)
+
+
+def test_scored_file(result, tmp_path):
+    pipeline.save_result(result, tmp_path, result_video_size=64)
+    arrays = dict(np.load(tmp_path / "result_with_scores.npz"))
+    num_points = result.score["num_tracks"]
+    assert arrays["coords"].shape == (30, num_points, 3)
+    assert arrays["coords_score"].shape == arrays["visibs"].shape == (30, num_points)
+    assert arrays["video"].shape == (30, 3, 48, 64)
+    assert arrays["video"].dtype == np.uint8
+    assert arrays["frame_size"].tolist() == [128, 96] and arrays["fps"] == 8
+    assert arrays["frame_indices"].tolist() == list(range(30))
+    scores = arrays["coords_score"]
+    assert np.isnan(scores[~arrays["visibs"]]).all()
+    assert np.nanmin(scores) >= 0 and np.nanmax(scores) <= 1
+    # Drawn with the stored camera, points lie where they are in the stored video.
+    coords, camera = arrays["coords"], arrays["intrinsics"]
+    np.testing.assert_array_equal(arrays["extrinsics"], np.eye(4))
+    image = coords @ camera.T
+    image = image[..., :2] / image[..., 2:]
+    clip = geometry.project(coords, geometry.default_intrinsics(*SIZE))
+    np.testing.assert_allclose(image, clip / 2, atol=1e-3)
+    inside = (image > 0) & (image < [64, 48])
+    assert inside[arrays["visibs"]].all()
+
+
+def test_stored_video_is_the_clip(result, tmp_path):
+    pipeline.save_result(result, tmp_path)
+    video = np.load(tmp_path / "result_with_scores.npz")["video"]
+    np.testing.assert_array_equal(video.transpose(0, 2, 3, 1), make_clip())
+    pipeline.save_result(result, tmp_path, result_video_size=0)
+    assert "video" not in np.load(tmp_path / "result_with_scores.npz")
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "score.json"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), pipeline.whole_file(path) as file:
+        file.write(b"half")
+        raise RuntimeError
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_scores_without_a_number_become_null(result, tmp_path):
+    score = result.score | {"per_frame": [float("nan"), 0.5], "realism_std": np.inf}
+    pipeline.save_result(dataclasses.replace(result, score=score), tmp_path)
+    found = json.loads((tmp_path / "score.json").read_text())
+    assert found["per_frame"] == [None, 0.5] and found["realism_std"] is None
+
+
+# --- Reading video ---
+
+
+@pytest.fixture(scope="module")
+def video_file(tmp_path_factory):
+    return write_video(tmp_path_factory.mktemp("videos") / "clip.mp4", make_clip())
+
+
+def test_a_video_is_read_as_it_was_written(video_file):
+    video = pipeline.read_video(video_file)
+    assert video.size == SIZE and video.fps == 10 and video.codec == "h264"
+    assert len(video.frames) == 30 and video.warnings == ()
+    assert video.frames[0].dtype == np.uint8
+    difference = np.abs(np.stack(video.frames).astype(int) - make_clip())
+    # Colours are stored at half resolution; red and blue exchanged would give 60.
+    assert difference.mean() < 10
+
+
+def test_start_and_duration(video_file):
+    video = pipeline.read_video(video_file, start=0.5, duration=1.2)
+    assert video.frame_indices.tolist() == list(range(5, 17))
+    whole = pipeline.read_video(video_file)
+    np.testing.assert_array_equal(video.frames, whole.frames[5:17])
+    with pytest.raises(pipeline.VideoError, match=r"0 frame\(s\) from 60.0 s on"):
+        pipeline.read_video(video_file, start=60.0)
+
+
+def test_large_frames_are_reduced_and_coordinates_are_not(checkpoint, tmp_path):
+    """A clip of twice the size has the same points at twice the pixels."""
+    clip = make_clip(8, (288, 384))
+    double = clip.repeat(2, axis=1).repeat(2, axis=2)  # averages back to the clip
+    video = pipeline.video_from_array(double, max_size=384)
+    assert video.size == (576, 768)
+    np.testing.assert_array_equal(video.frames, clip)
+    small = pipeline.score_video(clip, checkpoint, tracking_grid_size=8)
+    large = pipeline.score_video(video, checkpoint, tracking_grid_size=8)
+    # At z = 1 with f = the longer side, coordinates do not depend on resolution.
+    np.testing.assert_allclose(
+        large.points["coords"], small.points["coords"], atol=1e-6
+    )
+    assert large.score["intrinsics"]["value"] == [768, 768, 384, 288]
+
+
+@pytest.mark.parametrize("degrees", [90, 180])
+def test_rotation_in_the_metadata_is_honoured(video_file, tmp_path, degrees):
+    turned = tmp_path / "turned.mp4"
+    ffmpeg("-display_rotation", degrees, "-i", video_file, "-c", "copy", turned)
+    video = pipeline.read_video(turned)
+    assert video.size == (SIZE[::-1] if degrees == 90 else SIZE)
+    assert video.rotation == (270 if degrees == 90 else 180)
+    upright = np.rot90(pipeline.read_video(video_file).frames[3], degrees // 90)
+    assert np.abs(video.frames[3].astype(int) - upright).mean() < 2
+
+
+def test_a_truncated_file_is_read_as_far_as_it_goes(video_file, tmp_path):
+    cut = tmp_path / "cut.mp4"
+    data = Path(video_file).read_bytes()
+    cut.write_bytes(data[: len(data) * 6 // 10])
+    video = pipeline.read_video(cut)
+    assert 2 <= len(video.frames) < 30
+    assert "of 30 frames could be decoded" in video.warnings[0]
+
+
+def test_variable_frame_rate_repeats_and_drops_nothing(video_file, tmp_path):
+    path = tmp_path / "vfr.mp4"
+    chosen = "select='lt(n,10)+not(mod(n,5))'"
+    ffmpeg("-i", video_file, "-vf", chosen, "-fps_mode", "vfr", path)
+    assert len(pipeline.read_video(path).frames) == 14
+
+
+def test_grey_video(video_file, tmp_path):
+    path = tmp_path / "grey.mp4"
+    ffmpeg("-i", video_file, "-pix_fmt", "gray", path)
+    frame = pipeline.read_video(path).frames[0]
+    assert frame.shape == (*SIZE, 3) and np.ptp(frame, axis=-1).max() == 0
+
+
+def test_what_is_no_video_is_refused(video_file, tmp_path):
+    (tmp_path / "text.mp4").write_text("not a video")
+    (tmp_path / "empty.mp4").touch()
+    ffmpeg("-f", "lavfi", "-i", "sine=d=1", tmp_path / "audio.m4a")
+    write_video(tmp_path / "one.mp4", make_clip(1))
+    write_video(tmp_path / "tiny.mp4", make_clip(4, (32, 80)))
+    for name, message in {
+        "missing.mp4": "no such file",
+        ".": "is a directory",
+        "text.mp4": "no frame that can be decoded",
+        "empty.mp4": "no frame that can be decoded",
+        "audio.m4a": "audio only",
+        "one.mp4": r"1 frame\(s\): need at least 2",
+        "tiny.mp4": "80x32 px: need at least 64",
+    }.items():
+        with pytest.raises(pipeline.VideoError, match=message) as caught:
+            pipeline.read_video(tmp_path / name)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "frames, message",
+    [
+        (np.zeros((1, 80, 80, 3), np.uint8), "1 frame"),
+        (np.zeros((4, 80, 80, 3)), "float64"),
+        (np.zeros((4, 80, 80), np.uint8), r"need uint8 \[T, H, W, 3\]"),
+        (np.zeros((4, 80, 40, 3), np.uint8), "40x80 px"),
+    ],
+)
+def test_arrays_that_are_no_clip_are_refused(frames, message, checkpoint):
+    with pytest.raises(pipeline.VideoError, match=message):
+        pipeline.score_video(frames, checkpoint)
+
+
+# --- What cannot be scored ---
+
+
+@pytest.mark.parametrize("level", [0, 200])
+def test_a_clip_without_texture_gets_no_score(checkpoint, level):
+    clip = np.full((10, 80, 100, 3), level, np.uint8)
+    with pytest.raises(pipeline.NothingToTrack, match="no trackable points.*no score"):
+        pipeline.score_video(clip, checkpoint)
+
+
+def test_tracks_that_are_never_together_get_no_score(checkpoint):
+    """Each track is seen alone: there is nothing to predict it from."""
+    tracks = random_tracks(num_tracks=2, num_frames=40)
+    visible = np.zeros((2, 40, 1), np.float32)
+    visible[0, :3], visible[1, -3:] = 1, 1
+    alone = dataclasses.replace(tracks, visible=visible)
+    with pytest.raises(pipeline.NothingToTrack, match="no score"):
+        pipeline.score_tracks(alone, checkpoint, make_options())
+
+
+def test_tracks_that_are_sometimes_alone_are_scored(checkpoint):
+    tracks = random_tracks(num_tracks=5, num_frames=40)
+    visible = np.zeros((5, 40, 1), np.float32)
+    visible[:3, :10], visible[3, 12:20], visible[4, -3:] = 1, 1, 1
+    some = dataclasses.replace(tracks, visible=visible)
+    result = pipeline.score_tracks(some, checkpoint, make_options())
+    assert result.score["num_tracks"] < 5
+    assert np.isfinite(result.realism)
+    pipeline._without_nan(result.score)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"preset": "full"}, "cannot run: it needs the CoTracker3"),
+        ({"preset": "maxi"}, "no preset 'maxi': have mini"),
+        ({"tracker": "klt"}, "no tracker 'klt': have lk"),
+        ({"num_splits": 1}, "num_splits is 1, must be at least 2"),
+        ({"num_support_tracks": 0}, "num_support_tracks is 0"),
+        ({"seed": -1}, "seed is -1"),
+        ({"duration": 0.0}, "duration is 0.0 s"),
+        ({"num_output_frames": 13}, "num_output_frames is 13, but small.npz has 12"),
+    ],
+)
+def test_options_that_cannot_be(options, message, checkpoint):
+    with pytest.raises(pipeline.PipelineError, match=message):
+        pipeline.score_video(make_clip(4), checkpoint, **options)
+
+
+def test_a_2d_checkpoint_is_refused(tmp_path):
+    model = track_autoencoder.make_model("mini", **SMALL)
+    path = save_random(tmp_path / "trajan.npz", model)
+    with pytest.raises(pipeline.PipelineError, match="2D model"):
+        pipeline.score_video(make_clip(4), path)
+
+
+def test_a_missing_checkpoint_is_named(tmp_path):
+    with pytest.raises(checkpointing.CheckpointError, match="nowhere.npz"):
+        pipeline.score_video(make_clip(4), tmp_path / "nowhere.npz")
+
+
+def test_none_leaves_the_presets_value():
+    options = make_options("mini", seed=None, num_splits=2)
+    assert options == dataclasses.replace(pipeline.PRESETS["mini"], num_splits=2)
+
+
+# --- Real clips ---
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="no shared clips here")
+def test_a_real_clip_from_its_file(checkpoint_path, tmp_path):
+    path = shutil.copy(SHARED / "paragliding.mp4", tmp_path)
+    result = pipeline.score_video(path, checkpoint_path, duration=0.8)
+    assert result.score["num_tracks"] > 500 and result.score["num_frames"] == 24
+    assert result.score["frame_size"] == [854, 480] and result.score["fps"] == 30
+    assert np.isfinite(result.predictions["tracks_3d"]).all()
+    pipeline.save_result(result, tmp_path / "out")
+    video = np.load(tmp_path / "out" / "result_with_scores.npz")["video"]
+    assert video.shape == (24, 3, 288, 512)
