@@ -21,49 +21,6 @@ import pipeline
 
 FLAGS = flags.FLAGS
 
-flags.DEFINE_string("video_path", None, "The video to score.")
-flags.DEFINE_string("output_dir", "./inference_output", "Directory to write to.")
-flags.DEFINE_string(
-    "preset",
-    "mini",
-    "Defaults for all that follows. mini: Lucas-Kanade tracks, depth unknown, the "
-    "small model that comes with this repository. full (not here yet): CoTracker3, "
-    "DINOv2, Video-Depth-Anything.",
-)
-flags.DEFINE_string(
-    "checkpoint_path", None, "The model; by default checkpoints/3dspa_mini.npz."
-)
-flags.DEFINE_integer("seed", 0, "Of the choice of tracks. Same seed, same score.")
-flags.DEFINE_float("start", None, "Seconds of the video to leave out.")
-flags.DEFINE_float("duration", None, "Seconds of the video to score; all by default.")
-flags.DEFINE_integer(
-    "tracking_grid_size", None, "Points are seeded on a grid of this size."
-)
-flags.DEFINE_integer(
-    "num_splits", None, "Each track is predicted once, in one of this many splits."
-)
-flags.DEFINE_integer(
-    "num_support_tracks", None, "At most this many tracks are shown to the model."
-)
-flags.DEFINE_integer(
-    "num_query_points",
-    None,
-    "At most this many tracks are predicted per window and split; all by default.",
-)
-flags.DEFINE_integer(
-    "num_output_frames", None, "Frames in a window; the checkpoint's by default."
-)
-flags.DEFINE_integer(
-    "result_video_size",
-    pipeline.WORKING_SIZE,
-    "Longer side of the video kept in the result, at most 512 px; 0 for none.",
-)
-flags.DEFINE_string(
-    "jax_cache_dir",
-    "~/.cache/3dspa/jax",
-    "Where compiled programs are kept for the next run; empty for nowhere.",
-)
-
 OPTIONS = (
     "seed",
     "start",
@@ -74,6 +31,54 @@ OPTIONS = (
     "num_query_points",
     "num_output_frames",
 )
+
+
+def define_flags() -> None:
+    """Called where this file is run; importing it defines nothing."""
+    flags.DEFINE_string("video_path", None, "The video to score.")
+    flags.DEFINE_string("output_dir", "./inference_output", "Directory to write to.")
+    flags.DEFINE_string(
+        "preset",
+        "mini",
+        "Defaults for all that follows. mini: Lucas-Kanade tracks, depth unknown, the "
+        "small model that comes with this repository. full (not here yet): CoTracker3, "
+        "DINOv2, Video-Depth-Anything.",
+    )
+    flags.DEFINE_string(
+        "checkpoint_path", None, "The model; by default checkpoints/3dspa_mini.npz."
+    )
+    flags.DEFINE_integer("seed", 0, "Of the choice of tracks. Same seed, same score.")
+    flags.DEFINE_float("start", None, "Seconds of the video to leave out.")
+    flags.DEFINE_float(
+        "duration", None, "Seconds of the video to score; all by default."
+    )
+    flags.DEFINE_integer(
+        "tracking_grid_size", None, "Points are seeded on a grid of this size."
+    )
+    flags.DEFINE_integer(
+        "num_splits", None, "Each track is predicted once, in one of this many splits."
+    )
+    flags.DEFINE_integer(
+        "num_support_tracks", None, "At most this many tracks are shown to the model."
+    )
+    flags.DEFINE_integer(
+        "num_query_points",
+        None,
+        "At most this many tracks are predicted per window and split; all by default.",
+    )
+    flags.DEFINE_integer(
+        "num_output_frames", None, "Frames in a window; the checkpoint's by default."
+    )
+    flags.DEFINE_integer(
+        "result_video_size",
+        pipeline.WORKING_SIZE,
+        "Longer side of the video kept in the result, at most 512 px; 0 for none.",
+    )
+    flags.DEFINE_string(
+        "jax_cache_dir",
+        "~/.cache/3dspa/jax",
+        "Where compiled programs are kept for the next run; empty for nowhere.",
+    )
 
 
 def quiet_video_decoder() -> None:
@@ -157,4 +162,5 @@ def main(argv):
 
 
 if __name__ == "__main__":
+    define_flags()
     app.run(main)
