@@ -86,11 +86,12 @@ def lift(
         [..., 3] camera-frame (X, Y, Z) in the unit of `depth`.
     """
     xp = tracks.__array_namespace__()
-    fx, fy, cx, cy = (intrinsics[i] for i in range(4))
+    # In the tracks' precision: double would take the memory of the clip thrice.
+    fx, fy, cx, cy = xp.asarray(intrinsics, dtype=tracks.dtype)
     z = xp.broadcast_to(xp.asarray(depth, dtype=tracks.dtype), tracks.shape[:-1])
     x = (tracks[..., 0] - cx) / fx * z
     y = (tracks[..., 1] - cy) / fy * z
-    return xp.stack([x, y, z], axis=-1).astype(tracks.dtype)
+    return xp.stack([x, y, z], axis=-1)
 
 
 def project(
@@ -106,11 +107,11 @@ def project(
         [..., 2] pixel positions (x, y). Points with Z <= 0 have no image: NaN.
     """
     xp = points.__array_namespace__()
-    fx, fy, cx, cy = (intrinsics[i] for i in range(4))
+    fx, fy, cx, cy = xp.asarray(intrinsics, dtype=points.dtype)
     z = xp.where(points[..., 2] > 0, points[..., 2], xp.nan)
     x = points[..., 0] / z * fx + cx
     y = points[..., 1] / z * fy + cy
-    return xp.stack([x, y], axis=-1).astype(points.dtype)
+    return xp.stack([x, y], axis=-1)
 
 
 def world_to_camera(
