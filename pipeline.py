@@ -406,6 +406,12 @@ def load_checkpoint(
             f"{checkpoint.name} is a 2D model ({config.model_type}): scoring needs a "
             "3dspa checkpoint"
         )
+    for name in ("dino", "depth"):
+        if getattr(config, f"use_{name}") and not getattr(config, f"has_absent_{name}"):
+            raise PipelineError(
+                f"{checkpoint.name} cannot do without {name} features, which no preset "
+                "computes yet: use a checkpoint that was trained to"
+            )
     length = options.num_output_frames
     if length is not None and length > config.num_output_frames:
         raise PipelineError(

@@ -700,6 +700,13 @@ def test_a_2d_checkpoint_is_refused(tmp_path):
         pipeline.score_video(make_clip(4), path)
 
 
+def test_a_checkpoint_that_needs_features_is_refused(tmp_path):
+    model = track_autoencoder_3d.make_model("mini", **SMALL, has_absent_dino=False)
+    path = save_random(tmp_path / "needs_dino.npz", model)
+    with pytest.raises(pipeline.PipelineError, match="cannot do without dino"):
+        pipeline.score_video(make_clip(4), path)
+
+
 def test_a_missing_checkpoint_is_named(tmp_path):
     with pytest.raises(checkpointing.CheckpointError, match="nowhere.npz"):
         pipeline.score_video(make_clip(4), tmp_path / "nowhere.npz")
