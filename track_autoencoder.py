@@ -487,6 +487,7 @@ class TrackAutoEncoder(nn.Module, ModelConfig):
     Attributes:
         decoder_scan_chunk_size: queries decoded at once; None for as many as run well
             on the device. It bounds memory and changes results by rounding only.
+        encoder_scan_chunk_size: tracks embedded at once, likewise.
         dtype: compute dtype; parameters and results are float32.
 
     Example:
@@ -496,6 +497,7 @@ class TrackAutoEncoder(nn.Module, ModelConfig):
     """
 
     decoder_scan_chunk_size: int | None = None
+    encoder_scan_chunk_size: int | None = None
     dtype: Any = jnp.float32
 
     def setup(self):
@@ -577,13 +579,10 @@ class TrackAutoEncoder(nn.Module, ModelConfig):
             )
         if self.frames_per_token < 1:
             raise ValueError(f"frames_per_token={self.frames_per_token} must be >= 1")
-        if (
-            self.decoder_scan_chunk_size is not None
-            and self.decoder_scan_chunk_size < 1
-        ):
-            raise ValueError(
-                f"decoder_scan_chunk_size={self.decoder_scan_chunk_size} must be >= 1"
-            )
+        for name in ("decoder_scan_chunk_size", "encoder_scan_chunk_size"):
+            size = getattr(self, name)
+            if size is not None and size < 1:
+                raise ValueError(f"{name}={size} must be >= 1")
         if self.readout == "joint" and self.time_band_dim >= self.decoder_num_channels:
             raise ValueError(
                 f"time_band_dim={self.time_band_dim} must be smaller than "
@@ -734,6 +733,8 @@ class TrackAutoEncoder(nn.Module, ModelConfig):
 
     def encoder_chunk_size(self) -> int:
         """Tracks embedded at once: as many as stay in the processor's cache."""
+        if self.encoder_scan_chunk_size is not None:
+            return self.encoder_scan_chunk_size
         if self.track_embedding == "mlp":
             return 4096
         return 16 if jax.default_backend() == "cpu" else 512

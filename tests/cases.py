@@ -1,0 +1,121 @@
+"""Models, parameters and batches that the model tests share."""
+
+import functools
+import zlib
+
+import numpy as np
+
+import checkpointing
+import track_autoencoder
+import track_autoencoder_3d
+
+MODULES = {"trajan": track_autoencoder, "3dspa": track_autoencoder_3d}
+# A model small enough to run in a moment, with every part of the large ones.
+TINY = {
+    "num_output_frames": 12,
+    "num_latent_tokens": 6,
+    "latent_token_dim": 8,
+    "num_frequencies": 4,
+    "track_token_dim": 16,
+    "track_layers": 2,
+    "track_mlp_size": 24,
+    "encoder_latent_dim": 16,
+    "latent_layers": 2,
+    "latent_mlp_size": 24,
+    "decompress_layers": 1,
+    "decoder_num_channels": 40,
+    "readout_layers": 3,
+    "readout_mlp_size": 24,
+    "num_heads": 2,
+    "qkv_size": 16,
+    "time_band_dim": 8,
+    "time_band_stride": 3,
+    "dino_feature_dim": 10,
+    "depth_feature_dim": 7,
+}
+
+
+def make_model(model_type, preset="tiny", **changes):
+    """A model by type and preset; "tiny" has the published structure in TINY sizes."""
+    if preset == "tiny":
+        return MODULES[model_type].make_model("base", **{**TINY, **changes})
+    return MODULES[model_type].make_model(preset, **changes)
+
+
+def parameter(name: str, shape) -> np.ndarray:
+    """The value that DESIGN section 4 gives to a parameter of the fixture."""
+    rng = np.random.default_rng(zlib.crc32(name.encode()))
+    value = rng.standard_normal(shape, dtype=np.float32)
+    if name.endswith("state_init"):
+        return value
+    return 1 + 0.05 * value if name.endswith("scale") else 0.05 * value
+
+
+@functools.lru_cache(maxsize=2)
+def parameters_of(config_items: tuple) -> dict:
+    config = track_autoencoder.ModelConfig(**dict(config_items))
+    shapes = checkpointing.expected_shapes(config)
+    return {name: parameter(name, shape) for name, shape in shapes.items()}
+
+
+def flat_parameters(model) -> dict[str, np.ndarray]:
+    """Parameters by name, by the fixture's rule."""
+    config = track_autoencoder.model_config(model)
+    return parameters_of(tuple(sorted(vars(config).items())))
+
+
+def parameters(model) -> dict:
+    """The same, nested."""
+    return checkpointing.unflatten(flat_parameters(model))
+
+
+def make_batch(model, seed=0, *, clips=2, tracks=5, queries=4, frames=None, end=None):
+    """A random batch: a third of it hidden, the last frames padded, a track unseen."""
+    rng = np.random.default_rng(seed)
+    frames = frames or min(11, model.num_output_frames)
+    end = end or frames - 2
+    c = model.num_coords
+    shape = (clips, tracks, frames)
+
+    def positions(*shape):
+        xyz = rng.uniform(0.1, 0.9, (*shape, c))
+        return (xyz if c == 2 else xyz - [0.5, 0.5, -0.5]).astype(np.float32)
+
+    visible = (rng.random((*shape, 1)) > 0.33).astype(np.float32)
+    visible[:, 0, 0] = 1
+    visible[:, 1:2] = 0
+    visible[:, :, end:] = 0
+    time = rng.integers(0, end, (clips, queries, 1))
+    points = np.concatenate([time, positions(clips, queries)], -1).astype(np.float32)
+    batch = {
+        "support_tracks": positions(*shape),
+        "support_tracks_visible": visible,
+        "query_points": points,
+        "boundary_frame": np.full(clips, end, np.int32),
+    }
+    for name, width in track_autoencoder.feature_widths(model).items():
+        batch[name] = rng.standard_normal((*shape, width)).astype(np.float32)
+    return batch
+
+
+def make_latents(model, seed=0, clips=1):
+    """Random latents of the size that an encoder gives."""
+    rng = np.random.default_rng(seed)
+    shape = (clips, model.num_latent_tokens, model.latent_token_dim)
+    return rng.uniform(-1, 1, shape).astype(np.float32)
+
+
+def heads_of(out) -> dict[str, np.ndarray]:
+    """The predictions by name, those that the model has."""
+    names = ("tracks", "visible_logits", "certain_logits", "log_error_scale")
+    values = {name: getattr(out, name) for name in names}
+    return {name: np.asarray(x) for name, x in values.items() if x is not None}
+
+
+def assert_close(out, other, tolerance):
+    """All predictions of two results agree, and are finite."""
+    out, other = heads_of(out), heads_of(other)
+    assert out.keys() == other.keys()
+    for name in out:
+        assert np.all(np.isfinite(out[name])), name
+        np.testing.assert_allclose(out[name], other[name], 0, tolerance, err_msg=name)

@@ -1,0 +1,170 @@
+"""The transformer's parts against plain versions, and what is chosen where."""
+
+import cases
+import hypothesis
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference_model
+from flax import linen as nn
+from hypothesis import strategies as st
+
+import attention
+import checkpointing
+
+
+def random(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def test_norms_equal_flax():
+    x = 3 + 5 * random(4, 7, 16)
+    scale = {"params": {"scale": 1 + 0.1 * random(16, seed=1)}}
+    pairs = [
+        (attention.LayerNorm(16), nn.LayerNorm(use_bias=False)),
+        (attention.RMSNorm(16), nn.RMSNorm()),
+    ]
+    for ours, theirs in pairs:
+        expected = theirs.apply(scale, x)
+        np.testing.assert_allclose(ours.apply(scale, x), expected, 0, 1e-5)
+
+
+@pytest.mark.parametrize(
+    "shape", [(), (2,), (2, 3)], ids=["no batch", "one axis", "two axes"]
+)
+def test_attend_equals_flax(shape):
+    q, k, v = (random(*shape, n, 2, 8, seed=n) for n in (5, 6, 6))
+    mask = random(*shape, 5, 6) > -0.5
+    mask[..., 0] = True
+    expected = nn.dot_product_attention(q, k, v, mask=mask[..., None, :, :])
+    np.testing.assert_allclose(attention.attend(q, k, v, mask), expected, 0, 1e-5)
+    expected = nn.dot_product_attention(q, k, v)
+    np.testing.assert_allclose(attention.attend(q, k, v), expected, 0, 1e-5)
+
+
+@hypothesis.given(
+    seed=st.integers(0, 2**16),
+    queries=st.integers(1, 5),
+    keys=st.integers(1, 6),
+    broadcast=st.sets(st.integers(0, 2)),
+)
+@hypothesis.settings(max_examples=40, deadline=None)
+def test_a_masked_key_is_as_good_as_none(seed, queries, keys, broadcast):
+    """Against attending, one query at a time, to just the keys that are admitted."""
+    rng = np.random.default_rng(seed)
+    q = rng.standard_normal((2, queries, 1, 4)).astype(np.float32)
+    k, v = rng.standard_normal((2, 2, keys, 1, 4)).astype(np.float32)
+    shape = [1 if i in broadcast else n for i, n in enumerate((2, queries, keys))]
+    mask = rng.random(shape) > 0.4
+    out = attention.attend(q, k, v, mask)
+    full = np.broadcast_to(mask, (2, queries, keys))
+    for b, i in np.ndindex(2, queries):
+        kept = full[b, i]
+        expected = np.zeros((1, 4))
+        if kept.any():
+            logits = k[b, kept, 0] @ q[b, i, 0] / 2
+            weights = np.exp(logits - logits.max())
+            expected = (weights / weights.sum()) @ v[b, kept, 0]
+        np.testing.assert_allclose(out[b, i, 0], np.squeeze(expected), 0, 1e-5)
+
+
+def test_gradients_of_a_row_without_keys_are_zero():
+    q, k, v = (random(1, 3, 1, 4, seed=s) for s in range(3))
+    mask = np.zeros((1, 3, 3), bool)
+    mask[:, 1:] = True
+    grads = jax.grad(
+        lambda *x: attention.attend(*x, mask).sum(), argnums=(0, 1, 2)
+    )(q, k, v)
+    assert all(np.all(np.isfinite(g)) for g in grads)
+    assert not np.any(grads[0][:, 0])
+
+
+def test_no_keys_at_all_gives_zeros():
+    out = attention.attend(random(2, 3, 1, 4), random(2, 0, 1, 4), random(2, 0, 1, 4))
+    assert out.shape == (2, 3, 1, 4) and not np.any(out)
+
+
+@pytest.mark.parametrize(
+    "head_dim, dtype, platform, chosen",
+    [
+        (64, jnp.bfloat16, "gpu", "cudnn"),
+        (96, jnp.float16, "cuda", "cudnn"),
+        (64, jnp.float32, "gpu", "xla"),
+        (64, jnp.bfloat16, "cpu", "xla"),
+        (64, jnp.bfloat16, "tpu", "xla"),
+        (60, jnp.bfloat16, "gpu", "xla"),
+        (136, jnp.bfloat16, "gpu", "xla"),
+    ],
+)
+def test_what_is_chosen(head_dim, dtype, platform, chosen):
+    assert attention.attention_implementation(head_dim, dtype, platform) == chosen
+
+
+@pytest.mark.parametrize("queries, keys", [(3, 5), (4, 5), (3, 6), (4, 6)])
+def test_lengths_padded_to_even_give_the_same(queries, keys):
+    """What the fused kernel is given, computed by JAX's other implementation."""
+    q, k, v = (random(2, n, 2, 8, seed=n) for n in (queries, keys, keys))
+    mask = random(2, queries, keys) > -0.5
+    (pq, pk, pv), pm = attention.pad_to_even(
+        q, k, v, jnp.asarray(mask[:, None])
+    )
+    assert pq.shape[1] % 2 == pk.shape[1] % 2 == 0 and pm.shape[-2:] == (
+        pq.shape[1],
+        pk.shape[1],
+    )
+    out = jax.nn.dot_product_attention(pq, pk, pv, mask=pm, implementation="xla")
+    any_key = mask.any(-1)[..., None, None]
+    expected = attention.attend(q, k, v, mask, "xla")
+    np.testing.assert_allclose(out[:, :queries] * any_key, expected, 0, 1e-5)
+
+
+def test_the_fused_kernel_is_asked_for_by_name(monkeypatch):
+    """The real kernel needs a GPU; here the call to it is traced."""
+    asked = []
+
+    def traced(q, k, v, mask=None, implementation=None):
+        asked.append((q.shape, k.shape, mask is not None, implementation))
+        return jnp.zeros(q.shape, q.dtype)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", traced)
+    q, k = random(2, 3, 5, 2, 8), random(2, 3, 7, 2, 8)
+    out = attention.attend(q, k, k, np.ones((3, 1, 7), bool), "cudnn")
+    assert out.shape == (2, 3, 5, 2, 8)
+    attention.attend(q, k, k, None, "cudnn")
+    assert asked == [
+        ((6, 6, 2, 8), (6, 8, 2, 8), True, "cudnn"),
+        ((6, 5, 2, 8), (6, 7, 2, 8), False, "cudnn"),
+    ]
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 6), (4, 5), (5, 1, 5, 6)])
+def test_a_mask_that_does_not_broadcast_is_named(shape):
+    q, k = random(2, 5, 2, 8), random(2, 6, 2, 8)
+    with pytest.raises(ValueError, match="mask has shape .* needed"):
+        attention.attend(q, k, k, np.ones(shape, bool))
+
+
+@pytest.mark.parametrize("key_width", [None, 6])
+@pytest.mark.parametrize("self_attention", [True, False])
+def test_transformer_equals_the_plain_one(key_width, self_attention):
+    model = attention.ImprovedTransformer(
+        width=12,
+        qkv_size=16,
+        num_heads=2,
+        mlp_size=20,
+        num_layers=2,
+        key_width=key_width,
+        self_attention=self_attention,
+    )
+    x, keys = random(2, 5, 12), None if key_width is None else random(2, 7, key_width)
+    shapes = checkpointing.flatten(
+        jax.eval_shape(lambda: model.init(jax.random.PRNGKey(0), x, keys))["params"]
+    )
+    flat = {name: cases.parameter(name, s.shape) for name, s in shapes.items()}
+    masks = {"qq_mask": random(2, 5, 5) > 0, "qk_mask": None}
+    if keys is not None:
+        masks["qk_mask"] = random(2, 1, 7, seed=4) > 0
+    out = model.apply({"params": checkpointing.unflatten(flat)}, x, keys, **masks)
+    expected = reference_model.transformer(flat, x, keys, **masks)
+    np.testing.assert_allclose(out, expected, 0, 1e-5)
