@@ -28,13 +28,14 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 
 import attention
-from attention import ImprovedTransformer, Linear
+from attention import ImprovedTransformer, LayerNorm, Linear
 
 GRID_SIZE = 32  # of the grid that is decoded when no query points are given
 QUANTISATION_LEVELS = 128.0  # steps per unit in the latents
 # The displacements of a track are about a tenth of its positions; the MLP embedding
 # brings them to the size of its other inputs.
 DISPLACEMENT_SCALE = 10.0
+MIN_DEPTH = 0.05  # of the clip's median depth; nearer points are embedded as if there
 
 
 @dataclasses.dataclass
@@ -60,11 +61,16 @@ class ModelConfig:
             "cross" (queries cross-attend to latents that all share).
         track_embedding: "transformer" over time, or "mlp" over the whole track.
         frames_per_token: frames that share a token in the transformer embedding.
-        relative_positions: tracks are predicted relative to their query point.
+        relative_positions: tracks are predicted relative to their query point: the
+            prediction for its own frame is taken from all others, so that a track
+            passes through its query point and the frame of the query needs not be known
+            to describe the motion.
         affine_motion: per frame an affine map of the query point is predicted rather
             than a position. Rigid motion is such a map, the same for all points of a
             body (and, under a moving camera, of the world), which a readout would
             otherwise have to multiply out for each point.
+        projective_embedding: 3D positions are embedded as (x/z, y/z, log z), which stay
+            near 1 however deep the scene is; "mlp" then takes displacements over depth.
         nested_query_embedding: the published query embedding, a sinusoidal embedding
             of a sinusoidal embedding; False for a single one.
         predict_error_scale: whether there is an `error_scale_head` for the log scale of
@@ -102,6 +108,7 @@ class ModelConfig:
     frames_per_token: int = 1
     relative_positions: bool = False
     affine_motion: bool = False
+    projective_embedding: bool = False
     nested_query_embedding: bool = True
     predict_error_scale: bool = False
     use_dino: bool = False
@@ -138,6 +145,7 @@ MINI = {
     "track_embedding": "mlp",
     "relative_positions": True,
     "affine_motion": True,
+    "projective_embedding": True,
     "nested_query_embedding": False,
 }
 PRESETS = {"base": {}, "mini": MINI}
@@ -558,6 +566,7 @@ class TrackAutoEncoder(nn.Module, ModelConfig):
             self.track_mlp_in = self.linear(self.track_width, size)
             self.track_mlp_hidden = self.linear(size, size)
             self.track_mlp_out = self.linear(size, self.track_token_dim)
+            self.track_mlp_norm = LayerNorm(self.track_token_dim, self.dtype)
             return
         self.track_token_projection = self.linear(
             self.track_width, self.track_token_dim
@@ -700,6 +709,7 @@ class TrackAutoEncoder(nn.Module, ModelConfig):
         # Fractions of the model's window, not of this array, so that padding is inert.
         time = np.arange(visible.shape[-1], dtype=np.float32) / self.num_output_frames
         time = jnp.broadcast_to(time[:, None], (*visible.shape, 1))
+        positions = self.embedded_position(positions)
         embedded = self.embed(jnp.concatenate([positions, time], axis=-1))
         mask = visible & tracks["in_clip"]
         if k > 1:
@@ -721,15 +731,26 @@ class TrackAutoEncoder(nn.Module, ModelConfig):
         visible = (tracks["visible"] & tracks["in_clip"])[..., None]
         anchor = masked_mean(tracks["tracks"], visible)
         moved = jnp.where(visible, tracks["tracks"] - anchor[..., None, :], 0.0)
+        if self.projective_embedding and self.num_coords == 3:
+            moved = moved / jnp.maximum(anchor[..., None, -1:], MIN_DEPTH)
         frames = jnp.concatenate(
             [moved * DISPLACEMENT_SCALE, visible.astype(jnp.float32)], axis=-1
         )
         frames = pad_frames(frames, self.num_output_frames)
         flat = frames.reshape(*frames.shape[:-2], -1)
-        hidden = jnp.concatenate([flat, self.embed(anchor)], axis=-1)
-        hidden = nn.gelu(self.track_mlp_in(hidden))
+        position = self.embed(self.embedded_position(anchor))
+        hidden = nn.gelu(self.track_mlp_in(jnp.concatenate([flat, position], -1)))
         hidden = hidden + nn.gelu(self.track_mlp_hidden(hidden))
-        return self.track_mlp_out(hidden)
+        # Nothing downstream norms what the latents average: one wild track would drown
+        # the others.
+        return self.track_mlp_norm(self.track_mlp_out(hidden))
+
+    def embedded_position(self, x: Float[Array, "*B C"]) -> Float[Array, "*B C"]:
+        """What is embedded of a position; see `projective_embedding`."""
+        if not self.projective_embedding or self.num_coords < 3:
+            return x
+        depth = jnp.maximum(x[..., 2:], MIN_DEPTH)
+        return jnp.concatenate([x[..., :2] / depth, jnp.log(depth)], axis=-1)
 
     def encoder_chunk_size(self) -> int:
         """Tracks embedded at once: as many as stay in the processor's cache."""
@@ -762,7 +783,8 @@ class TrackAutoEncoder(nn.Module, ModelConfig):
             points = jnp.broadcast_to(points, (batch, *points.shape))
         frame = jnp.round(points[..., 0]).astype(jnp.int32)
         position = points[..., 1:].astype(jnp.float32)
-        query = self.embed(position) if self.nested_query_embedding else position
+        query = self.embedded_position(position)
+        query = self.embed(query) if self.nested_query_embedding else query
         return TrackAutoEncoderDecoderContext(
             decoder_query=query,
             query_frame=frame,
@@ -844,14 +866,14 @@ class TrackAutoEncoder(nn.Module, ModelConfig):
             tokens = self.track_readout_attn(tokens, latents, frame)
         else:
             tokens = self.track_readout_attn(tokens, latents)
-        return self.predict(tokens, queries["position"])
+        return self.predict(tokens, queries["position"], queries["frame"])
 
-    def predict(self, tokens, position) -> TrackAutoEncoderResults:
+    def predict(self, tokens, position, frame) -> TrackAutoEncoderResults:
         """The heads."""
         out = self.track_predictor(tokens).astype(jnp.float32)
         out = out.reshape(*out.shape[:-1], self.num_heads_out, self.num_output_frames)
         out = jnp.swapaxes(out, -1, -2)
-        tracks = self.positions(out[..., : self.position_outputs], position)
+        tracks = self.positions(out[..., : self.position_outputs], position, frame)
         visible = out[..., self.position_outputs : self.position_outputs + 1]
         certain = out[..., -1:] if self.predicts_certainty else jnp.zeros_like(visible)
         scale = None
@@ -860,14 +882,21 @@ class TrackAutoEncoder(nn.Module, ModelConfig):
         return TrackAutoEncoderResults(tracks, visible, certain, scale)
 
     def positions(
-        self, out: Float[Array, "B Q T P"], query: Float[Array, "B Q C"]
+        self,
+        out: Float[Array, "B Q T P"],
+        query: Float[Array, "B Q C"],
+        frame: Int[Array, "B Q"],
     ) -> Float[Array, "B Q T C"]:
-        """Positions from what is predicted of them and the query points."""
+        """Positions from what is predicted of them, the query points and frames."""
         if self.affine_motion:
             out = out.reshape(*out.shape[:-1], self.num_coords, self.num_coords + 1)
             homogeneous = jnp.concatenate([query, jnp.ones_like(query[..., :1])], -1)
             out = jnp.sum(out * homogeneous[:, :, None, None, :], axis=-1)
-        return out + query[:, :, None] if self.relative_positions else out
+        if not self.relative_positions:
+            return out
+        frame = jnp.clip(frame, 0, self.num_output_frames - 1)
+        origin = jnp.take_along_axis(out, frame[..., None, None], axis=2)
+        return out - origin + query[:, :, None]
 
     def decoder_chunk_size(self) -> int:
         """Queries decoded at once: as many as stay in the processor's cache."""

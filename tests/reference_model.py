@@ -209,7 +209,9 @@ def heads(params, tokens, query_points, config):
             tracks.append(outputs[used])
             used += 1
         if config.relative_positions:
-            tracks[-1] = tracks[-1] + query[..., i : i + 1]
+            frames = np.round(query_points[..., 0]).astype(int)
+            at_query = np.take_along_axis(tracks[-1], frames[..., None], axis=-1)
+            tracks[-1] = tracks[-1] - at_query + query[..., i : i + 1]
     rest = outputs[used:]
     if "error_scale_head/kernel" in params:
         rest.append(dense(params, "error_scale_head", tokens))
