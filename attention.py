@@ -221,7 +221,7 @@ def any_key(mask: Bool[Array, "... Q K"]) -> Bool[Array, "... Q 1 1"]:
 
 
 def pad_to_even(query, key, value, mask):
-    """Pads queries and masked keys to even lengths, which cuDNN asks of masked calls."""
+    """Pads queries and masked keys to even lengths: cuDNN's condition for masks."""
     odd_q, odd_k = query.shape[1] % 2, key.shape[1] % 2
     query = jnp.pad(query, ((0, 0), (0, odd_q), (0, 0), (0, 0)))
     key, value = (

@@ -215,10 +215,10 @@ def sinusoidal_embedding(
     Returns:
         Per coordinate F sines and F cosines, coordinates one after the other.
     """
-    # Embeddings are nested and reach 1,290 radians, so that the last bit of an angle is
-    # seen. Written as a product of x and the frequencies, the compiler contracts it
-    # with the addition below into one rounding where the published model has two, which
-    # moves its outputs by 1e-2. A matrix product (by zeros elsewhere) is not contracted.
+    # Embeddings are nested and reach 1,290 radians, so that the last bit of an angle
+    # is seen. Written as a product of x and the frequencies, the compiler contracts it
+    # with the addition below into one rounding where the published model has two,
+    # which moves its outputs by 1e-2. A matrix product is not contracted.
     num_coords = x.shape[-1]
     scales = np.asarray(2.0 ** (np.arange(num_frequencies) / 3), np.float32)
     frequencies = np.kron(np.eye(num_coords, dtype=np.float32), scales)
@@ -367,7 +367,7 @@ class JointReadout(ImprovedTransformer):
     def time_band(
         self, latents: Float[Array, "B L C"], frames: Int[Array, "B U"]
     ) -> Float[Array, "B U L band"]:
-        """Channels t * stride .. t * stride + band of the latents, zero past the end."""
+        """Channels t * stride .. t * stride + band of the latents; zero past them."""
         padded = jnp.pad(latents, ((0, 0), (0, 0), (0, self.band_dim)))
         starts = jnp.clip(frames * self.band_stride, 0, latents.shape[-1])
 
@@ -1007,7 +1007,7 @@ def group_frames(x: Float[Array, "*B T C"], k: int) -> Float[Array, "*B T/k k C"
 
 
 def check_shape(name: str, array, shape: tuple) -> None:
-    """Raises ValueError unless the array has this shape; None and "Q" match any size."""
+    """Raises ValueError unless the array has this shape; letters match any size."""
     actual = tuple(np.shape(array))
     fits = len(actual) == len(shape) and all(
         not isinstance(s, int) or a == s for a, s in zip(actual, shape, strict=True)

@@ -156,7 +156,7 @@ class TrackAutoEncoder3D(TrackAutoEncoder):
         return frame / self.time_scale_factor
 
     def rounding_noise(self, shape) -> jax.Array:
-        """Noise where the caller gives an rng named "quantise" (training), else none."""
+        """Noise where the caller gives an rng "quantise" (training), else none."""
         if not self.has_rng("quantise"):
             return jnp.zeros(shape)
         noise = jax.random.uniform(self.make_rng("quantise"), shape)

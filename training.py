@@ -7,8 +7,8 @@
     evaluate                      held-out errors in pixels, beside these baselines
 
 Positions are compared as they are seen: in 3D the error is divided by the true depth,
-so that a centimetre counts for more nearby than far away. Published weights are 5000 for
-positions and 1e-8 for visibility, under which visibility is never learned.
+so that a centimetre counts for more nearby than far away. Published weights are 5000
+for positions and 1e-8 for visibility, under which visibility is never learned.
 """
 
 import dataclasses
@@ -236,7 +236,7 @@ def nearest_support(batch: dict) -> Float[np.ndarray, "B Q T C"]:
 
 
 def hold_last(tracks: np.ndarray, visible: np.ndarray) -> np.ndarray:
-    """Positions `[N, T, C]` with hidden ones replaced by the last seen (or first) one."""
+    """Positions `[N, T, C]`, hidden ones replaced by the last seen (or first) one."""
     num_frames = visible.shape[1]
     index = np.where(visible, np.arange(num_frames), -1)
     index = np.maximum.accumulate(index, axis=1)

@@ -118,7 +118,8 @@ def encode_3d(params, batch, config, features=("dino", "depth")):
         else:
             tokens = tokens + params[f"absent_{name}"]
     readout = jnp.broadcast_to(
-        params["input_readout_token/state_init"], (*tokens.shape[:2], 1, tokens.shape[-1])
+        params["input_readout_token/state_init"],
+        (*tokens.shape[:2], 1, tokens.shape[-1]),
     )
     tokens = jnp.concatenate([readout, tokens], axis=2)
     mask = jnp.concatenate([jnp.ones_like(shown[..., :1]), shown], axis=-1)

@@ -73,9 +73,9 @@ def test_gradients_of_a_row_without_keys_are_zero():
     q, k, v = (random(1, 3, 1, 4, seed=s) for s in range(3))
     mask = np.zeros((1, 3, 3), bool)
     mask[:, 1:] = True
-    grads = jax.grad(
-        lambda *x: attention.attend(*x, mask).sum(), argnums=(0, 1, 2)
-    )(q, k, v)
+    grads = jax.grad(lambda *x: attention.attend(*x, mask).sum(), argnums=(0, 1, 2))(
+        q, k, v
+    )
     assert all(np.all(np.isfinite(g)) for g in grads)
     assert not np.any(grads[0][:, 0])
 
@@ -106,9 +106,7 @@ def test_lengths_padded_to_even_give_the_same(queries, keys):
     """What the fused kernel is given, computed by JAX's other implementation."""
     q, k, v = (random(2, n, 2, 8, seed=n) for n in (queries, keys, keys))
     mask = random(2, queries, keys) > -0.5
-    (pq, pk, pv), pm = attention.pad_to_even(
-        q, k, v, jnp.asarray(mask[:, None])
-    )
+    (pq, pk, pv), pm = attention.pad_to_even(q, k, v, jnp.asarray(mask[:, None]))
     assert pq.shape[1] % 2 == pk.shape[1] % 2 == 0 and pm.shape[-2:] == (
         pq.shape[1],
         pk.shape[1],

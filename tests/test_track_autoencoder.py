@@ -24,6 +24,17 @@ EVERY_MODEL = [
     for preset in ("mini", "base")
     for readout in ("joint", "cross")
 ]
+RELATIVE = {
+    "relative_positions": True,
+    "affine_motion": True,
+    "nested_query_embedding": False,
+}
+EMBEDDINGS = [
+    {"track_embedding": "mlp"},
+    {"track_embedding": "mlp", "projective_embedding": True},
+    {"track_embedding": "transformer"},
+    {"track_embedding": "transformer", "frames_per_token": 4},
+]
 every_model = pytest.mark.parametrize("kind, preset, readout", EVERY_MODEL)
 
 
@@ -51,7 +62,9 @@ def published(fixture):
     """Results of TRAJAN with the fixture's parameters and inputs."""
     model = TrackAutoEncoder()
     tree = json.loads((DATA / "trajan_param_tree.json").read_text())
-    params = checkpointing.unflatten({k: cases.parameter(k, s) for k, s in tree.items()})
+    params = checkpointing.unflatten(
+        {k: cases.parameter(k, s) for k, s in tree.items()}
+    )
     return model, params, apply(model, inputs_of(fixture), params)
 
 
@@ -112,9 +125,9 @@ def test_plain_version_agrees_with_the_published_outputs(fixture, published):
 @pytest.mark.parametrize("kind", ["trajan", "3dspa"])
 @pytest.mark.parametrize("layers", [1, 2, 3])
 @pytest.mark.parametrize("queries", [1, 5, 40])
-@pytest.mark.parametrize("options", [{}, {"relative_positions": True, "affine_motion": True, "nested_query_embedding": False}], ids=["published", "mini"])  # fmt: skip
+@pytest.mark.parametrize("options", [{}, RELATIVE], ids=["published", "mini"])
 def test_joint_readout_equals_the_plain_one(kind, layers, queries, options):
-    """Fewer queries than frames, more of them than frames, one layer being both ends."""
+    """Fewer queries than frames and more of them; one layer that is both ends."""
     model = cases.make_model(
         kind, readout_layers=layers, decoder_scan_chunk_size=7, **options
     )
@@ -236,9 +249,9 @@ def test_gradients_are_finite_and_none_comes_from_hidden_positions(
         heads = out.tracks, out.visible_logits, out.certain_logits, scale
         return sum(jnp.mean(jnp.square(x)) for x in heads)
 
-    value, (of_params, of_inputs) = jax.jit(
-        jax.value_and_grad(total, argnums=(0, 1))
-    )(cases.parameters(model), inputs)
+    value, (of_params, of_inputs) = jax.jit(jax.value_and_grad(total, argnums=(0, 1)))(
+        cases.parameters(model), inputs
+    )
     assert np.isfinite(value)
     for name, grad in checkpointing.flatten(of_params).items():
         assert np.all(np.isfinite(grad)), name
@@ -265,11 +278,13 @@ def test_padding_is_inert_in_3d(preset, readout):
 
 
 @pytest.mark.parametrize("frames, tracks", [(1, 0), (37, 0), (0, 1), (0, 30), (5, 5)])
-@pytest.mark.parametrize("embedding", [{"track_embedding": "mlp"}, {"track_embedding": "transformer"}, {"track_embedding": "transformer", "frames_per_token": 4}], ids=["mlp", "transformer", "grouped"])  # fmt: skip
+@pytest.mark.parametrize("embedding", EMBEDDINGS, ids=str)
 def test_each_kind_of_padding_is_inert_in_every_3d_embedding(frames, tracks, embedding):
     model = cases.make_model("3dspa", num_output_frames=48, **embedding)
     batch = cases.make_batch(model)
-    cases.assert_close(apply(model, pad(batch, frames, tracks)), apply(model, batch), 1e-4)
+    cases.assert_close(
+        apply(model, pad(batch, frames, tracks)), apply(model, batch), 1e-4
+    )
 
 
 def pad(batch, frames, tracks, seed=3):
@@ -304,21 +319,30 @@ def test_queries_do_not_see_each_other(kind, readout):
     model = cases.make_model(kind, readout=readout)
     batch = cases.make_batch(model, queries=6)
     alone = batch | {"query_points": batch["query_points"][:, 2:3]}
-    together = jax.tree.map(lambda x: x[:, 2:3], apply(model, batch).replace(latents=None))
+    together = jax.tree.map(
+        lambda x: x[:, 2:3], apply(model, batch).replace(latents=None)
+    )
     cases.assert_close(apply(model, alone), together, 1e-5)
 
 
 @pytest.mark.parametrize("kind", ["trajan", "3dspa"])
 @pytest.mark.parametrize("readout", ["joint", "cross"])
-@pytest.mark.parametrize("clips, tracks, queries, frames", [(1, 1, 1, 1), (3, 2, 13, 12), (2, 0, 3, 5), (1, 4, 0, 7)])  # fmt: skip
+@pytest.mark.parametrize(
+    "clips, tracks, queries, frames",
+    [(1, 1, 1, 1), (3, 2, 13, 12), (2, 0, 3, 5), (1, 4, 0, 7)],
+)
 def test_any_number_of_clips_tracks_queries_and_frames(
     kind, readout, clips, tracks, queries, frames
 ):
     model = cases.make_model(kind, readout=readout, decoder_scan_chunk_size=5)
     batch = cases.make_batch(
-        model, clips=clips, tracks=max(tracks, 1), queries=max(queries, 1), frames=frames,
+        model,
+        clips=clips,
+        tracks=max(tracks, 1),
+        queries=max(queries, 1),
+        frames=frames,
         end=frames,
-    )  # fmt: skip
+    )
     if tracks == 0:
         names = batch.keys() - {"query_points", "boundary_frame"}
         batch |= {name: batch[name][:, :0] for name in names}
@@ -327,6 +351,18 @@ def test_any_number_of_clips_tracks_queries_and_frames(
     assert out.tracks.shape == (clips, queries, 12, model.num_coords)
     assert out.visible_logits.shape == (clips, queries, 12, 1)
     assert np.all(np.isfinite(out.tracks))
+
+
+@pytest.mark.parametrize("kind", ["trajan", "3dspa"])
+@pytest.mark.parametrize("readout", ["joint", "cross"])
+def test_relative_tracks_pass_through_their_query_points(kind, readout):
+    model = cases.make_model(kind, readout=readout, **RELATIVE)
+    batch = cases.make_batch(model)
+    tracks = np.asarray(apply(model, batch).tracks)
+    frames = np.round(batch["query_points"][..., 0]).astype(int)
+    at_query = np.take_along_axis(tracks, frames[..., None, None], axis=2)[:, :, 0]
+    np.testing.assert_allclose(at_query, batch["query_points"][..., 1:], 0, 1e-6)
+    assert np.abs(tracks - at_query[:, :, None]).max() > 0.01
 
 
 # Published names and calls.
@@ -417,7 +453,9 @@ def test_quantisation_rounds_to_a_step_and_passes_gradients():
     key = {"quantise": jax.random.PRNGKey(1)}
     noisy = model.apply({}, latents, True, method="quantise", rngs=key)
     assert 0 < np.abs(noisy - quantised).max() <= 0.5 / 128
-    grad = jax.grad(lambda x: model.apply({}, x, True, method="quantise").sum())(latents)
+    grad = jax.grad(lambda x: model.apply({}, x, True, method="quantise").sum())(
+        latents
+    )
     np.testing.assert_array_equal(grad, np.ones_like(grad))
 
 
@@ -471,7 +509,7 @@ WRONG = [
     ("query_points", (1, 4, 4), ["query_points", "[1, 4, 4]", "[2, Q, 4]"]),
     ("boundary_frame", (2, 1), ["boundary_frame", "[2, 1]", "[2]"]),
     ("dino_features", (2, 5, 11, 9), ["dino_features", "[2, 5, 11, 9]", "10"]),
-    ("depth_features", (2, 4, 11, 7), ["depth_features", "[2, 4, 11, 7]", "[2, 5, 11, 7]"]),
+    ("depth_features", (2, 4, 11, 7), ["[2, 4, 11, 7]", "[2, 5, 11, 7]"]),
     ("dino_present", (5,), ["dino_present", "[5]", "[2]"]),
 ]  # fmt: skip
 

@@ -1,0 +1,347 @@
+"""Speed and memory of the forward pass at TRAJAN's size.
+
+    python benchmarks/bench_forward.py                # every row this machine can run
+    python benchmarks/bench_forward.py --quick        # (256, 128) only
+
+Prints a table and writes it as JSON, one file per device. Each row runs in a process of
+its own, so that its peak memory is its own; what is compared runs once more in turns in
+one process, so that a busy machine slows both sides. What the rows are:
+
+    matrix          the rate of a large product of matrices in the same type
+    published       the published computation as published, tests/reference_model.py:
+                    every query tiled to 129 tokens, all at once, four full layers
+    plain, chunked  the same decoder over chunks of queries, chunked as ours is
+
+FLOPs are those that XLA counts in the program without chunks, since it counts the body
+of a loop once. Seconds are the best of the repetitions; compilation is not in them.
+"""
+
+import dataclasses
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+
+from absl import app, flags
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path[:0] = [ROOT, os.path.join(ROOT, "tests")]
+
+FLAGS = flags.FLAGS
+flags.DEFINE_bool("quick", False, "Only (N, Q) = (256, 128).")
+flags.DEFINE_integer("repetitions", 3, "Timed runs per row; the best counts.")
+flags.DEFINE_string("out_dir", os.path.join(ROOT, "benchmarks", "results"), "For JSON.")
+flags.DEFINE_string("row", None, "One row as JSON; what the subprocesses get.")
+flags.DEFINE_integer("chunk", None, "Queries decoded at once; default: the model's.")
+
+SMALL, LARGE = (256, 128), (2048, 2048)
+COLUMNS = (
+    "what tracks queries dtype parameters gflop seconds gflop_per_s of_matrix_rate "
+    "peak_gb"
+).split()
+
+
+@dataclasses.dataclass
+class Row:
+    """What is timed: `part` of the forward pass ("all" or "decode") of `what`."""
+
+    what: str
+    part: str
+    tracks: int
+    queries: int
+    dtype: str = "float32"
+
+
+def rows(platform: str, quick: bool) -> list[Row]:
+    """All rows for a device. The published computation needs tens of GB when large."""
+    out = [Row("matrix", "", 0, 0, dtype) for dtype in ("float32", "bfloat16")]
+    out += [Row("published", "all", *SMALL), Row("plain, chunked", "decode", *SMALL)]
+    for dtype in ("float32", "bfloat16"):
+        for size in [SMALL] if quick else [SMALL, LARGE]:
+            for readout in ("joint", "cross"):
+                out += [Row(readout, part, *size, dtype) for part in ("all", "decode")]
+    return out
+
+
+# Name, slow side, fast side, by how much it must be faster, per query or in all.
+PAIRS = [
+    ("whole forward, published / ours", ("published", "all"), ("joint", "all"), 1.5),
+    (
+        "readout, plain chunked / joint",
+        ("plain, chunked", "decode"),
+        ("joint", "decode"),
+        1.15,
+    ),
+    ("readout, joint / cross", ("joint", "decode"), ("cross", "decode"), 20.0),
+]
+
+
+# One row, in its own process.
+
+
+def measure(row: Row) -> dict:
+    """Runs a row and returns it with its figures."""
+    import jax
+
+    jax.config.update("jax_compilation_cache_dir", None)
+    device = jax.devices()[0]
+    if row.what == "matrix":
+        function, counted, arguments, parameters = matrix_product(row)
+    else:
+        function, counted, arguments, parameters = forward(row)
+    flops = cost(jax.jit(counted).lower(*arguments).cost_analysis())
+    compiled = jax.jit(function).lower(*arguments).compile()
+    jax.block_until_ready(compiled(*arguments))
+    seconds = min(timed(compiled, arguments) for _ in range(FLAGS.repetitions))
+    return {
+        **dataclasses.asdict(row),
+        "parameters": parameters,
+        "gflop": flops / 1e9,
+        "seconds": seconds,
+        "gflop_per_s": flops / 1e9 / seconds,
+        "peak_gb": peak_gb(device),
+        "device": device.device_kind if device.platform != "cpu" else cpu_name(),
+        "platform": device.platform,
+    }
+
+
+def compare(slow: Row, fast: Row) -> dict:
+    """Runs two rows in turns and returns the seconds of both."""
+    import jax
+
+    best = {}
+    sides = []
+    for row in (slow, fast):
+        function, _, arguments, _ = forward(row)
+        compiled = jax.jit(function).lower(*arguments).compile()
+        jax.block_until_ready(compiled(*arguments))
+        sides.append((compiled, arguments))
+    for _ in range(FLAGS.repetitions):
+        for i, side in enumerate(sides):
+            best[i] = min(best.get(i, float("inf")), timed(*side))
+    return {
+        "slow_seconds": best[0],
+        "fast_seconds": best[1],
+        "ratio": best[0] / best[1],
+    }
+
+
+def cost(analysis) -> float:
+    analysis = analysis[0] if isinstance(analysis, list) else analysis
+    return float(analysis["flops"])
+
+
+def timed(compiled, arguments) -> float:
+    import jax
+
+    start = time.perf_counter()
+    jax.block_until_ready(compiled(*arguments))
+    return time.perf_counter() - start
+
+
+def peak_gb(device) -> float:
+    """Peak of the device's memory; on a CPU of this process."""
+    stats = device.memory_stats()
+    if stats and "peak_bytes_in_use" in stats:
+        return stats["peak_bytes_in_use"] / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+def matrix_product(row: Row):
+    import jax
+    import jax.numpy as jnp
+
+    size = 4096 if jax.devices()[0].platform == "cpu" else 8192
+    size = (
+        2048 if (row.dtype, jax.devices()[0].platform) == ("bfloat16", "cpu") else size
+    )
+    a = jnp.ones((size, size), row.dtype)
+
+    def product(a, b):
+        return a @ b
+
+    return product, product, (a, a), 0
+
+
+def forward(row: Row):
+    """Function to time, the same unchunked to count, arguments, parameter count."""
+    import cases
+    import jax.numpy as jnp
+
+    import checkpointing
+
+    readout = row.what if row.what in ("joint", "cross") else "joint"
+    model = cases.make_model("trajan", "base", readout=readout).clone(
+        dtype=jnp.dtype(row.dtype), decoder_scan_chunk_size=FLAGS.chunk
+    )
+    flat = {name: jnp.asarray(x) for name, x in cases.flat_parameters(model).items()}
+    count = sum(x.size for x in flat.values())
+    batch = cases.make_batch(
+        model, clips=1, tracks=row.tracks, queries=row.queries, frames=150, end=150
+    )
+    batch = {name: jnp.asarray(x) for name, x in batch.items()}
+    if row.part == "decode":
+        latents = jnp.asarray(cases.make_latents(model))
+    if row.what in ("joint", "cross"):
+        params = checkpointing.unflatten(flat)
+        whole = model.clone(
+            decoder_scan_chunk_size=row.queries, encoder_scan_chunk_size=row.tracks
+        )
+        if row.part == "all":
+            return both(model), both(whole), (params, batch), count
+        points = batch["query_points"]
+        return decode(model), decode(whole), (params, latents, points), count
+    if row.part == "all":
+        function = published(model)
+        return function, function, (flat, batch), count
+    chunk = model.decoder_chunk_size()
+    arguments = (flat, latents, batch["query_points"])
+    return plain(model, chunk), plain(model, row.queries), arguments, count
+
+
+def both(model):
+    return lambda params, batch: model.apply({"params": params}, batch, False)
+
+
+def decode(model):
+    def function(params, latents, points):
+        context = model.apply(
+            {}, {"query_points": points}, method="get_decoder_context"
+        )
+        variables = {"params": params}
+        return model.apply(variables, latents, context, False, method="decode")
+
+    return function
+
+
+def published(model):
+    import reference_model
+
+    import track_autoencoder
+
+    config = track_autoencoder.model_config(model)
+
+    def function(flat, batch):
+        latents = reference_model.encode_2d(flat, batch, config)
+        points = batch["query_points"]
+        return reference_model.decode_joint(flat, latents, points, config)
+
+    return function
+
+
+def plain(model, chunk: int):
+    """The plain decoder, over chunks of queries."""
+    import jax
+    import reference_model
+
+    import track_autoencoder
+
+    config = track_autoencoder.model_config(model)
+
+    def function(flat, latents, points):
+        flat = {name: x.astype(model.dtype) for name, x in flat.items()}
+        latents = latents.astype(model.dtype)
+        shared = reference_model.decompress(flat, latents)
+
+        def one(chunk_points):
+            return reference_model.read_joint(flat, shared, chunk_points, config)
+
+        chunks = points.reshape(-1, 1, chunk, points.shape[-1])
+        return jax.lax.map(one, chunks)
+
+    return function
+
+
+def cpu_name() -> str:
+    with open("/proc/cpuinfo", encoding="utf-8") as file:
+        names = [line.split(":")[1].strip() for line in file if "model name" in line]
+    return f"{names[0]}, {len(os.sched_getaffinity(0))} cores"
+
+
+# All rows.
+
+
+def run(repetitions: int, *todo: Row) -> dict:
+    """Measures a row, or compares two, in a process; a failure becomes `error`."""
+    command = [sys.executable, os.path.abspath(__file__)]
+    command += [f"--row={json.dumps([dataclasses.asdict(row) for row in todo])}"]
+    command += [f"--repetitions={repetitions}"]
+    command += [f"--chunk={FLAGS.chunk}"] if FLAGS.chunk else []
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        return {"error": done.stderr.strip().split("\n")[-1]}
+    return json.loads(done.stdout.strip().split("\n")[-1])
+
+
+def run_row(row: Row) -> dict:
+    """A row's figures. Large rows run once, on a CPU for minutes."""
+    repetitions = 1 if (row.tracks, row.queries) == LARGE else FLAGS.repetitions
+    return {**dataclasses.asdict(row), **run(repetitions, row)}
+
+
+def run_pair(name: str, slow, fast, needed: float) -> dict:
+    """How many times faster one side of a pair is."""
+    sides = [Row(*side, *SMALL) for side in (slow, fast)]
+    return {"name": name, "needed": needed, **run(FLAGS.repetitions, *sides)}
+
+
+def add_rates(results: list[dict]) -> None:
+    """Each row's share of the matrix rate in its type."""
+    rates = {r["dtype"]: r.get("gflop_per_s") for r in results if r["what"] == "matrix"}
+    for result in results:
+        rate = rates.get(result["dtype"])
+        if rate and "gflop_per_s" in result:
+            result["of_matrix_rate"] = result["gflop_per_s"] / rate
+
+
+def table(results: list[dict]) -> str:
+    """The rows as text."""
+    lines = [" ".join(f"{name:>14}" for name in COLUMNS)]
+    for result in results:
+        result = {**result, "what": f"{result['what']} {result['part']}".strip()}
+        cells = [result.get(name, "-") for name in COLUMNS]
+        texts = [f"{c:.3g}" if isinstance(c, float) else str(c) for c in cells]
+        lines.append(" ".join(f"{text:>14}" for text in texts))
+        if "error" in result:
+            lines.append(f"    failed: {result['error']}")
+    return "\n".join(lines)
+
+
+def main(argv):
+    del argv
+    if FLAGS.row:
+        todo = [Row(**row) for row in json.loads(FLAGS.row)]
+        print(json.dumps(measure(*todo) if len(todo) == 1 else compare(*todo)))
+        return
+    import jax
+    import tqdm
+
+    platform = jax.default_backend()
+    results, ratios = [], []
+    todo = rows(platform, FLAGS.quick)
+    bar = tqdm.tqdm(total=len(todo) + len(PAIRS), desc="rows")
+    for row in todo:
+        results.append(run_row(row))
+        bar.update()
+    for pair in PAIRS:
+        ratios.append(run_pair(*pair))
+        bar.update()
+    bar.close()
+    add_rates(results)
+    print(table(results))
+    for ratio in ratios:
+        found = ratio.get("error") or f"{ratio['ratio']:.2f}"
+        print(f"{ratio['name']}, {SMALL}: {found} (needed {ratio['needed']})")
+    os.makedirs(FLAGS.out_dir, exist_ok=True)
+    path = os.path.join(FLAGS.out_dir, f"forward_{platform}.json")
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump({"rows": results, "comparisons": ratios}, file, indent=1)
+    print(path)
+    if any("error" in result for result in results + ratios):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    app.run(main)
