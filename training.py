@@ -28,6 +28,9 @@ METRIC_SIZE = 256  # pixels of the frame's shorter side that errors are stated i
 CERTAIN_WITHIN = 8.0 / METRIC_SIZE  # TAPIR's certainty: an error below 8 px
 MIN_DEPTH = 0.05  # of the clip's median depth; nearer points weigh no more than this
 MAX_LOG_SCALE = 8.0
+# L1 up to here, logarithmic beyond: a few near or fast points, off by half the frame,
+# must not decide where a step goes.
+LARGE_ERROR = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +64,7 @@ def compute_loss(
 ) -> tuple[Float[Array, ""], dict]:
     """The training loss of 2D and 3D models.
 
-    L1 on positions where the query track is visible; cross-entropy on visibility in
+    L1 (logarithmic for large errors) on positions where the query track is visible; cross-entropy on visibility in
     all frames of the clip; where the model has the head, the negative log-likelihood
     of a Laplace distribution for the scale of the error (whose gradient does not reach
     the positions); in 2D certainty as in TAPIR (Doersch et al. 2023, section 3.2).
@@ -84,7 +87,9 @@ def compute_loss(
     error = relative_errors(outputs.tracks, target)
     distance = jnp.mean(jnp.abs(error), axis=-1, keepdims=True)
     terms = {
-        "position": mean_where(distance, shown),
+        "position": mean_where(
+            LARGE_ERROR * jnp.log1p(distance / LARGE_ERROR), shown
+        ),
         "visibility": mean_where(
             optax.sigmoid_binary_cross_entropy(outputs.visible_logits, shown), in_clip
         ),
