@@ -123,8 +123,9 @@ def test_plain_version_agrees_with_the_published_outputs(fixture, published):
 
 
 @pytest.mark.parametrize("kind", ["trajan", "3dspa"])
-@pytest.mark.parametrize("layers", [1, 2, 3])
-@pytest.mark.parametrize("queries", [1, 5, 40])
+@pytest.mark.parametrize(
+    "layers, queries", [(1, 5), (1, 40), (2, 40), (3, 1), (3, 5), (3, 40)]
+)
 @pytest.mark.parametrize("options", [{}, RELATIVE], ids=["published", "mini"])
 def test_joint_readout_equals_the_plain_one(kind, layers, queries, options):
     """Fewer queries than frames and more of them; one layer that is both ends."""
@@ -225,7 +226,7 @@ def gradient_cases():
             yield pytest.param(*case.values, names, id=f"{case.id}-{'+'.join(names)}")
 
 
-@pytest.mark.parametrize("kind, preset, readout, features", gradient_cases())
+@pytest.mark.parametrize("kind, preset, readout, features", list(gradient_cases()))
 def test_gradients_are_finite_and_none_comes_from_hidden_positions(
     kind, preset, readout, features
 ):
@@ -277,7 +278,7 @@ def test_padding_is_inert_in_3d(preset, readout):
     cases.assert_close(apply(model, pad(batch, 3, 4)), apply(model, batch), 1e-4)
 
 
-@pytest.mark.parametrize("frames, tracks", [(1, 0), (37, 0), (0, 1), (0, 30), (5, 5)])
+@pytest.mark.parametrize("frames, tracks", [(37, 0), (0, 30), (5, 5)])
 @pytest.mark.parametrize("embedding", EMBEDDINGS, ids=str)
 def test_each_kind_of_padding_is_inert_in_every_3d_embedding(frames, tracks, embedding):
     model = cases.make_model("3dspa", num_output_frames=48, **embedding)

@@ -1,0 +1,138 @@
+"""Writes benchmarks/RESULTS.md from what the measuring scripts left in results/.
+
+    python benchmarks/make_results.py
+
+No figure is typed in: what has no file says "not measured" and how to measure it.
+"""
+
+import json
+import pathlib
+
+HERE = pathlib.Path(__file__).resolve().parent
+RESULTS = HERE / "results"
+FORWARD = "python benchmarks/bench_forward.py"
+FIGURES = {
+    "parameters": "parameters",
+    "gflop": "GFLOP",
+    "seconds": "seconds",
+    "gflop_per_s": "GFLOP/s",
+    "of_matrix_rate": "of matrix rate",
+    "peak_gb": "peak GB",
+}
+TRAINED = (
+    "readout",
+    "step",
+    "mean error, px",
+    "median, px",
+    "point stays, mean",
+    "nearest support track, mean",
+    "visibility right",
+    "seconds",
+)
+READOUT = (
+    "python train.py --preset=mini --readout={} --batch_size=8 "
+    "--num_query_points=24 --learning_rate=5e-4 --num_steps=800 --eval_freq=200 "
+    "--num_scenes=6144 --pool_dir=runs/pool --checkpoint_dir=runs/{}"
+)
+
+
+def table(header: list[str], rows: list[list]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def number(value) -> str:
+    """Three figures, or a dash for what is not there."""
+    if value is None:
+        return "-"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
+
+
+def forward_section(platform: str) -> str:
+    """What bench_forward.py measured on a kind of device."""
+    path = RESULTS / f"forward_{platform}.json"
+    if not path.exists():
+        return (
+            f"### {platform.upper()}\n\nNot measured. Where there is one: `{FORWARD}`."
+        )
+    stored = json.loads(path.read_text())
+    device = next(r["device"] for r in stored["rows"] if "device" in r)
+    rows = []
+    for r in stored["rows"]:
+        size = "" if r["what"] == "matrix" else f"({r['tracks']}; {r['queries']})"
+        what = f"{r['what']} {r['part']}".strip()
+        cells = [number(r.get(name)) for name in FIGURES]
+        if "error" in r:
+            cells = ["failed"] + ["-"] * 5
+        rows.append([what, size, r["dtype"], *cells])
+    compared = [
+        [c["name"], number(c.get("slow_seconds")), number(c.get("fast_seconds")),
+         number(c.get("ratio")), c["needed"]]
+        for c in stored["comparisons"]
+    ]  # fmt: skip
+    return "\n\n".join(
+        [
+            f"### {platform.upper()}: {device}",
+            f"`{FORWARD}`",
+            table(["what", "(tracks; queries)", "type", *FIGURES.values()], rows),
+            "In turns in one process, at (256; 128):",
+            table(["pair", "slow, s", "fast, s", "times faster", "needed"], compared),
+        ]
+    )
+
+
+def readout_section() -> str:
+    """Held-out errors of the joint and the cross readout, trained alike."""
+    lines = ["## Joint and cross readout, trained alike at mini size"]
+    rows, finals = [], {}
+    for readout in ("joint", "cross"):
+        path = RESULTS / f"readout_{readout}.jsonl"
+        command = READOUT.format(readout, readout)
+        if not path.exists():
+            lines.append(f"{readout}: not measured. `{command}`")
+            continue
+        lines.append(f"`{command}`")
+        for line in path.read_text().splitlines():
+            m = json.loads(line)
+            finals[readout] = m
+            rows.append(
+                [readout, m["step"], number(m["model_mean_px"]),
+                 number(m["model_median_px"]), number(m["point_stays_mean_px"]),
+                 number(m["nearest_support_mean_px"]),
+                 f"{m['occlusion_accuracy']:.1%}", number(m["seconds"])]
+            )  # fmt: skip
+    if rows:
+        lines.append(table(list(TRAINED), rows))
+    if len(finals) == 2:
+        ratio = finals["cross"]["model_mean_px"] / finals["joint"]["model_mean_px"]
+        lines.append(
+            "At the last step the cross readout's mean error is "
+            f"{ratio - 1:+.1%} against the joint readout's (allowed: +10%). "
+            "Seconds are those of a machine that did other work too."
+        )
+    return "\n\n".join(lines)
+
+
+def main() -> None:
+    """Writes RESULTS.md."""
+    parts = [
+        "# Results",
+        "Written by `python benchmarks/make_results.py` from `benchmarks/results/`. "
+        "Errors are in pixels of a frame whose shorter side has 256.",
+        "## Forward pass at TRAJAN's size",
+        "`published` is the published computation written as published, and "
+        "`plain, chunked` the same decoder over chunks of queries "
+        "(tests/reference_model.py); `all` is encoder and decoder, `decode` the decoder alone. FLOPs are those of the "
+        "program as XLA counts them, so that exact savings show as fewer of them.",
+        forward_section("cpu"),
+        forward_section("gpu"),
+        readout_section(),
+    ]
+    path = HERE / "RESULTS.md"
+    path.write_text("\n\n".join(parts) + "\n")
+    print(path)
+
+
+if __name__ == "__main__":
+    main()
