@@ -64,10 +64,11 @@ def compute_loss(
 ) -> tuple[Float[Array, ""], dict]:
     """The training loss of 2D and 3D models.
 
-    L1 (logarithmic for large errors) on positions where the query track is visible; cross-entropy on visibility in
-    all frames of the clip; where the model has the head, the negative log-likelihood
-    of a Laplace distribution for the scale of the error (whose gradient does not reach
-    the positions); in 2D certainty as in TAPIR (Doersch et al. 2023, section 3.2).
+    L1, logarithmic for large errors, on positions where the query track is visible;
+    cross-entropy on visibility in all frames of the clip; where the model has the
+    head, the negative log-likelihood of a Laplace distribution for the scale of the
+    error (whose gradient does not reach the positions); in 2D certainty as in TAPIR
+    (Doersch et al. 2023, section 3.2).
 
     Args:
         outputs: predictions of the model.

@@ -123,8 +123,8 @@ def main() -> None:
         "## Forward pass at TRAJAN's size",
         "`published` is the published computation written as published, and "
         "`plain, chunked` the same decoder over chunks of queries "
-        "(tests/reference_model.py); `all` is encoder and decoder, `decode` the decoder alone. FLOPs are those of the "
-        "program as XLA counts them, so that exact savings show as fewer of them.",
+        "(tests/reference_model.py); `all` is encoder and decoder, `decode` the "
+        "decoder alone. FLOPs are those of the program as XLA counts them, so that exact savings show as fewer of them.",
         forward_section("cpu"),
         forward_section("gpu"),
         readout_section(),
