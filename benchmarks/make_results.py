@@ -124,7 +124,8 @@ def main() -> None:
         "`published` is the published computation written as published, and "
         "`plain, chunked` the same decoder over chunks of queries "
         "(tests/reference_model.py); `all` is encoder and decoder, `decode` the "
-        "decoder alone. FLOPs are those of the program as XLA counts them, so that exact savings show as fewer of them.",
+        "decoder alone. FLOPs are those of the program as XLA counts them, so that "
+        "exact savings show as fewer of them.",
         forward_section("cpu"),
         forward_section("gpu"),
         readout_section(),
