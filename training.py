@@ -1,10 +1,10 @@
 """Training of both autoencoders: loss, step, schedule, averaged weights, evaluation.
 
     LossWeights, compute_loss     one loss for TRAJAN and 3DSPA
-    make_optimizer                AdamW, warm-up, cosine decay, gradient clipping
+    make_schedule, make_optimizer AdamW, warm-up, cosine decay, gradient clipping
     TrainState, make_train_step   one step, with an average of the weights beside them
     point_stays, nearest_support  what a reconstruction has to beat
-    evaluate                      held-out errors in pixels, beside these baselines
+    predict, evaluate             held-out errors in pixels, beside these baselines
 
 Positions are compared as they are seen: in 3D the error is divided by the true depth,
 so that a centimetre counts for more nearby than far away. Published weights are 5000
@@ -12,6 +12,7 @@ for positions and 1e-8 for visibility, under which visibility is never learned.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -88,9 +89,7 @@ def compute_loss(
     error = relative_errors(outputs.tracks, target)
     distance = jnp.mean(jnp.abs(error), axis=-1, keepdims=True)
     terms = {
-        "position": mean_where(
-            LARGE_ERROR * jnp.log1p(distance / LARGE_ERROR), shown
-        ),
+        "position": mean_where(LARGE_ERROR * jnp.log1p(distance / LARGE_ERROR), shown),
         "visibility": mean_where(
             optax.sigmoid_binary_cross_entropy(outputs.visible_logits, shown), in_clip
         ),
@@ -113,6 +112,19 @@ def mean_where(x, mask) -> jax.Array:
     return jnp.sum(x * mask) / jnp.maximum(jnp.sum(mask), 1.0)
 
 
+def make_schedule(
+    learning_rate: float, num_steps: int, warmup_steps: int
+) -> optax.Schedule:
+    """Linear warm-up from 0, then cosine decay to a hundredth at num_steps."""
+    return optax.warmup_cosine_decay_schedule(
+        init_value=0.0,
+        peak_value=learning_rate,
+        warmup_steps=warmup_steps,
+        decay_steps=max(num_steps, warmup_steps + 1),
+        end_value=learning_rate / 100,
+    )
+
+
 def make_optimizer(
     learning_rate: float,
     num_steps: int,
@@ -120,14 +132,8 @@ def make_optimizer(
     weight_decay: float = 1e-2,
     clip_norm: float = 1.0,
 ) -> optax.GradientTransformation:
-    """AdamW with linear warm-up, cosine decay to a hundredth, and gradient clipping."""
-    schedule = optax.warmup_cosine_decay_schedule(
-        init_value=0.0,
-        peak_value=learning_rate,
-        warmup_steps=warmup_steps,
-        decay_steps=max(num_steps, warmup_steps + 1),
-        end_value=learning_rate / 100,
-    )
+    """AdamW under make_schedule, with gradients clipped to a global norm."""
+    schedule = make_schedule(learning_rate, num_steps, warmup_steps)
     return optax.chain(
         optax.clip_by_global_norm(clip_norm),
         optax.adamw(schedule, b2=0.98, weight_decay=weight_decay, mask=is_kernel),
@@ -164,8 +170,9 @@ def make_state(params: dict, optimizer, seed: int) -> TrainState:
     """The state before the first step."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
-        params=params,
-        average=jax.tree.map(jnp.copy, params),  # the step donates both
+        # Copies, since a step uses its state up.
+        params=jax.tree.map(jnp.array, params),
+        average=jax.tree.map(jnp.array, params),
         optimizer_state=optimizer.init(params),
         key=jax.random.PRNGKey(seed),
     )
@@ -227,17 +234,17 @@ def nearest_support(batch: dict) -> Float[np.ndarray, "B Q T C"]:
     track is visible in the query's frame the point stays.
     """
     out = point_stays(batch)
-    for b in range(out.shape[0]):
+    for b, points in enumerate(batch["query_points"]):
         support = batch["support_tracks"][b]
         visible = batch["support_tracks_visible"][b, :, :, 0] > 0
-        held = hold_last(support, visible)
-        for q, point in enumerate(batch["query_points"][b]):
-            frame = int(round(float(point[0])))
-            distance = np.linalg.norm(support[:, frame] - point[1:], axis=-1)
-            distance = np.where(visible[:, frame], distance, np.inf)
-            nearest = np.argmin(distance)
-            if np.isfinite(distance[nearest]):
-                out[b, q] += held[nearest] - support[nearest, frame]
+        frames, queries = np.round(points[:, 0]).astype(int), np.arange(len(points))
+        distance = np.linalg.norm(support[:, frames] - points[:, 1:], axis=-1)
+        distance = np.where(visible[:, frames], distance, np.inf)
+        nearest = np.argmin(distance, axis=0)
+        start = support[nearest, frames]
+        moved = hold_last(support, visible)[nearest] - start[:, None]
+        found = np.isfinite(distance[nearest, queries])
+        out[b] += np.where(found[:, None, None], moved, 0)
     return out
 
 
@@ -252,7 +259,11 @@ def hold_last(tracks: np.ndarray, visible: np.ndarray) -> np.ndarray:
 
 
 def pixel_errors(tracks: np.ndarray, batch: dict) -> np.ndarray:
-    """Image distances `[B, Q, T]` to the true tracks, for a shorter side of 256 px."""
+    """Image distances `[B, Q, T]` to the true tracks in pixels at 256.
+
+    In 3D of frames whose shorter side is 256, in 2D of frames resized to 256 × 256, as
+    TAPVid-3D and TAP-Vid measure.
+    """
     if tracks.shape[-1] == 2:
         return METRIC_SIZE * np.linalg.norm(tracks - batch["query_tracks"], axis=-1)
     focal, centre = batch["intrinsics"][:, :2], batch["intrinsics"][:, 2:]
@@ -265,6 +276,14 @@ def pixel_errors(tracks: np.ndarray, batch: dict) -> np.ndarray:
     return np.linalg.norm(
         scale * (image(tracks) - image(batch["query_tracks"])), axis=-1
     )
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def predict(
+    model: track_autoencoder.TrackAutoEncoder, params: dict, batch: dict
+) -> track_autoencoder.TrackAutoEncoderResults:
+    """The model's predictions, compiled once for all calls of one shape."""
+    return model.apply({"params": params}, batch)
 
 
 def evaluate(
@@ -280,12 +299,14 @@ def evaluate(
         Median and mean of the image distance in pixels at 256 over visible points
         (`model_median_px`, `model_mean_px`, the same for `point_stays` and
         `nearest_support`), and `occlusion_accuracy`. The query's own frame is left out.
+
+    Raises:
+        ValueError: if there is no visible point to compare with.
     """
-    apply = jax.jit(lambda p, b: model.apply({"params": p}, b))
     errors = {"model": [], "point_stays": [], "nearest_support": []}
     right, counted = 0.0, 0.0
     for batch in batches:
-        outputs = jax.device_get(apply(params, batch))
+        outputs = jax.device_get(predict(model, params, batch))
         frames = np.arange(batch["query_tracks"].shape[2])
         in_clip = frames < batch["boundary_frame"][:, None, None]
         in_clip = in_clip & (frames != np.round(batch["query_points"][:, :, :1]))
@@ -300,7 +321,9 @@ def evaluate(
         agrees = (outputs.visible_logits[..., 0] > 0) == visible
         right += float((agrees & in_clip).sum())
         counted += float(np.broadcast_to(in_clip, visible.shape).sum())
-    metrics = {"occlusion_accuracy": right / max(counted, 1.0)}
+    if not sum(part.size for part in errors["model"]):
+        raise ValueError("no held-out query point is visible: nothing to evaluate on")
+    metrics = {"occlusion_accuracy": right / counted}
     for name, parts in errors.items():
         values = np.concatenate(parts)
         metrics[f"{name}_median_px"] = float(np.median(values))
