@@ -1005,6 +1005,13 @@ def group_frames(x: Float[Array, "*B T C"], k: int) -> Float[Array, "*B T/k k C"
 
 # Inputs.
 
+MODEL_INPUTS = (
+    "support_tracks",
+    "support_tracks_visible",
+    "boundary_frame",
+    "query_points",
+)
+
 
 def check_shape(name: str, array, shape: tuple) -> None:
     """Raises ValueError unless the array has this shape; letters match any size."""
@@ -1031,15 +1038,21 @@ def check_batch(config, inputs: dict) -> dict:
         inputs: batch of DESIGN section 5.
 
     Returns:
-        A copy with all arrays converted.
+        Those of its arrays that the model looks at.
 
     Raises:
         ValueError: naming the array, the shape it has and the shape it needs.
     """
-    for name in ("support_tracks", "support_tracks_visible", "boundary_frame"):
+    for name in MODEL_INPUTS[:3]:
         if inputs.get(name) is None:
             raise ValueError(f"the batch has no {name}")
-    inputs = {k: jnp.asarray(v) for k, v in inputs.items() if v is not None}
+    names = {*MODEL_INPUTS, *feature_widths(config)}
+    names |= {name.replace("features", "present") for name in names}
+    inputs = {
+        name: jnp.asarray(x)
+        for name, x in inputs.items()
+        if name in names and x is not None
+    }
     tracks = inputs["support_tracks"]
     check_shape("support_tracks", tracks, ("B", "N", "T", config.num_coords))
     batch, num_tracks, num_frames = tracks.shape[:3]

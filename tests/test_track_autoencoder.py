@@ -525,6 +525,15 @@ def test_a_wrong_shape_is_named_with_the_needed_one(name, shape, words):
     assert "\n" not in str(error.value)
 
 
+def test_what_the_model_does_not_look_at_may_be_anything():
+    model = cases.make_model("trajan")
+    batch = cases.make_batch(model)
+    more = batch | {"dino_features": np.zeros(3), "name": "clip", "video": None}
+    variables = {"params": cases.parameters(model)}
+    out = model.apply(variables, more, False)
+    cases.assert_close(out, model.apply(variables, batch, False), 0)
+
+
 def test_more_frames_than_the_model_has_is_named():
     model = cases.make_model("trajan")
     batch = cases.make_batch(model, frames=13)
