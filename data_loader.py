@@ -28,6 +28,7 @@ from absl import flags
 import corruptions
 import geometry
 import synthetic
+from files import write_npz
 
 SHARD_SIZE = 256  # scenes per file of a cached pool
 # Width and height of simulated pictures, the longer side 256: most videos are wide.
@@ -351,7 +352,7 @@ def synthetic_pool(
             rows = list(itertools.islice(scenes, counts[i]))
             shard = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
             if files:
-                synthetic.write_npz(files[i], shard, compress=False)
+                write_npz(files[i], shard)
             else:
                 made[i] = shard
         bar.close()

@@ -26,7 +26,6 @@ middle one of the frames in which it is visible there. The middle, not a random 
 no frame is then far from it, and a clip's score does not hang on a draw.
 """
 
-import contextlib
 import dataclasses
 import functools
 import json
@@ -47,6 +46,7 @@ import checkpointing
 import geometry
 import scoring
 import tracking
+from files import whole_file
 
 VERSION = "0.1.0"
 LOG = logging.getLogger(__name__)
@@ -972,19 +972,6 @@ def save_result(
         file.write((text + "\n").encode())
     names = "score.json", "result_with_scores.npz", "predictions.npz", "video_info.txt"
     return [str(folder / name) for name in names]
-
-
-@contextlib.contextmanager
-def whole_file(path: str | os.PathLike):
-    """A binary file to write, which takes its name when everything is written."""
-    partial = f"{os.fspath(path)}.{os.getpid()}.tmp"
-    try:
-        with open(partial, "wb") as file:
-            yield file
-        os.replace(partial, path)
-    finally:
-        if os.path.exists(partial):
-            os.remove(partial)
 
 
 def _with_video(result, video_size):

@@ -33,6 +33,7 @@ import mujoco
 import numpy as np
 import tqdm
 
+import files
 import geometry
 
 VERSION = 2  # of the scenes: cached ones of another version are not used
@@ -1124,18 +1125,6 @@ def _light(scene: Scene, point: np.ndarray, normal: np.ndarray) -> np.ndarray:
 # ------------------------------------------------------------------ files
 
 
-def write_npz(path: str | os.PathLike, arrays: dict, compress: bool = True) -> None:
-    """Writes arrays by name as an .npz file, whole or not at all."""
-    partial = f"{path}.{os.getpid()}.tmp"
-    try:
-        with open(partial, "wb") as file:
-            (np.savez_compressed if compress else np.savez)(file, **arrays)
-        os.replace(partial, path)
-    finally:
-        if os.path.exists(partial):
-            os.remove(partial)
-
-
 def write_video(path: str | os.PathLike, video: np.ndarray, fps: float) -> None:
     """Writes `[T, H, W, 3]` uint8 RGB as H.264 (yuv420p), whole or not at all.
 
@@ -1215,7 +1204,7 @@ def main(flags) -> None:
             if flags.preview:
                 write_video(folder / f"{name}.mp4", video, scene.fps)
                 shown, videos = (shown + [scene])[:12], (videos + [video])[:12]
-        write_npz(folder / f"{name}.npz", arrays)
+        files.write_npz(folder / f"{name}.npz", arrays, compress=True)
     if flags.preview:
         sheet = contact_sheet(shown, videos)
         cv2.imwrite(str(folder / "contact_sheet.png"), sheet[..., ::-1])

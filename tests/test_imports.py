@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # A module imports only from those before it here.
 LIBRARY = [
+    "files",
     "geometry",
     "attention",
     "track_autoencoder",
@@ -52,6 +53,7 @@ SCRIPTS = [
 # What a heavy package would slow down or break: the way of `make demo`, and training
 # on simulated scenes.
 DEMO = [
+    "files",
     "geometry",
     "attention",
     "track_autoencoder",

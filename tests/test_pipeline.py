@@ -517,15 +517,6 @@ def test_stored_video_is_the_clip(result, tmp_path):
     assert "video" not in np.load(tmp_path / "result_with_scores.npz")
 
 
-def test_a_file_appears_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "score.json"
-    path.write_text("old")
-    with pytest.raises(RuntimeError), pipeline.whole_file(path) as file:
-        file.write(b"half")
-        raise RuntimeError
-    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
-
-
 def test_scores_without_a_number_become_null(result, tmp_path):
     score = result.score | {"per_frame": [float("nan"), 0.5], "realism_std": np.inf}
     pipeline.save_result(dataclasses.replace(result, score=score), tmp_path)

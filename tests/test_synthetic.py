@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import files
 import synthetic
 from synthetic import Body, Camera, Geom, World
 
@@ -398,5 +399,5 @@ def test_a_file_that_fails_half_way_leaves_nothing(tmp_path):
     with pytest.raises(ValueError):
         synthetic.write_video(tmp_path / "odd.mp4", np.zeros((2, 5, 4, 3), np.uint8), 5)
     with pytest.raises(TypeError):
-        synthetic.write_npz(tmp_path / "x.npz", {1: np.zeros(3)})
+        files.write_npz(tmp_path / "x.npz", {1: np.zeros(3)})
     assert not list(tmp_path.iterdir())
