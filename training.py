@@ -210,7 +210,7 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
         rate = jnp.minimum(decay, (1.0 + state.step) / (10.0 + state.step))
         average = optax.incremental_update(params, state.average, 1.0 - rate)
-        metrics = {"loss": loss, "grad_norm": optax.global_norm(grads), **terms}
+        metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads), **terms}
         state = TrainState(state.step + 1, params, average, optimizer_state, key)
         return state, metrics
 
