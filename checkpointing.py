@@ -23,7 +23,6 @@ import json
 import os
 import re
 import sys
-import tempfile
 import zlib
 
 import jax
@@ -36,6 +35,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 import track_autoencoder
 import track_autoencoder_3d
 from attention import Linear
+from files import write_npz
 from track_autoencoder import ModelConfig, TrackAutoEncoder
 
 MODELS = {
@@ -125,25 +125,6 @@ def save_checkpoint(
         arrays[name] = stored
     text = json.dumps({**dataclasses.asdict(config), "metadata": metadata or {}})
     write_npz(path, {**arrays, "config": np.array(text)})
-
-
-def write_npz(path: str, arrays: dict[str, np.ndarray]) -> None:
-    """np.savez to a temporary file beside `path`, then renamed."""
-    folder = os.path.dirname(os.path.abspath(path))
-    try:
-        os.makedirs(folder, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=folder, suffix=".tmp")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                np.savez(file, **arrays)
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
-    except OSError as error:
-        reason = error.strerror or error
-        raise OSError(error.errno, f"cannot write {path}: {reason}") from error
 
 
 def flatten(params: dict) -> dict:

@@ -14,7 +14,9 @@ and each query point's whole track is read out of the latents.
 
 Two quirks belong to the published weights and stay in the 2D model: the query's frame
 is floor-divided by `time_scale_factor` before it is embedded (its time reaches the
-decoder through the time band alone), and rounding noise comes from a fixed key.
+decoder through the time band alone), and rounding noise comes from a fixed key. One
+corner differs on purpose: a track that is visible in padded frames only attends to
+nothing, where the published mask lets it attend to everything, garbage included.
 """
 
 import dataclasses
@@ -227,7 +229,7 @@ def sinusoidal_embedding(
     )
     angles = angles.reshape(*x.shape, num_frequencies)
     angles = jnp.concatenate([angles, angles + 0.5 * np.float32(np.pi)], axis=-1)
-    return jnp.sin(angles).reshape(*x.shape[:-1], -1)
+    return jnp.sin(angles).reshape(*x.shape[:-1], 2 * num_coords * num_frequencies)
 
 
 class ParamStateInit(nn.Module):
@@ -338,7 +340,12 @@ class JointReadout(ImprovedTransformer):
         projected = []
         for dense, base in zip(self.first_projections(), shared.projected, strict=True):
             of_band = self.project(scaled, dense.kernel[width:])
-            of_mean = jnp.einsum("c,chd->hd", block.norm_q.scale, dense.kernel)
+            of_mean = jnp.einsum(
+                "c,chd->hd",
+                block.norm_q.scale,
+                dense.kernel,
+                precision=jax.lax.Precision.HIGHEST,
+            )
             raw = base[:, None] + of_band - mean[..., None] * of_mean
             projected.append((raw * inverse).astype(self.dtype))
         query = att.norm_query(projected[0])
@@ -385,8 +392,8 @@ class JointReadout(ImprovedTransformer):
     ) -> SharedLatents | FrameLatents:
         """Everything that can be computed before the queries come, chunk by chunk.
 
-        One entry per frame where there are more queries than frames, else what is
-        shared by all frames.
+        One entry per frame where there are more queries than frames (at TRAJAN's size
+        236 MB a clip in float32), else what is shared by all frames.
         """
         shared = self.share(latents)
         if num_queries <= self.num_frames:
@@ -447,7 +454,11 @@ class JointReadout(ImprovedTransformer):
         of_latents = own.attended + share * (value[:, :, None] - own.attended)
         # Query row: one softmax over itself and the latents.
         to_self = jnp.einsum(
-            "bqhd,bqhd->bqh", query, key, preferred_element_type=jnp.float32
+            "bqhd,bqhd->bqh",
+            query,
+            key,
+            precision=precision,
+            preferred_element_type=jnp.float32,
         )
         to_latents = jnp.einsum(
             "bqhd,bqlhd->bqhl",
@@ -716,7 +727,7 @@ class TrackAutoEncoder(nn.Module, ModelConfig):
             flags = visible[..., None].astype(jnp.float32)
             embedded = jnp.concatenate([embedded * flags, flags], axis=-1)
             embedded = group_frames(embedded, k)
-            embedded = embedded.reshape(*embedded.shape[:-2], -1)
+            embedded = merge_last(embedded)
             mask = jnp.any(group_frames(mask[..., None], k), axis=(-2, -1))
         return self.track_token_projection(embedded), mask
 
@@ -737,7 +748,7 @@ class TrackAutoEncoder(nn.Module, ModelConfig):
             [moved * DISPLACEMENT_SCALE, visible.astype(jnp.float32)], axis=-1
         )
         frames = pad_frames(frames, self.num_output_frames)
-        flat = frames.reshape(*frames.shape[:-2], -1)
+        flat = merge_last(frames)
         position = self.embed(self.embedded_position(anchor))
         hidden = nn.gelu(self.track_mlp_in(jnp.concatenate([flat, position], -1)))
         hidden = hidden + nn.gelu(self.track_mlp_hidden(hidden))
@@ -771,10 +782,13 @@ class TrackAutoEncoder(nn.Module, ModelConfig):
                 32 × 32 points in frame 0.
 
         Raises:
-            ValueError: for an array of a wrong shape.
+            ValueError: for an array of a wrong shape, or query frames (where they are
+                known, not traced) outside the model's window.
         """
-        if "query_points" in inputs:
+        if inputs.get("query_points") is not None:
             points = check_query_points(self, inputs["query_points"])
+        elif inputs.get("support_tracks") is None:
+            raise ValueError("the batch has neither query_points nor support_tracks")
         else:
             grid = self.default_grid()
             frame = np.zeros((*grid.shape[:-1], 1), np.float32)
@@ -817,7 +831,9 @@ class TrackAutoEncoder(nn.Module, ModelConfig):
         Raises:
             ValueError: if the latents have a wrong shape.
         """
-        check_shape("latents", latents, self.latents_shape(latents))
+        num_clips = decoder_context.query_frame.shape[0]
+        needed = (num_clips, self.num_latent_tokens, self.latent_token_dim)
+        check_shape("latents", latents, needed)
         latents = self.quantise(jnp.clip(latents, -1.0, 1.0), discretize)
         latents = self.decompress_attn(self.decompressor(latents))
         if self.readout == "joint":
@@ -831,9 +847,6 @@ class TrackAutoEncoder(nn.Module, ModelConfig):
         return scan_chunks(
             type(self).decode_queries, self, queries, self.decoder_chunk_size(), latents
         )
-
-    def latents_shape(self, latents) -> tuple:
-        return (np.shape(latents)[0], self.num_latent_tokens, self.latent_token_dim)
 
     def quantise(self, latents, discretize: bool) -> jax.Array:
         """Rounds to 1/128 with noise of that size; the gradient passes through."""
@@ -969,7 +982,7 @@ def scan_chunks(method, model, inputs: dict, chunk_size: int, *shared):
         return x.reshape(x.shape[0], num_chunks, chunk_size, *x.shape[2:])
 
     def join(x):
-        return x.reshape(x.shape[0], -1, *x.shape[3:])[:, :total]
+        return x.reshape(x.shape[0], num_chunks * chunk_size, *x.shape[3:])[:, :total]
 
     def body(model, carry, chunk):
         return carry, method(model, chunk, *shared)
@@ -999,8 +1012,14 @@ def pad_frames(x: Float[Array, "*B T C"], num_frames: int) -> Float[Array, "*B F
 
 def group_frames(x: Float[Array, "*B T C"], k: int) -> Float[Array, "*B T/k k C"]:
     """k consecutive frames together, the last group filled up with zero frames."""
-    x = pad_frames(x, -(-x.shape[-2] // k) * k)
-    return x.reshape(*x.shape[:-2], -1, k, x.shape[-1])
+    num_groups = -(-x.shape[-2] // k)
+    x = pad_frames(x, num_groups * k)
+    return x.reshape(*x.shape[:-2], num_groups, k, x.shape[-1])
+
+
+def merge_last(x: Float[Array, "*B T C"]) -> Float[Array, "*B T*C"]:
+    """The last two axes as one (a -1 would fail for an array without elements)."""
+    return x.reshape(*x.shape[:-2], x.shape[-2] * x.shape[-1])
 
 
 # Inputs.
@@ -1025,8 +1044,16 @@ def check_shape(name: str, array, shape: tuple) -> None:
 
 
 def check_query_points(config, points) -> jax.Array:
-    """Returns them as an array. Raises ValueError unless `[B, Q, 1 + C]`."""
+    """Returns them as an array. Raises ValueError unless `[B, Q, 1 + C]`, in time."""
     check_shape("query_points", points, ("B", "Q", 1 + config.num_coords))
+    if not isinstance(points, jax.core.Tracer):
+        frames = np.round(np.asarray(points)[..., 0])
+        late = (frames < 0) | (frames >= config.num_output_frames)
+        if late.any():
+            raise ValueError(
+                f"query_points has frame {frames[late][0]:g}, the model has frames "
+                f"0 to {config.num_output_frames - 1}"
+            )
     return jnp.asarray(points)
 
 
@@ -1056,6 +1083,8 @@ def check_batch(config, inputs: dict) -> dict:
     tracks = inputs["support_tracks"]
     check_shape("support_tracks", tracks, ("B", "N", "T", config.num_coords))
     batch, num_tracks, num_frames = tracks.shape[:3]
+    if num_frames == 0:
+        raise ValueError(f"support_tracks has shape {list(tracks.shape)}: no frames")
     if num_frames > config.num_output_frames:
         raise ValueError(
             f"support_tracks has shape {list(tracks.shape)}, that is {num_frames} "

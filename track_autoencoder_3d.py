@@ -84,14 +84,15 @@ class TrackAutoEncoder3D(TrackAutoEncoder):
             tracks["visible"][..., None], tracks["tracks"], 0.0
         )
         for name in self.feature_names:
-            if f"{name}_features" in inputs:
-                tracks[name] = jnp.where(
-                    tracks["visible"][..., None], inputs[f"{name}_features"], 0.0
-                )
+            known = tracks["visible"]
             if f"{name}_present" in inputs:
-                present = inputs[f"{name}_present"] > 0
-                shape = tracks["visible"].shape[:2]
-                tracks[f"{name}_present"] = jnp.broadcast_to(present[:, None], shape)
+                present = (inputs[f"{name}_present"] > 0)[:, None]
+                present = jnp.broadcast_to(present, known.shape[:2])
+                tracks[f"{name}_present"] = present
+                known = known & present[..., None]
+            if f"{name}_features" in inputs:
+                features = inputs[f"{name}_features"]
+                tracks[name] = jnp.where(known[..., None], features, 0.0)
         return tracks
 
     def latents_mask(self, tracks: dict):

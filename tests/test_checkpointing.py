@@ -36,6 +36,7 @@ from flax.training import checkpoints as flax_checkpoints
 from flax.training.train_state import TrainState
 
 import checkpointing
+import files
 import track_autoencoder
 from checkpointing import CheckpointError
 from track_autoencoder import ModelConfig, TrackAutoEncoder
@@ -364,10 +365,10 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path):
     code = f"""
 import resource, sys
 import numpy as np
-import checkpointing
+import files
 resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
 try:
-    checkpointing.write_npz({str(path)!r}, {{"a": np.zeros(100_000)}})
+    files.write_npz({str(path)!r}, {{"a": np.zeros(100_000)}})
 except OSError as error:
     print(error)
 """
@@ -383,11 +384,11 @@ def test_a_killed_write_leaves_the_old_file(tmp_path):
     code = f"""
 import os, signal
 import numpy as np
-import checkpointing
+import files
 class Deadly:
     def __array__(self, dtype=None, copy=None):
         os.kill(os.getpid(), signal.SIGKILL)
-checkpointing.write_npz({str(path)!r}, {{"a": np.zeros(100_000), "b": Deadly()}})
+files.write_npz({str(path)!r}, {{"a": np.zeros(100_000), "b": Deadly()}})
 """
     assert run_python("-c", code).returncode == -9
     assert path.read_bytes() == b"the old checkpoint"
@@ -408,7 +409,7 @@ def test_unwritable_directory(tmp_path):
 def test_target_that_is_a_directory(tmp_path):
     (tmp_path / "model.npz").mkdir()
     with pytest.raises(OSError, match="cannot write"):
-        checkpointing.write_npz(str(tmp_path / "model.npz"), {"a": np.zeros(3)})
+        files.write_npz(str(tmp_path / "model.npz"), {"a": np.zeros(3)})
     assert os.listdir(tmp_path) == ["model.npz"]
 
 

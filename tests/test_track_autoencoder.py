@@ -411,7 +411,8 @@ def test_without_query_points_a_grid_is_decoded(kind, point):
     model = cases.make_model(kind, readout="cross")
     batch = cases.make_batch(model)
     del batch["query_points"]
-    context = model.apply({}, batch, method="get_decoder_context")
+    variables = {"params": cases.parameters(model)}
+    context = model.apply(variables, batch, method="get_decoder_context")
     assert context.query_position.shape == (2, 1024, point)
     centres = (np.arange(32) + 0.5) / 32 - (0.5 if kind == "3dspa" else 0.0)
     np.testing.assert_allclose(context.query_position[0, :32, 0], centres, 0, 1e-6)
@@ -490,6 +491,25 @@ def test_absent_features_are_a_learned_vector_per_clip():
     assert np.abs(full.latents - nowhere.latents).max() > 1e-4
 
 
+def test_features_of_a_clip_that_has_none_may_be_garbage():
+    model = cases.make_model("3dspa")
+    batch = cases.make_batch(model) | {"dino_present": np.array([1, 0], np.float32)}
+    spoilt = dict(batch, dino_features=batch["dino_features"].copy())
+    spoilt["dino_features"][1] = np.nan
+
+    def total(params, batch):
+        return jnp.sum(model.apply({"params": params}, batch).tracks ** 2)
+
+    params = cases.parameters(model)
+    expected = jax.grad(total)(params, batch)
+    for ours, theirs in zip(
+        jax.tree.leaves(jax.grad(total)(params, spoilt)),
+        jax.tree.leaves(expected),
+        strict=True,
+    ):
+        np.testing.assert_allclose(ours, theirs, 1e-4, 1e-5)
+
+
 def test_absent_features_without_a_vector_for_them_are_an_error():
     model = cases.make_model("3dspa", has_absent_depth=False)
     batch = cases.make_batch(model)
@@ -552,17 +572,43 @@ def test_a_missing_array_is_named(name):
         apply(model, batch)
 
 
-def test_latents_of_a_wrong_shape_are_named():
-    model = cases.make_model("trajan")
+@pytest.mark.parametrize("shape", [(2, 6, 9), (1, 6, 8), (3, 6, 8), ()])
+@pytest.mark.parametrize("readout", ["joint", "cross"])
+def test_latents_of_a_wrong_shape_are_named(readout, shape):
+    model = cases.make_model("trajan", readout=readout)
     batch = cases.make_batch(model)
     context = model.apply({}, batch, method="get_decoder_context")
-    with pytest.raises(ValueError, match=r"latents.*\[2, 6, 9\].*\[2, 6, 8\]"):
+    with pytest.raises(ValueError) as error:
         model.apply(
             {"params": cases.parameters(model)},
-            jnp.zeros((2, 6, 9)),
+            jnp.zeros(shape),
             context,
             method="decode",
         )
+    assert f"latents has shape {list(shape)}, needed is [2, 6, 8]" == str(error.value)
+
+
+@pytest.mark.parametrize("frame", [-1, 12, 400])
+def test_a_query_frame_outside_the_window_is_named(frame):
+    model = cases.make_model("trajan")
+    batch = cases.make_batch(model)
+    batch["query_points"][0, 0, 0] = frame
+    with pytest.raises(ValueError, match=f"query_points has frame {frame}, .* 0 to 11"):
+        model.apply({"params": cases.parameters(model)}, batch)
+
+
+def test_neither_queries_nor_tracks_to_place_a_grid_on():
+    with pytest.raises(ValueError, match="neither query_points nor support_tracks"):
+        cases.make_model("trajan").apply({}, {}, method="get_decoder_context")
+
+
+def test_no_frames_at_all_is_named():
+    model = cases.make_model("trajan")
+    batch = cases.make_batch(model)
+    names = ("support_tracks", "support_tracks_visible")
+    batch |= {name: batch[name][:, :, :0] for name in names}
+    with pytest.raises(ValueError, match=r"\[2, 5, 0, 2\]: no frames"):
+        apply(model, batch)
 
 
 @pytest.mark.parametrize(
