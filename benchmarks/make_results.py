@@ -19,6 +19,7 @@ FIGURES = {
     "of_matrix_rate": "of matrix rate",
     "peak_gb": "peak GB",
 }
+COMPARED = "pair,slow s,fast s,times faster,needed,largest difference".split(",")
 TRAINED = (
     "readout",
     "step",
@@ -31,7 +32,7 @@ TRAINED = (
 )
 READOUT = (
     "python train.py --preset=mini --readout={} --batch_size=8 "
-    "--num_query_points=24 --learning_rate=5e-4 --num_steps=800 --eval_freq=200 "
+    "--num_query_points=24 --learning_rate=5e-4 --num_steps=600 --eval_freq=200 "
     "--num_scenes=6144 --pool_dir=runs/pool --checkpoint_dir=runs/{}"
 )
 
@@ -68,7 +69,7 @@ def forward_section(platform: str) -> str:
         rows.append([what, size, r["dtype"], *cells])
     compared = [
         [c["name"], number(c.get("slow_seconds")), number(c.get("fast_seconds")),
-         number(c.get("ratio")), c["needed"]]
+         number(c.get("ratio")), c["needed"], number(c.get("largest_difference"))]
         for c in stored["comparisons"]
     ]  # fmt: skip
     return "\n\n".join(
@@ -77,7 +78,7 @@ def forward_section(platform: str) -> str:
             f"`{FORWARD}`",
             table(["what", "(tracks; queries)", "type", *FIGURES.values()], rows),
             "In turns in one process, at (256; 128):",
-            table(["pair", "slow, s", "fast, s", "times faster", "needed"], compared),
+            table(COMPARED, compared),
         ]
     )
 
