@@ -121,9 +121,7 @@ def measure(row: Row) -> dict:
 def compare(slow: Row, fast: Row) -> dict:
     """Runs two rows in turns and returns the seconds of both."""
     import jax
-
     import numpy as np
-
     best = {}
     sides, tracks = [], []
     for row in (slow, fast):
