@@ -30,6 +30,7 @@ import dataclasses
 import functools
 import json
 import logging
+import math
 import os
 import time
 import zipfile
@@ -132,9 +133,9 @@ def make_options(preset: str = "mini", **changes) -> Options:
     options = dataclasses.replace(PRESETS[preset], **given)
     for name, smallest in SMALLEST_OPTIONS.items():
         value = getattr(options, name)
-        if value is not None and value < smallest:
+        if value is not None and not smallest <= value < math.inf:
             raise PipelineError(f"{name} is {value}, must be at least {smallest}")
-    if options.duration is not None and options.duration <= 0:
+    if options.duration is not None and not 0 < options.duration < math.inf:
         raise PipelineError(f"duration is {options.duration} s, must be more than 0")
     if options.tracker not in tracking.TRACKERS:
         have = ", ".join(tracking.TRACKERS)

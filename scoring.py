@@ -9,6 +9,8 @@ In order of appearance:
     coords_score            0..1 per point and frame
     held_out_statistics     the numbers a clip's score is made of
     realism                 the score, one documented function of those numbers
+    point_stays, nearest_support   predictions that a reconstruction has to beat
+    image_errors            image distances, for them and for models
 
 Metrics are those of TAPVid-3D (Koppula et al. 2024, section 4), which counts errors in
 pixels at the depth of the true point, with the frame's shorter side resized to 256.
@@ -358,3 +360,64 @@ def realism(statistics: Mapping[str, float]) -> float:
         statistics: of the held-out predictions, see `held_out_statistics`.
     """
     return float(statistics["average_jaccard"])
+
+
+# --- What a reconstruction has to beat ---
+
+
+def point_stays(batch: dict) -> Float[np.ndarray, "B Q T C"]:
+    """The prediction that every query point stays where it is."""
+    num_frames = batch["query_tracks"].shape[2]
+    return np.repeat(batch["query_points"][:, :, None, 1:], num_frames, axis=2)
+
+
+def nearest_support(batch: dict) -> Float[np.ndarray, "B Q T C"]:
+    """The prediction that a query point moves as its nearest support track does.
+
+    Nearest in the query's frame, among those visible there. In frames where that track
+    is not visible the displacement of its last visible frame holds. Where no support
+    track is visible in the query's frame the point stays.
+    """
+    out = point_stays(batch)
+    for b, points in enumerate(batch["query_points"]):
+        support = batch["support_tracks"][b]
+        visible = batch["support_tracks_visible"][b, :, :, 0] > 0
+        frames, queries = np.round(points[:, 0]).astype(int), np.arange(len(points))
+        distance = np.linalg.norm(support[:, frames] - points[:, 1:], axis=-1)
+        distance = np.where(visible[:, frames], distance, np.inf)
+        nearest = np.argmin(distance, axis=0)
+        start = support[nearest, frames]
+        moved = hold_last(support, visible)[nearest] - start[:, None]
+        found = np.isfinite(distance[nearest, queries])
+        out[b] += np.where(found[:, None, None], moved, 0)
+    return out
+
+
+def hold_last(tracks: np.ndarray, visible: np.ndarray) -> np.ndarray:
+    """Positions `[N, T, C]`, hidden ones replaced by the last seen (or first) one."""
+    num_frames = visible.shape[1]
+    index = np.where(visible, np.arange(num_frames), -1)
+    index = np.maximum.accumulate(index, axis=1)
+    first = np.argmax(visible, axis=1)
+    index = np.where(index < 0, first[:, None], index)
+    return np.take_along_axis(tracks, index[..., None], axis=1)
+
+
+def image_errors(tracks: np.ndarray, batch: dict) -> np.ndarray:
+    """Image distances `[B, Q, T]` to the true tracks in pixels at 256.
+
+    In 3D of frames whose shorter side is 256, in 2D of frames resized to 256 × 256, as
+    TAPVid-3D and TAP-Vid measure.
+    """
+    if tracks.shape[-1] == 2:
+        return EVALUATION_SIZE * np.linalg.norm(tracks - batch["query_tracks"], axis=-1)
+    focal, centre = batch["intrinsics"][:, :2], batch["intrinsics"][:, 2:]
+    shorter = 2.0 * centre.min(axis=-1)  # the principal point is the frame's centre
+    scale = (EVALUATION_SIZE * focal / shorter[:, None])[:, None, None]
+
+    def image(points):
+        return points[..., :2] / np.maximum(points[..., 2:], 1e-2)
+
+    return np.linalg.norm(
+        scale * (image(tracks) - image(batch["query_tracks"])), axis=-1
+    )

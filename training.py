@@ -3,8 +3,7 @@
     LossWeights, compute_loss     one loss for TRAJAN and 3DSPA
     make_schedule, make_optimizer AdamW, warm-up, cosine decay, gradient clipping
     TrainState, make_train_step   one step, with an average of the weights beside them
-    point_stays, nearest_support  what a reconstruction has to beat
-    predict, evaluate             held-out errors in pixels, beside these baselines
+    predict, evaluate             held-out errors in pixels, beside the baselines'
 
 Positions are compared as they are seen: in 3D the error is divided by the true depth,
 so that a centimetre counts for more nearby than far away. Published weights are 5000
@@ -23,11 +22,10 @@ import optax
 from flax import struct
 from jaxtyping import Array, Float
 
+import scoring
 import track_autoencoder
 
-METRIC_SIZE = 256  # pixels of the frame's shorter side that errors are stated in
-CERTAIN_WITHIN = 8.0 / METRIC_SIZE  # TAPIR's certainty: an error below 8 px
-MIN_DEPTH = 0.05  # of the clip's median depth; nearer points weigh no more than this
+CERTAIN_WITHIN = 8.0 / scoring.EVALUATION_SIZE  # TAPIR's certainty: an error below 8 px
 MAX_LOG_SCALE = 8.0
 # L1 up to here, logarithmic beyond: a few near or fast points, off by half the frame,
 # must not decide where a step goes.
@@ -55,7 +53,7 @@ def relative_errors(
     error = tracks - target
     if target.shape[-1] == 2:
         return error
-    return error / jnp.maximum(target[..., 2:], MIN_DEPTH)
+    return error / jnp.maximum(target[..., 2:], track_autoencoder.MIN_DEPTH)
 
 
 def compute_loss(
@@ -220,64 +218,6 @@ def make_train_step(
 # Evaluation.
 
 
-def point_stays(batch: dict) -> Float[np.ndarray, "B Q T C"]:
-    """The prediction that every query point stays where it is."""
-    num_frames = batch["query_tracks"].shape[2]
-    return np.repeat(batch["query_points"][:, :, None, 1:], num_frames, axis=2)
-
-
-def nearest_support(batch: dict) -> Float[np.ndarray, "B Q T C"]:
-    """The prediction that a query point moves as its nearest support track does.
-
-    Nearest in the query's frame, among those visible there. In frames where that track
-    is not visible the displacement of its last visible frame holds. Where no support
-    track is visible in the query's frame the point stays.
-    """
-    out = point_stays(batch)
-    for b, points in enumerate(batch["query_points"]):
-        support = batch["support_tracks"][b]
-        visible = batch["support_tracks_visible"][b, :, :, 0] > 0
-        frames, queries = np.round(points[:, 0]).astype(int), np.arange(len(points))
-        distance = np.linalg.norm(support[:, frames] - points[:, 1:], axis=-1)
-        distance = np.where(visible[:, frames], distance, np.inf)
-        nearest = np.argmin(distance, axis=0)
-        start = support[nearest, frames]
-        moved = hold_last(support, visible)[nearest] - start[:, None]
-        found = np.isfinite(distance[nearest, queries])
-        out[b] += np.where(found[:, None, None], moved, 0)
-    return out
-
-
-def hold_last(tracks: np.ndarray, visible: np.ndarray) -> np.ndarray:
-    """Positions `[N, T, C]`, hidden ones replaced by the last seen (or first) one."""
-    num_frames = visible.shape[1]
-    index = np.where(visible, np.arange(num_frames), -1)
-    index = np.maximum.accumulate(index, axis=1)
-    first = np.argmax(visible, axis=1)
-    index = np.where(index < 0, first[:, None], index)
-    return np.take_along_axis(tracks, index[..., None], axis=1)
-
-
-def pixel_errors(tracks: np.ndarray, batch: dict) -> np.ndarray:
-    """Image distances `[B, Q, T]` to the true tracks in pixels at 256.
-
-    In 3D of frames whose shorter side is 256, in 2D of frames resized to 256 × 256, as
-    TAPVid-3D and TAP-Vid measure.
-    """
-    if tracks.shape[-1] == 2:
-        return METRIC_SIZE * np.linalg.norm(tracks - batch["query_tracks"], axis=-1)
-    focal, centre = batch["intrinsics"][:, :2], batch["intrinsics"][:, 2:]
-    shorter = 2.0 * centre.min(axis=-1)  # the principal point is the frame's centre
-    scale = (METRIC_SIZE * focal / shorter[:, None])[:, None, None]
-
-    def image(points):
-        return points[..., :2] / np.maximum(points[..., 2:], 1e-2)
-
-    return np.linalg.norm(
-        scale * (image(tracks) - image(batch["query_tracks"])), axis=-1
-    )
-
-
 @functools.partial(jax.jit, static_argnums=0)
 def predict(
     model: track_autoencoder.TrackAutoEncoder, params: dict, batch: dict
@@ -313,11 +253,11 @@ def evaluate(
         visible = batch["query_tracks_visible"][..., 0] > 0
         predictions = {
             "model": outputs.tracks,
-            "point_stays": point_stays(batch),
-            "nearest_support": nearest_support(batch),
+            "point_stays": scoring.point_stays(batch),
+            "nearest_support": scoring.nearest_support(batch),
         }
         for name, tracks in predictions.items():
-            errors[name].append(pixel_errors(tracks, batch)[visible & in_clip])
+            errors[name].append(scoring.image_errors(tracks, batch)[visible & in_clip])
         agrees = (outputs.visible_logits[..., 0] > 0) == visible
         right += float((agrees & in_clip).sum())
         counted += float(np.broadcast_to(in_clip, visible.shape).sum())

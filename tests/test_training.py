@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 
 import checkpointing
 import geometry
+import scoring
 import training
-from track_autoencoder import TrackAutoEncoderResults
+from track_autoencoder import MIN_DEPTH, TrackAutoEncoderResults
 
 SETTINGS = settings(max_examples=40, deadline=None)
 SEEDS = st.integers(0, 2**32 - 1)
@@ -79,7 +80,7 @@ def loss_by_loops(outputs, batch):
         target = batch["query_tracks"][i].astype(float)
         error = np.asarray(outputs.tracks[i], float) - target
         if coords == 3:
-            error = error / max(target[2], training.MIN_DEPTH)
+            error = error / max(target[2], MIN_DEPTH)
         distance, size = np.mean(np.abs(error)), np.sqrt(np.sum(error**2))
         large = training.LARGE_ERROR
         position.append(large * np.log(1 + distance / large))
@@ -421,7 +422,7 @@ def test_every_part_learns_visibility():
 
 def test_point_stays():
     batch = drifting_batch(3)
-    found = training.point_stays(batch)
+    found = scoring.point_stays(batch)
     assert found.shape == batch["query_tracks"].shape
     for t in range(12):
         np.testing.assert_array_equal(found[:, :, t], batch["query_points"][..., 1:])
@@ -431,9 +432,9 @@ def test_point_stays():
 def test_nearest_support_is_exact_for_rigid_translation(coords):
     batch = drifting_batch(coords)
     batch["support_tracks_visible"][:] = 1
-    found = training.nearest_support(batch)
+    found = scoring.nearest_support(batch)
     np.testing.assert_allclose(found, batch["query_tracks"], atol=1e-6)
-    stays = np.abs(training.point_stays(batch) - batch["query_tracks"])
+    stays = np.abs(scoring.point_stays(batch) - batch["query_tracks"])
     assert stays.max() > 0.05  # or it would show nothing
 
 
@@ -447,18 +448,18 @@ def test_nearest_support_takes_the_nearest_of_two_bodies():
         "query_tracks": np.zeros((1, 2, 5, 2), np.float32),
         "query_points": np.float32([[[2, 0.3, 0.4], [0, 0.7, 0.2]]]),
     }
-    found = training.nearest_support(batch)[0]
+    found = scoring.nearest_support(batch)[0]
     expected = np.stack([0.3 + 0.01 * (time - 2), np.full(5, 0.4)], -1)
     np.testing.assert_allclose(found[0], expected, atol=1e-6)
     expected = np.stack([np.full(5, 0.7), 0.2 - 0.02 * time], -1)
     np.testing.assert_allclose(found[1], expected, atol=1e-6)
     # Where the nearer one is not seen in the query's frame, the other counts.
     batch["support_tracks_visible"][0, 0, 2] = 0
-    found = training.nearest_support(batch)[0, 0]
+    found = scoring.nearest_support(batch)[0, 0]
     expected = np.stack([np.full(5, 0.3), 0.4 - 0.02 * (time - 2)], -1)
     np.testing.assert_allclose(found, expected, atol=1e-6)
     batch["support_tracks_visible"][0, :, 2] = 0
-    found = training.nearest_support(batch)[0]
+    found = scoring.nearest_support(batch)[0]
     np.testing.assert_array_equal(found[0], np.full((5, 2), np.float32([0.3, 0.4])))
     assert np.ptp(found[1][:, 1]) > 0
 
@@ -472,13 +473,13 @@ def test_where_the_nearest_track_is_hidden_its_last_displacement_holds():
         "query_points": np.float32([[[1, 0.6, 0.7]]]),
     }
     batch["support_tracks"][0, 0, [0, 3]] = np.nan
-    found = training.nearest_support(batch)[0, 0]
+    found = scoring.nearest_support(batch)[0, 0]
     np.testing.assert_allclose(found[:, 0], [0.6, 0.6, 0.7, 0.7, 0.9], atol=1e-6)
     np.testing.assert_allclose(found[:, 1], 0.7, atol=1e-6)
 
 
 def nearest_support_by_loops(batch):
-    out = np.array(training.point_stays(batch))
+    out = np.array(scoring.point_stays(batch))
     clips, queries, frames, _ = out.shape
     for b in range(clips):
         tracks = batch["support_tracks"][b]
@@ -519,7 +520,7 @@ def test_nearest_support_is_what_loops_give(seed):
         "query_tracks": np.zeros((clips, queries, frames, coords), np.float32),
         "query_points": points.astype(np.float32),
     }
-    found = training.nearest_support(batch)
+    found = scoring.nearest_support(batch)
     np.testing.assert_allclose(found, nearest_support_by_loops(batch), atol=1e-6)
 
 
@@ -530,7 +531,7 @@ def test_hold_last(seed):
     num_tracks, frames = rng.integers(1, 8, 2)
     visible = rng.random((num_tracks, frames)) < rng.random()
     tracks = np.arange(num_tracks * frames * 2.0).reshape(num_tracks, frames, 2)
-    found = training.hold_last(tracks, visible)
+    found = scoring.hold_last(tracks, visible)
     for n, t in np.ndindex(num_tracks, frames):
         seen = np.flatnonzero(visible[n])
         if len(seen):
@@ -551,7 +552,7 @@ def test_pixel_errors_are_those_of_the_projection(height, width):
     truth = rng.uniform([-1, -1, 1], [1, 1, 3], (2, 4, 5, 3))
     predicted = truth + rng.normal(0, 0.1, truth.shape)
     batch = {"query_tracks": truth, "intrinsics": np.stack([intrinsics] * 2)}
-    found = training.pixel_errors(predicted, batch)
+    found = scoring.image_errors(predicted, batch)
     pixels = [geometry.project(x, intrinsics) for x in (predicted, truth)]
     expected = np.linalg.norm(pixels[0] - pixels[1], axis=-1) * 256 / min(height, width)
     assert found.shape == (2, 4, 5)
@@ -562,14 +563,14 @@ def test_pixel_errors_by_hand():
     """A centimetre to the right at 2 m, seen with a focal length of 512 px."""
     truth = np.array([0.3, -0.2, 2.0]).reshape(1, 1, 1, 3)
     batch = {"query_tracks": truth, "intrinsics": np.array([[512.0, 512, 320, 240]])}
-    found = training.pixel_errors(truth + [0.01, 0, 0], batch)
+    found = scoring.image_errors(truth + [0.01, 0, 0], batch)
     np.testing.assert_allclose(found, 0.01 / 2 * 512 * 256 / 480)
     # Along the ray, or behind the camera: nothing to see, or far away, never infinite.
-    np.testing.assert_allclose(training.pixel_errors(1.5 * truth, batch), 0, atol=1e-9)
-    behind = training.pixel_errors(-truth, batch)
+    np.testing.assert_allclose(scoring.image_errors(1.5 * truth, batch), 0, atol=1e-9)
+    behind = scoring.image_errors(-truth, batch)
     assert np.isfinite(behind).all() and behind > 256
     flat = {"query_tracks": np.array([0.5, 0.5]).reshape(1, 1, 1, 2)}
-    found = training.pixel_errors(flat["query_tracks"] + [0.03, 0.04], flat)
+    found = scoring.image_errors(flat["query_tracks"] + [0.03, 0.04], flat)
     np.testing.assert_allclose(found, 0.05 * 256)
 
 
@@ -589,10 +590,10 @@ def test_evaluation_is_what_loops_give(coords):
         outputs = apply({"params": params}, batch)
         predictions = {
             "model": np.asarray(outputs.tracks),
-            "point_stays": training.point_stays(batch),
+            "point_stays": scoring.point_stays(batch),
             "nearest_support": nearest_support_by_loops(batch),
         }
-        pixels = {k: training.pixel_errors(x, batch) for k, x in predictions.items()}
+        pixels = {k: scoring.image_errors(x, batch) for k, x in predictions.items()}
         for b, q, t in np.ndindex(2, 6, 12):
             own_frame = batch["query_points"][b, q, 0] == t
             if t >= batch["boundary_frame"][b] or own_frame:
