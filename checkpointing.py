@@ -20,6 +20,7 @@ import functools
 import hashlib
 import itertools
 import json
+import logging
 import os
 import re
 import sys
@@ -768,7 +769,9 @@ def describe(path: str, allow_pickle: bool = False) -> tuple[str, bool]:
 
 
 def main(argv):
-    del argv
+    if len(argv) > 1:
+        sys.exit(f"unexpected argument {argv[1]}: flags are written --name=value")
+    logging.getLogger("jax").setLevel(logging.WARNING)  # not what hardware is absent
     try:
         text, fits = describe(FLAGS.checkpoint_path, FLAGS.allow_pickle)
     except CheckpointError as error:

@@ -2,20 +2,24 @@
 
     python train.py --preset=mini --data_source=synthetic --checkpoint_dir=runs/mini
 
-Writes to the checkpoint directory, at every evaluation and at the end:
-`{model_type}_{preset}.npz` (averaged weights, ready for inference.py) and
-`metrics.jsonl` (one line per evaluation).
+Evaluates on held-out scenes every --eval_freq steps and at the end, and writes to the
+checkpoint directory each time: `{model_type}_{preset}.npz` (averaged weights, ready for
+inference.py) and a line of `metrics.jsonl`. SIGTERM and Ctrl-C end it between steps;
+what was written stays.
 """
 
 import json
+import logging
+import math
 import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
 
 import jax
 import tqdm
-from absl import app, flags, logging
+from absl import app, flags
 
 import checkpointing
 import data_loader
@@ -29,18 +33,24 @@ flags.DEFINE_enum("model_type", "3dspa", ["3dspa", "trajan"], "Which autoencoder
 flags.DEFINE_enum("preset", "mini", ["mini", "base"], "Size of the model.")
 flags.DEFINE_enum("data_source", "synthetic", ["synthetic"], "Where tracks come from.")
 flags.DEFINE_string("checkpoint_dir", "runs/mini", "Directory to write to.")
-flags.DEFINE_integer("batch_size", 16, "Clips per step.")
-flags.DEFINE_integer("num_support_tracks", 128, "Tracks that are encoded per clip.")
-flags.DEFINE_integer("num_query_points", 64, "Tracks that are reconstructed per clip.")
-flags.DEFINE_integer("num_steps", 5000, "Steps to train for.")
-flags.DEFINE_float("learning_rate", 1e-3, "Peak learning rate.")
-flags.DEFINE_integer("warmup_steps", 200, "Steps of linear warm-up.")
-flags.DEFINE_integer("eval_freq", 500, "Steps between evaluations on held-out scenes.")
-flags.DEFINE_integer("num_scenes", 4096, "Simulated scenes to train on.")
-flags.DEFINE_integer("num_eval_scenes", 256, "Simulated scenes held out.")
-flags.DEFINE_string("pool_dir", None, "Where simulated scenes are kept for later runs.")
-flags.DEFINE_integer("num_workers", 1, "Processes that simulate scenes.")
-flags.DEFINE_integer("num_output_frames", None, "Frames of the model's window.")
+flags.DEFINE_integer("batch_size", 16, "Clips per step.", 1)
+flags.DEFINE_integer("num_support_tracks", 128, "Tracks encoded per clip.", 1)
+flags.DEFINE_integer("num_query_points", 64, "Tracks reconstructed per clip.", 1)
+flags.DEFINE_integer("num_steps", 5000, "Steps to train for.", 1)
+flags.DEFINE_float("learning_rate", 1e-3, "Peak learning rate.", 0)
+flags.DEFINE_integer("warmup_steps", 200, "Steps of linear warm-up.", 0)
+flags.DEFINE_integer("eval_freq", 500, "Steps between evaluations.", 1)
+flags.DEFINE_integer("num_scenes", 4096, "Simulated scenes to train on.", 1)
+flags.DEFINE_integer("num_eval_scenes", 256, "Simulated scenes held out.", 1)
+flags.DEFINE_string(
+    "pool_dir",
+    None,
+    "Where simulated scenes are kept for later runs; default: nowhere.",
+)
+flags.DEFINE_integer("num_workers", 1, "Processes that simulate; 0: this one.", 0)
+flags.DEFINE_integer(
+    "num_output_frames", None, "Frames of the model's window; default: the preset's.", 2
+)
 flags.DEFINE_enum(
     "readout", None, ["joint", "cross"], "Decoder; default: the preset's."
 )
@@ -48,14 +58,15 @@ flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Compute type.")
 flags.DEFINE_enum(
     "storage", "float16", ["float32", "float16"], "Type of stored weights."
 )
-flags.DEFINE_float("ema_decay", 0.999, "Decay of the weights' moving average.")
-flags.DEFINE_integer("seed", 0, "Of initialisation, data and noise.")
+flags.DEFINE_float("ema_decay", 0.999, "Decay of the weights' moving average.", 0, 1)
+flags.DEFINE_integer("seed", 0, "Of initialisation, data and noise.", 0, 2**31 - 1)
 
 EVALUATION_SEED = 1  # pools of different seeds share no scene
+NO_METADATA = ("checkpoint_dir", "pool_dir")  # where, which tells others nothing
 
 
-class Stopped(Exception):
-    """SIGTERM came."""
+class TrainingEnded(Exception):
+    """Training ended early. The message says why, and what is kept."""
 
 
 def make_model() -> track_autoencoder.TrackAutoEncoder:
@@ -69,6 +80,7 @@ def make_model() -> track_autoencoder.TrackAutoEncoder:
 
 
 def make_pool(num_scenes: int, seed: int, num_frames: int) -> data_loader.ScenePool:
+    """Simulated scenes, a little longer than the model's window."""
     return data_loader.synthetic_pool(
         num_scenes,
         seed=seed,
@@ -79,6 +91,7 @@ def make_pool(num_scenes: int, seed: int, num_frames: int) -> data_loader.SceneP
 
 
 def make_batches(pool, model, seed: int, **how):
+    """An iterator of batches as the flags and the model want them."""
     return data_loader.load_synthetic_dataset(
         pool,
         FLAGS.batch_size,
@@ -91,14 +104,35 @@ def make_batches(pool, model, seed: int, **how):
     )
 
 
-def write(model, state: training.TrainState, metrics: dict) -> str:
-    """Writes the averaged weights; returns where."""
-    path = os.path.join(FLAGS.checkpoint_dir, f"{FLAGS.model_type}_{FLAGS.preset}.npz")
-    flag_values = {f.name: f.value for f in FLAGS.get_key_flags_for_module(sys.argv[0])}
-    metadata = {"step": int(state.step), "flags": flag_values, "held_out": metrics}
+def make_data(model) -> tuple[list, Iterator]:
+    """Held-out batches and the stream of training batches."""
+    frames = model.num_output_frames
+    pool = make_pool(FLAGS.num_eval_scenes, EVALUATION_SEED, frames)
+    exact = {"augment": False, "num_epochs": 1}
+    held_out = list(make_batches(pool, model, EVALUATION_SEED, **exact))
+    # Any --seed may be asked for, but none trains on the held-out scenes.
+    seed = FLAGS.seed + (FLAGS.seed >= EVALUATION_SEED)
+    pool = make_pool(FLAGS.num_scenes, seed, frames)
+    return held_out, make_batches(pool, model, FLAGS.seed)
+
+
+def checkpoint_path() -> str:
+    return os.path.join(FLAGS.checkpoint_dir, f"{FLAGS.model_type}_{FLAGS.preset}.npz")
+
+
+def write(model, state: training.TrainState, metrics: dict, held_out: dict) -> None:
+    """Writes the averaged weights, and how they came about."""
+    key_flags = FLAGS.get_key_flags_for_module(sys.argv[0])
+    metadata = {
+        "step": int(state.step),
+        "flags": {f.name: f.value for f in key_flags if f.name not in NO_METADATA},
+        "training": metrics,
+        "held_out": held_out,
+    }
     params = jax.device_get(state.average)
-    checkpointing.save_checkpoint(path, model, params, FLAGS.storage, metadata)
-    return path
+    checkpointing.save_checkpoint(
+        checkpoint_path(), model, params, FLAGS.storage, metadata
+    )
 
 
 def report(metrics: dict, step: int, seconds: float) -> None:
@@ -117,73 +151,91 @@ def report(metrics: dict, step: int, seconds: float) -> None:
     )
 
 
-def train() -> str:
-    """Trains as the flags say; returns where the weights are."""
+def check_finite(metrics: dict, step: int, saved: int) -> None:
+    """Raises TrainingEnded if the loss or its gradient is not finite."""
+    if not math.isfinite(metrics["loss"] + metrics["grad_norm"]):
+        raise TrainingEnded(
+            f"the loss or its gradient is not finite at step {step}; {kept(saved)}. "
+            f"Try --learning_rate={FLAGS.learning_rate / 3:.0e}"
+        )
+
+
+def kept(saved: int) -> str:
+    """What there is of a run whose last written step is this, 0 for none."""
+    if saved:
+        return f"the weights of step {saved} are in {checkpoint_path()}"
+    return "nothing was written yet"
+
+
+def train() -> None:
+    """Trains as the flags say.
+
+    Raises:
+        TrainingEnded: if it is interrupted or the loss is not finite.
+        ValueError: for flags that do not fit together.
+        OSError: if something cannot be written.
+    """
     model = make_model()
-    frames = model.num_output_frames
-    held_out = make_batches(
-        make_pool(FLAGS.num_eval_scenes, EVALUATION_SEED, frames),
-        model,
-        EVALUATION_SEED,
-        augment=False,
-        num_epochs=1,
-    )
-    held_out = list(held_out)
-    batches = make_batches(
-        make_pool(FLAGS.num_scenes, FLAGS.seed, frames), model, FLAGS.seed
-    )
+    held_out, batches = make_data(model)
     optimizer = training.make_optimizer(
         FLAGS.learning_rate, FLAGS.num_steps, FLAGS.warmup_steps
     )
     params = checkpointing.init_params(model, FLAGS.seed)
+    count = sum(x.size for x in jax.tree.leaves(params))
+    print(
+        f"{FLAGS.model_type} {FLAGS.preset}: {count:,} parameters on "
+        f"{jax.devices()[0].device_kind}, {FLAGS.num_scenes:,} scenes, "
+        f"{FLAGS.num_eval_scenes:,} held out",
+        file=sys.stderr,
+    )
     state = training.make_state(params, optimizer, FLAGS.seed)
     step_fn = training.make_train_step(model, optimizer, decay=FLAGS.ema_decay)
-    count = sum(x.size for x in jax.tree.leaves(params))
-    logging.info(
-        "%s %s: %s parameters on %s, %d scenes, %d held out",
-        FLAGS.model_type,
-        FLAGS.preset,
-        f"{count:,}",
-        jax.devices()[0].device_kind,
-        FLAGS.num_scenes,
-        FLAGS.num_eval_scenes,
-    )
-    start, path = time.time(), ""
+    start, saved = time.time(), 0
     bar = tqdm.tqdm(range(1, FLAGS.num_steps + 1), desc="training", unit="step")
-    for step in bar:
-        state, metrics = step_fn(state, next(batches))
-        if step % 10 == 0:
-            loss = float(metrics["loss"])
-            if loss != loss:
-                raise ValueError(
-                    f"the loss is NaN at step {step}; the last checkpoint is kept. "
-                    f"Try --learning_rate={FLAGS.learning_rate / 3:.0e}"
-                )
-            bar.set_postfix(loss=f"{loss:.3f}")
-        if step % FLAGS.eval_freq == 0 or step == FLAGS.num_steps:
-            metrics = {k: float(v) for k, v in metrics.items()}
-            metrics |= training.evaluate(model, state.average, held_out)
-            path = write(model, state, metrics)
-            report(metrics, step, time.time() - start)
-    return path
+    try:
+        for step in bar:
+            state, metrics = step_fn(state, next(batches))
+            evaluated = step % FLAGS.eval_freq == 0 or step == FLAGS.num_steps
+            if not evaluated and step % 10:
+                continue  # reading the loss waits for the device
+            metrics = {name: float(x) for name, x in metrics.items()}
+            check_finite(metrics, step, saved)
+            bar.set_postfix(loss=f"{metrics['loss']:.3f}")
+            if evaluated:
+                errors = training.evaluate(model, state.average, held_out)
+                write(model, state, metrics, errors)
+                report(metrics | errors, step, time.time() - start)
+                saved = step
+    except KeyboardInterrupt:
+        raise TrainingEnded(f"stopped at step {step}; {kept(saved)}") from None
+    finally:
+        bar.close()
 
 
-def stop(*_):
-    raise Stopped
+def make_folders() -> None:
+    """The directories to write to, before any work is done for them."""
+    for name in ("checkpoint_dir", "pool_dir"):
+        path = FLAGS[name].value
+        try:
+            if path is not None:
+                os.makedirs(path, exist_ok=True)
+        except OSError as error:
+            raise OSError(f"cannot make --{name}={path}: {error.strerror}") from error
 
 
 def main(argv):
-    del argv
-    signal.signal(signal.SIGTERM, stop)
+    if len(argv) > 1:
+        sys.exit(f"unexpected argument {argv[1]}: flags are written --name=value")
+    logging.getLogger("jax").setLevel(logging.WARNING)  # not what hardware is absent
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     try:
-        os.makedirs(FLAGS.checkpoint_dir, exist_ok=True)
-        print(f"weights: {train()}")
-    except (ValueError, OSError) as error:
+        make_folders()
+        train()
+    except (ValueError, OSError, TrainingEnded) as error:
         sys.exit(str(error))
-    except (KeyboardInterrupt, Stopped):
-        sys.exit(
-            f"stopped; the last evaluation's weights are in {FLAGS.checkpoint_dir}"
-        )
+    except KeyboardInterrupt:
+        sys.exit(f"stopped before the first step; {kept(0)}")
+    print(f"weights: {checkpoint_path()}")
 
 
 if __name__ == "__main__":
