@@ -210,8 +210,8 @@ def heads(params, tokens, query_points, config):
             tracks.append(outputs[used])
             used += 1
         if config.relative_positions:
-            frames = np.round(query_points[..., 0]).astype(int)
-            at_query = np.take_along_axis(tracks[-1], frames[..., None], axis=-1)
+            frames = jnp.round(query_points[..., 0]).astype(int)
+            at_query = jnp.take_along_axis(tracks[-1], frames[..., None], axis=-1)
             tracks[-1] = tracks[-1] - at_query + query[..., i : i + 1]
     rest = outputs[used:]
     if "error_scale_head/kernel" in params:

@@ -152,9 +152,14 @@ def compare_with_plain(model, batch, decode):
     encode = reference_model.encode_2d
     if model.model_type == "3dspa":
         encode = reference_model.encode_3d
-    latents = encode(flat, batch, config)
     quirk = model.model_type == "trajan" and model.readout == "joint"
-    expected = decode(flat, latents, batch["query_points"], config, quirk)
+
+    @jax.jit
+    def plain(flat, batch):
+        latents = encode(flat, batch, config)
+        return latents, decode(flat, latents, batch["query_points"], config, quirk)
+
+    latents, expected = plain(flat, batch)
     out = apply(model, batch)
     np.testing.assert_allclose(out.latents, latents, 0, 1e-5)
     np.testing.assert_allclose(out.tracks, expected[0], 0, 1e-5)
@@ -178,10 +183,13 @@ def test_time_band_past_the_last_channel_is_zero():
 def test_tracks_are_encoded_in_chunks_that_need_not_divide_them(tracks):
     model = cases.make_model("3dspa")
     batch = cases.make_batch(model, tracks=tracks)
-    flat = cases.flat_parameters(model)
-    latents = model.apply({"params": cases.parameters(model)}, batch, method="encode")
+    latents = jax.jit(lambda p, b: model.apply({"params": p}, b, method="encode"))(
+        cases.parameters(model), batch
+    )
     config = track_autoencoder.model_config(model)
-    expected = reference_model.encode_3d(flat, batch, config)
+    expected = jax.jit(lambda p, b: reference_model.encode_3d(p, b, config))(
+        cases.flat_parameters(model), batch
+    )
     np.testing.assert_allclose(latents, expected, 0, 1e-5)
 
 
@@ -425,14 +433,18 @@ def test_encode_and_decode_on_their_own_equal_both_in_one(kind):
     model = cases.make_model(kind)
     batch = cases.make_batch(model)
     variables = {"params": cases.parameters(model)}
-    latents = model.apply(variables, batch, method="encode")
-    context = model.apply(variables, batch, method="get_decoder_context")
-    for discretize in (True, False):
-        apart = model.apply(
+
+    @functools.partial(jax.jit, static_argnums=2)
+    def apart(variables, batch, discretize):
+        latents = model.apply(variables, batch, method="encode")
+        context = model.apply(variables, batch, method="get_decoder_context")
+        return model.apply(
             variables, latents, context, discretize=discretize, method="decode"
         )
-        out = model.apply(variables, batch, discretize=discretize)
-        cases.assert_close(apart, out, 1e-6)
+
+    for discretize in (True, False):
+        out = apply(model, batch, discretize=discretize)
+        cases.assert_close(apart(variables, batch, discretize), out, 1e-5)
 
 
 def test_results_are_the_published_dataclass():

@@ -97,7 +97,7 @@ def test_3dspa(run_3dspa):
     assert sorted(os.listdir(folder)) == ["3dspa_mini.npz", "metrics.jsonl"]
     lines = metrics_of(folder)
     assert_metrics(lines, [3, 4])
-    assert sum(line.startswith("simulating scenes: 100%") for line in error) == 2
+    assert any(line.startswith("simulating scenes: ") for line in error)
     assert any(line.startswith("training: 100%") for line in error)
     reports = [line for line in error if re.match(r"step \d+: loss", line)]
     assert len(reports) == 2
