@@ -105,7 +105,9 @@ def readout_section() -> str:
             )  # fmt: skip
     if rows:
         lines.append(table(list(TRAINED), rows))
-    if len(finals) == 2:
+    if len({m["step"] for m in finals.values()}) == 2:
+        lines.append("One of the two runs was not finished: no comparison yet.")
+    elif len(finals) == 2:
         ratio = finals["cross"]["model_mean_px"] / finals["joint"]["model_mean_px"]
         lines.append(
             "At the last step the cross readout's mean error is "
