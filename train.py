@@ -4,8 +4,8 @@
 
 Evaluates on held-out scenes every --eval_freq steps and at the end, and writes to the
 checkpoint directory each time: `{model_type}_{preset}.npz` (averaged weights, ready for
-inference.py) and a line of `metrics.jsonl`. SIGTERM and Ctrl-C end it between steps;
-what was written stays.
+inference.py) and a line of `metrics.jsonl`. SIGTERM and Ctrl-C end it between steps
+(Ctrl-C twice: at once); what was written stays.
 """
 
 import json
@@ -67,6 +67,27 @@ NO_METADATA = ("checkpoint_dir", "pool_dir")  # where, which tells others nothin
 
 class TrainingEnded(Exception):
     """Training ended early. The message says why, and what is kept."""
+
+
+class StopRequest:
+    """SIGTERM or Ctrl-C, raised as KeyboardInterrupt until steps look for it.
+
+    An exception out of a signal handler is lost where the handler happens to run inside
+    a callback of the garbage collector, of which JAX has one. So it is remembered, and
+    while steps are taken it is not raised unless it comes twice.
+    """
+
+    def __init__(self):
+        self.came = False
+        self.is_looked_for = False
+        signal.signal(signal.SIGTERM, self)
+        signal.signal(signal.SIGINT, self)
+
+    def __call__(self, *_):
+        if self.came or not self.is_looked_for:
+            self.came = True
+            raise KeyboardInterrupt
+        self.came = True
 
 
 def make_model() -> track_autoencoder.TrackAutoEncoder:
@@ -151,13 +172,10 @@ def report(metrics: dict, step: int, seconds: float) -> None:
     )
 
 
-def check_finite(metrics: dict, step: int, saved: int) -> None:
-    """Raises TrainingEnded if the loss or its gradient is not finite."""
-    if not math.isfinite(metrics["loss"] + metrics["grad_norm"]):
-        raise TrainingEnded(
-            f"the loss or its gradient is not finite at step {step}; {kept(saved)}. "
-            f"Try --learning_rate={FLAGS.learning_rate / 3:.0e}"
-        )
+def diverged(what: str, saved: int) -> TrainingEnded:
+    """The error for a loss or for weights that are not finite."""
+    rate = f"{FLAGS.learning_rate / 3:.0e}"
+    return TrainingEnded(f"{what}; {kept(saved)}. Try --learning_rate={rate}")
 
 
 def kept(saved: int) -> str:
@@ -167,7 +185,7 @@ def kept(saved: int) -> str:
     return "nothing was written yet"
 
 
-def train() -> None:
+def train(stop: StopRequest) -> None:
     """Trains as the flags say.
 
     Raises:
@@ -190,16 +208,21 @@ def train() -> None:
     )
     state = training.make_state(params, optimizer, FLAGS.seed)
     step_fn = training.make_train_step(model, optimizer, decay=FLAGS.ema_decay)
-    start, saved = time.time(), 0
+    start, step, saved = time.time(), 0, 0
     bar = tqdm.tqdm(range(1, FLAGS.num_steps + 1), desc="training", unit="step")
+    stop.is_looked_for = True
     try:
         for step in bar:
+            if stop.came:
+                raise KeyboardInterrupt
             state, metrics = step_fn(state, next(batches))
             evaluated = step % FLAGS.eval_freq == 0 or step == FLAGS.num_steps
             if not evaluated and step % 10:
                 continue  # reading the loss waits for the device
             metrics = {name: float(x) for name, x in metrics.items()}
-            check_finite(metrics, step, saved)
+            if not math.isfinite(metrics["loss"] + metrics["grad_norm"]):
+                what = f"the loss or its gradient is not finite at step {step}"
+                raise diverged(what, saved)
             bar.set_postfix(loss=f"{metrics['loss']:.3f}")
             if evaluated:
                 errors = training.evaluate(model, state.average, held_out)
@@ -208,6 +231,8 @@ def train() -> None:
                 saved = step
     except KeyboardInterrupt:
         raise TrainingEnded(f"stopped at step {step}; {kept(saved)}") from None
+    except checkpointing.CheckpointError as error:  # weights beyond the stored type
+        raise diverged(str(error), saved) from error
     finally:
         bar.close()
 
@@ -227,10 +252,10 @@ def main(argv):
     if len(argv) > 1:
         sys.exit(f"unexpected argument {argv[1]}: flags are written --name=value")
     logging.getLogger("jax").setLevel(logging.WARNING)  # not what hardware is absent
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+    stop = StopRequest()
     try:
         make_folders()
-        train()
+        train(stop)
     except (ValueError, OSError, TrainingEnded) as error:
         sys.exit(str(error))
     except KeyboardInterrupt:

@@ -201,21 +201,34 @@ def test_signal_before_the_first_step(which, cache, tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def test_a_loss_that_is_not_finite(cache, tmp_path):
-    """The first step's rate is 0, so its weights are good and stay."""
-    flags = ["--learning_rate=1e30", "--num_steps=50", "--eval_freq=1"]
-    flags += [f"--checkpoint_dir={tmp_path}", "--model_type=trajan", "--warmup_steps=1"]
-    status, out, error = finish(start(cache, *SMALL, *flags))
+def diverging(cache, folder, eval_freq):
+    """A run whose second step moves every weight by about 1e30."""
+    flags = ["--learning_rate=1e30", "--num_steps=50", "--warmup_steps=1"]
+    flags += [f"--eval_freq={eval_freq}", f"--checkpoint_dir={folder}"]
+    status, out, error = finish(start(cache, *SMALL, *flags, "--model_type=trajan"))
     assert (status, out) == (1, "")
+    return error[-2]
+
+
+def test_a_loss_that_is_not_finite(cache, tmp_path):
+    assert diverging(cache, tmp_path, eval_freq=50) == (
+        "the loss or its gradient is not finite at step 10; nothing was written yet. "
+        "Try --learning_rate=3e+29"
+    )
+    assert os.listdir(tmp_path) == []
+
+
+def test_weights_that_are_not_finite(cache, tmp_path):
+    """The first step's rate is 0: its weights are good, and stay."""
+    message = diverging(cache, tmp_path, eval_freq=1)
     path = tmp_path / "trajan_mini.npz"
     assert re.fullmatch(
-        r"the loss or its gradient is not finite at step \d+; the weights of step \d+ "
+        rf"{path} was not written: \S+ is not finite as float16; the weights of step 1 "
         rf"are in {path}. Try --learning_rate=3e\+29",
-        error[-2],
-    ), error
-    written = [line["step"] for line in metrics_of(tmp_path)]
-    assert checkpointing.load_checkpoint(str(path)).metadata["step"] == written[-1]
-    assert f"the weights of step {written[-1]} are in" in error[-2]
+        message,
+    ), message
+    assert [line["step"] for line in metrics_of(tmp_path)] == [1]
+    assert checkpointing.load_checkpoint(str(path)).metadata["step"] == 1
 
 
 BAD_FLAGS = {
