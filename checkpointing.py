@@ -20,7 +20,6 @@ import functools
 import hashlib
 import itertools
 import json
-import logging
 import os
 import re
 import sys
@@ -52,6 +51,7 @@ PARAMETER_KEYS = (
     ("optimizer",),
 )
 TRUNCATED_DEVIATION = 0.87962566  # of a standard normal that is cut off at 2
+ORBAX_FILES = ("_METADATA", "_CHECKPOINT_METADATA", "checkpoint")  # one of them
 STORAGE_TYPES = ("float32", "float16", "bfloat16")
 # Every model has these; what has none of them is no checkpoint of ours.
 ALWAYS_THERE = (
@@ -282,24 +282,25 @@ def read_directory(path: str) -> dict:
 
 def read_orbax(path: str, folder: str) -> dict:
     """One Orbax checkpoint, as numpy arrays on whatever devices it was written."""
+    if not set(ORBAX_FILES) & set(os.listdir(folder)):
+        raise CheckpointError(
+            f"{path} holds no Flax checkpoint (checkpoint_N) and no Orbax one"
+        )
     import orbax.checkpoint  # seconds to import, and only this form needs it
 
     folder = os.path.abspath(folder)
+    as_numpy = orbax.checkpoint.RestoreArgs(restore_type=np.ndarray)
     try:
         with orbax.checkpoint.PyTreeCheckpointer() as checkpointer:
             stored = checkpointer.metadata(folder).item_metadata
             if stored is None:
-                raise CheckpointError(
-                    f"{path} holds no Flax checkpoint (checkpoint_N) and no Orbax one"
-                )
-            as_numpy = orbax.checkpoint.RestoreArgs(restore_type=np.ndarray)
+                raise ValueError("its metadata cannot be read")
             how = jax.tree.map(lambda _: as_numpy, stored.tree)
             return checkpointer.restore(folder, restore_args=how)
-    except CheckpointError:
-        raise
     except Exception as error:  # Orbax raises many kinds; all mean the same here
         raise CheckpointError(
-            f"{path} holds an Orbax checkpoint that cannot be read: {first_line(error)}"
+            f"{path} holds an Orbax checkpoint that is damaged, get or write it again: "
+            f"{first_line(error)}"
         ) from error
 
 
@@ -771,17 +772,22 @@ def describe(path: str, allow_pickle: bool = False) -> tuple[str, bool]:
 def main(argv):
     if len(argv) > 1:
         sys.exit(f"unexpected argument {argv[1]}: flags are written --name=value")
-    logging.getLogger("jax").setLevel(logging.WARNING)  # not what hardware is absent
+    # What is wrong is said in one line, not by every layer and thread below too.
+    logging.set_verbosity(logging.ERROR)
+    sys.unraisablehook = lambda _: None
     try:
         text, fits = describe(FLAGS.checkpoint_path, FLAGS.allow_pickle)
     except CheckpointError as error:
         sys.exit(str(error))
-    print(text)
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # whoever reads it has seen enough
+        sys.stdout = None
     sys.exit(0 if fits else 1)
 
 
 if __name__ == "__main__":
-    from absl import app, flags
+    from absl import app, flags, logging
 
     FLAGS = flags.FLAGS
     flags.DEFINE_string("checkpoint_path", None, "Checkpoint to describe.")

@@ -972,7 +972,9 @@ def test_damaged_checkpoint_in_a_directory(tmp_path):
     for file in folder.rglob("d/*"):
         file.write_bytes(file.read_bytes()[:50])
     message = message_of(checkpointing.load_checkpoint, str(folder))
-    assert str(folder) in message
+    assert str(folder) in message and "damaged" in message
+    status, out, error = describe(folder)
+    assert (status, out, len(error.splitlines())) == (1, "", 1), error
 
 
 def test_truncated_anywhere(small_file, tmp_path):
