@@ -38,6 +38,7 @@ flags.DEFINE_integer("num_support_tracks", 128, "Tracks encoded per clip.", 1)
 flags.DEFINE_integer("num_query_points", 64, "Tracks reconstructed per clip.", 1)
 flags.DEFINE_integer("num_steps", 5000, "Steps to train for.", 1)
 flags.DEFINE_float("learning_rate", 1e-3, "Peak learning rate.", 0)
+flags.DEFINE_enum("optimizer", "muon", ["adamw", "muon"], "See training.py.")
 flags.DEFINE_integer("warmup_steps", 200, "Steps of linear warm-up.", 0)
 flags.DEFINE_integer("eval_freq", 500, "Steps between evaluations.", 1)
 flags.DEFINE_integer("num_scenes", 4096, "Simulated scenes to train on.", 1)
@@ -196,7 +197,7 @@ def train(stop: StopRequest) -> None:
     model = make_model()
     held_out, batches = make_data(model)
     optimizer = training.make_optimizer(
-        FLAGS.learning_rate, FLAGS.num_steps, FLAGS.warmup_steps
+        FLAGS.learning_rate, FLAGS.num_steps, FLAGS.warmup_steps, FLAGS.optimizer
     )
     params = checkpointing.init_params(model, FLAGS.seed)
     count = sum(x.size for x in jax.tree.leaves(params))

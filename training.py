@@ -1,7 +1,7 @@
 """Training of both autoencoders: loss, step, schedule, averaged weights, evaluation.
 
     LossWeights, compute_loss     one loss for TRAJAN and 3DSPA
-    make_schedule, make_optimizer AdamW, warm-up, cosine decay, gradient clipping
+    make_schedule, make_optimizer AdamW or Muon, warm-up, cosine decay, clipping
     TrainState, make_train_step   one step, with an average of the weights beside them
     predict, evaluate             held-out errors in pixels, beside the baselines'
 
@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 from flax import struct
 from jaxtyping import Array, Float
 
@@ -30,6 +31,17 @@ MAX_LOG_SCALE = 8.0
 # L1 up to here, logarithmic beyond: a few near or fast points, off by half the frame,
 # must not decide where a step goes.
 LARGE_ERROR = 0.05
+ADAM_B2 = 0.98
+# Layers that read inputs or write outputs.
+OUTER_LAYERS = (
+    "track_mlp_in",
+    "track_token_projection",
+    "dino_projection",
+    "depth_projection",
+    "query_encoder",
+    "track_predictor",
+    "error_scale_head",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,15 +139,46 @@ def make_optimizer(
     learning_rate: float,
     num_steps: int,
     warmup_steps: int,
+    name: str = "adamw",
     weight_decay: float = 1e-2,
     clip_norm: float = 1.0,
 ) -> optax.GradientTransformation:
-    """AdamW under make_schedule, with gradients clipped to a global norm."""
+    """AdamW or Muon under make_schedule, with gradients clipped to a global norm.
+
+    Args:
+        learning_rate: the peak.
+        num_steps, warmup_steps: of the schedule.
+        name: "adamw" (published), or "muon" (Jordan et al. 2024, "Muon: An optimizer
+            for hidden layers"; updates as large as AdamW's as in Liu et al. 2025,
+            "Muon is scalable for LLM training", section 2.2), which needs a fraction
+            of the steps. What is not inside the network, and every vector, then takes
+            AdamW at half the rate.
+        weight_decay: of products' kernels (under Muon those that are its own).
+        clip_norm: of all gradients together.
+
+    Raises:
+        ValueError: for another name.
+    """
     schedule = make_schedule(learning_rate, num_steps, warmup_steps)
-    return optax.chain(
-        optax.clip_by_global_norm(clip_norm),
-        optax.adamw(schedule, b2=0.98, weight_decay=weight_decay, mask=is_kernel),
-    )
+    if name == "adamw":
+        update = optax.adamw(
+            schedule, b2=ADAM_B2, weight_decay=weight_decay, mask=is_kernel
+        )
+    elif name == "muon":
+        update = optax.contrib.muon(
+            schedule,
+            weight_decay=weight_decay,
+            weight_decay_mask=is_kernel,
+            adam_learning_rate=make_schedule(
+                learning_rate / 2, num_steps, warmup_steps
+            ),
+            adam_b2=ADAM_B2,
+            muon_weight_dimension_numbers=hidden_matrices,
+            consistent_rms=0.2,
+        )
+    else:
+        raise ValueError(f'optimizer "{name}" must be "adamw" or "muon"')
+    return optax.chain(optax.clip_by_global_norm(clip_norm), update)
 
 
 def is_kernel(params: dict) -> dict:
@@ -143,6 +186,27 @@ def is_kernel(params: dict) -> dict:
     return jax.tree_util.tree_map_with_path(
         lambda path, _: path[-1].key == "kernel", params
     )
+
+
+def hidden_matrices(params: dict) -> dict:
+    """Axes of the matrices that Muon orthogonalises, None for everything else.
+
+    Those are the kernels between hidden layers; what reads the inputs and the heads
+    that write the outputs are left to AdamW, as Muon's author does.
+    """
+
+    def axes(path, x):
+        names = [part.key for part in path]
+        if names[-1] != "kernel" or names[0] in OUTER_LAYERS:
+            return None
+        # Attention: [channels, heads, channels per head], and back.
+        num_inputs = 2 if names[-2] == "dense_out" else 1
+        order = tuple(range(x.ndim))
+        return optax.contrib.MuonDimensionNumbers(
+            order[:num_inputs], order[num_inputs:]
+        )
+
+    return jax.tree_util.tree_map_with_path(axes, params)
 
 
 @struct.dataclass

@@ -32,7 +32,7 @@ TRAINED = (
 )
 READOUT = (
     "python train.py --preset=mini --readout={} --batch_size=8 "
-    "--num_query_points=24 --learning_rate=5e-4 --num_steps=600 --eval_freq=200 "
+    "--num_query_points=24 --learning_rate=1e-3 --num_steps=400 --eval_freq=200 "
     "--num_scenes=6144 --pool_dir=runs/pool --checkpoint_dir=runs/{}"
 )
 

@@ -288,6 +288,55 @@ def test_what_decays_in_a_model():
     assert {name.split("/")[-1] for name, x in mask.items() if x} == {"kernel"}
 
 
+def test_muon_takes_the_kernels_between_hidden_layers():
+    model = cases.make_model("3dspa", readout="cross", frames_per_token=2)
+    params = checkpointing.init_params(model, 0)
+    axes = checkpointing.flatten(training.hidden_matrices(params))
+    inside = {name.split("/")[0] for name, x in axes.items() if x is not None}
+    assert inside == {
+        "input_track_transformer",
+        "tracks_to_latents",
+        "compressor",
+        "decompressor",
+        "decompress_attn",
+        "track_readout_attn",
+    }
+    for name, shape in checkpointing.flatten(params).items():
+        if axes[name] is not None:
+            assert name.endswith("kernel"), name
+            inputs = [shape.shape[i] for i in axes[name].reduction_axis]
+            wanted = 16 if "dense_out" in name else None  # 2 heads of 8 channels
+            assert np.prod(inputs) == (wanted or shape.shape[0]), name
+
+
+def test_muon_steps_are_nearly_orthogonal_and_as_large_as_adams():
+    """Singular values of a step are about equal, whatever those of the gradient are."""
+    rng = np.random.default_rng(0)
+    shape = {"dense_query": (24, 2, 8), "dense_out": (2, 8, 24)}
+    params = {"layer_0": {k: {"kernel": jnp.zeros(s)} for k, s in shape.items()}}
+    steep = rng.standard_normal((24, 16)) * np.logspace(0, -1, 16)
+    steep = {"dense_query": steep, "dense_out": steep.T}
+    grads = {
+        "layer_0": {k: {"kernel": jnp.array(steep[k].reshape(shape[k]))} for k in shape}
+    }
+    optimizer = training.make_optimizer(0.1, 100, 0, "muon", clip_norm=1e9)
+    updates, _ = optimizer.update(grads, optimizer.init(params), params)
+    for name, kernel in updates["layer_0"].items():
+        update = np.asarray(kernel["kernel"]).reshape(steep[name].shape)
+        values = np.linalg.svd(update, compute_uv=False)
+        before = np.linalg.svd(steep[name], compute_uv=False)
+        assert before.max() > 8 * before.min()
+        assert values.max() < 2 * values.min()
+        assert np.sum(update * steep[name]) < 0  # downhill
+        # Root mean square 0.2 of the rate, which is what AdamW's updates have.
+        np.testing.assert_allclose(np.sqrt(np.mean(update**2)), 0.1 * 0.2, rtol=0.35)
+
+
+def test_an_unknown_optimizer_is_named():
+    with pytest.raises(ValueError, match='"sgd" must be "adamw" or "muon"'):
+        training.make_optimizer(1e-3, 10, 0, "sgd")
+
+
 def test_gradients_are_clipped_together():
     params = {"a": {"kernel": jnp.zeros(2)}, "b": {"bias": jnp.zeros(1)}}
     optimizer = training.make_optimizer(1e-3, 100, 0, clip_norm=1.0)
