@@ -3,6 +3,8 @@
 import functools
 import zlib
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 import checkpointing
@@ -51,14 +53,15 @@ def parameter(name: str, shape) -> np.ndarray:
     return 1 + 0.05 * value if name.endswith("scale") else 0.05 * value
 
 
-@functools.lru_cache(maxsize=2)
+@functools.lru_cache(maxsize=4)
 def parameters_of(config_items: tuple) -> dict:
     config = track_autoencoder.ModelConfig(**dict(config_items))
     shapes = checkpointing.expected_shapes(config)
-    return {name: parameter(name, shape) for name, shape in shapes.items()}
+    # On JAX's side, or each call of a compiled model copies them anew.
+    return {name: jnp.asarray(parameter(name, s)) for name, s in shapes.items()}
 
 
-def flat_parameters(model) -> dict[str, np.ndarray]:
+def flat_parameters(model) -> dict[str, jax.Array]:
     """Parameters by name, by the fixture's rule."""
     config = track_autoencoder.model_config(model)
     return parameters_of(tuple(sorted(vars(config).items())))

@@ -19,7 +19,14 @@ from track_autoencoder_3d import TrackAutoEncoder3D
 
 DATA = pathlib.Path(__file__).parent / "data"
 EVERY_MODEL = [
-    pytest.param(kind, preset, readout, id=f"{kind}-{preset}-{readout}")
+    pytest.param(
+        kind,
+        preset,
+        readout,
+        id=f"{kind}-{preset}-{readout}",
+        # One process has all tests of a model, and compiles it once.
+        marks=pytest.mark.xdist_group(f"{kind}-{preset}-{readout}"),
+    )
     for kind in ("trajan", "3dspa")
     for preset in ("mini", "base")
     for readout in ("joint", "cross")
@@ -36,6 +43,9 @@ EMBEDDINGS = [
     {"track_embedding": "transformer", "frames_per_token": 4},
 ]
 every_model = pytest.mark.parametrize("kind, preset, readout", EVERY_MODEL)
+every_3d_model = pytest.mark.parametrize(
+    "kind, preset, readout", [case for case in EVERY_MODEL if "3dspa" in case.values]
+)
 
 
 def apply(model, batch, params=None, discretize=False):
@@ -43,7 +53,7 @@ def apply(model, batch, params=None, discretize=False):
     return compiled(model, discretize)(params, batch)
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=16)
 def compiled(model, discretize):
     return jax.jit(lambda p, b: model.apply({"params": p}, b, discretize))
 
@@ -196,18 +206,22 @@ def test_tracks_are_encoded_in_chunks_that_need_not_divide_them(tracks):
 # Every preset and both readouts.
 
 
+def chunked_case(kind, preset, readout):
+    """A model that decodes two queries at once, and a batch with five."""
+    model = cases.make_model(kind, preset, readout=readout, decoder_scan_chunk_size=2)
+    return model, cases.make_batch(model, queries=5)
+
+
 @every_model
 def test_chunked_equals_unchunked(kind, preset, readout):
-    model = cases.make_model(kind, preset, readout=readout, decoder_scan_chunk_size=64)
-    batch = cases.make_batch(model, queries=5)
-    chunked = model.clone(decoder_scan_chunk_size=2)
-    cases.assert_close(apply(chunked, batch), apply(model, batch), 1e-4)
+    model, batch = chunked_case(kind, preset, readout)
+    whole = model.clone(decoder_scan_chunk_size=64)
+    cases.assert_close(apply(model, batch), apply(whole, batch), 1e-4)
 
 
 @every_model
 def test_hidden_positions_have_no_influence_forward(kind, preset, readout):
-    model = cases.make_model(kind, preset, readout=readout)
-    batch = cases.make_batch(model)
+    model, batch = chunked_case(kind, preset, readout)
     out = apply(model, batch)
     for garbage in (np.nan, np.inf, 1e6):
         spoilt = spoil(batch, garbage)
@@ -231,7 +245,8 @@ def gradient_cases():
         if case.values[:2] == ("3dspa", "base"):
             given = [(), ("dino", "depth")]
         for names in given:
-            yield pytest.param(*case.values, names, id=f"{case.id}-{'+'.join(names)}")
+            id_ = f"{case.id}-{'+'.join(names)}"
+            yield pytest.param(*case.values, names, id=id_, marks=case.marks)
 
 
 @pytest.mark.parametrize("kind, preset, readout, features", list(gradient_cases()))
@@ -275,14 +290,10 @@ def test_gradients_are_finite_and_none_comes_from_hidden_positions(
             assert not np.any(np.where(hidden, grad, 0)), name
 
 
-@pytest.mark.parametrize(
-    "preset, readout",
-    [(p, r) for p in ("mini", "base") for r in ("joint", "cross")],
-)
-def test_padding_is_inert_in_3d(preset, readout):
+@every_3d_model
+def test_padding_is_inert_in_3d(kind, preset, readout):
     """More padded frames, more unseen tracks, tracks in another order: all at once."""
-    model = cases.make_model("3dspa", preset, readout=readout)
-    batch = cases.make_batch(model)
+    model, batch = chunked_case(kind, preset, readout)
     cases.assert_close(apply(model, pad(batch, 3, 4)), apply(model, batch), 1e-4)
 
 
