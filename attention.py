@@ -127,16 +127,28 @@ def attention_implementation(head_dim: int, dtype, platform: str | None = None) 
     Args:
         head_dim: channels per head.
         dtype: compute dtype.
-        platform: "cpu", "gpu", "cuda", …; None for JAX's default backend.
+        platform: "cpu", "cuda", "rocm", …; None for that of JAX's default device.
 
     Returns:
         "cudnn" on a GPU in bfloat16 or float16 with a head size it takes, else "xla".
     """
-    platform = jax.default_backend() if platform is None else platform
+    platform = default_platform() if platform is None else platform
     is_16_bit = jnp.dtype(dtype) in (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16))
     if platform in ("gpu", "cuda") and is_16_bit and head_dim in CUDNN_HEAD_DIMS:
         return "cudnn"
     return "xla"
+
+
+def default_platform() -> str:
+    """Where computations run by default: "cpu", "cuda", "rocm", "tpu", …"""
+    device = jax.config.jax_default_device
+    if device is None:
+        device = jax.devices()[0]
+    if isinstance(device, str):
+        return device
+    # `platform` is "gpu" for NVIDIA's and AMD's alike, and only one has cuDNN.
+    is_amd = device.platform == "gpu" and "rocm" in device.client.platform_version
+    return "rocm" if is_amd else device.platform
 
 
 def attend(

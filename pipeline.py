@@ -605,7 +605,7 @@ def predict_window(
         batch = support_batch(
             geometry.normalize(window[shown], scale),
             visible[shown],
-            options.num_support_tracks,
+            min(options.num_support_tracks, 128 * -(-len(splits) // 128)),
             model.num_output_frames,
         )
         points = middle_points(window[asked], visible[asked])
@@ -660,7 +660,7 @@ def support_batch(
     num_frames: int,
 ) -> dict[str, np.ndarray]:
     """A batch of one clip (DESIGN section 5), padded with invisible tracks and frames
-    to [1, num_support, num_frames, ...]: one shape, so the model compiles once."""
+    to [1, num_support, num_frames, ...]: few shapes, so that little is compiled."""
     n, length = visible.shape
     support = np.zeros((1, num_support, num_frames, 3), np.float32)
     shown = np.zeros((1, num_support, num_frames, 1), np.float32)
