@@ -486,6 +486,7 @@ def make_training_batches(model) -> Iterator:
         *where, augment=True, num_epochs=None, num_workers=FLAGS.num_workers, **how
     )
     with no_interrupts():  # it is this process that says what Ctrl-C means
+        batches.get_state()  # makes the workers that the next line starts
         batches.start_prefetch()
     return batches
 
@@ -737,43 +738,13 @@ def evaluate(run: Run, metrics: dict) -> None:
     )
 
 
-CURVES = {
-    "model": ("this model", "#1f5fa8", "-"),
-    "point_stays": ("point stays", "#7a7a7a", "--"),
-    "constant_velocity": ("constant velocity", "#c2571a", "-."),
-    "nearest_support": ("nearest support track", "#2e7d4f", ":"),
-}
-
-
 def draw_learning_curve() -> None:
-    """learning_curve.png: held-out median error over steps, beside the baselines'."""
+    """learning_curve.png, of what metrics.jsonl holds so far."""
     lines = lines_of("metrics.jsonl")
-    if not lines or not is_first_host():
-        return
-    from matplotlib.figure import Figure  # a second to import
-
-    figure = Figure((7, 4), dpi=150, layout="constrained")
-    axes = figure.add_subplot()
-    steps = [line["step"] for line in lines]
-    for name, (label, colour, style) in CURVES.items():
-        values = [line[f"{name}_median_px"] for line in lines]
-        mark = "o" if name == "model" else None
-        axes.plot(steps, values, style, color=colour, marker=mark, markersize=3)
-        axes.annotate(
-            f"{label}, {values[-1]:.2f}",
-            (steps[-1], values[-1]),
-            (6, 0),
-            textcoords="offset points",
-            color=colour,
-            va="center",
-        )
-    axes.set_yscale("log")
-    axes.set_xlabel("step")
-    axes.set_ylabel("median error, px at 256")
-    axes.set_title(f"{FLAGS.model_type} {FLAGS.preset} on held-out clips", loc="left")
-    axes.spines[["top", "right"]].set_visible(False)
-    with whole_file(in_folder("learning_curve.png")) as file:
-        figure.savefig(file, format="png")
+    if lines and is_first_host():
+        with whole_file(in_folder("learning_curve.png")) as file:
+            title = f"{FLAGS.model_type} {FLAGS.preset} on held-out clips"
+            training.draw_learning_curve(lines, title, file)
 
 
 # W&B, which must never be what training waits for or ends by.
@@ -916,6 +887,7 @@ def train(stop: StopRequest) -> str:
     except OSError as error:
         raise TrainingEnded(f"{error.strerror or error}; {kept(run)}") from error
     finally:
+        run.feeder.batches.close()  # its processes, and the memory they share with us
         if run.wandb is not None:
             run.wandb.finish()
     if run.step < run.num_steps:
@@ -954,6 +926,8 @@ def main(argv):
         sys.exit(f"unexpected argument {argv[1]}: flags are written --name=value")
     logging.getLogger("jax").setLevel(logging.WARNING)  # not what hardware is absent
     logging.getLogger("absl").setLevel(logging.FATAL)  # Orbax tells of every file
+    # Of clips that nobody took any more from Grain's workers; Python cleans them up.
+    os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker:UserWarning")
     stop = StopRequest()
     try:
         apply_preset()

@@ -5,6 +5,7 @@
     TrainState, make_train_step     one step, with an average of the weights beside them
     make_shardings, place, Feeder   batches on their devices, and the wait for them
     predict, evaluate               held-out errors in pixels, beside the baselines'
+    draw_learning_curve             a picture of them
     save_state, restore_state       everything that a run needs to go on exactly (Orbax)
 
 Positions are compared as they are seen: in 3D the error is divided by the true depth,
@@ -432,6 +433,51 @@ def expected_within(times: float) -> float:
     The loss takes the size of an error to be exponentially distributed.
     """
     return 1.0 - float(np.exp(-times))
+
+
+CURVES = {
+    "model": ("this model", "#1f5fa8", "-"),
+    "point_stays": ("point stays", "#7a7a7a", "--"),
+    "constant_velocity": ("constant velocity", "#c2571a", "-."),
+    "nearest_support": ("nearest support track", "#2e7d4f", ":"),
+}
+SMALLEST_DRAWN = 0.01  # pixels
+
+
+def draw_learning_curve(lines: list[dict], title: str, file) -> None:
+    """A PNG of held-out median errors over steps, the model's beside the baselines'.
+
+    Args:
+        lines: metrics of evaluate, each with its `step`.
+        title: of the picture.
+        file: binary file to write to.
+    """
+    from matplotlib.figure import Figure  # a second to import
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    figure = Figure((7, 4), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    steps, ends = [line["step"] for line in lines], {}
+    for name, (_, colour, style) in CURVES.items():
+        values = [max(line[f"{name}_median_px"], SMALLEST_DRAWN) for line in lines]
+        mark = "o" if name == "model" else None
+        axes.plot(steps, values, style, color=colour, marker=mark, markersize=3)
+        ends[name] = np.log10(values[-1])
+    low, high = np.log10(axes.dataLim.intervaly)
+    low, high = low - 0.05 * (high - low) - 0.05, high + 0.05 * (high - low) + 0.05
+    axes.set(yscale="log", ylim=(10**low, 10**high), xlabel="step", title=title)
+    axes.set_ylabel("median error, px of 256")
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.spines[["top", "right"]].set_visible(False)
+    beside = -np.inf  # names stand at the curves' ends, one above the other
+    for name in sorted(ends, key=ends.get):
+        label, colour, _ = CURVES[name]
+        beside = max((ends[name] - low) / (high - low), beside + 0.055)
+        value = lines[-1][f"{name}_median_px"]
+        where = {"xycoords": axes.transAxes, "va": "center", "color": colour}
+        axes.annotate(f"{label}, {value:.3g}", (1.02, beside), **where)
+    figure.savefig(file, format="png")
 
 
 @jax.jit

@@ -280,7 +280,7 @@ def test_sigterm_then_a_full_disk(cache, tmp_path):
     path = tmp_path / "3dspa_mini.npz"
     pattern = (
         rf"stopped at step (\d+); the training state of step (\d+) is kept, the "
-        rf"weights of step (\d+) are in {path}\. Go on with: python train\.py .* --resume"
+        rf"weights of step (\d+) are in {path}\. Go on with: python .* --resume"
     )
     found = re.fullmatch(pattern, error[-2])
     assert found, error
@@ -508,4 +508,5 @@ def test_help_names_every_flag_and_its_default(cache):
         ("eval_freq", "Default of mini: 500, base: 1000."),
         ("save_freq", "Default of mini: 500, base: 5000."),
     ):
-        assert re.search(rf"--(\[no\])?{flag}: .{{,90}}{re.escape(default)}", text), flag
+        pattern = rf"--(\[no\])?{flag}: .{{,90}}{re.escape(default)}"
+        assert re.search(pattern, text), flag
