@@ -652,6 +652,7 @@ def save(run: Run) -> None:
     try:
         training.save_state(folder, run.state, batches, about, FLAGS.keep_checkpoints)
     except checkpointing.CheckpointError as error:
+        time.sleep(1)  # for Orbax's other threads to fail, too: report_unraisable
         raise TrainingEnded(f"{error}; {kept(run)}") from error
     run.saved = run.step
 
@@ -921,11 +922,18 @@ def join_hosts() -> None:
         raise ValueError(f"--distributed: {checkpointing.first_line(error)}") from error
 
 
+def report_unraisable(unraisable) -> None:
+    """As Python does, but for what Orbax's threads say after a write that failed."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
+
+
 def main(argv):
     if len(argv) > 1:
         sys.exit(f"unexpected argument {argv[1]}: flags are written --name=value")
     logging.getLogger("jax").setLevel(logging.WARNING)  # not what hardware is absent
     logging.getLogger("absl").setLevel(logging.FATAL)  # Orbax tells of every file
+    sys.unraisablehook = report_unraisable
     # Of clips that nobody took any more from Grain's workers; Python cleans them up.
     os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker:UserWarning")
     stop = StopRequest()

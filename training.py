@@ -531,7 +531,10 @@ def save_state(
             checkpointer.save(path, args=items, force=True)
     except Exception as error:  # Orbax raises many kinds
         remove(unfinished(folder))
-        raise CheckpointError(f"cannot write {path}: {first_line(error)}") from error
+        text = first_line(error)
+        code = re.search(r"os_error_code='(\d+)'", text)  # in lines of paths
+        reason = os.strerror(int(code[1])) if code else text
+        raise CheckpointError(f"cannot write {path}: {reason}") from error
     remove(unfinished(folder))
     remove([os.path.join(folder, str(step)) for step in saved_steps(folder)[keep:]])
 
