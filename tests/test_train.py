@@ -202,10 +202,10 @@ def test_weights_are_the_average_of_small_steps(run_3dspa):
 
 def test_two_devices_come_to_the_same(run_3dspa, cache, tmp_path):
     two = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
-    flags = [*SMALL, f"--checkpoint_dir={tmp_path}", "--num_steps=6", "--eval_freq=9"]
+    flags = [*SMALL, f"--checkpoint_dir={tmp_path}", "--num_epochs=3", "--eval_freq=9"]
     status, _, error = finish(start(cache, *flags, "--stop_at_step=3", **two))
     assert status == 0, error
-    assert any("on 2 × cpu" in line for line in error)
+    assert any(re.search("on 2 × cpu, .*, 6 steps$", line) for line in error)
     expected, found = losses_of(run_3dspa[0]), losses_of(tmp_path)
     assert found.keys() == {1, 2, 3}
     for step, loss in found.items():
@@ -268,10 +268,12 @@ def wait_for(process, happened):
         time.sleep(0.05)
 
 
-def test_sigterm_then_a_full_disk(cache, tmp_path):
+def test_sigterm_then_a_full_disk(run_3dspa, cache, tmp_path):
     """A run that is told to stop saves its state; going on from there, the disk is full
     (no file may be longer than 10 kB), and that state stays."""
+    weights = run_3dspa[0] / "3dspa_mini.npz"
     flags = [*SMALL, f"--checkpoint_dir={tmp_path}", "--num_steps=90000"]
+    flags += [f"--init_checkpoint={weights}"]
     process = start(cache, *flags, "--eval_freq=3")
     wait_for(process, (tmp_path / "metrics.jsonl").exists)
     process.send_signal(signal.SIGTERM)
@@ -289,6 +291,7 @@ def test_sigterm_then_a_full_disk(cache, tmp_path):
     assert states_of(tmp_path) == [step]
     assert checkpointing.load_checkpoint(str(path)).metadata["step"] == exported
     assert "learning_curve.png" in os.listdir(tmp_path)
+    assert losses_of(tmp_path)[1] != losses_of(run_3dspa[0])[1]  # of other weights
 
     process = start(cache, *flags, "--resume", "--save_freq=1", "--eval_freq=90000")
     wait_for(process, lambda: step + 1 in states_of(tmp_path))
