@@ -822,7 +822,7 @@ def next_batch(run: Run, metrics: dict, stop: StopRequest) -> dict:
         if stop.came:  # it may have been told to stop, too
             raise KeyboardInterrupt from None
         save(run)
-        reason = checkpointing.first_line(error)
+        reason = checkpointing.first_line(error).rstrip(".")
         raise TrainingEnded(
             f"no batch for step {run.step + 1}: {reason}; {kept(run)}. {how_to_go_on()}"
         ) from error
