@@ -1,7 +1,8 @@
-"""Files that appear whole or not at all.
+"""Files that appear whole or not at all, and programs that are compiled once.
 
-    whole_file    a file to write, which takes its name when everything is written
-    write_npz     arrays by name
+    whole_file              a file to write, which takes its name when all is written
+    write_npz               arrays by name
+    keep_compiled_programs  JAX's compilation cache on disk
 """
 
 import contextlib
@@ -47,3 +48,13 @@ def write_npz(
     """
     with whole_file(path) as file:
         (np.savez_compressed if compress else np.savez)(file, **arrays)
+
+
+def keep_compiled_programs(directory: str) -> None:
+    """Turns on JAX's persistent compilation cache; an empty name leaves it off."""
+    import jax  # not above: who only reads and writes files does not wait for it
+
+    if directory:
+        jax.config.update("jax_compilation_cache_dir", os.path.expanduser(directory))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

@@ -13,11 +13,11 @@ import os
 import sys
 
 import cv2
-import jax
 from absl import app, flags
 
 import checkpointing
 import pipeline
+from files import keep_compiled_programs
 
 FLAGS = flags.FLAGS
 
@@ -96,14 +96,6 @@ def log_decisions() -> None:
     logger.setLevel(logging.INFO)
     logger.propagate = False
     logging.getLogger("jax").setLevel(logging.WARNING)
-
-
-def keep_compiled_programs(directory: str) -> None:
-    """Turns on JAX's persistent compilation cache."""
-    if directory:
-        jax.config.update("jax_compilation_cache_dir", os.path.expanduser(directory))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def table(result: pipeline.Result, paths: list[str]) -> str:

@@ -9,8 +9,10 @@ In order of appearance:
     coords_score            0..1 per point and frame
     held_out_statistics     the numbers a clip's score is made of
     realism                 the score, one documented function of those numbers
-    point_stays, nearest_support   predictions that a reconstruction has to beat
+    point_stays, constant_velocity, nearest_support
+                            predictions that a reconstruction has to beat
     image_errors            image distances, for them and for models
+    batch_metrics           Jaccard and points within thresholds, for both
 
 Metrics are those of TAPVid-3D (Koppula et al. 2024, section 4), which counts errors in
 pixels at the depth of the true point, with the frame's shorter side resized to 256.
@@ -371,6 +373,30 @@ def point_stays(batch: dict) -> Float[np.ndarray, "B Q T C"]:
     return np.repeat(batch["query_points"][:, :, None, 1:], num_frames, axis=2)
 
 
+def constant_velocity(batch: dict) -> Float[np.ndarray, "B Q T C"]:
+    """The prediction that a query point keeps the velocity it has at its query.
+
+    A query is a position and has no velocity, so this baseline is given more than a
+    model is: the one other visible frame of the query's own track that is nearest in
+    time (the later of two), which it therefore hits exactly. Forward and backward the
+    point then moves on along that line. One that is never visible again stays.
+    """
+    out = point_stays(batch)
+    tracks = batch["query_tracks"]
+    visible = batch["query_tracks_visible"][..., 0] > 0
+    time = np.arange(tracks.shape[2])
+    ahead = time - np.round(batch["query_points"][..., :1]).astype(int)  # [B, Q, T]
+    # Twice the distance, less one where it is later: all different but for hidden ones.
+    distance = np.where(visible & (ahead != 0), 2 * np.abs(ahead) - (ahead > 0), np.inf)
+    nearest = np.argmin(distance, axis=-1)[..., None]
+    found = np.isfinite(np.take_along_axis(distance, nearest, axis=-1))
+    neighbour = np.take_along_axis(tracks, nearest[..., None], axis=2)
+    steps = np.where(found, np.take_along_axis(ahead, nearest, axis=-1), 1)
+    velocity = (neighbour - out[:, :, :1]) / steps[..., None]
+    velocity = np.where(found[..., None], velocity, 0)
+    return (out + velocity * ahead[..., None]).astype(out.dtype)
+
+
 def nearest_support(batch: dict) -> Float[np.ndarray, "B Q T C"]:
     """The prediction that a query point moves as its nearest support track does.
 
@@ -411,9 +437,7 @@ def image_errors(tracks: np.ndarray, batch: dict) -> np.ndarray:
     """
     if tracks.shape[-1] == 2:
         return EVALUATION_SIZE * np.linalg.norm(tracks - batch["query_tracks"], axis=-1)
-    focal, centre = batch["intrinsics"][:, :2], batch["intrinsics"][:, 2:]
-    shorter = 2.0 * centre.min(axis=-1)  # the principal point is the frame's centre
-    scale = (EVALUATION_SIZE * focal / shorter[:, None])[:, None, None]
+    scale = _batch_intrinsics(batch)[:, None, None, :2]
 
     def image(points):
         return points[..., :2] / np.maximum(points[..., 2:], 1e-2)
@@ -421,3 +445,49 @@ def image_errors(tracks: np.ndarray, batch: dict) -> np.ndarray:
     return np.linalg.norm(
         scale * (image(tracks) - image(batch["query_tracks"])), axis=-1
     )
+
+
+def _batch_intrinsics(batch: dict) -> Float[np.ndarray, "B 4"]:
+    """Intrinsics of the clips resized so that their shorter side is 256."""
+    # The principal point is the frame's centre.
+    shorter = 2.0 * batch["intrinsics"][:, 2:].min(axis=-1, keepdims=True)
+    return batch["intrinsics"] * (EVALUATION_SIZE / shorter)
+
+
+def batch_metrics(
+    tracks: Float[np.ndarray, "B Q T C"],
+    visible: Bool[np.ndarray, "B Q T"],
+    batch: dict,
+    weights: Float[np.ndarray, "B Q T"],
+) -> dict[str, Float[np.ndarray, " B"]]:
+    """Jaccard and points within thresholds of predictions for a batch, per clip.
+
+    In 3D those of TAPVid-3D with median scaling; in 2D those of TAP-Vid, which counts
+    in pixels of a frame resized to 256 × 256.
+
+    Args:
+        tracks, visible: predictions for the batch's query tracks.
+        batch: of DESIGN section 5, with `query_tracks` and, in 3D, `intrinsics`.
+        weights: 0 where a point does not count.
+
+    Returns:
+        average_jaccard and average_pts_within_thresh; NaN where nothing counts.
+    """
+    truth, scaling = batch["query_tracks"], "median"
+    if tracks.shape[-1] == 3:
+        intrinsics = _batch_intrinsics(batch)
+    else:  # at depth 1 and this focal length a position in 0..1 is one of 256 pixels
+        intrinsics, scaling = np.array([EVALUATION_SIZE, EVALUATION_SIZE, 0, 0]), "none"
+        truth, tracks = (
+            np.concatenate([x, np.ones_like(x[..., :1])], -1) for x in (truth, tracks)
+        )
+    metrics = tapvid3d_metrics(
+        truth,
+        batch["query_tracks_visible"][..., 0] > 0,
+        tracks,
+        visible,
+        intrinsics,
+        scaling=scaling,
+        weights=weights,
+    )
+    return {x: metrics[x] for x in ("average_jaccard", "average_pts_within_thresh")}

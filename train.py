@@ -2,55 +2,134 @@
 
     python train.py --preset=mini --data_source=synthetic --checkpoint_dir=runs/mini
 
-Evaluates on held-out scenes every --eval_freq steps and at the end, and writes to the
-checkpoint directory each time: `{model_type}_{preset}.npz` (averaged weights, ready for
-inference.py) and a line of `metrics.jsonl`. SIGTERM and Ctrl-C end it between steps
-(Ctrl-C twice: at once); what was written stays.
+A preset gives defaults; an explicit flag wins. The checkpoint directory gets
+
+    {model_type}_{preset}.npz  averaged weights, ready for inference.py
+    metrics.jsonl              a line per evaluation on held-out scenes
+    training.jsonl             a line every --log_freq steps
+    learning_curve.png         held-out error beside the baselines', at the end
+    state/STEP                 all that --resume needs to go on exactly (Orbax)
+
+SIGTERM and Ctrl-C end a run between steps and save its state (Ctrl-C twice: at once);
+the same command with --resume goes on as if nothing had been. Several hosts train one
+model when the same command runs on each with --distributed.
 """
 
+import contextlib
+import dataclasses
+import glob
 import json
 import logging
 import math
+import netrc
 import os
+import secrets
+import shlex
 import signal
 import sys
 import time
-from collections.abc import Iterator
+import urllib.parse
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
+import numpy as np
 import tqdm
 from absl import app, flags
+from jax.experimental import multihost_utils
 
 import checkpointing
 import data_loader
 import track_autoencoder
 import track_autoencoder_3d
 import training
+from files import keep_compiled_programs, whole_file
 
 FLAGS = flags.FLAGS
+WEIGHTS = training.LossWeights()
 
+# Those of base are the published ones, where these are known.
+DEFAULTS = {
+    "mini": {
+        "batch_size": 16,
+        "optimizer": "muon",
+        "learning_rate": 1e-3,
+        "num_steps": 5000,
+        "num_epochs": None,
+        "warmup_steps": 200,
+        "eval_freq": 500,
+        "save_freq": 500,
+        "num_support_tracks": 128,
+        "num_query_points": 64,
+        "num_workers": 1,
+    },
+    "base": {
+        "batch_size": 64,
+        "optimizer": "adamw",
+        "learning_rate": 1e-4,
+        "num_steps": None,
+        "num_epochs": 300,
+        "warmup_steps": 10_000,
+        "eval_freq": 1000,
+        "save_freq": 5000,
+        "num_support_tracks": 256,
+        "num_query_points": 64,
+        "num_workers": 8,
+    },
+}
+
+
+def by_preset(name: str) -> str:
+    """A preset's defaults, for the help of a flag."""
+    values = [f"{p}: {d[name]}" for p, d in DEFAULTS.items() if d[name] is not None]
+    return f"Default of {', '.join(values)}."
+
+
+def integer(name: str, text: str, least: int | None = None) -> None:
+    flags.DEFINE_integer(name, None, f"{text} {by_preset(name)}", least)
+
+
+SOURCES = ("synthetic", "kubric", "tapvid3d", "tapvid", "npz")
 flags.DEFINE_enum("model_type", "3dspa", ["3dspa", "trajan"], "Which autoencoder.")
-flags.DEFINE_enum("preset", "mini", ["mini", "base"], "Size of the model.")
-flags.DEFINE_enum("data_source", "synthetic", ["synthetic"], "Where tracks come from.")
+flags.DEFINE_enum("preset", "mini", list(DEFAULTS), "Size of the model, and defaults.")
 flags.DEFINE_string("checkpoint_dir", "runs/mini", "Directory to write to.")
-flags.DEFINE_integer("batch_size", 16, "Clips per step.", 1)
-flags.DEFINE_integer("num_support_tracks", 128, "Tracks encoded per clip.", 1)
-flags.DEFINE_integer("num_query_points", 64, "Tracks reconstructed per clip.", 1)
-flags.DEFINE_integer("num_steps", 5000, "Steps to train for.", 1)
-flags.DEFINE_float("learning_rate", 1e-3, "Peak learning rate.", 0)
-flags.DEFINE_enum("optimizer", "muon", ["adamw", "muon"], "See training.py.")
-flags.DEFINE_integer("warmup_steps", 200, "Steps of linear warm-up.", 0)
-flags.DEFINE_integer("eval_freq", 500, "Steps between evaluations.", 1)
+flags.DEFINE_bool("resume", False, "Go on where the run in --checkpoint_dir stopped.")
+flags.DEFINE_string(
+    "init_checkpoint", None, "Weights to begin with, of a model of the same sizes."
+)
+flags.DEFINE_integer("seed", 0, "Of initialisation, data and noise.", 0, 2**31 - 1)
+
+flags.DEFINE_enum("data_source", "synthetic", SOURCES, "Where tracks come from.")
+flags.DEFINE_string("dataset_path", None, "Of a data source that is not simulated.")
+flags.DEFINE_string(
+    "eval_dataset_path", None, "Held-out data; default: simulated scenes."
+)
+flags.DEFINE_enum(
+    "eval_data_source", None, SOURCES, "What it is; default: as --data_source."
+)
 flags.DEFINE_integer("num_scenes", 4096, "Simulated scenes to train on.", 1)
-flags.DEFINE_integer("num_eval_scenes", 256, "Simulated scenes held out.", 1)
+flags.DEFINE_integer("num_eval_scenes", 256, "Clips held out, at most.", 1)
 flags.DEFINE_string(
     "pool_dir",
     None,
     "Where simulated scenes are kept for later runs; default: nowhere.",
 )
-flags.DEFINE_integer("num_workers", 1, "Processes that simulate; 0: this one.", 0)
+integer("num_workers", "Processes that simulate and prepare batches; 0: this one.", 0)
+flags.DEFINE_bool("skip_corrupt", False, "Count unreadable files and leave them out.")
+flags.DEFINE_float(
+    "modality_dropout", 0.2, "How often a clip's features are withheld.", 0, 1
+)
+integer("num_support_tracks", "Tracks encoded per clip.", 1)
+integer("num_query_points", "Tracks reconstructed per clip.", 1)
+
 flags.DEFINE_integer(
     "num_output_frames", None, "Frames of the model's window; default: the preset's.", 2
+)
+flags.DEFINE_bool(
+    "use_dino", None, "Whether the model takes DINOv2 features; default: if data has."
+)
+flags.DEFINE_bool(
+    "use_depth", None, "Whether the model takes depth features; default: if data has."
 )
 flags.DEFINE_enum(
     "readout", None, ["joint", "cross"], "Decoder; default: the preset's."
@@ -59,11 +138,75 @@ flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Compute type.")
 flags.DEFINE_enum(
     "storage", "float16", ["float32", "float16"], "Type of stored weights."
 )
+
+integer("batch_size", "Clips per step, over all devices of all hosts.", 1)
+flags.DEFINE_enum(
+    "optimizer",
+    None,
+    ["adamw", "muon"],
+    f"AdamW (published), or Muon, which needs fewer steps. {by_preset('optimizer')}",
+)
+flags.DEFINE_float(
+    "learning_rate", None, f"Peak learning rate. {by_preset('learning_rate')}", 0
+)
+integer("num_steps", "Steps to train for.", 1)
+flags.DEFINE_float(
+    "num_epochs", None, f"The same, in epochs. {by_preset('num_epochs')}", 0
+)
+integer("warmup_steps", "Steps of linear warm-up.", 0)
+flags.DEFINE_float("weight_decay", 1e-2, "Of the kernels.", 0)
+flags.DEFINE_float("clip_norm", 1.0, "Largest norm of a gradient.", 0)
 flags.DEFINE_float("ema_decay", 0.999, "Decay of the weights' moving average.", 0, 1)
-flags.DEFINE_integer("seed", 0, "Of initialisation, data and noise.", 0, 2**31 - 1)
+for term, what in (
+    ("position", "position error"),
+    ("visibility", "cross-entropy of visibility"),
+    ("error_scale", "likelihood of the predicted error scale"),
+    ("certainty", "cross-entropy of certainty (trajan)"),
+):
+    flags.DEFINE_float(
+        f"{term}_weight", getattr(WEIGHTS, term), f"Of the {what} in the loss.", 0
+    )
+
+integer("eval_freq", "Steps between evaluations.", 1)
+integer("save_freq", "Steps between savings of the training state.", 1)
+flags.DEFINE_integer("log_freq", 10, "Steps between lines of training.jsonl.", 1)
+flags.DEFINE_integer("keep_checkpoints", 3, "Training states kept.", 1)
+flags.DEFINE_integer(
+    "stop_at_step", None, "Save and stop there; the schedule is that of the whole.", 1
+)
+flags.DEFINE_string(
+    "jax_cache_dir",
+    "~/.cache/3dspa/jax",
+    "Where compiled programs are kept for the next run; empty for nowhere.",
+)
+flags.DEFINE_string("wandb_project", None, "Log to W&B too; default: do not.")
+flags.DEFINE_string("wandb_entity", None, "W&B team or user.")
+flags.DEFINE_string("wandb_run_name", None, "Name of the W&B run.")
+flags.DEFINE_enum(
+    "wandb_mode",
+    None,
+    ["online", "offline", "disabled"],
+    "Default: $WANDB_MODE, else online with a login and offline without.",
+)
+flags.DEFINE_bool(
+    "distributed", False, "One of several hosts; a cluster's manager is asked which."
+)
+flags.DEFINE_string(
+    "coordinator_address", None, "HOST:PORT of the first host, where none manages them."
+)
+flags.DEFINE_integer("num_processes", None, "How many hosts, likewise.", 1)
+flags.DEFINE_integer("process_id", None, "Which of them this is, likewise.", 0)
 
 EVALUATION_SEED = 1  # pools of different seeds share no scene
-NO_METADATA = ("checkpoint_dir", "pool_dir")  # where, which tells others nothing
+SOURCE_FEATURES = {"kubric": {"depth"}}  # beside tracks; of npz files, what they hold
+# What may differ when a run is resumed. Everything else would make another run of it.
+MAY_CHANGE = (
+    "checkpoint_dir resume stop_at_step eval_freq save_freq log_freq keep_checkpoints "
+    "storage num_workers pool_dir jax_cache_dir eval_dataset_path eval_data_source "
+    "num_eval_scenes wandb_project wandb_entity wandb_run_name wandb_mode distributed "
+    "coordinator_address num_processes process_id"
+).split()
+PATHS = ("dataset_path", "init_checkpoint")  # tell nobody else anything
 
 
 class TrainingEnded(Exception):
@@ -90,15 +233,194 @@ class StopRequest:
             raise KeyboardInterrupt
         self.came = True
 
+    def came_to_any(self, step: int) -> bool:
+        """Whether to stop before this step, which all hosts must do together."""
+        if jax.process_count() == 1:
+            return self.came
+        if step % 10:
+            return False
+        return bool(np.any(multihost_utils.process_allgather(np.array(self.came))))
+
+
+@contextlib.contextmanager
+def no_interrupts():
+    """Ctrl-C is ignored, also by processes that are started here, for good."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@dataclasses.dataclass
+class Run:
+    """A run under way.
+
+    Attributes:
+        model, held_out, feeder, step_fn, schedule: what it is made of.
+        num_steps: when it is complete.
+        state: after `step` steps.
+        saved: step of the newest state on disk; exported: of the weights.
+        began: time when it would have begun without interruptions.
+        wandb: W&B's run, or None; wandb_id names it over interruptions.
+    """
+
+    model: track_autoencoder.TrackAutoEncoder
+    held_out: list[dict]
+    feeder: training.Feeder
+    step_fn: Callable
+    schedule: Callable
+    num_steps: int
+    state: training.TrainState
+    step: int = 0
+    saved: int = 0
+    exported: int = 0
+    began: float = 0.0
+    wandb: Any = None
+    wandb_id: str = ""
+
+
+def is_first_host() -> bool:
+    return jax.process_index() == 0
+
+
+def say(text: str) -> None:
+    """A line for the user, once."""
+    if is_first_host():
+        tqdm.tqdm.write(text, file=sys.stderr)
+
+
+def in_folder(name: str) -> str:
+    return os.path.join(FLAGS.checkpoint_dir, name)
+
+
+def checkpoint_path() -> str:
+    return in_folder(f"{FLAGS.model_type}_{FLAGS.preset}.npz")
+
+
+# What the flags ask for.
+
+
+def apply_preset() -> None:
+    """Gives flags that were left out the preset's values, or the data's."""
+    defaults = dict(DEFAULTS[FLAGS.preset])
+    lengths = ("num_steps", "num_epochs")
+    given = [name for name in lengths if FLAGS[name].present]
+    if len(given) == 2:
+        raise ValueError("how long? give --num_steps or --num_epochs, not both")
+    for name in lengths if given else ():
+        del defaults[name]
+    for name, value in defaults.items():
+        FLAGS.set_default(name, value)
+
+
+def settings() -> dict:
+    """The flags of this script as they stand, and the number of hosts."""
+    module = FLAGS.find_module_defining_flag("preset")
+    values = {flag.name: flag.value for flag in FLAGS.flags_by_module_dict()[module]}
+    return {**values, "hosts": jax.process_count()}
+
+
+def check_data() -> None:
+    """Raises ValueError if there is no such dataset."""
+    for source, name in (
+        (FLAGS.data_source, "dataset_path"),
+        (eval_source(), "eval_dataset_path"),
+    ):
+        path = FLAGS[name].value
+        if source == "synthetic" and path is not None:
+            raise ValueError(
+                f"--{name} was given, but the data is simulated: which source is it?"
+            )
+        if source != "synthetic" and path is None:
+            raise ValueError(f"data of {source} must be somewhere: give --{name}")
+        if path is not None and not os.path.exists(path):
+            raise ValueError(f"no such dataset: --{name}={path}")
+
+
+def eval_source() -> str:
+    if FLAGS.eval_data_source is not None:
+        return FLAGS.eval_data_source
+    return "synthetic" if FLAGS.eval_dataset_path is None else FLAGS.data_source
+
+
+def check_devices() -> None:
+    """Raises ValueError if a batch cannot be shared out evenly."""
+    count = jax.device_count()
+    if FLAGS.batch_size % count:
+        raise ValueError(
+            f"--batch_size={FLAGS.batch_size} must be a multiple of the {count} devices"
+        )
+
+
+def source_features() -> set[str]:
+    """What the data has beside tracks: "dino", "depth"."""
+    if FLAGS.data_source != "npz":
+        return SOURCE_FEATURES.get(FLAGS.data_source, set())
+    files = sorted(glob.glob(os.path.join(FLAGS.dataset_path, "**/*.npz"), recursive=1))
+    if not files:
+        raise ValueError(f"no .npz file in --dataset_path={FLAGS.dataset_path}")
+    with np.load(files[0], allow_pickle=False) as example:
+        names = set(example.files)
+    return {name for name in ("dino", "depth") if f"{name}_features" in names}
+
+
+def choose_features() -> dict[str, bool]:
+    """`use_dino` and `use_depth`: as asked for, else what model and data both have."""
+    has = source_features() if FLAGS.model_type == "3dspa" else set()
+    chosen = {}
+    for name in ("dino", "depth"):
+        asked = FLAGS[f"use_{name}"].value
+        if asked and FLAGS.model_type != "3dspa":
+            raise ValueError(f"--use_{name}: only --model_type=3dspa takes features")
+        if asked and name not in has:
+            raise ValueError(f"--use_{name}: {FLAGS.data_source} data has no {name}")
+        chosen[f"use_{name}"] = name in has if asked is None else asked
+    return chosen
+
 
 def make_model() -> track_autoencoder.TrackAutoEncoder:
-    """The model that the flags ask for. Simulated scenes have no features."""
-    changes = {"use_dino": False, "use_depth": False, "dtype": FLAGS.dtype}
+    """The model that the flags ask for."""
+    changes = {**choose_features(), "dtype": FLAGS.dtype}
     for name in ("num_output_frames", "readout"):
-        if getattr(FLAGS, name) is not None:
-            changes[name] = getattr(FLAGS, name)
+        if FLAGS[name].value is not None:
+            changes[name] = FLAGS[name].value
     module = track_autoencoder if FLAGS.model_type == "trajan" else track_autoencoder_3d
     return module.make_model(FLAGS.preset, **changes)
+
+
+def first_params(model) -> dict:
+    """Random parameters, or those of --init_checkpoint."""
+    if FLAGS.init_checkpoint is None:
+        return checkpointing.init_params(model, FLAGS.seed)
+    checkpoint = checkpointing.load_checkpoint(FLAGS.init_checkpoint)
+    found = dataclasses.asdict(checkpoint.config)
+    wanted = dataclasses.asdict(track_autoencoder.model_config(model))
+    different = [
+        f"{name} {found[name]}, not {value}"
+        for name, value in wanted.items()
+        if found[name] != value
+    ]
+    if different:
+        raise ValueError(
+            f"--init_checkpoint={FLAGS.init_checkpoint} is another model: it has "
+            f"{'; '.join(different)}"
+        )
+    return checkpoint.params
+
+
+def count_steps() -> int:
+    """Steps of the whole run."""
+    if FLAGS.num_steps is not None:
+        return FLAGS.num_steps
+    if FLAGS.data_source == "synthetic":
+        clips = FLAGS.num_scenes
+    else:
+        clips = data_loader.dataset_size(FLAGS.data_source, FLAGS.dataset_path)
+    return max(1, math.ceil(FLAGS.num_epochs * clips / FLAGS.batch_size))
+
+
+# Data.
 
 
 def make_pool(num_scenes: int, seed: int, num_frames: int) -> data_loader.ScenePool:
@@ -112,130 +434,474 @@ def make_pool(num_scenes: int, seed: int, num_frames: int) -> data_loader.SceneP
     )
 
 
-def make_batches(pool, model, seed: int, **how):
+def make_batches(source, path, pool, batch_size, model, seed, **how) -> Iterator:
     """An iterator of batches as the flags and the model want them."""
-    return data_loader.load_synthetic_dataset(
-        pool,
-        FLAGS.batch_size,
-        num_support=FLAGS.num_support_tracks,
-        num_query=FLAGS.num_query_points,
-        num_output_frames=model.num_output_frames,
-        model_type=model.model_type,
-        seed=seed,
+    how |= {
+        "num_support": FLAGS.num_support_tracks,
+        "num_query": FLAGS.num_query_points,
+        "num_output_frames": model.num_output_frames,
+        "model_type": model.model_type,
+        "seed": seed,
+    }
+    if source == "synthetic":
+        return data_loader.load_synthetic_dataset(pool, batch_size, **how)
+    return data_loader.load_dataset(
+        source,
+        path,
+        batch_size,
+        use_dino=model.use_dino,
+        use_depth=model.use_depth,
+        skip_corrupt=FLAGS.skip_corrupt,
         **how,
     )
 
 
-def make_data(model) -> tuple[list, Iterator]:
-    """Held-out batches and the stream of training batches."""
-    frames = model.num_output_frames
-    pool = make_pool(FLAGS.num_eval_scenes, EVALUATION_SEED, frames)
-    exact = {"augment": False, "num_epochs": 1}
-    held_out = list(make_batches(pool, model, EVALUATION_SEED, **exact))
-    # Any --seed may be asked for, but none trains on the held-out scenes.
-    seed = FLAGS.seed + (FLAGS.seed >= EVALUATION_SEED)
-    pool = make_pool(FLAGS.num_scenes, seed, frames)
-    return held_out, make_batches(pool, model, FLAGS.seed)
+def make_held_out(model) -> list[dict]:
+    """Held-out batches, the same on every host, each of what one device trains on."""
+    source, pool = eval_source(), None
+    if source == "synthetic":
+        frames = model.num_output_frames
+        pool = make_pool(FLAGS.num_eval_scenes, EVALUATION_SEED, frames)
+    size = max(1, FLAGS.batch_size // jax.device_count())
+    where = (source, FLAGS.eval_dataset_path, pool, size, model, EVALUATION_SEED)
+    batches = make_batches(*where, augment=False, num_epochs=1, num_workers=0)
+    held_out, count = [], 0
+    for batch in batches:
+        held_out.append(batch)
+        count += len(batch["boundary_frame"])
+        if count >= FLAGS.num_eval_scenes:
+            break
+    if not held_out:
+        raise ValueError(f"no clip is held out in {FLAGS.eval_dataset_path}")
+    return held_out
 
 
-def checkpoint_path() -> str:
-    return os.path.join(FLAGS.checkpoint_dir, f"{FLAGS.model_type}_{FLAGS.preset}.npz")
+def make_training_batches(model) -> Iterator:
+    """This host's share of the training data, for ever."""
+    host, hosts = jax.process_index(), jax.process_count()
+    size, pool, how = FLAGS.batch_size // hosts, None, {}
+    if FLAGS.data_source == "synthetic":
+        # Any --seed may be asked for, but none trains on the held-out scenes. Each host
+        # simulates scenes of its own, past all seeds.
+        seed = FLAGS.seed + (FLAGS.seed >= EVALUATION_SEED) + 2**32 * host
+        pool = make_pool(-(-FLAGS.num_scenes // hosts), seed, model.num_output_frames)
+    else:
+        how = {"shard_index": host, "shard_count": hosts}
+        how |= {"modality_dropout": FLAGS.modality_dropout}
+    seed = (FLAGS.seed + 1_000_003 * host) % 2**31
+    where = (FLAGS.data_source, FLAGS.dataset_path, pool, size, model, seed)
+    batches = make_batches(
+        *where, augment=True, num_epochs=None, num_workers=FLAGS.num_workers, **how
+    )
+    with no_interrupts():  # it is this process that says what Ctrl-C means
+        batches.get_state()  # makes the workers that the next line starts
+        batches.start_prefetch()
+    return batches
 
 
-def write(model, state: training.TrainState, metrics: dict, held_out: dict) -> None:
+# Beginning and resuming.
+
+
+def begin() -> Run:
+    """A run at its first step, or where it stopped."""
+    check_devices()
+    check_data()
+    earlier = resumable() if FLAGS.resume else []
+    if not FLAGS.resume:
+        refuse_to_overwrite()
+    model, num_steps = make_model(), count_steps()
+    plan = (FLAGS.learning_rate, num_steps, FLAGS.warmup_steps, FLAGS.optimizer)
+    optimizer = training.make_optimizer(*plan, FLAGS.weight_decay, FLAGS.clip_norm)
+    params = first_params(model)
+    count = sum(x.size for x in jax.tree.leaves(params))
+    held_out, batches = make_held_out(model), make_training_batches(model)
+    say(
+        f"{FLAGS.model_type} {FLAGS.preset}: {count:,} parameters on "
+        f"{jax.device_count()} × {jax.devices()[0].device_kind}, data of "
+        f"{FLAGS.data_source}, held-out data of {eval_source()}, {num_steps:,} steps"
+    )
+    everywhere, shared_out = training.make_shardings()
+    weights = {f: FLAGS[f"{f}_weight"].value for f in dataclasses.asdict(WEIGHTS)}
+    run = Run(
+        model=model,
+        held_out=held_out,
+        feeder=training.Feeder(batches, shared_out),
+        step_fn=training.make_train_step(
+            model,
+            optimizer,
+            training.LossWeights(**weights),
+            FLAGS.ema_decay,
+            everywhere,
+        ),
+        schedule=training.make_schedule(*plan),
+        num_steps=num_steps,
+        state=training.place(
+            training.make_state(params, optimizer, FLAGS.seed), everywhere
+        ),
+        began=time.time(),
+        wandb_id=secrets.token_hex(4),
+    )
+    if earlier:
+        resume(run, earlier)
+    forget_lines_after(run.step)
+    run.wandb = start_wandb(run.wandb_id)
+    return run
+
+
+def refuse_to_overwrite() -> None:
+    """Raises ValueError if a run has been written here."""
+    there = [checkpoint_path(), in_folder("metrics.jsonl"), in_folder("training.jsonl")]
+    if training.saved_steps(in_folder("state")) or any(map(os.path.exists, there)):
+        raise ValueError(
+            f"--checkpoint_dir={FLAGS.checkpoint_dir} holds a run: add --resume to go "
+            "on with it, or name another directory"
+        )
+
+
+def resumable() -> list[tuple[int, dict]]:
+    """Steps that can be resumed from, the newest first, and what is kept beside each.
+
+    Raises:
+        ValueError: if a flag differs that must not.
+        TrainingEnded: if there are states and none of them can be read.
+    """
+    folder, found = in_folder("state"), []
+    steps = training.saved_steps(folder)
+    for path in training.unfinished(folder):
+        say(f"{path} is half-written: passed over")
+    for step in steps:
+        try:
+            about = training.read_about(folder, step)
+        except checkpointing.CheckpointError as error:
+            say(f"{error}: passed over")
+            continue
+        refuse_changes(about["settings"])
+        found.append((step, about))
+    if steps and not found:
+        raise none_whole()
+    if not steps:
+        say(f"nothing to resume in {FLAGS.checkpoint_dir}: starting at the first step")
+    return found
+
+
+def none_whole() -> TrainingEnded:
+    return TrainingEnded(
+        f"no whole training state in {in_folder('state')}: start anew in another "
+        "--checkpoint_dir"
+    )
+
+
+def refuse_changes(before: dict) -> None:
+    """Raises ValueError if a run cannot be resumed with these flags."""
+    for name, value in settings().items():
+        if name not in MAY_CHANGE and before.get(name) != value:
+            raise ValueError(
+                f"--resume: this run has --{name}={before.get(name)}, not {value}; "
+                "another value makes another run, in another --checkpoint_dir"
+            )
+
+
+def resume(run: Run, earlier: list[tuple[int, dict]]) -> None:
+    """Goes back to the newest whole state. Raises TrainingEnded if there is none."""
+    for step, about in earlier:
+        same_loader = about["settings"]["num_workers"] == FLAGS.num_workers
+        try:
+            run.state = training.restore_state(
+                in_folder("state"), step, run.state, run.feeder.batches, same_loader
+            )
+        except checkpointing.CheckpointError as error:
+            say(f"{error}: passed over")
+            continue
+        run.step = run.saved = step
+        run.exported = min(about["exported"], step)
+        run.began, run.wandb_id = time.time() - about["seconds"], about["wandb_id"]
+        say(f"resumed after step {step}")
+        return
+    raise none_whole()
+
+
+# What is written.
+
+
+def kept(run: Run) -> str:
+    """What there is of a run that ends."""
+    parts = []
+    if run.saved:
+        parts.append(f"the training state of step {run.saved} is kept")
+    if run.exported:
+        parts.append(f"the weights of step {run.exported} are in {checkpoint_path()}")
+    return ", ".join(parts) or "nothing was written yet"
+
+
+def how_to_go_on() -> str:
+    again = [word for word in sys.argv if not word.startswith("--resume")]
+    return f"Go on with: python {shlex.join(again)} --resume"
+
+
+def diverged(what: str, run: Run) -> TrainingEnded:
+    """The error for a loss or for weights that are not finite."""
+    rate = f"{FLAGS.learning_rate / 3:.0e}"
+    return TrainingEnded(f"{what}; {kept(run)}. Try --learning_rate={rate}")
+
+
+def save(run: Run) -> None:
+    """Writes the training state, unless it is there. Raises TrainingEnded."""
+    if run.step == run.saved:
+        return
+    if not training.is_finite((run.state.params, run.state.average)):
+        raise diverged(f"the weights are not finite at step {run.step}", run)
+    about = {
+        "settings": settings(),
+        "seconds": time.time() - run.began,
+        "exported": run.exported,
+        "wandb_id": run.wandb_id,
+    }
+    folder, batches = in_folder("state"), run.feeder.batches
+    try:
+        training.save_state(folder, run.state, batches, about, FLAGS.keep_checkpoints)
+    except checkpointing.CheckpointError as error:
+        time.sleep(1)  # for Orbax's other threads to fail, too: report_unraisable
+        raise TrainingEnded(f"{error}; {kept(run)}") from error
+    run.saved = run.step
+
+
+def export(run: Run, metrics: dict, held_out: dict) -> None:
     """Writes the averaged weights, and how they came about."""
-    key_flags = FLAGS.get_key_flags_for_module(sys.argv[0])
+    if not is_first_host():
+        return
+    unsaid = {*MAY_CHANGE, *PATHS} - {"eval_freq", "num_eval_scenes", "storage"}
     metadata = {
-        "step": int(state.step),
-        "flags": {f.name: f.value for f in key_flags if f.name not in NO_METADATA},
+        "step": run.step,
+        "flags": {k: v for k, v in settings().items() if k not in unsaid},
         "training": metrics,
         "held_out": held_out,
     }
-    params = jax.device_get(state.average)
-    checkpointing.save_checkpoint(
-        checkpoint_path(), model, params, FLAGS.storage, metadata
+    params = jax.device_get(training.on_one_device(run.state.average))
+    try:
+        checkpointing.save_checkpoint(
+            checkpoint_path(), run.model, params, FLAGS.storage, metadata
+        )
+    except checkpointing.CheckpointError as error:  # weights beyond the stored type
+        raise diverged(str(error), run) from error
+    run.exported = run.step
+
+
+def append(run: Run, name: str, metrics: dict) -> None:
+    """A line in a .jsonl, and in W&B."""
+    if not is_first_host():
+        return
+    seconds = round(time.time() - run.began, 1)
+    line = json.dumps({"step": run.step, "seconds": seconds, **metrics})
+    try:
+        with open(in_folder(name), "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+    except OSError as error:
+        raise OSError(f"cannot write {in_folder(name)}: {error.strerror}") from error
+    if run.wandb is not None:
+        with contextlib.suppress(Exception):
+            run.wandb.log(metrics, step=run.step)
+
+
+def lines_of(name: str) -> list[dict]:
+    """The lines of a .jsonl, but for one that was cut off."""
+    lines = []
+    with contextlib.suppress(FileNotFoundError):
+        with open(in_folder(name), encoding="utf-8") as file:
+            for text in file:
+                with contextlib.suppress(ValueError):
+                    lines.append(json.loads(text))
+    return lines
+
+
+def forget_lines_after(step: int) -> None:
+    """Drops what was noted after the step that a run goes on from."""
+    for name in ("metrics.jsonl", "training.jsonl"):
+        if is_first_host() and os.path.exists(in_folder(name)):
+            lines = [line for line in lines_of(name) if line["step"] <= step]
+            with whole_file(in_folder(name)) as file:
+                file.write("".join(json.dumps(x) + "\n" for x in lines).encode())
+
+
+def evaluate(run: Run, metrics: dict) -> None:
+    """Held-out errors to the screen, metrics.jsonl and, with the weights, the .npz."""
+    average = training.on_one_device(run.state.average)
+    errors = training.evaluate(run.model, average, run.held_out)
+    export(run, metrics, errors)
+    append(run, "metrics.jsonl", metrics | errors)
+    calibration = ""
+    if "error_scale_correlation" in errors:
+        shares = [errors[f"error_within_{k}x"] for k in training.CALIBRATION]
+        right = [training.expected_within(k) for k in training.CALIBRATION]
+        calibration = (
+            f", {'/'.join(f'{x:.0%}' for x in shares)} of errors within "
+            f"{'/'.join(map(str, training.CALIBRATION))} predicted scales (right: "
+            f"{'/'.join(f'{x:.0%}' for x in right)})"
+        )
+    say(
+        f"step {run.step}: loss {metrics['loss']:.3f}, held-out median error "
+        f"{errors['model_median_px']:.2f} px at 256 (point stays "
+        f"{errors['point_stays_median_px']:.2f}, constant velocity "
+        f"{errors['constant_velocity_median_px']:.2f}, nearest support track "
+        f"{errors['nearest_support_median_px']:.2f}), visibility right "
+        f"{errors['occlusion_accuracy']:.1%}{calibration}"
     )
 
 
-def report(metrics: dict, step: int, seconds: float) -> None:
-    """One line on the screen and one in metrics.jsonl."""
-    line = {"step": step, "seconds": round(seconds, 1), **metrics}
-    path = os.path.join(FLAGS.checkpoint_dir, "metrics.jsonl")
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
-    tqdm.tqdm.write(
-        f"step {step}: loss {metrics['loss']:.3f}, held-out median error "
-        f"{metrics['model_median_px']:.2f} px at 256 (point stays "
-        f"{metrics['point_stays_median_px']:.2f}, nearest support track "
-        f"{metrics['nearest_support_median_px']:.2f}), visibility right "
-        f"{metrics['occlusion_accuracy']:.1%}",
-        file=sys.stderr,
-    )
+def draw_learning_curve() -> None:
+    """learning_curve.png, of what metrics.jsonl holds so far."""
+    lines = lines_of("metrics.jsonl")
+    if lines and is_first_host():
+        with whole_file(in_folder("learning_curve.png")) as file:
+            title = f"{FLAGS.model_type} {FLAGS.preset} on held-out clips"
+            training.draw_learning_curve(lines, title, file)
 
 
-def diverged(what: str, saved: int) -> TrainingEnded:
-    """The error for a loss or for weights that are not finite."""
-    rate = f"{FLAGS.learning_rate / 3:.0e}"
-    return TrainingEnded(f"{what}; {kept(saved)}. Try --learning_rate={rate}")
+# W&B, which must never be what training waits for or ends by.
 
 
-def kept(saved: int) -> str:
-    """What there is of a run whose last written step is this, 0 for none."""
-    if saved:
-        return f"the weights of step {saved} are in {checkpoint_path()}"
-    return "nothing was written yet"
+def start_wandb(run_id: str):
+    """The W&B run that the flags ask for, or None."""
+    if FLAGS.wandb_project is None or not is_first_host():
+        return None
+    try:
+        import wandb
+    except ImportError:
+        say("wandb is not installed: training without it (python -m pip install wandb)")
+        return None
+    mode = FLAGS.wandb_mode or os.environ.get("WANDB_MODE") or "online"
+    if mode == "online" and not has_wandb_login():
+        mode = "offline"
+        say(
+            "no W&B login ($WANDB_API_KEY or `wandb login`): logging offline to "
+            f"{in_folder('wandb')}; `wandb sync` uploads that later"
+        )
+    limits = wandb.Settings(silent=True, init_timeout=30, finish_timeout=60)
+    try:
+        return wandb.init(
+            project=FLAGS.wandb_project,
+            entity=FLAGS.wandb_entity,
+            name=FLAGS.wandb_run_name,
+            id=run_id,
+            resume="allow" if mode == "online" else None,
+            mode=mode,
+            dir=FLAGS.checkpoint_dir,
+            config=settings(),
+            settings=limits,
+        )
+    except Exception as error:  # whatever it is, training does not need it
+        reason = checkpointing.first_line(error)
+        say(f"W&B does not start ({reason}): training without it")
+        return None
 
 
-def train(stop: StopRequest) -> None:
-    """Trains as the flags say.
+def has_wandb_login() -> bool:
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    address = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
+    file = os.environ.get("NETRC") or os.path.expanduser("~/.netrc")
+    try:
+        return netrc.netrc(file).authenticators(urllib.parse.urlparse(address).hostname)
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+# Training.
+
+
+def read_metrics(run: Run, metrics: dict) -> dict[str, float]:
+    """A step's metrics as numbers, which waits for the device.
 
     Raises:
-        TrainingEnded: if it is interrupted or the loss is not finite.
-        ValueError: for flags that do not fit together.
+        TrainingEnded: if loss or gradient are not finite.
+    """
+    values = {name: float(x) for name, x in metrics.items()}
+    if not math.isfinite(values["loss"] + values["grad_norm"]):
+        what = f"the loss or its gradient is not finite at step {run.step}"
+        raise diverged(what, run)
+    rate = float(run.schedule(run.step - 1))
+    return {**values, "learning_rate": rate, **run.feeder.rates()}
+
+
+def next_batch(run: Run, metrics: dict, stop: StopRequest) -> dict:
+    """The next batch, on its devices. Raises TrainingEnded if data fails."""
+    try:
+        return run.feeder.next(metrics.get("loss"))
+    except Exception as error:  # whatever a worker died of
+        if stop.came:  # it may have been told to stop, too
+            raise KeyboardInterrupt from None
+        save(run)
+        reason = checkpointing.first_line(error).rstrip(".")
+        raise TrainingEnded(
+            f"no batch for step {run.step + 1}: {reason}; {kept(run)}. {how_to_go_on()}"
+        ) from error
+
+
+def take_steps(run: Run, stop: StopRequest) -> None:
+    """Trains until it is told to stop.
+
+    Raises:
+        KeyboardInterrupt: by a signal.
+        TrainingEnded: if data, numbers or the disk fail.
+        OSError: if the disk fails.
+    """
+    first, last = run.step + 1, min(run.num_steps, FLAGS.stop_at_step or run.num_steps)
+    count = {"initial": run.step, "total": run.num_steps, "unit": "step"}
+    metrics = {}
+    stop.is_looked_for = True
+    with tqdm.tqdm(desc="training", disable=not is_first_host(), **count) as bar:
+        for step in range(first, last + 1):
+            if stop.came_to_any(step):
+                raise KeyboardInterrupt
+            batch = next_batch(run, metrics, stop)
+            run.state, metrics = run.step_fn(run.state, batch)
+            run.step = step
+            bar.update()
+            evaluated = step % FLAGS.eval_freq == 0 or step == run.num_steps
+            saved = step % FLAGS.save_freq == 0 or step == last
+            if step == first:
+                jax.block_until_ready(metrics)  # compiled: from here on it counts
+                run.feeder.restart()
+            if not (evaluated or saved or step % FLAGS.log_freq == 0):
+                continue
+            values = read_metrics(run, metrics)
+            bar.set_postfix(loss=f"{values['loss']:.3f}")
+            append(run, "training.jsonl", values)
+            if evaluated:
+                evaluate(run, values)
+            if saved:
+                save(run)
+            run.feeder.restart()
+
+
+def train(stop: StopRequest) -> str:
+    """Trains as the flags say, and returns what to tell the user.
+
+    Raises:
+        TrainingEnded: if it is interrupted, or fails with something kept.
+        ValueError: for flags or data that do not fit together.
         OSError: if something cannot be written.
     """
-    model = make_model()
-    held_out, batches = make_data(model)
-    optimizer = training.make_optimizer(
-        FLAGS.learning_rate, FLAGS.num_steps, FLAGS.warmup_steps, FLAGS.optimizer
-    )
-    params = checkpointing.init_params(model, FLAGS.seed)
-    count = sum(x.size for x in jax.tree.leaves(params))
-    print(
-        f"{FLAGS.model_type} {FLAGS.preset}: {count:,} parameters on "
-        f"{jax.devices()[0].device_kind}, {FLAGS.num_scenes:,} scenes, "
-        f"{FLAGS.num_eval_scenes:,} held out",
-        file=sys.stderr,
-    )
-    state = training.make_state(params, optimizer, FLAGS.seed)
-    step_fn = training.make_train_step(model, optimizer, decay=FLAGS.ema_decay)
-    start, step, saved = time.time(), 0, 0
-    bar = tqdm.tqdm(range(1, FLAGS.num_steps + 1), desc="training", unit="step")
-    stop.is_looked_for = True
+    run = begin()
     try:
-        for step in bar:
-            if stop.came:
-                raise KeyboardInterrupt
-            state, metrics = step_fn(state, next(batches))
-            evaluated = step % FLAGS.eval_freq == 0 or step == FLAGS.num_steps
-            if not evaluated and step % 10:
-                continue  # reading the loss waits for the device
-            metrics = {name: float(x) for name, x in metrics.items()}
-            if not math.isfinite(metrics["loss"] + metrics["grad_norm"]):
-                what = f"the loss or its gradient is not finite at step {step}"
-                raise diverged(what, saved)
-            bar.set_postfix(loss=f"{metrics['loss']:.3f}")
-            if evaluated:
-                errors = training.evaluate(model, state.average, held_out)
-                write(model, state, metrics, errors)
-                report(metrics | errors, step, time.time() - start)
-                saved = step
+        take_steps(run, stop)
+        draw_learning_curve()
     except KeyboardInterrupt:
-        raise TrainingEnded(f"stopped at step {step}; {kept(saved)}") from None
-    except checkpointing.CheckpointError as error:  # weights beyond the stored type
-        raise diverged(str(error), saved) from error
+        try:
+            save(run)
+            draw_learning_curve()
+        except KeyboardInterrupt:
+            say("stopped at once")
+        message = f"stopped at step {run.step}; {kept(run)}. {how_to_go_on()}"
+        raise TrainingEnded(message) from None
+    except OSError as error:
+        raise TrainingEnded(f"{error.strerror or error}; {kept(run)}") from error
     finally:
-        bar.close()
+        run.feeder.batches.close()  # its processes, and the memory they share with us
+        if run.wandb is not None:
+            run.wandb.finish()
+    if run.step < run.num_steps:
+        return f"stopped at step {run.step}; {kept(run)}. {how_to_go_on()}"
+    return f"weights: {checkpoint_path()}"
 
 
 def make_folders() -> None:
@@ -249,19 +915,46 @@ def make_folders() -> None:
             raise OSError(f"cannot make --{name}={path}: {error.strerror}") from error
 
 
+def join_hosts() -> None:
+    """Makes this process one of several. Raises ValueError if that fails."""
+    names = ("coordinator_address", "num_processes", "process_id")
+    how = {name: FLAGS[name].value for name in names}
+    if not FLAGS.distributed:
+        given = [name for name in names if how[name] is not None]
+        if given:
+            raise ValueError(f"--{given[0]} is for several hosts: add --distributed")
+        return
+    try:
+        jax.distributed.initialize(**how)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"--distributed: {checkpointing.first_line(error)}") from error
+
+
+def report_unraisable(unraisable) -> None:
+    """As Python does, but for what Orbax's threads say after a write that failed."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
+
+
 def main(argv):
     if len(argv) > 1:
         sys.exit(f"unexpected argument {argv[1]}: flags are written --name=value")
     logging.getLogger("jax").setLevel(logging.WARNING)  # not what hardware is absent
+    logging.getLogger("absl").setLevel(logging.FATAL)  # Orbax tells of every file
+    sys.unraisablehook = report_unraisable
+    # Of clips that nobody took any more from Grain's workers; Python cleans them up.
+    os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker:UserWarning")
     stop = StopRequest()
     try:
+        apply_preset()
         make_folders()
-        train(stop)
+        keep_compiled_programs(FLAGS.jax_cache_dir)
+        join_hosts()
+        print(train(stop))
     except (ValueError, OSError, TrainingEnded) as error:
         sys.exit(str(error))
     except KeyboardInterrupt:
-        sys.exit(f"stopped before the first step; {kept(0)}")
-    print(f"weights: {checkpoint_path()}")
+        sys.exit("stopped before the first step; nothing was written yet")
 
 
 if __name__ == "__main__":

@@ -1,30 +1,42 @@
-"""Training of both autoencoders: loss, step, schedule, averaged weights, evaluation.
+"""Training of both autoencoders: loss, step, schedule, evaluation, state on disk.
 
-    LossWeights, compute_loss     one loss for TRAJAN and 3DSPA
-    make_schedule, make_optimizer AdamW or Muon, warm-up, cosine decay, clipping
-    TrainState, make_train_step   one step, with an average of the weights beside them
-    predict, evaluate             held-out errors in pixels, beside the baselines'
+    LossWeights, compute_loss       one loss for TRAJAN and 3DSPA
+    make_schedule, make_optimizer   AdamW or Muon, warm-up, cosine decay, clipping
+    TrainState, make_train_step     one step, with an average of the weights beside them
+    make_shardings, place, Feeder   batches on their devices, and the wait for them
+    predict, evaluate               held-out errors in pixels, beside the baselines'
+    draw_learning_curve             a picture of them
+    save_state, restore_state       everything that a run needs to go on exactly (Orbax)
 
 Positions are compared as they are seen: in 3D the error is divided by the true depth,
 so that a centimetre counts for more nearby than far away. Published weights are 5000
 for positions and 1e-8 for visibility, under which visibility is never learned.
 """
 
+import collections
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import optax.contrib
+import scipy.stats
 from flax import struct
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
 import scoring
 import track_autoencoder
+from checkpointing import CheckpointError, first_line
 
 CERTAIN_WITHIN = 8.0 / scoring.EVALUATION_SIZE  # TAPIR's certainty: an error below 8 px
 MAX_LOG_SCALE = 8.0
@@ -48,8 +60,11 @@ OUTER_LAYERS = (
 class LossWeights:
     """Weights of the terms of the loss.
 
-    At the end of training a position error is about 0.03 and a visibility
-    cross-entropy about 0.2; under these weights both are worth learning.
+    At the end of training a position error is about 0.03 (3% of the depth, or of the
+    frame) and a visibility cross-entropy about 0.2. Under these weights that is 0.6 and
+    0.04: positions lead, and visibility still moves the weights that it shares with
+    them. The last two only train heads of their own, so any weight would do; Adam's
+    steps do not depend on it.
     """
 
     position: float = 20.0
@@ -83,12 +98,17 @@ def compute_loss(
 
     Args:
         outputs: predictions of the model.
-        batch: with `query_tracks`, `query_tracks_visible` and `boundary_frame`.
+        batch: with `query_tracks`, `query_tracks_visible` and `boundary_frame`. Query
+            tracks may have fewer frames than the model; the rest is not compared.
         weights: of the terms.
 
     Returns:
         The total, and the terms by name, unweighted.
+
+    Raises:
+        ValueError: naming the array of the batch that does not fit the predictions.
     """
+    outputs = first_frames(outputs, batch)
     visible = batch["query_tracks_visible"]
     frames = jnp.arange(visible.shape[2])[:, None]
     in_clip = frames < batch["boundary_frame"][:, None, None, None]
@@ -115,6 +135,33 @@ def compute_loss(
         terms["certainty"] = mean_where(entropy, shown)
     total = sum(getattr(weights, name) * term for name, term in terms.items())
     return total, terms
+
+
+def first_frames(
+    outputs: track_autoencoder.TrackAutoEncoderResults, batch: dict
+) -> track_autoencoder.TrackAutoEncoderResults:
+    """The predictions for those frames that the batch's query tracks have.
+
+    Raises:
+        ValueError: naming the array of the batch that does not fit the predictions.
+    """
+    clips, queries, most, coords = outputs.tracks.shape
+    tracks, check_shape = batch["query_tracks"], track_autoencoder.check_shape
+    check_shape("query_tracks", tracks, (clips, queries, "T", coords))
+    num_frames = tracks.shape[2]
+    if num_frames > most:
+        raise ValueError(
+            f"query_tracks has shape {list(tracks.shape)}, that is {num_frames} "
+            f"frames, and the model has {most}; cut it into windows first"
+        )
+    needed = (clips, queries, num_frames, 1)
+    check_shape("query_tracks_visible", batch["query_tracks_visible"], needed)
+    check_shape("boundary_frame", batch["boundary_frame"], (clips,))
+    heads = ("tracks", "visible_logits", "certain_logits", "log_error_scale")
+    values = {name: getattr(outputs, name) for name in heads}
+    return outputs.replace(
+        **{k: None if x is None else x[:, :, :num_frames] for k, x in values.items()}
+    )
 
 
 def mean_where(x, mask) -> jax.Array:
@@ -245,6 +292,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     weights: LossWeights = LossWeights(),
     decay: float = 0.999,
+    sharding: jax.sharding.Sharding | None = None,
 ) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
     """One compiled step: loss, gradient, update, average.
 
@@ -253,6 +301,7 @@ def make_train_step(
         optimizer: see make_optimizer.
         weights: of the loss.
         decay: of the moving average; early on (1 + step) / (10 + step) if smaller.
+        sharding: where states and metrics lie, if on several devices (make_shardings).
 
     Returns:
         A function from (state, batch) to (state, metrics). The given state is used up.
@@ -276,7 +325,71 @@ def make_train_step(
         state = TrainState(state.step + 1, params, average, optimizer_state, key)
         return state, metrics
 
-    return jax.jit(step_fn, donate_argnums=0)
+    return jax.jit(step_fn, donate_argnums=0, out_shardings=sharding)
+
+
+# Devices.
+
+
+def make_shardings() -> tuple[NamedSharding, NamedSharding]:
+    """How a state and a batch lie on all devices of all hosts.
+
+    A state is on each device; a batch is shared out along its first axis, "data".
+    """
+    mesh = Mesh(np.array(jax.devices()), ("data",))
+    everywhere, shared_out = PartitionSpec(), PartitionSpec("data")
+    return NamedSharding(mesh, everywhere), NamedSharding(mesh, shared_out)
+
+
+def place(tree, sharding: jax.sharding.Sharding):
+    """A tree of arrays on devices. Of a batch each host gives its own part."""
+    return jax.tree.map(
+        lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), tree
+    )
+
+
+def on_one_device(tree):
+    """What each device holds of a replicated tree, on the first device of this host."""
+    return jax.tree.map(lambda x: x.addressable_data(0), tree)
+
+
+class Feeder:
+    """Batches on their devices, and how long steps waited for them.
+
+    A wait counts if nothing was left to compute when it was over, and then as a whole:
+    a batch that comes while the step before is still under way has kept nobody waiting.
+
+    Args:
+        batches: iterator of dicts of arrays.
+        sharding: of a batch, see make_shardings.
+    """
+
+    def __init__(self, batches: Iterator[dict], sharding: jax.sharding.Sharding):
+        self.batches, self.sharding = batches, sharding
+        self.restart()
+
+    def restart(self) -> None:
+        """Measures anew from now on."""
+        self.steps, self.waited, self.began = 0, 0.0, time.perf_counter()
+
+    def next(self, previous: jax.Array | None = None) -> dict:
+        """The next batch; `previous` is something that the step before computes."""
+        start = time.perf_counter()
+        batch = next(self.batches)
+        if previous is None or previous.is_ready():
+            self.waited += time.perf_counter() - start
+        self.steps += 1
+        return place(batch, self.sharding)
+
+    def rates(self) -> dict[str, float]:
+        """`steps_per_second`, and `data_wait`, the share of time that steps waited."""
+        if not self.steps:
+            return {}
+        seconds = time.perf_counter() - self.began
+        return {
+            "steps_per_second": self.steps / seconds,
+            "data_wait": self.waited / seconds,
+        }
 
 
 # Evaluation.
@@ -290,6 +403,14 @@ def predict(
     return model.apply({"params": params}, batch)
 
 
+BASELINES = {
+    "point_stays": scoring.point_stays,
+    "constant_velocity": scoring.constant_velocity,
+    "nearest_support": scoring.nearest_support,
+}
+CALIBRATION = (1, 2, 4)  # times the predicted scale
+
+
 def evaluate(
     model: track_autoencoder.TrackAutoEncoder, params: dict, batches: Iterable[dict]
 ) -> dict[str, float]:
@@ -297,39 +418,241 @@ def evaluate(
 
     Args:
         model, params: what is evaluated.
-        batches: held-out batches of arrays.
+        batches: held-out batches of arrays. Query tracks may have fewer frames than
+            the model.
 
     Returns:
-        Median and mean of the image distance in pixels at 256 over visible points
-        (`model_median_px`, `model_mean_px`, the same for `point_stays` and
-        `nearest_support`), and `occlusion_accuracy`. The query's own frame is left out.
+        For `model` and each of BASELINES: `model_median_px` and `model_mean_px`, of the
+        image distance in pixels at 256 over visible points, and
+        `model_average_jaccard`, `model_average_pts_within_thresh`, the mean over clips
+        (scoring.batch_metrics; baselines call every point visible).
+        `occlusion_accuracy` of the model, and `always_visible_accuracy` beside it.
+        Where the model predicts its error's scale: `error_within_1x`, `_2x`, `_4x`, the
+        share of errors within so many times the predicted scale (0.63, 0.86 and 0.98 if
+        it is right, see expected_within), and `error_scale_correlation`, Spearman's,
+        between scale and error. The query's own frame is left out of everything.
 
     Raises:
-        ValueError: if there is no visible point to compare with.
+        ValueError: if there is no visible point to compare with, or a batch does not
+            fit.
     """
-    errors = {"model": [], "point_stays": [], "nearest_support": []}
-    right, counted = 0.0, 0.0
+    found = collections.defaultdict(list)
     for batch in batches:
-        outputs = jax.device_get(predict(model, params, batch))
-        frames = np.arange(batch["query_tracks"].shape[2])
-        in_clip = frames < batch["boundary_frame"][:, None, None]
-        in_clip = in_clip & (frames != np.round(batch["query_points"][:, :, :1]))
-        visible = batch["query_tracks_visible"][..., 0] > 0
-        predictions = {
-            "model": outputs.tracks,
-            "point_stays": scoring.point_stays(batch),
-            "nearest_support": scoring.nearest_support(batch),
-        }
-        for name, tracks in predictions.items():
-            errors[name].append(scoring.image_errors(tracks, batch)[visible & in_clip])
-        agrees = (outputs.visible_logits[..., 0] > 0) == visible
-        right += float((agrees & in_clip).sum())
-        counted += float(np.broadcast_to(in_clip, visible.shape).sum())
-    if not sum(part.size for part in errors["model"]):
+        outputs = first_frames(jax.device_get(predict(model, params, batch)), batch)
+        for name, values in measure(outputs, batch).items():
+            found[name].append(values)
+    found = {name: np.concatenate(parts) for name, parts in found.items()}
+    if not found or not found["model_px"].size:
         raise ValueError("no held-out query point is visible: nothing to evaluate on")
-    metrics = {"occlusion_accuracy": right / counted}
-    for name, parts in errors.items():
-        values = np.concatenate(parts)
-        metrics[f"{name}_median_px"] = float(np.median(values))
-        metrics[f"{name}_mean_px"] = float(np.mean(values))
-    return metrics
+    metrics = {
+        "occlusion_accuracy": np.mean(found["visibility_right"]),
+        "always_visible_accuracy": np.mean(found["visible"]),
+    }
+    for name in ("model", *BASELINES):
+        metrics[f"{name}_median_px"] = np.median(found[f"{name}_px"])
+        metrics[f"{name}_mean_px"] = np.mean(found[f"{name}_px"])
+        for score in ("average_jaccard", "average_pts_within_thresh"):
+            metrics[f"{name}_{score}"] = np.nanmean(found[f"{name}_{score}"])
+    if "scale" in found:
+        metrics |= calibration(found["size"], found["scale"])
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def measure(outputs, batch: dict) -> dict[str, np.ndarray]:
+    """What evaluate summarises: a number per point that counts, or per clip."""
+    frames = np.arange(batch["query_tracks"].shape[2])
+    counted = frames < batch["boundary_frame"][:, None, None]
+    counted = counted & (frames != np.round(batch["query_points"][:, :, :1]))
+    visible = batch["query_tracks_visible"][..., 0] > 0
+    shown, said = visible & counted, outputs.visible_logits[..., 0] > 0
+    found = {"visibility_right": (said == visible)[counted], "visible": shown[counted]}
+    predictions = {"model": outputs.tracks}
+    predictions |= {name: baseline(batch) for name, baseline in BASELINES.items()}
+    for name, tracks in predictions.items():
+        found[f"{name}_px"] = scoring.image_errors(tracks, batch)[shown]
+        says = said if name == "model" else np.ones_like(visible)
+        metrics = scoring.batch_metrics(tracks, says, batch, counted)
+        found |= {f"{name}_{score}": values for score, values in metrics.items()}
+    if outputs.log_error_scale is not None:
+        error = np.asarray(relative_errors(outputs.tracks, batch["query_tracks"]))
+        log_scale = outputs.log_error_scale[..., 0][shown]
+        found["size"] = np.linalg.norm(error[shown], axis=-1)
+        found["scale"] = np.exp(np.clip(log_scale, -MAX_LOG_SCALE, MAX_LOG_SCALE))
+    return found
+
+
+def calibration(
+    size: Float[np.ndarray, " N"], scale: Float[np.ndarray, " N"]
+) -> dict[str, float]:
+    """How well the predicted scales of errors fit the errors; see evaluate."""
+    found = {f"error_within_{k}x": np.mean(size <= k * scale) for k in CALIBRATION}
+    varied = np.ptp(size) > 0 and np.ptp(scale) > 0  # else there is no correlation
+    correlation = scipy.stats.spearmanr(scale, size).statistic if varied else 0.0
+    return found | {"error_scale_correlation": correlation}
+
+
+def expected_within(times: float) -> float:
+    """The share of errors within so many times their scale, if the scale is right.
+
+    The loss takes the size of an error to be exponentially distributed.
+    """
+    return 1.0 - float(np.exp(-times))
+
+
+CURVES = {
+    "model": ("this model", "#1f5fa8", "-"),
+    "point_stays": ("point stays", "#7a7a7a", "--"),
+    "constant_velocity": ("constant velocity", "#c2571a", "-."),
+    "nearest_support": ("nearest support track", "#2e7d4f", ":"),
+}
+SMALLEST_DRAWN = 0.01  # pixels
+
+
+def draw_learning_curve(lines: list[dict], title: str, file) -> None:
+    """A PNG of held-out median errors over steps, the model's beside the baselines'.
+
+    Args:
+        lines: metrics of evaluate, each with its `step`.
+        title: of the picture.
+        file: binary file to write to.
+    """
+    from matplotlib.figure import Figure  # a second to import
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    figure = Figure((7, 4), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    steps, ends = [line["step"] for line in lines], {}
+    for name, (_, colour, style) in CURVES.items():
+        values = [max(line[f"{name}_median_px"], SMALLEST_DRAWN) for line in lines]
+        mark = "o" if name == "model" else None
+        axes.plot(steps, values, style, color=colour, marker=mark, markersize=3)
+        ends[name] = np.log10(values[-1])
+    low, high = np.log10(axes.dataLim.intervaly)
+    low, high = low - 0.05 * (high - low) - 0.05, high + 0.05 * (high - low) + 0.05
+    axes.set(yscale="log", ylim=(10**low, 10**high), xlabel="step", title=title)
+    axes.set_ylabel("median error, px of 256")
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.spines[["top", "right"]].set_visible(False)
+    beside = -np.inf  # names stand at the curves' ends, one above the other
+    for name in sorted(ends, key=ends.get):
+        label, colour, _ = CURVES[name]
+        beside = max((ends[name] - low) / (high - low), beside + 0.055)
+        value = lines[-1][f"{name}_median_px"]
+        where = {"xycoords": axes.transAxes, "va": "center", "color": colour}
+        axes.annotate(f"{label}, {value:.3g}", (1.02, beside), **where)
+    figure.savefig(file, format="png")
+
+
+@jax.jit
+def is_finite(tree) -> Array:
+    """Whether all numbers of a tree are finite."""
+    return jnp.all(jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(tree)]))
+
+
+# State on disk. One folder per step, which Orbax gives its name when it is complete.
+
+
+def saved_steps(folder: str) -> list[int]:
+    """Steps whose state lies complete in a folder, the newest first."""
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    return sorted((int(name) for name in names if name.isdecimal()), reverse=True)
+
+
+def unfinished(folder: str) -> list[str]:
+    """Paths of states whose writing was cut off."""
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    names = [name for name in names if re.fullmatch(r"\d+\..*tmp.*", name)]
+    return [os.path.join(folder, name) for name in sorted(names)]
+
+
+def save_state(
+    folder: str, state: TrainState, batches: Iterator, about: dict, keep: int = 3
+) -> None:
+    """Writes a training state; it appears whole or not at all. All hosts call this.
+
+    Args:
+        folder: of all states of a run.
+        state: parameters, their average, optimizer, random numbers.
+        batches: Grain iterator, whose position is kept too.
+        about: what else to keep, anything that JSON can hold.
+        keep: how many of the newest are kept; older ones go when this one is complete.
+
+    Raises:
+        CheckpointError: if it cannot be written. Earlier ones stay as they are.
+    """
+    import orbax.checkpoint as ocp  # seconds to import
+
+    folder = os.path.abspath(folder)
+    path = os.path.join(folder, str(int(state.step)))
+    items = ocp.args.Composite(
+        state=ocp.args.StandardSave(state),
+        data=grain.checkpoint.CheckpointSave(batches),
+        about=ocp.args.JsonSave(about),
+    )
+    try:
+        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+            checkpointer.save(path, args=items, force=True)
+    except Exception as error:  # Orbax raises many kinds
+        remove(unfinished(folder))
+        text = first_line(error)
+        code = re.search(r"os_error_code='(\d+)'", text)  # in lines of paths
+        reason = os.strerror(int(code[1])) if code else text
+        raise CheckpointError(f"cannot write {path}: {reason}") from error
+    remove(unfinished(folder))
+    remove([os.path.join(folder, str(step)) for step in saved_steps(folder)[keep:]])
+
+
+def remove(folders: list[str]) -> None:
+    """Deletes folders, on one host."""
+    if jax.process_index() == 0:
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def read_about(folder: str, step: int) -> dict:
+    """What save_state was told to keep beside a state. Raises CheckpointError."""
+    import orbax.checkpoint as ocp
+
+    return restore(folder, step, about=ocp.args.JsonRestore())["about"]
+
+
+def restore_state(
+    folder: str, step: int, like: TrainState, batches: Iterator, same_loader=True
+) -> TrainState:
+    """Reads a training state, and moves the iterator of batches to where it was.
+
+    Args:
+        folder, step: as saved.
+        like: a state of the same shapes, on the devices that this one shall be on.
+        batches: Grain iterator over the same data.
+        same_loader: whether it has as many workers as the one that was saved; if not,
+            it is moved by counting batches, which comes to the same.
+
+    Raises:
+        CheckpointError: if it cannot be read.
+    """
+    import orbax.checkpoint as ocp
+
+    def target(x):
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+
+    items = {"state": ocp.args.StandardRestore(jax.tree.map(target, like))}
+    if same_loader:
+        items["data"] = grain.checkpoint.CheckpointRestore(batches)
+    state = restore(folder, step, **items)["state"]
+    if not same_loader:
+        grain.experimental.set_next_index(batches, step)
+    return state
+
+
+def restore(folder: str, step: int, **items):
+    """Some items of a state. Raises CheckpointError."""
+    import orbax.checkpoint as ocp
+
+    path = os.path.join(os.path.abspath(folder), str(step))
+    try:
+        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+            return checkpointer.restore(path, args=ocp.args.Composite(**items))
+    except Exception as error:  # Orbax raises many kinds; all mean the same here
+        raise CheckpointError(f"{path} is damaged: {first_line(error)}") from error

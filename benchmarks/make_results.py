@@ -117,6 +117,32 @@ def readout_section() -> str:
     return "\n\n".join(lines)
 
 
+def training_section(platform: str) -> str:
+    """What bench_train.py measured on a kind of device."""
+    command = "python benchmarks/bench_train.py"
+    path = RESULTS / f"train_{platform}.json"
+    if not path.exists():
+        return (
+            f"### Training, {platform.upper()}\n\nNot measured. Where there is one: "
+            f"`{command}`."
+        )
+    stored = json.loads(path.read_text())
+    parts = [
+        f"### Training, {platform.upper()}: {stored['devices']} × {stored['device']}, "
+        f"{stored['cores']} CPU cores",
+        f"`{command}`",
+    ]
+    for kind in ("generator", "loader", "step", "training"):
+        rows = stored[kind]
+        header = [name.replace("_", " ") for name in rows[0]]
+        cells = [
+            [x if isinstance(x, str) else number(x) for x in row.values()]
+            for row in rows
+        ]
+        parts += [f"{kind}:", table(header, cells)]
+    return "\n\n".join(parts)
+
+
 def main() -> None:
     """Writes RESULTS.md."""
     parts = [
@@ -131,6 +157,12 @@ def main() -> None:
         "exact savings show as fewer of them.",
         forward_section("cpu"),
         forward_section("gpu"),
+        "## Training speed\n\n`step` repeats one batch, and its utilisation is against "
+        "a large product of matrices in the same type; `training` takes data from so "
+        "many processes, and `data wait` is the share of time that steps waited for "
+        "it.",
+        training_section("cpu"),
+        training_section("gpu"),
         readout_section(),
     ]
     path = HERE / "RESULTS.md"

@@ -108,6 +108,30 @@ def make_latents(model, seed=0, clips=1):
     return rng.uniform(-1, 1, shape).astype(np.float32)
 
 
+def drifting_batch(coords, clips=2, support=12, queries=6, frames=12, seed=0):
+    """Points that drift with their clip, each clip in its own direction."""
+    rng = np.random.default_rng(seed)
+    time = np.arange(frames)[:, None] / frames
+    drift = rng.uniform(-0.2, 0.2, (clips, 1, 1, coords)) * time
+    start = rng.uniform(0.2, 0.8, (clips, support + queries, 1, coords))
+    if coords == 3:
+        start = start - [0.5, 0.5, -0.5]
+    tracks = (start + drift).astype(np.float32)
+    visible = (rng.random((*tracks.shape[:3], 1)) < 0.8).astype(np.float32)
+    visible[:, :, 0] = 1
+    points = np.concatenate([np.zeros_like(start[..., :1]), start], -1)[:, support:, 0]
+    return {
+        "support_tracks": tracks[:, :support],
+        "support_tracks_visible": visible[:, :support],
+        "query_tracks": tracks[:, support:],
+        "query_tracks_visible": visible[:, support:],
+        "query_points": points.astype(np.float32),
+        "boundary_frame": np.full(clips, frames, np.int32),
+        "intrinsics": np.tile(np.float32([256, 256, 128, 128]), (clips, 1)),
+        "scale": np.ones(clips, np.float32),
+    }
+
+
 def heads_of(out) -> dict[str, np.ndarray]:
     """The predictions by name, those that the model has."""
     names = ("tracks", "visible_logits", "certain_logits", "log_error_scale")

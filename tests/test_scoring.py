@@ -2,16 +2,19 @@
 
 from pathlib import Path
 
+import cases
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import geometry
 import scoring
 
 FIXTURE = np.load(Path(__file__).parent / "data" / "tapvid3d_metrics.npz")
 CASES = sorted({tuple(k.split("|")[:3]) for k in FIXTURE.files if k.startswith("out/")})
 SETTINGS = settings(max_examples=30, deadline=None)
+SEEDS = st.integers(0, 2**32 - 1)
 INTRINSICS = np.array([200.0, 200.0, 128.0, 128.0])
 
 
@@ -244,3 +247,256 @@ def test_statistics_are_at_the_evaluation_size_and_without_the_query_frame():
     for name, value in statistics.items():
         assert value == official[name]
     assert scoring.realism(statistics) == official["average_jaccard"]
+
+
+# --- What a reconstruction has to beat ---
+
+
+def test_point_stays():
+    batch = cases.drifting_batch(3)
+    found = scoring.point_stays(batch)
+    assert found.shape == batch["query_tracks"].shape
+    for t in range(12):
+        np.testing.assert_array_equal(found[:, :, t], batch["query_points"][..., 1:])
+
+
+def velocity_by_loops(batch):
+    """The nearest other visible frame of the query's own track, the later of two."""
+    out = np.array(scoring.point_stays(batch))
+    clips, queries, frames, _ = out.shape
+    for b, q in np.ndindex(clips, queries):
+        start = int(batch["query_points"][b, q, 0])
+        point = batch["query_points"][b, q, 1:]
+        visible = batch["query_tracks_visible"][b, q, :, 0] > 0
+        others = [t for t in range(frames) if visible[t] and t != start]
+        if not others:
+            continue
+        other = min(others, key=lambda t: (abs(t - start), -t))
+        velocity = (batch["query_tracks"][b, q, other] - point) / (other - start)
+        for t in range(frames):
+            out[b, q, t] = point + velocity * (t - start)
+    return out
+
+
+@SETTINGS
+@given(SEEDS)
+def test_constant_velocity_is_what_loops_give(seed):
+    rng = np.random.default_rng(seed)
+    clips, queries, frames, coords = rng.integers([1, 1, 1, 2], [4, 6, 9, 4])
+    visible = rng.random((clips, queries, frames, 1)) < rng.random()
+    tracks = rng.random((clips, queries, frames, coords)).astype(np.float32)
+    tracks[~visible[..., 0]] = np.nan
+    time = rng.integers(0, frames, (clips, queries, 1))
+    points = np.concatenate([time, rng.random((clips, queries, coords))], -1)
+    batch = {
+        "query_tracks": tracks,
+        "query_tracks_visible": visible.astype(np.float32),
+        "query_points": points.astype(np.float32),
+    }
+    found = scoring.constant_velocity(batch)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, velocity_by_loops(batch), atol=1e-5)
+
+
+def test_constant_velocity_by_hand():
+    """Seen at 0, 2 and 5, asked for at 2: of two frames before and three after, the
+    frame before is nearer; what is never seen again stays."""
+    x = np.array([0.1, np.nan, 0.5, np.nan, np.nan, 0.4])
+    batch = {
+        "query_tracks": np.float32([[np.stack([x, x], -1)] * 2]),
+        "query_tracks_visible": np.float32([[1, 0, 1, 0, 0, 1], [0, 0, 1, 0, 0, 0]]),
+        "query_points": np.float32([[[2, 0.5, 0.5], [2, 0.5, 0.5]]]),
+    }
+    batch["query_tracks_visible"] = batch["query_tracks_visible"][None, ..., None]
+    found = scoring.constant_velocity(batch)[0]
+    expected = [0.1, 0.3, 0.5, 0.7, 0.9, 1.1]
+    np.testing.assert_allclose(found[0, :, 1], expected, rtol=1e-6)
+    np.testing.assert_array_equal(found[1], np.full((6, 2), 0.5, np.float32))
+
+
+@pytest.mark.parametrize("coords", [2, 3])
+def test_constant_velocity_is_exact_for_straight_motion(coords):
+    batch = cases.drifting_batch(coords)
+    found = scoring.constant_velocity(batch)
+    np.testing.assert_allclose(found, batch["query_tracks"], atol=1e-5)
+
+
+@pytest.mark.parametrize("coords", [2, 3])
+def test_nearest_support_is_exact_for_rigid_translation(coords):
+    batch = cases.drifting_batch(coords)
+    batch["support_tracks_visible"][:] = 1
+    found = scoring.nearest_support(batch)
+    np.testing.assert_allclose(found, batch["query_tracks"], atol=1e-6)
+    stays = np.abs(scoring.point_stays(batch) - batch["query_tracks"])
+    assert stays.max() > 0.05  # or it would show nothing
+
+
+def test_nearest_support_takes_the_nearest_of_two_bodies():
+    time = np.arange(5, dtype=np.float32)
+    left = np.stack([0.1 + 0.01 * time, np.full(5, 0.5)], -1)
+    right = np.stack([np.full(5, 0.9), 0.5 - 0.02 * time], -1)
+    batch = {
+        "support_tracks": np.stack([left, right])[None].astype(np.float32),
+        "support_tracks_visible": np.ones((1, 2, 5, 1), np.float32),
+        "query_tracks": np.zeros((1, 2, 5, 2), np.float32),
+        "query_points": np.float32([[[2, 0.3, 0.4], [0, 0.7, 0.2]]]),
+    }
+    found = scoring.nearest_support(batch)[0]
+    expected = np.stack([0.3 + 0.01 * (time - 2), np.full(5, 0.4)], -1)
+    np.testing.assert_allclose(found[0], expected, atol=1e-6)
+    expected = np.stack([np.full(5, 0.7), 0.2 - 0.02 * time], -1)
+    np.testing.assert_allclose(found[1], expected, atol=1e-6)
+    # Where the nearer one is not seen in the query's frame, the other counts.
+    batch["support_tracks_visible"][0, 0, 2] = 0
+    found = scoring.nearest_support(batch)[0, 0]
+    expected = np.stack([np.full(5, 0.3), 0.4 - 0.02 * (time - 2)], -1)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    batch["support_tracks_visible"][0, :, 2] = 0
+    found = scoring.nearest_support(batch)[0]
+    np.testing.assert_array_equal(found[0], np.full((5, 2), np.float32([0.3, 0.4])))
+    assert np.ptp(found[1][:, 1]) > 0
+
+
+def test_where_the_nearest_track_is_hidden_its_last_displacement_holds():
+    x = np.array([0.0, 0.1, 0.2, 0.3, 0.4])
+    batch = {
+        "support_tracks": np.stack([x, 0 * x], -1)[None, None].astype(np.float32),
+        "support_tracks_visible": np.float32([0, 1, 1, 0, 1]).reshape(1, 1, 5, 1),
+        "query_tracks": np.zeros((1, 1, 5, 2), np.float32),
+        "query_points": np.float32([[[1, 0.6, 0.7]]]),
+    }
+    batch["support_tracks"][0, 0, [0, 3]] = np.nan
+    found = scoring.nearest_support(batch)[0, 0]
+    np.testing.assert_allclose(found[:, 0], [0.6, 0.6, 0.7, 0.7, 0.9], atol=1e-6)
+    np.testing.assert_allclose(found[:, 1], 0.7, atol=1e-6)
+
+
+def nearest_support_by_loops(batch):
+    out = np.array(scoring.point_stays(batch))
+    clips, queries, frames, _ = out.shape
+    for b in range(clips):
+        tracks = batch["support_tracks"][b]
+        visible = batch["support_tracks_visible"][b, ..., 0] > 0
+        for q in range(queries):
+            frame, point = int(batch["query_points"][b, q, 0]), out[b, q, 0].copy()
+            best, nearest = np.inf, None
+            for n in range(len(tracks)):
+                if visible[n, frame]:
+                    distance = np.sqrt(np.sum((tracks[n, frame] - point) ** 2))
+                    if distance < best:
+                        best, nearest = distance, n
+            if nearest is None:
+                continue
+            for t in range(frames):
+                seen = [u for u in range(t + 1) if visible[nearest, u]]
+                after = [u for u in range(frames) if visible[nearest, u]]
+                held = seen[-1] if seen else after[0]
+                out[b, q, t] = point + tracks[nearest, held] - tracks[nearest, frame]
+    return out
+
+
+@SETTINGS
+@given(SEEDS)
+def test_nearest_support_is_what_loops_give(seed):
+    rng = np.random.default_rng(seed)
+    clips, support, queries, frames, coords = rng.integers(
+        [1, 1, 1, 1, 2], [4, 6, 6, 7, 4]
+    )
+    visible = rng.random((clips, support, frames, 1)) < rng.random()
+    tracks = rng.random((clips, support, frames, coords)).astype(np.float32)
+    tracks[~visible[..., 0]] = np.nan
+    time = rng.integers(0, frames, (clips, queries, 1))
+    points = np.concatenate([time, rng.random((clips, queries, coords))], -1)
+    batch = {
+        "support_tracks": tracks,
+        "support_tracks_visible": visible.astype(np.float32),
+        "query_tracks": np.zeros((clips, queries, frames, coords), np.float32),
+        "query_points": points.astype(np.float32),
+    }
+    found = scoring.nearest_support(batch)
+    np.testing.assert_allclose(found, nearest_support_by_loops(batch), atol=1e-6)
+
+
+@SETTINGS
+@given(SEEDS)
+def test_hold_last(seed):
+    rng = np.random.default_rng(seed)
+    num_tracks, frames = rng.integers(1, 8, 2)
+    visible = rng.random((num_tracks, frames)) < rng.random()
+    tracks = np.arange(num_tracks * frames * 2.0).reshape(num_tracks, frames, 2)
+    found = scoring.hold_last(tracks, visible)
+    for n, t in np.ndindex(num_tracks, frames):
+        seen = np.flatnonzero(visible[n])
+        if len(seen):
+            held = seen[seen <= t][-1] if np.any(seen <= t) else seen[0]
+            np.testing.assert_array_equal(found[n, t], tracks[n, held])
+
+
+# --- Errors in the image ---
+
+
+@pytest.mark.parametrize(
+    "height, width", [(256, 256), (360, 640), (640, 360), (48, 90)]
+)
+def test_pixel_errors_are_those_of_the_projection(height, width):
+    rng = np.random.default_rng(5)
+    focal = 1.3 * width
+    intrinsics = np.array([focal, focal, width / 2, height / 2])
+    truth = rng.uniform([-1, -1, 1], [1, 1, 3], (2, 4, 5, 3))
+    predicted = truth + rng.normal(0, 0.1, truth.shape)
+    batch = {"query_tracks": truth, "intrinsics": np.stack([intrinsics] * 2)}
+    found = scoring.image_errors(predicted, batch)
+    pixels = [geometry.project(x, intrinsics) for x in (predicted, truth)]
+    expected = np.linalg.norm(pixels[0] - pixels[1], axis=-1) * 256 / min(height, width)
+    assert found.shape == (2, 4, 5)
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+def test_pixel_errors_by_hand():
+    """A centimetre to the right at 2 m, seen with a focal length of 512 px."""
+    truth = np.array([0.3, -0.2, 2.0]).reshape(1, 1, 1, 3)
+    batch = {"query_tracks": truth, "intrinsics": np.array([[512.0, 512, 320, 240]])}
+    found = scoring.image_errors(truth + [0.01, 0, 0], batch)
+    np.testing.assert_allclose(found, 0.01 / 2 * 512 * 256 / 480)
+    # Along the ray, or behind the camera: nothing to see, or far away, never infinite.
+    np.testing.assert_allclose(scoring.image_errors(1.5 * truth, batch), 0, atol=1e-9)
+    behind = scoring.image_errors(-truth, batch)
+    assert np.isfinite(behind).all() and behind > 256
+    flat = {"query_tracks": np.array([0.5, 0.5]).reshape(1, 1, 1, 2)}
+    found = scoring.image_errors(flat["query_tracks"] + [0.03, 0.04], flat)
+    np.testing.assert_allclose(found, 0.05 * 256)
+
+
+def test_metrics_of_a_batch_in_3d_are_those_of_its_clips():
+    rng = np.random.default_rng(6)
+    intrinsics = np.array([[300, 300, 160, 120], [500, 500, 180, 320.0]])
+    truth = rng.uniform([-1, -1, 1], [1, 1, 3], (2, 5, 6, 3))
+    predicted = truth * 1.3 + rng.normal(0, 0.02, truth.shape)
+    visible, says = rng.random((2, 2, 5, 6)) < 0.7
+    weights = rng.random((2, 5, 6)) < 0.8
+    batch = {
+        "query_tracks": truth,
+        "query_tracks_visible": visible[..., None].astype(np.float32),
+        "intrinsics": intrinsics,
+    }
+    found = scoring.batch_metrics(predicted, says, batch, weights)
+    for b, size in enumerate([(240, 320), (640, 360)]):
+        expected = scoring.held_out_statistics(
+            truth[b], visible[b], predicted[b], says[b], intrinsics[b], size, weights[b]
+        )
+        assert len(found) == 2
+        for name, values in found.items():
+            np.testing.assert_allclose(values[b], expected[name], err_msg=name)
+
+
+def test_metrics_of_a_batch_in_2d_by_hand():
+    """Errors of 0, 1.5, 5 and 30 px of 256; the third point is called hidden."""
+    truth = np.tile(np.float32([0.5, 0.25]), (1, 1, 4, 1))
+    predicted = truth + np.array([0, 1.5, 5, 30])[:, None] / 256 * [0.6, 0.8]
+    batch = {"query_tracks": truth, "query_tracks_visible": np.ones((1, 1, 4, 1))}
+    says = np.array([[[True, True, False, True]]])
+    found = scoring.batch_metrics(predicted, says, batch, np.ones((1, 1, 4)))
+    within = np.mean([1 / 4, 2 / 4, 2 / 4, 3 / 4, 3 / 4])
+    assert found["average_pts_within_thresh"] == pytest.approx(within)
+    jaccard = np.mean([1 / 6, 2 / 5, 2 / 5, 2 / 5, 2 / 5])
+    assert found["average_jaccard"] == pytest.approx(jaccard)
