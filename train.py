@@ -510,8 +510,9 @@ def begin() -> Run:
     if not FLAGS.resume:
         refuse_to_overwrite()
     model, num_steps = make_model(), count_steps()
-    plan = (FLAGS.learning_rate, num_steps, FLAGS.warmup_steps, FLAGS.optimizer)
-    optimizer = training.make_optimizer(*plan, FLAGS.weight_decay, FLAGS.clip_norm)
+    plan = (FLAGS.learning_rate, num_steps, FLAGS.warmup_steps)
+    how = (FLAGS.optimizer, FLAGS.weight_decay, FLAGS.clip_norm)
+    optimizer = training.make_optimizer(*plan, *how)
     params = first_params(model)
     count = sum(x.size for x in jax.tree.leaves(params))
     held_out, batches = make_held_out(model), make_training_batches(model)

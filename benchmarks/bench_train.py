@@ -116,7 +116,8 @@ class Step:
 
     def __init__(self, setup: Setup, batch: dict):
         self.setup, self.model = setup, make_model(setup)
-        self.optimizer = training.make_optimizer(1e-4, 1000, 10)
+        name = "muon" if setup.preset == "mini" else "adamw"  # as train.py's defaults
+        self.optimizer = training.make_optimizer(1e-4, 1000, 10, name)
         self.everywhere, self.shared_out = training.make_shardings()
         params = checkpointing.init_params(self.model, 0)
         state = training.make_state(params, self.optimizer, 0)
