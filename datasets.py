@@ -84,7 +84,8 @@ def _admitted() -> dict[tuple[str, str], Callable]:
     """Everything that a pickle may name: what arrays and containers are made of."""
     names = {("_codecs", "encode"): _bytes_of_text}
     for kind in (bytes, bytearray, complex, set, frozenset):
-        names[("builtins", kind.__name__)] = kind
+        for module in ("builtins", "__builtin__"):  # of Python 3 and 2
+            names[(module, kind.__name__)] = kind
     multiarray, numeric = np._core.multiarray, np._core.numeric
     for core in ("numpy.core", "numpy._core"):
         names[(f"{core}.multiarray", "_reconstruct")] = multiarray._reconstruct
