@@ -9,7 +9,7 @@ From top to bottom:
     read_tapvid             pickles of TAP-Vid: DAVIS, RoboTAP, RGB-Stacking, Kinetics
     read_kubric             a MOVi example of a TFDS directory -> depth maps and poses
     kubric_example          ... -> tracks, by following pixels with their instances
-    tfds_builder, tfrecord_offsets
+    tfds_builder, decode_kubric, tfrecord_offsets
                             TFDS directories, read without TensorFlow
     FileSource, TapvidSource, KubricSource
                             whole datasets, as random access sources of examples
@@ -51,13 +51,6 @@ TAPVID3D_SOURCES = ("drivetrack", "adt", "pstudio")
 NUM_TAPS = 2 * geometry.DEPTH_TAPS + 1  # to a side
 # Kubric's own: a point is hidden if what is seen is nearer by more than this share.
 KUBRIC_OCCLUSION = 0.01
-KUBRIC_FEATURES = {
-    "metadata": {"depth_range"},
-    "instances": {"positions", "quaternions"},
-    "camera": {"focal_length", "sensor_width", "positions", "quaternions"},
-    "depth": True,
-    "segmentations": True,
-}
 
 
 class DatasetError(ValueError):
@@ -612,6 +605,48 @@ def tfds_builder(path: str | os.PathLike):
         ) from error
 
 
+def decode_kubric(record: bytes) -> dict:
+    """What `read_kubric` needs of a serialised MOVi example.
+
+    Only this much is decoded: the video, flow, normals and coordinates that are stored
+    too are ten times as large. (TFDS's own partial decoding trips over the examples'
+    ragged boxes.)
+    """
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    stored = tf_example_pb2.Example.FromString(record).features.feature
+
+    def values(name: str, kind: str) -> list:
+        if name not in stored:
+            raise ValueError(f"it has no {name}: it is no MOVi example")
+        return getattr(stored[name], kind).value
+
+    def numbers(name: str, *shape: int) -> np.ndarray:
+        return np.array(values(name, "float_list"), np.float64).reshape(shape)
+
+    maps = {}
+    for name in ("depth", "segmentations"):
+        frames = [np.frombuffer(b, np.uint8) for b in values(name, "bytes_list")]
+        frames = [cv2.imdecode(frame, cv2.IMREAD_UNCHANGED) for frame in frames]
+        if not frames or any(frame is None for frame in frames):
+            raise ValueError(f"its {name} cannot be decoded")
+        maps[name] = np.stack(frames).reshape(len(frames), *frames[0].shape[:2], 1)
+    count = len(maps["depth"])
+    return maps | {
+        "metadata": {"depth_range": numbers("metadata/depth_range", 2)},
+        "instances": {
+            "positions": numbers("instances/positions", -1, count, 3),
+            "quaternions": numbers("instances/quaternions", -1, count, 4),
+        },
+        "camera": {
+            "focal_length": numbers("camera/focal_length"),
+            "sensor_width": numbers("camera/sensor_width"),
+            "positions": numbers("camera/positions", count, 3),
+            "quaternions": numbers("camera/quaternions", count, 4),
+        },
+    }
+
+
 def tfrecord_offsets(path: str | os.PathLike) -> np.ndarray:
     """Where the records of a TFRecord file are: `[R, 2]` first byte and length.
 
@@ -718,8 +753,7 @@ class KubricSource:
     def __getitem__(self, index: int) -> Example:
         shard, row = self._place(index)
         try:
-            stored = self._decoder.deserialize_example_np(self._record(shard, row))
-            return read_kubric(stored)
+            return read_kubric(decode_kubric(self._record(shard, row)))
         except Exception as error:  # damage shows in many ways
             raise DatasetError(f"{self.name(index)}: {first_line(error)}") from error
 
@@ -744,13 +778,6 @@ class KubricSource:
     @functools.cached_property
     def _builder(self):
         return tfds_builder(self.path)
-
-    @functools.cached_property
-    def _decoder(self):
-        import tensorflow_datasets as tfds
-
-        wanted = tfds.decode.PartialDecoding(KUBRIC_FEATURES)
-        return wanted.extract_features(self._builder.info.features)
 
     @functools.cached_property
     def _open(self) -> dict:

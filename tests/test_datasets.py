@@ -598,7 +598,7 @@ def write_movi(folder, file_format, num_examples=3):
         VERSION = tfds.core.Version("1.0.0")
 
         def _info(self):
-            return self.dataset_info_from_configs(features=movi_features(tfds))
+            return tfds.core.DatasetInfo(builder=self, features=movi_features(tfds))
 
         def _split_generators(self, _):
             counts = {"train": num_examples, "validation": 1}
@@ -651,12 +651,13 @@ def test_kubric_tracks_are_where_geometry_puts_them():
 
 def test_a_kubric_directory_is_read_without_tensorflow(movi):
     code = f"""
-import sys, numpy as np, datasets
+import sys
+sys.modules["tensorflow"] = None  # as if it were not installed
+import numpy as np, datasets
 source = datasets.KubricSource({str(movi)!r}, "train", 50)
 clip = source[2]
 example = source.expand(clip, np.random.default_rng(0))
 print(len(source), clip["distance"].shape, example["tracks_3d"].shape)
-print("tensorflow" in sys.modules)
 """
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -666,8 +667,7 @@ print("tensorflow" in sys.modules)
         env=os.environ | {"JAX_PLATFORMS": "cpu"},
     )
     assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
-    assert lines == ["3 (6, 48, 48) (50, 6, 3)", "False"]
+    assert done.stdout.strip() == "3 (6, 48, 48) (50, 6, 3)"
 
 
 def test_a_kubric_directory_holds_what_was_put_in(movi):
