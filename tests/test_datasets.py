@@ -652,7 +652,13 @@ def test_kubric_tracks_are_where_geometry_puts_them():
 def test_a_kubric_directory_is_read_without_tensorflow(movi):
     code = f"""
 import sys
-sys.modules["tensorflow"] = None  # as if it were not installed
+
+class NotInstalled:
+    def find_spec(self, name, *_):
+        if name.split(".")[0] == "tensorflow":
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, NotInstalled())
 import numpy as np, datasets
 source = datasets.KubricSource({str(movi)!r}, "train", 50)
 clip = source[2]
