@@ -653,12 +653,15 @@ def test_a_kubric_directory_is_read_without_tensorflow(movi):
     code = f"""
 import sys
 
-class NotInstalled:
-    def find_spec(self, name, *_):
-        if name.split(".")[0] == "tensorflow":
-            raise ModuleNotFoundError(name)
+class WithoutTensorFlow:  # as if it were not installed
+    def __init__(self, finder):
+        self.finder = finder
 
-sys.meta_path.insert(0, NotInstalled())
+    def find_spec(self, name, *rest):
+        if name.split(".")[0] != "tensorflow":
+            return self.finder.find_spec(name, *rest)
+
+sys.meta_path = [WithoutTensorFlow(finder) for finder in sys.meta_path]
 import numpy as np, datasets
 source = datasets.KubricSource({str(movi)!r}, "train", 50)
 clip = source[2]
