@@ -1,14 +1,33 @@
-"""What real trackers do wrong, for training on exact tracks.
+"""What real trackers, cameras and depth networks do wrong, for training.
 
-Pure functions of a `numpy.random.Generator`; nothing given is changed in place.
+Pure functions of arrays and a `numpy.random.Generator`; nothing given is changed in
+place. Tracks are `[N, T, 3]` in the camera frame, visibility `[N, T, 1]` 0 or 1.
 
     localisation_noise   points land a little off, by track and by clip
+    drift                errors that add up from the frame in which tracking began
     false_occlusion      runs of frames in which a visible point is called hidden
+    false_visibility     a hidden point is called visible, stuck where it was last seen
+    lost_early           tracks end at a random frame, and stay lost
+    lost_at_occlusion    tracks end where their point is first hidden
+    focal_error          a focal length that is wrong by a factor
+    depth_noise          depth that flickers from frame to frame and point to point
+    depth_error          depth, or inverse depth, of a wrong scale and shift
+    depth_error_taps     the same for relative depth around points
+
+No function but `false_visibility` makes a hidden point visible, and none takes a
+track's last two visible frames (it keeps all it had where it would have lost them): a
+track visible in two frames can be a query.
 """
 
 from __future__ import annotations
 
 import numpy as np
+
+DRIFT_FRAMES = 32  # after so many frames drift has its stated size
+NEAREST = 0.2  # of its true depth: no shift brings a visible point nearer than this
+
+
+# ------------------------------------------------------------------ positions
 
 
 def localisation_noise(
@@ -20,18 +39,50 @@ def localisation_noise(
 ) -> np.ndarray:
     """Tracks displaced in the image by Gaussian noise, at the depth they have.
 
-    tracks: `[N, T, 3]` in the camera frame. intrinsics: `[4]` fx, fy, cx, cy in pixels.
-    sigma: typical standard deviation in pixels of that camera. spread: standard
-    deviation of its logarithm between tracks, for not every point has as much texture.
-    Returns `[N, T, 3]` float32.
+    intrinsics: `[4]` fx, fy, cx, cy in pixels. sigma: typical standard deviation in
+    pixels of that camera. spread: standard deviation of its logarithm between tracks,
+    for not every point has as much texture. Returns `[N, T, 3]` float32.
     """
     num_tracks, num_frames, _ = tracks.shape
-    level = sigma * np.exp(rng.normal(0, spread, (num_tracks, 1, 1)))
+    level = _levels(rng, sigma, spread, num_tracks)
     noise = rng.standard_normal((num_tracks, num_frames, 2), dtype=np.float32)
-    per_depth = (level / np.asarray(intrinsics[:2])).astype(np.float32)
-    noisy = np.array(tracks, np.float32)
-    noisy[..., :2] += noise * per_depth * noisy[..., 2:]
-    return noisy
+    return _displaced(tracks, intrinsics, level * noise)
+
+
+def drift(
+    rng: np.random.Generator,
+    tracks: np.ndarray,
+    intrinsics: np.ndarray,
+    sigma: float,
+    spread: float = 0.5,
+) -> np.ndarray:
+    """Tracks displaced in the image by random walks, zero in one random frame each.
+
+    sigma: typical standard deviation in pixels, each way, `DRIFT_FRAMES` frames from
+    there. Otherwise as `localisation_noise`.
+    """
+    num_tracks, num_frames, _ = tracks.shape
+    step = _levels(rng, sigma / np.sqrt(DRIFT_FRAMES), spread, num_tracks)
+    noise = rng.standard_normal((num_tracks, num_frames, 2), dtype=np.float32)
+    walk = np.cumsum(noise, axis=1)
+    start = rng.integers(num_frames, size=num_tracks)
+    walk -= walk[np.arange(num_tracks), start][:, None]
+    return _displaced(tracks, intrinsics, step * walk)
+
+
+def _levels(rng, sigma: float, spread: float, num_tracks: int) -> np.ndarray:
+    return sigma * np.exp(rng.normal(0, spread, (num_tracks, 1, 1)))
+
+
+def _displaced(tracks, intrinsics, pixels) -> np.ndarray:
+    """Tracks moved by `pixels [N, T, 2]` in the image, at the depth they have."""
+    moved = np.array(tracks, np.float32)
+    focal = np.asarray(intrinsics[:2], np.float32)
+    moved[..., :2] += (pixels / focal).astype(np.float32) * moved[..., 2:]
+    return moved
+
+
+# ------------------------------------------------------------------ visibility
 
 
 def false_occlusion(
@@ -39,15 +90,173 @@ def false_occlusion(
 ) -> np.ndarray:
     """Visibility with runs of 1 to `longest` frames switched off.
 
-    visible: `[N, T, 1]` 0 or 1. rate: the share of (track, frame) pairs at which such a
-    run starts. Returns `[N, T, 1]` of the same dtype; nothing hidden becomes visible.
+    rate: the share of (track, frame) pairs at which such a run starts.
+    Returns `[N, T, 1]` of the same dtype.
     """
     num_tracks, num_frames, _ = visible.shape
     count = rng.binomial(num_tracks * num_frames, rate)
     track = rng.integers(num_tracks, size=count)
     start = rng.integers(num_frames, size=count)
-    stop = start + rng.integers(1, longest + 1, size=count)
-    out = visible.copy()
-    for n, first, last in zip(track, start, stop, strict=True):
-        out[n, first:last] = 0
-    return out
+    stop = np.minimum(start + rng.integers(1, longest + 1, size=count), num_frames)
+    # A run adds one where it starts and takes it away behind its end.
+    edges = np.zeros((num_tracks, num_frames + 1), np.int32)
+    np.add.at(edges, (track, start), 1)
+    np.add.at(edges, (track, stop), -1)
+    covered = np.cumsum(edges, axis=1)[:, :-1, None] > 0
+    return _keep_two(np.where(covered, 0, visible).astype(visible.dtype), visible)
+
+
+def false_visibility(
+    rng: np.random.Generator,
+    tracks: np.ndarray,
+    visible: np.ndarray,
+    rate: float,
+    longest: int = 6,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Points that are hidden, but called visible for 1 to `longest` frames more.
+
+    A tracker that does not see its point go holds on to what came before it: there the
+    track stays at the last position that was seen, in the camera's frame.
+    rate: the share of disappearances that go unnoticed.
+    Returns tracks `[N, T, 3]` float32 and visibility `[N, T, 1]`, as they then are.
+    """
+    seen = visible[..., 0] > 0
+    num_tracks, num_frames = seen.shape
+    frame = np.arange(num_frames)
+    last = np.maximum.accumulate(np.where(seen, frame, -1), axis=1)
+    extra = rng.integers(1, longest + 1, (num_tracks, num_frames))
+    extra[rng.random((num_tracks, num_frames)) >= rate] = 0
+    row = np.arange(num_tracks)[:, None]
+    stuck = ~seen & (last >= 0) & (frame - last <= extra[row, last])
+    held = np.asarray(tracks, np.float32)[row, last]
+    tracks = np.where(stuck[..., None], held, np.asarray(tracks, np.float32))
+    return tracks, np.where(stuck[..., None], 1, visible).astype(visible.dtype)
+
+
+def lost_early(
+    rng: np.random.Generator, visible: np.ndarray, rate: float
+) -> np.ndarray:
+    """Tracks that are lost for good, after and before a random visible frame.
+
+    rate: the share of tracks lost with every frame further from it, 0 to 1.
+    Returns `[N, T, 1]` of the same dtype.
+    """
+    if rate <= 0:
+        return visible.copy()
+    seen = visible[..., 0] > 0
+    start = _random_visible_frame(rng, seen)[:, None]
+    after, before = rng.geometric(min(rate, 1.0), (2, len(seen), 1))
+    frame = np.arange(seen.shape[1])
+    kept = (frame < start + after) & (frame > start - before)
+    return _keep_two(np.where(kept[..., None], visible, 0), visible)
+
+
+def lost_at_occlusion(rng: np.random.Generator, visible: np.ndarray) -> np.ndarray:
+    """Tracks that end where their point is first hidden, as Lucas-Kanade's do.
+
+    Of each track one run of visible frames stays: that of a random visible frame.
+    Returns `[N, T, 1]` of the same dtype.
+    """
+    seen = visible[..., 0] > 0
+    start = _random_visible_frame(rng, seen)
+    run = np.cumsum(~seen, axis=1)  # the same throughout a run of visible frames
+    kept = run == run[np.arange(len(seen)), start][:, None]
+    return _keep_two(np.where(kept[..., None], visible, 0), visible)
+
+
+def _random_visible_frame(rng, seen: np.ndarray) -> np.ndarray:
+    """`[N]`, for tracks that are never visible any frame; seen: `[N, T]` bool."""
+    return np.where(seen, rng.random(seen.shape), -1).argmax(1)
+
+
+def _keep_two(visible: np.ndarray, before: np.ndarray) -> np.ndarray:
+    """Visibility `before` for tracks that lost so much that one frame or none stays."""
+    left, had = (visible > 0).sum(1, keepdims=True), (before > 0).sum(1, keepdims=True)
+    kept = np.where(left >= np.minimum(had, 2), visible, before)
+    return kept.astype(before.dtype)
+
+
+# ------------------------------------------------------------------ cameras, depth
+
+
+def focal_error(
+    tracks: np.ndarray, intrinsics: np.ndarray, factor: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Tracks lifted with a focal length that is `factor` times the true one.
+
+    Returns tracks `[N, T, 3]` float32 and the wrong intrinsics `[4]` float32, which
+    project them to the same pixels.
+    """
+    squeeze = np.array([1 / factor, 1 / factor, 1], np.float32)
+    wrong = np.asarray(intrinsics, np.float32) * np.array([factor, factor, 1, 1])
+    return np.asarray(tracks, np.float32) * squeeze, wrong.astype(np.float32)
+
+
+def depth_noise(
+    rng: np.random.Generator,
+    tracks: np.ndarray,
+    frame_sigma: float,
+    point_sigma: float = 0.0,
+) -> np.ndarray:
+    """Tracks whose depth flickers: noise of its logarithm, in the same pixels.
+
+    frame_sigma: standard deviation of what all points of a frame share. point_sigma: of
+    what each has to itself. Returns `[N, T, 3]` float32.
+    """
+    num_tracks, num_frames, _ = tracks.shape
+    log = rng.normal(0, frame_sigma, (1, num_frames, 1))
+    if point_sigma > 0:
+        log = log + rng.normal(0, point_sigma, (num_tracks, num_frames, 1))
+    return np.asarray(tracks, np.float32) * np.exp(log).astype(np.float32)
+
+
+def depth_error(
+    tracks: np.ndarray, scale: float, shift: float, inverse: bool = False
+) -> np.ndarray:
+    """Tracks lifted with z' = scale (z + shift), in the same pixels.
+
+    inverse: 1 / z' = (1 / z + shift) / scale instead, which is what a network leaves
+    open that predicts inverse depth up to scale and shift.
+    Points not in front of the camera, before or after, stay as they are (hidden ones
+    may hold anything). Returns `[N, T, 3]` float32.
+    """
+    tracks = np.asarray(tracks, np.float32)
+    z = tracks[..., 2:]
+    with np.errstate(all="ignore"):
+        if inverse:
+            factor = scale / (1 + z * np.float32(shift))
+        else:
+            factor = scale * (1 + np.float32(shift) / z)
+        sane = (z > 0) & (factor > 0) & np.isfinite(factor)
+        return np.where(sane, tracks * factor, tracks).astype(np.float32)
+
+
+def depth_error_taps(
+    taps: np.ndarray, z: np.ndarray, shift: float, inverse: bool = False
+) -> np.ndarray:
+    """Relative depth z / z_tap - 1 around points, as `depth_error` makes it.
+
+    taps: `[N, T, ...]` in [-1, 4], -1 infinitely far. z: `[N, T]` true depth of the
+    points. (A factor of all depth changes nothing.) Returns float32 in [-1, 4].
+    """
+    z = np.asarray(z, np.float32).reshape(z.shape + (1,) * (taps.ndim - z.ndim))
+    with np.errstate(all="ignore"):
+        inverse_tap = (np.asarray(taps, np.float32) + 1) / z
+        if inverse:
+            ratio = (inverse_tap + np.float32(shift)) / (1 / z + np.float32(shift))
+        else:
+            ratio = (z + np.float32(shift)) * inverse_tap
+            # A tap that the shift brings behind the camera is as near as can be.
+            beyond = 1 + np.float32(shift) * inverse_tap
+            ratio = np.where(beyond > 0, ratio / beyond, 5)
+        changed = np.clip(ratio - 1, -1, 4)
+    return np.where(z > 0, changed, taps).astype(np.float32)
+
+
+def bounded_shift(shift: float, z: np.ndarray, inverse: bool = False) -> float:
+    """The shift, or the nearest that leaves visible depths `z [M]` in proportion.
+
+    No depth (or inverse depth) is brought below `NEAREST` of what it was.
+    """
+    nearest = 1 / z.max() if inverse else z.min()
+    return float(max(shift, (NEAREST - 1) * nearest))

@@ -11,6 +11,9 @@ In order of appearance:
     clip_scale, normalize, denormalize
                                 one positive scale per clip, the median support depth
     depth_features              what the autoencoder sees of a depth map
+    depth_taps, relative_depth, depth_waves
+                                its parts
+    quaternion_matrix           (w, x, y, z) as rotation matrices
 
 Pure functions of arrays: numpy in, numpy out; jax arrays in, jax arrays out. Pixels
 are raster coordinates (x, y) with pixel centres at +0.5, so the top left pixel covers
@@ -19,7 +22,7 @@ are raster coordinates (x, y) with pixel centres at +0.5, so the top left pixel 
 """
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 DEPTH_TAPS = 7  # to each side: 15 x 15 taps around a point
 DEPTH_WAVES = 15
@@ -264,17 +267,74 @@ def depth_features(
         size: (height, width) of the clip.
     """
     xp = depth.__array_namespace__()
-    num_tracks, num_frames = z.shape
+    num_frames = z.shape[1]
+    taps, inside = depth_taps(tracks, size)
+    z_taps = bilinear_sample(depth, taps.reshape(-1, num_frames, 2), size)
+    relative = relative_depth(z, z_taps.reshape(inside.shape), inside)
+    features = [xp.moveaxis(relative, 0, -1), depth_waves(z, scale)]
+    return xp.concat(features, axis=-1).astype(xp.float32)
+
+
+def depth_taps(
+    tracks: Float[np.ndarray, "*points 2"], size: tuple[int, int]
+) -> tuple[Float[np.ndarray, "K *points 2"], Bool[np.ndarray, " K *points"]]:
+    """Where `depth_features` looks around each point, and whether that is in the frame.
+
+    Args:
+        tracks: [..., 2] pixel positions (x, y).
+        size: (height, width) of the clip.
+
+    Returns:
+        Pixel positions [K, ..., 2], K = 225, rows of y, in each x; [K, ...] bool.
+    """
+    xp = tracks.__array_namespace__()
     k = xp.arange(-DEPTH_TAPS, DEPTH_TAPS + 1) * (max(size) / 256)
     dy, dx = xp.meshgrid(k, k, indexing="ij")
-    offsets = xp.stack([dx, dy], axis=-1).reshape(-1, 1, 1, 2)
+    offsets = xp.stack([dx, dy], axis=-1).reshape(-1, *[1] * (tracks.ndim - 1), 2)
     taps = (tracks[None] + offsets).astype(tracks.dtype)
-    z_taps = bilinear_sample(depth, taps.reshape(-1, num_frames, 2), size)
-    z_taps = z_taps.reshape(-1, num_tracks, num_frames)
     bounds = xp.asarray([size[1], size[0]])
-    inside = xp.all((taps >= 0) & (taps < bounds), axis=-1)
-    relative = xp.where(inside, xp.clip(z / z_taps - 1, -1, 4), 0)
+    return taps, xp.all((taps >= 0) & (taps < bounds), axis=-1)
+
+
+def relative_depth(
+    z: Float[np.ndarray, " *points"],
+    z_taps: Float[np.ndarray, " K *points"],
+    inside: Bool[np.ndarray, " K *points"],
+) -> Float[np.ndarray, " K *points"]:
+    """z / z_tap - 1, clipped to [-1, 4]; 0 for taps outside the frame."""
+    xp = z_taps.__array_namespace__()
+    return xp.where(inside, xp.clip(z / z_taps - 1, -1, 4), 0)
+
+
+def depth_waves(
+    z: Float[np.ndarray, " *points"], scale: float
+) -> Float[np.ndarray, "*points W"]:
+    """The log depth l = log(z / scale) of points; sin, then cos of 2^(i/3)·l."""
+    xp = z.__array_namespace__()
     log_z = xp.log(z / scale)[..., None]
     waves = 2 ** (xp.arange(DEPTH_WAVES) / 3) * log_z
-    features = [xp.moveaxis(relative, 0, -1), log_z, xp.sin(waves), xp.cos(waves)]
-    return xp.concat(features, axis=-1).astype(xp.float32)
+    return xp.concat([log_z, xp.sin(waves), xp.cos(waves)], axis=-1)
+
+
+# --- Rotations ---
+
+
+def quaternion_matrix(
+    quaternions: Float[np.ndarray, "*poses 4"],
+) -> Float[np.ndarray, "*poses 3 3"]:
+    """Rotation matrices of quaternions (w, x, y, z) of any positive length.
+
+    Raises:
+        ValueError: if one of them is zero or not finite.
+    """
+    xp = quaternions.__array_namespace__()
+    length = xp.sqrt(xp.sum(quaternions**2, axis=-1, keepdims=True))
+    if not xp.all((length > 0) & xp.isfinite(length)):
+        raise ValueError("a quaternion is zero or not finite: it is no rotation")
+    w, x, y, z = xp.moveaxis(quaternions / length, -1, 0)
+    rows = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+    ]
+    return xp.stack([xp.stack(row, axis=-1) for row in rows], axis=-2)

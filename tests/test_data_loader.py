@@ -79,8 +79,10 @@ def test_a_3d_clip_is_what_design_says(seed, num_frames, padding):
         ]
         for row, seen in zip(rows[kind], visible[visible.any((1, 2))], strict=True):
             np.testing.assert_array_equal(seen[:num_frames], example["visible"][row])
-    used = rows["support"] + rows["query"]
-    assert len(used) == len(set(used))
+    assert len(rows["support"]) == len(set(rows["support"]))
+    assert not set(rows["support"]) & set(rows["query"])
+    fit = ((example["visible"] > 0).sum(1) >= 2).sum()
+    assert len(set(rows["query"])) == (5 if fit >= 5 else max(1, fit * 5 // 15))
     depths = [
         example["tracks_3d"][row, t, 2]
         for row in rows["support"]
@@ -152,7 +154,11 @@ def change(**arrays):
 @pytest.mark.parametrize(
     ("edit", "sizes", "message"),
     [
-        (change(), (20, 20, 12), "has 30 tracks"),
+        (
+            change(tracks_3d=np.ones((30, 12, 3)), visible=np.eye(30)[:, :12, None]),
+            (5, 5, 12),
+            "30 tracks, 0 of them",
+        ),
         (change(visible=np.zeros((30, 12, 1))), (5, 5, 12), "0 of them visible"),
         (change(), (5, 5, 11), "12 frames, the model 11"),
         (change(visible=np.ones((30, 12, 1))), (5, 5, 12), "NaN or infinite"),

@@ -1,0 +1,739 @@
+"""Readers on files of the true formats, written here, against analytic geometry.
+
+Contents
+    pickles and .npz        what is admitted; a payload is refused and not run
+    training examples       forms, features, what is wrong with them
+    TAPVid-3D, TAP-Vid      the benchmarks' layouts
+    Kubric                  a ray-traced plate before a wall, as a MOVi directory
+"""
+
+import io
+import os
+import pickle
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+import datasets
+import geometry
+from datasets import DatasetError
+
+
+def jpeg(height, width, value=128):
+    picture = np.full((height, width, 3), value, np.uint8)
+    return cv2.imencode(".jpg", picture)[1].tobytes()
+
+
+class Payload:
+    """What a malicious pickle does: it calls whatever it likes when it is loaded."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
+def one_line(error) -> str:
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+# --- pickles and .npz ---
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_arrays_bytes_and_containers_are_admitted(tmp_path, protocol):
+    path = tmp_path / "a.pkl"
+    value = {
+        "a": np.arange(6, dtype=np.float32).reshape(2, 3),
+        "order": np.asfortranarray(np.arange(6).reshape(2, 3)),
+        "scalar": np.float64(1.5),
+        "flags": np.array([True, False]),
+        "text": np.array(["x", "yy"]),
+        "objects": np.array([b"\xff\x00", None], object),
+        "plain": [(1, 2.5, None, "x", b"\x80"), {3}, bytearray(b"a"), 1j],
+    }
+    path.write_bytes(pickle.dumps(value, protocol))
+    found = datasets.load_pickle(path)
+    assert found.keys() == value.keys()
+    for name in ("a", "order", "flags", "text", "objects"):
+        np.testing.assert_array_equal(found[name], value[name])
+        assert found[name].dtype == value[name].dtype
+    assert found["plain"] == value["plain"] and found["scalar"] == 1.5
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+def test_a_payload_is_refused_and_not_run(tmp_path, protocol):
+    path, trace = tmp_path / "evil.pkl", tmp_path / "was_here"
+    path.write_bytes(pickle.dumps([np.zeros(2), Payload(trace)], protocol))
+    with pytest.raises(DatasetError, match="evil.pkl.*system.*may run any code") as e:
+        datasets.load_pickle(path)
+    one_line(e)
+    array = np.array([Payload(trace)], object)
+    np.savez(tmp_path / "evil.npz", a=array)
+    with pytest.raises(DatasetError, match="evil.npz.*system"):
+        datasets.read_npz(tmp_path / "evil.npz")
+    assert not trace.exists()
+    pickle.loads(path.read_bytes())  # it is a payload that works
+    assert trace.exists()
+
+
+@pytest.mark.parametrize(
+    "named", [b"cbuiltins\neval\n", b"c_codecs\ndecode\n", b"cnumpy\nload\n"]
+)
+def test_nothing_else_can_be_named(tmp_path, named):
+    (tmp_path / "a.pkl").write_bytes(named + b".")
+    with pytest.raises(DatasetError, match="asks for"):
+        datasets.load_pickle(tmp_path / "a.pkl")
+
+
+def test_npz_gives_what_numpy_gives(tmp_path):
+    arrays = {
+        "a": np.arange(4.0),
+        "b": np.array([jpeg(2, 3), jpeg(4, 5)], object),
+        "c": np.asfortranarray(np.ones((2, 3), np.int16)),
+    }
+    np.savez_compressed(tmp_path / "x.npz", **arrays)
+    found = datasets.read_npz(tmp_path / "x.npz")
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(found[name], array)
+    assert set(datasets.read_npz(tmp_path / "x.npz", {"a", "z"})) == {"a"}
+
+
+@pytest.mark.parametrize("kind", ["truncated", "garbage", "empty", "missing"])
+def test_damaged_files_are_named(tmp_path, kind):
+    path = tmp_path / "clip.npz"
+    np.savez(path, tracks_3d=np.ones((50, 9, 3)), visible=np.ones((50, 9, 1)))
+    data = {"truncated": path.read_bytes()[:3000], "garbage": b"no" * 99, "empty": b""}
+    path.unlink()
+    if kind in data:
+        path.write_bytes(data[kind])
+    for read in (datasets.read_example, datasets.read_tapvid3d, datasets.read_tapvid):
+        with pytest.raises(DatasetError, match="clip.npz") as error:
+            read(path)
+        one_line(error)
+
+
+# --- training examples ---
+
+
+def example_arrays(num_tracks=6, num_frames=5, seed=0):
+    rng = np.random.default_rng(seed)
+    tracks = rng.normal(0, 0.2, (num_tracks, num_frames, 3))
+    tracks[..., 2] = rng.uniform(1, 3, tracks.shape[:2])
+    visible = rng.random((num_tracks, num_frames, 1)) < 0.8
+    visible[0, 0] = True
+    return {
+        "tracks_3d": tracks.astype(np.float32),
+        "visible": visible.astype(np.float32),
+        "intrinsics": np.array([50.0, 60.0, 32.0, 24.0]),
+        "height": 48,
+        "width": 64,
+    }
+
+
+def write_example(path, **changes):
+    arrays = example_arrays() | changes
+    np.savez(path, **{k: v for k, v in arrays.items() if v is not None})
+    return path
+
+
+@pytest.mark.parametrize(
+    "intrinsics",
+    [
+        np.array([50.0, 60.0, 32.0, 24.0]),
+        np.array([[50.0, 0, 32], [0, 60, 24], [0, 0, 1]]),
+        np.tile([[50.0, 0, 32], [0, 60, 24], [0, 0, 1]], (5, 1, 1)),
+    ],
+)
+def test_intrinsics_of_any_form(tmp_path, intrinsics):
+    path = write_example(tmp_path / "a.npz", intrinsics=intrinsics)
+    np.testing.assert_allclose(
+        datasets.read_example(path)["intrinsics"], [50, 60, 32, 24]
+    )
+
+
+def test_the_size_comes_from_what_there_is(tmp_path):
+    forms = {
+        "video": {"video": np.zeros((5, 20, 30, 3), np.uint8)},
+        "depth": {"depth": np.ones((5, 20, 30))},
+        "centre": {"intrinsics": np.array([9.0, 9.0, 15.0, 10.0])},
+    }
+    for name, changes in forms.items():
+        path = tmp_path / f"{name}.npz"
+        write_example(path, height=None, width=None, **changes)
+        example = datasets.read_example(path)
+        assert (example["height"], example["width"]) == (20, 30), name
+    path = write_example(tmp_path / "x.npz", height=None, width=None, intrinsics=None)
+    with pytest.raises(DatasetError, match="x.npz.*height and width"):
+        datasets.read_example(path)
+
+
+def test_features_and_depth_are_taken_over(tmp_path):
+    rng = np.random.default_rng(0)
+    taps = rng.uniform(-1, 4, (6, 5, 256)).astype(np.float16)
+    depth = rng.uniform(1, 5, (5, 12, 16)).astype(np.float32)
+    depth[0, :3] = np.inf  # what a simulator writes where there is nothing
+    path = write_example(
+        tmp_path / "a.npz",
+        depth_features=taps,
+        dino_features=rng.normal(size=(6, 5, 7)),
+        depth=depth,
+    )
+    example = datasets.read_example(path)
+    np.testing.assert_array_equal(
+        example["depth_taps"].reshape(6, 5, 225), taps[..., :225]
+    )
+    assert example["dino_features"].shape == (6, 5, 7)
+    known = np.isfinite(depth)
+    np.testing.assert_array_equal(example["depth"][known], depth[known])
+    assert (example["depth"][~known] > 999).all()
+    assert np.isfinite(example["depth"]).all()
+
+
+nan_tracks = example_arrays()["tracks_3d"].copy()
+nan_tracks[0, 0, 1] = np.nan
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tracks_3d": None}, "has no tracks_3d"),
+        ({"tracks_3d": nan_tracks}, "1 positions of visible points are NaN"),
+        ({"visible": np.zeros((6, 5, 1))}, "no point is visible"),
+        ({"visible": np.zeros((5, 6, 1))}, r"visible has shape \(5, 6, 1\)"),
+        ({"tracks_3d": np.zeros((6, 5, 2))}, r"must be \[N, T, 3\]"),
+        ({"intrinsics": np.array([0.0, 1, 2, 3])}, "no camera's"),
+        ({"intrinsics": np.ones(3)}, "intrinsics have shape"),
+        (
+            {
+                "intrinsics": np.array(
+                    [np.diag([f, f, 1.0]) for f in (50, 50, 60, 60, 60)]
+                )
+            },
+            "zooms",
+        ),
+        ({"depth": np.zeros((5, 4, 4))}, "not positive"),
+        ({"depth": np.ones((4, 4, 4))}, r"must be \[5, h, w\]"),
+        ({"depth_features": np.zeros((6, 5, 255))}, "must have 256"),
+        ({"depth_features": np.full((6, 5, 256), np.nan)}, "NaN"),
+        ({"dino_features": np.zeros((5, 5, 9))}, r"dino_features is of \(5, 5\)"),
+    ],
+)
+def test_bad_examples_are_named(tmp_path, changes, message):
+    path = write_example(tmp_path / "bad.npz", **changes)
+    with pytest.raises(DatasetError, match=f"bad.npz.*{message}") as error:
+        datasets.read_example(path)
+    one_line(error)
+
+
+def test_what_is_behind_the_camera_is_hidden(tmp_path):
+    tracks = example_arrays()["tracks_3d"].copy()
+    tracks[1, 2, 2] = -1
+    visible = np.ones((6, 5, 1))
+    path = write_example(tmp_path / "a.npz", tracks_3d=tracks, visible=visible)
+    expected = np.ones((6, 5, 1))
+    expected[1, 2] = 0
+    np.testing.assert_array_equal(datasets.read_example(path)["visible"], expected)
+
+
+def test_impossible_scenes_are_left_out(tmp_path, capsys):
+    write_example(tmp_path / "a.npz", violation="none")
+    write_example(tmp_path / "b.npz", violation="teleport")
+    write_example(tmp_path / "c.npz", dino_features=np.zeros((6, 5, 11)))
+    paths, width = datasets.example_files(tmp_path)
+    assert [Path(path).name for path in paths] == ["a.npz", "c.npz"] and width == 11
+    assert "1 impossible scenes left out" in capsys.readouterr().err
+
+
+def test_folders_without_data_are_refused(tmp_path):
+    with pytest.raises(DatasetError, match="no training examples"):
+        datasets.example_files(tmp_path)
+    with pytest.raises(DatasetError, match="no such file or directory"):
+        datasets.tapvid_files(tmp_path / "nothing")
+    with pytest.raises(DatasetError, match="must be of drivetrack"):
+        datasets.tapvid3d_files(tmp_path, ("waymo",))
+
+
+# --- TAPVid-3D ---
+
+
+def tapvid3d_arrays(objects=False, num_frames=4, num_tracks=7):
+    """A clip of points on a grid that drift to the right, of a pinhole camera."""
+    u, v = np.meshgrid(np.linspace(5, 50, num_tracks), [20.0])
+    z = np.linspace(2, 4, num_tracks)
+    t = np.arange(num_frames)[:, None]
+    x = (u[0] + 2 * t - 32) / 50 * z
+    y = np.broadcast_to((v[0] - 24) / 50 * z, x.shape)
+    visible = np.ones((num_frames, num_tracks), bool)
+    visible[2, 3] = False
+    images = [jpeg(48, 64) for _ in range(num_frames)]
+    return {
+        "tracks_XYZ": np.stack([x, y, np.broadcast_to(z, x.shape)], -1),
+        "visibility": visible,
+        "queries_xyt": np.stack([u[0], v[0], 0 * u[0]], -1),
+        "fx_fy_cx_cy": np.array([50.0, 50, 32, 24]),
+        "images_jpeg_bytes": np.array(images, object if objects else None),
+        "extrinsics_w2c": np.tile(np.eye(4), (num_frames, 1, 1)),
+    }
+
+
+@pytest.mark.parametrize("objects", [False, True])
+def test_a_tapvid3d_clip_projects_where_its_queries_are(tmp_path, objects):
+    stored = tapvid3d_arrays(objects)
+    np.savez(tmp_path / "clip.npz", **stored)
+    example = datasets.read_tapvid3d(tmp_path / "clip.npz", with_video=True)
+    assert example["tracks_3d"].shape == (7, 4, 3)
+    assert (example["height"], example["width"]) == (48, 64)
+    assert example["video"].shape == (4, 48, 64, 3)
+    np.testing.assert_array_equal(example["visible"][..., 0], stored["visibility"].T)
+    pixels = geometry.project(example["tracks_3d"], example["intrinsics"])
+    for t in range(4):
+        expected = stored["queries_xyt"][:, :2] + [2 * t, 0]
+        np.testing.assert_allclose(pixels[:, t], expected, atol=0.01)
+    np.testing.assert_array_equal(example["extrinsics"][0], np.eye(4))
+
+
+def test_tapvid3d_folders(tmp_path):
+    for part in ("minival/adt", "minival/pstudio", "full_eval/adt"):
+        (tmp_path / part).mkdir(parents=True)
+        np.savez(tmp_path / part / "c.npz", **tapvid3d_arrays())
+    found = datasets.tapvid3d_files(tmp_path, split="minival")
+    assert [Path(path).parent.name for path in found] == ["adt", "pstudio"]
+    assert len(datasets.tapvid3d_files(tmp_path / "full_eval/adt")) == 1
+    assert len(datasets.tapvid3d_files(tmp_path, ("adt",), "minival")) == 1
+
+
+def test_bad_tapvid3d_clips_are_named(tmp_path):
+    stored, path = tapvid3d_arrays(True), tmp_path / "clip.npz"
+    cases = {
+        "has no tracks_XYZ": {"tracks_XYZ": None},
+        "benchmark's own scripts": {"images_jpeg_bytes": None},
+        "cannot be decoded": {"images_jpeg_bytes": np.array([b"no"] * 4, object)},
+        "must be .T, N, 3. and .T, N.": {"visibility": stored["visibility"].T},
+        "NaN or infinite": {"tracks_XYZ": stored["tracks_XYZ"] * np.nan},
+    }
+    for message, changes in cases.items():
+        arrays = {k: v for k, v in (stored | changes).items() if v is not None}
+        np.savez(path, **arrays)
+        with pytest.raises(DatasetError, match=f"clip.npz.*{message}"):
+            datasets.read_tapvid3d(path)
+
+
+# --- TAP-Vid ---
+
+
+def tapvid_clip(jpegs, num_tracks=6, num_frames=5, height=36, width=60):
+    rng = np.random.default_rng(num_frames)
+    video = np.zeros((num_frames, height, width, 3), np.uint8)
+    if jpegs:
+        video = [jpeg(height, width) for _ in range(num_frames)]
+    return {
+        "video": video,
+        "points": rng.random((num_tracks, num_frames, 2), np.float32),
+        "occluded": rng.random((num_tracks, num_frames)) < 0.3,
+    }
+
+
+@pytest.mark.parametrize("kind", ["davis", "rgb_stacking", "kinetics"])
+def test_tap_vid_clips_are_pixels_at_unit_depth(tmp_path, kind):
+    clips = [tapvid_clip(kind == "kinetics", num_frames=n) for n in (5, 8)]
+    stored = {"bear": clips[0], "dog": clips[1]} if kind == "davis" else clips
+    path = tmp_path / "0000_of_0010.pkl"
+    path.write_bytes(pickle.dumps(stored))
+    found = datasets.read_tapvid(path, with_video=True)
+    assert list(found) == (["bear", "dog"] if kind == "davis" else ["0", "1"])
+    for clip, example in zip(clips, found.values(), strict=True):
+        np.testing.assert_array_equal(
+            example["visible"][..., 0], 1.0 - clip["occluded"]
+        )
+        assert (example["tracks_3d"][..., 2] == 1).all() and example["unit_depth"]
+        pixels = geometry.project(example["tracks_3d"], example["intrinsics"])
+        np.testing.assert_allclose(pixels, clip["points"] * [60, 36], atol=0.01)
+        np.testing.assert_array_equal(example["intrinsics"], [60, 60, 30, 18])
+        assert example["video"].shape == (len(clip["video"]), 36, 60, 3)
+
+
+def test_a_bad_clip_spoils_no_other(tmp_path):
+    clips = {name: tapvid_clip(False) for name in ("good", "nan", "hidden", "odd")}
+    clips["nan"]["points"][:] = np.nan
+    clips["hidden"]["occluded"][:] = True
+    del clips["odd"]["points"]
+    path = tmp_path / "davis.pkl"
+    path.write_bytes(pickle.dumps(clips))
+    (tmp_path / "torn.pkl").write_bytes(path.read_bytes()[:500])
+    source = datasets.TapvidSource(datasets.tapvid_files(tmp_path))
+    assert len(source) == 5 and source[0]["tracks_3d"].shape == (6, 5, 3)
+    for i, message in enumerate(["nan.*NaN", "hidden.*no point", "odd has no points"]):
+        with pytest.raises(DatasetError, match=f"davis.pkl: clip {message}"):
+            source[1 + i]
+    with pytest.raises(DatasetError, match="torn.pkl"):
+        source[4]
+    assert source.name(4).endswith("torn.pkl")
+    path.write_bytes(pickle.dumps("text"))
+    with pytest.raises(DatasetError, match="holds no clips"):
+        datasets.read_tapvid(path)
+
+
+# --- Kubric ---
+
+SIZE, FRAMES = 48, 6
+FOCAL, SENSOR = 35.0, 32.0  # mm
+HALF = np.array([0.9, 0.6])  # of the plate
+WALL = -3.0  # z of the wall, in world coordinates
+
+
+def gl_to_pixel(points):
+    """Pixels of points in a camera that looks along -z with y up (pinhole model)."""
+    u = 0.5 + FOCAL / SENSOR * points[..., 0] / -points[..., 2]
+    v = 0.5 - FOCAL / SENSOR * points[..., 1] / -points[..., 2]
+    return np.stack([u, v], -1) * SIZE
+
+
+class Plate:
+    """A turning, moving rectangle before a wall, and a moving, turning camera."""
+
+    def __init__(self):
+        t = np.arange(FRAMES)[:, None]
+        self.eye = np.array([0.3, -0.2, 4.0]) + t * [0.05, 0.03, -0.1]
+        self.camera = Rotation.from_euler("xyz", t * [0.01, 0.02, 0.015] + [0, 0.05, 0])
+        self.place = np.array([-1.0, 0.1, 0.5]) + t * [0.35, 0.05, 0.1]
+        self.turn = Rotation.from_euler("xyz", t * [0.05, 0.1, 0.12] + [0.1, 0.2, 0.3])
+
+    def trace(self, t, pixels):
+        """Distance, id (1 is the plate) and world point seen through pixels [M, 2]."""
+        x = (pixels[:, 0] / SIZE - 0.5) * SENSOR / FOCAL
+        y = -(pixels[:, 1] / SIZE - 0.5) * SENSOR / FOCAL
+        ray = self.camera[t].apply(np.stack([x, y, -np.ones_like(x)], -1))
+        ray /= np.linalg.norm(ray, axis=-1, keepdims=True)
+        wall = (WALL - self.eye[t, 2]) / ray[:, 2]
+        start = self.turn[t].inv().apply(self.eye[t] - self.place[t])
+        local = self.turn[t].inv().apply(ray)
+        plate = -start[2] / local[:, 2]
+        hit = np.abs(start[:2] + plate[:, None] * local[:, :2])
+        on = (plate > 0) & (hit <= HALF).all(-1)
+        distance = np.where(on, plate, wall)
+        return distance, on.astype(np.uint8), self.eye[t] + distance[:, None] * ray
+
+    def arrays(self):
+        """Distance [T, H, W] and segmentation [T, H, W]."""
+        row, column = np.indices((SIZE, SIZE))
+        pixels = np.stack([column, row], -1).reshape(-1, 2) + 0.5
+        seen = [self.trace(t, pixels)[:2] for t in range(FRAMES)]
+        return (np.stack(a).reshape(-1, SIZE, SIZE) for a in zip(*seen, strict=True))
+
+    def truth(self, frame, row, column):
+        """Pixels [N, T, 2] of seeded points, what is seen there, whether near an edge.
+
+        Returns also whether the point is the surface seen, and is in the picture.
+        """
+        pixels = np.empty((len(frame), FRAMES, 2))
+        shown, near = np.empty((2, len(frame), FRAMES), bool)
+        for n, (t0, r, c) in enumerate(zip(frame, row, column, strict=True)):
+            _, on, point = self.trace(t0, np.array([[c + 0.5, r + 0.5]]))
+            for t in range(FRAMES):
+                at = point[0]
+                if on[0]:
+                    local = self.turn[t0].inv().apply(at - self.place[t0])
+                    at = self.turn[t].apply(local) + self.place[t]
+                camera = self.camera[t].inv().apply(at - self.eye[t])
+                pixel = gl_to_pixel(camera)
+                around = pixel + np.array(
+                    [[x, y] for x in (-1, 0, 1) for y in (-1, 0, 1)]
+                )
+                ids = self.trace(t, around)[1]
+                inside = ((pixel >= 0) & (pixel < SIZE)).all()
+                pixels[n, t] = pixel
+                shown[n, t] = inside and ids[4] == on[0]
+                near[n, t] = len(set(ids)) > 1
+        return pixels, shown, near
+
+
+def wxyz(rotation):
+    return np.roll(rotation.as_quat(), 1, axis=-1).astype(np.float32)
+
+
+def movi_example(plate):
+    """A MOVi example as Kubric's movi_e.py fills it, of the plate."""
+    distance, segmentation = plate.arrays()
+    low, high = float(distance.min()), float(distance.max())
+    depth = np.round((distance - low) / (high - low) * 65535).astype(np.uint16)
+    zeros = np.zeros((FRAMES, SIZE, SIZE, 3), np.uint16)
+    instance = {
+        "mass": 1.0,
+        "friction": 0.5,
+        "restitution": 0.5,
+        "positions": plate.place.astype(np.float32),
+        "quaternions": wxyz(plate.turn),
+        "velocities": np.zeros((FRAMES, 3), np.float32),
+        "angular_velocities": np.zeros((FRAMES, 3), np.float32),
+        "bboxes_3d": np.zeros((FRAMES, 8, 3), np.float32),
+        "image_positions": np.zeros((FRAMES, 2), np.float32),
+        "bboxes": [],
+        "bbox_frames": np.zeros(0, np.int32),
+        "visibility": np.full(FRAMES, 9, np.uint16),
+        "asset_id": "plate",
+        "category": "Toys",
+        "scale": 1.0,
+        "is_dynamic": True,
+    }
+    return {
+        "metadata": {
+            "video_name": "0",
+            "width": SIZE,
+            "height": SIZE,
+            "num_frames": FRAMES,
+            "num_instances": 1,
+            "depth_range": np.array([low, high], np.float32),
+            "forward_flow_range": np.zeros(2, np.float32),
+            "backward_flow_range": np.zeros(2, np.float32),
+            "motion_blur": 0.0,
+        },
+        "background": "wall",
+        "instances": [instance],
+        "camera": {
+            "focal_length": FOCAL,
+            "sensor_width": SENSOR,
+            "field_of_view": 2 * np.arctan(SENSOR / FOCAL / 2),
+            "positions": plate.eye.astype(np.float32),
+            "quaternions": wxyz(plate.camera),
+        },
+        "events": {"collisions": []},
+        "video": zeros.astype(np.uint8),
+        "segmentations": segmentation[..., None].astype(np.uint8),
+        "forward_flow": zeros[..., :2],
+        "backward_flow": zeros[..., :2],
+        "depth": depth[..., None],
+        "normal": zeros,
+        "object_coordinates": zeros,
+    }
+
+
+def movi_features(tfds):
+    """The features of Kubric's movi_e.py and movi_f.py, in a small size."""
+    f, s, h = tfds.features, FRAMES, SIZE
+    tensor = {n: f.Tensor(shape=(s, n), dtype=np.float32) for n in (2, 3, 4)}
+    return f.FeaturesDict(
+        {
+            "metadata": {
+                "video_name": f.Text(),
+                "width": np.int32,
+                "height": np.int32,
+                "num_frames": np.int32,
+                "num_instances": np.uint16,
+                "depth_range": f.Tensor(shape=(2,), dtype=np.float32),
+                "forward_flow_range": f.Tensor(shape=(2,), dtype=np.float32),
+                "backward_flow_range": f.Tensor(shape=(2,), dtype=np.float32),
+                "motion_blur": np.float32,
+            },
+            "background": f.Text(),
+            "instances": f.Sequence(
+                {
+                    "mass": np.float32,
+                    "friction": np.float32,
+                    "restitution": np.float32,
+                    "positions": tensor[3],
+                    "quaternions": tensor[4],
+                    "velocities": tensor[3],
+                    "angular_velocities": tensor[3],
+                    "bboxes_3d": f.Tensor(shape=(s, 8, 3), dtype=np.float32),
+                    "image_positions": tensor[2],
+                    "bboxes": f.Sequence(f.BBoxFeature()),
+                    "bbox_frames": f.Sequence(f.Tensor(shape=(), dtype=np.int32)),
+                    "visibility": f.Tensor(shape=(s,), dtype=np.uint16),
+                    "asset_id": f.Text(),
+                    "category": f.ClassLabel(names=["None", "Shoe", "Toys"]),
+                    "scale": np.float32,
+                    "is_dynamic": np.bool_,
+                }
+            ),
+            "camera": {
+                "focal_length": np.float32,
+                "sensor_width": np.float32,
+                "field_of_view": np.float32,
+                "positions": tensor[3],
+                "quaternions": tensor[4],
+            },
+            "events": {
+                "collisions": f.Sequence(
+                    {
+                        "instances": f.Tensor(shape=(2,), dtype=np.uint16),
+                        "frame": np.int32,
+                        "force": np.float32,
+                        "position": f.Tensor(shape=(3,), dtype=np.float32),
+                        "image_position": f.Tensor(shape=(2,), dtype=np.float32),
+                        "contact_normal": f.Tensor(shape=(3,), dtype=np.float32),
+                    }
+                )
+            },
+            "video": f.Video(shape=(s, h, h, 3)),
+            "segmentations": f.Sequence(
+                f.Image(shape=(h, h, 1), dtype=np.uint8), length=s
+            ),
+            "forward_flow": f.Sequence(
+                f.Tensor(shape=(h, h, 2), dtype=np.uint16), length=s
+            ),
+            "backward_flow": f.Sequence(
+                f.Tensor(shape=(h, h, 2), dtype=np.uint16), length=s
+            ),
+            "depth": f.Sequence(f.Image(shape=(h, h, 1), dtype=np.uint16), length=s),
+            "normal": f.Video(shape=(s, h, h, 3), dtype=np.uint16),
+            "object_coordinates": f.Video(shape=(s, h, h, 3), dtype=np.uint16),
+        }
+    )
+
+
+def write_movi(folder, file_format, num_examples=3):
+    """A TFDS directory with a train and a validation split of the plate's clip."""
+    tfds = pytest.importorskip("tensorflow_datasets")
+
+    class MoviE(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            return tfds.core.DatasetInfo(builder=self, features=movi_features(tfds))
+
+        def _split_generators(self, _):
+            counts = {"train": num_examples, "validation": 1}
+            return {split: self.examples(count) for split, count in counts.items()}
+
+        def examples(self, count):
+            for i in range(count):
+                yield i, movi_example(Plate())
+
+        _generate_examples = examples
+
+    builder = MoviE(data_dir=str(folder), file_format=file_format)
+    builder.download_and_prepare()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def movi(tmp_path_factory):
+    return write_movi(tmp_path_factory.mktemp("movi"), "array_record")
+
+
+def test_kubric_tracks_are_where_geometry_puts_them():
+    """No file: poses, cameras and quantised distance against the pinhole formulas."""
+    stored, plate = movi_example(Plate()), Plate()
+    stored["instances"] = {
+        name: np.stack([stored["instances"][0][name]])
+        for name in ("positions", "quaternions")
+    }
+    clip = datasets.read_kubric(stored)
+    rng = np.random.default_rng(0)
+    frame = rng.integers(FRAMES, size=300)
+    row, column = rng.integers(SIZE, size=(2, 300))
+    example = datasets.follow_pixels(clip, frame, row, column)
+    pixels, shown, near = plate.truth(frame, row, column)
+    found = geometry.project(example["tracks_3d"].astype(float), clip["intrinsics"])
+    assert np.abs(found - pixels).max() < 0.01
+    visible = example["visible"][..., 0] > 0
+    np.testing.assert_array_equal(visible[~near], shown[~near])
+    assert near.mean() < 0.2
+    # Both ways of being hidden, and both surfaces, do occur.
+    on = example["instance_ids"] == 1
+    inside = ((pixels >= 0) & (pixels < SIZE)).all(-1)
+    for part in (~visible & inside, ~visible & ~inside, visible):
+        assert part[~on].any()
+    assert visible[on].any()
+    assert visible[np.arange(300), frame].all()
+    z = example["tracks_3d"][np.arange(300), frame, 2]
+    np.testing.assert_allclose(example["depth"][frame, row, column], z, rtol=1e-5)
+
+
+def test_a_kubric_directory_is_read_without_tensorflow(movi):
+    code = f"""
+import sys
+
+class WithoutTensorFlow:  # as if it were not installed
+    def __init__(self, finder):
+        self.finder = finder
+
+    def find_spec(self, name, *rest):
+        if name.split(".")[0] != "tensorflow":
+            return self.finder.find_spec(name, *rest)
+
+sys.meta_path = [WithoutTensorFlow(finder) for finder in sys.meta_path]
+import numpy as np, datasets
+source = datasets.KubricSource({str(movi)!r}, "train", 50)
+clip = source[2]
+example = source.expand(clip, np.random.default_rng(0))
+print(len(source), clip["distance"].shape, example["tracks_3d"].shape)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "3 (6, 48, 48) (50, 6, 3)"
+
+
+def test_a_kubric_directory_holds_what_was_put_in(movi):
+    source = datasets.KubricSource(str(movi))
+    distance, segmentation = Plate().arrays()
+    clip = source[1]
+    np.testing.assert_allclose(clip["distance"], distance, atol=1e-3)
+    np.testing.assert_array_equal(clip["segmentation"], segmentation)
+    assert len(datasets.KubricSource(str(movi), "validation")) == 1
+    assert len(datasets.KubricSource(str(movi), "train[1:]")) == 2
+    assert "train" in source.name(0)
+    again = pickle.loads(pickle.dumps(source))[1]
+    np.testing.assert_array_equal(again["distance"], clip["distance"])
+    with pytest.raises(DatasetError, match="no split 'test'.*train"):
+        datasets.KubricSource(str(movi), "test")
+    with pytest.raises(DatasetError, match="holds no TFDS dataset"):
+        datasets.KubricSource(str(Path(movi) / "nothing"))
+
+
+def test_tfrecord_directories_too(tmp_path):
+    pytest.importorskip("tensorflow")
+    folder = write_movi(tmp_path, "tfrecord")
+    source = datasets.KubricSource(str(folder))
+    distance, segmentation = Plate().arrays()
+    for i in range(3):
+        np.testing.assert_allclose(source[i]["distance"], distance, atol=1e-3)
+        np.testing.assert_array_equal(source[i]["segmentation"], segmentation)
+    path = Path(source._shards[0])
+    path.write_bytes(path.read_bytes()[:-2000])
+    with pytest.raises(DatasetError, match=f"{path.name}.*truncated") as error:
+        datasets.KubricSource(str(folder))[0]
+    one_line(error)
+
+
+def test_records_of_a_tfrecord_file(tmp_path):
+    records, file = [b"abc", b"", b"x" * 1000], io.BytesIO()
+    for record in records:  # the checksums are not looked at
+        file.write(len(record).to_bytes(8, "little") + b"cccc" + record + b"cccc")
+    path = tmp_path / "a.tfrecord"
+    path.write_bytes(file.getvalue())
+    found = datasets.tfrecord_offsets(path)
+    data = path.read_bytes()
+    assert [data[at : at + length] for at, length in found] == records
+    for end in (5, len(data) - 1):
+        path.write_bytes(data[:end])
+        with pytest.raises(ValueError, match="truncated"):
+            datasets.tfrecord_offsets(path)
+
+
+def test_without_tfds_a_line_says_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    with pytest.raises(DatasetError, match="pip install -r requirements.txt"):
+        datasets.KubricSource(str(tmp_path))
+
+
+def test_a_zip_of_something_else_is_no_example(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("tracks_3d.npy", b"not an array")
+    with pytest.raises(DatasetError, match="a.npz"):
+        datasets.read_example(tmp_path / "a.npz")
