@@ -1,18 +1,21 @@
 """Simulated physical scenes with exact tracks, visibility, depth and cameras.
 
-A scene is a few rigid bodies under MuJoCo on a floor among walls and furniture, seen
-by a moving camera. Nothing here needs OpenGL: what the camera sees is found by casting
-rays on the CPU. From top to bottom:
+A scene is a few bodies under MuJoCo on a floor among walls and furniture, seen by a
+moving camera: rigid ones, chains and creatures with joints, cloth and jelly. Nothing
+here needs OpenGL: what the camera sees is found by casting rays on the CPU. From top to
+bottom:
 
-    Geom, Body, World       what there is: shapes, poses, velocities, materials
+    Geom, Body, Soft, World what there is: shapes, poses, velocities, materials
     draw_world              a random world
+    draw_creature, draw_soft  its chains and creatures, its cloths and jellies
     simulate                World -> Simulation: every pose at every frame
     draw_camera             a random moving camera (static, pan, orbit...)
-    cast_rays               nearest surface along rays from one point
+    set_frame, cast_rays    nearest surface along rays from one point, at one frame
     seed_points             surface points under pixels of several frames
-    follow_points           points fixed to bodies -> tracks and their visibility
+    follow_points           points fixed to surfaces -> tracks and their visibility
     generate_scene          all of it from one seed -> Scene
-    depth_and_segmentation  per-pixel depth and body index, on request
+    depth_and_segmentation, depth_at  depth and instance, per pixel or where asked
+    impossible_twin         a scene that breaks physics from one moment on
     texture_colours, render solid procedural textures, a lamp with shadows -> video
     main                    the command: scenes to .npz files, previews
 
@@ -22,10 +25,16 @@ y down, z forward) and pixels have their centres at +0.5 (DESIGN section 3).
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import dataclasses
+import functools
+import multiprocessing
 import os
 import pathlib
+import signal
 import sys
+import zipfile
 
 import cv2
 import imageio_ffmpeg
@@ -36,7 +45,7 @@ import tqdm
 import files
 import geometry
 
-VERSION = 2  # of the scenes: cached ones of another version are not used
+VERSION = 3  # of the scenes: cached ones of another version are not used
 GRAVITY = 9.81
 MAX_TIMESTEP = 0.005  # seconds
 MAX_ATTEMPTS = 200  # worlds tried per seed before giving up
@@ -47,11 +56,19 @@ CAMERA_ATTEMPTS = 8  # cameras tried per simulated world
 OCCLUSION_TOLERANCE = 1e-4
 MOTIONS = ("static", "pan", "orbit", "dolly", "truck", "follow")
 FLAT_SHAPES = ("box", "plane")
+LINK_SHAPES = ("capsule", "ellipsoid", "box")
+ARTICULATED, DEFORMING = 0.25, 0.2  # shares of scenes that have such a body
+# Surfaces are numbered: below this MuJoCo's bodies, from it on triangles of soft ones.
+FIRST_FACE = 1 << 20
 FRAME_RATES = (8, 10, 12, 15, 24, 25, 30, 30)
 
 
 class SceneRejected(Exception):
     """This draw gives no usable scene (it exploded, the camera is inside a wall...)."""
+
+
+class NoViolation(ValueError):
+    """No body of this scene can show the violation asked for."""
 
 
 # ------------------------------------------------------------------ what there is
@@ -71,12 +88,34 @@ class Geom:
 
 
 @dataclasses.dataclass(frozen=True)
+class Joint:
+    """How a body turns about its frame's origin against its parent, or the world.
+
+    kind: hinge (about `axis`, in the body's frame) or ball.
+    limit: the largest angle (rad), or None. loss: how fast it stops turning (1/s).
+    pull: natural frequency (Hz) of a spring towards the rest pose; 0 is a loose joint.
+    swing: amplitude (rad), frequency (Hz) and phase (rad) of a sine that the rest angle
+      of a hinge follows, which is how a creature moves; or None.
+    """
+
+    kind: str
+    axis: tuple[float, ...] = (0.0, 1.0, 0.0)
+    limit: float | None = None
+    loss: float = 1.0
+    pull: float = 0.0
+    swing: tuple[float, float, float] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Body:
     """Some geoms that move as one; static unless `moving`.
 
-    velocity: m/s in world axes. spin: rad/s in world axes.
+    parent: index (in the world's bodies, an earlier one) of the body that it is linked
+      to by its joint; position and quaternion are then in the parent's frame.
+    joint: what holds a link, or a body that hangs from the world; None flies freely.
+    velocity: m/s in world axes. spin: rad/s in world axes; of free bodies.
     drive: `[T, 4]` target velocity (x, y, z; NaN z leaves gravity alone) and yaw rate
-      for a body that moves by itself, or None.
+      for a body that moves by itself (its links follow), or None.
     solref: MuJoCo's contact time constant (s) and damping ratio; below 1 it bounces.
     """
 
@@ -90,12 +129,41 @@ class Body:
     friction: tuple[float, ...] = (0.8, 0.005, 0.001)
     solref: tuple[float, float] = (0.02, 1.0)
     drive: np.ndarray | None = None
+    parent: int | None = None
+    joint: Joint | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Soft:
+    """A deforming body, a grid of vertices: a cloth (two counts) or a jelly (three).
+
+    count: vertices along each side, `spacing` metres apart, around `position`.
+    density: kg/m2 of a cloth, kg/m3 of a jelly.
+    stiffness: of a cloth, as a share (0..1) of the stiffest that the timestep can
+      follow; of a jelly, in units of the pressure of its own weight.
+    pinned: indices of the vertices of a cloth that hang from the world; the last count
+      runs fastest.
+    round: an ellipsoid of jelly instead of a block.
+    """
+
+    count: tuple[int, ...]
+    spacing: float
+    position: tuple[float, ...]
+    quaternion: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0)
+    velocity: tuple[float, ...] = (0.0, 0.0, 0.0)
+    density: float = 0.5
+    stiffness: float = 0.7
+    pinned: tuple[int, ...] = ()
+    friction: tuple[float, ...] = (0.8, 0.005, 0.001)
+    round: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class World:
     """Bodies, and how large the arena is in which things happen.
 
+    bodies: links come after their parent, and before the next body that is no link of
+      the same tree.
     scale: radius of the arena in metres, centred on the origin.
     room: `[2, 3]` corners that the camera must stay between.
     """
@@ -105,15 +173,39 @@ class World:
     room: np.ndarray = dataclasses.field(
         default_factory=lambda: np.array([[-np.inf] * 3, [np.inf] * 3])
     )
+    softs: tuple[Soft, ...] = ()
+
+    @functools.cached_property
+    def root_of_body(self) -> np.ndarray:
+        """`[len(bodies)]` index of the body at the top of each body's tree."""
+        roots: list[int] = []
+        for k, body in enumerate(self.bodies):
+            roots.append(k if body.parent is None else roots[body.parent])
+        return np.array(roots, int)
+
+
+@dataclasses.dataclass(frozen=True)
+class Skins:
+    """The triangles of all soft bodies.
+
+    faces: `[F, 3]` vertices of each triangle. soft: `[F]` its body in `world.softs`.
+    rest: `[V, 3]` where the vertices were when nothing was bent.
+    """
+
+    faces: np.ndarray
+    soft: np.ndarray
+    rest: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
 class Simulation:
     """A world and where everything was at each frame.
 
-    qpos: `[T, nq]` MuJoCo's generalised positions.
-    body_position: `[T, K, 3]` and body_rotation: `[T, K, 3, 3]` (body to world), where
-      MuJoCo's body 0 is the world itself and body k is `world.bodies[k - 1]`.
+    qpos: `[T, nq]` and qvel: `[T, nv]` MuJoCo's generalised positions and velocities.
+    poses: by the name of MuJoCo's array that it goes into (`set_frame`), `[T, ...]`.
+    body_scale: `[T, K]` size of each body relative to its `Body`; 1 but in twins.
+    shown: `[T, G + S]` which geoms and soft bodies there are to be seen; all but in
+      twins.
     """
 
     world: World
@@ -121,14 +213,70 @@ class Simulation:
     data: mujoco.MjData
     fps: float
     qpos: np.ndarray
-    body_position: np.ndarray
-    body_rotation: np.ndarray
+    qvel: np.ndarray
+    poses: dict[str, np.ndarray]
+    skins: Skins
+    body_scale: np.ndarray
+    shown: np.ndarray
 
     @property
+    def num_bodies(self) -> int:
+        """K: MuJoCo's body 0 is the world itself, body k is `world.bodies[k - 1]`."""
+        return len(self.world.bodies) + 1
+
+    @property
+    def body_position(self) -> np.ndarray:
+        """`[T, K, 3]` where each body's origin is."""
+        return self.poses["xpos"][:, : self.num_bodies]
+
+    @property
+    def body_rotation(self) -> np.ndarray:
+        """`[T, K, 3, 3]` from each body's axes to the world's."""
+        rotation = self.poses["xmat"][:, : self.num_bodies]
+        return rotation.reshape(*rotation.shape[:2], 3, 3)
+
+    @property
+    def vertices(self) -> np.ndarray:
+        """`[T, V, 3]` of all soft bodies, which `skins` joins to triangles."""
+        return self.poses["flexvert_xpos"]
+
+    @functools.cached_property
     def instance_of_body(self) -> np.ndarray:
-        """`[K]`: 0 for what is static, 1, 2, ... for the moving bodies in order."""
-        moving = np.array([False] + [body.moving for body in self.world.bodies])
-        return np.where(moving, np.cumsum(moving), 0).astype(np.int32)
+        """`[K]`: 0 for what is static; what moves is counted, links with their root.
+
+        Soft bodies are instances 1, 2, ... and the others follow in order.
+        """
+        bodies, roots = self.world.bodies, self.world.root_of_body
+        starts = [k == roots[k] and body.moving for k, body in enumerate(bodies)]
+        number = len(self.world.softs) + np.cumsum(starts)
+        number = [number[k] if bodies[k].moving else 0 for k in roots]
+        return np.array([0, *number], np.int32)
+
+    def instance_of(self, surface: np.ndarray) -> np.ndarray:
+        """`[...]` int32 instances of surfaces (`cast_rays`)."""
+        surface = np.asarray(surface)
+        instance = self.instance_of_body[np.where(surface < FIRST_FACE, surface, 0)]
+        if len(self.skins.faces):
+            face = np.maximum(surface - FIRST_FACE, 0)
+            soft = self.skins.soft[face] + 1
+            instance = np.where(surface < FIRST_FACE, instance, soft)
+        return instance.astype(np.int32)
+
+    @property
+    def num_instances(self) -> int:
+        return int(max(self.instance_of_body.max(), len(self.world.softs)))
+
+    def instance_paths(self) -> np.ndarray:
+        """`[T, I, 3]` the middle of every instance: of its bodies, of its vertices."""
+        paths = []
+        for instance in range(1, self.num_instances + 1):
+            if instance <= len(self.world.softs):
+                vertices = np.unique(self.skins.faces[self.skins.soft == instance - 1])
+                paths.append(self.vertices[:, vertices].mean(1))
+            else:
+                bodies = self.instance_of_body == instance
+                paths.append(self.body_position[:, bodies].mean(1))
+        return np.stack(paths, 1) if paths else np.zeros((len(self.qpos), 0, 3))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,6 +307,10 @@ class Scene:
     query_frames: `[N]` int32, the frame at which a track was seeded at a pixel centre.
     intrinsics: `[4]` float32 (fx, fy, cx, cy in pixels).
     extrinsics: `[T, 4, 4]` float32, world to camera.
+    surfaces: `[N]` int32 and anchors: `[N, 3]` what each track is fixed to
+      (`surface_points`).
+    violation: one of VIOLATIONS, or "none"; from `violation_frame` on (-1 for none), of
+      the instances `violating_ids [V]` int32.
     """
 
     tracks_3d: np.ndarray
@@ -173,14 +325,22 @@ class Scene:
     width: int
     simulation: Simulation
     camera: Camera
+    surfaces: np.ndarray
+    anchors: np.ndarray
+    violation: str = "none"
+    violation_frame: int = -1
+    violating_ids: np.ndarray = dataclasses.field(
+        default_factory=lambda: np.zeros(0, np.int32)
+    )
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The example's arrays by name, as they are written to a file."""
         names = (
             "tracks_3d visible instance_ids query_frames intrinsics extrinsics fps "
-            "seed height width"
+            "seed height width violation violation_frame violating_ids"
         )
-        return {name: np.asarray(getattr(self, name)) for name in names.split()}
+        arrays = {name: np.asarray(getattr(self, name)) for name in names.split()}
+        return arrays | {"version": np.asarray(VERSION)}
 
 
 # ------------------------------------------------------------------ a random world
@@ -192,7 +352,10 @@ def log_uniform(rng: np.random.Generator, low: float, high: float, size=None):
 
 
 def draw_world(rng: np.random.Generator, num_frames: int, fps: float) -> World:
-    """A random world: a floor, walls, furniture and between 0 and 16 moving bodies."""
+    """A random world: a floor, walls, furniture and between 0 and 16 moving bodies.
+
+    Some have a chain or a creature, or a cloth or a jelly besides.
+    """
     scale = float(log_uniform(rng, 0.4, 5.0))
     walls, room = _draw_walls(rng, scale)
     floor = Body((Geom("plane", (0, 0, 1)),), moving=False, friction=_friction(rng))
@@ -201,7 +364,14 @@ def draw_world(rng: np.random.Generator, num_frames: int, fps: float) -> World:
     low, high = ((0, 0), (1, 2), (3, 7), (8, 16))[crowd]
     count = int(rng.integers(low, high + 1))
     moving = _draw_moving(rng, scale, static, count, num_frames, fps)
-    return World(tuple(static + moving), scale, room)
+    bodies, softs = static + moving, ()
+    # Draws of their own: the rest of the world is the same with and without these.
+    rng = rng.spawn(1)[0]
+    if rng.random() < ARTICULATED:
+        bodies = bodies + draw_creature(rng, scale, bodies, num_frames, fps)
+    if rng.random() < DEFORMING:
+        softs = draw_soft(rng, scale, bodies)
+    return World(tuple(bodies), scale, room, softs)
 
 
 def _draw_walls(
@@ -443,14 +613,350 @@ def _rotation(quaternion) -> np.ndarray:
     return out.reshape(3, 3)
 
 
+# ------------------------------------------------------------------ creatures, cloths
+
+LYING = (np.sqrt(0.5), 0.0, np.sqrt(0.5), 0.0)  # turns z to x: geoms along a link
+
+
+def draw_creature(rng, scale, others, num_frames: int, fps: float) -> list[Body]:
+    """A chain or a creature that starts clear of `others`, as bodies to add to them.
+
+    The first is its root; no bodies at all where there is no room for it.
+    """
+    kinds = (
+        _draw_chain,
+        _draw_chain,
+        _draw_walker,
+        _draw_worm,
+        _draw_flyer,
+        _draw_doll,
+    )
+    draw = kinds[rng.integers(len(kinds))]
+    for attempt in range(16):
+        size = scale * (1 - 0.03 * attempt)
+        root, *links = draw(rng, size, num_frames, fps)
+        radius, angle = 0.9 * scale * np.sqrt(rng.random()), rng.uniform(0, 2 * np.pi)
+        place = (radius * np.cos(angle), radius * np.sin(angle), root.position[2])
+        bodies = [dataclasses.replace(root, position=place), *links]
+        at = np.stack([position for position, _ in rest_poses(bodies)])
+        reach = np.array([bounding_radius(body) for body in bodies])
+        if _balls_clear(at, np.minimum(reach, at[:, 2]), others):
+            return [_shifted(body, len(others)) for body in bodies]
+    return []
+
+
+def _shifted(body: Body, offset: int) -> Body:
+    if body.parent is None:
+        return body
+    return dataclasses.replace(body, parent=body.parent + offset)
+
+
+def rest_poses(bodies) -> list[tuple[np.ndarray, np.ndarray]]:
+    """World position `[3]` and rotation `[3, 3]` of each body before anything moves."""
+    poses: list[tuple[np.ndarray, np.ndarray]] = []
+    for body in bodies:
+        position, rotation = np.array(body.position, float), _rotation(body.quaternion)
+        if body.parent is not None:
+            above, turn = poses[body.parent]
+            position, rotation = above + turn @ position, turn @ rotation
+        poses.append((position, rotation))
+    return poses
+
+
+def _balls_clear(points: np.ndarray, radii: np.ndarray, others) -> bool:
+    """Whether balls at `points [M, 3]` are above the floor and overlap no body."""
+    if np.any(points[:, 2] < radii * 0.999):
+        return False
+    poses = rest_poses(others)
+    for other, (position, rotation) in zip(others, poses, strict=True):
+        geom = other.geoms[0]
+        if geom.shape == "plane":
+            continue
+        if other.moving or geom.shape != "box":
+            half = np.full(3, bounding_radius(other))
+        else:
+            half = np.array(geom.size)
+        local = np.abs((points - position) @ rotation) - half
+        if np.any(np.linalg.norm(np.maximum(local, 0), axis=1) < radii):
+            return False
+    return True
+
+
+def _link(shape, length, radius, parent, at, quaternion, joint, **material) -> Body:
+    """A link that reaches from its joint, `at` in the parent's frame, along its x."""
+    middle = (length / 2, 0.0, 0.0)
+    geom = {
+        "capsule": Geom("capsule", (radius, length / 2), middle, LYING),
+        "ellipsoid": Geom("ellipsoid", (0.56 * length, radius, radius), middle),
+        "box": Geom("box", (length / 2, radius, radius), middle),
+    }[shape]
+    return Body((geom,), tuple(at), quaternion, parent=parent, joint=joint, **material)
+
+
+def _material(rng: np.random.Generator) -> dict:
+    return {"density": float(log_uniform(rng, 300, 1500)), "friction": _friction(rng)}
+
+
+def _heading(drive: np.ndarray) -> float:
+    return float(np.arctan2(drive[0, 1], drive[0, 0]))
+
+
+def _draw_chain(rng, scale, num_frames, fps) -> list[Body]:
+    """Links that hang from the world, are thrown, or are dragged along the floor."""
+    mode, shape = rng.choice(["hang", "throw", "drag"]), str(rng.choice(LINK_SHAPES))
+    count, total = int(rng.integers(4, 12)), scale * rng.uniform(0.5, 1.1)
+    length = total / count
+    radius = length * rng.uniform(0.18, 0.4)
+    kind, material = str(rng.choice(["ball", "hinge"])), _material(rng)
+    axes = ((0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+    loss = rng.uniform(0.1, 1.0)
+    links = [
+        _link(
+            shape, length, radius, k - 1 if k else None, (length if k else 0.0, 0, 0),
+            (1.0, 0, 0, 0), Joint(kind, axes[k % 2], limit=1.0, loss=loss), **material,
+        )
+        for k in range(count)
+    ]  # fmt: skip
+    yaw = _axis_quaternion((0, 0, 1), rng.uniform(0, 2 * np.pi))
+    root = {"joint": None}
+    if mode == "hang":  # let go at an angle from straight down
+        tilt = _axis_quaternion((0, 1, 0), np.pi / 2 - rng.uniform(0.3, 1.7))
+        height = total + scale * rng.uniform(0.05, 0.5)
+        root = {"joint": Joint("ball", loss=loss)}
+        root |= {"quaternion": _quaternion_product(yaw, tilt)}
+    elif mode == "throw":
+        height = total + scale * rng.uniform(0.0, 0.6)
+        root |= {"quaternion": _random_quaternion(rng), "velocity": _throw(rng, scale)}
+        root |= {"spin": tuple(rng.normal(0, 2, 3))}
+    else:
+        drive = _draw_drive(rng, "walk", scale, num_frames, fps)
+        height = radius * 1.3
+        behind = _axis_quaternion((0, 0, 1), _heading(drive) + np.pi)
+        root |= {"quaternion": behind, "drive": drive}
+    links[0] = dataclasses.replace(links[0], position=(0.0, 0.0, height), **root)
+    return links
+
+
+def _throw(rng: np.random.Generator, scale: float) -> tuple[float, ...]:
+    """A velocity that stays about the arena."""
+    sideways = rng.normal(0, 0.35, 2) * np.sqrt(GRAVITY * scale)
+    return (*sideways, np.sqrt(2 * GRAVITY * scale * rng.uniform(0.02, 0.7)))
+
+
+def _draw_walker(rng, scale, num_frames, fps) -> list[Body]:
+    """A torso that is driven along the floor, on two to four pairs of swinging legs."""
+    a = scale * log_uniform(rng, 0.1, 0.25)
+    b, c, leg = a * rng.uniform(0.4, 0.7), a * rng.uniform(0.25, 0.5), a * 0.9
+    thick, splay = leg * rng.uniform(0.08, 0.16), rng.uniform(0.2, 0.8)
+    shape, knees = str(rng.choice(["box", "ellipsoid"])), rng.random() < 0.6
+    amplitude, hertz = rng.uniform(0.3, 0.7), log_uniform(rng, 0.8, 2.5)
+    drive, material = _draw_drive(rng, "walk", scale, num_frames, fps), _material(rng)
+    height = leg * np.cos(splay) + 1.3 * thick
+    bodies = [
+        Body(
+            (Geom(shape, (a, b, c)),),
+            (0.0, 0.0, max(height, 1.05 * c)),
+            _axis_quaternion((0, 0, 1), _heading(drive)),
+            drive=drive,
+            **material,
+        )
+    ]
+    pairs = int(rng.integers(2, 5))
+    for i, x in enumerate(np.linspace(-0.8, 0.8, pairs) * a):
+        for side in (-1, 1):
+            down = _axis_quaternion((0, 1, 0), np.pi / 2)
+            turn = _quaternion_product(_axis_quaternion((1, 0, 0), side * splay), down)
+            phase = np.pi * ((i + (side > 0)) % 2)
+            joint = Joint("hinge", pull=7.0, loss=20.0, swing=(amplitude, hertz, phase))
+            upper = leg * (0.5 if knees else 1.0)
+            at = (x, side * 0.8 * b, 0.0)
+            bodies.append(
+                _link("capsule", upper, thick, 0, at, turn, joint, **material)
+            )
+            if knees:
+                bend = (0.6 * amplitude, hertz, phase - 1.2)
+                joint = dataclasses.replace(joint, swing=bend)
+                last, at = len(bodies) - 1, (upper, 0.0, 0.0)
+                straight = (1.0, 0.0, 0.0, 0.0)
+                bodies.append(
+                    _link(
+                        "capsule", leg / 2, 0.8 * thick, last, at, straight, joint,
+                        **material,
+                    )
+                )  # fmt: skip
+    return bodies
+
+
+def _draw_worm(rng, scale, num_frames, fps) -> list[Body]:
+    """Links that a wave runs along: it crawls on the floor or swims in the air."""
+    swims, shape = rng.random() < 0.5, str(rng.choice(LINK_SHAPES))
+    count, total = int(rng.integers(5, 10)), scale * rng.uniform(0.4, 0.9)
+    length, material = total / count, _material(rng)
+    radius = length * rng.uniform(0.25, 0.5)
+    mode = "fly" if swims else "walk"
+    drive = _draw_drive(rng, mode, 0.5 * scale, num_frames, fps)
+    amplitude, hertz = rng.uniform(0.3, 0.7), log_uniform(rng, 0.6, 2.0)
+    waves = rng.uniform(0.6, 1.4)
+    axis = (0.0, 1.0, 0.0) if swims and rng.random() < 0.4 else (0.0, 0.0, 1.0)
+    links = []
+    for k in range(count):
+        swing = (amplitude, hertz, -2 * np.pi * waves * k / count)
+        joint = Joint("hinge", axis, pull=7.0, loss=20.0, swing=swing) if k else None
+        at = (length if k else 0.0, 0.0, 0.0)
+        size = radius * (1 - 0.5 * k / count)
+        straight, above = (1.0, 0.0, 0.0, 0.0), k - 1 if k else None
+        links.append(_link(shape, length, size, above, at, straight, joint, **material))
+    height = radius * 1.1 + swims * scale * rng.uniform(0.3, 1.0)
+    behind = _axis_quaternion((0, 0, 1), _heading(drive) + np.pi)
+    links[0] = dataclasses.replace(
+        links[0], position=(0.0, 0.0, height), quaternion=behind, drive=drive
+    )
+    return links
+
+
+def _draw_flyer(rng, scale, num_frames, fps) -> list[Body]:
+    """A body with two flapping wings and a tail."""
+    a = scale * log_uniform(rng, 0.08, 0.2)
+    drive, material = _draw_drive(rng, "fly", scale, num_frames, fps), _material(rng)
+    span, chord = a * rng.uniform(0.9, 1.8), a * rng.uniform(0.3, 0.6)
+    amplitude, hertz = rng.uniform(0.5, 1.0), log_uniform(rng, 0.8, 3.0)
+    bodies = [
+        Body(
+            (Geom("ellipsoid", (a, 0.4 * a, 0.35 * a)),),
+            (0.0, 0.0, span + scale * rng.uniform(0.2, 0.9)),
+            _axis_quaternion((0, 0, 1), _heading(drive)),
+            drive=drive,
+            **material,
+        )
+    ]
+    shape = str(rng.choice(["box", "ellipsoid"]))
+    for side in (-1, 1):
+        middle = (0.0, side * span / 2, 0.0)
+        wing = Geom(shape, (chord, span / 2, 0.06 * a), middle)
+        swing = (amplitude, hertz, 0.0)
+        joint = Joint("hinge", (side, 0.0, 0.0), pull=7.0, loss=20.0, swing=swing)
+        at = (0.2 * a, side * 0.3 * a, 0.1 * a)
+        bodies.append(Body((wing,), at, parent=0, joint=joint, **material))
+    joint = Joint("hinge", pull=6.0, loss=15.0, swing=(0.4, hertz, 1.5))
+    back, at = _axis_quaternion((0, 0, 1), np.pi), (-0.9 * a, 0.0, 0.0)
+    bodies.append(_link("ellipsoid", a, 0.2 * a, 0, at, back, joint, **material))
+    return bodies
+
+
+def _draw_doll(rng, scale, num_frames, fps) -> list[Body]:
+    """A limp doll, dropped or thrown."""
+    h, material = scale * log_uniform(rng, 0.12, 0.3), _material(rng)
+    loose = Joint("ball", limit=1.2, loss=rng.uniform(1.0, 4.0))
+    up = _axis_quaternion((0, 1, 0), -np.pi / 2)
+    bodies = [
+        Body(
+            (Geom("box", (0.16 * h, 0.28 * h, 0.4 * h)),),
+            (0.0, 0.0, 1.7 * h + scale * rng.uniform(0.0, 1.0)),
+            _random_quaternion(rng),
+            velocity=_throw(rng, scale) if rng.random() < 0.6 else (0.0, 0.0, 0.0),
+            spin=tuple(rng.normal(0, 1.5, 3)),
+            **material,
+        ),
+        _link("ellipsoid", 0.5 * h, 0.2 * h, 0, (0, 0, 0.4 * h), up, loose, **material),
+    ]
+    for side in (-1, 1):
+        arm = _axis_quaternion((0, 0, 1), side * np.pi / 2)
+        leg = _axis_quaternion((0, 1, 0), np.pi / 2)
+        for turn, at, long in (
+            (arm, (0.0, side * 0.3 * h, 0.33 * h), 0.4 * h),
+            (leg, (0.0, side * 0.17 * h, -0.4 * h), 0.5 * h),
+        ):
+            bodies.append(
+                _link("capsule", long, 0.09 * h, 0, at, turn, loose, **material)
+            )
+            bodies.append(
+                _link(
+                    "capsule", long, 0.07 * h, len(bodies) - 1, (long, 0.0, 0.0),
+                    (1.0, 0.0, 0.0, 0.0), loose, **material,
+                )
+            )  # fmt: skip
+    return bodies
+
+
+def draw_soft(rng: np.random.Generator, scale: float, others) -> tuple[Soft, ...]:
+    """A cloth or a jelly that starts clear of `others`; none where there is no room."""
+    draw = _draw_cloth if rng.random() < 0.6 else _draw_jelly
+    for attempt in range(16):
+        soft = draw(rng, scale * (1 - 0.03 * attempt))
+        points = grid_points(soft)
+        if _balls_clear(points, np.full(len(points), 0.4 * soft.spacing), others):
+            return (soft,)
+    return ()
+
+
+def grid_points(soft: Soft) -> np.ndarray:
+    """`[V, 3]` the vertices of a soft body at its start, the last count fastest."""
+    sides = [soft.spacing * (np.arange(n) - (n - 1) / 2) for n in soft.count]
+    grid = np.stack(np.meshgrid(*sides, indexing="ij"), -1).reshape(-1, len(sides))
+    grid = np.pad(grid, ((0, 0), (0, 3 - len(sides))))
+    return grid @ _rotation(soft.quaternion).T + np.array(soft.position)
+
+
+def _draw_cloth(rng: np.random.Generator, scale: float) -> Soft:
+    """A sheet that falls over things, is thrown, or hangs by an edge or two corners."""
+    mode = rng.choice(["drape", "hang", "hang", "throw"])
+    rows, columns = (int(n) for n in rng.integers(6, 9, 2))
+    spacing = scale * rng.uniform(0.6, 1.2) / (max(rows, columns) - 1)
+    radius, angle = scale * np.sqrt(rng.random()), rng.uniform(0, 2 * np.pi)
+    place = np.array([0.7 * radius * np.cos(angle), 0.7 * radius * np.sin(angle)])
+    options = {
+        "density": float(log_uniform(rng, 0.2, 1.0)),
+        "stiffness": rng.uniform(0.3, 0.8),
+        "friction": _friction(rng),
+    }
+    yaw = _axis_quaternion((0, 0, 1), rng.uniform(0, 2 * np.pi))
+    if mode == "hang":  # its second side stands up, and the top of it is held
+        height = spacing * (columns - 1)
+        upright = _axis_quaternion((1, 0, 0), np.pi / 2)
+        turn = _quaternion_product(yaw, upright)
+        push = rng.choice([-1, 1]) * rng.uniform(0.2, 0.8) * np.sqrt(GRAVITY * height)
+        top = [row * columns + columns - 1 for row in range(rows)]
+        options["pinned"] = tuple(top if rng.random() < 0.6 else (top[0], top[-1]))
+        options["velocity"] = tuple(push * _rotation(turn)[:, 2])
+        z = height * rng.uniform(0.7, 1.3)
+    elif mode == "drape":
+        tilt = _axis_quaternion((1, 0, 0), rng.normal(0, 0.1))
+        turn, place = _quaternion_product(yaw, tilt), 0.6 * place
+        z = scale * rng.uniform(0.5, 1.2)
+    else:
+        turn, z = _random_quaternion(rng), scale * rng.uniform(0.8, 1.2)
+        options["velocity"] = _throw(rng, scale)
+    return Soft((rows, columns), spacing, (*place, z), turn, **options)
+
+
+def _draw_jelly(rng: np.random.Generator, scale: float) -> Soft:
+    """A block or an egg of jelly, dropped or thrown."""
+    count = tuple(int(n) for n in rng.integers(3, 6, 3))
+    spacing = scale * log_uniform(rng, 0.2, 0.5) / (max(count) - 1)
+    radius, angle = 0.8 * scale * np.sqrt(rng.random()), rng.uniform(0, 2 * np.pi)
+    reach = spacing * np.linalg.norm(np.array(count) - 1) / 2
+    z = 1.2 * reach + scale * rng.uniform(0.0, 1.2)
+    return Soft(
+        count,
+        spacing,
+        (radius * np.cos(angle), radius * np.sin(angle), z),
+        _random_quaternion(rng),
+        velocity=_throw(rng, scale) if rng.random() < 0.6 else (0.0, 0.0, 0.0),
+        density=float(log_uniform(rng, 200, 1500)),
+        stiffness=float(log_uniform(rng, 4, 15)),
+        friction=_friction(rng),
+        round=bool(rng.random() < 0.4),
+    )
+
+
 # ------------------------------------------------------------------ physics
 
 
 def build_model(world: World, timestep: float) -> mujoco.MjModel:
     """Compiles the world; every `Body` is one MuJoCo body, in order, from 1 on.
 
-    Raises ValueError if a contact is stiffer than the timestep can follow: below twice
-    the timestep MuJoCo's contacts explode.
+    Raises ValueError if a contact is stiffer than the timestep can follow (below twice
+    the timestep MuJoCo's contacts explode), or if links are out of order.
     """
     stiffest = min(body.solref[0] for body in world.bodies)
     if stiffest < 2 * timestep:
@@ -458,32 +964,121 @@ def build_model(world: World, timestep: float) -> mujoco.MjModel:
             f"contact time constant {stiffest:g} s is below twice the timestep "
             f"{timestep:g} s: use a larger solref or more substeps"
         )
-    xml = "".join(_body_xml(body) for body in world.bodies)
-    return mujoco.MjModel.from_xml_string(
-        f'<mujoco><option timestep="{timestep!r}" gravity="0 0 {-GRAVITY}" '
-        f'iterations="30" integrator="implicitfast"><flag eulerdamp="disable"/>'
-        f"</option><worldbody>{xml}</worldbody></mujoco>"
+    links: dict[int | None, list[int]] = {}
+    for k, body in enumerate(world.bodies):
+        links.setdefault(body.parent, []).append(k)
+    order: list[int] = []
+    xml = "".join(_body_xml(world, links, k, order) for k in links[None])
+    if order != list(range(len(world.bodies))):
+        raise ValueError(f"links must follow their parents: MuJoCo's order is {order}")
+    xml += "".join(_soft_xml(soft, i, timestep) for i, soft in enumerate(world.softs))
+    # Flexes are not for MuJoCo's implicit integrators.
+    integrator = "Euler" if world.softs else "implicitfast"
+    model = mujoco.MjModel.from_xml_string(
+        f'<mujoco><compiler angle="radian"/><option timestep="{timestep!r}" '
+        f'gravity="0 0 {-GRAVITY}" iterations="30" integrator="{integrator}">'
+        f'<flag eulerdamp="disable"/></option><worldbody>{xml}</worldbody>'
+        f"<contact>{_excludes_xml(world)}</contact></mujoco>"
     )
+    _set_springs(world, model)
+    return model
 
 
-def _body_xml(body: Body) -> str:
-    flies = body.drive is not None and not np.isnan(body.drive[0, 2])
+def _body_xml(world: World, links, k: int, order: list[int], gravcomp: int = 0) -> str:
+    """Body k and its links; adds their indices to `order` as they come."""
+    body, children = world.bodies[k], links.get(k, [])
+    order.append(k)
+    gravcomp |= int(body.drive is not None and not np.isnan(body.drive[0, 2]))
     material = (
         f'density="{body.density!r}" friction="{_numbers(body.friction)}" '
         f'solref="{_numbers(body.solref)}"'
     )
     # Rolling friction costs twice the time and matters only to what rolls.
+    rolls = body.parent is None and not children
     geoms = "".join(
-        f'<geom type="{geom.shape}" condim="{3 if geom.shape in FLAT_SHAPES else 6}" '
-        f'size="{_numbers(geom.size)}" '
+        f'<geom type="{geom.shape}" size="{_numbers(geom.size)}" '
+        f'condim="{6 if rolls and geom.shape not in FLAT_SHAPES else 3}" '
         f'pos="{_numbers(geom.position)}" quat="{_numbers(geom.quaternion)}" '
         f"{material}/>"
         for geom in body.geoms
     )
-    joint = "<freejoint/>" if body.moving else ""
+    below = "".join(_body_xml(world, links, j, order, gravcomp) for j in children)
     return (
-        f'<body pos="{_numbers(body.position)}" quat="{_numbers(body.quaternion)}" '
-        f'gravcomp="{int(flies)}">{joint}{geoms}</body>'
+        f'<body name="b{k}" pos="{_numbers(body.position)}" '
+        f'quat="{_numbers(body.quaternion)}" gravcomp="{gravcomp}">'
+        f"{_joint_xml(body, k)}{geoms}{below}</body>"
+    )
+
+
+def _joint_xml(body: Body, k: int) -> str:
+    if not body.moving:
+        return ""
+    if body.joint is None:
+        return "<freejoint/>"
+    joint, limit = body.joint, ""
+    if joint.limit is not None:
+        low = 0.0 if joint.kind == "ball" else -joint.limit
+        limit = f'limited="true" range="{low!r} {joint.limit!r}"'
+    axis = _numbers(joint.axis)
+    return f'<joint name="j{k}" type="{joint.kind}" axis="{axis}" {limit}/>'
+
+
+def _excludes_xml(world: World) -> str:
+    """Links of one tree do not touch each other: they overlap at their joints."""
+    roots = world.root_of_body
+    return "".join(
+        f'<exclude body1="b{i}" body2="b{j}"/>'
+        for j in range(len(roots))
+        for i in range(roots[j], j)
+        if roots[i] == roots[j]
+    )
+
+
+def _set_springs(world: World, model: mujoco.MjModel) -> None:
+    """Springs and losses of joints, in proportion to the inertia that they move."""
+    for k, body in enumerate(world.bodies):
+        if body.moving and body.joint is not None:
+            joint = model.joint(f"j{k}").id
+            dofs = model.jnt_dofadr[joint] + np.arange(
+                1 + 2 * (body.joint.kind != "hinge")
+            )
+            inertia = model.dof_M0[dofs]
+            rate = 2 * np.pi * body.joint.pull
+            model.jnt_stiffness[joint] = rate**2 * inertia.mean()
+            model.dof_damping[dofs] = body.joint.loss * inertia
+
+
+def _soft_xml(soft: Soft, index: int, timestep: float) -> str:
+    """A flex: every vertex of a cloth moves freely, a jelly by its eight corners."""
+    flat = len(soft.count) == 2
+    sides = soft.spacing * (np.array(soft.count) - 1)
+    mass = float(soft.density * np.prod(sides))
+    if flat:
+        # Euler's method follows springs up to stiffness/mass of about 1/(2 timestep^2).
+        thickness = float(0.03 * soft.spacing)
+        stiffest = 0.3 * mass / np.prod(soft.count) / timestep**2 / thickness
+        young, damping = float(soft.stiffness * stiffest), 0.3 * timestep
+        elastic = f'thickness="{thickness!r}" elastic2d="both"'
+    else:
+        if soft.round:
+            mass *= np.pi / 6
+        stiffest = 0.3 * mass / 8 / sides.max() / timestep**2
+        wanted = soft.stiffness * soft.density * GRAVITY * sides.max()
+        young = float(min(wanted, stiffest))
+        damping, elastic = 0.4 * timestep, ""
+    count = " ".join(str(n) for n in (*soft.count, 1)[:3])
+    pins = " ".join(str(i) for i in soft.pinned)
+    return (
+        f'<flexcomp name="s{index}" type="{"ellipsoid" if soft.round else "grid"}" '
+        f'dim="{len(soft.count)}" count="{count}" mass="{mass!r}" '
+        f'spacing="{_numbers([soft.spacing] * 3)}" radius="{float(0.1 * soft.spacing)!r}" '
+        f'pos="{_numbers(soft.position)}" quat="{_numbers(soft.quaternion)}" '
+        f'dof="{"full" if flat else "trilinear"}">'
+        + (f'<pin id="{pins}"/>' if pins else "")
+        + f'<contact selfcollide="none" condim="3" solref="0.02 1" '
+        f'friction="{_numbers(soft.friction)}"/>'
+        f'<elasticity young="{young!r}" poisson="0.2" damping="{damping!r}" {elastic}/>'
+        f"</flexcomp>"
     )
 
 
@@ -491,8 +1086,34 @@ def _numbers(values) -> str:
     return " ".join(repr(float(value)) for value in values)
 
 
+def soft_bodies(model: mujoco.MjModel, index: int) -> np.ndarray:
+    """MuJoCo's bodies that carry a soft body (its vertices, or a jelly's corners)."""
+    if model.flex_interp[index]:
+        first, count = model.flex_nodeadr[index], model.flex_nodenum[index]
+        bodies = model.flex_nodebodyid[first : first + count]
+    else:
+        first, count = model.flex_vertadr[index], model.flex_vertnum[index]
+        bodies = model.flex_vertbodyid[first : first + count]
+    return np.unique(bodies[bodies > 0])
+
+
+def _skins(model: mujoco.MjModel, rest: np.ndarray) -> Skins:
+    """The triangles of a model's flexes: a cloth's all, a jelly's outer ones."""
+    faces = []
+    for i in range(model.nflex):
+        if model.flex_dim[i] == 2:
+            first, count = model.flex_elemdataadr[i], 3 * model.flex_elemnum[i]
+            found = model.flex_elem[first : first + count]
+        else:
+            first, count = model.flex_shelldataadr[i], 3 * model.flex_shellnum[i]
+            found = model.flex_shell[first : first + count]
+        faces.append(found.reshape(-1, 3) + model.flex_vertadr[i])
+    soft = np.repeat(np.arange(len(faces)), [len(found) for found in faces])
+    return Skins(np.concatenate([np.zeros((0, 3), int), *faces]), soft, rest)
+
+
 def simulate(world: World, num_frames: int, fps: float) -> Simulation:
-    """Runs the physics and records every body's pose at each frame.
+    """Runs the physics and records every pose at each frame.
 
     Raises SceneRejected if bodies start inside each other or the simulation is unstable
     (not finite, a solver warning, or faster than the scene's energy can explain).
@@ -500,54 +1121,137 @@ def simulate(world: World, num_frames: int, fps: float) -> Simulation:
     substeps = int(np.ceil(1 / fps / MAX_TIMESTEP))
     model = build_model(world, 1 / fps / substeps)
     data = mujoco.MjData(model)
-    moving = [k for k, body in enumerate(world.bodies) if body.moving]
-    for i, k in enumerate(moving):
-        body = world.bodies[k]
-        data.qvel[6 * i : 6 * i + 3] = body.velocity
-        data.qvel[6 * i + 3 : 6 * i + 6] = _rotation(body.quaternion).T @ body.spin
-    qpos = np.zeros((num_frames, model.nq))
-    if moving:
+    _set_velocities(world, model, data)
+    if model.nv:
         mujoco.mj_forward(model, data)
         if data.ncon and data.contact.dist.min() < -0.02 * world.scale:
             raise SceneRejected("bodies start inside each other")
-        speed_limit = _speed_limit(world)
-    for t in range(num_frames):
-        qpos[t] = data.qpos
-        if moving:
-            _check_stable(data, speed_limit)
-            _apply_drives(world, model, data, t, fps)
-            mujoco.mj_step(model, data, nstep=substeps)
+    qpos, qvel = _run(world, model, data, 0, num_frames, fps, speed_limit(world))
+    poses = _record_poses(model, data, qpos)
+    return Simulation(
+        world,
+        model,
+        data,
+        fps,
+        qpos,
+        qvel,
+        poses,
+        skins=_skins(model, poses["flexvert_xpos"][0].copy()),
+        body_scale=np.ones((num_frames, len(world.bodies) + 1)),
+        shown=np.ones((num_frames, model.ngeom + model.nflex), bool),
+    )
+
+
+def _set_velocities(world: World, model: mujoco.MjModel, data: mujoco.MjData) -> None:
+    for k, body in enumerate(world.bodies):
+        if body.moving and body.joint is None:
+            first = model.body_dofadr[k + 1]
+            data.qvel[first : first + 3] = body.velocity
+            spin = _rotation(body.quaternion).T @ body.spin
+            data.qvel[first + 3 : first + 6] = spin
+    for i, soft in enumerate(world.softs):
+        data.qvel[_soft_dofs(model, i)] = soft.velocity
+
+
+def _soft_dofs(model: mujoco.MjModel, index: int) -> np.ndarray:
+    """`[B, 3]` where in qvel the velocities of its bodies are."""
+    return model.body_dofadr[soft_bodies(model, index)][:, None] + np.arange(3)
+
+
+def _run(world, model, data, first: int, count: int, fps: float, limit: float):
+    """Records qpos `[count, nq]` and qvel `[count, nv]` from frame `first` on.
+
+    Raises SceneRejected if the simulation is unstable.
+    """
+    qpos, qvel = np.zeros((count, model.nq)), np.zeros((count, model.nv))
+    substeps = round(1 / fps / model.opt.timestep)
+    largest, swings = largest_velocities(model, limit), _swings(world, model)
+    with _quiet_mujoco():
+        for i in range(count):
+            qpos[i], qvel[i] = data.qpos, data.qvel
+            if model.nv:
+                _check_stable(data, largest)
+                _apply_drives(world, model, data, first + i, fps)
+                _step(model, data, substeps, *swings)
     # MuJoCo puts a state that blew up back to the start, and counts a warning.
     if sum(warning.number for warning in data.warning):
         raise SceneRejected("the simulation is unstable")
-    return _with_poses(world, model, data, fps, qpos)
+    return qpos, qvel
 
 
-def _with_poses(world, model, data, fps, qpos) -> Simulation:
-    """Poses by forward kinematics of the recorded positions, as the ray caster uses."""
-    num_frames = len(qpos)
-    position = np.zeros((num_frames, model.nbody, 3))
-    rotation = np.zeros((num_frames, model.nbody, 3, 3))
-    for t in range(num_frames):
+@contextlib.contextmanager
+def _quiet_mujoco():
+    """Without MuJoCo's own report of warnings, to stderr and a log in this folder."""
+    before = mujoco.get_mju_user_warning()
+    mujoco.set_mju_user_warning(lambda text: None)
+    try:
+        yield
+    finally:
+        mujoco.set_mju_user_warning(before)
+
+
+def _swings(world: World, model: mujoco.MjModel) -> tuple[np.ndarray, np.ndarray]:
+    """Where in qpos the joints are that swing `[J]`, and their sines `[J, 3]`."""
+    found = [
+        (model.joint(f"j{k}").qposadr[0], body.joint.swing)
+        for k, body in enumerate(world.bodies)
+        if body.joint is not None and body.joint.swing is not None
+    ]
+    where = np.array([where for where, _ in found], int)
+    return where, np.array([swing for _, swing in found]).reshape(-1, 3)
+
+
+def _step(model, data, substeps: int, where: np.ndarray, swing: np.ndarray) -> None:
+    """A frame of physics; springs of joints that swing follow their sines."""
+    if len(where) == 0:
+        mujoco.mj_step(model, data, nstep=substeps)
+        return
+    amplitude, hertz, phase = swing.T
+    for _ in range(substeps):
+        angle = amplitude * np.sin(2 * np.pi * hertz * data.time + phase)
+        model.qpos_spring[where] = angle
+        mujoco.mj_step(model, data)
+
+
+def _record_poses(model, data, qpos: np.ndarray) -> dict[str, np.ndarray]:
+    """Poses by forward kinematics of recorded positions, as rays meet them."""
+    names = "xpos xmat xipos ximat geom_xpos geom_xmat flexvert_xpos".split()
+    shapes = {name: (len(qpos), *getattr(data, name).shape) for name in names}
+    poses = {name: np.zeros(shape) for name, shape in shapes.items()}
+    for t in range(len(qpos)):
         data.qpos[:] = qpos[t]
         mujoco.mj_kinematics(model, data)
-        position[t] = data.xpos
-        rotation[t] = data.xmat.reshape(-1, 3, 3)
-    return Simulation(world, model, data, fps, qpos, position, rotation)
+        if model.nflex:
+            mujoco.mj_comPos(model, data)
+            mujoco.mj_flex(model, data)
+        for name, array in poses.items():
+            array[t] = getattr(data, name)
+    return poses
 
 
-def _speed_limit(world: World) -> float:
+def speed_limit(world: World) -> float:
     """Twice the speed that the fastest body could reach by falling from the top."""
-    moving = [body for body in world.bodies if body.moving]
+    moving = [body for body in world.bodies if body.moving] + list(world.softs)
+    if not moving:
+        return 0.0
     start = max(np.linalg.norm(body.velocity) for body in moving)
-    drives = [np.nanmax(np.abs(b.drive[:, :3])) for b in moving if b.drive is not None]
+    drives = [body.drive for body in world.bodies if body.drive is not None]
+    fastest = max((np.nanmax(np.abs(drive[:, :3])) for drive in drives), default=0)
     height = max(body.position[2] for body in moving)
-    return 2 * (start + max(drives, default=0) + np.sqrt(2 * GRAVITY * height)) + 1
+    return 2 * (start + fastest + np.sqrt(2 * GRAVITY * height)) + 1
 
 
-def _check_stable(data: mujoco.MjData, speed_limit: float) -> None:
-    speed = np.abs(data.qvel.reshape(-1, 2, 3)).max((0, 2))
-    if not (speed[0] < speed_limit and speed[1] < 150):  # also true for NaN
+def largest_velocities(model: mujoco.MjModel, limit: float) -> np.ndarray:
+    """`[nv]` the speeds that nothing may reach: `limit` m/s, 150 rad/s."""
+    joint = model.dof_jntid
+    kind, within = model.jnt_type[joint], np.arange(model.nv) - model.jnt_dofadr[joint]
+    free, slide = mujoco.mjtJoint.mjJNT_FREE, mujoco.mjtJoint.mjJNT_SLIDE
+    straight = (kind == slide) | ((kind == free) & (within < 3))
+    return np.where(straight, limit, 150.0)
+
+
+def _check_stable(data: mujoco.MjData, largest: np.ndarray) -> None:
+    if not np.all(np.abs(data.qvel) < largest):  # also true for NaN
         raise SceneRejected("the simulation is unstable")
 
 
@@ -560,12 +1264,14 @@ def _apply_drives(world, model, data, t: int, fps: float) -> None:
         mujoco.mj_objectVelocity(
             model, data, mujoco.mjtObj.mjOBJ_BODY, k + 1, velocity, 0
         )
-        gain, wanted = 0.4 * fps, body.drive[t]
-        force = model.body_mass[k + 1] * gain * (wanted[:3] - velocity[3:])
+        gain, wanted = 0.4 * fps, body.drive[min(t, len(body.drive) - 1)]
+        mass = model.body_subtreemass[k + 1]
+        force = mass * gain * (wanted[:3] - velocity[3:])
         force[np.isnan(wanted[:3])] = 0
         turn = (0, 0, wanted[3]) - velocity[:3]
+        inertia = model.body_inertia[k + 1].min() * mass / model.body_mass[k + 1]
         data.xfrc_applied[k + 1, :3] = force
-        data.xfrc_applied[k + 1, 3:] = model.body_inertia[k + 1].min() * gain * turn
+        data.xfrc_applied[k + 1, 3:] = inertia * gain * turn
 
 
 # ------------------------------------------------------------------ cameras
@@ -601,7 +1307,7 @@ def draw_camera(
     longer, half_fov = max(height, width), np.radians(log_uniform(rng, 12, 50))
     focal = longer / 2 / np.tan(half_fov)
     odds = np.array([0.25, 0.15, 0.2, 0.15, 0.15, 0.1])
-    if not simulation.instance_of_body.any():
+    if not simulation.num_instances:
         odds[[0, 5]] = 0  # something has to move
     motion = str(rng.choice(MOTIONS, p=odds / odds.sum()))
     target = _draw_target(rng, simulation, motion)
@@ -643,11 +1349,11 @@ def draw_camera(
 def _draw_target(rng, simulation: Simulation, motion: str) -> np.ndarray:
     """`[T, 3]` what the camera looks at."""
     scale, num_frames = simulation.world.scale, len(simulation.qpos)
-    moving = np.flatnonzero(simulation.instance_of_body)
+    paths = _moving_paths(simulation)
     centre = np.array([*rng.normal(0, 0.25, 2), rng.uniform(0.05, 0.5)]) * scale
-    if len(moving) == 0 or (motion != "follow" and rng.random() < 0.4):
+    if paths.shape[1] == 0 or (motion != "follow" and rng.random() < 0.4):
         return np.tile(centre, (num_frames, 1))
-    path = simulation.body_position[:, rng.choice(moving)]
+    path = paths[:, rng.choice(paths.shape[1])]
     if motion != "follow":
         return np.tile(path[rng.integers(num_frames)], (num_frames, 1))
     # Whoever follows lags behind and does not see every bounce.
@@ -655,6 +1361,13 @@ def _draw_target(rng, simulation: Simulation, motion: str) -> np.ndarray:
     padded = np.pad(path, ((width // 2, width // 2), (0, 0)), mode="edge")
     kernel = np.ones(width) / width
     return np.stack([np.convolve(padded[:, i], kernel, "valid") for i in range(3)], -1)
+
+
+def _moving_paths(simulation: Simulation) -> np.ndarray:
+    """`[T, M, 3]` the origins of moving bodies and the middles of soft ones."""
+    bodies = simulation.body_position[:, simulation.instance_of_body > 0]
+    softs = simulation.instance_paths()[:, : len(simulation.world.softs)]
+    return np.concatenate([bodies, softs], axis=1)
 
 
 def _draw_progress(rng: np.random.Generator, num_frames: int) -> np.ndarray:
@@ -687,12 +1400,14 @@ def _shake(rng, eye, target, roll, fps):
 def camera_is_clear(simulation: Simulation, camera: Camera, margin: float) -> bool:
     """Whether nothing comes nearer than `margin` (m) to the camera at any frame.
 
-    Rays in 26 directions, and towards each body's origin; a surface met from its back
-    says that the camera is inside it.
+    Rays in 26 directions, and towards each body's origin and each soft one's middle; a
+    surface met from its back says that the camera is inside it.
     """
     grid = np.stack(np.meshgrid(*[[-1.0, 0.0, 1.0]] * 3), -1).reshape(-1, 3)
     around = grid[np.any(grid != 0, axis=1)]
-    towards = simulation.body_position[:, 1:] - camera.origin[:, None]
+    softs = simulation.instance_paths()[:, : len(simulation.world.softs)]
+    towards = np.concatenate([simulation.body_position[:, 1:], softs], axis=1)
+    towards = towards - camera.origin[:, None]
     around = np.tile(around, (len(towards), 1, 1))
     directions = np.concatenate([around, towards], axis=1)
     directions /= np.linalg.norm(directions, axis=-1, keepdims=True) + 1e-12
@@ -709,9 +1424,15 @@ def camera_is_clear(simulation: Simulation, camera: Camera, margin: float) -> bo
 
 
 def set_frame(simulation: Simulation, t: int) -> None:
-    """Poses every geom of the simulation as at frame t, for `cast_rays`."""
-    simulation.data.qpos[:] = simulation.qpos[t]
-    mujoco.mj_kinematics(simulation.model, simulation.data)
+    """Poses everything as at frame t, for `cast_rays`: the one place that does."""
+    model, data = simulation.model, simulation.data
+    for name, array in simulation.poses.items():
+        getattr(data, name)[:] = array[t]
+    # Rays pass geoms of group 5, and vertices that are not a number.
+    model.geom_group[:] = 5 * ~simulation.shown[t, : model.ngeom]
+    for soft in np.flatnonzero(~simulation.shown[t, model.ngeom :]):
+        faces = simulation.skins.faces[simulation.skins.soft == soft]
+        data.flexvert_xpos[faces] = np.nan
 
 
 def cast_rays(
@@ -724,17 +1445,19 @@ def cast_rays(
 
     origin: `[3]`. directions: `[M, 3]`, of any length. normals: `[M, 3]` float64, if
       given filled with surface normals in world axes.
-    Returns geom `[M]` int32 and distance `[M]` in units of the direction's length; both
-    are -1 where nothing is hit.
+    Returns surface `[M]` int32, a MuJoCo body or FIRST_FACE + a triangle of `skins`,
+    and distance `[M]` in units of the direction's length; both -1 where nothing is hit.
     """
-    count = len(directions)
+    model, count = simulation.model, len(directions)
+    origin = np.ascontiguousarray(origin, np.float64)
+    directions = np.ascontiguousarray(directions, np.float64)
     geom, distance = np.empty(count, np.int32), np.empty(count)
     mujoco.mj_multiRay(
-        simulation.model,
+        model,
         simulation.data,
-        np.ascontiguousarray(origin, np.float64),
-        np.ascontiguousarray(directions, np.float64).reshape(-1),
-        None,
+        origin,
+        directions.reshape(-1),
+        np.array([1, 1, 1, 1, 1, 0], np.uint8),
         True,
         -1,
         geom,
@@ -743,7 +1466,102 @@ def cast_rays(
         count,
         mujoco.mjMAXVAL,
     )
-    return geom, distance
+    surface = np.where(geom >= 0, model.geom_bodyid[geom], -1).astype(np.int32)
+    for soft in range(len(simulation.world.softs)):
+        faces = np.flatnonzero(simulation.skins.soft == soft)
+        corners = simulation.data.flexvert_xpos[simulation.skins.faces[faces]] - origin
+        ray, face, reach = _cast_at_faces(corners, directions)
+        nearer = (distance[ray] < 0) | (reach < distance[ray])
+        ray, face = ray[nearer], face[nearer]
+        distance[ray], surface[ray] = reach[nearer], FIRST_FACE + faces[face]
+        if normals is not None:
+            a, b, c = corners[face].swapaxes(0, 1)
+            normal = _cross(b - a, c - a)
+            # Both sides are seen: the normal is that of the side towards the ray.
+            normal *= -np.sign((normal * directions[ray]).sum(-1, keepdims=True))
+            normals[ray] = normal / np.linalg.norm(normal, axis=-1, keepdims=True)
+    return surface, distance
+
+
+def _cast_at_faces(corners: np.ndarray, directions: np.ndarray):
+    """Where rays from the origin meet triangles: `corners [F, 3, 3]`.
+
+    Returns, for the rays that meet one, their index, the nearest triangle's index and
+    the distance in units of the direction's length.
+
+    A ray d passes a triangle (a, b, c) if d.(b x c), d.(c x a) and d.(a x b) have one
+    sign; with n their sum's factor, it meets the plane at a.(b x c) / d.n. Edges that
+    triangles share give the same numbers in both, so that no ray slips between them.
+    """
+    empty = np.zeros(0, int), np.zeros(0, int), np.zeros(0)
+    middle = corners.mean((0, 1))
+    radius = np.linalg.norm(corners - middle, axis=-1).max()
+    along = directions @ middle / (directions**2).sum(-1)
+    apart = np.linalg.norm(along[:, None] * directions - middle, axis=-1)
+    near = np.flatnonzero(apart <= radius)  # none where vertices are not a number
+    if len(near) == 0:
+        return empty
+    a, b, c = corners.swapaxes(0, 1)
+    sides = np.stack([_cross(b, c), _cross(c, a), _cross(a, b)])
+    volume = (a * sides[0]).sum(-1)
+    found = []
+    for part in np.array_split(near, -(-len(near) // 8192)):
+        u, v, w = directions[part] @ sides.swapaxes(1, 2)
+        total = u + v + w
+        inside = ((u >= 0) & (v >= 0) & (w >= 0)) | ((u <= 0) & (v <= 0) & (w <= 0))
+        inside &= total != 0
+        reach = np.divide(volume, total, out=np.full_like(total, np.inf), where=inside)
+        reach[reach <= 0] = np.inf
+        face = reach.argmin(1)
+        reach = reach[np.arange(len(part)), face]
+        hit = np.isfinite(reach)
+        found.append((part[hit], face[hit], reach[hit]))
+    return tuple(np.concatenate(column) for column in zip(*found, strict=True))
+
+
+def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """np.cross, which spends most of its time on finding axes."""
+    ax, ay, az = a[..., 0], a[..., 1], a[..., 2]
+    bx, by, bz = b[..., 0], b[..., 1], b[..., 2]
+    return np.stack([ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx], -1)
+
+
+def anchor(simulation, t: int, surface: np.ndarray, point: np.ndarray) -> np.ndarray:
+    """World points `[M, 3]` at frame t in the terms of their surfaces.
+
+    In the frame and the size of the `Body`, or, on a triangle, the weights of its
+    corners.
+    """
+    anchors = np.empty_like(point)
+    rigid = surface < FIRST_FACE
+    body = surface[rigid]
+    offset = point[rigid] - simulation.body_position[t, body]
+    rotation = simulation.body_rotation[t, body]
+    local = np.einsum("mji,mj->mi", rotation, offset)
+    anchors[rigid] = local / simulation.body_scale[t, body, None]
+    if not rigid.all():
+        corners = simulation.skins.faces[surface[~rigid] - FIRST_FACE]
+        a, b, c = simulation.vertices[t, corners].swapaxes(0, 1)
+        normal, at = _cross(b - a, c - a), point[~rigid]
+        area = (normal * normal).sum(-1)
+        v = (_cross(at - a, c - a) * normal).sum(-1) / area
+        w = (_cross(b - a, at - a) * normal).sum(-1) / area
+        anchors[~rigid] = np.stack([1 - v - w, v, w], -1)
+    return anchors
+
+
+def place(simulation: Simulation, surface: np.ndarray, anchors: np.ndarray):
+    """`[T, N, 3]` where points fixed to surfaces (`anchor`) are in the world."""
+    rigid = surface < FIRST_FACE
+    body = np.where(rigid, surface, 0)
+    local = anchors * simulation.body_scale[:, body, None]
+    points = np.einsum("tnij,tnj->tni", simulation.body_rotation[:, body], local)
+    points += simulation.body_position[:, body]
+    if not rigid.all():
+        corners = simulation.skins.faces[surface[~rigid] - FIRST_FACE]
+        at = np.einsum("tnci,nc->tni", simulation.vertices[:, corners], anchors[~rigid])
+        points[:, ~rigid] = at
+    return points
 
 
 def pixel_rays(camera: Camera, t: int, pixels: np.ndarray) -> np.ndarray:
@@ -759,7 +1577,8 @@ def seed_points(
 
     In half of the scenes points are seeded evenly over the picture, as a tracker's grid
     is; in the others moving bodies get up to half of them.
-    Returns frames `[N]`, bodies `[N]` and points in the body's frame `[N, 3]`.
+    Returns frames `[N]`, surfaces `[N]` and what fixes the points to them `[N, 3]`
+    (`anchor`).
     Raises SceneRejected where most of the picture is empty.
     """
     num_frames = len(simulation.qpos)
@@ -771,12 +1590,14 @@ def seed_points(
         surface_points(simulation, camera, t, pixels)
         for t, pixels in zip(frames, even, strict=True)
     ]
-    frame, body, local = (np.concatenate(part) for part in zip(*found, strict=True))
+    frame, surface, anchors = (
+        np.concatenate(part) for part in zip(*found, strict=True)
+    )
     if len(frame) < 1.2 * num_tracks:
         raise SceneRejected("most of the picture is empty")
-    pick = rng.choice(len(body), num_tracks, replace=False)
-    frame, body, local = frame[pick], body[pick], local[pick]
-    if rng.random() < 0.5 and simulation.instance_of_body.any():
+    pick = rng.choice(len(surface), num_tracks, replace=False)
+    frame, surface, anchors = frame[pick], surface[pick], anchors[pick]
+    if rng.random() < 0.5 and simulation.num_instances:
         near = [
             _pixels_at_bodies(rng, simulation, camera, t, per_frame) for t in frames
         ]
@@ -785,11 +1606,11 @@ def seed_points(
             for t, pixels in zip(frames, near, strict=True)
         ]
         extra = tuple(np.concatenate(part) for part in zip(*found, strict=True))
-        moving = np.flatnonzero(simulation.instance_of_body[extra[1]])
+        moving = np.flatnonzero(simulation.instance_of(extra[1]))
         moving = rng.permutation(moving)[: int(num_tracks * rng.uniform(0.1, 0.5))]
-        for kept, more in zip((frame, body, local), extra, strict=True):
+        for kept, more in zip((frame, surface, anchors), extra, strict=True):
             kept[: len(moving)] = more[moving]
-    return frame, body, local
+    return frame, surface, anchors
 
 
 def surface_points(
@@ -797,17 +1618,15 @@ def surface_points(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What is seen through `pixels [M, 2]` at frame t, empty and far-off ones left out.
 
-    Returns frames `[N]` (all t), bodies `[N]`, points in the body's frame `[N, 3]`.
+    Returns frames `[N]` (all t), surfaces `[N]` (`cast_rays`) and anchors `[N, 3]`.
     """
     rays = pixel_rays(camera, t, pixels)
     set_frame(simulation, t)
-    geom, depth = cast_rays(simulation, camera.origin[t], rays)
-    hit = (geom >= 0) & (depth < FARTHEST * simulation.world.scale)
-    body = simulation.model.geom_bodyid[geom[hit]]
+    surface, depth = cast_rays(simulation, camera.origin[t], rays)
+    hit = (surface >= 0) & (depth < FARTHEST * simulation.world.scale)
     point = camera.origin[t] + rays[hit] * depth[hit, None]
-    offset = point - simulation.body_position[t, body]
-    local = np.einsum("nji,nj->ni", simulation.body_rotation[t, body], offset)
-    return np.full(len(body), t), body, local
+    anchors = anchor(simulation, t, surface[hit], point)
+    return np.full(len(point), t), surface[hit], anchors
 
 
 def _even_pixels(rng: np.random.Generator, camera: Camera, count: int) -> np.ndarray:
@@ -818,11 +1637,20 @@ def _even_pixels(rng: np.random.Generator, camera: Camera, count: int) -> np.nda
 
 
 def _pixels_at_bodies(rng, simulation, camera, t: int, count: int) -> np.ndarray:
-    """`[M, 2]` centres of random pixels about where moving bodies are seen."""
-    bodies = rng.choice(np.flatnonzero(simulation.instance_of_body), count)
-    reach = np.array([bounding_radius(body) for body in simulation.world.bodies])
-    local = rng.normal(0, 0.5, (count, 3)) * reach[bodies - 1, None]
-    point = simulation.body_position[t, bodies] + local - camera.origin[t]
+    """`[M, 2]` centres of random pixels about where what moves is seen."""
+    moving, softs = np.flatnonzero(simulation.instance_of_body), simulation.world.softs
+    which = rng.integers(len(moving) + len(softs), size=count)
+    reach = [bounding_radius(simulation.world.bodies[k - 1]) for k in moving]
+    reach = np.array(reach + [soft.spacing for soft in softs])
+    position = np.empty((count, 3))
+    rigid = which < len(moving)
+    position[rigid] = simulation.body_position[t, moving[which[rigid]]]
+    for i in range(len(softs)):  # about any of its vertices
+        faces = simulation.skins.faces[simulation.skins.soft == i]
+        chosen = np.flatnonzero(which == len(moving) + i)
+        position[chosen] = simulation.vertices[t, rng.choice(faces[:, 0], len(chosen))]
+    point = position + rng.normal(0, 0.5, (count, 3)) * reach[which, None]
+    point = point - camera.origin[t]
     point = point @ camera.extrinsics[t, :3, :3].T
     pixels = np.floor(geometry.project(point, camera.intrinsics)) + 0.5
     inside = np.all((pixels > 0) & (pixels < (camera.width, camera.height)), axis=-1)
@@ -830,24 +1658,28 @@ def _pixels_at_bodies(rng, simulation, camera, t: int, count: int) -> np.ndarray
 
 
 def follow_points(
-    simulation: Simulation, camera: Camera, body: np.ndarray, local: np.ndarray
+    simulation: Simulation,
+    camera: Camera,
+    surface: np.ndarray,
+    anchors: np.ndarray,
+    first: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Points fixed to bodies, followed through the clip.
+    """Points fixed to surfaces, followed through the clip.
 
-    body: `[N]` MuJoCo body indices. local: `[N, 3]` in the body's frame.
+    surface: `[N]` and anchors: `[N, 3]` as from `surface_points`. first: the frame from
+      which on visibility is wanted; False before.
     Returns tracks `[N, T, 3]` float64 in the camera frame of each frame, and visibility
     `[N, T]` bool: in the picture, and no surface nearer along the ray.
     """
-    world = np.einsum("tnij,nj->tni", simulation.body_rotation[:, body], local)
-    world += simulation.body_position[:, body]
-    rays = world - camera.origin[:, None]
+    rays = place(simulation, surface, anchors) - camera.origin[:, None]
     tracks = rays @ camera.extrinsics[:, :3, :3].transpose(0, 2, 1)
     pixel = geometry.project(tracks, camera.intrinsics)  # NaN behind the camera
     visible = np.all((pixel >= 0) & (pixel < (camera.width, camera.height)), axis=-1)
-    for t, origin in enumerate(camera.origin):
+    visible[:first] = False
+    for t in range(first, len(visible)):
         seen = np.flatnonzero(visible[t])
         set_frame(simulation, t)
-        _, distance = cast_rays(simulation, origin, rays[t, seen])
+        _, distance = cast_rays(simulation, camera.origin[t], rays[t, seen])
         # The ray reaches its point at 1; a miss can only be the point itself, grazed.
         visible[t, seen] = (distance < 0) | (distance > 1 - OCCLUSION_TOLERANCE)
     return tracks.transpose(1, 0, 2), visible.T
@@ -897,23 +1729,22 @@ def _try_scene(rng, seed, num_frames, num_tracks, height, width, fps) -> Scene:
             camera = draw_camera(rng, simulation, height, width)
             if not camera_is_clear(simulation, camera, 0.06 * simulation.world.scale):
                 continue
-            frame, body, local = seed_points(rng, simulation, camera, num_tracks)
+            points = seed_points(rng, simulation, camera, num_tracks)
         except SceneRejected:
             continue
-        instance = simulation.instance_of_body
-        if instance.any() and not instance[body].any():
+        if simulation.num_instances and not simulation.instance_of(points[1]).any():
             continue  # something moves, and this camera does not see it
-        return trace_scene(simulation, camera, frame, body, local, seed)
+        return trace_scene(simulation, camera, *points, seed)
     raise SceneRejected("no camera sees this world well")
 
 
-def trace_scene(simulation, camera, frame, body, local, seed: int = 0) -> Scene:
+def trace_scene(simulation, camera, frame, surface, anchors, seed: int = 0) -> Scene:
     """The scene that shows the given points (`seed_points`) to the given camera."""
-    tracks, visible = follow_points(simulation, camera, body, local)
+    tracks, visible = follow_points(simulation, camera, surface, anchors)
     return Scene(
         tracks_3d=tracks.astype(np.float32),
         visible=visible[..., None].astype(np.float32),
-        instance_ids=simulation.instance_of_body[body],
+        instance_ids=simulation.instance_of(surface),
         query_frames=np.asarray(frame, np.int32),
         intrinsics=camera.intrinsics.astype(np.float32),
         extrinsics=camera.extrinsics.astype(np.float32),
@@ -923,6 +1754,8 @@ def trace_scene(simulation, camera, frame, body, local, seed: int = 0) -> Scene:
         width=camera.width,
         simulation=simulation,
         camera=camera,
+        surfaces=np.asarray(surface, np.int32),
+        anchors=np.asarray(anchors, float),
     )
 
 
@@ -935,14 +1768,27 @@ def depth_and_segmentation(
     depth, segmentation = np.empty(shape, np.float32), np.empty(shape, np.uint8)
     row, column = np.indices(shape[1:])
     pixels = np.stack([column, row], -1).reshape(-1, 2) + 0.5
-    instance = simulation.instance_of_body[simulation.model.geom_bodyid]
     for t, origin in enumerate(camera.origin):
         set_frame(simulation, t)
-        geom, distance = cast_rays(simulation, origin, pixel_rays(camera, t, pixels))
-        hit = geom >= 0
+        surface, distance = cast_rays(simulation, origin, pixel_rays(camera, t, pixels))
+        hit = surface >= 0
+        instance = simulation.instance_of(np.maximum(surface, 0))
         depth[t] = np.where(hit, distance, np.inf).reshape(shape[1:])
-        segmentation[t] = np.where(hit, instance[geom], 0).reshape(shape[1:])
+        segmentation[t] = np.where(hit, instance, 0).reshape(shape[1:])
     return depth, segmentation
+
+
+def depth_at(
+    simulation: Simulation, camera: Camera, t: int, pixels: np.ndarray
+) -> np.ndarray:
+    """z-depth `[M]` (m, inf where there is nothing) at `pixels [M, 2]` of frame t.
+
+    The pixels may be anywhere, between centres and outside the picture, too.
+    """
+    set_frame(simulation, t)
+    rays = pixel_rays(camera, t, np.asarray(pixels, float))
+    _, distance = cast_rays(simulation, camera.origin[t], rays)
+    return np.where(distance >= 0, distance, np.inf)
 
 
 # ------------------------------------------------------------------ pictures
@@ -950,7 +1796,7 @@ def depth_and_segmentation(
 
 @dataclasses.dataclass(frozen=True)
 class Texture:
-    """A solid texture per body: one row for each of MuJoCo's bodies `[K]`.
+    """A solid texture per body: a row for each of MuJoCo's bodies, then the soft ones.
 
     colours: `[K, 3, 3]` three colours in 0..1. cell: `[K]` size (m) of the pattern's
     cells. pattern: `[K]` 0 noise, 1 checker, 2 stripes. direction: `[K, 3]` of stripes.
@@ -970,20 +1816,32 @@ def draw_texture(world: World, seed: int) -> Texture:
     rows += [
         _draw_body_texture(world, k, seed) for k in range(1, len(world.bodies) + 1)
     ]
+    for i, soft in enumerate(world.softs):
+        size = soft.spacing * (max(soft.count) - 1)
+        rng = np.random.default_rng([seed, 7, 1 << 20, i])
+        rows.append(_draw_row(rng, True, size * rng.uniform(0.12, 0.25)))
     return Texture(*(np.array(column) for column in zip(*rows, strict=True)))
 
 
 def _draw_body_texture(world: World, index: int, seed: int):
-    rng = np.random.default_rng([seed, 7, index])
+    """The texture of a body; the links of a tree have one in common, to their size."""
     body = world.bodies[index - 1]
-    hue = rng.uniform(0, 360) + rng.normal(0, 40, 3)
+    root = int(world.root_of_body[index - 1]) + 1 if index else 0
+    rng = np.random.default_rng([seed, 7, root])
     if body.moving:
+        return _draw_row(rng, True, bounding_radius(body), (0.35, 0.6))
+    size = min(bounding_radius(body), 1.2 * world.scale)
+    return _draw_row(rng, False, size, (0.15, 0.35), 0.04 * world.scale)
+
+
+def _draw_row(rng, vivid: bool, size: float, share=(1.0, 1.0), smallest: float = 0.0):
+    """A row of Texture, with cells of a random share of `size`."""
+    hue = rng.uniform(0, 360) + rng.normal(0, 40, 3)
+    if vivid:
         saturation, value = rng.uniform(0.5, 1.0, 3), rng.permutation([1.0, 0.75, 0.3])
-        cell = bounding_radius(body) * rng.uniform(0.35, 0.6)
     else:
         saturation, value = rng.uniform(0.05, 0.4, 3), rng.permutation([0.85, 0.6, 0.4])
-        size = min(bounding_radius(body), 1.2 * world.scale)
-        cell = max(size * rng.uniform(0.15, 0.35), 0.04 * world.scale)
+    cell = max(size * rng.uniform(*share), smallest)
     hsv = np.stack([hue % 360, saturation, value], -1).astype(np.float32)
     colours = cv2.cvtColor(hsv[None], cv2.COLOR_HSV2RGB)[0]
     direction = rng.normal(size=3)
@@ -1091,14 +1949,12 @@ def _render_rays(scene, texture, t: int, pixels: np.ndarray, lit: bool) -> np.nd
     rays, origin = pixel_rays(camera, t, pixels), camera.origin[t]
     normals = np.zeros_like(rays)
     set_frame(simulation, t)
-    geom, depth = cast_rays(simulation, origin, rays, normals)
-    hit = geom >= 0
-    body = simulation.model.geom_bodyid[geom[hit]]
+    surface, depth = cast_rays(simulation, origin, rays, normals)
+    hit = surface >= 0
     point = origin + rays[hit] * depth[hit, None]
-    offset = point - simulation.body_position[t, body]
-    local = np.einsum("mji,mj->mi", simulation.body_rotation[t, body], offset)
     footprint = depth[hit] / camera.intrinsics[0] if lit else None
-    colour = texture_colours(texture, body, local, footprint)
+    row, local = _texture_place(simulation, t, surface[hit], point)
+    colour = texture_colours(texture, row, local, footprint)
     up = rays[:, 2] / np.linalg.norm(rays, axis=1)
     sky = np.array([0.86, 0.9, 0.95]) - np.array([0.35, 0.25, 0.1]) * np.clip(
         up[:, None], 0, 1
@@ -1109,6 +1965,19 @@ def _render_rays(scene, texture, t: int, pixels: np.ndarray, lit: bool) -> np.nd
         colour = colour + (sky[hit] - colour) * haze
     sky[hit] = colour
     return np.clip(sky, 0, 1)
+
+
+def _texture_place(simulation, t: int, surface: np.ndarray, point: np.ndarray):
+    """Rows `[M]` of the texture, and where in it `[M, 3]` points of surfaces are."""
+    local = anchor(simulation, t, surface, point)
+    soft = surface >= FIRST_FACE
+    if not soft.any():
+        return surface, local
+    skins, face = simulation.skins, surface[soft] - FIRST_FACE
+    local[soft] = np.einsum("mci,mc->mi", skins.rest[skins.faces[face]], local[soft])
+    row = surface.copy()
+    row[soft] = simulation.num_bodies + skins.soft[face]
+    return row, local
 
 
 def _light(scene: Scene, point: np.ndarray, normal: np.ndarray) -> np.ndarray:
