@@ -54,6 +54,15 @@ CAMERA_ATTEMPTS = 8  # cameras tried per simulated world
 # A point is hidden if a surface is nearer than it by more than this share of its
 # distance: far above rounding, far below the size of anything in a scene.
 OCCLUSION_TOLERANCE = 1e-4
+VIOLATIONS = (
+    *("vanish", "appear"),  # permanence
+    *("teleport", "time_jump", "freeze"),  # continuity
+    "pass_through",  # solidity
+    *("size_change", "shape_change", "texture_swap"),  # immutability
+    *("fall_up", "kick", "jitter"),  # dynamics
+)
+TWIN_ATTEMPTS = 8  # bodies and moments tried per twin before giving up
+MAX_SHEET_ROWS = 26  # of a contact sheet
 MOTIONS = ("static", "pan", "orbit", "dolly", "truck", "follow")
 FLAT_SHAPES = ("box", "plane")
 LINK_SHAPES = ("capsule", "ellipsoid", "box")
@@ -1071,7 +1080,8 @@ def _soft_xml(soft: Soft, index: int, timestep: float) -> str:
     return (
         f'<flexcomp name="s{index}" type="{"ellipsoid" if soft.round else "grid"}" '
         f'dim="{len(soft.count)}" count="{count}" mass="{mass!r}" '
-        f'spacing="{_numbers([soft.spacing] * 3)}" radius="{float(0.1 * soft.spacing)!r}" '
+        f'spacing="{_numbers([soft.spacing] * 3)}" '
+        f'radius="{_numbers([0.1 * soft.spacing])}" '
         f'pos="{_numbers(soft.position)}" quat="{_numbers(soft.quaternion)}" '
         f'dof="{"full" if flat else "trilinear"}">'
         + (f'<pin id="{pins}"/>' if pins else "")
@@ -1760,22 +1770,28 @@ def trace_scene(simulation, camera, frame, surface, anchors, seed: int = 0) -> S
 
 
 def depth_and_segmentation(
-    simulation: Simulation, camera: Camera
+    simulation: Simulation, camera: Camera, first: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Per pixel z-depth `[T, H, W]` float32 (m, inf where there is nothing) and the
-    instance seen `[T, H, W]` uint8 (0 is static or nothing, then the moving bodies)."""
-    shape = (len(simulation.qpos), camera.height, camera.width)
+    """Per pixel z-depth `[T - first, H, W]` float32 (m, inf where there is nothing) and
+    the instance seen, uint8 (0 is static or nothing), from frame `first` on."""
+    shape = (len(simulation.qpos) - first, camera.height, camera.width)
     depth, segmentation = np.empty(shape, np.float32), np.empty(shape, np.uint8)
     row, column = np.indices(shape[1:])
     pixels = np.stack([column, row], -1).reshape(-1, 2) + 0.5
-    for t, origin in enumerate(camera.origin):
-        set_frame(simulation, t)
-        surface, distance = cast_rays(simulation, origin, pixel_rays(camera, t, pixels))
-        hit = surface >= 0
-        instance = simulation.instance_of(np.maximum(surface, 0))
-        depth[t] = np.where(hit, distance, np.inf).reshape(shape[1:])
-        segmentation[t] = np.where(hit, instance, 0).reshape(shape[1:])
+    for i in range(len(depth)):
+        seen = _depth_and_instance(simulation, camera, first + i, pixels)
+        depth[i], segmentation[i] = (part.reshape(shape[1:]) for part in seen)
     return depth, segmentation
+
+
+def _depth_and_instance(simulation, camera, t: int, pixels: np.ndarray):
+    """z-depth `[M]` and instance `[M]` through `pixels [M, 2]` of frame t."""
+    set_frame(simulation, t)
+    rays = pixel_rays(camera, t, np.asarray(pixels, float))
+    surface, distance = cast_rays(simulation, camera.origin[t], rays)
+    hit = surface >= 0
+    instance = simulation.instance_of(np.where(hit, surface, 0))
+    return np.where(hit, distance, np.inf), np.where(hit, instance, 0)
 
 
 def depth_at(
@@ -1785,10 +1801,631 @@ def depth_at(
 
     The pixels may be anywhere, between centres and outside the picture, too.
     """
+    return _depth_and_instance(simulation, camera, t, pixels)[0]
+
+
+# ------------------------------------------------------------------ impossible twins
+
+
+def impossible_twin(scene: Scene, violation: str) -> Scene:
+    """The scene again, but for a violation of physics from one moment on.
+
+    Poses, camera, depth and pictures are the same to the last bit before
+    `violation_frame`. What happens from then on, to one instance that is seen, and that
+    moves or is touched where this matters; all else goes on as before unless it is hit:
+
+    vanish        it is gone, and what was behind it is seen.
+    appear        a body that was not there comes out of nothing, and falls.
+    teleport      it is elsewhere at once, and goes on from there.
+    time_jump     it is where it would have been some tenths of a second later.
+    freeze        it stays as it is, in the air, too.
+    pass_through  nothing touches it any more: it falls through what it lay on.
+    size_change   it is smaller, or larger, at once.
+    shape_change  it has another shape at once (rigid and jointed bodies only).
+    texture_swap  it has other colours at once; tracks and depth stay the same.
+    fall_up       gravity draws it upwards.
+    kick          its velocity changes with nothing near that did it.
+    jitter        it shakes, by another amount at every frame.
+
+    The tracks are the scene's, in the same order and fixed to the same points: of what
+    is gone, and of a shape that is no more, they are hidden from the moment on (and go
+    where the body would be). Points of what appears, and of the new shape, follow after
+    them as further tracks, hidden before the moment.
+
+    The same scene and violation give the same twin. Raises NoViolation where no body
+    can show it, ValueError for another name or a scene that is a twin already.
+
+    Example:
+        twin = impossible_twin(generate_scene(seed=5), "vanish")
+        twin.visible[twin.instance_ids == twin.violating_ids[0], twin.violation_frame]
+    """
+    if violation not in VIOLATIONS:
+        raise ValueError(
+            f"no violation is called {violation!r}: choose from {', '.join(VIOLATIONS)}"
+        )
+    if scene.violation != "none":
+        raise ValueError(f"the scene already violates physics ({scene.violation})")
+    rng = np.random.default_rng([scene.seed, 9, VIOLATIONS.index(violation)])
+    for instance, t in _moments(rng, scene, violation):
+        try:
+            twin = _try_twin(rng, scene, violation, instance, t)
+        except SceneRejected:
+            continue
+        if share_changed(scene, twin) >= 0.5:
+            return twin
+    raise NoViolation(f"no body of scene {scene.seed} can show {violation!r}")
+
+
+def _moments(rng, scene: Scene, violation: str) -> list[tuple[int, int]]:
+    """Instances and frames to try, at random, each of which is seen then.
+
+    For `freeze` and `time_jump` it moves by 2% of the picture in a quarter of a second,
+    for `pass_through` it touches something.
+    """
+    simulation, num_frames = scene.simulation, scene.visible.shape[1]
+    frames = np.arange(max(1, num_frames // 5), max(2, num_frames - num_frames // 4))
+    frames = frames[frames < num_frames - 1]
+    if violation == "appear":
+        return [(0, int(t)) for t in rng.permutation(frames)[:TWIN_ATTEMPTS]]
+    found = []
+    paths = simulation.instance_paths()
+    focal, longer = scene.intrinsics[0], max(scene.height, scene.width)
+    for instance in range(1, simulation.num_instances + 1):
+        seen = scene.visible[scene.instance_ids == instance, :, 0].sum(0)
+        at = paths[:, instance - 1]
+        depth = np.linalg.norm(at - scene.camera.origin, axis=-1)
+        for t in frames[(seen[frames - 1] >= 3) & (seen[frames] >= 3)]:
+            later = min(t + max(1, round(scene.fps / 4)), num_frames - 1)
+            step = focal * np.linalg.norm(at[later] - at[t]) / depth[t] / longer
+            if violation in ("freeze", "time_jump") and step < 0.02:
+                continue
+            if violation == "shape_change" and instance <= len(simulation.world.softs):
+                continue
+            found.append((instance, int(t)))
+    found = [found[i] for i in rng.permutation(len(found))]
+    if violation == "pass_through":
+        found = [pair for pair in found[:40] if _is_touched(simulation, *pair)]
+    return found[:TWIN_ATTEMPTS]
+
+
+def _is_touched(simulation: Simulation, instance: int, t: int) -> bool:
+    """Whether at frame t something touches an instance."""
+    model = simulation.model
+    data = _state(simulation, model, t)
+    mujoco.mj_forward(model, data)
+    geoms, soft = _geoms_of(simulation, instance), instance - 1
+    touch = np.isin(data.contact.geom, geoms).any(1)
+    if soft < len(simulation.world.softs):
+        touch |= (data.contact.flex == soft).any(1)
+    return bool(touch.any())
+
+
+def share_changed(scene: Scene, twin: Scene) -> float:
+    """How far a twin shows: the share of its violating points that give it away.
+
+    Of the points that either scene shows just before or at the moment: those that, at
+    one frame at least in the second that follows, are shown by only one of the two, or
+    3% of the picture apart. For `texture_swap` 1 if they are shown.
+    """
+    count, t = len(scene.tracks_3d), twin.violation_frame
+    stop = t + max(2, round(scene.fps))
+    ours = np.isin(twin.instance_ids, twin.violating_ids)
+    if len(ours) > count:  # new surfaces are seen as soon as they are there
+        seen = twin.visible[count:, t : t + 2, 0].max(1, initial=0) > 0
+        if seen.sum() < 3:
+            return 0.0
+        if twin.violation == "appear":
+            return 1.0
+    ours = ours[:count]
+    before = scene.visible[ours, t - 1 : t + 1, 0].min(1) > 0
+    if before.sum() < 3:
+        return 0.0
+    first, second = (
+        made.tracks_3d[:count][ours][before, t:stop] for made in (scene, twin)
+    )
+    shown, shown_now = (
+        made.visible[:count][ours][before, t:stop, 0] > 0 for made in (scene, twin)
+    )
+    if twin.violation == "texture_swap":
+        return 1.0
+    pixels = [geometry.project(part, scene.intrinsics) for part in (first, second)]
+    apart = np.linalg.norm(pixels[1] - pixels[0], axis=-1)
+    far = shown & shown_now & (apart > 0.03 * max(scene.height, scene.width))
+    return float((far | (shown != shown_now)).any(1).mean())
+
+
+def _try_twin(rng, scene: Scene, violation: str, instance: int, t: int) -> Scene:
+    """The twin in which an instance breaks physics from frame t on.
+
+    Raises SceneRejected if this try comes to nothing.
+    """
+    make = {
+        "vanish": _vanish,
+        "appear": _appear,
+        "teleport": _teleport,
+        "time_jump": _time_jump,
+        "freeze": _freeze,
+        "pass_through": _pass_through,
+        "size_change": _size_change,
+        "shape_change": _shape_change,
+        "texture_swap": lambda rng, scene, instance, t: scene.simulation,
+        "fall_up": _fall_up,
+        "kick": _kick,
+        "jitter": _jitter,
+    }[violation]
+    simulation = make(rng, scene, instance, t)
+    camera, count = scene.camera, len(scene.tracks_3d)
+    if violation == "appear":
+        instance = simulation.num_instances
+    frame, surface, anchors = scene.query_frames, scene.surfaces, scene.anchors
+    gone = np.zeros(count, bool)
+    if violation in ("vanish", "shape_change"):
+        gone = scene.instance_ids == instance
+    if violation in ("appear", "shape_change"):
+        new = _new_points(rng, simulation, camera, t, instance, max(3, count // 8))
+        frame = np.concatenate([frame, new[0]])
+        surface = np.concatenate([surface, new[1]])
+        anchors = np.concatenate([anchors, new[2]])
+    tracks, visible = follow_points(simulation, camera, surface, anchors, first=t)
+    tracks, visible = tracks.astype(np.float32), visible.astype(np.float32)[..., None]
+    visible[:count][gone, t:] = 0
+    tracks[:count, :t], visible[:count, :t] = (
+        scene.tracks_3d[:, :t],
+        scene.visible[:, :t],
+    )
+    return dataclasses.replace(
+        scene,
+        tracks_3d=tracks,
+        visible=visible,
+        instance_ids=simulation.instance_of(surface),
+        query_frames=frame.astype(np.int32),
+        simulation=simulation,
+        surfaces=surface.astype(np.int32),
+        anchors=anchors,
+        violation=violation,
+        violation_frame=t,
+        violating_ids=np.array([instance], np.int32),
+    )
+
+
+def _new_points(rng, simulation, camera, t: int, instance: int, count: int):
+    """Up to `count` surface points of an instance, seen at frame t."""
+    pixels = _even_pixels(rng, camera, camera.height * camera.width)
+    _, segmentation = _depth_and_instance(simulation, camera, t, pixels)
+    pixels = pixels[segmentation == instance][:count]
+    if len(pixels) < 3:
+        raise SceneRejected("what is new is not seen")
+    return surface_points(simulation, camera, t, pixels)
+
+
+# ---- what a twin's instance is made of, and its poses
+
+
+def _bodies_of(simulation: Simulation, instance: int) -> np.ndarray:
+    return np.flatnonzero(simulation.instance_of_body == instance)
+
+
+def _geoms_of(simulation: Simulation, instance: int) -> np.ndarray:
+    bodies = _bodies_of(simulation, instance)
+    return np.flatnonzero(np.isin(simulation.model.geom_bodyid, bodies))
+
+
+def _vertices_of(simulation: Simulation, instance: int) -> np.ndarray:
+    return np.unique(simulation.skins.faces[simulation.skins.soft == instance - 1])
+
+
+def _is_held(simulation: Simulation, instance: int) -> bool:
+    """Whether an instance hangs from the world."""
+    world = simulation.world
+    if instance <= len(world.softs):
+        return bool(world.softs[instance - 1].pinned)
+    root = world.root_of_body[_bodies_of(simulation, instance)[0] - 1]
+    return world.bodies[root].joint is not None
+
+
+def _state(simulation: Simulation, model, t: int) -> mujoco.MjData:
+    """MuJoCo's state at frame t, to go on from."""
+    data = mujoco.MjData(model)
+    data.qpos[:], data.qvel[:] = simulation.qpos[t], simulation.qvel[t]
+    data.time = t / simulation.fps
+    return data
+
+
+def _with_poses(simulation: Simulation, t: int, later: dict) -> Simulation:
+    """A twin of its own model and data, with other poses from frame t on."""
+    model = copy.copy(simulation.model)
+    poses = {
+        name: np.concatenate([array[:t], later.get(name, array[t:])])
+        for name, array in simulation.poses.items()
+    }
+    return dataclasses.replace(
+        simulation, model=model, data=mujoco.MjData(model), poses=poses
+    )
+
+
+def _moved(simulation, instance: int, t: int, rotation, centre, shift, scale=1.0):
+    """Poses from frame t on of an instance that is turned, scaled and shifted.
+
+    rotation: `[L, 3, 3]` about centre `[L, 3]`, then shift `[L, 3]`, with L = T - t.
+    """
+    names = ["xpos", "xipos"], ["xmat", "ximat"]
+    bodies, geoms = _bodies_of(simulation, instance), _geoms_of(simulation, instance)
+    later = {name: array[t:].copy() for name, array in simulation.poses.items()}
+
+    def move(points):
+        points = scale * (points - centre[:, None])
+        return (points @ rotation.swapaxes(1, 2)) + (centre + shift)[:, None]
+
+    def turn(axes):
+        axes = axes.reshape(*axes.shape[:2], 3, 3)
+        return (rotation[:, None] @ axes).reshape(*axes.shape[:2], 9)
+
+    for rows, prefix in ((bodies, ""), (geoms, "geom_")):
+        if prefix:
+            names = ["geom_xpos"], ["geom_xmat"]
+        for name in names[0]:
+            later[name][:, rows] = move(later[name][:, rows])
+        for name in names[1]:
+            later[name][:, rows] = turn(later[name][:, rows])
+    if instance <= len(simulation.world.softs):
+        rows = _vertices_of(simulation, instance)
+        later["flexvert_xpos"][:, rows] = move(later["flexvert_xpos"][:, rows])
+    return _with_poses(simulation, t, later)
+
+
+def _retimed(simulation, instance: int, t: int, source: dict, frames: np.ndarray):
+    """Poses from frame t on of an instance taken from other frames of `source`."""
+    later = {name: array[t:].copy() for name, array in simulation.poses.items()}
+    rows = {"geom_xpos": _geoms_of(simulation, instance)}
+    rows["geom_xmat"] = rows["geom_xpos"]
+    rows["flexvert_xpos"] = np.zeros(0, int)
+    if instance <= len(simulation.world.softs):
+        rows["flexvert_xpos"] = _vertices_of(simulation, instance)
+    bodies = _bodies_of(simulation, instance)
+    for name, array in later.items():
+        chosen = rows.get(name, bodies)
+        array[:, chosen] = source[name][frames][:, chosen]
+    return _with_poses(simulation, t, later)
+
+
+def _resumed(simulation, t: int, model, data, world=None, count: int | None = None):
+    """Poses of `count` frames of physics from the state that `data` is in at frame t.
+
+    Raises SceneRejected if it is unstable, or begins with bodies inside each other.
+    """
+    world = world or simulation.world
+    count = count or len(simulation.qpos) - t
+    before = _state(simulation, simulation.model, t)
+    mujoco.mj_forward(simulation.model, before)
+    mujoco.mj_forward(model, data)
+    deepest = -0.005 * world.scale
+    if before.ncon:
+        deepest = min(deepest, 1.2 * before.contact.dist.min())
+    if data.ncon and data.contact.dist.min() < deepest:
+        raise SceneRejected("it would be inside something")
+    limit = 2 * speed_limit(simulation.world) + GRAVITY * count / simulation.fps
+    qpos, _ = _run(world, model, data, t, count, simulation.fps, limit)
+    return _record_poses(model, data, qpos)
+
+
+# ---- the violations: each makes the simulation in which an instance does it from t on
+
+
+def _vanish(rng, scene: Scene, instance: int, t: int) -> Simulation:
+    twin = _with_poses(scene.simulation, t, {})
+    shown = twin.shown.copy()
+    shown[t:, _geoms_of(twin, instance)] = False
+    if instance <= len(twin.world.softs):
+        shown[t:, twin.model.ngeom + instance - 1] = False
+    return dataclasses.replace(twin, shown=shown)
+
+
+def _appear(rng, scene: Scene, instance: int, t: int) -> Simulation:
+    simulation, camera, scale = (
+        scene.simulation,
+        scene.camera,
+        scene.simulation.world.scale,
+    )
+    size = np.array([camera.width, camera.height])
+    pixel = size * rng.uniform(0.2, 0.8, (1, 2))
+    depth = depth_at(simulation, camera, t, pixel)[0]
+    depth = min(depth, 3 * scale) * rng.uniform(0.6, 0.95)
+    radius = depth * size.max() * rng.uniform(0.05, 0.12) / camera.intrinsics[0]
+    position = camera.origin[t] + pixel_rays(camera, t, pixel)[0] * depth
+    body = Body(
+        _draw_shape(rng, "throw", radius),
+        tuple(position),
+        _random_quaternion(rng),
+        spin=tuple(rng.normal(0, 1, 3)),
+        density=500.0,
+    )
+    reach = bounding_radius(body)
+    ball = Body((Geom("sphere", (reach,)),), tuple(position))
+    # Clear of all that stands or moves: what is there is asked by rays.
+    directions = rng.normal(size=(200, 3))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     set_frame(simulation, t)
-    rays = pixel_rays(camera, t, np.asarray(pixels, float))
-    _, distance = cast_rays(simulation, camera.origin[t], rays)
-    return np.where(distance >= 0, distance, np.inf)
+    _, distance = cast_rays(simulation, position, directions)
+    if np.any((distance >= 0) & (distance < reach)):
+        raise SceneRejected("there is no room for it")
+    return _added(simulation, t, dataclasses.replace(body, position=ball.position))
+
+
+def _added(simulation: Simulation, t: int, body: Body) -> Simulation:
+    """A twin with one more body, shown from frame t on, that only static ones touch."""
+    world, num_frames = simulation.world, len(simulation.qpos)
+    static = tuple(other for other in world.bodies if not other.moving)
+    alone = simulate(
+        World((*static, body), world.scale), num_frames - t, simulation.fps
+    )
+    wider = dataclasses.replace(world, bodies=(*world.bodies, body))
+    model = build_model(wider, simulation.model.opt.timestep)
+    old_bodies, old_geoms = simulation.num_bodies, simulation.model.ngeom
+    poses = {}
+    for name, array in simulation.poses.items():
+        new = np.zeros((num_frames, *getattr(mujoco.MjData(model), name).shape))
+        kept = old_geoms if name.startswith("geom") else old_bodies
+        if name == "flexvert_xpos":
+            new[:] = array
+        else:
+            new[:, :kept] = array[:, :kept]
+            first = alone.model.body_geomadr[-1] if name.startswith("geom") else -1
+            mine = alone.poses[name][:, first:]
+            new[t:, kept : kept + mine.shape[1]] = mine
+            new[:t, kept : kept + mine.shape[1]] = mine[:1]
+        poses[name] = new
+    fresh = np.ones((num_frames, model.ngeom - old_geoms), bool)
+    fresh[:t] = False
+    return dataclasses.replace(
+        simulation,
+        world=wider,
+        model=model,
+        data=mujoco.MjData(model),
+        poses=poses,
+        body_scale=np.pad(simulation.body_scale, ((0, 0), (0, 1)), constant_values=1.0),
+        shown=np.insert(simulation.shown, [old_geoms] * fresh.shape[1], fresh, axis=1),
+    )
+
+
+def _teleport(rng, scene: Scene, instance: int, t: int) -> Simulation:
+    simulation, camera = scene.simulation, scene.camera
+    at = simulation.instance_paths()[t, instance - 1]
+    depth = np.linalg.norm(at - camera.origin[t])
+    length = depth / camera.intrinsics[0] * max(camera.width, camera.height)
+    right = camera.extrinsics[t, 0, :3] * rng.choice([-1, 1])
+    shift = right * [1, 1, 0] * length * rng.uniform(0.12, 0.4)
+    shift[:2] += rng.normal(0, 0.03, 2) * length
+    shift[2] += rng.choice([0.002, 0.1]) * length
+    if _is_held(simulation, instance):
+        count = len(simulation.qpos) - t
+        still, centre = np.tile(np.eye(3), (count, 1, 1)), np.zeros((count, 3))
+        twin = _moved(
+            simulation, instance, t, still, centre, np.tile(shift, (count, 1))
+        )
+    else:
+        model = copy.copy(simulation.model)
+        data = _state(simulation, model, t)
+        data.qpos[_straight_dofs(simulation, instance, model.jnt_qposadr)] += shift
+        twin = _with_poses(simulation, t, _resumed(simulation, t, model, data))
+    pixel = geometry.project(
+        (at + shift - camera.origin[t]) @ camera.extrinsics[t, :3, :3].T,
+        camera.intrinsics,
+    )
+    if not np.all((pixel > 0) & (pixel < (camera.width, camera.height))):
+        raise SceneRejected("it would be out of the picture")
+    return twin
+
+
+def _straight_dofs(simulation, instance: int, addresses: np.ndarray) -> np.ndarray:
+    """`[B, 3]` where an instance's free or sliding positions (velocities) are."""
+    model = simulation.model
+    if instance <= len(simulation.world.softs):
+        bodies = soft_bodies(model, instance - 1)
+    else:
+        bodies = _bodies_of(simulation, instance)[:1]
+    return addresses[model.body_jntadr[bodies]][:, None] + np.arange(3)
+
+
+def _time_jump(rng, scene: Scene, instance: int, t: int) -> Simulation:
+    simulation, last = scene.simulation, len(scene.simulation.qpos) - 1
+    jump = max(2, round(scene.fps * rng.uniform(0.3, 0.8)))
+    model = copy.copy(simulation.model)
+    more = _resumed(
+        simulation, last, model, _state(simulation, model, last), count=jump + 1
+    )
+    source = {
+        name: np.concatenate([array, more[name][1:]])
+        for name, array in simulation.poses.items()
+    }
+    frames = np.arange(t, last + 1) + jump
+    return _retimed(simulation, instance, t, source, frames)
+
+
+def _freeze(rng, scene: Scene, instance: int, t: int) -> Simulation:
+    simulation = scene.simulation
+    frames = np.full(len(simulation.qpos) - t, t)
+    return _retimed(simulation, instance, t, simulation.poses, frames)
+
+
+def _pass_through(rng, scene: Scene, instance: int, t: int) -> Simulation:
+    simulation = scene.simulation
+    model = copy.copy(simulation.model)
+    geoms = _geoms_of(simulation, instance)
+    model.geom_contype[geoms] = model.geom_conaffinity[geoms] = 0
+    if instance <= len(simulation.world.softs):
+        model.flex_contype[instance - 1] = model.flex_conaffinity[instance - 1] = 0
+    later = _resumed(simulation, t, model, _state(simulation, model, t))
+    return _with_poses(simulation, t, later)
+
+
+def _fall_up(rng, scene: Scene, instance: int, t: int) -> Simulation:
+    simulation = scene.simulation
+    model, world = copy.copy(simulation.model), simulation.world
+    data = _state(simulation, model, t)
+    bodies = _bodies_of(simulation, instance)
+    driven = [
+        dataclasses.replace(body, drive=None) if k + 1 in bodies else body
+        for k, body in enumerate(world.bodies)
+    ]
+    if instance <= len(world.softs):
+        bodies = soft_bodies(model, instance - 1)
+    weight = model.body_mass[bodies] * GRAVITY
+    data.xfrc_applied[bodies, 2] = (2 - model.body_gravcomp[bodies]) * weight
+    world = dataclasses.replace(world, bodies=tuple(driven))
+    later = _resumed(simulation, t, model, data, world)
+    return _with_poses(simulation, t, later)
+
+
+def _kick(rng, scene: Scene, instance: int, t: int) -> Simulation:
+    simulation = scene.simulation
+    model = copy.copy(simulation.model)
+    data, speed = (
+        _state(simulation, model, t),
+        np.sqrt(GRAVITY * simulation.world.scale),
+    )
+    soft = instance <= len(simulation.world.softs)
+    if _is_held(simulation, instance) and not soft:
+        first = model.body_dofadr[_bodies_of(simulation, instance)[0]]
+        data.qvel[first : first + 3] += rng.choice([-1, 1], 3) * rng.uniform(5, 9, 3)
+    else:
+        angle = rng.uniform(0, 2 * np.pi)
+        way = np.array([np.cos(angle), np.sin(angle), rng.uniform(0.3, 1.0)])
+        where = _straight_dofs(simulation, instance, model.jnt_dofadr)
+        data.qvel[where] += way * speed * rng.uniform(0.5, 1.1)
+    later = _resumed(simulation, t, model, data)
+    return _with_poses(simulation, t, later)
+
+
+def _jitter(rng, scene: Scene, instance: int, t: int) -> Simulation:
+    simulation, camera = scene.simulation, scene.camera
+    centre = simulation.instance_paths()[t:, instance - 1]
+    depth = np.linalg.norm(centre - camera.origin[t:], axis=-1)
+    longer = max(camera.width, camera.height) / camera.intrinsics[0]
+    size = (depth * longer * rng.uniform(0.015, 0.035))[:, None]
+    shift = rng.normal(0, 1, (len(centre), 3)) * size
+    turns = rng.normal(0, 0.12, (len(centre), 3))
+    angle = np.linalg.norm(turns, axis=1)
+    rotation = np.stack(
+        [
+            _rotation(_axis_quaternion(axis / a, a))
+            for axis, a in zip(turns, angle, strict=True)
+        ]
+    )
+    return _moved(simulation, instance, t, rotation, centre, shift)
+
+
+def _size_change(rng, scene: Scene, instance: int, t: int) -> Simulation:
+    simulation = scene.simulation
+    scale = float(rng.choice([rng.uniform(0.4, 0.6), rng.uniform(1.6, 2.2)]))
+    count, bodies = len(simulation.qpos) - t, _bodies_of(simulation, instance)
+    centre = simulation.instance_paths()[t:, instance - 1].copy()
+    if _is_held(simulation, instance) and len(bodies):
+        centre = simulation.body_position[t:, bodies[0]]
+    elif scale > 1:  # it grows from the ground up
+        centre[:, 2] = np.minimum(centre[:, 2], _lowest(simulation, instance)[t:])
+    still = np.tile(np.eye(3), (count, 1, 1))
+    twin = _moved(simulation, instance, t, still, centre, 0 * centre, scale)
+    if len(bodies) == 0:
+        return twin
+    body_scale = simulation.body_scale.copy()
+    body_scale[t:, bodies] = scale
+    other = {k: _scaled(twin.world.bodies[k - 1].geoms, scale) for k in bodies}
+    return dataclasses.replace(_with_geoms(twin, t, other), body_scale=body_scale)
+
+
+def _scaled(geoms: tuple[Geom, ...], scale: float) -> tuple[Geom, ...]:
+    return tuple(
+        dataclasses.replace(
+            geom,
+            size=tuple(scale * np.array(geom.size)),
+            position=tuple(scale * np.array(geom.position)),
+        )
+        for geom in geoms
+    )
+
+
+def _lowest(simulation: Simulation, instance: int) -> np.ndarray:
+    """`[T]` height of the lowest point of an instance (of its geoms' boxes)."""
+    if instance <= len(simulation.world.softs):
+        return simulation.vertices[:, _vertices_of(simulation, instance), 2].min(1)
+    model, geoms = simulation.model, _geoms_of(simulation, instance)
+    upward = simulation.poses["geom_xmat"][:, geoms, 6:9]
+    half = model.geom_aabb[geoms, 3:]
+    reach = np.abs(upward * half).sum(-1)
+    return (simulation.poses["geom_xpos"][:, geoms, 2] - reach).min(1)
+
+
+def _shape_change(rng, scene: Scene, instance: int, t: int) -> Simulation:
+    simulation = scene.simulation
+    bodies = _bodies_of(simulation, instance)
+    choice = int(rng.integers(3))
+    other = {k: _reshaped(simulation.world.bodies[k - 1], choice) for k in bodies}
+    return _with_geoms(simulation, t, other)
+
+
+def _reshaped(body: Body, choice: int) -> tuple[Geom, ...]:
+    """One geom of another shape where the body's first is, of about its size."""
+    geom = body.geoms[0]
+    half = {
+        "box": geom.size,
+        "ellipsoid": geom.size,
+        "sphere": geom.size * 3,
+        "cylinder": (geom.size[0], *geom.size),
+        "capsule": (geom.size[0], geom.size[0], sum(geom.size)),
+    }[geom.shape]
+    mean, longest = np.prod(half) ** (1 / 3), max(half) / np.prod(half) ** (1 / 3)
+    shapes = [
+        shape for shape in ("box", "ellipsoid", "cylinder") if shape != geom.shape
+    ]
+    shape = shapes[choice % len(shapes)]
+    # What was round becomes long, and what was long becomes round.
+    sides = mean * np.array([0.7, 0.7, 2.0] if longest < 1.5 else [1.05, 1.05, 1.05])
+    size = (sides[0], sides[2]) if shape == "cylinder" else sides
+    return (Geom(shape, tuple(size), geom.position, geom.quaternion),)
+
+
+def _with_geoms(simulation: Simulation, t: int, other: dict) -> Simulation:
+    """A twin whose bodies `other` (by MuJoCo's index) have other geoms from t on."""
+    bodies = list(simulation.world.bodies)
+    for k, geoms in other.items():
+        bodies[k - 1] = dataclasses.replace(
+            bodies[k - 1], geoms=(*bodies[k - 1].geoms, *geoms)
+        )
+    world = dataclasses.replace(simulation.world, bodies=tuple(bodies))
+    model = build_model(world, simulation.model.opt.timestep)
+    data, old = mujoco.MjData(model), simulation.model
+    within = np.arange(old.ngeom) - old.body_geomadr[old.geom_bodyid]
+    kept = model.body_geomadr[old.geom_bodyid] + within  # where the old geoms are now
+    new = np.setdiff1d(np.arange(model.ngeom), kept)
+    num_frames, owner = len(simulation.qpos), model.geom_bodyid[new]
+    position, rotation = simulation.body_position, simulation.body_rotation
+    poses = dict(simulation.poses)
+    turn = np.stack([_rotation(q) for q in model.geom_quat[new]])
+    at = np.einsum("tgij,gj->tgi", rotation[:, owner], model.geom_pos[new])
+    for name, fresh in (
+        ("geom_xpos", position[:, owner] + at),
+        ("geom_xmat", (rotation[:, owner] @ turn).reshape(num_frames, -1, 9)),
+    ):
+        array = np.zeros((num_frames, *getattr(data, name).shape))
+        array[:, kept], array[:, new] = poses[name], fresh
+        poses[name] = array
+    # MuJoCo's bounding boxes are about the centre of mass, which is another one now.
+    for k in other:
+        centre = np.einsum("tij,j->ti", rotation[:, k], model.body_ipos[k])
+        axes = rotation[:, k] @ _rotation(model.body_iquat[k])
+        for name, fresh in (
+            ("xipos", position[:, k] + centre),
+            ("ximat", axes.reshape(num_frames, 9)),
+        ):
+            poses[name] = poses[name].copy()
+            poses[name][:, k] = fresh
+    shown = np.ones((num_frames, model.ngeom + model.nflex), bool)
+    shown[:t, new] = False
+    replaced = kept[np.isin(old.geom_bodyid, list(other))]
+    shown[t:, replaced] = False
+    return dataclasses.replace(
+        simulation, model=model, data=data, poses=poses, shown=shown
+    )
 
 
 # ------------------------------------------------------------------ pictures
@@ -1920,22 +2557,44 @@ def lamp_position(world: World, seed: int) -> np.ndarray:
     return world.scale * np.array([2.5 * np.cos(angle), 2.5 * np.sin(angle), 6.0])
 
 
-def render(scene: Scene, samples: int = 1, lit: bool = True) -> np.ndarray:
-    """The scene's video `[T, H, W, 3]` uint8 RGB, by ray casting.
+def scene_textures(scene: Scene) -> tuple[Texture, Texture]:
+    """The textures of a scene before its violation, and from then on."""
+    world = scene.simulation.world
+    texture = draw_texture(world, scene.seed)
+    if scene.violation != "texture_swap":
+        return texture, texture
+    fresh = draw_texture(world, scene.seed + 1)
+    instance = scene.simulation.instance_of_body
+    softs = 1 + np.arange(len(world.softs))
+    swapped = np.isin(np.concatenate([instance, softs]), scene.violating_ids)
+    arrays = {}
+    for field in dataclasses.fields(Texture):
+        array = getattr(texture, field.name).copy()
+        array[swapped] = getattr(fresh, field.name)[swapped]
+        arrays[field.name] = array
+    return texture, Texture(**arrays)
+
+
+def render(
+    scene: Scene, samples: int = 1, lit: bool = True, first: int = 0
+) -> np.ndarray:
+    """The scene's video `[T - first, H, W, 3]` uint8 RGB, by ray casting.
 
     samples: samples * samples rays per pixel, averaged. lit: with a lamp, its shadows
-    and haze; without, the plain texture colour at each pixel's centre.
+    and haze; without, the plain texture colour at each pixel's centre. first: frame to
+    begin with.
     """
-    simulation, camera = scene.simulation, scene.camera
-    texture = draw_texture(simulation.world, scene.seed)
+    camera, (before, after) = scene.camera, scene_textures(scene)
     row, column = np.indices((camera.height * samples, camera.width * samples))
     pixels = (np.stack([column, row], -1).reshape(-1, 2) + 0.5) / samples
-    video = np.empty((len(simulation.qpos), camera.height, camera.width, 3), np.uint8)
-    bar = tqdm.trange(len(video), desc="rendering", leave=False)
-    for t in bar:
-        colour = _render_rays(scene, texture, t, pixels, lit)
+    frames = range(first, len(camera.extrinsics))
+    video = np.empty((len(frames), camera.height, camera.width, 3), np.uint8)
+    quiet = multiprocessing.parent_process() is not None  # bars of workers would mix
+    for t in tqdm.tqdm(frames, "rendering", leave=False, disable=quiet):
+        violated = scene.violation != "none" and t >= scene.violation_frame
+        colour = _render_rays(scene, after if violated else before, t, pixels, lit)
         colour = colour.reshape(camera.height, samples, camera.width, samples, 3)
-        video[t] = np.rint(255 * colour.mean((1, 3)))
+        video[t - first] = np.rint(255 * colour.mean((1, 3)))
     return video
 
 
@@ -1997,31 +2656,30 @@ def _light(scene: Scene, point: np.ndarray, normal: np.ndarray) -> np.ndarray:
 def write_video(path: str | os.PathLike, video: np.ndarray, fps: float) -> None:
     """Writes `[T, H, W, 3]` uint8 RGB as H.264 (yuv420p), whole or not at all.
 
-    Raises ValueError for an odd height or width, which yuv420p has not.
+    Raises ValueError for an odd height or width, which yuv420p has not, and OSError if
+    it cannot be written.
     """
     height, width = video.shape[1:3]
     if height % 2 or width % 2:
         raise ValueError(f"H.264 needs an even size, the video has {width}x{height}")
-    partial = f"{path}.{os.getpid()}.tmp.mp4"
-    try:
+    with files.whole_file(path) as file:
         writer = imageio_ffmpeg.write_frames(
-            partial,
+            file.name,
             (width, height),
             fps=fps,
             codec="libx264",
             pix_fmt_out="yuv420p",
             quality=None,
             macro_block_size=2,
-            output_params=["-crf", "23", "-preset", "slow", "-movflags", "+faststart"],
+            output_params=[
+                *("-crf", "23", "-preset", "slow", "-movflags", "+faststart"),
+                *("-f", "mp4"),  # the name of a file that is not whole does not say
+            ],
         )
         writer.send(None)
         for frame in video:
             writer.send(np.ascontiguousarray(frame))
         writer.close()
-        os.replace(partial, path)
-    finally:
-        if os.path.exists(partial):
-            os.remove(partial)
 
 
 def contact_sheet(
@@ -2029,54 +2687,245 @@ def contact_sheet(
 ) -> np.ndarray:
     """`[rows * H, columns * W, 3]` uint8: frames of each scene, visible tracks dotted.
 
-    Static points are white, every moving body has a colour of its own.
+    Static points are white, every moving instance has a colour of its own. Scenes are
+    shown from start to end, twins from the frame before the violation on for a second,
+    framed in red where it shows.
     """
-    hues = np.array([[[k * 47 % 180, 255, 255] for k in range(256)]], np.uint8)
-    palette = cv2.cvtColor(hues, cv2.COLOR_HSV2RGB)[0].tolist()
-    palette[0] = [255, 255, 255]
-    rows = []
-    for scene, video in zip(scenes, videos, strict=True):
-        pixels = geometry.project(scene.tracks_3d, scene.intrinsics)
-        row = []
-        for t in np.linspace(0, len(video) - 1, columns).astype(int):
-            frame = video[t].copy()
-            for n in np.flatnonzero(scene.visible[:, t, 0])[::3]:
-                at = tuple(int(v) for v in pixels[n, t])
-                cv2.circle(frame, at, 1, palette[scene.instance_ids[n] % 256], -1)
-            row.append(frame)
-        rows.append(np.concatenate(row, axis=1))
+    rows = [
+        contact_row(scene, video, columns)
+        for scene, video in zip(scenes, videos, strict=True)
+    ]
     return np.concatenate(rows)
 
 
-def main(flags) -> None:
-    """Writes scene_SEED.npz for consecutive seeds, and previews if asked for."""
-    folder = pathlib.Path(flags.out_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    shown, videos = [], []
-    for seed in tqdm.trange(flags.seed, flags.seed + flags.num_scenes, desc="scenes"):
+def contact_row(scene: Scene, video: np.ndarray, columns: int = 6) -> np.ndarray:
+    """`[H, columns * W, 3]` uint8: one row of `contact_sheet`."""
+    hues = np.array([[[k * 47 % 180, 255, 255] for k in range(256)]], np.uint8)
+    palette = cv2.cvtColor(hues, cv2.COLOR_HSV2RGB)[0].tolist()
+    palette[0] = [255, 255, 255]
+    pixels = geometry.project(scene.tracks_3d, scene.intrinsics)
+    start, stop = 0, len(video) - 1
+    if scene.violation != "none":
+        start = scene.violation_frame - 1
+        stop = min(stop, start + max(columns - 1, round(scene.fps)))
+    row = []
+    for t in np.rint(np.linspace(start, stop, columns)).astype(int):
+        frame = video[t].copy()
+        for n in np.flatnonzero(scene.visible[:, t, 0])[::3]:
+            at = tuple(int(v) for v in pixels[n, t])
+            cv2.circle(frame, at, 1, palette[scene.instance_ids[n] % 256], -1)
+        if scene.violation != "none" and t >= scene.violation_frame:
+            cv2.rectangle(frame, (0, 0), (scene.width, scene.height), (255, 0, 0), 3)
+        row.append(frame)
+    label = f"{scene.seed} {scene.violation}".removesuffix(" none")
+    for width, shade in ((3, (0, 0, 0)), (1, (255, 255, 255))):
+        cv2.putText(row[0], label, (4, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.4, shade, width)
+    return np.concatenate(row, axis=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What `make_files` writes, and where; as the command's flags of the same names."""
+
+    folder: pathlib.Path
+    num_frames: int = 48
+    num_tracks: int = 512
+    height: int = 256
+    width: int = 256
+    fps: float | None = None
+    violations: tuple[str, ...] = ()
+    depth: bool = True
+    render: bool = False
+    samples: int = 1
+    preview: bool = False
+
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        return self.height, self.width
+
+    def path(self, seed: int, violation: str = "none", suffix: str = ".npz"):
+        name = f"scene_{seed:06d}_{violation}".removesuffix("_none")
+        return self.folder / (name + suffix)
+
+
+def make_files(settings: Settings, seed: int) -> dict[str, object]:
+    """Writes the scene of a seed, and its twins, as far as they are not there yet.
+
+    Returns what became of each ("none" is the scene itself): "found", "written" or
+    "cannot"; and under "rows" pieces of a contact sheet, if previews are wanted.
+    Raises ValueError where a file that is there was made with other settings.
+    """
+    kinds = ("none", *settings.violations)
+    report: dict[str, object] = {
+        kind: "found" for kind in kinds if _is_found(settings, seed, kind)
+    }
+    rows: list[np.ndarray] = []
+    if len(report) < len(kinds):
         scene = generate_scene(
             seed,
-            flags.num_frames,
-            flags.num_tracks,
-            flags.height,
-            flags.width,
-            flags.fps,
+            settings.num_frames,
+            settings.num_tracks,
+            *settings.frame_size,
+            settings.fps,
         )
-        arrays, name = scene.arrays(), f"scene_{seed:06d}"
-        if flags.depth:
-            depth = depth_and_segmentation(scene.simulation, scene.camera)
-            arrays["depth"], arrays["segmentation"] = depth
-        if flags.render or flags.preview:
-            video = render(scene, flags.samples)
-            if flags.render:
-                arrays["video"] = video
-            if flags.preview:
-                write_video(folder / f"{name}.mp4", video, scene.fps)
-                shown, videos = (shown + [scene])[:12], (videos + [video])[:12]
-        files.write_npz(folder / f"{name}.npz", arrays, compress=True)
-    if flags.preview:
-        sheet = contact_sheet(shown, videos)
-        cv2.imwrite(str(folder / "contact_sheet.png"), sheet[..., ::-1])
+        shown = None
+        for kind in kinds:
+            if kind in report:
+                continue
+            try:
+                twin = scene if kind == "none" else impossible_twin(scene, kind)
+            except NoViolation:
+                report[kind] = "cannot"
+                continue
+            shown = shown or _shown(settings, scene)
+            _write_scene(settings, twin, shown, rows)
+            report[kind] = "written"
+    return report | {"rows": rows}
+
+
+def _is_found(settings: Settings, seed: int, kind: str) -> bool:
+    """Whether a scene's files are there.
+
+    Raises ValueError if they are, but damaged or made with other settings.
+    """
+    path = settings.path(seed, kind)
+    if not path.exists():
+        return False
+    names = "tracks_3d height width version fps".split()
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            found = set(stored.files)
+            tracks, *sizes, version, fps = (stored[name] for name in names)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is no finished scene ({error}): delete it") from error
+    same = (
+        tracks.shape[1] == settings.num_frames
+        and (tracks.shape[0] == settings.num_tracks or kind != "none")
+        and tuple(int(size) for size in sizes) == settings.frame_size
+        and int(version) == VERSION
+        and settings.fps in (None, float(fps))
+        and ("depth" in found or not settings.depth)
+        and ("video" in found or not settings.render)
+    )
+    if not same:
+        raise ValueError(
+            f"{path} was made with other settings (or another version): delete it, or "
+            "choose another --out_dir"
+        )
+    return not settings.preview or settings.path(seed, kind, ".mp4").exists()
+
+
+def _shown(settings: Settings, scene: Scene, first: int = 0) -> dict[str, np.ndarray]:
+    """What a camera sees from frame `first` on, as far as it is asked for."""
+    shown = {}
+    if settings.depth:
+        maps = depth_and_segmentation(scene.simulation, scene.camera, first)
+        shown["depth"], shown["segmentation"] = maps
+    if settings.render or settings.preview:
+        shown["video"] = render(scene, settings.samples, first=first)
+    return shown
+
+
+def _write_scene(settings: Settings, scene: Scene, possible: dict, rows: list) -> None:
+    """Writes a scene, or a twin, which shows what `possible` has until its moment."""
+    shown = possible
+    if scene.violation != "none":
+        first = scene.violation_frame
+        shown = {
+            name: np.concatenate([possible[name][:first], later])
+            for name, later in _shown(settings, scene, first).items()
+        }
+    arrays = scene.arrays() | shown
+    if settings.preview:
+        path = settings.path(scene.seed, scene.violation, ".mp4")
+        write_video(path, shown["video"], scene.fps)
+        rows.append(contact_row(scene, shown["video"]))
+    if not settings.render:
+        arrays.pop("video", None)
+    path = settings.path(scene.seed, scene.violation)
+    files.write_npz(path, arrays, compress=True)
+
+
+def parse_violations(text: str) -> tuple[str, ...]:
+    """Names of violations from "none", "all" or a list with commas.
+
+    Raises ValueError for a name that is none.
+    """
+    if text in ("none", ""):
+        return ()
+    names = VIOLATIONS if text == "all" else tuple(text.replace(" ", "").split(","))
+    for name in names:
+        if name not in VIOLATIONS:
+            raise ValueError(
+                f"--violations has {name!r}: it takes none, all, or names from "
+                f"{','.join(VIOLATIONS)}"
+            )
+    return tuple(dict.fromkeys(names))
+
+
+@contextlib.contextmanager
+def _workers(count: int):
+    """An ordered lazy map, in this process (0) or over spawned ones."""
+    if count == 0:
+        yield map
+        return
+    pool = multiprocessing.get_context("spawn").Pool(count, _quiet_worker)
+    try:
+        yield pool.imap
+    finally:
+        pool.terminate()
+        pool.join()
+
+
+def _quiet_worker() -> None:
+    """Ctrl-C is the parent's business, which ends its workers; they tidy up then."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+
+
+def main(flags) -> None:
+    """Writes scene_SEED.npz for consecutive seeds, their twins, and previews."""
+    settings = Settings(
+        pathlib.Path(flags.out_dir),
+        violations=parse_violations(flags.violations),
+        **{
+            name: getattr(flags, name)
+            for name in "num_frames num_tracks height width fps depth render samples "
+            "preview".split()
+        },
+    )
+    if settings.preview and (settings.height % 2 or settings.width % 2):
+        raise ValueError("--preview writes H.264: --height and --width must be even")
+    settings.folder.mkdir(parents=True, exist_ok=True)
+    counts = {"written": 0, "found": 0}
+    cannot = dict.fromkeys(settings.violations, 0)
+    rows: list[np.ndarray] = []
+    seeds = range(flags.seed, flags.seed + flags.num_scenes)
+    total = len(seeds) * (1 + len(settings.violations))
+    with (
+        _workers(min(flags.num_workers, len(seeds))) as run,
+        tqdm.tqdm(total=total, desc="scenes and twins", unit="file") as bar,
+    ):
+        for report in run(functools.partial(make_files, settings), seeds):
+            rows = (rows + report.pop("rows"))[:MAX_SHEET_ROWS]
+            for kind, state in report.items():
+                if state == "cannot":
+                    cannot[kind] += 1
+                else:
+                    counts[state] += 1
+            bar.update(len(report))
+    if rows:
+        ok, png = cv2.imencode(".png", np.concatenate(rows)[..., ::-1])
+        with files.whole_file(settings.folder / "contact_sheet.png") as file:
+            file.write(png.tobytes())
+    print(f"{counts['written']} files written to {settings.folder}", end="")
+    print(f", {counts['found']} found there already" if counts["found"] else "")
+    failed = {kind: count for kind, count in cannot.items() if count}
+    if failed:
+        print(
+            f"no body could show it in {sum(failed.values())} twins, which are left "
+            "out: " + ", ".join(f"{kind} {n}" for kind, n in failed.items())
+        )
 
 
 if __name__ == "__main__":
@@ -2091,16 +2940,32 @@ if __name__ == "__main__":
     absl_flags.DEFINE_integer("height", 256, "Picture height, px.", lower_bound=2)
     absl_flags.DEFINE_integer("width", 256, "Picture width, px.", lower_bound=2)
     absl_flags.DEFINE_float("fps", None, "Frames per second; random if not given.", 1)
-    absl_flags.DEFINE_bool("depth", False, "Store depth and segmentation maps.")
+    absl_flags.DEFINE_string(
+        "violations",
+        "none",
+        "Impossible twins to make of each scene: none, all, or a list with commas of "
+        + ", ".join(VIOLATIONS),
+    )
+    absl_flags.DEFINE_bool("depth", True, "Store depth and segmentation maps.")
     absl_flags.DEFINE_bool("render", False, "Store the rendered video.")
     absl_flags.DEFINE_integer("samples", 1, "Rays per pixel, squared.", lower_bound=1)
     absl_flags.DEFINE_bool("preview", False, "Write mp4s and contact_sheet.png.")
+    absl_flags.DEFINE_integer(
+        "num_workers", 0, "Processes; 0 works in this one.", lower_bound=0
+    )
 
     def run(argv):
         if len(argv) > 1:
             sys.exit(f"synthetic.py takes flags only, not {argv[1]!r}: see --help")
         try:
             main(absl_flags.FLAGS)
+        except KeyboardInterrupt:
+            print(
+                "\nsynthetic.py: stopped; the files that are there are whole, and the "
+                "same command goes on after them",
+                file=sys.stderr,
+            )
+            sys.exit(130)
         except (ValueError, OSError) as error:
             sys.exit(f"synthetic.py: {error}")
 
