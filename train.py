@@ -108,6 +108,12 @@ flags.DEFINE_enum(
     "eval_data_source", None, SOURCES, "What it is; default: as --data_source."
 )
 flags.DEFINE_integer("num_scenes", 4096, "Simulated scenes to train on.", 1)
+flags.DEFINE_integer(
+    "num_depth_scenes",
+    0,
+    "How many of them have depth features (half a second and 5.5 MB each).",
+    0,
+)
 flags.DEFINE_integer("num_eval_scenes", 256, "Clips held out, at most.", 1)
 flags.DEFINE_string(
     "pool_dir",
@@ -198,7 +204,8 @@ flags.DEFINE_integer("num_processes", None, "How many hosts, likewise.", 1)
 flags.DEFINE_integer("process_id", None, "Which of them this is, likewise.", 0)
 
 EVALUATION_SEED = 1  # pools of different seeds share no scene
-SOURCE_FEATURES = {"kubric": {"depth"}}  # beside tracks; of npz files, what they hold
+# Beside tracks, where the files need not be looked into.
+SOURCE_FEATURES = {"kubric": {"depth"}}
 # What may differ when a run is resumed. Everything else would make another run of it.
 MAY_CHANGE = (
     "checkpoint_dir resume stop_at_step eval_freq save_freq log_freq keep_checkpoints "
@@ -355,6 +362,8 @@ def check_devices() -> None:
 
 def source_features() -> set[str]:
     """What the data has beside tracks: "dino", "depth"."""
+    if FLAGS.data_source == "synthetic":
+        return {"depth"} if FLAGS.num_depth_scenes else set()
     if FLAGS.data_source != "npz":
         return SOURCE_FEATURES.get(FLAGS.data_source, set())
     files = sorted(glob.glob(os.path.join(FLAGS.dataset_path, "**/*.npz"), recursive=1))
@@ -362,7 +371,8 @@ def source_features() -> set[str]:
         raise ValueError(f"no .npz file in --dataset_path={FLAGS.dataset_path}")
     with np.load(files[0], allow_pickle=False) as example:
         names = set(example.files)
-    return {name for name in ("dino", "depth") if f"{name}_features" in names}
+    found = {name for name in ("dino", "depth") if f"{name}_features" in names}
+    return found | ({"depth"} if "depth" in names else set())
 
 
 def choose_features() -> dict[str, bool]:
@@ -374,7 +384,11 @@ def choose_features() -> dict[str, bool]:
         if asked and FLAGS.model_type != "3dspa":
             raise ValueError(f"--use_{name}: only --model_type=3dspa takes features")
         if asked and name not in has:
-            raise ValueError(f"--use_{name}: {FLAGS.data_source} data has no {name}")
+            hint = ": give --num_depth_scenes" if name == "depth" else ""
+            raise ValueError(
+                f"--use_{name}: {FLAGS.data_source} data has no {name} features"
+                f"{hint if FLAGS.data_source == 'synthetic' else ''}"
+            )
         chosen[f"use_{name}"] = name in has if asked is None else asked
     return chosen
 
@@ -423,7 +437,9 @@ def count_steps() -> int:
 # Data.
 
 
-def make_pool(num_scenes: int, seed: int, num_frames: int) -> data_loader.ScenePool:
+def make_pool(
+    num_scenes: int, seed: int, num_frames: int, depth_scenes: int
+) -> data_loader.ScenePool:
     """Simulated scenes, a little longer than the model's window."""
     return data_loader.synthetic_pool(
         num_scenes,
@@ -431,24 +447,22 @@ def make_pool(num_scenes: int, seed: int, num_frames: int) -> data_loader.SceneP
         num_workers=FLAGS.num_workers,
         num_frames=max(64, num_frames),
         cache_dir=FLAGS.pool_dir,
+        depth_feature_scenes=depth_scenes,
     )
 
 
 def make_batches(source, path, pool, batch_size, model, seed, **how) -> Iterator:
     """An iterator of batches as the flags and the model want them."""
-    how |= {
-        "num_support": FLAGS.num_support_tracks,
-        "num_query": FLAGS.num_query_points,
-        "num_output_frames": model.num_output_frames,
-        "model_type": model.model_type,
-        "seed": seed,
-    }
-    if source == "synthetic":
-        return data_loader.load_synthetic_dataset(pool, batch_size, **how)
     return data_loader.load_dataset(
         source,
         path,
         batch_size,
+        pool=pool,
+        num_support=FLAGS.num_support_tracks,
+        num_query=FLAGS.num_query_points,
+        num_output_frames=model.num_output_frames,
+        model_type=model.model_type,
+        seed=seed,
         use_dino=model.use_dino,
         use_depth=model.use_depth,
         skip_corrupt=FLAGS.skip_corrupt,
@@ -461,7 +475,8 @@ def make_held_out(model) -> list[dict]:
     source, pool = eval_source(), None
     if source == "synthetic":
         frames = model.num_output_frames
-        pool = make_pool(FLAGS.num_eval_scenes, EVALUATION_SEED, frames)
+        depth_scenes = FLAGS.num_eval_scenes if model.use_depth else 0
+        pool = make_pool(FLAGS.num_eval_scenes, EVALUATION_SEED, frames, depth_scenes)
     size = max(1, FLAGS.batch_size // jax.device_count())
     where = (source, FLAGS.eval_dataset_path, pool, size, model, EVALUATION_SEED)
     batches = make_batches(*where, augment=False, num_epochs=1, num_workers=0)
@@ -479,15 +494,17 @@ def make_held_out(model) -> list[dict]:
 def make_training_batches(model) -> Iterator:
     """This host's share of the training data, for ever."""
     host, hosts = jax.process_index(), jax.process_count()
-    size, pool, how = FLAGS.batch_size // hosts, None, {}
+    size, pool = FLAGS.batch_size // hosts, None
+    how = {"modality_dropout": FLAGS.modality_dropout}
     if FLAGS.data_source == "synthetic":
         # Any --seed may be asked for, but none trains on the held-out scenes. Each host
         # simulates scenes of its own, past all seeds.
         seed = FLAGS.seed + (FLAGS.seed >= EVALUATION_SEED) + 2**32 * host
-        pool = make_pool(-(-FLAGS.num_scenes // hosts), seed, model.num_output_frames)
+        depth_scenes = FLAGS.num_depth_scenes if model.use_depth else 0
+        shares = [-(-count // hosts) for count in (FLAGS.num_scenes, depth_scenes)]
+        pool = make_pool(shares[0], seed, model.num_output_frames, shares[1])
     else:
-        how = {"shard_index": host, "shard_count": hosts}
-        how |= {"modality_dropout": FLAGS.modality_dropout}
+        how |= {"shard_index": host, "shard_count": hosts}
     seed = (FLAGS.seed + 1_000_003 * host) % 2**31
     where = (FLAGS.data_source, FLAGS.dataset_path, pool, size, model, seed)
     batches = make_batches(
