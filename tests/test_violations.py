@@ -9,6 +9,7 @@ import sys
 import time
 
 import cv2
+import mujoco
 import numpy as np
 import pytest
 
@@ -277,10 +278,10 @@ def test_twins_are_the_scene_to_the_last_bit_until_the_moment(scene):
 
 def test_twins_show_their_violation_in_the_picture(scene):
     row, column = np.indices((96, 128)).reshape(2, -1)
-    pixels = np.stack([column, row], -1) + 0.5
+    pixels = (np.stack([column, row], -1) + 0.5)[::5]
     for twin in twins_of(scene):
         t, most = twin.violation_frame, 0
-        for frame in range(t, min(24, t + max(2, round(scene.fps)))):
+        for frame in range(t, min(24, t + max(2, round(scene.fps))), 2):
             first, second = (
                 synthetic._render_rays(
                     made, synthetic.scene_textures(made)[1], frame, pixels, False
@@ -288,7 +289,7 @@ def test_twins_show_their_violation_in_the_picture(scene):
                 for made in (scene, twin)
             )
             most = max(most, (np.abs(first - second).max(-1) > 0.1).sum())
-        assert most >= 12, (twin.violation, most)  # pixels of 96 x 128
+        assert most >= 3, (twin.violation, most)  # a fifth of 96 x 128 pixels
 
 
 def test_visible_points_of_twins_are_on_their_surfaces(scene):
@@ -313,10 +314,14 @@ def test_twins_are_reproducible(scene):
         np.testing.assert_array_equal(array, second[name])
 
 
-def test_a_hanging_cloth_can_do_most(tmp_path):
+def test_a_hanging_cloth_can_do_most():
     pins = tuple(5 * column + 4 for column in range(5))
-    upright = (np.sqrt(0.5), np.sqrt(0.5), 0.0, 0.0)
-    cloth = Soft((5, 5), 0.25, (0, 0, 1.0), upright, (0, 1, 0), pinned=pins)
+    # Turned out of the picture's plane, and pushed to swing across it.
+    upright = synthetic.axis_quaternion((1, 0, 0), np.pi / 2)
+    turn = np.zeros(4)
+    yaw = np.array(synthetic.axis_quaternion((0, 0, 1), 1.0))
+    mujoco.mju_mulQuat(turn, yaw, np.array(upright))
+    cloth = Soft((5, 5), 0.25, (0, 0, 1.0), tuple(turn), (2.5, 1.5, 0), pinned=pins)
     scene = scene_of(softs=(cloth,))
     names = {twin.violation for twin in twins_of(scene)}
     assert set(VIOLATIONS) - names <= {"shape_change", "pass_through", "fall_up"}
@@ -338,7 +343,7 @@ def test_a_body_that_is_not_seen_is_not_chosen():
         synthetic.impossible_twin(scene_of(behind), "vanish")
 
 
-def test_clips_too_short_to_break_anything(falling):
+def test_clips_too_short_to_break_anything():
     short = scene_of(sphere((0, 0, 2)), frames=1)
     with pytest.raises(NoViolation):
         synthetic.impossible_twin(short, "vanish")
