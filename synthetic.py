@@ -870,10 +870,10 @@ def _new_points(rng, simulation, camera, t: int, instance: int, count: int):
     """Up to `count` surface points of an instance, seen at frame t."""
     pixels = _even_pixels(rng, camera, camera.height * camera.width)
     _, segmentation = _depth_and_instance(simulation, camera, t, pixels)
-    pixels = pixels[segmentation == instance][:count]
-    if len(pixels) < 3:
-        raise SceneRejected("what is new is not seen")
-    return surface_points(simulation, camera, t, pixels)
+    seen = np.flatnonzero(segmentation == instance)
+    if len(seen) < max(3, 0.002 * len(pixels)):
+        raise SceneRejected("what is new is hardly seen")
+    return surface_points(simulation, camera, t, pixels[seen[:count]])
 
 
 # ---- what a twin's instance is made of, and its poses
@@ -926,7 +926,6 @@ def _moved(simulation, instance: int, t: int, rotation, centre, shift, scale=1.0
 
     rotation: `[L, 3, 3]` about centre `[L, 3]`, then shift `[L, 3]`, with L = T - t.
     """
-    names = ["xpos", "xipos"], ["xmat", "ximat"]
     bodies, geoms = _bodies_of(simulation, instance), _geoms_of(simulation, instance)
     later = {name: array[t:].copy() for name, array in simulation.poses.items()}
 
@@ -938,13 +937,10 @@ def _moved(simulation, instance: int, t: int, rotation, centre, shift, scale=1.0
         axes = axes.reshape(*axes.shape[:2], 3, 3)
         return (rotation[:, None] @ axes).reshape(*axes.shape[:2], 9)
 
-    for rows, prefix in ((bodies, ""), (geoms, "geom_")):
-        if prefix:
-            names = ["geom_xpos"], ["geom_xmat"]
-        for name in names[0]:
-            later[name][:, rows] = move(later[name][:, rows])
-        for name in names[1]:
-            later[name][:, rows] = turn(later[name][:, rows])
+    for name, rows in (("xpos", bodies), ("xipos", bodies), ("geom_xpos", geoms)):
+        later[name][:, rows] = move(later[name][:, rows])
+    for name, rows in (("xmat", bodies), ("ximat", bodies), ("geom_xmat", geoms)):
+        later[name][:, rows] = turn(later[name][:, rows])
     if instance <= len(simulation.world.softs):
         rows = _vertices_of(simulation, instance)
         later["flexvert_xpos"][:, rows] = move(later["flexvert_xpos"][:, rows])
@@ -999,15 +995,11 @@ def _vanish(rng, scene: Scene, instance: int, t: int) -> Simulation:
 
 
 def _appear(rng, scene: Scene, instance: int, t: int) -> Simulation:
-    simulation, camera, scale = (
-        scene.simulation,
-        scene.camera,
-        scene.simulation.world.scale,
-    )
+    simulation, camera = scene.simulation, scene.camera
     size = np.array([camera.width, camera.height])
     pixel = size * rng.uniform(0.2, 0.8, (1, 2))
     depth = depth_at(simulation, camera, t, pixel)[0]
-    depth = min(depth, 3 * scale) * rng.uniform(0.6, 0.95)
+    depth = min(depth, 3 * simulation.world.scale) * rng.uniform(0.6, 0.95)
     radius = depth * size.max() * rng.uniform(0.05, 0.12) / camera.intrinsics[0]
     position = camera.origin[t] + pixel_rays(camera, t, pixel)[0] * depth
     body = Body(
@@ -1017,16 +1009,14 @@ def _appear(rng, scene: Scene, instance: int, t: int) -> Simulation:
         spin=tuple(rng.normal(0, 1, 3)),
         density=500.0,
     )
-    reach = bounding_radius(body)
-    ball = Body((Geom("sphere", (reach,)),), tuple(position))
     # Clear of all that stands or moves: what is there is asked by rays.
     directions = rng.normal(size=(200, 3))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     set_frame(simulation, t)
     _, distance = cast_rays(simulation, position, directions)
-    if np.any((distance >= 0) & (distance < reach)):
+    if np.any((distance >= 0) & (distance < bounding_radius(body))):
         raise SceneRejected("there is no room for it")
-    return _added(simulation, t, dataclasses.replace(body, position=ball.position))
+    return _added(simulation, t, body)
 
 
 def _added(simulation: Simulation, t: int, body: Body) -> Simulation:
@@ -1450,6 +1440,9 @@ def scene_textures(scene: Scene) -> tuple[Texture, Texture]:
         array = getattr(texture, field.name).copy()
         array[swapped] = getattr(fresh, field.name)[swapped]
         arrays[field.name] = array
+    # Another hue for certain: two random ones may be alike.
+    arrays["colours"] = texture.colours.copy()
+    arrays["colours"][swapped] = np.roll(texture.colours, 1, axis=-1)[swapped]
     return texture, Texture(**arrays)
 
 

@@ -421,7 +421,7 @@ def _draw_drive(rng, mode, scale, num_frames, fps) -> np.ndarray:
     rise = 0.5 * speed * smooth_noise(rng, num_frames, fps, 0.7)
     if mode == "walk":
         rise = np.full(num_frames, np.nan)
-    turn = np.gradient(heading) * fps
+    turn = np.gradient(heading) * fps if num_frames > 1 else np.zeros(1)
     return np.stack([pace * np.cos(heading), pace * np.sin(heading), rise, turn], -1)
 
 

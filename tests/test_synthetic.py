@@ -1,8 +1,10 @@
-"""Simulated scenes against free fall, the pinhole formula, plain loops and OpenCV."""
+"""Simulated scenes against free fall, the pinhole formula, plain loops and OpenCV.
 
+Impossible twins and the command have tests of their own in test_violations.py.
+"""
+
+import functools
 import pathlib
-import subprocess
-import sys
 
 import cv2
 import mujoco
@@ -33,7 +35,8 @@ def camera_along_y(eyes, focal=100.0, size=200):
     return Camera(intrinsics, extrinsics, size, size)
 
 
-@pytest.fixture(scope="module", params=[0, 3, 11])
+# 0, 3, 11: rigid bodies. 109: a falling cloth. 159: jelly. 112, 150: jointed bodies.
+@pytest.fixture(scope="module", params=[0, 3, 11, 109, 112, 150, 159])
 def scene(request):
     return synthetic.generate_scene(request.param, num_frames=24, num_tracks=200)
 
@@ -109,6 +112,208 @@ def test_speeds_that_no_fall_explains_are_rejected():
         simulation.data.qvel[0] = speed
         with pytest.raises(synthetic.SceneRejected, match="unstable"):
             worlds._check_stable(simulation.data, largest)
+
+
+# --- joints and soft bodies ---
+
+
+def pendulum(loss=0.0, **options):
+    """A ball (r = 0.1) on a weightless rod of 1 m, 0.1 rad from hanging straight."""
+    joint = Joint("hinge", loss=loss, **options)
+    turn = (np.cos(np.pi / 4 - 0.05), 0.0, np.sin(np.pi / 4 - 0.05), 0.0)
+    ball = Geom("sphere", (0.1,), (1.0, 0.0, 0.0))
+    return Body((ball,), (0, 0, 3), turn, joint=joint)
+
+
+def angles(simulation):
+    """`[T]` how far the body's x axis is from straight down, towards +x (rad)."""
+    axis = simulation.body_rotation[:, 2, :, 0]
+    return np.arctan2(axis[:, 0], -axis[:, 2])
+
+
+def test_a_pendulum_swings_with_its_period():
+    fps = 30.0
+    simulation = synthetic.simulate(World((FLOOR, pendulum())), 90, fps)
+    inertia = 1 + 0.4 * 0.1**2  # per mass, about the hinge
+    rate = np.sqrt(9.81 * 1.0 / inertia)
+    expected = 0.1 * np.cos(rate * np.arange(90) / fps)
+    np.testing.assert_allclose(angles(simulation), expected, atol=0.006)
+
+
+def test_a_driven_joint_follows_its_sine():
+    body = pendulum(loss=20.0, pull=8.0, swing=(0.5, 1.5, 0.0))
+    angle = angles(synthetic.simulate(World((FLOOR, body)), 120, 30.0))[30:]
+    spectrum = np.abs(np.fft.rfft(angle - angle.mean()))
+    assert np.fft.rfftfreq(90, 1 / 30)[spectrum.argmax()] == pytest.approx(1.5, abs=0.2)
+    assert 0.35 < np.ptp(angle) / 2 < 0.65
+
+
+def test_links_out_of_order_are_refused():
+    root = box((0.1, 0.1, 0.1), (0, 0, 1))
+    link = Body((Geom("sphere", (0.1,)),), parent=0, joint=Joint("ball"))
+    with pytest.raises(ValueError, match="links must follow their parents"):
+        synthetic.simulate(World((root, FLOOR, link)), 2, 24.0)
+
+
+def test_the_links_of_a_creature_are_one_instance():
+    rng = np.random.default_rng(0)
+    bodies = [FLOOR, box((0.1, 0.1, 0.1), (3, 3, 0.1))]
+    bodies += worlds.draw_creature(rng, 1.0, bodies, 4, 24.0)
+    cloth = Soft((3, 3), 0.1, (0, 5, 3))
+    simulation = synthetic.simulate(World(tuple(bodies), softs=(cloth,)), 4, 24.0)
+    instance = simulation.instance_of_body
+    assert len(bodies) > 5
+    np.testing.assert_array_equal(instance, [0, 0, 2] + [3] * (len(bodies) - 2))
+    assert simulation.instance_of(np.array([worlds.FIRST_FACE])) == 1
+
+
+def test_every_kind_of_creature_and_soft_body_keeps_steady():
+    rng = np.random.default_rng(3)
+    for draw in (
+        worlds._draw_chain, worlds._draw_walker, worlds._draw_worm,
+        worlds._draw_flyer, worlds._draw_doll,
+    ):  # fmt: skip
+        links = [worlds._shifted(body, 1) for body in draw(rng, 1.0, 16, 8.0)]
+        made = synthetic.simulate(World((FLOOR, *links)), 16, 8.0)
+        middle = made.instance_paths()[:, 0]
+        apart = np.linalg.norm(made.body_position[:, 2:] - middle[:, None], axis=-1)
+        assert apart.max() < 1.2  # m: none is larger, nothing comes off
+        bends = made.body_rotation[:, 2:].swapaxes(2, 3) @ made.body_rotation[:, 2:3]
+        assert np.abs(bends - bends[0]).max() > 0.1  # the joints move
+    for draw in (worlds._draw_cloth, worlds._draw_jelly):
+        bends = []
+        for _ in range(3):  # a sheet that falls flat on the floor stays flat
+            soft = draw(rng, 1.0)
+            made = synthetic.simulate(World((FLOOR,), softs=(soft,)), 16, 8.0)
+            apart = made.vertices[:, :, None] - made.vertices[:, None]
+            length = np.linalg.norm(apart, axis=-1)
+            bends.append(np.abs(length - length[0]).max() / length[0].max())
+            assert length.max() < 2 * length[0].max()
+        assert max(bends) > 0.05
+
+
+def test_some_worlds_bend_and_some_do_not():
+    drawn = [
+        worlds.draw_world(np.random.default_rng([seed, 1]), 2, 24.0)
+        for seed in range(150)
+    ]
+    jointed = [any(body.joint for body in world.bodies) for world in drawn]
+    assert 0.15 < np.mean(jointed) < 0.35
+    assert 0.12 < np.mean([bool(world.softs) for world in drawn]) < 0.28
+
+
+def test_a_soft_body_stiffer_than_the_timestep_is_rejected(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cloth = Soft((5, 5), 0.2, (0, 0, 1), stiffness=100.0, velocity=(1, 0, 3))
+    with pytest.raises(synthetic.SceneRejected, match="unstable"):
+        synthetic.simulate(World((FLOOR,), softs=(cloth,)), 48, 24.0)
+    assert not list(tmp_path.iterdir())  # no log of MuJoCo's
+
+
+UPRIGHT = (np.sqrt(0.5), np.sqrt(0.5), 0.0, 0.0)
+
+
+def test_a_cloth_hides_what_is_behind_it():
+    # A curtain hangs at y = 2 over |x| < 0.5, from z = 2 down to about 0; the point is
+    # on a ball at y = 3.7.
+    pins = [5 * column + 4 for column in range(5)]
+    cloth = Soft((5, 5), 0.25, (0, 2, 1.5), UPRIGHT, pinned=tuple(pins))
+    ball = Body((Geom("sphere", (0.3,)),), (0, 4, 1), moving=False)
+    world = World((FLOOR, ball), softs=(cloth,))
+    simulation = synthetic.simulate(world, 41, 24.0)
+    assert np.abs(simulation.vertices[..., 1] - 2).max() < 0.01
+    assert np.ptp(simulation.vertices[:, :, 2]) > 1
+    x = np.linspace(-3, 3, 41) + 0.013
+    camera = camera_along_y(np.stack([x, 0 * x, 0 * x + 1], -1))
+    made = synthetic.trace_scene(
+        simulation, camera, [0], np.array([2]), np.array([[0, -0.3, 0]])
+    )
+    crossing = np.abs(x) * (1 - 2 / 3.7)
+    clear = np.abs(crossing - 0.5) > 0.03  # a hanging cloth narrows a little
+    np.testing.assert_array_equal(made.visible[0, clear, 0] > 0, crossing[clear] > 0.5)
+    assert 5 < made.visible.sum() < 36
+    # Nothing but the skin does this: MuJoCo's own rays go straight through.
+    synthetic.set_frame(simulation, 20)
+    geom = np.zeros((1, 1), np.int32)
+    way = np.array([0.0, 1.0, 0.0])
+    eye = np.array([0.0, 0.0, 1.0])
+    distance = mujoco.mj_ray(
+        simulation.model, simulation.data, eye, way, None, True, -1, geom
+    )
+    assert distance == pytest.approx(3.7)
+    surface, distance = synthetic.cast_rays(simulation, eye, way[None])
+    assert surface[0] >= worlds.FIRST_FACE
+    assert distance[0] == pytest.approx(2.0, abs=0.01)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_rays_meet_skins_where_mujoco_says(seed):
+    rng = np.random.default_rng(seed)
+    soft = (worlds._draw_cloth, worlds._draw_jelly)[seed % 2](rng, 1.0)
+    simulation = synthetic.simulate(World((FLOOR,), softs=(soft,)), 12, 8.0)
+    met = 0
+    for t in (0, 11):
+        synthetic.set_frame(simulation, t)
+        vertices = simulation.vertices[t]
+        eye = vertices.mean(0) + [0.5, -3.0, 1.0]
+        rays = rng.choice(vertices, 200) + rng.normal(0, 0.1, (200, 3)) - eye
+        normals = np.zeros_like(rays)
+        surface, distance = synthetic.cast_rays(simulation, eye, rays, normals)
+        for i in range(200):
+            expected = mujoco.mj_rayFlex(
+                simulation.model, simulation.data, 0, False, False, True, False, 0,
+                eye, rays[i],
+            )  # fmt: skip
+            plane = -eye[2] / rays[i, 2]
+            if expected < 0 or 0 < plane < expected:
+                assert surface[i] < worlds.FIRST_FACE
+                continue
+            assert distance[i] == pytest.approx(expected, abs=1e-6)
+            assert (normals[i] * rays[i]).sum() < 0
+            met += 1
+    assert met > 40
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_rays_and_triangles_meet_as_linear_algebra_says(seed):
+    rng = np.random.default_rng(seed)
+    corners = rng.normal(0, 1, (3, 3, 3)) + [0, 0, 4]
+    rays = np.concatenate([rng.normal(0, 0.3, (20, 2)), np.ones((20, 1))], 1)
+    expected = np.full(20, np.inf)
+    for i, ray in enumerate(rays):
+        for a, b, c in corners:
+            u, v, t = np.linalg.solve(np.stack([b - a, c - a, -ray], 1), -a)
+            if min(u, v, 1 - u - v) >= 0 and t > 0:
+                expected[i] = min(expected[i], t)
+    found = np.full(20, np.inf)
+    ray, _, reach = synthetic._cast_at_faces(corners, rays)
+    found[ray] = reach
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_a_point_on_a_cloth_keeps_its_share_of_the_corners(seed):
+    simulation = _falling_cloth()
+    rng = np.random.default_rng(seed)
+    face = rng.integers(len(simulation.skins.faces), size=4)
+    weights = rng.dirichlet([1, 1, 1], 4)
+    corners = simulation.vertices[:, simulation.skins.faces[face]]
+    expected = sum(weights[:, k, None] * corners[:, :, k] for k in range(3))
+    surface = (worlds.FIRST_FACE + face).astype(np.int32)
+    points = synthetic.place(simulation, surface, weights)
+    np.testing.assert_allclose(points, expected, atol=1e-12)
+    for t in (0, 7):
+        back = synthetic.anchor(simulation, t, surface, points[t])
+        np.testing.assert_allclose(back, weights, atol=1e-6)
+
+
+@functools.cache
+def _falling_cloth():
+    ball = Body((Geom("sphere", (0.4,)),), (0, 0, 0.4), moving=False)
+    cloth = Soft((5, 5), 0.2, (0.1, 0, 1.2))
+    return synthetic.simulate(World((FLOOR, ball), softs=(cloth,)), 8, 8.0)
 
 
 # --- cameras and tracks ---
@@ -193,6 +398,23 @@ def test_depth_and_segmentation_agree_with_tracks():
     np.testing.assert_array_equal(segmentation[t, row, column], scene.instance_ids)
 
 
+def test_depth_at_any_pixel():
+    # The floor, 1 m below a camera that looks along +y, is at z = f / (y - cy).
+    simulation = synthetic.simulate(World((FLOOR,)), 1, 24.0)
+    camera = camera_along_y([[0, 0, 1]], focal=100.0, size=200)
+    pixels = np.array([[100, 150], [3.25, 120.4], [-40, 190], [100, 320], [100, 60]])
+    depth = synthetic.depth_at(simulation, camera, 0, pixels)
+    np.testing.assert_allclose(depth[:4], 100 / (pixels[:4, 1] - 100), rtol=1e-9)
+    assert depth[4] == np.inf
+    scene = synthetic.generate_scene(116, 3, 50, 48, 64)
+    maps, _ = synthetic.depth_and_segmentation(scene.simulation, scene.camera)
+    row, column = np.indices((48, 64)).reshape(2, -1)
+    centres = np.stack([column, row], -1) + 0.5
+    for t in range(3):
+        depth = synthetic.depth_at(scene.simulation, scene.camera, t, centres)
+        np.testing.assert_allclose(depth, maps[t].ravel(), rtol=1e-6)
+
+
 def test_visibility_is_that_of_one_ray_at_a_time(scene):
     simulation, camera = scene.simulation, scene.camera
     for t in (0, 13):
@@ -208,6 +430,13 @@ def test_visibility_is_that_of_one_ray_at_a_time(scene):
                 simulation.model, simulation.data, camera.origin[t], ray, None, True,
                 -1, geom,
             )  # fmt: skip
+            for soft in range(len(simulation.world.softs)):
+                cloth = mujoco.mj_rayFlex(
+                    simulation.model, simulation.data, 0, False, False, True, False,
+                    soft, camera.origin[t], ray,
+                )  # fmt: skip
+                if cloth >= 0 and (distance < 0 or cloth < distance):
+                    distance = cloth
             expected = inside and (distance < 0 or distance > 1 - 1e-4)
             if abs(distance - 1 + 1e-4) > 1e-6:  # float32 rounding decides there
                 assert bool(scene.visible[n, t, 0]) == expected
@@ -262,6 +491,14 @@ def test_scenes_are_finite_and_of_the_stated_form():
     assert {moving for moving, _ in kinds} == {True, False}
 
 
+@pytest.mark.parametrize(("num_frames", "fps"), [(24, 30.0), (150, 8.0)])
+def test_short_and_long_clips(num_frames, fps):
+    for seed in (112, 109):
+        scene = synthetic.generate_scene(seed, num_frames, 40, 64, 64, fps)
+        assert scene.tracks_3d.shape == (40, num_frames, 3) and scene.fps == fps
+        assert np.isfinite(scene.tracks_3d).all() and scene.visible.any(1).all()
+
+
 @pytest.mark.parametrize(
     "options", [{"num_frames": 0}, {"seed": -1}, {"num_tracks": 9999, "height": 64}]
 )
@@ -289,33 +526,69 @@ def test_texture_stays_with_its_point(scene):
         assert (np.abs(now - at_seed[n]).max(-1) < 0.02).mean() > 0.98
 
 
-def test_lucas_kanade_on_rendered_frames_agrees_with_the_truth():
-    scene = synthetic.generate_scene(1, 24, 300)
+def lucas_kanade(scene):
+    """How far OpenCV is off from each frame to the next (px), how far points went, and
+    whose they are: `[M]` each, of all points visible in both and off the borders."""
     video = synthetic.render(scene)
-    assert video.shape == (24, 256, 256, 3) and video.dtype == np.uint8
+    size = np.array([scene.width, scene.height])
+    assert video.shape == (len(scene.camera.extrinsics), *size[::-1], 3)
+    assert video.dtype == np.uint8
     x, y, z = np.moveaxis(scene.tracks_3d, -1, 0)
     fx, fy, cx, cy = scene.intrinsics
     pixels = np.stack([fx * x / z + cx, fy * y / z + cy], -1)
     grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in video]
-    static, moving, shift = [], [], []
-    for t in range(23):
+    found = []
+    for t in range(len(video) - 1):
         both = scene.visible[:, t, 0] * scene.visible[:, t + 1, 0]
-        inside = np.all((pixels[:, t] > 12) & (pixels[:, t] < 244), axis=-1)
+        inside = np.all((pixels[:, t] > 12) & (pixels[:, t] < size - 12), axis=-1)
         n = np.flatnonzero(both * inside)
+        if len(n) == 0:
+            continue
         # OpenCV has the first pixel's centre at 0.
         start = np.ascontiguousarray(pixels[n, t, None] - 0.5)
         # A window no larger than the small bodies of a 256 px picture.
-        found, *_ = cv2.calcOpticalFlowPyrLK(
+        end, *_ = cv2.calcOpticalFlowPyrLK(
             grey[t], grey[t + 1], start, None, winSize=(11, 11)
         )
-        error = np.linalg.norm(found[:, 0] + 0.5 - pixels[n, t + 1], axis=-1)
-        still = scene.instance_ids[n] == 0
-        static.append(error[still])
-        moving.append(error[~still])
-        shift.append(np.linalg.norm(pixels[n, t + 1] - pixels[n, t], axis=-1))
-    assert np.median(np.concatenate(static)) < 0.3
-    assert np.median(np.concatenate(moving)) < 1.0
-    assert np.median(np.concatenate(shift)) > 1.0  # standing still would not pass
+        error = np.linalg.norm(end[:, 0] + 0.5 - pixels[n, t + 1], axis=-1)
+        shift = np.linalg.norm(pixels[n, t + 1] - pixels[n, t], axis=-1)
+        found.append((error, shift, scene.instance_ids[n]))
+    return (np.concatenate(column) for column in zip(*found, strict=True))
+
+
+def test_lucas_kanade_on_rendered_frames_agrees_with_the_truth():
+    error, shift, instance = lucas_kanade(synthetic.generate_scene(1, 24, 300))
+    assert np.median(error[instance == 0]) < 0.3
+    assert np.median(error[instance > 0]) < 1.0
+    assert np.median(shift) > 1.0  # standing still would not pass
+
+
+@pytest.mark.parametrize("seed", [109, 159])  # a cloth, a jelly
+def test_lucas_kanade_agrees_on_what_deforms(seed):
+    error, shift, instance = lucas_kanade(
+        synthetic.generate_scene(seed, 8, 300, 192, 192)
+    )
+    assert (instance == 1).sum() > 100
+    assert np.median(error[instance == 1]) < 0.5
+    assert np.median(shift[instance == 1]) > 5
+
+
+@pytest.mark.parametrize("kind", ["walker", "worm", "doll"])
+def test_lucas_kanade_agrees_on_what_bends(kind):
+    rng = np.random.default_rng(5)
+    links = getattr(worlds, f"_draw_{kind}")(rng, 1.0, 8, 24.0)
+    links = [worlds._shifted(body, 1) for body in links]
+    simulation = synthetic.simulate(World((FLOOR, *links)), 8, 24.0)
+    middle = simulation.instance_paths()[4, 0]
+    camera = camera_along_y([middle - [0, 1.6, 0]] * 8, focal=250.0, size=224)
+    row, column = np.indices((74, 74)).reshape(2, -1) * 3
+    pixels = np.stack([column, row], -1) + 0.5
+    frame, surface, anchors = synthetic.surface_points(simulation, camera, 2, pixels)
+    scene = synthetic.trace_scene(simulation, camera, frame, surface, anchors)
+    error, shift, instance = lucas_kanade(scene)
+    assert (instance == 1).sum() > 300
+    assert np.median(error[instance == 1]) < 1.0
+    assert np.median(shift[instance == 1]) > 0.5
 
 
 def test_shadows_fall_under_things():
@@ -361,43 +634,7 @@ def test_the_shipped_clip_is_the_scene_that_its_readme_names():
     assert np.abs(drawn.reshape(frame.shape) - frame).mean() < 12
 
 
-# --- the command ---
-
-
-def command(*flags):
-    return subprocess.run(
-        [sys.executable, str(ROOT / "synthetic.py"), *flags],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-
-
-def test_the_command_writes_examples_and_previews(tmp_path):
-    sizes = ["--num_frames=4", "--num_tracks=50", "--height=48", "--width=64"]
-    done = command(
-        "--num_scenes=2", "--seed=7", f"--out_dir={tmp_path}", "--render", "--depth",
-        "--preview", *sizes,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    names = {path.name for path in tmp_path.iterdir()}
-    assert names == {
-        "contact_sheet.png", "scene_000007.npz", "scene_000007.mp4",
-        "scene_000008.npz", "scene_000008.mp4",
-    }  # fmt: skip
-    with np.load(tmp_path / "scene_000008.npz") as stored:
-        expected = synthetic.generate_scene(8, 4, 50, 48, 64)
-        np.testing.assert_array_equal(stored["tracks_3d"], expected.tracks_3d)
-        assert stored["video"].shape == (4, 48, 64, 3)
-        assert stored["depth"].shape == stored["segmentation"].shape == (4, 48, 64)
-    clip = cv2.VideoCapture(str(tmp_path / "scene_000007.mp4"))
-    assert clip.get(cv2.CAP_PROP_FRAME_COUNT) == 4
-
-
-def test_bad_flags_end_in_one_line(tmp_path):
-    done = command("--num_tracks=100000", f"--out_dir={tmp_path}")
-    assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert "100000 tracks cannot be seeded" in done.stderr.splitlines()[-1]
+# --- files ---
 
 
 def test_a_file_that_fails_half_way_leaves_nothing(tmp_path):
