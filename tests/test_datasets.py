@@ -661,6 +661,9 @@ class WithoutTensorFlow:  # as if it were not installed
         if name.split(".")[0] != "tensorflow":
             return self.finder.find_spec(name, *rest)
 
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+
 sys.meta_path = [WithoutTensorFlow(finder) for finder in sys.meta_path]
 import numpy as np, datasets
 source = datasets.KubricSource({str(movi)!r}, "train", 50)
