@@ -98,12 +98,10 @@ def test_tracks_end_at_their_rate_and_stay_lost():
     out = corruptions.lost_early(np.random.default_rng(0), visible, rate)[..., 0] > 0
     steps = np.abs(np.diff(out.astype(int), axis=1)).sum(1)
     assert (steps <= 2).all()  # one run of frames each
-    # A pair of frames k apart, one of which is where tracking began: averaged over
-    # where that is, a frame d from it is seen with probability (1 - rate)^(d - 1) for
-    # d > 0, so the share of frames seen is the mean over start and frame.
+    # A frame d from where tracking began is reached with probability (1 - rate)^d.
     frame = np.arange(41)
     gap = np.abs(frame[:, None] - frame)
-    expected = np.where(gap == 0, 1, (1 - rate) ** np.maximum(gap - 1, 0)).mean()
+    expected = ((1 - rate) ** gap).mean()
     assert out.mean() == pytest.approx(expected, abs=0.005)
 
 

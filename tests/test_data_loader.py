@@ -238,13 +238,14 @@ def test_any_clip_is_prepared_or_refused(seed, num_tracks, share):
 # --- features ---
 
 
-def with_depth_map(seed=0):
+def with_depth_map(seed=0, margin=0):
     """Tracks on a sloping plane z = 1 / (a + b u + c v), seen in its depth map."""
     example = make_example(seed, share=0.8)
     row, column = np.indices((90, 128)) + 0.5
     depth = 1 / (0.3 + 0.001 * column + 0.002 * row)
     rng = np.random.default_rng(seed)
-    u, v = rng.integers([128, 90], size=(30, 12, 2)).transpose(2, 0, 1) + 0.5
+    low, high = (margin, margin), (128 - margin, 90 - margin)
+    u, v = rng.integers(low, high, size=(30, 12, 2)).transpose(2, 0, 1) + 0.5
     z = 1 / (0.3 + 0.001 * u + 0.002 * v)
     x, y = (u - 60) / 110 * z, (v - 45) / 120 * z
     tracks = np.stack([x, y, z], -1).astype(np.float32)
@@ -265,6 +266,8 @@ def test_depth_features_of_support_come_from_the_map():
             features = clip["depth_features"][n, t]
             for i, j in ((0, 0), (7, 7), (3, 12), (14, 14)):
                 tap = np.array([u + (j - 7) / 2, v + (i - 7) / 2])
+                if np.abs(np.stack([tap, tap - (128, 90)])).min() < 1e-3:
+                    continue  # on the frame's very edge: in or out by rounding
                 inside = (tap >= 0).all() and (tap < (128, 90)).all()
                 near = np.clip(tap, 0.5, (127.5, 89.5))  # edges hold
                 expected = z * clip["scale"] * (0.3 + near @ [0.001, 0.002]) - 1
@@ -308,7 +311,7 @@ def test_absent_features_are_zero_and_said_to_be():
 
 
 def test_mirroring_mirrors_the_map_and_the_relative_depths_alike():
-    example = with_depth_map(2)
+    example = with_depth_map(2, margin=5)
     size, camera = (90, 128), example["intrinsics"]
     pixels = geometry.project(example["tracks_3d"], camera)
     z = example["tracks_3d"][..., 2]
@@ -521,11 +524,8 @@ try:
 except KeyboardInterrupt:
     print("interrupted")
 """
-    if __name__ == "__main__":  # spawned workers import the main module
-        return
-    script = f"if __name__ == '__main__':\n{''.join('  ' + x for x in code.splitlines(True))}"
     child = subprocess.Popen(
-        [sys.executable, "-c", script],
+        [sys.executable, "-c", code],
         cwd=Path(__file__).parent.parent,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
