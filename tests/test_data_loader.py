@@ -3,6 +3,7 @@
 import itertools
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -516,7 +517,7 @@ def test_the_bar_of_a_pool_gets_to_its_end(capsys):
     assert "100%" in capsys.readouterr().err
 
 
-def test_interrupting_a_pool_prints_no_tracebacks_of_workers():
+def test_interrupting_a_pool_prints_no_tracebacks_of_workers(tmp_path):
     code = """
 import data_loader
 try:
@@ -524,19 +525,24 @@ try:
 except KeyboardInterrupt:
     print("interrupted")
 """
-    child = subprocess.Popen(
-        [sys.executable, "-c", code],
-        cwd=Path(__file__).parent.parent,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,  # Ctrl-C reaches a whole group: this one only
-    )
-    time.sleep(4)
-    os.killpg(child.pid, signal.SIGINT)
-    out, err = child.communicate(timeout=30)
-    assert "Traceback" not in err, err
-    assert "interrupted" in out
+    said = tmp_path / "stderr"
+    with open(said, "w") as stderr:
+        child = subprocess.Popen(
+            [sys.executable, "-c", code],
+            cwd=Path(__file__).parent.parent,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            start_new_session=True,  # Ctrl-C reaches a whole group: this one only
+        )
+        deadline = time.monotonic() + 60
+        while not re.search(r" [1-9]\d*/4000", said.read_text()):
+            assert child.poll() is None and time.monotonic() < deadline
+            time.sleep(0.1)
+        os.killpg(child.pid, signal.SIGINT)
+        out = child.communicate(timeout=30)[0]
+    assert "Traceback" not in said.read_text()
+    assert out.strip() == "interrupted" and child.returncode == 0
 
 
 # --- batches ---
