@@ -536,8 +536,8 @@ def synthetic_pool(
     depth_feature_scenes: how many scenes, from the first on, also get depth features,
     of depth_feature_tracks random tracks of each: support tracks are drawn from these,
     queries first from the others, so it takes at least as many as support tracks are
-    wanted. They are exact: 225 rays for each visible point, about half a second a scene
-    at the defaults, and 450 bytes per track and frame (5.5 MB a scene), which are
+    wanted. They are exact: 225 rays for each visible point, about a second a scene at
+    the defaults, and 450 bytes per track and frame (5.5 MB a scene), which are
     memory-mapped where there is a cache_dir and in memory where there is none.
     Raises ValueError for sizes out of range or an unreadable shard.
     """
@@ -879,6 +879,11 @@ class _ClipMaker:
         _, num_query, num_frames = self.sizes
         # A clip with few tracks must not need more for a crop than it has.
         fit = int(((example["visible"] > 0).sum(1) >= 2).sum())
+        if fit == 0:
+            raise ValueError(
+                f"of {len(example['visible'])} tracks, 0 of them are visible in 2 "
+                "frames or more: there is no motion to learn from"
+            )
         enough = min(num_query, -(-fit // 2))
         example = augment_example(
             example, rng, self.augmentation, num_frames, max(2, enough)

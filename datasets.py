@@ -9,7 +9,7 @@ From top to bottom:
     read_tapvid             pickles of TAP-Vid: DAVIS, RoboTAP, RGB-Stacking, Kinetics
     read_kubric             a MOVi example of a TFDS directory -> depth maps and poses
     kubric_example          ... -> tracks, by following pixels with their instances
-    tfds_builder, decode_kubric, tfrecord_offsets
+    tfds_shards, decode_kubric, tfrecord_offsets
                             TFDS directories, read without TensorFlow
     FileSource, TapvidSource, KubricSource
                             whole datasets, as random access sources of examples
@@ -30,9 +30,11 @@ from __future__ import annotations
 import codecs
 import dataclasses
 import functools
+import json
 import os
 import pathlib
 import pickle
+import re
 import struct
 import sys
 import zipfile
@@ -49,6 +51,7 @@ Example = dict[str, np.ndarray]
 
 TAPVID3D_SOURCES = ("drivetrack", "adt", "pstudio")
 NUM_TAPS = 2 * geometry.DEPTH_TAPS + 1  # to a side
+TFDS_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 # Kubric's own: a point is hidden if what is seen is nearer by more than this share.
 KUBRIC_OCCLUSION = 0.01
 
@@ -572,19 +575,15 @@ def _kubric_visible(clip: Example, tracks: np.ndarray, instance: np.ndarray):
 # ------------------------------------------------------------------ TFDS directories
 
 
-def tfds_builder(path: str | os.PathLike):
-    """The TFDS builder of a directory, or of the only one below it.
+def tfds_shards(path: str | os.PathLike, split: str) -> list[tuple[str, int, range]]:
+    """The files of a split of a TFDS directory, or of the only one below `path`.
+
+    split: a name, or a part: `train`, `train[:90%]`, `train[100:200]`.
+    Returns for each file its path, how many examples it holds, and which are meant.
 
     Raises:
-        DatasetError: if tensorflow-datasets is not installed, or there is no dataset.
+        DatasetError: if there is no dataset, more than one, or no such split.
     """
-    try:
-        import tensorflow_datasets as tfds
-    except ImportError as error:
-        raise DatasetError(
-            "Kubric's directories need tensorflow-datasets (no TensorFlow): "
-            "pip install -r requirements.txt"
-        ) from error
     if "://" in str(path):
         raise DatasetError(f"{path} is not on this machine: copy it here first")
     found = sorted(pathlib.Path(path).rglob("dataset_info.json"))
@@ -597,12 +596,44 @@ def tfds_builder(path: str | os.PathLike):
         some = ", ".join(str(file.parent) for file in found[:4])
         raise DatasetError(f"{path} holds {len(found)} datasets, name one: {some}")
     try:
-        return tfds.builder_from_directory(str(found[0].parent))
-    except Exception as error:
+        info = json.loads(found[0].read_text(encoding="utf-8"))
+        splits = {part["name"]: part for part in info["splits"]}
+        file_format, name = info.get("fileFormat", "tfrecord"), info["name"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DatasetError(f"{found[0]} is damaged: {first_line(error)}") from error
+    match = re.fullmatch(r"(\w+)(?:\[(\d+%?)?:(\d+%?)?\])?", split)
+    if match is None or match[1] not in splits:
         raise DatasetError(
-            f"{found[0].parent} is no TFDS dataset that can be read: "
-            f"{first_line(error)}"
-        ) from error
+            f"{path} has no split {split!r}: it has {', '.join(splits)}, or parts such "
+            "as train[:10%]"
+        )
+    lengths = [int(count) for count in splits[match[1]]["shardLengths"]]
+    template = splits[match[1]].get("filepathTemplate") or TFDS_TEMPLATE
+    total, start, shards = sum(lengths), 0, []
+    first, last = _bound(match[2], 0, total), _bound(match[3], total, total)
+    for i, length in enumerate(lengths):
+        values = {
+            "DATASET": name,
+            "SPLIT": match[1],
+            "FILEFORMAT": file_format,
+            "SHARD_INDEX": f"{i:05d}",
+            "NUM_SHARDS": f"{len(lengths):05d}",
+            "SHARD_X_OF_Y": f"{i:05d}-of-{len(lengths):05d}",
+        }
+        file = str(found[0].parent / template.format(**values))
+        wanted = range(max(first - start, 0), max(min(last - start, length), 0))
+        shards += [(file, length, wanted)] if wanted else []
+        start += length
+    return shards
+
+
+def _bound(text: str | None, default: int, total: int) -> int:
+    """An end of a part of a split: a number of examples or a percentage."""
+    if text is None:
+        return default
+    if text.endswith("%"):
+        return round(int(text[:-1]) * total / 100)
+    return min(int(text), total)
 
 
 def decode_kubric(record: bytes) -> dict:
@@ -612,8 +643,13 @@ def decode_kubric(record: bytes) -> dict:
     too are ten times as large. (TFDS's own partial decoding trips over the examples'
     ragged boxes.)
     """
-    from tensorflow_datasets.proto import tf_example_pb2
-
+    try:
+        from tensorflow_datasets.proto import tf_example_pb2
+    except ImportError as error:
+        raise DatasetError(
+            "Kubric's examples need tensorflow-datasets (not TensorFlow): "
+            "pip install -r requirements.txt"
+        ) from error
     stored = tf_example_pb2.Example.FromString(record).features.feature
 
     def values(name: str, kind: str) -> list:
@@ -728,17 +764,11 @@ class KubricSource:
     num_tracks: int = 288
 
     def __post_init__(self):
-        splits = self._builder.info.splits
-        try:
-            shards = splits[self.split].file_instructions
-        except (KeyError, ValueError) as error:
-            raise DatasetError(
-                f"{self.path} has no split {self.split!r}: it has {', '.join(splits)}"
-            ) from error
-        self._shards = [str(shard.filename) for shard in shards]
-        self._skip = [shard.skip for shard in shards]
-        self._ends = np.cumsum([shard.take for shard in shards])
-        self._total = [shard.examples_in_shard for shard in shards]
+        shards = tfds_shards(self.path, self.split)
+        self._shards = [file for file, _, _ in shards]
+        self._total = [count for _, count, _ in shards]
+        self._skip = [wanted.start for _, _, wanted in shards]
+        self._ends = np.cumsum([len(wanted) for _, _, wanted in shards])
 
     def __reduce__(self):  # a worker opens the files itself
         return KubricSource, (self.path, self.split, self.num_tracks)
@@ -774,10 +804,6 @@ class KubricSource:
         with open(path, "rb") as file:
             file.seek(first)
             return file.read(length)
-
-    @functools.cached_property
-    def _builder(self):
-        return tfds_builder(self.path)
 
     @functools.cached_property
     def _open(self) -> dict:

@@ -8,6 +8,7 @@ Contents
 """
 
 import io
+import json
 import os
 import pickle
 import subprocess
@@ -661,6 +662,9 @@ class WithoutTensorFlow:  # as if it were not installed
         if name.split(".")[0] != "tensorflow":
             return self.finder.find_spec(name, *rest)
 
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+
 sys.meta_path = [WithoutTensorFlow(finder) for finder in sys.meta_path]
 import numpy as np, datasets
 source = datasets.KubricSource({str(movi)!r}, "train", 50)
@@ -726,10 +730,29 @@ def test_records_of_a_tfrecord_file(tmp_path):
             datasets.tfrecord_offsets(path)
 
 
-def test_without_tfds_a_line_says_what_to_install(monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+def test_without_tfds_a_line_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets.proto", None)
     with pytest.raises(DatasetError, match="pip install -r requirements.txt"):
-        datasets.KubricSource(str(tmp_path))
+        datasets.decode_kubric(b"")
+
+
+def test_parts_of_a_split_are_its_examples(tmp_path):
+    part = {"name": "train", "shardLengths": ["3", "4", "3"]}
+    info = {"name": "movi_e", "splits": [part]}  # as old versions of TFDS wrote it
+    (tmp_path / "dataset_info.json").write_text(json.dumps(info))
+    for split, expected in {
+        "train": [range(3), range(4), range(3)],
+        "train[:50%]": [range(3), range(2)],
+        "train[50%:]": [range(2, 4), range(3)],
+        "train[2:4]": [range(2, 3), range(1)],
+        "train[8:99]": [range(1, 3)],
+    }.items():
+        found = datasets.tfds_shards(tmp_path, split)
+        assert [wanted for *_, wanted in found] == expected, split
+    assert Path(found[0][0]).name == "movi_e-train.tfrecord-00002-of-00003"
+    (tmp_path / "dataset_info.json").write_text("{")
+    with pytest.raises(DatasetError, match="dataset_info.json is damaged"):
+        datasets.tfds_shards(tmp_path, "train")
 
 
 def test_a_zip_of_something_else_is_no_example(tmp_path):
