@@ -5,7 +5,7 @@
 #
 # Variables: PYTHON=python3.12 (3.11 or newer), VENV=.venv, WORKERS=2,
 #            TESTS="tests/test_geometry.py -k lift" (arguments for pytest),
-#            TF=1 (with TensorFlow, for the tests that read TFRecord files)
+#            TF=1 (with TensorFlow, for tests of TFRecord files)
 
 PYTHON ?= python3
 VENV ?= .venv

@@ -700,18 +700,12 @@ def scene_depth_taps(scene: synthetic.Scene, rows: np.ndarray) -> np.ndarray:
         seen = np.flatnonzero(visible[:, t])
         taps, inside = geometry.depth_taps(pixels[seen, t], (scene.height, scene.width))
         z_taps = np.ones(inside.shape)
-        z_taps[inside] = _depth_at(scene.simulation, scene.camera, t, taps[inside])
+        z_taps[inside] = synthetic.depth_at(
+            scene.simulation, scene.camera, t, taps[inside]
+        )
         relative = geometry.relative_depth(tracks[seen, t, 2], z_taps, inside)
         out[seen, t] = relative.T.reshape(-1, NUM_TAPS, NUM_TAPS)
     return out
-
-
-def _depth_at(simulation, camera, t: int, pixels: np.ndarray) -> np.ndarray:
-    """z-depth `[M]` (m, inf where there is nothing) seen through `pixels [M, 2]`."""
-    synthetic.set_frame(simulation, t)
-    rays = synthetic.pixel_rays(camera, t, pixels)
-    geom, depth = synthetic.cast_rays(simulation, camera.origin[t], rays)
-    return np.where(geom >= 0, depth, np.inf)
 
 
 def _open_pool(files, num_scenes: int, depth_files=None) -> ScenePool:

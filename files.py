@@ -1,8 +1,8 @@
 """Files that appear whole or not at all, and programs that are compiled once.
 
-    whole_file              a file to write, which takes its name when all is written
-    write_npz               arrays by name
-    keep_compiled_programs  JAX's compilation cache on disk
+whole_file              a file to write, which takes its name when all is written
+write_npz               arrays by name
+keep_compiled_programs  JAX's compilation cache on disk
 """
 
 import contextlib
