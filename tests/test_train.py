@@ -28,6 +28,7 @@ import training
 ROOT = Path(__file__).resolve().parent.parent
 SIZES = [
     "--num_scenes=4",
+    "--num_depth_scenes=2",
     "--num_eval_scenes=2",
     "--batch_size=2",
     "--num_support_tracks=16",
@@ -161,7 +162,7 @@ def test_3dspa(run_3dspa):
     assert picture.startswith(b"\x89PNG") and len(picture) > 10_000
 
     loaded = checkpointing.load_checkpoint(str(path))
-    model = track_autoencoder_3d.make_model("mini", use_dino=False, use_depth=False)
+    model = track_autoencoder_3d.make_model("mini", use_dino=False, use_depth=True)
     assert loaded.config == track_autoencoder.model_config(model)
     assert loaded.metadata["step"] == 6
     held_out = loaded.metadata["held_out"]
