@@ -53,13 +53,19 @@ def define_flags() -> None:
         "duration", None, "Seconds of the video to score; all by default."
     )
     flags.DEFINE_integer(
-        "tracking_grid_size", None, "Points are seeded on a grid of this size."
+        "tracking_grid_size",
+        None,
+        "Points are seeded on a grid this wide. Default: 32.",
     )
     flags.DEFINE_integer(
-        "num_splits", None, "Each track is predicted once, in one of this many splits."
+        "num_splits",
+        None,
+        "Each track is predicted once, in one of this many splits. Default: 4.",
     )
     flags.DEFINE_integer(
-        "num_support_tracks", None, "At most this many tracks are shown to the model."
+        "num_support_tracks",
+        None,
+        "At most this many tracks are shown to the model. Default: 128.",
     )
     flags.DEFINE_integer(
         "num_query_points",
@@ -122,10 +128,24 @@ def _basis(score) -> str:
     )
 
 
+def check_output_dir(path: str) -> None:
+    """Finds out before the work that its result cannot be written."""
+    if not path:
+        raise pipeline.PipelineError("where to? give --output_dir=DIR")
+    above = os.path.abspath(path)
+    while not os.path.lexists(above):
+        above = os.path.dirname(above)
+    if not os.path.isdir(above):
+        raise pipeline.PipelineError(f"cannot write to {path}: {above} is a file")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise pipeline.PipelineError(f"cannot write to {path}: permission denied")
+
+
 def run() -> str:
     """Scores the video that the flags name and returns the table."""
     if FLAGS.video_path is None:
         raise pipeline.PipelineError("which video? give --video_path=FILE")
+    check_output_dir(FLAGS.output_dir)
     result = pipeline.score_video(
         FLAGS.video_path,
         FLAGS.checkpoint_path,

@@ -54,7 +54,8 @@ LOG = logging.getLogger(__name__)
 DEFAULT_CHECKPOINT = Path(__file__).resolve().parent / "checkpoints/3dspa_mini.npz"
 WORKING_SIZE = 512  # longer side of the frames that are kept in memory and stored
 SMALLEST_SIDE = 64  # pixels; of anything smaller no score is worth having
-FEW_TRACKS, FEW_FRAMES = 64, 16  # below which a score comes with a warning
+FEW_TRACKS, STILL = 2.0  # pixels; below it, all motion may be the tracker's noise
+FEW_FRAMES = 64, 16  # below which a score comes with a warning
 QUERIES_PER_CALL = 512  # the model's array of queries, so that it compiles once
 NOT_PREDICTED = -20.0  # visible logit where no window predicts a track
 
@@ -793,7 +794,7 @@ def make_result(
         "frame_size": [tracks.size[1], tracks.size[0]],
         "version": VERSION,
         "seconds": None,
-        "warnings": _warnings(video, len(held_out.ids), num_frames),
+        "warnings": _warnings(video, tracks, held_out.ids),
         "options": dataclasses.asdict(options),
     }
     return Result(
@@ -878,13 +879,29 @@ def _nan_mean(values, axis):
     return [float(t / c) if c else None for t, c in zip(total, count, strict=True)]
 
 
-def _warnings(video, num_tracks, num_frames) -> list[str]:
+def _warnings(video, tracks, ids) -> list[str]:
     warnings = list(video.warnings) if video else []
-    if num_tracks < FEW_TRACKS:
-        warnings.append(f"only {num_tracks} tracks: the score rests on little")
+    num_frames = tracks.visible.shape[1]
+    if len(ids) < FEW_TRACKS:
+        warnings.append(f"only {len(ids)} tracks: the score rests on little")
     if num_frames < FEW_FRAMES:
         warnings.append(f"only {num_frames} frames: the score rests on little")
+    if _is_still(tracks, ids):
+        warnings.append(
+            "hardly anything moves: what stands still is easy to reconstruct, and a "
+            "high score then says nothing about motion"
+        )
     return warnings
+
+
+def _is_still(tracks, ids) -> bool:
+    """Whether nearly all tracks stay within STILL pixels (of a 256 px frame)."""
+    camera = scoring.evaluation_intrinsics(tracks.intrinsics, tracks.size)
+    pixels = geometry.project(tracks.tracks[ids], camera)
+    visible = tracks.visible[ids] > 0
+    low = np.where(visible, pixels, np.inf).min(axis=1)
+    high = np.where(visible, pixels, -np.inf).max(axis=1)
+    return bool(np.mean((high - low).max(axis=-1) < STILL) > 0.98)
 
 
 def _first_split(tracks, held_out):

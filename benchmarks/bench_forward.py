@@ -19,6 +19,7 @@ of a loop once. Seconds are the best of the repetitions; compilation is not in t
 import dataclasses
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -301,7 +302,9 @@ def run(repetitions: int, *todo: Row) -> dict:
         command, capture_output=True, text=True, check=False, env=environment
     )
     if done.returncode:
-        return {"error": done.stderr.strip().split("\n")[-1]}
+        lines = done.stderr.strip().split("\n")
+        said = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b", line)]
+        return {"error": (said or lines)[-1] + f" (exit status {done.returncode})"}
     return json.loads(done.stdout.strip().split("\n")[-1])
 
 
@@ -387,7 +390,8 @@ def main(argv):
         found = ratio.get("error") or f"{ratio['ratio']:.2f}"
         print(f"{ratio['name']}, {SMALL}: {found} (needed {ratio['needed']})")
     os.makedirs(FLAGS.out_dir, exist_ok=True)
-    path = os.path.join(FLAGS.out_dir, f"forward_{platform}.json")
+    quick = "_quick" if FLAGS.quick else ""  # does not replace a whole measurement
+    path = os.path.join(FLAGS.out_dir, f"forward_{platform}{quick}.json")
     with open(path, "w", encoding="utf-8") as file:
         json.dump({"rows": results, "comparisons": ratios}, file, indent=1)
     print(path)

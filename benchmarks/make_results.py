@@ -7,6 +7,7 @@ No figure is typed in: what has no file says "not measured" and how to measure i
 
 import json
 import pathlib
+import sys
 
 HERE = pathlib.Path(__file__).resolve().parent
 RESULTS = HERE / "results"
@@ -171,4 +172,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        sys.exit("make_results.py takes no arguments: it writes benchmarks/RESULTS.md")
     main()
