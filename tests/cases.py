@@ -3,7 +3,6 @@
 import functools
 import zlib
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -57,19 +56,20 @@ def parameter(name: str, shape) -> np.ndarray:
 def parameters_of(config_items: tuple) -> dict:
     config = track_autoencoder.ModelConfig(**dict(config_items))
     shapes = checkpointing.expected_shapes(config)
-    # On JAX's side, or each call of a compiled model copies them anew.
-    return {name: jnp.asarray(parameter(name, s)) for name, s in shapes.items()}
+    return {name: parameter(name, shape) for name, shape in shapes.items()}
 
 
-def flat_parameters(model) -> dict[str, jax.Array]:
+def flat_parameters(model) -> dict[str, np.ndarray]:
     """Parameters by name, by the fixture's rule."""
     config = track_autoencoder.model_config(model)
     return parameters_of(tuple(sorted(vars(config).items())))
 
 
+@functools.lru_cache(maxsize=4)
 def parameters(model) -> dict:
-    """The same, nested."""
-    return checkpointing.unflatten(flat_parameters(model))
+    """The same, nested, on JAX's side, or each call of a model would copy them."""
+    flat = {name: jnp.asarray(x) for name, x in flat_parameters(model).items()}
+    return checkpointing.unflatten(flat)
 
 
 def make_batch(model, seed=0, *, clips=2, tracks=5, queries=4, frames=None, end=None):

@@ -395,8 +395,8 @@ def test_all_published_configurations_of_3dspa_run(dino, depth):
         use_dino=dino, use_depth=depth, **{**cases.TINY, "dino_feature_dim": 768}
     )
     batch = cases.make_batch(model)
-    params = jax.jit(model.init)(jax.random.PRNGKey(0), batch)["params"]
-    out = model.apply({"params": params}, batch)
+    params = checkpointing.init_params(model, 0)
+    out = jax.jit(model.apply)({"params": params}, batch)
     assert ("dino_projection" in params, "depth_projection" in params) == (dino, depth)
     assert out.tracks.shape == (2, 4, 12, 3)
     assert out.log_error_scale.shape == (2, 4, 12, 1)
@@ -489,8 +489,9 @@ def test_bfloat16_stays_near_float32_and_parameters_stay_float32():
         model = cases.make_model("3dspa", readout=readout)
         batch = cases.make_batch(model)
         half = model.clone(dtype=jnp.bfloat16)
-        params = jax.jit(half.init)(jax.random.PRNGKey(0), batch)["params"]
-        assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+        made = jax.eval_shape(half.init, jax.random.PRNGKey(0), batch)["params"]
+        assert {x.dtype for x in jax.tree.leaves(made)} == {jnp.dtype("float32")}
+        params = checkpointing.init_params(half, 0)
         out, exact = apply(half, batch, params), apply(model, batch, params)
         assert out.tracks.dtype == jnp.float32
         spread = np.std(exact.tracks)
@@ -523,13 +524,10 @@ def test_features_of_a_clip_that_has_none_may_be_garbage():
     def total(params, batch):
         return jnp.sum(model.apply({"params": params}, batch).tracks ** 2)
 
-    params = cases.parameters(model)
-    expected = jax.grad(total)(params, batch)
-    for ours, theirs in zip(
-        jax.tree.leaves(jax.grad(total)(params, spoilt)),
-        jax.tree.leaves(expected),
-        strict=True,
-    ):
+    params, gradient = cases.parameters(model), jax.jit(jax.grad(total))
+    expected = jax.tree.leaves(gradient(params, batch))
+    found = jax.tree.leaves(gradient(params, spoilt))
+    for ours, theirs in zip(found, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, 1e-4, 1e-5)
 
 
