@@ -54,8 +54,8 @@ LOG = logging.getLogger(__name__)
 DEFAULT_CHECKPOINT = Path(__file__).resolve().parent / "checkpoints/3dspa_mini.npz"
 WORKING_SIZE = 512  # longer side of the frames that are kept in memory and stored
 SMALLEST_SIDE = 64  # pixels; of anything smaller no score is worth having
-FEW_TRACKS, STILL = 2.0  # pixels; below it, all motion may be the tracker's noise
-FEW_FRAMES = 64, 16  # below which a score comes with a warning
+FEW_TRACKS, FEW_FRAMES = 64, 16  # below which a score comes with a warning
+STILL = 2.0  # pixels; below it, all motion may be the tracker's noise
 QUERIES_PER_CALL = 512  # the model's array of queries, so that it compiles once
 NOT_PREDICTED = -20.0  # visible logit where no window predicts a track
 
