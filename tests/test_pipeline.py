@@ -426,6 +426,14 @@ def test_few_tracks_come_with_a_warning(checkpoint):
     assert any("tracks: the score rests" in w for w in result.score["warnings"])
 
 
+@pytest.mark.parametrize("step, is_said", [(0.0, True), (1.5, False)])
+def test_a_clip_that_stands_still_comes_with_a_warning(checkpoint, step, is_said):
+    clip = make_clip(20, step=step)
+    result = pipeline.score_video(clip, checkpoint, tracking_grid_size=10)
+    said = [w for w in result.score["warnings"] if "hardly anything moves" in w]
+    assert bool(said) == is_said
+
+
 # --- Files ---
 
 
