@@ -4,28 +4,26 @@
 # make clean  remove .venv, caches and the demo's output
 #
 # Variables: PYTHON=python3.12 (3.11 or newer), VENV=.venv, WORKERS=2,
-#            TESTS="tests/test_geometry.py -k lift" (arguments for pytest),
-#            TF=1 (with TensorFlow, for tests of TFRecord files)
+#            TESTS="tests/test_geometry.py -k lift" (arguments for pytest)
 
 PYTHON ?= python3
 VENV ?= .venv
 WORKERS ?= 2
 TESTS ?=
-TF ?=
 
 PY := $(VENV)/bin/python
 PIP_INSTALL := $(PY) -m pip install --no-input --disable-pip-version-check
 # One thread for each test process, so that WORKERS processes share the cores
 # instead of fighting for them. NPROC is what XLA sizes its thread pool by.
 TEST_THREADS := NPROC=1 OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
-TEST_LAYERS := requirements-dev.txt $(if $(TF),requirements-tf.txt)
-TEST_STAMP := $(VENV)/.installed-test$(if $(TF),-tf)
+TEST_LAYERS := requirements-dev.txt requirements-tf.txt
+TEST_STAMP := $(VENV)/.installed-test
 
 .PHONY: demo test lint clean help
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n '1,8p'
+	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n "1,7p"
 
 demo: $(VENV)/.installed-mini
 	$(PY) inference.py --preset=mini --video_path=data/example_video.mp4 \

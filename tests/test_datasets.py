@@ -593,6 +593,7 @@ def movi_features(tfds):
 
 def write_movi(folder, file_format, num_examples=3):
     """A TFDS directory with a train and a validation split of the plate's clip."""
+    pytest.importorskip("tensorflow", reason="TFDS writes with it")
     tfds = pytest.importorskip("tensorflow_datasets")
 
     class MoviE(tfds.core.GeneratorBasedBuilder, skip_registration=True):
