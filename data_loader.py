@@ -821,7 +821,9 @@ def load_examples(
         dataset = dataset.shuffle()
     dataset = dataset.repeat(num_epochs).random_map(lambda i, rng: make_clip(i, rng))
     dataset = dataset[shard_index::shard_count]
-    dataset = dataset.batch(batch_size, batch_fn=_stack)
+    # Without end there is no remainder, and Grain cannot count one clip a batch then.
+    endless = num_epochs is None
+    dataset = dataset.batch(batch_size, drop_remainder=endless, batch_fn=_stack)
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
     iterable = dataset.to_iter_dataset(options)
     if num_workers:

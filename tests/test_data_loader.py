@@ -618,6 +618,11 @@ def test_evaluation_batches_are_exact_and_finite_in_number(pool):
     assert (batches[0]["boundary_frame"] == 16).all()
 
 
+def test_batches_of_one_clip_go_on_for_ever(pool):
+    batches = data_loader.load_synthetic_dataset(pool, 1, **SIZES)
+    assert len(next(batches)["scale"]) == 1
+
+
 def test_an_unknown_model_is_refused(pool):
     with pytest.raises(ValueError, match="3dspa or trajan"):
         data_loader.load_synthetic_dataset(pool, 4, model_type="4d")
