@@ -600,7 +600,9 @@ def save_state(
         reason = os.strerror(int(code[1])) if code else text
         raise CheckpointError(f"cannot write {path}: {reason}") from error
     remove(unfinished(folder))
-    remove([os.path.join(folder, str(step)) for step in saved_steps(folder)[keep:]])
+    # Newer ones can only be damaged ones that were passed over: they do not count.
+    older = [step for step in saved_steps(folder) if step < int(state.step)]
+    remove([os.path.join(folder, str(step)) for step in older[keep - 1 :]])
 
 
 def remove(folders: list[str]) -> None:

@@ -785,6 +785,10 @@ def test_old_states_go_and_unfinished_ones(tmp_path):
         training.save_state(folder, state, batches, {}, keep=2)
         assert training.unfinished(folder) == []
     assert training.saved_steps(folder) == [3, 2]
+    # After a damaged state was passed over: it is not what is kept instead of ours.
+    state = state.replace(step=jnp.int32(1))
+    training.save_state(folder, state, batches, {}, keep=1)
+    assert training.saved_steps(folder) == [3, 2, 1]
 
 
 # What Orbax's threads say after the first of them has failed.
