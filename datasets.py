@@ -165,7 +165,9 @@ def _read_npy(archive: zipfile.ZipFile, member: str) -> np.ndarray:
 def decode_jpeg(data: bytes) -> np.ndarray:
     """`[H, W, 3]` uint8 RGB. Raises ValueError for what is no picture."""
     data = data.tobytes() if isinstance(data, np.generic | np.ndarray) else bytes(data)
-    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    picture = None
+    if data:  # of nothing at all OpenCV complains in its own way
+        picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     if picture is None:
         raise ValueError("it holds a picture that cannot be decoded")
     return picture[..., ::-1]
@@ -197,6 +199,10 @@ def _checked(name: str, example: Example) -> Example:
             f"the tracks need {(*tracks.shape[:2], 1)}"
         )
     intrinsics = np.asarray(example["intrinsics"], np.float32)
+    if intrinsics.shape != (4,):
+        raise DatasetError(
+            f"{name}: intrinsics have shape {intrinsics.shape}, must be [4]"
+        )
     if not (np.isfinite(intrinsics).all() and (intrinsics[:2] > 0).all()):
         raise DatasetError(f"{name}: intrinsics {intrinsics.tolist()} are no camera's")
     wrong = int((visible & ~np.isfinite(tracks).all(-1, keepdims=True)).sum())

@@ -318,6 +318,8 @@ def test_bad_tapvid3d_clips_are_named(tmp_path):
         "has no tracks_XYZ": {"tracks_XYZ": None},
         "benchmark's own scripts": {"images_jpeg_bytes": None},
         "cannot be decoded": {"images_jpeg_bytes": np.array([b"no"] * 4, object)},
+        "picture that cannot": {"images_jpeg_bytes": np.array([b""] * 4, object)},
+        "must be .4.": {"fx_fy_cx_cy": np.full((4, 4), 50.0)},
         "must be .T, N, 3. and .T, N.": {"visibility": stored["visibility"].T},
         "NaN or infinite": {"tracks_XYZ": stored["tracks_XYZ"] * np.nan},
     }
