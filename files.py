@@ -7,6 +7,7 @@ keep_compiled_programs  JAX's compilation cache on disk
 
 import contextlib
 import os
+import secrets
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -24,7 +25,8 @@ def whole_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
         OSError: naming `path`, if it cannot be written.
     """
     path = os.fspath(path)
-    partial = f"{path}.{os.getpid()}.tmp"
+    # Hosts that share a disk may have equal process ids.
+    partial = f"{path}.{os.getpid()}_{secrets.token_hex(4)}.tmp"
     try:
         os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
         with open(partial, "wb") as file:
