@@ -494,7 +494,7 @@ def make_held_out(model) -> list[dict]:
 def make_training_batches(model) -> Iterator:
     """This host's share of the training data, for ever."""
     host, hosts = jax.process_index(), jax.process_count()
-    size, pool = FLAGS.batch_size // hosts, None
+    size, pool, order = FLAGS.batch_size // hosts, None, FLAGS.seed
     how = {"modality_dropout": FLAGS.modality_dropout}
     if FLAGS.data_source == "synthetic":
         # Any --seed may be asked for, but none trains on the held-out scenes. Each host
@@ -503,10 +503,10 @@ def make_training_batches(model) -> Iterator:
         depth_scenes = FLAGS.num_depth_scenes if model.use_depth else 0
         shares = [-(-count // hosts) for count in (FLAGS.num_scenes, depth_scenes)]
         pool = make_pool(shares[0], seed, model.num_output_frames, shares[1])
-    else:
+        order = (FLAGS.seed + 1_000_003 * host) % 2**31
+    else:  # shares of one order: of another on each host they would overlap
         how |= {"shard_index": host, "shard_count": hosts}
-    seed = (FLAGS.seed + 1_000_003 * host) % 2**31
-    where = (FLAGS.data_source, FLAGS.dataset_path, pool, size, model, seed)
+    where = (FLAGS.data_source, FLAGS.dataset_path, pool, size, model, order)
     batches = make_batches(
         *where, augment=True, num_epochs=None, num_workers=FLAGS.num_workers, **how
     )
