@@ -209,8 +209,8 @@ SOURCE_FEATURES = {"kubric": {"depth"}}
 # What may differ when a run is resumed. Everything else would make another run of it.
 MAY_CHANGE = (
     "checkpoint_dir resume stop_at_step eval_freq save_freq log_freq keep_checkpoints "
-    "storage num_workers pool_dir jax_cache_dir eval_dataset_path eval_data_source "
-    "num_eval_scenes wandb_project wandb_entity wandb_run_name wandb_mode distributed "
+    "storage skip_corrupt num_workers pool_dir jax_cache_dir eval_dataset_path "
+    "eval_data_source num_eval_scenes wandb_project wandb_entity wandb_run_name wandb_mode distributed "
     "coordinator_address num_processes process_id"
 ).split()
 PATHS = ("dataset_path", "init_checkpoint")  # tell nobody else anything
@@ -687,7 +687,8 @@ def export(run: Run, metrics: dict, held_out: dict) -> None:
     """Writes the averaged weights, and how they came about."""
     if not is_first_host():
         return
-    unsaid = {*MAY_CHANGE, *PATHS} - {"eval_freq", "num_eval_scenes", "storage"}
+    said = {"eval_freq", "num_eval_scenes", "storage", "skip_corrupt"}
+    unsaid = {*MAY_CHANGE, *PATHS} - said
     metadata = {
         "step": run.step,
         "flags": {k: v for k, v in settings().items() if k not in unsaid},
