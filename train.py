@@ -440,12 +440,18 @@ def count_steps() -> int:
 def make_pool(
     num_scenes: int, seed: int, num_frames: int, depth_scenes: int
 ) -> data_loader.ScenePool:
-    """Simulated scenes, a little longer than the model's window."""
+    """Simulated scenes, as long as the model's window or longer.
+
+    They have as many tracks as are asked for, and features for all of the support.
+    """
+    support, query = FLAGS.num_support_tracks, FLAGS.num_query_points
     return data_loader.synthetic_pool(
         num_scenes,
         seed=seed,
         num_workers=FLAGS.num_workers,
         num_frames=max(64, num_frames),
+        num_tracks=max(320, support + query),
+        depth_feature_tracks=max(192, support),
         cache_dir=FLAGS.pool_dir,
         depth_feature_scenes=depth_scenes,
     )

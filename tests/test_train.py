@@ -410,7 +410,6 @@ BAD_FLAGS = {
     "--nonsense=1": "Unknown command line flag",
     "nonsense": "unexpected argument nonsense",
     "--num_steps=5 --num_epochs=5": "give --num_steps or --num_epochs, not both",
-    "--num_support_tracks=400": "400 support and 8 query tracks asked for",
     "--data_source=kubric": "data of kubric must be somewhere: give --dataset_path",
     "--data_source=npz --dataset_path=DIR/no": "no such dataset: --dataset_path=DIR/no",
     "--data_source=npz --dataset_path=DIR": "no .npz file in --dataset_path=DIR",
