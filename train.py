@@ -800,8 +800,8 @@ def start_wandb(run_id: str):
             "no W&B login ($WANDB_API_KEY or `wandb login`): logging offline to "
             f"{in_folder('wandb')}; `wandb sync` uploads that later"
         )
-    limits = wandb.Settings(silent=True, init_timeout=30, finish_timeout=60)
     try:
+        limits = wandb.Settings(silent=True, init_timeout=30, finish_timeout=60)
         return wandb.init(
             project=FLAGS.wandb_project,
             entity=FLAGS.wandb_entity,
@@ -923,7 +923,8 @@ def train(stop: StopRequest) -> str:
     finally:
         run.feeder.batches.close()  # its processes, and the memory they share with us
         if run.wandb is not None:
-            run.wandb.finish()
+            with contextlib.suppress(Exception):
+                run.wandb.finish()
     if run.step < run.num_steps:
         return f"stopped at step {run.step}; {kept(run)}. {how_to_go_on()}"
     return f"weights: {checkpoint_path()}"
