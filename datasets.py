@@ -15,6 +15,7 @@ From top to bottom:
                             whole datasets, as random access sources of examples
     example_files, tapvid3d_files, tapvid_files
                             the files of a directory that belong to one
+    example_features        what else they hold than tracks
 
 An example is a dict of arrays: `tracks_3d [N, T, 3]` in the camera frame, `visible
 [N, T, 1]`, `intrinsics [4]`, `height` and `width` in pixels; optionally `dino_features
@@ -861,6 +862,19 @@ def example_files(dataset_path: str | os.PathLike) -> tuple[list[str], int]:
     if not kept:
         raise DatasetError(f"{dataset_path} holds impossible scenes only")
     return kept, width or 768
+
+
+def example_features(dataset_path: str | os.PathLike) -> set[str]:
+    """What the first readable example of a directory has: "dino", "depth"."""
+    for path in _files(dataset_path, "*.npz", "training examples"):
+        try:
+            with zipfile.ZipFile(path) as archive:
+                names = set(archive.namelist())
+        except (OSError, zipfile.BadZipFile):  # a damaged file is named when it is read
+            continue
+        found = {name for name in ("dino", "depth") if f"{name}_features.npy" in names}
+        return found | ({"depth"} if "depth.npy" in names else set())
+    return set()
 
 
 def _npy_shape(archive: zipfile.ZipFile, member: str) -> tuple[int, ...]:

@@ -17,7 +17,6 @@ model when the same command runs on each with --distributed.
 
 import contextlib
 import dataclasses
-import glob
 import json
 import logging
 import math
@@ -40,6 +39,7 @@ from jax.experimental import multihost_utils
 
 import checkpointing
 import data_loader
+import datasets
 import track_autoencoder
 import track_autoencoder_3d
 import training
@@ -366,13 +366,7 @@ def source_features() -> set[str]:
         return {"depth"} if FLAGS.num_depth_scenes else set()
     if FLAGS.data_source != "npz":
         return SOURCE_FEATURES.get(FLAGS.data_source, set())
-    files = sorted(glob.glob(os.path.join(FLAGS.dataset_path, "**/*.npz"), recursive=1))
-    if not files:
-        raise ValueError(f"no .npz file in --dataset_path={FLAGS.dataset_path}")
-    with np.load(files[0], allow_pickle=False) as example:
-        names = set(example.files)
-    found = {name for name in ("dino", "depth") if f"{name}_features" in names}
-    return found | ({"depth"} if "depth" in names else set())
+    return datasets.example_features(FLAGS.dataset_path)
 
 
 def choose_features() -> dict[str, bool]:

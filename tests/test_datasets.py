@@ -254,6 +254,15 @@ def test_impossible_scenes_are_left_out(tmp_path, capsys):
     assert "1 impossible scenes left out" in capsys.readouterr().err
 
 
+def test_features_are_those_of_the_first_readable_example(tmp_path):
+    (tmp_path / "a.npz").write_bytes(b"PK\x03\x04 cut off")
+    np.savez(tmp_path / "b.npz", tracks_3d=0, depth=0, dino_features=0)
+    np.savez(tmp_path / "c.npz", tracks_3d=0)
+    assert datasets.example_features(tmp_path) == {"dino", "depth"}
+    assert datasets.example_features(tmp_path / "c.npz") == set()
+    assert datasets.example_features(tmp_path / "a.npz") == set()
+
+
 def test_folders_without_data_are_refused(tmp_path):
     with pytest.raises(DatasetError, match="no training examples"):
         datasets.example_files(tmp_path)

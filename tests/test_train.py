@@ -412,7 +412,7 @@ BAD_FLAGS = {
     "--num_steps=5 --num_epochs=5": "give --num_steps or --num_epochs, not both",
     "--data_source=kubric": "data of kubric must be somewhere: give --dataset_path",
     "--data_source=npz --dataset_path=DIR/no": "no such dataset: --dataset_path=DIR/no",
-    "--data_source=npz --dataset_path=DIR": "no .npz file in --dataset_path=DIR",
+    "--data_source=npz --dataset_path=DIR": "DIR holds no training examples",
     "--eval_data_source=tapvid": "must be somewhere: give --eval_dataset_path",
     "--dataset_path=DIR": "--dataset_path was given, but the data is simulated",
     "--use_dino": "--use_dino: synthetic data has no dino",
