@@ -107,6 +107,12 @@ flags.DEFINE_string(
 flags.DEFINE_enum(
     "eval_data_source", None, SOURCES, "What it is; default: as --data_source."
 )
+flags.DEFINE_string(
+    "split", None, "Part of kubric (train, train[:90%]) or tapvid3d (minival) data."
+)
+flags.DEFINE_string(
+    "eval_split", None, "The same of held-out data; default of kubric: validation."
+)
 flags.DEFINE_integer("num_scenes", 4096, "Simulated scenes to train on.", 1)
 flags.DEFINE_integer(
     "num_depth_scenes",
@@ -204,14 +210,19 @@ flags.DEFINE_integer("num_processes", None, "How many hosts, likewise.", 1)
 flags.DEFINE_integer("process_id", None, "Which of them this is, likewise.", 0)
 
 EVALUATION_SEED = 1  # pools of different seeds share no scene
+# Sources that have parts, and which are taken if none is named.
+SPLITS = {
+    "kubric": {"split": "train", "eval_split": "validation"},
+    "tapvid3d": {"split": None, "eval_split": None},
+}
 # Beside tracks, where the files need not be looked into.
 SOURCE_FEATURES = {"kubric": {"depth"}}
 # What may differ when a run is resumed. Everything else would make another run of it.
 MAY_CHANGE = (
     "checkpoint_dir resume stop_at_step eval_freq save_freq log_freq keep_checkpoints "
     "storage skip_corrupt num_workers pool_dir jax_cache_dir eval_dataset_path "
-    "eval_data_source num_eval_scenes wandb_project wandb_entity wandb_run_name wandb_mode distributed "
-    "coordinator_address num_processes process_id"
+    "eval_data_source eval_split num_eval_scenes wandb_project wandb_entity "
+    "wandb_run_name wandb_mode distributed coordinator_address num_processes process_id"
 ).split()
 PATHS = ("dataset_path", "init_checkpoint")  # tell nobody else anything
 
@@ -329,10 +340,11 @@ def settings() -> dict:
 
 
 def check_data() -> None:
-    """Raises ValueError if there is no such dataset."""
-    for source, name in (
-        (FLAGS.data_source, "dataset_path"),
-        (eval_source(), "eval_dataset_path"),
+    """Raises ValueError if there is no such dataset, or held-out data are not."""
+    where = []
+    for source, name, part in (
+        (FLAGS.data_source, "dataset_path", "split"),
+        (eval_source(), "eval_dataset_path", "eval_split"),
     ):
         path = FLAGS[name].value
         if source == "synthetic" and path is not None:
@@ -343,6 +355,25 @@ def check_data() -> None:
             raise ValueError(f"data of {source} must be somewhere: give --{name}")
         if path is not None and not os.path.exists(path):
             raise ValueError(f"no such dataset: --{name}={path}")
+        where.append((source, path and os.path.realpath(path), split_of(source, part)))
+    if where[0] == where[1] and FLAGS.data_source != "synthetic":
+        raise ValueError(
+            f"--eval_dataset_path={FLAGS.eval_dataset_path} holds the clips that are "
+            "trained on: name others, or none for simulated scenes"
+        )
+
+
+def split_of(source: str, name: str) -> dict[str, str | None]:
+    """The loader's argument for a flag, --split or --eval_split; none for most sources.
+
+    Raises ValueError if the flag was given and the source has no parts.
+    """
+    value = FLAGS[name].value
+    if source not in SPLITS:
+        if value is not None:
+            raise ValueError(f"--{name}={value}: data of {source} has no such parts")
+        return {}
+    return {"split": SPLITS[source][name] if value is None else value}
 
 
 def eval_source() -> str:
@@ -424,7 +455,8 @@ def count_steps() -> int:
     if FLAGS.data_source == "synthetic":
         clips = FLAGS.num_scenes
     else:
-        clips = data_loader.dataset_size(FLAGS.data_source, FLAGS.dataset_path)
+        part = split_of(FLAGS.data_source, "split")
+        clips = data_loader.dataset_size(FLAGS.data_source, FLAGS.dataset_path, **part)
     return max(1, math.ceil(FLAGS.num_epochs * clips / FLAGS.batch_size))
 
 
@@ -479,7 +511,8 @@ def make_held_out(model) -> list[dict]:
         pool = make_pool(FLAGS.num_eval_scenes, EVALUATION_SEED, frames, depth_scenes)
     size = max(1, FLAGS.batch_size // jax.device_count())
     where = (source, FLAGS.eval_dataset_path, pool, size, model, EVALUATION_SEED)
-    batches = make_batches(*where, augment=False, num_epochs=1, num_workers=0)
+    how = {"augment": False, "num_epochs": 1, "num_workers": 0}
+    batches = make_batches(*where, **how, **split_of(source, "eval_split"))
     held_out, count = [], 0
     for batch in batches:
         held_out.append(batch)
@@ -506,6 +539,7 @@ def make_training_batches(model) -> Iterator:
         order = (FLAGS.seed + 1_000_003 * host) % 2**31
     else:  # shares of one order: of another on each host they would overlap
         how |= {"shard_index": host, "shard_count": hosts}
+        how |= split_of(FLAGS.data_source, "split")
     where = (FLAGS.data_source, FLAGS.dataset_path, pool, size, model, order)
     batches = make_batches(
         *where, augment=True, num_epochs=None, num_workers=FLAGS.num_workers, **how
