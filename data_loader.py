@@ -755,6 +755,7 @@ def load_examples(
     shard_index: int = 0,
     shard_count: int = 1,
     dino_dim: int = 768,
+    first_batch: int = 0,
 ) -> Iterator[Example]:
     """Batches of clips drawn from a source of examples, deterministic from the seed.
 
@@ -771,6 +772,7 @@ def load_examples(
     skip_corrupt: files that cannot be used are named and counted on stderr and left
     out: another clip takes the place, or, without augmentation, the batch is smaller.
     shard_index, shard_count: of several hosts, each gets batch_size clips of its own.
+    first_batch: how many batches to pass over, which takes no time.
 
     Returns a Grain iterator of dicts of arrays (see `prepare_3d_batch`, with a leading
     axis B); its `get_state` and `set_state` resume it in the middle of an epoch, with
@@ -824,6 +826,7 @@ def load_examples(
     # Without end there is no remainder, and Grain cannot count one clip a batch then.
     endless = num_epochs is None
     dataset = dataset.batch(batch_size, drop_remainder=endless, batch_fn=_stack)
+    dataset = dataset[first_batch:]
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
     iterable = dataset.to_iter_dataset(options)
     if num_workers:

@@ -275,9 +275,10 @@ class Run:
     """A run under way.
 
     Attributes:
-        model, held_out, feeder, step_fn, schedule: what it is made of.
+        model, held_out, step_fn, schedule: what it is made of.
         num_steps: when it is complete.
         state: after `step` steps.
+        feeder: of the batches from there on.
         saved: step of the newest state on disk; exported: of the weights.
         began: time when it would have begun without interruptions.
         wandb: W&B's run, or None; wandb_id names it over interruptions.
@@ -285,11 +286,11 @@ class Run:
 
     model: track_autoencoder.TrackAutoEncoder
     held_out: list[dict]
-    feeder: training.Feeder
     step_fn: Callable
     schedule: Callable
     num_steps: int
     state: training.TrainState
+    feeder: training.Feeder | None = None
     step: int = 0
     saved: int = 0
     exported: int = 0
@@ -524,11 +525,11 @@ def make_held_out(model) -> list[dict]:
     return held_out
 
 
-def make_training_batches(model) -> Iterator:
-    """This host's share of the training data, for ever."""
+def make_training_batches(model, first: int) -> Iterator:
+    """This host's share of the training data, for ever, from a step's batch on."""
     host, hosts = jax.process_index(), jax.process_count()
     size, pool, order = FLAGS.batch_size // hosts, None, FLAGS.seed
-    how = {"modality_dropout": FLAGS.modality_dropout}
+    how = {"modality_dropout": FLAGS.modality_dropout, "first_batch": first}
     if FLAGS.data_source == "synthetic":
         # Any --seed may be asked for, but none trains on the held-out scenes. Each host
         # simulates scenes of its own, past all seeds.
@@ -566,7 +567,7 @@ def begin() -> Run:
     optimizer = training.make_optimizer(*plan, *how)
     params = first_params(model)
     count = sum(x.size for x in jax.tree.leaves(params))
-    held_out, batches = make_held_out(model), make_training_batches(model)
+    held_out = make_held_out(model)
     say(
         f"{FLAGS.model_type} {FLAGS.preset}: {count:,} parameters on "
         f"{jax.device_count()} × {jax.devices()[0].device_kind}, data of "
@@ -577,7 +578,6 @@ def begin() -> Run:
     run = Run(
         model=model,
         held_out=held_out,
-        feeder=training.Feeder(batches, shared_out),
         step_fn=training.make_train_step(
             model,
             optimizer,
@@ -595,6 +595,7 @@ def begin() -> Run:
     )
     if earlier:
         resume(run, earlier)
+    run.feeder = training.Feeder(make_training_batches(model, run.step), shared_out)
     forget_lines_after(run.step)
     run.wandb = start_wandb(run.wandb_id)
     return run
@@ -656,11 +657,8 @@ def refuse_changes(before: dict) -> None:
 def resume(run: Run, earlier: list[tuple[int, dict]]) -> None:
     """Goes back to the newest whole state. Raises TrainingEnded if there is none."""
     for step, about in earlier:
-        same_loader = about["settings"]["num_workers"] == FLAGS.num_workers
         try:
-            run.state = training.restore_state(
-                in_folder("state"), step, run.state, run.feeder.batches, same_loader
-            )
+            run.state = training.restore_state(in_folder("state"), step, run.state)
         except checkpointing.CheckpointError as error:
             say(f"{error}: passed over")
             continue
@@ -708,9 +706,9 @@ def save(run: Run) -> None:
         "exported": run.exported,
         "wandb_id": run.wandb_id,
     }
-    folder, batches = in_folder("state"), run.feeder.batches
+    folder = in_folder("state")
     try:
-        training.save_state(folder, run.state, batches, about, FLAGS.keep_checkpoints)
+        training.save_state(folder, run.state, about, FLAGS.keep_checkpoints)
     except checkpointing.CheckpointError as error:
         time.sleep(1)  # for Orbax's other threads to fail, too: report_unraisable
         raise TrainingEnded(f"{error}; {kept(run)}") from error

@@ -23,7 +23,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -566,15 +565,14 @@ def unfinished(folder: str) -> list[str]:
     return [os.path.join(folder, name) for name in sorted(names)]
 
 
-def save_state(
-    folder: str, state: TrainState, batches: Iterator, about: dict, keep: int = 3
-) -> None:
+def save_state(folder: str, state: TrainState, about: dict, keep: int = 3) -> None:
     """Writes a training state; it appears whole or not at all. All hosts call this.
+
+    Where in the data it is follows from its step: each takes one batch.
 
     Args:
         folder: of all states of a run.
         state: parameters, their average, optimizer, random numbers.
-        batches: Grain iterator, whose position is kept too.
         about: what else to keep, anything that JSON can hold.
         keep: how many of the newest are kept; older ones go when this one is complete.
 
@@ -587,7 +585,6 @@ def save_state(
     path = os.path.join(folder, str(int(state.step)))
     items = ocp.args.Composite(
         state=ocp.args.StandardSave(state),
-        data=grain.checkpoint.CheckpointSave(batches),
         about=ocp.args.JsonSave(about),
     )
     try:
@@ -619,17 +616,12 @@ def read_about(folder: str, step: int) -> dict:
     return restore(folder, step, about=ocp.args.JsonRestore())["about"]
 
 
-def restore_state(
-    folder: str, step: int, like: TrainState, batches: Iterator, same_loader=True
-) -> TrainState:
-    """Reads a training state, and moves the iterator of batches to where it was.
+def restore_state(folder: str, step: int, like: TrainState) -> TrainState:
+    """Reads a training state.
 
     Args:
         folder, step: as saved.
         like: a state of the same shapes, on the devices that this one shall be on.
-        batches: Grain iterator over the same data.
-        same_loader: whether it has as many workers as the one that was saved; if not,
-            it is moved by counting batches, which comes to the same.
 
     Raises:
         CheckpointError: if it cannot be read.
@@ -639,13 +631,8 @@ def restore_state(
     def target(x):
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
 
-    items = {"state": ocp.args.StandardRestore(jax.tree.map(target, like))}
-    if same_loader:
-        items["data"] = grain.checkpoint.CheckpointRestore(batches)
-    state = restore(folder, step, **items)["state"]
-    if not same_loader:
-        grain.experimental.set_next_index(batches, step)
-    return state
+    wanted = ocp.args.StandardRestore(jax.tree.map(target, like))
+    return restore(folder, step, state=wanted)["state"]
 
 
 def restore(folder: str, step: int, **items):

@@ -607,6 +607,12 @@ def test_the_iterator_resumes_in_the_middle_of_an_epoch(depth_pool, num_workers)
     assert_same(expected, [next(fresh) for _ in range(3)])
 
 
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_batches_can_begin_anywhere_with_any_number_of_workers(pool, num_workers):
+    expected = take(pool, 5)[3:]
+    assert_same(expected, take(pool, 2, first_batch=3, num_workers=num_workers))
+
+
 def test_evaluation_batches_are_exact_and_finite_in_number(pool):
     batches = take(pool, 9, augment=False, num_epochs=1)
     assert [len(batch["scale"]) for batch in batches] == [4, 2]

@@ -707,8 +707,9 @@ class Clips:
         return jax.tree.map(lambda x: x[0], cases.drifting_batch(3, seed=index))
 
 
-def make_batches(num_workers=0):
+def make_batches(num_workers=0, first=0):
     dataset = grain.MapDataset.source(Clips()).seed(5).shuffle().repeat().batch(2)
+    dataset = dataset[first:]
     dataset = dataset.to_iter_dataset(grain.ReadOptions(num_threads=1))
     if num_workers:
         if not flags.FLAGS.is_parsed():  # Grain has some
@@ -753,7 +754,7 @@ def saved(tmp_path_factory):
     for _ in range(2):
         state, _ = steps(state, batches, 2)
         about = {"step": int(state.step), "flags": {"seed": 3, "path": None}}
-        training.save_state(folder, state, batches, about)
+        training.save_state(folder, state, about)
     return folder, *steps(state, batches, 3)
 
 
@@ -764,11 +765,9 @@ def test_a_restored_state_goes_on_exactly(saved, step, num_workers):
     about = training.read_about(folder, step)
     assert about == {"step": step, "flags": {"seed": 3, "path": None}}
     begin, steps = stepper()
-    batches = make_batches(num_workers)
-    state = training.restore_state(
-        folder, step, begin(), batches, same_loader=num_workers == 0
-    )
+    state = training.restore_state(folder, step, begin())
     assert int(state.step) == step
+    batches = make_batches(num_workers, step)
     state, found = steps(state, batches, 7 - step)
     assert found[-3:] == losses
     assert_equal(state, last)
@@ -776,18 +775,18 @@ def test_a_restored_state_goes_on_exactly(saved, step, num_workers):
 
 def test_old_states_go_and_unfinished_ones(tmp_path):
     folder, (begin, _) = str(tmp_path / "state"), stepper()
-    state, batches = begin(), make_batches()
+    state = begin()
     assert training.saved_steps(folder) == [] == training.unfinished(folder)
     for step in range(1, 4):
         state = state.replace(step=jnp.int32(step))
         os.makedirs(os.path.join(folder, "9.orbax-checkpoint-tmp"), exist_ok=True)
         assert len(training.unfinished(folder)) == 1
-        training.save_state(folder, state, batches, {}, keep=2)
+        training.save_state(folder, state, {}, keep=2)
         assert training.unfinished(folder) == []
     assert training.saved_steps(folder) == [3, 2]
     # After a damaged state was passed over: it is not what is kept instead of ours.
     state = state.replace(step=jnp.int32(1))
-    training.save_state(folder, state, batches, {}, keep=1)
+    training.save_state(folder, state, {}, keep=1)
     assert training.saved_steps(folder) == [3, 2, 1]
 
 
@@ -796,8 +795,8 @@ def test_old_states_go_and_unfinished_ones(tmp_path):
 def test_a_state_that_cannot_be_written_leaves_the_others(tmp_path):
     """As on a full disk: files may not be longer than 10 kB."""
     folder, (begin, _) = str(tmp_path), stepper()
-    state, batches = begin(), make_batches()
-    training.save_state(folder, state, batches, {})
+    state = begin()
+    training.save_state(folder, state, {})
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
     try:
@@ -805,18 +804,18 @@ def test_a_state_that_cannot_be_written_leaves_the_others(tmp_path):
             checkpointing.CheckpointError, match="write .*/1: File too large$"
         ):
             later = state.replace(step=jnp.int32(1))
-            training.save_state(folder, later, batches, {})
+            training.save_state(folder, later, {})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert os.listdir(folder) == ["0"]
-    assert_equal(training.restore_state(folder, 0, begin(), batches), state)
+    assert_equal(training.restore_state(folder, 0, begin()), state)
 
 
 @pytest.mark.parametrize("what", ["half of an array", "the list of arrays"])
 def test_a_damaged_state_is_named(tmp_path, what):
     folder, (begin, _) = str(tmp_path), stepper()
-    state, batches = begin(), make_batches()
-    training.save_state(folder, state, batches, {})
+    state = begin()
+    training.save_state(folder, state, {})
     files = [p for p in (tmp_path / "0" / "state").rglob("*") if p.is_file()]
     if what == "half of an array":
         largest = max(files, key=lambda p: p.stat().st_size)
@@ -827,7 +826,7 @@ def test_a_damaged_state_is_named(tmp_path, what):
     with pytest.raises(
         checkpointing.CheckpointError, match="/0 is damaged: ."
     ) as found:
-        training.restore_state(folder, 0, begin(), batches)
+        training.restore_state(folder, 0, begin())
     assert "\n" not in str(found.value)
 
 
