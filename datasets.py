@@ -206,6 +206,8 @@ def _checked(name: str, example: Example) -> Example:
         )
     if not (np.isfinite(intrinsics).all() and (intrinsics[:2] > 0).all()):
         raise DatasetError(f"{name}: intrinsics {intrinsics.tolist()} are no camera's")
+    with np.errstate(over="ignore"):  # beyond float32 is infinite
+        tracks = np.asarray(tracks, np.float32)
     wrong = int((visible & ~np.isfinite(tracks).all(-1, keepdims=True)).sum())
     if wrong:
         raise DatasetError(
@@ -215,7 +217,7 @@ def _checked(name: str, example: Example) -> Example:
     if not visible.any():
         raise DatasetError(f"{name}: no point is visible in any frame")
     return example | {
-        "tracks_3d": np.asarray(tracks, np.float32),
+        "tracks_3d": tracks,
         "visible": visible.astype(np.float32),
         "intrinsics": intrinsics,
         "height": np.asarray(int(example["height"])),
@@ -606,6 +608,8 @@ def tfds_shards(path: str | os.PathLike, split: str) -> list[tuple[str, int, ran
         info = json.loads(found[0].read_text(encoding="utf-8"))
         splits = {part["name"]: part for part in info["splits"]}
         file_format, name = info.get("fileFormat", "tfrecord"), info["name"]
+        counts = {part: map(int, splits[part]["shardLengths"]) for part in splits}
+        counts = {part: list(lengths) for part, lengths in counts.items()}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DatasetError(f"{found[0]} is damaged: {first_line(error)}") from error
     match = re.fullmatch(r"(\w+)(?:\[(\d+%?)?:(\d+%?)?\])?", split)
@@ -614,7 +618,7 @@ def tfds_shards(path: str | os.PathLike, split: str) -> list[tuple[str, int, ran
             f"{path} has no split {split!r}: it has {', '.join(splits)}, or parts such "
             "as train[:10%]"
         )
-    lengths = [int(count) for count in splits[match[1]]["shardLengths"]]
+    lengths = counts[match[1]]
     template = splits[match[1]].get("filepathTemplate") or TFDS_TEMPLATE
     total, start, shards = sum(lengths), 0, []
     first, last = _bound(match[2], 0, total), _bound(match[3], total, total)
@@ -722,7 +726,13 @@ class FileSource:
         return len(self._paths)
 
     def __getitem__(self, index: int) -> Example:
-        return self._read(self._paths[index])
+        path = self._paths[index]
+        try:
+            return self._read(path)
+        except DatasetError:
+            raise
+        except Exception as error:  # arrays of text, of no axes...
+            raise DatasetError(f"{path}: {first_line(error)}") from error
 
     def name(self, index: int) -> str:
         return self._paths[index]

@@ -263,6 +263,31 @@ def test_features_are_those_of_the_first_readable_example(tmp_path):
     assert datasets.example_features(tmp_path / "a.npz") == set()
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"tracks_3d": np.full((3, 5, 3), "a")},
+        {"tracks_3d": np.full((3, 5, 3), 1e300)},
+        {"height": np.array([5, 6])},
+        {"depth_features": np.array(3.0)},
+    ],
+)
+def test_whatever_is_wrong_with_a_file_its_source_names_it(tmp_path, changes):
+    stored = {"tracks_3d": np.ones((3, 5, 3)), "visible": np.ones((3, 5, 1))}
+    stored |= {"height": 64, "width": 64}
+    np.savez(tmp_path / "clip.npz", **(stored | changes))
+    source = datasets.FileSource([str(tmp_path / "clip.npz")], datasets.read_example)
+    with pytest.raises(DatasetError, match="clip.npz"):
+        source[0]
+
+
+def test_a_damaged_dataset_info_is_named(tmp_path):
+    path = tmp_path / "dataset_info.json"
+    path.write_text('{"name": "movi_e", "splits": [{"name": "train"}]}')
+    with pytest.raises(DatasetError, match="dataset_info.json is damaged"):
+        datasets.tfds_shards(tmp_path, "train")
+
+
 def test_folders_without_data_are_refused(tmp_path):
     with pytest.raises(DatasetError, match="no training examples"):
         datasets.example_files(tmp_path)
