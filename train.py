@@ -938,6 +938,9 @@ def train(stop: StopRequest) -> str:
         draw_learning_curve()
     except KeyboardInterrupt:
         try:
+            if any(x.is_deleted() for x in jax.tree.leaves(run.state)):
+                raise  # a second signal, within a step, which has used its state up
+            run.step = int(run.state.step)
             save(run)
             draw_learning_curve()
         except KeyboardInterrupt:
