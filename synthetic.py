@@ -25,6 +25,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import errno
 import functools
 import multiprocessing
 import os
@@ -1550,6 +1551,13 @@ def write_video(path: str | os.PathLike, video: np.ndarray, fps: float) -> None:
         for frame in video:
             writer.send(np.ascontiguousarray(frame))
         writer.close()
+        # FFmpeg says nothing here of a disk that is full: what is there is counted.
+        count = 0
+        with contextlib.suppress(RuntimeError):
+            count, _ = imageio_ffmpeg.count_frames_and_secs(file.name)
+        if count != len(video):
+            done = f"{count} of {len(video)} frames are there"
+            raise OSError(errno.EIO, f"{done} (is the disk full?)")
 
 
 def contact_sheet(

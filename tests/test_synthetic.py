@@ -5,6 +5,8 @@ Impossible twins and the command have tests of their own in test_violations.py.
 
 import functools
 import pathlib
+import resource
+import signal
 
 import cv2
 import mujoco
@@ -642,4 +644,16 @@ def test_a_file_that_fails_half_way_leaves_nothing(tmp_path):
         synthetic.write_video(tmp_path / "odd.mp4", np.zeros((2, 5, 4, 3), np.uint8), 5)
     with pytest.raises(TypeError):
         files.write_npz(tmp_path / "x.npz", {1: np.zeros(3)})
+    noise = np.random.default_rng(0).integers(0, 255, (8, 64, 64, 3), np.uint8)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, before[1]))  # as on a full disk
+    try:
+        with pytest.raises(OSError, match=r"cannot write .*noise.mp4: .* of 8 frames"):
+            synthetic.write_video(tmp_path / "noise.mp4", noise, 5)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
     assert not list(tmp_path.iterdir())
+    synthetic.write_video(tmp_path / "noise.mp4", noise, 5)
+    assert [path.name for path in tmp_path.iterdir()] == ["noise.mp4"]
