@@ -684,7 +684,8 @@ def kept(run: Run) -> str:
 
 
 def how_to_go_on() -> str:
-    again = [word for word in sys.argv if not word.startswith("--resume")]
+    ends = ("--resume", "--stop_at_step=")  # with the latter it would stop at once
+    again = [word for word in sys.argv if not word.startswith(ends)]
     return f"Go on with: python {shlex.join(again)} --resume"
 
 

@@ -232,7 +232,7 @@ def test_resumed_run_is_the_uninterrupted_one(run_3dspa, stopped, cache, tmp_pat
         f"stopped at step 4; the training state of step 4 is kept, the weights of step "
         f"3 are in {before}/3dspa_mini.npz. Go on with: python train.py "
     )
-    assert out.endswith(" --resume\n")
+    assert out.endswith(" --resume\n") and "--stop_at_step" not in out
     folder = tmp_path / "copy"
     shutil.copytree(before, folder)
     files = [path for path in (folder / "state" / "4").rglob("*") if path.is_file()]
