@@ -1812,7 +1812,13 @@ if __name__ == "__main__":
 
     absl_flags.DEFINE_string("out_dir", "outputs/scenes", "Where the files go.")
     absl_flags.DEFINE_integer("num_scenes", 8, "How many.", lower_bound=1)
-    absl_flags.DEFINE_integer("seed", 0, "Of the first scene; then + 1.", lower_bound=0)
+    absl_flags.DEFINE_integer(
+        "seed",
+        0,
+        "Of the first scene; then + 1. train.py --seed=0 trains on scenes 0 to "
+        "num_scenes - 1: to evaluate a model on others, start at 1000000.",
+        lower_bound=0,
+    )
     absl_flags.DEFINE_integer("num_frames", 48, "Frames per scene.", lower_bound=1)
     absl_flags.DEFINE_integer("num_tracks", 512, "Tracks per scene.", lower_bound=1)
     absl_flags.DEFINE_integer("height", 256, "Picture height, px.", lower_bound=2)
