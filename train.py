@@ -997,6 +997,8 @@ def main(argv):
         sys.exit(f"unexpected argument {argv[1]}: flags are written --name=value")
     logging.getLogger("jax").setLevel(logging.WARNING)  # not what hardware is absent
     logging.getLogger("absl").setLevel(logging.FATAL)  # Orbax tells of every file
+    # ... and each of its tasks of the same full disk.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     sys.unraisablehook = report_unraisable
     # Of clips that nobody took any more from Grain's workers; Python cleans them up.
     os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker:UserWarning")

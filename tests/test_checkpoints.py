@@ -1,0 +1,38 @@
+"""The checkpoints that the repository ships, on scenes that no training has seen."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import checkpointing
+import data_loader
+import training
+
+FOLDER = Path(__file__).resolve().parent.parent / "checkpoints"
+SHIPPED = sorted(path.name for path in FOLDER.glob("*.npz"))
+
+
+def test_the_default_checkpoint_is_shipped():
+    assert "3dspa_mini.npz" in SHIPPED
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_checkpoint_halves_the_error_of_points_that_stay(name):
+    path = FOLDER / name
+    assert path.stat().st_size <= 16 * 2**20
+    checkpoint = checkpointing.load_checkpoint(str(path))
+    pool = data_loader.synthetic_pool(16, seed=12, num_tracks=200)
+    batches = data_loader.load_synthetic_dataset(
+        pool,
+        8,
+        num_query=32,
+        model_type=checkpoint.config.model_type,
+        augment=False,
+        num_epochs=1,
+    )
+    found = training.evaluate(checkpoint.model, checkpoint.params, batches)
+    assert found["model_median_px"] < found["point_stays_median_px"] / 2
+    assert found["model_mean_px"] < found["point_stays_mean_px"]
+    stored = checkpoint.metadata["held_out"]
+    assert np.isfinite(list(stored.values())).all()
