@@ -705,7 +705,7 @@ def init_params(model: TrackAutoEncoder, seed: int) -> dict:
 
 def initial_value(rng, module, leaf: str, shape: tuple) -> np.ndarray:
     """One array, as the module that it belongs to initialises it."""
-    if leaf in ("scale", "bias"):
+    if leaf in ("scale", "bias", "blend"):
         return np.full(shape, leaf == "scale", np.float32)
     values = rng.standard_normal(shape, dtype=np.float32)
     if isinstance(module, Linear):

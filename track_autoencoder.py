@@ -30,6 +30,7 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 
 import attention
+import scaffold
 from attention import ImprovedTransformer, LayerNorm, Linear
 
 GRID_SIZE = 32  # of the grid that is decoded when no query points are given
@@ -38,6 +39,12 @@ QUANTISATION_LEVELS = 128.0  # steps per unit in the latents
 # brings them to the size of its other inputs.
 DISPLACEMENT_SCALE = 10.0
 MIN_DEPTH = 0.05  # of the clip's median depth; nearer points are embedded as if there
+MAX_LOG_DEPTH = 6.0
+NODE_KEY_DIM = 64
+# How nodes carry a point, before any training: they count as distance^(-2 * the first),
+# alike up to the second (in the image, at depth 1), and with the ridge of
+# scaffold.blend_weights. What is learned are logs of factors.
+BLEND = (2.0, 0.02, 0.1)
 
 
 @dataclasses.dataclass
@@ -75,6 +82,9 @@ class ModelConfig:
             near 1 however deep the scene is; "mlp" then takes displacements over depth.
         nested_query_embedding: the published query embedding, a sinusoidal embedding
             of a sinusoidal embedding; False for a single one.
+        scaffold_frequencies: cosines per coordinate in which each latent token keeps
+            the path of a node of the motion scaffold (scaffold.py), by which query
+            points are carried; the heads then predict what is left. 0 for no scaffold.
         predict_error_scale: whether there is an `error_scale_head` for the log scale of
             the position error.
         use_dino, use_depth: features the model takes (3DSPA).
@@ -112,6 +122,7 @@ class ModelConfig:
     affine_motion: bool = False
     projective_embedding: bool = False
     nested_query_embedding: bool = True
+    scaffold_frequencies: int = 0
     predict_error_scale: bool = False
     use_dino: bool = False
     use_depth: bool = False
@@ -123,11 +134,11 @@ class ModelConfig:
 
 # A model of a few million parameters that trains and runs on two CPU cores. Each track
 # is embedded at once and queries cross-attend, which is where the published model's
-# time goes; positions relative to the query make "the point stays" the easy answer.
+# time goes; the scaffold says most of the motion before anything is learned.
 MINI = {
     "num_output_frames": 48,
     "num_latent_tokens": 64,
-    "latent_token_dim": 64,
+    "latent_token_dim": 96,
     "num_frequencies": 16,
     "time_scale_factor": 48.0,
     "track_token_dim": 256,
@@ -149,6 +160,7 @@ MINI = {
     "affine_motion": True,
     "projective_embedding": True,
     "nested_query_embedding": False,
+    "scaffold_frequencies": 16,
 }
 PRESETS = {"base": {}, "mini": MINI}
 
@@ -272,6 +284,22 @@ class FrameLatents(NamedTuple):
     value: Float[Array, "B U L H D"]
     attended: Float[Array, "B U L H D"]
     log_total: Float[Array, "B U L H"]
+
+
+class Nodes(NamedTuple):
+    """The motion scaffold of a clip: paths in the image, and what points compare."""
+
+    paths: Float[Array, "B L T C"]
+    keys: Float[Array, "B L D"]
+
+
+class NearNodes(NamedTuple):
+    """Query points in the image, their frames, the nodes then, how much each counts."""
+
+    points: Float[Array, "B Q C"]
+    frame: Int[Array, "B Q"]
+    nodes: Float[Array, "B Q L C"]
+    log_weights: Float[Array, "B Q L"]
 
 
 class JointReadout(ImprovedTransformer):
@@ -532,7 +560,9 @@ class TrackAutoEncoder(nn.Module, ModelConfig):
             mlp_size=self.latent_mlp_size,
             num_layers=self.latent_layers,
         )
-        self.compressor = self.linear(self.encoder_latent_dim, self.latent_token_dim)
+        self.compressor = self.linear(
+            self.encoder_latent_dim, self.latent_token_dim - self.path_size
+        )
         self.decompressor = self.linear(self.latent_token_dim, self.decompressed_dim)
         self.decompress_attn = transformer(
             width=self.decompressed_dim,
@@ -560,16 +590,33 @@ class TrackAutoEncoder(nn.Module, ModelConfig):
                 num_layers=self.readout_layers,
                 self_attention=False,
             )
-        # Relative positions start near "the point stays" rather than anywhere.
+        # Relative positions start near "the point stays" rather than anywhere, what the
+        # scaffold leaves unsaid near nothing.
+        start = 0.05 if self.relative_positions else 1.0
+        start = 0.005 if self.scaffold_frequencies else start
         self.track_predictor = self.linear(
             self.decoder_num_channels,
             self.num_output_frames * self.num_heads_out,
-            init_scale=0.05 if self.relative_positions else 1.0,
+            init_scale=start,
         )
         if self.predict_error_scale:
             self.error_scale_head = self.linear(
                 self.decoder_num_channels, self.num_output_frames
             )
+        if self.scaffold_frequencies:
+            self.setup_scaffold()
+
+    def setup_scaffold(self):
+        channels = self.decoder_num_channels
+        self.node_projection = self.linear(
+            self.track_token_dim, self.encoder_latent_dim
+        )
+        self.node_key = self.linear(self.decompressed_dim, NODE_KEY_DIM)
+        # Which nodes carry a point is at first a matter of distance alone.
+        self.node_query = self.linear(channels, NODE_KEY_DIM, init_scale=0.1)
+        path = self.num_output_frames * self.num_coords
+        self.carried_encoder = self.linear(path + 1, channels)
+        self.blend = self.param("blend", nn.initializers.zeros, (len(BLEND),))
 
     def setup_track_embedding(self):
         if self.track_embedding == "mlp":
@@ -603,10 +650,31 @@ class TrackAutoEncoder(nn.Module, ModelConfig):
             size = getattr(self, name)
             if size is not None and size < 1:
                 raise ValueError(f"{name}={size} must be >= 1")
+        if self.scaffold_frequencies:
+            self.check_scaffold()
         if self.readout == "joint" and self.time_band_dim >= self.decoder_num_channels:
             raise ValueError(
                 f"time_band_dim={self.time_band_dim} must be smaller than "
                 f"decoder_num_channels={self.decoder_num_channels}"
+            )
+
+    def check_scaffold(self):
+        """Raises ValueError for a configuration in which there can't be one."""
+        if not 0 < self.scaffold_frequencies <= self.num_output_frames:
+            raise ValueError(
+                f"scaffold_frequencies={self.scaffold_frequencies} must be from 0 to "
+                f"num_output_frames={self.num_output_frames}"
+            )
+        if self.path_size >= self.latent_token_dim:
+            raise ValueError(
+                f"latent_token_dim={self.latent_token_dim} must be larger than "
+                f"scaffold_frequencies * num_coords = {self.path_size}"
+            )
+        projective = self.projective_embedding or self.num_coords < 3
+        if not (self.relative_positions and projective):
+            raise ValueError(
+                f"scaffold_frequencies={self.scaffold_frequencies} needs "
+                "relative_positions and, in 3D, projective_embedding"
             )
 
     def linear(self, width: int, out: int, init_scale: float = 1.0) -> Linear:
@@ -632,6 +700,11 @@ class TrackAutoEncoder(nn.Module, ModelConfig):
     @property
     def predicts_certainty(self) -> bool:
         return self.model_type == "trajan"
+
+    @property
+    def path_size(self) -> int:
+        """Numbers of each latent token that are a path."""
+        return self.num_coords * self.scaffold_frequencies
 
     @property
     def decompressed_dim(self) -> int:
@@ -683,10 +756,29 @@ class TrackAutoEncoder(nn.Module, ModelConfig):
             type(self).encode_tracks, self, tracks, self.encoder_chunk_size()
         )
         latents = self.initializer(tokens.shape[:1])
+        if self.scaffold_frequencies:
+            nodes, paths = self.scaffold_paths(tracks)
+            of_nodes = jnp.take_along_axis(tokens, nodes[..., None], axis=1)
+            latents = latents + self.node_projection(of_nodes)
         latents = self.tracks_to_latents(
             latents, tokens, qk_mask=self.latents_mask(tracks)
         )
-        return self.compressor(latents).astype(jnp.float32)
+        latents = self.compressor(latents).astype(jnp.float32)
+        if self.scaffold_frequencies:
+            latents = jnp.concatenate([paths, latents], axis=-1)
+        return latents
+
+    def scaffold_paths(self, tracks: dict):
+        """The scaffold's nodes, as indices of tracks `[B, L]`, and their paths,
+        compressed, `[B, L, path_size]`. Nothing in it is learned."""
+        visible = tracks["visible"] & tracks["in_clip"]
+        points = jax.lax.stop_gradient(self.embedded_position(tracks["tracks"]))
+        nodes, distances = scaffold.choose_nodes(
+            points, visible, self.num_latent_tokens
+        )
+        paths = scaffold.node_paths(points, visible, nodes, distances)
+        sizes = self.num_output_frames, self.scaffold_frequencies
+        return nodes, scaffold.compress_paths(paths, *sizes)
 
     def per_track_inputs(self, inputs: dict) -> dict:
         """What the embedding of a track needs, each `[B, N, T, …]` or `[B, N, …]`."""
@@ -835,7 +927,13 @@ class TrackAutoEncoder(nn.Module, ModelConfig):
         needed = (num_clips, self.num_latent_tokens, self.latent_token_dim)
         check_shape("latents", latents, needed)
         latents = self.quantise(jnp.clip(latents, -1.0, 1.0), discretize)
+        numbers = jax.lax.stop_gradient(latents[..., : self.path_size])
         latents = self.decompress_attn(self.decompressor(latents))
+        nodes = None
+        if self.scaffold_frequencies:
+            sizes = self.num_output_frames, self.scaffold_frequencies
+            paths = scaffold.expand_paths(numbers, *sizes)
+            nodes = Nodes(paths, self.node_key(latents).astype(jnp.float32))
         if self.readout == "joint":
             num_queries = decoder_context.query_frame.shape[1]
             latents = self.track_readout_attn.prepare(latents, num_queries)
@@ -844,8 +942,9 @@ class TrackAutoEncoder(nn.Module, ModelConfig):
             "frame": decoder_context.query_frame,
             "position": decoder_context.query_position,
         }
+        size = self.decoder_chunk_size()
         return scan_chunks(
-            type(self).decode_queries, self, queries, self.decoder_chunk_size(), latents
+            type(self).decode_queries, self, queries, size, latents, nodes
         )
 
     def quantise(self, latents, discretize: bool) -> jax.Array:
@@ -867,26 +966,70 @@ class TrackAutoEncoder(nn.Module, ModelConfig):
             return jnp.floor_divide(frame.astype(jnp.float32), self.time_scale_factor)
         return frame / self.time_scale_factor
 
-    def decode_queries(self, queries: dict, latents) -> TrackAutoEncoderResults:
+    def decode_queries(
+        self, queries: dict, latents, nodes=None
+    ) -> TrackAutoEncoderResults:
         """Reads out some query points. None of them has an influence on another."""
         frame = queries["frame"]
         time = self.query_time(frame)[..., None]
         tokens = self.query_encoder(
             self.embed(jnp.concatenate([queries["query"], time], axis=-1))
         )
+        if nodes is not None:
+            near = self.near_nodes(queries, nodes)
+            tokens = tokens + self.encode_carried(near, nodes)
         if self.readout == "joint":
             frame = jnp.clip(frame, 0, self.num_output_frames - 1)
             tokens = self.track_readout_attn(tokens, latents, frame)
         else:
             tokens = self.track_readout_attn(tokens, latents)
-        return self.predict(tokens, queries["position"], queries["frame"])
+        results = self.predict(tokens, queries["position"], queries["frame"])
+        if nodes is None:
+            return results
+        belongs = jnp.einsum("bqd,bld->bql", self.node_query(tokens), nodes.keys)
+        moved = self.carry(near, nodes, belongs * NODE_KEY_DIM**-0.5)
+        return results.replace(tracks=results.tracks + self.in_space(near, moved))
+
+    def near_nodes(self, queries: dict, nodes: "Nodes") -> "NearNodes":
+        """The nodes as they lie in the frames of query points."""
+        frame = jnp.clip(queries["frame"], 0, self.num_output_frames - 1)
+        points = self.embedded_position(queries["position"])
+        at_frame = jnp.take_along_axis(nodes.paths, frame[:, None, :, None], axis=2)
+        at_frame = jnp.swapaxes(at_frame, 1, 2)
+        power, radius, _ = jnp.exp(self.blend) * np.array(BLEND)
+        squared = scaffold.squared_distance(at_frame, points[:, :, None]) + radius**2
+        return NearNodes(points, frame, at_frame, -power * jnp.log(squared))
+
+    def carry(self, near, nodes, belongs=0.0) -> Float[Array, "B Q T C"]:
+        """Displacements of query points in the image; belongs: `[B, Q, L]` or 0."""
+        ridge = jnp.exp(self.blend[2]) * BLEND[2]
+        weights = scaffold.blend_weights(
+            near.points, near.nodes, near.log_weights + belongs, ridge
+        )
+        return scaffold.carried(weights, nodes.paths, near.frame)
+
+    def encode_carried(self, near, nodes) -> Float[Array, "B Q D"]:
+        """What distance alone says of the paths of query points, for their tokens."""
+        moved = merge_last(self.carry(near, nodes)) * DISPLACEMENT_SCALE
+        alone = jnp.max(near.log_weights, axis=-1, keepdims=True)
+        return self.carried_encoder(jnp.concatenate([moved, alone], axis=-1))
+
+    def in_space(self, near, moved) -> Float[Array, "B Q T C"]:
+        """Displacements of query points, from those in the image."""
+        points = near.points[:, :, None]
+        if self.num_coords < 3:
+            return moved
+        return lifted(points + moved) - lifted(points)
 
     def predict(self, tokens, position, frame) -> TrackAutoEncoderResults:
         """The heads."""
         out = self.track_predictor(tokens).astype(jnp.float32)
         out = out.reshape(*out.shape[:-1], self.num_heads_out, self.num_output_frames)
         out = jnp.swapaxes(out, -1, -2)
-        tracks = self.positions(out[..., : self.position_outputs], position, frame)
+        of_position = out[..., : self.position_outputs]
+        if self.scaffold_frequencies:
+            of_position = of_position / DISPLACEMENT_SCALE
+        tracks = self.positions(of_position, position, frame)
         visible = out[..., self.position_outputs : self.position_outputs + 1]
         certain = out[..., -1:] if self.predicts_certainty else jnp.zeros_like(visible)
         scale = None
@@ -963,6 +1106,12 @@ def model_config(model: TrackAutoEncoder) -> ModelConfig:
     """What a model is, without how it is run."""
     names = [field.name for field in dataclasses.fields(ModelConfig)]
     return ModelConfig(**{name: getattr(model, name) for name in names})
+
+
+def lifted(points: Float[Array, "... 3"]) -> Float[Array, "... 3"]:
+    """Points in space, from (x / z, y / z, log z)."""
+    depth = jnp.exp(jnp.clip(points[..., 2:], -MAX_LOG_DEPTH, MAX_LOG_DEPTH))
+    return jnp.concatenate([points[..., :2] * depth, depth], axis=-1)
 
 
 def scan_chunks(method, model, inputs: dict, chunk_size: int, *shared):

@@ -50,6 +50,7 @@ OUTER_LAYERS = (
     "dino_projection",
     "depth_projection",
     "query_encoder",
+    "carried_encoder",
     "track_predictor",
     "error_scale_head",
 )
