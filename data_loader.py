@@ -659,9 +659,10 @@ def _ignore_interrupts() -> None:
 
 def _scene_of(seed: int, num_frames: int, num_tracks: int, index: int):
     width, height = PICTURE_SIZES[np.random.default_rng([seed, index]).integers(5)]
-    # Pools of different seeds share no scene.
+    # Pools of different seeds share no scene, nor do they with those that synthetic.py
+    # writes, whose seeds are below 2**32.
     return synthetic.generate_scene(
-        seed * 2**32 + index, num_frames, num_tracks, height, width
+        (seed + 1) * 2**32 + index, num_frames, num_tracks, height, width
     )
 
 

@@ -65,7 +65,7 @@ from worlds import (
     speed_limit,
 )
 
-VERSION = 3  # of the scenes: cached ones of another version are not used
+VERSION = 4  # of the scenes: cached ones of another version are not used
 MAX_ATTEMPTS = 200  # worlds tried per seed before giving up
 FARTHEST = 30  # how far off a track may start, in arena radii
 CAMERA_ATTEMPTS = 8  # cameras tried per simulated world
@@ -1815,9 +1815,10 @@ if __name__ == "__main__":
     absl_flags.DEFINE_integer(
         "seed",
         0,
-        "Of the first scene; then + 1. train.py --seed=0 trains on scenes 0 to "
-        "num_scenes - 1: to evaluate a model on others, start at 1000000.",
+        "Of the first scene; then + 1. Training never sees these scenes: its own have "
+        "seeds of 2**32 and above.",
         lower_bound=0,
+        upper_bound=2**32 - 1,
     )
     absl_flags.DEFINE_integer("num_frames", 48, "Frames per scene.", lower_bound=1)
     absl_flags.DEFINE_integer("num_tracks", 512, "Tracks per scene.", lower_bound=1)

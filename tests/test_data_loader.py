@@ -437,7 +437,7 @@ def test_a_pool_does_not_depend_on_its_workers(pool):
 def test_pools_hold_generated_scenes_and_share_none(pool):
     example = pool[2]
     scene = synthetic.generate_scene(
-        3 * 2**32 + 2, 20, 48, int(example["height"]), int(example["width"])
+        4 * 2**32 + 2, 20, 48, int(example["height"]), int(example["width"])
     )
     np.testing.assert_array_equal(example["tracks_3d"], scene.tracks_3d)
     np.testing.assert_array_equal(example["visible"], scene.visible)
@@ -476,7 +476,7 @@ def test_a_pool_stores_exact_depth_features(depth_pool, pool):
         rows = example["depth_rows"]
         assert example["depth_taps"].shape == (30, 20, 15, 15) and len(set(rows)) == 30
         size = int(example["height"]), int(example["width"])
-        scene = synthetic.generate_scene(3 * 2**32 + i, 20, 48, *size)
+        scene = synthetic.generate_scene(4 * 2**32 + i, 20, 48, *size)
         depth, _ = synthetic.depth_and_segmentation(scene.simulation, scene.camera)
         depth = np.where(np.isfinite(depth), depth, 1e9)
         pixels = geometry.project(scene.tracks_3d, scene.intrinsics)
