@@ -286,6 +286,10 @@ class FrameLatents(NamedTuple):
     log_total: Float[Array, "B U L H"]
 
 
+def round_to_levels(latents):
+    return jnp.round(latents * QUANTISATION_LEVELS) / QUANTISATION_LEVELS
+
+
 class Nodes(NamedTuple):
     """The motion scaffold of a clip: paths in the image, and what points compare."""
 
@@ -926,8 +930,11 @@ class TrackAutoEncoder(nn.Module, ModelConfig):
         num_clips = decoder_context.query_frame.shape[0]
         needed = (num_clips, self.num_latent_tokens, self.latent_token_dim)
         check_shape("latents", latents, needed)
-        latents = self.quantise(jnp.clip(latents, -1.0, 1.0), discretize)
+        latents = jnp.clip(latents, -1.0, 1.0)
+        # Paths get no noise: nothing is learned about them that it could make robust.
         numbers = jax.lax.stop_gradient(latents[..., : self.path_size])
+        numbers = round_to_levels(numbers) if discretize else numbers
+        latents = self.quantise(latents, discretize)
         latents = self.decompress_attn(self.decompressor(latents))
         nodes = None
         if self.scaffold_frequencies:
@@ -951,8 +958,7 @@ class TrackAutoEncoder(nn.Module, ModelConfig):
         """Rounds to 1/128 with noise of that size; the gradient passes through."""
         if not discretize:
             return latents
-        rounded = jnp.round(latents * QUANTISATION_LEVELS) / QUANTISATION_LEVELS
-        rounded = rounded + self.rounding_noise(latents.shape)
+        rounded = round_to_levels(latents) + self.rounding_noise(latents.shape)
         return latents - jax.lax.stop_gradient(latents - rounded)
 
     def rounding_noise(self, shape) -> jax.Array:
