@@ -148,6 +148,59 @@ def training_section(platform: str) -> str:
     return "\n\n".join(parts)
 
 
+def comparable_section() -> str:
+    """What bench_comparable.py found."""
+    command = "python benchmarks/bench_comparable.py"
+    path = RESULTS / "comparable.json"
+    if not path.exists():
+        return f"Not measured: `{command}`."
+    found = json.loads(path.read_text())
+    simulated = found["simulated"]
+    correlations = [
+        [
+            row["what"].replace("_", " "),
+            f"{row['spearman']:+.2f}",
+            f"{row['interval'][0]:+.2f} to {row['interval'][1]:+.2f}",
+            f"±{row['allowed']:g}",
+        ]
+        for row in simulated["correlations"]
+    ]
+    rendered = [
+        [
+            row["what"],
+            f"{row['realism']:.3f}",
+            f"{row['deviations']:+.2f}",
+            f"±{row['allowed']:g}",
+        ]
+        for row in found["rendered"]
+    ]
+    real = [
+        [
+            row["clip"],
+            f"{row['realism']:.3f} ± {row['realism_std']:.3f}",
+            f"{row['converted']:.3f}" if "converted" in row else "",
+        ]
+        for row in found.get("real", [])
+    ]
+    checkpoint = found["checkpoint"]
+    parts = [
+        f"`{command}`, with {checkpoint['name']} ({checkpoint['sha256'][:12]}). Over "
+        f"{len(simulated['clips'])} intact simulated clips realism is "
+        f"{simulated['mean']:.3f} on average, with a standard deviation of "
+        f"{simulated['deviation']:.3f}. Its rank correlation with what it should not "
+        "depend on:",
+        table(["with", "Spearman", "95% interval", "allowed"], correlations),
+        "The sample clip and what should score like it, in those deviations:",
+        table(["clip", "realism", "change", "allowed"], rendered),
+    ]
+    if real:
+        parts += [
+            "Real clips, with the standard deviation between splits:",
+            table(["clip", "realism", "24 shown at 30 frames a second"], real),
+        ]
+    return "\n\n".join(parts)
+
+
 def main() -> None:
     """Writes RESULTS.md."""
     parts = [
@@ -169,6 +222,8 @@ def main() -> None:
         training_section("cpu"),
         training_section("gpu"),
         readout_section(),
+        "## Is realism comparable between clips?",
+        comparable_section(),
     ]
     path = HERE / "RESULTS.md"
     path.write_text("\n\n".join(parts) + "\n")

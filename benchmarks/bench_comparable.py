@@ -1,0 +1,255 @@
+"""Is `realism` comparable between clips, or does it measure how calm a clip is?
+
+    python benchmarks/bench_comparable.py              # minutes on two CPU cores
+    python benchmarks/bench_comparable.py --num_clips=20 --out_dir=/tmp/x
+
+Prints tables and writes them as benchmarks/results/comparable.json. What they hold:
+
+    simulated   rank correlation of realism with what it should not depend on, over
+                intact simulated clips whose true tracks carry tracker noise, at depth 1
+    rendered    the sample clip as it is, at half resolution, at half the frame rate,
+                its first half; the change in standard deviations over intact clips
+    real        each of the videos in --videos as it is and converted from 24 to 30
+                frames a second; neighbours joined by a cut
+
+Correlations come with a 95% interval, bootstrapped by clip. The scores of the simulated
+clips are also what a percentile is read off (--reference_path).
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import scipy.stats
+from absl import app, flags
+from absl import logging as absl_logging
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT)]
+
+import cv2  # noqa: E402
+import tqdm  # noqa: E402
+
+import data_loader  # noqa: E402
+import geometry  # noqa: E402
+import pipeline  # noqa: E402
+import synthetic  # noqa: E402
+from files import keep_compiled_programs, whole_file  # noqa: E402
+
+FLAGS = flags.FLAGS
+FIRST_SEED = 2_000_000  # of synthetic.py: no model is trained on these scenes
+# As a tracker sees a clip: noise, lost tracks, neither depth nor focal length.
+SEEN = data_loader.Augmentation(
+    **{**vars(data_loader.Augmentation.none()), "noise": 1.0, "lost": 1.0,
+       "unit_depth": 1.0, "noise_pixels": 0.7, "drift_pixels": 1.0,
+       "occlusion_rate": 0.01, "loss_rate": 0.02, "unnoticed": 0.05}
+)  # fmt: skip
+NOT_TO_DEPEND_ON = ("point_motion", "camera_motion", "num_frames", "num_tracks")
+MOST_CORRELATION = 0.2
+MOST_CHANGE = 0.5  # standard deviations over intact clips
+
+
+def simulated_clip(index: int) -> tuple[pipeline.Tracks3D, dict]:
+    """Tracks of an intact scene as a tracker has them, and what the clip is like.
+
+    Motions are in pixels per frame, of a frame whose shorter side has 256.
+    """
+    rng = np.random.default_rng([FIRST_SEED, index])
+    num_frames = int(rng.integers(24, 151))
+    num_tracks = int(np.exp(rng.uniform(np.log(128), np.log(1024))))
+    scene = synthetic.generate_scene(FIRST_SEED + index, num_frames, num_tracks)
+    size = scene.height, scene.width
+    example = {
+        "tracks_3d": scene.tracks_3d,
+        "visible": scene.visible.astype(np.float32),
+        "intrinsics": scene.intrinsics,
+        "height": scene.height,
+        "width": scene.width,
+    }
+    example = data_loader.augment_example(example, rng, SEEN, num_frames)
+    tracks = pipeline.Tracks3D(
+        tracks=example["tracks_3d"],
+        visible=example["visible"],
+        intrinsics=example["intrinsics"],
+        size=size,
+        intrinsics_source="assumed",
+    )
+    like = {
+        "seed": FIRST_SEED + index,
+        "point_motion": point_motion(tracks),
+        "camera_motion": camera_motion(scene),
+        "num_frames": num_frames,
+        "num_tracks": num_tracks,
+    }
+    return tracks, like
+
+
+def point_motion(tracks: pipeline.Tracks3D) -> float:
+    """Mean distance that visible points move in the image from frame to frame."""
+    pixels = geometry.project(tracks.tracks, tracks.intrinsics)
+    seen = tracks.visible[..., 0] > 0
+    step = np.linalg.norm(np.diff(pixels, axis=1), axis=-1)
+    return float(step[seen[:, 1:] & seen[:, :-1]].mean() * 256 / min(tracks.size))
+
+
+def camera_motion(scene: synthetic.Scene) -> float:
+    """How far the camera's motion alone moves the image of a typical point."""
+    rotation, translation = scene.extrinsics[:, :3, :3], scene.extrinsics[:, :3, 3]
+    turn = rotation[1:] @ rotation[:-1].transpose(0, 2, 1)
+    cosine = (np.trace(turn, axis1=1, axis2=2) - 1) / 2
+    angle = np.arccos(np.clip(cosine, -1, 1))
+    origin = -np.einsum("tji,tj->ti", rotation, translation)
+    moved = np.linalg.norm(np.diff(origin, axis=0), axis=-1)
+    depth = np.median(scene.tracks_3d[..., 2][scene.visible[..., 0] > 0])
+    focal = scene.intrinsics[0] * 256 / min(scene.height, scene.width)
+    return float(np.mean(focal * (angle + moved / depth)))
+
+
+def interval(x, y, rng, times: int = 1000) -> list[float]:
+    """95% of Spearman's correlation, bootstrapped by clip."""
+    rows = rng.integers(len(x), size=(times, len(x)))
+    found = [scipy.stats.spearmanr(x[row], y[row]).statistic for row in rows]
+    return [float(value) for value in np.nanpercentile(found, [2.5, 97.5])]
+
+
+def simulated(checkpoint, options, num_clips: int) -> dict:
+    """Realism of intact simulated clips, and its rank correlations."""
+    clips = []
+    for index in tqdm.tqdm(range(num_clips), desc="simulated clips"):
+        try:
+            tracks, like = simulated_clip(index)
+        except synthetic.SceneRejected:
+            continue
+        result = pipeline.score_tracks(tracks, checkpoint, options)
+        statistics = ("realism", "average_jaccard", "average_pts_within_thresh")
+        clips.append(like | {name: result.score[name] for name in statistics})
+    realism = np.array([clip["realism"] for clip in clips])
+    rng, rows = np.random.default_rng(0), []
+    for name in NOT_TO_DEPEND_ON:
+        values = np.array([clip[name] for clip in clips])
+        found = scipy.stats.spearmanr(realism, values).statistic
+        rows.append(
+            {"what": name, "spearman": float(found),
+             "interval": interval(realism, values, rng), "allowed": MOST_CORRELATION}
+        )  # fmt: skip
+    return {
+        "clips": clips,
+        "mean": float(realism.mean()),
+        "deviation": float(realism.std(ddof=1)),
+        "correlations": rows,
+    }
+
+
+def variants(frames: np.ndarray) -> dict[str, np.ndarray]:
+    """A clip as it is, and as it should score alike."""
+    small = [cv2.resize(x, None, fx=0.5, fy=0.5, interpolation=3) for x in frames]
+    return {
+        "as it is": frames,
+        "half resolution": np.stack(small),
+        "half frame rate": frames[::2],
+        "first half": frames[: len(frames) // 2],
+    }
+
+
+def rendered(checkpoint, deviation: float) -> list[dict]:
+    """The sample clip's variants, and how many deviations apart they score."""
+    frames = read(str(ROOT / "data" / "example_video.mp4"))
+    found = {
+        name: pipeline.score_video(clip, checkpoint).realism
+        for name, clip in variants(frames).items()
+    }
+    before = found["as it is"]
+    return [
+        {"what": name, "realism": value, "deviations": (value - before) / deviation,
+         "allowed": MOST_CHANGE}
+        for name, value in found.items()
+    ]  # fmt: skip
+
+
+def to_30(frames: np.ndarray) -> np.ndarray:
+    """24 frames a second shown at 30: every fourth frame twice."""
+    return frames[np.arange(len(frames) * 5 // 4) * 4 // 5]
+
+
+def real(checkpoint, folder: str) -> list[dict]:
+    """Real clips, converted to another frame rate and joined by cuts."""
+    paths = sorted(Path(folder).glob("*.mp4"))
+    clips = {path.stem: read(str(path)) for path in paths}
+    rows = []
+    for name, frames in tqdm.tqdm(clips.items(), desc="real clips"):
+        row = {"clip": name}
+        for label, clip in (("realism", frames), ("converted", to_30(frames))):
+            score = pipeline.score_video(clip, checkpoint).score
+            row |= {label: score["realism"], f"{label}_std": score["realism_std"]}
+        rows.append(row)
+    for first, second in zip(clips, list(clips)[1:], strict=False):
+        joined = np.concatenate([clips[first], _as(clips[second], clips[first])])
+        score = pipeline.score_video(joined, checkpoint).score
+        rows.append({"clip": f"{first} + {second}", "realism": score["realism"],
+                     "realism_std": score["realism_std"]})  # fmt: skip
+    return rows
+
+
+def _as(frames, like):
+    """Frames of the size of others."""
+    height, width = like.shape[1:3]
+    return np.stack([cv2.resize(x, (width, height)) for x in frames])
+
+
+def read(path: str) -> np.ndarray:
+    """`[T, H, W, 3]`, at the working size."""
+    return np.stack(pipeline.read_video(path).frames)
+
+
+def write_reference(path: str, found: dict, checkpoint) -> None:
+    """The table that percentiles are read off."""
+    realism = sorted(round(clip["realism"], 6) for clip in found["clips"])
+    about = {
+        "what": f"realism of {len(realism)} intact simulated clips (synthetic.py, "
+        f"version {synthetic.VERSION}, seeds from {FIRST_SEED}), 24 to 150 frames, "
+        "true tracks with tracker noise, at depth 1",
+        "command": "python benchmarks/bench_comparable.py --reference_path=FILE",
+        "checkpoint": {"name": checkpoint.name, "sha256": checkpoint.sha256},
+        "realism": realism,
+    }
+    with whole_file(path) as file:
+        file.write(json.dumps(about, indent=1).encode())
+
+
+def main(argv):
+    if len(argv) > 1:
+        sys.exit(f"bench_comparable.py takes flags only, not {argv[1]!r}")
+    absl_logging.set_verbosity(absl_logging.WARNING)
+    keep_compiled_programs(os.path.expanduser(FLAGS.jax_cache_dir))
+    options = pipeline.make_options("mini")
+    checkpoint = pipeline.load_checkpoint(
+        FLAGS.checkpoint_path or pipeline.DEFAULT_CHECKPOINT, options
+    )
+    found = {"simulated": simulated(checkpoint, options, FLAGS.num_clips)}
+    if FLAGS.reference_path:
+        write_reference(FLAGS.reference_path, found["simulated"], checkpoint)
+    found["checkpoint"] = {"name": checkpoint.name, "sha256": checkpoint.sha256}
+    found["rendered"] = rendered(checkpoint, found["simulated"]["deviation"])
+    if Path(FLAGS.videos).is_dir():
+        found["real"] = real(checkpoint, FLAGS.videos)
+    for part in (
+        found["simulated"]["correlations"],
+        found["rendered"],
+        found.get("real", []),
+    ):
+        print("\n".join(str(row) for row in part), "\n")
+    os.makedirs(FLAGS.out_dir, exist_ok=True)
+    with whole_file(os.path.join(FLAGS.out_dir, "comparable.json")) as file:
+        file.write(json.dumps(found, indent=1).encode())
+
+
+if __name__ == "__main__":
+    flags.DEFINE_integer("num_clips", 200, "Simulated clips.", lower_bound=2)
+    flags.DEFINE_string("checkpoint_path", None, "Default: the shipped one.")
+    flags.DEFINE_string("videos", "../shared/videos", "Real clips, if they are there.")
+    flags.DEFINE_string("reference_path", None, "Where to write the reference table.")
+    flags.DEFINE_string("out_dir", str(ROOT / "benchmarks" / "results"), "Where to.")
+    flags.DEFINE_string("jax_cache_dir", "~/.cache/3dspa/jax", "As in inference.py.")
+    app.run(main)
