@@ -38,13 +38,12 @@ import datasets
 import geometry
 import synthetic
 from datasets import DatasetError
-from files import whole_file, write_npz
+from files import first_line, whole_file, write_npz
 
 SHARD_SIZE = 256  # scenes per file of a cached pool
 # Width and height of simulated pictures, the longer side 256: most videos are wide.
 PICTURE_SIZES = ((256, 256), (256, 192), (256, 144), (256, 144), (144, 256))
 MODELS = ("3dspa", "trajan")
-SOURCES = ("synthetic", "kubric", "tapvid3d", "tapvid", "npz")
 NUM_TAPS = datasets.NUM_TAPS
 
 Example = dict[str, np.ndarray]
@@ -862,7 +861,7 @@ class _ClipMaker:
                 clip = self.make(at, rng)
                 return clip | ({"skipped": skipped} if skipped else {})
             except (ValueError, OSError) as error:
-                line, name = datasets.first_line(error), self.source.name(at)
+                line, name = first_line(error), self.source.name(at)
                 line = line if name in line else f"{name}: {line}"
             if self.on_error == "stop":
                 return {"error": line}
@@ -1001,6 +1000,7 @@ LOADERS = {
     "tapvid": load_tapvid_dataset,
     "npz": load_npz_dataset,
 }
+SOURCES = ("synthetic", *LOADERS)
 
 
 def load_dataset(

@@ -47,6 +47,7 @@ import numpy as np
 import tqdm
 
 import geometry
+from files import first_line
 
 Example = dict[str, np.ndarray]
 
@@ -59,11 +60,6 @@ KUBRIC_OCCLUSION = 0.01
 
 class DatasetError(ValueError):
     """A dataset that cannot be used as it is. The message is one line and says why."""
-
-
-def first_line(error: BaseException) -> str:
-    """What an exception says, in a line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 # ------------------------------------------------------------------ pickles, npz

@@ -43,7 +43,7 @@ import datasets
 import track_autoencoder
 import track_autoencoder_3d
 import training
-from files import keep_compiled_programs, whole_file
+from files import first_line, keep_compiled_programs, whole_file
 
 FLAGS = flags.FLAGS
 WEIGHTS = training.LossWeights()
@@ -89,7 +89,6 @@ def integer(name: str, text: str, least: int | None = None) -> None:
     flags.DEFINE_integer(name, None, f"{text} {by_preset(name)}", least)
 
 
-SOURCES = ("synthetic", "kubric", "tapvid3d", "tapvid", "npz")
 flags.DEFINE_enum("model_type", "3dspa", ["3dspa", "trajan"], "Which autoencoder.")
 flags.DEFINE_enum("preset", "mini", list(DEFAULTS), "Size of the model, and defaults.")
 flags.DEFINE_string("checkpoint_dir", "runs/mini", "Directory to write to.")
@@ -99,13 +98,18 @@ flags.DEFINE_string(
 )
 flags.DEFINE_integer("seed", 0, "Of initialisation, data and noise.", 0, 2**31 - 1)
 
-flags.DEFINE_enum("data_source", "synthetic", SOURCES, "Where tracks come from.")
+flags.DEFINE_enum(
+    "data_source", "synthetic", data_loader.SOURCES, "Where tracks come from."
+)
 flags.DEFINE_string("dataset_path", None, "Of a data source that is not simulated.")
 flags.DEFINE_string(
     "eval_dataset_path", None, "Held-out data; default: simulated scenes."
 )
 flags.DEFINE_enum(
-    "eval_data_source", None, SOURCES, "What it is; default: as --data_source."
+    "eval_data_source",
+    None,
+    data_loader.SOURCES,
+    "What it is; default: as --data_source.",
 )
 flags.DEFINE_string(
     "split", None, "Part of kubric (train, train[:90%]) or tapvid3d (minival) data."
@@ -841,7 +845,7 @@ def start_wandb(run_id: str):
             settings=limits,
         )
     except Exception as error:  # whatever it is, training does not need it
-        reason = checkpointing.first_line(error)
+        reason = first_line(error)
         say(f"W&B does not start ({reason}): training without it")
         return None
 
@@ -882,7 +886,7 @@ def next_batch(run: Run, metrics: dict, stop: StopRequest) -> dict:
         if stop.came:  # it may have been told to stop, too
             raise KeyboardInterrupt from None
         save(run)
-        reason = checkpointing.first_line(error).rstrip(".")
+        reason = first_line(error).rstrip(".")
         raise TrainingEnded(
             f"no batch for step {run.step + 1}: {reason}; {kept(run)}. {how_to_go_on()}"
         ) from error
@@ -983,7 +987,7 @@ def join_hosts() -> None:
     try:
         jax.distributed.initialize(**how)
     except (RuntimeError, ValueError) as error:
-        raise ValueError(f"--distributed: {checkpointing.first_line(error)}") from error
+        raise ValueError(f"--distributed: {first_line(error)}") from error
 
 
 def report_unraisable(unraisable) -> None:
