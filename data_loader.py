@@ -21,10 +21,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import multiprocessing
 import os
 import pathlib
-import signal
 import sys
 from collections.abc import Iterator
 
@@ -39,6 +37,7 @@ import geometry
 import synthetic
 from datasets import DatasetError
 from files import first_line, whole_file, write_npz
+from workers import ordered_map
 
 SHARD_SIZE = 256  # scenes per file of a cached pool
 # Width and height of simulated pictures, the longer side 256: most videos are wide.
@@ -538,7 +537,8 @@ def synthetic_pool(
     wanted. They are exact: 225 rays for each visible point, about a second a scene at
     the defaults, and 450 bytes per track and frame (5.5 MB a scene), which are
     memory-mapped where there is a cache_dir and in memory where there is none.
-    Raises ValueError for sizes out of range or an unreadable shard.
+    Raises ValueError for sizes out of range or an unreadable shard, ChildProcessError
+    if a worker dies.
     """
     if num_scenes < 1 or num_workers < 0:
         raise ValueError(f"a pool needs a scene or more: got {num_scenes=}")
@@ -592,7 +592,7 @@ def _simulate(what, function, job, sizes, files, num_workers, write) -> list:
     jobs = [(*job, SHARD_SIZE * i + row) for i in missing for row in range(sizes[i])]
     made = []
     bar = tqdm.tqdm(desc=what, total=len(jobs), disable=not jobs)
-    with bar, _mapper(num_workers if jobs else 0) as run:
+    with bar, ordered_map(num_workers if jobs else 0) as run:
         results = run(function, jobs)
         for i in missing:
             # Counted one by one, or the last would not show.
@@ -621,39 +621,6 @@ def _write_rows(path: str, rows: Iterator[np.ndarray], shape: tuple) -> None:
         np.lib.format.write_array_header_2_0(file, header)
         for row in rows:
             file.write(row.astype("<f2").tobytes())
-
-
-class _mapper:
-    """An ordered lazy map, in this process or over some spawned ones.
-
-    The workers hear nothing of Ctrl-C: this process ends them, without a word.
-    """
-
-    def __init__(self, num_workers: int):
-        self._pool = None
-        if num_workers:
-            # Spawned, not forked: JAX's threads do not survive a fork. Blocked signals
-            # stay so in a child, from its first moment on.
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-            try:
-                context = multiprocessing.get_context("spawn")
-                self._pool = context.Pool(num_workers, _ignore_interrupts)
-            finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-    def __enter__(self):
-        if self._pool is None:
-            return map
-        return lambda function, jobs: self._pool.imap(function, jobs, chunksize=4)
-
-    def __exit__(self, *_):
-        if self._pool is not None:
-            self._pool.terminate()
-            self._pool.join()
-
-
-def _ignore_interrupts() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _scene_of(seed: int, num_frames: int, num_tracks: int, index: int):

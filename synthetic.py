@@ -30,7 +30,6 @@ import functools
 import multiprocessing
 import os
 import pathlib
-import signal
 import sys
 
 import cv2
@@ -41,6 +40,7 @@ import tqdm
 
 import files
 import geometry
+from workers import ordered_map
 from worlds import (
     FIRST_FACE,
     GRAVITY,
@@ -1741,26 +1741,6 @@ def parse_violations(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-@contextlib.contextmanager
-def _workers(count: int):
-    """An ordered lazy map, in this process (0) or over spawned ones."""
-    if count == 0:
-        yield map
-        return
-    pool = multiprocessing.get_context("spawn").Pool(count, _quiet_worker)
-    try:
-        yield pool.imap
-    finally:
-        pool.terminate()
-        pool.join()
-
-
-def _quiet_worker() -> None:
-    """Ctrl-C is the parent's business, which ends its workers; they tidy up then."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-
-
 def main(flags) -> None:
     """Writes scene_SEED.npz for consecutive seeds, their twins, and previews."""
     settings = Settings(
@@ -1781,7 +1761,7 @@ def main(flags) -> None:
     seeds = range(flags.seed, flags.seed + flags.num_scenes)
     total = len(seeds) * (1 + len(settings.violations))
     with (
-        _workers(min(flags.num_workers, len(seeds))) as run,
+        ordered_map(min(flags.num_workers, len(seeds))) as run,
         tqdm.tqdm(total=total, desc="scenes and twins", unit="file") as bar,
     ):
         for report in run(functools.partial(make_files, settings), seeds):

@@ -478,25 +478,51 @@ def test_bad_flags_end_in_one_line(tmp_path, flag, message):
     assert message in done.stderr.splitlines()[-1]
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_ctrl_c_ends_in_one_line(tmp_path, num_workers):
+def start(folder, num_workers):
+    """The command in a group of its own, as a shell's job has, at its second file."""
     process = subprocess.Popen(
         [
-            *(sys.executable, str(ROOT / "synthetic.py"), f"--out_dir={tmp_path}"),
+            *(sys.executable, str(ROOT / "synthetic.py"), f"--out_dir={folder}"),
             *("--num_scenes=500", "--violations=all", f"--num_workers={num_workers}"),
         ],
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        start_new_session=True,  # a group of its own, as a shell's job has
+        start_new_session=True,
     )
     for _ in range(600):
-        if list(tmp_path.glob("*.npz")):
+        if list(folder.glob("*.npz")):
             break
         time.sleep(0.1)
+    return process
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_ctrl_c_ends_in_one_line(tmp_path, num_workers):
+    process = start(tmp_path, num_workers)
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in errors
     assert "stopped; the files that are there are whole" in errors.splitlines()[-1]
     assert list(tmp_path.glob("*.npz")) and not list(tmp_path.glob("*.tmp*"))
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="asks Linux")
+def test_a_worker_killed_for_memory_ends_in_one_line(tmp_path):
+    process = start(tmp_path, 2)
+    tasks = pathlib.Path(f"/proc/{process.pid}/task")
+    children = " ".join(file.read_text() for file in tasks.glob("*/children")).split()
+    workers = [
+        child
+        for child in children
+        if b"spawn_main" in pathlib.Path(f"/proc/{child}/cmdline").read_bytes()
+    ]
+    try:
+        os.kill(int(workers[0]), signal.SIGKILL)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert len(workers) == 2 and process.returncode == 1
+    assert "Traceback" not in errors
+    assert "synthetic.py: a worker process died" in errors.splitlines()[-1]
