@@ -381,9 +381,8 @@ def _estimated_depth(example, rng, augmentation) -> Example:
         moved = corruptions.depth_error(np.repeat(z, 3, -1), 1.0, shift, inverse)
         changed["depth"] = moved[..., 0]
     tracks = corruptions.depth_error(tracks, 1.0, shift, inverse)
-    flicker = np.exp(
-        rng.normal(0, rng.uniform(0, augmentation.flicker), tracks.shape[1])
-    ).astype(np.float32)
+    sigma = rng.uniform(0, augmentation.flicker)
+    flicker = corruptions.depth_flicker(rng, tracks.shape[1], sigma)
     if "depth" in changed:  # relative depths are the same
         changed["depth"] = changed["depth"] * flicker[:, None, None]
     return example | changed | {"tracks_3d": tracks * flicker[:, None]}

@@ -260,6 +260,21 @@ def test_point_stays():
         np.testing.assert_array_equal(found[:, :, t], batch["query_points"][..., 1:])
 
 
+def random_tracks(rng, clips, tracks, frames, coords):
+    """Positions, NaN where hidden, and visibility of a batch."""
+    visible = rng.random((clips, tracks, frames, 1)) < rng.random()
+    positions = rng.random((clips, tracks, frames, coords)).astype(np.float32)
+    positions[~visible[..., 0]] = np.nan
+    return positions, visible.astype(np.float32)
+
+
+def random_points(rng, clips, queries, frames, coords):
+    """Query points of a batch."""
+    time = rng.integers(0, frames, (clips, queries, 1))
+    positions = rng.random((clips, queries, coords))
+    return np.concatenate([time, positions], -1).astype(np.float32)
+
+
 def velocity_by_loops(batch):
     """The nearest other visible frame of the query's own track, the later of two."""
     out = np.array(scoring.point_stays(batch))
@@ -283,15 +298,11 @@ def velocity_by_loops(batch):
 def test_constant_velocity_is_what_loops_give(seed):
     rng = np.random.default_rng(seed)
     clips, queries, frames, coords = rng.integers([1, 1, 1, 2], [4, 6, 9, 4])
-    visible = rng.random((clips, queries, frames, 1)) < rng.random()
-    tracks = rng.random((clips, queries, frames, coords)).astype(np.float32)
-    tracks[~visible[..., 0]] = np.nan
-    time = rng.integers(0, frames, (clips, queries, 1))
-    points = np.concatenate([time, rng.random((clips, queries, coords))], -1)
+    tracks, visible = random_tracks(rng, clips, queries, frames, coords)
     batch = {
         "query_tracks": tracks,
-        "query_tracks_visible": visible.astype(np.float32),
-        "query_points": points.astype(np.float32),
+        "query_tracks_visible": visible,
+        "query_points": random_points(rng, clips, queries, frames, coords),
     }
     found = scoring.constant_velocity(batch)
     assert found.dtype == np.float32
@@ -402,16 +413,12 @@ def test_nearest_support_is_what_loops_give(seed):
     clips, support, queries, frames, coords = rng.integers(
         [1, 1, 1, 1, 2], [4, 6, 6, 7, 4]
     )
-    visible = rng.random((clips, support, frames, 1)) < rng.random()
-    tracks = rng.random((clips, support, frames, coords)).astype(np.float32)
-    tracks[~visible[..., 0]] = np.nan
-    time = rng.integers(0, frames, (clips, queries, 1))
-    points = np.concatenate([time, rng.random((clips, queries, coords))], -1)
+    tracks, visible = random_tracks(rng, clips, support, frames, coords)
     batch = {
         "support_tracks": tracks,
-        "support_tracks_visible": visible.astype(np.float32),
+        "support_tracks_visible": visible,
         "query_tracks": np.zeros((clips, queries, frames, coords), np.float32),
-        "query_points": points.astype(np.float32),
+        "query_points": random_points(rng, clips, queries, frames, coords),
     }
     found = scoring.nearest_support(batch)
     np.testing.assert_allclose(found, nearest_support_by_loops(batch), atol=1e-6)
