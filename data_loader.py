@@ -66,7 +66,8 @@ def prepare_3d_batch(
     The scale is the median depth of the visible support points. Returns
     `support_tracks [N, F, 3]`, `support_tracks_visible [N, F, 1]`, `query_points
     [Q, 4]` (frame, x, y, z), `query_tracks [Q, F, 3]`, `query_tracks_visible
-    [Q, F, 1]`, `intrinsics [4]`, `scale []` (float32), `boundary_frame []` int32,
+    [Q, F, 1]`, `intrinsics [4]`, `scale []` (float32), `boundary_frame []` int32 and,
+    where the example has its `height` and `width`, `frame_size [2]` of these, int32;
     with F = num_output_frames. Positions of hidden points are zero.
 
     Queries are tracks visible in at least two frames; support tracks are drawn from the
@@ -110,6 +111,7 @@ def prepare_3d_batch(
         if dino_known:
             found = _dino_features(example, visible, used, dino_dim)
             clip["dino_features"][: len(used), : found.shape[1]] = found
+    clip |= _frame_size(example)
     return clip | {
         "intrinsics": np.asarray(example["intrinsics"], np.float32),
         "scale": np.float32(scale),
@@ -135,6 +137,7 @@ def prepare_2d_batch(
     support, query = _split(rng, visible, num_support, num_query)
     clip = _clip(rng, tracks / size, visible, support, query, num_output_frames)
     unknown = geometry.default_intrinsics(example["height"], example["width"])
+    clip |= _frame_size(example)
     return clip | {
         "intrinsics": np.asarray(example.get("intrinsics", unknown), np.float32),
         "scale": np.float32(1),
@@ -239,6 +242,13 @@ def _depth_features(example, tracks, visible, used, scale) -> np.ndarray:
     if not np.isfinite(features[seen]).all():
         raise ValueError("its depth features hold NaN or infinite numbers")
     return np.where(seen[..., None], features, np.float32(0))
+
+
+def _frame_size(example: Example) -> Example:
+    if not {"height", "width"} <= set(example):
+        return {}
+    size = [int(example[name]) for name in ("height", "width")]
+    return {"frame_size": np.array(size, np.int32)}
 
 
 def _dino_features(example, visible, used, width: int) -> np.ndarray:

@@ -434,6 +434,12 @@ def image_errors(tracks: np.ndarray, batch: dict) -> np.ndarray:
 
     In 3D of frames whose shorter side is 256, in 2D of frames resized to 256 × 256, as
     TAPVid-3D and TAP-Vid measure.
+
+    Args:
+        tracks: predictions `[B, Q, T, C]` for the batch's query tracks.
+        batch: of DESIGN section 5, with `query_tracks` and, in 3D, `intrinsics` and
+            `frame_size`; without the latter the principal point is taken for the
+            frame's centre.
     """
     if tracks.shape[-1] == 2:
         return EVALUATION_SIZE * np.linalg.norm(tracks - batch["query_tracks"], axis=-1)
@@ -449,9 +455,8 @@ def image_errors(tracks: np.ndarray, batch: dict) -> np.ndarray:
 
 def _batch_intrinsics(batch: dict) -> Float[np.ndarray, "B 4"]:
     """Intrinsics of the clips resized so that their shorter side is 256."""
-    # The principal point is the frame's centre.
-    shorter = 2.0 * batch["intrinsics"][:, 2:].min(axis=-1, keepdims=True)
-    return batch["intrinsics"] * (EVALUATION_SIZE / shorter)
+    sizes = batch.get("frame_size", 2.0 * batch["intrinsics"][:, 2:])
+    return batch["intrinsics"] * (EVALUATION_SIZE / sizes.min(axis=-1, keepdims=True))
 
 
 def batch_metrics(
@@ -467,7 +472,7 @@ def batch_metrics(
 
     Args:
         tracks, visible: predictions for the batch's query tracks.
-        batch: of DESIGN section 5, with `query_tracks` and, in 3D, `intrinsics`.
+        batch: see `image_errors`, with `query_tracks_visible`, too.
         weights: 0 where a point does not count.
 
     Returns:

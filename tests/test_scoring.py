@@ -442,16 +442,20 @@ def test_hold_last(seed):
 # --- Errors in the image ---
 
 
+@pytest.mark.parametrize("centre", [(0.5, 0.5), (0.3, 0.9)])
 @pytest.mark.parametrize(
     "height, width", [(256, 256), (360, 640), (640, 360), (48, 90)]
 )
-def test_pixel_errors_are_those_of_the_projection(height, width):
+def test_pixel_errors_are_those_of_the_projection(height, width, centre):
+    """Of a camera whose principal point need not be the centre, if sizes are given."""
     rng = np.random.default_rng(5)
     focal = 1.3 * width
-    intrinsics = np.array([focal, focal, width / 2, height / 2])
+    intrinsics = np.array([focal, focal, centre[0] * width, centre[1] * height])
     truth = rng.uniform([-1, -1, 1], [1, 1, 3], (2, 4, 5, 3))
     predicted = truth + rng.normal(0, 0.1, truth.shape)
     batch = {"query_tracks": truth, "intrinsics": np.stack([intrinsics] * 2)}
+    if centre != (0.5, 0.5):
+        batch["frame_size"] = np.array([[height, width]] * 2, np.int32)
     found = scoring.image_errors(predicted, batch)
     pixels = [geometry.project(x, intrinsics) for x in (predicted, truth)]
     expected = np.linalg.norm(pixels[0] - pixels[1], axis=-1) * 256 / min(height, width)
@@ -476,7 +480,7 @@ def test_pixel_errors_by_hand():
 
 def test_metrics_of_a_batch_in_3d_are_those_of_its_clips():
     rng = np.random.default_rng(6)
-    intrinsics = np.array([[300, 300, 160, 120], [500, 500, 180, 320.0]])
+    intrinsics = np.array([[300, 300, 170, 100], [500, 500, 100, 320.0]])
     truth = rng.uniform([-1, -1, 1], [1, 1, 3], (2, 5, 6, 3))
     predicted = truth * 1.3 + rng.normal(0, 0.02, truth.shape)
     visible, says = rng.random((2, 2, 5, 6)) < 0.7
@@ -485,6 +489,7 @@ def test_metrics_of_a_batch_in_3d_are_those_of_its_clips():
         "query_tracks": truth,
         "query_tracks_visible": visible[..., None].astype(np.float32),
         "intrinsics": intrinsics,
+        "frame_size": np.array([[240, 320], [640, 360]], np.int32),
     }
     found = scoring.batch_metrics(predicted, says, batch, weights)
     for b, size in enumerate([(240, 320), (640, 360)]):
