@@ -255,14 +255,6 @@ class StopRequest:
             raise KeyboardInterrupt
         self.came = True
 
-    def came_to_any(self, step: int) -> bool:
-        """Whether to stop before this step, which all hosts must do together."""
-        if jax.process_count() == 1:
-            return self.came
-        if step % 10:
-            return False
-        return bool(np.any(multihost_utils.process_allgather(np.array(self.came))))
-
 
 @contextlib.contextmanager
 def no_interrupts():
@@ -282,7 +274,8 @@ class Run:
         model, held_out, step_fn, schedule: what it is made of.
         num_steps: when it is complete.
         state: after `step` steps.
-        feeder: of the batches from there on.
+        feeder: of the batches from there on; batch: the last that came of it.
+        no_data: why no more come on this host; empty while they do.
         saved: step of the newest state on disk; exported: of the weights.
         began: time when it would have begun without interruptions.
         wandb: W&B's run, or None; wandb_id names it over interruptions.
@@ -295,6 +288,8 @@ class Run:
     num_steps: int
     state: training.TrainState
     feeder: training.Feeder | None = None
+    batch: dict | None = None
+    no_data: str = ""
     step: int = 0
     saved: int = 0
     exported: int = 0
@@ -305,6 +300,10 @@ class Run:
 
 def is_first_host() -> bool:
     return jax.process_index() == 0
+
+
+def is_one_of_many() -> bool:
+    return jax.process_count() > 1
 
 
 def say(text: str) -> None:
@@ -520,7 +519,8 @@ def make_held_out(model) -> list[dict]:
     batches = make_batches(*where, **how, **split_of(source, "eval_split"))
     held_out, count = [], 0
     for batch in batches:
-        held_out.append(batch)
+        missing = FLAGS.num_eval_scenes - count
+        held_out.append({name: array[:missing] for name, array in batch.items()})
         count += len(batch["boundary_frame"])
         if count >= FLAGS.num_eval_scenes:
             break
@@ -878,22 +878,41 @@ def read_metrics(run: Run, metrics: dict) -> dict[str, float]:
     return {**values, "learning_rate": rate, **run.feeder.rates()}
 
 
-def next_batch(run: Run, metrics: dict, stop: StopRequest) -> dict:
-    """The next batch, on its devices. Raises TrainingEnded if data fails."""
+def take_batch(run: Run, metrics: dict, stop: StopRequest) -> None:
+    """Fetches the next batch, on its devices, unless data fails or has failed."""
+    if run.no_data:
+        return
     try:
-        return run.feeder.next(metrics.get("loss"))
+        run.batch = run.feeder.next(metrics.get("loss"))
     except Exception as error:  # whatever a worker died of
-        if stop.came:  # it may have been told to stop, too
+        # It may have been told to stop, too.
+        if stop.came and not is_one_of_many():
             raise KeyboardInterrupt from None
-        save(run)
-        reason = first_line(error).rstrip(".")
-        raise TrainingEnded(
-            f"no batch for step {run.step + 1}: {reason}; {kept(run)}. {how_to_go_on()}"
-        ) from error
+        run.no_data = f"no batch for step {run.step + 1}: {first_line(error)}"
+
+
+def agree(run: Run, stop: StopRequest) -> bool:
+    """Whether to stop, which all hosts must do together.
+
+    Raises:
+        TrainingEnded: on every host, if the data of one have failed.
+    """
+    said = np.array([stop.came, bool(run.no_data)])
+    if is_one_of_many():
+        said = np.any(multihost_utils.process_allgather(said), axis=0)
+    if said[1]:
+        if not is_one_of_many():  # or steps were taken since with what they had
+            save(run)
+        reason = (run.no_data or "the data of another host have failed").rstrip(".")
+        raise TrainingEnded(f"{reason}; {kept(run)}. {how_to_go_on()}")
+    return bool(said[0])
 
 
 def take_steps(run: Run, stop: StopRequest) -> None:
     """Trains until it is told to stop.
+
+    Hosts take each step together: one whose data fail goes on with the last batch that
+    it had until all know of it, which is before anything is made of that step.
 
     Raises:
         KeyboardInterrupt: by a signal.
@@ -902,14 +921,16 @@ def take_steps(run: Run, stop: StopRequest) -> None:
     """
     first, last = run.step + 1, min(run.num_steps, FLAGS.stop_at_step or run.num_steps)
     count = {"initial": run.step, "total": run.num_steps, "unit": "step"}
-    metrics = {}
+    metrics, alone = {}, not is_one_of_many()
     stop.is_looked_for = True
     with tqdm.tqdm(desc="training", disable=not is_first_host(), **count) as bar:
         for step in range(first, last + 1):
-            if stop.came_to_any(step):
+            if (alone or step % 10 == 0) and agree(run, stop):
                 raise KeyboardInterrupt
-            batch = next_batch(run, metrics, stop)
-            run.state, metrics = run.step_fn(run.state, batch)
+            take_batch(run, metrics, stop)
+            if alone or step == first:
+                agree(run, stop)
+            run.state, metrics = run.step_fn(run.state, run.batch)
             run.step = step
             bar.update()
             evaluated = step % FLAGS.eval_freq == 0 or step == run.num_steps
@@ -919,6 +940,8 @@ def take_steps(run: Run, stop: StopRequest) -> None:
                 run.feeder.restart()
             if not (evaluated or saved or step % FLAGS.log_freq == 0):
                 continue
+            if not alone:
+                agree(run, stop)
             values = read_metrics(run, metrics)
             bar.set_postfix(loss=f"{values['loss']:.3f}")
             append(run, "training.jsonl", values)
@@ -954,6 +977,11 @@ def train(stop: StopRequest) -> str:
         raise TrainingEnded(message) from None
     except OSError as error:
         raise TrainingEnded(f"{error.strerror or error}; {kept(run)}") from error
+    except jax.errors.JaxRuntimeError as error:
+        if not is_one_of_many():
+            raise
+        what = f"another host has ended or is out of reach ({first_line(error)})"
+        raise TrainingEnded(f"{what}; {kept(run)}. {how_to_go_on()}") from error
     finally:
         run.feeder.batches.close()  # its processes, and the memory they share with us
         if run.wandb is not None:
@@ -962,6 +990,15 @@ def train(stop: StopRequest) -> str:
     if run.step < run.num_steps:
         return f"stopped at step {run.step}; {kept(run)}. {how_to_go_on()}"
     return f"weights: {checkpoint_path()}"
+
+
+def stopped_early() -> str:
+    """What to say of a run that is interrupted before it takes a step."""
+    steps = training.saved_steps(in_folder("state"))
+    if not steps:
+        return "stopped before the first step; nothing was written yet"
+    there = f"the training state of step {steps[0]} is kept"
+    return f"stopped before it went on; {there}. {how_to_go_on()}"
 
 
 def make_folders() -> None:
@@ -1016,7 +1053,7 @@ def main(argv):
     except (ValueError, OSError, TrainingEnded) as error:
         sys.exit(str(error))
     except KeyboardInterrupt:
-        sys.exit("stopped before the first step; nothing was written yet")
+        sys.exit(stopped_early())
 
 
 if __name__ == "__main__":
