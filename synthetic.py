@@ -57,6 +57,7 @@ from worlds import (
     log_uniform,
     random_quaternion,
     record_poses,
+    resume,
     rotation_of,
     run_physics,
     simulate,
@@ -769,7 +770,7 @@ def _moments(rng, scene: Scene, violation: str) -> list[tuple[int, int]]:
 def _is_touched(simulation: Simulation, instance: int, t: int) -> bool:
     """Whether at frame t something touches an instance."""
     model = simulation.model
-    data = _state(simulation, model, t)
+    data = resume(simulation, model, t)
     mujoco.mj_forward(model, data)
     geoms, soft = _geoms_of(simulation, instance), instance - 1
     touch = np.isin(data.contact.geom, geoms).any(1)
@@ -901,14 +902,6 @@ def _is_held(simulation: Simulation, instance: int) -> bool:
     return world.bodies[root].joint is not None
 
 
-def _state(simulation: Simulation, model, t: int) -> mujoco.MjData:
-    """MuJoCo's state at frame t, to go on from."""
-    data = mujoco.MjData(model)
-    data.qpos[:], data.qvel[:] = simulation.qpos[t], simulation.qvel[t]
-    data.time = t / simulation.fps
-    return data
-
-
 def _with_poses(simulation: Simulation, t: int, later: dict) -> Simulation:
     """A twin of its own model and data, with other poses from frame t on."""
     model = copy.copy(simulation.model)
@@ -969,9 +962,11 @@ def _resumed(simulation, t: int, model, data, world=None, count: int | None = No
     """
     world = world or simulation.world
     count = count or len(simulation.qpos) - t
-    before = _state(simulation, simulation.model, t)
+    before = resume(simulation, simulation.model, t)
     mujoco.mj_forward(simulation.model, before)
+    warmstart = data.qacc_warmstart.copy()
     mujoco.mj_forward(model, data)
+    data.qacc_warmstart[:] = warmstart  # where the solver goes on exactly as it did
     deepest = -0.005 * world.scale
     if before.ncon:
         deepest = min(deepest, 1.2 * before.contact.dist.min())
@@ -1072,7 +1067,7 @@ def _teleport(rng, scene: Scene, instance: int, t: int) -> Simulation:
         )
     else:
         model = copy.copy(simulation.model)
-        data = _state(simulation, model, t)
+        data = resume(simulation, model, t)
         data.qpos[_straight_dofs(simulation, instance, model.jnt_qposadr)] += shift
         twin = _with_poses(simulation, t, _resumed(simulation, t, model, data))
     pixel = geometry.project(
@@ -1099,7 +1094,7 @@ def _time_jump(rng, scene: Scene, instance: int, t: int) -> Simulation:
     jump = max(2, round(scene.fps * rng.uniform(0.3, 0.8)))
     model = copy.copy(simulation.model)
     more = _resumed(
-        simulation, last, model, _state(simulation, model, last), count=jump + 1
+        simulation, last, model, resume(simulation, model, last), count=jump + 1
     )
     source = {
         name: np.concatenate([array, more[name][1:]])
@@ -1122,14 +1117,14 @@ def _pass_through(rng, scene: Scene, instance: int, t: int) -> Simulation:
     model.geom_contype[geoms] = model.geom_conaffinity[geoms] = 0
     if instance <= len(simulation.world.softs):
         model.flex_contype[instance - 1] = model.flex_conaffinity[instance - 1] = 0
-    later = _resumed(simulation, t, model, _state(simulation, model, t))
+    later = _resumed(simulation, t, model, resume(simulation, model, t))
     return _with_poses(simulation, t, later)
 
 
 def _fall_up(rng, scene: Scene, instance: int, t: int) -> Simulation:
     simulation = scene.simulation
     model, world = copy.copy(simulation.model), simulation.world
-    data = _state(simulation, model, t)
+    data = resume(simulation, model, t)
     bodies = _bodies_of(simulation, instance)
     driven = [
         dataclasses.replace(body, drive=None) if k + 1 in bodies else body
@@ -1138,6 +1133,7 @@ def _fall_up(rng, scene: Scene, instance: int, t: int) -> Simulation:
     if instance <= len(world.softs):
         bodies = soft_bodies(model, instance - 1)
     weight = model.body_mass[bodies] * GRAVITY
+    data.xfrc_applied[bodies] = 0
     data.xfrc_applied[bodies, 2] = (2 - model.body_gravcomp[bodies]) * weight
     world = dataclasses.replace(world, bodies=tuple(driven))
     later = _resumed(simulation, t, model, data, world)
@@ -1148,7 +1144,7 @@ def _kick(rng, scene: Scene, instance: int, t: int) -> Simulation:
     simulation = scene.simulation
     model = copy.copy(simulation.model)
     data, speed = (
-        _state(simulation, model, t),
+        resume(simulation, model, t),
         np.sqrt(GRAVITY * simulation.world.scale),
     )
     soft = instance <= len(simulation.world.softs)

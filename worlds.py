@@ -4,6 +4,7 @@
     draw_world                       a random world, of which
     draw_creature, draw_soft         chains and creatures, cloths and jellies
     build_model, simulate            World -> Simulation: every pose at every frame
+    run_physics, resume              ... and on from any of them
 
 Axes are MuJoCo's (z up, metres, seconds).
 """
@@ -19,6 +20,9 @@ import numpy as np
 
 GRAVITY = 9.81
 MAX_TIMESTEP = 0.005  # seconds
+STATE = (
+    mujoco.mjtState.mjSTATE_INTEGRATION
+)  # with which physics goes on to the last bit
 FLAT_SHAPES = ("box", "plane")
 LINK_SHAPES = ("capsule", "ellipsoid", "box")
 ARTICULATED, DEFORMING = 0.25, 0.2  # shares of worlds that have such a body
@@ -160,7 +164,9 @@ class Skins:
 class Simulation:
     """A world and where everything was at each frame.
 
-    qpos: `[T, nq]` and qvel: `[T, nv]` MuJoCo's generalised positions and velocities.
+    qpos: `[T, nq]` MuJoCo's generalised positions.
+    states: `[T, S]` all that it goes on from (`resume`): velocities, the forces that
+      drive bodies, where its solver begins.
     poses: by the name of MuJoCo's array that it goes into (`set_frame`), `[T, ...]`.
     body_scale: `[T, K]` size of each body relative to its `Body`; 1 but in twins.
     shown: `[T, G + S]` which geoms and soft bodies there are to be seen; all but in
@@ -172,7 +178,7 @@ class Simulation:
     data: mujoco.MjData
     fps: float
     qpos: np.ndarray
-    qvel: np.ndarray
+    states: np.ndarray
     poses: dict[str, np.ndarray]
     skins: Skins
     body_scale: np.ndarray
@@ -1025,7 +1031,8 @@ def simulate(world: World, num_frames: int, fps: float) -> Simulation:
         mujoco.mj_forward(model, data)
         if data.ncon and data.contact.dist.min() < -0.02 * world.scale:
             raise SceneRejected("bodies start inside each other")
-    qpos, qvel = run_physics(world, model, data, 0, num_frames, fps, speed_limit(world))
+    limit = speed_limit(world)
+    qpos, states = run_physics(world, model, data, 0, num_frames, fps, limit)
     poses = record_poses(model, data, qpos)
     return Simulation(
         world,
@@ -1033,7 +1040,7 @@ def simulate(world: World, num_frames: int, fps: float) -> Simulation:
         data,
         fps,
         qpos,
-        qvel,
+        states,
         poses,
         skins=_skins(model, poses["flexvert_xpos"][0].copy()),
         body_scale=np.ones((num_frames, len(world.bodies) + 1)),
@@ -1058,24 +1065,38 @@ def _soft_dofs(model: mujoco.MjModel, index: int) -> np.ndarray:
 
 
 def run_physics(world, model, data, first: int, count: int, fps: float, limit: float):
-    """Records qpos `[count, nq]` and qvel `[count, nv]` from frame `first` on.
+    """Records qpos `[count, nq]` and states `[count, S]` from frame `first` on.
 
     Raises SceneRejected if the simulation is unstable.
     """
-    qpos, qvel = np.zeros((count, model.nq)), np.zeros((count, model.nv))
+    qpos = np.zeros((count, model.nq))
+    states = np.zeros((count, mujoco.mj_stateSize(model, STATE)))
     substeps = round(1 / fps / model.opt.timestep)
     largest, swings = largest_velocities(model, limit), _swings(world, model)
     with _quiet_mujoco():
         for i in range(count):
-            qpos[i], qvel[i] = data.qpos, data.qvel
+            qpos[i] = data.qpos
             if model.nv:
                 _check_stable(data, largest)
-                _apply_drives(world, model, data, first + i, fps)
+                if i or not first:  # a state that was resumed has them
+                    _apply_drives(world, model, data, first + i, fps)
+            mujoco.mj_getState(model, data, states[i], STATE)
+            if model.nv:
                 _step(model, data, substeps, *swings)
     # MuJoCo puts a state that blew up back to the start, and counts a warning.
     if sum(warning.number for warning in data.warning):
         raise SceneRejected("the simulation is unstable")
-    return qpos, qvel
+    return qpos, states
+
+
+def resume(simulation: Simulation, model: mujoco.MjModel, t: int) -> mujoco.MjData:
+    """MuJoCo's state at frame t, for `run_physics` to go on from to the last bit.
+
+    model: the simulation's, or a copy with other parameters.
+    """
+    data = mujoco.MjData(model)
+    mujoco.mj_setState(model, data, simulation.states[t], STATE)
+    return data
 
 
 @contextlib.contextmanager

@@ -314,6 +314,18 @@ def test_twins_are_reproducible(scene):
         np.testing.assert_array_equal(array, second[name])
 
 
+@pytest.mark.parametrize("violation", ["kick", "teleport", "fall_up", "pass_through"])
+def test_what_is_not_touched_goes_on_to_the_last_bit(violation):
+    """In a scene of nine bodies that lie, roll and are driven."""
+    scene = synthetic.generate_scene(3, 24, 200, 96, 128)
+    twin = synthetic.impossible_twin(scene, violation)
+    before, after = (made.simulation.instance_paths() for made in (scene, twin))
+    others = np.arange(before.shape[1]) != twin.violating_ids[0] - 1
+    assert others.sum() == 8
+    np.testing.assert_array_equal(after[:, others], before[:, others])
+    assert np.abs(after[:, ~others] - before[:, ~others]).max() > 0.01
+
+
 def test_a_hanging_cloth_can_do_most():
     pins = tuple(5 * column + 4 for column in range(5))
     # Turned out of the picture's plane, and pushed to swing across it.
