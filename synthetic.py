@@ -31,6 +31,7 @@ import multiprocessing
 import os
 import pathlib
 import sys
+from collections.abc import Sequence
 
 import cv2
 import imageio_ffmpeg
@@ -81,6 +82,7 @@ VIOLATIONS = (
     *("fall_up", "kick", "jitter"),  # dynamics
 )
 TWIN_ATTEMPTS = 8  # bodies and moments tried per twin before giving up
+LEFT_OUT = "left_out.txt"  # lists twins that cannot be shown, not to be tried again
 MAX_SHEET_ROWS = 26  # of a contact sheet
 MOTIONS = ("static", "pan", "orbit", "dolly", "truck", "follow")
 FRAME_RATES = (8, 10, 12, 15, 24, 25, 30, 30)
@@ -534,6 +536,9 @@ class Scene:
     extrinsics: `[T, 4, 4]` float32, world to camera.
     surfaces: `[N]` int32 and anchors: `[N, 3]` what each track is fixed to
       (`surface_points`).
+    track_ids: `[N]` int32, the number that each track has in the scene. A twin has them
+      all, in order, and -1 for those that only it has: who compares the two takes the
+      tracks with a number from both.
     violation: one of VIOLATIONS, or "none"; from `violation_frame` on (-1 for none), of
       the instances `violating_ids [V]` int32.
     """
@@ -552,6 +557,7 @@ class Scene:
     camera: Camera
     surfaces: np.ndarray
     anchors: np.ndarray
+    track_ids: np.ndarray
     violation: str = "none"
     violation_frame: int = -1
     violating_ids: np.ndarray = dataclasses.field(
@@ -561,8 +567,8 @@ class Scene:
     def arrays(self) -> dict[str, np.ndarray]:
         """The example's arrays by name, as they are written to a file."""
         names = (
-            "tracks_3d visible instance_ids query_frames intrinsics extrinsics fps "
-            "seed height width violation violation_frame violating_ids"
+            "tracks_3d visible instance_ids query_frames track_ids intrinsics "
+            "extrinsics fps seed height width violation violation_frame violating_ids"
         )
         arrays = {name: np.asarray(getattr(self, name)) for name in names.split()}
         return arrays | {"version": np.asarray(VERSION)}
@@ -639,6 +645,7 @@ def trace_scene(simulation, camera, frame, surface, anchors, seed: int = 0) -> S
         camera=camera,
         surfaces=np.asarray(surface, np.int32),
         anchors=np.asarray(anchors, float),
+        track_ids=np.arange(len(surface), dtype=np.int32),
     )
 
 
@@ -703,7 +710,8 @@ def impossible_twin(scene: Scene, violation: str) -> Scene:
     The tracks are the scene's, in the same order and fixed to the same points: of what
     is gone, and of a shape that is no more, they are hidden from the moment on (and go
     where the body would be). Points of what appears, and of the new shape, follow after
-    them as further tracks, hidden before the moment.
+    them as further tracks, hidden before the moment, with `track_ids` of -1: whoever
+    compares the twin with the scene leaves them out.
 
     The same scene and violation give the same twin. Raises NoViolation where no body
     can show it, ValueError for another name or a scene that is a twin already.
@@ -861,6 +869,9 @@ def _try_twin(rng, scene: Scene, violation: str, instance: int, t: int) -> Scene
         simulation=simulation,
         surfaces=surface.astype(np.int32),
         anchors=anchors,
+        track_ids=np.pad(
+            scene.track_ids, (0, len(surface) - count), constant_values=-1
+        ),
         violation=violation,
         violation_frame=t,
         violating_ids=np.array([instance], np.int32),
@@ -1621,18 +1632,31 @@ class Settings:
         name = f"scene_{seed:06d}_{violation}".removesuffix("_none")
         return self.folder / (name + suffix)
 
+    def left_out(self, seed: int, violation: str) -> str:
+        """The line of LEFT_OUT which says that a twin cannot be shown."""
+        return (
+            f"{self.path(seed, violation).stem}: {self.num_frames} frames, "
+            f"{self.num_tracks} tracks, {self.width}x{self.height}, "
+            f"{self.fps or 'random'} fps, version {VERSION}"
+        )
 
-def make_files(settings: Settings, seed: int) -> dict[str, object]:
+
+def make_files(
+    settings: Settings, seed: int, cannot: Sequence[str] = ()
+) -> dict[str, object]:
     """Writes the scene of a seed, and its twins, as far as they are not there yet.
 
+    cannot: violations that are known not to be possible, and are not tried.
     Returns what became of each ("none" is the scene itself): "found", "written" or
     "cannot"; and under "rows" pieces of a contact sheet, if previews are wanted.
-    Raises ValueError where a file that is there was made with other settings.
+    Raises ValueError where a file that is there was made with other settings, OSError
+    if one cannot be written.
     """
     kinds = ("none", *settings.violations)
-    report: dict[str, object] = {
-        kind: "found" for kind in kinds if _is_found(settings, seed, kind)
-    }
+    report: dict[str, object] = dict.fromkeys(cannot, "cannot")
+    for kind in kinds:
+        if kind not in report and _is_found(settings, seed, kind):
+            report[kind] = "found"
     rows: list[np.ndarray] = []
     if len(report) < len(kinds):
         scene = generate_scene(
@@ -1737,8 +1761,21 @@ def parse_violations(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
+def _make_files(settings: Settings, job: tuple) -> dict[str, object]:
+    return make_files(settings, *job)
+
+
+def _lines_of(path: pathlib.Path) -> set[str]:
+    return set(path.read_text().splitlines()) if path.exists() else set()
+
+
 def main(flags) -> None:
-    """Writes scene_SEED.npz for consecutive seeds, their twins, and previews."""
+    """Writes scene_SEED.npz for consecutive seeds, their twins, and previews.
+
+    What is there is found again; twins that cannot be shown are noted in LEFT_OUT.
+    Raises ValueError for flags or files that do not fit, OSError (ChildProcessError if
+    a worker dies) where something cannot be written.
+    """
     settings = Settings(
         pathlib.Path(flags.out_dir),
         violations=parse_violations(flags.violations),
@@ -1756,17 +1793,26 @@ def main(flags) -> None:
     rows: list[np.ndarray] = []
     seeds = range(flags.seed, flags.seed + flags.num_scenes)
     total = len(seeds) * (1 + len(settings.violations))
+    noted = _lines_of(settings.folder / LEFT_OUT)
+    jobs = [
+        (seed, [v for v in settings.violations if settings.left_out(seed, v) in noted])
+        for seed in seeds
+    ]
     with (
         ordered_map(min(flags.num_workers, len(seeds))) as run,
         tqdm.tqdm(total=total, desc="scenes and twins", unit="file") as bar,
     ):
-        for report in run(functools.partial(make_files, settings), seeds):
+        reports = run(functools.partial(_make_files, settings), jobs)
+        for (seed, known), report in zip(jobs, reports, strict=True):
             rows = (rows + report.pop("rows"))[:MAX_SHEET_ROWS]
             for kind, state in report.items():
-                if state == "cannot":
-                    cannot[kind] += 1
-                else:
+                if state != "cannot":
                     counts[state] += 1
+                    continue
+                cannot[kind] += 1
+                if kind not in known:
+                    with open(settings.folder / LEFT_OUT, "a") as file:
+                        file.write(settings.left_out(seed, kind) + "\n")
             bar.update(len(report))
     if rows:
         ok, png = cv2.imencode(".png", np.concatenate(rows)[..., ::-1])

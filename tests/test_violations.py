@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import cv2
 import mujoco
@@ -242,6 +243,12 @@ def test_twins_are_the_scene_to_the_last_bit_until_the_moment(scene):
         t = twin.violation_frame
         assert 0 < t < 23 and len(twin.violating_ids) == 1
         np.testing.assert_array_equal(twin.extrinsics, scene.extrinsics)
+        shared = twin.track_ids >= 0
+        np.testing.assert_array_equal(twin.track_ids[shared], scene.track_ids)
+        for name in ("query_frames", "surfaces", "anchors"):
+            ours, theirs = getattr(twin, name)[shared], getattr(scene, name)
+            np.testing.assert_array_equal(ours, theirs)
+        assert shared.all() == (twin.violation not in ("appear", "shape_change"))
         np.testing.assert_array_equal(
             twin.tracks_3d[:count, :t], scene.tracks_3d[:, :t]
         )
@@ -403,7 +410,10 @@ def test_the_command_writes_examples_twins_and_previews(written):
     names = {path.name for path in folder.iterdir()}
     expected = {stem + suffix for stem in stems for suffix in (".npz", ".mp4")}
     missing = sum(int(n) for n in done.stdout.split() if n.isdigit()) - 6
-    assert names <= expected | {"contact_sheet.png"} and "scene_000008.mp4" in names
+    assert (
+        names <= expected | {"contact_sheet.png", "left_out.txt"}
+        and "scene_000008.mp4" in names
+    )
     assert len(expected - names) + 1 <= 2 * (missing + 1)
     with np.load(folder / "scene_000008.npz") as stored:
         scene = synthetic.generate_scene(8, 8, 60, 48, 64)
@@ -473,7 +483,40 @@ def test_twins_that_cannot_be_shown_are_counted(tmp_path):
     done = command(*flags, "--violations=kick,freeze")
     assert done.returncode == 0, done.stderr
     assert "in 4 twins, which are left out: kick 2, freeze 2" in done.stdout
-    assert len(list(tmp_path.iterdir())) == 2
+    names = ["left_out.txt", "scene_000000.npz", "scene_000001.npz"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    noted = (tmp_path / "left_out.txt").read_text()
+    assert [line.partition(":")[0] for line in noted.splitlines()] == [
+        f"scene_00000{seed}_{kind}" for seed in "01" for kind in ("kick", "freeze")
+    ]
+
+
+def test_twins_that_cannot_be_shown_are_not_tried_again(tmp_path, monkeypatch, capsys):
+    """Unless they are asked for in another size: then it is another scene."""
+    tried = []
+
+    def refuse(scene, violation):
+        tried.append((scene.seed, violation, scene.visible.shape[1]))
+        raise NoViolation
+
+    monkeypatch.setattr(synthetic, "impossible_twin", refuse)
+    flags = types.SimpleNamespace(
+        **{"out_dir": str(tmp_path), "violations": "kick,vanish", "num_frames": 8},
+        **{"num_tracks": 60, "height": 48, "width": 64, "fps": None, "depth": False},
+        **{"render": False, "samples": 1, "preview": False, "num_workers": 0},
+        **{"seed": 7, "num_scenes": 1},
+    )
+    for _ in range(2):
+        synthetic.main(flags)
+        assert (
+            "in 2 twins, which are left out: kick 1, vanish 1"
+            in capsys.readouterr().out
+        )
+    assert tried == [(7, "kick", 8), (7, "vanish", 8)]
+    (tmp_path / "scene_000007.npz").unlink()
+    flags.num_frames, flags.num_scenes = 9, 2
+    synthetic.main(flags)
+    assert tried[2:] == [(s, v, 9) for s in (7, 8) for v in ("kick", "vanish")]
 
 
 @pytest.mark.parametrize(
