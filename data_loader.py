@@ -915,6 +915,7 @@ def load_npz_dataset(
 
     Also what `synthetic.py` writes; impossible twins are left out. The features' width
     is that of the first file that has DINOv2 features. Options: `load_examples`.
+    Raises DatasetError if there is no such dataset, and as `load_examples` does.
     """
     paths, dino_dim = datasets.example_files(dataset_path)
     options = {"dino_dim": dino_dim} | options
@@ -935,6 +936,7 @@ def load_kubric3d_dataset(
 
     Every time other pixels of a clip are followed. split: as TFDS has it, `train`,
     `validation`, `train[:10%]`. Options: `load_examples`.
+    Raises DatasetError if there is no such dataset, and as `load_examples` does.
     """
     num_tracks = (num_support + num_query) * 3 // 2
     source = datasets.KubricSource(str(dataset_path), split, num_tracks)
@@ -953,6 +955,7 @@ def load_tapvid3d_dataset(
     """Batches of the TAPVid-3D benchmark's clips (`datasets.tapvid3d_files`).
 
     Options: `load_examples`. Clips are longer than most models' windows: see there.
+    Raises DatasetError if there is no such dataset, and as `load_examples` does.
     """
     paths = datasets.tapvid3d_files(dataset_path, data_sources, split)
     source = datasets.FileSource(paths, datasets.read_tapvid3d)
@@ -965,6 +968,7 @@ def load_tapvid_dataset(
     """Batches of TAP-Vid's clips (`datasets.read_tapvid`), for "3dspa" at unit depth.
 
     Options: `load_examples`.
+    Raises DatasetError if there is no such dataset, and as `load_examples` does.
     """
     source = datasets.TapvidSource(datasets.tapvid_files(dataset_path))
     return load_examples(source, batch_size, **options)
@@ -1008,7 +1012,11 @@ def dataset_size(
     split: str | None = None,
     data_sources: tuple[str, ...] = datasets.TAPVID3D_SOURCES,
 ) -> int:
-    """How many clips an epoch of the dataset has. (TAP-Vid's are read for it.)"""
+    """How many clips an epoch of the dataset has. (TAP-Vid's are read for it.)
+
+    Raises ValueError for a source that is unknown or simulated, DatasetError if there
+    is no such dataset.
+    """
     _check_source(data_source)
     if data_source == "kubric":
         return len(datasets.KubricSource(str(dataset_path), split or "train"))

@@ -1626,9 +1626,11 @@ class Settings:
 
     @property
     def frame_size(self) -> tuple[int, int]:
+        """Height and width."""
         return self.height, self.width
 
     def path(self, seed: int, violation: str = "none", suffix: str = ".npz"):
+        """Where the scene of a seed goes, or a twin of it."""
         name = f"scene_{seed:06d}_{violation}".removesuffix("_none")
         return self.folder / (name + suffix)
 

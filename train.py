@@ -879,7 +879,10 @@ def read_metrics(run: Run, metrics: dict) -> dict[str, float]:
 
 
 def take_batch(run: Run, metrics: dict, stop: StopRequest) -> None:
-    """Fetches the next batch, on its devices, unless data fails or has failed."""
+    """Fetches the next batch, on its devices, unless data fail or have failed.
+
+    Raises KeyboardInterrupt if they fail because this process is told to stop.
+    """
     if run.no_data:
         return
     try:

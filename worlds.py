@@ -229,10 +229,11 @@ class Simulation:
 
     @property
     def num_instances(self) -> int:
+        """How many there are, numbered from 1 on."""
         return int(max(self.instance_of_body.max(), len(self.world.softs)))
 
     def instance_paths(self) -> np.ndarray:
-        """`[T, I, 3]` the middle of every instance: of its bodies, of its vertices."""
+        """`[T, I, 3]` (m) the middle of every instance: of its bodies or vertices."""
         paths = []
         for instance in range(1, self.num_instances + 1):
             if instance <= len(self.world.softs):
@@ -255,6 +256,7 @@ def log_uniform(rng: np.random.Generator, low: float, high: float, size=None):
 def draw_world(rng: np.random.Generator, num_frames: int, fps: float) -> World:
     """A random world: a floor, walls, furniture and between 0 and 16 moving bodies.
 
+    num_frames, fps: of the clip, through which driven bodies follow a course.
     Some have a chain or a creature, or a cloth or a jelly besides.
     """
     scale = float(log_uniform(rng, 0.4, 5.0))
@@ -345,7 +347,11 @@ def _draw_moving(rng, scale, static, count, num_frames, fps) -> list[Body]:
 
 
 def draw_shape(rng: np.random.Generator, mode: str, radius: float) -> tuple[Geom, ...]:
-    """One geom, or two of them glued together, of about the given radius."""
+    """One geom, or two of them glued together, of about the given radius (m).
+
+    mode: how the body will move, such as "drop", "roll" or "stack", of which the shapes
+    that can be drawn depend.
+    """
     choices = ["box", "sphere", "cylinder", "capsule", "ellipsoid"]
     if mode == "roll":
         choices = ["sphere", "cylinder"]
@@ -458,7 +464,7 @@ def _half_height(geom: Geom) -> float:
 
 
 def bounding_radius(body: Body) -> float:
-    """Radius of a sphere around the body's origin that holds all of it."""
+    """Radius (m) of a sphere around the body's origin that holds all of it."""
     return max(
         np.linalg.norm(geom.position)
         + (sum(geom.size) if geom.shape == "capsule" else _shape_radius(geom))
@@ -494,10 +500,12 @@ def _is_clear(body: Body, others: list[Body]) -> bool:
 
 
 def axis_quaternion(axis, angle: float) -> tuple[float, ...]:
+    """The quaternion (w, x, y, z) of a turn by `angle` (rad) about a unit axis."""
     return (np.cos(angle / 2), *(np.sin(angle / 2) * np.asarray(axis, float)))
 
 
 def random_quaternion(rng: np.random.Generator) -> tuple[float, ...]:
+    """A unit quaternion (w, x, y, z), uniform over all rotations."""
     q = rng.normal(size=4)
     return tuple(q / np.linalg.norm(q))
 
@@ -509,6 +517,7 @@ def _quaternion_product(a, b) -> tuple[float, ...]:
 
 
 def rotation_of(quaternion) -> np.ndarray:
+    """The rotation `[3, 3]` of a unit quaternion (w, x, y, z), by MuJoCo's rounding."""
     out = np.zeros(9)
     mujoco.mju_quat2Mat(out, np.asarray(quaternion, float))
     return out.reshape(3, 3)
@@ -992,7 +1001,7 @@ def _numbers(values) -> str:
 
 
 def soft_bodies(model: mujoco.MjModel, index: int) -> np.ndarray:
-    """MuJoCo's bodies that carry a soft body (its vertices, or a jelly's corners)."""
+    """`[B]` MuJoCo's bodies that carry a soft body: its vertices, a jelly's corners."""
     if model.flex_interp[index]:
         first, count = model.flex_nodeadr[index], model.flex_nodenum[index]
         bodies = model.flex_nodebodyid[first : first + count]
@@ -1067,6 +1076,8 @@ def _soft_dofs(model: mujoco.MjModel, index: int) -> np.ndarray:
 def run_physics(world, model, data, first: int, count: int, fps: float, limit: float):
     """Records qpos `[count, nq]` and states `[count, S]` from frame `first` on.
 
+    data: the state at that frame (`resume`). limit: the speed (m/s) that nothing may
+    reach (`largest_velocities`).
     Raises SceneRejected if the simulation is unstable.
     """
     qpos = np.zeros((count, model.nq))
@@ -1134,7 +1145,10 @@ def _step(model, data, substeps: int, where: np.ndarray, swing: np.ndarray) -> N
 
 
 def record_poses(model, data, qpos: np.ndarray) -> dict[str, np.ndarray]:
-    """Poses by forward kinematics of recorded positions, as rays meet them."""
+    """Poses by forward kinematics of recorded positions, as rays meet them.
+
+    qpos: `[T, nq]`. Returns MuJoCo's arrays by name, `[T, ...]` float64.
+    """
     names = "xpos xmat xipos ximat geom_xpos geom_xmat flexvert_xpos".split()
     shapes = {name: (len(qpos), *getattr(data, name).shape) for name in names}
     poses = {name: np.zeros(shape) for name, shape in shapes.items()}
@@ -1150,7 +1164,7 @@ def record_poses(model, data, qpos: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def speed_limit(world: World) -> float:
-    """Twice the speed that the fastest body could reach by falling from the top."""
+    """Twice the speed (m/s) that the fastest body could reach by falling."""
     moving = [body for body in world.bodies if body.moving] + list(world.softs)
     if not moving:
         return 0.0
