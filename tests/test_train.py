@@ -314,9 +314,8 @@ def test_sigterm_then_a_full_disk(run_3dspa, cache, tmp_path):
     assert all(np.isfinite(array).all() for array in loaded[0].values())
 
 
-def test_signal_before_the_first_step(cache, tmp_path):
-    flags = [f"--checkpoint_dir={tmp_path}", "--num_eval_scenes=100000"]
-    process = start(cache, *SMALL, *flags, pool=False)
+def interrupted(process):
+    """The last lines of a run that is interrupted while it simulates scenes."""
     line = ""
     while "simulating scenes" not in line:
         line = process.stderr.readline()
@@ -324,6 +323,12 @@ def test_signal_before_the_first_step(cache, tmp_path):
     process.send_signal(signal.SIGINT)
     status, out, error = finish(process)
     assert (status, out) == (1, "")
+    return error
+
+
+def test_signal_before_the_first_step(cache, tmp_path):
+    flags = [f"--checkpoint_dir={tmp_path}", "--num_eval_scenes=100000"]
+    error = interrupted(start(cache, *SMALL, *flags, pool=False))
     assert error[-2] == "stopped before the first step; nothing was written yet"
     assert os.listdir(tmp_path) == []
 
@@ -333,14 +338,7 @@ def test_signal_before_a_resumed_step(stopped, cache, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(stopped[0], folder)
     flags = [*SMALL, *SIX_STEPS, f"--checkpoint_dir={folder}", "--resume"]
-    process = start(cache, *flags, "--num_eval_scenes=100000", pool=False)
-    line = ""
-    while "simulating scenes" not in line:
-        line = process.stderr.readline()
-        assert line or process.poll() is None
-    process.send_signal(signal.SIGINT)
-    status, out, error = finish(process)
-    assert (status, out) == (1, "")
+    error = interrupted(start(cache, *flags, "--num_eval_scenes=100000", pool=False))
     kept = (
         f"stopped before it went on; the training state of step {states_of(folder)[-1]}"
     )
