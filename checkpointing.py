@@ -35,7 +35,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 import track_autoencoder
 import track_autoencoder_3d
 from attention import Linear
-from files import write_npz
+from files import first_line, write_npz
 from track_autoencoder import ModelConfig, TrackAutoEncoder
 
 MODELS = {
@@ -316,11 +316,6 @@ def read_msgpack(path: str) -> dict:
             f"{path} is neither .npz nor a Flax checkpoint, or is damaged"
         ) from error
     return tree
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, in one line."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def find_parameters(path: str, tree) -> dict:

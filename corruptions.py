@@ -10,7 +10,7 @@ place. Tracks are `[N, T, 3]` in the camera frame, visibility `[N, T, 1]` 0 or 1
     lost_early           tracks end at a random frame, and stay lost
     lost_at_occlusion    tracks end where their point is first hidden
     focal_error          a focal length that is wrong by a factor
-    depth_noise          depth that flickers from frame to frame and point to point
+    depth_flicker        a factor of all depth that changes from frame to frame
     depth_error          depth, or inverse depth, of a wrong scale and shift
     depth_error_taps     the same for relative depth around points
 
@@ -24,6 +24,7 @@ from __future__ import annotations
 import numpy as np
 
 DRIFT_FRAMES = 32  # after so many frames drift has its stated size
+SMALLEST = np.float32(1e-6)  # by which a shift changes depth, or inverse depth
 NEAREST = 0.2  # of its true depth: no shift brings a visible point nearer than this
 
 
@@ -43,9 +44,7 @@ def localisation_noise(
     pixels of that camera. spread: standard deviation of its logarithm between tracks,
     for not every point has as much texture. Returns `[N, T, 3]` float32.
     """
-    num_tracks, num_frames, _ = tracks.shape
-    level = _levels(rng, sigma, spread, num_tracks)
-    noise = rng.standard_normal((num_tracks, num_frames, 2), dtype=np.float32)
+    level, noise = _noise(rng, tracks, sigma, spread)
     return _displaced(tracks, intrinsics, level * noise)
 
 
@@ -61,17 +60,17 @@ def drift(
     sigma: typical standard deviation in pixels, each way, `DRIFT_FRAMES` frames from
     there. Otherwise as `localisation_noise`.
     """
-    num_tracks, num_frames, _ = tracks.shape
-    step = _levels(rng, sigma / np.sqrt(DRIFT_FRAMES), spread, num_tracks)
-    noise = rng.standard_normal((num_tracks, num_frames, 2), dtype=np.float32)
-    walk = np.cumsum(noise, axis=1)
-    start = rng.integers(num_frames, size=num_tracks)
-    walk -= walk[np.arange(num_tracks), start][:, None]
-    return _displaced(tracks, intrinsics, step * walk)
+    level, noise = _noise(rng, tracks, sigma / np.sqrt(DRIFT_FRAMES), spread)
+    walk, track = np.cumsum(noise, axis=1), np.arange(len(tracks))
+    start = rng.integers(tracks.shape[1], size=len(tracks))
+    walk -= walk[track, start][:, None]
+    return _displaced(tracks, intrinsics, level * walk)
 
 
-def _levels(rng, sigma: float, spread: float, num_tracks: int) -> np.ndarray:
-    return sigma * np.exp(rng.normal(0, spread, (num_tracks, 1, 1)))
+def _noise(rng, tracks, sigma: float, spread: float) -> tuple[np.ndarray, np.ndarray]:
+    """The tracks' levels `[N, 1, 1]` and standard normal noise `[N, T, 2]`."""
+    level = sigma * np.exp(rng.normal(0, spread, (len(tracks), 1, 1)))
+    return level, rng.standard_normal((*tracks.shape[:2], 2), dtype=np.float32)
 
 
 def _displaced(tracks, intrinsics, pixels) -> np.ndarray:
@@ -192,22 +191,14 @@ def focal_error(
     return np.asarray(tracks, np.float32) * squeeze, wrong.astype(np.float32)
 
 
-def depth_noise(
-    rng: np.random.Generator,
-    tracks: np.ndarray,
-    frame_sigma: float,
-    point_sigma: float = 0.0,
+def depth_flicker(
+    rng: np.random.Generator, num_frames: int, sigma: float
 ) -> np.ndarray:
-    """Tracks whose depth flickers: noise of its logarithm, in the same pixels.
+    """What all depth of a frame is multiplied by where depth flickers.
 
-    frame_sigma: standard deviation of what all points of a frame share. point_sigma: of
-    what each has to itself. Returns `[N, T, 3]` float32.
+    sigma: standard deviation of its logarithm. Returns `[T]` float32.
     """
-    num_tracks, num_frames, _ = tracks.shape
-    log = rng.normal(0, frame_sigma, (1, num_frames, 1))
-    if point_sigma > 0:
-        log = log + rng.normal(0, point_sigma, (num_tracks, num_frames, 1))
-    return np.asarray(tracks, np.float32) * np.exp(log).astype(np.float32)
+    return np.exp(rng.normal(0, sigma, num_frames)).astype(np.float32)
 
 
 def depth_error(
@@ -217,17 +208,16 @@ def depth_error(
 
     inverse: 1 / z' = (1 / z + shift) / scale instead, which is what a network leaves
     open that predicts inverse depth up to scale and shift.
-    Points not in front of the camera, before or after, stay as they are (hidden ones
-    may hold anything). Returns `[N, T, 3]` float32.
+    What a shift takes to the camera or behind it (or, inverse, to infinity or beyond)
+    is as near (as far) as can be. Points that are not in front of the camera stay as
+    they are: hidden ones may hold anything. Returns `[N, T, 3]` float32.
     """
     tracks = np.asarray(tracks, np.float32)
-    z = tracks[..., 2:]
+    z, shift = tracks[..., 2:], np.float32(shift)
     with np.errstate(all="ignore"):
-        if inverse:
-            factor = scale / (1 + z * np.float32(shift))
-        else:
-            factor = scale * (1 + np.float32(shift) / z)
-        sane = (z > 0) & (factor > 0) & np.isfinite(factor)
+        change = np.maximum(1 + (z * shift if inverse else shift / z), SMALLEST)
+        factor = scale / change if inverse else scale * change
+        sane = (z > 0) & np.isfinite(factor)
         return np.where(sane, tracks * factor, tracks).astype(np.float32)
 
 
@@ -237,7 +227,8 @@ def depth_error_taps(
     """Relative depth z / z_tap - 1 around points, as `depth_error` makes it.
 
     taps: `[N, T, ...]` in [-1, 4], -1 infinitely far. z: `[N, T]` true depth of the
-    points. (A factor of all depth changes nothing.) Returns float32 in [-1, 4].
+    points. (A factor of all depth changes nothing; what was nearer than a tap can say,
+    4, is taken to be at a fifth of the depth.) Returns float32 in [-1, 4].
     """
     z = np.asarray(z, np.float32).reshape(z.shape + (1,) * (taps.ndim - z.ndim))
     with np.errstate(all="ignore"):

@@ -21,10 +21,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import multiprocessing
 import os
 import pathlib
-import signal
 import sys
 from collections.abc import Iterator
 
@@ -38,13 +36,13 @@ import datasets
 import geometry
 import synthetic
 from datasets import DatasetError
-from files import whole_file, write_npz
+from files import first_line, whole_file, write_npz
+from workers import ordered_map
 
 SHARD_SIZE = 256  # scenes per file of a cached pool
 # Width and height of simulated pictures, the longer side 256: most videos are wide.
 PICTURE_SIZES = ((256, 256), (256, 192), (256, 144), (256, 144), (144, 256))
 MODELS = ("3dspa", "trajan")
-SOURCES = ("synthetic", "kubric", "tapvid3d", "tapvid", "npz")
 NUM_TAPS = datasets.NUM_TAPS
 
 Example = dict[str, np.ndarray]
@@ -68,7 +66,8 @@ def prepare_3d_batch(
     The scale is the median depth of the visible support points. Returns
     `support_tracks [N, F, 3]`, `support_tracks_visible [N, F, 1]`, `query_points
     [Q, 4]` (frame, x, y, z), `query_tracks [Q, F, 3]`, `query_tracks_visible
-    [Q, F, 1]`, `intrinsics [4]`, `scale []` (float32), `boundary_frame []` int32,
+    [Q, F, 1]`, `intrinsics [4]`, `scale []` (float32), `boundary_frame []` int32 and,
+    where the example has its `height` and `width`, `frame_size [2]` of these, int32;
     with F = num_output_frames. Positions of hidden points are zero.
 
     Queries are tracks visible in at least two frames; support tracks are drawn from the
@@ -112,6 +111,7 @@ def prepare_3d_batch(
         if dino_known:
             found = _dino_features(example, visible, used, dino_dim)
             clip["dino_features"][: len(used), : found.shape[1]] = found
+    clip |= _frame_size(example)
     return clip | {
         "intrinsics": np.asarray(example["intrinsics"], np.float32),
         "scale": np.float32(scale),
@@ -137,6 +137,7 @@ def prepare_2d_batch(
     support, query = _split(rng, visible, num_support, num_query)
     clip = _clip(rng, tracks / size, visible, support, query, num_output_frames)
     unknown = geometry.default_intrinsics(example["height"], example["width"])
+    clip |= _frame_size(example)
     return clip | {
         "intrinsics": np.asarray(example.get("intrinsics", unknown), np.float32),
         "scale": np.float32(1),
@@ -241,6 +242,13 @@ def _depth_features(example, tracks, visible, used, scale) -> np.ndarray:
     if not np.isfinite(features[seen]).all():
         raise ValueError("its depth features hold NaN or infinite numbers")
     return np.where(seen[..., None], features, np.float32(0))
+
+
+def _frame_size(example: Example) -> Example:
+    if not {"height", "width"} <= set(example):
+        return {}
+    size = [int(example[name]) for name in ("height", "width")]
+    return {"frame_size": np.array(size, np.int32)}
 
 
 def _dino_features(example, visible, used, width: int) -> np.ndarray:
@@ -383,9 +391,8 @@ def _estimated_depth(example, rng, augmentation) -> Example:
         moved = corruptions.depth_error(np.repeat(z, 3, -1), 1.0, shift, inverse)
         changed["depth"] = moved[..., 0]
     tracks = corruptions.depth_error(tracks, 1.0, shift, inverse)
-    flicker = np.exp(
-        rng.normal(0, rng.uniform(0, augmentation.flicker), tracks.shape[1])
-    ).astype(np.float32)
+    sigma = rng.uniform(0, augmentation.flicker)
+    flicker = corruptions.depth_flicker(rng, tracks.shape[1], sigma)
     if "depth" in changed:  # relative depths are the same
         changed["depth"] = changed["depth"] * flicker[:, None, None]
     return example | changed | {"tracks_3d": tracks * flicker[:, None]}
@@ -539,7 +546,8 @@ def synthetic_pool(
     wanted. They are exact: 225 rays for each visible point, about a second a scene at
     the defaults, and 450 bytes per track and frame (5.5 MB a scene), which are
     memory-mapped where there is a cache_dir and in memory where there is none.
-    Raises ValueError for sizes out of range or an unreadable shard.
+    Raises ValueError for sizes out of range or an unreadable shard, ChildProcessError
+    if a worker dies.
     """
     if num_scenes < 1 or num_workers < 0:
         raise ValueError(f"a pool needs a scene or more: got {num_scenes=}")
@@ -593,7 +601,7 @@ def _simulate(what, function, job, sizes, files, num_workers, write) -> list:
     jobs = [(*job, SHARD_SIZE * i + row) for i in missing for row in range(sizes[i])]
     made = []
     bar = tqdm.tqdm(desc=what, total=len(jobs), disable=not jobs)
-    with bar, _mapper(num_workers if jobs else 0) as run:
+    with bar, ordered_map(num_workers if jobs else 0) as run:
         results = run(function, jobs)
         for i in missing:
             # Counted one by one, or the last would not show.
@@ -622,39 +630,6 @@ def _write_rows(path: str, rows: Iterator[np.ndarray], shape: tuple) -> None:
         np.lib.format.write_array_header_2_0(file, header)
         for row in rows:
             file.write(row.astype("<f2").tobytes())
-
-
-class _mapper:
-    """An ordered lazy map, in this process or over some spawned ones.
-
-    The workers hear nothing of Ctrl-C: this process ends them, without a word.
-    """
-
-    def __init__(self, num_workers: int):
-        self._pool = None
-        if num_workers:
-            # Spawned, not forked: JAX's threads do not survive a fork. Blocked signals
-            # stay so in a child, from its first moment on.
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-            try:
-                context = multiprocessing.get_context("spawn")
-                self._pool = context.Pool(num_workers, _ignore_interrupts)
-            finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-    def __enter__(self):
-        if self._pool is None:
-            return map
-        return lambda function, jobs: self._pool.imap(function, jobs, chunksize=4)
-
-    def __exit__(self, *_):
-        if self._pool is not None:
-            self._pool.terminate()
-            self._pool.join()
-
-
-def _ignore_interrupts() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _scene_of(seed: int, num_frames: int, num_tracks: int, index: int):
@@ -863,7 +838,7 @@ class _ClipMaker:
                 clip = self.make(at, rng)
                 return clip | ({"skipped": skipped} if skipped else {})
             except (ValueError, OSError) as error:
-                line, name = datasets.first_line(error), self.source.name(at)
+                line, name = first_line(error), self.source.name(at)
                 line = line if name in line else f"{name}: {line}"
             if self.on_error == "stop":
                 return {"error": line}
@@ -941,6 +916,7 @@ def load_npz_dataset(
 
     Also what `synthetic.py` writes; impossible twins are left out. The features' width
     is that of the first file that has DINOv2 features. Options: `load_examples`.
+    Raises DatasetError if there is no such dataset, and as `load_examples` does.
     """
     paths, dino_dim = datasets.example_files(dataset_path)
     options = {"dino_dim": dino_dim} | options
@@ -961,6 +937,7 @@ def load_kubric3d_dataset(
 
     Every time other pixels of a clip are followed. split: as TFDS has it, `train`,
     `validation`, `train[:10%]`. Options: `load_examples`.
+    Raises DatasetError if there is no such dataset, and as `load_examples` does.
     """
     num_tracks = (num_support + num_query) * 3 // 2
     source = datasets.KubricSource(str(dataset_path), split, num_tracks)
@@ -979,6 +956,7 @@ def load_tapvid3d_dataset(
     """Batches of the TAPVid-3D benchmark's clips (`datasets.tapvid3d_files`).
 
     Options: `load_examples`. Clips are longer than most models' windows: see there.
+    Raises DatasetError if there is no such dataset, and as `load_examples` does.
     """
     paths = datasets.tapvid3d_files(dataset_path, data_sources, split)
     source = datasets.FileSource(paths, datasets.read_tapvid3d)
@@ -991,6 +969,7 @@ def load_tapvid_dataset(
     """Batches of TAP-Vid's clips (`datasets.read_tapvid`), for "3dspa" at unit depth.
 
     Options: `load_examples`.
+    Raises DatasetError if there is no such dataset, and as `load_examples` does.
     """
     source = datasets.TapvidSource(datasets.tapvid_files(dataset_path))
     return load_examples(source, batch_size, **options)
@@ -1002,6 +981,7 @@ LOADERS = {
     "tapvid": load_tapvid_dataset,
     "npz": load_npz_dataset,
 }
+SOURCES = ("synthetic", *LOADERS)
 
 
 def load_dataset(
@@ -1033,7 +1013,11 @@ def dataset_size(
     split: str | None = None,
     data_sources: tuple[str, ...] = datasets.TAPVID3D_SOURCES,
 ) -> int:
-    """How many clips an epoch of the dataset has. (TAP-Vid's are read for it.)"""
+    """How many clips an epoch of the dataset has. (TAP-Vid's are read for it.)
+
+    Raises ValueError for a source that is unknown or simulated, DatasetError if there
+    is no such dataset.
+    """
     _check_source(data_source)
     if data_source == "kubric":
         return len(datasets.KubricSource(str(dataset_path), split or "train"))

@@ -47,6 +47,7 @@ import numpy as np
 import tqdm
 
 import geometry
+from files import first_line
 
 Example = dict[str, np.ndarray]
 
@@ -59,11 +60,6 @@ KUBRIC_OCCLUSION = 0.01
 
 class DatasetError(ValueError):
     """A dataset that cannot be used as it is. The message is one line and says why."""
-
-
-def first_line(error: BaseException) -> str:
-    """What an exception says, in a line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 # ------------------------------------------------------------------ pickles, npz
@@ -506,6 +502,8 @@ def follow_pixels(
     four pixels around shows the same instance and is not nearer to the camera by more
     than `KUBRIC_OCCLUSION`: those four surround the point, so that a slope does not
     hide itself.
+
+    Raises ValueError if a pixel shows an instance that the clip does not have.
     """
     distance, segmentation = clip["distance"], clip["segmentation"]
     instance = segmentation[frame, row, column].astype(int)
@@ -653,6 +651,9 @@ def decode_kubric(record: bytes) -> dict:
     Only this much is decoded: the video, flow, normals and coordinates that are stored
     too are ten times as large. (TFDS's own partial decoding trips over the examples'
     ragged boxes.)
+
+    Raises DatasetError if tensorflow-datasets is not installed, ValueError for what is
+    no such example.
     """
     try:
         from tensorflow_datasets.proto import tf_example_pb2
@@ -849,6 +850,8 @@ def example_files(dataset_path: str | os.PathLike) -> tuple[list[str], int]:
 
     Impossible twins of simulated scenes (`violation`) are left out: nothing shall be
     learned from them. The width is 768 where no file has any.
+
+    Raises DatasetError if there is no such directory, or no example in it.
     """
     kept, impossible, width = [], 0, None
     paths = _files(dataset_path, "*.npz", "training examples")
@@ -875,7 +878,10 @@ def example_files(dataset_path: str | os.PathLike) -> tuple[list[str], int]:
 
 
 def example_features(dataset_path: str | os.PathLike) -> set[str]:
-    """What the first readable example of a directory has: "dino", "depth"."""
+    """What the first readable example of a directory has: "dino", "depth".
+
+    Raises DatasetError if there is no such directory, or no example in it.
+    """
     for path in _files(dataset_path, "*.npz", "training examples"):
         try:
             with zipfile.ZipFile(path) as archive:
@@ -916,6 +922,9 @@ def tapvid3d_files(
 
     split: a sub-folder as the benchmark names them (minival, full_eval), if there is
     one. A directory without sub-folders of these names is taken as it is.
+
+    Raises DatasetError if there is no such directory, no clip in it, or no source of
+    such a name.
     """
     unknown = set(data_sources) - set(TAPVID3D_SOURCES)
     if unknown:
@@ -932,5 +941,8 @@ def tapvid3d_files(
 
 
 def tapvid_files(dataset_path: str | os.PathLike) -> list[str]:
-    """The pickles of a TAP-Vid directory, or one."""
+    """The pickles of a TAP-Vid directory, or one.
+
+    Raises DatasetError if there is no such directory, or none in it.
+    """
     return _files(dataset_path, "*.pkl", "TAP-Vid pickles")

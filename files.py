@@ -1,8 +1,9 @@
-"""Files that appear whole or not at all, and programs that are compiled once.
+"""Files that appear whole or not at all, and small things that all modules share.
 
 whole_file              a file to write, which takes its name when all is written
 write_npz               arrays by name
 keep_compiled_programs  JAX's compilation cache on disk
+first_line              what an exception says
 """
 
 import contextlib
@@ -60,3 +61,8 @@ def keep_compiled_programs(directory: str) -> None:
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser(directory))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, in one line; its type's name if it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

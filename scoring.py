@@ -50,6 +50,9 @@ def evaluation_intrinsics(
     Args:
         intrinsics: (fx, fy, cx, cy) in pixels of the clip.
         size: (height, width) of the clip.
+
+    Returns:
+        (fx, fy, cx, cy), [4], in pixels of the resized clip.
     """
     return np.asarray(intrinsics) * (EVALUATION_SIZE / min(size))
 
@@ -291,6 +294,9 @@ def pixel_errors(
     Args:
         tracks, predicted: camera-frame positions, `predicted` already scaled.
         intrinsics: at the evaluation's resolution (`evaluation_intrinsics`).
+
+    Returns:
+        [*B, N, T]; NaN or infinite where a position is.
     """
     distance = np.linalg.norm(predicted - tracks, axis=-1)
     return distance / _pixel_size(tracks, intrinsics)
@@ -337,6 +343,9 @@ def held_out_statistics(
     Returns:
         average_jaccard, average_pts_within_thresh and occlusion_accuracy, with median
         scaling. NaN where there is nothing to count.
+
+    Raises:
+        ValueError: shapes that differ.
     """
     metrics = tapvid3d_metrics(
         tracks,
@@ -360,6 +369,9 @@ def realism(statistics: Mapping[str, float]) -> float:
 
     Args:
         statistics: of the held-out predictions, see `held_out_statistics`.
+
+    Raises:
+        KeyError: if average_jaccard is not among them.
     """
     return float(statistics["average_jaccard"])
 
@@ -368,7 +380,18 @@ def realism(statistics: Mapping[str, float]) -> float:
 
 
 def point_stays(batch: dict) -> Float[np.ndarray, "B Q T C"]:
-    """The prediction that every query point stays where it is."""
+    """The prediction that every query point stays where it is.
+
+    Args:
+        batch: of DESIGN section 5, with `query_points [B, Q, 1 + C]` and, for its
+            number of frames, `query_tracks [B, Q, T, C]`.
+
+    Returns:
+        Positions [B, Q, T, C] in the batch's own unit.
+
+    Raises:
+        KeyError: if the batch lacks one of them.
+    """
     num_frames = batch["query_tracks"].shape[2]
     return np.repeat(batch["query_points"][:, :, None, 1:], num_frames, axis=2)
 
@@ -380,6 +403,16 @@ def constant_velocity(batch: dict) -> Float[np.ndarray, "B Q T C"]:
     model is: the one other visible frame of the query's own track that is nearest in
     time (the later of two), which it therefore hits exactly. Forward and backward the
     point then moves on along that line. One that is never visible again stays.
+
+    Args:
+        batch: as of `point_stays`, with `query_tracks_visible [B, Q, T, 1]`. Hidden
+            positions may hold anything.
+
+    Returns:
+        Positions [B, Q, T, C] in the batch's own unit, finite.
+
+    Raises:
+        KeyError: if the batch lacks one of them.
     """
     out = point_stays(batch)
     tracks = batch["query_tracks"]
@@ -403,6 +436,16 @@ def nearest_support(batch: dict) -> Float[np.ndarray, "B Q T C"]:
     Nearest in the query's frame, among those visible there. In frames where that track
     is not visible the displacement of its last visible frame holds. Where no support
     track is visible in the query's frame the point stays.
+
+    Args:
+        batch: as of `point_stays`, with `support_tracks [B, N, T, C]`, whose hidden
+            positions may hold anything, and `support_tracks_visible [B, N, T, 1]`.
+
+    Returns:
+        Positions [B, Q, T, C] in the batch's own unit, finite.
+
+    Raises:
+        KeyError: if the batch lacks one of them.
     """
     out = point_stays(batch)
     for b, points in enumerate(batch["query_points"]):
@@ -420,7 +463,16 @@ def nearest_support(batch: dict) -> Float[np.ndarray, "B Q T C"]:
 
 
 def hold_last(tracks: np.ndarray, visible: np.ndarray) -> np.ndarray:
-    """Positions `[N, T, C]`, hidden ones replaced by the last seen (or first) one."""
+    """Positions with each hidden one replaced by the last seen before it.
+
+    Args:
+        tracks: [N, T, C] in any unit.
+        visible: [N, T] bool.
+
+    Returns:
+        [N, T, C]. Before a track is first seen it is where it is seen then; one that is
+        never seen stays at its first position.
+    """
     num_frames = visible.shape[1]
     index = np.where(visible, np.arange(num_frames), -1)
     index = np.maximum.accumulate(index, axis=1)
@@ -434,6 +486,15 @@ def image_errors(tracks: np.ndarray, batch: dict) -> np.ndarray:
 
     In 3D of frames whose shorter side is 256, in 2D of frames resized to 256 × 256, as
     TAPVid-3D and TAP-Vid measure.
+
+    Args:
+        tracks: predictions `[B, Q, T, C]` for the batch's query tracks.
+        batch: of DESIGN section 5, with `query_tracks` and, in 3D, `intrinsics` and
+            `frame_size`; without the latter the principal point is taken for the
+            frame's centre.
+
+    Raises:
+        KeyError: if the batch lacks the others.
     """
     if tracks.shape[-1] == 2:
         return EVALUATION_SIZE * np.linalg.norm(tracks - batch["query_tracks"], axis=-1)
@@ -449,9 +510,8 @@ def image_errors(tracks: np.ndarray, batch: dict) -> np.ndarray:
 
 def _batch_intrinsics(batch: dict) -> Float[np.ndarray, "B 4"]:
     """Intrinsics of the clips resized so that their shorter side is 256."""
-    # The principal point is the frame's centre.
-    shorter = 2.0 * batch["intrinsics"][:, 2:].min(axis=-1, keepdims=True)
-    return batch["intrinsics"] * (EVALUATION_SIZE / shorter)
+    sizes = batch.get("frame_size", 2.0 * batch["intrinsics"][:, 2:])
+    return batch["intrinsics"] * (EVALUATION_SIZE / sizes.min(axis=-1, keepdims=True))
 
 
 def batch_metrics(
@@ -467,11 +527,15 @@ def batch_metrics(
 
     Args:
         tracks, visible: predictions for the batch's query tracks.
-        batch: of DESIGN section 5, with `query_tracks` and, in 3D, `intrinsics`.
+        batch: see `image_errors`, with `query_tracks_visible`, too.
         weights: 0 where a point does not count.
 
     Returns:
         average_jaccard and average_pts_within_thresh; NaN where nothing counts.
+
+    Raises:
+        KeyError: if the batch lacks one of them.
+        ValueError: shapes that differ.
     """
     truth, scaling = batch["query_tracks"], "median"
     if tracks.shape[-1] == 3:

@@ -30,8 +30,8 @@ import functools
 import multiprocessing
 import os
 import pathlib
-import signal
 import sys
+from collections.abc import Sequence
 
 import cv2
 import imageio_ffmpeg
@@ -41,6 +41,7 @@ import tqdm
 
 import files
 import geometry
+from workers import ordered_map
 from worlds import (
     FIRST_FACE,
     GRAVITY,
@@ -57,6 +58,7 @@ from worlds import (
     log_uniform,
     random_quaternion,
     record_poses,
+    resume,
     rotation_of,
     run_physics,
     simulate,
@@ -80,6 +82,7 @@ VIOLATIONS = (
     *("fall_up", "kick", "jitter"),  # dynamics
 )
 TWIN_ATTEMPTS = 8  # bodies and moments tried per twin before giving up
+LEFT_OUT = "left_out.txt"  # lists twins that cannot be shown, not to be tried again
 MAX_SHEET_ROWS = 26  # of a contact sheet
 MOTIONS = ("static", "pan", "orbit", "dolly", "truck", "follow")
 FRAME_RATES = (8, 10, 12, 15, 24, 25, 30, 30)
@@ -533,6 +536,9 @@ class Scene:
     extrinsics: `[T, 4, 4]` float32, world to camera.
     surfaces: `[N]` int32 and anchors: `[N, 3]` what each track is fixed to
       (`surface_points`).
+    track_ids: `[N]` int32, the number that each track has in the scene. A twin has them
+      all, in order, and -1 for those that only it has: who compares the two takes the
+      tracks with a number from both.
     violation: one of VIOLATIONS, or "none"; from `violation_frame` on (-1 for none), of
       the instances `violating_ids [V]` int32.
     """
@@ -551,6 +557,7 @@ class Scene:
     camera: Camera
     surfaces: np.ndarray
     anchors: np.ndarray
+    track_ids: np.ndarray
     violation: str = "none"
     violation_frame: int = -1
     violating_ids: np.ndarray = dataclasses.field(
@@ -560,8 +567,8 @@ class Scene:
     def arrays(self) -> dict[str, np.ndarray]:
         """The example's arrays by name, as they are written to a file."""
         names = (
-            "tracks_3d visible instance_ids query_frames intrinsics extrinsics fps "
-            "seed height width violation violation_frame violating_ids"
+            "tracks_3d visible instance_ids query_frames track_ids intrinsics "
+            "extrinsics fps seed height width violation violation_frame violating_ids"
         )
         arrays = {name: np.asarray(getattr(self, name)) for name in names.split()}
         return arrays | {"version": np.asarray(VERSION)}
@@ -638,6 +645,7 @@ def trace_scene(simulation, camera, frame, surface, anchors, seed: int = 0) -> S
         camera=camera,
         surfaces=np.asarray(surface, np.int32),
         anchors=np.asarray(anchors, float),
+        track_ids=np.arange(len(surface), dtype=np.int32),
     )
 
 
@@ -702,7 +710,8 @@ def impossible_twin(scene: Scene, violation: str) -> Scene:
     The tracks are the scene's, in the same order and fixed to the same points: of what
     is gone, and of a shape that is no more, they are hidden from the moment on (and go
     where the body would be). Points of what appears, and of the new shape, follow after
-    them as further tracks, hidden before the moment.
+    them as further tracks, hidden before the moment, with `track_ids` of -1: whoever
+    compares the twin with the scene leaves them out.
 
     The same scene and violation give the same twin. Raises NoViolation where no body
     can show it, ValueError for another name or a scene that is a twin already.
@@ -769,7 +778,7 @@ def _moments(rng, scene: Scene, violation: str) -> list[tuple[int, int]]:
 def _is_touched(simulation: Simulation, instance: int, t: int) -> bool:
     """Whether at frame t something touches an instance."""
     model = simulation.model
-    data = _state(simulation, model, t)
+    data = resume(simulation, model, t)
     mujoco.mj_forward(model, data)
     geoms, soft = _geoms_of(simulation, instance), instance - 1
     touch = np.isin(data.contact.geom, geoms).any(1)
@@ -860,6 +869,9 @@ def _try_twin(rng, scene: Scene, violation: str, instance: int, t: int) -> Scene
         simulation=simulation,
         surfaces=surface.astype(np.int32),
         anchors=anchors,
+        track_ids=np.pad(
+            scene.track_ids, (0, len(surface) - count), constant_values=-1
+        ),
         violation=violation,
         violation_frame=t,
         violating_ids=np.array([instance], np.int32),
@@ -899,14 +911,6 @@ def _is_held(simulation: Simulation, instance: int) -> bool:
         return bool(world.softs[instance - 1].pinned)
     root = world.root_of_body[_bodies_of(simulation, instance)[0] - 1]
     return world.bodies[root].joint is not None
-
-
-def _state(simulation: Simulation, model, t: int) -> mujoco.MjData:
-    """MuJoCo's state at frame t, to go on from."""
-    data = mujoco.MjData(model)
-    data.qpos[:], data.qvel[:] = simulation.qpos[t], simulation.qvel[t]
-    data.time = t / simulation.fps
-    return data
 
 
 def _with_poses(simulation: Simulation, t: int, later: dict) -> Simulation:
@@ -969,9 +973,11 @@ def _resumed(simulation, t: int, model, data, world=None, count: int | None = No
     """
     world = world or simulation.world
     count = count or len(simulation.qpos) - t
-    before = _state(simulation, simulation.model, t)
+    before = resume(simulation, simulation.model, t)
     mujoco.mj_forward(simulation.model, before)
+    warmstart = data.qacc_warmstart.copy()
     mujoco.mj_forward(model, data)
+    data.qacc_warmstart[:] = warmstart  # where the solver goes on exactly as it did
     deepest = -0.005 * world.scale
     if before.ncon:
         deepest = min(deepest, 1.2 * before.contact.dist.min())
@@ -1072,7 +1078,7 @@ def _teleport(rng, scene: Scene, instance: int, t: int) -> Simulation:
         )
     else:
         model = copy.copy(simulation.model)
-        data = _state(simulation, model, t)
+        data = resume(simulation, model, t)
         data.qpos[_straight_dofs(simulation, instance, model.jnt_qposadr)] += shift
         twin = _with_poses(simulation, t, _resumed(simulation, t, model, data))
     pixel = geometry.project(
@@ -1099,7 +1105,7 @@ def _time_jump(rng, scene: Scene, instance: int, t: int) -> Simulation:
     jump = max(2, round(scene.fps * rng.uniform(0.3, 0.8)))
     model = copy.copy(simulation.model)
     more = _resumed(
-        simulation, last, model, _state(simulation, model, last), count=jump + 1
+        simulation, last, model, resume(simulation, model, last), count=jump + 1
     )
     source = {
         name: np.concatenate([array, more[name][1:]])
@@ -1122,14 +1128,14 @@ def _pass_through(rng, scene: Scene, instance: int, t: int) -> Simulation:
     model.geom_contype[geoms] = model.geom_conaffinity[geoms] = 0
     if instance <= len(simulation.world.softs):
         model.flex_contype[instance - 1] = model.flex_conaffinity[instance - 1] = 0
-    later = _resumed(simulation, t, model, _state(simulation, model, t))
+    later = _resumed(simulation, t, model, resume(simulation, model, t))
     return _with_poses(simulation, t, later)
 
 
 def _fall_up(rng, scene: Scene, instance: int, t: int) -> Simulation:
     simulation = scene.simulation
     model, world = copy.copy(simulation.model), simulation.world
-    data = _state(simulation, model, t)
+    data = resume(simulation, model, t)
     bodies = _bodies_of(simulation, instance)
     driven = [
         dataclasses.replace(body, drive=None) if k + 1 in bodies else body
@@ -1138,6 +1144,7 @@ def _fall_up(rng, scene: Scene, instance: int, t: int) -> Simulation:
     if instance <= len(world.softs):
         bodies = soft_bodies(model, instance - 1)
     weight = model.body_mass[bodies] * GRAVITY
+    data.xfrc_applied[bodies] = 0
     data.xfrc_applied[bodies, 2] = (2 - model.body_gravcomp[bodies]) * weight
     world = dataclasses.replace(world, bodies=tuple(driven))
     later = _resumed(simulation, t, model, data, world)
@@ -1148,7 +1155,7 @@ def _kick(rng, scene: Scene, instance: int, t: int) -> Simulation:
     simulation = scene.simulation
     model = copy.copy(simulation.model)
     data, speed = (
-        _state(simulation, model, t),
+        resume(simulation, model, t),
         np.sqrt(GRAVITY * simulation.world.scale),
     )
     soft = instance <= len(simulation.world.softs)
@@ -1619,24 +1626,39 @@ class Settings:
 
     @property
     def frame_size(self) -> tuple[int, int]:
+        """Height and width."""
         return self.height, self.width
 
     def path(self, seed: int, violation: str = "none", suffix: str = ".npz"):
+        """Where the scene of a seed goes, or a twin of it."""
         name = f"scene_{seed:06d}_{violation}".removesuffix("_none")
         return self.folder / (name + suffix)
 
+    def left_out(self, seed: int, violation: str) -> str:
+        """The line of LEFT_OUT which says that a twin cannot be shown."""
+        return (
+            f"{self.path(seed, violation).stem}: {self.num_frames} frames, "
+            f"{self.num_tracks} tracks, {self.width}x{self.height}, "
+            f"{self.fps or 'random'} fps, version {VERSION}"
+        )
 
-def make_files(settings: Settings, seed: int) -> dict[str, object]:
+
+def make_files(
+    settings: Settings, seed: int, cannot: Sequence[str] = ()
+) -> dict[str, object]:
     """Writes the scene of a seed, and its twins, as far as they are not there yet.
 
+    cannot: violations that are known not to be possible, and are not tried.
     Returns what became of each ("none" is the scene itself): "found", "written" or
     "cannot"; and under "rows" pieces of a contact sheet, if previews are wanted.
-    Raises ValueError where a file that is there was made with other settings.
+    Raises ValueError where a file that is there was made with other settings, OSError
+    if one cannot be written.
     """
     kinds = ("none", *settings.violations)
-    report: dict[str, object] = {
-        kind: "found" for kind in kinds if _is_found(settings, seed, kind)
-    }
+    report: dict[str, object] = dict.fromkeys(cannot, "cannot")
+    for kind in kinds:
+        if kind not in report and _is_found(settings, seed, kind):
+            report[kind] = "found"
     rows: list[np.ndarray] = []
     if len(report) < len(kinds):
         scene = generate_scene(
@@ -1741,28 +1763,21 @@ def parse_violations(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-@contextlib.contextmanager
-def _workers(count: int):
-    """An ordered lazy map, in this process (0) or over spawned ones."""
-    if count == 0:
-        yield map
-        return
-    pool = multiprocessing.get_context("spawn").Pool(count, _quiet_worker)
-    try:
-        yield pool.imap
-    finally:
-        pool.terminate()
-        pool.join()
+def _make_files(settings: Settings, job: tuple) -> dict[str, object]:
+    return make_files(settings, *job)
 
 
-def _quiet_worker() -> None:
-    """Ctrl-C is the parent's business, which ends its workers; they tidy up then."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+def _lines_of(path: pathlib.Path) -> set[str]:
+    return set(path.read_text().splitlines()) if path.exists() else set()
 
 
 def main(flags) -> None:
-    """Writes scene_SEED.npz for consecutive seeds, their twins, and previews."""
+    """Writes scene_SEED.npz for consecutive seeds, their twins, and previews.
+
+    What is there is found again; twins that cannot be shown are noted in LEFT_OUT.
+    Raises ValueError for flags or files that do not fit, OSError (ChildProcessError if
+    a worker dies) where something cannot be written.
+    """
     settings = Settings(
         pathlib.Path(flags.out_dir),
         violations=parse_violations(flags.violations),
@@ -1780,17 +1795,26 @@ def main(flags) -> None:
     rows: list[np.ndarray] = []
     seeds = range(flags.seed, flags.seed + flags.num_scenes)
     total = len(seeds) * (1 + len(settings.violations))
+    noted = _lines_of(settings.folder / LEFT_OUT)
+    jobs = [
+        (seed, [v for v in settings.violations if settings.left_out(seed, v) in noted])
+        for seed in seeds
+    ]
     with (
-        _workers(min(flags.num_workers, len(seeds))) as run,
+        ordered_map(min(flags.num_workers, len(seeds))) as run,
         tqdm.tqdm(total=total, desc="scenes and twins", unit="file") as bar,
     ):
-        for report in run(functools.partial(make_files, settings), seeds):
+        reports = run(functools.partial(_make_files, settings), jobs)
+        for (seed, known), report in zip(jobs, reports, strict=True):
             rows = (rows + report.pop("rows"))[:MAX_SHEET_ROWS]
             for kind, state in report.items():
-                if state == "cannot":
-                    cannot[kind] += 1
-                else:
+                if state != "cannot":
                     counts[state] += 1
+                    continue
+                cannot[kind] += 1
+                if kind not in known:
+                    with open(settings.folder / LEFT_OUT, "a") as file:
+                        file.write(settings.left_out(seed, kind) + "\n")
             bar.update(len(report))
     if rows:
         ok, png = cv2.imencode(".png", np.concatenate(rows)[..., ::-1])

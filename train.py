@@ -43,7 +43,7 @@ import datasets
 import track_autoencoder
 import track_autoencoder_3d
 import training
-from files import keep_compiled_programs, whole_file
+from files import first_line, keep_compiled_programs, whole_file
 
 FLAGS = flags.FLAGS
 WEIGHTS = training.LossWeights()
@@ -89,7 +89,6 @@ def integer(name: str, text: str, least: int | None = None) -> None:
     flags.DEFINE_integer(name, None, f"{text} {by_preset(name)}", least)
 
 
-SOURCES = ("synthetic", "kubric", "tapvid3d", "tapvid", "npz")
 flags.DEFINE_enum("model_type", "3dspa", ["3dspa", "trajan"], "Which autoencoder.")
 flags.DEFINE_enum("preset", "mini", list(DEFAULTS), "Size of the model, and defaults.")
 flags.DEFINE_string("checkpoint_dir", "runs/mini", "Directory to write to.")
@@ -99,13 +98,18 @@ flags.DEFINE_string(
 )
 flags.DEFINE_integer("seed", 0, "Of initialisation, data and noise.", 0, 2**31 - 1)
 
-flags.DEFINE_enum("data_source", "synthetic", SOURCES, "Where tracks come from.")
+flags.DEFINE_enum(
+    "data_source", "synthetic", data_loader.SOURCES, "Where tracks come from."
+)
 flags.DEFINE_string("dataset_path", None, "Of a data source that is not simulated.")
 flags.DEFINE_string(
     "eval_dataset_path", None, "Held-out data; default: simulated scenes."
 )
 flags.DEFINE_enum(
-    "eval_data_source", None, SOURCES, "What it is; default: as --data_source."
+    "eval_data_source",
+    None,
+    data_loader.SOURCES,
+    "What it is; default: as --data_source.",
 )
 flags.DEFINE_string(
     "split", None, "Part of kubric (train, train[:90%]) or tapvid3d (minival) data."
@@ -251,14 +255,6 @@ class StopRequest:
             raise KeyboardInterrupt
         self.came = True
 
-    def came_to_any(self, step: int) -> bool:
-        """Whether to stop before this step, which all hosts must do together."""
-        if jax.process_count() == 1:
-            return self.came
-        if step % 10:
-            return False
-        return bool(np.any(multihost_utils.process_allgather(np.array(self.came))))
-
 
 @contextlib.contextmanager
 def no_interrupts():
@@ -278,7 +274,8 @@ class Run:
         model, held_out, step_fn, schedule: what it is made of.
         num_steps: when it is complete.
         state: after `step` steps.
-        feeder: of the batches from there on.
+        feeder: of the batches from there on; batch: the last that came of it.
+        no_data: why no more come on this host; empty while they do.
         saved: step of the newest state on disk; exported: of the weights.
         began: time when it would have begun without interruptions.
         wandb: W&B's run, or None; wandb_id names it over interruptions.
@@ -291,6 +288,8 @@ class Run:
     num_steps: int
     state: training.TrainState
     feeder: training.Feeder | None = None
+    batch: dict | None = None
+    no_data: str = ""
     step: int = 0
     saved: int = 0
     exported: int = 0
@@ -301,6 +300,10 @@ class Run:
 
 def is_first_host() -> bool:
     return jax.process_index() == 0
+
+
+def is_one_of_many() -> bool:
+    return jax.process_count() > 1
 
 
 def say(text: str) -> None:
@@ -516,7 +519,8 @@ def make_held_out(model) -> list[dict]:
     batches = make_batches(*where, **how, **split_of(source, "eval_split"))
     held_out, count = [], 0
     for batch in batches:
-        held_out.append(batch)
+        missing = FLAGS.num_eval_scenes - count
+        held_out.append({name: array[:missing] for name, array in batch.items()})
         count += len(batch["boundary_frame"])
         if count >= FLAGS.num_eval_scenes:
             break
@@ -841,7 +845,7 @@ def start_wandb(run_id: str):
             settings=limits,
         )
     except Exception as error:  # whatever it is, training does not need it
-        reason = checkpointing.first_line(error)
+        reason = first_line(error)
         say(f"W&B does not start ({reason}): training without it")
         return None
 
@@ -874,22 +878,44 @@ def read_metrics(run: Run, metrics: dict) -> dict[str, float]:
     return {**values, "learning_rate": rate, **run.feeder.rates()}
 
 
-def next_batch(run: Run, metrics: dict, stop: StopRequest) -> dict:
-    """The next batch, on its devices. Raises TrainingEnded if data fails."""
+def take_batch(run: Run, metrics: dict, stop: StopRequest) -> None:
+    """Fetches the next batch, on its devices, unless data fail or have failed.
+
+    Raises KeyboardInterrupt if they fail because this process is told to stop.
+    """
+    if run.no_data:
+        return
     try:
-        return run.feeder.next(metrics.get("loss"))
+        run.batch = run.feeder.next(metrics.get("loss"))
     except Exception as error:  # whatever a worker died of
-        if stop.came:  # it may have been told to stop, too
+        # It may have been told to stop, too.
+        if stop.came and not is_one_of_many():
             raise KeyboardInterrupt from None
-        save(run)
-        reason = checkpointing.first_line(error).rstrip(".")
-        raise TrainingEnded(
-            f"no batch for step {run.step + 1}: {reason}; {kept(run)}. {how_to_go_on()}"
-        ) from error
+        run.no_data = f"no batch for step {run.step + 1}: {first_line(error)}"
+
+
+def agree(run: Run, stop: StopRequest) -> bool:
+    """Whether to stop, which all hosts must do together.
+
+    Raises:
+        TrainingEnded: on every host, if the data of one have failed.
+    """
+    said = np.array([stop.came, bool(run.no_data)])
+    if is_one_of_many():
+        said = np.any(multihost_utils.process_allgather(said), axis=0)
+    if said[1]:
+        if not is_one_of_many():  # or steps were taken since with what they had
+            save(run)
+        reason = (run.no_data or "the data of another host have failed").rstrip(".")
+        raise TrainingEnded(f"{reason}; {kept(run)}. {how_to_go_on()}")
+    return bool(said[0])
 
 
 def take_steps(run: Run, stop: StopRequest) -> None:
     """Trains until it is told to stop.
+
+    Hosts take each step together: one whose data fail goes on with the last batch that
+    it had until all know of it, which is before anything is made of that step.
 
     Raises:
         KeyboardInterrupt: by a signal.
@@ -898,14 +924,16 @@ def take_steps(run: Run, stop: StopRequest) -> None:
     """
     first, last = run.step + 1, min(run.num_steps, FLAGS.stop_at_step or run.num_steps)
     count = {"initial": run.step, "total": run.num_steps, "unit": "step"}
-    metrics = {}
+    metrics, alone = {}, not is_one_of_many()
     stop.is_looked_for = True
     with tqdm.tqdm(desc="training", disable=not is_first_host(), **count) as bar:
         for step in range(first, last + 1):
-            if stop.came_to_any(step):
+            if (alone or step % 10 == 0) and agree(run, stop):
                 raise KeyboardInterrupt
-            batch = next_batch(run, metrics, stop)
-            run.state, metrics = run.step_fn(run.state, batch)
+            take_batch(run, metrics, stop)
+            if alone or step == first:
+                agree(run, stop)
+            run.state, metrics = run.step_fn(run.state, run.batch)
             run.step = step
             bar.update()
             evaluated = step % FLAGS.eval_freq == 0 or step == run.num_steps
@@ -915,6 +943,8 @@ def take_steps(run: Run, stop: StopRequest) -> None:
                 run.feeder.restart()
             if not (evaluated or saved or step % FLAGS.log_freq == 0):
                 continue
+            if not alone:
+                agree(run, stop)
             values = read_metrics(run, metrics)
             bar.set_postfix(loss=f"{values['loss']:.3f}")
             append(run, "training.jsonl", values)
@@ -950,6 +980,11 @@ def train(stop: StopRequest) -> str:
         raise TrainingEnded(message) from None
     except OSError as error:
         raise TrainingEnded(f"{error.strerror or error}; {kept(run)}") from error
+    except jax.errors.JaxRuntimeError as error:
+        if not is_one_of_many():
+            raise
+        what = f"another host has ended or is out of reach ({first_line(error)})"
+        raise TrainingEnded(f"{what}; {kept(run)}. {how_to_go_on()}") from error
     finally:
         run.feeder.batches.close()  # its processes, and the memory they share with us
         if run.wandb is not None:
@@ -958,6 +993,15 @@ def train(stop: StopRequest) -> str:
     if run.step < run.num_steps:
         return f"stopped at step {run.step}; {kept(run)}. {how_to_go_on()}"
     return f"weights: {checkpoint_path()}"
+
+
+def stopped_early() -> str:
+    """What to say of a run that is interrupted before it takes a step."""
+    steps = training.saved_steps(in_folder("state"))
+    if not steps:
+        return "stopped before the first step; nothing was written yet"
+    there = f"the training state of step {steps[0]} is kept"
+    return f"stopped before it went on; {there}. {how_to_go_on()}"
 
 
 def make_folders() -> None:
@@ -983,7 +1027,7 @@ def join_hosts() -> None:
     try:
         jax.distributed.initialize(**how)
     except (RuntimeError, ValueError) as error:
-        raise ValueError(f"--distributed: {checkpointing.first_line(error)}") from error
+        raise ValueError(f"--distributed: {first_line(error)}") from error
 
 
 def report_unraisable(unraisable) -> None:
@@ -1012,7 +1056,7 @@ def main(argv):
     except (ValueError, OSError, TrainingEnded) as error:
         sys.exit(str(error))
     except KeyboardInterrupt:
-        sys.exit("stopped before the first step; nothing was written yet")
+        sys.exit(stopped_early())
 
 
 if __name__ == "__main__":

@@ -35,7 +35,8 @@ from jaxtyping import Array, Float
 
 import scoring
 import track_autoencoder
-from checkpointing import CheckpointError, first_line
+from checkpointing import CheckpointError
+from files import first_line
 
 CERTAIN_WITHIN = 8.0 / scoring.EVALUATION_SIZE  # TAPIR's certainty: an error below 8 px
 MAX_LOG_SCALE = 8.0

@@ -4,6 +4,7 @@
     draw_world                       a random world, of which
     draw_creature, draw_soft         chains and creatures, cloths and jellies
     build_model, simulate            World -> Simulation: every pose at every frame
+    run_physics, resume              ... and on from any of them
 
 Axes are MuJoCo's (z up, metres, seconds).
 """
@@ -19,6 +20,9 @@ import numpy as np
 
 GRAVITY = 9.81
 MAX_TIMESTEP = 0.005  # seconds
+STATE = (
+    mujoco.mjtState.mjSTATE_INTEGRATION
+)  # with which physics goes on to the last bit
 FLAT_SHAPES = ("box", "plane")
 LINK_SHAPES = ("capsule", "ellipsoid", "box")
 ARTICULATED, DEFORMING = 0.25, 0.2  # shares of worlds that have such a body
@@ -160,7 +164,9 @@ class Skins:
 class Simulation:
     """A world and where everything was at each frame.
 
-    qpos: `[T, nq]` and qvel: `[T, nv]` MuJoCo's generalised positions and velocities.
+    qpos: `[T, nq]` MuJoCo's generalised positions.
+    states: `[T, S]` all that it goes on from (`resume`): velocities, the forces that
+      drive bodies, where its solver begins.
     poses: by the name of MuJoCo's array that it goes into (`set_frame`), `[T, ...]`.
     body_scale: `[T, K]` size of each body relative to its `Body`; 1 but in twins.
     shown: `[T, G + S]` which geoms and soft bodies there are to be seen; all but in
@@ -172,7 +178,7 @@ class Simulation:
     data: mujoco.MjData
     fps: float
     qpos: np.ndarray
-    qvel: np.ndarray
+    states: np.ndarray
     poses: dict[str, np.ndarray]
     skins: Skins
     body_scale: np.ndarray
@@ -223,10 +229,11 @@ class Simulation:
 
     @property
     def num_instances(self) -> int:
+        """How many there are, numbered from 1 on."""
         return int(max(self.instance_of_body.max(), len(self.world.softs)))
 
     def instance_paths(self) -> np.ndarray:
-        """`[T, I, 3]` the middle of every instance: of its bodies, of its vertices."""
+        """`[T, I, 3]` (m) the middle of every instance: of its bodies or vertices."""
         paths = []
         for instance in range(1, self.num_instances + 1):
             if instance <= len(self.world.softs):
@@ -249,6 +256,7 @@ def log_uniform(rng: np.random.Generator, low: float, high: float, size=None):
 def draw_world(rng: np.random.Generator, num_frames: int, fps: float) -> World:
     """A random world: a floor, walls, furniture and between 0 and 16 moving bodies.
 
+    num_frames, fps: of the clip, through which driven bodies follow a course.
     Some have a chain or a creature, or a cloth or a jelly besides.
     """
     scale = float(log_uniform(rng, 0.4, 5.0))
@@ -339,7 +347,11 @@ def _draw_moving(rng, scale, static, count, num_frames, fps) -> list[Body]:
 
 
 def draw_shape(rng: np.random.Generator, mode: str, radius: float) -> tuple[Geom, ...]:
-    """One geom, or two of them glued together, of about the given radius."""
+    """One geom, or two of them glued together, of about the given radius (m).
+
+    mode: how the body will move, such as "drop", "roll" or "stack", of which the shapes
+    that can be drawn depend.
+    """
     choices = ["box", "sphere", "cylinder", "capsule", "ellipsoid"]
     if mode == "roll":
         choices = ["sphere", "cylinder"]
@@ -452,7 +464,7 @@ def _half_height(geom: Geom) -> float:
 
 
 def bounding_radius(body: Body) -> float:
-    """Radius of a sphere around the body's origin that holds all of it."""
+    """Radius (m) of a sphere around the body's origin that holds all of it."""
     return max(
         np.linalg.norm(geom.position)
         + (sum(geom.size) if geom.shape == "capsule" else _shape_radius(geom))
@@ -488,10 +500,12 @@ def _is_clear(body: Body, others: list[Body]) -> bool:
 
 
 def axis_quaternion(axis, angle: float) -> tuple[float, ...]:
+    """The quaternion (w, x, y, z) of a turn by `angle` (rad) about a unit axis."""
     return (np.cos(angle / 2), *(np.sin(angle / 2) * np.asarray(axis, float)))
 
 
 def random_quaternion(rng: np.random.Generator) -> tuple[float, ...]:
+    """A unit quaternion (w, x, y, z), uniform over all rotations."""
     q = rng.normal(size=4)
     return tuple(q / np.linalg.norm(q))
 
@@ -503,6 +517,7 @@ def _quaternion_product(a, b) -> tuple[float, ...]:
 
 
 def rotation_of(quaternion) -> np.ndarray:
+    """The rotation `[3, 3]` of a unit quaternion (w, x, y, z), by MuJoCo's rounding."""
     out = np.zeros(9)
     mujoco.mju_quat2Mat(out, np.asarray(quaternion, float))
     return out.reshape(3, 3)
@@ -986,7 +1001,7 @@ def _numbers(values) -> str:
 
 
 def soft_bodies(model: mujoco.MjModel, index: int) -> np.ndarray:
-    """MuJoCo's bodies that carry a soft body (its vertices, or a jelly's corners)."""
+    """`[B]` MuJoCo's bodies that carry a soft body: its vertices, a jelly's corners."""
     if model.flex_interp[index]:
         first, count = model.flex_nodeadr[index], model.flex_nodenum[index]
         bodies = model.flex_nodebodyid[first : first + count]
@@ -1025,7 +1040,8 @@ def simulate(world: World, num_frames: int, fps: float) -> Simulation:
         mujoco.mj_forward(model, data)
         if data.ncon and data.contact.dist.min() < -0.02 * world.scale:
             raise SceneRejected("bodies start inside each other")
-    qpos, qvel = run_physics(world, model, data, 0, num_frames, fps, speed_limit(world))
+    limit = speed_limit(world)
+    qpos, states = run_physics(world, model, data, 0, num_frames, fps, limit)
     poses = record_poses(model, data, qpos)
     return Simulation(
         world,
@@ -1033,7 +1049,7 @@ def simulate(world: World, num_frames: int, fps: float) -> Simulation:
         data,
         fps,
         qpos,
-        qvel,
+        states,
         poses,
         skins=_skins(model, poses["flexvert_xpos"][0].copy()),
         body_scale=np.ones((num_frames, len(world.bodies) + 1)),
@@ -1058,24 +1074,40 @@ def _soft_dofs(model: mujoco.MjModel, index: int) -> np.ndarray:
 
 
 def run_physics(world, model, data, first: int, count: int, fps: float, limit: float):
-    """Records qpos `[count, nq]` and qvel `[count, nv]` from frame `first` on.
+    """Records qpos `[count, nq]` and states `[count, S]` from frame `first` on.
 
+    data: the state at that frame (`resume`). limit: the speed (m/s) that nothing may
+    reach (`largest_velocities`).
     Raises SceneRejected if the simulation is unstable.
     """
-    qpos, qvel = np.zeros((count, model.nq)), np.zeros((count, model.nv))
+    qpos = np.zeros((count, model.nq))
+    states = np.zeros((count, mujoco.mj_stateSize(model, STATE)))
     substeps = round(1 / fps / model.opt.timestep)
     largest, swings = largest_velocities(model, limit), _swings(world, model)
     with _quiet_mujoco():
         for i in range(count):
-            qpos[i], qvel[i] = data.qpos, data.qvel
+            qpos[i] = data.qpos
             if model.nv:
                 _check_stable(data, largest)
-                _apply_drives(world, model, data, first + i, fps)
+                if i or not first:  # a state that was resumed has them
+                    _apply_drives(world, model, data, first + i, fps)
+            mujoco.mj_getState(model, data, states[i], STATE)
+            if model.nv:
                 _step(model, data, substeps, *swings)
     # MuJoCo puts a state that blew up back to the start, and counts a warning.
     if sum(warning.number for warning in data.warning):
         raise SceneRejected("the simulation is unstable")
-    return qpos, qvel
+    return qpos, states
+
+
+def resume(simulation: Simulation, model: mujoco.MjModel, t: int) -> mujoco.MjData:
+    """MuJoCo's state at frame t, for `run_physics` to go on from to the last bit.
+
+    model: the simulation's, or a copy with other parameters.
+    """
+    data = mujoco.MjData(model)
+    mujoco.mj_setState(model, data, simulation.states[t], STATE)
+    return data
 
 
 @contextlib.contextmanager
@@ -1113,7 +1145,10 @@ def _step(model, data, substeps: int, where: np.ndarray, swing: np.ndarray) -> N
 
 
 def record_poses(model, data, qpos: np.ndarray) -> dict[str, np.ndarray]:
-    """Poses by forward kinematics of recorded positions, as rays meet them."""
+    """Poses by forward kinematics of recorded positions, as rays meet them.
+
+    qpos: `[T, nq]`. Returns MuJoCo's arrays by name, `[T, ...]` float64.
+    """
     names = "xpos xmat xipos ximat geom_xpos geom_xmat flexvert_xpos".split()
     shapes = {name: (len(qpos), *getattr(data, name).shape) for name in names}
     poses = {name: np.zeros(shape) for name, shape in shapes.items()}
@@ -1129,7 +1164,7 @@ def record_poses(model, data, qpos: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def speed_limit(world: World) -> float:
-    """Twice the speed that the fastest body could reach by falling from the top."""
+    """Twice the speed (m/s) that the fastest body could reach by falling."""
     moving = [body for body in world.bodies if body.moving] + list(world.softs)
     if not moving:
         return 0.0

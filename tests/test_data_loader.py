@@ -83,6 +83,7 @@ def test_a_3d_clip_is_what_design_says(seed, num_frames, padding):
     clip = data_loader.prepare_3d_batch(example, rng, 10, 5, frames)
     assert clip["boundary_frame"] == num_frames
     assert clip["boundary_frame"].dtype == np.int32
+    assert clip["frame_size"].tolist() == [example["height"], example["width"]]
     rows = {}
     for kind, count in (("support", 10), ("query", 5)):
         tracks = clip[f"{kind}_tracks"]
@@ -141,6 +142,7 @@ def test_a_2d_clip_is_pixels_over_size():
     clip = data_loader.prepare_2d_batch(example, rng, 10, 5, 12)
     assert clip["query_tracks"].shape == (5, 12, 2)
     assert clip["query_points"].shape == (5, 3) and clip["scale"] == 1
+    assert clip["frame_size"].tolist() == [example["height"], example["width"]]
     x, y, z = np.moveaxis(example["tracks_3d"].astype(float), -1, 0)
     u, v = (110 * x / z + 60) / 128, (120 * y / z + 45) / 90
     expected = np.nan_to_num(np.stack([u, v], -1))
@@ -574,9 +576,11 @@ def test_batches_have_the_stated_form(pool, model_type, width):
             "boundary_frame": (4,),
             "intrinsics": (4, 4),
             "scale": (4,),
+            "frame_size": (4, 2),
         }
         dtypes = {name: array.dtype for name, array in batch.items()}
-        assert dtypes.pop("boundary_frame") == np.int32
+        for name in ("boundary_frame", "frame_size"):
+            assert dtypes.pop(name) == np.int32
         assert set(dtypes.values()) == {np.dtype(np.float32)}
         assert (batch["scale"] > 0).all()
 

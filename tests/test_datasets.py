@@ -4,7 +4,8 @@ Contents
     pickles and .npz        what is admitted; a payload is refused and not run
     training examples       forms, features, what is wrong with them
     TAPVid-3D, TAP-Vid      the benchmarks' layouts
-    Kubric                  a ray-traced plate before a wall, as a MOVi directory
+    Kubric                  a ray-traced plate before a wall, as a MOVi directory, and
+                            what Kubric's own code makes of it
 """
 
 import io
@@ -24,6 +25,8 @@ from scipy.spatial.transform import Rotation
 import datasets
 import geometry
 from datasets import DatasetError
+
+DATA = Path(__file__).parent / "data"
 
 
 def jpeg(height, width, value=128):
@@ -685,6 +688,51 @@ def test_kubric_tracks_are_where_geometry_puts_them():
     assert visible[np.arange(300), frame].all()
     z = example["tracks_3d"][np.arange(300), frame, 2]
     np.testing.assert_allclose(example["depth"][frame, row, column], z, rtol=1e-5)
+
+
+def test_kubric_follows_the_same_pixels_to_the_same_places():
+    """Against the numbers of Kubric's own code, run on the plate's clip.
+
+    kubric_unprojection.npz holds what `movi_example` gives (`depth`, `segmentations`,
+    cameras, poses), 240 pixels (`frame`, `row`, `column`), and what
+    challenges/point_tracking/dataset.py of google-research/kubric (commit 0ee21e2)
+    returns for them: `points [N, 3]` (m, world) of `unproject`, with the matrices of
+    `get_camera_matrices`, and `pixels [N, T, 2]`, `distance [N, T]` (m) and
+    `occluded [N, T]` of `single_object_reproject`. To make it again, call these with
+    TensorFlow: the file needs no change, only `rotation_matrix_3d.from_quaternion`
+    (scipy's Rotation does) where tensorflow_graphics is not installed. Points of the
+    plate are given to `single_object_reproject` as it takes them, in the units of a box
+    about it (`bbox_3d`), whose corners follow the stored poses; `quat` is None, for the
+    plate never faces away. float32 leaves about 1e-6 m and 1e-5 px.
+    """
+    with np.load(DATA / "kubric_unprojection.npz") as file:
+        kubric = dict(file)
+    poses = ("positions", "quaternions")
+    camera = {name: kubric[name] for name in ("focal_length", "sensor_width")}
+    clip = datasets.read_kubric(
+        {
+            "metadata": {"depth_range": kubric["depth_range"]},
+            "depth": kubric["depth"],
+            "segmentations": kubric["segmentations"],
+            "camera": camera | {name: kubric[f"camera_{name}"] for name in poses},
+            "instances": {name: kubric[f"instance_{name}"] for name in poses},
+        }
+    )
+    frame = kubric["frame"]
+    example = datasets.follow_pixels(clip, frame, kubric["row"], kubric["column"])
+    tracks = example["tracks_3d"].astype(float)
+    seeds, extrinsics = tracks[np.arange(len(frame)), frame], clip["extrinsics"][frame]
+    points = np.einsum(
+        "nji,nj->ni", extrinsics[:, :3, :3], seeds - extrinsics[:, :3, 3]
+    )
+    np.testing.assert_allclose(points, kubric["points"], atol=1e-5)
+    distance = np.linalg.norm(tracks, axis=-1)
+    np.testing.assert_allclose(distance, kubric["distance"], atol=1e-5)
+    pixels = geometry.project(tracks, clip["intrinsics"])
+    np.testing.assert_allclose(pixels, kubric["pixels"], atol=1e-4)
+    np.testing.assert_array_equal(example["visible"][..., 0] == 0, kubric["occluded"])
+    assert 0.05 < kubric["occluded"].mean() < 0.5
+    assert 0.3 < (example["instance_ids"] == 1).mean() < 0.7
 
 
 def test_a_kubric_directory_is_read_without_tensorflow(movi):

@@ -1,4 +1,4 @@
-"""Files appear whole or not at all."""
+"""Files appear whole or not at all; errors are told in a line."""
 
 import os
 
@@ -31,3 +31,9 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OSError, match=r"cannot write .*file/x\.npz"):
         files.write_npz(tmp_path / "file" / "x.npz", {})
+
+
+def test_an_error_is_told_in_one_line():
+    assert files.first_line(ValueError("\n this\nand that")) == "this"
+    assert files.first_line(KeyError("x")) == "'x'"
+    assert files.first_line(RuntimeError(" \n")) == "RuntimeError"

@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # A module imports only from those before it here.
 LIBRARY = [
     "files",
+    "workers",
     "geometry",
     "attention",
     "scaffold",
@@ -57,6 +58,7 @@ SCRIPTS = [
 # on simulated scenes.
 DEMO = [
     "files",
+    "workers",
     "geometry",
     "attention",
     "scaffold",

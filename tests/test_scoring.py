@@ -260,6 +260,21 @@ def test_point_stays():
         np.testing.assert_array_equal(found[:, :, t], batch["query_points"][..., 1:])
 
 
+def random_tracks(rng, clips, tracks, frames, coords):
+    """Positions, NaN where hidden, and visibility of a batch."""
+    visible = rng.random((clips, tracks, frames, 1)) < rng.random()
+    positions = rng.random((clips, tracks, frames, coords)).astype(np.float32)
+    positions[~visible[..., 0]] = np.nan
+    return positions, visible.astype(np.float32)
+
+
+def random_points(rng, clips, queries, frames, coords):
+    """Query points of a batch."""
+    time = rng.integers(0, frames, (clips, queries, 1))
+    positions = rng.random((clips, queries, coords))
+    return np.concatenate([time, positions], -1).astype(np.float32)
+
+
 def velocity_by_loops(batch):
     """The nearest other visible frame of the query's own track, the later of two."""
     out = np.array(scoring.point_stays(batch))
@@ -283,15 +298,11 @@ def velocity_by_loops(batch):
 def test_constant_velocity_is_what_loops_give(seed):
     rng = np.random.default_rng(seed)
     clips, queries, frames, coords = rng.integers([1, 1, 1, 2], [4, 6, 9, 4])
-    visible = rng.random((clips, queries, frames, 1)) < rng.random()
-    tracks = rng.random((clips, queries, frames, coords)).astype(np.float32)
-    tracks[~visible[..., 0]] = np.nan
-    time = rng.integers(0, frames, (clips, queries, 1))
-    points = np.concatenate([time, rng.random((clips, queries, coords))], -1)
+    tracks, visible = random_tracks(rng, clips, queries, frames, coords)
     batch = {
         "query_tracks": tracks,
-        "query_tracks_visible": visible.astype(np.float32),
-        "query_points": points.astype(np.float32),
+        "query_tracks_visible": visible,
+        "query_points": random_points(rng, clips, queries, frames, coords),
     }
     found = scoring.constant_velocity(batch)
     assert found.dtype == np.float32
@@ -402,16 +413,12 @@ def test_nearest_support_is_what_loops_give(seed):
     clips, support, queries, frames, coords = rng.integers(
         [1, 1, 1, 1, 2], [4, 6, 6, 7, 4]
     )
-    visible = rng.random((clips, support, frames, 1)) < rng.random()
-    tracks = rng.random((clips, support, frames, coords)).astype(np.float32)
-    tracks[~visible[..., 0]] = np.nan
-    time = rng.integers(0, frames, (clips, queries, 1))
-    points = np.concatenate([time, rng.random((clips, queries, coords))], -1)
+    tracks, visible = random_tracks(rng, clips, support, frames, coords)
     batch = {
         "support_tracks": tracks,
-        "support_tracks_visible": visible.astype(np.float32),
+        "support_tracks_visible": visible,
         "query_tracks": np.zeros((clips, queries, frames, coords), np.float32),
-        "query_points": points.astype(np.float32),
+        "query_points": random_points(rng, clips, queries, frames, coords),
     }
     found = scoring.nearest_support(batch)
     np.testing.assert_allclose(found, nearest_support_by_loops(batch), atol=1e-6)
@@ -435,16 +442,20 @@ def test_hold_last(seed):
 # --- Errors in the image ---
 
 
+@pytest.mark.parametrize("centre", [(0.5, 0.5), (0.3, 0.9)])
 @pytest.mark.parametrize(
     "height, width", [(256, 256), (360, 640), (640, 360), (48, 90)]
 )
-def test_pixel_errors_are_those_of_the_projection(height, width):
+def test_pixel_errors_are_those_of_the_projection(height, width, centre):
+    """Of a camera whose principal point need not be the centre, if sizes are given."""
     rng = np.random.default_rng(5)
     focal = 1.3 * width
-    intrinsics = np.array([focal, focal, width / 2, height / 2])
+    intrinsics = np.array([focal, focal, centre[0] * width, centre[1] * height])
     truth = rng.uniform([-1, -1, 1], [1, 1, 3], (2, 4, 5, 3))
     predicted = truth + rng.normal(0, 0.1, truth.shape)
     batch = {"query_tracks": truth, "intrinsics": np.stack([intrinsics] * 2)}
+    if centre != (0.5, 0.5):
+        batch["frame_size"] = np.array([[height, width]] * 2, np.int32)
     found = scoring.image_errors(predicted, batch)
     pixels = [geometry.project(x, intrinsics) for x in (predicted, truth)]
     expected = np.linalg.norm(pixels[0] - pixels[1], axis=-1) * 256 / min(height, width)
@@ -469,7 +480,7 @@ def test_pixel_errors_by_hand():
 
 def test_metrics_of_a_batch_in_3d_are_those_of_its_clips():
     rng = np.random.default_rng(6)
-    intrinsics = np.array([[300, 300, 160, 120], [500, 500, 180, 320.0]])
+    intrinsics = np.array([[300, 300, 170, 100], [500, 500, 100, 320.0]])
     truth = rng.uniform([-1, -1, 1], [1, 1, 3], (2, 5, 6, 3))
     predicted = truth * 1.3 + rng.normal(0, 0.02, truth.shape)
     visible, says = rng.random((2, 2, 5, 6)) < 0.7
@@ -478,6 +489,7 @@ def test_metrics_of_a_batch_in_3d_are_those_of_its_clips():
         "query_tracks": truth,
         "query_tracks_visible": visible[..., None].astype(np.float32),
         "intrinsics": intrinsics,
+        "frame_size": np.array([[240, 320], [640, 360]], np.int32),
     }
     found = scoring.batch_metrics(predicted, says, batch, weights)
     for b, size in enumerate([(240, 320), (640, 360)]):

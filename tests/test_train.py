@@ -12,6 +12,7 @@ import re
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -313,9 +314,8 @@ def test_sigterm_then_a_full_disk(run_3dspa, cache, tmp_path):
     assert all(np.isfinite(array).all() for array in loaded[0].values())
 
 
-def test_signal_before_the_first_step(cache, tmp_path):
-    flags = [f"--checkpoint_dir={tmp_path}", "--num_eval_scenes=100000"]
-    process = start(cache, *SMALL, *flags, pool=False)
+def interrupted(process):
+    """The last lines of a run that is interrupted while it simulates scenes."""
     line = ""
     while "simulating scenes" not in line:
         line = process.stderr.readline()
@@ -323,8 +323,128 @@ def test_signal_before_the_first_step(cache, tmp_path):
     process.send_signal(signal.SIGINT)
     status, out, error = finish(process)
     assert (status, out) == (1, "")
+    return error
+
+
+def test_signal_before_the_first_step(cache, tmp_path):
+    flags = [f"--checkpoint_dir={tmp_path}", "--num_eval_scenes=100000"]
+    error = interrupted(start(cache, *SMALL, *flags, pool=False))
     assert error[-2] == "stopped before the first step; nothing was written yet"
     assert os.listdir(tmp_path) == []
+
+
+def test_signal_before_a_resumed_step(stopped, cache, tmp_path):
+    """While held-out scenes are simulated, of which there are no ready ones here."""
+    folder = tmp_path / "run"
+    shutil.copytree(stopped[0], folder)
+    flags = [*SMALL, *SIX_STEPS, f"--checkpoint_dir={folder}", "--resume"]
+    error = interrupted(start(cache, *flags, "--num_eval_scenes=100000", pool=False))
+    kept = (
+        f"stopped before it went on; the training state of step {states_of(folder)[-1]}"
+    )
+    assert error[-2].startswith(f"{kept} is kept. Go on with: python train.py ")
+    assert error[-2].endswith(" --resume")
+    assert states_of(folder) == states_of(stopped[0])
+
+
+HELD_OUT = """
+import sys, types
+from absl import flags
+import train
+
+flags.FLAGS(["train.py", *sys.argv[1:]])
+model = types.SimpleNamespace(
+    model_type="trajan", num_output_frames=8, use_dino=False, use_depth=False
+)
+print(*[len(batch["boundary_frame"]) for batch in train.make_held_out(model)])
+"""
+
+
+def test_no_more_clips_are_held_out_than_asked_for(cache, tmp_path):
+    rng = np.random.default_rng(0)
+    for i in range(8):
+        tracks = rng.uniform([-1, -1, 2], [1, 1, 4], (40, 8, 3))
+        np.savez(
+            tmp_path / f"{i}.npz",
+            tracks_3d=tracks,
+            visible=np.ones((40, 8, 1)),
+            height=64,
+            width=64,
+        )
+    script = tmp_path / "held_out.py"
+    script.write_text(HELD_OUT)
+    data = ["--eval_data_source=npz", f"--eval_dataset_path={tmp_path}"]
+    flags = [*SIZES, *data, "--num_eval_scenes=5"]
+    status, out, error = finish(start(cache, *flags, script=str(script), pool=False))
+    assert status == 0, error
+    assert out.split() == ["2", "2", "1"]
+
+
+# Two hosts that train nothing, three times. The data of the second have an end.
+HOSTS = """
+import sys, types
+from absl import flags
+import jax, jax.numpy as jnp
+import train
+
+host, where, folder = int(sys.argv[1]), *sys.argv[2:]
+flags.FLAGS(["train.py", f"--checkpoint_dir={folder}", "--log_freq=4"])
+flags.FLAGS.set_default("save_freq", 6)
+flags.FLAGS.set_default("eval_freq", 99)
+jax.distributed.initialize(where, 2, host)
+train.save = lambda run: setattr(run, "saved", run.step)
+
+class Feeder:
+    def __init__(self, end):
+        self.left = end - 1 if host == 1 else 99
+
+    def next(self, previous):
+        self.left -= 1
+        if self.left < 0:
+            raise ValueError("clip.npz is torn\\nin two.")
+        return {"x": jnp.ones(())}
+
+    restart = rates = lambda self: {}
+
+for end in (1, 3, 8):
+    run = train.Run(
+        model=None,
+        held_out=[],
+        step_fn=lambda state, batch: (state, {"loss": batch["x"], "grad_norm": 0.0}),
+        schedule=lambda step: 0.0,
+        num_steps=99,
+        state=None,
+        feeder=Feeder(end),
+    )
+    try:
+        train.take_steps(run, train.StopRequest())
+    except train.TrainingEnded as error:
+        print(f"steps {run.step}: {error}")
+"""
+
+
+def test_hosts_end_together_where_the_data_of_one_fail(cache, tmp_path):
+    """Saved is nothing that came of a step which one host had no batch for."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        where = f"localhost:{free.getsockname()[1]}"
+    script = tmp_path / "hosts.py"
+    script.write_text(HOSTS)
+    flags, how = [where, str(tmp_path)], {"script": str(script), "pool": False}
+    processes = [start(cache, str(host), *flags, **how) for host in (0, 1)]
+    found = []
+    for status, out, error in map(finish, processes):
+        assert status == 0, error
+        lines = [line for line in out.splitlines() if line.startswith("steps ")]
+        found.append([line.partition(" Go on with: ")[0] for line in lines])
+    steps = {1: 0, 3: 4, 8: 8}
+    nothing = "nothing was written yet"
+    kept = {1: nothing, 3: nothing, 8: "the training state of step 6 is kept"}
+    other, torn = "the data of another host have failed", "clip.npz is torn"
+    assert found[0] == [f"steps {steps[n]}: {other}; {kept[n]}." for n in steps]
+    assert found[1] == [
+        f"steps {steps[n]}: no batch for step {n}: {torn}; {kept[n]}." for n in steps
+    ]
 
 
 # With these TRAJAN's first step is at rate 0 and its second moves every weight by 1e25.

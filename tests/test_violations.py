@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import cv2
 import mujoco
@@ -242,6 +243,12 @@ def test_twins_are_the_scene_to_the_last_bit_until_the_moment(scene):
         t = twin.violation_frame
         assert 0 < t < 23 and len(twin.violating_ids) == 1
         np.testing.assert_array_equal(twin.extrinsics, scene.extrinsics)
+        shared = twin.track_ids >= 0
+        np.testing.assert_array_equal(twin.track_ids[shared], scene.track_ids)
+        for name in ("query_frames", "surfaces", "anchors"):
+            ours, theirs = getattr(twin, name)[shared], getattr(scene, name)
+            np.testing.assert_array_equal(ours, theirs)
+        assert shared.all() == (twin.violation not in ("appear", "shape_change"))
         np.testing.assert_array_equal(
             twin.tracks_3d[:count, :t], scene.tracks_3d[:, :t]
         )
@@ -312,6 +319,18 @@ def test_twins_are_reproducible(scene):
     )
     for name, array in first.items():
         np.testing.assert_array_equal(array, second[name])
+
+
+@pytest.mark.parametrize("violation", ["kick", "teleport", "fall_up", "pass_through"])
+def test_what_is_not_touched_goes_on_to_the_last_bit(violation):
+    """In a scene of nine bodies that lie, roll and are driven."""
+    scene = synthetic.generate_scene(3, 24, 200, 96, 128)
+    twin = synthetic.impossible_twin(scene, violation)
+    before, after = (made.simulation.instance_paths() for made in (scene, twin))
+    others = np.arange(before.shape[1]) != twin.violating_ids[0] - 1
+    assert others.sum() == 8
+    np.testing.assert_array_equal(after[:, others], before[:, others])
+    assert np.abs(after[:, ~others] - before[:, ~others]).max() > 0.01
 
 
 def test_a_hanging_cloth_can_do_most():
@@ -391,7 +410,10 @@ def test_the_command_writes_examples_twins_and_previews(written):
     names = {path.name for path in folder.iterdir()}
     expected = {stem + suffix for stem in stems for suffix in (".npz", ".mp4")}
     missing = sum(int(n) for n in done.stdout.split() if n.isdigit()) - 6
-    assert names <= expected | {"contact_sheet.png"} and "scene_000008.mp4" in names
+    assert (
+        names <= expected | {"contact_sheet.png", "left_out.txt"}
+        and "scene_000008.mp4" in names
+    )
     assert len(expected - names) + 1 <= 2 * (missing + 1)
     with np.load(folder / "scene_000008.npz") as stored:
         scene = synthetic.generate_scene(8, 8, 60, 48, 64)
@@ -461,7 +483,40 @@ def test_twins_that_cannot_be_shown_are_counted(tmp_path):
     done = command(*flags, "--violations=kick,freeze")
     assert done.returncode == 0, done.stderr
     assert "in 4 twins, which are left out: kick 2, freeze 2" in done.stdout
-    assert len(list(tmp_path.iterdir())) == 2
+    names = ["left_out.txt", "scene_000000.npz", "scene_000001.npz"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    noted = (tmp_path / "left_out.txt").read_text()
+    assert [line.partition(":")[0] for line in noted.splitlines()] == [
+        f"scene_00000{seed}_{kind}" for seed in "01" for kind in ("kick", "freeze")
+    ]
+
+
+def test_twins_that_cannot_be_shown_are_not_tried_again(tmp_path, monkeypatch, capsys):
+    """Unless they are asked for in another size: then it is another scene."""
+    tried = []
+
+    def refuse(scene, violation):
+        tried.append((scene.seed, violation, scene.visible.shape[1]))
+        raise NoViolation
+
+    monkeypatch.setattr(synthetic, "impossible_twin", refuse)
+    flags = types.SimpleNamespace(
+        **{"out_dir": str(tmp_path), "violations": "kick,vanish", "num_frames": 8},
+        **{"num_tracks": 60, "height": 48, "width": 64, "fps": None, "depth": False},
+        **{"render": False, "samples": 1, "preview": False, "num_workers": 0},
+        **{"seed": 7, "num_scenes": 1},
+    )
+    for _ in range(2):
+        synthetic.main(flags)
+        assert (
+            "in 2 twins, which are left out: kick 1, vanish 1"
+            in capsys.readouterr().out
+        )
+    assert tried == [(7, "kick", 8), (7, "vanish", 8)]
+    (tmp_path / "scene_000007.npz").unlink()
+    flags.num_frames, flags.num_scenes = 9, 2
+    synthetic.main(flags)
+    assert tried[2:] == [(s, v, 9) for s in (7, 8) for v in ("kick", "vanish")]
 
 
 @pytest.mark.parametrize(
@@ -478,25 +533,51 @@ def test_bad_flags_end_in_one_line(tmp_path, flag, message):
     assert message in done.stderr.splitlines()[-1]
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_ctrl_c_ends_in_one_line(tmp_path, num_workers):
+def start(folder, num_workers):
+    """The command in a group of its own, as a shell's job has, at its second file."""
     process = subprocess.Popen(
         [
-            *(sys.executable, str(ROOT / "synthetic.py"), f"--out_dir={tmp_path}"),
+            *(sys.executable, str(ROOT / "synthetic.py"), f"--out_dir={folder}"),
             *("--num_scenes=500", "--violations=all", f"--num_workers={num_workers}"),
         ],
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        start_new_session=True,  # a group of its own, as a shell's job has
+        start_new_session=True,
     )
     for _ in range(600):
-        if list(tmp_path.glob("*.npz")):
+        if list(folder.glob("*.npz")):
             break
         time.sleep(0.1)
+    return process
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_ctrl_c_ends_in_one_line(tmp_path, num_workers):
+    process = start(tmp_path, num_workers)
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in errors
     assert "stopped; the files that are there are whole" in errors.splitlines()[-1]
     assert list(tmp_path.glob("*.npz")) and not list(tmp_path.glob("*.tmp*"))
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="asks Linux")
+def test_a_worker_killed_for_memory_ends_in_one_line(tmp_path):
+    process = start(tmp_path, 2)
+    tasks = pathlib.Path(f"/proc/{process.pid}/task")
+    children = " ".join(file.read_text() for file in tasks.glob("*/children")).split()
+    workers = [
+        child
+        for child in children
+        if b"spawn_main" in pathlib.Path(f"/proc/{child}/cmdline").read_bytes()
+    ]
+    try:
+        os.kill(int(workers[0]), signal.SIGKILL)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert len(workers) == 2 and process.returncode == 1
+    assert "Traceback" not in errors
+    assert "synthetic.py: a worker process died" in errors.splitlines()[-1]
