@@ -131,7 +131,7 @@ def depth_maps(
         frame where depth is not known. Relative depth has the clip's own unit.
 
     Raises:
-        FrontEndError: if given maps are not of these frames.
+        FrontEndError: if given maps are not of these frames, or a network fails.
     """
     with tqdm(
         model.predict(frames, frame_indices),
@@ -145,12 +145,26 @@ def depth_maps(
         maps = None
         for t, depth in enumerate(found):
             depth = _reduced(depth)
+            if not np.isfinite(depth).all():
+                raise FrontEndError(
+                    f"{model.name} gives no numbers for frame {t}: its weights are "
+                    "damaged, or of another network"
+                )
             if maps is None:
                 maps = np.empty((len(frames), *depth.shape), np.float16)
-            maps[t] = np.clip(depth, -FARTHEST, FARTHEST)
+                shift, scale = _float16_range(depth, model.kind)
+            maps[t] = np.clip((depth - shift) / scale, -FARTHEST, FARTHEST)
     if model.kind == "relative":
         inverse_to_depth(maps)
     return np.maximum(maps, np.float16(NEAREST), out=maps)
+
+
+def _float16_range(depth, kind):
+    """Shift and scale that bring a clip's maps to where float16 is fine. Relative depth
+    may have any; others must stay as they are."""
+    if kind != "relative":
+        return 0, 1
+    return depth.mean(), max(depth.std(), 1e-3 * np.abs(depth).max()) or 1
 
 
 def _reduced(depth):

@@ -60,6 +60,24 @@ def test_quantiles_of_large_maps_are_of_a_part_of_them(monkeypatch):
     np.testing.assert_allclose(maps, by_formula(inverse), rtol=0.05)
 
 
+@pytest.mark.parametrize("scale, shift", [(1, 0), (1e-3, 3), (1e6, -1e7)])
+def test_relative_maps_keep_their_precision_in_float16(scale, shift):
+    inverse = np.random.default_rng(0).uniform(0, 1, (5, 30, 40))
+    inverse[0] *= 0.1
+    stored = scale * inverse + shift
+    model = depth.DepthModel("net", "relative", lambda *_: iter(stored))
+    maps = depth.depth_maps(random_clip(5, 30, 40), model)
+    np.testing.assert_allclose(maps, by_formula(inverse), rtol=0.03)
+
+
+def test_a_network_that_fails_is_no_flat_world():
+    nan = depth.DepthModel(
+        "net", "relative", lambda *_: iter([np.full((4, 5), np.nan)])
+    )
+    with pytest.raises(torch_models.FrontEndError, match="no numbers for frame 0"):
+        depth.depth_maps(random_clip(1, 8, 10), nan)
+
+
 def test_no_depth_is_one_everywhere():
     model = depth.load_depth()
     clip = random_clip(3, 20, 30)
