@@ -7,6 +7,8 @@ In order of appearance:
     track_lk                pyramidal Lucas-Kanade from OpenCV; needs no weights
     track_cotracker3        CoTracker3; needs torch, its code and its weights
     load_cotracker3         that network, loaded once for many clips
+    find_cotracker_code, cotracker_weights
+                            where its parts are, or would be
     TRACKERS                name to function, each (frames, grid_size, **options)
 
 `track_lk` follows points forward in one sweep over the clip and backward in another.
@@ -359,22 +361,50 @@ def load_cotracker3(
         rows = state["time_emb"].shape[1] if "time_emb" in state else None
         online = {16: True, 60: False}.get(rows, online)
     predictor = _cotracker_predictor(online, cotracker_repo)
-    path = cotracker_checkpoint or COTRACKER_URL.format(COTRACKER_FILES[online])
+    path = cotracker_checkpoint or cotracker_weights(online)[0]
     state = _fetch_cotracker(online) if state is None else state
     load_weights(predictor.model, state, path, "CoTracker3")
     return CoTracker(predictor.to(device).eval(), online, device)
 
 
-def _cotracker_predictor(online, repo):
-    """The predictor with random weights."""
-    if repo is not None:
-        repo = os.path.expanduser(os.fspath(repo))
+def find_cotracker_code(cotracker_repo: str | os.PathLike | None = None) -> str | None:
+    """Where CoTracker3's code is: the clone, the installed package, or torch.hub's
+    cache; None if nowhere.
+
+    Raises:
+        FrontEndError: if the clone is none.
+    """
+    if cotracker_repo is not None:
+        repo = os.path.expanduser(os.fspath(cotracker_repo))
         if not os.path.isfile(os.path.join(repo, "cotracker", "predictor.py")):
             raise FrontEndError(
                 f"{repo} has no cotracker/predictor.py: cotracker_repo is a clone of "
                 f"https://github.com/{COTRACKER_REPO}"
             )
-        with importing_from(repo, "cotracker"):
+        return repo
+    if importlib.util.find_spec("cotracker") is not None:
+        return "the package cotracker"
+    import torch
+
+    cached = f"{COTRACKER_REPO.replace('/', '_')}_main"
+    cached = os.path.join(torch.hub.get_dir(), cached)
+    return cached if os.path.isdir(cached) else None
+
+
+def cotracker_weights(online: bool) -> tuple[str, str]:
+    """Where torch.hub keeps the published weights, and where it fetches them from."""
+    import torch
+
+    name = COTRACKER_FILES[online]
+    path = os.path.join(torch.hub.get_dir(), "checkpoints", name)
+    return path, COTRACKER_URL.format(name)
+
+
+def _cotracker_predictor(online, repo):
+    """The predictor with random weights."""
+    code = find_cotracker_code(repo)
+    if repo is not None:
+        with importing_from(code, "cotracker"):
             return _new_predictor(online)
     if importlib.util.find_spec("cotracker") is not None:
         return _new_predictor(online)
@@ -418,10 +448,8 @@ def _fetch_cotracker(online):
     """The published weights, from torch.hub's cache or the network."""
     import torch
 
-    name = COTRACKER_FILES[online]
-    path = os.path.join(torch.hub.get_dir(), "checkpoints", name)
+    path, url = cotracker_weights(online)
     if not os.path.exists(path):
-        url = COTRACKER_URL.format(name)
         try:
             torch.hub.download_url_to_file(url, _made(path))
         except (OSError, RuntimeError) as error:
