@@ -8,26 +8,34 @@ In order of appearance:
     lift, project               pixels and depth to camera-frame XYZ, and back
     world_to_camera, camera_to_world
     bilinear_sample             values of per-frame maps at track positions
+    sample_frames               the same for maps that come one by one, compiled
     clip_scale, normalize, denormalize
                                 one positive scale per clip, the median support depth
     depth_features              what the autoencoder sees of a depth map
+    depth_feature_frames        the same for maps that come one by one, compiled
     depth_taps, relative_depth, depth_waves
                                 its parts
     quaternion_matrix           (w, x, y, z) as rotation matrices
 
-Pure functions of arrays: numpy in, numpy out; jax arrays in, jax arrays out. Pixels
+Pure functions of arrays: numpy in, numpy out; jax arrays in, jax arrays out. The two
+for maps that come one by one take and give numpy arrays, and do their work with JAX, on
+the accelerator where there is one: a long clip's maps are never all in memory. Pixels
 are raster coordinates (x, y) with pixel centres at +0.5, so the top left pixel covers
 [0, 1)². Cameras have OpenCV's axes (x right, y down, z forward). Sizes are
 (height, width).
 """
 
+import functools
+from collections.abc import Iterable, Iterator
+
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 
 DEPTH_TAPS = 7  # to each side: 15 x 15 taps around a point
 DEPTH_WAVES = 15
 NUM_DEPTH_FEATURES = (2 * DEPTH_TAPS + 1) ** 2 + 1 + 2 * DEPTH_WAVES  # 256
 SAMPLES_PER_CHUNK = 1 << 24  # numbers held at once while sampling maps
+POINTS_PER_CALL = 1024  # of compiled programs, which then fit clips of any track count
 
 Intrinsics = Float[np.ndarray, "4"]  # fx, fy, cx, cy in pixels
 
@@ -202,6 +210,91 @@ def _bilinear_chunk(xp, maps, tracks, size):
     return top * (1 - wy) + bottom * wy
 
 
+def sample_frames(
+    maps: Iterable[Shaped[np.ndarray, "h w *C"]],
+    tracks: Float[np.ndarray, "N T 2"],
+    size: tuple[int, int],
+    out: Shaped[np.ndarray, "N T *C"] | None = None,
+) -> Shaped[np.ndarray, "N T *C"]:
+    """`bilinear_sample` of maps that come one by one, so that they are never all held.
+
+    Compiled, on JAX's default device: about ten times as fast as `bilinear_sample` for
+    maps of many channels.
+
+    Args:
+        maps: T maps [h, w] or [h, w, C] in order, all of one size; a generator will do.
+        tracks: [N, T, 2] pixel positions (x, y) in the clip.
+        size: (height, width) of the clip that `tracks` are pixels of.
+        out: where to write, of any float type; float32 and new if not given.
+
+    Returns:
+        `out`, [N, T] or [N, T, C].
+
+    Raises:
+        ValueError: if there are not T maps, or `out` has a wrong shape.
+    """
+    num_tracks, num_frames = tracks.shape[:2]
+    compiled, size = _compiled_sample(), tuple(map(float, size))
+    for t, frame in enumerate(_exactly(maps, num_frames)):
+        out = _output(out, (num_tracks, num_frames, *frame.shape[2:]))
+        for part in _parts(num_tracks):
+            (xy,) = _padded(tracks[part, t])
+            values = compiled(frame, xy, size, out.dtype.name)
+            out[part, t] = np.asarray(values)[: part.stop - part.start]
+    return out
+
+
+@functools.cache
+def _compiled_sample():
+    """Values [n, *C] of one map [h, w, *C] at positions [n, 2]."""
+    import jax  # not above: who only asks for a camera does not wait for it
+
+    def sample(frame, xy, size, dtype):
+        values = _bilinear_chunk(jax.numpy, frame[None], xy[:, None], size)
+        return values[:, 0].astype(dtype)
+
+    return jax.jit(sample, static_argnums=3)
+
+
+def _exactly(maps: Iterable, num_frames: int) -> Iterator:
+    """The maps, on the device once each; not one too few or too many."""
+    import jax
+
+    count = 0
+    for frame in maps:
+        count += 1
+        if count > num_frames:
+            break
+        yield jax.numpy.asarray(frame)
+    if count != num_frames:
+        found = f"more than {num_frames}" if count > num_frames else count
+        raise ValueError(
+            f"maps have {found} frames, tracks have {num_frames}: both must be of the "
+            "same frames"
+        )
+
+
+def _output(out, shape):
+    if out is None:
+        return np.empty(shape, np.float32)
+    if out.shape != shape:
+        raise ValueError(f"out has shape {out.shape}, need {shape}")
+    return out
+
+
+def _parts(num_points: int) -> list[slice]:
+    starts = range(0, num_points, POINTS_PER_CALL)
+    return [slice(s, min(s + POINTS_PER_CALL, num_points)) for s in starts]
+
+
+def _padded(*arrays):
+    """Arrays of points [n, ...] as float32 of POINTS_PER_CALL points."""
+    for array in arrays:
+        padded = np.zeros((POINTS_PER_CALL, *array.shape[1:]), np.float32)
+        padded[: len(array)] = array
+        yield padded
+
+
 # --- One scale per clip ---
 
 
@@ -273,6 +366,52 @@ def depth_features(
     relative = relative_depth(z, z_taps.reshape(inside.shape), inside)
     features = [xp.moveaxis(relative, 0, -1), depth_waves(z, scale)]
     return xp.concat(features, axis=-1).astype(xp.float32)
+
+
+def depth_feature_frames(
+    depth: Iterable[Shaped[np.ndarray, "h w"]],
+    tracks: Float[np.ndarray, "N T 2"],
+    z: Float[np.ndarray, "N T"],
+    scale: float,
+    size: tuple[int, int],
+    out: Shaped[np.ndarray, "N T 256"] | None = None,
+) -> Shaped[np.ndarray, "N T 256"]:
+    """`depth_features` of maps that come one by one, compiled, in bounded memory.
+
+    Args:
+        depth: T maps [h, w] in order, positive, of one size; a generator will do.
+        tracks, z, scale, size: as for `depth_features`.
+        out: where to write, of any float type; float32 and new if not given.
+
+    Returns:
+        `out`, [N, T, 256]. The scale is in the last 31 numbers only: for another one
+        put `depth_waves(z, scale)` there.
+
+    Raises:
+        ValueError: if there are not T maps, or `out` has a wrong shape.
+    """
+    num_tracks, num_frames = z.shape
+    compiled, size = _compiled_depth_features(), tuple(map(int, size))
+    out = _output(out, (num_tracks, num_frames, NUM_DEPTH_FEATURES))
+    for t, frame in enumerate(_exactly(depth, num_frames)):
+        for part in _parts(num_tracks):
+            xy, z_points = _padded(tracks[part, t], z[part, t])
+            values = compiled(frame, xy, z_points, float(scale), size, out.dtype.name)
+            out[part, t] = np.asarray(values)[: part.stop - part.start]
+    return out
+
+
+@functools.cache
+def _compiled_depth_features():
+    """Features [n, 256] of one map [h, w] at positions [n, 2] of depth [n]."""
+    import jax
+
+    def features(frame, xy, z, scale, size, dtype):
+        frame = frame[None].astype(jax.numpy.float32)
+        values = depth_features(frame, xy[:, None], z[:, None], scale, size)
+        return values[:, 0].astype(dtype)
+
+    return jax.jit(features, static_argnums=(4, 5))
 
 
 def depth_taps(

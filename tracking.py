@@ -5,6 +5,10 @@ In order of appearance:
     Tracks2D                what every tracker returns
     track                   frames to tracks, by the tracker's name
     track_lk                pyramidal Lucas-Kanade from OpenCV; needs no weights
+    track_cotracker3        CoTracker3; needs torch, its code and its weights
+    load_cotracker3         that network, loaded once for many clips
+    find_cotracker_code, cotracker_weights
+                            where its parts are, or would be
     TRACKERS                name to function, each (frames, grid_size, **options)
 
 `track_lk` follows points forward in one sweep over the clip and backward in another.
@@ -12,10 +16,18 @@ New points are seeded on a grid wherever a frame has texture and no point yet, s
 surfaces that come into view late are covered too. A point is visible as long as
 tracking it there and back returns to where it was and the patch around it still looks
 as it did where it was seeded; once lost, it stays lost in that direction of time.
+
+`track_cotracker3` seeds in the same way, in fewer frames, and leaves the following to
+the network, which sees all frames of a span at once (offline) or goes through them in
+chunks (online).
 """
 
+import importlib
+import importlib.util
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -23,6 +35,15 @@ from jaxtyping import Float, UInt8
 from tqdm import tqdm
 
 import geometry
+from torch_models import (
+    FrontEndError,
+    importing_from,
+    load_weights,
+    need_torch,
+    pick_device,
+    read_weights,
+    resized,
+)
 
 # Of the Lucas-Kanade tracker, in pixels of the frames as tracked (at most `max_size`).
 WINDOW = 17  # side of the window that LK matches
@@ -34,6 +55,16 @@ MIN_CORRELATION = 0.5  # of that patch with the seed's, normalised
 MIN_TEXTURE = 1.0  # (grey levels / px)², mean square gradient in the weakest direction
 MIN_VISIBLE_FRAMES = 2  # a track seen once says nothing about motion
 SECONDS_BEFORE_BAR = 1.0
+
+# Of CoTracker3.
+COTRACKER_SIZE = 384, 512  # (height, width) that the network sees
+COTRACKER_REPO = "facebookresearch/co-tracker"
+COTRACKER_URL = "https://huggingface.co/facebook/cotracker3/resolve/main/{}"
+COTRACKER_FILES = {False: "scaled_offline.pth", True: "scaled_online.pth"}  # by online
+COTRACKER_WINDOWS = {False: 60, True: 16}
+OFFLINE_FRAMES = 150  # of a span that the offline network is given at once
+# Points times frames in a call, about 35 kB each in the network's largest arrays.
+POINT_FRAMES_PER_CALL = {"cpu": 1 << 15, "cuda": 1 << 18}
 
 
 @dataclass(frozen=True)
@@ -70,6 +101,8 @@ def track(
 
     Raises:
         ValueError: unknown tracker, frames of a wrong shape or type, grid_size < 1.
+        FrontEndError (a ValueError): a tracker's network cannot be had; says what to
+            do.
     """
     if tracker not in TRACKERS:
         raise ValueError(f"unknown tracker {tracker!r}: have {', '.join(TRACKERS)}")
@@ -158,9 +191,8 @@ def _sweep(frames, size, grid_size, seed_every, max_tracks, bar):
             follow(slice(count), t, 1, grey)
         if t % seed_every == 0:
             taken = positions[:count, t][visible[:count, t]]
-            rounds_left = len(range(t, num_frames, seed_every))
-            share = -(-(max_tracks - count) // rounds_left) if t else max_tracks
-            seeds = _seeds(grey, grid_size, taken, share)
+            limit = _share(t, num_frames, seed_every, max_tracks - count)
+            seeds = _seeds(grey, grid_size, taken, limit)
             new = slice(count, count + len(seeds))
             positions[new, t], visible[new, t], seeded_at[new] = seeds, True, t
             templates[new] = _patches(grey, seeds)
@@ -219,10 +251,11 @@ def _lucas_kanade(before, after, points):
     return there.reshape(-1, 2), status.reshape(-1) == 1
 
 
-def _inside(points, shape):
-    """Which points [n, 2] (centres at integers) have their whole window in a frame."""
-    limits = np.array([shape[1], shape[0]]) - 1 - MARGIN
-    return ((points >= MARGIN) & (points <= limits)).all(axis=-1)
+def _inside(points, shape, margin=MARGIN):
+    """Which points [..., 2] (centres at integers) have so much of a frame around them,
+    by default the whole window."""
+    limits = np.array([shape[1], shape[0]]) - 1 - margin
+    return ((points >= margin) & (points <= limits)).all(axis=-1)
 
 
 def _patches(grey, points):
@@ -236,6 +269,13 @@ def _patches(grey, points):
     patches = patches - patches.mean(axis=-1, keepdims=True)
     norms = np.linalg.norm(patches, axis=-1, keepdims=True)
     return patches / np.maximum(norms, 1e-6)
+
+
+def _share(t, num_frames, seed_every, left):
+    """How many of the `left` tracks the seed frame t may take: the first one all, the
+    others alike."""
+    rounds_left = len(range(t, num_frames, seed_every))
+    return -(-left // rounds_left) if t else left
 
 
 def _seeds(grey, grid_size, taken, limit):
@@ -275,4 +315,302 @@ def _texture(grey) -> Float[np.ndarray, "H W"]:
     return kept
 
 
-TRACKERS: dict[str, Callable[..., Tracks2D]] = {"lk": track_lk}
+# --- CoTracker3 ---
+
+
+@dataclass(frozen=True)
+class CoTracker:
+    """CoTracker3 (Karaev et al. 2024), ready to run.
+
+    Attributes:
+        predictor: its CoTrackerPredictor, or CoTrackerOnlinePredictor.
+        online: which of the two.
+        device: where it runs.
+    """
+
+    predictor: Any
+    online: bool
+    device: str
+
+
+def load_cotracker3(
+    online: bool = False,
+    cotracker_repo: str | os.PathLike | None = None,
+    cotracker_checkpoint: str | os.PathLike | None = None,
+    device: str | None = None,
+) -> CoTracker:
+    """CoTracker3 from a clone, from the installed package `cotracker`, or from
+    torch.hub, in this order; its code and weights are CC-BY-NC-4.0.
+
+    Args:
+        online: the network for long clips. A file of weights decides for itself.
+        cotracker_repo: a clone of github.com/facebookresearch/co-tracker.
+        cotracker_checkpoint: weights, scaled_offline.pth or scaled_online.pth; by
+            default those in torch.hub's cache, fetched if need be.
+        device: for torch; a GPU if there is one.
+
+    Raises:
+        FrontEndError: if code or weights cannot be had; says what to do.
+    """
+    need_torch("CoTracker3")
+    device = pick_device(device)
+    state = None
+    if cotracker_checkpoint is not None:
+        state = read_weights(cotracker_checkpoint)
+        # The time embedding has a row for each frame of the network's window.
+        rows = state["time_emb"].shape[1] if "time_emb" in state else None
+        online = {16: True, 60: False}.get(rows, online)
+    predictor = _cotracker_predictor(online, cotracker_repo)
+    path = cotracker_checkpoint or cotracker_weights(online)[0]
+    state = _fetch_cotracker(online) if state is None else state
+    load_weights(predictor.model, state, path, "CoTracker3")
+    return CoTracker(predictor.to(device).eval(), online, device)
+
+
+def find_cotracker_code(cotracker_repo: str | os.PathLike | None = None) -> str | None:
+    """Where CoTracker3's code is: the clone, the installed package, or torch.hub's
+    cache; None if nowhere.
+
+    Raises:
+        FrontEndError: if the clone is none.
+    """
+    if cotracker_repo is not None:
+        repo = os.path.expanduser(os.fspath(cotracker_repo))
+        if not os.path.isfile(os.path.join(repo, "cotracker", "predictor.py")):
+            raise FrontEndError(
+                f"{repo} has no cotracker/predictor.py: cotracker_repo is a clone of "
+                f"https://github.com/{COTRACKER_REPO}"
+            )
+        return repo
+    if importlib.util.find_spec("cotracker") is not None:
+        return "the package cotracker"
+    import torch
+
+    cached = f"{COTRACKER_REPO.replace('/', '_')}_main"
+    cached = os.path.join(torch.hub.get_dir(), cached)
+    return cached if os.path.isdir(cached) else None
+
+
+def cotracker_weights(online: bool) -> tuple[str, str]:
+    """Where torch.hub keeps the published weights, and where it fetches them from."""
+    import torch
+
+    name = COTRACKER_FILES[online]
+    path = os.path.join(torch.hub.get_dir(), "checkpoints", name)
+    return path, COTRACKER_URL.format(name)
+
+
+def _cotracker_predictor(online, repo):
+    """The predictor with random weights."""
+    code = find_cotracker_code(repo)
+    if repo is not None:
+        with importing_from(code, "cotracker"):
+            return _new_predictor(online)
+    if importlib.util.find_spec("cotracker") is not None:
+        return _new_predictor(online)
+    import torch
+
+    name = "cotracker3_online" if online else "cotracker3_offline"
+    try:
+        return torch.hub.load(
+            f"{COTRACKER_REPO}:main",
+            name,
+            pretrained=False,
+            trust_repo=True,
+            skip_validation=True,
+            verbose=False,
+        )
+    except OSError as error:
+        raise FrontEndError(
+            "CoTracker3: its code is not here and cannot be fetched "
+            f"({getattr(error, 'reason', error)}): where there is network run `git "
+            f"clone https://github.com/{COTRACKER_REPO} DIR`, bring the folder here "
+            "and give cotracker_repo=DIR"
+        ) from error
+
+
+def _new_predictor(online):
+    module = importlib.import_module("cotracker.predictor")
+    try:
+        kinds = module.CoTrackerPredictor, module.CoTrackerOnlinePredictor
+        window = COTRACKER_WINDOWS[online]
+        return kinds[online](
+            checkpoint=None, offline=not online, v2=False, window_len=window
+        )
+    except (AttributeError, TypeError) as error:
+        raise FrontEndError(
+            f"{module.__file__} is not CoTracker3's: fetch the newest "
+            f"https://github.com/{COTRACKER_REPO}"
+        ) from error
+
+
+def _fetch_cotracker(online):
+    """The published weights, from torch.hub's cache or the network."""
+    import torch
+
+    path, url = cotracker_weights(online)
+    if not os.path.exists(path):
+        try:
+            torch.hub.download_url_to_file(url, _made(path))
+        except (OSError, RuntimeError) as error:
+            raise FrontEndError(
+                "CoTracker3: its weights are not here and cannot be fetched "
+                f"({getattr(error, 'reason', error)}): download {url} to {path}, or "
+                "give cotracker_checkpoint=FILE"
+            ) from error
+    return read_weights(path)
+
+
+def _made(path):
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    return path
+
+
+def track_cotracker3(
+    frames: Sequence[UInt8[np.ndarray, "H W 3"]] | UInt8[np.ndarray, "T H W 3"],
+    grid_size: int,
+    seed_every: int = 24,
+    reach: int = 150,
+    max_tracks: int | None = None,
+    online: bool | None = None,
+    model: CoTracker | None = None,
+    progress: bool = True,
+    **loading,
+) -> Tracks2D:
+    """CoTracker3 (Karaev et al. 2024), both ways in time.
+
+    Args:
+        frames: T frames [H, W, 3], RGB uint8.
+        grid_size: cells across and down; each gets one point, at its best corner.
+        seed_every: frames between those in which empty cells are seeded anew.
+        reach: frames, each way, that a point is followed; keeps time and memory of a
+            long clip in proportion to its length.
+        max_tracks: upper bound on N, by default 8 grids full, shared out as for
+            `track_lk`.
+        online: whether by the online network; by default for clips of more than
+            OFFLINE_FRAMES frames.
+        model: of `load_cotracker3`; loaded with the remaining options if not given.
+        progress: show a progress bar where it takes longer than a second.
+        **loading: cotracker_repo, cotracker_checkpoint, device.
+
+    Returns:
+        Tracks in pixels of `frames`, in order of the frame they were seeded in.
+
+    Raises:
+        FrontEndError: if the network cannot be had; says what to do.
+    """
+    num_frames, (height, width) = len(frames), frames[0].shape[:2]
+    if model is None:
+        long = num_frames > OFFLINE_FRAMES if online is None else online
+        model = load_cotracker3(online=long, **loading)
+    if num_frames > OFFLINE_FRAMES and not model.online:
+        reach = min(reach, (OFFLINE_FRAMES - 1) // 2)
+    small = min(height, COTRACKER_SIZE[0]), min(width, COTRACKER_SIZE[1])
+    max_tracks = max_tracks or 8 * grid_size**2
+    with tqdm(
+        total=num_frames,
+        desc="tracking",
+        unit="frame",
+        delay=SECONDS_BEFORE_BAR,
+        leave=False,
+        disable=not progress,
+    ) as bar:
+        positions, visible = _rounds(
+            frames, small, grid_size, seed_every, reach, max_tracks, model, bar
+        )
+    visible &= _inside(positions, small, margin=-0.5)
+    kept = visible.sum(axis=1) >= min(MIN_VISIBLE_FRAMES, num_frames)
+    # CoTracker has pixel centres at integers.
+    to_clip = np.array([width / small[1], height / small[0]], np.float32)
+    tracks = (positions[kept] + np.float32(0.5)) * to_clip
+    return Tracks2D(tracks, visible[kept, :, None].astype(np.float32))
+
+
+def _rounds(frames, size, grid_size, seed_every, reach, max_tracks, model, bar):
+    """Positions [N, T, 2], pixel centres at integers, and visibility [N, T]: seed frame
+    by seed frame, points where no earlier one is, followed both ways."""
+    num_frames = len(frames)
+    positions = np.zeros((max_tracks, num_frames, 2), np.float32)
+    visible = np.zeros((max_tracks, num_frames), bool)
+    ends = np.zeros(max_tracks, int)
+    count = 0
+    for t in range(0, num_frames, seed_every):
+        # A point that is soon to be given up does not keep its cell.
+        stays = visible[:count, t] & (ends[:count] >= min(t + seed_every, num_frames))
+        taken = positions[:count, t][stays]
+        limit = _share(t, num_frames, seed_every, max_tracks - count)
+        seeds = _seeds(_grey(frames[t], size), grid_size, taken, limit)
+        new = slice(count, count + len(seeds))
+        if len(seeds):
+            start, stop = max(0, t - reach), min(num_frames, t + reach + 1)
+            span = [resized(frames[i], size) for i in range(start, stop)]
+            found = _cotracker_span(model, span, t - start, seeds)
+            positions[new, start:stop], visible[new, start:stop] = found
+            ends[new] = stop
+            positions[new, :start] = positions[new, start : start + 1]
+            positions[new, stop:] = positions[new, stop - 1 : stop]
+        count = new.stop
+        bar.update(min(seed_every, num_frames - t))
+    return positions[:count], visible[:count]
+
+
+def _cotracker_span(model, frames, at, seeds):
+    """Positions [n, T, 2] and visibility [n, T] in `frames` of points [n, 2] of frame
+    `at`, pixel centres at integers; in calls of bounded size."""
+    import torch
+
+    video = np.stack(frames).transpose(0, 3, 1, 2)
+    video = torch.from_numpy(video.copy()).to(model.device).float()[None]
+    at_once = COTRACKER_WINDOWS[True] if model.online else len(frames)
+    budget = POINT_FRAMES_PER_CALL.get(model.device, POINT_FRAMES_PER_CALL["cpu"])
+    per_call = max(1, budget // at_once)
+    follow = _both_ways_online if model.online else _both_ways_offline
+    parts = []
+    for first in range(0, len(seeds), per_call):
+        part = seeds[first : first + per_call]
+        queries = np.concatenate([np.full((len(part), 1), at), part], axis=1)
+        queries = torch.from_numpy(queries.astype(np.float32)).to(model.device)[None]
+        tracks, visible = follow(model.predictor, video, queries)
+        parts.append((tracks[0].cpu().numpy(), visible[0].cpu().numpy()))
+    positions = np.concatenate([part[0] for part in parts], axis=1).swapaxes(0, 1)
+    visible = np.concatenate([part[1] for part in parts], axis=1).swapaxes(0, 1)
+    positions[:, at], visible[:, at] = seeds, True
+    return positions, visible
+
+
+def _both_ways_offline(predictor, video, queries):
+    """Tracks [1, T, N, 2] and visibility [1, T, N] of queries [1, N, 3], (t, x, y)."""
+    return predictor(video, queries=queries, backward_tracking=True)
+
+
+def _both_ways_online(predictor, video, queries):
+    """The same, by a second pass over the flipped clip."""
+    import torch
+
+    last = video.shape[1] - 1
+    flipped = queries.clone()
+    flipped[..., 0] = last - queries[..., 0]
+    there = _online_pass(predictor, video, queries)
+    back = _online_pass(predictor, video.flip(1), flipped)
+    times = torch.arange(last + 1, device=queries.device)[None, :, None]
+    before = times < queries[:, None, :, 0]
+    tracks = torch.where(before[..., None], back[0].flip(1), there[0])
+    return tracks, torch.where(before, back[1].flip(1), there[1])
+
+
+def _online_pass(predictor, video, queries):
+    """Forward through the clip in chunks of twice the predictor's step."""
+    step = predictor.step
+    # The first call takes the queries and returns nothing.
+    predictor(video[:, : 2 * step], is_first_step=True, queries=queries, grid_size=0)
+    for first in range(0, max(1, video.shape[1] - step), step):
+        chunk = video[:, first : first + 2 * step]
+        # Each returns the tracks from the clip's beginning to the end of the chunk.
+        tracks, visible = predictor(chunk, grid_size=0)
+    return tracks, visible
+
+
+TRACKERS: dict[str, Callable[..., Tracks2D]] = {
+    "lk": track_lk,
+    "cotracker3": track_cotracker3,
+}

@@ -237,6 +237,50 @@ def test_different_numbers_of_frames_are_refused():
         geometry.bilinear_sample(np.zeros((3, 4, 4)), np.zeros((5, 2, 2)), (4, 4))
 
 
+# --- Maps that come one by one ---
+
+
+@pytest.mark.parametrize("channels", [(), (5,)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_streamed_maps_equal_the_plain_loop(monkeypatch, channels, dtype):
+    monkeypatch.setattr(geometry, "POINTS_PER_CALL", 4)  # 7 tracks: a full call, a part
+    rng = np.random.default_rng(0)
+    size = (30, 44)
+    maps = rng.normal(size=(3, 5, 9, *channels)).astype(np.float16)
+    tracks = random_positions(1, 7, 3, size, margin=6).astype(np.float32)
+    out = np.full((7, 3, *channels), np.nan, dtype)
+    found = geometry.sample_frames((frame for frame in maps), tracks, size, out)
+    assert found is out
+    expected = slow_bilinear(maps.astype(float), tracks, size)
+    tolerance = 1e-5 if dtype == np.float32 else 2e-3
+    np.testing.assert_allclose(out, expected, atol=tolerance)
+    np.testing.assert_array_equal(
+        geometry.sample_frames(maps, tracks, size).astype(dtype), out
+    )
+
+
+def test_streamed_nan_positions_give_nan_and_disturb_nobody():
+    tracks = np.array([[[np.nan, 1.0]], [[1.0, 1.0]]])
+    sampled = geometry.sample_frames(np.ones((1, 4, 4, 2)), tracks, (4, 4))
+    assert np.isnan(sampled[0]).all() and (sampled[1] == 1).all()
+
+
+@pytest.mark.parametrize("num_maps, found", [(1, "1"), (3, "more than 2")])
+def test_streams_of_another_length_are_refused(num_maps, found):
+    maps, tracks = np.ones((num_maps, 4, 4)), np.ones((5, 2, 2))
+    with pytest.raises(ValueError, match=f"maps have {found} frames, tracks have 2"):
+        geometry.sample_frames(maps, tracks, (4, 4))
+    with pytest.raises(ValueError, match=f"maps have {found} frames, tracks have 2"):
+        geometry.depth_feature_frames(maps, tracks, np.ones((5, 2)), 1.0, (4, 4))
+
+
+def test_a_buffer_of_another_shape_is_refused():
+    with pytest.raises(ValueError, match=r"out has shape \(5, 2\), need \(5, 2, 3\)"):
+        geometry.sample_frames(
+            np.ones((2, 4, 4, 3)), np.ones((5, 2, 2)), (4, 4), np.zeros((5, 2))
+        )
+
+
 # --- Scale ---
 
 
@@ -276,6 +320,8 @@ def test_depth_features_equal_the_plain_loop(map_size):
     assert features.shape == (3, 2, 256) and features.dtype == np.float32
     expected = slow_depth_features(depth, tracks, z, 1.7, size)
     np.testing.assert_allclose(features, expected, atol=1e-5)
+    streamed = geometry.depth_feature_frames(iter(depth), tracks, z, 1.7, size)
+    np.testing.assert_allclose(streamed, expected, atol=2e-4)  # sines in float32
 
 
 def test_depth_features_of_a_flat_wall_in_the_corner():
