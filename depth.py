@@ -362,7 +362,7 @@ def _preprocessing(folder):
         "std": stored.get("image_std") or IMAGENET_STD if normalised else (1, 1, 1),
         "size": stored.get("size", 518),
         "multiple": stored.get("ensure_multiple_of") or stored.get("size_divisor") or 1,
-        "keep_aspect": stored.get("keep_aspect_ratio", not stored),
+        "keep_aspect": stored.get("keep_aspect_ratio", "size" not in stored),
     }
 
 
