@@ -326,13 +326,11 @@ def load_transformers(
     need("transformers", "depth estimation", "pip install -r requirements.txt")
     device = pick_device(device)
     folder = hub_directory(depth_model, "depth estimation", "depth_model")
-    network = load_pretrained(
-        "AutoModelForDepthEstimation", folder, device, half=device == "cuda"
-    )
+    network = load_pretrained("AutoModelForDepthEstimation", folder, device)
     if depth_metric is None:
         depth_metric = _gives_metric(network.config, depth_model)
     settings = _preprocessing(folder)
-    batch_size = batch_size or (8 if device == "cuda" else 1)
+    batch_size = batch_size or (1 if device == "cpu" else 8)
 
     def predict(frames, frame_indices):
         yield from _network_depth(network, frames, settings, batch_size)
@@ -364,7 +362,7 @@ def _preprocessing(folder):
         "std": stored.get("image_std") or IMAGENET_STD if normalised else (1, 1, 1),
         "size": stored.get("size", 518),
         "multiple": stored.get("ensure_multiple_of") or stored.get("size_divisor") or 1,
-        "keep_aspect": stored.get("keep_aspect_ratio", not stored),
+        "keep_aspect": stored.get("keep_aspect_ratio", "size" not in stored),
     }
 
 
@@ -436,6 +434,11 @@ def load_vda(
     if vda_encoder not in VDA_NETWORKS:
         have = ", ".join(VDA_NETWORKS)
         raise FrontEndError(f"no vda_encoder {vda_encoder!r}: have {have}")
+    if device and ":" in device:
+        raise FrontEndError(
+            f"Video-Depth-Anything cannot be told {device!r}: say "
+            f"{device.split(':')[0]!r} and choose with CUDA_VISIBLE_DEVICES"
+        )
     check_vda_code(vda_repo)
     path = find_vda_weights(vda_repo, vda_encoder, vda_model_path, vda_metric)
     if vda_metric is None:
@@ -541,7 +544,7 @@ def _vda_depth(network, frames, device, metric):
         segment = frames[start : start + VDA_SEGMENT]
         # It divides by 255 itself. The frame rate is only handed through.
         maps, _ = network.infer_video_depth(
-            np.stack(segment), 1.0, device=device, fp32=device == "cpu"
+            np.stack(segment), 1.0, device=device, fp32=device != "cuda"
         )
         if last is not None:
             if not metric:

@@ -141,14 +141,14 @@ def load_dinov2(
     need("transformers", "DINOv2", "pip install -r requirements.txt")
     device = pick_device(device)
     folder = hub_directory(dino_model, "DINOv2", "dino_model")
-    network = load_pretrained("AutoModel", folder, device, half=device == "cuda")
+    network = load_pretrained("AutoModel", folder, device)
     kind = network.config.model_type
     if kind not in DINO_TYPES:
         raise FrontEndError(
             f"{dino_model} is a {kind!r} model: dino_model must be one of "
             f"{', '.join(DINO_TYPES)}"
         )
-    batch_size = batch_size or (16 if device == "cuda" else 1)
+    batch_size = batch_size or (1 if device == "cpu" else 16)
 
     def maps(frames):
         grid = patch_grid(frames[0].shape[:2], long_side_patches)

@@ -66,15 +66,15 @@ def need_torch(who: str) -> None:
 def pick_device(device: str | None = None) -> str:
     """The device asked for, or else a GPU if there is one, or else the CPU.
 
+    Apple's "mps" only if asked for: CoTracker3 samples volumes, which it cannot.
+
     Raises:
         FrontEndError: if torch has no such device here.
     """
     import torch
 
     if device is None:
-        if torch.cuda.is_available():
-            return "cuda"
-        return "mps" if torch.backends.mps.is_available() else "cpu"
+        return "cuda" if torch.cuda.is_available() else "cpu"
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
@@ -208,14 +208,15 @@ def _cannot_fetch(name, who, option, reason):
     )
 
 
-def load_pretrained(auto_class: str, folder: str, device: str, half: bool):
+def load_pretrained(auto_class: str, folder: str, device: str):
     """A transformers model of a folder, ready to run, with every weight of it.
+
+    In float16 on a GPU, in float32 elsewhere.
 
     Args:
         auto_class: "AutoModel", "AutoModelForDepthEstimation", ...
         folder: of `hub_directory`.
         device: of `pick_device`.
-        half: in float16.
 
     Raises:
         FrontEndError: if the folder holds another kind of model, or weights lack.
@@ -246,6 +247,7 @@ def load_pretrained(auto_class: str, folder: str, device: str, half: bool):
             f"the weights in {folder} do not fit its config.json: {_some(missing)} "
             "missing or of another shape"
         )
+    half = device.startswith("cuda")
     model = model.to(device, torch.float16 if half else torch.float32)
     return model.eval().requires_grad_(False)
 

@@ -562,7 +562,7 @@ def _cotracker_span(model, frames, at, seeds):
     video = np.stack(frames).transpose(0, 3, 1, 2)
     video = torch.from_numpy(video.copy()).to(model.device).float()[None]
     at_once = COTRACKER_WINDOWS[True] if model.online else len(frames)
-    budget = POINT_FRAMES_PER_CALL.get(model.device, POINT_FRAMES_PER_CALL["cpu"])
+    budget = POINT_FRAMES_PER_CALL["cpu" if model.device == "cpu" else "cuda"]
     per_call = max(1, budget // at_once)
     follow = _both_ways_online if model.online else _both_ways_offline
     parts = []

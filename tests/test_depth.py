@@ -484,6 +484,11 @@ def test_weights_of_another_encoder_are_refused(clone, packages):
     )
 
 
+def test_vda_is_not_told_the_number_of_a_device(clone, torch):
+    with pytest.raises(torch_models.FrontEndError, match="CUDA_VISIBLE_DEVICES"):
+        depth.load_depth("vda", vda_repo=clone, device="cuda:1")
+
+
 def test_an_unknown_encoder_is_refused(torch):
     with pytest.raises(torch_models.FrontEndError, match="'vitg': have vits, vitb"):
         depth.load_depth("vda", vda_encoder="vitg")

@@ -1,9 +1,11 @@
 """features.py and torch_models.py with DINOv2 networks built small and random, saved to
 a folder and loaded from it as published ones are."""
 
+import http.server
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -262,6 +264,29 @@ def test_the_hub_cache_is_found_without_network(tmp_path, dino):
     raise torch_models.FrontEndError(f"{model.name} {model.dim}")
 """
     assert run_offline(code, tmp_path)[0] == f"facebook/dinov2-base {DIM}"
+
+
+def test_a_name_that_the_hub_does_not_know(monkeypatch, tmp_path):
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            self.send_error(404)
+
+        def log_message(self, *args):
+            pass
+
+    hub = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=hub.serve_forever, daemon=True).start()
+    endpoint = f"http://127.0.0.1:{hub.server_port}"
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", endpoint)
+    monkeypatch.setattr(torch_models, "cached_directory", lambda name: None)
+    try:
+        with pytest.raises(torch_models.FrontEndError) as error:
+            features.load_features(dino_model="facebook/dinov9")
+    finally:
+        hub.shutdown()
+        hub.server_close()
+    url = f"{endpoint}/facebook/dinov9/resolve/main/config.json"
+    assert one_line(error) == f"DINOv2: no model facebook/dinov9 at {url}"
 
 
 def test_no_such_device_is_one_line(dino):
