@@ -41,7 +41,9 @@ LIBRARY = [
     "features",
     "depth",
     "semantic_points",
+    "video",
     "pipeline",
+    "many_videos",
     "visualize",
 ]
 SCRIPTS = [
@@ -69,7 +71,9 @@ DEMO = [
     "data_loader",
     "training",
     "tracking",
+    "video",
     "pipeline",
+    "many_videos",
     "inference",
     "train",
 ]

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_pipeline import SMALL, make_clip, save_random, write_video
+from test_pipeline import SMALL, save_random
+from video_files import make_clip, write_video
 
 import track_autoencoder_3d
 

@@ -5,15 +5,14 @@ scored is refused."""
 import dataclasses
 import json
 import shutil
-import subprocess
 from pathlib import Path
 
-import imageio_ffmpeg
 import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from video_files import SIZE, make_clip
 
 import checkpointing
 import geometry
@@ -26,8 +25,6 @@ from pipeline import make_options
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "videos"
 SETTINGS = settings(max_examples=50, deadline=None)
 WINDOW = 12  # frames of the small model
-SIZE = (96, 128)
-FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
 SMALL = {
     "num_output_frames": WINDOW,
     "num_latent_tokens": 8,
@@ -74,34 +71,6 @@ def checkpoint(checkpoint_path):
     return checkpointing.load_checkpoint(checkpoint_path)
 
 
-def make_clip(num_frames=30, size=SIZE, step=1.5):
-    """[T, H, W, 3] of coloured waves that drift to the right."""
-    y, x = np.meshgrid(np.arange(size[0]), np.arange(size[1]), indexing="ij")
-    rng = np.random.default_rng(0)
-    waves, phase = rng.normal(0, 0.35, (24, 2)), rng.uniform(0, 6, 24)
-    frames = []
-    for t in range(num_frames):
-        angle = np.multiply.outer(x - step * t, waves[:, 0])
-        angle = angle + np.multiply.outer(y, waves[:, 1]) + phase
-        grey = 128 + 14 * np.cos(angle).sum(axis=-1)
-        frames.append(np.stack([grey, 0.9 * grey, 255 - grey], axis=-1))
-    return np.stack(frames).clip(0, 255).astype(np.uint8)
-
-
-def write_video(path, frames, fps=10):
-    """An H.264 file that loses little."""
-    size = f"{frames.shape[2]}x{frames.shape[1]}"
-    source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-r", fps, "-i", "-"]
-    target = ["-pix_fmt", "yuv420p", "-crf", 4, "-movflags", "+faststart", path]
-    ffmpeg(*source, *target, stdin=np.ascontiguousarray(frames).tobytes())
-    return str(path)
-
-
-def ffmpeg(*arguments, stdin=None):
-    command = [FFMPEG, "-v", "error", "-y", *map(str, arguments)]
-    subprocess.run(command, check=True, input=stdin)
-
-
 def random_tracks(seed=0, num_tracks=40, num_frames=30, share=0.8):
     """Tracks that wander about at depth 1, visible in a random share of the frames."""
     rng = np.random.default_rng(seed)
@@ -127,7 +96,9 @@ def held_out(checkpoint):
 
 @pytest.fixture(scope="module")
 def result(checkpoint):
-    return pipeline.score_video(make_clip(), checkpoint, fps=8, tracking_grid_size=12)
+    return pipeline.score_video(
+        make_clip(), checkpoint, video_fps=8, tracking_grid_size=12
+    )
 
 
 # --- Windows and splits ---
@@ -148,13 +119,36 @@ def test_windows_cover_the_clip_and_overlap_by_half(num_frames, length):
 
 
 @SETTINGS
+@given(data=st.data(), num_frames=st.integers(2, 300), length=st.integers(2, 60))
+def test_windows_do_not_cross_cuts(data, num_frames, length):
+    cuts = sorted(data.draw(st.sets(st.integers(1, num_frames - 1), max_size=5)))
+    shot = np.searchsorted(cuts, np.arange(num_frames), side="right")
+    covered = np.zeros(num_frames, bool)
+    for start, stop in pipeline.clip_windows(num_frames, length, cuts):
+        assert shot[start] == shot[stop - 1] and 2 <= stop - start <= length
+        covered[start:stop] = True
+    assert (covered | (np.bincount(shot) == 1)[shot]).all()
+
+
+@SETTINGS
 @given(num_tracks=st.integers(2, 200), num_splits=st.integers(2, 8))
 def test_splits_are_even_and_repeatable(num_tracks, num_splits):
-    splits = pipeline.deal_splits(num_tracks, num_splits, np.random.default_rng(5))
-    counts = np.bincount(splits, minlength=num_splits)
-    assert counts.max() - counts.min() <= 1 and len(counts) == num_splits
-    again = pipeline.deal_splits(num_tracks, num_splits, np.random.default_rng(5))
-    np.testing.assert_array_equal(again, splits)
+    options = make_options(num_splits=num_splits)
+    held = pipeline.deal_splits(num_tracks, options, np.random.default_rng(5))
+    counts = held.sum(axis=1)
+    assert (held.sum(axis=0) == 1).all()
+    assert counts.max() - counts.min() <= 1 and len(counts) == min(
+        num_splits, num_tracks
+    )
+    again = pipeline.deal_splits(num_tracks, options, np.random.default_rng(5))
+    np.testing.assert_array_equal(again, held)
+
+
+def test_repeated_splits_are_drawn_anew():
+    options = make_options(score_all_points=False, num_splits=3)
+    held = pipeline.deal_splits(80, options, np.random.default_rng(5))
+    assert held.shape == (3, 80) and held.sum(axis=1).tolist() == [20] * 3
+    assert (held[0] != held[1]).any() and (held.sum(axis=0) > 1).any()
 
 
 @SETTINGS
@@ -295,6 +289,7 @@ def make_window(start, stop, ids, value, logit=1.0):
         start,
         stop,
         ids=np.array(ids),
+        splits=np.zeros(len(ids), int),
         tracks=np.full((*shape, 3), value, np.float32),
         visible_logits=np.full((*shape, 1), logit, np.float32),
         query_points=np.tile(np.float32([start, 0, 0, 0]), (len(ids), 1)),
@@ -310,7 +305,7 @@ def test_blend_equals_the_plain_loop():
         make_window(start, stop, rng.permutation(6)[:4], value)
         for start, stop, value in [(0, 8, 1), (4, 12, 5), (7, 15, 9)]
     ]
-    ids, tracks, logits, counted = pipeline.blend(windows, 7, 15)
+    ids, _, tracks, logits, counted = pipeline.blend(windows, 7, 15)
     assert ids.tolist() == sorted({i for w in windows for i in w.ids})
     for row, i in enumerate(ids):
         for t in range(15):
@@ -329,7 +324,7 @@ def test_blend_equals_the_plain_loop():
 
 def test_out_of_reach_the_nearest_prediction_stands():
     windows = [make_window(2, 4, [1], 3.0), make_window(8, 10, [1], 7.0)]
-    ids, tracks, logits, counted = pipeline.blend(windows, 3, 12)
+    ids, _, tracks, logits, counted = pipeline.blend(windows, 3, 12)
     assert ids.tolist() == [1]
     np.testing.assert_array_equal(
         tracks[0, :, 0], [3] * 6 + [7] * 6
@@ -412,7 +407,7 @@ def test_shorter_windows_when_so_asked(checkpoint):
 
 
 def test_same_seed_same_score_and_another_seed_another(result, checkpoint):
-    options = {"fps": 8, "tracking_grid_size": 12}
+    options = {"video_fps": 8, "tracking_grid_size": 12}
     again = pipeline.score_video(make_clip(), checkpoint, **options)
     other = pipeline.score_video(make_clip(), checkpoint, seed=1, **options)
     assert again.score | {"seconds": 0} == result.score | {"seconds": 0}
@@ -532,31 +527,7 @@ def test_scores_without_a_number_become_null(result, tmp_path):
     assert found["per_frame"] == [None, 0.5] and found["realism_std"] is None
 
 
-# --- Reading video ---
-
-
-@pytest.fixture(scope="module")
-def video_file(tmp_path_factory):
-    return write_video(tmp_path_factory.mktemp("videos") / "clip.mp4", make_clip())
-
-
-def test_a_video_is_read_as_it_was_written(video_file):
-    video = pipeline.read_video(video_file)
-    assert video.size == SIZE and video.fps == 10 and video.codec == "h264"
-    assert len(video.frames) == 30 and video.warnings == ()
-    assert video.frames[0].dtype == np.uint8
-    difference = np.abs(np.stack(video.frames).astype(int) - make_clip())
-    # Colours are stored at half resolution; red and blue exchanged would give 60.
-    assert difference.mean() < 10
-
-
-def test_start_and_duration(video_file):
-    video = pipeline.read_video(video_file, start=0.5, duration=1.2)
-    assert video.frame_indices.tolist() == list(range(5, 17))
-    whole = pipeline.read_video(video_file)
-    np.testing.assert_array_equal(video.frames, whole.frames[5:17])
-    with pytest.raises(pipeline.VideoError, match=r"0 frame\(s\) from 60.0 s on"):
-        pipeline.read_video(video_file, start=60.0)
+# --- Sizes ---
 
 
 def test_large_frames_are_reduced_and_coordinates_are_not(checkpoint, tmp_path):
@@ -573,74 +544,6 @@ def test_large_frames_are_reduced_and_coordinates_are_not(checkpoint, tmp_path):
         large.points["coords"], small.points["coords"], atol=1e-6
     )
     assert large.score["intrinsics"]["value"] == [768, 768, 384, 288]
-
-
-@pytest.mark.parametrize("degrees", [90, 180])
-def test_rotation_in_the_metadata_is_honoured(video_file, tmp_path, degrees):
-    turned = tmp_path / "turned.mp4"
-    ffmpeg("-display_rotation", degrees, "-i", video_file, "-c", "copy", turned)
-    video = pipeline.read_video(turned)
-    assert video.size == (SIZE[::-1] if degrees == 90 else SIZE)
-    assert video.rotation == (270 if degrees == 90 else 180)
-    upright = np.rot90(pipeline.read_video(video_file).frames[3], degrees // 90)
-    assert np.abs(video.frames[3].astype(int) - upright).mean() < 2
-
-
-def test_a_truncated_file_is_read_as_far_as_it_goes(video_file, tmp_path):
-    cut = tmp_path / "cut.mp4"
-    data = Path(video_file).read_bytes()
-    cut.write_bytes(data[: len(data) * 6 // 10])
-    video = pipeline.read_video(cut)
-    assert 2 <= len(video.frames) < 30
-    assert "of 30 frames could be decoded" in video.warnings[0]
-
-
-def test_variable_frame_rate_repeats_and_drops_nothing(video_file, tmp_path):
-    path = tmp_path / "vfr.mp4"
-    chosen = "select='lt(n,10)+not(mod(n,5))'"
-    ffmpeg("-i", video_file, "-vf", chosen, "-fps_mode", "vfr", path)
-    assert len(pipeline.read_video(path).frames) == 14
-
-
-def test_grey_video(video_file, tmp_path):
-    path = tmp_path / "grey.mp4"
-    ffmpeg("-i", video_file, "-pix_fmt", "gray", path)
-    frame = pipeline.read_video(path).frames[0]
-    assert frame.shape == (*SIZE, 3) and np.ptp(frame, axis=-1).max() == 0
-
-
-def test_what_is_no_video_is_refused(video_file, tmp_path):
-    (tmp_path / "text.mp4").write_text("not a video")
-    (tmp_path / "empty.mp4").touch()
-    ffmpeg("-f", "lavfi", "-i", "sine=d=1", tmp_path / "audio.m4a")
-    write_video(tmp_path / "one.mp4", make_clip(1))
-    write_video(tmp_path / "tiny.mp4", make_clip(4, (32, 80)))
-    for name, message in {
-        "missing.mp4": "no such file",
-        ".": "is a directory",
-        "text.mp4": "no frame that can be decoded",
-        "empty.mp4": "no frame that can be decoded",
-        "audio.m4a": "audio only",
-        "one.mp4": r"1 frame\(s\): need at least 2",
-        "tiny.mp4": "80x32 px: need at least 64",
-    }.items():
-        with pytest.raises(pipeline.VideoError, match=message) as caught:
-            pipeline.read_video(tmp_path / name)
-        assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "frames, message",
-    [
-        (np.zeros((1, 80, 80, 3), np.uint8), "1 frame"),
-        (np.zeros((4, 80, 80, 3)), "float64"),
-        (np.zeros((4, 80, 80), np.uint8), r"need uint8 \[T, H, W, 3\]"),
-        (np.zeros((4, 80, 40, 3), np.uint8), "40x80 px"),
-    ],
-)
-def test_arrays_that_are_no_clip_are_refused(frames, message, checkpoint):
-    with pytest.raises(pipeline.VideoError, match=message):
-        pipeline.score_video(frames, checkpoint)
 
 
 # --- What cannot be scored ---
@@ -677,13 +580,17 @@ def test_tracks_that_are_sometimes_alone_are_scored(checkpoint):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"preset": "full"}, "cannot run: it needs the CoTracker3"),
-        ({"preset": "maxi"}, "no preset 'maxi': have mini"),
+        ({"preset": "maxi"}, "no preset 'maxi': have mini, full"),
         ({"tracker": "klt"}, "no tracker 'klt': have lk"),
         ({"num_splits": 1}, "num_splits is 1, must be at least 2"),
         ({"num_support_tracks": 0}, "num_support_tracks is 0"),
         ({"seed": -1}, "seed is -1"),
         ({"duration": 0.0}, "duration is 0.0 s"),
+        ({"fps": -1.0}, "fps is -1.0, must be more than 0"),
+        ({"fov": 180.0}, "fov is 180.0 degrees"),
+        ({"intrinsics": (1, 1, 5)}, "need fx, fy, cx, cy"),
+        ({"intrinsics": (0, 1, 5, 5)}, "need fx, fy, cx, cy"),
+        ({"intrinsics": (9, 9, 5, 5), "fov": 60.0}, "give intrinsics or fov, not both"),
         ({"num_output_frames": 13}, "num_output_frames is 13, but small.npz has 12"),
     ],
 )
