@@ -21,6 +21,7 @@ import scoring
 import track_autoencoder
 import track_autoencoder_3d
 from pipeline import make_options
+from video import video_from_array
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "videos"
 SETTINGS = settings(max_examples=50, deadline=None)
@@ -621,6 +622,297 @@ def test_a_missing_checkpoint_is_named(tmp_path):
 def test_none_leaves_the_presets_value():
     options = make_options("mini", seed=None, num_splits=2)
     assert options == dataclasses.replace(pipeline.PRESETS["mini"], num_splits=2)
+
+
+# --- Shots and borders ---
+
+
+def test_windows_and_tracks_stay_within_a_shot(checkpoint):
+    """Two places joined: every track is seen in one of them only."""
+    first, second = make_clip(14), make_clip(16)[:, ::-1]
+    joined = np.concatenate([first, second])
+    result = pipeline.score_video(joined, checkpoint, tracking_grid_size=10)
+    assert result.score["cuts"] == [14]
+    spans = [(w["start"], w["stop"]) for w in result.score["windows"]]
+    assert spans == [(0, 12), (2, 14), (14, 26), (18, 30)]
+    seen = result.points["visibs"]
+    assert not (seen[:14].any(axis=0) & seen[14:].any(axis=0)).any()
+    assert seen[:14].any() and seen[14:].any()
+    alone = pipeline.score_video(first, checkpoint, tracking_grid_size=10)
+    count = len(alone.points["coords"][0])
+    np.testing.assert_array_equal(
+        result.points["coords"][:14, :count], alone.points["coords"]
+    )
+    one_shot = pipeline.score_video(
+        joined, checkpoint, tracking_grid_size=10, ignore_cuts=True
+    )
+    assert one_shot.score["cuts"] == [] and one_shot.score["windows"][1]["stop"] == 18
+
+
+def test_borders_get_no_points(checkpoint):
+    clip = make_clip(10, (144, 128))
+    clip[:, :30], clip[:, -30:] = 16, 16
+    clip[4, :30] = 17  # as compression has it
+    result = pipeline.score_video(clip, checkpoint, tracking_grid_size=10)
+    assert result.score["boxes"] == [[0, 32, 128, 112]]
+    camera = geometry.default_intrinsics(144, 128)
+    y = geometry.project(result.points["coords"], camera)[..., 1]
+    seen = y[result.points["visibs"]]
+    assert len(seen) and seen.min() > 32 and seen.max() < 112
+    assert result.score["frame_size"] == [128, 144]
+
+
+def test_repeated_frames_do_not_count(checkpoint):
+    """A 24 fps clip shown at 30 is scored as the clip itself."""
+    clip = make_clip(20)
+    shown = clip[np.arange(25) * 4 // 5]
+    options = {"tracking_grid_size": 10}
+    result = pipeline.score_video(shown, checkpoint, video_fps=30, **options)
+    assert result.realism == pipeline.score_video(clip, checkpoint, **options).realism
+    assert result.score["num_frames"] == 20 and result.score["fps"] == 24
+    assert "5 repeated frames dropped" in result.score["notes"][0]
+    assert result.points["frame_indices"].tolist() == [
+        t for t in range(25) if t % 5 != 1
+    ]
+
+
+# --- Repeated splits ---
+
+
+def test_repeated_splits_give_a_mean_and_a_spread(checkpoint):
+    tracks = random_tracks()
+    options = make_options(score_all_points=False, num_splits=3, num_support_tracks=20)
+    found = pipeline.hold_out(tracks, checkpoint, options)
+    assert np.bincount(found.splits).tolist() == [10] * 3
+    pairs = set(zip(found.ids, found.splits, strict=True))
+    assert len(pairs) == 30
+    for window in found.windows:
+        for split, support in enumerate(window.support):
+            assert not {(i, split) for i in support} & pairs
+    stub = checkpointing.Checkpoint(None, {}, None, "none", "", {})
+    result = pipeline.make_result(tracks, found, stub, options, None)
+    each = []
+    for split in range(3):
+        rows = found.splits == split
+        statistics = scoring.held_out_statistics(
+            tracks.tracks[found.ids[rows]],
+            tracks.visible[found.ids[rows], :, 0] > 0,
+            found.tracks[rows],
+            found.visible_logits[rows, :, 0] > 0,
+            tracks.intrinsics,
+            tracks.size,
+            found.counted[rows].astype(float),
+        )
+        each.append(scoring.realism(statistics))
+    assert result.realism == pytest.approx(np.mean(each))
+    assert result.score["realism_std"] == pytest.approx(np.std(each))
+    unique = np.unique(found.ids)
+    assert result.points["coords"].shape[1] == len(unique) < 30
+    assert result.score["num_tracks"] == len(unique)
+
+
+# --- Cameras, features and depth ---
+
+
+def test_a_camera_that_is_given():
+    size = (96, 128)
+    camera, source = pipeline.camera_of(make_options(intrinsics=(90, 91, 60, 50)), size)
+    assert camera.tolist() == [90, 91, 60, 50] and source == "given"
+    camera, source = pipeline.camera_of(make_options(fov=90.0), size)
+    np.testing.assert_allclose(camera, [64, 64, 64, 48])
+    assert "field of view of 90 degrees" in source
+
+
+def test_depth_lifts_points_and_is_seen_around_them():
+    rng = np.random.default_rng(0)
+    video = video_from_array(make_clip(4))
+    pixels = rng.uniform(5, 90, (6, 4, 2)).astype(np.float32)
+    tracks = pipeline.tracking.Tracks2D(pixels, np.ones((6, 4, 1), np.float32))
+    maps = rng.uniform(1, 5, (4, 24, 32)).astype(np.float32)
+    lifted = pipeline.lift_tracks(tracks, video, depth=maps)
+    z = geometry.bilinear_sample(maps, pixels, SIZE)
+    np.testing.assert_allclose(lifted.tracks[..., 2], z, rtol=1e-6)
+    back = geometry.project(lifted.tracks, lifted.intrinsics)
+    np.testing.assert_allclose(back, pixels, atol=1e-3)
+    wanted = geometry.depth_features(maps[1:3], pixels[:, 1:3], z[:, 1:3], 2.0, SIZE)
+    shown = np.array([4, 1])
+    batch = pipeline.features_shown(
+        {"depth": lifted.depth(1, 3)},
+        shown,
+        lifted.tracks[:, 1:3],
+        np.ones((6, 2), bool),
+        2.0,
+    )
+    np.testing.assert_allclose(batch["depth_features"], wanted[shown], atol=2e-3)
+
+
+def test_features_reach_the_model(checkpoint):
+    """As the model gets them when it is called by hand, window by window."""
+    tracks = random_tracks(num_tracks=12, num_frames=WINDOW, share=1.0)
+    rng = np.random.default_rng(0)
+    dino = rng.normal(size=(12, WINDOW, 768)).astype(np.float16)
+    taps = rng.normal(size=(12, WINDOW, 225)).astype(np.float16)
+    given = dataclasses.replace(
+        tracks, dino=lambda a, b: dino[:, a:b], depth=lambda a, b: taps[:, a:b]
+    )
+    options = make_options(num_support_tracks=20)
+    found = pipeline.hold_out(given, checkpoint, options)
+    window = found.windows[0]
+    shown, asked = window.support[1], np.flatnonzero(window.splits == 1)
+    scale = window.scale[1]
+    z = tracks.tracks[shown, :, 2].astype(np.float32)
+    waves = geometry.depth_waves(z, scale)
+    batch = {
+        "support_tracks": (tracks.tracks[shown] / scale)[None],
+        "support_tracks_visible": np.ones((1, len(shown), WINDOW, 1), np.float32),
+        "query_points": (window.query_points[asked] / [1, scale, scale, scale])[None],
+        "boundary_frame": np.array([WINDOW]),
+        "dino_features": dino[shown][None],
+        "depth_features": np.concatenate([taps[shown], waves], -1)[None],
+    }
+    out = jax.jit(checkpoint.model.apply)({"params": checkpoint.params}, batch)
+    np.testing.assert_allclose(
+        window.tracks[asked], out.tracks[0] * scale, atol=2e-3, rtol=1e-3
+    )
+    without = pipeline.hold_out(
+        given, checkpoint, dataclasses.replace(options, use_dino=False, use_depth=False)
+    )
+    plain = pipeline.hold_out(tracks, checkpoint, options)
+    np.testing.assert_array_equal(without.tracks, plain.tracks)
+    assert np.abs(found.tracks - plain.tracks).max() > 1e-4
+
+
+def test_features_that_are_asked_for_must_be_there(checkpoint):
+    for name in ("dino", "depth"):
+        with pytest.raises(pipeline.PipelineError, match=f"come without {name} feat"):
+            options = make_options(**{f"use_{name}": True})
+            pipeline.hold_out(random_tracks(), checkpoint, options)
+
+
+def test_features_that_the_checkpoint_lacks_are_refused(tmp_path):
+    model = track_autoencoder_3d.make_model("mini", **SMALL, use_dino=False)
+    path = save_random(tmp_path / "plain.npz", model)
+    with pytest.raises(pipeline.PipelineError, match="trained without dino features"):
+        pipeline.score_video(make_clip(4), path, use_dino=True)
+
+
+def test_front_ends_are_those_that_the_checkpoint_takes(checkpoint, caplog):
+    """A preset's front end for what the model lacks is left out, and that is said."""
+    config = dataclasses.replace(checkpoint.config, use_dino=False)
+    lacking = dataclasses.replace(checkpoint, config=config)
+    options = make_options(features="dinov2")
+    with caplog.at_level("INFO", logger="pipeline"):
+        found = pipeline.load_front_ends(options, lacking)
+    assert found.features is None and found.names["features"] is None
+    assert "dino features: not used, small.npz was trained without" in caplog.text
+    assert pipeline._front_end_name(options, checkpoint, "dino") == "dinov2"
+    assert pipeline._front_end_name(options, checkpoint, "depth") is None
+    switched_off = make_options(features="dinov2", use_dino=False)
+    assert pipeline._front_end_name(switched_off, checkpoint, "dino") is None
+    asked = make_options(use_depth=True)
+    assert pipeline._front_end_name(asked, checkpoint, "depth") == "vda"
+
+
+def test_a_front_end_that_is_not_here_is_one_line():
+    with pytest.raises(pipeline.PipelineError, match="not here yet: use preset 'mini'"):
+        pipeline._front_end("no_such_front_end")
+
+
+# --- Tracks from elsewhere ---
+
+
+def moving_camera(num_frames):
+    """World-to-camera [T, 4, 4] that turns and moves."""
+    poses = np.tile(np.eye(4), (num_frames, 1, 1))
+    angle = np.linspace(0, 0.4, num_frames)
+    poses[:, 0, 0] = poses[:, 2, 2] = np.cos(angle)
+    poses[:, 0, 2], poses[:, 2, 0] = np.sin(angle), -np.sin(angle)
+    poses[:, :3, 3] = np.linspace([0, 0, 0], [0.3, -0.2, 0.1], num_frames)
+    return poses
+
+
+def test_tracks_of_the_design_and_of_tapip3d_score_the_same(checkpoint, tmp_path):
+    tracks = random_tracks(num_tracks=24, num_frames=15)
+    visible, camera = tracks.visible, tracks.intrinsics
+    np.savez(
+        tmp_path / "ours.npz",
+        tracks_3d=tracks.tracks, visible=visible, intrinsics=camera,
+    )  # fmt: skip
+    poses = moving_camera(15)
+    world = geometry.camera_to_world(tracks.tracks, poses)
+    np.savez(
+        tmp_path / "tapip3d.npz",
+        coords=world.transpose(1, 0, 2).astype(np.float32),
+        visibs=visible[..., 0].T > 0,
+        extrinsics=poses.astype(np.float32),
+        intrinsics=np.tile(geometry.intrinsics_matrix(camera), (15, 1, 1)),
+        video=make_clip(15).transpose(0, 3, 1, 2) / np.float32(255),
+        query_points=np.zeros((24, 4)),
+    )
+    options = make_options(num_support_tracks=20)
+    ours, theirs = (
+        pipeline.score_tracks_file(tmp_path / f"{name}.npz", checkpoint, options)
+        for name in ("ours", "tapip3d")
+    )
+    assert theirs.realism == pytest.approx(ours.realism, abs=1e-3)
+    assert ours.score["frame_size"] == theirs.score["frame_size"] == [128, 96]
+    assert ours.score["video"] == str(tmp_path / "ours.npz") and ours.video is None
+    assert ours.score["backends"] == dict.fromkeys(("tracker", "features", "depth"))
+    np.testing.assert_array_equal(np.stack(theirs.video.frames), make_clip(15))
+    # What is written is in the world again, and its extrinsics lead to the camera.
+    np.testing.assert_allclose(theirs.points["extrinsics"], poses, atol=1e-6)
+    np.testing.assert_allclose(
+        theirs.points["coords"], world.transpose(1, 0, 2), atol=1e-5
+    )
+    for result in (ours, theirs):
+        pipeline.save_result(result, tmp_path / "out")
+    again = pipeline.read_tracks(tmp_path / "out" / "result_with_scores.npz")[0]
+    np.testing.assert_allclose(again.tracks, tracks.tracks, atol=1e-4)
+
+
+def test_features_beside_tracks_are_used(tmp_path):
+    tracks = random_tracks(num_tracks=5, num_frames=6)
+    rng = np.random.default_rng(0)
+    dino, depth = rng.normal(size=(5, 6, 8)), rng.normal(size=(5, 6, 256))
+    np.savez(
+        tmp_path / "t.npz",
+        tracks_3d=tracks.tracks, visible=tracks.visible, height=96, width=128,
+        dino_features=dino, depth_features=depth,
+    )  # fmt: skip
+    found, video = pipeline.read_tracks(tmp_path / "t.npz", make_options(fov=60.0))
+    assert video is None and found.size == (96, 128)
+    np.testing.assert_array_equal(found.dino(2, 5), dino[:, 2:5])
+    np.testing.assert_array_equal(found.depth(2, 5), depth[:, 2:5, :225])
+    assert found.intrinsics[0] == pytest.approx(64 / np.tan(np.radians(30)))
+
+
+def test_tracks_that_cannot_be_read_are_refused(tmp_path):
+    (tmp_path / "text.npz").write_text("no arrays")
+    tracks = random_tracks(num_tracks=5, num_frames=6)
+    np.savez(tmp_path / "half.npz", tracks_3d=tracks.tracks)
+    coords = tracks.tracks.transpose(1, 0, 2)
+    np.savez(tmp_path / "shape.npz", coords=coords, visibs=np.ones((5, 6)))
+    np.savez(tmp_path / "size.npz", coords=coords, visibs=np.ones((6, 5)))
+    poses = np.eye(4)[None].repeat(3, 0)
+    np.savez(
+        tmp_path / "poses.npz", coords=coords, visibs=np.ones((6, 5)), extrinsics=poses
+    )
+    np.savez(
+        tmp_path / "video.npz",
+        coords=coords, visibs=np.ones((6, 5)), video=np.zeros((4, 3, 64, 64)),
+    )  # fmt: skip
+    for name, message in {
+        "missing": "no such file",
+        "text": "is no .npz that can be read",
+        "half": "has no visible",
+        "shape": r"must be \[T, N, 3\] and \[T, N\]",
+        "size": "how large are its frames",
+        "poses": r"must be \[4, 4\] or \[6, 4, 4\]",
+        "video": "must be of the tracks' 6 frames",
+    }.items():
+        with pytest.raises(pipeline.PipelineError, match=message) as caught:
+            pipeline.read_tracks(tmp_path / f"{name}.npz")
+        assert "\n" not in str(caught.value)
 
 
 # --- Real clips ---
