@@ -1,79 +1,109 @@
-"""Scores how real the motion in a video is.
+"""Scores how real the motion in a video is, or in many.
 
     python inference.py --video_path=clip.mp4 --output_dir=outputs/clip
+    python inference.py --video_path=clips --output_dir=outputs
 
 Writes score.json, result_with_scores.npz (points and their scores, for the visualizer),
 predictions.npz and video_info.txt to the output directory, says on the way what it
-decided, and ends with a short table. What the user can put right ends in one line on
-stderr and exit code 1.
+decided, and ends with a short table. Of many videos (a directory, a glob, a CSV) each
+gets a sub-folder, and scores.csv a row; a second run goes on where the first stopped.
+What the user can put right ends in one line on stderr and exit code 1.
 """
 
+import functools
 import logging
 import os
 import sys
+import tempfile
 
 import cv2
 from absl import app, flags
 
-import checkpointing
+import many_videos
 import pipeline
 from files import keep_compiled_programs
+from video import check_file
 
 FLAGS = flags.FLAGS
 
+# Flags that are fields of pipeline.Options; without one, the preset's value holds.
 OPTIONS = (
     "seed",
     "start",
     "duration",
+    "fps",
+    "ignore_cuts",
+    "fov",
+    "tracker",
     "tracking_grid_size",
     "num_splits",
+    "score_all_points",
     "num_support_tracks",
     "num_query_points",
     "num_output_frames",
+    "use_dino",
+    "use_depth",
+    "depth",
+    "dino_model",
+    "vda_repo",
+    "vda_encoder",
+    "vda_model_path",
+    "vda_metric",
+    "cotracker_repo",
+    "cotracker_checkpoint",
 )
 
 
 def define_flags() -> None:
     """Called where this file is run; importing it defines nothing."""
-    flags.DEFINE_string("video_path", None, "The video to score.")
+    define_input_flags()
+    define_scoring_flags()
+    define_front_end_flags()
+
+
+def define_input_flags() -> None:
+    """What is read and written."""
+    flags.DEFINE_string(
+        "video_path",
+        None,
+        "The video to score; or many: a directory, a glob (in quotes), or a CSV with a "
+        "column video_path.",
+    )
+    flags.DEFINE_string(
+        "tracks_path",
+        None,
+        "Tracks to score instead of a video: .npz with tracks_3d and visible, or as "
+        "TAPIP3D writes them; or many, as for --video_path.",
+    )
     flags.DEFINE_string("output_dir", "./inference_output", "Directory to write to.")
-    flags.DEFINE_string(
-        "preset",
-        "mini",
-        "Defaults for all that follows. mini: Lucas-Kanade tracks, depth unknown, the "
-        "small model that comes with this repository. full (not here yet): CoTracker3, "
-        "DINOv2, Video-Depth-Anything.",
+    flags.DEFINE_boolean(
+        "overwrite", False, "Of many videos, score again those that are finished."
     )
-    flags.DEFINE_string(
-        "checkpoint_path", None, "The model; by default checkpoints/3dspa_mini.npz."
+    flags.DEFINE_integer(
+        "num_shards", 1, "Of many videos, score only every so many-th,"
     )
-    flags.DEFINE_integer("seed", 0, "Of the choice of tracks. Same seed, same score.")
+    flags.DEFINE_integer("shard_index", 0, "from this one on, counted from 0.")
     flags.DEFINE_float("start", None, "Seconds of the video to leave out.")
     flags.DEFINE_float(
         "duration", None, "Seconds of the video to score; all by default."
     )
-    flags.DEFINE_integer(
-        "tracking_grid_size",
+    flags.DEFINE_float(
+        "fps",
         None,
-        "Points are seeded on a grid this wide. Default: 32.",
+        "Frames per second to keep. Default: the video's; above 30, every second, "
+        "third... of its frames.",
     )
-    flags.DEFINE_integer(
-        "num_splits",
+    flags.DEFINE_boolean(
+        "ignore_cuts", None, "Take the video for one shot, whatever it shows."
+    )
+    flags.DEFINE_list(
+        "intrinsics",
         None,
-        "Each track is predicted once, in one of this many splits. Default: 4.",
+        "fx,fy,cx,cy in pixels of the video. Default: fx = fy = its longer side, "
+        "centred.",
     )
-    flags.DEFINE_integer(
-        "num_support_tracks",
-        None,
-        "At most this many tracks are shown to the model. Default: 128.",
-    )
-    flags.DEFINE_integer(
-        "num_query_points",
-        None,
-        "At most this many tracks are predicted per window and split; all by default.",
-    )
-    flags.DEFINE_integer(
-        "num_output_frames", None, "Frames in a window; the checkpoint's by default."
+    flags.DEFINE_float(
+        "fov", None, "Horizontal field of view in degrees, instead of --intrinsics."
     )
     flags.DEFINE_integer(
         "result_video_size",
@@ -87,6 +117,84 @@ def define_flags() -> None:
     )
 
 
+def define_scoring_flags() -> None:
+    """What is scored and how."""
+    flags.DEFINE_string(
+        "preset",
+        "mini",
+        "Defaults for all that follows. mini: Lucas-Kanade tracks, depth unknown, no "
+        "downloads. full: CoTracker3, DINOv2 and Video-Depth-Anything.",
+    )
+    flags.DEFINE_string(
+        "checkpoint_path", None, "The model; by default checkpoints/3dspa_mini.npz."
+    )
+    flags.DEFINE_integer("seed", 0, "Of the choice of tracks. Same seed, same score.")
+    flags.DEFINE_integer(
+        "tracking_grid_size",
+        None,
+        "Points are seeded on a grid this wide. Default: 32; full: 64.",
+    )
+    flags.DEFINE_integer(
+        "num_splits",
+        None,
+        "Into how many splits of support and query tracks are dealt. Default: 4; full: "
+        "1.",
+    )
+    flags.DEFINE_boolean(
+        "score_all_points",
+        None,
+        "Hold out every track once, in one of the splits; else a quarter of them, "
+        "drawn anew for each split. Default: yes; full: no.",
+    )
+    flags.DEFINE_integer(
+        "num_support_tracks",
+        None,
+        "At most this many tracks are shown to the model. Default: 128; full: 2048.",
+    )
+    flags.DEFINE_integer(
+        "num_query_points",
+        None,
+        "At most this many tracks are predicted per window and split. Default: all; "
+        "full: 512.",
+    )
+    flags.DEFINE_integer(
+        "num_output_frames", None, "Frames in a window; the checkpoint's by default."
+    )
+
+
+def define_front_end_flags() -> None:
+    """Trackers and networks."""
+    flags.DEFINE_string("tracker", None, "lk, or cotracker3. Default: the preset's.")
+    flags.DEFINE_boolean(
+        "use_dino",
+        None,
+        "DINOv2 features. Default, with --preset=full: if the model was trained with "
+        "them.",
+    )
+    flags.DEFINE_boolean(
+        "use_depth", None, "Depth and depth features. Default: as --use_dino."
+    )
+    flags.DEFINE_string(
+        "depth",
+        None,
+        "vda (Video-Depth-Anything), a transformers model by name or directory, or an "
+        ".npz of depth maps. Default, with --preset=full: vda.",
+    )
+    flags.DEFINE_string("dino_model", None, "DINOv2 by name or directory.")
+    flags.DEFINE_string("vda_repo", None, "A clone of Video-Depth-Anything.")
+    flags.DEFINE_string("vda_encoder", None, "vits, vitb or vitl.")
+    flags.DEFINE_string(
+        "vda_model_path",
+        None,
+        "Its weights; checkpoints/video_depth_anything_ENCODER.pth by default.",
+    )
+    flags.DEFINE_boolean(
+        "vda_metric", None, "Whether they give metres; by default by their name."
+    )
+    flags.DEFINE_string("cotracker_repo", None, "A clone of co-tracker.")
+    flags.DEFINE_string("cotracker_checkpoint", None, "Its weights.")
+
+
 def quiet_video_decoder() -> None:
     """A damaged file is reported once, by us, not by every layer below."""
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
@@ -97,10 +205,11 @@ def log_decisions() -> None:
     """What the library logs goes to stderr, as plain lines."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
-    logger = logging.getLogger("pipeline")
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
+    for name in ("pipeline", "many_videos"):
+        logger = logging.getLogger(name)
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
     logging.getLogger("jax").setLevel(logging.WARNING)
 
 
@@ -115,6 +224,12 @@ def table(result: pipeline.Result, paths: list[str]) -> str:
         ("points within", f"{score['average_pts_within_thresh']:.4f}"),
         ("visibility right", f"{score['occlusion_accuracy']:.4f}"),
         ("rests on", _basis(score)),
+        *(
+            ("cuts", "at frames " + ", ".join(map(str, c)))
+            for c in [score["cuts"]]
+            if c
+        ),
+        *(("note", note) for note in score["notes"]),
         *(("warning", warning) for warning in score["warnings"]),
         *(("written", path) for path in paths),
     ]
@@ -137,21 +252,63 @@ def check_output_dir(path: str) -> None:
         above = os.path.dirname(above)
     if not os.path.isdir(above):
         raise pipeline.PipelineError(f"cannot write to {path}: {above} is a file")
-    if not os.access(above, os.W_OK | os.X_OK):
-        raise pipeline.PipelineError(f"cannot write to {path}: permission denied")
+    try:  # asking for permissions says nothing of read-only disks, or to root
+        with tempfile.TemporaryFile(dir=above):
+            pass
+    except OSError as error:
+        reason = error.strerror or error
+        raise pipeline.PipelineError(f"cannot write to {path}: {reason}") from error
 
 
-def run() -> str:
-    """Scores the video that the flags name and returns the table."""
-    if FLAGS.video_path is None:
-        raise pipeline.PipelineError("which video? give --video_path=FILE")
+def given_options() -> dict:
+    """The fields of pipeline.Options that the flags give."""
+    given = {name: FLAGS[name].value for name in OPTIONS}
+    if FLAGS.intrinsics is None:
+        return given
+    try:
+        camera = tuple(float(x) for x in FLAGS.intrinsics)
+    except ValueError:
+        raise pipeline.PipelineError(
+            f"intrinsics are {','.join(FLAGS.intrinsics)}: need numbers fx,fy,cx,cy"
+        ) from None
+    return given | {"intrinsics": camera}
+
+
+def run() -> tuple[str, bool]:
+    """Scores what the flags name; what to print, and whether all went well."""
+    column = "video_path" if FLAGS.tracks_path is None else "tracks_path"
+    path = FLAGS[column].value
+    if path is None or None not in (FLAGS.video_path, FLAGS.tracks_path):
+        raise pipeline.PipelineError(
+            "which video? give --video_path=FILE, or --tracks_path=FILE"
+        )
     check_output_dir(FLAGS.output_dir)
-    result = pipeline.score_video(
-        FLAGS.video_path,
-        FLAGS.checkpoint_path,
-        preset=FLAGS.preset,
-        **{name: FLAGS[name].value for name in OPTIONS},
-    )
+    given = given_options()
+    options = pipeline.make_options(FLAGS.preset, **given)
+    paths = many_videos.find_inputs(path, column)
+    if paths is None and column == "video_path":
+        check_file(path)  # before a model is loaded for nothing
+    checkpoint = pipeline.load_checkpoint(FLAGS.checkpoint_path, options)
+    if column == "video_path":
+        score = functools.partial(
+            pipeline.score_video,
+            checkpoint=checkpoint,
+            preset=FLAGS.preset,
+            front_ends=pipeline.load_front_ends(options, checkpoint),
+            **given,
+        )
+    else:
+        score = functools.partial(
+            pipeline.score_tracks_file, checkpoint=checkpoint, options=options
+        )
+    if paths is None:
+        return run_one(score, path), True
+    return run_many(score, paths, options, checkpoint)
+
+
+def run_one(score, path) -> str:
+    """Scores one file, into the output directory itself."""
+    result = score(path)
     try:
         paths = pipeline.save_result(result, FLAGS.output_dir, FLAGS.result_video_size)
     except OSError as error:
@@ -161,6 +318,27 @@ def run() -> str:
     return table(result, paths)
 
 
+def run_many(score, paths, options, checkpoint) -> tuple[str, bool]:
+    """Scores many files, into a sub-folder each."""
+    logging.getLogger("pipeline").setLevel(logging.WARNING)
+    tally = many_videos.score_many(
+        paths,
+        FLAGS.output_dir,
+        score,
+        options,
+        checkpoint,
+        overwrite=FLAGS.overwrite,
+        num_shards=FLAGS.num_shards,
+        shard_index=FLAGS.shard_index,
+        result_video_size=FLAGS.result_video_size,
+    )
+    text = (
+        f"{tally.scored} scored, {tally.finished} finished before, {tally.failed} "
+        f"failed\nsee scores*.csv in {FLAGS.output_dir}"
+    )
+    return text, not tally.failed
+
+
 def main(argv):
     if len(argv) > 1:
         sys.exit(f"do not know what to do with {argv[1]!r}: give --video_path=FILE")
@@ -168,9 +346,14 @@ def main(argv):
     log_decisions()
     keep_compiled_programs(FLAGS.jax_cache_dir)
     try:
-        print(run())
-    except (pipeline.PipelineError, checkpointing.CheckpointError) as error:
+        text, is_well = run()
+    except pipeline.USER_ERRORS as error:
         sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit("interrupted: what was finished is there; the same command goes on")
+    print(text)
+    if not is_well:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

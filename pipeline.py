@@ -6,38 +6,42 @@
 
 From top to bottom:
 
-    PipelineError, VideoError, NothingToTrack   what a user can cause, in one line each
+    PipelineError, NothingToTrack, USER_ERRORS
+                            what a user can cause, in one line each
     Options, PRESETS        what can be chosen, and the defaults by name
-    read_video              a file to frames -> Video
+    Tracks3D, Result        tracks in space; what is known about a clip in the end
     score_video             all of it: video -> tracks -> 3D -> score -> Result
+    prepare, track_shots    a video without repeats, cut into shots -> Tracks2D
+    FrontEnds, load_front_ends          the networks of the options, loaded once
     lift_tracks             2D tracks to the camera frame -> Tracks3D
     score_tracks            Tracks3D -> Result
     clip_windows, deal_splits           which frames, and which tracks, go together
-    hold_out                every track predicted from others -> HeldOut
+    hold_out                tracks predicted from others -> HeldOut
     predict_window          one window, every split -> WindowPrediction
-    blend                   windows -> one prediction per track and frame
+    blend                   windows -> one prediction per track, split and frame
     make_result             HeldOut -> scores, and the arrays of the files
+    read_tracks, score_tracks_file      tracks from elsewhere -> Tracks3D, Result
     save_result             Result -> predictions.npz, result_with_scores.npz,
                             score.json, video_info.txt
 
-Every track is held out: tracks are dealt into splits, and those of one split are
-predicted from support tracks of the others, window by window, each queried at the
-middle one of the frames in which it is visible there. The middle, not a random one:
-no frame is then far from it, and a clip's score does not hang on a draw.
+Tracks are predicted from support tracks of other splits, window by window, each queried
+at the middle one of the frames in which it is visible there. The middle, not a random
+one: no frame is then far from it, and a clip's score does not hang on a draw.
 """
 
+import contextlib
 import dataclasses
 import functools
+import importlib
 import json
 import logging
 import math
 import os
 import time
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import cv2
 import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
@@ -48,28 +52,41 @@ import geometry
 import scoring
 import tracking
 from files import whole_file
+from video import (
+    WORKING_SIZE,
+    Frames,
+    Video,
+    VideoError,
+    content_box,
+    find_cuts,
+    read_video,
+    reduced,
+    video_from_array,
+    without_repeats,
+)
 
-VERSION = "0.1.0"
+VERSION = "0.2.0"
 LOG = logging.getLogger(__name__)
 DEFAULT_CHECKPOINT = Path(__file__).resolve().parent / "checkpoints/3dspa_mini.npz"
-WORKING_SIZE = 512  # longer side of the frames that are kept in memory and stored
-SMALLEST_SIDE = 64  # pixels; of anything smaller no score is worth having
 FEW_TRACKS, FEW_FRAMES = 64, 16  # below which a score comes with a warning
 STILL = 2.0  # pixels; below it, all motion may be the tracker's noise
 QUERIES_PER_CALL = 512  # the model's array of queries, so that it compiles once
 NOT_PREDICTED = -20.0  # visible logit where no window predicts a track
+MOST_POINTS = 25_000_000  # tracks times frames; of longer clips fewer tracks are kept
+TRACKS_PER_CELL = 8  # of the seeding grid, in a shot
+HELD_SHARE = 4  # one track in so many is held out in a repeated split
+NUM_TAPS = (2 * geometry.DEPTH_TAPS + 1) ** 2  # depth features that have no scale
 
 
 class PipelineError(ValueError):
     """Something the user can put right; the message says in one line what and how."""
 
 
-class VideoError(PipelineError):
-    """A video that cannot be read or scored."""
-
-
 class NothingToTrack(PipelineError):
     """A clip without trackable points. It gets no score, rather than a made-up one."""
+
+
+USER_ERRORS = (PipelineError, VideoError, checkpointing.CheckpointError)
 
 
 # --- What can be chosen ---
@@ -82,34 +99,74 @@ class Options:
     Attributes:
         tracker: a name in tracking.TRACKERS.
         tracking_grid_size: points are seeded on a grid of this many across and down.
-        num_splits: each track is held out once, in one of this many splits.
+        features: front end of features, "dinov2"; None for none.
+        depth: front end of depth, "vda", a transformers model by name or directory, or
+            an .npz of depth maps; None for none: points lie at z = 1.
+        use_dino, use_depth: whether the model sees features and depth; None: what the
+            checkpoint was trained with.
+        num_splits: into how many splits tracks are dealt, see score_all_points.
+        score_all_points: each track is held out once, in one of the splits. Else a
+            quarter of the tracks is, drawn anew for each split.
         num_support_tracks: at most this many tracks are shown to the model at once.
         num_query_points: at most this many tracks are predicted per window and split;
             None for all.
         num_output_frames: length of a window; None for the checkpoint's.
         seed: of the splits and of the choice of support tracks.
         start, duration: seconds of a file to leave out and to read, None for all.
+        fps: frames per second to keep; None for the clip's, or every second, third...
+            of its frames so that 30 or fewer are left.
+        ignore_cuts: take the clip for one shot.
+        intrinsics: (fx, fy, cx, cy) in pixels of the clip.
+        fov: horizontal field of view in degrees, instead of `intrinsics`.
+        cotracker_repo, cotracker_checkpoint, dino_model, vda_repo, vda_encoder,
+        vda_model_path, vda_metric: of the front ends; None for their own defaults.
     """
 
     tracker: str = "lk"
     tracking_grid_size: int = 32
+    features: str | None = None
+    depth: str | None = None
+    use_dino: bool | None = None
+    use_depth: bool | None = None
     num_splits: int = 4
+    score_all_points: bool = True
     num_support_tracks: int = 128
     num_query_points: int | None = None
     num_output_frames: int | None = None
     seed: int = 0
     start: float = 0.0
     duration: float | None = None
+    fps: float | None = None
+    ignore_cuts: bool = False
+    intrinsics: tuple[float, ...] | None = None
+    fov: float | None = None
+    cotracker_repo: str | None = None
+    cotracker_checkpoint: str | None = None
+    dino_model: str | None = None
+    vda_repo: str | None = None
+    vda_encoder: str | None = None
+    vda_model_path: str | None = None
+    vda_metric: bool | None = None
 
 
-PRESETS = {"mini": Options()}
-MISSING_PRESETS = {
-    "full": "it needs the CoTracker3, DINOv2 and Video-Depth-Anything front ends, "
-    "which are not here yet"
+PRESETS = {
+    "mini": Options(),
+    "full": Options(
+        tracker="cotracker3",
+        tracking_grid_size=64,
+        features="dinov2",
+        depth="vda",
+        num_splits=1,
+        score_all_points=False,
+        num_support_tracks=2048,
+        num_query_points=512,
+    ),
 }
+# Where a modality is asked for and the preset has no front end for it.
+DEFAULT_FRONT_ENDS = {"dino": "dinov2", "depth": "vda"}
 SMALLEST_OPTIONS = {
     "tracking_grid_size": 1,
-    "num_splits": 2,
+    "num_splits": 1,
     "num_support_tracks": 1,
     "num_query_points": 1,
     "num_output_frames": 2,
@@ -122,12 +179,8 @@ def make_options(preset: str = "mini", **changes) -> Options:
     """A preset's options with some of them changed; None leaves the preset's.
 
     Raises:
-        PipelineError: no such preset or tracker, or a number that is too small.
+        PipelineError: no such preset or tracker, or a number that cannot be.
     """
-    if preset in MISSING_PRESETS:
-        raise PipelineError(
-            f"preset {preset!r} cannot run: {MISSING_PRESETS[preset]}; use 'mini'"
-        )
     if preset not in PRESETS:
         raise PipelineError(f"no preset {preset!r}: have {', '.join(PRESETS)}")
     given = {name: value for name, value in changes.items() if value is not None}
@@ -136,170 +189,42 @@ def make_options(preset: str = "mini", **changes) -> Options:
         value = getattr(options, name)
         if value is not None and not smallest <= value < math.inf:
             raise PipelineError(f"{name} is {value}, must be at least {smallest}")
-    if options.duration is not None and not 0 < options.duration < math.inf:
-        raise PipelineError(f"duration is {options.duration} s, must be more than 0")
+    if options.score_all_points and options.num_splits < 2:
+        raise PipelineError(
+            f"num_splits is {options.num_splits}, must be at least 2 for "
+            "score_all_points: a track cannot be predicted from itself"
+        )
+    for name, unit in (("duration", " s"), ("fps", "")):
+        value = getattr(options, name)
+        if value is not None and not 0 < value < math.inf:
+            raise PipelineError(f"{name} is {value}{unit}, must be more than 0")
     if options.tracker not in tracking.TRACKERS:
         have = ", ".join(tracking.TRACKERS)
-        raise PipelineError(f"no tracker {options.tracker!r}: have {have}")
+        of_preset = f" (of preset {preset!r})" if "tracker" not in given else ""
+        raise PipelineError(f"no tracker {options.tracker!r}{of_preset}: have {have}")
+    _check_camera(options)
     return options
 
 
-# --- Video ---
-
-
-@dataclasses.dataclass(frozen=True)
-class Video:
-    """A clip in memory, at most WORKING_SIZE px on its longer side.
-
-    Attributes:
-        frames: T frames [h, w, 3], RGB uint8.
-        size: (height, width) of the clip itself, as displayed.
-        fps: frames per second, 0 if unknown.
-        path: of the file, None for an array.
-        codec: its codec, "" if unknown.
-        rotation: degrees that the file says to turn frames by; `frames` are turned.
-        frame_indices: [T] which frames of the file these are.
-        warnings: what a user should know about it.
-    """
-
-    frames: Sequence[UInt8[np.ndarray, "h w 3"]]
-    size: tuple[int, int]
-    fps: float
-    frame_indices: Int[np.ndarray, " T"]
-    path: str | None = None
-    codec: str = ""
-    rotation: int = 0
-    warnings: tuple[str, ...] = ()
-
-
-def read_video(
-    path: str | os.PathLike,
-    start: float = 0.0,
-    duration: float | None = None,
-    max_size: int = WORKING_SIZE,
-) -> Video:
-    """Reads a video file, turned as its metadata says, reduced while it is read.
-
-    Args:
-        path: a file that ffmpeg can decode.
-        start: seconds to leave out at the beginning.
-        duration: seconds to read, None for all.
-        max_size: longer sides are reduced to this many pixels.
-
-    Raises:
-        VideoError: no such file, not a video, nothing decoded, fewer than two frames,
-            or frames smaller than 64 px.
-    """
-    path = os.fspath(path)
-    if not os.path.exists(path):
-        raise VideoError(f"{path}: no such file")
-    if os.path.isdir(path):
-        raise VideoError(f"{path} is a directory: give a video file")
-    if not os.access(path, os.R_OK):
-        raise VideoError(f"{path} may not be read: permission denied")
-    capture = cv2.VideoCapture(path, cv2.CAP_FFMPEG)
-    fps = max(0.0, capture.get(cv2.CAP_PROP_FPS))
-    if fps == 0 and (start or duration):
-        raise VideoError(f"{path} has no frame rate: read it whole")
-    first = round(start * fps)
-    stop = None if duration is None else first + max(1, round(duration * fps))
-    frames, size, num_read = _read_frames(capture, first, stop, max_size)
-    codec = int(capture.get(cv2.CAP_PROP_FOURCC))
-    expected = capture.get(cv2.CAP_PROP_FRAME_COUNT)
-    rotation = max(0, int(capture.get(cv2.CAP_PROP_ORIENTATION_META)))
-    capture.release()
-    if num_read == 0:
-        raise VideoError(
-            f"{path} has no frame that can be decoded: not a video, audio only, or "
-            "damaged"
+def _check_camera(options):
+    camera, fov = options.intrinsics, options.fov
+    if camera is not None and fov is not None:
+        raise PipelineError("give intrinsics or fov, not both")
+    if fov is not None and not 0 < fov < 180:
+        raise PipelineError(f"fov is {fov} degrees, must be between 0 and 180")
+    if camera is None:
+        return
+    if len(camera) != 4 or not np.isfinite(camera).all() or min(camera[:2]) <= 0:
+        raise PipelineError(
+            f"intrinsics are {tuple(camera)}: need fx, fy, cx, cy in pixels of the clip"
         )
-    if len(frames) < 2:
-        where = f" from {start} s on" if start or duration else ""
-        raise VideoError(f"{path} has {len(frames)} frame(s){where}: need at least 2")
-    _check_size(path, *size)
-    warnings = ()
-    if stop is None and num_read < expected:
-        warnings = (
-            f"only {num_read} of {expected:.0f} frames could be decoded: the file may "
-            "be cut short",
-        )
-    return Video(
-        frames=frames,
-        size=size,
-        fps=fps,
-        frame_indices=np.arange(first, first + len(frames)),
-        path=os.path.abspath(path),
-        codec=codec.to_bytes(4, "little").decode("ascii", "replace").strip("\0 "),
-        rotation=rotation,
-        warnings=warnings,
-    )
-
-
-def _read_frames(capture, first, stop, max_size):
-    """Frames from `first` to before `stop`, reduced; their (height, width) before
-    that; and how many were decoded in all."""
-    # OpenCV rather than an ffmpeg process: JAX's threads do not survive a fork.
-    frames, size, num_read = [], (0, 0), 0
-    with tqdm(desc="reading", unit="frame", delay=1, leave=False) as bar:
-        while stop is None or num_read < stop:
-            more, frame = capture.read()
-            if not more:
-                break
-            if num_read >= first:
-                size = frame.shape[:2]
-                reduced = _reduced(frame, max_size)
-                frames.append(cv2.cvtColor(reduced, cv2.COLOR_BGR2RGB))
-            num_read += 1
-            bar.update()
-    return frames, size, num_read
-
-
-def video_from_array(
-    frames: UInt8[np.ndarray, "T H W 3"],
-    fps: float = 0.0,
-    max_size: int = WORKING_SIZE,
-) -> Video:
-    """Frames that are in memory already, as `read_video` would give them.
-
-    Raises:
-        VideoError: not [T, H, W, 3] uint8, fewer than two frames, or too small.
-    """
-    frames = np.asarray(frames)
-    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
-        raise VideoError(
-            f"video is {frames.dtype} {frames.shape}, need uint8 [T, H, W, 3]"
-        )
-    num_frames, height, width = frames.shape[:3]
-    if num_frames < 2:
-        raise VideoError(f"video has {num_frames} frame(s): need at least 2")
-    _check_size("video", height, width)
-    return Video(
-        frames=[_reduced(frame, max_size) for frame in frames],
-        size=(height, width),
-        fps=float(fps),
-        frame_indices=np.arange(num_frames),
-    )
-
-
-def _check_size(name, height, width):
-    if min(height, width) < SMALLEST_SIDE:
-        raise VideoError(
-            f"{name} has frames of {width}x{height} px: need at least "
-            f"{SMALLEST_SIDE} px on the shorter side"
-        )
-
-
-def _reduced(frame, max_size):
-    """A copy [h, w, 3] with its longer side at most max_size, averaged by area."""
-    height, width = frame.shape[:2]
-    shrink = max_size / max(height, width)
-    if shrink >= 1:
-        return np.array(frame)
-    size = max(1, round(width * shrink)), max(1, round(height * shrink))
-    return cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
 
 
 # --- Results ---
+
+
+# Of a window (start, stop): [N, stop - start, D] for all tracks.
+Features = Callable[[int, int], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -307,11 +232,21 @@ class Tracks3D:
     """Tracks in the camera frame, and the camera they were seen with.
 
     Attributes:
-        tracks: [N, T, 3] camera-frame XYZ; anything finite where not visible.
+        tracks: [N, T, 3] camera-frame XYZ; anything where not visible.
         visible: [N, T, 1] 0 or 1.
         intrinsics: (fx, fy, cx, cy) in pixels of the clip.
         size: (height, width) of the clip.
         intrinsics_source: where the intrinsics come from, in words.
+        cuts: frames at which another shot begins.
+        dino: features of a window's tracks, [N, L, D], None if there are none.
+        depth: relative depths around a window's tracks, [N, L, 225], the first of
+            geometry.depth_features; None if there are none.
+        extrinsics: world-to-camera [T, 4, 4] or [4, 4]; None: the camera's frame is
+            the world's.
+        backends: what made them: tracker, features, depth.
+        boxes: per shot, the (left, top, right, bottom) in pixels of the clip inside of
+            uniform borders; empty where there are none.
+        path: the file they were read from, None if they were tracked here.
     """
 
     tracks: Float[np.ndarray, "N T 3"]
@@ -319,6 +254,15 @@ class Tracks3D:
     intrinsics: Float[np.ndarray, "4"]
     size: tuple[int, int]
     intrinsics_source: str
+    cuts: tuple[int, ...] = ()
+    dino: Features | None = None
+    depth: Features | None = None
+    extrinsics: np.ndarray | None = None
+    backends: dict = dataclasses.field(
+        default_factory=lambda: {"tracker": None, "features": None, "depth": None}
+    )
+    boxes: tuple[tuple[int, ...], ...] = ()
+    path: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -348,7 +292,8 @@ def score_video(
     checkpoint: str | os.PathLike | checkpointing.Checkpoint | None = None,
     *,
     preset: str = "mini",
-    fps: float = 0.0,
+    video_fps: float = 0.0,
+    front_ends: "FrontEnds | None" = None,
     **options,
 ) -> Result:
     """How real a clip's motion is.
@@ -358,7 +303,8 @@ def score_video(
         checkpoint: a file, or one loaded by `checkpointing.load_checkpoint` (to score
             many clips); the shipped mini by default.
         preset: a name in PRESETS.
-        fps: of frames in memory, if known.
+        video_fps: of frames in memory, if known.
+        front_ends: of `load_front_ends`, to score many clips.
         **options: fields of Options, instead of the preset's.
 
     Returns:
@@ -374,20 +320,37 @@ def score_video(
     began = time.perf_counter()
     options = make_options(preset, **options)
     if isinstance(video, str | os.PathLike):
-        video = read_video(video, options.start, options.duration)
+        video = read_video(video, options.start, options.duration, options.fps)
     elif not isinstance(video, Video):
-        video = video_from_array(video, fps)
-    height, width = video.size
-    LOG.info("video: %d frames, %dx%d", len(video.frames), width, height)
+        video = video_from_array(video, video_fps, kept_fps=options.fps)
     checkpoint = load_checkpoint(checkpoint, options)
-    LOG.info("checkpoint: %s", checkpoint.name)
-    tracks = tracking.track(video.frames, options.tracking_grid_size, options.tracker)
-    LOG.info("tracker %s: %d tracks", options.tracker, len(tracks.tracks))
-    lifted = lift_tracks(tracks, video)
+    front_ends = front_ends or load_front_ends(options, checkpoint)
+    video, cuts = prepare(video, options)
+    shots = list(zip([0, *cuts], [*cuts, len(video.frames)], strict=True))
+    boxes = [content_box(video.frames[start:stop]) for start, stop in shots]
+    tracks = track_shots(video, shots, boxes, options, front_ends)
+    depth = front_ends.depth and _depth_of_shots(video, shots, front_ends.depth)
+    lifted = lift_tracks(tracks, video, options, depth, front_ends.features)
+    lifted = dataclasses.replace(
+        lifted, cuts=tuple(cuts), backends=front_ends.names, boxes=_boxes(video, boxes)
+    )
     LOG.info("intrinsics %s", lifted.intrinsics_source)
     result = score_tracks(lifted, checkpoint, options, video)
     result.score["seconds"] = round(time.perf_counter() - began, 3)
     return result
+
+
+def prepare(video: Video, options: Options) -> tuple[Video, list[int]]:
+    """The clip without repeated frames, and the frames at which other shots begin."""
+    cuts = [] if options.ignore_cuts else find_cuts(video.frames)
+    video, cuts = without_repeats(video, cuts)
+    height, width = video.size
+    LOG.info("video: %d frames, %dx%d", len(video.frames), width, height)
+    for note in video.notes:
+        LOG.info("video: %s", note)
+    if cuts:
+        LOG.info("video: cuts at frames %s", ", ".join(map(str, cuts)))
+    return video, cuts
 
 
 def load_checkpoint(
@@ -402,6 +365,7 @@ def load_checkpoint(
     if not isinstance(checkpoint, checkpointing.Checkpoint):
         path = DEFAULT_CHECKPOINT if checkpoint is None else checkpoint
         checkpoint = checkpointing.load_checkpoint(os.fspath(path))
+        LOG.info("checkpoint: %s", checkpoint.name)
     config = checkpoint.config
     if config.model_type != "3dspa":
         raise PipelineError(
@@ -409,10 +373,10 @@ def load_checkpoint(
             "3dspa checkpoint"
         )
     for name in ("dino", "depth"):
-        if getattr(config, f"use_{name}") and not getattr(config, f"has_absent_{name}"):
+        if getattr(options, f"use_{name}") and not getattr(config, f"use_{name}"):
             raise PipelineError(
-                f"{checkpoint.name} cannot do without {name} features, which no preset "
-                "computes yet: use a checkpoint that was trained to"
+                f"use_{name} is asked for, but {checkpoint.name} was trained without "
+                f"{name} features: leave it out, or give another checkpoint"
             )
     length = options.num_output_frames
     if length is not None and length > config.num_output_frames:
@@ -423,10 +387,194 @@ def load_checkpoint(
     return checkpoint
 
 
-def lift_tracks(tracks: tracking.Tracks2D, video: Video) -> Tracks3D:
-    """Tracks in pixels of `video.frames` to the camera frame, at depth 1.
+# --- Front ends ---
 
-    Depth and camera are unknown: points lie in the plane z = 1 of the default camera.
+
+@dataclasses.dataclass(frozen=True)
+class FrontEnds:
+    """What turns frames into tracks, features and depth, loaded once for many clips.
+
+    Attributes:
+        track: (frames, max_tracks) to Tracks2D in pixels of the frames.
+        features: (frames, tracks [N, T, 2]) to [N, T, D]; None for none.
+        depth: frames to depth maps [T, h, w] along the optical axis, positive; None
+            for none.
+        names: what score.json says: tracker, features, depth.
+    """
+
+    track: Callable
+    features: Callable | None
+    depth: Callable | None
+    names: dict[str, str | None]
+
+
+def load_front_ends(
+    options: Options, checkpoint: checkpointing.Checkpoint
+) -> FrontEnds:
+    """The tracker, and those networks whose output the checkpoint takes.
+
+    The one place where options are handed on to tracking.py, features.py and depth.py.
+
+    Raises:
+        PipelineError: a front end that is not there, or features that the checkpoint
+            cannot do without and nothing computes.
+    """
+    names = {
+        name: _front_end_name(options, checkpoint, name) for name in ("dino", "depth")
+    }
+    of_tracker = {} if options.tracker == "lk" else _named(options, "cotracker_")
+    features = depth = None
+    if names["dino"]:
+        module = _front_end("features")
+        with _in_one_line():
+            model = module.load_features(names["dino"], **_named(options, "dino_"))
+        features = functools.partial(_point_features, module, model)
+    if names["depth"]:
+        module = _front_end("depth")
+        with _in_one_line():
+            depth = module.load_depth(names["depth"], **_named(options, "vda_"))
+
+    def track(frames, max_tracks):
+        with _in_one_line():
+            return tracking.track(
+                frames,
+                options.tracking_grid_size,
+                options.tracker,
+                max_tracks=max_tracks,
+                **of_tracker,
+            )
+
+    backends = {"tracker": options.tracker, "features": names["dino"]}
+    return FrontEnds(track, features, depth, backends | {"depth": names["depth"]})
+
+
+def _front_end_name(options, checkpoint, modality):
+    """The name of the front end for "dino" or "depth", None if it is not needed."""
+    asked = getattr(options, f"use_{modality}")
+    has = getattr(checkpoint.config, f"use_{modality}")
+    name = options.features if modality == "dino" else options.depth
+    if has and asked is not False and (name or asked):
+        return name or DEFAULT_FRONT_ENDS[modality]
+    if has and not getattr(checkpoint.config, f"has_absent_{modality}"):
+        raise PipelineError(
+            f"{checkpoint.name} cannot do without {modality} features: use preset "
+            f"'full' or use_{modality}, or another checkpoint"
+        )
+    if name:
+        why = "switched off" if has else f"{checkpoint.name} was trained without them"
+        LOG.info("%s features: not used, %s", modality, why)
+    return None
+
+
+def _front_end(module):
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module:
+            raise PipelineError(f"{module}.py needs {error.name}: install it") from None
+        raise PipelineError(
+            f"the front end for {module} is not here yet: use preset 'mini'"
+        ) from None
+
+
+@contextlib.contextmanager
+def _in_one_line():
+    """Front ends say what is wrong in a ValueError."""
+    try:
+        yield
+    except ValueError as error:
+        raise PipelineError(str(error)) from error
+
+
+def _named(options, prefix):
+    """The options of one front end that were given."""
+    given = dataclasses.asdict(options).items()
+    return {n: x for n, x in given if n.startswith(prefix) and x is not None}
+
+
+def _point_features(module, model, frames, tracks):
+    return module.point_features(frames, tracks, model)
+
+
+def _depth_of_shots(video, shots, depth) -> Float[np.ndarray, "T h w"]:
+    return np.concatenate([depth(video.frames[start:stop]) for start, stop in shots])
+
+
+# --- Tracks of a video ---
+
+
+def track_shots(
+    video: Video,
+    shots: Sequence[tuple[int, int]],
+    boxes: Sequence[tuple[int, int, int, int]],
+    options: Options,
+    front_ends: FrontEnds,
+) -> tracking.Tracks2D:
+    """Tracks of every shot by itself, in pixels of `video.frames`.
+
+    Args:
+        video: the clip.
+        shots: (start, stop) of each.
+        boxes: the part of each shot's frames that may get points.
+        options: how many tracks.
+        front_ends: the tracker.
+
+    Returns:
+        Tracks [N, T, 2] of all shots, each visible in its own shot only.
+    """
+    num_frames, found = len(video.frames), []
+    for (start, stop), box in zip(shots, boxes, strict=True):
+        most = MOST_POINTS // num_frames * (stop - start) // num_frames
+        most = min(TRACKS_PER_CELL * options.tracking_grid_size**2, max(1, most))
+        part = Frames(video.frames, range(start, stop), box)
+        found.append(front_ends.track(part, most))
+    LOG.info(
+        "tracker %s: %d tracks", options.tracker, sum(len(f.tracks) for f in found)
+    )
+    if len(shots) == 1:
+        corner = np.array(boxes[0][:2], np.float32)
+        return tracking.Tracks2D(found[0].tracks + corner, found[0].visible)
+    total = sum(len(f.tracks) for f in found)
+    tracks = np.zeros((total, num_frames, 2), np.float32)
+    visible = np.zeros((total, num_frames, 1), np.float32)
+    first = 0
+    for (start, stop), box, shot in zip(shots, boxes, found, strict=True):
+        rows = slice(first, first + len(shot.tracks))
+        tracks[rows, start:stop] = shot.tracks + np.array(box[:2], np.float32)
+        visible[rows, start:stop] = shot.visible
+        first = rows.stop
+    return tracking.Tracks2D(tracks, visible)
+
+
+def _boxes(video, boxes):
+    """Boxes in pixels of the clip; none if no shot has a border."""
+    small_height, small_width = video.frames[0].shape[:2]
+    if all(box == (0, 0, small_width, small_height) for box in boxes):
+        return ()
+    scale = np.array([video.size[1] / small_width, video.size[0] / small_height] * 2)
+    boxes = tuple(tuple(int(x) for x in np.round(scale * box)) for box in boxes)
+    LOG.info("video: uniform borders get no points; inside: %s", boxes)
+    return boxes
+
+
+def lift_tracks(
+    tracks: tracking.Tracks2D,
+    video: Video,
+    options: Options | None = None,
+    depth: Float[np.ndarray, "T h w"] | None = None,
+    features: Callable | None = None,
+) -> Tracks3D:
+    """Tracks in pixels of `video.frames` to the camera frame.
+
+    Without depth points lie in the plane z = 1; without a camera in the options it is
+    the default one.
+
+    Args:
+        tracks: of the clip.
+        video: the clip.
+        options: for the camera.
+        depth: depth maps along the optical axis.
+        features: (frames, tracks [N, T, 2]) to [N, T, D].
 
     Raises:
         NothingToTrack: if there are fewer than two tracks.
@@ -441,14 +589,61 @@ def lift_tracks(tracks: tracking.Tracks2D, video: Video) -> Tracks3D:
     pixels = tracks.tracks * np.array(
         [width / small_width, height / small_height], np.float32
     )
-    intrinsics = geometry.default_intrinsics(height, width)
+    intrinsics, source = camera_of(options or Options(), video.size)
+    z = 1.0 if depth is None else geometry.bilinear_sample(depth, pixels, video.size)
+    window_features = None
+    if features is not None:
+
+        def window_features(start, stop):
+            return features(video.frames[start:stop], tracks.tracks[:, start:stop])
+
     return Tracks3D(
-        tracks=geometry.lift(pixels, intrinsics),
+        tracks=geometry.lift(pixels, intrinsics, z),
         visible=tracks.visible,
         intrinsics=intrinsics,
         size=video.size,
-        intrinsics_source="assumed: fx = fy = max(H, W), centre of the frame",
+        intrinsics_source=source,
+        dino=window_features,
+        depth=None if depth is None else depth_around(depth, pixels, z, video.size),
     )
+
+
+def camera_of(
+    options: Options, size: tuple[int, int]
+) -> tuple[Float[np.ndarray, "4"], str]:
+    """Intrinsics of a clip of (height, width), and where they come from."""
+    height, width = size
+    if options.intrinsics is not None:
+        return np.array(options.intrinsics, float), "given"
+    if options.fov is not None:
+        focal = width / 2 / math.tan(math.radians(options.fov) / 2)
+        camera = np.array([focal, focal, width / 2, height / 2])
+        return camera, f"from a horizontal field of view of {options.fov:g} degrees"
+    return (
+        geometry.default_intrinsics(height, width),
+        "assumed: fx = fy = max(H, W), centre of the frame",
+    )
+
+
+def depth_around(
+    maps: Float[np.ndarray, "T h w"],
+    pixels: Float[np.ndarray, "N T 2"],
+    z: Float[np.ndarray, "N T"],
+    size: tuple[int, int],
+) -> Features:
+    """Of a window, the relative depths around every track, [N, L, 225] float16."""
+
+    def around(start, stop):
+        out = np.empty((len(pixels), stop - start, NUM_TAPS), np.float16)
+        for first in range(0, len(pixels), 256):
+            rows = np.s_[first : first + 256, start:stop]
+            features = geometry.depth_features(
+                maps[start:stop], pixels[rows], z[rows], 1.0, size
+            )
+            out[first : first + 256] = features[..., :NUM_TAPS]
+        return out
+
+    return around
 
 
 def score_tracks(
@@ -457,7 +652,7 @@ def score_tracks(
     options: Options,
     video: Video | None = None,
 ) -> Result:
-    """Scores 3D tracks: every track is predicted from others and compared.
+    """Scores 3D tracks: tracks are predicted from others and compared.
 
     Args:
         tracks: of one clip.
@@ -478,23 +673,43 @@ def score_tracks(
     return make_result(tracks, held_out, checkpoint, options, video)
 
 
-def clip_windows(num_frames: int, length: int) -> list[tuple[int, int]]:
+def clip_windows(
+    num_frames: int, length: int, cuts: Sequence[int] = ()
+) -> list[tuple[int, int]]:
     """Windows (start, stop) that cover a clip, overlapping by half.
 
-    The last one is moved back to end where the clip ends. A clip shorter than a window
-    is one window.
+    The last one of a shot is moved back to end where the shot ends. A shot shorter than
+    a window is one window; a single frame is none.
+
+    Args:
+        num_frames: of the clip.
+        length: of a window.
+        cuts: frames at which another shot begins.
     """
-    if num_frames <= length:
-        return [(0, num_frames)]
-    starts = list(range(0, num_frames - length, max(1, length // 2)))
-    return [(start, start + length) for start in [*starts, num_frames - length]]
+    windows = []
+    for start, stop in zip([0, *cuts], [*cuts, num_frames], strict=True):
+        if stop - start > length:
+            starts = range(start, stop - length, max(1, length // 2))
+            windows += [(s, s + length) for s in [*starts, stop - length]]
+        elif stop - start > 1:
+            windows.append((start, stop))
+    return windows
 
 
 def deal_splits(
-    num_tracks: int, num_splits: int, rng: np.random.Generator
-) -> Int[np.ndarray, " N"]:
-    """Which split [N] each track is held out in: at random, equally many in each."""
-    return rng.permutation(np.arange(num_tracks) % num_splits)
+    num_tracks: int, options: Options, rng: np.random.Generator
+) -> Bool[np.ndarray, "S N"]:
+    """Which tracks [S, N] are held out in each split.
+
+    With score_all_points each in one of them, at random, equally many in each; else, in
+    each split, one in HELD_SHARE.
+    """
+    if not options.score_all_points:
+        held = np.arange(num_tracks) < max(1, num_tracks // HELD_SHARE)
+        return np.stack([rng.permutation(held) for _ in range(options.num_splits)])
+    num_splits = min(options.num_splits, num_tracks)
+    dealt = rng.permutation(np.arange(num_tracks) % num_splits)
+    return dealt == np.arange(num_splits)[:, None]
 
 
 # --- Predictions ---
@@ -507,6 +722,7 @@ class WindowPrediction:
     Attributes:
         start, stop: frames of the clip.
         ids: [M] which tracks were predicted.
+        splits: [M] in which split.
         tracks: [M, L, 3] their predicted positions, camera frame, the clip's unit.
         visible_logits: [M, L, 1].
         query_points: [M, 4] (frame of the clip, x, y, z) they were queried with.
@@ -518,6 +734,7 @@ class WindowPrediction:
     start: int
     stop: int
     ids: Int[np.ndarray, " M"]
+    splits: Int[np.ndarray, " M"]
     tracks: Float[np.ndarray, "M L 3"]
     visible_logits: Float[np.ndarray, "M L 1"]
     query_points: Float[np.ndarray, "M 4"]
@@ -528,10 +745,11 @@ class WindowPrediction:
 
 @dataclasses.dataclass(frozen=True)
 class HeldOut:
-    """Every track that was predicted from others, over the whole clip.
+    """Every track that was predicted from others, over the whole clip; once for each
+    split that it was held out in.
 
     Attributes:
-        ids: [M] which tracks.
+        ids: [M] which tracks, in order.
         splits: [M] the split each was held out in.
         tracks: [M, T, 3] predicted positions, camera frame, the clip's unit.
         visible_logits: [M, T, 1].
@@ -551,27 +769,49 @@ class HeldOut:
 def hold_out(
     tracks: Tracks3D, checkpoint: checkpointing.Checkpoint, options: Options
 ) -> HeldOut:
-    """Predicts every track of a clip from tracks of other splits."""
+    """Predicts tracks of a clip from tracks that are not held out with them.
+
+    Raises:
+        PipelineError: features that are asked for, or that the checkpoint cannot do
+            without, and that the tracks do not have.
+    """
+    _check_features(tracks, checkpoint, options)
     rng = np.random.default_rng(options.seed)
     num_tracks, num_frames = tracks.visible.shape[:2]
-    splits = deal_splits(num_tracks, min(options.num_splits, num_tracks), rng)
+    held = deal_splits(num_tracks, options, rng)
     length = options.num_output_frames or checkpoint.config.num_output_frames
-    spans = clip_windows(num_frames, length)
+    spans = clip_windows(num_frames, length, tracks.cuts)
     LOG.info(
         "%d window(s) of up to %d frames, %d splits, up to %d support tracks",
         len(spans),
         length,
-        splits.max() + 1,
+        len(held),
         options.num_support_tracks,
     )
     LOG.info("device: %s", jax.devices()[0])
     params = jax.device_put(checkpoint.params)
     windows = [
-        predict_window(checkpoint.model, params, tracks, span, splits, options, rng)
+        predict_window(checkpoint.model, params, tracks, span, held, options, rng)
         for span in tqdm(spans, "predicting", unit="window", delay=1, leave=False)
     ]
-    ids, predicted, logits, counted = blend(windows, num_tracks, num_frames)
-    return HeldOut(ids, splits[ids], predicted, logits, counted, windows)
+    return HeldOut(*blend(windows, num_tracks, num_frames), windows)
+
+
+def _check_features(tracks, checkpoint, options):
+    """That the model gets the features that it must."""
+    for name in ("dino", "depth"):
+        if getattr(tracks, name) is not None:
+            continue
+        if getattr(options, f"use_{name}"):
+            raise PipelineError(
+                f"use_{name} is asked for, but the tracks come without {name} features"
+            )
+        config = checkpoint.config
+        if getattr(config, f"use_{name}") and not getattr(config, f"has_absent_{name}"):
+            raise PipelineError(
+                f"{checkpoint.name} cannot do without {name} features, and the tracks "
+                "come without: use another checkpoint"
+            )
 
 
 def predict_window(
@@ -579,16 +819,17 @@ def predict_window(
     params: dict,
     tracks: Tracks3D,
     span: tuple[int, int],
-    splits: Int[np.ndarray, " N"],
+    held: Bool[np.ndarray, "S N"],
     options: Options,
     rng: np.random.Generator,
 ) -> WindowPrediction:
-    """Predicts the tracks of every split from tracks of the others, in one window."""
+    """Predicts the held-out tracks of every split from its others, in one window."""
     start, stop = span
     window = tracks.tracks[:, start:stop]
     visible = tracks.visible[:, start:stop, 0] > 0
     seen = visible.any(axis=1)
-    num_splits = splits.max() + 1
+    features = window_features(model, tracks, span, options)
+    num_splits, num_tracks = held.shape
     support, parts = [], []
     scales = np.full(num_splits, np.nan, np.float32)
     latents = np.full(
@@ -597,8 +838,8 @@ def predict_window(
         np.float32,
     )
     for split in range(num_splits):
-        shown = _draw(np.flatnonzero(seen & (splits != split)), rng, options, "support")
-        asked = _draw(np.flatnonzero(seen & (splits == split)), rng, options, "query")
+        shown = _draw(np.flatnonzero(seen & ~held[split]), rng, options, "support")
+        asked = _draw(np.flatnonzero(seen & held[split]), rng, options, "query")
         support.append(shown)
         if len(shown) == 0 or len(asked) == 0:
             continue
@@ -606,26 +847,29 @@ def predict_window(
         batch = support_batch(
             geometry.normalize(window[shown], scale),
             visible[shown],
-            min(options.num_support_tracks, 128 * -(-len(splits) // 128)),
+            min(options.num_support_tracks, 128 * -(-num_tracks // 128)),
             model.num_output_frames,
+            features_shown(features, shown, window, visible, scale),
         )
         points = middle_points(window[asked], visible[asked])
         encoded, predicted, logits = predict(
             model, params, batch, points / [1, scale, scale, scale]
         )
         predicted = geometry.denormalize(predicted[:, : stop - start], scale)
-        parts.append(
-            (asked, predicted, logits[:, : stop - start], points + [start, 0, 0, 0])
-        )
+        logits, points = logits[:, : stop - start], points + [start, 0, 0, 0]
+        parts.append((asked, np.full(len(asked), split), predicted, logits, points))
         scales[split], latents[split] = scale, encoded
     length = stop - start
-    empty = [(0,), (0, length, 3), (0, length, 1), (0, 4)]
+    empty = [(0,), (0,), (0, length, 3), (0, length, 1), (0, 4)]
     parts = parts or [tuple(np.zeros(shape, np.float32) for shape in empty)]
-    ids, predicted, logits, points = map(np.concatenate, zip(*parts, strict=True))
+    ids, of_split, predicted, logits, points = map(
+        np.concatenate, zip(*parts, strict=True)
+    )
     return WindowPrediction(
         start,
         stop,
         ids=ids.astype(int),
+        splits=of_split.astype(int),
         tracks=predicted,
         visible_logits=logits,
         query_points=points.astype(np.float32),
@@ -641,6 +885,38 @@ def _draw(ids, rng, options, role):
     if most[role] is None or len(ids) <= most[role]:
         return ids
     return np.sort(rng.choice(ids, most[role], replace=False))
+
+
+def window_features(
+    model, tracks: Tracks3D, span: tuple[int, int], options: Options
+) -> dict[str, np.ndarray]:
+    """Features [N, L, D] of a window's tracks that the model takes, by name."""
+    return {
+        name: getattr(tracks, name)(*span)
+        for name in ("dino", "depth")
+        if getattr(model, f"use_{name}")
+        and getattr(options, f"use_{name}") is not False
+        and getattr(tracks, name) is not None
+    }
+
+
+def features_shown(
+    features: dict[str, np.ndarray],
+    shown: Int[np.ndarray, " n"],
+    tracks: Float[np.ndarray, "N L 3"],
+    visible: Bool[np.ndarray, "N L"],
+    scale: float,
+) -> dict[str, np.ndarray]:
+    """Those of `window_features` that go into the batch, of the tracks `shown`: the
+    waves of the depth, which follow from the scale, are added here."""
+    batch = {}
+    if "dino" in features:
+        batch["dino_features"] = features["dino"][shown]
+    if "depth" in features:
+        z = np.where(visible[shown], tracks[shown, :, 2], scale).astype(np.float32)
+        parts = [features["depth"][shown], geometry.depth_waves(z, np.float32(scale))]
+        batch["depth_features"] = np.concatenate(parts, axis=-1, dtype=np.float32)
+    return batch
 
 
 def middle_points(
@@ -659,6 +935,7 @@ def support_batch(
     visible: Bool[np.ndarray, "n L"],
     num_support: int,
     num_frames: int,
+    features: dict[str, Float[np.ndarray, "n L D"]] | None = None,
 ) -> dict[str, np.ndarray]:
     """A batch of one clip (DESIGN section 5), padded with invisible tracks and frames
     to [1, num_support, num_frames, ...]: few shapes, so that little is compiled."""
@@ -667,7 +944,12 @@ def support_batch(
     shown = np.zeros((1, num_support, num_frames, 1), np.float32)
     support[0, :n, :length] = np.where(visible[..., None], tracks, 0)
     shown[0, :n, :length, 0] = visible
-    return {
+    padded = {}
+    for name, values in (features or {}).items():
+        size = (1, num_support, num_frames, values.shape[-1])
+        padded[name] = np.zeros(size, values.dtype)
+        padded[name][0, :n, :length] = np.where(visible[..., None], values, 0)
+    return padded | {
         "support_tracks": support,
         "support_tracks_visible": shown,
         "boundary_frame": np.array([length], np.int32),
@@ -682,25 +964,28 @@ def predict(
     Queries go through in calls of one size: the last is padded, since none of them has
     an influence on another.
     """
-    latents = _encode(model, params, batch)
+    latents = encode(model, params, batch)
     tracks, logits = [], []
     for first in range(0, len(query_points), QUERIES_PER_CALL):
         chunk = query_points[first : first + QUERIES_PER_CALL]
         padded = np.zeros((1, QUERIES_PER_CALL, 4), np.float32)
         padded[0, : len(chunk)] = chunk
-        out = jax.device_get(_decode(model, params, latents, padded))
+        out = jax.device_get(decode(model, params, latents, padded))
         tracks.append(out.tracks[0, : len(chunk)])
         logits.append(out.visible_logits[0, : len(chunk)])
     return np.asarray(latents[0]), np.concatenate(tracks), np.concatenate(logits)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _encode(model, params, batch):
+def encode(model, params: dict, batch: dict) -> Float[jax.Array, "1 K C"]:
+    """Latents of a support batch."""
     return model.apply({"params": params}, batch, method="encode")
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _decode(model, params, latents, query_points):
+def decode(model, params: dict, latents, query_points: Float[np.ndarray, "1 Q 4"]):
+    """What the model reads out of latents at query points."""
+
     def read_out(module):
         context = module.get_decoder_context({"query_points": query_points})
         return module.decode(latents, context)
@@ -710,34 +995,39 @@ def _decode(model, params, latents, query_points):
 
 def blend(
     windows: Sequence[WindowPrediction], num_tracks: int, num_frames: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """One prediction per track and frame from those of overlapping windows.
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """One prediction per track, split and frame from those of overlapping windows.
 
     A window counts more the farther a frame is from its ends. Where no window predicts
     a track, its nearest predicted position in time stands, with a visible logit of -20.
 
     Returns:
-        Of the tracks with a prediction: which they are [M], their positions [M, T, 3],
-        logits [M, T, 1], and what counts [M, T], see HeldOut.
+        For every split that a track is predicted in, tracks in order: which track it is
+        [M], which split [M], positions [M, T, 3], logits [M, T, 1], and what counts
+        [M, T], see HeldOut.
     """
-    total = np.zeros((num_tracks, num_frames), np.float32)
-    mixed = np.zeros((num_tracks, num_frames, 4), np.float32)
-    given = np.zeros((num_tracks, num_frames), bool)
-    for window in windows:
-        frames = np.s_[window.start : window.stop]
+    most = 1 + max((w.splits.max(initial=0) for w in windows), default=0)
+    keys = [window.ids * most + window.splits for window in windows]
+    rows = np.unique(np.concatenate(keys)) if keys else np.zeros(0, int)
+    total = np.zeros((len(rows), num_frames), np.float32)
+    mixed = np.zeros((len(rows), num_frames, 4), np.float32)
+    given = np.zeros((len(rows), num_frames), bool)
+    for window, key in zip(windows, keys, strict=True):
+        at = np.searchsorted(rows, key)
         inside = np.arange(window.stop - window.start)
         share = np.minimum(inside + 1, inside[::-1] + 1).astype(np.float32)
-        values = np.concatenate([window.tracks, window.visible_logits], axis=-1)
-        total[window.ids, frames] += share
-        mixed[window.ids, frames] += values * share[:, None]
-        given[window.ids, window.query_points[:, 0].astype(int)] = True
+        frames = np.s_[window.start : window.stop]
+        total[at, frames] += share
+        mixed[at, frames, :3] += window.tracks * share[:, None]
+        mixed[at, frames, 3:] += window.visible_logits * share[:, None]
+        given[at, window.query_points[:, 0].astype(int)] = True
     reached = total > 0
-    ids = np.flatnonzero(reached.any(axis=1))
-    reached, mixed = reached[ids], mixed[ids]
-    mixed /= np.where(reached, total[ids], 1)[..., None]
-    mixed = np.take_along_axis(mixed, _nearest_frame(reached)[..., None], axis=1)
-    logits = np.where(reached[..., None], mixed[..., 3:], np.float32(NOT_PREDICTED))
-    return ids, mixed[..., :3], logits, reached & ~given[ids]
+    for row in range(len(rows)):  # one by one: of all at once a copy is too much
+        values = mixed[row] / np.where(reached[row], total[row], 1)[:, None]
+        mixed[row] = values[_nearest_frame(reached[row : row + 1])[0]]
+    mixed[..., 3][~reached] = NOT_PREDICTED
+    ids, splits = rows // most, rows % most
+    return ids, splits, mixed[..., :3], mixed[..., 3:], reached & ~given
 
 
 def _nearest_frame(mask):
@@ -764,84 +1054,125 @@ def make_result(
     """Scores of held-out predictions, and the arrays of the files (DESIGN section 5).
 
     Not known yet, and None in the score: `percentile`, which needs a table of reference
-    clips, and `cuts`, which are not looked for. `per_frame` is the mean coords_score of
-    a frame's points; `realism_std` the standard deviation of the realism of each split
-    alone.
+    clips. `per_frame` is the mean coords_score of a frame's points; `realism_std` the
+    standard deviation of the realism of each split alone. With score_all_points realism
+    is that of all tracks together, else the mean over the splits.
     """
-    statistics = _statistics(tracks, held_out)
-    realism = scoring.realism(statistics)
+    statistics, realism, spread = _scores_of_splits(tracks, held_out, options)
     scores = _point_scores(tracks, held_out)
-    num_frames = tracks.visible.shape[1]
+    ids, scores = _mean_by_track(held_out.ids, scores)
+    path = video.path if video and video.path else tracks.path
     score = {
-        "video": video.path if video else None,
+        "video": path,
         "realism": realism,
-        "realism_std": _spread(tracks, held_out),
+        "realism_std": spread,
         "percentile": None,
         **statistics,
         "per_frame": _nan_mean(scores, axis=0),
         "windows": [_window_entry(tracks, window) for window in held_out.windows],
-        "cuts": None,
-        "num_tracks": len(held_out.ids),
+        "cuts": list(tracks.cuts),
+        "boxes": [list(box) for box in tracks.boxes],
+        "num_tracks": len(ids),
         "checkpoint": {"name": checkpoint.name, "sha256": checkpoint.sha256},
-        "backends": {"tracker": options.tracker, "features": None, "depth": None},
+        "backends": tracks.backends,
         "intrinsics": {
             "value": [float(x) for x in tracks.intrinsics],
             "source": tracks.intrinsics_source,
         },
         "seed": options.seed,
-        "num_frames": num_frames,
+        "num_frames": tracks.visible.shape[1],
         "fps": video.fps if video and video.fps else None,
         "frame_size": [tracks.size[1], tracks.size[0]],
         "version": VERSION,
         "seconds": None,
-        "warnings": _warnings(video, tracks, held_out.ids),
+        "notes": list(video.notes) if video else [],
+        "warnings": _warnings(video, tracks, ids),
         "options": dataclasses.asdict(options),
     }
     return Result(
         realism=realism,
         score=score,
         predictions=_first_split(tracks, held_out),
-        points=_scored_points(tracks, held_out, scores, video),
+        points=_scored_points(tracks, ids, scores, video),
         video=video,
     )
 
 
+def _scores_of_splits(tracks, held_out, options):
+    """Statistics and realism of the clip, and the spread of realism between splits."""
+    by_split = []
+    for split in np.unique(held_out.splits):
+        found = _statistics(tracks, held_out, held_out.splits == split)
+        if np.isfinite(scoring.realism(found)):
+            by_split.append(found)
+    each = [scoring.realism(found) for found in by_split]
+    spread = float(np.std(each)) if len(each) > 1 else None
+    if options.score_all_points or not each:
+        statistics = _statistics(tracks, held_out)
+        return statistics, scoring.realism(statistics), spread
+    means = {name: _mean([s[name] for s in by_split]) for name in by_split[0]}
+    return means, float(np.mean(each)), spread
+
+
+def _mean(values):
+    known = [x for x in values if np.isfinite(x)]
+    return float(np.mean(known)) if known else float("nan")
+
+
 def _statistics(tracks, held_out, chosen=slice(None)):
     """scoring.held_out_statistics of the clip, or of some of the held-out tracks."""
-    ids = held_out.ids[chosen]
+    ids, counted = held_out.ids[chosen], held_out.counted[chosen]
+    visible = tracks.visible[ids, :, 0] > 0
+    predicted_visible = held_out.visible_logits[chosen][..., 0] > 0
+    # No other point has any influence, and in a long clip most are others.
+    rows, frames = np.nonzero(counted | (visible & predicted_visible))
     return scoring.held_out_statistics(
-        tracks.tracks[ids],
-        tracks.visible[ids, :, 0] > 0,
-        held_out.tracks[chosen],
-        held_out.visible_logits[chosen, :, 0] > 0,
+        tracks.tracks[ids[rows], frames][None],
+        visible[rows, frames][None],
+        held_out.tracks[chosen][rows, frames][None],
+        predicted_visible[rows, frames][None],
         tracks.intrinsics,
         tracks.size,
-        held_out.counted[chosen].astype(np.float64),
+        counted[rows, frames][None].astype(float),
     )
-
-
-def _spread(tracks, held_out):
-    """Standard deviation of the realism of single splits, None if there is one only."""
-    by_split = [
-        scoring.realism(_statistics(tracks, held_out, held_out.splits == split))
-        for split in np.unique(held_out.splits)
-    ]
-    by_split = [realism for realism in by_split if np.isfinite(realism)]
-    return float(np.std(by_split)) if len(by_split) > 1 else None
 
 
 def _point_scores(tracks, held_out):
     """coords_score [M, T] of the held-out tracks."""
     camera = scoring.evaluation_intrinsics(tracks.intrinsics, tracks.size)
-    true, visible = tracks.tracks[held_out.ids], tracks.visible[held_out.ids, :, 0] > 0
-    scale = scoring.scale_factor(
-        true, visible, held_out.tracks, held_out.visible_logits[..., 0] > 0
-    )
+    visible = tracks.visible[held_out.ids, :, 0] > 0
+    both = visible & (held_out.visible_logits[..., 0] > 0)
+    scale = scoring.scale_factor(*_chosen(tracks, held_out, both))
     # Nothing seen both ways: there is no scale to match.
     scale = np.where(np.isfinite(scale), scale, 1)
-    errors = scoring.pixel_errors(true, held_out.tracks * scale, camera)
-    scores = scoring.coords_score(errors, visible & held_out.counted)
-    return scores.astype(np.float32)
+    scored = visible & held_out.counted
+    true, seen, predicted, _ = _chosen(tracks, held_out, scored)
+    errors = scoring.pixel_errors(true, predicted * scale, camera)
+    scores = np.full(visible.shape, np.nan, np.float32)
+    scores[scored] = scoring.coords_score(errors, seen)[0]
+    return scores
+
+
+def _chosen(tracks, held_out, where):
+    """True and predicted positions [1, P, 3], each with what is visible [1, P], of the
+    points that a mask [M, T] chooses: all of them are visible."""
+    rows, frames = np.nonzero(where)
+    true = tracks.tracks[held_out.ids[rows], frames][None]
+    seen = np.ones(true.shape[:2], bool)
+    return true, seen, held_out.tracks[rows, frames][None], seen
+
+
+def _mean_by_track(ids, scores):
+    """Each track once [N], with its mean score over the splits it was held out in."""
+    unique, index = np.unique(ids, return_inverse=True)
+    if len(unique) == len(ids):
+        return ids, scores
+    total = np.zeros((len(unique), scores.shape[1]))
+    count = np.zeros(total.shape)
+    np.add.at(total, index, np.nan_to_num(scores))
+    np.add.at(count, index, ~np.isnan(scores))
+    with np.errstate(invalid="ignore"):
+        return unique, (total / count).astype(np.float32)
 
 
 def _window_entry(tracks, window):
@@ -909,10 +1240,11 @@ def _first_split(tracks, held_out):
     windows, first = held_out.windows, held_out.splits == 0
     queries = held_out.ids[first]
     support = np.unique(np.concatenate([window.support[0] for window in windows]))
-    points = np.full((len(windows), len(tracks.tracks), 4), np.nan, np.float32)
+    points = np.full((len(windows), len(queries), 4), np.nan, np.float32)
     for w, window in enumerate(windows):
-        points[w, window.ids] = window.query_points
-    points = points[:, queries]
+        of_first = window.splits == 0
+        at = np.searchsorted(queries, window.ids[of_first])
+        points[w, at] = window.query_points[of_first]
     earliest = (~np.isnan(points[..., 0])).argmax(axis=0)
     return {
         "tracks_3d": held_out.tracks[first].astype(np.float32),
@@ -930,27 +1262,171 @@ def _first_split(tracks, held_out):
     }
 
 
-def _scored_points(tracks, held_out, scores, video):
+def _scored_points(tracks, ids, scores, video):
     """The arrays of result_with_scores.npz (DESIGN section 5) but for the video.
 
-    The camera does not move as far as is known: world and camera frame are one.
+    Where poses are unknown the camera does not move as far as is known: world and
+    camera frame are one.
     """
-    ids = held_out.ids
+    coords, extrinsics = tracks.tracks[ids], tracks.extrinsics
+    if extrinsics is None:
+        extrinsics = np.eye(4)
+    else:
+        coords = geometry.camera_to_world(coords, extrinsics)
     points = {
-        "coords": tracks.tracks[ids].transpose(1, 0, 2).astype(np.float32),
+        "coords": coords.transpose(1, 0, 2).astype(np.float32),
         "coords_score": scores.T,
         "visibs": tracks.visible[ids, :, 0].T > 0,
         "intrinsics": geometry.intrinsics_matrix(tracks.intrinsics).astype(np.float32),
-        "extrinsics": np.eye(4, dtype=np.float32),
+        "extrinsics": extrinsics.astype(np.float32),
         "frame_size": np.array([tracks.size[1], tracks.size[0]]),
     }
     if video is None:
         return points
     return points | {
-        "video_path": np.array(video.path or ""),
+        "video_path": np.array(video.path or tracks.path or ""),
         "fps": np.float64(video.fps),
         "frame_indices": video.frame_indices,
     }
+
+
+# --- Tracks from elsewhere ---
+
+
+def read_tracks(
+    path: str | os.PathLike, options: Options | None = None
+) -> tuple[Tracks3D, Video | None]:
+    """Tracks that were made elsewhere, in the camera frame, and the video beside them.
+
+    Args:
+        path: an .npz with `tracks_3d [N, T, 3]` and `visible [N, T, 1]` (see
+            datasets.read_example), or as TAPIP3D writes it and `save_result` does:
+            `coords [T, N, 3]` in the world, `visibs [T, N]`, `extrinsics`, `intrinsics`
+            and perhaps `video [T, 3, H, W]`.
+        options: whose camera, if it has one, replaces the file's.
+
+    Raises:
+        PipelineError: if it is none of these.
+    """
+    import datasets  # not above: who scores a video does not wait for it
+
+    options, path = options or Options(), os.fspath(path)
+    if not os.path.isfile(path):
+        raise PipelineError(f"{path}: no such file")
+    try:
+        stored = datasets.read_npz(path, {"coords", "visibs", "extrinsics", "fps"})
+        if {"coords", "visibs"} <= set(stored):
+            example = _tapip3d_example(datasets, path, stored)
+        else:
+            example = datasets.read_example(path, with_video=True)
+    except datasets.DatasetError as error:
+        raise PipelineError(str(error)) from error
+    tracks = example["tracks_3d"]
+    video = _stored_video(path, example, float(stored.get("fps", 0)), tracks.shape[1])
+    size = int(example["height"]), int(example["width"])
+    camera, source = example["intrinsics"], "of the file"
+    if options.intrinsics is not None or options.fov is not None:
+        camera, source = camera_of(options, size)
+    cuts = () if video is None or options.ignore_cuts else find_cuts(video.frames)
+    LOG.info("%s: %d tracks, %d frames", path, *tracks.shape[:2])
+    found = Tracks3D(
+        tracks=tracks,
+        visible=example["visible"],
+        intrinsics=np.asarray(camera, float),
+        size=size,
+        intrinsics_source=source,
+        cuts=tuple(cuts),
+        dino=_stored_features(example, "dino_features"),
+        depth=_stored_depth(example, size),
+        extrinsics=stored.get("extrinsics"),
+        path=os.path.abspath(path),
+    )
+    return found, video
+
+
+def score_tracks_file(
+    path: str | os.PathLike, checkpoint: checkpointing.Checkpoint, options: Options
+) -> Result:
+    """How real the motion of tracks from elsewhere is, see `read_tracks`."""
+    began = time.perf_counter()
+    tracks, video = read_tracks(path, options)
+    result = score_tracks(tracks, checkpoint, options, video)
+    result.score["seconds"] = round(time.perf_counter() - began, 3)
+    return result
+
+
+def _tapip3d_example(datasets, path, stored):
+    """What TAPIP3D wrote, as datasets.read_example gives it."""
+    stored |= datasets.read_npz(path, {"intrinsics", "video"})
+    coords, visible = stored["coords"], stored["visibs"]
+    if coords.ndim != 3 or coords.shape[2] != 3 or visible.shape != coords.shape[:2]:
+        raise datasets.DatasetError(
+            f"{path}: coords {coords.shape} and visibs {visible.shape} must be "
+            "[T, N, 3] and [T, N]"
+        )
+    extrinsics = np.asarray(stored.get("extrinsics", np.eye(4)), np.float64)
+    if extrinsics.shape not in ((4, 4), (len(coords), 4, 4)):
+        raise datasets.DatasetError(
+            f"{path}: extrinsics have shape {extrinsics.shape}, must be [4, 4] or "
+            f"[{len(coords)}, 4, 4]"
+        )
+    tracks = geometry.world_to_camera(coords.transpose(1, 0, 2), extrinsics)
+    frames = {}
+    if "video" in stored:
+        frames = {"video": stored["video"].transpose(0, 2, 3, 1)}
+    camera = {n: stored[n] for n in ("intrinsics",) if n in stored}
+    size = datasets._size(path, camera | frames)
+    camera = datasets._one_camera(path, stored.get("intrinsics"), *size)
+    return frames | datasets._checked(
+        path,
+        {
+            "tracks_3d": tracks,
+            "visible": visible.T[..., None],
+            "intrinsics": camera,
+            "height": size[0],
+            "width": size[1],
+        },
+    )
+
+
+def _stored_video(path, example, fps, num_frames):
+    """The video beside tracks, None if there is none."""
+    if "video" not in example:
+        return None
+    frames = example["video"]
+    if frames.ndim != 4 or frames.shape[3] != 3 or len(frames) != num_frames:
+        raise PipelineError(
+            f"{path}: its video has shape {frames.shape}, must be of the tracks' "
+            f"{num_frames} frames, and in colour"
+        )
+    if frames.dtype != np.uint8:  # in 0..1
+        frames = (np.clip(frames, 0, 1) * 255).round().astype(np.uint8)
+    return Video(
+        frames=[reduced(frame, WORKING_SIZE) for frame in frames],
+        size=(int(example["height"]), int(example["width"])),
+        fps=fps,
+        frame_indices=np.arange(num_frames),
+    )
+
+
+def _stored_features(example, name):
+    if name not in example:
+        return None
+    return lambda start, stop: example[name][:, start:stop]
+
+
+def _stored_depth(example, size):
+    """Relative depths beside tracks, or those around them in depth maps beside them."""
+    tracks = example["tracks_3d"]
+    if "depth_taps" in example:
+        taps = example["depth_taps"].reshape(*tracks.shape[:2], NUM_TAPS)
+        return lambda start, stop: taps[:, start:stop]
+    if "depth" not in example:
+        return None
+    visible = example["visible"] > 0
+    seen = np.where(visible, tracks, np.float32([0, 0, 1]))
+    pixels = geometry.project(seen, example["intrinsics"])
+    return depth_around(example["depth"], pixels, seen[..., 2], size)
 
 
 # --- Files ---
@@ -977,11 +1453,12 @@ def save_result(
     """
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    points, frames = _with_video(result, result_video_size)
+    points = _stored_points(result, result_video_size)
+    frames = result.video.frames if result.video else ()
     with whole_file(folder / "predictions.npz") as file:
         np.savez(file, **result.predictions)
     with whole_file(folder / "result_with_scores.npz") as file:
-        _write_npz(file, points, frames)
+        _write_npz(file, points, frames, result_video_size)
     with whole_file(folder / "video_info.txt") as file:
         file.write(_video_info(result).encode())
     # Last: where score.json is, the others are too.
@@ -992,27 +1469,26 @@ def save_result(
     return [str(folder / name) for name in names]
 
 
-def _with_video(result, video_size):
-    """The arrays to write, intrinsics scaled to the stored frames, and those frames."""
+def _stored_points(result, video_size):
+    """The arrays to write, with intrinsics scaled to the frames to be stored."""
     video, points = result.video, dict(result.points)
     if video is None or video_size <= 0:
-        return points, []
-    frames = [_reduced(frame, video_size) for frame in video.frames]
-    height, width = frames[0].shape[:2]
+        return points
+    height, width = reduced(video.frames[0], video_size).shape[:2]
     scale = np.diag([width / video.size[1], height / video.size[0], 1])
     points["intrinsics"] = (scale @ points["intrinsics"]).astype(np.float32)
-    return points, frames
+    return points
 
 
-def _write_npz(file, arrays, frames):
-    """np.savez with `video [T, 3, H, W]` written frame by frame."""
+def _write_npz(file, arrays, frames, video_size):
+    """np.savez with `video [T, 3, H, W]` reduced and written frame by frame."""
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
                 np.lib.format.write_array(entry, np.asarray(array), allow_pickle=False)
-        if not frames:
+        if video_size <= 0 or not len(frames):
             return
-        height, width = frames[0].shape[:2]
+        height, width = reduced(frames[0], video_size).shape[:2]
         header = {
             "descr": "|u1",
             "fortran_order": False,
@@ -1021,7 +1497,8 @@ def _write_npz(file, arrays, frames):
         with archive.open("video.npy", "w", force_zip64=True) as entry:
             np.lib.format.write_array_header_1_0(entry, header)
             for frame in frames:
-                entry.write(frame.transpose(2, 0, 1).tobytes())
+                small = reduced(frame, video_size)
+                entry.write(small.transpose(2, 0, 1).tobytes())
 
 
 def _video_info(result) -> str:

@@ -1,120 +1,195 @@
-"""Seconds and memory of the way of a clip.
+"""Seconds and peak memory of scoring a video, stage by stage, per clip length.
 
-    python benchmarks/bench_pipeline.py --part=sampling
+    python benchmarks/bench_pipeline.py             # the mini preset; minutes
+    python benchmarks/bench_pipeline.py --quick     # one short clip, kept apart
 
-Parts:
+Clips are test pictures of ffmpeg's, panned over at 1280 x 720, of each length. Every
+length is scored twice in a process of its own, and the second time is measured: what
+is compiled is compiled then. Rows are
 
-    sampling    lifting tracks to 3D and sampling features at them: 4096 tracks, 150
-                frames, 720p depth, 36 x 64 maps of 768 features, to a float16 buffer
-                that is touched already; and depth features of as many support tracks
-                as a window takes. At most SAMPLING_SECONDS on two cores.
+    decode      reading, resizing
+    prepare     cuts, repeated frames, borders
+    track       2D tracks
+    encode      support tracks to latents
+    predict     latents to held-out tracks
+    score       all else between: windows, splits, metrics
+    write       the four files
+    all         the whole of it
 
-Prints a table and writes it as JSON. CPU seconds stand beside the seconds: where they
-are fewer, something else was running.
+with the highest memory of the process while each ran, of which `at rest` (libraries,
+model) is the part that was there before. Writes results/pipeline_PLATFORM.json.
 """
 
+import contextlib
 import json
 import os
+import subprocess
 import sys
+import tempfile
 import time
 
-import numpy as np
 from absl import app, flags
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path[:0] = [ROOT]
 
-import geometry  # noqa: E402
+import bench_forward  # noqa: E402  has --quick, --out_dir and the CPU's name
+import imageio_ffmpeg  # noqa: E402
+import jax  # noqa: E402
+import tqdm  # noqa: E402
 
-SAMPLING_SECONDS = 2.0
-TRACKS, FRAMES, FEATURES = 4096, 150, 768
-CLIP, DEPTH, MAP = (720, 1280), (720, 1280), (36, 64)
-SUPPORT = 2048  # of --preset=full
+import pipeline  # noqa: E402
+from files import keep_compiled_programs, whole_file  # noqa: E402
+
+FLAGS = flags.FLAGS
+LENGTHS = (50, 150, 600, 3000)
+QUICK = (16,)
+SIZE = (1280, 720)
+STAGES = {  # names in pipeline that a stage goes through
+    "decode": ("read_video",),
+    "prepare": ("prepare", "content_box"),
+    "track": ("track_shots",),
+    "encode": ("encode",),
+    "predict": ("decode",),
+    "write": ("save_result",),
+}
 
 
-def measure_sampling(
-    repetitions: int = 3,
-    num_tracks: int = TRACKS,
-    num_frames: int = FRAMES,
-    num_features: int = FEATURES,
-) -> list[dict]:
-    """Times what happens between the front ends and the model.
+class Stopwatch:
+    """Seconds and highest memory in GB by stage."""
 
-    Returns:
-        For each step and for lifting and sampling together: what, seconds and CPU
-        seconds of the fastest repetition, compilation left out.
-    """
-    rng = np.random.default_rng(0)
-    height, width = CLIP
-    tracks = rng.uniform(0, [width, height], (num_tracks, num_frames, 2))
-    tracks = tracks.astype(np.float32)
-    # A few frames in turns: how long it takes does not hang on what is in them.
-    depth = rng.uniform(1, 5, (4, *DEPTH)).astype(np.float16)
-    maps = rng.standard_normal((4, *MAP, num_features)).astype(np.float16)
-    intrinsics = geometry.default_intrinsics(*CLIP)
-    features = np.zeros((num_tracks, num_frames, num_features), np.float16)
-    near = np.zeros((min(SUPPORT, num_tracks), num_frames, 256), np.float16)
-    features[:], near[:] = 1, 1  # touched
+    def __init__(self):
+        self.seconds, self.peak = {}, {}
 
-    def turns(frames):
-        return (frames[t % len(frames)] for t in range(num_frames))
+    @contextlib.contextmanager
+    def stage(self, name: str):
+        forget_peak()
+        start = time.perf_counter()
+        yield
+        took = time.perf_counter() - start
+        self.seconds[name] = self.seconds.get(name, 0.0) + took
+        self.peak[name] = max(self.peak.get(name, 0.0), memory_gb("VmHWM"))
 
-    def lift():
-        z = geometry.sample_frames(turns(depth), tracks, CLIP)
-        return geometry.lift(tracks, intrinsics, z)
+    def around(self, name: str, function):
+        """The function, timed; what it starts on a device is waited for."""
 
-    def sample():
-        return geometry.sample_frames(turns(maps), tracks, CLIP, features)
+        def timed(*args, **kwargs):
+            with self.stage(name):
+                return jax.block_until_ready(function(*args, **kwargs))
 
-    def look_around():
-        chosen = tracks[: len(near)]
-        z = np.ones(chosen.shape[:2], np.float32)
-        return geometry.depth_feature_frames(turns(depth), chosen, z, 1.0, CLIP, near)
+        return timed
 
-    rows = [
-        timed("lifting", lift, repetitions),
-        timed("sampling features", sample, repetitions),
-        timed(f"depth features of {len(near)} tracks", look_around, repetitions),
+
+def memory_gb(what: str) -> float:
+    """VmHWM (highest) or VmRSS (now) of this process; NaN where there is no /proc."""
+    try:
+        with open("/proc/self/status") as file:
+            lines = dict(line.split(":", 1) for line in file)
+    except OSError:
+        return float("nan")
+    return int(lines[what].split()[0]) / 2**20
+
+
+def forget_peak() -> None:
+    """Lets the highest memory begin at the present one."""
+    with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as file:
+        file.write("5")
+
+
+def make_video(path: str, num_frames: int, size: tuple[int, int]) -> None:
+    """A detailed picture, panned over."""
+    width, height = size
+    pan = f"crop={width}:{height}:x='mod(n,200)':y='mod(n,100)/2'"
+    source = f"mandelbrot=s={width + 200}x{height + 50}:rate=30:end_pts=1"
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", "-f", "lavfi"]
+    command += ["-i", source, "-frames:v", "1", path + ".png"]
+    subprocess.run(command, check=True)
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", "-loop", "1"]
+    command += ["-framerate", "30", "-i", path + ".png", "-vf", pan]
+    command += ["-frames:v", str(num_frames), "-pix_fmt", "yuv420p", path]
+    subprocess.run(command, check=True)
+
+
+def measure(num_frames: int, size: tuple[int, int]) -> list[dict]:
+    """Rows of one length."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "clip.mp4")
+        make_video(path, num_frames, size)
+        checkpoint = pipeline.load_checkpoint(None, pipeline.make_options())
+        originals = {n: getattr(pipeline, n) for ns in STAGES.values() for n in ns}
+
+        def score():
+            result = pipeline.score_video(path, checkpoint)
+            pipeline.save_result(result, os.path.join(folder, "out"))
+            return result
+
+        score()  # compiles
+        watch, rest = Stopwatch(), memory_gb("VmRSS")
+        for stage, names in STAGES.items():
+            for name in names:
+                setattr(pipeline, name, watch.around(stage, originals[name]))
+        start = time.perf_counter()
+        result = score()
+        watch.seconds["all"] = time.perf_counter() - start
+        for name, function in originals.items():
+            setattr(pipeline, name, function)
+    inside = sum(watch.seconds[stage] for stage in STAGES)
+    watch.seconds["score"] = watch.seconds["all"] - inside
+    watch.peak["all"] = max(watch.peak.values())
+    order = [*STAGES, "score", "all"]
+    return [
+        {
+            "frames": num_frames,
+            "size": "{}x{}".format(*size),
+            "tracks": result.score["num_tracks"],
+            "stage": stage,
+            "seconds": watch.seconds[stage],
+            "peak_gb": watch.peak.get(stage),
+            "at_rest_gb": rest,
+        }
+        for stage in order
     ]
-    both = {
-        "what": "lifting and sampling",
-        "seconds": rows[0]["seconds"] + rows[1]["seconds"],
-        "cpu_seconds": rows[0]["cpu_seconds"] + rows[1]["cpu_seconds"],
-        "at_most": SAMPLING_SECONDS,
-    }
-    return [*rows, both]
 
 
-def timed(what: str, function, repetitions: int) -> dict:
-    """The fastest of some repetitions, after one that compiles."""
-    function()
-    found = []
-    for _ in range(repetitions):
-        began = time.perf_counter(), time.process_time()
-        function()
-        found.append((time.perf_counter() - began[0], time.process_time() - began[1]))
-    seconds, cpu_seconds = min(found)
-    return {"what": what, "seconds": seconds, "cpu_seconds": cpu_seconds}
+def measure_apart(num_frames: int) -> list[dict]:
+    """`measure` in a process of its own: no length inherits another's memory."""
+    command = [sys.executable, __file__, f"--length={num_frames}"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def table(rows: list[dict]) -> str:
+    """Rows as text."""
+    lines = [" ".join(f"{name:>12}" for name in rows[0])]
+    for row in rows:
+        texts = [f"{x:.3g}" if isinstance(x, float) else str(x) for x in row.values()]
+        lines.append(" ".join(f"{text:>12}" for text in texts))
+    return "\n".join(lines)
 
 
 def main(argv):
     del argv
-    rows = measure_sampling()
-    for row in rows:
-        limit = f"  (at most {row['at_most']} s)" if "at_most" in row else ""
-        print(
-            f"{row['what']:<32} {row['seconds']:7.2f} s {row['cpu_seconds']:7.2f} CPU s"
-            f"{limit}"
-        )
-    path = os.path.join(flags.FLAGS.out_dir, "pipeline_sampling.json")
-    os.makedirs(flags.FLAGS.out_dir, exist_ok=True)
-    with open(path, "w") as file:
-        json.dump({"cores": os.cpu_count(), "rows": rows}, file, indent=2)
+    keep_compiled_programs("~/.cache/3dspa/jax")
+    if FLAGS.length:
+        size = (320, 180) if FLAGS.length in QUICK else SIZE
+        print(json.dumps(measure(FLAGS.length, size)))
+        return
+    rows = []
+    for num_frames in tqdm.tqdm(QUICK if FLAGS.quick else LENGTHS, "lengths"):
+        rows += measure_apart(num_frames)
+    print(table(rows))
+    platform = jax.devices()[0].platform
+    device = bench_forward.cpu_name()
+    if platform != "cpu":
+        device = f"{jax.devices()[0].device_kind}, {device}"
+    quick = "_quick" if FLAGS.quick else ""
+    found = {"device": device, "cores": os.cpu_count(), "rows": rows}
+    path = os.path.join(FLAGS.out_dir, f"pipeline_{platform}{quick}.json")
+    with whole_file(path) as file:
+        file.write(json.dumps(found, indent=1).encode())
+    print(path)
 
 
 if __name__ == "__main__":
-    flags.DEFINE_enum("part", "sampling", ["sampling"], "What to measure.")
-    flags.DEFINE_string(
-        "out_dir", os.path.join(ROOT, "benchmarks", "results"), "Where JSON goes."
-    )
+    flags.DEFINE_integer("length", 0, "Only this many frames; rows to stdout as JSON.")
     app.run(main)

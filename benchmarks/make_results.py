@@ -201,6 +201,56 @@ def comparable_section() -> str:
     return "\n\n".join(parts)
 
 
+def pipeline_section(platform: str) -> str:
+    """What bench_pipeline.py measured on a kind of device."""
+    command = "python benchmarks/bench_pipeline.py"
+    path = RESULTS / f"pipeline_{platform}.json"
+    if not path.exists():
+        return (
+            f"### {platform.upper()}\n\nNot measured. Where there is one: `{command}`."
+        )
+    stored = json.loads(path.read_text())
+    header = [name.replace("_", " ") for name in stored["rows"][0]]
+    rows = [
+        [x if isinstance(x, str) else number(x) for x in row.values()]
+        for row in stored["rows"]
+    ]
+    return "\n\n".join(
+        [
+            f"### {platform.upper()}: {stored['device']}",
+            f"`{command}`",
+            table(header, rows),
+        ]
+    )
+
+
+def sampling_section(platform: str) -> str:
+    """What bench_sampling.py measured on a kind of device."""
+    command = "python benchmarks/bench_sampling.py"
+    path = RESULTS / f"sampling_{platform}.json"
+    if not path.exists():
+        return (
+            f"### {platform.upper()}\n\nNot measured. Where there is one: `{command}`."
+        )
+    stored = json.loads(path.read_text())
+    rows = [
+        [
+            row["what"],
+            number(row["seconds"]),
+            number(row["cpu_seconds"]),
+            number(row["at_most"]) if "at_most" in row else "",
+        ]
+        for row in stored["rows"]
+    ]
+    return "\n\n".join(
+        [
+            f"### {platform.upper()}: {stored['device']}, {stored['cores']} CPU cores",
+            f"`{command}`",
+            table(["what", "seconds", "CPU seconds", "at most"], rows),
+        ]
+    )
+
+
 def main() -> None:
     """Writes RESULTS.md."""
     parts = [
@@ -222,8 +272,18 @@ def main() -> None:
         training_section("cpu"),
         training_section("gpu"),
         readout_section(),
+        "## Lifting and sampling\n\n4096 tracks of 150 frames, 720p depth, 36 x 64 maps "
+        "of 768 features.",
+        sampling_section("cpu"),
+        sampling_section("gpu"),
         "## Is realism comparable between clips?",
         comparable_section(),
+        "## Scoring a video, with the mini preset\n\nThe second run in a process, from "
+        "the file to the files. `encode` and `predict` are the model; `score` is all "
+        "between the stages; peak memory is the whole process's while a stage ran, of "
+        "which `at rest` was there before.",
+        pipeline_section("cpu"),
+        pipeline_section("gpu"),
     ]
     path = HERE / "RESULTS.md"
     path.write_text("\n\n".join(parts) + "\n")

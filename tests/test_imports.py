@@ -45,7 +45,9 @@ LIBRARY = [
     "depth",
     "environment",
     "semantic_points",
+    "video",
     "pipeline",
+    "many_videos",
     "visualize",
 ]
 SCRIPTS = [
@@ -79,7 +81,9 @@ DEMO = [
     "features",
     "depth",
     "environment",
+    "video",
     "pipeline",
+    "many_videos",
     "inference",
     "train",
 ]

@@ -2,13 +2,15 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from test_pipeline import SMALL, make_clip, save_random, write_video
+from test_pipeline import SMALL, save_random
+from video_files import make_clip, write_video
 
 import track_autoencoder_3d
 
@@ -37,6 +39,7 @@ def start(folder, *arguments):
         "--checkpoint_path": folder / "small.npz",
         "--jax_cache_dir": folder / "cache",
         "--tracking_grid_size": 10,
+        "--output_dir": "none",
     }
     names = [str(argument).split("=")[0] for argument in arguments]
     flags = [f"{k}={v}" for k, v in defaults.items() if k not in names]
@@ -107,20 +110,14 @@ def test_a_second_run_gives_the_same_and_does_not_compile(folder, first_run):
 def test_user_errors_are_one_line_and_exit_code_1(folder):
     cases = {
         "no such file": ["--video_path=nowhere.mp4"],
-        "no frame that can be decoded": ["--video_path=text.mp4"],
-        "1 frame(s): need at least 2": ["--video_path=one.mp4"],
-        "is a directory": ["--video_path=."],
-        "give --video_path=FILE": [],
         "do not know what to do with 'clip.mp4'": ["clip.mp4"],
-        "preset 'full' cannot run": ["--video_path=clip.mp4", "--preset=full"],
-        "num_splits is 1": ["--video_path=clip.mp4", "--num_splits=1"],
+        "need numbers fx,fy,cx,cy": ["--video_path=clip.mp4", "--intrinsics=1,2,x,4"],
+        "cannot write to /proc/out": [
+            "--video_path=clip.mp4",
+            "--output_dir=/proc/out",
+        ],
     }
-    processes = {
-        message: start(folder, "--output_dir=none", *arguments)
-        for message, arguments in cases.items()
-    }
-    for message, process in processes.items():
-        code, out, err = finish(process)
+    for code, out, err, message in run_all(folder, cases):
         assert code == 1 and out == ""
         assert message in err
         assert err.count("\n") == 1, err
@@ -130,24 +127,58 @@ def test_user_errors_are_one_line_and_exit_code_1(folder):
 def test_later_errors_are_told_in_the_last_line(folder):
     cases = {
         "no trackable points": ["--video_path=black.mp4"],
+        "1 frame(s): need at least 2": ["--video_path=one.mp4"],
         "no such checkpoint": ["--video_path=clip.mp4", "--checkpoint_path=no.npz"],
-        "cannot write to file": ["--video_path=clip.mp4", "--output_dir=file"],
     }
-    processes = {
-        message: start(folder, "--output_dir=none", *arguments)
-        for message, arguments in cases.items()
-    }
-    for message, process in processes.items():
-        code, out, err = finish(process)
+    for code, out, err, message in run_all(folder, cases):
         assert code == 1 and out == ""
         assert message in err.splitlines()[-1]
         assert "Traceback" not in err
     assert not (folder / "none").exists()
 
 
-def test_flags_that_do_nothing_yet_do_not_exist(folder):
-    code, _, err = finish(start(folder, "--video_path=clip.mp4", "--use_dino"))
-    assert code == 1 and "Unknown command line flag 'use_dino'" in err
+def run_all(folder, cases):
+    """Runs them at the same time; exit code, stdout, stderr and message of each."""
+    started = {
+        message: start(folder, *arguments) for message, arguments in cases.items()
+    }
+    for message, process in started.items():
+        yield *finish(process), message
+
+
+def test_many_videos_go_to_folders_and_a_table(folder):
+    """A second run goes on; a bad video is a row, and the exit code says so."""
+    (folder / "clips").mkdir()
+    for name in ("b.mp4", "a.mp4"):
+        shutil.copy(folder / "clip.mp4", folder / "clips" / name)
+    shutil.copy(folder / "text.mp4", folder / "clips" / "c.mp4")
+    arguments = "--video_path=clips", "--output_dir=many"
+    code, out, err = finish(start(folder, *arguments))
+    assert code == 1 and "Traceback" not in err
+    assert out.startswith("2 scored, 0 finished before, 1 failed")
+    assert "c.mp4 has no frame that can be decoded" in err
+    (folder / "clips" / "c.mp4").unlink()
+    stamps = [(folder / f"many/{n}/score.json").stat().st_mtime_ns for n in "ab"]
+    code, out, err = finish(start(folder, *arguments))
+    assert code == 0 and out.startswith("0 scored, 2 finished before, 0 failed")
+    again = [(folder / f"many/{n}/score.json").stat().st_mtime_ns for n in "ab"]
+    assert stamps == again
+    for name in "ab":
+        assert sorted(p.name for p in (folder / "many" / name).iterdir()) == FILES
+
+
+def test_tracks_instead_of_a_video(folder, first_run):
+    """Our own result, scored again: its tracks are its points."""
+    arguments = "--tracks_path=one/result_with_scores.npz", "--output_dir=again"
+    code, out, err = finish(start(folder, *arguments, "--seed=3"))
+    assert code == 0, err
+    first, again = (
+        json.loads((folder / d / "score.json").read_text()) for d in ("one", "again")
+    )
+    assert again["num_tracks"] == first["num_tracks"]
+    assert again["realism"] == pytest.approx(first["realism"], abs=0.02)
+    assert again["intrinsics"]["source"] == "of the file"
+    assert sorted(path.name for path in (folder / "again").iterdir()) == FILES
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="no shared clips here")

@@ -5,15 +5,14 @@ scored is refused."""
 import dataclasses
 import json
 import shutil
-import subprocess
 from pathlib import Path
 
-import imageio_ffmpeg
 import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from video_files import SIZE, make_clip
 
 import checkpointing
 import geometry
@@ -22,12 +21,11 @@ import scoring
 import track_autoencoder
 import track_autoencoder_3d
 from pipeline import make_options
+from video import video_from_array
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "videos"
 SETTINGS = settings(max_examples=50, deadline=None)
 WINDOW = 12  # frames of the small model
-SIZE = (96, 128)
-FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
 SMALL = {
     "num_output_frames": WINDOW,
     "num_latent_tokens": 8,
@@ -74,34 +72,6 @@ def checkpoint(checkpoint_path):
     return checkpointing.load_checkpoint(checkpoint_path)
 
 
-def make_clip(num_frames=30, size=SIZE, step=1.5):
-    """[T, H, W, 3] of coloured waves that drift to the right."""
-    y, x = np.meshgrid(np.arange(size[0]), np.arange(size[1]), indexing="ij")
-    rng = np.random.default_rng(0)
-    waves, phase = rng.normal(0, 0.35, (24, 2)), rng.uniform(0, 6, 24)
-    frames = []
-    for t in range(num_frames):
-        angle = np.multiply.outer(x - step * t, waves[:, 0])
-        angle = angle + np.multiply.outer(y, waves[:, 1]) + phase
-        grey = 128 + 14 * np.cos(angle).sum(axis=-1)
-        frames.append(np.stack([grey, 0.9 * grey, 255 - grey], axis=-1))
-    return np.stack(frames).clip(0, 255).astype(np.uint8)
-
-
-def write_video(path, frames, fps=10):
-    """An H.264 file that loses little."""
-    size = f"{frames.shape[2]}x{frames.shape[1]}"
-    source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-r", fps, "-i", "-"]
-    target = ["-pix_fmt", "yuv420p", "-crf", 4, "-movflags", "+faststart", path]
-    ffmpeg(*source, *target, stdin=np.ascontiguousarray(frames).tobytes())
-    return str(path)
-
-
-def ffmpeg(*arguments, stdin=None):
-    command = [FFMPEG, "-v", "error", "-y", *map(str, arguments)]
-    subprocess.run(command, check=True, input=stdin)
-
-
 def random_tracks(seed=0, num_tracks=40, num_frames=30, share=0.8):
     """Tracks that wander about at depth 1, visible in a random share of the frames."""
     rng = np.random.default_rng(seed)
@@ -127,7 +97,9 @@ def held_out(checkpoint):
 
 @pytest.fixture(scope="module")
 def result(checkpoint):
-    return pipeline.score_video(make_clip(), checkpoint, fps=8, tracking_grid_size=12)
+    return pipeline.score_video(
+        make_clip(), checkpoint, video_fps=8, tracking_grid_size=12
+    )
 
 
 # --- Windows and splits ---
@@ -148,13 +120,36 @@ def test_windows_cover_the_clip_and_overlap_by_half(num_frames, length):
 
 
 @SETTINGS
+@given(data=st.data(), num_frames=st.integers(2, 300), length=st.integers(2, 60))
+def test_windows_do_not_cross_cuts(data, num_frames, length):
+    cuts = sorted(data.draw(st.sets(st.integers(1, num_frames - 1), max_size=5)))
+    shot = np.searchsorted(cuts, np.arange(num_frames), side="right")
+    covered = np.zeros(num_frames, bool)
+    for start, stop in pipeline.clip_windows(num_frames, length, cuts):
+        assert shot[start] == shot[stop - 1] and 2 <= stop - start <= length
+        covered[start:stop] = True
+    assert (covered | (np.bincount(shot) == 1)[shot]).all()
+
+
+@SETTINGS
 @given(num_tracks=st.integers(2, 200), num_splits=st.integers(2, 8))
 def test_splits_are_even_and_repeatable(num_tracks, num_splits):
-    splits = pipeline.deal_splits(num_tracks, num_splits, np.random.default_rng(5))
-    counts = np.bincount(splits, minlength=num_splits)
-    assert counts.max() - counts.min() <= 1 and len(counts) == num_splits
-    again = pipeline.deal_splits(num_tracks, num_splits, np.random.default_rng(5))
-    np.testing.assert_array_equal(again, splits)
+    options = make_options(num_splits=num_splits)
+    held = pipeline.deal_splits(num_tracks, options, np.random.default_rng(5))
+    counts = held.sum(axis=1)
+    assert (held.sum(axis=0) == 1).all()
+    assert counts.max() - counts.min() <= 1 and len(counts) == min(
+        num_splits, num_tracks
+    )
+    again = pipeline.deal_splits(num_tracks, options, np.random.default_rng(5))
+    np.testing.assert_array_equal(again, held)
+
+
+def test_repeated_splits_are_drawn_anew():
+    options = make_options(score_all_points=False, num_splits=3)
+    held = pipeline.deal_splits(80, options, np.random.default_rng(5))
+    assert held.shape == (3, 80) and held.sum(axis=1).tolist() == [20] * 3
+    assert (held[0] != held[1]).any() and (held.sum(axis=0) > 1).any()
 
 
 @SETTINGS
@@ -295,6 +290,7 @@ def make_window(start, stop, ids, value, logit=1.0):
         start,
         stop,
         ids=np.array(ids),
+        splits=np.zeros(len(ids), int),
         tracks=np.full((*shape, 3), value, np.float32),
         visible_logits=np.full((*shape, 1), logit, np.float32),
         query_points=np.tile(np.float32([start, 0, 0, 0]), (len(ids), 1)),
@@ -310,7 +306,7 @@ def test_blend_equals_the_plain_loop():
         make_window(start, stop, rng.permutation(6)[:4], value)
         for start, stop, value in [(0, 8, 1), (4, 12, 5), (7, 15, 9)]
     ]
-    ids, tracks, logits, counted = pipeline.blend(windows, 7, 15)
+    ids, _, tracks, logits, counted = pipeline.blend(windows, 7, 15)
     assert ids.tolist() == sorted({i for w in windows for i in w.ids})
     for row, i in enumerate(ids):
         for t in range(15):
@@ -329,7 +325,7 @@ def test_blend_equals_the_plain_loop():
 
 def test_out_of_reach_the_nearest_prediction_stands():
     windows = [make_window(2, 4, [1], 3.0), make_window(8, 10, [1], 7.0)]
-    ids, tracks, logits, counted = pipeline.blend(windows, 3, 12)
+    ids, _, tracks, logits, counted = pipeline.blend(windows, 3, 12)
     assert ids.tolist() == [1]
     np.testing.assert_array_equal(
         tracks[0, :, 0], [3] * 6 + [7] * 6
@@ -412,7 +408,7 @@ def test_shorter_windows_when_so_asked(checkpoint):
 
 
 def test_same_seed_same_score_and_another_seed_another(result, checkpoint):
-    options = {"fps": 8, "tracking_grid_size": 12}
+    options = {"video_fps": 8, "tracking_grid_size": 12}
     again = pipeline.score_video(make_clip(), checkpoint, **options)
     other = pipeline.score_video(make_clip(), checkpoint, seed=1, **options)
     assert again.score | {"seconds": 0} == result.score | {"seconds": 0}
@@ -532,31 +528,7 @@ def test_scores_without_a_number_become_null(result, tmp_path):
     assert found["per_frame"] == [None, 0.5] and found["realism_std"] is None
 
 
-# --- Reading video ---
-
-
-@pytest.fixture(scope="module")
-def video_file(tmp_path_factory):
-    return write_video(tmp_path_factory.mktemp("videos") / "clip.mp4", make_clip())
-
-
-def test_a_video_is_read_as_it_was_written(video_file):
-    video = pipeline.read_video(video_file)
-    assert video.size == SIZE and video.fps == 10 and video.codec == "h264"
-    assert len(video.frames) == 30 and video.warnings == ()
-    assert video.frames[0].dtype == np.uint8
-    difference = np.abs(np.stack(video.frames).astype(int) - make_clip())
-    # Colours are stored at half resolution; red and blue exchanged would give 60.
-    assert difference.mean() < 10
-
-
-def test_start_and_duration(video_file):
-    video = pipeline.read_video(video_file, start=0.5, duration=1.2)
-    assert video.frame_indices.tolist() == list(range(5, 17))
-    whole = pipeline.read_video(video_file)
-    np.testing.assert_array_equal(video.frames, whole.frames[5:17])
-    with pytest.raises(pipeline.VideoError, match=r"0 frame\(s\) from 60.0 s on"):
-        pipeline.read_video(video_file, start=60.0)
+# --- Sizes ---
 
 
 def test_large_frames_are_reduced_and_coordinates_are_not(checkpoint, tmp_path):
@@ -573,74 +545,6 @@ def test_large_frames_are_reduced_and_coordinates_are_not(checkpoint, tmp_path):
         large.points["coords"], small.points["coords"], atol=1e-6
     )
     assert large.score["intrinsics"]["value"] == [768, 768, 384, 288]
-
-
-@pytest.mark.parametrize("degrees", [90, 180])
-def test_rotation_in_the_metadata_is_honoured(video_file, tmp_path, degrees):
-    turned = tmp_path / "turned.mp4"
-    ffmpeg("-display_rotation", degrees, "-i", video_file, "-c", "copy", turned)
-    video = pipeline.read_video(turned)
-    assert video.size == (SIZE[::-1] if degrees == 90 else SIZE)
-    assert video.rotation == (270 if degrees == 90 else 180)
-    upright = np.rot90(pipeline.read_video(video_file).frames[3], degrees // 90)
-    assert np.abs(video.frames[3].astype(int) - upright).mean() < 2
-
-
-def test_a_truncated_file_is_read_as_far_as_it_goes(video_file, tmp_path):
-    cut = tmp_path / "cut.mp4"
-    data = Path(video_file).read_bytes()
-    cut.write_bytes(data[: len(data) * 6 // 10])
-    video = pipeline.read_video(cut)
-    assert 2 <= len(video.frames) < 30
-    assert "of 30 frames could be decoded" in video.warnings[0]
-
-
-def test_variable_frame_rate_repeats_and_drops_nothing(video_file, tmp_path):
-    path = tmp_path / "vfr.mp4"
-    chosen = "select='lt(n,10)+not(mod(n,5))'"
-    ffmpeg("-i", video_file, "-vf", chosen, "-fps_mode", "vfr", path)
-    assert len(pipeline.read_video(path).frames) == 14
-
-
-def test_grey_video(video_file, tmp_path):
-    path = tmp_path / "grey.mp4"
-    ffmpeg("-i", video_file, "-pix_fmt", "gray", path)
-    frame = pipeline.read_video(path).frames[0]
-    assert frame.shape == (*SIZE, 3) and np.ptp(frame, axis=-1).max() == 0
-
-
-def test_what_is_no_video_is_refused(video_file, tmp_path):
-    (tmp_path / "text.mp4").write_text("not a video")
-    (tmp_path / "empty.mp4").touch()
-    ffmpeg("-f", "lavfi", "-i", "sine=d=1", tmp_path / "audio.m4a")
-    write_video(tmp_path / "one.mp4", make_clip(1))
-    write_video(tmp_path / "tiny.mp4", make_clip(4, (32, 80)))
-    for name, message in {
-        "missing.mp4": "no such file",
-        ".": "is a directory",
-        "text.mp4": "no frame that can be decoded",
-        "empty.mp4": "no frame that can be decoded",
-        "audio.m4a": "audio only",
-        "one.mp4": r"1 frame\(s\): need at least 2",
-        "tiny.mp4": "80x32 px: need at least 64",
-    }.items():
-        with pytest.raises(pipeline.VideoError, match=message) as caught:
-            pipeline.read_video(tmp_path / name)
-        assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "frames, message",
-    [
-        (np.zeros((1, 80, 80, 3), np.uint8), "1 frame"),
-        (np.zeros((4, 80, 80, 3)), "float64"),
-        (np.zeros((4, 80, 80), np.uint8), r"need uint8 \[T, H, W, 3\]"),
-        (np.zeros((4, 80, 40, 3), np.uint8), "40x80 px"),
-    ],
-)
-def test_arrays_that_are_no_clip_are_refused(frames, message, checkpoint):
-    with pytest.raises(pipeline.VideoError, match=message):
-        pipeline.score_video(frames, checkpoint)
 
 
 # --- What cannot be scored ---
@@ -677,13 +581,17 @@ def test_tracks_that_are_sometimes_alone_are_scored(checkpoint):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"preset": "full"}, "cannot run: it needs the CoTracker3"),
-        ({"preset": "maxi"}, "no preset 'maxi': have mini"),
+        ({"preset": "maxi"}, "no preset 'maxi': have mini, full"),
         ({"tracker": "klt"}, "no tracker 'klt': have lk"),
         ({"num_splits": 1}, "num_splits is 1, must be at least 2"),
         ({"num_support_tracks": 0}, "num_support_tracks is 0"),
         ({"seed": -1}, "seed is -1"),
         ({"duration": 0.0}, "duration is 0.0 s"),
+        ({"fps": -1.0}, "fps is -1.0, must be more than 0"),
+        ({"fov": 180.0}, "fov is 180.0 degrees"),
+        ({"intrinsics": (1, 1, 5)}, "need fx, fy, cx, cy"),
+        ({"intrinsics": (0, 1, 5, 5)}, "need fx, fy, cx, cy"),
+        ({"intrinsics": (9, 9, 5, 5), "fov": 60.0}, "give intrinsics or fov, not both"),
         ({"num_output_frames": 13}, "num_output_frames is 13, but small.npz has 12"),
     ],
 )
@@ -714,6 +622,297 @@ def test_a_missing_checkpoint_is_named(tmp_path):
 def test_none_leaves_the_presets_value():
     options = make_options("mini", seed=None, num_splits=2)
     assert options == dataclasses.replace(pipeline.PRESETS["mini"], num_splits=2)
+
+
+# --- Shots and borders ---
+
+
+def test_windows_and_tracks_stay_within_a_shot(checkpoint):
+    """Two places joined: every track is seen in one of them only."""
+    first, second = make_clip(14), make_clip(16)[:, ::-1]
+    joined = np.concatenate([first, second])
+    result = pipeline.score_video(joined, checkpoint, tracking_grid_size=10)
+    assert result.score["cuts"] == [14]
+    spans = [(w["start"], w["stop"]) for w in result.score["windows"]]
+    assert spans == [(0, 12), (2, 14), (14, 26), (18, 30)]
+    seen = result.points["visibs"]
+    assert not (seen[:14].any(axis=0) & seen[14:].any(axis=0)).any()
+    assert seen[:14].any() and seen[14:].any()
+    alone = pipeline.score_video(first, checkpoint, tracking_grid_size=10)
+    count = len(alone.points["coords"][0])
+    np.testing.assert_array_equal(
+        result.points["coords"][:14, :count], alone.points["coords"]
+    )
+    one_shot = pipeline.score_video(
+        joined, checkpoint, tracking_grid_size=10, ignore_cuts=True
+    )
+    assert one_shot.score["cuts"] == [] and one_shot.score["windows"][1]["stop"] == 18
+
+
+def test_borders_get_no_points(checkpoint):
+    clip = make_clip(10, (144, 128))
+    clip[:, :30], clip[:, -30:] = 16, 16
+    clip[4, :30] = 17  # as compression has it
+    result = pipeline.score_video(clip, checkpoint, tracking_grid_size=10)
+    assert result.score["boxes"] == [[0, 32, 128, 112]]
+    camera = geometry.default_intrinsics(144, 128)
+    y = geometry.project(result.points["coords"], camera)[..., 1]
+    seen = y[result.points["visibs"]]
+    assert len(seen) and seen.min() > 32 and seen.max() < 112
+    assert result.score["frame_size"] == [128, 144]
+
+
+def test_repeated_frames_do_not_count(checkpoint):
+    """A 24 fps clip shown at 30 is scored as the clip itself."""
+    clip = make_clip(20)
+    shown = clip[np.arange(25) * 4 // 5]
+    options = {"tracking_grid_size": 10}
+    result = pipeline.score_video(shown, checkpoint, video_fps=30, **options)
+    assert result.realism == pipeline.score_video(clip, checkpoint, **options).realism
+    assert result.score["num_frames"] == 20 and result.score["fps"] == 24
+    assert "5 repeated frames dropped" in result.score["notes"][0]
+    assert result.points["frame_indices"].tolist() == [
+        t for t in range(25) if t % 5 != 1
+    ]
+
+
+# --- Repeated splits ---
+
+
+def test_repeated_splits_give_a_mean_and_a_spread(checkpoint):
+    tracks = random_tracks()
+    options = make_options(score_all_points=False, num_splits=3, num_support_tracks=20)
+    found = pipeline.hold_out(tracks, checkpoint, options)
+    assert np.bincount(found.splits).tolist() == [10] * 3
+    pairs = set(zip(found.ids, found.splits, strict=True))
+    assert len(pairs) == 30
+    for window in found.windows:
+        for split, support in enumerate(window.support):
+            assert not {(i, split) for i in support} & pairs
+    stub = checkpointing.Checkpoint(None, {}, None, "none", "", {})
+    result = pipeline.make_result(tracks, found, stub, options, None)
+    each = []
+    for split in range(3):
+        rows = found.splits == split
+        statistics = scoring.held_out_statistics(
+            tracks.tracks[found.ids[rows]],
+            tracks.visible[found.ids[rows], :, 0] > 0,
+            found.tracks[rows],
+            found.visible_logits[rows, :, 0] > 0,
+            tracks.intrinsics,
+            tracks.size,
+            found.counted[rows].astype(float),
+        )
+        each.append(scoring.realism(statistics))
+    assert result.realism == pytest.approx(np.mean(each))
+    assert result.score["realism_std"] == pytest.approx(np.std(each))
+    unique = np.unique(found.ids)
+    assert result.points["coords"].shape[1] == len(unique) < 30
+    assert result.score["num_tracks"] == len(unique)
+
+
+# --- Cameras, features and depth ---
+
+
+def test_a_camera_that_is_given():
+    size = (96, 128)
+    camera, source = pipeline.camera_of(make_options(intrinsics=(90, 91, 60, 50)), size)
+    assert camera.tolist() == [90, 91, 60, 50] and source == "given"
+    camera, source = pipeline.camera_of(make_options(fov=90.0), size)
+    np.testing.assert_allclose(camera, [64, 64, 64, 48])
+    assert "field of view of 90 degrees" in source
+
+
+def test_depth_lifts_points_and_is_seen_around_them():
+    rng = np.random.default_rng(0)
+    video = video_from_array(make_clip(4))
+    pixels = rng.uniform(5, 90, (6, 4, 2)).astype(np.float32)
+    tracks = pipeline.tracking.Tracks2D(pixels, np.ones((6, 4, 1), np.float32))
+    maps = rng.uniform(1, 5, (4, 24, 32)).astype(np.float32)
+    lifted = pipeline.lift_tracks(tracks, video, depth=maps)
+    z = geometry.bilinear_sample(maps, pixels, SIZE)
+    np.testing.assert_allclose(lifted.tracks[..., 2], z, rtol=1e-6)
+    back = geometry.project(lifted.tracks, lifted.intrinsics)
+    np.testing.assert_allclose(back, pixels, atol=1e-3)
+    wanted = geometry.depth_features(maps[1:3], pixels[:, 1:3], z[:, 1:3], 2.0, SIZE)
+    shown = np.array([4, 1])
+    batch = pipeline.features_shown(
+        {"depth": lifted.depth(1, 3)},
+        shown,
+        lifted.tracks[:, 1:3],
+        np.ones((6, 2), bool),
+        2.0,
+    )
+    np.testing.assert_allclose(batch["depth_features"], wanted[shown], atol=2e-3)
+
+
+def test_features_reach_the_model(checkpoint):
+    """As the model gets them when it is called by hand, window by window."""
+    tracks = random_tracks(num_tracks=12, num_frames=WINDOW, share=1.0)
+    rng = np.random.default_rng(0)
+    dino = rng.normal(size=(12, WINDOW, 768)).astype(np.float16)
+    taps = rng.normal(size=(12, WINDOW, 225)).astype(np.float16)
+    given = dataclasses.replace(
+        tracks, dino=lambda a, b: dino[:, a:b], depth=lambda a, b: taps[:, a:b]
+    )
+    options = make_options(num_support_tracks=20)
+    found = pipeline.hold_out(given, checkpoint, options)
+    window = found.windows[0]
+    shown, asked = window.support[1], np.flatnonzero(window.splits == 1)
+    scale = window.scale[1]
+    z = tracks.tracks[shown, :, 2].astype(np.float32)
+    waves = geometry.depth_waves(z, scale)
+    batch = {
+        "support_tracks": (tracks.tracks[shown] / scale)[None],
+        "support_tracks_visible": np.ones((1, len(shown), WINDOW, 1), np.float32),
+        "query_points": (window.query_points[asked] / [1, scale, scale, scale])[None],
+        "boundary_frame": np.array([WINDOW]),
+        "dino_features": dino[shown][None],
+        "depth_features": np.concatenate([taps[shown], waves], -1)[None],
+    }
+    out = jax.jit(checkpoint.model.apply)({"params": checkpoint.params}, batch)
+    np.testing.assert_allclose(
+        window.tracks[asked], out.tracks[0] * scale, atol=2e-3, rtol=1e-3
+    )
+    without = pipeline.hold_out(
+        given, checkpoint, dataclasses.replace(options, use_dino=False, use_depth=False)
+    )
+    plain = pipeline.hold_out(tracks, checkpoint, options)
+    np.testing.assert_array_equal(without.tracks, plain.tracks)
+    assert np.abs(found.tracks - plain.tracks).max() > 1e-4
+
+
+def test_features_that_are_asked_for_must_be_there(checkpoint):
+    for name in ("dino", "depth"):
+        with pytest.raises(pipeline.PipelineError, match=f"come without {name} feat"):
+            options = make_options(**{f"use_{name}": True})
+            pipeline.hold_out(random_tracks(), checkpoint, options)
+
+
+def test_features_that_the_checkpoint_lacks_are_refused(tmp_path):
+    model = track_autoencoder_3d.make_model("mini", **SMALL, use_dino=False)
+    path = save_random(tmp_path / "plain.npz", model)
+    with pytest.raises(pipeline.PipelineError, match="trained without dino features"):
+        pipeline.score_video(make_clip(4), path, use_dino=True)
+
+
+def test_front_ends_are_those_that_the_checkpoint_takes(checkpoint, caplog):
+    """A preset's front end for what the model lacks is left out, and that is said."""
+    config = dataclasses.replace(checkpoint.config, use_dino=False)
+    lacking = dataclasses.replace(checkpoint, config=config)
+    options = make_options(features="dinov2")
+    with caplog.at_level("INFO", logger="pipeline"):
+        found = pipeline.load_front_ends(options, lacking)
+    assert found.features is None and found.names["features"] is None
+    assert "dino features: not used, small.npz was trained without" in caplog.text
+    assert pipeline._front_end_name(options, checkpoint, "dino") == "dinov2"
+    assert pipeline._front_end_name(options, checkpoint, "depth") is None
+    switched_off = make_options(features="dinov2", use_dino=False)
+    assert pipeline._front_end_name(switched_off, checkpoint, "dino") is None
+    asked = make_options(use_depth=True)
+    assert pipeline._front_end_name(asked, checkpoint, "depth") == "vda"
+
+
+def test_a_front_end_that_is_not_here_is_one_line():
+    with pytest.raises(pipeline.PipelineError, match="not here yet: use preset 'mini'"):
+        pipeline._front_end("no_such_front_end")
+
+
+# --- Tracks from elsewhere ---
+
+
+def moving_camera(num_frames):
+    """World-to-camera [T, 4, 4] that turns and moves."""
+    poses = np.tile(np.eye(4), (num_frames, 1, 1))
+    angle = np.linspace(0, 0.4, num_frames)
+    poses[:, 0, 0] = poses[:, 2, 2] = np.cos(angle)
+    poses[:, 0, 2], poses[:, 2, 0] = np.sin(angle), -np.sin(angle)
+    poses[:, :3, 3] = np.linspace([0, 0, 0], [0.3, -0.2, 0.1], num_frames)
+    return poses
+
+
+def test_tracks_of_the_design_and_of_tapip3d_score_the_same(checkpoint, tmp_path):
+    tracks = random_tracks(num_tracks=24, num_frames=15)
+    visible, camera = tracks.visible, tracks.intrinsics
+    np.savez(
+        tmp_path / "ours.npz",
+        tracks_3d=tracks.tracks, visible=visible, intrinsics=camera,
+    )  # fmt: skip
+    poses = moving_camera(15)
+    world = geometry.camera_to_world(tracks.tracks, poses)
+    np.savez(
+        tmp_path / "tapip3d.npz",
+        coords=world.transpose(1, 0, 2).astype(np.float32),
+        visibs=visible[..., 0].T > 0,
+        extrinsics=poses.astype(np.float32),
+        intrinsics=np.tile(geometry.intrinsics_matrix(camera), (15, 1, 1)),
+        video=make_clip(15).transpose(0, 3, 1, 2) / np.float32(255),
+        query_points=np.zeros((24, 4)),
+    )
+    options = make_options(num_support_tracks=20)
+    ours, theirs = (
+        pipeline.score_tracks_file(tmp_path / f"{name}.npz", checkpoint, options)
+        for name in ("ours", "tapip3d")
+    )
+    assert theirs.realism == pytest.approx(ours.realism, abs=1e-3)
+    assert ours.score["frame_size"] == theirs.score["frame_size"] == [128, 96]
+    assert ours.score["video"] == str(tmp_path / "ours.npz") and ours.video is None
+    assert ours.score["backends"] == dict.fromkeys(("tracker", "features", "depth"))
+    np.testing.assert_array_equal(np.stack(theirs.video.frames), make_clip(15))
+    # What is written is in the world again, and its extrinsics lead to the camera.
+    np.testing.assert_allclose(theirs.points["extrinsics"], poses, atol=1e-6)
+    np.testing.assert_allclose(
+        theirs.points["coords"], world.transpose(1, 0, 2), atol=1e-5
+    )
+    for result in (ours, theirs):
+        pipeline.save_result(result, tmp_path / "out")
+    again = pipeline.read_tracks(tmp_path / "out" / "result_with_scores.npz")[0]
+    np.testing.assert_allclose(again.tracks, tracks.tracks, atol=1e-4)
+
+
+def test_features_beside_tracks_are_used(tmp_path):
+    tracks = random_tracks(num_tracks=5, num_frames=6)
+    rng = np.random.default_rng(0)
+    dino, depth = rng.normal(size=(5, 6, 8)), rng.normal(size=(5, 6, 256))
+    np.savez(
+        tmp_path / "t.npz",
+        tracks_3d=tracks.tracks, visible=tracks.visible, height=96, width=128,
+        dino_features=dino, depth_features=depth,
+    )  # fmt: skip
+    found, video = pipeline.read_tracks(tmp_path / "t.npz", make_options(fov=60.0))
+    assert video is None and found.size == (96, 128)
+    np.testing.assert_array_equal(found.dino(2, 5), dino[:, 2:5])
+    np.testing.assert_array_equal(found.depth(2, 5), depth[:, 2:5, :225])
+    assert found.intrinsics[0] == pytest.approx(64 / np.tan(np.radians(30)))
+
+
+def test_tracks_that_cannot_be_read_are_refused(tmp_path):
+    (tmp_path / "text.npz").write_text("no arrays")
+    tracks = random_tracks(num_tracks=5, num_frames=6)
+    np.savez(tmp_path / "half.npz", tracks_3d=tracks.tracks)
+    coords = tracks.tracks.transpose(1, 0, 2)
+    np.savez(tmp_path / "shape.npz", coords=coords, visibs=np.ones((5, 6)))
+    np.savez(tmp_path / "size.npz", coords=coords, visibs=np.ones((6, 5)))
+    poses = np.eye(4)[None].repeat(3, 0)
+    np.savez(
+        tmp_path / "poses.npz", coords=coords, visibs=np.ones((6, 5)), extrinsics=poses
+    )
+    np.savez(
+        tmp_path / "video.npz",
+        coords=coords, visibs=np.ones((6, 5)), video=np.zeros((4, 3, 64, 64)),
+    )  # fmt: skip
+    for name, message in {
+        "missing": "no such file",
+        "text": "is no .npz that can be read",
+        "half": "has no visible",
+        "shape": r"must be \[T, N, 3\] and \[T, N\]",
+        "size": "how large are its frames",
+        "poses": r"must be \[4, 4\] or \[6, 4, 4\]",
+        "video": "must be of the tracks' 6 frames",
+    }.items():
+        with pytest.raises(pipeline.PipelineError, match=message) as caught:
+            pipeline.read_tracks(tmp_path / f"{name}.npz")
+        assert "\n" not in str(caught.value)
 
 
 # --- Real clips ---

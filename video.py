@@ -1,0 +1,611 @@
+"""A video to the frames that are scored: read, thinned out, cut into shots.
+
+From top to bottom:
+
+    VideoError              a video that cannot be read, in one line
+    Video                   frames, reduced, and what is known about them
+    Frames, FrameStore      frames looked up one by one; what is too much lies on disk
+    check_file, read_video  a file to a Video
+    video_from_array        frames in memory to a Video
+    frames_taken            which frames another rate keeps
+    reduced                 a frame made smaller
+    find_cuts               where another shot begins, from what the frames show
+    find_repeats            frames that a conversion of the rate repeated
+    without_repeats         a Video without those
+    content_box             the part of the frames that is no uniform border
+
+Cuts are found by matching SIFT keypoints (Lowe 2004) between frames: within a shot
+many match even after seconds, whatever moves or vanishes in it and however bright it
+is, and between shots hardly any does. Motion of points is not asked, so that a jump in
+time within a shot stays what it is: a violation.
+"""
+
+import dataclasses
+import math
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Int, UInt8
+from tqdm import tqdm
+
+WORKING_SIZE = 512  # longer side of the frames that are kept and stored, in pixels
+SMALLEST_SIDE = 64  # pixels; of anything smaller no score is worth having
+MEMORY_FOR_FRAMES = 256 << 20  # bytes; frames beyond lie in a temporary file
+HIGHEST_FPS = 30.0
+UNEVEN = 0.5  # of the usual time between frames: from here on the rate varies
+
+# Cuts. Measured on the pairs of four real clips and a rendered one: up to 7 of 300
+# keypoints match between clips, at least 99 within one over 10 frames.
+SIFT_SIZE = 256  # longer side of what is matched, pixels
+NUM_KEYPOINTS = 300
+FEW_KEYPOINTS = 6  # a frame with fewer cannot be compared
+BLANK = 8.0  # grey levels, standard deviation of a frame that shows nothing
+SAME_SHOT = 0.06  # share of the keypoints that match within a shot
+MATCH_RATIO = 0.8  # of the best distance to the second best (Lowe 2004)
+THUMBNAIL = 64  # longer side, pixels
+LEAST_CHANGE = 2.0  # mean grey levels between thumbnails; below it nothing is asked
+STRIDE = 8  # frames compared first, before those between them
+SIDE = 4  # frames on each side of a cut, none of which matches one of the other side
+REACH = 24  # frames across which a flash or black frames are looked past
+
+# Repeated frames.
+LONGEST_PERIOD = 25  # frames: 24 to 25 fps
+MOST_REPEATED = 0.75  # of all frames
+LEAST_CYCLES = 4
+STILL_SHARE = 0.45  # of the change around it, below which a frame repeats the last
+CLEARLY_NEW = 0.8  # above it a frame is kept, whatever the pattern
+LEAST_MOTION = 1.5  # grey levels of the largest changes; below it nothing is known
+LARGEST_CHANGES = 0.02  # share of a thumbnail that these are
+REGULAR = 0.9  # share of the frames of a regular pattern that fit it
+STRAY = 0.05  # share of the other frames that may look repeated, too
+
+# Borders.
+FRAMES_FOR_BORDERS = 16
+FLAT = 3.0  # grey levels, standard deviation within a line of a border
+STEADY = 8.0  # grey levels, between frames
+BORDER_EDGE = 2  # pixels next to a border, where it bleeds into the picture
+
+
+class VideoError(ValueError):
+    """A video that cannot be read or scored; one line that says what and how."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Video:
+    """A clip, at most WORKING_SIZE px on its longer side.
+
+    Attributes:
+        frames: T frames [h, w, 3], RGB uint8.
+        size: (height, width) of the clip itself, as displayed.
+        fps: frames per second, 0 if unknown.
+        path: of the file, None for an array.
+        codec: its codec, "" if unknown.
+        rotation: degrees that the file says to turn frames by; `frames` are turned.
+        frame_indices: [T] which frames of the file these are.
+        warnings: what a user should know about it.
+        notes: what was decided about it.
+    """
+
+    frames: Sequence[UInt8[np.ndarray, "h w 3"]]
+    size: tuple[int, int]
+    fps: float
+    frame_indices: Int[np.ndarray, " T"]
+    path: str | None = None
+    codec: str = ""
+    rotation: int = 0
+    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+# --- Frames ---
+
+
+class Frames(Sequence):
+    """Some frames of others, or a part of each, looked up when they are asked for.
+
+    Args:
+        source: frames [h, w, 3].
+        indices: which of them.
+        box: (left, top, right, bottom) in pixels of them, None for all.
+    """
+
+    def __init__(self, source, indices, box=None):
+        self.source, self.indices, self.box = source, indices, box
+
+    def __len__(self):
+        return len(self.indices)
+
+    def __getitem__(self, which):
+        if isinstance(which, slice):
+            return Frames(self.source, self.indices[which], self.box)
+        frame = self.source[int(self.indices[which])]
+        if self.box is None:
+            return frame
+        left, top, right, bottom = self.box
+        return frame[top:bottom, left:right]
+
+
+class FrameStore(Sequence):
+    """Frames of one size: in memory up to `memory` bytes, the others on disk."""
+
+    def __init__(self, memory: int = MEMORY_FOR_FRAMES):
+        self.memory, self.kept, self.file, self.count = memory, [], None, 0
+        self.shape = None
+
+    def append(self, frame: UInt8[np.ndarray, "h w 3"]) -> None:
+        self.shape = frame.shape
+        if self.file is None and (len(self.kept) + 1) * frame.nbytes > self.memory:
+            self.file = tempfile.TemporaryFile(prefix="3dspa_")
+        if self.file is None:
+            self.kept.append(frame)
+        else:
+            self.file.seek(0, os.SEEK_END)
+            self.file.write(frame.tobytes())
+            self.file.flush()  # a full disk is noticed here
+        self.count += 1
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, which):
+        if isinstance(which, slice):
+            return Frames(self, range(len(self)))[which]
+        index = range(len(self))[which]
+        if index < len(self.kept):
+            return self.kept[index]
+        size = math.prod(self.shape)
+        self.file.seek((index - len(self.kept)) * size)
+        return np.frombuffer(self.file.read(size), np.uint8).reshape(self.shape)
+
+
+# --- Reading ---
+
+
+def read_video(
+    path: str | os.PathLike,
+    start: float = 0.0,
+    duration: float | None = None,
+    fps: float | None = None,
+    max_size: int = WORKING_SIZE,
+    memory: int = MEMORY_FOR_FRAMES,
+) -> Video:
+    """Reads a video file, turned as its metadata says, reduced while it is read.
+
+    Args:
+        path: a file that ffmpeg can decode.
+        start: seconds to leave out at the beginning.
+        duration: seconds to read, None for all.
+        fps: frames per second to keep; None for those of the file, or every second,
+            third... of them, so that 30 or fewer are left.
+        max_size: longer sides are reduced to this many pixels.
+        memory: bytes of frames held in memory; the others go to a temporary file.
+
+    Raises:
+        VideoError: no such file, not a video, nothing decoded, fewer than two frames,
+            frames smaller than 64 px, or no room for them.
+    """
+    path = os.fspath(path)
+    check_file(path)
+    capture = cv2.VideoCapture(path, cv2.CAP_FFMPEG)
+    rate = capture.get(cv2.CAP_PROP_FPS)
+    rate = rate if 0 < rate < math.inf else 0.0
+    if rate == 0 and (start or duration or fps):
+        raise VideoError(f"{path} has no frame rate: read it whole")
+    first = round(start * rate)
+    stop = None if duration is None else first + max(1, round(duration * rate))
+    kept, notes = _kept_rate(rate, fps)
+    span = first, stop, (kept / rate if rate else 1.0)
+    frames, size, indices, times = _read_frames(path, capture, span, max_size, memory)
+    codec = int(capture.get(cv2.CAP_PROP_FOURCC))
+    expected = capture.get(cv2.CAP_PROP_FRAME_COUNT)
+    rotation = max(0, int(capture.get(cv2.CAP_PROP_ORIENTATION_META)))
+    capture.release()
+    if not times:
+        raise VideoError(
+            f"{path} has no frame that can be decoded: not a video, audio only, or "
+            "damaged"
+        )
+    if len(frames) < 2:
+        where = f" from {start} s on" if start or duration else ""
+        raise VideoError(f"{path} has {len(frames)} frame(s){where}: need at least 2")
+    _check_size(path, *size)
+    warnings = _rate_warnings(times)
+    if stop is None and len(times) < expected:
+        warnings = (
+            f"only {len(times)} of {expected:.0f} frames could be decoded: the file "
+            "may be cut short",
+            *warnings,
+        )
+    return Video(
+        frames=frames,
+        size=size,
+        fps=kept,
+        frame_indices=np.array(indices),
+        path=os.path.abspath(path),
+        codec=codec.to_bytes(4, "little").decode("ascii", "replace").strip("\0 "),
+        rotation=rotation,
+        warnings=warnings,
+        notes=notes,
+    )
+
+
+def check_file(path: str) -> None:
+    """Raises VideoError, unless it is a file that may be read."""
+    if not os.path.exists(path):
+        raise VideoError(f"{path}: no such file")
+    if os.path.isdir(path):
+        raise VideoError(f"{path} is a directory: give a video file")
+    if not os.access(path, os.R_OK):
+        raise VideoError(f"{path} may not be read: permission denied")
+
+
+def _read_frames(path, capture, span, max_size, memory):
+    """Frames, reduced; their (height, width) before that; their numbers in the file;
+    and the time in ms of every frame decoded."""
+    # OpenCV rather than an ffmpeg process: JAX's threads do not survive a fork.
+    first, stop, share = span
+    frames, size, indices, times = FrameStore(memory), None, [], []
+    with tqdm(desc="reading", unit="frame", delay=1, leave=False) as bar:
+        while stop is None or len(times) < stop:
+            more, frame = capture.read()
+            if not more:
+                break
+            number = len(times)
+            times.append(capture.get(cv2.CAP_PROP_POS_MSEC))
+            bar.update()
+            if number < first or not _is_taken(number - first, share):
+                continue
+            if frame.shape[:2] != (size or frame.shape[:2]):
+                raise VideoError(f"{path}: its frames change size at frame {number}")
+            size = frame.shape[:2]
+            try:
+                small = reduced(frame, max_size)
+                frames.append(cv2.cvtColor(small, cv2.COLOR_BGR2RGB))
+            except OSError as error:
+                raise VideoError(
+                    f"{path} is too long for {tempfile.gettempdir()} "
+                    f"({error.strerror}): name a larger directory with TMPDIR, or "
+                    "score a part of it (--duration)"
+                ) from error
+            indices.append(number)
+    return frames, size, indices, times
+
+
+def _kept_rate(rate, wanted):
+    """Frames per second that are kept of a file with `rate`, and what to say of it."""
+    if wanted is None:
+        # A little more than 30 is 30, written down badly.
+        factor = math.ceil(rate / (1.005 * HIGHEST_FPS)) if rate else 1
+        if factor == 1:
+            return rate, ()
+        kept = rate / factor
+        return kept, (f"resampled from {rate:g} to {kept:g} fps (1 of {factor})",)
+    if wanted >= rate:
+        asked = () if wanted == rate else (f"it has {rate:g} fps, not {wanted:g}",)
+        return rate, asked
+    return wanted, (f"resampled from {rate:g} to {wanted:g} fps, as asked",)
+
+
+def frames_taken(num_frames: int, share: float) -> Int[np.ndarray, " K"]:
+    """Numbers of the frames that are kept for a `share` in 0..1 of the frame rate, as
+    evenly spaced as whole frames can be."""
+    return np.array([n for n in range(num_frames) if _is_taken(n, share)], int)
+
+
+def _is_taken(number, share):
+    before, now = (math.floor(n * share + 1e-9) for n in (number - 1, number))
+    return now > before
+
+
+def _rate_warnings(times):
+    steps = np.diff(times)
+    usual = np.median(steps) if len(steps) else 0
+    if usual <= 0 or np.abs(steps / usual - 1).max() < UNEVEN:
+        return ()
+    return (
+        f"variable frame rate: {steps.min():.0f} to {steps.max():.0f} ms between "
+        "frames, which are taken for evenly spaced",
+    )
+
+
+def video_from_array(
+    frames: UInt8[np.ndarray, "T H W 3"],
+    fps: float = 0.0,
+    max_size: int = WORKING_SIZE,
+    kept_fps: float | None = None,
+) -> Video:
+    """Frames that are in memory already, as `read_video` would give them.
+
+    Args:
+        frames: [T, H, W, 3] RGB uint8.
+        fps: their rate, 0 if unknown.
+        max_size: longer sides are reduced to this many pixels.
+        kept_fps: frames per second to keep, as `fps` of `read_video`.
+
+    Raises:
+        VideoError: not [T, H, W, 3] uint8, fewer than two frames, or too small.
+    """
+    frames = np.asarray(frames)
+    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
+        raise VideoError(
+            f"video is {frames.dtype} {frames.shape}, need uint8 [T, H, W, 3]"
+        )
+    height, width = frames.shape[1:3]
+    rate, notes = _kept_rate(float(fps), kept_fps if fps else None)
+    indices = frames_taken(len(frames), rate / fps if fps else 1.0)
+    if len(indices) < 2:
+        raise VideoError(f"video has {len(indices)} frame(s): need at least 2")
+    _check_size("video", height, width)
+    return Video(
+        frames=[reduced(frames[i], max_size) for i in indices],
+        size=(height, width),
+        fps=rate,
+        frame_indices=indices,
+        notes=notes,
+    )
+
+
+def _check_size(name, height, width):
+    if min(height, width) < SMALLEST_SIDE:
+        raise VideoError(
+            f"{name} has frames of {width}x{height} px: need at least "
+            f"{SMALLEST_SIDE} px on the shorter side"
+        )
+
+
+def reduced(frame: UInt8[np.ndarray, "H W 3"], max_size: int):
+    """A copy [h, w, 3] with its longer side at most max_size, averaged by area."""
+    height, width = frame.shape[:2]
+    shrink = max_size / max(height, width)
+    if shrink >= 1:
+        return np.array(frame)
+    size = max(1, round(width * shrink)), max(1, round(height * shrink))
+    return cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
+
+
+def _thumbnails(frames) -> UInt8[np.ndarray, "T h w 3"]:
+    return np.stack([reduced(frame, THUMBNAIL) for frame in frames])
+
+
+# --- Cuts ---
+
+
+def find_cuts(frames: Sequence[UInt8[np.ndarray, "h w 3"]]) -> list[int]:
+    """Where another shot begins: the first frame of each shot but the first.
+
+    A cut is where no frame of the last SIDE before it matches one of the first SIDE
+    after it, while the frames on either side match each other. A flash, black frames, a
+    fast pan, a thing that vanishes or moves at once, a jump in time within a shot: none
+    of these is a cut. Frames that show nothing are looked past.
+
+    Args:
+        frames: T frames [h, w, 3], RGB uint8.
+
+    Returns:
+        Frame numbers in 1..T-1, in order.
+    """
+    thumbnails = _thumbnails(frames)
+    changed = np.array([0, *_mean_change(thumbnails)]) > LEAST_CHANGE
+    seen = _Keypoints(frames)
+    last = len(frames) - 1
+    suspects = [
+        suspect
+        for start in range(0, last, STRIDE)
+        for suspect in _suspects(seen, changed, start, min(start + STRIDE, last))
+    ]
+    return [t for t in suspects if _is_cut(seen, t, len(frames))]
+
+
+def _mean_change(thumbnails):
+    """[T-1] mean absolute difference to the frame before."""
+    pairs = zip(thumbnails[:-1], thumbnails[1:], strict=True)
+    return np.array([cv2.absdiff(a, b).mean() for a, b in pairs])
+
+
+class _Keypoints:
+    """SIFT descriptors of frames, computed when asked for, the last of them kept."""
+
+    def __init__(self, frames):
+        self.frames, self.known = frames, {}
+        # The threshold is half of OpenCV's: rendered scenes have little contrast.
+        self.sift = cv2.SIFT_create(nfeatures=NUM_KEYPOINTS, contrastThreshold=0.02)
+
+    def at(self, t):
+        """Unit descriptors [K, 128] of a frame."""
+        if t not in self.known:
+            if len(self.known) > 4 * REACH:
+                self.known.clear()
+            grey = cv2.cvtColor(reduced(self.frames[t], SIFT_SIZE), cv2.COLOR_RGB2GRAY)
+            found = self.sift.detectAndCompute(grey, None)[1]
+            found = np.zeros((0, 128), np.float32) if found is None else found
+            norms = np.linalg.norm(found, axis=1, keepdims=True)
+            self.known[t] = found / np.maximum(norms, 1e-6)
+        return self.known[t]
+
+    def shows_something(self, t):
+        return len(self.at(t)) >= FEW_KEYPOINTS
+
+    def is_blank(self, t):
+        return reduced(self.frames[t], THUMBNAIL).std(axis=(0, 1)).max() < BLANK
+
+    def match(self, s, t):
+        """Whether two frames show the same place."""
+        a, b = self.at(s), self.at(t)
+        fewer = min(len(a), len(b))
+        if fewer < FEW_KEYPOINTS:
+            return False
+        distance = np.sqrt(np.maximum(2 - 2 * a @ b.T, 0))
+        to, back = distance.argmin(axis=1), distance.argmin(axis=0)
+        mutual = back[to] == np.arange(len(a))
+        clear = _is_clear(distance) & _is_clear(distance.T)[to]
+        return (mutual & clear).sum() >= max(3, SAME_SHOT * fewer)
+
+
+def _is_clear(distance):
+    """Whether the nearest is much nearer than the second, row by row."""
+    nearest = np.partition(distance, 1, axis=1)
+    return nearest[:, 0] < MATCH_RATIO * nearest[:, 1]
+
+
+def _suspects(seen, changed, start, stop) -> Iterator[int]:
+    """Frames in start+1..stop that do not match the one before, where start and stop
+    do not match each other."""
+    if not changed[start + 1 : stop + 1].any() or seen.match(start, stop):
+        return
+    if stop == start + 1:
+        yield stop
+        return
+    middle = (start + stop) // 2
+    yield from _suspects(seen, changed, start, middle)
+    yield from _suspects(seen, changed, middle, stop)
+
+
+def _is_cut(seen, t, num_frames):
+    if not seen.shows_something(t):
+        return False
+    earlier = range(t - 1, max(-1, t - REACH), -1)
+    before = [i for i in earlier if seen.shows_something(i)][:SIDE]
+    after = [i for i in range(t, min(num_frames, t + SIDE)) if seen.shows_something(i)]
+    if not before or any(seen.match(i, j) for i in before for j in after):
+        return False
+    # A pan may pass over what has no keypoints; black frames may lie at a cut.
+    if not all(seen.is_blank(i) for i in range(before[0] + 1, t)):
+        return False
+    return all(
+        len(side) == 1 or seen.match(side[0], side[1]) for side in (before, after)
+    )
+
+
+# --- Repeated frames ---
+
+
+def find_repeats(
+    frames: Sequence[UInt8[np.ndarray, "h w 3"]],
+) -> tuple[Bool[np.ndarray, " T"], str]:
+    """Frames that repeat the one before, at regular places, as a conversion from 24 to
+    30 frames a second leaves them. Compression noise does not matter.
+
+    Irregular ones are not among them: a video that freezes is worth a low score.
+
+    Args:
+        frames: T frames of one shot.
+
+    Returns:
+        Which frames are repeated [T], and the pattern in words; none, and "".
+    """
+    moving, ratio = _change_ratio(_thumbnails(frames))
+    repeated = ratio < STILL_SHARE
+    none = np.zeros(len(frames), bool), ""
+    for period in range(2, LONGEST_PERIOD + 1):
+        phase = np.arange(len(frames)) % period
+        known = np.bincount(phase[moving], minlength=period)
+        fitting = np.bincount(phase[moving & repeated], minlength=period)
+        chosen = (fitting >= REGULAR * known) & (known >= LEAST_CYCLES)
+        if not 0 < chosen.sum() <= MOST_REPEATED * period:
+            continue
+        if fitting[~chosen].sum() > STRAY * known[~chosen].sum():
+            continue
+        new = moving & (ratio > CLEARLY_NEW)
+        new[:period] = False  # a file's first frame is coded badly and mended then
+        dropped = chosen[phase] & ~new
+        dropped[0] = False
+        return dropped, f"{chosen.sum()} of {period} frames"
+    return none
+
+
+def _change_ratio(thumbnails):
+    """Where something moves [T], and a frame's change by that around it [T]."""
+    change = [0.0]
+    for a, b in zip(thumbnails[:-1], thumbnails[1:], strict=True):
+        difference = cv2.absdiff(a, b).astype(np.float32).mean(axis=-1).ravel()
+        largest = max(1, round(LARGEST_CHANGES * len(difference)))
+        change.append(np.partition(difference, -largest)[-largest:].mean())
+    change = np.array(change)
+    # The second largest around: the largest may be a cut.
+    padded = np.pad(change, 3, mode="edge")
+    around = np.sort(np.lib.stride_tricks.sliding_window_view(padded, 7), axis=1)[:, -2]
+    moving = around > LEAST_MOTION
+    moving[0] = False
+    return moving, change / np.maximum(around, 1e-6)
+
+
+def without_repeats(video: Video, cuts: Sequence[int] = ()) -> tuple[Video, list[int]]:
+    """A clip without the frames that a conversion of its rate repeated.
+
+    The whole clip is looked at, and if it has no pattern, each of its shots.
+
+    Args:
+        video: the clip.
+        cuts: see `find_cuts`.
+
+    Returns:
+        The clip, with a note if it has fewer frames now, and its cuts.
+    """
+    dropped, pattern = find_repeats(video.frames)
+    patterns = [pattern]
+    if not pattern:
+        spans = list(zip([0, *cuts], [*cuts, len(video.frames)], strict=True))
+        for start, stop in spans if len(spans) > 1 else []:
+            dropped[start:stop], pattern = find_repeats(video.frames[start:stop])
+            patterns.append(pattern)
+    if not dropped.any():
+        return video, list(cuts)
+    kept = np.flatnonzero(~dropped)
+    said = ", ".join(dict.fromkeys(pattern for pattern in patterns if pattern))
+    note = f"{dropped.sum()} repeated frames dropped: {said}, at regular places"
+    thinned = dataclasses.replace(
+        video,
+        frames=Frames(video.frames, kept),
+        frame_indices=np.asarray(video.frame_indices)[kept],
+        fps=video.fps * len(kept) / len(dropped),
+        notes=(*video.notes, note),
+    )
+    return thinned, [int((kept < cut).sum()) for cut in cuts]
+
+
+# --- Borders ---
+
+
+def content_box(
+    frames: Sequence[UInt8[np.ndarray, "h w 3"]],
+) -> tuple[int, int, int, int]:
+    """The part of the frames inside of borders of one colour (letterbox, pillarbox).
+
+    A line of pixels is border if it has one colour throughout, the same in all frames,
+    and all lines farther out have it too.
+
+    Returns:
+        (left, top, right, bottom) in pixels; all of the frame where there is no border,
+        or nothing else.
+    """
+    height, width = frames[0].shape[:2]
+    chosen = np.linspace(0, len(frames) - 1, FRAMES_FOR_BORDERS).astype(int)
+    sampled = [frames[t] for t in np.unique(chosen)]
+    top, bottom = _border_ends(sampled, axis=1)
+    left, right = _border_ends(sampled, axis=0)
+    if bottom - top < SMALLEST_SIDE // 2 or right - left < SMALLEST_SIDE // 2:
+        return 0, 0, width, height
+    return left, top, right, bottom
+
+
+def _border_ends(frames, axis):
+    """Where the picture begins and ends, from lines along `axis`."""
+    flat, colours = True, []
+    for frame in frames:
+        flat = flat & (frame.std(axis=axis).max(axis=-1) < FLAT)
+        colours.append(frame.mean(axis=axis))
+    flat &= np.ptp(colours, axis=0).max(axis=-1) < STEADY
+    count, colour = len(flat), np.mean(colours, axis=0)
+    start = _border_width(flat, colour)
+    stop = count - _border_width(flat[::-1], colour[::-1])
+    start += BORDER_EDGE * (start > 0)
+    return start, stop - BORDER_EDGE * (stop < count)
+
+
+def _border_width(flat, colour):
+    like_first = np.abs(colour - colour[0]).max(axis=-1) < STEADY
+    border = flat & like_first
+    return len(border) if border.all() else int(border.argmin())
