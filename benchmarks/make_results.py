@@ -272,8 +272,8 @@ def main() -> None:
         training_section("cpu"),
         training_section("gpu"),
         readout_section(),
-        "## Lifting and sampling\n\n4096 tracks of 150 frames, 720p depth, 36 x 64 maps "
-        "of 768 features.",
+        "## Lifting and sampling\n\n4096 tracks of 150 frames, 720p depth, 36 x 64 "
+        "maps of 768 features.",
         sampling_section("cpu"),
         sampling_section("gpu"),
         "## Is realism comparable between clips?",
