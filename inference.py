@@ -2,6 +2,7 @@
 
     python inference.py --video_path=clip.mp4 --output_dir=outputs/clip
     python inference.py --video_path=clips --output_dir=outputs
+    python inference.py --check
 
 Writes score.json, result_with_scores.npz (points and their scores, for the visualizer),
 predictions.npz and video_info.txt to the output directory, says on the way what it
@@ -63,6 +64,12 @@ def define_flags() -> None:
 
 def define_input_flags() -> None:
     """What is read and written."""
+    flags.DEFINE_boolean(
+        "check",
+        False,
+        "Say which trackers, networks, weights and devices are usable here, and how to "
+        "get the others; score nothing.",
+    )
     flags.DEFINE_string(
         "video_path",
         None,
@@ -193,6 +200,18 @@ def define_front_end_flags() -> None:
     )
     flags.DEFINE_string("cotracker_repo", None, "A clone of co-tracker.")
     flags.DEFINE_string("cotracker_checkpoint", None, "Its weights.")
+
+
+def what_is_usable() -> str:
+    """A table of front ends, weights and devices; see --check."""
+    import environment
+
+    names = ("cotracker_repo", "cotracker_checkpoint", "dino_model", "vda_repo")
+    given = {name: FLAGS[name].value for name in (*names, "vda_model_path")}
+    if FLAGS.depth not in (None, "vda", "none") and not FLAGS.depth.endswith(".npz"):
+        given["depth_model"] = FLAGS.depth
+    given = {name: value for name, value in given.items() if value is not None}
+    return environment.table(environment.check(**given))
 
 
 def quiet_video_decoder() -> None:
@@ -344,6 +363,9 @@ def main(argv):
         sys.exit(f"do not know what to do with {argv[1]!r}: give --video_path=FILE")
     quiet_video_decoder()
     log_decisions()
+    if FLAGS.check:
+        print(what_is_usable())
+        return
     keep_compiled_programs(FLAGS.jax_cache_dir)
     try:
         text, is_well = run()

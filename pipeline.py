@@ -32,7 +32,6 @@ one: no frame is then far from it, and a clip's score does not hang on a draw.
 import contextlib
 import dataclasses
 import functools
-import importlib
 import json
 import logging
 import math
@@ -44,7 +43,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Float16, Int, UInt8
 from tqdm import tqdm
 
 import checkpointing
@@ -52,6 +51,7 @@ import geometry
 import scoring
 import tracking
 from files import whole_file
+from torch_models import FrontEndError
 from video import (
     WORKING_SIZE,
     Frames,
@@ -397,8 +397,8 @@ class FrontEnds:
     Attributes:
         track: (frames, max_tracks) to Tracks2D in pixels of the frames.
         features: (frames, tracks [N, T, 2]) to [N, T, D]; None for none.
-        depth: frames to depth maps [T, h, w] along the optical axis, positive; None
-            for none.
+        depth: (frames, which frames of their file these are [T]) to depth maps
+            [T, h, w] along the optical axis, positive; None for none.
         names: what score.json says: tracker, features, depth.
     """
 
@@ -422,30 +422,68 @@ def load_front_ends(
     names = {
         name: _front_end_name(options, checkpoint, name) for name in ("dino", "depth")
     }
-    of_tracker = {} if options.tracker == "lk" else _named(options, "cotracker_")
     features = depth = None
-    if names["dino"]:
-        module = _front_end("features")
-        with _in_one_line():
-            model = module.load_features(names["dino"], **_named(options, "dino_"))
-        features = functools.partial(_point_features, module, model)
-    if names["depth"]:
-        module = _front_end("depth")
-        with _in_one_line():
-            depth = module.load_depth(names["depth"], **_named(options, "vda_"))
+    with _in_one_line():
+        if names["dino"]:
+            features = _features(names["dino"], options, checkpoint)
+        if names["depth"]:
+            depth = _depth(names["depth"], options)
+    backends = {"tracker": options.tracker, "features": names["dino"]}
+    backends["depth"] = names["depth"]
+    return FrontEnds(_tracker(options), features, depth, backends)
+
+
+def _tracker(options) -> Callable:
+    """Of (frames, max_tracks); a network is loaded when a clip needs it, and kept."""
+    given = _named(options, "cotracker_")
+    loaded = functools.cache(functools.partial(tracking.load_cotracker3, **given))
 
     def track(frames, max_tracks):
-        with _in_one_line():
-            return tracking.track(
-                frames,
-                options.tracking_grid_size,
-                options.tracker,
-                max_tracks=max_tracks,
-                **of_tracker,
-            )
+        how = {"max_tracks": max_tracks}
+        if options.tracker == "cotracker3":
+            how["model"] = loaded(online=len(frames) > tracking.OFFLINE_FRAMES)
+        return tracking.track(
+            frames, options.tracking_grid_size, options.tracker, **how
+        )
 
-    backends = {"tracker": options.tracker, "features": names["dino"]}
-    return FrontEnds(track, features, depth, backends | {"depth": names["depth"]})
+    return _said_in_one_line(track)
+
+
+def _features(name, options, checkpoint) -> Callable:
+    """Of (frames, tracks)."""
+    import features
+
+    model = features.load_features(name, **_named(options, "dino_"))
+    width = checkpoint.config.dino_feature_dim
+    if model.dim != width:
+        raise PipelineError(
+            f"{model.name} gives {model.dim} features, {checkpoint.name} was trained "
+            f"with {width}: give another dino_model, or leave use_dino out"
+        )
+    return _said_in_one_line(
+        lambda frames, tracks: features.point_features(
+            frames, tracks, model, progress=False
+        )
+    )
+
+
+def _depth(name, options) -> Callable:
+    """Of (frames, which frames of the file these are)."""
+    import depth
+
+    given = _named(options, "vda_") if name == "vda" else {}
+    model = depth.load_depth(name, **given)
+    return _said_in_one_line(
+        lambda frames, indices: depth.depth_maps(frames, model, indices)
+    )
+
+
+def _said_in_one_line(function):
+    def call(*args):
+        with _in_one_line():
+            return function(*args)
+
+    return call
 
 
 def _front_end_name(options, checkpoint, modality):
@@ -466,23 +504,12 @@ def _front_end_name(options, checkpoint, modality):
     return None
 
 
-def _front_end(module):
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name != module:
-            raise PipelineError(f"{module}.py needs {error.name}: install it") from None
-        raise PipelineError(
-            f"the front end for {module} is not here yet: use preset 'mini'"
-        ) from None
-
-
 @contextlib.contextmanager
 def _in_one_line():
-    """Front ends say what is wrong in a ValueError."""
+    """Front ends say what a user can put right in an error of their own."""
     try:
         yield
-    except ValueError as error:
+    except FrontEndError as error:
         raise PipelineError(str(error)) from error
 
 
@@ -492,12 +519,14 @@ def _named(options, prefix):
     return {n: x for n, x in given if n.startswith(prefix) and x is not None}
 
 
-def _point_features(module, model, frames, tracks):
-    return module.point_features(frames, tracks, model)
-
-
-def _depth_of_shots(video, shots, depth) -> Float[np.ndarray, "T h w"]:
-    return np.concatenate([depth(video.frames[start:stop]) for start, stop in shots])
+def _depth_of_shots(video, shots, depth) -> Float16[np.ndarray, "T h w"]:
+    """Shot by shot: relative depth has another unit in each."""
+    return np.concatenate(
+        [
+            depth(video.frames[start:stop], video.frame_indices[start:stop])
+            for start, stop in shots
+        ]
+    )
 
 
 # --- Tracks of a video ---
@@ -590,7 +619,7 @@ def lift_tracks(
         [width / small_width, height / small_height], np.float32
     )
     intrinsics, source = camera_of(options or Options(), video.size)
-    z = 1.0 if depth is None else geometry.bilinear_sample(depth, pixels, video.size)
+    z = 1.0 if depth is None else geometry.sample_frames(depth, pixels, video.size)
     window_features = None
     if features is not None:
 
@@ -634,14 +663,12 @@ def depth_around(
     """Of a window, the relative depths around every track, [N, L, 225] float16."""
 
     def around(start, stop):
-        out = np.empty((len(pixels), stop - start, NUM_TAPS), np.float16)
-        for first in range(0, len(pixels), 256):
-            rows = np.s_[first : first + 256, start:stop]
-            features = geometry.depth_features(
-                maps[start:stop], pixels[rows], z[rows], 1.0, size
-            )
-            out[first : first + 256] = features[..., :NUM_TAPS]
-        return out
+        frames = np.s_[:, start:stop]
+        out = np.empty((*z[frames].shape, geometry.NUM_DEPTH_FEATURES), np.float16)
+        geometry.depth_feature_frames(
+            maps[start:stop], pixels[frames], z[frames], 1.0, size, out
+        )
+        return out[..., :NUM_TAPS]
 
     return around
 

@@ -129,11 +129,15 @@ def node_paths(
 
 
 def cosine_basis(num_frames: int, num_frequencies: int) -> Float[np.ndarray, "K T"]:
-    """The slowest cosines over so many frames, orthonormal (type II, Ahmed 1974)."""
+    """The slowest cosines over so many frames, orthonormal (type II, Ahmed 1974).
+
+    There are as many as frames; further rows are zero.
+    """
     time = (np.arange(num_frames) + 0.5) / num_frames
     basis = np.cos(np.pi * np.arange(num_frequencies)[:, None] * time)
     basis *= np.sqrt(2 / num_frames)
     basis[0] /= np.sqrt(2)
+    basis[num_frames:] = 0
     return basis.astype(np.float32)
 
 

@@ -30,6 +30,7 @@ SMALL = {
     "num_output_frames": WINDOW,
     "num_latent_tokens": 8,
     "latent_token_dim": 16,
+    "scaffold_frequencies": 4,
     "track_token_dim": 32,
     "track_mlp_size": 32,
     "encoder_latent_dim": 32,
@@ -813,9 +814,79 @@ def test_front_ends_are_those_that_the_checkpoint_takes(checkpoint, caplog):
     assert pipeline._front_end_name(asked, checkpoint, "depth") == "vda"
 
 
-def test_a_front_end_that_is_not_here_is_one_line():
-    with pytest.raises(pipeline.PipelineError, match="not here yet: use preset 'mini'"):
-        pipeline._front_end("no_such_front_end")
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory):
+    """Folders of a small random DINOv2 and of a small random depth model."""
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("networks")
+    sizes = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2}
+    dino = transformers.Dinov2Config(image_size=28, patch_size=14, **sizes)
+    transformers.Dinov2Model(dino).save_pretrained(folder / "dino")
+    backbone = transformers.Dinov2Config(
+        image_size=28,
+        patch_size=14,
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+        reshape_hidden_states=False,
+        **sizes,
+    )
+    depth = transformers.DepthAnythingConfig(
+        backbone_config=backbone,
+        reassemble_hidden_size=32,
+        neck_hidden_sizes=[8, 8, 8, 8],
+        fusion_hidden_size=8,
+        head_hidden_size=4,
+    )
+    network = transformers.DepthAnythingForDepthEstimation(depth)
+    network.save_pretrained(folder / "depth")
+    settings = {"size": 28, "keep_aspect_ratio": True, "ensure_multiple_of": 14}
+    (folder / "depth" / "preprocessor_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+def test_the_full_preset_runs_with_real_networks(networks, tmp_path):
+    """All but the tracker, which is too heavy for a test."""
+    sizes = {**SMALL, "use_dino": True, "use_depth": True, "dino_feature_dim": 32}
+    path = save_random(
+        tmp_path / "full.npz", track_autoencoder_3d.make_model("mini", **sizes)
+    )
+    found = pipeline.score_video(
+        make_clip(6),
+        path,
+        preset="full",
+        tracker="lk",
+        tracking_grid_size=8,
+        num_support_tracks=16,
+        dino_model=str(networks / "dino"),
+        depth=str(networks / "depth"),
+    )
+    assert 0 <= found.realism <= 1
+    assert found.score["backends"] == {
+        "tracker": "lk",
+        "features": "dinov2",
+        "depth": str(networks / "depth"),
+    }
+    z = found.predictions["support_tracks"][..., 2]
+    assert z[found.predictions["support_tracks_visible"][..., 0] > 0].min() >= 1
+
+
+def test_features_of_another_width_than_the_checkpoint_takes(networks, tmp_path):
+    model = track_autoencoder_3d.make_model("mini", **SMALL, use_dino=True)
+    path = save_random(tmp_path / "wide.npz", model)
+    words = "gives 32 features, wide.npz was trained with 768: give another dino_model"
+    with pytest.raises(pipeline.PipelineError, match=words):
+        pipeline.score_video(
+            make_clip(4), path, use_dino=True, dino_model=str(networks / "dino")
+        )
+
+
+def test_a_front_end_that_cannot_be_loaded_is_one_line(checkpoint, tmp_path):
+    pytest.importorskip("torch", reason="torch is not installed")
+    with pytest.raises(pipeline.PipelineError, match="has no config.json: dino_model"):
+        pipeline.score_video(
+            make_clip(4), checkpoint, use_dino=True, dino_model=str(tmp_path)
+        )
 
 
 # --- Tracks from elsewhere ---

@@ -189,6 +189,14 @@ def test_paths_are_kept_as_the_slow_part_of_their_cosine_transform():
     np.testing.assert_allclose(scaffold.expand_paths(numbers, 24, 10), slow, 0, 1e-4)
 
 
+def test_more_cosines_than_frames_add_nothing():
+    rng = np.random.default_rng(0)
+    paths = rng.normal(size=(1, 2, 5, 3)).astype(np.float32)
+    numbers = np.asarray(scaffold.compress_paths(paths, 5, 8))
+    assert not numbers.reshape(1, 2, 3, 8)[..., 5:].any()
+    np.testing.assert_allclose(scaffold.expand_paths(numbers, 5, 8), paths, 0, 1e-4)
+
+
 def test_a_short_path_rests_after_its_end():
     path = np.linspace(0, 1, 6, dtype=np.float32).reshape(1, 1, 6, 1)
     numbers = scaffold.compress_paths(path, 12, 12)
