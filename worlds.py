@@ -20,9 +20,7 @@ import numpy as np
 
 GRAVITY = 9.81
 MAX_TIMESTEP = 0.005  # seconds
-STATE = (
-    mujoco.mjtState.mjSTATE_INTEGRATION
-)  # with which physics goes on to the last bit
+STATE = mujoco.mjtState.mjSTATE_INTEGRATION  # physics goes on from it bit for bit
 FLAT_SHAPES = ("box", "plane")
 LINK_SHAPES = ("capsule", "ellipsoid", "box")
 ARTICULATED, DEFORMING = 0.25, 0.2  # shares of worlds that have such a body
