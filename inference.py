@@ -237,8 +237,11 @@ def table(result: pipeline.Result, paths: list[str]) -> str:
     score = result.score
     spread = score["realism_std"]
     spread = "" if spread is None else f" ± {spread:.4f} between splits"
+    higher = score["percentile"]
+    higher = [] if higher is None else [f"{higher:.0f}% of intact simulated clips"]
     lines = [
         ("realism", f"{result.realism:.4f}{spread} (0..1, higher is more real)"),
+        *(("higher than", text) for text in higher),
         ("average Jaccard", f"{score['average_jaccard']:.4f}"),
         ("points within", f"{score['average_pts_within_thresh']:.4f}"),
         ("visibility right", f"{score['occlusion_accuracy']:.4f}"),

@@ -19,6 +19,7 @@ From top to bottom:
     hold_out                tracks predicted from others -> HeldOut
     predict_window          one window, every split -> WindowPrediction
     blend                   windows -> one prediction per track, split and frame
+    percentile              where among intact reference clips a score is
     make_result             HeldOut -> scores, and the arrays of the files
     read_tracks, score_tracks_file      tracks from elsewhere -> Tracks3D, Result
     save_result             Result -> predictions.npz, result_with_scores.npz,
@@ -428,6 +429,9 @@ def load_front_ends(
             features = _features(names["dino"], options, checkpoint)
         if names["depth"]:
             depth = _depth(names["depth"], options)
+    LOG.info(
+        "features: %s, depth: %s", names["dino"] or "none", names["depth"] or "none"
+    )
     backends = {"tracker": options.tracker, "features": names["dino"]}
     backends["depth"] = names["depth"]
     return FrontEnds(_tracker(options), features, depth, backends)
@@ -1071,6 +1075,22 @@ def _nearest_frame(mask):
 # --- From predictions to the result ---
 
 
+def percentile(realism: float, checkpoint: checkpointing.Checkpoint) -> float | None:
+    """The percentage of intact reference clips that score lower, 0 to 100.
+
+    Their scores lie beside the shipped checkpoint, in NAME_reference.json, which also
+    says what they are. None for a checkpoint that they were not scored with.
+    """
+    stem = Path(checkpoint.name).stem
+    path = DEFAULT_CHECKPOINT.parent / f"{stem}_reference.json"
+    if not path.exists():
+        return None
+    stored = json.loads(path.read_text())
+    if stored["checkpoint"]["sha256"] != checkpoint.sha256:
+        return None
+    return float(100 * np.mean(np.array(stored["realism"]) < realism))
+
+
 def make_result(
     tracks: Tracks3D,
     held_out: HeldOut,
@@ -1080,10 +1100,10 @@ def make_result(
 ) -> Result:
     """Scores of held-out predictions, and the arrays of the files (DESIGN section 5).
 
-    Not known yet, and None in the score: `percentile`, which needs a table of reference
-    clips. `per_frame` is the mean coords_score of a frame's points; `realism_std` the
-    standard deviation of the realism of each split alone. With score_all_points realism
-    is that of all tracks together, else the mean over the splits.
+    `percentile` is None for a checkpoint without a table of reference clips. `per_frame`
+    is the mean coords_score of a frame's points; `realism_std` the standard deviation
+    of the realism of each split alone. With score_all_points realism is that of all
+    tracks together, else the mean over the splits.
     """
     statistics, realism, spread = _scores_of_splits(tracks, held_out, options)
     scores = _point_scores(tracks, held_out)
@@ -1093,7 +1113,7 @@ def make_result(
         "video": path,
         "realism": realism,
         "realism_std": spread,
-        "percentile": None,
+        "percentile": percentile(realism, checkpoint),
         **statistics,
         "per_frame": _nan_mean(scores, axis=0),
         "windows": [_window_entry(tracks, window) for window in held_out.windows],

@@ -22,6 +22,7 @@ model) is the part that was there before. Writes results/pipeline_PLATFORM.json.
 
 import contextlib
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -169,6 +170,7 @@ def table(rows: list[dict]) -> str:
 
 def main(argv):
     del argv
+    logging.getLogger("pipeline").setLevel(logging.WARNING)
     keep_compiled_programs("~/.cache/3dspa/jax")
     if FLAGS.length:
         size = (320, 180) if FLAGS.length in QUICK else SIZE

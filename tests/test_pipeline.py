@@ -889,6 +889,20 @@ def test_a_front_end_that_cannot_be_loaded_is_one_line(checkpoint, tmp_path):
         )
 
 
+def test_percentile_counts_reference_clips_of_the_same_checkpoint(
+    checkpoint, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(pipeline, "DEFAULT_CHECKPOINT", tmp_path / "any.npz")
+    assert pipeline.percentile(0.5, checkpoint) is None
+    table = {"checkpoint": {"sha256": checkpoint.sha256}, "realism": [0.1, 0.5, 0.7]}
+    path = tmp_path / "small_reference.json"
+    path.write_text(json.dumps(table))
+    found = [pipeline.percentile(x, checkpoint) for x in (0.1, 0.5, 0.6, 1.0)]
+    assert found == pytest.approx([0, 100 / 3, 200 / 3, 100])
+    path.write_text(json.dumps(table | {"checkpoint": {"sha256": "of another"}}))
+    assert pipeline.percentile(0.5, checkpoint) is None
+
+
 # --- Tracks from elsewhere ---
 
 
