@@ -1100,10 +1100,9 @@ def make_result(
 ) -> Result:
     """Scores of held-out predictions, and the arrays of the files (DESIGN section 5).
 
-    `percentile` is None for a checkpoint without a table of reference clips. `per_frame`
-    is the mean coords_score of a frame's points; `realism_std` the standard deviation
-    of the realism of each split alone. With score_all_points realism is that of all
-    tracks together, else the mean over the splits.
+    `per_frame` is the mean coords_score of a frame's points; `realism_std` the standard
+    deviation of the realism of each split alone. With score_all_points realism is that
+    of all tracks together, else the mean over the splits.
     """
     statistics, realism, spread = _scores_of_splits(tracks, held_out, options)
     scores = _point_scores(tracks, held_out)
