@@ -1,4 +1,4 @@
-# make demo   score the example clip; installs what that needs into .venv first
+# make demo   score the example clips; installs what that needs into .venv first
 # make test   install everything, run the tests and the linter
 # make lint   the linter alone
 # make clean  remove .venv, caches and the demo's output
@@ -26,8 +26,10 @@ help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n "1,7p"
 
 demo: $(VENV)/.installed-mini
-	$(PY) inference.py --preset=mini --video_path=data/example_video.mp4 \
-	  --output_dir=outputs/demo
+	$(PY) inference.py --preset=mini --video_path=data --output_dir=outputs/demo \
+	  --overwrite
+	@echo "example_teleport is example_video, but for a cylinder that is elsewhere from"
+	@echo "one frame to the next (frame 44): it scores lower. Where and when: outputs/demo"
 
 # The tests run even if the linter complains; either one failing fails the target.
 test: $(TEST_STAMP)

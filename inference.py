@@ -27,6 +27,7 @@ from video import check_file
 
 FLAGS = flags.FLAGS
 
+MOST_RANKED = 40  # videos in the table on the screen
 # Flags that are fields of pipeline.Options; without one, the preset's value holds.
 OPTIONS = (
     "seed",
@@ -354,11 +355,30 @@ def run_many(score, paths, options, checkpoint) -> tuple[str, bool]:
         shard_index=FLAGS.shard_index,
         result_video_size=FLAGS.result_video_size,
     )
-    text = (
+    text = ranking(tally.rows) + (
         f"{tally.scored} scored, {tally.finished} finished before, {tally.failed} "
         f"failed\nsee scores*.csv in {FLAGS.output_dir}"
     )
     return text, not tally.failed
+
+
+def ranking(rows: list[dict]) -> str:
+    """The videos from the most to the least real, for a person to read."""
+    rows = [row for row in rows if not row.get("error")]
+    if not rows:
+        return ""
+    rows = sorted(rows, key=lambda row: -row["realism"])
+    width = max(len("video"), *(len(row["folder"]) for row in rows))
+    lines = [f"{'video':<{width}}  realism  points within  visibility right  tracks"]
+    for row in rows[:MOST_RANKED]:
+        lines.append(
+            f"{row['folder']:<{width}}  {row['realism']:7.4f}"
+            f"  {row['average_pts_within_thresh']:13.4f}"
+            f"  {row['occlusion_accuracy']:16.4f}  {row['num_tracks']:6}"
+        )
+    if len(rows) > MOST_RANKED:
+        lines.append(f"... and {len(rows) - MOST_RANKED} more")
+    return "\n".join(lines) + "\n"
 
 
 def main(argv):

@@ -50,11 +50,15 @@ COLUMNS = ("video", "folder", *NUMBERS, "num_windows", "num_cuts", "warnings", "
 
 @dataclasses.dataclass
 class Tally:
-    """How many videos were scored, had been scored before, and could not be."""
+    """How many videos were scored, had been scored before, and could not be.
+
+    rows: of the table, what was there before included.
+    """
 
     scored: int = 0
     finished: int = 0
     failed: int = 0
+    rows: list[dict] = dataclasses.field(default_factory=list)
 
 
 # --- Which videos ---
@@ -186,9 +190,11 @@ def score_many(
         _begin_table(table, jobs, done)
         for path, folder in tqdm(jobs, "videos", unit="video", smoothing=0):
             if folder in done:
+                tally.rows.append(_row_of(_stored_score(folder), folder))
                 continue
             row = _score_one(path, folder, score, result_video_size)
             append_row(table, row)
+            tally.rows.append(row)
             tally.failed += bool(row["error"])
             tally.scored += not row["error"]
     return tally
