@@ -444,7 +444,9 @@ def load_front_ends(
                 **of_tracker,
             )
 
-    LOG.info("features: %s, depth: %s", names["dino"] or "none", names["depth"] or "none")
+    LOG.info(
+        "features: %s, depth: %s", names["dino"] or "none", names["depth"] or "none"
+    )
     backends = {"tracker": options.tracker, "features": names["dino"]}
     return FrontEnds(track, features, depth, backends | {"depth": names["depth"]})
 
