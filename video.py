@@ -55,7 +55,9 @@ REACH = 24  # frames across which a flash or black frames are looked past
 LONGEST_PERIOD = 25  # frames: 24 to 25 fps
 MOST_REPEATED = 0.75  # of all frames
 LEAST_CYCLES = 4
-STILL_SHARE = 0.45  # of the change around it, below which a frame repeats the last
+# Of the change around it, below which a frame repeats the last. Coarsely coded ones
+# change more; where motion is uneven others change little, too. One of them must fit.
+STILL_SHARES = (0.25, 0.35, 0.45)
 CLEARLY_NEW = 0.8  # above it a frame is kept, whatever the pattern
 LEAST_MOTION = 1.5  # grey levels of the largest changes; below it nothing is known
 LARGEST_CHANGES = 0.02  # share of a thumbnail that these are
@@ -497,23 +499,28 @@ def find_repeats(
         Which frames are repeated [T], and the pattern in words; none, and "".
     """
     moving, ratio = _change_ratio(_thumbnails(frames))
-    repeated = ratio < STILL_SHARE
-    none = np.zeros(len(frames), bool), ""
     for period in range(2, LONGEST_PERIOD + 1):
-        phase = np.arange(len(frames)) % period
-        known = np.bincount(phase[moving], minlength=period)
-        fitting = np.bincount(phase[moving & repeated], minlength=period)
-        chosen = (fitting >= REGULAR * known) & (known >= LEAST_CYCLES)
-        if not 0 < chosen.sum() <= MOST_REPEATED * period:
-            continue
-        if fitting[~chosen].sum() > STRAY * known[~chosen].sum():
-            continue
-        new = moving & (ratio > CLEARLY_NEW)
-        new[:period] = False  # a file's first frame is coded badly and mended then
-        dropped = chosen[phase] & ~new
-        dropped[0] = False
-        return dropped, f"{chosen.sum()} of {period} frames"
-    return none
+        for share in STILL_SHARES:
+            phases = _repeated_phases(moving, ratio < share, period)
+            if phases.any():
+                new = moving & (ratio > CLEARLY_NEW)
+                new[:period] = False  # a first frame is coded badly and mended then
+                dropped = phases[np.arange(len(frames)) % period] & ~new
+                dropped[0] = False
+                return dropped, f"{phases.sum()} of {period} frames"
+    return np.zeros(len(frames), bool), ""
+
+
+def _repeated_phases(moving, repeated, period):
+    """Which of each `period` frames are repeated [period]; none if not regular."""
+    phase = np.arange(len(moving)) % period
+    known = np.bincount(phase[moving], minlength=period)
+    fitting = np.bincount(phase[moving & repeated], minlength=period)
+    chosen = (fitting >= REGULAR * known) & (known >= LEAST_CYCLES)
+    stray = fitting[~chosen].sum() > STRAY * known[~chosen].sum()
+    if chosen.sum() > MOST_REPEATED * period or stray:
+        return np.zeros(period, bool)
+    return chosen
 
 
 def _change_ratio(thumbnails):
