@@ -179,7 +179,7 @@ def _video(frames, whole: bool) -> np.ndarray:
     return np.stack([decode_jpeg(frame) for frame in (frames if whole else frames[:1])])
 
 
-def _checked(name: str, example: Example) -> Example:
+def checked_example(name: str, example: Example) -> Example:
     """An example whose visible positions are finite and in front of the camera.
 
     Raises DatasetError, naming the clip, for shapes that do not fit, NaN or infinite
@@ -290,8 +290,8 @@ def read_example(path: str | os.PathLike, with_video: bool = False) -> Example:
             raise DatasetError(f"{path} has no {name}: it is no training example")
     if "height" not in stored and "depth" not in stored:
         stored |= read_npz(path, {"video"})
-    height, width = _size(path, stored)
-    intrinsics = _one_camera(path, stored.get("intrinsics"), height, width)
+    height, width = frame_size(path, stored)
+    intrinsics = one_camera(path, stored.get("intrinsics"), height, width)
     visible = stored["visible"]
     if visible.ndim == 2:
         visible = visible[..., None]
@@ -304,23 +304,24 @@ def read_example(path: str | os.PathLike, with_video: bool = False) -> Example:
     }
     if with_video and "video" in stored:
         example["video"] = stored["video"]
-    example = _checked(str(path), example)
+    example = checked_example(str(path), example)
     return example | _features(path, stored, example["tracks_3d"])
 
 
-def _size(path, stored: dict) -> tuple[int, int]:
+def frame_size(path, stored: dict) -> tuple[int, int]:
+    """(height, width) of a stored clip's frames, in pixels; DatasetError if unknown."""
     if "height" in stored and "width" in stored:
         return int(stored["height"]), int(stored["width"])
     for name in ("video", "depth"):
         if name in stored:
             return stored[name].shape[1:3]
     if "intrinsics" in stored:
-        cx, cy = _one_camera(path, stored["intrinsics"], 1, 1)[2:]
+        cx, cy = one_camera(path, stored["intrinsics"], 1, 1)[2:]
         return round(2 * cy), round(2 * cx)
     raise DatasetError(f"{path}: how large are its frames? It needs height and width")
 
 
-def _one_camera(path, intrinsics, height: int, width: int) -> np.ndarray:
+def one_camera(path, intrinsics, height: int, width: int) -> np.ndarray:
     """`[4]` from any of the forms in which intrinsics are stored."""
     if intrinsics is None:
         return geometry.default_intrinsics(height, width)
@@ -378,7 +379,7 @@ def read_tapvid3d(path: str | os.PathLike, with_video: bool = False) -> Example:
         "height": video.shape[1],
         "width": video.shape[2],
     }
-    example = _checked(str(path), example)
+    example = checked_example(str(path), example)
     example |= _features(path, stored, example["tracks_3d"])
     names = {"queries_xyt": "queries_xyt", "extrinsics_w2c": "extrinsics"}
     example |= {ours: stored[name] for name, ours in names.items() if name in stored}
@@ -437,7 +438,7 @@ def _tapvid_example(title: str, clip: dict, with_video: bool) -> Example:
         "height": height,
         "width": width,
     }
-    example = _checked(title, example) | {"unit_depth": np.asarray(True)}
+    example = checked_example(title, example) | {"unit_depth": np.asarray(True)}
     return example | ({"video": video} if with_video else {})
 
 

@@ -1421,9 +1421,9 @@ def _tapip3d_example(datasets, path, stored):
     if "video" in stored:
         frames = {"video": stored["video"].transpose(0, 2, 3, 1)}
     camera = {n: stored[n] for n in ("intrinsics",) if n in stored}
-    size = datasets._size(path, camera | frames)
-    camera = datasets._one_camera(path, stored.get("intrinsics"), *size)
-    return frames | datasets._checked(
+    size = datasets.frame_size(path, camera | frames)
+    camera = datasets.one_camera(path, stored.get("intrinsics"), *size)
+    return frames | datasets.checked_example(
         path,
         {
             "tracks_3d": tracks,
