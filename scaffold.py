@@ -56,7 +56,7 @@ def choose_nodes(
     Args:
         points: image positions; what hidden ones hold does not matter.
         visible: where points are seen.
-        num_nodes: L. If there are fewer tracks, some are taken again.
+        num_nodes: L. If there are fewer tracks, all are taken again, and so on.
 
     Returns:
         The nodes' tracks, and their squared distances to all tracks: the mean over the
@@ -85,6 +85,9 @@ def choose_nodes(
         node, nearest = carry
         distance = distances_to(node)
         nearest = jnp.minimum(nearest, distance)
+        # When all are taken they are gone through again, alike.
+        all_taken = ~jnp.any(exists & (nearest > 0), axis=-1, keepdims=True)
+        nearest = jnp.where(all_taken, distance, nearest)
         farthest = jnp.where(exists, jnp.sqrt(nearest * share), -1.0)
         return (jnp.argmax(farthest, axis=-1), nearest), (node, distance)
 
@@ -205,15 +208,17 @@ def blend_weights(
         ridge: how much, as a share of the nodes' spread, the slope is held back: near 0
             where nodes surround the point, it keeps it from being extrapolated.
     """
-    weight = jax.nn.softmax(log_weights, axis=-1)
+    weight, highest = jax.nn.softmax(log_weights, axis=-1), jax.lax.Precision.HIGHEST
     offset = linear_in(nodes) - linear_in(points)[:, :, None]
-    middle = jnp.einsum("bql,bqlx->bqx", weight, offset)
+    middle = jnp.einsum("bql,bqlx->bqx", weight, offset, precision=highest)
     offset = offset - middle[:, :, None]
-    spread = jnp.einsum("bql,bqlx,bqly->bqxy", weight, offset, offset)
+    weighted = weight[..., None] * offset
+    spread = jnp.einsum("bqlx,bqly->bqxy", weighted, offset, precision=highest)
     size = jnp.diagonal(spread, axis1=-2, axis2=-1) + jnp.square(middle)
     held = (ridge * size + 1e-5)[..., None] * jnp.eye(offset.shape[-1])
     slope = jnp.linalg.solve(spread + held, -middle[..., None])[..., 0]
-    return weight * (1.0 + jnp.einsum("bqx,bqlx->bql", slope, offset))
+    along = jnp.einsum("bqx,bqlx->bql", slope, offset, precision=highest)
+    return weight * (1.0 + along)
 
 
 def linear_in(points: Float[Array, "... C"]) -> Float[Array, "... C"]:

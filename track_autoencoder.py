@@ -774,8 +774,11 @@ class TrackAutoEncoder(nn.Module, ModelConfig):
     def scaffold_paths(self, tracks: dict):
         """The scaffold's nodes, as indices of tracks `[B, L]`, and their paths,
         compressed, `[B, L, path_size]`. Nothing in it is learned."""
-        visible = tracks["visible"] & tracks["in_clip"]
+        visible = (tracks["visible"] & tracks["in_clip"])[..., None]
         points = jax.lax.stop_gradient(self.embedded_position(tracks["tracks"]))
+        # As long as the model's window, so that padding is inert.
+        points = pad_frames(points, self.num_output_frames)
+        visible = pad_frames(visible, self.num_output_frames)[..., 0]
         nodes, distances = scaffold.choose_nodes(
             points, visible, self.num_latent_tokens
         )
