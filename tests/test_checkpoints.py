@@ -7,9 +7,11 @@ import pytest
 
 import checkpointing
 import data_loader
+import pipeline
 import training
 
-FOLDER = Path(__file__).resolve().parent.parent / "checkpoints"
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = ROOT / "checkpoints"
 SHIPPED = sorted(path.name for path in FOLDER.glob("*.npz"))
 
 
@@ -38,3 +40,11 @@ def test_a_shipped_checkpoint_halves_the_errors_of_simple_motion(name):
     assert found["occlusion_accuracy"] >= found["always_visible_accuracy"]
     stored = checkpoint.metadata["held_out"]
     assert np.isfinite(list(stored.values())).all()
+
+
+def test_the_sample_clip_scores_above_its_impossible_twin():
+    """What `make demo` shows."""
+    names = ("example_video.mp4", "example_teleport.mp4")
+    intact, twin = (pipeline.score_video(ROOT / "data" / name) for name in names)
+    assert twin.realism < intact.realism
+    assert intact.score["num_frames"] == twin.score["num_frames"] == 60
