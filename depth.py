@@ -10,7 +10,8 @@ In order of appearance:
     load_npz                maps that somebody has made already
     load_transformers       any depth estimation model of transformers
     load_vda                Video-Depth-Anything (Chen et al. 2025), from a clone of it
-    DEPTHS                  name to function, each (**options) -> DepthModel
+    DEPTHS                  those that go by a name of ours, each (**options) ->
+                            DepthModel
 
     >>> model = load_depth("depth-anything/Depth-Anything-V2-Small-hf")
     >>> maps = depth_maps(frames, model)
@@ -24,6 +25,7 @@ import importlib
 import json
 import os
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +58,17 @@ SECONDS_BEFORE_BAR = 1.0
 # Of transformers' models that do not say so in their configuration.
 METRIC_TYPES = ("glpn", "zoedepth", "depth_pro")
 INVERSE_TYPES = ("dpt",)
+
+# What zipfile and numpy say of a file that is damaged, or of another kind.
+BAD_NPZ = (
+    OSError,
+    EOFError,
+    KeyError,
+    RuntimeError,
+    ValueError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 VDA_URL = "https://github.com/DepthAnything/Video-Depth-Anything"
 VDA_SIZES = {"vits": "Small", "vitb": "Base", "vitl": "Large"}
@@ -103,7 +116,7 @@ def load_depth(depth: str | os.PathLike = "none", **options) -> DepthModel:
     try:
         return load_transformers(depth, **options)
     except FrontEndError as error:
-        if "/" in depth:
+        if "/" in depth or os.path.isdir(depth):
             raise
         have = ", ".join(DEPTHS)
         raise FrontEndError(
@@ -245,9 +258,9 @@ def _npz_header(path):
                 shape, fortran, dtype = _array_header(file)
     except FileNotFoundError as error:
         raise FrontEndError(f"{path}: no such file of depth maps") from error
-    except (OSError, zipfile.BadZipFile, ValueError) as error:
-        if isinstance(error, FrontEndError):
-            raise
+    except FrontEndError:
+        raise
+    except BAD_NPZ as error:
         raise FrontEndError(f"{path} is no .npz that can be read: {error}") from error
     if len(shape) != 3 or fortran or dtype.kind not in "fiu" or 0 in shape:
         raise FrontEndError(
@@ -283,19 +296,33 @@ def _wanted_frames(path, shape, frames, frame_indices):
 
 def _npz_frames(path, name, wanted):
     """The wanted maps in order, read one by one."""
-    with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
-        shape, _, dtype = _array_header(file)
-        for t in range(max(wanted) + 1):
-            data = file.read(dtype.itemsize * shape[1] * shape[2])
-            if t not in wanted:
-                continue
-            depth = np.frombuffer(data, dtype).reshape(shape[1:]).astype(np.float32)
-            known = np.isfinite(depth) & (depth > 0)
-            if not known.any():
-                raise FrontEndError(
-                    f"map {t} of {name} in {path} has no positive depth anywhere"
-                )
-            yield np.where(known, depth, np.median(depth[known]))
+    for t, depth in enumerate(_npz_maps(path, name, max(wanted) + 1)):
+        if t not in wanted:
+            continue
+        depth = depth.astype(np.float32)
+        known = np.isfinite(depth) & (depth > 0)
+        if not known.any():
+            raise FrontEndError(
+                f"map {t} of {name} in {path} has no positive depth anywhere"
+            )
+        yield np.where(known, depth, np.median(depth[known]))
+
+
+def _npz_maps(path, name, count):
+    """The first maps as they are stored. Damage shows only now, as they are read."""
+    done = 0
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
+            shape, _, dtype = _array_header(file)
+            while done < count:
+                data = file.read(dtype.itemsize * shape[1] * shape[2])
+                yield np.frombuffer(data, dtype).reshape(shape[1:])
+                done += 1
+    except BAD_NPZ as error:
+        raise FrontEndError(
+            f"map {done} of {name} in {path} cannot be read ({error}): the file is "
+            "damaged, make or copy it again"
+        ) from error
 
 
 # --- transformers ---
@@ -353,34 +380,67 @@ def _gives_metric(config, name):
 
 def _preprocessing(folder):
     """What preprocessor_config.json says: read by hand, since transformers' own image
-    processors want torchvision."""
+    processors want torchvision.
+
+    Raises:
+        FrontEndError: if it is no JSON, or states a size in words not known here.
+    """
     path = Path(folder) / "preprocessor_config.json"
-    stored = json.loads(path.read_text()) if path.exists() else {}
-    normalised = stored.get("do_normalize", True)
+    try:
+        stored = json.loads(path.read_text()) if path.exists() else {}
+    except (OSError, ValueError) as error:
+        raise FrontEndError(
+            f"{path} is no JSON that can be read ({error}): fetch it again"
+        ) from error
+    if not isinstance(stored, dict) or not _states_size(stored.get("size")):
+        raise FrontEndError(
+            f"{path} says nothing that can be used about the size of frames: need "
+            '"size" as a number, as height and width, or as shortest or longest_edge'
+        )
+    # GLPN's says nothing of colours, and its network takes them as they are.
+    normalised = stored.get("do_normalize", not stored or "image_mean" in stored)
     return {
         "mean": stored.get("image_mean") or IMAGENET_MEAN if normalised else (0, 0, 0),
         "std": stored.get("image_std") or IMAGENET_STD if normalised else (1, 1, 1),
-        "size": stored.get("size", 518),
+        "size": stored.get("size") or 518,
         "multiple": stored.get("ensure_multiple_of") or stored.get("size_divisor") or 1,
-        "keep_aspect": stored.get("keep_aspect_ratio", "size" not in stored),
+        "keep_aspect": stored.get("keep_aspect_ratio", not stored.get("size")),
     }
+
+
+def _states_size(size):
+    if not isinstance(size, dict):
+        return size is None or _is_length(size)
+    edges = [size.get(name) for name in ("shortest_edge", "longest_edge")]
+    sides = [size.get("height"), size.get("width")]
+    edges = [edge for edge in edges if edge is not None]
+    return all(map(_is_length, edges or sides))
+
+
+def _is_length(value):
+    return isinstance(value, int | float) and value > 0
 
 
 def network_size(size: tuple[int, int], settings: dict) -> tuple[int, int]:
     """(height, width) that a network sees of frames of `size`.
 
-    With the aspect kept, the shorter side is as `settings["size"]` has it, both are
-    multiples of `settings["multiple"]`; otherwise frames are stretched to it.
+    With the aspect kept, `settings["size"]` is what both sides have at least; otherwise
+    frames are stretched to it. A size that is stated as shortest_edge, longest_edge or
+    both always keeps the aspect, and the longest goes before the shortest. Both sides
+    are multiples of `settings["multiple"]`.
     """
     wanted = settings["size"]
-    if isinstance(wanted, dict):
-        edge = wanted.get("shortest_edge")
-        wanted = (wanted.get("height", edge), wanted.get("width", edge))
+    if not isinstance(wanted, dict):
+        wanted = {"height": wanted, "width": wanted}
+    shortest, longest = wanted.get("shortest_edge"), wanted.get("longest_edge")
+    if shortest is not None or longest is not None:
+        scales = (shortest or np.inf) / min(size), (longest or np.inf) / max(size)
+        wanted = (size[0] * min(scales), size[1] * min(scales))
     else:
-        wanted = (wanted, wanted)
-    if settings["keep_aspect"]:
-        scale = max(wanted[0] / size[0], wanted[1] / size[1])
-        wanted = (size[0] * scale, size[1] * scale)
+        wanted = wanted["height"], wanted["width"]
+        if settings["keep_aspect"]:
+            scale = max(wanted[0] / size[0], wanted[1] / size[1])
+            wanted = (size[0] * scale, size[1] * scale)
     multiple = settings["multiple"]
     height, width = (max(1, round(side / multiple)) * multiple for side in wanted)
     return height, width
@@ -571,7 +631,5 @@ def _aligned(maps, last):
 
 DEPTHS: dict[str, Callable[..., DepthModel]] = {
     "none": load_none,
-    "npz": load_npz,
-    "transformers": load_transformers,
     "vda": load_vda,
 }

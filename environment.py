@@ -69,6 +69,7 @@ def check(
     depth_model: str | os.PathLike = DEPTH_MODEL,
     vda_repo: str | os.PathLike | None = None,
     vda_model_path: str | os.PathLike | None = None,
+    vda_metric: bool | None = None,
 ) -> list[Row]:
     """What is usable here with these options, which are those of the backends.
 
@@ -85,7 +86,10 @@ def check(
         Row("depth", "none", True, "z = 1: positions in the image plane"),
         Row("depth", "FILE.npz", True, "maps [T, h, w] that you have made"),
         _hub_model("depth", str(depth_model), "depth", depth_model),
-        *(_vda(encoder, vda_repo, vda_model_path) for encoder in depth.VDA_SIZES),
+        *(
+            _vda(encoder, vda_repo, vda_model_path, vda_metric)
+            for encoder in depth.VDA_SIZES
+        ),
     ]
 
 
@@ -218,7 +222,7 @@ def _hub_model(kind, name, option, model):
     return Row(kind, name, False, note, (fetch,), **what)
 
 
-def _vda(encoder, repo, model_path):
+def _vda(encoder, repo, model_path, metric):
     name = f"vda ({encoder})"
     licence = APACHE if encoder == "vits" else NON_COMMERCIAL
     download = ""
@@ -236,9 +240,9 @@ def _vda(encoder, repo, model_path):
         lacking.append(f"no clone of it at {folder} (vda_repo)")
         commands.append(f"git clone {depth.VDA_URL} {folder}")
     try:
-        weights = depth.find_vda_weights(folder, encoder, model_path)
+        weights = depth.find_vda_weights(folder, encoder, model_path, metric)
     except FrontEndError:
-        file, url = depth.vda_weights(encoder, metric=False)
+        file, url = depth.vda_weights(encoder, bool(metric))
         path = model_path or os.path.join(folder, "checkpoints", file)
         lacking.append(f"no weights at {path}")
         commands.append(f"curl -L --create-dirs -o {path} {url}")

@@ -208,7 +208,8 @@ def what_is_usable() -> str:
     import environment
 
     names = ("cotracker_repo", "cotracker_checkpoint", "dino_model", "vda_repo")
-    given = {name: FLAGS[name].value for name in (*names, "vda_model_path")}
+    names += ("vda_model_path", "vda_metric")
+    given = {name: FLAGS[name].value for name in names}
     if FLAGS.depth not in (None, "vda", "none") and not FLAGS.depth.endswith(".npz"):
         given["depth_model"] = FLAGS.depth
     given = {name: value for name, value in given.items() if value is not None}

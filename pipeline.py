@@ -398,7 +398,7 @@ class FrontEnds:
     Attributes:
         track: (frames, max_tracks) to Tracks2D in pixels of the frames.
         features: (frames, tracks [N, T, 2]) to [N, T, D]; None for none.
-        depth: (frames, which frames of their file these are [T]) to depth maps
+        depth: (frames, which frames of their file these are [T], shots) to depth maps
             [T, h, w] along the optical axis, positive; None for none.
         names: what score.json says: tracker, features, depth.
     """
@@ -438,14 +438,20 @@ def load_front_ends(
 
 
 def _tracker(options) -> Callable:
-    """Of (frames, max_tracks); a network is loaded when a clip needs it, and kept."""
+    """Of (frames, max_tracks). Of CoTracker3's networks, one is loaded now, so that
+    what lacks is said before a clip is read, the other when a clip needs it."""
     given = _named(options, "cotracker_")
+    has_file = "cotracker_checkpoint" in given  # which decides for itself
     loaded = functools.cache(functools.partial(tracking.load_cotracker3, **given))
+    if options.tracker == "cotracker3":
+        with _in_one_line():
+            loaded(online=not has_file and tracking.only_online_is_here())
 
     def track(frames, max_tracks):
         how = {"max_tracks": max_tracks}
         if options.tracker == "cotracker3":
-            how["model"] = loaded(online=len(frames) > tracking.OFFLINE_FRAMES)
+            long = len(frames) > tracking.OFFLINE_FRAMES
+            how["model"] = loaded(online=long and not has_file)
         return tracking.track(
             frames, options.tracking_grid_size, options.tracker, **how
         )
@@ -472,14 +478,24 @@ def _features(name, options, checkpoint) -> Callable:
 
 
 def _depth(name, options) -> Callable:
-    """Of (frames, which frames of the file these are)."""
+    """Of (frames, which frames of the file these are, shots (start, stop))."""
     import depth
 
     given = _named(options, "vda_") if name == "vda" else {}
     model = depth.load_depth(name, **given)
-    return _said_in_one_line(
-        lambda frames, indices: depth.depth_maps(frames, model, indices)
-    )
+
+    def maps(frames, indices, shots):
+        # Relative depth has another unit in each shot. Maps of a file are of the whole
+        # file or of all that is scored, which cannot be told from a shot.
+        if model.kind == "given":
+            shots = [(0, len(frames))]
+        parts = [
+            depth.depth_maps(frames[start:stop], model, indices[start:stop])
+            for start, stop in shots
+        ]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    return _said_in_one_line(maps)
 
 
 def _said_in_one_line(function):
@@ -495,6 +511,13 @@ def _front_end_name(options, checkpoint, modality):
     asked = getattr(options, f"use_{modality}")
     has = getattr(checkpoint.config, f"use_{modality}")
     name = options.features if modality == "dino" else options.depth
+    if name == "none":
+        if asked:
+            raise PipelineError(
+                f"use_{modality} is asked for, but there is none of it to use: leave "
+                f"out use_{modality}, or say which instead of 'none'"
+            )
+        name = None
     if has and asked is not False and (name or asked):
         return name or DEFAULT_FRONT_ENDS[modality]
     if has and not getattr(checkpoint.config, f"has_absent_{modality}"):
@@ -524,13 +547,8 @@ def _named(options, prefix):
 
 
 def _depth_of_shots(video, shots, depth) -> Float16[np.ndarray, "T h w"]:
-    """Shot by shot: relative depth has another unit in each."""
-    return np.concatenate(
-        [
-            depth(video.frames[start:stop], video.frame_indices[start:stop])
-            for start, stop in shots
-        ]
-    )
+    """Of all frames; `depth` knows what it must do shot by shot."""
+    return depth(video.frames, video.frame_indices, shots)
 
 
 # --- Tracks of a video ---

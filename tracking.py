@@ -400,14 +400,31 @@ def cotracker_weights(online: bool) -> tuple[str, str]:
     return path, COTRACKER_URL.format(name)
 
 
+def only_online_is_here() -> bool:
+    """Whether of the published weights those of the online network are here, and those
+    of the offline one are not; False without torch."""
+    if importlib.util.find_spec("torch") is None:
+        return False
+    offline, online = (
+        os.path.exists(cotracker_weights(name)[0]) for name in (False, True)
+    )
+    return online and not offline
+
+
 def _cotracker_predictor(online, repo):
     """The predictor with random weights."""
     code = find_cotracker_code(repo)
     if repo is not None:
-        with importing_from(code, "cotracker"):
-            return _new_predictor(online)
+        try:
+            with importing_from(code, "cotracker"):
+                return _new_predictor(online)
+        except ImportError as error:
+            raise _cannot_import(error, code) from error
     if importlib.util.find_spec("cotracker") is not None:
-        return _new_predictor(online)
+        try:
+            return _new_predictor(online)
+        except ImportError as error:
+            raise _cannot_import(error, code) from error
     import torch
 
     name = "cotracker3_online" if online else "cotracker3_offline"
@@ -420,6 +437,14 @@ def _cotracker_predictor(online, repo):
             skip_validation=True,
             verbose=False,
         )
+    except ImportError as error:
+        raise _cannot_import(error, find_cotracker_code()) from error
+    except (AttributeError, RuntimeError, TypeError) as error:  # of an older version
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise FrontEndError(
+            f"CoTracker3's code in {find_cotracker_code()} cannot be used ({reason}): "
+            "remove that folder, and the newest is fetched"
+        ) from error
     except OSError as error:
         raise FrontEndError(
             "CoTracker3: its code is not here and cannot be fetched "
@@ -442,6 +467,21 @@ def _new_predictor(online):
             f"{module.__file__} is not CoTracker3's: fetch the newest "
             f"https://github.com/{COTRACKER_REPO}"
         ) from error
+
+
+def _cannot_import(error, code):
+    """Older versions want packages that CoTracker3 does without."""
+    lacking = (error.name or "").split(".")[0]
+    newest = f"fetch the newest https://github.com/{COTRACKER_REPO}"
+    if isinstance(error, ModuleNotFoundError) and lacking not in ("", "cotracker"):
+        return FrontEndError(
+            f"CoTracker3's code ({code}) needs {lacking}, which is not installed: pip "
+            f"install {lacking}, or {newest}"
+        )
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return FrontEndError(
+        f"CoTracker3's code ({code}) cannot be imported ({reason}): {newest}"
+    )
 
 
 def _fetch_cotracker(online):

@@ -8,6 +8,7 @@ same interface takes their place, which asserts what the published one expects.
 import importlib.util
 import json
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -165,7 +166,82 @@ def test_files_without_maps_are_refused(tmp_path, content, message):
     assert str(path) in one_line(error)
 
 
+def flip_a_byte(path):
+    with zipfile.ZipFile(path) as archive:
+        size = archive.getinfo("depth.npy").compress_size
+    content = bytearray(path.read_bytes())
+    content[size // 2] ^= 0xFF
+    path.write_bytes(content)
+
+
+def cut_the_array_short(path):
+    with zipfile.ZipFile(path) as archive:
+        data = archive.read("depth.npy")
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("depth.npy", data[:-1000])
+
+
+@pytest.mark.parametrize(
+    "save, damage",
+    [
+        (np.savez, flip_a_byte),
+        (np.savez_compressed, flip_a_byte),
+        (np.savez, cut_the_array_short),
+    ],
+)
+def test_damaged_maps_are_said_in_one_line(tmp_path, save, damage):
+    path = tmp_path / "d.npz"
+    maps = np.random.default_rng(0).uniform(1, 2, (4, 120, 180)).astype(np.float32)
+    save(path, depth=maps)
+    damage(path)
+    with pytest.raises(torch_models.FrontEndError, match="damaged") as error:
+        depth.depth_maps(random_clip(4, 120, 180), depth.load_depth(path))
+    assert str(path) in one_line(error)
+
+
+def test_an_array_without_its_ending_is_said_in_one_line(tmp_path):
+    with zipfile.ZipFile(tmp_path / "d.npz", "w") as archive:
+        archive.writestr("depth", b"1")
+    with pytest.raises(torch_models.FrontEndError, match="can be read") as error:
+        depth.load_depth(tmp_path / "d.npz")
+    one_line(error)
+
+
 # --- transformers ---
+
+
+@pytest.mark.parametrize(
+    "stored, mean",
+    [
+        (None, torch_models.IMAGENET_MEAN),
+        # GLPN's, as published.
+        ({"do_rescale": True, "do_resize": True, "size_divisor": 32}, (0, 0, 0)),
+        ({"image_mean": [0.5, 0.4, 0.3], "image_std": [1, 1, 1]}, [0.5, 0.4, 0.3]),
+        ({"image_mean": [0.5, 0.4, 0.3], "do_normalize": False}, (0, 0, 0)),
+        ({"do_normalize": True}, torch_models.IMAGENET_MEAN),
+    ],
+)
+def test_colours_are_normalised_where_it_is_so_stated(tmp_path, stored, mean):
+    if stored is not None:
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps(stored))
+    assert depth._preprocessing(tmp_path)["mean"] == mean
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("{", "no JSON that can be read"),
+        ("[1]", "size of frames"),
+        ('{"size": {"height": 5}}', "size of frames"),
+        ('{"size": {"longest_edge": "x"}}', "size of frames"),
+        ('{"size": [384, 384]}', "size of frames"),
+    ],
+)
+def test_settings_that_cannot_be_used_are_refused(tmp_path, text, message):
+    (tmp_path / "preprocessor_config.json").write_text(text)
+    with pytest.raises(torch_models.FrontEndError, match=message) as error:
+        depth._preprocessing(tmp_path)
+    assert "preprocessor_config.json" in one_line(error)
 
 
 @pytest.fixture(scope="module")
@@ -265,6 +341,20 @@ def test_a_model_that_does_not_say_what_it_gives_is_asked_about():
             {"size": {"shortest_edge": 70}, "keep_aspect": True, "multiple": 32},
             (64, 64),
         ),
+        (
+            (300, 600),
+            {"size": {"longest_edge": 420}, "keep_aspect": False, "multiple": 14},
+            (210, 420),
+        ),
+        (
+            (300, 600),
+            {
+                "size": {"shortest_edge": 300, "longest_edge": 280},
+                "keep_aspect": False,
+                "multiple": 14,
+            },
+            (140, 280),
+        ),
     ],
 )
 def test_what_a_network_sees(size, settings, expected):
@@ -282,8 +372,12 @@ def test_a_model_of_another_kind_is_refused(tmp_path, transformers, torch):
 
 
 def test_an_unknown_source_is_refused(torch, transformers):
-    with pytest.raises(torch_models.FrontEndError, match="no depth 'midas': have none"):
-        depth.load_depth("midas")
+    # An .npz and a model of transformers are named themselves, not by their kind.
+    for name in ("midas", "npz", "transformers"):
+        words = f"no depth '{name}': have none, vda, an .npz file, or a transformers"
+        with pytest.raises(torch_models.FrontEndError, match=words) as error:
+            depth.load_depth(name)
+        one_line(error)
     with pytest.raises(torch_models.FrontEndError, match="no folder /no/such/folder"):
         depth.load_depth("/no/such/folder")
 

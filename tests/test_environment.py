@@ -146,6 +146,21 @@ def test_clones_and_files_are_found(torch, tmp_path, without):
     assert row.commands[0].startswith(f"curl -L --create-dirs -o {place} https://")
 
 
+def test_weights_of_metric_vda_are_others(torch, tmp_path, without):
+    without()
+    write(
+        tmp_path / "vda/video_depth_anything/video_depth.py",
+        tmp_path / "vda/checkpoints/metric_video_depth_anything_vits.pth",
+        tmp_path / "vda/checkpoints/video_depth_anything_vitb.pth",
+    )
+    found = rows(vda_repo=tmp_path / "vda", vda_metric=True)
+    assert found["depth vda (vits)"].usable
+    (fetch,) = found["depth vda (vitb)"].commands
+    file = "metric_video_depth_anything_vitb.pth"
+    assert f" -o {tmp_path}/vda/checkpoints/{file} " in fetch
+    assert fetch.endswith(f"/Metric-Video-Depth-Anything-Base/resolve/main/{file}")
+
+
 def test_wrong_folders_are_said(torch, tmp_path, without):
     without()
     found = rows(cotracker_repo=tmp_path, dino_model=tmp_path, vda_repo=tmp_path)

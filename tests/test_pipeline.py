@@ -814,6 +814,81 @@ def test_front_ends_are_those_that_the_checkpoint_takes(checkpoint, caplog):
     assert pipeline._front_end_name(asked, checkpoint, "depth") == "vda"
 
 
+def test_depth_none_is_no_depth(checkpoint):
+    """Rather than the depth of a flat world."""
+    found = pipeline.load_front_ends(make_options(depth="none"), checkpoint)
+    assert found.depth is None and found.names["depth"] is None
+    with pytest.raises(pipeline.PipelineError, match="use_depth is asked for") as error:
+        pipeline.load_front_ends(make_options(depth="none", use_depth=True), checkpoint)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("whole_file", [False, True])
+def test_given_maps_of_a_clip_with_cuts(checkpoint, tmp_path, whole_file):
+    """One map for each frame that is scored, or for each of the file."""
+    indices = np.array([0, 2, 4, 6, 8, 10])  # resampled
+    clip = video_from_array(make_clip(6))
+    clip = dataclasses.replace(clip, frame_indices=indices)
+    given = np.random.default_rng(0).uniform(1, 9, (12 if whole_file else 6, 12, 16))
+    np.savez(tmp_path / "d.npz", depth=given)
+    options = make_options(depth=str(tmp_path / "d.npz"))
+    front_ends = pipeline.load_front_ends(options, checkpoint)
+    for shots in ([(0, 6)], [(0, 2), (2, 6)]):
+        maps = pipeline._depth_of_shots(clip, shots, front_ends.depth)
+        expected = given[indices] if whole_file else given
+        np.testing.assert_allclose(maps, expected, rtol=1e-3)
+
+
+def test_relative_depth_has_its_own_unit_in_each_shot(checkpoint, monkeypatch):
+    import depth
+
+    def predict(frames, indices):
+        ramp = np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 4)
+        return (ramp * (100 if t >= 2 else 1) for t in indices)
+
+    model = depth.DepthModel("net", "relative", predict)
+    monkeypatch.setattr(depth, "load_depth", lambda name: model)
+    front_ends = pipeline.load_front_ends(make_options(depth="a/net"), checkpoint)
+    clip = video_from_array(make_clip(6))
+    maps = pipeline._depth_of_shots(clip, [(0, 2), (2, 6)], front_ends.depth)
+    np.testing.assert_allclose(maps[0], maps[5], rtol=2e-3)
+    assert maps.max() == 10 and maps.min() == 1
+
+
+def test_a_tracker_that_lacks_is_said_before_any_clip(checkpoint, tmp_path):
+    pytest.importorskip("torch", reason="torch is not installed")
+    options = make_options(tracker="cotracker3", cotracker_repo=str(tmp_path))
+    with pytest.raises(pipeline.PipelineError, match="no cotracker/predictor.py"):
+        pipeline.load_front_ends(options, checkpoint)
+
+
+@pytest.mark.parametrize("has_file", [False, True])
+def test_cotracker3_is_loaded_once_and_for_long_clips_again(
+    checkpoint, monkeypatch, has_file
+):
+    """A file of weights is one network, whatever the clip."""
+    calls, tracked = [], []
+
+    def load(online, **options):
+        calls.append(online)
+        return f"network {len(calls)}"
+
+    monkeypatch.setattr(pipeline.tracking, "load_cotracker3", load)
+    monkeypatch.setattr(pipeline.tracking, "only_online_is_here", lambda: False)
+    monkeypatch.setattr(
+        pipeline.tracking, "track", lambda *_, **how: tracked.append(how["model"])
+    )
+    monkeypatch.setattr(pipeline.tracking, "OFFLINE_FRAMES", 3)
+    given = {"cotracker_checkpoint": "w.pth"} if has_file else {}
+    options = make_options(tracker="cotracker3", **given)
+    front_ends = pipeline.load_front_ends(options, checkpoint)
+    assert calls == [False]
+    for num_frames in (2, 4, 3, 5):
+        front_ends.track(make_clip(num_frames), 8)
+    second = "network 1" if has_file else "network 2"
+    assert tracked == ["network 1", second] * 2
+
+
 @pytest.fixture(scope="module")
 def networks(tmp_path_factory):
     """Folders of a small random DINOv2 and of a small random depth model."""

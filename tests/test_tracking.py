@@ -549,6 +549,66 @@ def test_an_older_clone_is_refused(tmp_path, torch):
 
 
 @pytest.mark.parametrize(
+    "line, message",
+    [
+        (
+            "import einops_x.layers",
+            "needs einops_x, .*: pip install einops_x, or fetch",
+        ),
+        ("import cotracker.gone", "cannot be imported .*: fetch the newest"),
+        ("from os import gone", "cannot be imported .*: fetch the newest"),
+    ],
+)
+@pytest.mark.parametrize("way", ["clone", "package", "hub"])
+def test_code_that_cannot_be_imported(
+    tmp_path, torch, monkeypatch, forgotten_afterwards, line, message, way
+):
+    folder, options = tmp_path / "hub/facebookresearch_co-tracker_main", {}
+    (folder / "cotracker").mkdir(parents=True)
+    (folder / "cotracker/__init__.py").write_text("")
+    (folder / "cotracker/predictor.py").write_text(f"{line}\n")
+    (folder / "hubconf.py").write_text(HUBCONF)
+    if way == "clone":
+        options = {"cotracker_repo": folder}
+    elif way == "package":
+        monkeypatch.syspath_prepend(str(folder))
+    else:
+        monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(torch_models.FrontEndError, match=message) as error:
+        tracking.load_cotracker3(**options)
+    assert "\n" not in str(error.value)
+
+
+def test_code_of_an_older_torch_hub(tmp_path, torch, monkeypatch, forgotten_afterwards):
+    folder = tmp_path / "hub/facebookresearch_co-tracker_main"
+    folder.mkdir(parents=True)
+    (folder / "hubconf.py").write_text("def cotracker2(): pass\n")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(torch_models.FrontEndError, match="remove that folder") as error:
+        tracking.load_cotracker3()
+    assert str(folder) in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "here, only_online",
+    [
+        ([], False),
+        (["online"], True),
+        (["offline"], False),
+        (["online", "offline"], False),
+    ],
+)
+def test_which_published_weights_are_here(
+    tmp_path, torch, monkeypatch, here, only_online
+):
+    (tmp_path / "hub/checkpoints").mkdir(parents=True)
+    for name in here:
+        (tmp_path / f"hub/checkpoints/scaled_{name}.pth").touch()
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    assert tracking.only_online_is_here() == only_online
+
+
+@pytest.mark.parametrize(
     "content, message",
     [
         (None, "no such file of weights"),
