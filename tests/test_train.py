@@ -17,13 +17,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
+import jax
 import numpy as np
 import pytest
 
 import checkpointing
 import track_autoencoder
 import track_autoencoder_3d
+import train
 import training
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -445,6 +448,29 @@ def test_hosts_end_together_where_the_data_of_one_fail(cache, tmp_path):
     assert found[1] == [
         f"steps {steps[n]}: no batch for step {n}: {torn}; {kept[n]}." for n in steps
     ]
+
+
+@pytest.mark.parametrize(
+    "said, raised",
+    [
+        ("RESOURCE_EXHAUSTED: Out of memory", jax.errors.JaxRuntimeError),
+        ("UNAVAILABLE: Connection reset by peer", train.TrainingEnded),
+    ],
+)
+def test_memory_that_ran_out_is_not_another_host_s_end(monkeypatch, said, raised):
+    def fail(run, stop):
+        raise jax.errors.JaxRuntimeError(said)
+
+    run = mock.MagicMock(wandb=None)
+    monkeypatch.setattr(train, "begin", lambda: run)
+    monkeypatch.setattr(train, "take_steps", fail)
+    monkeypatch.setattr(train, "is_one_of_many", lambda: True)
+    monkeypatch.setattr(train, "kept", lambda run: "nothing kept")
+    monkeypatch.setattr(train, "how_to_go_on", lambda: "")
+    with pytest.raises(raised) as caught:
+        train.train(train.StopRequest())
+    assert said in str(caught.value)
+    assert ("another host" in str(caught.value)) == (raised is train.TrainingEnded)
 
 
 # With these TRAJAN's first step is at rate 0 and its second moves every weight by 1e25.
