@@ -9,7 +9,7 @@ From top to bottom:
 
 A video that cannot be scored becomes a row with its error. What is finished is not
 scored again: a folder with a score.json, which is written last, of the same file,
-options and checkpoint.
+unchanged since, and of the same options, checkpoint and version.
 """
 
 import csv
@@ -234,17 +234,20 @@ class _written:
 
 
 def _finished(jobs, options, checkpoint) -> set[Path]:
-    """Folders with a result; of other options or another checkpoint there may be none,
-    lest a table mixes what cannot be compared."""
+    """Folders with a result, later than its video; of other options, or of another
+    checkpoint or version, there may be none, lest a table mixes what cannot be
+    compared."""
     wanted = json.loads(json.dumps(dataclasses.asdict(options)))
     done = set()
-    for _, folder in jobs:
+    for path, folder in jobs:
         stored = _stored_score(folder)
-        if stored is None:
+        if stored is None or _is_newer(path, folder / "score.json"):
             continue
         other = [n for n, x in wanted.items() if stored.get("options", {}).get(n) != x]
         if stored.get("checkpoint", {}).get("sha256") != checkpoint.sha256:
             other.append("checkpoint")
+        if stored.get("version") != pipeline.VERSION:
+            other.append("version")
         if other:
             raise PipelineError(
                 f"{folder} was scored with other options ({', '.join(other)}): give "
@@ -252,6 +255,14 @@ def _finished(jobs, options, checkpoint) -> set[Path]:
             )
         done.add(folder)
     return done
+
+
+def _is_newer(path, than) -> bool:
+    """Whether a file was written after another; False if it is not there."""
+    try:
+        return os.stat(path).st_mtime_ns > os.stat(than).st_mtime_ns
+    except OSError:
+        return False
 
 
 # --- The table ---

@@ -822,7 +822,7 @@ def hold_out(
 
     Raises:
         PipelineError: features that are asked for, or that the checkpoint cannot do
-            without, and that the tracks do not have.
+            without, and that the tracks do not have; features of another width.
     """
     _check_features(tracks, checkpoint, options)
     rng = np.random.default_rng(options.seed)
@@ -847,7 +847,17 @@ def hold_out(
 
 
 def _check_features(tracks, checkpoint, options):
-    """That the model gets the features that it must."""
+    """That the model gets the features that it must, and can take them."""
+    # Those of a front end were checked when it was loaded, and cost time.
+    stored = tracks.dino is not None and tracks.path is not None
+    if stored and checkpoint.config.use_dino and options.use_dino is not False:
+        width = tracks.dino(0, 1).shape[-1]
+        wanted = checkpoint.config.dino_feature_dim
+        if width != wanted:
+            raise PipelineError(
+                f"the tracks come with {width} dino features, {checkpoint.name} was "
+                f"trained with {wanted}: use those of another model, or --nouse_dino"
+            )
     for name in ("dino", "depth"):
         if getattr(tracks, name) is not None:
             continue
@@ -1093,20 +1103,30 @@ def _nearest_frame(mask):
 # --- From predictions to the result ---
 
 
-def percentile(realism: float, checkpoint: checkpointing.Checkpoint) -> float | None:
+def percentile(
+    realism: float, checkpoint: checkpointing.Checkpoint, backends: dict
+) -> float | None:
     """The percentage of intact reference clips that score lower, 0 to 100.
 
     Their scores lie beside the shipped checkpoint, in NAME_reference.json, which also
-    says what they are. None for a checkpoint that they were not scored with.
+    says what they are. None for a checkpoint or for `backends` (of Tracks3D) that they
+    were not scored with, and if the file is damaged.
     """
     stem = Path(checkpoint.name).stem
     path = DEFAULT_CHECKPOINT.parent / f"{stem}_reference.json"
     if not path.exists():
         return None
-    stored = json.loads(path.read_text())
-    if stored["checkpoint"]["sha256"] != checkpoint.sha256:
+    try:
+        stored = json.loads(path.read_text())
+        same = stored["checkpoint"]["sha256"] == checkpoint.sha256
+        same = same and stored["backends"] == backends
+        reference = np.array(stored["realism"], float)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        LOG.warning("%s is damaged, no percentile: %r", path, error)
         return None
-    return float(100 * np.mean(np.array(stored["realism"]) < realism))
+    if not same or reference.ndim != 1 or not len(reference):
+        return None
+    return float(100 * np.mean(reference < realism))
 
 
 def make_result(
@@ -1130,7 +1150,7 @@ def make_result(
         "video": path,
         "realism": realism,
         "realism_std": spread,
-        "percentile": percentile(realism, checkpoint),
+        "percentile": percentile(realism, checkpoint, tracks.backends),
         **statistics,
         "per_frame": _nan_mean(scores, axis=0),
         "windows": [_window_entry(tracks, window) for window in held_out.windows],
@@ -1370,7 +1390,7 @@ def read_tracks(
         options: whose camera, if it has one, replaces the file's.
 
     Raises:
-        PipelineError: if it is none of these.
+        PipelineError: if it is none of these, or has arrays of another shape.
     """
     import datasets  # not above: who scores a video does not wait for it
 
@@ -1386,7 +1406,8 @@ def read_tracks(
     except datasets.DatasetError as error:
         raise PipelineError(str(error)) from error
     tracks = example["tracks_3d"]
-    video = _stored_video(path, example, float(stored.get("fps", 0)), tracks.shape[1])
+    extrinsics = _stored_poses(path, stored, tracks.shape[1])
+    video = _stored_video(path, example, _stored_fps(path, stored), tracks.shape[1])
     size = int(example["height"]), int(example["width"])
     camera, source = example["intrinsics"], "of the file"
     if options.intrinsics is not None or options.fov is not None:
@@ -1402,7 +1423,7 @@ def read_tracks(
         cuts=tuple(cuts),
         dino=_stored_features(example, "dino_features"),
         depth=_stored_depth(example, size),
-        extrinsics=stored.get("extrinsics"),
+        extrinsics=extrinsics,
         path=os.path.abspath(path),
     )
     return found, video
@@ -1428,15 +1449,16 @@ def _tapip3d_example(datasets, path, stored):
             f"{path}: coords {coords.shape} and visibs {visible.shape} must be "
             "[T, N, 3] and [T, N]"
         )
-    extrinsics = np.asarray(stored.get("extrinsics", np.eye(4)), np.float64)
-    if extrinsics.shape not in ((4, 4), (len(coords), 4, 4)):
-        raise datasets.DatasetError(
-            f"{path}: extrinsics have shape {extrinsics.shape}, must be [4, 4] or "
-            f"[{len(coords)}, 4, 4]"
-        )
+    extrinsics = _stored_poses(path, stored, len(coords))
+    extrinsics = np.eye(4) if extrinsics is None else extrinsics
     tracks = geometry.world_to_camera(coords.transpose(1, 0, 2), extrinsics)
     frames = {}
     if "video" in stored:
+        if stored["video"].ndim != 4:
+            raise PipelineError(
+                f"{path}: its video has shape {stored['video'].shape}, must be "
+                "[T, 3, H, W]"
+            )
         frames = {"video": stored["video"].transpose(0, 2, 3, 1)}
     camera = {n: stored[n] for n in ("intrinsics",) if n in stored}
     size = datasets.frame_size(path, camera | frames)
@@ -1451,6 +1473,31 @@ def _tapip3d_example(datasets, path, stored):
             "width": size[1],
         },
     )
+
+
+def _stored_poses(path, stored, num_frames):
+    """World-to-camera beside tracks, [T, 4, 4] or [4, 4]; None if there is none."""
+    if "extrinsics" not in stored:
+        return None
+    poses = stored["extrinsics"]
+    if poses.shape not in ((4, 4), (num_frames, 4, 4)):
+        raise PipelineError(
+            f"{path}: extrinsics have shape {poses.shape}, must be [4, 4] or "
+            f"[{num_frames}, 4, 4]"
+        )
+    if poses.dtype.kind not in "fiu" or not np.isfinite(poses).all():
+        raise PipelineError(f"{path}: extrinsics must be finite numbers")
+    return poses.astype(np.float64)
+
+
+def _stored_fps(path, stored):
+    """Frames per second beside tracks, 0 if unknown."""
+    fps = stored.get("fps", np.zeros(()))
+    single = fps.size == 1 and fps.dtype.kind in "fiu"
+    if not (single and 0 <= fps.item() < math.inf):
+        what = fps.item() if fps.size == 1 else f"of shape {fps.shape}"
+        raise PipelineError(f"{path}: fps is {what}, must be one number, 0 if unknown")
+    return float(fps.item())
 
 
 def _stored_video(path, example, fps, num_frames):

@@ -981,8 +981,8 @@ def train(stop: StopRequest) -> str:
     except OSError as error:
         raise TrainingEnded(f"{error.strerror or error}; {kept(run)}") from error
     except jax.errors.JaxRuntimeError as error:
-        if not is_one_of_many():
-            raise
+        if not is_one_of_many() or "RESOURCE_EXHAUSTED" in str(error):
+            raise  # memory ran out here; nothing is known of other hosts
         what = f"another host has ended or is out of reach ({first_line(error)})"
         raise TrainingEnded(f"{what}; {kept(run)}. {how_to_go_on()}") from error
     finally:

@@ -36,6 +36,10 @@ SMALLEST_SIDE = 64  # pixels; of anything smaller no score is worth having
 MEMORY_FOR_FRAMES = 256 << 20  # bytes; frames beyond lie in a temporary file
 HIGHEST_FPS = 30.0
 UNEVEN = 0.5  # of the usual time between frames: from here on the rate varies
+# Files of whole milliseconds, which browsers write, may claim 1000 frames per second.
+STEPS_FOR_RATE = 30  # times between frames that are looked at
+PLAUSIBLE_FPS = 240.0  # a header that says more is not believed
+RATE_MISTAKE = 0.5  # of the rate that frames have; a header further off is wrong
 
 # Cuts. Measured on the pairs of four real clips and a rendered one: up to 7 of 300
 # keypoints match between clips, at least 99 within one over 10 frames.
@@ -191,14 +195,14 @@ def read_video(
     """
     path = os.fspath(path)
     check_file(path)
+    rate, mistaken = _true_rate(path)
     capture = cv2.VideoCapture(path, cv2.CAP_FFMPEG)
-    rate = capture.get(cv2.CAP_PROP_FPS)
-    rate = rate if 0 < rate < math.inf else 0.0
     if rate == 0 and (start or duration or fps):
         raise VideoError(f"{path} has no frame rate: read it whole")
     first = round(start * rate)
     stop = None if duration is None else first + max(1, round(duration * rate))
     kept, notes = _kept_rate(rate, fps)
+    notes = *mistaken, *notes
     span = first, stop, (kept / rate if rate else 1.0)
     frames, size, indices, times = _read_frames(path, capture, span, max_size, memory)
     codec = int(capture.get(cv2.CAP_PROP_FOURCC))
@@ -215,7 +219,8 @@ def read_video(
         raise VideoError(f"{path} has {len(frames)} frame(s){where}: need at least 2")
     _check_size(path, *size)
     warnings = _rate_warnings(times)
-    if stop is None and len(times) < expected:
+    # Where the file doesn't count them, as many as its length and rate make.
+    if stop is None and not mistaken and len(times) < expected:
         warnings = (
             f"only {len(times)} of {expected:.0f} frames could be decoded: the file "
             "may be cut short",
@@ -242,6 +247,34 @@ def check_file(path: str) -> None:
         raise VideoError(f"{path} is a directory: give a video file")
     if not os.access(path, os.R_OK):
         raise VideoError(f"{path} may not be read: permission denied")
+
+
+def _true_rate(path):
+    """A file's frames per second, 0 if unknown, and what to say of its header."""
+    capture, times = cv2.VideoCapture(path, cv2.CAP_FFMPEG), []
+    header = capture.get(cv2.CAP_PROP_FPS)
+    while len(times) <= STEPS_FOR_RATE and capture.grab():
+        times.append(capture.get(cv2.CAP_PROP_POS_MSEC))
+    capture.release()
+    return _rate_of(header, np.diff(times))
+
+
+def _rate_of(header, steps):
+    """The header's frames per second, or what the ms between its first frames come to
+    where that is far from it; and what to say of that."""
+    header = header if 0 < header < math.inf else 0.0
+    usual = np.median(steps) if len(steps) else 0.0
+    if usual <= 0:
+        return header, ()
+    # Their mean: the median of 33, 33, 34 ms would be 30.3 frames per second.
+    measured = 1000 / steps[np.abs(steps - usual) <= UNEVEN * usual].mean()
+    if abs(measured - round(measured)) < 0.01 * measured:
+        measured = float(round(measured))
+    off = abs(header - measured) / measured
+    if off <= (RATE_MISTAKE if header <= PLAUSIBLE_FPS else 0.01):
+        return header, ()
+    said = f"its header says {header:g} fps, its frames come at {measured:g} fps"
+    return measured, (f"{said}, which is believed",)
 
 
 def _read_frames(path, capture, span, max_size, memory):

@@ -39,12 +39,12 @@ def ordered_map(num_workers: int) -> Iterator[Callable[[Callable, Iterable], Ite
         return
     # Spawned, not forked: JAX's threads do not survive a fork.
     spawn = multiprocessing.get_context("spawn")
-    others = set(multiprocessing.active_children())
     executor = ProcessPoolExecutor(num_workers, spawn, _end_tidily)
     try:
         yield functools.partial(_map, executor, AHEAD * num_workers)
     finally:
-        for child in set(multiprocessing.active_children()) - others:
+        # Of this executor only; the caller may have started others.
+        for child in list((executor._processes or {}).values()):
             child.terminate()
         executor.shutdown(cancel_futures=True)
 

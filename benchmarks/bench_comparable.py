@@ -46,6 +46,17 @@ SEEN = data_loader.Augmentation(
        "unit_depth": 1.0, "noise_pixels": 0.7, "drift_pixels": 1.0,
        "occlusion_rate": 0.01, "loss_rate": 0.02, "unnoticed": 0.05}
 )  # fmt: skip
+# Options that a score hangs on, beside the front ends.
+SCORING = (
+    "num_splits",
+    "score_all_points",
+    "num_support_tracks",
+    "num_query_points",
+    "num_output_frames",
+    "use_dino",
+    "use_depth",
+    "seed",
+)
 NOT_TO_DEPEND_ON = ("point_motion", "camera_motion", "num_frames", "num_tracks")
 MOST_CORRELATION = 0.2
 MOST_CHANGE = 0.5  # standard deviations over intact clips
@@ -203,8 +214,8 @@ def read(path: str) -> np.ndarray:
     return np.stack(pipeline.read_video(path).frames)
 
 
-def write_reference(path: str, found: dict, checkpoint) -> None:
-    """The table that percentiles are read off."""
+def write_reference(path: str, found: dict, checkpoint, options) -> None:
+    """The table that percentiles are read off, for clips scored with these options."""
     realism = sorted(round(clip["realism"], 6) for clip in found["clips"])
     about = {
         "what": f"realism of {len(realism)} intact simulated clips (synthetic.py, "
@@ -212,6 +223,8 @@ def write_reference(path: str, found: dict, checkpoint) -> None:
         "true tracks with tracker noise, at depth 1",
         "command": "python benchmarks/bench_comparable.py --reference_path=FILE",
         "checkpoint": {"name": checkpoint.name, "sha256": checkpoint.sha256},
+        "backends": {n: getattr(options, n) for n in ("tracker", "features", "depth")},
+        "options": {name: getattr(options, name) for name in SCORING},
         "realism": realism,
     }
     with whole_file(path) as file:
@@ -229,7 +242,7 @@ def main(argv):
     )
     found = {"simulated": simulated(checkpoint, options, FLAGS.num_clips)}
     if FLAGS.reference_path:
-        write_reference(FLAGS.reference_path, found["simulated"], checkpoint)
+        write_reference(FLAGS.reference_path, found["simulated"], checkpoint, options)
     found["checkpoint"] = {"name": checkpoint.name, "sha256": checkpoint.sha256}
     found["rendered"] = rendered(checkpoint, found["simulated"]["deviation"])
     if Path(FLAGS.videos).is_dir():

@@ -57,19 +57,26 @@ STAGES = {  # names in pipeline that a stage goes through
 
 
 class Stopwatch:
-    """Seconds and highest memory in GB by stage."""
+    """Seconds and highest memory in GB by stage; between stages it is "score"'s."""
 
     def __init__(self):
-        self.seconds, self.peak = {}, {}
+        self.seconds, self.peak, self.within = {}, {}, "score"
 
     @contextlib.contextmanager
     def stage(self, name: str):
-        forget_peak()
+        self.note_peak(self.within)
+        outer, self.within = self.within, name
         start = time.perf_counter()
         yield
         took = time.perf_counter() - start
         self.seconds[name] = self.seconds.get(name, 0.0) + took
+        self.note_peak(name)
+        self.within = outer
+
+    def note_peak(self, name: str) -> None:
+        """The highest memory since the last call was this stage's."""
         self.peak[name] = max(self.peak.get(name, 0.0), memory_gb("VmHWM"))
+        forget_peak()
 
     def around(self, name: str, function):
         """The function, timed; what it starts on a device is waited for."""
@@ -129,9 +136,11 @@ def measure(num_frames: int, size: tuple[int, int]) -> list[dict]:
         for stage, names in STAGES.items():
             for name in names:
                 setattr(pipeline, name, watch.around(stage, originals[name]))
+        forget_peak()
         start = time.perf_counter()
         result = score()
         watch.seconds["all"] = time.perf_counter() - start
+        watch.note_peak("score")
         for name, function in originals.items():
             setattr(pipeline, name, function)
     inside = sum(watch.seconds[stage] for stage in STAGES)

@@ -2,6 +2,7 @@
 that takes no time; inference's own tests run it with the real one."""
 
 import json
+import os
 import resource
 from pathlib import Path
 
@@ -30,6 +31,7 @@ def make_score(path, options=OPTIONS):
         "warnings": ["dark, rather", "short"],
         "checkpoint": {"name": "none.npz", "sha256": "abc"},
         "options": json.loads(json.dumps(vars(options))),
+        "version": pipeline.VERSION,
     }
 
 
@@ -185,6 +187,24 @@ def test_results_of_other_options_are_not_mixed(tmp_path):
     scorer = Scorer(options=other)
     score_many(["a.mp4"], tmp_path, scorer, other, CHECKPOINT, overwrite=True)
     assert scorer.asked == ["a.mp4"]
+
+
+def test_a_new_video_under_an_old_name_is_scored(tmp_path):
+    video = tmp_path / "a.mp4"
+    video.touch()
+    os.utime(video, (1e9, 1e9))
+    for when, asked in ((1e9, ["a.mp4"]), (1e9, []), (4e9, ["a.mp4"])):
+        os.utime(video, (when, when))
+        scorer = Scorer()
+        score_many([str(video)], tmp_path / "out", scorer, OPTIONS, CHECKPOINT)
+        assert scorer.asked == asked
+
+
+def test_results_of_another_version_are_not_mixed(tmp_path, monkeypatch):
+    score_many(["a.mp4"], tmp_path, Scorer(), OPTIONS, CHECKPOINT)
+    monkeypatch.setattr(pipeline, "VERSION", "another")
+    with pytest.raises(PipelineError, match=r"other options \(version\): give --over"):
+        score_many(["a.mp4"], tmp_path, Scorer(), OPTIONS, CHECKPOINT)
 
 
 def test_shards_share_the_work(tmp_path):

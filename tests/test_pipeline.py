@@ -964,18 +964,30 @@ def test_a_front_end_that_cannot_be_loaded_is_one_line(checkpoint, tmp_path):
         )
 
 
-def test_percentile_counts_reference_clips_of_the_same_checkpoint(
+def test_percentile_counts_reference_clips_that_were_scored_alike(
     checkpoint, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(pipeline, "DEFAULT_CHECKPOINT", tmp_path / "any.npz")
-    assert pipeline.percentile(0.5, checkpoint) is None
+    alike = {"tracker": "lk", "features": None, "depth": None}
+    assert pipeline.percentile(0.5, checkpoint, alike) is None
     table = {"checkpoint": {"sha256": checkpoint.sha256}, "realism": [0.1, 0.5, 0.7]}
+    table |= {"backends": alike}
     path = tmp_path / "small_reference.json"
     path.write_text(json.dumps(table))
-    found = [pipeline.percentile(x, checkpoint) for x in (0.1, 0.5, 0.6, 1.0)]
+    found = [pipeline.percentile(x, checkpoint, alike) for x in (0.1, 0.5, 0.6, 1.0)]
     assert found == pytest.approx([0, 100 / 3, 200 / 3, 100])
-    path.write_text(json.dumps(table | {"checkpoint": {"sha256": "of another"}}))
-    assert pipeline.percentile(0.5, checkpoint) is None
+    assert pipeline.percentile(0.5, checkpoint, alike | {"depth": "vda"}) is None
+    for damaged in (
+        json.dumps(table | {"checkpoint": {"sha256": "of another"}}),
+        json.dumps({n: x for n, x in table.items() if n != "backends"}),
+        json.dumps(table | {"realism": None}),
+        json.dumps(table | {"realism": []}),
+        json.dumps(table | {"checkpoint": "small"}),
+        "[]",
+        "{",
+    ):
+        path.write_text(damaged)
+        assert pipeline.percentile(0.5, checkpoint, alike) is None
 
 
 # --- Tracks from elsewhere ---
@@ -1046,6 +1058,40 @@ def test_features_beside_tracks_are_used(tmp_path):
     assert found.intrinsics[0] == pytest.approx(64 / np.tan(np.radians(30)))
 
 
+def test_stored_features_of_another_width_are_one_line(tmp_path):
+    model = track_autoencoder_3d.make_model("mini", **SMALL, use_dino=True)
+    wide = checkpointing.load_checkpoint(save_random(tmp_path / "wide.npz", model))
+    tracks = random_tracks(num_tracks=5, num_frames=6)
+    np.savez(
+        tmp_path / "t.npz",
+        tracks_3d=tracks.tracks, visible=tracks.visible, height=96, width=128,
+        dino_features=np.zeros((5, 6, 384), np.float32),
+    )  # fmt: skip
+    words = "with 384 dino features, wide.npz was trained with 768: use those of"
+    with pytest.raises(pipeline.PipelineError, match=words) as caught:
+        pipeline.score_tracks_file(tmp_path / "t.npz", wide, make_options())
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "beside, message",
+    [
+        ({"extrinsics": np.zeros((6, 3, 4))}, r"\(6, 3, 4\), must be \[4, 4\] or \[6,"),
+        ({"extrinsics": np.full((4, 4), np.nan)}, "must be finite numbers"),
+        ({"fps": np.array([24, 25])}, r"fps is of shape \(2,\), must be one number"),
+        ({"fps": np.array("fast")}, "fps is fast, must be one number"),
+        ({"fps": np.array(-1.0)}, "fps is -1.0, must be one number"),
+    ],
+)
+def test_what_lies_beside_tracks_is_checked(tmp_path, beside, message):
+    tracks = random_tracks(num_tracks=5, num_frames=6)
+    stored = {"tracks_3d": tracks.tracks, "visible": tracks.visible}
+    np.savez(tmp_path / "t.npz", **stored, height=96, width=128, **beside)
+    with pytest.raises(pipeline.PipelineError, match=message) as caught:
+        pipeline.read_tracks(tmp_path / "t.npz")
+    assert "\n" not in str(caught.value)
+
+
 def test_tracks_that_cannot_be_read_are_refused(tmp_path):
     (tmp_path / "text.npz").write_text("no arrays")
     tracks = random_tracks(num_tracks=5, num_frames=6)
@@ -1061,8 +1107,11 @@ def test_tracks_that_cannot_be_read_are_refused(tmp_path):
         tmp_path / "video.npz",
         coords=coords, visibs=np.ones((6, 5)), video=np.zeros((4, 3, 64, 64)),
     )  # fmt: skip
+    flat = {"coords": coords, "visibs": np.ones((6, 5)), "video": np.zeros((6, 64, 64))}
+    np.savez(tmp_path / "flat.npz", **flat)
     for name, message in {
         "missing": "no such file",
+        "flat": r"has shape \(6, 64, 64\), must be \[T, 3, H, W\]",
         "text": "is no .npz that can be read",
         "half": "has no visible",
         "shape": r"must be \[T, N, 3\] and \[T, N\]",

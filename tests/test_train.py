@@ -447,6 +447,39 @@ def test_hosts_end_together_where_the_data_of_one_fail(cache, tmp_path):
     ]
 
 
+FAILING_DEVICE = """
+import sys
+from unittest import mock
+import jax
+import train
+
+fails = mock.Mock(side_effect=jax.errors.JaxRuntimeError(sys.argv[1]))
+run = mock.MagicMock(wandb=None)
+train.begin, train.take_steps = (lambda: run), fails
+train.is_one_of_many = lambda: True
+train.kept, train.how_to_go_on = (lambda run: "all is kept"), (lambda: "")
+try:
+    train.train(train.StopRequest())
+except (train.TrainingEnded, jax.errors.JaxRuntimeError) as error:
+    print(f"{type(error).__name__}: {error}")
+"""
+
+
+@pytest.mark.parametrize(
+    "said, reported",
+    [
+        ("RESOURCE_EXHAUSTED: no memory", "JaxRuntimeError: RESOURCE_EXHAUSTED: no"),
+        ("UNAVAILABLE: no peer", "TrainingEnded: another host has ended or is out of"),
+    ],
+)
+def test_memory_that_runs_out_is_no_other_host_s_end(cache, tmp_path, said, reported):
+    script = tmp_path / "failing.py"
+    script.write_text(FAILING_DEVICE)
+    status, out, error = finish(start(cache, said, script=str(script), pool=False))
+    assert status == 0, error
+    assert out.startswith(reported)
+
+
 # With these TRAJAN's first step is at rate 0 and its second moves every weight by 1e25.
 # All runs of it have them, to share what is compiled.
 DIVERGING = [*SIZES, "--model_type=trajan", "--learning_rate=1e30"]

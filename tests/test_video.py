@@ -80,6 +80,43 @@ def test_variable_frame_rate_repeats_and_drops_nothing(video_file, tmp_path):
     assert len(read_video(path).frames) == 14
 
 
+def test_a_wrong_rate_in_the_header_is_not_believed(video_file, tmp_path):
+    """Ten frames a second, in a file that counts in milliseconds and says 90 or so."""
+    path = tmp_path / "uneven.wmv"
+    uneven = "settb=1/1000,setpts=PTS+8*mod(N*7\\,5)"
+    how = ["-c:v", "wmv2", "-b:v", "2M", "-fps_mode", "vfr", "-enc_time_base", "1:1000"]
+    ffmpeg("-i", video_file, "-vf", uneven, *how, path)
+    header = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG).get(cv2.CAP_PROP_FPS)
+    assert header > 60
+    clip = read_video(path)
+    assert len(clip.frames) == 30 and clip.fps == 10 and clip.warnings == ()
+    assert clip.notes == (
+        f"its header says {header:g} fps, its frames come at 10 fps, which is believed",
+    )
+    part = read_video(path, start=1.0, duration=1.5)
+    assert part.frame_indices.tolist() == list(range(10, 25))
+
+
+@pytest.mark.parametrize(
+    "header, steps, rate",
+    [
+        (1000, [33, 33, 34] * 10, 30),  # of a browser
+        (1000, [42, 42, 41] * 10, 24),
+        (1000, [], 1000),  # nothing else is known
+        (1000, [0] * 5, 1000),
+        (1000, [1.0] * 30, 1000),  # a fast camera
+        (0, [40] * 30, 25),
+        (29.97, [33.367] * 30, 29.97),
+        (20, [33] * 20 + [500] * 5, 20),  # pauses
+        (12, [40] * 30, 25),
+        (100, [80] * 30, 12.5),
+    ],
+)
+def test_the_header_or_the_times_give_the_rate(header, steps, rate):
+    found, notes = video._rate_of(header, np.array(steps, float))
+    assert found == pytest.approx(rate) and len(notes) == (found != header)
+
+
 def test_grey_video(video_file, tmp_path):
     path = tmp_path / "grey.mp4"
     ffmpeg("-i", video_file, "-pix_fmt", "gray", path)

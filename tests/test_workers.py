@@ -49,6 +49,20 @@ def test_what_a_job_raises_is_raised_here():
     assert not multiprocessing.active_children()
 
 
+def test_processes_of_others_are_left_alone():
+    with ordered_map(1) as run:
+        assert list(run(operator.abs, [-1])) == [1]
+        other = multiprocessing.get_context("spawn").Process(
+            target=time.sleep, args=(60,)
+        )
+        other.start()
+    other.join(0.5)
+    assert other.is_alive()
+    other.kill()
+    other.join()
+    assert not multiprocessing.active_children()
+
+
 @pytest.mark.parametrize("end", [os._exit, signal.raise_signal])
 def test_a_dead_worker_ends_the_map_in_a_line(end):
     """As the kernel kills it (signal 9), or a library that calls exit."""
