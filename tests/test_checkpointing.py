@@ -253,9 +253,10 @@ def test_trajan_public_file(trajan_file):
 @pytest.mark.parametrize("model_type", ["trajan", "3dspa"])
 @pytest.mark.parametrize("preset", ["mini", "base"])
 def test_round_trip(preset, model_type, readout, embedding, dtype, tmp_path):
-    model = cases.MODULES[model_type].make_model(
-        preset, **{**SMALLEST, "readout": readout, "track_embedding": embedding}
-    )
+    sizes = {**SMALLEST, "readout": readout, "track_embedding": embedding}
+    if preset == "mini":
+        sizes["scaffold_frequencies"] = 2
+    model = cases.MODULES[model_type].make_model(preset, **sizes)
     arrays = cases.flat_parameters(model)
     path = str(tmp_path / "model.npz")
     notes = {"step": 7, "flags": {"preset": preset}, "held_out": [0.5, None]}
