@@ -16,6 +16,7 @@ Correlations come with a 95% interval, bootstrapped by clip. The scores of the s
 clips are also what a percentile is read off (--reference_path).
 """
 
+import dataclasses
 import json
 import os
 import sys
@@ -40,11 +41,11 @@ from files import keep_compiled_programs, whole_file  # noqa: E402
 
 FLAGS = flags.FLAGS
 FIRST_SEED = 2_000_000  # of synthetic.py: no model is trained on these scenes
-# As a tracker sees a clip: noise, lost tracks, neither depth nor focal length.
-SEEN = data_loader.Augmentation(
-    **{**vars(data_loader.Augmentation.none()), "noise": 1.0, "lost": 1.0,
-       "unit_depth": 1.0, "noise_pixels": 0.7, "drift_pixels": 1.0,
-       "occlusion_rate": 0.01, "loss_rate": 0.02, "unnoticed": 0.05}
+# As a tracker sees a clip: noise as in training, lost tracks, neither depth nor focal
+# length; all of its frames.
+SEEN = dataclasses.replace(
+    data_loader.Augmentation(),
+    noise=1.0, lost=1.0, unit_depth=1.0, crop=0.0, stride=0.0, mirror=0.0,
 )  # fmt: skip
 # Options that a score hangs on, beside the front ends.
 SCORING = (

@@ -201,6 +201,25 @@ def comparable_section() -> str:
     return "\n\n".join(parts)
 
 
+def scaffold_section() -> str:
+    """What bench_scaffold.py measured."""
+    command = "python benchmarks/bench_scaffold.py"
+    path = RESULTS / "scaffold.json"
+    if not path.exists():
+        return f"Not measured: `{command}`."
+    stored = json.loads(path.read_text())
+    rows = [
+        [row["latents"], number(row["median_px"]), number(row["mean_px"])]
+        for row in stored["rows"]
+    ]
+    return "\n\n".join(
+        [
+            f"`{command}`, on {stored['scenes']} simulated scenes",
+            table(["latents", "median, px", "mean, px"], rows),
+        ]
+    )
+
+
 def pipeline_section(platform: str) -> str:
     """What bench_pipeline.py measured on a kind of device."""
     command = "python benchmarks/bench_pipeline.py"
@@ -272,6 +291,8 @@ def main() -> None:
         training_section("cpu"),
         training_section("gpu"),
         readout_section(),
+        "## The motion scaffold, before any training",
+        scaffold_section(),
         "## Lifting and sampling\n\n4096 tracks of 150 frames, 720p depth, 36 x 64 "
         "maps of 768 features.",
         sampling_section("cpu"),
