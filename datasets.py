@@ -311,9 +311,17 @@ def read_example(path: str | os.PathLike, with_video: bool = False) -> Example:
 def frame_size(path, stored: dict) -> tuple[int, int]:
     """(height, width) of a stored clip's frames, in pixels; DatasetError if unknown."""
     if "height" in stored and "width" in stored:
-        return int(stored["height"]), int(stored["width"])
+        size = np.asarray(stored["height"]), np.asarray(stored["width"])
+        if any(x.size != 1 or x.dtype.kind not in "fiu" or not x > 0 for x in size):
+            raise DatasetError(f"{path}: height and width must be one number each")
+        return int(size[0].item()), int(size[1].item())
     for name in ("video", "depth"):
         if name in stored:
+            if stored[name].ndim < 3:
+                raise DatasetError(
+                    f"{path}: {name} has shape {stored[name].shape}, must be [T, H, W"
+                    + (", 3]" if name == "video" else "]")
+                )
             return stored[name].shape[1:3]
     if "intrinsics" in stored:
         cx, cy = one_camera(path, stored["intrinsics"], 1, 1)[2:]

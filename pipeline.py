@@ -58,6 +58,7 @@ from video import (
     Frames,
     Video,
     VideoError,
+    check_file,
     content_box,
     find_cuts,
     read_video,
@@ -224,8 +225,9 @@ def _check_camera(options):
 # --- Results ---
 
 
-# Of a window (start, stop): [N, stop - start, D] for all tracks.
-Features = Callable[[int, int], np.ndarray]
+# Of a window (start, stop) and tracks [n], by number: [n, stop - start, D]. Only what
+# is asked for is computed: of all tracks of a long clip it would be gigabytes.
+Features = Callable[[int, int, np.ndarray], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,8 +241,8 @@ class Tracks3D:
         size: (height, width) of the clip.
         intrinsics_source: where the intrinsics come from, in words.
         cuts: frames at which another shot begins.
-        dino: features of a window's tracks, [N, L, D], None if there are none.
-        depth: relative depths around a window's tracks, [N, L, 225], the first of
+        dino: features of tracks in a window, [n, L, D], None if there are none.
+        depth: relative depths around tracks in a window, [n, L, 225], the first of
             geometry.depth_features; None if there are none.
         extrinsics: world-to-camera [T, 4, 4] or [4, 4]; None: the camera's frame is
             the world's.
@@ -321,11 +323,14 @@ def score_video(
     began = time.perf_counter()
     options = make_options(preset, **options)
     if isinstance(video, str | os.PathLike):
+        check_file(video)
+    # What lacks is said before minutes of reading.
+    checkpoint = load_checkpoint(checkpoint, options)
+    front_ends = front_ends or load_front_ends(options, checkpoint)
+    if isinstance(video, str | os.PathLike):
         video = read_video(video, options.start, options.duration, options.fps)
     elif not isinstance(video, Video):
         video = video_from_array(video, video_fps, kept_fps=options.fps)
-    checkpoint = load_checkpoint(checkpoint, options)
-    front_ends = front_ends or load_front_ends(options, checkpoint)
     video, cuts = prepare(video, options)
     shots = list(zip([0, *cuts], [*cuts, len(video.frames)], strict=True))
     boxes = [content_box(video.frames[start:stop]) for start, stop in shots]
@@ -645,8 +650,8 @@ def lift_tracks(
     window_features = None
     if features is not None:
 
-        def window_features(start, stop):
-            return features(video.frames[start:stop], tracks.tracks[:, start:stop])
+        def window_features(start, stop, ids):
+            return features(video.frames[start:stop], tracks.tracks[ids, start:stop])
 
     return Tracks3D(
         tracks=geometry.lift(pixels, intrinsics, z),
@@ -682,14 +687,12 @@ def depth_around(
     z: Float[np.ndarray, "N T"],
     size: tuple[int, int],
 ) -> Features:
-    """Of a window, the relative depths around every track, [N, L, 225] float16."""
+    """The relative depths around tracks in a window, [n, L, 225] float16."""
 
-    def around(start, stop):
-        frames = np.s_[:, start:stop]
-        out = np.empty((*z[frames].shape, geometry.NUM_DEPTH_FEATURES), np.float16)
-        geometry.depth_feature_frames(
-            maps[start:stop], pixels[frames], z[frames], 1.0, size, out
-        )
+    def around(start, stop, ids):
+        at, distance = pixels[ids, start:stop], z[ids, start:stop]
+        out = np.empty((*distance.shape, geometry.NUM_DEPTH_FEATURES), np.float16)
+        geometry.depth_feature_frames(maps[start:stop], at, distance, 1.0, size, out)
         return out[..., :NUM_TAPS]
 
     return around
@@ -849,9 +852,10 @@ def hold_out(
 def _check_features(tracks, checkpoint, options):
     """That the model gets the features that it must, and can take them."""
     # Those of a front end were checked when it was loaded, and cost time.
-    stored = tracks.dino is not None and tracks.path is not None
+    is_computed = tracks.backends["features"] is not None
+    stored = tracks.dino is not None and not is_computed
     if stored and checkpoint.config.use_dino and options.use_dino is not False:
-        width = tracks.dino(0, 1).shape[-1]
+        width = tracks.dino(0, 1, np.arange(1)).shape[-1]
         wanted = checkpoint.config.dino_feature_dim
         if width != wanted:
             raise PipelineError(
@@ -887,19 +891,23 @@ def predict_window(
     window = tracks.tracks[:, start:stop]
     visible = tracks.visible[:, start:stop, 0] > 0
     seen = visible.any(axis=1)
-    features = window_features(model, tracks, span, options)
     num_splits, num_tracks = held.shape
-    support, parts = [], []
+    drawn = [
+        (
+            _draw(np.flatnonzero(seen & ~hidden), rng, options, "support"),
+            _draw(np.flatnonzero(seen & hidden), rng, options, "query"),
+        )
+        for hidden in held
+    ]
+    support, parts = [shown for shown, _ in drawn], []
+    features = window_features(model, tracks, span, support, options)
     scales = np.full(num_splits, np.nan, np.float32)
     latents = np.full(
         (num_splits, model.num_latent_tokens, model.latent_token_dim),
         np.nan,
         np.float32,
     )
-    for split in range(num_splits):
-        shown = _draw(np.flatnonzero(seen & ~held[split]), rng, options, "support")
-        asked = _draw(np.flatnonzero(seen & held[split]), rng, options, "query")
-        support.append(shown)
+    for split, (shown, asked) in enumerate(drawn):
         if len(shown) == 0 or len(asked) == 0:
             continue
         scale = geometry.clip_scale(window[shown], visible[shown, :, None])
@@ -946,21 +954,47 @@ def _draw(ids, rng, options, role):
     return np.sort(rng.choice(ids, most[role], replace=False))
 
 
+@dataclasses.dataclass(frozen=True)
+class WindowFeatures:
+    """What the model takes besides positions, of those tracks that it is shown.
+
+    Attributes:
+        ids: [n] which tracks, in order.
+        values: "dino" and "depth", as far as there are any: [n, L, D].
+    """
+
+    ids: Int[np.ndarray, " n"]
+    values: dict[str, np.ndarray]
+
+    def of(self, name: str, shown: Int[np.ndarray, " m"]) -> np.ndarray:
+        """[m, L, D] of some of the tracks."""
+        return self.values[name][np.searchsorted(self.ids, shown)]
+
+
 def window_features(
-    model, tracks: Tracks3D, span: tuple[int, int], options: Options
-) -> dict[str, np.ndarray]:
-    """Features [N, L, D] of a window's tracks that the model takes, by name."""
-    return {
-        name: getattr(tracks, name)(*span)
+    model,
+    tracks: Tracks3D,
+    span: tuple[int, int],
+    support: Sequence[Int[np.ndarray, " m"]],
+    options: Options,
+) -> WindowFeatures:
+    """Features that the model takes, of all tracks that are shown in some split; the
+    others, most of a fine grid's, are never computed."""
+    ids = np.unique(np.concatenate(support))
+    names = [
+        name
         for name in ("dino", "depth")
         if getattr(model, f"use_{name}")
         and getattr(options, f"use_{name}") is not False
         and getattr(tracks, name) is not None
-    }
+    ]
+    if not len(ids):
+        return WindowFeatures(ids, {})
+    return WindowFeatures(ids, {n: getattr(tracks, n)(*span, ids) for n in names})
 
 
 def features_shown(
-    features: dict[str, np.ndarray],
+    features: WindowFeatures,
     shown: Int[np.ndarray, " n"],
     tracks: Float[np.ndarray, "N L 3"],
     visible: Bool[np.ndarray, "N L"],
@@ -969,11 +1003,12 @@ def features_shown(
     """Those of `window_features` that go into the batch, of the tracks `shown`: the
     waves of the depth, which follow from the scale, are added here."""
     batch = {}
-    if "dino" in features:
-        batch["dino_features"] = features["dino"][shown]
-    if "depth" in features:
+    if "dino" in features.values:
+        batch["dino_features"] = features.of("dino", shown)
+    if "depth" in features.values:
         z = np.where(visible[shown], tracks[shown, :, 2], scale).astype(np.float32)
-        parts = [features["depth"][shown], geometry.depth_waves(z, np.float32(scale))]
+        waves = geometry.depth_waves(z, np.float32(scale))
+        parts = [features.of("depth", shown), waves]
         batch["depth_features"] = np.concatenate(parts, axis=-1, dtype=np.float32)
     return batch
 
@@ -1523,7 +1558,7 @@ def _stored_video(path, example, fps, num_frames):
 def _stored_features(example, name):
     if name not in example:
         return None
-    return lambda start, stop: example[name][:, start:stop]
+    return lambda start, stop, ids: example[name][ids, start:stop]
 
 
 def _stored_depth(example, size):
@@ -1531,7 +1566,7 @@ def _stored_depth(example, size):
     tracks = example["tracks_3d"]
     if "depth_taps" in example:
         taps = example["depth_taps"].reshape(*tracks.shape[:2], NUM_TAPS)
-        return lambda start, stop: taps[:, start:stop]
+        return lambda start, stop, ids: taps[ids, start:stop]
     if "depth" not in example:
         return None
     visible = example["visible"] > 0

@@ -51,13 +51,19 @@ def number(value) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
 
 
+def not_measured(command: str, platform: str | None = None) -> str:
+    """What stands where there is no file, with how to make it."""
+    if platform is None:
+        return f"Not measured: `{command}`."
+    title = platform.replace("cpu", "CPU").replace("gpu", "GPU")
+    return f"### {title}\n\nNot measured. Where there is one: `{command}`."
+
+
 def forward_section(platform: str) -> str:
     """What bench_forward.py measured on a kind of device."""
     path = RESULTS / f"forward_{platform}.json"
     if not path.exists():
-        return (
-            f"### {platform.upper()}\n\nNot measured. Where there is one: `{FORWARD}`."
-        )
+        return not_measured(FORWARD, platform)
     stored = json.loads(path.read_text())
     device = next(r["device"] for r in stored["rows"] if "device" in r)
     rows = []
@@ -127,10 +133,7 @@ def training_section(platform: str) -> str:
     command = "python benchmarks/bench_train.py"
     path = RESULTS / f"train_{platform}.json"
     if not path.exists():
-        return (
-            f"### Training, {platform.upper()}\n\nNot measured. Where there is one: "
-            f"`{command}`."
-        )
+        return not_measured(command, f"Training, {platform}")
     stored = json.loads(path.read_text())
     parts = [
         f"### Training, {platform.upper()}: {stored['devices']} × {stored['device']}, "
@@ -153,7 +156,7 @@ def comparable_section() -> str:
     command = "python benchmarks/bench_comparable.py"
     path = RESULTS / "comparable.json"
     if not path.exists():
-        return f"Not measured: `{command}`."
+        return not_measured(command)
     found = json.loads(path.read_text())
     simulated = found["simulated"]
     correlations = [
@@ -206,7 +209,7 @@ def scaffold_section() -> str:
     command = "python benchmarks/bench_scaffold.py"
     path = RESULTS / "scaffold.json"
     if not path.exists():
-        return f"Not measured: `{command}`."
+        return not_measured(command)
     stored = json.loads(path.read_text())
     rows = [
         [row["latents"], number(row["median_px"]), number(row["mean_px"])]
@@ -225,9 +228,7 @@ def pipeline_section(platform: str) -> str:
     command = "python benchmarks/bench_pipeline.py"
     path = RESULTS / f"pipeline_{platform}.json"
     if not path.exists():
-        return (
-            f"### {platform.upper()}\n\nNot measured. Where there is one: `{command}`."
-        )
+        return not_measured(command, platform)
     stored = json.loads(path.read_text())
     header = [name.replace("_", " ") for name in stored["rows"][0]]
     rows = [
@@ -248,9 +249,7 @@ def sampling_section(platform: str) -> str:
     command = "python benchmarks/bench_sampling.py"
     path = RESULTS / f"sampling_{platform}.json"
     if not path.exists():
-        return (
-            f"### {platform.upper()}\n\nNot measured. Where there is one: `{command}`."
-        )
+        return not_measured(command, platform)
     stored = json.loads(path.read_text())
     rows = [
         [

@@ -738,7 +738,9 @@ def test_depth_lifts_points_and_is_seen_around_them():
     wanted = geometry.depth_features(maps[1:3], pixels[:, 1:3], z[:, 1:3], 2.0, SIZE)
     shown = np.array([4, 1])
     batch = pipeline.features_shown(
-        {"depth": lifted.depth(1, 3)},
+        pipeline.WindowFeatures(
+            np.array([1, 3, 4]), {"depth": lifted.depth(1, 3, np.array([1, 3, 4]))}
+        ),
         shown,
         lifted.tracks[:, 1:3],
         np.ones((6, 2), bool),
@@ -753,12 +755,22 @@ def test_features_reach_the_model(checkpoint):
     rng = np.random.default_rng(0)
     dino = rng.normal(size=(12, WINDOW, 768)).astype(np.float16)
     taps = rng.normal(size=(12, WINDOW, 225)).astype(np.float16)
-    given = dataclasses.replace(
-        tracks, dino=lambda a, b: dino[:, a:b], depth=lambda a, b: taps[:, a:b]
-    )
-    options = make_options(num_support_tracks=20)
+    asked_for = []
+
+    def stored(features):
+        def of(start, stop, ids):
+            asked_for.append(ids)
+            return features[ids, start:stop]
+
+        return of
+
+    given = dataclasses.replace(tracks, dino=stored(dino), depth=stored(taps))
+    options = make_options(num_support_tracks=4, num_splits=2)
     found = pipeline.hold_out(given, checkpoint, options)
     window = found.windows[0]
+    ever_shown = sorted(set(np.concatenate(window.support)))
+    assert len(ever_shown) < 12  # of the others no features are computed
+    assert [ids.tolist() for ids in asked_for[-2:]] == [ever_shown] * 2
     shown, asked = window.support[1], np.flatnonzero(window.splits == 1)
     scale = window.scale[1]
     z = tracks.tracks[shown, :, 2].astype(np.float32)
@@ -1053,8 +1065,9 @@ def test_features_beside_tracks_are_used(tmp_path):
     )  # fmt: skip
     found, video = pipeline.read_tracks(tmp_path / "t.npz", make_options(fov=60.0))
     assert video is None and found.size == (96, 128)
-    np.testing.assert_array_equal(found.dino(2, 5), dino[:, 2:5])
-    np.testing.assert_array_equal(found.depth(2, 5), depth[:, 2:5, :225])
+    ids = np.array([0, 3])
+    np.testing.assert_array_equal(found.dino(2, 5, ids), dino[ids, 2:5])
+    np.testing.assert_array_equal(found.depth(2, 5, ids), depth[ids, 2:5, :225])
     assert found.intrinsics[0] == pytest.approx(64 / np.tan(np.radians(30)))
 
 

@@ -1,0 +1,83 @@
+"""Draws docs/picture.jpg, the README's: the sample clip above its impossible twin.
+
+    python docs/make_picture.py
+
+Points have the colour of their score, red (0) over white (0.5) to blue (1), and a dash
+back to where they were in the frame before. Frames are taken around the one at which
+the twin scores lowest below the original.
+"""
+
+import pathlib
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import cv2  # noqa: E402
+import numpy as np  # noqa: E402
+
+import geometry  # noqa: E402
+import pipeline  # noqa: E402
+from files import keep_compiled_programs, whole_file  # noqa: E402
+
+CLIPS = "example_video", "example_teleport"
+WIDTH, GAP, CAPTION = 300, 6, 34
+STEPS = -3, 0, 3, 9  # frames shown, from the one where realism per frame drops most
+
+
+def colour(score: float) -> tuple[int, int, int]:
+    """RGB of a score in 0..1; grey where there is none."""
+    if np.isnan(score):
+        return 128, 128, 128
+    fade = int(255 * (1 - abs(2 * score - 1)))
+    return (255, fade, fade) if score < 0.5 else (fade, fade, 255)
+
+
+def draw(result: pipeline.Result, frame: int) -> np.ndarray:
+    """A frame [H, W, 3] RGB with the points seen in it, the worst on top."""
+    video, points = result.video, result.points
+    picture = np.array(video.frames[frame])
+    height = round(WIDTH * picture.shape[0] / picture.shape[1])
+    picture = cv2.resize(picture, (WIDTH, height), interpolation=cv2.INTER_AREA)
+    camera = points["intrinsics"][[0, 1, 0, 1], [0, 1, 2, 2]]
+    pixels = geometry.project(points["coords"], camera) * WIDTH / video.size[1]
+    pixels = np.nan_to_num(pixels * 16).astype(int)  # in sixteenths, as OpenCV draws
+    seen, scores = points["visibs"], points["coords_score"][frame]
+    for n in np.argsort(-np.nan_to_num(scores, nan=2)):
+        if not seen[frame, n]:
+            continue
+        at, ink = tuple(pixels[frame, n].tolist()), colour(scores[n])
+        if frame and seen[frame - 1, n]:
+            tail = tuple(pixels[frame - 1, n].tolist())
+            cv2.line(picture, tail, at, ink, 1, cv2.LINE_AA, 4)
+        cv2.circle(picture, at, 2 * 16, ink, -1, cv2.LINE_AA, 4)
+    return picture
+
+
+def caption(text: str, width: int) -> np.ndarray:
+    """A white strip with a line of text."""
+    strip = np.full((CAPTION, width, 3), 255, np.uint8)
+    font, ink = cv2.FONT_HERSHEY_SIMPLEX, (30, 30, 30)
+    return cv2.putText(strip, text, (2, 23), font, 0.62, ink, 1, cv2.LINE_AA)
+
+
+def main():
+    keep_compiled_programs("~/.cache/3dspa/jax")
+    results = [pipeline.score_video(ROOT / f"data/{name}.mp4") for name in CLIPS]
+    per_frame = np.array([result.score["per_frame"] for result in results], float)
+    moment = int(np.nanargmax(per_frame[0] - per_frame[1]))
+    rows, margin = [], ((0, GAP), (0, GAP), (0, 0))
+    for name, result in zip(CLIPS, results, strict=True):
+        frames = [draw(result, moment + step) for step in STEPS]
+        frames = [np.pad(frame, margin, constant_values=255) for frame in frames]
+        row = np.concatenate(frames, axis=1)
+        text = f"{name}.mp4: realism {result.realism:.2f}"
+        rows += [caption(text, row.shape[1]), row]
+    is_made, jpg = cv2.imencode(".jpg", np.concatenate(rows)[..., ::-1])
+    assert is_made
+    with whole_file(ROOT / "docs/picture.jpg") as file:
+        file.write(jpg.tobytes())
+
+
+if __name__ == "__main__":
+    main()
