@@ -48,6 +48,9 @@ LIBRARY = [
     "video",
     "pipeline",
     "many_videos",
+    "scoring_flags",
+    "video_benchmarks",
+    "offline_proof",
     "visualize",
 ]
 SCRIPTS = [
@@ -84,6 +87,7 @@ DEMO = [
     "video",
     "pipeline",
     "many_videos",
+    "scoring_flags",
     "inference",
     "train",
 ]

@@ -1,0 +1,236 @@
+"""Flags that the scripts which score videos share, and what they do with them.
+
+    define_clip_flags       which part of a video is scored, and its camera
+    define_scoring_flags    the model, windows and splits
+    define_front_end_flags  trackers and networks
+    define_output_flags     what is kept, and how much of many videos is done
+    given_options           flags -> fields of pipeline.Options
+    check_output_dir, quiet_video_decoder, log_decisions
+                            the beginning of a run
+
+Nothing is defined before a script asks for it, and no flag is read but from the values
+that a script hands in.
+"""
+
+import logging
+import os
+import sys
+import tempfile
+
+import cv2
+from absl import flags
+
+import pipeline
+
+# Flags that are fields of pipeline.Options; without one, the preset's value holds.
+OPTIONS = (
+    "seed",
+    "start",
+    "duration",
+    "fps",
+    "ignore_cuts",
+    "fov",
+    "tracker",
+    "tracking_grid_size",
+    "num_splits",
+    "score_all_points",
+    "num_support_tracks",
+    "num_query_points",
+    "num_output_frames",
+    "use_dino",
+    "use_depth",
+    "depth",
+    "dino_model",
+    "vda_repo",
+    "vda_encoder",
+    "vda_model_path",
+    "vda_metric",
+    "cotracker_repo",
+    "cotracker_checkpoint",
+)
+
+
+def define_clip_flags() -> None:
+    """Which part of a video is scored, and its camera."""
+    flags.DEFINE_float("start", None, "Seconds of the video to leave out.")
+    flags.DEFINE_float(
+        "duration", None, "Seconds of the video to score; all by default."
+    )
+    flags.DEFINE_float(
+        "fps",
+        None,
+        "Frames per second to keep. Default: the video's; above 30, every second, "
+        "third... of its frames.",
+    )
+    flags.DEFINE_boolean(
+        "ignore_cuts", None, "Take the video for one shot, whatever it shows."
+    )
+    flags.DEFINE_list(
+        "intrinsics",
+        None,
+        "fx,fy,cx,cy in pixels of the video. Default: fx = fy = its longer side, "
+        "centred.",
+    )
+    flags.DEFINE_float(
+        "fov", None, "Horizontal field of view in degrees, instead of --intrinsics."
+    )
+
+
+def define_scoring_flags() -> None:
+    """What is scored and how."""
+    flags.DEFINE_string(
+        "preset",
+        "mini",
+        "Defaults for all that follows. mini: Lucas-Kanade tracks, depth unknown, no "
+        "downloads. full: CoTracker3, DINOv2 and Video-Depth-Anything.",
+    )
+    flags.DEFINE_string(
+        "checkpoint_path", None, "The model; by default checkpoints/3dspa_mini.npz."
+    )
+    flags.DEFINE_integer("seed", 0, "Of the choice of tracks. Same seed, same score.")
+    flags.DEFINE_integer(
+        "tracking_grid_size",
+        None,
+        "Points are seeded on a grid this wide. Default: 32; full: 64.",
+    )
+    flags.DEFINE_integer(
+        "num_splits",
+        None,
+        "Into how many splits of support and query tracks are dealt. Default: 4; full: "
+        "1.",
+    )
+    flags.DEFINE_boolean(
+        "score_all_points",
+        None,
+        "Hold out every track once, in one of the splits; else a quarter of them, "
+        "drawn anew for each split. Default: yes; full: no.",
+    )
+    flags.DEFINE_integer(
+        "num_support_tracks",
+        None,
+        "At most this many tracks are shown to the model. Default: 128; full: 2048.",
+    )
+    flags.DEFINE_integer(
+        "num_query_points",
+        None,
+        "At most this many tracks are predicted per window and split. Default: all; "
+        "full: 512.",
+    )
+    flags.DEFINE_integer(
+        "num_output_frames", None, "Frames in a window; the checkpoint's by default."
+    )
+
+
+def define_front_end_flags() -> None:
+    """Trackers and networks."""
+    flags.DEFINE_string("tracker", None, "lk, or cotracker3. Default: the preset's.")
+    flags.DEFINE_boolean(
+        "use_dino",
+        None,
+        "DINOv2 features. Default, with --preset=full: if the model was trained with "
+        "them.",
+    )
+    flags.DEFINE_boolean(
+        "use_depth", None, "Depth and depth features. Default: as --use_dino."
+    )
+    flags.DEFINE_string(
+        "depth",
+        None,
+        "vda (Video-Depth-Anything), a transformers model by name or directory, or an "
+        ".npz of depth maps. Default, with --preset=full: vda.",
+    )
+    flags.DEFINE_string("dino_model", None, "DINOv2 by name or directory.")
+    flags.DEFINE_string("vda_repo", None, "A clone of Video-Depth-Anything.")
+    flags.DEFINE_string("vda_encoder", None, "vits, vitb or vitl.")
+    flags.DEFINE_string(
+        "vda_model_path",
+        None,
+        "Its weights; checkpoints/video_depth_anything_ENCODER.pth by default.",
+    )
+    flags.DEFINE_boolean(
+        "vda_metric", None, "Whether they give metres; by default by their name."
+    )
+    flags.DEFINE_string("cotracker_repo", None, "A clone of co-tracker.")
+    flags.DEFINE_string("cotracker_checkpoint", None, "Its weights.")
+
+
+def define_output_flags(
+    output_dir: str, result_video_size: int = pipeline.WORKING_SIZE
+) -> None:
+    """What is kept and where, and how much of many videos is done; the arguments are
+    defaults."""
+    flags.DEFINE_string("output_dir", output_dir, "Directory to write to.")
+    flags.DEFINE_boolean(
+        "overwrite", False, "Of many videos, score again those that are finished."
+    )
+    flags.DEFINE_integer(
+        "num_shards", 1, "Of many videos, score only every so many-th,"
+    )
+    flags.DEFINE_integer("shard_index", 0, "from this one on, counted from 0.")
+    flags.DEFINE_integer(
+        "result_video_size",
+        result_video_size,
+        "Longer side of the video kept in the result, at most 512 px; 0 for none.",
+    )
+    flags.DEFINE_string(
+        "jax_cache_dir",
+        "~/.cache/3dspa/jax",
+        "Where compiled programs are kept for the next run; empty for nowhere.",
+    )
+
+
+def given_options(values: flags.FlagValues) -> dict:
+    """The fields of pipeline.Options that flags give.
+
+    Raises:
+        pipeline.PipelineError: intrinsics that are not numbers.
+    """
+    given = {name: values[name].value for name in OPTIONS}
+    if values.intrinsics is None:
+        return given
+    try:
+        camera = tuple(float(x) for x in values.intrinsics)
+    except ValueError:
+        raise pipeline.PipelineError(
+            f"intrinsics are {','.join(values.intrinsics)}: need numbers fx,fy,cx,cy"
+        ) from None
+    return given | {"intrinsics": camera}
+
+
+def check_output_dir(path: str) -> None:
+    """Finds out before the work that its result cannot be written.
+
+    Raises:
+        pipeline.PipelineError: saying why.
+    """
+    if not path:
+        raise pipeline.PipelineError("where to? give --output_dir=DIR")
+    above = os.path.abspath(path)
+    while not os.path.lexists(above):
+        above = os.path.dirname(above)
+    if not os.path.isdir(above):
+        raise pipeline.PipelineError(f"cannot write to {path}: {above} is a file")
+    try:  # asking for permissions says nothing of read-only disks, or to root
+        with tempfile.TemporaryFile(dir=above):
+            pass
+    except OSError as error:
+        reason = error.strerror or error
+        raise pipeline.PipelineError(f"cannot write to {path}: {reason}") from error
+
+
+def quiet_video_decoder() -> None:
+    """A damaged file is reported once, by us, not by every layer below."""
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+
+def log_decisions() -> None:
+    """What the library logs goes to stderr, as plain lines."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    for name in ("pipeline", "many_videos"):
+        logger = logging.getLogger(name)
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+    logging.getLogger("jax").setLevel(logging.WARNING)
