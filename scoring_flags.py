@@ -228,7 +228,7 @@ def log_decisions() -> None:
     """What the library logs goes to stderr, as plain lines."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
-    for name in ("pipeline", "many_videos"):
+    for name in ("pipeline", "many_videos", "video_benchmarks"):
         logger = logging.getLogger(name)
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)

@@ -1,0 +1,242 @@
+"""Does the score mean anything: agreement with the labels of public benchmarks.
+
+    B="python evaluate_benchmarks.py"
+    $B --benchmark=videophy2 --dataset_path=videophy2_test.csv --video_dir=videos
+    $B --benchmark=evalcrafter --ratings_csv=ratings.csv --video_dir=videos
+    $B --benchmark=intphys2 --dataset_path=IntPhys2 --split=Main
+    $B --benchmark=csv --dataset_path=mine.csv
+    $B --benchmark=compare --results_a=outputs/a --results_b=outputs/b
+
+Reads the dataset and finds what is wrong with it, then scores its videos as
+inference.py does, each to a sub-folder of the output directory (the same command goes
+on where it was stopped), and reports: tables on the screen, metrics.json, results.csv
+with a row per video, and pictures. `compare` takes two such directories, or two of
+inference.py's. `synthetic` and `corruptions` need no dataset: see offline_proof.py.
+"""
+
+import functools
+import logging
+import os
+import sys
+
+from absl import app, flags
+
+import many_videos
+import pipeline
+import scoring_flags
+import video_benchmarks
+from files import keep_compiled_programs
+
+FLAGS = flags.FLAGS
+
+OFFLINE = ("synthetic", "corruptions")
+BENCHMARKS = ("videophy2", "evalcrafter", "intphys2", *OFFLINE, "csv", "compare")
+
+
+def define_flags() -> None:
+    """Called where this file is run; importing it defines nothing."""
+    define_dataset_flags()
+    scoring_flags.define_output_flags("./benchmark_output", result_video_size=0)
+    scoring_flags.define_clip_flags()
+    scoring_flags.define_scoring_flags()
+    scoring_flags.define_front_end_flags()
+    flags.adopt_module_key_flags(scoring_flags)  # --help lists them, too
+
+
+def define_dataset_flags() -> None:
+    """Which benchmark, and where it lies."""
+    flags.DEFINE_string(
+        "benchmark", None, "What to report on: " + ", ".join(BENCHMARKS)
+    )
+    flags.DEFINE_string(
+        "dataset_path",
+        None,
+        "videophy2, csv: the table, CSV or parquet. intphys2: the folder with its "
+        "splits.",
+    )
+    flags.DEFINE_string("ratings_csv", None, "evalcrafter: the table of ratings.")
+    flags.DEFINE_string(
+        "video_dir",
+        None,
+        "Where the videos of a table are, if not where it says. Of addresses the last "
+        "parts are looked for here, and at last the name alone, in any sub-folder.",
+    )
+    flags.DEFINE_string("split", "Main", "intphys2: Debug, Main or HeldOut.")
+    flags.DEFINE_float(
+        "answer_threshold",
+        None,
+        "intphys2, held-out: possible is what scores higher. Default: the median.",
+    )
+    for name, default in [
+        ("video", "videopath or video_url"),
+        ("pc", "pc"),
+        ("sa", "sa"),
+        ("joint", "joint"),
+        ("model", "model_name or model"),
+    ]:
+        flags.DEFINE_string(
+            f"{name}_column", None, f"videophy2: name of a column. Default: {default}."
+        )
+    flags.DEFINE_float(
+        "pc_threshold",
+        video_benchmarks.GOOD_PHYSICS,
+        "videophy2: physical commonsense from here on is good.",
+    )
+    flags.DEFINE_list(
+        "aspects", None, "evalcrafter: columns. Default: all that hold numbers."
+    )
+    flags.DEFINE_string("results_a", None, "compare: a directory of results,")
+    flags.DEFINE_string("results_b", None, "and the one to compare it with.")
+    flags.DEFINE_string(
+        "score_name",
+        "realism",
+        "Which number of score.json is judged: " + ", ".join(many_videos.NUMBERS),
+    )
+    flags.DEFINE_string("video_path", None, "corruptions: the clips to damage.")
+
+
+def read_clips() -> list[video_benchmarks.Clip]:
+    """The dataset that the flags name, checked."""
+    name = FLAGS.benchmark
+    flag = "ratings_csv" if name == "evalcrafter" else "dataset_path"
+    path = FLAGS[flag].value or FLAGS.dataset_path
+    if not path:
+        raise pipeline.PipelineError(f"--benchmark={name} needs --{flag}")
+    if name == "evalcrafter":
+        return video_benchmarks.read_evalcrafter(path, FLAGS.video_dir, FLAGS.aspects)
+    if name == "intphys2":
+        return video_benchmarks.read_intphys2(path, FLAGS.split)
+    if name == "csv":
+        return video_benchmarks.read_labelled(path, FLAGS.video_dir)
+    columns = ("video", "pc", "sa", "joint", "model")
+    columns = {column: FLAGS[f"{column}_column"].value for column in columns}
+    return video_benchmarks.read_videophy2(path, FLAGS.video_dir, **columns)
+
+
+def make_report(clips, values) -> video_benchmarks.Report:
+    """The benchmark's report on its clips' scores."""
+    if FLAGS.benchmark == "videophy2":
+        return video_benchmarks.report_videophy2(clips, values, FLAGS.pc_threshold)
+    if FLAGS.benchmark == "evalcrafter":
+        return video_benchmarks.report_evalcrafter(clips, values)
+    if FLAGS.benchmark == "intphys2":
+        return video_benchmarks.report_intphys2(clips, values, FLAGS.answer_threshold)
+    return video_benchmarks.report_labelled(clips, values)
+
+
+def score_clips(clips) -> many_videos.Tally:
+    """Scores the videos that are not scored yet."""
+    given = scoring_flags.given_options(FLAGS)
+    options = pipeline.make_options(FLAGS.preset, **given)
+    checkpoint = pipeline.load_checkpoint(FLAGS.checkpoint_path, options)
+    score = functools.partial(
+        pipeline.score_video,
+        checkpoint=checkpoint,
+        preset=FLAGS.preset,
+        front_ends=pipeline.load_front_ends(options, checkpoint),
+        **given,
+    )
+    logging.getLogger("pipeline").setLevel(logging.WARNING)
+    return many_videos.score_many(
+        [clip.video for clip in clips],
+        FLAGS.output_dir,
+        score,
+        options,
+        checkpoint,
+        overwrite=FLAGS.overwrite,
+        num_shards=FLAGS.num_shards,
+        shard_index=FLAGS.shard_index,
+        result_video_size=FLAGS.result_video_size,
+    )
+
+
+def run() -> tuple[str, bool]:
+    """Does what the flags name; what to print, and whether all went well."""
+    if FLAGS.benchmark not in BENCHMARKS:
+        raise pipeline.PipelineError(
+            f"which benchmark? give --benchmark={'|'.join(BENCHMARKS)}"
+        )
+    if FLAGS.score_name not in many_videos.NUMBERS:
+        raise pipeline.PipelineError(
+            f"no score {FLAGS.score_name!r}: have {', '.join(many_videos.NUMBERS)}"
+        )
+    if FLAGS.benchmark == "compare":
+        return run_compare(), True
+    if FLAGS.benchmark in OFFLINE:
+        return run_offline(), True
+    clips = read_clips()
+    scoring_flags.check_output_dir(FLAGS.output_dir)
+    tally = score_clips(clips)
+    done = f"{tally.scored} scored, {tally.finished} finished before"
+    done += f", {tally.failed} failed"
+    if FLAGS.num_shards > 1:
+        done += "\nwhen all shards are done, the same command without them reports"
+        return done, not tally.failed
+    values = video_benchmarks.scores_of(clips, tally.rows, FLAGS.score_name)
+    report = make_report(clips, values)
+    if tally.failed:
+        report.notes.append(f"{tally.failed} of {len(clips)} clips have no score")
+    about = {"benchmark": FLAGS.benchmark, "score": FLAGS.score_name}
+    about["split"] = FLAGS.split if FLAGS.benchmark == "intphys2" else None
+    return finish(report, clips, tally.rows, about, done), not tally.failed
+
+
+def run_offline() -> str:
+    """The proof that needs no dataset."""
+    import offline_proof  # simulates and damages, which the others do without
+
+    scoring_flags.check_output_dir(FLAGS.output_dir)
+    return offline_proof.run(
+        FLAGS.benchmark,
+        output_dir=FLAGS.output_dir,
+        video_path=FLAGS.video_path,
+        checkpoint_path=FLAGS.checkpoint_path,
+        preset=FLAGS.preset,
+        **scoring_flags.given_options(FLAGS),
+    )
+
+
+def run_compare() -> str:
+    """Two directories of results against each other."""
+    for name in ("results_a", "results_b"):
+        if not FLAGS[name].value:
+            raise pipeline.PipelineError(f"--benchmark=compare needs --{name}")
+    scoring_flags.check_output_dir(FLAGS.output_dir)
+    first, second = (
+        video_benchmarks.read_results(path, FLAGS.score_name)
+        for path in (FLAGS.results_a, FLAGS.results_b)
+    )
+    report = video_benchmarks.compare(first, second)
+    about = {"benchmark": "compare", "score": FLAGS.score_name}
+    about |= {n: os.path.abspath(FLAGS[n].value) for n in ("results_a", "results_b")}
+    return finish(report, (), (), about)
+
+
+def finish(report, clips, rows, about, done="") -> str:
+    """Writes a report; what to print."""
+    paths = video_benchmarks.write_report(report, FLAGS.output_dir, clips, rows, about)
+    written = "\n".join(f"written {path}" for path in paths)
+    parts = [video_benchmarks.as_text(report), done, written]
+    return "\n\n".join(part for part in parts if part)
+
+
+def main(argv):
+    if len(argv) > 1:
+        sys.exit(f"do not know what to do with {argv[1]!r}: give --benchmark=NAME")
+    scoring_flags.quiet_video_decoder()
+    scoring_flags.log_decisions()
+    keep_compiled_programs(FLAGS.jax_cache_dir)
+    try:
+        text, is_well = run()
+    except pipeline.USER_ERRORS as error:
+        sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit("interrupted: what was finished is there; the same command goes on")
+    print(text)
+    if not is_well:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main)
