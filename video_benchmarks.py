@@ -1288,7 +1288,7 @@ def draw_distributions(
     if len(classes) > MOST_OVERLAID:
         return _draw_boxes(classes)
     figure, axes = _axes()
-    everything = np.concatenate([*classes.values(), np.zeros(not classes)])
+    everything = np.concatenate([*classes.values(), np.zeros(int(not classes))])
     bins = np.histogram_bin_edges(everything, bins=min(30, 5 + len(everything) // 5))
     for (name, x), colour in zip(classes.items(), (RED, BLUE, GREY), strict=False):
         colour = BLUE if len(classes) == 1 else colour

@@ -1,10 +1,13 @@
 """scoring.py against the official TAPVid-3D outputs, counts by hand, plain loops."""
 
+import time
 from pathlib import Path
 
 import cases
 import numpy as np
 import pytest
+import scipy.linalg
+import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -512,3 +515,187 @@ def test_metrics_of_a_batch_in_2d_by_hand():
     assert found["average_pts_within_thresh"] == pytest.approx(within)
     jaccard = np.mean([1 / 6, 2 / 5, 2 / 5, 2 / 5, 2 / 5])
     assert found["average_jaccard"] == pytest.approx(jaccard)
+
+
+# --- Sets of clips ---
+
+
+def by_square_root(first, second):
+    """Heusel et al.'s formula as it stands, by SciPy's matrix root."""
+    covariances = [np.cov(x, rowvar=False) for x in (first, second)]
+    root = scipy.linalg.sqrtm(covariances[0] @ covariances[1])
+    gap = np.square(first.mean(axis=0) - second.mean(axis=0)).sum()
+    return gap + np.trace(covariances[0] + covariances[1] - 2 * root.real)
+
+
+@pytest.mark.parametrize("sizes", [(60, 50), (60, 8), (9, 60)])
+def test_frechet_distance_is_heusels(sizes):
+    rng = np.random.default_rng(0)
+    mixing = rng.normal(size=(2, 6, 6))
+    first, second = (rng.normal(i, 1, (n, 6)) @ mixing[i] for i, n in enumerate(sizes))
+    expected = by_square_root(first, second)
+    assert scoring.frechet_distance(first, second) == pytest.approx(expected, rel=1e-7)
+    assert scoring.frechet_distance(second, first) == pytest.approx(expected, rel=1e-7)
+
+
+def test_frechet_distance_of_known_gaussians():
+    """Along one axis: (difference of means)² + (difference of deviations)²."""
+    first, second = np.array([[-3.0], [3.0]]), np.array([[4.0], [6.0]])
+    deviations = np.sqrt(18) - np.sqrt(2)
+    expected = 25 + deviations**2
+    assert scoring.frechet_distance(first, second) == pytest.approx(expected)
+
+
+def test_frechet_distance_of_fewer_samples_than_dimensions():
+    """Finite, not negative, and 0 for a set and itself; a shift adds its square."""
+    rng = np.random.default_rng(0)
+    samples = rng.normal(size=(5, 3000))
+    assert scoring.frechet_distance(samples, samples) == pytest.approx(0, abs=1e-8)
+    moved = scoring.frechet_distance(samples, samples + 0.1)
+    assert moved == pytest.approx(30)
+    assert scoring.frechet_distance(samples, rng.normal(size=(4, 3000))) > 0
+    constant = np.ones((3, 4))
+    assert scoring.frechet_distance(constant, constant) == 0
+
+
+def test_what_no_gaussian_fits_is_refused():
+    good = np.zeros((3, 2))
+    for bad, message in [
+        (np.zeros((1, 2)), "needs at least 2"),
+        (np.zeros((3, 5)), "shapes"),
+        (np.full((3, 2), np.nan), "finite"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            scoring.frechet_distance(good, bad)
+
+
+def test_a_clip_is_the_mean_of_its_windows():
+    latents = np.arange(24.0).reshape(2, 3, 4)
+    lost = np.concatenate([latents, np.full((1, 3, 4), np.nan)])  # without support
+    np.testing.assert_array_equal(
+        scoring.motion_sample(lost, flatten=True), np.arange(12) + 6
+    )
+    np.testing.assert_array_equal(scoring.motion_sample(lost), np.arange(4) + 10)
+    assert scoring.video_distance(latents, lost) == 0
+    assert scoring.video_distance(latents, latents[:1] + [3, 9, 9, 3]) == pytest.approx(
+        np.sqrt(9)
+    )
+    with pytest.raises(ValueError, match="in no window"):
+        scoring.motion_sample(lost[2:])
+    with pytest.raises(ValueError, match="of one checkpoint"):
+        scoring.video_distance(latents, latents[:, :2])
+
+
+# --- Agreement with labels ---
+
+
+def rated(seed, num=40):
+    """Numbers with many ties, how often each counts, and which are positive."""
+    rng = np.random.default_rng(seed)
+    x = rng.integers(0, 7, num).astype(float)
+    y = np.round(x / 2) + rng.integers(0, 4, num)
+    return x, y, rng.integers(0, 3, (3, num)), rng.random(num) < 0.4
+
+
+CORRELATIONS = {
+    scoring.pearson: scipy.stats.pearsonr,
+    scoring.spearman: scipy.stats.spearmanr,
+    scoring.kendall: scipy.stats.kendalltau,
+}
+
+
+@pytest.mark.parametrize("ours", CORRELATIONS, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("seed", range(3))
+def test_correlations_are_scipys_also_of_repeated_entries(ours, seed, monkeypatch):
+    x, y, counts, _ = rated(seed)
+    theirs = CORRELATIONS[ours]
+    monkeypatch.setattr(scoring, "KENDALL_ROWS", 16)
+    assert ours(x, y) == pytest.approx(theirs(x, y).statistic, abs=1e-12)
+    expected = [theirs(np.repeat(x, n), np.repeat(y, n)).statistic for n in counts]
+    np.testing.assert_allclose(ours(x, y, counts), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_auroc_is_mann_and_whitneys(seed):
+    x, _, counts, positive = rated(seed)
+
+    def theirs(x, positive):
+        test = scipy.stats.mannwhitneyu(x[positive], x[~positive])
+        return test.statistic / (positive.sum() * (~positive).sum())
+
+    assert scoring.auroc(x, positive) == pytest.approx(theirs(x, positive), abs=1e-12)
+    expected = [theirs(np.repeat(x, n), np.repeat(positive, n)) for n in counts]
+    np.testing.assert_allclose(scoring.auroc(x, positive, counts), expected, atol=1e-12)
+
+
+def test_accuracy_of_pairs_by_hand():
+    higher, lower = np.array([3.0, 1, 2, 5]), np.array([1.0, 2, 2, 4])
+    assert scoring.pairwise_accuracy(higher, lower) == 2.5 / 4
+    assert scoring.pairwise_accuracy(higher, lower, [0, 2, 1, 1]) == 1.5 / 4
+    assert scoring.mean(higher, [0, 2, 1, 1]) == 9 / 4
+
+
+def test_what_does_not_vary_has_no_agreement():
+    x, same = np.arange(4.0), np.full(4, 0.1)
+    for measure in CORRELATIONS:
+        assert np.isnan(measure(x, same))
+        assert np.isnan(measure(x, x, [0, 3, 0, 0]))
+    assert np.isnan(scoring.auroc(x, np.zeros(4, bool)))
+    with pytest.raises(ValueError, match="leave out"):
+        scoring.spearman(x, np.array([1, 2, np.nan, 4]))
+    with pytest.raises(ValueError, match="must be .N. each"):
+        scoring.spearman(x, x[:3])
+
+
+def test_intervals_are_scipys():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=80)
+    y = x + rng.normal(size=80)
+    found = scoring.bootstrap(scoring.pearson, x, y, num_samples=4000)
+    theirs = scipy.stats.bootstrap(
+        (x, y), lambda a, b, axis: scipy.stats.pearsonr(a, b, axis=axis).statistic,
+        n_resamples=4000, paired=True, method="percentile", rng=1,
+    ).confidence_interval  # fmt: skip
+    assert found.value == pytest.approx(scipy.stats.pearsonr(x, y).statistic)
+    assert (found.low, found.high) == pytest.approx(tuple(theirs), abs=0.015)
+    assert found == scoring.bootstrap(scoring.pearson, x, y, num_samples=4000)
+
+
+def test_groups_are_resampled_whole():
+    """Of entries that are copies of each other the interval is that of one each."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=50)
+    alone = scoring.bootstrap(scoring.mean, x, num_samples=4000)
+    groups = np.repeat(np.arange(50), 9)
+    together = scoring.bootstrap(
+        scoring.mean, np.repeat(x, 9), groups=groups, num_samples=4000
+    )
+    apart = scoring.bootstrap(scoring.mean, np.repeat(x, 9), num_samples=4000)
+    assert together[:3] == pytest.approx(alone[:3], abs=1e-9)
+    ratio = (together.high - together.low) / (apart.high - apart.low)
+    assert ratio == pytest.approx(3, rel=0.1)
+
+
+def test_bootstrap_of_too_little(monkeypatch):
+    assert np.isnan(scoring.bootstrap(scoring.mean, np.array([]))).sum() == 3
+    one = scoring.bootstrap(scoring.mean, np.array([2.0, 4.0]), groups=["a", "a"])
+    assert one.value == 3 and np.isnan(one.low) and one.num == 2
+    # A resample without a positive says nothing; in pieces it is the same.
+    x, positive = np.arange(4.0), np.array([False, False, False, True])
+    found = scoring.bootstrap(scoring.auroc, x, positive)
+    assert found == (1, 1, 1, 4)
+    whole = scoring.bootstrap(scoring.mean, x, num_samples=50)
+    monkeypatch.setattr(scoring, "BOOTSTRAP_CHUNK", 30)
+    assert scoring.bootstrap(scoring.mean, x, num_samples=50) == whole
+    with pytest.raises(ValueError, match="3 groups for 4 entries"):
+        scoring.bootstrap(scoring.mean, x, groups=[1, 2, 3])
+
+
+def test_intervals_of_thousands_take_a_moment():
+    """As many as VideoPhy-2 has, Kendall's pairs included."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=3400), rng.integers(1, 6, 3400).astype(float)
+    began = time.process_time()
+    scoring.bootstrap(scoring.spearman, x, y)
+    scoring.bootstrap(scoring.kendall, x, y, num_samples=200)
+    assert time.process_time() - began < 20
