@@ -55,15 +55,21 @@ CONDITIONS = {
 DIFFICULTIES = {
     "easy": ("BasicLevel_0",),
     "medium": ("SaltFlats_0", "DesertMap_0", "RaceTrack_0", "TropicalIsland_0"),
-    # The last one is a name, not a missing value.
     "hard": (
         "PLVDaylight_0",
         "Egypt_0",
         "RuralAustralia03_0",
         "ParkingGarage_0",
-        "None",
+        "None",  # a name, not a missing value
+        # Further realistic places of the table that is on the hub:
+        "None_0",
+        "Arena_0",
+        "BasketBallCourt_0",
+        "ConcertHall_0",
+        "ShoppingMall_0",
     ),
 }
+OTHER = "other"  # the difficulty of a place that is none of these
 FIXED_CAMERAS = (
     "FixedMarryPoppins",
     "FixedJumpSolidity",
@@ -254,11 +260,12 @@ def read_intphys2(root: str | os.PathLike, split: str = "Main") -> list[Clip]:
 
     Returns:
         Clips with the label possible (1 or 0), and the tags scene, pair (1 or 2),
-        condition (one of four), difficulty and camera; the scene as group. Of the
-        held-out split only videos.
+        condition (one of four), difficulty ("other", said in the log, if env is
+        unknown) and camera; the scene as group, whose generations are numbered N,
+        N_0, N_1. Of the held-out split only videos.
 
     Raises:
-        PipelineError: no such split, a missing column, a type, condition or env that is
+        PipelineError: no such split, a missing column, a type or condition that is
             unknown, a scene without its counterparts, a video that is absent.
     """
     folder = Path(root) / split
@@ -279,12 +286,16 @@ def read_intphys2(root: str | os.PathLike, split: str = "Main") -> list[Clip]:
         _column(table, columns, None, (column,))
     tags = [_intphys2_tags(table, i, row) for i, row in enumerate(rows)]
     _check_scenes(table, tags)
+    places = {r["env"] for r, t in zip(rows, tags, strict=True) if OTHER in t.values()}
+    if places:
+        found = ", ".join(sorted(map(repr, places)))
+        LOG.warning("%s: env %s of unknown difficulty", table, found)
     stems = [row[name].removesuffix(".mp4") for row in rows]
     files = find_videos([f"Videos/{stem}.mp4" for stem in stems], table, str(folder))
     return [
         Clip(
             file,
-            of_row["scene"],
+            of_row["scene"].split("_")[0],
             {"possible": float(row["type"].endswith("_Possible"))},
             of_row,
         )
@@ -302,7 +313,7 @@ def _unlabelled(folder):
 def _intphys2_tags(table, i, row):
     """A row's scene, pair, condition, difficulty and camera."""
     difficulty = {env: name for name, envs in DIFFICULTIES.items() for env in envs}
-    known = {"type": TYPES, "condition": CONDITIONS, "env": difficulty}
+    known = {"type": TYPES, "condition": CONDITIONS}
     for column, values in known.items():
         if row[column] not in values:
             raise PipelineError(
@@ -314,7 +325,7 @@ def _intphys2_tags(table, i, row):
         "pair": row["type"][0],
         "type": row["type"],
         "condition": CONDITIONS[row["condition"]],
-        "difficulty": difficulty[row["env"]],
+        "difficulty": difficulty.get(row["env"], OTHER),
         "camera": "fixed" if row["game_name"] in FIXED_CAMERAS else "moving",
     }
 
@@ -468,7 +479,8 @@ def find_videos(
         where = video_dir or os.path.dirname(os.fspath(table)) or "."
         raise PipelineError(
             f"{len(absent)} of {len(files)} videos of {table} are absent, first "
-            f"{absent[0]!r}: looked in {where}; --video_dir says where they are"
+            f"{absent[0]!r}: looked in {where}"
+            + ("" if video_dir else "; --video_dir says where they are")
         )
     first = {}
     for name, file in files.items():
@@ -757,7 +769,7 @@ def _intphys2_parts(clips):
     parts = {"overall": {"all": np.arange(len(clips))}}
     order = {
         "condition": list(dict.fromkeys(CONDITIONS.values())),
-        "difficulty": list(DIFFICULTIES),
+        "difficulty": [*DIFFICULTIES, OTHER],
         "camera": ["fixed", "moving"],
     }
     for kind, names in order.items():
@@ -768,24 +780,23 @@ def _intphys2_parts(clips):
 
 
 def _intphys2_accuracy(clips, values) -> dict[str, Estimate]:
-    possible = _by_label(clips)["possible"]
-    scenes = np.array([clip.group for clip in clips])
-    numbers = np.array([clip.tags["pair"] for clip in clips])
+    possible = _by_label(clips)["possible"] > 0
+    scenes, numbers = (
+        np.array([clip.tags[name] for clip in clips]) for name in ("scene", "pair")
+    )
+    groups = dict(zip(scenes, (clip.group for clip in clips), strict=True))
     pairs, quads, strict = [], [], []
-    for scene in dict.fromkeys(scenes):
+    for scene, group in groups.items():
         of_scene = scenes == scene
         for number in ("1", "2"):
             here = of_scene & (numbers == number)
-            good, bad = values[here & (possible > 0)], values[here & (possible == 0)]
-            both = np.stack(np.meshgrid(good, bad), -1).reshape(-1, 2)
-            pairs += [(*x, scene) for x in both[~np.isnan(both).any(axis=1)]]
-        good, bad = (
-            values[of_scene & (possible > 0)],
-            values[of_scene & (possible == 0)],
-        )
-        if not (np.isnan(good).any() or np.isnan(bad).any()):
-            quads.append((good.mean(), bad.mean(), scene))
-            strict.append((good.min() > bad.max(), scene))
+            both = np.meshgrid(values[here & possible], values[here & ~possible])
+            both = np.stack(both, axis=-1).reshape(-1, 2)
+            pairs += [(*x, group) for x in both[~np.isnan(both).any(axis=1)]]
+        good, bad = values[of_scene & possible], values[of_scene & ~possible]
+        if not np.isnan(values[of_scene]).any():
+            quads.append((good.mean(), bad.mean(), group))
+            strict.append((float(good.min() > bad.max()), 0.5, group))
 
     def accuracy(found):
         higher, lower, groups = zip(*found, strict=True) if found else ((), (), ())
@@ -795,10 +806,10 @@ def _intphys2_accuracy(clips, values) -> dict[str, Estimate]:
     return {
         "pairs": accuracy(pairs),
         "quadruplets": accuracy(quads),
-        "quadruplets_strict": bootstrap(
-            scoring.mean, np.array([right for right, _ in strict], float)
+        "quadruplets_strict": accuracy(strict),
+        "auroc": separation(
+            values, possible.astype(float), [clip.group for clip in clips]
         ),
-        "auroc": separation(values, possible, scenes),
     }
 
 

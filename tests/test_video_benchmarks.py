@@ -357,7 +357,7 @@ def test_intphys2_errors_come_first(intphys2):
         write_csv(table, [{n: x for n, x in r.items() if n != column} for r in rows])
         refused(f"no column {column}", read, root)
     for column, value in {
-        "type": "3_Possible", "condition": "gravity", "env": "Moon_0",
+        "type": "3_Possible", "condition": "gravity",
     }.items():  # fmt: skip
         write_csv(table, rows[:-1] + [rows[-1] | {column: value}])
         refused(f"row 24: {column} is '{value}', must be one of", read, root)
@@ -366,6 +366,30 @@ def test_intphys2_errors_come_first(intphys2):
     write_csv(table, rows)
     (root / "Main" / "Videos" / "010abc.mp4").unlink()
     refused("1 of 24 videos .*010abc.mp4", read, root)
+
+
+def test_intphys2_as_released(intphys2, caplog):
+    """Generations of a scene have its index and a number; there are further places."""
+    root, rows = intphys2
+    more = [
+        r | {"SceneIndex": "5_0", "filename": f"x{r['filename']}"} for r in rows[20:]
+    ]
+    rows = rows[:20] + [r | {"env": "None_0"} for r in rows[20:] + more]
+    rows[:4] = [r | {"env": "Moon_0"} for r in rows[:4]]
+    for row in more:
+        touch(root / "Main" / "Videos" / f"{row['filename']}.mp4")
+    write_csv(root / "Main" / "metadata.csv", rows)
+    clips = video_benchmarks.read_intphys2(root)
+    assert "env 'Moon_0' of unknown difficulty" in caplog.text
+    assert [clip.tags["difficulty"] for clip in clips[::4]] == [
+        "other", "medium", "hard", "hard", "medium", "hard", "hard",
+    ]  # fmt: skip
+    values = np.array([clip.labels["possible"] for clip in clips])
+    metrics = video_benchmarks.report_intphys2(clips, values).metrics
+    assert metrics["overall"]["all"]["pairs"][::3] == (1, 14)
+    assert metrics["condition"]["solidity"]["quadruplets"][::3] == (1, 2)
+    assert metrics["difficulty"]["other"]["pairs"].num == 2
+    assert clips[-1].tags["scene"] == "5_0" and clips[-1].group == "5"
 
 
 def test_answers_for_the_held_out_split(intphys2):
