@@ -574,12 +574,12 @@ def agreement(
     values: Float[np.ndarray, " N"],
     labels: Float[np.ndarray, " N"],
     groups: Sequence[str],
+    measures: Sequence = (scoring.spearman, scoring.kendall, scoring.pearson),
 ) -> dict[str, Estimate]:
     """Spearman, Kendall and Pearson of scores with labels; NaN is left out."""
     kept = ~(np.isnan(values) | np.isnan(labels))
     data = values[kept], labels[kept]
     groups = np.asarray(groups)[kept]
-    measures = scoring.spearman, scoring.kendall, scoring.pearson
     return {f.__name__: bootstrap(f, *data, groups=groups) for f in measures}
 
 
@@ -906,10 +906,14 @@ def _agreement_table(agreements):
 
 
 def _by_model(clips, values) -> tuple[dict, Table]:
-    """Each model's mean score and labels, from the highest score to the lowest."""
+    """Each model's mean score and labels, from the highest score to the lowest, and
+    agreement among its clips alone, where one model being better than another adds
+    nothing."""
     labels = _by_label(clips)
     models, title = {}, "Models, by mean score"
-    header = ("model", "clips", "score", *(f"{name}" for name in labels))
+    main = next(iter(labels))
+    header = ("model", "clips", "score", *labels, f"Spearman with {main}")
+    groups = np.array([clip.group for clip in clips])
     if "model" not in clips[0].tags:
         return {}, Table(title, header, [])
     of_clips = np.array([clip.tags["model"] for clip in clips])
@@ -919,12 +923,24 @@ def _by_model(clips, values) -> tuple[dict, Table]:
             "num_clips": int(chosen.sum()),
             "score": _mean_of(values[chosen], None),
             "labels": {x: _nan_mean(y[chosen]) for x, y in labels.items()},
+            "agreement": {
+                x: agreement(
+                    values[chosen], y[chosen], groups[chosen], [scoring.spearman]
+                )
+                for x, y in labels.items()
+            },
         }
     ranked = dict(
         sorted(models.items(), key=lambda m: -np.nan_to_num(m[1]["score"][0]))
     )
     rows = [
-        (name, m["num_clips"], m["score"], *m["labels"].values())
+        (
+            name,
+            m["num_clips"],
+            m["score"],
+            *m["labels"].values(),
+            m["agreement"][main]["spearman"],
+        )
         for name, m in ranked.items()
     ]
     for rank, name in enumerate(ranked):

@@ -193,6 +193,7 @@ def test_videophy2_report(videophy2):
     wan = metrics["models"]["wan"]
     assert wan["score"].value == pytest.approx(0.25) and wan["rank"] == 3
     assert wan["labels"]["pc"] == 2.5 and wan["rank_by_label"]["pc"] == 3
+    assert wan["agreement"]["pc"]["spearman"].value == pytest.approx(1)
     assert metrics["agreement_of_models"]["pc"] == pytest.approx(1)
     # One that could not be scored, and the opposite order.
     values = np.where(np.arange(12) == 7, np.nan, -pc)

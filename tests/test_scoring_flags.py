@@ -1,0 +1,70 @@
+"""scoring_flags.py: flags and options fit; test_inference.py has what users see."""
+
+import dataclasses
+
+import pytest
+from absl import flags
+
+import pipeline
+import scoring_flags
+
+
+def given(arguments):
+    """What the flags give, of a set of their own."""
+    values = flags.FlagValues()
+    for name in scoring_flags.OPTIONS:
+        flags.DEFINE_string(name, None, "", flag_values=values)
+    flags.DEFINE_list("intrinsics", None, "", flag_values=values)
+    values(["script", *arguments])
+    return scoring_flags.given_options(values)
+
+
+def test_every_option_has_a_flag():
+    """But for the front end of features, which comes with --use_dino."""
+    fields = {field.name for field in dataclasses.fields(pipeline.Options)}
+    assert {*scoring_flags.OPTIONS, "intrinsics", "features"} == fields
+
+
+def test_flags_become_options():
+    found = given(["--tracker=lk", "--intrinsics=1,2,3,4.5"])
+    assert found["tracker"] == "lk" and found["depth"] is None
+    assert pipeline.make_options(**found).intrinsics == (1, 2, 3, 4.5)
+    with pytest.raises(pipeline.PipelineError, match="need numbers fx,fy,cx,cy"):
+        given(["--intrinsics=1,x"])
+
+
+def test_defined_once_a_script_asks(monkeypatch):
+    """All of them together, into a set of their own, without a clash."""
+    values = flags.FlagValues()
+    for name in ("string", "integer", "float", "boolean", "list"):
+        define = getattr(flags, f"DEFINE_{name}")
+
+        def into(*arguments, define=define):
+            define(*arguments, flag_values=values)
+
+        monkeypatch.setattr(scoring_flags.flags, f"DEFINE_{name}", into)
+    scoring_flags.define_output_flags("out", result_video_size=0)
+    scoring_flags.define_clip_flags()
+    scoring_flags.define_scoring_flags()
+    scoring_flags.define_front_end_flags()
+    values(["script"])
+    assert {*scoring_flags.OPTIONS, "intrinsics"} <= set(values)
+    assert values.output_dir == "out" and values.result_video_size == 0
+    options = pipeline.make_options(
+        values.preset, **scoring_flags.given_options(values)
+    )
+    assert options == pipeline.PRESETS["mini"]
+    assert "output_dir" not in flags.FLAGS
+
+
+def test_what_cannot_be_written_is_said_before_the_work(tmp_path):
+    scoring_flags.check_output_dir(str(tmp_path / "new" / "folder"))
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "file").touch()
+    for path, message in {
+        "": "give --output_dir",
+        str(tmp_path / "file" / "below"): "file is a file",
+        "/proc/out": "cannot write to /proc/out",
+    }.items():
+        with pytest.raises(pipeline.PipelineError, match=message):
+            scoring_flags.check_output_dir(path)
