@@ -360,6 +360,8 @@ def read_table(path: str | os.PathLike) -> tuple[list[str], list[dict[str, str]]
             with open(path, newline="", encoding="utf-8-sig") as file:
                 reader = csv.DictReader(file)
                 rows, columns = list(reader), list(reader.fieldnames or [])
+    except PipelineError:
+        raise
     except (OSError, csv.Error, ValueError) as error:
         reason = getattr(error, "strerror", None) or first_line(error)
         raise PipelineError(f"{path} cannot be read: {reason}") from error

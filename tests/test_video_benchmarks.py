@@ -71,6 +71,15 @@ def test_parquet_is_read_as_csv_is(tmp_path):
     refused("cannot be read", video_benchmarks.read_table, tmp_path / "bad.parquet")
 
 
+def test_parquet_without_its_reader_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    refused(
+        "^.*t.parquet: parquet needs pyarrow: pip install pyarrow",
+        video_benchmarks.read_table, "t.parquet",
+    )  # fmt: skip
+
+
 def test_tables_that_cannot_be_read_are_refused(tmp_path):
     (tmp_path / "empty.csv").write_text("a,b\n")
     (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00")
