@@ -195,12 +195,14 @@ def read_video(
     """
     path = os.fspath(path)
     check_file(path)
-    rate, mistaken = _true_rate(path)
-    capture = cv2.VideoCapture(path, cv2.CAP_FFMPEG)
+    # In full: ffmpeg takes what is before a colon in "12:30.mp4" for a protocol.
+    place = os.path.abspath(path)
+    rate, mistaken = _true_rate(place)
+    capture = cv2.VideoCapture(place, cv2.CAP_FFMPEG)
     if rate == 0 and (start or duration or fps):
         raise VideoError(f"{path} has no frame rate: read it whole")
-    first = round(start * rate)
-    stop = None if duration is None else first + max(1, round(duration * rate))
+    first = _frames_in(start, rate)
+    stop = None if duration is None else first + max(1, _frames_in(duration, rate))
     kept, notes = _kept_rate(rate, fps)
     notes = *mistaken, *notes
     span = first, stop, (kept / rate if rate else 1.0)
@@ -220,7 +222,8 @@ def read_video(
     _check_size(path, *size)
     warnings = _rate_warnings(times)
     # Where the file doesn't count them, as many as its length and rate make.
-    if stop is None and not mistaken and len(times) < expected:
+    due = expected if stop is None else min(stop, expected)
+    if not mistaken and len(times) < due:
         warnings = (
             f"only {len(times)} of {expected:.0f} frames could be decoded: the file "
             "may be cut short",
@@ -231,7 +234,7 @@ def read_video(
         size=size,
         fps=kept,
         frame_indices=np.array(indices),
-        path=os.path.abspath(path),
+        path=place,
         codec=codec.to_bytes(4, "little").decode("ascii", "replace").strip("\0 "),
         rotation=rotation,
         warnings=warnings,
@@ -241,12 +244,23 @@ def read_video(
 
 def check_file(path: str) -> None:
     """Raises VideoError, unless it is a file that may be read."""
+    path = os.fspath(path)
+    try:
+        path.encode()
+    except UnicodeEncodeError:  # OpenCV would end the process
+        raise VideoError(f"{path!a}: its name is not UTF-8, rename it") from None
     if not os.path.exists(path):
         raise VideoError(f"{path}: no such file")
     if os.path.isdir(path):
         raise VideoError(f"{path} is a directory: give a video file")
+    if not os.path.isfile(path):  # a pipe, say, would be waited for
+        raise VideoError(f"{path} is no file on a disk: a video is read twice, save it")
     if not os.access(path, os.R_OK):
         raise VideoError(f"{path} may not be read: permission denied")
+
+
+def _frames_in(seconds, rate):
+    return round(min(seconds * rate, 1e12))
 
 
 def _true_rate(path):
@@ -361,15 +375,20 @@ def video_from_array(
         kept_fps: frames per second to keep, as `fps` of `read_video`.
 
     Raises:
-        VideoError: not [T, H, W, 3] uint8, fewer than two frames, or too small.
+        VideoError: not [T, H, W, 3] uint8, fewer than two frames, or too small; a rate
+            that cannot be, or one to keep of an unknown one.
     """
+    if not 0 <= fps < math.inf:
+        raise VideoError(f"video has {fps} fps: give a number, 0 if unknown")
+    if kept_fps and not fps:
+        raise VideoError("video has no frame rate: give it, or leave fps out")
     frames = np.asarray(frames)
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
         raise VideoError(
             f"video is {frames.dtype} {frames.shape}, need uint8 [T, H, W, 3]"
         )
     height, width = frames.shape[1:3]
-    rate, notes = _kept_rate(float(fps), kept_fps if fps else None)
+    rate, notes = _kept_rate(float(fps), kept_fps)
     indices = frames_taken(len(frames), rate / fps if fps else 1.0)
     if len(indices) < 2:
         raise VideoError(f"video has {len(indices)} frame(s): need at least 2")
