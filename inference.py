@@ -224,6 +224,8 @@ def quiet_video_decoder() -> None:
 
 def log_decisions() -> None:
     """What the library logs goes to stderr, as plain lines."""
+    # Where a terminal lacks a character, as in a file's name, it gets its number.
+    sys.stdout.reconfigure(errors="backslashreplace")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     for name in ("pipeline", "many_videos"):
@@ -301,7 +303,8 @@ def given_options() -> dict:
 def run() -> tuple[str, bool]:
     """Scores what the flags name; what to print, and whether all went well."""
     column = "video_path" if FLAGS.tracks_path is None else "tracks_path"
-    path = FLAGS[column].value
+    path = FLAGS[column].value and os.path.expanduser(FLAGS[column].value)
+    FLAGS.output_dir = os.path.expanduser(FLAGS.output_dir)
     if path is None or None not in (FLAGS.video_path, FLAGS.tracks_path):
         raise pipeline.PipelineError(
             "which video? give --video_path=FILE, or --tracks_path=FILE"
@@ -368,18 +371,25 @@ def ranking(rows: list[dict]) -> str:
     rows = [row for row in rows if not row.get("error")]
     if not rows:
         return ""
-    rows = sorted(rows, key=lambda row: -row["realism"])
+    rows = sorted(
+        rows, key=lambda row: (row["realism"] is None, -_number(row["realism"]))
+    )
     width = max(len("video"), *(len(row["folder"]) for row in rows))
     lines = [f"{'video':<{width}}  realism  points within  visibility right  tracks"]
     for row in rows[:MOST_RANKED]:
         lines.append(
-            f"{row['folder']:<{width}}  {row['realism']:7.4f}"
-            f"  {row['average_pts_within_thresh']:13.4f}"
-            f"  {row['occlusion_accuracy']:16.4f}  {row['num_tracks']:6}"
+            f"{row['folder']:<{width}}  {_number(row['realism']):7.4f}"
+            f"  {_number(row['average_pts_within_thresh']):13.4f}"
+            f"  {_number(row['occlusion_accuracy']):16.4f}  {row['num_tracks']:6}"
         )
     if len(rows) > MOST_RANKED:
         lines.append(f"... and {len(rows) - MOST_RANKED} more")
     return "\n".join(lines) + "\n"
+
+
+def _number(value) -> float:
+    """What score.json has as null is NaN."""
+    return float("nan") if value is None else value
 
 
 def main(argv):
