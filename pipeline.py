@@ -51,7 +51,7 @@ import checkpointing
 import geometry
 import scoring
 import tracking
-from files import whole_file
+from files import whole_files
 from torch_models import FrontEndError
 from video import (
     WORKING_SIZE,
@@ -191,6 +191,11 @@ def make_options(preset: str = "mini", **changes) -> Options:
         value = getattr(options, name)
         if value is not None and not smallest <= value < math.inf:
             raise PipelineError(f"{name} is {value}, must be at least {smallest}")
+    if options.tracking_grid_size > WORKING_SIZE:  # cells of less than a pixel
+        raise PipelineError(
+            f"tracking_grid_size is {options.tracking_grid_size}, must be at most "
+            f"{WORKING_SIZE}"
+        )
     if options.score_all_points and options.num_splits < 2:
         raise PipelineError(
             f"num_splits is {options.num_splits}, must be at least 2 for "
@@ -324,6 +329,8 @@ def score_video(
     options = make_options(preset, **options)
     if isinstance(video, str | os.PathLike):
         check_file(video)
+    else:
+        _check_only_files_have(video, options)
     # What lacks is said before minutes of reading.
     checkpoint = load_checkpoint(checkpoint, options)
     front_ends = front_ends or load_front_ends(options, checkpoint)
@@ -344,6 +351,17 @@ def score_video(
     result = score_tracks(lifted, checkpoint, options, video)
     result.score["seconds"] = round(time.perf_counter() - began, 3)
     return result
+
+
+def _check_only_files_have(video, options):
+    """Refuses options that would change nothing, rather than pass over them."""
+    names = ["start", "duration"] + ["fps"] * isinstance(video, Video)
+    given = [name for name in names if getattr(options, name)]
+    if given:
+        raise PipelineError(
+            f"{' and '.join(given)} can be chosen for a file only: give the frames "
+            "that are to be scored"
+        )
 
 
 def prepare(video: Video, options: Options) -> tuple[Video, list[int]]:
@@ -1583,7 +1601,7 @@ def save_result(
     output_dir: str | os.PathLike,
     result_video_size: int = WORKING_SIZE,
 ) -> list[str]:
-    """Writes a result as DESIGN section 5 has it; each file appears whole or not.
+    """Writes a result as DESIGN section 5 has it: all files appear, whole, or none.
 
     Args:
         result: of `score_video`.
@@ -1601,16 +1619,17 @@ def save_result(
     folder.mkdir(parents=True, exist_ok=True)
     points = _stored_points(result, result_video_size)
     frames = result.video.frames if result.video else ()
-    with whole_file(folder / "predictions.npz") as file:
-        np.savez(file, **result.predictions)
-    with whole_file(folder / "result_with_scores.npz") as file:
-        _write_npz(file, points, frames, result_video_size)
-    with whole_file(folder / "video_info.txt") as file:
-        file.write(_video_info(result).encode())
-    # Last: where score.json is, the others are too.
-    with whole_file(folder / "score.json") as file:
-        text = json.dumps(_without_nan(result.score), indent=2, allow_nan=False)
-        file.write((text + "\n").encode())
+    with whole_files() as create:
+        with create(folder / "predictions.npz") as file:
+            np.savez(file, **result.predictions)
+        with create(folder / "result_with_scores.npz") as file:
+            _write_npz(file, points, frames, result_video_size)
+        with create(folder / "video_info.txt") as file:
+            file.write(_video_info(result).encode())
+        # Last: where score.json is, the others are too.
+        with create(folder / "score.json") as file:
+            text = json.dumps(_without_nan(result.score), indent=2, allow_nan=False)
+            file.write((text + "\n").encode())
     names = "score.json", "result_with_scores.npz", "predictions.npz", "video_info.txt"
     return [str(folder / name) for name in names]
 

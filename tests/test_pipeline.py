@@ -587,6 +587,10 @@ def test_tracks_that_are_sometimes_alone_are_scored(checkpoint):
         ({"num_splits": 1}, "num_splits is 1, must be at least 2"),
         ({"num_support_tracks": 0}, "num_support_tracks is 0"),
         ({"seed": -1}, "seed is -1"),
+        ({"tracking_grid_size": 513}, "tracking_grid_size is 513, must be at most 512"),
+        ({"start": 0.5}, "^start can be chosen for a file only"),
+        ({"start": 1.0, "duration": 1.0}, "^start and duration can be chosen"),
+        ({"fps": 5.0}, "video has no frame rate"),
         ({"duration": 0.0}, "duration is 0.0 s"),
         ({"fps": -1.0}, "fps is -1.0, must be more than 0"),
         ({"fov": 180.0}, "fov is 180.0 degrees"),
@@ -597,8 +601,14 @@ def test_tracks_that_are_sometimes_alone_are_scored(checkpoint):
     ],
 )
 def test_options_that_cannot_be(options, message, checkpoint):
-    with pytest.raises(pipeline.PipelineError, match=message):
+    with pytest.raises(pipeline.USER_ERRORS, match=message):
         pipeline.score_video(make_clip(4), checkpoint, **options)
+
+
+def test_frames_of_a_video_are_chosen_where_it_is_read(checkpoint):
+    video = video_from_array(make_clip(4), 8.0)
+    with pytest.raises(pipeline.PipelineError, match="^fps can be chosen for a file"):
+        pipeline.score_video(video, checkpoint, fps=4.0)
 
 
 def test_a_2d_checkpoint_is_refused(tmp_path):
