@@ -78,6 +78,22 @@ def test_a_truncated_file_is_read_as_far_as_it_goes(video_file, tmp_path):
     assert not read_video(cut, duration=0.1 * (len(clip.frames) - 1)).warnings
 
 
+@pytest.mark.parametrize("seconds", [0.5, 0.7, 1.3])
+def test_a_trimmed_file_is_not_cut_short(video_file, tmp_path, seconds):
+    """Trimmed by an edit list, all frames are still in the file: 30 at 10 a second."""
+    trimmed = tmp_path / "trimmed.mp4"
+    place = "-movflags", "+faststart"
+    ffmpeg("-ss", seconds, "-i", video_file, "-c", "copy", *place, trimmed)
+    capture = cv2.VideoCapture(str(trimmed))
+    assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == 30
+    clip = read_video(trimmed)
+    assert abs(len(clip.frames) - (30 - 10 * seconds)) <= 1
+    assert not clip.warnings
+    data = trimmed.read_bytes()
+    trimmed.write_bytes(data[: len(data) * 85 // 100])
+    assert "cut short" in read_video(trimmed).warnings[0]
+
+
 def test_variable_frame_rate_repeats_and_drops_nothing(video_file, tmp_path):
     path = tmp_path / "vfr.mp4"
     chosen = "select='lt(n,10)+not(mod(n,5))'"
