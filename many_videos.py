@@ -14,6 +14,7 @@ unchanged since, and of the same options, checkpoint and version.
 
 import csv
 import dataclasses
+import errno
 import glob
 import io
 import json
@@ -304,9 +305,17 @@ def read_rows(table: str | os.PathLike) -> list[dict[str, str]]:
 
 
 def append_row(table: str | os.PathLike, row: dict) -> None:
-    """Adds a row, in one piece."""
+    """Adds a row, in one piece.
+
+    Raises:
+        OSError: if there is no room for all of it; then there is none of it.
+    """
+    line = _as_csv([row])
     with open(table, "ab", buffering=0) as file:
-        file.write(_as_csv([row]))
+        before = file.tell()
+        if file.write(line) < len(line):  # on a full disk, without an error
+            file.truncate(before)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _as_csv(rows) -> bytes:

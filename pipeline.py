@@ -330,7 +330,8 @@ def score_video(
     if isinstance(video, str | os.PathLike):
         check_file(video)
     else:
-        _check_only_files_have(video, options)
+        all_frames = ["start", "duration"] + ["fps"] * isinstance(video, Video)
+        _check_only_videos_have(options, all_frames)
     # What lacks is said before minutes of reading.
     checkpoint = load_checkpoint(checkpoint, options)
     front_ends = front_ends or load_front_ends(options, checkpoint)
@@ -353,14 +354,13 @@ def score_video(
     return result
 
 
-def _check_only_files_have(video, options):
+def _check_only_videos_have(options, names=("start", "duration", "fps")):
     """Refuses options that would change nothing, rather than pass over them."""
-    names = ["start", "duration"] + ["fps"] * isinstance(video, Video)
     given = [name for name in names if getattr(options, name)]
     if given:
         raise PipelineError(
-            f"{' and '.join(given)} can be chosen for a file only: give the frames "
-            "that are to be scored"
+            f"{' and '.join(given)} can be chosen for the file of a video only: "
+            "give the frames that are to be scored"
         )
 
 
@@ -1487,6 +1487,7 @@ def score_tracks_file(
 ) -> Result:
     """How real the motion of tracks from elsewhere is, see `read_tracks`."""
     began = time.perf_counter()
+    _check_only_videos_have(options)
     tracks, video = read_tracks(path, options)
     result = score_tracks(tracks, checkpoint, options, video)
     result.score["seconds"] = round(time.perf_counter() - began, 3)

@@ -11,7 +11,7 @@ import pytest
 
 import checkpointing
 import pipeline
-from many_videos import find_inputs, name_folders, read_rows, score_many
+from many_videos import append_row, find_inputs, name_folders, read_rows, score_many
 from pipeline import PipelineError
 
 OPTIONS = pipeline.make_options()
@@ -257,6 +257,19 @@ def test_a_full_disk_stops_and_leaves_nothing_half_written(tmp_path):
     after_it = {p.name: p.read_bytes() for p in (tmp_path / "a").iterdir()}
     assert after_it == before_it
     assert not (tmp_path / "b").exists()
+
+
+def test_half_a_row_is_none(tmp_path):
+    table = tmp_path / "scores.csv"
+    table.write_bytes(b"video\n" * 10)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (70, before[1]))
+    try:
+        with pytest.raises(OSError, match="No space left"):
+            append_row(table, {"video": "a.mp4", "error": "long" * 10})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert table.read_bytes() == b"video\n" * 10
 
 
 def test_where_nothing_can_be_written_is_one_line(tmp_path):

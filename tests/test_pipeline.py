@@ -588,7 +588,7 @@ def test_tracks_that_are_sometimes_alone_are_scored(checkpoint):
         ({"num_support_tracks": 0}, "num_support_tracks is 0"),
         ({"seed": -1}, "seed is -1"),
         ({"tracking_grid_size": 513}, "tracking_grid_size is 513, must be at most 512"),
-        ({"start": 0.5}, "^start can be chosen for a file only"),
+        ({"start": 0.5}, "^start can be chosen for the file of a video only"),
         ({"start": 1.0, "duration": 1.0}, "^start and duration can be chosen"),
         ({"fps": 5.0}, "video has no frame rate"),
         ({"duration": 0.0}, "duration is 0.0 s"),
@@ -607,8 +607,11 @@ def test_options_that_cannot_be(options, message, checkpoint):
 
 def test_frames_of_a_video_are_chosen_where_it_is_read(checkpoint):
     video = video_from_array(make_clip(4), 8.0)
-    with pytest.raises(pipeline.PipelineError, match="^fps can be chosen for a file"):
+    with pytest.raises(pipeline.PipelineError, match="^fps can be chosen for the"):
         pipeline.score_video(video, checkpoint, fps=4.0)
+    options = make_options(start=1.0, duration=2.0, fps=4.0)
+    with pytest.raises(pipeline.PipelineError, match="^start and duration and fps can"):
+        pipeline.score_tracks_file("tracks.npz", checkpoint, options)
 
 
 def test_a_2d_checkpoint_is_refused(tmp_path):
