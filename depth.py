@@ -153,7 +153,7 @@ def depth_maps(
         unit="frame",
         delay=SECONDS_BEFORE_BAR,
         leave=False,
-        disable=not progress,
+        disable=None if progress else True,  # None: no bar in a log
     ) as found:
         maps = None
         for t, depth in enumerate(found):

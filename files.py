@@ -96,7 +96,12 @@ def keep_compiled_programs(directory: str) -> None:
     import jax  # not above: who only reads and writes files does not wait for it
 
     if directory:
-        jax.config.update("jax_compilation_cache_dir", os.path.expanduser(directory))
+        directory = os.path.expanduser(directory)
+        if os.path.lexists(directory) and not os.path.isdir(directory):
+            raise SystemExit(
+                f"{directory} is a file: jax_cache_dir must be a directory"
+            )
+        jax.config.update("jax_compilation_cache_dir", directory)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 

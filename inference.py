@@ -117,6 +117,7 @@ def define_input_flags() -> None:
         "result_video_size",
         pipeline.WORKING_SIZE,
         "Longer side of the video kept in the result, at most 512 px; 0 for none.",
+        lower_bound=0,
     )
     flags.DEFINE_string(
         "jax_cache_dir",
@@ -307,12 +308,16 @@ def run() -> tuple[str, bool]:
     FLAGS.output_dir = os.path.expanduser(FLAGS.output_dir)
     if path is None or None not in (FLAGS.video_path, FLAGS.tracks_path):
         raise pipeline.PipelineError(
-            "which video? give --video_path=FILE, or --tracks_path=FILE"
+            "which video? give --video_path=FILE or --tracks_path=FILE, one of the two"
         )
     check_output_dir(FLAGS.output_dir)
     given = given_options()
     options = pipeline.make_options(FLAGS.preset, **given)
     paths = many_videos.find_inputs(path, column)
+    if paths is None and (FLAGS.num_shards != 1 or FLAGS.shard_index):
+        raise pipeline.PipelineError(
+            f"{path} is one file: num_shards and shard_index are for many"
+        )
     if paths is None and column == "video_path":
         check_file(path)  # before a model is loaded for nothing
     checkpoint = pipeline.load_checkpoint(FLAGS.checkpoint_path, options)
@@ -406,7 +411,7 @@ def main(argv):
     except pipeline.USER_ERRORS as error:
         sys.exit(str(error))
     except KeyboardInterrupt:
-        sys.exit("interrupted: what was finished is there; the same command goes on")
+        sys.exit("interrupted: nothing is half-written; the same command goes on")
     print(text)
     if not is_well:
         sys.exit(1)

@@ -71,6 +71,7 @@ VERSION = "0.2.0"
 LOG = logging.getLogger(__name__)
 DEFAULT_CHECKPOINT = Path(__file__).resolve().parent / "checkpoints/3dspa_mini.npz"
 FEW_TRACKS, FEW_FRAMES = 64, 16  # below which a score comes with a warning
+LEAST_FOCAL, MOST_FOCAL = 0.1, 50.0  # of the longer side; 157 and 1.1 degrees
 STILL = 2.0  # pixels; below it, all motion may be the tracker's noise
 QUERIES_PER_CALL = 512  # the model's array of queries, so that it compiles once
 NOT_PREDICTED = -20.0  # visible logit where no window predicts a track
@@ -688,6 +689,7 @@ def camera_of(
     """Intrinsics of a clip of (height, width), and where they come from."""
     height, width = size
     if options.intrinsics is not None:
+        _check_intrinsics(options.intrinsics, size)
         return np.array(options.intrinsics, float), "given"
     if options.fov is not None:
         focal = width / 2 / math.tan(math.radians(options.fov) / 2)
@@ -697,6 +699,19 @@ def camera_of(
         geometry.default_intrinsics(height, width),
         "assumed: fx = fy = max(H, W), centre of the frame",
     )
+
+
+def _check_intrinsics(camera, size):
+    """Those of another unit or another size of the clip would be scored in silence."""
+    height, width = size
+    low, high = LEAST_FOCAL * max(size), MOST_FOCAL * max(size)
+    inside = 0 <= camera[2] <= width and 0 <= camera[3] <= height
+    if not inside or not all(low <= focal <= high for focal in camera[:2]):
+        raise PipelineError(
+            f"intrinsics are {','.join(f'{x:g}' for x in camera)}, which a clip of "
+            f"{width}x{height} cannot have: give pixels of the clip, fx and fy from "
+            f"{low:.0f} to {high:.0f} and cx, cy inside of the frame"
+        )
 
 
 def depth_around(
@@ -1182,6 +1197,13 @@ def percentile(
     return float(100 * np.mean(reference < realism))
 
 
+def _percentile(realism, checkpoint, tracks, ids):
+    """None for a clip that is smaller than any of the reference."""
+    if len(ids) < FEW_TRACKS or tracks.visible.shape[1] < FEW_FRAMES:
+        return None
+    return percentile(realism, checkpoint, tracks.backends)
+
+
 def make_result(
     tracks: Tracks3D,
     held_out: HeldOut,
@@ -1203,7 +1225,7 @@ def make_result(
         "video": path,
         "realism": realism,
         "realism_std": spread,
-        "percentile": percentile(realism, checkpoint, tracks.backends),
+        "percentile": _percentile(realism, checkpoint, tracks, ids),
         **statistics,
         "per_frame": _nan_mean(scores, axis=0),
         "windows": [_window_entry(tracks, window) for window in held_out.windows],
@@ -1443,7 +1465,8 @@ def read_tracks(
         options: whose camera, if it has one, replaces the file's.
 
     Raises:
-        PipelineError: if it is none of these, or has arrays of another shape.
+        PipelineError: if it is none of these, has arrays of another shape, or is given
+            intrinsics that it cannot have.
     """
     import datasets  # not above: who scores a video does not wait for it
 

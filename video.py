@@ -251,8 +251,10 @@ def check_file(path: str) -> None:
         path.encode()
     except UnicodeEncodeError:  # OpenCV would end the process
         raise VideoError(f"{path!a}: its name is not UTF-8, rename it") from None
+    if "://" in path:
+        raise VideoError(f"{path} is an address: download it first, then give the file")
     if not os.path.exists(path):
-        raise VideoError(f"{path}: no such file")
+        raise VideoError(f"{path or 'empty path'}: no such file")
     if os.path.isdir(path):
         raise VideoError(f"{path} is a directory: give a video file")
     if not os.path.isfile(path):  # a pipe, say, would be waited for

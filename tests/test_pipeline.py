@@ -737,6 +737,12 @@ def test_a_camera_that_is_given():
     assert "field of view of 90 degrees" in source
 
 
+@pytest.mark.parametrize("camera", [(0.9, 0.9, 0.5, 0.5), (90, 91, 600, 50)])
+def test_a_camera_of_another_unit_or_clip_is_refused(camera):
+    with pytest.raises(pipeline.PipelineError, match="128x96 cannot have: give pixels"):
+        pipeline.camera_of(make_options(intrinsics=camera), (96, 128))
+
+
 def test_depth_lifts_points_and_is_seen_around_them():
     rng = np.random.default_rng(0)
     video = video_from_array(make_clip(4))
