@@ -326,7 +326,10 @@ def frame_size(path, stored: dict) -> tuple[int, int]:
     if "intrinsics" in stored:
         cx, cy = one_camera(path, stored["intrinsics"], 1, 1)[2:]
         return round(2 * cy), round(2 * cx)
-    raise DatasetError(f"{path}: how large are its frames? It needs height and width")
+    raise DatasetError(
+        f"{path}: how large are its frames? It needs height and width, or intrinsics, "
+        "beside its tracks"
+    )
 
 
 def one_camera(path, intrinsics, height: int, width: int) -> np.ndarray:

@@ -153,7 +153,7 @@ def depth_maps(
         unit="frame",
         delay=SECONDS_BEFORE_BAR,
         leave=False,
-        disable=not progress,
+        disable=None if progress else True,  # None: no bar in a log
     ) as found:
         maps = None
         for t, depth in enumerate(found):
@@ -262,7 +262,12 @@ def _npz_header(path):
         raise
     except BAD_NPZ as error:
         raise FrontEndError(f"{path} is no .npz that can be read: {error}") from error
-    if len(shape) != 3 or fortran or dtype.kind not in "fiu" or 0 in shape:
+    if fortran:  # whose maps do not lie one behind the other
+        raise FrontEndError(
+            f"{chosen[0]} in {path} is stored in Fortran order: store it as "
+            "np.ascontiguousarray gives it"
+        )
+    if len(shape) != 3 or dtype.kind not in "fiu" or 0 in shape:
         raise FrontEndError(
             f"{chosen[0]} in {path} is {dtype} {list(shape)}, need numbers [T, h, w]"
         )
@@ -352,7 +357,7 @@ def load_transformers(
     need_torch("depth estimation")
     need("transformers", "depth estimation", "pip install -r requirements.txt")
     device = pick_device(device)
-    folder = hub_directory(depth_model, "depth estimation", "depth_model")
+    folder = hub_directory(depth_model, "depth estimation", "depth")
     network = load_pretrained("AutoModelForDepthEstimation", folder, device)
     if depth_metric is None:
         depth_metric = _gives_metric(network.config, depth_model)

@@ -31,6 +31,8 @@ FLAGS = flags.FLAGS
 
 OFFLINE = ("synthetic", "corruptions")
 BENCHMARKS = ("videophy2", "evalcrafter", "intphys2", *OFFLINE, "csv", "compare")
+PATHS = ("dataset_path", "ratings_csv", "video_dir", "video_path", "output_dir")
+PATHS += ("results_a", "results_b")
 
 
 def define_flags() -> None:
@@ -160,6 +162,8 @@ def run() -> tuple[str, bool]:
         raise pipeline.PipelineError(
             f"no score {FLAGS.score_name!r}: have {', '.join(many_videos.NUMBERS)}"
         )
+    for name in PATHS:
+        FLAGS[name].value = FLAGS[name].value and os.path.expanduser(FLAGS[name].value)
     if FLAGS.benchmark == "compare":
         return run_compare(), True
     if FLAGS.benchmark in OFFLINE:
@@ -231,7 +235,7 @@ def main(argv):
     except pipeline.USER_ERRORS as error:
         sys.exit(str(error))
     except KeyboardInterrupt:
-        sys.exit("interrupted: what was finished is there; the same command goes on")
+        sys.exit("interrupted: nothing is half-written; the same command goes on")
     print(text)
     if not is_well:
         sys.exit(1)

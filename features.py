@@ -109,7 +109,7 @@ def point_features(
         unit="frame",
         delay=SECONDS_BEFORE_BAR,
         leave=False,
-        disable=not progress,
+        disable=None if progress else True,  # None: no bar in a log
     )
     return geometry.sample_frames(bar, tracks, frames[0].shape[:2], out)
 

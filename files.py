@@ -1,6 +1,7 @@
 """Files that appear whole or not at all, and small things that all modules share.
 
 whole_file              a file to write, which takes its name when all is written
+whole_files             several, which take their names together
 write_npz               arrays by name
 keep_compiled_programs  JAX's compilation cache on disk
 first_line              what an exception says
@@ -9,7 +10,7 @@ first_line              what an exception says
 import contextlib
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 import numpy as np
@@ -25,20 +26,57 @@ def whole_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
     Raises:
         OSError: naming `path`, if it cannot be written.
     """
-    path = os.fspath(path)
-    # Hosts that share a disk may have equal process ids.
-    partial = f"{path}.{os.getpid()}_{secrets.token_hex(4)}.tmp"
+    with whole_files() as create, create(path) as file:
+        yield file
+
+
+@contextlib.contextmanager
+def whole_files() -> Iterator[Callable]:
+    """Several files of one kind of work: no path is touched before all are complete.
+
+    Where one cannot be written, none of them is, so that those of an earlier time are
+    never mixed with new ones.
+
+        with whole_files() as create:
+            with create("a.bin") as file:
+                file.write(...)
+
+    Yields:
+        What `whole_file` is for a single one. They take their names in this order.
+
+    Raises:
+        OSError: naming the file that cannot be written.
+    """
+    partials = {}
+
+    @contextlib.contextmanager
+    def create(path):
+        path = os.fspath(path)
+        # Hosts that share a disk may have equal process ids.
+        partials[path] = f"{path}.{os.getpid()}_{secrets.token_hex(4)}.tmp"
+        with _naming(path):
+            os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+            with open(partials[path], "wb") as file:
+                yield file
+
     try:
-        os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-        with open(partial, "wb") as file:
-            yield file
-        os.replace(partial, path)
+        yield create
+        for path, partial in partials.items():
+            with _naming(path):
+                os.replace(partial, path)
+    finally:
+        for partial in partials.values():
+            if os.path.exists(partial):
+                os.remove(partial)
+
+
+@contextlib.contextmanager
+def _naming(path):
+    try:
+        yield
     except OSError as error:
         reason = error.strerror or error
         raise OSError(error.errno, f"cannot write {path}: {reason}") from error
-    finally:
-        if os.path.exists(partial):
-            os.remove(partial)
 
 
 def write_npz(
@@ -58,7 +96,12 @@ def keep_compiled_programs(directory: str) -> None:
     import jax  # not above: who only reads and writes files does not wait for it
 
     if directory:
-        jax.config.update("jax_compilation_cache_dir", os.path.expanduser(directory))
+        directory = os.path.expanduser(directory)
+        if os.path.lexists(directory) and not os.path.isdir(directory):
+            raise SystemExit(
+                f"{directory} is a file: jax_cache_dir must be a directory"
+            )
+        jax.config.update("jax_compilation_cache_dir", directory)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 

@@ -13,6 +13,7 @@ What the user can put right ends in one line on stderr and exit code 1.
 
 import functools
 import logging
+import os
 import sys
 
 from absl import app, flags
@@ -109,15 +110,20 @@ def _basis(score) -> str:
 def run() -> tuple[str, bool]:
     """Scores what the flags name; what to print, and whether all went well."""
     column = "video_path" if FLAGS.tracks_path is None else "tracks_path"
-    path = FLAGS[column].value
+    path = FLAGS[column].value and os.path.expanduser(FLAGS[column].value)
+    FLAGS.output_dir = os.path.expanduser(FLAGS.output_dir)
     if path is None or None not in (FLAGS.video_path, FLAGS.tracks_path):
         raise pipeline.PipelineError(
-            "which video? give --video_path=FILE, or --tracks_path=FILE"
+            "which video? give --video_path=FILE or --tracks_path=FILE, one of the two"
         )
     scoring_flags.check_output_dir(FLAGS.output_dir)
     given = scoring_flags.given_options(FLAGS)
     options = pipeline.make_options(FLAGS.preset, **given)
     paths = many_videos.find_inputs(path, column)
+    if paths is None and (FLAGS.num_shards != 1 or FLAGS.shard_index):
+        raise pipeline.PipelineError(
+            f"{path} is one file: num_shards and shard_index are for many"
+        )
     if paths is None and column == "video_path":
         check_file(path)  # before a model is loaded for nothing
     checkpoint = pipeline.load_checkpoint(FLAGS.checkpoint_path, options)
@@ -176,18 +182,25 @@ def ranking(rows: list[dict]) -> str:
     rows = [row for row in rows if not row.get("error")]
     if not rows:
         return ""
-    rows = sorted(rows, key=lambda row: -row["realism"])
+    rows = sorted(
+        rows, key=lambda row: (row["realism"] is None, -_number(row["realism"]))
+    )
     width = max(len("video"), *(len(row["folder"]) for row in rows))
     lines = [f"{'video':<{width}}  realism  points within  visibility right  tracks"]
     for row in rows[:MOST_RANKED]:
         lines.append(
-            f"{row['folder']:<{width}}  {row['realism']:7.4f}"
-            f"  {row['average_pts_within_thresh']:13.4f}"
-            f"  {row['occlusion_accuracy']:16.4f}  {row['num_tracks']:6}"
+            f"{row['folder']:<{width}}  {_number(row['realism']):7.4f}"
+            f"  {_number(row['average_pts_within_thresh']):13.4f}"
+            f"  {_number(row['occlusion_accuracy']):16.4f}  {row['num_tracks']:6}"
         )
     if len(rows) > MOST_RANKED:
         lines.append(f"... and {len(rows) - MOST_RANKED} more")
     return "\n".join(lines) + "\n"
+
+
+def _number(value) -> float:
+    """What score.json has as null is NaN."""
+    return float("nan") if value is None else value
 
 
 def main(argv):
@@ -204,7 +217,7 @@ def main(argv):
     except pipeline.USER_ERRORS as error:
         sys.exit(str(error))
     except KeyboardInterrupt:
-        sys.exit("interrupted: what was finished is there; the same command goes on")
+        sys.exit("interrupted: nothing is half-written; the same command goes on")
     print(text)
     if not is_well:
         sys.exit(1)

@@ -14,6 +14,7 @@ unchanged since, and of the same options, checkpoint and version.
 
 import csv
 import dataclasses
+import errno
 import glob
 import io
 import json
@@ -101,14 +102,14 @@ def _of_csv(path, column):
             reader = csv.DictReader(file)
             if column not in (reader.fieldnames or ()):
                 raise PipelineError(f"{path} has no column {column}")
-            named = [row[column].strip() for row in reader if row[column]]
+            named = [(row[column] or "").strip() for row in reader]
     except (OSError, csv.Error, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise PipelineError(f"{path} cannot be read: {reason}") from error
     folder = os.path.dirname(path)
     found = [
         p if os.path.exists(p) else os.path.join(folder, p)
-        for p in dict.fromkeys(named)
+        for p in dict.fromkeys(filter(None, named))
     ]
     return _some(found, f"{path} names no file in its column {column}")
 
@@ -174,6 +175,8 @@ def score_many(
     Raises:
         PipelineError: a result of other options is there, or nothing can be written.
     """
+    if num_shards < 1:
+        raise PipelineError(f"num_shards is {num_shards}, must be at least 1")
     if not 0 <= shard_index < num_shards:
         raise PipelineError(
             f"shard_index is {shard_index}, must be 0 to num_shards - 1 "
@@ -290,18 +293,29 @@ def _begin_table(table, jobs, done):
 
 
 def read_rows(table: str | os.PathLike) -> list[dict[str, str]]:
-    """The rows of a scores.csv; none if there is no such file."""
+    """The rows of a scores.csv; none if there is no such file. What is not UTF-8, as
+    from an editor or in a file's name, comes back as it was when it is written."""
     try:
-        with open(table, newline="", encoding="utf-8") as file:
+        with open(
+            table, newline="", encoding="utf-8", errors="surrogateescape"
+        ) as file:
             return list(csv.DictReader(file))
     except FileNotFoundError:
         return []
 
 
 def append_row(table: str | os.PathLike, row: dict) -> None:
-    """Adds a row, in one piece."""
+    """Adds a row, in one piece.
+
+    Raises:
+        OSError: if there is no room for all of it; then there is none of it.
+    """
+    line = _as_csv([row])
     with open(table, "ab", buffering=0) as file:
-        file.write(_as_csv([row]))
+        before = file.tell()
+        if file.write(line) < len(line):  # on a full disk, without an error
+            file.truncate(before)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _as_csv(rows) -> bytes:
@@ -310,4 +324,4 @@ def _as_csv(rows) -> bytes:
         text, COLUMNS, restval="", extrasaction="ignore", lineterminator="\n"
     )
     writer.writerows(rows)
-    return text.getvalue().encode()
+    return text.getvalue().encode("utf-8", "surrogateescape")

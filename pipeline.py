@@ -51,7 +51,7 @@ import checkpointing
 import geometry
 import scoring
 import tracking
-from files import whole_file
+from files import whole_files
 from torch_models import FrontEndError
 from video import (
     WORKING_SIZE,
@@ -71,6 +71,7 @@ VERSION = "0.2.0"
 LOG = logging.getLogger(__name__)
 DEFAULT_CHECKPOINT = Path(__file__).resolve().parent / "checkpoints/3dspa_mini.npz"
 FEW_TRACKS, FEW_FRAMES = 64, 16  # below which a score comes with a warning
+LEAST_FOCAL, MOST_FOCAL = 0.1, 50.0  # of the longer side; 157 and 1.1 degrees
 STILL = 2.0  # pixels; below it, all motion may be the tracker's noise
 QUERIES_PER_CALL = 512  # the model's array of queries, so that it compiles once
 NOT_PREDICTED = -20.0  # visible logit where no window predicts a track
@@ -191,6 +192,11 @@ def make_options(preset: str = "mini", **changes) -> Options:
         value = getattr(options, name)
         if value is not None and not smallest <= value < math.inf:
             raise PipelineError(f"{name} is {value}, must be at least {smallest}")
+    if options.tracking_grid_size > WORKING_SIZE:  # cells of less than a pixel
+        raise PipelineError(
+            f"tracking_grid_size is {options.tracking_grid_size}, must be at most "
+            f"{WORKING_SIZE}"
+        )
     if options.score_all_points and options.num_splits < 2:
         raise PipelineError(
             f"num_splits is {options.num_splits}, must be at least 2 for "
@@ -324,6 +330,9 @@ def score_video(
     options = make_options(preset, **options)
     if isinstance(video, str | os.PathLike):
         check_file(video)
+    else:
+        all_frames = ["start", "duration"] + ["fps"] * isinstance(video, Video)
+        _check_only_videos_have(options, all_frames)
     # What lacks is said before minutes of reading.
     checkpoint = load_checkpoint(checkpoint, options)
     front_ends = front_ends or load_front_ends(options, checkpoint)
@@ -344,6 +353,16 @@ def score_video(
     result = score_tracks(lifted, checkpoint, options, video)
     result.score["seconds"] = round(time.perf_counter() - began, 3)
     return result
+
+
+def _check_only_videos_have(options, names=("start", "duration", "fps")):
+    """Refuses options that would change nothing, rather than pass over them."""
+    given = [name for name in names if getattr(options, name)]
+    if given:
+        raise PipelineError(
+            f"{' and '.join(given)} can be chosen for the file of a video only: "
+            "give the frames that are to be scored"
+        )
 
 
 def prepare(video: Video, options: Options) -> tuple[Video, list[int]]:
@@ -670,6 +689,7 @@ def camera_of(
     """Intrinsics of a clip of (height, width), and where they come from."""
     height, width = size
     if options.intrinsics is not None:
+        _check_intrinsics(options.intrinsics, size)
         return np.array(options.intrinsics, float), "given"
     if options.fov is not None:
         focal = width / 2 / math.tan(math.radians(options.fov) / 2)
@@ -679,6 +699,19 @@ def camera_of(
         geometry.default_intrinsics(height, width),
         "assumed: fx = fy = max(H, W), centre of the frame",
     )
+
+
+def _check_intrinsics(camera, size):
+    """Those of another unit or another size of the clip would be scored in silence."""
+    height, width = size
+    low, high = LEAST_FOCAL * max(size), MOST_FOCAL * max(size)
+    inside = 0 <= camera[2] <= width and 0 <= camera[3] <= height
+    if not inside or not all(low <= focal <= high for focal in camera[:2]):
+        raise PipelineError(
+            f"intrinsics are {','.join(f'{x:g}' for x in camera)}, which a clip of "
+            f"{width}x{height} cannot have: give pixels of the clip, fx and fy from "
+            f"{low:.0f} to {high:.0f} and cx, cy inside of the frame"
+        )
 
 
 def depth_around(
@@ -1164,6 +1197,13 @@ def percentile(
     return float(100 * np.mean(reference < realism))
 
 
+def _percentile(realism, checkpoint, tracks, ids):
+    """None for a clip that is smaller than any of the reference."""
+    if len(ids) < FEW_TRACKS or tracks.visible.shape[1] < FEW_FRAMES:
+        return None
+    return percentile(realism, checkpoint, tracks.backends)
+
+
 def make_result(
     tracks: Tracks3D,
     held_out: HeldOut,
@@ -1185,7 +1225,7 @@ def make_result(
         "video": path,
         "realism": realism,
         "realism_std": spread,
-        "percentile": percentile(realism, checkpoint, tracks.backends),
+        "percentile": _percentile(realism, checkpoint, tracks, ids),
         **statistics,
         "per_frame": _nan_mean(scores, axis=0),
         "windows": [_window_entry(tracks, window) for window in held_out.windows],
@@ -1425,7 +1465,8 @@ def read_tracks(
         options: whose camera, if it has one, replaces the file's.
 
     Raises:
-        PipelineError: if it is none of these, or has arrays of another shape.
+        PipelineError: if it is none of these, has arrays of another shape, or is given
+            intrinsics that it cannot have.
     """
     import datasets  # not above: who scores a video does not wait for it
 
@@ -1469,6 +1510,7 @@ def score_tracks_file(
 ) -> Result:
     """How real the motion of tracks from elsewhere is, see `read_tracks`."""
     began = time.perf_counter()
+    _check_only_videos_have(options)
     tracks, video = read_tracks(path, options)
     result = score_tracks(tracks, checkpoint, options, video)
     result.score["seconds"] = round(time.perf_counter() - began, 3)
@@ -1583,7 +1625,7 @@ def save_result(
     output_dir: str | os.PathLike,
     result_video_size: int = WORKING_SIZE,
 ) -> list[str]:
-    """Writes a result as DESIGN section 5 has it; each file appears whole or not.
+    """Writes a result as DESIGN section 5 has it: all files appear, whole, or none.
 
     Args:
         result: of `score_video`.
@@ -1601,16 +1643,17 @@ def save_result(
     folder.mkdir(parents=True, exist_ok=True)
     points = _stored_points(result, result_video_size)
     frames = result.video.frames if result.video else ()
-    with whole_file(folder / "predictions.npz") as file:
-        np.savez(file, **result.predictions)
-    with whole_file(folder / "result_with_scores.npz") as file:
-        _write_npz(file, points, frames, result_video_size)
-    with whole_file(folder / "video_info.txt") as file:
-        file.write(_video_info(result).encode())
-    # Last: where score.json is, the others are too.
-    with whole_file(folder / "score.json") as file:
-        text = json.dumps(_without_nan(result.score), indent=2, allow_nan=False)
-        file.write((text + "\n").encode())
+    with whole_files() as create:
+        with create(folder / "predictions.npz") as file:
+            np.savez(file, **result.predictions)
+        with create(folder / "result_with_scores.npz") as file:
+            _write_npz(file, points, frames, result_video_size)
+        with create(folder / "video_info.txt") as file:
+            file.write(_video_info(result).encode())
+        # Last: where score.json is, the others are too.
+        with create(folder / "score.json") as file:
+            text = json.dumps(_without_nan(result.score), indent=2, allow_nan=False)
+            file.write((text + "\n").encode())
     names = "score.json", "result_with_scores.npz", "predictions.npz", "video_info.txt"
     return [str(folder / name) for name in names]
 

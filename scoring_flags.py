@@ -171,6 +171,7 @@ def define_output_flags(
         "result_video_size",
         result_video_size,
         "Longer side of the video kept in the result, at most 512 px; 0 for none.",
+        lower_bound=0,
     )
     flags.DEFINE_string(
         "jax_cache_dir",
@@ -226,6 +227,8 @@ def quiet_video_decoder() -> None:
 
 def log_decisions() -> None:
     """What the library logs goes to stderr, as plain lines."""
+    # Where a terminal lacks a character, as in a file's name, it gets its number.
+    sys.stdout.reconfigure(errors="backslashreplace")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     for name in ("pipeline", "many_videos", "video_benchmarks"):

@@ -153,7 +153,7 @@ def track_lk(
         unit="frame",
         delay=SECONDS_BEFORE_BAR,
         leave=False,
-        disable=not progress,
+        disable=None if progress else True,  # None: no bar in a log
     )
     positions, visible = _sweep(frames, small, grid_size, seed_every, max_tracks, bar)
     bar.close()
@@ -553,7 +553,7 @@ def track_cotracker3(
         unit="frame",
         delay=SECONDS_BEFORE_BAR,
         leave=False,
-        disable=not progress,
+        disable=None if progress else True,  # None: no bar in a log
     ) as bar:
         positions, visible = _rounds(
             frames, small, grid_size, seed_every, reach, max_tracks, model, bar

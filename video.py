@@ -22,6 +22,7 @@ time within a shot stays what it is: a violation.
 
 import dataclasses
 import math
+import mmap
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -195,12 +196,14 @@ def read_video(
     """
     path = os.fspath(path)
     check_file(path)
-    rate, mistaken = _true_rate(path)
-    capture = cv2.VideoCapture(path, cv2.CAP_FFMPEG)
+    # In full: ffmpeg takes what is before a colon in "12:30.mp4" for a protocol.
+    place = os.path.abspath(path)
+    rate, mistaken = _true_rate(place)
+    capture = cv2.VideoCapture(place, cv2.CAP_FFMPEG)
     if rate == 0 and (start or duration or fps):
         raise VideoError(f"{path} has no frame rate: read it whole")
-    first = round(start * rate)
-    stop = None if duration is None else first + max(1, round(duration * rate))
+    first = _frames_in(start, rate)
+    stop = None if duration is None else first + max(1, _frames_in(duration, rate))
     kept, notes = _kept_rate(rate, fps)
     notes = *mistaken, *notes
     span = first, stop, (kept / rate if rate else 1.0)
@@ -220,7 +223,9 @@ def read_video(
     _check_size(path, *size)
     warnings = _rate_warnings(times)
     # Where the file doesn't count them, as many as its length and rate make.
-    if stop is None and not mistaken and len(times) < expected:
+    due = min(expected, _edited_seconds(path) * rate if rate else math.inf)
+    due = due if stop is None else min(stop, due)
+    if not mistaken and len(times) <= due - 1:
         warnings = (
             f"only {len(times)} of {expected:.0f} frames could be decoded: the file "
             "may be cut short",
@@ -231,7 +236,7 @@ def read_video(
         size=size,
         fps=kept,
         frame_indices=np.array(indices),
-        path=os.path.abspath(path),
+        path=place,
         codec=codec.to_bytes(4, "little").decode("ascii", "replace").strip("\0 "),
         rotation=rotation,
         warnings=warnings,
@@ -241,12 +246,25 @@ def read_video(
 
 def check_file(path: str) -> None:
     """Raises VideoError, unless it is a file that may be read."""
+    path = os.fspath(path)
+    try:
+        path.encode()
+    except UnicodeEncodeError:  # OpenCV would end the process
+        raise VideoError(f"{path!a}: its name is not UTF-8, rename it") from None
+    if "://" in path:
+        raise VideoError(f"{path} is an address: download it first, then give the file")
     if not os.path.exists(path):
-        raise VideoError(f"{path}: no such file")
+        raise VideoError(f"{path or 'empty path'}: no such file")
     if os.path.isdir(path):
         raise VideoError(f"{path} is a directory: give a video file")
+    if not os.path.isfile(path):  # a pipe, say, would be waited for
+        raise VideoError(f"{path} is no file on a disk: a video is read twice, save it")
     if not os.access(path, os.R_OK):
         raise VideoError(f"{path} may not be read: permission denied")
+
+
+def _frames_in(seconds, rate):
+    return round(min(seconds * rate, 1e12))
 
 
 def _true_rate(path):
@@ -275,6 +293,45 @@ def _rate_of(header, steps):
         return header, ()
     said = f"its header says {header:g} fps, its frames come at {measured:g} fps"
     return measured, (f"{said}, which is believed",)
+
+
+def _edited_seconds(path):
+    """What the edit list of an .mp4 or .mov leaves of its video, which players and
+    OpenCV go by but for its count of frames; infinite where there is none. Phones and
+    ffmpeg trim in this way, without coding anew."""
+    try:
+        with open(path, "rb") as file:
+            content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        movie = list(_boxes(dict(_boxes(content))[b"moov"]))
+        head = dict(movie)[b"mvhd"]
+        ticks = _integer(head[20:24] if head[0] else head[12:16])
+        for track in (dict(_boxes(data)) for kind, data in movie if kind == b"trak"):
+            if dict(_boxes(track[b"mdia"]))[b"hdlr"][8:12] == b"vide":
+                edits = dict(_boxes(track[b"edts"]))[b"elst"]
+                width = 8 if edits[0] else 4
+                starts = range(8, len(edits), 2 * width + 4)
+                lengths = [_integer(edits[at : at + width]) for at in starts]
+                return sum(lengths) / ticks or math.inf
+    except (OSError, ValueError, LookupError, ZeroDivisionError):
+        pass  # of another kind, or damaged
+    return math.inf
+
+
+def _boxes(data):
+    """(kind, contents) of each box in a part of an .mp4 file."""
+    while len(data) >= 8:
+        size, start = _integer(data[:4]), 8
+        if size == 1:
+            size, start = _integer(data[8:16]), 16
+        size = size or len(data)
+        if size < start:
+            return
+        yield bytes(data[4:8]), data[start:size]
+        data = data[size:]
+
+
+def _integer(data):
+    return int.from_bytes(data, "big")
 
 
 def _read_frames(path, capture, span, max_size, memory):
@@ -361,15 +418,20 @@ def video_from_array(
         kept_fps: frames per second to keep, as `fps` of `read_video`.
 
     Raises:
-        VideoError: not [T, H, W, 3] uint8, fewer than two frames, or too small.
+        VideoError: not [T, H, W, 3] uint8, fewer than two frames, or too small; a rate
+            that cannot be, or one to keep of an unknown one.
     """
+    if not 0 <= fps < math.inf:
+        raise VideoError(f"video has {fps} fps: give a number, 0 if unknown")
+    if kept_fps and not fps:
+        raise VideoError("video has no frame rate: give it, or leave fps out")
     frames = np.asarray(frames)
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
         raise VideoError(
             f"video is {frames.dtype} {frames.shape}, need uint8 [T, H, W, 3]"
         )
     height, width = frames.shape[1:3]
-    rate, notes = _kept_rate(float(fps), kept_fps if fps else None)
+    rate, notes = _kept_rate(float(fps), kept_fps)
     indices = frames_taken(len(frames), rate / fps if fps else 1.0)
     if len(indices) < 2:
         raise VideoError(f"video has {len(indices)} frame(s): need at least 2")

@@ -36,7 +36,7 @@ from jaxtyping import Bool, Float
 from tqdm import tqdm
 
 import scoring
-from files import first_line, whole_file
+from files import first_line, whole_files
 from many_videos import NUMBERS
 from pipeline import PipelineError
 from scoring import Estimate, bootstrap
@@ -1204,7 +1204,7 @@ def write_report(
     """
     folder, contents = Path(output_dir), {}
     metrics = {**(about or {}), **report.metrics, "notes": report.notes}
-    text = json.dumps(_plain(metrics), indent=2, allow_nan=False, ensure_ascii=False)
+    text = json.dumps(_plain(metrics), indent=2, allow_nan=False)
     contents["metrics.json"] = (text + "\n").encode()
     if clips:
         contents["results.csv"] = _results_csv(clips, rows)
@@ -1214,9 +1214,10 @@ def write_report(
         figure.savefig(picture, format="png")
         contents[name] = picture.getvalue()
     try:
-        for name, content in contents.items():
-            with whole_file(folder / name) as file:
-                file.write(content)
+        with whole_files() as create:
+            for name, content in contents.items():
+                with create(folder / name) as file:
+                    file.write(content)
     except OSError as error:
         reason = error.strerror or error
         raise PipelineError(f"cannot write to {folder}: {reason}") from error
@@ -1251,7 +1252,7 @@ def _results_csv(clips, rows) -> bytes:
         found = dict(of_video.get(os.path.abspath(clip.video), {}))
         labels = {n: "" if np.isnan(x) else f"{x:g}" for n, x in clip.labels.items()}
         writer.writerow(found | dict(clip.tags) | labels | {"video": clip.video})
-    return text.getvalue().encode()
+    return text.getvalue().encode("utf-8", "surrogateescape")
 
 
 def as_text(report: Report) -> str:

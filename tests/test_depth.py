@@ -139,6 +139,7 @@ def test_large_maps_are_reduced_by_area(tmp_path):
             r"depth in .* is float64 \[4, 12\], need numbers",
         ),
         ({"depth": np.full((4, 12, 18), "a")}, "need numbers"),
+        ({"depth": np.asfortranarray(np.ones((4, 12, 18)))}, "in Fortran order: store"),
         (
             {"a": np.ones(2), "b": np.ones(2)},
             "arrays a, b: call that of the depth maps",

@@ -27,6 +27,25 @@ def test_an_interrupted_write_leaves_what_was_there(tmp_path):
     assert os.listdir(tmp_path) == ["x.txt"]
 
 
+def test_several_files_appear_together_or_not_at_all(tmp_path):
+    def write(text, last):
+        with files.whole_files() as create:
+            for path in (tmp_path / "a", last):
+                with create(path) as file:
+                    file.write(text)
+            assert (tmp_path / "a").read_bytes() != text
+
+    (tmp_path / "a").write_bytes(b"old")
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"\] cannot write [^ ]*file/b: [^:]*$"):
+        write(b"new", tmp_path / "file" / "b")
+    assert (tmp_path / "a").read_bytes() == b"old"
+    assert sorted(os.listdir(tmp_path)) == ["a", "file"]
+    write(b"new", tmp_path / "b")
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes() == b"new"
+    assert sorted(os.listdir(tmp_path)) == ["a", "b", "file"]
+
+
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OSError, match=r"cannot write .*file/x\.npz"):

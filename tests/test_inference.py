@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -165,6 +166,32 @@ def test_many_videos_go_to_folders_and_a_table(folder):
     assert stamps == again
     for name in "ab":
         assert sorted(p.name for p in (folder / "many" / name).iterdir()) == FILES
+
+
+def test_home_is_found_and_any_terminal_will_do(folder, first_run, monkeypatch):
+    """Shells leave the ~ in --flag=~/x alone."""
+    monkeypatch.setenv("HOME", str(folder))
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    code, out, err = finish(
+        start(folder, "--video_path=~/clip.mp4", "--output_dir=~/at_home")
+    )
+    assert code == 0, err
+    assert "\\xb1 0.0" in out  # a plus or minus sign, the spread between splits
+    assert sorted(p.name for p in (folder / "at_home").iterdir()) == FILES
+    assert not (folder / "~").exists()
+
+
+def test_what_has_no_score_is_ranked_last():
+    names = "average_pts_within_thresh", "occlusion_accuracy"
+    scored = [
+        {"folder": folder, "realism": realism, "num_tracks": 7, "error": ""}
+        | dict.fromkeys(names, realism)
+        for folder, realism in {"a": None, "b": 0.25, "c": 0.5}.items()
+    ]
+    ranking = runpy.run_path(str(ROOT / "inference.py"))["ranking"]
+    lines = ranking(scored).splitlines()
+    assert [line.split()[0] for line in lines] == ["video", "c", "b", "a"]
+    assert lines[3].split() == ["a", "nan", "nan", "nan", "7"]
 
 
 def test_tracks_instead_of_a_video(folder, first_run):

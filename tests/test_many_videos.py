@@ -11,7 +11,7 @@ import pytest
 
 import checkpointing
 import pipeline
-from many_videos import find_inputs, name_folders, read_rows, score_many
+from many_videos import append_row, find_inputs, name_folders, read_rows, score_many
 from pipeline import PipelineError
 
 OPTIONS = pipeline.make_options()
@@ -168,6 +168,16 @@ def test_a_table_keeps_rows_of_other_videos(tmp_path):
     assert list(rows(tmp_path)) == ["a.mp4", "c.mp4"]
 
 
+def test_a_table_that_is_not_utf8_keeps_its_bytes(tmp_path):
+    """As an editor may leave it, or where a file's name is not."""
+    (tmp_path / "scores.csv").write_bytes(b"video,folder\n/x/caf\xe9.mp4,caf\xe9\n")
+    bad = os.fsdecode(b"bad\xff.mp4")
+    score_many([bad], tmp_path, Scorer(), OPTIONS, CHECKPOINT)
+    lines = (tmp_path / "scores.csv").read_bytes().splitlines()
+    assert lines[1].startswith(b"/x/caf\xe9.mp4,caf\xe9,")
+    assert os.fsencode(os.path.abspath(bad)) + b",bad\xff," in lines[2]
+
+
 def test_an_interrupted_run_goes_on(tmp_path):
     """Cut off while it writes: no score.json, so that it is done again."""
     score_many(["a.mp4", "b.mp4"], tmp_path, Scorer(), OPTIONS, CHECKPOINT)
@@ -219,6 +229,8 @@ def test_shards_share_the_work(tmp_path):
         assert list(rows(tmp_path, f"scores_{shard}_of_3.csv")) == scorer.asked
     assert [len(part) for part in asked] == [3, 2, 2]
     assert sorted(sum(asked, [])) == paths
+    with pytest.raises(PipelineError, match="num_shards is 0, must be at least 1"):
+        score_many(paths, tmp_path, Scorer(), OPTIONS, CHECKPOINT, num_shards=0)
     with pytest.raises(PipelineError, match="shard_index is 3, must be 0 to"):
         score_many(paths, tmp_path, Scorer(), OPTIONS, CHECKPOINT,
                    num_shards=3, shard_index=3)  # fmt: skip
@@ -229,18 +241,35 @@ def test_shards_share_the_work(tmp_path):
 
 def test_a_full_disk_stops_and_leaves_nothing_half_written(tmp_path):
     """A limit on the size of files stands for the disk."""
+    score_many(["a.mp4"], tmp_path, Scorer(5), OPTIONS, CHECKPOINT)
+    before_it = {p.name: p.read_bytes() for p in (tmp_path / "a").iterdir()}
+    assert len(before_it) == 4
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
     try:
         with pytest.raises(PipelineError, match="cannot write to .*File too large"):
             score_many(
-                ["a.mp4", "b.mp4"], tmp_path, Scorer(10_000), OPTIONS, CHECKPOINT
-            )
+                ["a.mp4", "b.mp4"], tmp_path, Scorer(10_000), OPTIONS, CHECKPOINT,
+                overwrite=True,
+            )  # fmt: skip
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert [p.name for p in (tmp_path / "a").iterdir()] == ["predictions.npz"]
+    after_it = {p.name: p.read_bytes() for p in (tmp_path / "a").iterdir()}
+    assert after_it == before_it
     assert not (tmp_path / "b").exists()
-    np.load(tmp_path / "a" / "predictions.npz")["a"]
+
+
+def test_half_a_row_is_none(tmp_path):
+    table = tmp_path / "scores.csv"
+    table.write_bytes(b"video\n" * 10)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (70, before[1]))
+    try:
+        with pytest.raises(OSError, match="No space left"):
+            append_row(table, {"video": "a.mp4", "error": "long" * 10})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert table.read_bytes() == b"video\n" * 10
 
 
 def test_where_nothing_can_be_written_is_one_line(tmp_path):

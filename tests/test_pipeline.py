@@ -587,6 +587,10 @@ def test_tracks_that_are_sometimes_alone_are_scored(checkpoint):
         ({"num_splits": 1}, "num_splits is 1, must be at least 2"),
         ({"num_support_tracks": 0}, "num_support_tracks is 0"),
         ({"seed": -1}, "seed is -1"),
+        ({"tracking_grid_size": 513}, "tracking_grid_size is 513, must be at most 512"),
+        ({"start": 0.5}, "^start can be chosen for the file of a video only"),
+        ({"start": 1.0, "duration": 1.0}, "^start and duration can be chosen"),
+        ({"fps": 5.0}, "video has no frame rate"),
         ({"duration": 0.0}, "duration is 0.0 s"),
         ({"fps": -1.0}, "fps is -1.0, must be more than 0"),
         ({"fov": 180.0}, "fov is 180.0 degrees"),
@@ -597,8 +601,17 @@ def test_tracks_that_are_sometimes_alone_are_scored(checkpoint):
     ],
 )
 def test_options_that_cannot_be(options, message, checkpoint):
-    with pytest.raises(pipeline.PipelineError, match=message):
+    with pytest.raises(pipeline.USER_ERRORS, match=message):
         pipeline.score_video(make_clip(4), checkpoint, **options)
+
+
+def test_frames_of_a_video_are_chosen_where_it_is_read(checkpoint):
+    video = video_from_array(make_clip(4), 8.0)
+    with pytest.raises(pipeline.PipelineError, match="^fps can be chosen for the"):
+        pipeline.score_video(video, checkpoint, fps=4.0)
+    options = make_options(start=1.0, duration=2.0, fps=4.0)
+    with pytest.raises(pipeline.PipelineError, match="^start and duration and fps can"):
+        pipeline.score_tracks_file("tracks.npz", checkpoint, options)
 
 
 def test_a_2d_checkpoint_is_refused(tmp_path):
@@ -722,6 +735,12 @@ def test_a_camera_that_is_given():
     camera, source = pipeline.camera_of(make_options(fov=90.0), size)
     np.testing.assert_allclose(camera, [64, 64, 64, 48])
     assert "field of view of 90 degrees" in source
+
+
+@pytest.mark.parametrize("camera", [(0.9, 0.9, 0.5, 0.5), (90, 91, 600, 50)])
+def test_a_camera_of_another_unit_or_clip_is_refused(camera):
+    with pytest.raises(pipeline.PipelineError, match="128x96 cannot have: give pixels"):
+        pipeline.camera_of(make_options(intrinsics=camera), (96, 128))
 
 
 def test_depth_lifts_points_and_is_seen_around_them():

@@ -39,8 +39,8 @@ def test_defined_once_a_script_asks(monkeypatch):
     for name in ("string", "integer", "float", "boolean", "list"):
         define = getattr(flags, f"DEFINE_{name}")
 
-        def into(*arguments, define=define):
-            define(*arguments, flag_values=values)
+        def into(*arguments, define=define, **keywords):
+            define(*arguments, flag_values=values, **keywords)
 
         monkeypatch.setattr(scoring_flags.flags, f"DEFINE_{name}", into)
     scoring_flags.define_output_flags("out", result_video_size=0)

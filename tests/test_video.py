@@ -1,6 +1,8 @@
 """video.py: files as they come, cuts, repeated frames and borders, on clips whose
 joints, repeats and bars are known because the tests put them there."""
 
+import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -71,6 +73,25 @@ def test_a_truncated_file_is_read_as_far_as_it_goes(video_file, tmp_path):
     clip = read_video(cut)
     assert 2 <= len(clip.frames) < 30
     assert "of 30 frames could be decoded" in clip.warnings[0]
+    # Frames come at 10 a second.
+    assert read_video(cut, duration=2.9).warnings == clip.warnings
+    assert not read_video(cut, duration=0.1 * (len(clip.frames) - 1)).warnings
+
+
+@pytest.mark.parametrize("seconds", [0.5, 0.7, 1.3])
+def test_a_trimmed_file_is_not_cut_short(video_file, tmp_path, seconds):
+    """Trimmed by an edit list, all frames are still in the file: 30 at 10 a second."""
+    trimmed = tmp_path / "trimmed.mp4"
+    place = "-movflags", "+faststart"
+    ffmpeg("-ss", seconds, "-i", video_file, "-c", "copy", *place, trimmed)
+    capture = cv2.VideoCapture(str(trimmed))
+    assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == 30
+    clip = read_video(trimmed)
+    assert abs(len(clip.frames) - (30 - 10 * seconds)) <= 1
+    assert not clip.warnings
+    data = trimmed.read_bytes()
+    trimmed.write_bytes(data[: len(data) * 85 // 100])
+    assert "cut short" in read_video(trimmed).warnings[0]
 
 
 def test_variable_frame_rate_repeats_and_drops_nothing(video_file, tmp_path):
@@ -130,7 +151,12 @@ def test_what_is_no_video_is_refused(video_file, tmp_path):
     ffmpeg("-f", "lavfi", "-i", "sine=d=1", tmp_path / "audio.m4a")
     write_video(tmp_path / "one.mp4", make_clip(1))
     write_video(tmp_path / "tiny.mp4", make_clip(4, (32, 80)))
+    os.mkfifo(tmp_path / "pipe.mp4")
+    not_utf8 = os.fsdecode(b"\xff.mp4")
+    shutil.copy(tmp_path / "one.mp4", tmp_path / not_utf8)
     for name, message in {
+        "pipe.mp4": "no file on a disk",
+        not_utf8: "its name is not UTF-8, rename it",
         "missing.mp4": "no such file",
         ".": "is a directory",
         "text.mp4": "no frame that can be decoded",
@@ -142,6 +168,30 @@ def test_what_is_no_video_is_refused(video_file, tmp_path):
         with pytest.raises(VideoError, match=message) as caught:
             read_video(tmp_path / name)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["12:30.mp4", "a%03d.mp4", "#?& é.mp4"])
+def test_any_name_will_do(video_file, tmp_path, monkeypatch, name):
+    """From where it lies: "12:" is no protocol."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(video_file, name)
+    assert len(read_video(name).frames) == 30
+
+
+def test_a_start_beyond_all_numbers_is_beyond_the_end(video_file):
+    with pytest.raises(VideoError, match=r"0 frame\(s\) from 1e\+308 s on"):
+        read_video(video_file, start=1e308)
+
+
+@pytest.mark.parametrize("fps", [float("nan"), float("inf"), -1])
+def test_a_rate_of_an_array_that_cannot_be_is_refused(fps):
+    with pytest.raises(VideoError, match=f"video has {fps} fps"):
+        video_from_array(make_clip(4), fps)
+
+
+def test_an_unknown_rate_cannot_be_changed():
+    with pytest.raises(VideoError, match="video has no frame rate"):
+        video_from_array(make_clip(4), kept_fps=5)
 
 
 @pytest.mark.parametrize(
