@@ -26,6 +26,7 @@ import io
 import json
 import logging
 import os
+import tempfile
 import zipfile
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -216,6 +217,7 @@ class Clip:
         truth: [T, N, 3] the file's own array; anything where nothing is visible.
         visible: [T, N] bool, the file's own.
         queries_xyt: [N, 3] the file's own.
+        intrinsics: (fx, fy, cx, cy), the file's own.
         query_points: [N, 4] (frame, x, y, z): where each track is in its query frame.
         tracks: what support is drawn from, and the camera.
     """
@@ -223,6 +225,7 @@ class Clip:
     truth: Float[np.ndarray, "T N 3"]
     visible: Bool[np.ndarray, "T N"]
     queries_xyt: Float[np.ndarray, "N 3"]
+    intrinsics: Float[np.ndarray, "4"]
     query_points: Float[np.ndarray, "N 4"]
     tracks: Tracks3D
 
@@ -244,7 +247,7 @@ def read_clip(
         raise DatasetError(f"{path}: no such file")
     computed = front_ends is not None and (front_ends.features or front_ends.depth)
     example = datasets.read_tapvid3d(path, with_video=bool(computed))
-    raw = datasets.read_npz(path, {"tracks_XYZ", "visibility"})
+    raw = datasets.read_npz(path, {"tracks_XYZ", "visibility", "fx_fy_cx_cy"})
     if len(example["tracks_3d"]) < 2:
         raise DatasetError(f"{path} has one track: there is none to predict it from")
     size = int(example["height"]), int(example["width"])
@@ -264,6 +267,7 @@ def read_clip(
         truth=raw["tracks_XYZ"],
         visible=raw["visibility"] > 0,
         queries_xyt=np.asarray(example.get("queries_xyt")),
+        intrinsics=raw["fx_fy_cx_cy"],
         query_points=_query_points(path, example),
         tracks=tracks,
     )
@@ -502,13 +506,7 @@ def chain(
     logits = np.zeros((num_tracks, num_frames), np.float32)
     known = np.zeros((num_tracks, num_frames), bool)
     first = first_windows(windows, query_points[:, 0])
-    steps = [[(w, np.flatnonzero(first == w)) for w in range(len(windows))]]
-    for step in range(len(windows) - 1):
-        forward, backward = step + 1, len(windows) - 2 - step
-        ahead = forward, np.flatnonzero(first < forward)
-        steps.append([ahead, (backward, np.flatnonzero(first > backward))])
-    for number, step in enumerate(steps):
-        step = [(w, ids) for w, ids in step if len(ids)]
+    for number, step in enumerate(_steps(first, len(windows))):
         asked = []
         for w, ids in step:
             start, stop = windows[w]
@@ -529,6 +527,18 @@ def chain(
             logits[new] = visible[:, :length][is_new]
             known |= new
     return tracks, logits
+
+
+def _steps(first, num_windows) -> Iterator[list[tuple[int, np.ndarray]]]:
+    """What can be predicted at once, one after another: windows, and which tracks in
+    them. First where each track begins; then forward from window to window, from the
+    first on, and at the same time backward from the last."""
+    steps = [[(w, first == w) for w in range(num_windows)]]
+    for ahead in range(1, num_windows):
+        back = num_windows - 1 - ahead
+        steps.append([(ahead, first < ahead), (back, first > back)])
+    for step in steps:
+        yield [(w, np.flatnonzero(which)) for w, which in step if which.any()]
 
 
 def first_windows(
@@ -719,7 +729,7 @@ def builtin_metrics(
         clip.visible.T,
         prediction.tracks.swapaxes(0, 1),
         prediction.visible.T,
-        scoring.evaluation_intrinsics(clip.tracks.intrinsics, clip.tracks.size),
+        scoring.evaluation_intrinsics(clip.intrinsics, clip.tracks.size),
         scaling=scaling,
         query_frames=clip.query_points[:, 0].astype(int),
     )
@@ -752,7 +762,7 @@ def tapnet_metrics(
     found = metrics.compute_tapvid3d_metrics(
         **arrays,
         intrinsics_params=scoring.evaluation_intrinsics(
-            clip.tracks.intrinsics, clip.tracks.size
+            clip.intrinsics, clip.tracks.size
         ),
         get_trackwise_metrics=local,
         scaling=scaling,
@@ -809,11 +819,13 @@ def evaluate(
         overwrite: predict again what is there.
 
     Raises:
-        PipelineError: no such scaling or batch size; no file is there at all;
-            predictions of another model or other options are; features lack.
-        OSError: predictions cannot be written.
+        PipelineError: no such scaling or batch size; output_dir cannot be written to;
+            no file is there at all; predictions of another model or other options
+            are; features lack.
+        OSError: predictions cannot be written, the disk being full.
     """
     _check_evaluation(files, scalings, batch_size)
+    _check_place(output_dir)
     places = [Path(output_dir, "predictions", file.source, file.name) for file in files]
     jobs = list(zip(files, places, strict=True))
     stamp = _stamp(checkpoint, options)
@@ -846,6 +858,8 @@ def evaluate(
                     clip, prediction = clips[place], found[place]
                     report.rows += _rows(file, clip, prediction, scalings, metrics)
             bar.update(len(group))
+    order = {(file.source, file.name): i for i, file in enumerate(files)}
+    report.rows.sort(key=lambda row: order[row["source"], row["video"]])
     return report
 
 
@@ -866,6 +880,17 @@ def _check_evaluation(files, scalings, batch_size) -> None:
         )
     for file in missing:
         LOG.warning("%s: no such file; the evaluation will fail at its end", file.path)
+
+
+def _check_place(output_dir) -> None:
+    """Finds out before the work that its result cannot be written."""
+    try:
+        os.makedirs(output_dir, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output_dir):
+            pass
+    except OSError as error:
+        reason = error.strerror or error
+        raise PipelineError(f"cannot write to {output_dir}: {reason}") from error
 
 
 def _read_group(group, done, read, report) -> dict[Path, Clip]:

@@ -3,6 +3,7 @@ layout, with a small random model: what is held out stays hidden, chains are que
 predictions, numbers are the official ones, and what fails is said and not counted."""
 
 import csv
+import dataclasses
 import json
 import os
 import subprocess
@@ -404,7 +405,8 @@ def test_tapnets_lists(tmp_path, monkeypatch):
 
 
 def test_minival_may_be_a_folder(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "tapnet", None)
+    lists = "tapnet.tapvid3d.splits.tapvid3d_splits"
+    monkeypatch.setitem(sys.modules, lists, None)
     write_dataset(tmp_path / "minival")
     found = find_clips(tmp_path, ["adt"], use_minival=True)
     assert names_of(found) == ["adt/c.npz", "adt/d.npz"]
@@ -487,12 +489,9 @@ def test_what_cannot_be_read_fails_and_is_not_counted(tmp_path, checkpoint, capl
     assert [name for name, _ in report.failures] == ["adt/d.npz", "adt/gone.npz"]
     found = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert list(found["failed"]) == ["adt/d.npz", "adt/gone.npz"]
-    rows = rows_of(tmp_path / "out")
-    (good,) = [
-        row for row in rows if row["video"] == "c.npz" and row["scaling"] == "median"
-    ]
-    failed = [row for row in rows if row["video"] != "c.npz"]
-    assert len(failed) == 2
+    good, _, *failed = rows_of(tmp_path / "out")
+    assert (good["video"], good["scaling"]) == ("c.npz", "median")
+    assert [row["video"] for row in failed] == ["d.npz", "gone.npz"]
     for row in failed:
         assert row["error"] and not any(row[name] for name in evaluation.METRICS)
     mean = found["adt"]["median"]["average_jaccard"]
@@ -514,12 +513,14 @@ def test_nothing_there_is_said_at_once(tmp_path, checkpoint):
         ({"scalings": []}, "give at least one"),
         ({"scalings": ["mean", "mean"]}, "each once"),
         ({"batch_size": 0}, "batch_size is 0"),
+        ({"output_dir": "/proc/out"}, "cannot write to /proc/out: "),
     ],
 )
 def test_wrong_choices_are_said_at_once(tmp_path, checkpoint, change, message):
     files = find_clips(write_dataset(tmp_path), ["pstudio"])
     with pytest.raises(PipelineError, match=message):
-        evaluation.evaluate(files, tmp_path / "out", checkpoint, OPTIONS, **change)
+        given = {"output_dir": tmp_path / "out"} | change
+        evaluation.evaluate(files, checkpoint=checkpoint, options=OPTIONS, **given)
 
 
 # --- Going on ---
@@ -574,6 +575,23 @@ def test_clips_with_features_and_without_go_together(tmp_path):
     without = predict(clips, checkpoint, make_options(seed=3, use_dino=False))
     for found in without:
         np.testing.assert_allclose(found.tracks, plain.tracks, atol=1e-4)
+
+
+def test_what_the_files_hold_is_not_computed(tmp_path, checkpoint):
+    """A model that cannot do without features gets them from the files, if all of them
+    have some; else they must be computed, and the front end is not there."""
+    config = dataclasses.replace(
+        checkpoint.config, use_dino=True, has_absent_dino=False, use_depth=False
+    )
+    needy = dataclasses.replace(checkpoint, config=config)
+    (tmp_path / "adt").mkdir()
+    arrays = clip_arrays(3)
+    np.savez(tmp_path / "adt" / "a.npz", **arrays, dino_features=np.zeros((12, 3, 5)))
+    files = find_clips(tmp_path, ["adt"])
+    assert evaluation.clip_front_ends(files, OPTIONS, needy) is None
+    np.savez(tmp_path / "adt" / "b.npz", **arrays)
+    with pytest.raises(PipelineError, match="cannot do without dino features"):
+        evaluation.clip_front_ends(find_clips(tmp_path, ["adt"]), OPTIONS, needy)
 
 
 def test_features_that_lack_are_computed_where_the_tracks_are(tmp_path):
