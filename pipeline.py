@@ -860,7 +860,7 @@ def hold_out(
         PipelineError: features that are asked for, or that the checkpoint cannot do
             without, and that the tracks do not have; features of another width.
     """
-    _check_features(tracks, checkpoint, options)
+    check_features(tracks, checkpoint, options)
     rng = np.random.default_rng(options.seed)
     num_tracks, num_frames = tracks.visible.shape[:2]
     held = deal_splits(num_tracks, options, rng)
@@ -882,8 +882,15 @@ def hold_out(
     return HeldOut(*blend(windows, num_tracks, num_frames), windows)
 
 
-def _check_features(tracks, checkpoint, options):
-    """That the model gets the features that it must, and can take them."""
+def check_features(
+    tracks: Tracks3D, checkpoint: checkpointing.Checkpoint, options: Options
+) -> None:
+    """That the model gets the features that it must, and can take them.
+
+    Raises:
+        PipelineError: features of another width than the checkpoint's, or none where
+            they are asked for or it cannot do without.
+    """
     # Those of a front end were checked when it was loaded, and cost time.
     is_computed = tracks.backends["features"] is not None
     stored = tracks.dino is not None and not is_computed
@@ -1497,8 +1504,8 @@ def read_tracks(
         size=size,
         intrinsics_source=source,
         cuts=tuple(cuts),
-        dino=_stored_features(example, "dino_features"),
-        depth=_stored_depth(example, size),
+        dino=stored_features(example, "dino_features"),
+        depth=stored_depth(example, size),
         extrinsics=extrinsics,
         path=os.path.abspath(path),
     )
@@ -1597,13 +1604,16 @@ def _stored_video(path, example, fps, num_frames):
     )
 
 
-def _stored_features(example, name):
+def stored_features(example: dict[str, np.ndarray], name: str) -> Features | None:
+    """Features beside tracks, for the model's windows; None if there are none."""
     if name not in example:
         return None
     return lambda start, stop, ids: example[name][ids, start:stop]
 
 
-def _stored_depth(example, size):
+def stored_depth(
+    example: dict[str, np.ndarray], size: tuple[int, int]
+) -> Features | None:
     """Relative depths beside tracks, or those around them in depth maps beside them."""
     tracks = example["tracks_3d"]
     if "depth_taps" in example:

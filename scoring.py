@@ -165,7 +165,7 @@ def tapvid3d_metrics(
     if scaling == "local_neighborhood":
         return _local_metrics(*pair, unit, weights, scale, radius, level)
     with np.errstate(invalid="ignore", over="ignore"):
-        squared = np.square(predicted * scale - tracks).sum(axis=-1)
+        squared = _squared_distance(predicted * scale, tracks)
     axes = LEVELS[level]
     return _count(visible, predicted_visible, squared, unit, weights, axes)
 
@@ -221,26 +221,34 @@ def _pixel_size(tracks, intrinsics):
 
 
 def _count(visible, predicted_visible, squared, unit, weights, axes):
-    """Metrics from squared errors: sums of weights over `axes`.
-
-    What is neither a true positive nor a false negative is a false positive, so the
-    Jaccard index is TP / (visible + predicted visible - TP).
-    """
+    """Metrics from squared errors: sums of weights over `axes`."""
 
     def total(mask):
         return (mask * weights).sum(axis=axes)
 
-    num_visible, num_predicted = total(visible), total(predicted_visible)
+    correct, hits = [], []
+    for size in unit:
+        within = (squared < np.square(size)) & visible
+        correct.append(total(within))
+        hits.append(total(within & predicted_visible))
+    agree = total(visible == predicted_visible)
+    sums = agree, weights.sum(axis=axes), total(visible), total(predicted_visible)
+    return _ratios(*sums, correct, hits)
+
+
+def _ratios(agree, everything, num_visible, num_predicted, correct, hits):
+    """Metrics from sums of weights, `correct` and `hits` one for each threshold.
+
+    What is neither a true positive nor a false negative is a false positive, so the
+    Jaccard index is TP / (visible + predicted visible - TP).
+    """
     metrics = {}
     with np.errstate(divide="ignore", invalid="ignore"):
-        agree = total(visible == predicted_visible)
-        metrics["occlusion_accuracy"] = agree / weights.sum(axis=axes)
-        for threshold, size in zip(THRESHOLDS, unit, strict=True):
-            correct = (squared < np.square(size)) & visible
-            hits = total(correct & predicted_visible)
-            metrics[f"pts_within_{threshold}"] = total(correct) / num_visible
-            union = num_visible + num_predicted - hits
-            metrics[f"jaccard_{threshold}"] = hits / union
+        metrics["occlusion_accuracy"] = agree / everything
+        for threshold, right, hit in zip(THRESHOLDS, correct, hits, strict=True):
+            metrics[f"pts_within_{threshold}"] = right / num_visible
+            union = num_visible + num_predicted - hit
+            metrics[f"jaccard_{threshold}"] = hit / union
     for name, mean in [
         ("pts_within", "average_pts_within_thresh"),
         ("jaccard", "average_jaccard"),
@@ -253,33 +261,21 @@ def _count(visible, predicted_visible, squared, unit, weights, axes):
 def _local_metrics(
     tracks, visible, predicted, predicted_visible, unit, weights, scale, radius, level
 ):
-    """`local_neighborhood`: track by track, over its neighbours' points.
+    """`local_neighborhood`: each track's metrics over its neighbours' points.
 
     A neighbour's points count so much that all together weigh what the track's own
     visible points do, as in the official code.
     """
     if level == "point":
         raise ValueError("scaling 'local_neighborhood' scores tracks, not points")
+    arrays = (tracks, visible, predicted, predicted_visible, weights)
     unit = [np.broadcast_to(size, visible.shape) for size in unit]
-    rows = []
-    for clip in np.ndindex(visible.shape[:-2]):
-        for n in range(visible.shape[-2]):
-            near = np.square(tracks[clip] - tracks[clip][n]).sum(axis=-1) < radius**2
-            chosen = [a[clip][near] for a in (visible, predicted_visible, weights)]
-            local_visible, local_predicted, local_weights = chosen
-            own = (visible[clip][n] * weights[clip][n]).sum()
-            others = (local_visible * local_weights).sum()
-            difference = predicted[clip][near] * scale[clip][n] - tracks[clip][near]
-            rows.append(
-                _count(
-                    local_visible,
-                    local_predicted,
-                    np.square(difference).sum(axis=-1),
-                    [size[clip][near] for size in unit],
-                    local_weights * (own / max(1.0, others)),
-                    (-1,),
-                )
-            )
+    rows = [
+        _of_neighbours(
+            *(a[clip] for a in arrays), [u[clip] for u in unit], scale[clip], radius
+        )
+        for clip in np.ndindex(visible.shape[:-2])
+    ]
     metrics = {
         name: np.reshape([row[name] for row in rows], visible.shape[:-1])
         for name in rows[0]
@@ -287,6 +283,60 @@ def _local_metrics(
     if level == "track":
         return metrics
     return {name: np.nanmean(values, axis=-1) for name, values in metrics.items()}
+
+
+def _of_neighbours(
+    tracks, visible, predicted, predicted_visible, weights, unit, scale, radius
+):
+    """One clip's metrics per track, [N], over the points near it.
+
+    Frame by frame, so that all that is compared at once stays in the cache, and as
+    pairs of near tracks, which are few.
+    """
+    num_tracks, num_frames = visible.shape
+    num_levels = len(unit) + 1
+    agree, everything, num_visible, num_predicted = np.zeros((4, num_tracks))
+    correct, hits = np.zeros((2, num_tracks * num_levels))
+    seen, guessed = visible * weights, predicted_visible * weights
+    both, same = visible * guessed, (visible == predicted_visible) * weights
+    for t in range(num_frames):
+        own, other = np.nonzero(_near(tracks[:, t], radius))
+
+        def total(values, places=own, size=num_tracks, other=other, t=t):
+            return np.bincount(places, values[other, t], size)
+
+        agree += total(same)
+        everything += total(weights)
+        num_visible += total(seen)
+        num_predicted += total(guessed)
+        squared = _squared_distance(
+            predicted[other, t] * scale[own, 0], tracks[other, t]
+        )
+        missed = sum(~(squared < np.square(size[other, t])) for size in unit)
+        # Thresholds grow: how many are missed says which, the smallest ones.
+        places = own * num_levels + missed
+        correct += total(seen, places, len(correct))
+        hits += total(both, places, len(hits))
+    share = (visible * weights).sum(axis=-1) / np.maximum(1.0, num_visible)
+    correct, hits = (
+        x.reshape(num_tracks, num_levels).cumsum(axis=-1)[:, :-1].T * share
+        for x in (correct, hits)
+    )
+    sums = (x * share for x in (agree, everything, num_visible, num_predicted))
+    return _ratios(*sums, correct, hits)
+
+
+def _near(points, radius):
+    """Which of the points [N, 3] lie near which, [N, N]."""
+    return _squared_distance(points[:, None], points) < radius**2
+
+
+def _squared_distance(a, b):
+    """Between the last axes of two arrays, coordinate by coordinate: a sum over an axis
+    of three is several times slower."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        x, y, z = (a[..., i] - b[..., i] for i in range(3))
+        return x * x + y * y + z * z
 
 
 # --- Points, and the clip ---

@@ -244,10 +244,10 @@ def pipeline_section(platform: str) -> str:
     )
 
 
-def sampling_section(platform: str) -> str:
-    """What bench_sampling.py measured on a kind of device."""
-    command = "python benchmarks/bench_sampling.py"
-    path = RESULTS / f"sampling_{platform}.json"
+def timed_section(name: str, platform: str) -> str:
+    """What bench_NAME.py measured on a kind of device: seconds, and how many may be."""
+    command = f"python benchmarks/bench_{name}.py"
+    path = RESULTS / f"{name}_{platform}.json"
     if not path.exists():
         return not_measured(command, platform)
     stored = json.loads(path.read_text())
@@ -294,8 +294,11 @@ def main() -> None:
         scaffold_section(),
         "## Lifting and sampling\n\n4096 tracks of 150 frames, 720p depth, 36 x 64 "
         "maps of 768 features.",
-        sampling_section("cpu"),
-        sampling_section("gpu"),
+        timed_section("sampling", "cpu"),
+        timed_section("sampling", "gpu"),
+        "## TAPVid-3D metrics\n\n64 clips of 256 tracks and 150 frames, all "
+        "thresholds; `local_neighborhood` with tracks spread over 4 m and over 0.3 m.",
+        timed_section("metrics", "cpu"),
         "## Is realism comparable between clips?",
         comparable_section(),
         "## Scoring a video, with the mini preset\n\nThe second run in a process, from "

@@ -51,6 +51,7 @@ LIBRARY = [
     "scoring_flags",
     "video_benchmarks",
     "offline_proof",
+    "tapvid3d_evaluation",
     "visualize",
 ]
 SCRIPTS = [
@@ -254,8 +255,8 @@ def test_mini_layer_brings_what_the_demo_imports(name):
 @pytest.mark.parametrize("name", PRESENT)
 def test_requirements_bring_whatever_is_imported(name):
     packages = third_party_of(name, at_import_only=False)
-    # Front ends that are not packages on an index: cloned by who wants them.
-    packages -= {"cotracker", "video_depth_anything"}
+    # What is no package on an index: cloned by who wants it.
+    packages -= {"cotracker", "video_depth_anything", "tapnet"}
     missing = not_required(
         packages, "requirements-mini.txt", "requirements.txt", "requirements-tf.txt"
     )

@@ -92,6 +92,76 @@ def test_batched_equals_one_by_one(scaling, level):
             np.testing.assert_allclose(found[name][i], value, err_msg=name)
 
 
+def local_metrics_in_loops(
+    tracks, visible, predicted, predicted_visible, query_frames, radius
+):
+    """Per track, the points near it one by one, scaled as that track is."""
+    pixel = tracks[..., 2] / INTRINSICS[0]
+    rows = []
+    for n, track in enumerate(tracks):
+        at = query_frames[n]
+        scale = track[at, 2] / predicted[n, at, 2]
+        counts = {
+            d: dict.fromkeys("agree all truth right tp fp".split(), 0)
+            for d in scoring.THRESHOLDS
+        }
+        for m, t in np.ndindex(visible.shape):
+            if np.sum((tracks[m, t] - track[t]) ** 2) >= radius**2:
+                continue
+            error = np.sqrt(np.sum((predicted[m, t] * scale - tracks[m, t]) ** 2))
+            true, guess = visible[m, t], predicted_visible[m, t]
+            for d, count in counts.items():
+                right = true and error < d * pixel[m, t]
+                count["all"] += 1
+                count["agree"] += true == guess
+                count["truth"] += true
+                count["right"] += right
+                count["tp"] += right and guess
+                count["fp"] += guess and not right
+        row = {"occlusion_accuracy": counts[1]["agree"] / counts[1]["all"]}
+        for d, count in counts.items():
+            row[f"pts_within_{d}"] = count["right"] / count["truth"]
+            row[f"jaccard_{d}"] = count["tp"] / (count["truth"] + count["fp"])
+        rows.append(row)
+    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=SEEDS, radius=st.sampled_from([0.01, 0.4, 1.0, 9.0]))
+def test_local_neighborhood_is_what_loops_give(seed, radius):
+    inputs = random_inputs(seed)
+    inputs["visible"][:, 0] = True
+    inputs["tracks"][2] = inputs["tracks"][1] + [0.3, 0, 0]
+    queries = np.random.default_rng(seed).integers(0, 9, 6)
+    found = scoring.tapvid3d_metrics(
+        **inputs,
+        intrinsics=INTRINSICS,
+        scaling="local_neighborhood",
+        query_frames=queries,
+        level="track",
+        radius=radius,
+    )
+    expected = local_metrics_in_loops(**inputs, query_frames=queries, radius=radius)
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, atol=1e-12, err_msg=name)
+
+
+def test_local_neighborhood_leaves_out_what_is_nowhere():
+    """A track without a position is nobody's neighbour, and has no metrics."""
+    inputs, options = random_inputs(3), {"scaling": "local_neighborhood", "radius": 0.5}
+    options |= {"intrinsics": INTRINSICS, "query_frames": np.zeros(6, int)}
+    alone = {name: array[:5] for name, array in inputs.items()}
+    expected = scoring.tapvid3d_metrics(
+        **alone, **options | {"query_frames": np.zeros(5, int)}, level="track"
+    )
+    inputs["tracks"][5] = np.nan
+    inputs["visible"][5] = False
+    found = scoring.tapvid3d_metrics(**inputs, **options, level="track")
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name][:5], values, err_msg=name)
+        assert np.isnan(found[name][5])
+
+
 def test_counts_by_hand():
     """One track of six frames at depth 2, where a pixel spans 0.01: errors in pixels
     0, 1.5, 3, 20, 0 and 0; the fourth is false both ways, the fifth missed, the last
