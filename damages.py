@@ -52,9 +52,10 @@ EDGE_FRAMES = 4  # intact at either end of a clip, around a jump
 BLOB_RADIUS = 0.2, 0.3  # of the shorter side, from and to
 BLOB_CORE = 0.3  # of the radius, within which the warp has its full strength
 BLOB_WAVES = 4  # harmonics of the blob's outline
-CELLS = 4  # across the blob, between which a field changes its direction
+CELLS = 3  # across the blob, between which a field changes its direction
 JITTER = 0.02  # longest displacement
 SOFT_WARP = 0.03  # longest displacement in the end, unless that were too fast:
+UNFOLDED = 0.25  # of the radius: a longer displacement might fold the picture over
 SOFT_STEP = 0.001  # furthest that a displacement changes from one frame to the next
 
 # Of the moving object; lengths are pixels of frames as tracked (WORKING_SIZE).
@@ -235,7 +236,7 @@ def jittery_warp(frames: Frames, rng: np.random.Generator) -> Frames:
     """
     _check(frames)
     blob = _draw_blob(rng, frames)
-    strength = JITTER * max(frames.shape[1:3])
+    strength = min(JITTER * max(frames.shape[1:3]), UNFOLDED * blob.radius)
     fields = (strength * _field(rng, blob.weight) for _ in frames)
     return _warped(frames, blob, fields)
 
@@ -243,9 +244,9 @@ def jittery_warp(frames: Frames, rng: np.random.Generator) -> Frames:
 def soft_warp(frames: Frames, rng: np.random.Generator) -> Frames:
     """A region warped slowly, by a field that grows from zero and turns, [T, H, W, 3].
 
-    The region is that of `jittery_warp`. In the end the longest displacement is up to
-    SOFT_WARP of the longer side, less in a clip so short that a displacement would
-    change by more than SOFT_STEP of it from one frame to the next.
+    The region is that of `jittery_warp`. In the end the longest displacement is
+    SOFT_WARP of the longer side, less where some displacement would change by more
+    than SOFT_STEP of it from one frame to the next.
 
     Raises:
         ValueError: not uint8 [T, H, W, 3] with at least MIN_FRAMES frames.
@@ -256,8 +257,11 @@ def soft_warp(frames: Frames, rng: np.random.Generator) -> Frames:
     time = np.linspace(0, 1, len(frames))
     grown = time**2 * (3 - 2 * time)
     shares = grown[:, None] * np.stack([np.cos(time), np.sin(time)], axis=-1)
-    fastest = np.abs(np.diff(shares, axis=0)).sum(axis=1).max()
-    strength = max(frames.shape[1:3]) * min(SOFT_WARP, SOFT_STEP / fastest)
+    end = _longest(shares[-1, 0] * one + shares[-1, 1] * other)
+    fastest = max(_longest(a * one + b * other) for a, b in np.diff(shares, axis=0))
+    side = max(frames.shape[1:3])
+    strength = min(SOFT_WARP * side, UNFOLDED * blob.radius) / end
+    strength = min(strength, SOFT_STEP * side / fastest)
     fields = (strength * (a * one + b * other) for a, b in shares)
     return _warped(frames, blob, fields)
 
@@ -274,6 +278,11 @@ class Blob:
     top: int
     left: int
     weight: Float[np.ndarray, "h w"]
+
+    @property
+    def radius(self) -> float:
+        """Of the box, in pixels."""
+        return min(self.weight.shape) / 2
 
     @property
     def box(self):
@@ -316,7 +325,11 @@ def _field(rng, weight) -> Float[np.ndarray, "h w 2"]:
     coarse = rng.standard_normal((CELLS, CELLS, 2)).astype(np.float32)
     field = cv2.resize(coarse, weight.shape[::-1], interpolation=cv2.INTER_CUBIC)
     field = field * weight[..., None]
-    return field / max(np.linalg.norm(field, axis=-1).max(), 1e-6)
+    return field / max(_longest(field), 1e-6)
+
+
+def _longest(field) -> float:
+    return float(np.linalg.norm(field, axis=-1).max())
 
 
 def _warped(frames, blob: Blob, fields) -> Frames:
