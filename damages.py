@@ -66,6 +66,7 @@ CAMERA_TOLERANCE = 1.5  # px off a homography, to be one of the camera's points
 LEAST_POINTS = 12  # in common between two frames, for a homography
 LEAST_MOTION = 1.0  # px in STRIDE frames, apart from the camera
 TIMES_USUAL = 3.0  # or so many times what half of all points are off the camera's
+MOST_COMPARED = 2000  # points, each with each
 NEIGHBOURS = 20.0  # px between points of one object
 ALIKE = 0.3  # difference of two points' motions, share of the smaller one
 ALIKE_PIXELS = 0.3  # and px on top, for the tracker's noise
@@ -405,26 +406,36 @@ def find_object(frames: Frames) -> Object:
     """The largest thing in a clip that moves apart from the camera.
 
     Points are tracked by Lucas-Kanade, and between frames STRIDE apart the camera is a
-    homography that most of them follow. Those which do not are joined to groups:
-    neighbours with motions alike. The group seen most often, in points times frames,
-    is the object, if it keeps clear of the frame's borders. GrabCut (Rother et al.
-    2004) finds its outline in each frame, from the group's points and their hull.
+    homography that most of them follow. Those which do not are joined to groups, those
+    in the frame's border left out. The group seen most often, in points times frames,
+    is the object. GrabCut (Rother et al. 2004) finds its outline in each frame, from
+    the group's points and their hull.
 
     Args:
         frames: [T, H, W, 3] RGB uint8.
 
     Raises:
-        NotApplicable: no group is large enough and clear of the borders.
+        NotApplicable: no group is large enough and seen in every frame.
     """
     small = np.stack([video.reduced(frame, WORKING_SIZE) for frame in frames])
     result = tracking.track(small, GRID, max_size=WORKING_SIZE, progress=False)
     tracks, visible = result.tracks, result.visible[..., 0] > 0
     apart = _apart_from_camera(tracks, visible)
-    members = _largest_group(tracks, visible, apart, small.shape[1:3])
-    masks = _masks(small, tracks[members], visible[members])
-    others = np.ones(len(tracks), bool)
-    others[members] = False
-    return Object(masks, tracks[others], visible[others])
+    moving, length = _moving(apart)
+    of_them = tracks[moving], visible[moving], apart[moving], length
+    for group in _groups(*of_them, small.shape[1:3]) if len(moving) else ():
+        group = moving[group]
+        if not _is_object(tracks[group], visible[group], small.shape[1:3]):
+            continue
+        masks = _masks(small, tracks[group], visible[group])
+        share = masks.mean(axis=(1, 2))
+        if share.min() > SMALLEST_OBJECT / 2:  # or GrabCut did not make it out
+            others = np.ones(len(tracks), bool)
+            others[group] = False
+            return Object(masks, tracks[others], visible[others])
+    raise NotApplicable(
+        "no object is seen to move apart from the camera, clear of the frame's borders"
+    )
 
 
 def _homography(tracks, visible, s, t) -> Float[np.ndarray, "3 3"] | None:
@@ -453,80 +464,66 @@ def _apart_from_camera(tracks, visible) -> Float[np.ndarray, "N K 2"]:
     return apart
 
 
-def _largest_group(tracks, visible, apart, size):
-    """Which tracks [n] are of the object."""
-    seen = np.isfinite(apart[..., 0])
+def _moving(apart):
+    """Which tracks [n] move apart from the camera, and how far in STRIDE frames [n]."""
+    seen = np.isfinite(apart[..., 0]).sum(axis=1)
     length = np.linalg.norm(np.nan_to_num(apart), axis=-1).sum(axis=1)
-    length = length / np.maximum(seen.sum(axis=1), 1)
-    usual = np.median(length[seen.any(axis=1)]) if seen.any() else 0.0
+    length = length / np.maximum(seen, 1)
+    usual = np.median(length[seen > 0]) if seen.any() else 0.0
     least = max(LEAST_MOTION, TIMES_USUAL * usual)
-    moving = np.flatnonzero((length > least) & (seen.sum(axis=1) > 1))
-    if len(moving):
-        groups = _groups(tracks[moving], visible[moving], apart[moving], length[moving])
-        groups = [moving[group] for group in groups]
-        groups.sort(key=lambda group: -visible[group].sum())
-        clear = [_keeps_clear(tracks[group], visible[group], size) for group in groups]
-        groups = [
-            group for group, is_clear in zip(groups, clear, strict=True) if is_clear
-        ]
-        for group in groups:
-            whole = _with_limbs(group, groups, tracks, visible)
-            if _is_object(tracks[whole], visible[whole], size):
-                return whole
-    raise NotApplicable(
-        "no object is seen to move apart from the camera, clear of the frame's borders"
-    )
+    moving = np.flatnonzero((length > least) & (seen > 1))
+    # Every pair of them is compared. Those seen longest say most.
+    moving = moving[np.argsort(-seen[moving], kind="stable")[:MOST_COMPARED]]
+    return moving, length[moving]
 
 
-def _groups(tracks, visible, apart, length):
-    """Neighbours that move alike, joined: which tracks [n] each group has."""
-    steps = range(0, visible.shape[1], STRIDE)
-    distance = np.full((len(tracks),) * 2, np.inf)
-    for t in steps:
-        place = np.where(visible[:, t, None], tracks[:, t], np.nan)
-        between = np.linalg.norm(place[:, None] - place[None], axis=-1)
-        distance = np.fmin(distance, between)
-    total, count = np.zeros((2, len(tracks), len(tracks)))
-    for motion in apart.transpose(1, 0, 2):
-        between = np.linalg.norm(motion[:, None] - motion[None], axis=-1)
-        total += np.nan_to_num(between)
-        count += np.isfinite(between)
-    allowed = ALIKE * np.minimum(length[:, None], length[None]) + ALIKE_PIXELS
-    alike = (count > 0) & (total < allowed * count)
-    labels = connected_components((distance < NEIGHBOURS) & alike, directed=False)[1]
+def _groups(tracks, visible, apart, length, size):
+    """What may be an object: which tracks [n] are of it, those seen most often first.
+
+    Neighbours that move alike are a part. Of a part in the frame's border nothing is
+    kept. The others that are next to each other are one thing, whose limbs may move
+    otherwise than its body.
+    """
+    near = _distances(tracks, visible) < NEIGHBOURS
+    parts = _components(near & _alike(apart, length))
+    parts = [part for part in parts if _keeps_clear(tracks[part], visible[part], size)]
+    if not parts:
+        return []
+    inside = np.concatenate(parts)
+    wholes = [inside[whole] for whole in _components(near[np.ix_(inside, inside)])]
+    return sorted(wholes, key=lambda whole: -visible[whole].sum())
+
+
+def _components(joined):
+    """Connected components [n] of a graph [N, N]."""
+    labels = connected_components(joined, directed=False)[1]
     return [np.flatnonzero(labels == label) for label in np.unique(labels)]
 
 
+def _distances(tracks, visible) -> Float[np.ndarray, "N N"]:
+    """How close points come to each other in one frame, of every STRIDE, pixels."""
+    closest = np.full((len(tracks),) * 2, np.inf)
+    for t in range(0, visible.shape[1], STRIDE):
+        place = np.where(visible[:, t, None], tracks[:, t], np.nan)
+        closest = np.fmin(closest, cdist(place, place))
+    return closest
+
+
+def _alike(apart, length) -> Bool[np.ndarray, "N N"]:
+    """Which points move alike, where both are seen."""
+    total, count = np.zeros((2, len(apart), len(apart)))
+    for motion in apart.transpose(1, 0, 2):
+        between = cdist(motion, motion)
+        total += np.nan_to_num(between)
+        count += np.isfinite(between)
+    allowed = ALIKE * np.minimum(length[:, None], length[None]) + ALIKE_PIXELS
+    return (count > 0) & (total < allowed * count)
+
+
 def _keeps_clear(tracks, visible, size) -> bool:
-    """Whether a group is clear of the frame's borders."""
+    """Whether points are clear of the frame's borders."""
     gap = np.minimum(tracks, [size[1], size[0]] - tracks).min(axis=-1)
     return (gap[visible] < tracking.MARGIN + BORDER).mean() < 0.02
-
-
-def _with_limbs(group, groups, tracks, visible):
-    """A group [n] and those next to it, which may move otherwise, as legs do."""
-    steps = range(0, visible.shape[1], STRIDE)
-    left = [other for other in groups if other is not group]
-    grown = True
-    while grown:
-        grown = False
-        for k, other in enumerate(left):
-            if _distance(group, other, tracks, visible, steps) < NEIGHBOURS:
-                group, grown = np.concatenate([group, other]), True
-                del left[k]
-                break
-    return group
-
-
-def _distance(group, other, tracks, visible, steps) -> float:
-    """The smallest one between points of two groups in the same frame, pixels."""
-    smallest = np.inf
-    for t in steps:
-        ours = tracks[group, t][visible[group, t]]
-        theirs = tracks[other, t][visible[other, t]]
-        if len(ours) and len(theirs):
-            smallest = min(smallest, cdist(ours, theirs).min())
-    return smallest
 
 
 def _is_object(tracks, visible, size) -> bool:
@@ -655,9 +652,7 @@ def _backgrounds(frames, masks, found: Object, scale):
     before = None
     for t in range(len(frames)):
         frame, left = frames[t].copy(), holes[t].copy()
-        for s in sorted(range(len(frames)), key=lambda s: abs(s - t)):
-            if s == t or abs(s - t) % 2 and abs(s - t) > 1:
-                continue
+        for s in _sources(t, len(frames)):
             if not left.any():
                 break
             _fill(frame, left, frames[s], ~holes[s], _camera(found, s, t, scale))
@@ -669,6 +664,14 @@ def _backgrounds(frames, masks, found: Object, scale):
             frame = cv2.inpaint(frame, left.astype(np.uint8), 3, cv2.INPAINT_TELEA)
         before = frame
         yield frame
+
+
+def _sources(t: int, num_frames: int):
+    """Frames to look behind an object in frame t, the nearest ones first: 1, 2, 3, 4,
+    6, 8, 12, 16, 24... frames off."""
+    off = [1, *(step * 2**k for k in range(num_frames.bit_length()) for step in (2, 3))]
+    near = (t + sign * distance for distance in sorted(off) for sign in (-1, 1))
+    return [s for s in near if 0 <= s < num_frames]
 
 
 def _camera(found: Object, s, t, scale):

@@ -293,6 +293,13 @@ def test_the_object_is_found(moving_object):
     assert overlap.min() > 0.8
 
 
+def test_the_object_is_found_again(moving_object):
+    """Whatever OpenCV's own generator has drawn before."""
+    cv2.setRNGSeed(123)
+    again = damages.find_object(moving_object.frames)
+    np.testing.assert_array_equal(again.masks, moving_object.found.masks)
+
+
 def test_points_off_the_object_are_known(moving_object):
     found = moving_object.found
     at = np.round(found.tracks - 0.5).astype(int)
