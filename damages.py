@@ -48,7 +48,7 @@ MIN_FRAMES = 16
 THUMBNAIL = 64  # longer side of the frames that are asked how much happens, pixels
 EDGE_FRAMES = 4  # intact at either end of a clip, around a jump
 
-# Of the warps; lengths are shares of the frame's longer side, or of the shorter one.
+# Of the warps; displacements are shares of the frame's longer side.
 BLOB_RADIUS = 0.2, 0.3  # of the shorter side, from and to
 BLOB_CORE = 0.3  # of the radius, within which the warp has its full strength
 BLOB_WAVES = 4  # harmonics of the blob's outline
@@ -89,7 +89,7 @@ class NotApplicable(ValueError):
 
 
 def pieces(
-    clip: "video.Video | Sequence[UInt8[np.ndarray, 'H W 3']]",
+    clip: video.Video | Sequence[UInt8[np.ndarray, "H W 3"]],
     length: int = 48,
     cuts: Sequence[int] = (),
 ) -> list[Frames]:
@@ -184,8 +184,8 @@ def frozen(frames: Frames, rng: np.random.Generator) -> Frames:
 def jump(frames: Frames, rng: np.random.Generator) -> Frames:
     """A sixth to a quarter of the frames left out at one moment, at least four.
 
-    The clip gets shorter by that, to [T - skipped, H, W, 3]: of a clip that has no
-    frames to spare, only so a copy can be made that jumps, and nothing is made up.
+    The clip gets shorter by that, to [T - skipped, H, W, 3], for most have no frames to
+    spare. Where length must not tell the copy from the clip, cut the clip as short.
 
     Raises:
         ValueError: not uint8 [T, H, W, 3] with at least MIN_FRAMES frames.
