@@ -46,6 +46,7 @@ LIBRARY = [
     "environment",
     "semantic_points",
     "video",
+    "damages",
     "pipeline",
     "many_videos",
     "scoring_flags",
