@@ -84,6 +84,7 @@ MOST_POINTS = 25_000_000  # tracks times frames; of longer clips fewer tracks ar
 TRACKS_PER_CELL = 8  # of the seeding grid, in a shot
 HELD_SHARE = 4  # one track in so many is held out in a repeated split
 NUM_REGIONS = 8  # of a window, each of which is held out at once
+MOST_TOGETHER = 1200  # tracks of a window that surprise sees at once
 NUM_TAPS = (2 * geometry.DEPTH_TAPS + 1) ** 2  # depth features that have no scale
 
 
@@ -1245,7 +1246,8 @@ def clip_fields(
     options: Options,
     held_out: HeldOut | None = None,
 ) -> list[surprise.Fields]:
-    """Per window, the numbers that surprise is made of, see surprise.window_fields.
+    """Per window, and group of its tracks if there are many, the numbers that surprise
+    is made of, see surprise.window_fields.
 
     Args:
         tracks: of one clip.
@@ -1262,8 +1264,18 @@ def clip_fields(
         if len(window.ids) < surprise.NUM_NEAR[0]:
             continue
         by_region = predict_by_region(checkpoint.model, params, tracks, window, options)
-        fields.append(_window_fields(tracks, window, by_region))
+        for ids in _groups(window, options):
+            fields.append(_window_fields(tracks, window, by_region, ids))
     return fields
+
+
+def _groups(window, options):
+    """A window's tracks dealt at random into groups of a size that surprise is used to:
+    what is sharpest among more of them would be sharper."""
+    ids = np.unique(window.ids)
+    rng = np.random.default_rng([options.seed, window.start, len(ids)])
+    groups = np.array_split(rng.permutation(ids), -(-len(ids) // MOST_TOGETHER))
+    return [np.sort(group) for group in groups]
 
 
 def predict_by_region(
@@ -1300,9 +1312,10 @@ def _at_evaluation_size(tracks, ids, span):
     return pixels, visible & np.isfinite(pixels).all(-1)
 
 
-def _window_fields(tracks, window, by_region):
+def _window_fields(tracks, window, by_region, ids):
     # A track that was held out in several splits counts in the first.
-    ids, first = np.unique(window.ids, return_index=True)
+    unique, first = np.unique(window.ids, return_index=True)
+    first = first[np.searchsorted(unique, ids)]
     span = window.start, window.stop
     pixels, visible = _at_evaluation_size(tracks, ids, span)
     predictions = {

@@ -432,7 +432,7 @@ def score_fields(
     """Realism of a clip and the surprise of its points; None without fields.
 
     Args:
-        fields: of its windows.
+        fields: of its windows; several of one window if they are of different tracks.
         head: of `read_heads`.
         shape: (N, T), tracks and frames of the clip.
         split: in which split each track was held out, for the spread.
@@ -459,8 +459,10 @@ def score_fields(
         spread = float(np.sqrt((len(each) - 1) * np.mean((each - each.mean()) ** 2)))
     with np.errstate(invalid="ignore"):
         points = np.where(count > 0, total / np.maximum(count, 1), np.nan)
-    spans = [(window.start, window.stop) for window in fields]
-    windows = dict(zip(spans, map(realism_of, found), strict=True))
+    by_window = {}
+    for window, value in zip(fields, found, strict=True):
+        by_window.setdefault((window.start, window.stop), []).append(value)
+    windows = {span: realism_of(np.mean(each)) for span, each in by_window.items()}
     return ClipSurprise(clip_realism(found, lengths), spread, windows, points)
 
 
