@@ -114,7 +114,7 @@ def define_offline_flags() -> None:
         "num_scenes",
         130,
         "synthetic: scenes, each with up to twelve impossible twins.",
-        lower_bound=2,
+        lower_bound=1,
     )
     flags.DEFINE_string(
         "pool_dir",

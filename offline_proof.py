@@ -33,7 +33,6 @@ import importlib
 import importlib.util
 import io
 import json
-import logging
 import os
 import pickle
 import zipfile
@@ -63,7 +62,6 @@ from files import whole_file
 from scoring import Estimate
 from video import VideoError, check_file, read_video, video_from_array
 
-LOG = logging.getLogger(__name__)
 VERSION = 1  # of the files of judged clips: those of another version are refused
 FIRST_SEED = 5_000_000  # of synthetic.py: nothing is trained or fitted on these scenes
 NUM_FRAMES, NUM_TRACKS, SIDE = 48, 320, 256  # of a scene; its picture is square
@@ -156,11 +154,8 @@ def run(
                 f"no condition {', '.join(unknown) or 'is given'}: have "
                 + ", ".join(CONDITIONS)
             )
-        if num_scenes < 2:
-            raise pipeline.PipelineError(
-                f"num_scenes is {num_scenes}, must be at least 2: intervals are over "
-                "scenes"
-            )
+        if num_scenes < 1:
+            raise pipeline.PipelineError(f"num_scenes is {num_scenes}, must be 1 or up")
         judges = load_judges(checkpoint_path, chosen)
         pool = Path(pool_dir) if pool_dir else output / "pool"
         seeds = range(FIRST_SEED, FIRST_SEED + num_scenes)
@@ -191,6 +186,12 @@ def run(
             f"no offline benchmark {benchmark!r}: have synthetic, corruptions"
         )
     about = {"benchmark": benchmark, "version": pipeline.VERSION, **judges.made_with()}
+    if not judges.heads:
+        notes.append(
+            f"no head is fitted for {judges.checkpoint.name}: none is left out"
+        )
+    if judges.trajan is None:
+        notes.append(f"no {TRAJAN.name}: not compared with it")
     found = report(rows, groups, notes, pooled=next(iter(groups)) != "damages")
     paths = video_benchmarks.write_report(found, output, about=about)
     written = "\n".join(f"written {path}" for path in paths)
@@ -411,7 +412,6 @@ def load_judges(checkpoint_path: str | None, options: pipeline.Options) -> Judge
         load = getattr(module, "load_heads", None)
         heads = load(checkpoint) if load else None
     if not heads:
-        LOG.info("no fitted head for %s: its own score is judged", checkpoint.name)
         return Judges(checkpoint, options, trajan)
     return Judges(checkpoint, options, trajan, module, heads)
 
@@ -703,6 +703,8 @@ def run_synthetic(
     Returns:
         All of them, and what a reader must know.
     """
+    if not files:
+        raise pipeline.PipelineError("no seed gives a scene: give more --num_scenes")
     rows, made_with = [], judges.made_with()
     jobs = [(condition, file) for file in files for condition in conditions]
     for condition, file in tqdm(jobs, "judging", unit="scene", smoothing=0):
@@ -713,8 +715,6 @@ def run_synthetic(
             _store(path, made_with, judged)
         rows += judged
     notes = []
-    if len(files) < 2:
-        raise pipeline.PipelineError("fewer than two scenes: give more --num_scenes")
     hidden = [r for r in rows if r.kind != INTACT and not r.counts]
     if hidden:
         kinds = Counter(row.kind for row in hidden).most_common()
