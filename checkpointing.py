@@ -78,6 +78,7 @@ class Checkpoint:
         name: file name.
         sha256: of the file; of the parameters where the checkpoint is a directory.
         metadata: what the writer noted beside the configuration.
+        folder: where the file lies; empty for none.
     """
 
     model: TrackAutoEncoder
@@ -86,6 +87,7 @@ class Checkpoint:
     name: str
     sha256: str
     metadata: dict
+    folder: str = ""
 
 
 # Writing.
@@ -180,6 +182,7 @@ def load_checkpoint(
         name=os.path.basename(os.path.normpath(path)),
         sha256=checksum(path, arrays),
         metadata=metadata or {},
+        folder=os.path.dirname(os.path.abspath(path)),
     )
 
 

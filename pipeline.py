@@ -20,6 +20,7 @@ From top to bottom:
     hold_out                tracks predicted from others -> HeldOut
     predict_window          one window, every split -> WindowPrediction
     blend                   windows -> one prediction per track, split and frame
+    clip_fields             tracks and predictions -> what surprise is made of
     percentile              where among intact reference clips a score is
     make_result             HeldOut -> scores, and the arrays of the files
     read_tracks, score_tracks_file      tracks from elsewhere -> Tracks3D, Result
@@ -43,14 +44,18 @@ import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import cv2
 import jax
 import numpy as np
+import scipy.spatial
+import scipy.special
 from jaxtyping import Bool, Float, Float16, Int, UInt8
 from tqdm import tqdm
 
 import checkpointing
 import geometry
 import scoring
+import surprise
 import tracking
 from files import whole_files
 from torch_models import FrontEndError
@@ -79,6 +84,7 @@ NOT_PREDICTED = -20.0  # visible logit where no window predicts a track
 MOST_POINTS = 25_000_000  # tracks times frames; of longer clips fewer tracks are kept
 TRACKS_PER_CELL = 8  # of the seeding grid, in a shot
 HELD_SHARE = 4  # one track in so many is held out in a repeated split
+NUM_REGIONS = 8  # of a window, each of which is held out at once
 NUM_TAPS = (2 * geometry.DEPTH_TAPS + 1) ** 2  # depth features that have no scale
 
 
@@ -769,7 +775,16 @@ def score_tracks(
             "no trackable points (none can be predicted from others and compared): no "
             "score"
         )
-    return make_result(tracks, held_out, checkpoint, options, video)
+    heads = load_heads(checkpoint)
+    if heads is None:
+        LOG.info(
+            "realism: average Jaccard (no surprise head was fitted for this model)"
+        )
+        return make_result(tracks, held_out, checkpoint, options, video)
+    fields = clip_fields(tracks, checkpoint, options, held_out)
+    return make_result(
+        tracks, held_out, checkpoint, options, video, fields, heads["all"]
+    )
 
 
 def clip_windows(
@@ -828,6 +843,8 @@ class WindowPrediction:
         support: per split, the tracks shown; none where there were none to show.
         scale: [S] per split, the scale the model saw them at; NaN without support.
         latents: [S, K, C] per split; NaN without support.
+        log_error_scale: [M, L, 1] log of the error that the model expects, in fractions
+            of the depth; None if the model does not say.
     """
 
     start: int
@@ -840,6 +857,7 @@ class WindowPrediction:
     support: list[Int[np.ndarray, " n"]]
     scale: Float[np.ndarray, " S"]
     latents: Float[np.ndarray, "S K C"]
+    log_error_scale: Float[np.ndarray, "M L 1"] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -973,17 +991,21 @@ def predict_window(
             features_shown(features, shown, window, visible, scale),
         )
         points = middle_points(window[asked], visible[asked])
-        encoded, predicted, logits = predict(
+        encoded, predicted, logits, expected = predict(
             model, params, batch, points / [1, scale, scale, scale]
         )
-        predicted = geometry.denormalize(predicted[:, : stop - start], scale)
-        logits, points = logits[:, : stop - start], points + [start, 0, 0, 0]
-        parts.append((asked, np.full(len(asked), split), predicted, logits, points))
+        inside = np.s_[:, : stop - start]
+        predicted = geometry.denormalize(predicted[inside], scale)
+        points, of_split = points + [start, 0, 0, 0], np.full(len(asked), split)
+        expected = logits if expected is None else expected
+        parts.append(
+            (asked, of_split, predicted, logits[inside], points, expected[inside])
+        )
         scales[split], latents[split] = scale, encoded
     length = stop - start
-    empty = [(0,), (0,), (0, length, 3), (0, length, 1), (0, 4)]
+    empty = [(0,), (0,), (0, length, 3), (0, length, 1), (0, 4), (0, length, 1)]
     parts = parts or [tuple(np.zeros(shape, np.float32) for shape in empty)]
-    ids, of_split, predicted, logits, points = map(
+    ids, of_split, predicted, logits, points, expected = map(
         np.concatenate, zip(*parts, strict=True)
     )
     return WindowPrediction(
@@ -997,6 +1019,7 @@ def predict_window(
         support=support,
         scale=scales,
         latents=latents,
+        log_error_scale=expected if model.predict_error_scale else None,
     )
 
 
@@ -1106,14 +1129,15 @@ def support_batch(
 
 def predict(
     model, params: dict, batch: dict, query_points: Float[np.ndarray, "Q 4"]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Latents [K, C] of a support batch, and [Q, F, 3] and [Q, F, 1] decoded from them.
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
+    """Latents [K, C] of a support batch, and positions [Q, F, 3], visible logits
+    [Q, F, 1] and log error scales [Q, F, 1] (None without that head) decoded from them.
 
     Queries go through in calls of one size: the last is padded, since none of them has
     an influence on another.
     """
     latents = encode(model, params, batch)
-    tracks, logits = [], []
+    tracks, logits, scales = [], [], []
     for first in range(0, len(query_points), QUERIES_PER_CALL):
         chunk = query_points[first : first + QUERIES_PER_CALL]
         padded = np.zeros((1, QUERIES_PER_CALL, 4), np.float32)
@@ -1121,7 +1145,15 @@ def predict(
         out = jax.device_get(decode(model, params, latents, padded))
         tracks.append(out.tracks[0, : len(chunk)])
         logits.append(out.visible_logits[0, : len(chunk)])
-    return np.asarray(latents[0]), np.concatenate(tracks), np.concatenate(logits)
+        if out.log_error_scale is not None:
+            scales.append(out.log_error_scale[0, : len(chunk)])
+    scales = np.concatenate(scales) if scales else None
+    return (
+        np.asarray(latents[0]),
+        np.concatenate(tracks),
+        np.concatenate(logits),
+        scales,
+    )
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -1189,6 +1221,153 @@ def _nearest_frame(mask):
     return np.where(frames - before <= after - frames, before, after)
 
 
+# --- Surprise ---
+
+
+def load_heads(
+    checkpoint: checkpointing.Checkpoint, leave_one_out: bool = False
+) -> dict[str, surprise.Head] | None:
+    """The heads fitted for a checkpoint, by name; None if there are none.
+
+    They lie beside it, or beside the shipped one, in NAME_surprise.npz; "all" is the
+    one that scores.
+
+    Args:
+        checkpoint: a 3DSPA model.
+        leave_one_out: also those that never saw a kind of violation, for evaluation, in
+            NAME_surprise_left_out.npz.
+
+    Raises:
+        PipelineError: a damaged file.
+    """
+    found = {}
+    for folder in (checkpoint.folder, DEFAULT_CHECKPOINT.parent):
+        path = surprise.heads_path(checkpoint.name, folder)
+        paths = [path, path.with_stem(f"{path.stem}_left_out")][: 1 + leave_one_out]
+        try:
+            for path in paths:
+                heads = surprise.read_heads(path, checkpoint.sha256)
+                found = (heads or {}) | found
+        except ValueError as error:
+            raise PipelineError(str(error)) from error
+    return found or None
+
+
+def clip_fields(
+    tracks: Tracks3D,
+    checkpoint: checkpointing.Checkpoint,
+    options: Options,
+    held_out: HeldOut | None = None,
+) -> list[surprise.Fields]:
+    """Per window, the numbers that surprise is made of, see surprise.window_fields.
+
+    Args:
+        tracks: of one clip.
+        checkpoint: a 3DSPA model.
+        options: as of `hold_out`.
+        held_out: of `hold_out` with these; made here if it is not given.
+    """
+    held_out = held_out or hold_out(tracks, checkpoint, options)
+    params = jax.device_put(checkpoint.params)
+    fields = []
+    for window in tqdm(
+        held_out.windows, "surprise", unit="window", delay=1, leave=False
+    ):
+        if len(window.ids) < surprise.NUM_NEAR[0]:
+            continue
+        by_region = predict_by_region(checkpoint.model, params, tracks, window, options)
+        fields.append(_window_fields(tracks, window, by_region))
+    return fields
+
+
+def predict_by_region(
+    model, params: dict, tracks: Tracks3D, window: WindowPrediction, options: Options
+) -> WindowPrediction:
+    """A window's tracks once more, all of a region of the picture held out at once.
+
+    Regions are NUM_REGIONS clusters (k-means) of the tracks' mean positions.
+    """
+    span = window.start, window.stop
+    pixels, visible = _at_evaluation_size(tracks, np.arange(len(tracks.tracks)), span)
+    seen = np.flatnonzero(visible.any(axis=1))
+    weight = visible[seen, :, None]
+    centres = np.where(weight, pixels[seen], 0).sum(1) / weight.sum(1)
+    cv2.setRNGSeed(options.seed % 2**31)
+    number = min(NUM_REGIONS, len(seen))
+    criteria = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_COUNT, 20, 0.1)
+    _, region, _ = cv2.kmeans(
+        centres.astype(np.float32), number, None, criteria, 2, cv2.KMEANS_PP_CENTERS
+    )
+    held = np.zeros((number, len(visible)), bool)
+    held[region[:, 0], seen] = True
+    options = dataclasses.replace(options, num_query_points=None)
+    rng = np.random.default_rng([options.seed, window.start])
+    return predict_window(model, params, tracks, span, held, options, rng)
+
+
+def _at_evaluation_size(tracks, ids, span):
+    """Pixels at 256 [N, L, 2] and what is visible [N, L] of tracks in a window."""
+    camera = scoring.evaluation_intrinsics(tracks.intrinsics, tracks.size)
+    part = np.s_[span[0] : span[1]]
+    pixels = geometry.project(tracks.tracks[ids, part], camera)
+    visible = tracks.visible[ids, part, 0] > 0
+    return pixels, visible & np.isfinite(pixels).all(-1)
+
+
+def _window_fields(tracks, window, by_region):
+    # A track that was held out in several splits counts in the first.
+    ids, first = np.unique(window.ids, return_index=True)
+    span = window.start, window.stop
+    pixels, visible = _at_evaluation_size(tracks, ids, span)
+    predictions = {
+        "nearest": _as_nearest(pixels, visible, window, first),
+        "random": _predicted_pixels(tracks, window, ids),
+        "region": _predicted_pixels(tracks, by_region, ids),
+    }
+    return surprise.window_fields(pixels, visible, predictions, span, ids)
+
+
+def _predicted_pixels(tracks, window, ids):
+    """Of the tracks `ids`; NaN for those that the window does not predict."""
+    camera = scoring.evaluation_intrinsics(tracks.intrinsics, tracks.size)
+    unique, first = np.unique(window.ids, return_index=True)
+    is_there = np.isin(ids, unique)
+    rows = first[np.searchsorted(unique, ids[is_there])]
+    length = window.stop - window.start
+    pixels = np.full((len(ids), length, 2), np.nan, np.float32)
+    pixels[is_there] = geometry.project(window.tracks[rows], camera)
+    visible = np.full((len(ids), length), np.nan, np.float32)
+    visible[is_there] = scipy.special.expit(window.visible_logits[rows, :, 0])
+    if window.log_error_scale is None:
+        return surprise.Predictions(pixels, visible)
+    limit = surprise.MOST_LOG_SCALE
+    scale = np.full((len(ids), length), np.nan, np.float32)
+    log_scale = np.clip(window.log_error_scale[rows, :, 0], -limit, limit)
+    scale[is_there] = camera[0] * np.exp(log_scale)
+    return surprise.Predictions(pixels, visible, scale)
+
+
+def _as_nearest(pixels, visible, window, first):
+    """Each track moved as that one moves which is nearest to it in its query's frame,
+    of those that are not held out with it; needs no model."""
+    asked = window.query_points[first, 0].astype(int) - window.start
+    split = window.splits[first]
+    nearest = np.full(len(first), -1)
+    for t in np.unique(asked):
+        for s in np.unique(split[asked == t]):
+            mine = np.flatnonzero((asked == t) & (split == s))
+            others = np.flatnonzero(visible[:, t] & (split != s))
+            if len(others):
+                tree = scipy.spatial.cKDTree(pixels[others, t])
+                nearest[mine] = others[tree.query(pixels[mine, t])[1]]
+    rows = np.arange(len(first))
+    moved = pixels[nearest[:, None], _nearest_frame(visible)[nearest]]
+    found = pixels[rows, asked][:, None] + moved - pixels[nearest, asked][:, None]
+    return surprise.Predictions(
+        np.where((nearest >= 0)[:, None, None], found, np.nan).astype(np.float32)
+    )
+
+
 # --- From predictions to the result ---
 
 
@@ -1231,25 +1410,39 @@ def make_result(
     checkpoint: checkpointing.Checkpoint,
     options: Options,
     video: Video | None,
+    fields: Sequence[surprise.Fields] = (),
+    head: surprise.Head | None = None,
 ) -> Result:
     """Scores of held-out predictions, and the arrays of the files (DESIGN section 5).
 
-    `per_frame` is the mean coords_score of a frame's points; `realism_std` the standard
-    deviation of the realism of each split alone. With score_all_points realism is that
-    of all tracks together, else the mean over the splits.
+    `per_frame` is the mean coords_score of a frame's points. With a head, realism and
+    coords_score come from surprise, and `realism_std` is the jackknife's over splits.
+    Without one (or without enough tracks for fields) realism is average Jaccard, of all
+    tracks together with score_all_points and else the mean over the splits, and
+    `realism_std` the standard deviation of the realism of each split alone.
     """
     statistics, realism, spread = _scores_of_splits(tracks, held_out, options)
-    scores = _point_scores(tracks, held_out)
-    ids, scores = _mean_by_track(held_out.ids, scores)
+    found = head and _clip_surprise(tracks, held_out, fields, head)
+    if found:
+        realism = found.realism
+        spread = found.spread if np.isfinite(found.spread) else None
+        ids = np.unique(held_out.ids)
+        scores = surprise.coords_score(found.points[ids], head)
+    else:
+        scores = _point_scores(tracks, held_out)
+        ids, scores = _mean_by_track(held_out.ids, scores)
     path = video.path if video and video.path else tracks.path
     score = {
         "video": path,
         "realism": realism,
         "realism_std": spread,
+        "realism_measure": "surprise" if found else "average_jaccard",
         "percentile": _percentile(realism, checkpoint, tracks, ids),
         **statistics,
         "per_frame": _nan_mean(scores, axis=0),
-        "windows": [_window_entry(tracks, window) for window in held_out.windows],
+        "windows": [
+            _window_entry(tracks, window, found) for window in held_out.windows
+        ],
         "cuts": list(tracks.cuts),
         "boxes": [list(box) for box in tracks.boxes],
         "num_tracks": len(ids),
@@ -1276,6 +1469,12 @@ def make_result(
         points=_scored_points(tracks, ids, scores, video),
         video=video,
     )
+
+
+def _clip_surprise(tracks, held_out, fields, head):
+    split = np.zeros(len(tracks.tracks), int)
+    split[held_out.ids[::-1]] = held_out.splits[::-1]  # of several the first
+    return surprise.score_fields(fields, head, tracks.visible.shape[:2], split)
 
 
 def _scores_of_splits(tracks, held_out, options):
@@ -1355,8 +1554,11 @@ def _mean_by_track(ids, scores):
         return unique, (total / count).astype(np.float32)
 
 
-def _window_entry(tracks, window):
+def _window_entry(tracks, window, found):
     """What score.json says about a window, scored on its own predictions alone."""
+    span = window.start, window.stop
+    if found:
+        return _entry(window, found.windows.get(span, float("nan")))
     frames = np.s_[window.start : window.stop]
     ids = window.ids
     visible = tracks.visible[ids, frames, 0] > 0
@@ -1374,12 +1576,16 @@ def _window_entry(tracks, window):
             weights,
         )
     )
+    return _entry(window, realism)
+
+
+def _entry(window, realism):
     return {
         "start": window.start,
         "stop": window.stop,
         "realism": realism,
         "num_support": min(len(support) for support in window.support),
-        "num_queries": len(ids),
+        "num_queries": len(window.ids),
     }
 
 

@@ -1,0 +1,554 @@
+"""How surprising motion is: residuals of held-out predictions, weighed by a small head.
+
+That a track was reconstructed badly says little by itself: most of the error is how
+much moves, and how far. What tells the impossible from the difficult is how the error
+*changes*, against how far off the model expects to be, against what is usual in the
+clip, and whether neighbours share it. From top to bottom:
+
+    Predictions             of one window, by one way of holding tracks out
+    Fields                  numbers about every point and frame of a window
+    window_fields           tracks and predictions of a window -> Fields
+    neighbours, local_mean  which tracks are near a point; means over them
+    Head                    what was fitted: two small networks and a line
+    point_surprise          Fields -> log odds [M] that a point breaks physics there
+    window_statistics       those -> the statistics of a window
+    window_surprise         the statistics -> surprise, 0 for the usual window
+    clip_realism            surprise of all windows -> 0..1
+    score_fields            Fields of a clip -> ClipSurprise
+    coords_score            surprise of points -> 0..1
+    read_heads, write_heads heads beside a checkpoint, NAME_surprise.npz
+
+Tracks are held out in two ways: at random, so that a body's other tracks predict it,
+and region by region, so that they do not (a body whose tracks all do the impossible
+explains itself). `fit_surprise.py` fits heads on simulated scenes and their impossible
+twins.
+"""
+
+import dataclasses
+import json
+import os
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import scipy.spatial
+import scipy.special
+from jaxtyping import Bool, Float, Int
+
+from files import whole_file
+
+VERSION = 1  # of the numbers in Fields: heads of another version are not used
+NUM_NEAR = 4, 16  # neighbours of a point, one for every NEAR_SHARE tracks of a window
+NEAR_SHARE = 40
+LEAST_NEAR = 3  # neighbours that must be known for a mean of them to count
+STRIDES = 1, 3, 6  # frames, of second differences
+FLOOR = 0.03  # pixels added before logarithms
+MOST_LOG_SCALE = 8.0
+CLIP = 5.0  # standard deviations beyond which a number says no more
+NO_MODEL = "observed", "nearest"  # sources of fields that no model is needed for
+MODEL = "random", "region"
+LOWEST_LOGIT, HIGHEST_LOGIT = -20.0, 20.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """Tracks of a window predicted from others, in pixels at 256. NaN: not predicted.
+
+    Attributes:
+        pixels: [N, L, 2].
+        visible: [N, L] probability of being visible; None if it is not predicted.
+        scale: [N, L] how far off the model expects to be, pixels; None likewise.
+    """
+
+    pixels: Float[np.ndarray, "N L 2"]
+    visible: Float[np.ndarray, "N L"] | None = None
+    scale: Float[np.ndarray, "N L"] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Fields:
+    """Numbers about points and frames of a window: where a track is visible, or was in
+    the frame before.
+
+    Attributes:
+        start, stop: frames of the clip.
+        ids: [N] tracks of the clip.
+        rows, frames: [M] which track of `ids`, which frame of the window.
+        values: [M, C] float16, by `names`.
+        names: SOURCE.WHAT, with a source in NO_MODEL or MODEL, or "visible".
+        near: [N, L, K] neighbours of a track in the frame before, -1 for none.
+        covariates: [3] log of the median speed (pixels a frame), of the number of
+            tracks, of that of frames.
+    """
+
+    start: int
+    stop: int
+    ids: Int[np.ndarray, " N"]
+    rows: Int[np.ndarray, " M"]
+    frames: Int[np.ndarray, " M"]
+    values: Float[np.ndarray, "M C"]
+    names: tuple[str, ...]
+    near: Int[np.ndarray, "N L K"]
+    covariates: Float[np.ndarray, "3"]
+
+
+# --- From tracks to numbers ---
+
+
+def window_fields(
+    pixels: Float[np.ndarray, "N L 2"],
+    visible: Bool[np.ndarray, "N L"],
+    predictions: Mapping[str, Predictions],
+    span: tuple[int, int],
+    ids: Int[np.ndarray, " N"],
+) -> Fields:
+    """The numbers about a window.
+
+    Of every source's residuals: their size, their change from frame to frame, and their
+    second differences over STRIDES frames (whose upward part by itself: gravity has a
+    direction); each at the point, its mean over neighbours, both against the window's
+    median, which is given too. Of lost tracks: where, how many nearby, and how visible
+    they were predicted to be.
+
+    Args:
+        pixels: tracks in pixels at 256; anything where hidden.
+        visible: where they are visible.
+        predictions: "nearest", and perhaps "random" and "region".
+        span: frames of the clip.
+        ids: tracks of the clip.
+    """
+    pixels = np.where(visible[..., None], pixels, 0).astype(np.float32)
+    near = neighbours(pixels, visible)
+    before = np.zeros_like(visible)
+    before[:, 1:] = visible[:, :-1]
+    is_row = before | visible
+    is_row[:, 0] = False
+    rows, frames = np.nonzero(is_row)
+    lost = np.where(before, (before & ~visible).astype(np.float32), np.nan)
+    columns: dict[str, np.ndarray] = {}
+
+    def add(name, field, kind):
+        of_kind = {"size": _of_size, "share": _of_share, "signed": _of_signed}[kind]
+        columns.update(of_kind(name, field, local_mean(field, near), rows, frames))
+
+    add("observed.lost", lost, "share")
+    _add_motion(add, "observed", pixels, visible)
+    for source, found in predictions.items():
+        known = visible & np.isfinite(found.pixels).all(-1)
+        residual = np.where(known[..., None], pixels - found.pixels, 0)
+        size = np.linalg.norm(residual, axis=-1)
+        add(f"{source}.error", np.where(known, size, np.nan), "size")
+        _add_motion(add, source, residual, known)
+        if found.visible is not None:
+            chance = np.where(np.isfinite(found.visible), found.visible, 0.5)
+            add(f"{source}.lost", lost * chance, "share")
+            columns |= _as_they_are(f"{source}.visible", chance, near, rows, frames)
+        if found.scale is not None:
+            scale = np.where(np.isfinite(found.scale), found.scale, 1.0)
+            log_scale = np.log(scale + FLOOR)
+            columns |= _as_they_are(f"{source}.scale", log_scale, near, rows, frames)
+    columns["visible"] = visible[rows, frames]
+    speed = np.linalg.norm(_first_difference(pixels, visible), axis=-1)
+    count, length = visible.shape
+    return Fields(
+        *span,
+        ids=ids,
+        rows=rows,
+        frames=frames,
+        values=np.stack(list(columns.values()), axis=1).astype(np.float16),
+        names=tuple(columns),
+        near=near,
+        covariates=np.log([_median(speed) + FLOOR, count, length]),
+    )
+
+
+def _add_motion(add, source, path, known):
+    """How a path [N, L, 2] changes, where it is known [N, L]."""
+    for stride in STRIDES:
+        bend = _second_difference(path, known, stride)
+        add(f"{source}.bend{stride}", np.linalg.norm(bend, axis=-1), "size")
+        if stride > 1:
+            add(f"{source}.up{stride}", bend[..., 1], "signed")
+    step = _first_difference(path, known)
+    add(f"{source}.step", np.linalg.norm(step, axis=-1), "size")
+
+
+def _first_difference(path, known):
+    """path[t] - path[t - 1], at t; NaN unless both are known."""
+    out = np.full(path.shape, np.nan, np.float32)
+    both = known[:, 1:] & known[:, :-1]
+    out[:, 1:] = np.where(both[..., None], path[:, 1:] - path[:, :-1], np.nan)
+    return out
+
+
+def _second_difference(path, known, stride):
+    """path[t + s] - 2 path[t] + path[t - s], at t; NaN unless all three are known."""
+    out = np.full(path.shape, np.nan, np.float32)
+    if path.shape[1] <= 2 * stride:
+        return out
+    first, middle, last = (
+        np.s_[: -2 * stride],
+        np.s_[stride:-stride],
+        np.s_[2 * stride :],
+    )
+    bend = path[:, last] - 2 * path[:, middle] + path[:, first]
+    known = known[:, last] & known[:, middle] & known[:, first]
+    out[:, middle] = np.where(known[..., None], bend, np.nan)
+    return out
+
+
+def _of_size(name, field, local, rows, frames):
+    """A size against the window's median, logarithmic; its neighbours' likewise."""
+    usual = np.log(_median(field) + FLOOR)
+    large = np.log(_quantile(field, 0.95) + FLOOR) - usual
+
+    def against(x):
+        return np.where(np.isfinite(x), np.log(np.maximum(x, 0) + FLOOR) - usual, 0)
+
+    return {
+        name: against(field[rows, frames]),
+        f"{name}.near": against(local[rows, frames]),
+        f"{name}.usual": np.full(len(rows), usual),
+        f"{name}.large": np.full(len(rows), large),
+    }
+
+
+def _of_share(name, field, local, rows, frames):
+    """An event, 0 to 1: here, nearby, in the whole frame, in the window."""
+    known = np.isfinite(field)
+    in_frame = np.where(known, field, 0).sum(0) / np.maximum(known.sum(0), 1)
+    total = float(np.where(known, field, 0).sum() / max(known.sum(), 1))
+    return {
+        name: np.nan_to_num(field[rows, frames]),
+        f"{name}.near": np.nan_to_num(local[rows, frames]),
+        f"{name}.usual": np.full(len(rows), total),
+        f"{name}.frame": in_frame[frames],
+    }
+
+
+def _of_signed(name, field, local, rows, frames):
+    """What has a sign: the neighbours' mean against its usual size."""
+    usual = _median(np.abs(field)) + 0.1
+    return {f"{name}.near": np.nan_to_num(np.arcsinh(local[rows, frames] / usual))}
+
+
+def _as_they_are(name, field, near, rows, frames):
+    local = local_mean(field, near)
+    return {
+        name: np.nan_to_num(field[rows, frames]),
+        f"{name}.near": np.nan_to_num(local[rows, frames]),
+    }
+
+
+def _median(field) -> float:
+    return _quantile(field, 0.5)
+
+
+def _quantile(field, share) -> float:
+    known = field[np.isfinite(field)]
+    return float(np.quantile(known, share)) if len(known) else 0.0
+
+
+def neighbours(
+    pixels: Float[np.ndarray, "N L 2"], visible: Bool[np.ndarray, "N L"]
+) -> Int[np.ndarray, "N L K"]:
+    """The nearest tracks to each, itself among them, in the frame before.
+
+    The more tracks, the more of them, so that they cover a like part of the picture.
+    -1 where the track, or too few others, are visible then.
+    """
+    count, length = visible.shape
+    most = int(np.clip(round(count / NEAR_SHARE), *NUM_NEAR))
+    near = np.full((count, length, most), -1, np.int32)
+    for t in range(length):
+        seen = np.flatnonzero(visible[:, max(t - 1, 0)])
+        if len(seen) >= most:
+            points = pixels[seen, max(t - 1, 0)]
+            near[seen, t] = seen[scipy.spatial.cKDTree(points).query(points, most)[1]]
+    return near
+
+
+def local_mean(
+    field: Float[np.ndarray, "N L"],
+    near: Int[np.ndarray, "N L K"],
+    least: int = 1,
+) -> Float[np.ndarray, "N L"]:
+    """Mean over neighbours of what is known (not NaN); NaN where fewer than `least`
+    are."""
+    around = field[near, np.arange(field.shape[1])[:, None]]
+    known = np.isfinite(around) & (near >= 0)
+    count = known.sum(-1)
+    total = np.where(known, around, 0).sum(-1)
+    return np.where(count >= least, total / np.maximum(count, 1), np.nan)
+
+
+# --- What was fitted ---
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A perceptron for points: (value - mean) / deviation through layers with ReLU.
+
+    Attributes:
+        names: which of Fields' values it takes.
+        mean, deviation: [C] of these.
+        layers: (kernel, bias) of each.
+    """
+
+    names: tuple[str, ...]
+    mean: np.ndarray
+    deviation: np.ndarray
+    layers: tuple[tuple[np.ndarray, np.ndarray], ...]
+
+    def __call__(self, values: Float[np.ndarray, "M C"]) -> Float[np.ndarray, " M"]:
+        x = np.clip((values - self.mean) / self.deviation, -CLIP, CLIP)
+        for kernel, bias in self.layers[:-1]:
+            x = np.maximum(x @ kernel + bias, 0)
+        kernel, bias = self.layers[-1]
+        return (x @ kernel + bias)[:, 0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Head:
+    """What makes a score of Fields; see fit_surprise.py.
+
+    Attributes:
+        networks: for points; the mean of their outputs counts.
+        half: point surprise at which coords_score is a half.
+        mean, deviation, weights: [S] of window_statistics.
+        usual: [4] what surprise intact windows have, as a line in (1, covariates).
+        spread: their standard deviation around it.
+    """
+
+    networks: tuple[Network, ...]
+    half: float
+    mean: np.ndarray
+    deviation: np.ndarray
+    weights: np.ndarray
+    usual: np.ndarray
+    spread: float
+
+
+def point_surprise(
+    fields: Fields, networks: Sequence[Network]
+) -> Float[np.ndarray, " M"]:
+    """Log odds, at even prior odds, that a point breaks physics there and then."""
+    position = {name: i for i, name in enumerate(fields.names)}
+    total = np.zeros(len(fields.rows), np.float32)
+    for network in networks:
+        chosen = [position[name] for name in network.names]
+        total += network(fields.values[:, chosen].astype(np.float32))
+    return np.clip(total / len(networks), LOWEST_LOGIT, HIGHEST_LOGIT)
+
+
+def window_statistics(
+    fields: Fields, surprise: Float[np.ndarray, " M"]
+) -> Float[np.ndarray, "12"]:
+    """Where it is sharpest and how far it spreads.
+
+    The frames' most surprising neighbourhoods: the first, means of three and eight, the
+    median; quantiles of points; their log mean odds; the mean of the ten most
+    surprising; speed and number of tracks.
+    """
+    count, length = fields.near.shape[:2]
+    field = np.full((count, length), np.nan, np.float32)
+    field[fields.rows, fields.frames] = surprise
+    local = local_mean(field, fields.near, LEAST_NEAR)
+    sharpest = np.where(np.isfinite(local), local, -np.inf).max(axis=0, initial=-np.inf)
+    sharpest = np.sort(sharpest[np.isfinite(sharpest)])[::-1]
+    if not len(sharpest):
+        sharpest = np.zeros(1)
+    points = np.sort(surprise)[::-1] if len(surprise) else np.zeros(1)
+    return np.array(
+        [
+            sharpest[0],
+            sharpest[:3].mean(),
+            sharpest[:8].mean(),
+            np.median(sharpest),
+            *np.quantile(points, [0.5, 0.9, 0.99, 0.998]),
+            scipy.special.logsumexp(points) - np.log(len(points)),
+            points[:10].mean(),
+            *fields.covariates[:2],
+        ]
+    )
+
+
+def raw_surprise(statistics: Float[np.ndarray, "*B 12"], head: Head) -> np.ndarray:
+    """Weighed statistics of windows."""
+    standard = (statistics - head.mean) / head.deviation
+    return np.clip(standard, -CLIP, CLIP) @ head.weights
+
+
+def window_surprise(
+    fields: Fields, points: Float[np.ndarray, " M"], head: Head
+) -> float:
+    """A window's surprise, in standard deviations of intact windows that move alike and
+    have as many tracks and frames; from that of its points."""
+    raw = raw_surprise(window_statistics(fields, points), head)
+    usual = head.usual @ np.concatenate([[1.0], fields.covariates])
+    return float((raw - usual) / head.spread)
+
+
+def clip_realism(surprise: Sequence[float], lengths: Sequence[int]) -> float:
+    """From the surprise of a clip's windows, each as long as it is.
+
+    The mean counts. It lies between those of two clips that a cut joins, and a calm
+    hour is no more suspicious than a calm minute, which is not so of the greatest.
+    """
+    return realism_of(np.average(surprise, weights=lengths))
+
+
+def realism_of(surprise: float) -> float:
+    """The share of intact windows that are more surprising, were they normal: 0..1."""
+    return float(scipy.special.ndtr(-surprise))
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipSurprise:
+    """What a head says about a clip.
+
+    Attributes:
+        realism: 0..1, higher is more real.
+        spread: standard deviation of realism by the jackknife over the splits in which
+            tracks were held out, NaN if there is one.
+        windows: realism by (start, stop).
+        points: [N, T] log odds as of `point_surprise`, the mean over windows; NaN where
+            nothing is known.
+    """
+
+    realism: float
+    spread: float
+    windows: dict[tuple[int, int], float]
+    points: Float[np.ndarray, "N T"]
+
+
+def score_fields(
+    fields: Sequence[Fields],
+    head: Head,
+    shape: tuple[int, int],
+    split: Int[np.ndarray, " N"] | None = None,
+) -> ClipSurprise | None:
+    """Realism of a clip and the surprise of its points; None without fields.
+
+    Args:
+        fields: of its windows.
+        head: of `read_heads`.
+        shape: (N, T), tracks and frames of the clip.
+        split: in which split each track was held out, for the spread.
+    """
+    if not fields:
+        return None
+    total, count = np.zeros(shape, np.float32), np.zeros(shape, np.int32)
+    splits = np.unique(split) if split is not None else []
+    found, without = [], [[] for _ in splits]
+    for window in fields:
+        points = point_surprise(window, head.networks)
+        at = window.ids[window.rows], window.start + window.frames
+        total[at] += points
+        count[at] += 1
+        found.append(window_surprise(window, points, head))
+        for left_out, number in zip(without, splits, strict=True):
+            kept = split[at[0]] != number
+            part = _some_points(window, kept)
+            left_out.append(window_surprise(part, points[kept], head))
+    lengths = [window.stop - window.start for window in fields]
+    each = np.array([clip_realism(x, lengths) for x in without])
+    spread = float("nan")
+    if len(each) > 1:
+        spread = float(np.sqrt((len(each) - 1) * np.mean((each - each.mean()) ** 2)))
+    with np.errstate(invalid="ignore"):
+        points = np.where(count > 0, total / np.maximum(count, 1), np.nan)
+    spans = [(window.start, window.stop) for window in fields]
+    windows = dict(zip(spans, map(realism_of, found), strict=True))
+    return ClipSurprise(clip_realism(found, lengths), spread, windows, points)
+
+
+def _some_points(fields, kept):
+    names = ("rows", "frames", "values")
+    return dataclasses.replace(fields, **{n: getattr(fields, n)[kept] for n in names})
+
+
+def coords_score(
+    points: Float[np.ndarray, "*P"], head: Head
+) -> Float[np.ndarray, "*P"]:
+    """The surprise of points as scores in 0..1, higher is more real: a half where few
+    points of intact clips are as surprising. NaN stays."""
+    return scipy.special.expit(head.half - points).astype(np.float32)
+
+
+# --- Files ---
+
+
+def heads_path(checkpoint_name: str, folder: str | os.PathLike) -> Path:
+    """Where the heads of a checkpoint lie."""
+    return Path(folder) / f"{Path(checkpoint_name).stem}_surprise.npz"
+
+
+def write_heads(
+    path: str | os.PathLike, heads: Mapping[str, Head], sha256: str, about: dict
+) -> None:
+    """Writes heads, the SHA-256 of the checkpoint they were fitted for, and how."""
+    arrays = {}
+    for name, head in heads.items():
+        for field in dataclasses.fields(Head):
+            if field.name != "networks":
+                arrays[f"{name}/{field.name}"] = np.asarray(getattr(head, field.name))
+        for i, network in enumerate(head.networks):
+            at = f"{name}/networks/{i}"
+            arrays[f"{at}/names"] = np.array(network.names)
+            arrays[f"{at}/mean"] = network.mean.astype(np.float32)
+            arrays[f"{at}/deviation"] = network.deviation.astype(np.float32)
+            for j, (kernel, bias) in enumerate(network.layers):
+                arrays[f"{at}/kernel{j}"] = kernel.astype(np.float32)
+                arrays[f"{at}/bias{j}"] = bias.astype(np.float32)
+    about = about | {"version": VERSION, "checkpoint_sha256": sha256}
+    with whole_file(path) as file:
+        np.savez_compressed(file, about=np.array(json.dumps(about)), **arrays)
+
+
+def read_heads(path: str | os.PathLike, sha256: str) -> dict[str, Head] | None:
+    """The heads of a file by name; None if there is none, or none for this checkpoint.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    if not os.path.isfile(path):
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            about = json.loads(stored["about"].item())
+            if about["version"] != VERSION or about["checkpoint_sha256"] != sha256:
+                return None
+            arrays = dict(stored)
+        names = dict.fromkeys(key.split("/")[0] for key in arrays if "/" in key)
+        return {name: _head_of(arrays, name) for name in names}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is damaged: fetch it again ({error})") from error
+
+
+def _head_of(arrays, name) -> Head:
+    networks = []
+    while f"{name}/networks/{len(networks)}/mean" in arrays:
+        at = f"{name}/networks/{len(networks)}"
+        count = sum(key.startswith(f"{at}/kernel") for key in arrays)
+        networks.append(
+            Network(
+                tuple(arrays[f"{at}/names"].tolist()),
+                arrays[f"{at}/mean"],
+                arrays[f"{at}/deviation"],
+                tuple(
+                    (arrays[f"{at}/kernel{j}"], arrays[f"{at}/bias{j}"])
+                    for j in range(count)
+                ),
+            )
+        )
+    return Head(
+        tuple(networks),
+        half=float(arrays[f"{name}/half"]),
+        mean=arrays[f"{name}/mean"],
+        deviation=arrays[f"{name}/deviation"],
+        weights=arrays[f"{name}/weights"],
+        usual=arrays[f"{name}/usual"],
+        spread=float(arrays[f"{name}/spread"]),
+    )

@@ -1,0 +1,305 @@
+"""Fits the heads of surprise.py on simulated scenes and their impossible twins.
+
+From top to bottom:
+
+    Example             a window's Fields, what it shows, and which points break physics
+    culprits            which points and frames of a twin count as breaking physics
+    draw_points         points to learn from
+    fit_network         a perceptron for points
+    fit_line            the line over a window's statistics
+    fit_head            all of it
+    fit_heads           the shipped head, those that never saw a kind of violation, and
+                        the same on what needs no model
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import scipy.optimize
+import scipy.special
+from jaxtyping import Float, Int
+from tqdm import tqdm
+
+import surprise
+from surprise import Fields, Head, Network
+
+# From the moment on, which frames show it: most kinds are over at once.
+AT_ONCE = -1, 3
+LASTING = {
+    "freeze": (0, 10),
+    "jitter": (0, 12),
+    "fall_up": (0, 10),
+    "pass_through": (0, 10),
+}
+NOT_SURE = 6  # frames before the moment in which points are not taken for possible
+POSSIBLE_PER_TWIN, POSSIBLE_PER_SCENE = 40, 320  # points drawn
+IMPOSSIBLE_PER_TWIN = 40
+HIDDEN = 48, 24
+STEPS, BATCH = 3000, 1024
+LEARNING_RATE, WEIGHT_DECAY = 2e-3, 1e-2
+PAIR_WEIGHT = 1.0  # of a twin against its own scene, where a window by itself has 1
+RIDGE = 0.1  # the larger, the more the line follows its examples
+HALF_AT = 0.995  # of intact points, those above get a coords_score below a half
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """A window of a simulated clip.
+
+    Attributes:
+        scene: seed of the scene; its twins have the same.
+        kind: of violation, or "none".
+        condition: how its tracks were made.
+        culprit: [M] int8 of the fields' points: 1 breaks physics, 0 does not, -1 for
+            what is not learned from.
+        load: the fields. They are large, and read when they are needed.
+    """
+
+    scene: int
+    kind: str
+    condition: str
+    culprit: Int[np.ndarray, " M"]
+    load: Callable[[], Fields]
+
+
+def culprits(
+    fields: Fields, kind: str, moment: int, is_violating: np.ndarray
+) -> Int[np.ndarray, " M"]:
+    """Which points and frames break physics, see Example.
+
+    Args:
+        fields: of a window that begins with the clip.
+        kind: of violation, or "none".
+        moment: its first frame.
+        is_violating: [N] whether a track of `fields.ids` is of a violating body.
+    """
+    if kind == "none":
+        return np.zeros(len(fields.rows), np.int8)
+    first, last = LASTING.get(kind, AT_ONCE)
+    found = np.where(fields.frames < moment - NOT_SURE, 0, -1).astype(np.int8)
+    within = (fields.frames >= moment + first) & (fields.frames <= moment + last)
+    found[is_violating[fields.rows] & within] = 1
+    return found
+
+
+# --- Points ---
+
+
+def draw_points(
+    examples: Sequence[Example], rng: np.random.Generator
+) -> Iterator[tuple[Example, np.ndarray, np.ndarray]]:
+    """Of every example values [m, C] of some points, and which of them are culprits."""
+    for example in tqdm(examples, "points", leave=False):
+        guilty = np.flatnonzero(example.culprit == 1)
+        innocent = np.flatnonzero(example.culprit == 0)
+        most = POSSIBLE_PER_SCENE if example.kind == "none" else POSSIBLE_PER_TWIN
+        guilty = _some(guilty, IMPOSSIBLE_PER_TWIN, rng)
+        innocent = _some(innocent, most, rng)
+        rows = np.concatenate([guilty, innocent])
+        yield example, example.load().values[rows], np.arange(len(rows)) < len(guilty)
+
+
+def _some(rows, most, rng):
+    return rows if len(rows) <= most else rng.choice(rows, most, replace=False)
+
+
+def fit_network(
+    values: Float[np.ndarray, "M C"],
+    is_culprit: np.ndarray,
+    names: Sequence[str],
+    seed: int = 0,
+) -> Network:
+    """A perceptron that tells culprits from other points, at even odds of the two.
+
+    Args:
+        values: numbers about points, columns as `names`.
+        is_culprit: [M] bool.
+        names: of the columns.
+        seed: of its beginning and of the batches.
+    """
+    values = np.asarray(values, np.float32)
+    mean, deviation = values.mean(0), values.std(0) + 1e-3
+    x = np.clip((values - mean) / deviation, -surprise.CLIP, surprise.CLIP)
+    y = np.asarray(is_culprit, np.float32)
+    weight = np.where(y > 0, 0.5 / max(y.mean(), 1e-6), 0.5 / max(1 - y.mean(), 1e-6))
+    rng = np.random.default_rng(seed)
+    sizes = [x.shape[1], *HIDDEN, 1]
+    params = [
+        (
+            rng.normal(0, np.sqrt(2 / a), (a, b)).astype(np.float32),
+            np.zeros(b, np.float32),
+        )
+        for a, b in zip(sizes, sizes[1:], strict=False)
+    ]
+    schedule = optax.cosine_decay_schedule(LEARNING_RATE, STEPS)
+    optimizer = optax.adamw(schedule, weight_decay=WEIGHT_DECAY)
+
+    def loss(params, x, y, weight):
+        for kernel, bias in params[:-1]:
+            x = jax.nn.relu(x @ kernel + bias)
+        logit = (x @ params[-1][0] + params[-1][1])[:, 0]
+        return jnp.mean(weight * optax.sigmoid_binary_cross_entropy(logit, y))
+
+    @jax.jit
+    def step(params, state, x, y, weight):
+        updates, state = optimizer.update(
+            jax.grad(loss)(params, x, y, weight), state, params
+        )
+        return optax.apply_updates(params, updates), state
+
+    state = optimizer.init(params)
+    for _ in range(STEPS):
+        rows = rng.integers(len(x), size=BATCH)
+        params, state = step(params, state, x[rows], y[rows], weight[rows])
+    layers = tuple((np.asarray(k), np.asarray(b)) for k, b in params)
+    return Network(tuple(names), mean, deviation, layers)
+
+
+# --- Windows ---
+
+
+def fit_line(
+    statistics: Float[np.ndarray, "E S"],
+    kinds: Sequence[str],
+    groups: Sequence,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean, deviation and weights [S] of the line over windows' statistics.
+
+    A logistic one, of twins against scenes and of each twin against its own scene,
+    intact windows counting as much in all as the others.
+
+    Args:
+        statistics: of windows.
+        kinds: of violation, or "none".
+        groups: what a twin and its scene have in common: seed and condition.
+    """
+    mean, deviation = statistics.mean(0), statistics.std(0) + 1e-6
+    x = np.clip((statistics - mean) / deviation, -surprise.CLIP, surprise.CLIP)
+    is_twin = np.array([kind != "none" for kind in kinds])
+    scene_of = {
+        g: i for i, (g, t) in enumerate(zip(groups, is_twin, strict=True)) if not t
+    }
+    pairs = [
+        (i, scene_of[groups[i]])
+        for i in np.flatnonzero(is_twin)
+        if groups[i] in scene_of
+    ]
+    twins, scenes = np.array(pairs, int).reshape(-1, 2).T
+    sign = np.where(is_twin, 1.0, -1.0)
+    weight = np.where(is_twin, 1.0, is_twin.sum() / max((~is_twin).sum(), 1))
+    difference = x[twins] - x[scenes]
+
+    def loss(line):
+        w, b = line[:-1], line[-1]
+        alone = weight * np.logaddexp(0, -sign * (x @ w + b))
+        paired = PAIR_WEIGHT * np.logaddexp(0, -difference @ w)
+        gradient = -weight * sign * scipy.special.expit(-sign * (x @ w + b))
+        of_pairs = -PAIR_WEIGHT * scipy.special.expit(-difference @ w)
+        slope = x.T @ gradient + difference.T @ of_pairs + w / RIDGE
+        total = alone.sum() + paired.sum() + (w**2).sum() / (2 * RIDGE)
+        return total, np.append(slope, gradient.sum())
+
+    found = scipy.optimize.minimize(loss, np.zeros(x.shape[1] + 1), jac=True)
+    return mean, deviation, found.x[:-1]
+
+
+def fit_head(
+    examples: Sequence[Example],
+    drawn: Sequence[tuple[Example, np.ndarray, np.ndarray]],
+    sources: Sequence[Sequence[str]],
+    seed: int = 0,
+) -> Head:
+    """A head from the examples given, and from what was drawn of them.
+
+    Args:
+        examples: windows for the line.
+        drawn: of `draw_points`, for the networks.
+        sources: per network, whose fields it sees; "visible" every one does.
+        seed: of the networks.
+    """
+    names = examples[0].load().names
+    values = np.concatenate([x for _, x, _ in drawn])
+    labels = np.concatenate([y for _, _, y in drawn])
+    networks = []
+    for number, chosen in enumerate(sources):
+        columns = [
+            i for i, n in enumerate(names) if n.split(".")[0] in (*chosen, "visible")
+        ]
+        networks.append(
+            fit_network(
+                values[:, columns], labels, [names[i] for i in columns], seed + number
+            )
+        )
+    statistics, covariates, intact_points = [], [], []
+    for example in tqdm(examples, "windows", leave=False):
+        fields = example.load()
+        points = surprise.point_surprise(fields, networks)
+        statistics.append(surprise.window_statistics(fields, points))
+        covariates.append(fields.covariates)
+        if example.kind == "none":
+            intact_points.append(points[:: max(1, len(points) // 2000)])
+    statistics, covariates = np.array(statistics), np.array(covariates)
+    line = fit_line(
+        statistics,
+        [e.kind for e in examples],
+        [(e.scene, e.condition) for e in examples],
+    )
+    head = Head(
+        tuple(networks),
+        float(np.quantile(np.concatenate(intact_points), HALF_AT)),
+        *line,
+        usual=np.zeros(4),
+        spread=1.0,
+    )
+    return calibrated(head, statistics, covariates, examples)
+
+
+def calibrated(head, statistics, covariates, examples) -> Head:
+    """With what surprise intact windows have, by how they move and how much is tracked.
+
+    Every condition weighs the same.
+    """
+    intact = np.array([e.kind == "none" for e in examples])
+    condition = np.array([e.condition for e in examples])[intact]
+    raw = surprise.raw_surprise(statistics[intact], head)
+    weight = np.ones(len(raw))
+    for name in np.unique(condition):
+        weight[condition == name] = 1 / np.mean(condition == name)
+    root = np.sqrt(weight)
+    design = np.concatenate([np.ones((len(raw), 1)), covariates[intact]], axis=1)
+    # Nearly constant covariates (frames of windows of one length) must not run away.
+    penalty = np.diag([0.0, 1e-3, 1e-3, 1e-1]) * len(raw)
+    scaled = design * root[:, None]
+    usual = np.linalg.solve(scaled.T @ scaled + penalty, scaled.T @ (raw * root))
+    rest = raw - design @ usual
+    spread = float(np.sqrt(np.average(rest**2, weights=weight)))
+    return dataclasses.replace(head, usual=usual, spread=spread)
+
+
+SOURCES = {
+    "all": (surprise.NO_MODEL, surprise.MODEL),
+    # As many networks, so that the mean of two is no advantage.
+    "no model": (surprise.NO_MODEL, surprise.NO_MODEL),
+}
+
+
+def fit_heads(
+    examples: Sequence[Example], left_out: Sequence[str] = (), seed: int = 0
+) -> dict[str, Head]:
+    """Heads by name: "all" and "no model", and for each kind left out "without KIND"
+    and "no model without KIND", which never saw one of it."""
+    drawn = list(draw_points(examples, np.random.default_rng(seed)))
+    heads = {}
+    for kind in tqdm([None, *left_out], "heads"):
+        used = [e for e in examples if e.kind != kind]
+        points = [d for d in drawn if d[0].kind != kind]
+        for name, sources in SOURCES.items():
+            key = name
+            if kind is not None:
+                key = f"without {kind}" if name == "all" else f"{name} without {kind}"
+            heads[key] = fit_head(used, points, sources, seed)
+    return heads

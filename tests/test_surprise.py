@@ -1,0 +1,281 @@
+"""surprise.py and surprise_training.py against loops, parabolas and hand-made clips."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import scipy.optimize
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import surprise
+import surprise_training
+
+
+def straight_tracks(num=60, length=20, seed=0):
+    """Points that move alike and evenly: pixels [N, L, 2], all visible."""
+    rng = np.random.default_rng(seed)
+    start = rng.uniform(20, 236, (num, 1, 2))
+    velocity = np.array([1.5, -0.5])
+    return start + velocity * np.arange(length)[:, None], np.ones((num, length), bool)
+
+
+def fields_of(pixels, visible, predicted=None, **predictions):
+    """Fields of a window in which `predicted` is what each source says."""
+    exact = pixels if predicted is None else predicted
+    found = {"nearest": surprise.Predictions(exact)}
+    for name in surprise.MODEL:
+        scale = np.ones(visible.shape)
+        found[name] = surprise.Predictions(exact, np.full(visible.shape, 0.9), scale)
+    span = 0, visible.shape[1]
+    return surprise.window_fields(
+        pixels, visible, found | predictions, span, np.arange(len(pixels))
+    )
+
+
+def column(fields, name):
+    """A number about points as a picture [N, L], NaN where there is none."""
+    picture = np.full(fields.near.shape[:2], np.nan)
+    picture[fields.rows, fields.frames] = fields.values[:, fields.names.index(name)]
+    return picture
+
+
+# --- Fields ---
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10**6))
+def test_local_means_are_those_of_a_loop(seed):
+    rng = np.random.default_rng(seed)
+    num, length = int(rng.integers(8, 40)), 5
+    pixels = rng.uniform(0, 256, (num, length, 2))
+    visible = rng.random((num, length)) < 0.8
+    field = np.where(rng.random((num, length)) < 0.7, rng.random((num, length)), np.nan)
+    near = surprise.neighbours(pixels, visible)
+    found = surprise.local_mean(field, near, least=2)
+    for t in range(length):
+        s = max(t - 1, 0)
+        seen = np.flatnonzero(visible[:, s])
+        for n in range(num):
+            expected = np.nan
+            if visible[n, s] and len(seen) >= near.shape[2]:
+                away = np.linalg.norm(pixels[seen, s] - pixels[n, s], axis=-1)
+                around = seen[np.argsort(away)[: near.shape[2]]]
+                assert set(near[n, t]) == set(around)
+                known = field[around, t][np.isfinite(field[around, t])]
+                expected = known.mean() if len(known) >= 2 else np.nan
+            else:
+                assert (near[n, t] == -1).all()
+            np.testing.assert_allclose(found[n, t], expected)
+
+
+def test_a_point_has_neighbours_in_proportion_to_the_tracks():
+    for num, expected in ((30, 4), (320, 8), (5000, 16)):
+        pixels, visible = straight_tracks(num, length=2)
+        assert surprise.neighbours(pixels, visible).shape == (num, 2, expected)
+
+
+def test_a_parabola_bends_alike_everywhere():
+    """x = t^2 has second differences 2 s^2; upwards is the y axis' matter."""
+    pixels, visible = straight_tracks(length=20)
+    bent = pixels + np.stack([np.zeros(20), np.arange(20.0) ** 2], -1)
+    visible[3, 7] = False
+    found = fields_of(bent, visible, predicted=bent)
+    for stride in surprise.STRIDES:
+        usual = column(found, f"observed.bend{stride}.usual")
+        np.testing.assert_allclose(
+            np.exp(usual[np.isfinite(usual)]), 2 * stride**2 + surprise.FLOOR, rtol=2e-3
+        )
+        inside = column(found, f"observed.bend{stride}")[0, stride:-stride]
+        np.testing.assert_allclose(inside[max(0, 1 - stride) :], 0, atol=2e-3)
+    up = column(found, "observed.up3.near")[10, 8]
+    assert up == pytest.approx(np.arcsinh(18 / 18.1), abs=2e-3)
+    assert column(found, "random.error.usual")[0, 5] == pytest.approx(
+        np.log(surprise.FLOOR), abs=2e-3
+    )
+
+
+def test_rows_are_where_a_track_is_seen_or_was_just_before():
+    pixels, visible = straight_tracks(length=6)
+    visible[5, 3:] = False
+    found = fields_of(pixels, visible)
+    assert (found.frames > 0).all()
+    assert sorted(found.frames[found.rows == 5]) == [1, 2, 3]
+    lost = column(found, "observed.lost")
+    assert lost[5, 3] == 1 and np.nansum(lost) == 1
+    assert column(found, "random.lost")[5, 3] == pytest.approx(0.9, abs=1e-3)
+    assert column(found, "observed.lost.frame")[0, 3] == pytest.approx(1 / 60, abs=1e-3)
+    assert column(found, "visible")[5, 3] == 0 and column(found, "visible")[5, 2] == 1
+
+
+def test_what_hidden_tracks_hold_does_not_matter():
+    pixels, visible = straight_tracks(length=9)
+    visible[::7, 4:6] = False
+    first = fields_of(pixels, visible, predicted=pixels + 0.3)
+    garbage = np.where(visible[..., None], pixels, np.nan)
+    second = fields_of(garbage, visible, predicted=pixels + 0.3)
+    np.testing.assert_array_equal(first.values, second.values)
+
+
+def test_a_jump_is_where_the_error_changes():
+    pixels, visible = straight_tracks(length=20)
+    jumped = pixels.copy()
+    jumped[:6, 11:] += 12
+    found = fields_of(jumped, visible, predicted=pixels)
+    step = column(found, "random.step")
+    assert np.nanargmax(step[:6].mean(0)) == 11
+    assert step[:6, 11].min() > 4 and np.nanmax(np.abs(step[6:])) < 0.01
+
+
+# --- Heads ---
+
+
+def some_head(names, seed=0):
+    rng = np.random.default_rng(seed)
+    network = surprise.Network(
+        tuple(names),
+        rng.normal(size=len(names)).astype(np.float32),
+        np.full(len(names), 2, np.float32),
+        (
+            (
+                rng.normal(size=(len(names), 3)).astype(np.float32),
+                np.ones(3, np.float32),
+            ),
+            (rng.normal(size=(3, 1)).astype(np.float32), np.zeros(1, np.float32)),
+        ),
+    )
+    return surprise.Head(
+        (network, network),
+        half=2.0,
+        mean=np.zeros(12),
+        deviation=np.ones(12),
+        weights=rng.normal(size=12),
+        usual=np.array([0.5, 0.1, 0, 0]),
+        spread=2.0,
+    )
+
+
+def test_a_network_is_that_of_the_formula():
+    head = some_head(["a", "b"])
+    network = head.networks[0]
+    values = np.array([[0.5, -1.0], [30.0, 0.0]], np.float32)
+    (k0, b0), (k1, b1) = network.layers
+    for row, found in zip(values, network(values), strict=True):
+        x = np.clip((row - network.mean) / 2, -5, 5)
+        hidden = [max(0.0, float(x @ k0[:, j] + b0[j])) for j in range(3)]
+        assert found == pytest.approx(float(hidden @ k1[:, 0] + b1[0]), rel=1e-5)
+
+
+def test_realism_falls_with_surprise_and_lies_between_those_of_its_windows():
+    assert surprise.realism_of(0) == 0.5
+    assert surprise.realism_of(1) == pytest.approx(0.158655, abs=1e-6)
+    joined = surprise.clip_realism([0.2, -1.0], [48, 30])
+    assert surprise.realism_of(0.2) < joined < surprise.realism_of(-1)
+
+
+def test_windows_are_joined_and_points_averaged():
+    pixels, visible = straight_tracks(length=20)
+    first = fields_of(pixels, visible)
+    second = dataclasses.replace(first, start=10, stop=30)
+    head = some_head(["random.step", "visible"])
+    split = np.arange(60) % 4
+    found = surprise.score_fields([first, second], head, (60, 30), split)
+    points = surprise.point_surprise(first, head.networks)
+    alone = surprise.window_surprise(first, points, head)
+    assert found.realism == pytest.approx(surprise.realism_of(alone))
+    assert list(found.windows) == [(0, 20), (10, 30)]
+    picture = np.full((60, 20), np.nan)
+    picture[first.rows, first.frames] = points
+    np.testing.assert_allclose(found.points[:, 1:10], picture[:, 1:10], rtol=1e-6)
+    both = (picture[:, 11:] + picture[:, 1:10]) / 2
+    np.testing.assert_allclose(found.points[:, 11:20], both, rtol=1e-5)
+    assert np.isnan(found.points[:, 0]).all() and found.spread >= 0
+    assert surprise.score_fields([], head, (60, 30)) is None
+    scores = surprise.coords_score(np.array([2.0, 100, -100, np.nan]), head)
+    np.testing.assert_allclose(scores, [0.5, 0, 1, np.nan], atol=1e-6)
+
+
+def test_heads_come_back_from_their_file(tmp_path):
+    path = tmp_path / "m_surprise.npz"
+    heads = {"all": some_head(["a", "b"]), "no model": some_head(["b"], 1)}
+    surprise.write_heads(path, heads, "abc", {"command": "x"})
+    found = surprise.read_heads(path, "abc")
+    assert found.keys() == heads.keys()
+    values = np.random.default_rng(0).normal(size=(5, 2)).astype(np.float32)
+    for name, head in heads.items():
+        back = found[name]
+        assert back.networks[0].names == head.networks[0].names
+        assert back.half == 2 and back.spread == 2 and len(back.networks) == 2
+        x = values[:, : len(head.networks[0].names)]
+        np.testing.assert_array_equal(back.networks[1](x), head.networks[1](x))
+        np.testing.assert_array_equal(back.usual, head.usual)
+    assert surprise.read_heads(path, "of another checkpoint") is None
+    assert surprise.read_heads(tmp_path / "none.npz", "abc") is None
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(ValueError, match="is damaged: fetch it again"):
+        surprise.read_heads(path, "abc")
+
+
+# --- Fitting ---
+
+
+def test_culprits_are_the_violating_points_around_the_moment():
+    fields = fields_of(*straight_tracks(length=30))
+    violating = np.arange(60) < 5
+    found = surprise_training.culprits(fields, "teleport", 15, violating)
+    picture = np.full((60, 30), 9)
+    picture[fields.rows, fields.frames] = found
+    assert (picture[:5, 14:19] == 1).all() and (picture[:5, 19:] == -1).all()
+    assert (picture[:, 1:9] == 0).all() and (picture[5:, 9:] == -1).all()
+    assert not surprise_training.culprits(fields, "none", -1, violating).any()
+    lasting = surprise_training.culprits(fields, "jitter", 10, violating)
+    assert (lasting == 1).sum() == 5 * 13
+
+
+def test_the_line_is_the_best_one():
+    """Its loss, written down once more, has the same minimum."""
+    rng = np.random.default_rng(0)
+    kinds = np.array(["none", "kick", "jitter"] * 30)
+    groups = [(i // 3, "true") for i in range(90)]
+    statistics = rng.normal(size=(90, 3)) + (kinds != "none")[:, None] * [1, 0.3, 0]
+    mean, deviation, weights = surprise_training.fit_line(statistics, kinds, groups)
+    x = np.clip((statistics - mean) / deviation, -5, 5)
+
+    def loss(line):
+        total = (line[:-1] ** 2).sum() / (2 * surprise_training.RIDGE)
+        for i, kind in enumerate(kinds):
+            sign, weight = (1, 1) if kind != "none" else (-1, 2)
+            total += weight * np.log1p(np.exp(-sign * (x[i] @ line[:-1] + line[-1])))
+            if kind != "none":
+                apart = (x[i] - x[i // 3 * 3]) @ line[:-1]
+                total += surprise_training.PAIR_WEIGHT * np.log1p(np.exp(-apart))
+        return total
+
+    best = scipy.optimize.minimize(loss, np.zeros(4))
+    np.testing.assert_allclose(weights, best.x[:-1], atol=1e-3)
+    assert weights[0] > weights[1] > abs(weights[2])
+
+
+def test_a_network_learns_what_no_line_can(monkeypatch):
+    monkeypatch.setattr(surprise_training, "STEPS", 400)
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(4000, 2)).astype(np.float32)
+    labels = (values[:, 0] > 0) ^ (values[:, 1] > 0)
+    network = surprise_training.fit_network(values, labels, ["a", "b"])
+    assert np.mean((network(values) > 0) == labels) > 0.93
+
+
+def test_calibration_takes_out_speed():
+    """Intact windows have surprise 0 ± 1, whatever their speed."""
+    rng = np.random.default_rng(0)
+    covariates = np.stack([rng.normal(size=200), np.full(200, 5.0), np.full(200, 4)], 1)
+    statistics = rng.normal(0, 0.5, (200, 12)) + covariates[:, :1]
+    head = dataclasses.replace(some_head(["a"]), weights=np.ones(12) / 12)
+    intact = surprise_training.Example(0, "none", "true", np.zeros(0), lambda: None)
+    found = surprise_training.calibrated(head, statistics, covariates, [intact] * 200)
+    raw = surprise.raw_surprise(np.clip(statistics, -5, 5), found)
+    inside = np.abs(statistics).max(1) < 5
+    usual = np.concatenate([np.ones((200, 1)), covariates], 1) @ found.usual
+    rest = ((raw - usual) / found.spread)[inside]
+    assert abs(np.corrcoef(rest, covariates[inside, 0])[0, 1]) < 0.3
+    assert abs(rest.mean()) < 0.3 and rest.std() < 1.3
