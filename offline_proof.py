@@ -29,8 +29,6 @@ import csv
 import dataclasses
 import functools
 import hashlib
-import importlib
-import importlib.util
 import io
 import json
 import os
@@ -54,6 +52,7 @@ import geometry
 import many_videos
 import pipeline
 import scoring
+import surprise
 import synthetic
 import tracking
 import video_benchmarks
@@ -72,6 +71,8 @@ SHOWN_PIXELS = 4.0  # at 256, that some point must be from where it would be
 SAME_PIXELS = 0.1  # within which two clips' tracks are one, before anything happened
 BEFORE, AFTER = 2, 12  # frames around a violation in which its culprit may be seen
 FEW_TWINS = 100  # below which a kind's figures come with a note
+# Which no head was fitted on (its tracks show nothing): "all" has left it out, too.
+NEVER_FITTED = ("texture_swap",)
 TRAJAN = pipeline.DEFAULT_CHECKPOINT.with_name("trajan_mini.npz")
 
 # As a tracker sees a clip: noise as in training, lost tracks, neither depth nor focal
@@ -367,31 +368,29 @@ class Judges:
         options: how it scores.
         trajan: the 2D model beside it, with parameters on the device; None if it is
             not there.
-        surprise: the module of the learned score; None without one, or without heads.
-        heads: "all", the shipped head; "without KIND", fitted without that violation;
-            "no model" and "no model without KIND", fitted in the same way on what no
-            model is needed for.
+        heads: of pipeline.load_heads: "all" is the one that scores, "no model" the same
+            on what needs none; "without KIND" and "no model without KIND" never saw
+            that violation. Of the last two all kinds are there, or none.
+        notes: what lacks.
     """
 
     checkpoint: checkpointing.Checkpoint
     options: pipeline.Options
     trajan: checkpointing.Checkpoint | None = None
-    surprise: object | None = None
-    heads: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    heads: Mapping[str, surprise.Head] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def made_with(self) -> dict:
         """What judged clips must agree in, to be compared with others."""
-        trajan = self.trajan and self.trajan.sha256
         heads = hashlib.sha256(pickle.dumps(self.heads)).hexdigest()
+        checkpoint = {n: getattr(self.checkpoint, n) for n in ("name", "sha256")}
         made = {
-            "checkpoint": {
-                "name": self.checkpoint.name, "sha256": self.checkpoint.sha256
-            },
-            "trajan": trajan,
+            "checkpoint": checkpoint,
+            "trajan": self.trajan and self.trajan.sha256,
             "heads": heads if self.heads else None,
             "judged": VERSION,
             "options": dataclasses.asdict(self.options),
-        }  # fmt: skip
+        }
         return json.loads(json.dumps(made))
 
 
@@ -401,35 +400,58 @@ def load_judges(checkpoint_path: str | None, options: pipeline.Options) -> Judge
     Raises:
         PipelineError, CheckpointError: a checkpoint that cannot be used.
     """
-    checkpoint = pipeline.load_checkpoint(checkpoint_path, options)
+    checkpoint, notes = pipeline.load_checkpoint(checkpoint_path, options), []
     trajan = None
     if TRAJAN.exists():
         trajan = checkpointing.load_checkpoint(str(TRAJAN))
         trajan = dataclasses.replace(trajan, params=jax.device_put(trajan.params))
-    module, heads = None, None
-    if importlib.util.find_spec("surprise"):
-        module = importlib.import_module("surprise")
-        load = getattr(module, "load_heads", None)
-        heads = load(checkpoint) if load else None
+    else:
+        notes.append(f"no {TRAJAN.name}: not compared with it")
+    heads = pipeline.load_heads(checkpoint, leave_one_out=True) or {}
     if not heads:
-        return Judges(checkpoint, options, trajan)
-    return Judges(checkpoint, options, trajan, module, heads)
+        notes.append(f"no head is fitted for {checkpoint.name}: realism is its own")
+    for kind in NEVER_FITTED if heads else ():
+        same = {f"without {kind}": "all", f"no model without {kind}": "no model"}
+        heads = {name: heads[head] for name, head in same.items()} | heads
+    lacking = [
+        f"{prefix}without {kind}"
+        for prefix in ("", "no model ")
+        for kind in synthetic.VIOLATIONS
+        if f"{prefix}without {kind}" not in heads
+    ]
+    if heads and lacking:
+        notes.append(f"{len(lacking)} heads that leave a kind out are not there: none "
+                     f"is used; first {lacking[0]!r}")  # fmt: skip
+        heads = {name: head for name, head in heads.items() if "without" not in name}
+    return Judges(checkpoint, options, trajan, heads, tuple(notes))
+
+
+@dataclasses.dataclass(frozen=True)
+class Judgement:
+    """What is said about a clip.
+
+    Attributes:
+        values: by the names in MEASURES, each a number, or of LEFT_OUT {kind: number};
+            NaN, or not there, where one is unknown.
+        surprise: per point, the lower its coords_score the higher; NaN where it has
+            none.
+        left_out: the same of heads that never saw a kind, by kind.
+    """
+
+    values: dict[str, object]
+    surprise: Float[np.ndarray, "N T"]
+    left_out: dict[str, Float[np.ndarray, "N T"]]
 
 
 def judge(
     tracks: pipeline.Tracks3D, judges: Judges, kinds: Sequence[str] = ()
-) -> tuple[dict, Float[np.ndarray, "N T"]]:
+) -> Judgement:
     """The score of a clip, the baselines, and how surprising its points are.
 
     Args:
         tracks: of the clip.
         judges: of `load_judges`.
         kinds: violations whose left-out heads judge it, too.
-
-    Returns:
-        Values by the names in MEASURES, each a number, or of LEFT_OUT {kind: number};
-        NaN, or not there, where one is unknown. Surprise per point, higher is more, NaN
-        where a point is not judged.
 
     Raises:
         NothingToTrack: too few tracks to hold any out.
@@ -440,8 +462,11 @@ def judge(
     visible = tracks.visible[..., 0] > 0
     if not (visible[held_out.ids] & held_out.counted).any():
         raise pipeline.NothingToTrack("no track can be predicted from others")
+    how, fields, heads = (judges.checkpoint, judges.options), (), judges.heads
+    if heads:
+        fields = pipeline.clip_fields(tracks, *how, held_out)
     result = pipeline.make_result(
-        tracks, held_out, judges.checkpoint, judges.options, None
+        tracks, held_out, *how, None, fields, heads.get("all")
     )
     camera = scoring.evaluation_intrinsics(tracks.intrinsics, tracks.size)
     lengths = acceleration(geometry.project(tracks.tracks, camera), visible)
@@ -456,31 +481,34 @@ def judge(
     }
     if judges.trajan:
         values["trajan_jaccard"] = jaccard_2d(tracks, held_out, judges.trajan)
-    surprise = np.full(visible.shape, np.nan, np.float32)
-    surprise[np.unique(held_out.ids)] = -result.points["coords_score"].T
-    if judges.surprise is None:
-        return values, surprise
-    by_head, surprise = _by_heads(tracks, judges, kinds)
-    return values | by_head, surprise
+    points = np.full(visible.shape, np.nan, np.float32)
+    points[np.unique(held_out.ids)] = -result.points["coords_score"].T
+    more, left_out = _by_other_heads(fields, heads, kinds, visible.shape)
+    return Judgement(values | more, points, left_out)
 
 
-def _by_heads(tracks, judges, kinds):
-    """What the fitted heads say, in MEASURES; and the point logits of the shipped one.
-
-    The model runs once, however many heads there are.
-    """
-    fields = judges.surprise.clip_fields(tracks, judges.checkpoint, judges.options)
+def _by_other_heads(fields, heads, kinds, shape):
+    """What the heads say that do not score, in MEASURES; and of those that leave a kind
+    out the log odds of points."""
+    by_name = {
+        name: surprise.score_fields(fields, heads[name], shape)
+        for name in [
+            "no model",
+            *(f"without {kind}" for kind in kinds),
+            *(f"no model without {kind}" for kind in kinds),
+        ]
+        if name in heads
+    }
 
     def realism(name):
-        if name not in judges.heads:
-            return float("nan")
-        return float(judges.surprise.score_clip(fields, judges.heads[name])[0])
+        found = by_name.get(name)
+        return found.realism if found else float("nan")
 
-    _, points = judges.surprise.score_clip(fields, judges.heads["all"])
-    values = {"realism": realism("all"), "no_model": realism("no model")}
+    values = {"no_model": realism("no model")}
     for measure, prefix in zip(LEFT_OUT, ("", "no model "), strict=True):
         values[measure] = {kind: realism(f"{prefix}without {kind}") for kind in kinds}
-    return values, np.asarray(points)
+    points = {kind: by_name.get(f"without {kind}") for kind in kinds}
+    return values, {kind: x.points for kind, x in points.items() if x}
 
 
 # --- Simulated scenes and their twins ---
@@ -737,31 +765,38 @@ def _judge_scene(file, condition, judges) -> list["Row"]:
     rows = []
     for kind in (INTACT, *kinds):
         counts = kind == INTACT or shows(stored, kind, condition)
-        values, points = {}, None
+        found, points = None, {}
         if counts:
             tracks = condition_tracks(stored, kind, condition, seed)
-            asked = kinds if kind == INTACT else [kind]
-            values, surprise = _judged(tracks, judges, asked)
-        if counts and surprise is not None and condition == "true" and kind != INTACT:
-            own = stored[f"{kind}/track_ids"] >= 0
-            violates = np.isin(stored[f"{kind}/instance"][own], stored[f"{kind}/ids"])
-            points = culprit(surprise, int(stored[f"{kind}/frame"]), violates)
-        rows.append(_row(str(seed), str(seed), condition, kind, values, counts, points))
+            found = _judged(tracks, judges, kinds if kind == INTACT else [kind])
+        if found and condition == "true" and kind != INTACT:
+            points = _culprits(found, stored, kind)
+        values = found.values if found else {}
+        rows.append(Row(str(seed), str(seed), condition, kind, counts, values, points))
     return rows
 
 
-def _judged(tracks, judges, kinds=()):
+def _culprits(found: Judgement, stored, kind) -> dict:
+    """Row.points of a twin."""
+    own = stored[f"{kind}/track_ids"] >= 0
+    violates = np.isin(stored[f"{kind}/instance"][own], stored[f"{kind}/ids"])
+    points = {}
+    for name, by_point in (
+        ("shipped", found.surprise),
+        ("left out", found.left_out.get(kind)),
+    ):
+        if by_point is not None:
+            highest, whose = culprit(by_point, int(stored[f"{kind}/frame"]), violates)
+            highest = [float(f"{x:.6g}") for x in highest]
+            points[name] = highest, [int(x) for x in whose]
+    return points
+
+
+def _judged(tracks, judges, kinds=()) -> Judgement | None:
     try:
         return judge(tracks, judges, kinds)
     except pipeline.NothingToTrack:
-        return {}, None
-
-
-def _row(group, clip, condition, kind, values, counts=True, points=None):
-    if points is not None:
-        surprise, violates = points
-        points = [round(float(x), 4) for x in surprise], [int(x) for x in violates]
-    return Row(group, clip, condition, kind, counts, values, points)
+        return None
 
 
 # --- Real clips and damaged copies ---
@@ -829,7 +864,7 @@ def _pieces(path, options):
 
 def _judge_piece(video, clip, piece, values_of, made) -> list["Row"]:
     """A piece, and all of its damaged copies."""
-    rows = [_row(video, clip, "real", INTACT, values_of(piece))]
+    rows = [Row(video, clip, "real", INTACT, True, values_of(piece))]
     try:
         thing = damages.find_object(piece)
     except damages.NotApplicable:
@@ -847,7 +882,7 @@ def _judge_piece(video, clip, piece, values_of, made) -> list["Row"]:
                 damaged = damage(piece, rng)
             except damages.NotApplicable:
                 continue
-            rows.append(_row(video, clip, "real", kind, values_of(damaged)))
+            rows.append(Row(video, clip, "real", kind, True, values_of(damaged)))
     return rows
 
 
@@ -859,7 +894,8 @@ def _video_values(frames, *, fps, judges, front_ends) -> dict:
         _, tracks = pipeline.lift_video(video, judges.options, front_ends)
     except pipeline.NothingToTrack:
         return {}
-    return _judged(tracks, judges)[0]
+    found = _judged(tracks, judges)
+    return found.values if found else {}
 
 
 # --- Files of judged clips ---
@@ -876,8 +912,8 @@ class Row:
         kind: what was done to it, "none" for nothing.
         counts: whether that shows; the others are not judged.
         values: of `judge`.
-        points: surprise of points near a violation and whether they are the violating
-            body's, where that is known.
+        points: of the "shipped" score, and of the head "left out": surprise of points
+            near a violation, and whether they are the violating body's.
     """
 
     group: str
@@ -886,7 +922,9 @@ class Row:
     kind: str
     counts: bool
     values: Mapping[str, object]
-    points: tuple[Sequence[float], Sequence[int]] | None = None
+    points: Mapping[str, tuple[Sequence[float], Sequence[int]]] = dataclasses.field(
+        default_factory=dict
+    )
 
     def value(self, measure: str, kind: str) -> float:
         """What a measure says of the clip when it is compared in that kind."""
@@ -1117,7 +1155,8 @@ def report(
     left_out = sum(part.left_out for part in parts.values())
     if left_out:
         notes.append(f"{left_out} damaged clips could not be judged by every measure")
-    culprits = culprits_found(rows, groups)
+    culprits = {by: culprits_found(rows, groups, by) for by in ("shipped", "left out")}
+    culprits = {by: found for by, found in culprits.items() if found}
     score = _score_of(measures)
     labels = {name: MEASURES[name][0] for name in measures}
     return video_benchmarks.Report(
@@ -1178,10 +1217,11 @@ def _figures(comparison, measures) -> dict:
 
 
 def culprits_found(
-    rows: Sequence[Row], groups: Mapping[str, Sequence[str]]
+    rows: Sequence[Row], groups: Mapping[str, Sequence[str]], by: str = "shipped"
 ) -> dict[str, dict]:
     """How well surprise points at the violating body: AUROC of its points against the
-    rest, per group and kind.
+    rest, per group and kind; `by` the shipped score, or the head that never saw the
+    kind ("left out").
 
     Returns:
         `points`, of all clips' points together, and `clips`, the mean of each clip's
@@ -1189,11 +1229,11 @@ def culprits_found(
     """
     of_kind = defaultdict(list)
     for row in rows:
-        if row.points is None:
+        if by not in row.points:
             continue
-        surprise, violates = (np.asarray(x, float) for x in row.points)
+        points, violates = (np.asarray(x, float) for x in row.points[by])
         if 0 < violates.sum() < len(violates):
-            of_kind[row.kind].append((row.group, surprise, violates > 0))
+            of_kind[row.kind].append((row.group, points, violates > 0))
     found = {}
     for name, kinds in {
         **groups,
@@ -1202,14 +1242,14 @@ def culprits_found(
         clips = [clip for kind in kinds for clip in of_kind[kind]]
         if not clips:
             continue
-        scenes, surprise, violates = zip(*clips, strict=True)
+        scenes, points, violates = zip(*clips, strict=True)
         each = np.array(
-            [scoring.auroc(s, v) for s, v in zip(surprise, violates, strict=True)]
+            [scoring.auroc(p, v) for p, v in zip(points, violates, strict=True)]
         )
-        of_point = np.repeat(scenes, [len(x) for x in surprise])
-        points = np.concatenate(surprise), np.concatenate(violates)
+        of_point = np.repeat(scenes, [len(x) for x in points])
+        together = np.concatenate(points), np.concatenate(violates)
         found[name] = {
-            "points": scoring.bootstrap(scoring.auroc, *points, groups=of_point),
+            "points": scoring.bootstrap(scoring.auroc, *together, groups=of_point),
             "clips": scoring.bootstrap(scoring.mean, each, groups=scenes),
         }
     return found
@@ -1259,12 +1299,14 @@ def _by_kind(section, names, question, measures):
 
 
 def _culprit_table(culprits) -> list[video_benchmarks.Table]:
-    if not culprits:
-        return []
-    rows = [[name, x["points"], x["clips"]] for name, x in culprits.items()]
-    head = ("", "all points", "mean over clips")
-    title = "AUROC of the violating body's points, by surprise, from true tracks"
-    return [video_benchmarks.Table(title, head, rows)]
+    tables = []
+    for by, found in culprits.items():
+        rows = [[name, x["points"], x["clips"]] for name, x in found.items()]
+        head = ("", "all points", "mean over clips")
+        title = "AUROC of the violating body's points, by surprise, from true tracks"
+        title += "; the kind left out" if by == "left out" else ""
+        tables.append(video_benchmarks.Table(title, head, rows))
+    return tables
 
 
 def _results_csv(rows, measures) -> bytes:

@@ -305,13 +305,14 @@ def proof_section(name: str, more_flags: str = "") -> str:
         parts += [f"#### {section}, {first}", proof_table(found, score, measures)]
         for question, title in QUESTIONS.items():
             parts += [f"{section}, {title}:", kinds_table(names, question, measures)]
-    if stored["culprit"]:
+    for by, of_kind in stored["culprit"].items():
         rows = [
             [kind, interval(x["points"]), interval(x["clips"])]
-            for kind, x in stored["culprit"].items()
+            for kind, x in of_kind.items()
         ]
         parts += [
-            "AUROC of the violating body's points by surprise, from true tracks:",
+            "AUROC of the violating body's points by surprise, from true tracks "
+            f"({by} head):",
             table(["", "all points", "mean over clips"], rows),
         ]
     parts += [f"- {note}" for note in stored["notes"]]

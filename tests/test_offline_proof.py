@@ -16,6 +16,7 @@ import geometry
 import offline_proof
 import pipeline
 import scoring
+import surprise
 import synthetic
 import track_autoencoder
 import track_autoencoder_3d
@@ -254,16 +255,15 @@ def test_the_culprit_is_sought_around_the_violation():
     assert highest.tolist() == [3, 5, 0] and whose.tolist() == [True, False, False]
 
 
-def row(group, kind, condition="true", points=None, counts=True, clip=None, **values):
-    clip = clip or group
-    return Row(group, clip, condition, kind, counts, values, points)
+def row(group, kind, condition="true", points=None, counts=True, **values):
+    return Row(group, group, condition, kind, counts, values, points or {})
 
 
 def test_culprits_by_kind_and_group():
     rows = [
-        row("a", "kick", points=([3, 2, 1], [1, 0, 0])),  # 1
-        row("b", "kick", points=([30, 20, 10], [0, 1, 0])),  # a half
-        row("a", "jitter", points=([1, 2], [1, 1])),  # no other points
+        row("a", "kick", points={"shipped": ([3, 2, 1], [1, 0, 0])}),  # 1
+        row("b", "kick", points={"shipped": ([30, 20, 10], [0, 1, 0])}),  # a half
+        row("a", "jitter", points={"shipped": ([1, 2], [1, 1])}),  # no other points
         row("b", "vanish"),
     ]
     found = offline_proof.culprits_found(rows, offline_proof.GROUPS)
@@ -390,41 +390,63 @@ def test_a_report_shows_who_is_better():
 # --- Judging ---
 
 
-def test_a_clip_is_judged_by_every_head(small):
-    """Heads that know their name's length, over fields that are made once."""
+def test_a_clip_is_judged_by_every_head(small, monkeypatch):
+    """Stand-ins for heads, which are their names, and for what they say."""
     options = pipeline.make_options(num_splits=2)
     judges, made = offline_proof.load_judges(small, options), []
     tracks = random_tracks(num_frames=12, num_tracks=30)
-    plain, surprise = offline_proof.judge(tracks, judges)
-    assert set(plain) == set(offline_proof.MEASURES) - {
+    plain = offline_proof.judge(tracks, judges)
+    baselines = set(offline_proof.MEASURES) - {
         "realism_left_out", "no_model", "no_model_left_out"
     }  # fmt: skip
-    assert all(np.isfinite(x) for x in plain.values())
+    assert baselines == {n for n, x in plain.values.items() if x and np.isfinite(x)}
     result = pipeline.score_tracks(tracks, judges.checkpoint, options)
-    assert plain["realism"] == result.realism
-    scores = -surprise[np.isfinite(surprise)]
-    given = result.points["coords_score"].T
-    np.testing.assert_array_equal(scores, given[np.isfinite(given)])
-
-    def clip_fields(tracks, checkpoint, options):
-        made.append(tracks)
-        return tracks.visible.shape[:2]
-
-    module = types.SimpleNamespace(
-        clip_fields=clip_fields,
-        score_clip=lambda fields, head: (len(head), np.full(fields, len(head))),
+    assert plain.values["realism"] == result.realism
+    scores, given = -plain.surprise, result.points["coords_score"].T
+    np.testing.assert_array_equal(
+        scores[np.isfinite(scores)], given[np.isfinite(given)]
     )
+
+    def clip_fields(tracks, checkpoint, options, held_out):
+        made.append(held_out)
+        return ["fields"]
+
+    def score_fields(fields, head, shape, split=None):
+        points, length = np.full(shape, len(head)), len(head)
+        return surprise.ClipSurprise(length, float("nan"), {(0, 12): 0.5}, points)
+
+    monkeypatch.setattr(pipeline, "clip_fields", clip_fields)
+    monkeypatch.setattr(surprise, "score_fields", score_fields)
+    monkeypatch.setattr(surprise, "coords_score", lambda points, head: 1.0 / points)
     heads = ["all", "no model", "without kick", "no model without kick"]
-    judges = dataclasses.replace(
-        judges, surprise=module, heads={name: name for name in heads}
-    )
-    values, surprise = offline_proof.judge(tracks, judges, ["kick", "freeze"])
-    assert len(made) == 1 and (surprise == 3).all()
+    judges = dataclasses.replace(judges, heads={name: name for name in heads})
+    found = offline_proof.judge(tracks, judges, ["kick", "freeze"])
+    assert len(made) == 1  # however many heads there are
+    np.testing.assert_allclose(found.surprise, -1 / 3)
+    assert list(found.left_out) == ["kick"] and (found.left_out["kick"] == 12).all()
+    values = found.values
     assert values["realism"] == 3 and values["no_model"] == 8
     left_out = values["realism_left_out"], values["no_model_left_out"]
     assert [x["kick"] for x in left_out] == [12, 21]
     assert np.isnan([x["freeze"] for x in left_out]).all()
-    assert values["lost_share"] == plain["lost_share"]
+    assert values["lost_share"] == plain.values["lost_share"]
+
+
+def test_heads_that_leave_kinds_out_count_if_all_are_there(small, monkeypatch):
+    names = ["all", "no model"]
+    names += [f"without {kind}" for kind in synthetic.VIOLATIONS]
+    names += [f"no model without {kind}" for kind in synthetic.VIOLATIONS]
+    there = dict.fromkeys(names, 0)
+    monkeypatch.setattr(pipeline, "load_heads", lambda *_, **__: there)
+    judges = offline_proof.load_judges(small, pipeline.make_options())
+    assert judges.heads == there and judges.notes == ()
+    del there["without texture_swap"]  # which none was fitted on
+    there["all"] = 1
+    judges = offline_proof.load_judges(small, pipeline.make_options())
+    assert judges.heads == there | {"without texture_swap": 1}
+    del there["without kick"]
+    judges = offline_proof.load_judges(small, pipeline.make_options())
+    assert set(judges.heads) == {"all", "no model"} and len(judges.notes) == 1
 
 
 def test_twins_from_seeds_to_a_report(small, tmp_path, monkeypatch):
