@@ -6,6 +6,8 @@
     $B --benchmark=intphys2 --dataset_path=IntPhys2 --split=Main
     $B --benchmark=csv --dataset_path=mine.csv
     $B --benchmark=compare --results_a=outputs/a --results_b=outputs/b
+    $B --benchmark=synthetic
+    $B --benchmark=corruptions --video_path=videos
 
 Reads the dataset and finds what is wrong with it, then scores its videos as
 inference.py does, each to a sub-folder of the output directory (the same command goes
@@ -32,7 +34,7 @@ FLAGS = flags.FLAGS
 OFFLINE = ("synthetic", "corruptions")
 BENCHMARKS = ("videophy2", "evalcrafter", "intphys2", *OFFLINE, "csv", "compare")
 PATHS = ("dataset_path", "ratings_csv", "video_dir", "video_path", "output_dir")
-PATHS += ("results_a", "results_b")
+PATHS += ("results_a", "results_b", "pool_dir")
 
 
 def define_flags() -> None:
@@ -94,7 +96,43 @@ def define_dataset_flags() -> None:
         "realism",
         "Which number of score.json is judged: " + ", ".join(many_videos.NUMBERS),
     )
-    flags.DEFINE_string("video_path", None, "corruptions: the clips to damage.")
+    define_offline_flags()
+
+
+def define_offline_flags() -> None:
+    """Of synthetic and corruptions."""
+    flags.DEFINE_string(
+        "video_path",
+        None,
+        "corruptions: the clips to damage; a file, a directory, a glob (in quotes), or "
+        "a CSV with a column video_path.",
+    )
+    flags.DEFINE_integer(
+        "num_seeds", 5, "corruptions: copies per clip and damage.", lower_bound=1
+    )
+    flags.DEFINE_integer(
+        "num_scenes",
+        130,
+        "synthetic: scenes, each with up to twelve impossible twins.",
+        lower_bound=1,
+    )
+    flags.DEFINE_string(
+        "pool_dir",
+        None,
+        "synthetic: where scenes are kept, or lie. Default: pool in --output_dir.",
+    )
+    flags.DEFINE_list(
+        "conditions",
+        ["true", "noisy", "rendered"],
+        "synthetic: exact tracks, those with a tracker's noise, rendered pictures "
+        "through the lk tracker.",
+    )
+    flags.DEFINE_integer(
+        "num_workers",
+        os.cpu_count() or 1,
+        "synthetic: processes that simulate; 0 for none beside this one.",
+        lower_bound=0,
+    )
 
 
 def read_clips() -> list[video_benchmarks.Clip]:
@@ -189,11 +227,21 @@ def run_offline() -> str:
     """The proof that needs no dataset."""
     import offline_proof  # simulates and damages, which the others do without
 
+    if FLAGS.num_shards != 1 or FLAGS.shard_index:
+        raise pipeline.PipelineError(
+            f"num_shards and shard_index are not for --benchmark={FLAGS.benchmark}"
+        )
     scoring_flags.check_output_dir(FLAGS.output_dir)
+    logging.getLogger("pipeline").setLevel(logging.WARNING)
     return offline_proof.run(
         FLAGS.benchmark,
         output_dir=FLAGS.output_dir,
         video_path=FLAGS.video_path,
+        num_seeds=FLAGS.num_seeds,
+        num_scenes=FLAGS.num_scenes,
+        pool_dir=FLAGS.pool_dir,
+        conditions=FLAGS.conditions,
+        num_workers=FLAGS.num_workers,
         checkpoint_path=FLAGS.checkpoint_path,
         preset=FLAGS.preset,
         **scoring_flags.given_options(FLAGS),

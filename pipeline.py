@@ -11,6 +11,7 @@ From top to bottom:
     Options, PRESETS        what can be chosen, and the defaults by name
     Tracks3D, Result        tracks in space; what is known about a clip in the end
     score_video             all of it: video -> tracks -> 3D -> score -> Result
+    lift_video              its first half: a video -> Tracks3D
     prepare, track_shots    a video without repeats, cut into shots -> Tracks2D
     FrontEnds, load_front_ends          the networks of the options, loaded once
     lift_tracks             2D tracks to the camera frame -> Tracks3D
@@ -347,6 +348,21 @@ def score_video(
         video = read_video(video, options.start, options.duration, options.fps)
     elif not isinstance(video, Video):
         video = video_from_array(video, video_fps, kept_fps=options.fps)
+    video, lifted = lift_video(video, options, front_ends)
+    result = score_tracks(lifted, checkpoint, options, video)
+    result.score["seconds"] = round(time.perf_counter() - began, 3)
+    return result
+
+
+def lift_video(
+    video: Video, options: Options, front_ends: "FrontEnds"
+) -> tuple[Video, Tracks3D]:
+    """Tracks of a clip in the camera frame, and the clip without repeated frames.
+
+    Raises:
+        NothingToTrack: no point could be followed.
+        PipelineError: a front end that fails.
+    """
     video, cuts = prepare(video, options)
     shots = list(zip([0, *cuts], [*cuts, len(video.frames)], strict=True))
     boxes = [content_box(video.frames[start:stop]) for start, stop in shots]
@@ -357,9 +373,7 @@ def score_video(
         lifted, cuts=tuple(cuts), backends=front_ends.names, boxes=_boxes(video, boxes)
     )
     LOG.info("intrinsics %s", lifted.intrinsics_source)
-    result = score_tracks(lifted, checkpoint, options, video)
-    result.score["seconds"] = round(time.perf_counter() - began, 3)
-    return result
+    return video, lifted
 
 
 def _check_only_videos_have(options, names=("start", "duration", "fps")):

@@ -16,7 +16,6 @@ Correlations come with a 95% interval, bootstrapped by clip. The scores of the s
 clips are also what a percentile is read off (--reference_path).
 """
 
-import dataclasses
 import json
 import os
 import sys
@@ -35,18 +34,13 @@ import tqdm  # noqa: E402
 
 import data_loader  # noqa: E402
 import geometry  # noqa: E402
+import offline_proof  # noqa: E402
 import pipeline  # noqa: E402
 import synthetic  # noqa: E402
 from files import keep_compiled_programs, whole_file  # noqa: E402
 
 FLAGS = flags.FLAGS
 FIRST_SEED = 2_000_000  # of synthetic.py: no model is trained on these scenes
-# As a tracker sees a clip: noise as in training, lost tracks, neither depth nor focal
-# length; all of its frames.
-SEEN = dataclasses.replace(
-    data_loader.Augmentation(),
-    noise=1.0, lost=1.0, unit_depth=1.0, crop=0.0, stride=0.0, mirror=0.0,
-)  # fmt: skip
 # Options that a score hangs on, beside the front ends.
 SCORING = (
     "num_splits",
@@ -80,7 +74,7 @@ def simulated_clip(index: int) -> tuple[pipeline.Tracks3D, dict]:
         "height": scene.height,
         "width": scene.width,
     }
-    example = data_loader.augment_example(example, rng, SEEN, num_frames)
+    example = data_loader.augment_example(example, rng, offline_proof.SEEN, num_frames)
     tracks = pipeline.Tracks3D(
         tracks=example["tracks_3d"],
         visible=example["visible"],

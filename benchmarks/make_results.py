@@ -269,6 +269,83 @@ def timed_section(name: str, platform: str) -> str:
     )
 
 
+PROOF = (
+    "python evaluate_benchmarks.py --benchmark={0}{1} --output_dir=outputs/{0} "
+    "&& cp outputs/{0}/metrics.json benchmarks/results/{0}.json"
+)
+QUESTIONS = {"paired": "paired", "across": "across clips"}
+
+
+def interval(value: dict | None) -> str:
+    """A figure of metrics.json with its 95% interval."""
+    if value is None or value["value"] is None:
+        return "-"
+    if value["low"] is None:
+        return f"{value['value']:.3f}"
+    return f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
+
+
+def proof_section(name: str, more_flags: str = "") -> str:
+    """What evaluate_benchmarks.py found on twins, or on damaged copies."""
+    command = PROOF.format(name, more_flags)
+    path = RESULTS / f"{name}.json"
+    if not path.exists():
+        return not_measured(command)
+    stored = json.loads(path.read_text())
+    score, measures = stored["score"], stored["measures"]
+    parts = [
+        f"`{command}`",
+        f"Checkpoint {stored['checkpoint']['name']} "
+        f"(SHA-256 {stored['checkpoint']['sha256'][:12]}), {stored['num_intact']} "
+        f"intact clips. The score is {measures[score]}; a difference is the score less "
+        "the baseline, and bold is the best in its line.",
+    ]
+    for section, names in stored["figures"].items():
+        first, found = next(iter(names.items()))
+        parts += [f"#### {section}, {first}", proof_table(found, score, measures)]
+        for question, title in QUESTIONS.items():
+            parts += [f"{section}, {title}:", kinds_table(names, question, measures)]
+    for by, of_kind in stored["culprit"].items():
+        rows = [
+            [kind, interval(x["points"]), interval(x["clips"])]
+            for kind, x in of_kind.items()
+        ]
+        parts += [
+            "AUROC of the violating body's points by surprise, from true tracks "
+            f"({by} head):",
+            table(["", "all points", "mean over clips"], rows),
+        ]
+    parts += [f"- {note}" for note in stored["notes"]]
+    return "\n\n".join(parts)
+
+
+def proof_table(found: dict, score: str, measures: dict) -> str:
+    """Both figures of every measure, and how much higher the score's are."""
+    rows = []
+    for name, label in measures.items():
+        less = found["difference"][score]
+        row = [label, *(interval(found[q][name]) for q in QUESTIONS)]
+        rows.append(row + [interval(less[q].get(name)) for q in QUESTIONS])
+    differences = [f"{title}: difference" for title in QUESTIONS.values()]
+    title = f"{found['num']} damaged"
+    return table([title, *QUESTIONS.values(), *differences], rows)
+
+
+def kinds_table(names: dict, question: str, measures: dict) -> str:
+    """One figure of every measure, kind by kind."""
+    rows = []
+    for name, found in names.items():
+        values = [found[question][measure]["value"] for measure in measures]
+        best = max((x for x in values if x is not None), default=None)
+        cells = ["-" if x is None else f"{x:.3f}" for x in values]
+        cells = [
+            f"**{cell}**" if x is not None and x >= best - 5e-4 else cell
+            for cell, x in zip(cells, values, strict=True)
+        ]
+        rows.append([name, found["num"], *cells])
+    return table(["", "n", *measures.values()], rows)
+
+
 def main() -> None:
     """Writes RESULTS.md."""
     parts = [
@@ -301,6 +378,14 @@ def main() -> None:
         timed_section("metrics", "cpu"),
         "## Is realism comparable between clips?",
         comparable_section(),
+        "## Does the score mean anything?\n\n*Paired*: the damaged clip scores below "
+        "its own original, ties counting half. *Across clips*: AUROC of any intact "
+        "clip against any damaged one of the same condition. Intervals are 95%, "
+        "bootstrapped by scene or video.",
+        "### Simulated scenes and their impossible twins",
+        proof_section("synthetic"),
+        "### Real clips and damaged copies",
+        proof_section("corruptions", " --video_path=../shared/videos"),
         "## Scoring a video, with the mini preset\n\nThe second run in a process, from "
         "the file to the files. `encode` and `predict` are the model; `score` is all "
         "between the stages; peak memory is the whole process's while a stage ran, of "
