@@ -30,7 +30,6 @@ FLAGS = flags.FLAGS
 # Of synthetic.py: neither models are trained on these scenes, nor is anything judged.
 FIRST_SEED, FIRST_RENDERED = 6_100_000, 6_000_000
 NOISY_KINDS, TRUE_KINDS, RENDERED_KINDS = 5, 2, 3  # twins per scene, drawn at random
-MOST_RENDERED_TRACKS = 1200
 SAME_POINT = 6.0  # pixels, within which a track of the tracker's is a body's point
 KINDS = tuple(kind for kind in synthetic.VIOLATIONS if kind != "texture_swap")
 
@@ -93,9 +92,7 @@ def write_fields(path, file, kind, condition, checkpoint, options) -> None:
     none."""
     with np.load(file) as archive:
         stored = dict(archive)
-    tracks = offline_proof.condition_tracks(
-        stored, kind, condition, int(file.stem), MOST_RENDERED_TRACKS
-    )
+    tracks = offline_proof.condition_tracks(stored, kind, condition, int(file.stem))
     fields = pipeline.clip_fields(tracks, checkpoint, options)
     arrays = {}
     if len(fields) == 1:

@@ -64,6 +64,7 @@ from video import VideoError, check_file, read_video, video_from_array
 VERSION = 1  # of the files of judged clips: those of another version are refused
 FIRST_SEED = 5_000_000  # of synthetic.py: nothing is trained or fitted on these scenes
 NUM_FRAMES, NUM_TRACKS, SIDE = 48, 320, 256  # of a scene; its picture is square
+MOST_RENDERED = 1200  # of the tracker's tracks
 GRID = 32  # of the tracker, over the rendered pictures
 CONDITIONS = ("true", "noisy", "rendered")
 INTACT = "none"  # the kind of a clip that nothing was done to
@@ -608,7 +609,7 @@ def condition_tracks(
     """Tracks of a scene or twin as one of CONDITIONS, at depth 1.
 
     Of a twin's own tracks only those that the scene has too are taken; of its rendered
-    pictures all that the tracker found.
+    pictures MOST_RENDERED of those that the tracker found, drawn at random, for time.
 
     Args:
         stored: of a file of `make_pool`.
@@ -618,6 +619,10 @@ def condition_tracks(
     camera = geometry.default_intrinsics(SIDE, SIDE)
     if condition == "rendered":
         pixels, visible = stored[f"{kind}/lk"], stored[f"{kind}/lkv"]
+        if len(pixels) > MOST_RENDERED:
+            rng = np.random.default_rng(seed)
+            rows = np.sort(rng.choice(len(pixels), MOST_RENDERED, replace=False))
+            pixels, visible = pixels[rows], visible[rows]
         return _at_depth_1(pixels, visible, camera)
     own = stored[f"{kind}/track_ids"] >= 0
     tracks, visible = stored[f"{kind}/tracks"][own], stored[f"{kind}/visible"][own]
