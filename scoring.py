@@ -8,7 +8,7 @@ In order of appearance:
     pixel_errors            position errors in pixels
     coords_score            0..1 per point and frame
     held_out_statistics     the numbers a clip's score is made of
-    realism                 the score, one documented function of those numbers
+    realism                 the published score, one of those numbers
     point_stays, constant_velocity, nearest_support
                             predictions that a reconstruction has to beat
     image_errors            image distances, for them and for models
@@ -418,12 +418,11 @@ def held_out_statistics(
 
 
 def realism(statistics: Mapping[str, float]) -> float:
-    """The score of a clip: how real its motion is, in 0..1, higher is more real.
+    """The published score of a clip, in 0..1: average Jaccard with median scaling.
 
-    For now the average Jaccard index with median scaling, as published. It says how
-    much of the held-out motion was predicted; how hard the scene is (how much moves,
-    how far) weighs more in it than whether it is possible, so it ranks a clip against
-    its own damaged copy better than against other clips.
+    It says how much of the held-out motion was predicted; how hard the scene is (how
+    much moves, how far) weighs more in it than whether it is possible. It stands where
+    no head was fitted for the checkpoint; else realism is `surprise.clip_realism`.
 
     Args:
         statistics: of the held-out predictions, see `held_out_statistics`.

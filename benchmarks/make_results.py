@@ -346,6 +346,17 @@ def kinds_table(names: dict, question: str, measures: dict) -> str:
     return table(["", "n", *measures.values()], rows)
 
 
+def tried_section() -> str:
+    """What was tried for the score, and what came of it."""
+    stored = json.loads((RESULTS / "tried.json").read_text())
+    rows = [
+        [row["what"], number(row["across"]), number(row["paired"])]
+        for row in stored["rows"]
+    ]
+    header = ["what", "across clips, AUROC", "paired, % right"]
+    return f"{stored['about']}\n\n{table(header, rows)}"
+
+
 def main() -> None:
     """Writes RESULTS.md."""
     parts = [
@@ -386,6 +397,8 @@ def main() -> None:
         proof_section("synthetic"),
         "### Real clips and damaged copies",
         proof_section("corruptions", " --video_path=../shared/videos"),
+        "### What was tried",
+        tried_section(),
         "## Scoring a video, with the mini preset\n\nThe second run in a process, from "
         "the file to the files. `encode` and `predict` are the model; `score` is all "
         "between the stages; peak memory is the whole process's while a stage ran, of "

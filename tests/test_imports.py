@@ -59,6 +59,7 @@ LIBRARY = [
 ]
 SCRIPTS = [
     "train",
+    "fit_surprise",
     "inference",
     "evaluate_tapvid3d",
     "evaluate_benchmarks",
