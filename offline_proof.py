@@ -349,8 +349,7 @@ def _predict_2d(model, params, batch, points):
     tracks, logits = [], []
     for first in range(0, len(points), pipeline.QUERIES_PER_CALL):
         chunk = points[first : first + pipeline.QUERIES_PER_CALL]
-        padded = np.zeros((1, pipeline.QUERIES_PER_CALL, 3), np.float32)
-        padded[0, : len(chunk)] = chunk
+        padded = pipeline.padded_queries(chunk)
         out = jax.device_get(pipeline.decode(model, params, latents, padded))
         tracks.append(out.tracks[0, : len(chunk)])
         logits.append(out.visible_logits[0, : len(chunk)])

@@ -79,7 +79,8 @@ DEFAULT_CHECKPOINT = Path(__file__).resolve().parent / "checkpoints/3dspa_mini.n
 FEW_TRACKS, FEW_FRAMES = 64, 16  # below which a score comes with a warning
 LEAST_FOCAL, MOST_FOCAL = 0.1, 50.0  # of the longer side; 157 and 1.1 degrees
 STILL = 2.0  # pixels; below it, all motion may be the tracker's noise
-QUERIES_PER_CALL = 512  # the model's array of queries, so that it compiles once
+QUERIES_PER_CALL = 512  # the model's array of queries, so that it compiles once;
+FEW_QUERIES = 128  # or, where there are few, a second time
 NOT_PREDICTED = -20.0  # visible logit where no window predicts a track
 MOST_POINTS = 25_000_000  # tracks times frames; of longer clips fewer tracks are kept
 TRACKS_PER_CELL = 8  # of the seeding grid, in a shot
@@ -1141,8 +1142,7 @@ def predict(
     tracks, logits, scales = [], [], []
     for first in range(0, len(query_points), QUERIES_PER_CALL):
         chunk = query_points[first : first + QUERIES_PER_CALL]
-        padded = np.zeros((1, QUERIES_PER_CALL, 4), np.float32)
-        padded[0, : len(chunk)] = chunk
+        padded = padded_queries(chunk)
         out = jax.device_get(decode(model, params, latents, padded))
         tracks.append(out.tracks[0, : len(chunk)])
         logits.append(out.visible_logits[0, : len(chunk)])
@@ -1155,6 +1155,14 @@ def predict(
         np.concatenate(logits),
         scales,
     )
+
+
+def padded_queries(points: Float[np.ndarray, "Q D"]) -> Float[np.ndarray, "1 P D"]:
+    """Query points padded to one of two sizes, and a leading axis."""
+    size = FEW_QUERIES if len(points) <= FEW_QUERIES else QUERIES_PER_CALL
+    padded = np.zeros((1, max(size, len(points)), points.shape[1]), np.float32)
+    padded[0, : len(points)] = points
+    return padded
 
 
 @functools.partial(jax.jit, static_argnums=0)

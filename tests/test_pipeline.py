@@ -240,6 +240,7 @@ def test_query_points_do_not_count(held_out):
 def test_calls_of_any_size_predict_the_same(held_out, checkpoint, monkeypatch):
     tracks, found = held_out
     monkeypatch.setattr(pipeline, "QUERIES_PER_CALL", 3)
+    monkeypatch.setattr(pipeline, "FEW_QUERIES", 2)
     options = make_options(num_support_tracks=20)
     again = pipeline.hold_out(tracks, checkpoint, options)
     np.testing.assert_allclose(again.tracks, found.tracks, atol=1e-5)
