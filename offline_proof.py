@@ -188,12 +188,7 @@ def run(
             f"no offline benchmark {benchmark!r}: have synthetic, corruptions"
         )
     about = {"benchmark": benchmark, "version": pipeline.VERSION, **judges.made_with()}
-    if not judges.heads:
-        notes.append(
-            f"no head is fitted for {judges.checkpoint.name}: none is left out"
-        )
-    if judges.trajan is None:
-        notes.append(f"no {TRAJAN.name}: not compared with it")
+    notes += judges.notes
     found = report(rows, groups, notes, pooled=next(iter(groups)) != "damages")
     paths = video_benchmarks.write_report(found, output, about=about)
     written = "\n".join(f"written {path}" for path in paths)
@@ -1327,7 +1322,7 @@ def _results_csv(rows, measures) -> bytes:
     return text.getvalue().encode("utf-8", "surrogateescape")
 
 
-SHOWN = ("average_jaccard", "acceleration_99", "nearest_error", "no_model_left_out")
+SHOWN = ("average_jaccard", "acceleration_99", "lost_share", "no_model_left_out")
 COLOURS = ("#4d4d4d", "#d6604d", "#b8860b", "#1b7837")
 
 

@@ -459,6 +459,7 @@ def test_twins_from_seeds_to_a_report(small, tmp_path, monkeypatch):
     }  # fmt: skip
     text = offline_proof.run("synthetic", **keywords)
     assert "texture_swap" in text and "average Jaccard, trajan_mini" in text
+    assert "note: no head is fitted for 3d.npz" in text
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert list(metrics["figures"]) == ["all", "true", "noisy", "rendered"]
     found = metrics["figures"]["true"]
