@@ -12,6 +12,8 @@ is compiled is compiled then. Rows are
     track       2D tracks
     encode      support tracks to latents
     predict     latents to held-out tracks
+    surprise    what residuals say (predicting once more, by regions, is in `encode`
+                and `predict`)
     score       all else between: windows, splits, metrics
     write       the four files
     all         the whole of it
@@ -52,6 +54,7 @@ STAGES = {  # names in pipeline that a stage goes through
     "track": ("track_shots",),
     "encode": ("encode",),
     "predict": ("decode",),
+    "surprise": ("clip_fields",),
     "write": ("save_result",),
 }
 
@@ -70,6 +73,8 @@ class Stopwatch:
         yield
         took = time.perf_counter() - start
         self.seconds[name] = self.seconds.get(name, 0.0) + took
+        if outer != "score":  # a stage within a stage is not counted twice
+            self.seconds[outer] = self.seconds.get(outer, 0.0) - took
         self.note_peak(name)
         self.within = outer
 
