@@ -93,7 +93,7 @@ def write_fields(path, file, kind, condition, checkpoint, options) -> None:
     with np.load(file) as archive:
         stored = dict(archive)
     tracks = offline_proof.condition_tracks(stored, kind, condition, int(file.stem))
-    fields = pipeline.clip_fields(tracks, checkpoint, options)
+    fields = list(pipeline.clip_fields(tracks, checkpoint, options))
     arrays = {}
     if len(fields) == 1:
         found = fields[0]

@@ -459,7 +459,7 @@ def judge(
         raise pipeline.NothingToTrack("no track can be predicted from others")
     how, fields, heads = (judges.checkpoint, judges.options), (), judges.heads
     if heads:
-        fields = pipeline.clip_fields(tracks, *how, held_out)
+        fields = list(pipeline.clip_fields(tracks, *how, held_out))
     result = pipeline.make_result(
         tracks, held_out, *how, None, fields, heads.get("all")
     )

@@ -41,7 +41,7 @@ import math
 import os
 import time
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -1267,9 +1267,9 @@ def clip_fields(
     checkpoint: checkpointing.Checkpoint,
     options: Options,
     held_out: HeldOut | None = None,
-) -> list[surprise.Fields]:
+) -> Iterator[surprise.Fields]:
     """Per window, and group of its tracks if there are many, the numbers that surprise
-    is made of, see surprise.window_fields.
+    is made of, see surprise.window_fields. One by one: of a long clip they are large.
 
     Args:
         tracks: of one clip.
@@ -1279,7 +1279,6 @@ def clip_fields(
     """
     held_out = held_out or hold_out(tracks, checkpoint, options)
     params = jax.device_put(checkpoint.params)
-    fields = []
     for window in tqdm(
         held_out.windows, "surprise", unit="window", delay=1, leave=False
     ):
@@ -1287,8 +1286,7 @@ def clip_fields(
             continue
         by_region = predict_by_region(checkpoint.model, params, tracks, window, options)
         for ids in _groups(window, options):
-            fields.append(_window_fields(tracks, window, by_region, ids))
-    return fields
+            yield _window_fields(tracks, window, by_region, ids)
 
 
 def _groups(window, options):
@@ -1431,7 +1429,7 @@ def make_result(
     checkpoint: checkpointing.Checkpoint,
     options: Options,
     video: Video | None,
-    fields: Sequence[surprise.Fields] = (),
+    fields: Iterable[surprise.Fields] = (),
     head: surprise.Head | None = None,
 ) -> Result:
     """Scores of held-out predictions, and the arrays of the files (DESIGN section 5).

@@ -28,7 +28,7 @@ import dataclasses
 import json
 import os
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -424,7 +424,7 @@ class ClipSurprise:
 
 
 def score_fields(
-    fields: Sequence[Fields],
+    fields: Iterable[Fields],
     head: Head,
     shape: tuple[int, int],
     split: Int[np.ndarray, " N"] | None = None,
@@ -437,22 +437,23 @@ def score_fields(
         shape: (N, T), tracks and frames of the clip.
         split: in which split each track was held out, for the spread.
     """
-    if not fields:
-        return None
     total, count = np.zeros(shape, np.float32), np.zeros(shape, np.int32)
     splits = np.unique(split) if split is not None else []
-    found, without = [], [[] for _ in splits]
+    found, spans, without = [], [], [[] for _ in splits]
     for window in fields:
         points = point_surprise(window, head.networks)
         at = window.ids[window.rows], window.start + window.frames
         total[at] += points
         count[at] += 1
         found.append(window_surprise(window, points, head))
+        spans.append((window.start, window.stop))
         for left_out, number in zip(without, splits, strict=True):
             kept = split[at[0]] != number
             part = _some_points(window, kept)
             left_out.append(window_surprise(part, points[kept], head))
-    lengths = [window.stop - window.start for window in fields]
+    if not found:
+        return None
+    lengths = [stop - start for start, stop in spans]
     each = np.array([clip_realism(x, lengths) for x in without])
     spread = float("nan")
     if len(each) > 1:
@@ -460,8 +461,8 @@ def score_fields(
     with np.errstate(invalid="ignore"):
         points = np.where(count > 0, total / np.maximum(count, 1), np.nan)
     by_window = {}
-    for window, value in zip(fields, found, strict=True):
-        by_window.setdefault((window.start, window.stop), []).append(value)
+    for span, value in zip(spans, found, strict=True):
+        by_window.setdefault(span, []).append(value)
     windows = {span: realism_of(np.mean(each)) for span, each in by_window.items()}
     return ClipSurprise(clip_realism(found, lengths), spread, windows, points)
 

@@ -54,7 +54,7 @@ STAGES = {  # names in pipeline that a stage goes through
     "track": ("track_shots",),
     "encode": ("encode",),
     "predict": ("decode",),
-    "surprise": ("clip_fields",),
+    "surprise": ("_clip_surprise",),
     "write": ("save_result",),
 }
 
