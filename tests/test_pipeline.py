@@ -18,6 +18,7 @@ import checkpointing
 import geometry
 import pipeline
 import scoring
+import surprise
 import track_autoencoder
 import track_autoencoder_3d
 from pipeline import make_options
@@ -1170,3 +1171,105 @@ def test_a_real_clip_from_its_file(checkpoint_path, tmp_path):
     pipeline.save_result(result, tmp_path / "out")
     video = np.load(tmp_path / "out" / "result_with_scores.npz")["video"]
     assert video.shape == (24, 3, 288, 512)
+
+
+# --- Surprise ---
+
+
+def random_head(names):
+    """A head whose numbers mean nothing, over all fields of these names."""
+    rng = np.random.default_rng(3)
+    kernel = rng.normal(0, 0.1, (len(names), 1)).astype(np.float32)
+    network = surprise.Network(
+        tuple(names),
+        np.zeros(len(names), np.float32),
+        np.ones(len(names), np.float32),
+        ((kernel, np.zeros(1, np.float32)),),
+    )
+    return surprise.Head(
+        (network,),
+        half=0.5,
+        mean=np.zeros(12),
+        deviation=np.ones(12),
+        weights=rng.normal(size=12),
+        usual=np.array([0.1, 0.2, 0, 0]),
+        spread=3.0,
+    )
+
+
+def test_with_a_head_realism_comes_from_surprise(held_out, checkpoint, tmp_path):
+    """Of the very head that lies beside the checkpoint, and of no other's."""
+    tracks, found = held_out
+    options = make_options(num_support_tracks=20, tracking_grid_size=8)
+    fields = list(pipeline.clip_fields(tracks, checkpoint, options, found))
+    assert [(f.start, f.stop) for f in fields] == [
+        (w.start, w.stop) for w in found.windows
+    ]
+    head = random_head(fields[0].names)
+    beside = dataclasses.replace(checkpoint, folder=str(tmp_path))
+    path = surprise.heads_path(checkpoint.name, tmp_path)
+    surprise.write_heads(path, {"all": head}, "another", {})
+    result = pipeline.score_tracks(tracks, beside, options)
+    assert result.score["realism_measure"] == "average_jaccard"
+    surprise.write_heads(path, {"all": head}, checkpoint.sha256, {})
+    result = pipeline.score_tracks(tracks, beside, options)
+    expected = surprise.score_fields(fields, head, (40, 30))
+    assert result.score["realism_measure"] == "surprise"
+    assert result.realism == pytest.approx(expected.realism)
+    assert 0 < result.score["realism_std"] < 0.5
+    assert [w["realism"] for w in result.score["windows"]] == pytest.approx(
+        list(expected.windows.values())
+    )
+    scores = result.points["coords_score"]
+    ids = np.unique(found.ids)
+    np.testing.assert_allclose(
+        scores.T, 1 / (1 + np.exp(expected.points[ids] - 0.5)), rtol=1e-5
+    )
+    seen = result.points["visibs"]
+    assert np.isfinite(scores[1:][seen[1:]]).all()
+    assert np.isfinite(scores[1:][~seen[1:] & seen[:-1]]).all()
+    assert np.isnan(scores[1:][~seen[1:] & ~seen[:-1]]).all()
+
+
+def test_a_damaged_head_is_one_line(checkpoint, tmp_path):
+    beside = dataclasses.replace(checkpoint, folder=str(tmp_path))
+    surprise.heads_path(checkpoint.name, tmp_path).write_bytes(b"no zip")
+    with pytest.raises(pipeline.PipelineError, match="is damaged: fetch it again"):
+        pipeline.score_tracks(random_tracks(), beside, make_options())
+
+
+def test_a_region_is_predicted_from_the_others(held_out, checkpoint):
+    tracks, found = held_out
+    options = make_options(num_support_tracks=20)
+    model, window = checkpoint.model, found.windows[0]
+    by_region = pipeline.predict_by_region(
+        model, checkpoint.params, tracks, window, options
+    )
+    seen = tracks.visible[:, window.start : window.stop].any(axis=(1, 2))
+    assert sorted(by_region.ids) == list(np.flatnonzero(seen))  # each in one region
+    pixels = geometry.project(tracks.tracks, tracks.intrinsics)
+    visible = tracks.visible[:, window.start : window.stop]
+    middle = (pixels[:, window.start : window.stop] * visible).sum(1) / visible.sum(1)
+    for split in np.unique(by_region.splits):
+        inside = by_region.ids[by_region.splits == split]
+        assert not set(inside) & set(by_region.support[split])
+        centre = middle[inside].mean(0)  # of k-means: no track is nearer to another's
+        for other in np.unique(by_region.splits):
+            away = middle[by_region.ids[by_region.splits == other]].mean(0)
+            near = np.linalg.norm(middle[inside] - centre, axis=1)
+            assert (near <= np.linalg.norm(middle[inside] - away, axis=1) + 1e-3).all()
+
+
+def test_many_tracks_are_judged_in_groups(held_out, checkpoint, monkeypatch):
+    tracks, found = held_out
+    monkeypatch.setattr(pipeline, "MOST_TOGETHER", 15)
+    options = make_options(num_support_tracks=20)
+    fields = list(pipeline.clip_fields(tracks, checkpoint, options, found))
+    for window in found.windows:
+        groups = [f.ids for f in fields if f.start == window.start]
+        assert len(groups) == 3 and max(map(len, groups)) <= 15
+        assert sorted(np.concatenate(groups)) == sorted(np.unique(window.ids))
+    head = random_head(fields[0].names)
+    whole = surprise.score_fields(fields, head, (40, 30))
+    assert len(whole.windows) == len(found.windows)
+    assert np.isfinite(whole.points[:, 1:][tracks.visible[:, 1:, 0] > 0]).all()
