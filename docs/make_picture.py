@@ -2,9 +2,9 @@
 
     python docs/make_picture.py
 
-Points have the colour of their score, red (0) over white (0.5) to blue (1), and a dash
-back to where they were in the frame before. Frames are taken around the one at which
-the twin scores lowest below the original.
+Points have the colour of their score, red (0) over white (0.5) to blue (1), and are
+larger where it is low. Frames are taken around the one at which the twin scores lowest
+below the original.
 """
 
 import pathlib
@@ -21,8 +21,9 @@ import pipeline  # noqa: E402
 from files import keep_compiled_programs, whole_file  # noqa: E402
 
 CLIPS = "example_video", "example_teleport"
+PLAIN = 0.8  # score above which points are small
 WIDTH, GAP, CAPTION = 300, 6, 34
-STEPS = -3, 0, 3, 9  # frames shown, from the one where realism per frame drops most
+STEPS = -1, 0, 1, 6  # frames shown, from the one where realism per frame drops most
 
 
 def colour(score: float) -> tuple[int, int, int]:
@@ -44,13 +45,12 @@ def draw(result: pipeline.Result, frame: int) -> np.ndarray:
     pixels = np.nan_to_num(pixels * 16).astype(int)  # in sixteenths, as OpenCV draws
     seen, scores = points["visibs"], points["coords_score"][frame]
     for n in np.argsort(-np.nan_to_num(scores, nan=2)):
-        if not seen[frame, n]:
+        if np.isnan(scores[n]):
             continue
-        at, ink = tuple(pixels[frame, n].tolist()), colour(scores[n])
-        if frame and seen[frame - 1, n]:
-            tail = tuple(pixels[frame - 1, n].tolist())
-            cv2.line(picture, tail, at, ink, 1, cv2.LINE_AA, 4)
-        cv2.circle(picture, at, 2 * 16, ink, -1, cv2.LINE_AA, 4)
+        # One that is lost just now is drawn where it was.
+        at = tuple(pixels[frame if seen[frame, n] else frame - 1, n].tolist())
+        radius = 16 if scores[n] > PLAIN else 48
+        cv2.circle(picture, at, radius, colour(scores[n]), -1, cv2.LINE_AA, 4)
     return picture
 
 
@@ -73,7 +73,9 @@ def main():
         row = np.concatenate(frames, axis=1)
         text = f"{name}.mp4: realism {result.realism:.2f}"
         rows += [caption(text, row.shape[1]), row]
-    is_made, jpg = cv2.imencode(".jpg", np.concatenate(rows)[..., ::-1])
+    is_made, jpg = cv2.imencode(
+        ".jpg", np.concatenate(rows)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 80]
+    )
     assert is_made
     with whole_file(ROOT / "docs/picture.jpg") as file:
         file.write(jpg.tobytes())
