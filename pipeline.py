@@ -73,7 +73,7 @@ from video import (
     without_repeats,
 )
 
-VERSION = "0.2.0"
+VERSION = "0.3.0"  # of results; those of another are not gone on with
 LOG = logging.getLogger(__name__)
 DEFAULT_CHECKPOINT = Path(__file__).resolve().parent / "checkpoints/3dspa_mini.npz"
 FEW_TRACKS, FEW_FRAMES = 64, 16  # below which a score comes with a warning
