@@ -497,7 +497,7 @@ def _by_other_heads(fields, heads, kinds, shape):
 
     def realism(name):
         found = by_name.get(name)
-        return found.realism if found else float("nan")
+        return scoring.realism({"surprise": found.surprise}) if found else float("nan")
 
     values = {"no_model": realism("no model")}
     for measure, prefix in zip(LEFT_OUT, ("", "no model "), strict=True):

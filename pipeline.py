@@ -1443,7 +1443,8 @@ def make_result(
     statistics, realism, spread = _scores_of_splits(tracks, held_out, options)
     found = head and _clip_surprise(tracks, held_out, fields, head)
     if found:
-        realism = found.realism
+        statistics = statistics | {"surprise": found.surprise}
+        realism = scoring.realism(statistics)
         spread = found.spread if np.isfinite(found.spread) else None
         ids = np.unique(held_out.ids)
         scores = surprise.coords_score(found.points[ids], head)
@@ -1456,6 +1457,7 @@ def make_result(
         "realism": realism,
         "realism_std": spread,
         "realism_measure": "surprise" if found else "average_jaccard",
+        "surprise": None,
         "percentile": _percentile(realism, checkpoint, tracks, ids),
         **statistics,
         "per_frame": _nan_mean(scores, axis=0),
@@ -1577,7 +1579,8 @@ def _window_entry(tracks, window, found):
     """What score.json says about a window, scored on its own predictions alone."""
     span = window.start, window.stop
     if found:
-        return _entry(window, found.windows.get(span, float("nan")))
+        known = {"surprise": found.windows.get(span, float("nan"))}
+        return _entry(window, scoring.realism(known))
     frames = np.s_[window.start : window.stop]
     ids = window.ids
     visible = tracks.visible[ids, frames, 0] > 0

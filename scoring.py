@@ -8,7 +8,7 @@ In order of appearance:
     pixel_errors            position errors in pixels
     coords_score            0..1 per point and frame
     held_out_statistics     the numbers a clip's score is made of
-    realism                 the published score, one of those numbers
+    realism                 the score, one documented function of those numbers
     point_stays, constant_velocity, nearest_support
                             predictions that a reconstruction has to beat
     image_errors            image distances, for them and for models
@@ -28,6 +28,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import scipy.special
 from jaxtyping import Bool, Float, Int
 
 THRESHOLDS = (1, 2, 4, 8, 16)  # pixels at EVALUATION_SIZE
@@ -418,18 +419,24 @@ def held_out_statistics(
 
 
 def realism(statistics: Mapping[str, float]) -> float:
-    """The published score of a clip, in 0..1: average Jaccard with median scaling.
+    """The score of a clip: how real its motion is, in 0..1, higher is more real.
 
-    It says how much of the held-out motion was predicted; how hard the scene is (how
-    much moves, how far) weighs more in it than whether it is possible. It stands where
-    no head was fitted for the checkpoint; else realism is `surprise.clip_realism`.
+    Of a clip's surprise (surprise.py: in standard deviations of intact clips that move
+    alike), the share of intact clips that are more surprising, were they normal: a half
+    is the usual one. Where no head was fitted for a checkpoint there is no surprise,
+    and the published score stands, average Jaccard with median scaling. That says how
+    much of the held-out motion was predicted; how hard the scene is (how much moves, how
+    far) weighs more in it than whether it is possible.
 
     Args:
-        statistics: of the held-out predictions, see `held_out_statistics`.
+        statistics: of the held-out predictions, see `held_out_statistics`, and perhaps
+            `surprise`.
 
     Raises:
-        KeyError: if average_jaccard is not among them.
+        KeyError: if neither surprise nor average_jaccard is among them.
     """
+    if statistics.get("surprise") is not None:
+        return float(scipy.special.ndtr(-statistics["surprise"]))
     return float(statistics["average_jaccard"])
 
 

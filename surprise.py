@@ -13,7 +13,7 @@ clip, and whether neighbours share it. From top to bottom:
     point_surprise          Fields -> log odds [M] that a point breaks physics there
     window_statistics       those -> the statistics of a window
     window_surprise         the statistics -> surprise, 0 for the usual window
-    clip_realism            surprise of all windows -> 0..1
+    clip_surprise           that of all windows together
     score_fields            Fields of a clip -> ClipSurprise
     coords_score            surprise of points -> 0..1
     read_heads, write_heads heads beside a checkpoint, NAME_surprise.npz
@@ -36,6 +36,7 @@ import scipy.spatial
 import scipy.special
 from jaxtyping import Bool, Float, Int
 
+import scoring
 from files import whole_file
 
 VERSION = 1  # of the numbers in Fields: heads of another version are not used
@@ -390,18 +391,13 @@ def window_surprise(
     return float((raw - usual) / head.spread)
 
 
-def clip_realism(surprise: Sequence[float], lengths: Sequence[int]) -> float:
-    """From the surprise of a clip's windows, each as long as it is.
+def clip_surprise(surprise: Sequence[float], lengths: Sequence[int]) -> float:
+    """The surprise of a clip from that of its windows, each as long as it is.
 
     The mean counts. It lies between those of two clips that a cut joins, and a calm
     hour is no more suspicious than a calm minute, which is not so of the greatest.
     """
-    return realism_of(np.average(surprise, weights=lengths))
-
-
-def realism_of(surprise: float) -> float:
-    """The share of intact windows that are more surprising, were they normal: 0..1."""
-    return float(scipy.special.ndtr(-surprise))
+    return float(np.average(surprise, weights=lengths))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -409,15 +405,16 @@ class ClipSurprise:
     """What a head says about a clip.
 
     Attributes:
-        realism: 0..1, higher is more real.
+        surprise: in standard deviations of intact clips; scoring.realism makes the
+            score of it.
         spread: standard deviation of realism by the jackknife over the splits in which
             tracks were held out, NaN if there is one.
-        windows: realism by (start, stop).
+        windows: surprise by (start, stop).
         points: [N, T] log odds as of `point_surprise`, the mean over windows; NaN where
             nothing is known.
     """
 
-    realism: float
+    surprise: float
     spread: float
     windows: dict[tuple[int, int], float]
     points: Float[np.ndarray, "N T"]
@@ -429,7 +426,7 @@ def score_fields(
     shape: tuple[int, int],
     split: Int[np.ndarray, " N"] | None = None,
 ) -> ClipSurprise | None:
-    """Realism of a clip and the surprise of its points; None without fields.
+    """The surprise of a clip and of its points; None without fields.
 
     Args:
         fields: of its windows; several of one window if they are of different tracks.
@@ -454,7 +451,8 @@ def score_fields(
     if not found:
         return None
     lengths = [stop - start for start, stop in spans]
-    each = np.array([clip_realism(x, lengths) for x in without])
+    each = [{"surprise": clip_surprise(x, lengths)} for x in without]
+    each = np.array([scoring.realism(statistics) for statistics in each])
     spread = float("nan")
     if len(each) > 1:
         spread = float(np.sqrt((len(each) - 1) * np.mean((each - each.mean()) ** 2)))
@@ -463,8 +461,8 @@ def score_fields(
     by_window = {}
     for span, value in zip(spans, found, strict=True):
         by_window.setdefault(span, []).append(value)
-    windows = {span: realism_of(np.mean(each)) for span, each in by_window.items()}
-    return ClipSurprise(clip_realism(found, lengths), spread, windows, points)
+    windows = {span: float(np.mean(each)) for span, each in by_window.items()}
+    return ClipSurprise(clip_surprise(found, lengths), spread, windows, points)
 
 
 def _some_points(fields, kept):

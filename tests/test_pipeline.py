@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from video_files import SIZE, make_clip
@@ -442,7 +443,7 @@ def test_files_are_as_the_design_says(result, tmp_path):
     assert sorted(map(Path, written)) == sorted(folder.iterdir())  # nothing left over
     score = json.loads((folder / "score.json").read_text())
     wanted = (
-        "video realism realism_std realism_measure percentile average_jaccard "
+        "video realism realism_std realism_measure surprise percentile average_jaccard "
         "average_pts_within_thresh occlusion_accuracy per_frame windows cuts "
         "num_tracks checkpoint backends intrinsics seed num_frames fps frame_size "
         "version seconds warnings"
@@ -1215,10 +1216,11 @@ def test_with_a_head_realism_comes_from_surprise(held_out, checkpoint, tmp_path)
     result = pipeline.score_tracks(tracks, beside, options)
     expected = surprise.score_fields(fields, head, (40, 30))
     assert result.score["realism_measure"] == "surprise"
-    assert result.realism == pytest.approx(expected.realism)
+    assert result.score["surprise"] == pytest.approx(expected.surprise)
+    assert result.realism == pytest.approx(scipy.stats.norm.sf(expected.surprise))
     assert 0 < result.score["realism_std"] < 0.5
     assert [w["realism"] for w in result.score["windows"]] == pytest.approx(
-        list(expected.windows.values())
+        scipy.stats.norm.sf(list(expected.windows.values()))
     )
     scores = result.points["coords_score"]
     ids = np.unique(found.ids)

@@ -8,6 +8,7 @@ import scipy.optimize
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import scoring
 import surprise
 import surprise_training
 
@@ -166,11 +167,15 @@ def test_a_network_is_that_of_the_formula():
         assert found == pytest.approx(float(hidden @ k1[:, 0] + b1[0]), rel=1e-5)
 
 
-def test_realism_falls_with_surprise_and_lies_between_those_of_its_windows():
-    assert surprise.realism_of(0) == 0.5
-    assert surprise.realism_of(1) == pytest.approx(0.158655, abs=1e-6)
-    joined = surprise.clip_realism([0.2, -1.0], [48, 30])
-    assert surprise.realism_of(0.2) < joined < surprise.realism_of(-1)
+def test_realism_falls_with_surprise():
+    found = [scoring.realism({"surprise": x}) for x in (0.0, 1.0, -1.0)]
+    assert found == pytest.approx([0.5, 0.158655, 0.841345], abs=1e-6)
+    assert scoring.realism({"average_jaccard": 0.3, "surprise": None}) == 0.3
+
+
+def test_a_clip_lies_between_its_windows():
+    joined = surprise.clip_surprise([0.2, -1.0], [48, 30])
+    assert joined == pytest.approx((48 * 0.2 - 30) / 78)
 
 
 def test_windows_are_joined_and_points_averaged():
@@ -182,7 +187,7 @@ def test_windows_are_joined_and_points_averaged():
     found = surprise.score_fields([first, second], head, (60, 30), split)
     points = surprise.point_surprise(first, head.networks)
     alone = surprise.window_surprise(first, points, head)
-    assert found.realism == pytest.approx(surprise.realism_of(alone))
+    assert found.surprise == pytest.approx(alone)
     assert list(found.windows) == [(0, 20), (10, 30)]
     picture = np.full((60, 20), np.nan)
     picture[first.rows, first.frames] = points
