@@ -1339,7 +1339,7 @@ def _window_fields(tracks, window, by_region, ids):
     span = window.start, window.stop
     pixels, visible = _at_evaluation_size(tracks, ids, span)
     predictions = {
-        "nearest": _as_nearest(pixels, visible, window, first),
+        "nearest": _as_nearest(tracks, window, ids, first),
         "random": _predicted_pixels(tracks, window, ids),
         "region": _predicted_pixels(tracks, by_region, ids),
     }
@@ -1366,25 +1366,33 @@ def _predicted_pixels(tracks, window, ids):
     return surprise.Predictions(pixels, visible, scale)
 
 
-def _as_nearest(pixels, visible, window, first):
-    """Each track moved as that one moves which is nearest to it in its query's frame,
-    of those that are not held out with it; needs no model."""
+def _as_nearest(tracks, window, ids, first):
+    """Each track of `ids` moved as that one moves which is nearest to it in its query's
+    frame, of those of another split; needs no model. Where all were held out in one
+    split, of those that the model was shown. NaN where there is none."""
     asked = window.query_points[first, 0].astype(int) - window.start
     split = window.splits[first]
-    nearest = np.full(len(first), -1)
+    only_one = len(ids) and (split == split[0]).all()
+    shown = window.support[split[0]] if only_one else ids[:0]
+    pixels, visible = _at_evaluation_size(
+        tracks, np.concatenate([ids, shown]), (window.start, window.stop)
+    )
+    split = np.concatenate([split, np.full(len(shown), -1)])
+    nearest = np.full(len(ids), -1)
     for t in np.unique(asked):
-        for s in np.unique(split[asked == t]):
-            mine = np.flatnonzero((asked == t) & (split == s))
+        for s in np.unique(split[: len(ids)][asked == t]):
+            mine = (asked == t) & (split[: len(ids)] == s) & visible[: len(ids), t]
+            mine = np.flatnonzero(mine)
             others = np.flatnonzero(visible[:, t] & (split != s))
-            if len(others):
+            if len(mine) and len(others):
                 tree = scipy.spatial.cKDTree(pixels[others, t])
                 nearest[mine] = others[tree.query(pixels[mine, t])[1]]
-    rows = np.arange(len(first))
-    moved = pixels[nearest[:, None], _nearest_frame(visible)[nearest]]
-    found = pixels[rows, asked][:, None] + moved - pixels[nearest, asked][:, None]
-    return surprise.Predictions(
-        np.where((nearest >= 0)[:, None, None], found, np.nan).astype(np.float32)
-    )
+    rows = np.flatnonzero(nearest >= 0)
+    nearest, asked = nearest[rows], asked[rows]
+    moved = pixels[nearest[:, None], _nearest_frame(visible[nearest])]
+    found = np.full((len(ids), *pixels.shape[1:]), np.nan, np.float32)
+    found[rows] = pixels[rows, asked][:, None] + moved - pixels[nearest, asked][:, None]
+    return surprise.Predictions(found)
 
 
 # --- From predictions to the result ---
