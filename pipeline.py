@@ -288,7 +288,8 @@ class Result:
     """What is known about a clip; `save_result` writes it.
 
     Attributes:
-        realism: the score, 0..1, higher is more real (`scoring.realism`).
+        realism: the score, 0..1, higher is more real: from surprise, or average
+            Jaccard, as score["realism_measure"] says.
         score: what score.json holds.
         predictions: the arrays of predictions.npz.
         points: the arrays of result_with_scores.npz, but for the video.
@@ -769,6 +770,7 @@ def score_tracks(
 
     Raises:
         NothingToTrack: if no track can be held out and compared.
+        PipelineError: features that do not fit, see `hold_out`; a damaged head.
     """
     held_out = hold_out(tracks, checkpoint, options)
     visible = tracks.visible[held_out.ids, :, 0] > 0
@@ -1135,8 +1137,8 @@ def predict(
     """Latents [K, C] of a support batch, and positions [Q, F, 3], visible logits
     [Q, F, 1] and log error scales [Q, F, 1] (None without that head) decoded from them.
 
-    Queries go through in calls of one size: the last is padded, since none of them has
-    an influence on another.
+    Queries go through in calls of one of two sizes: the last is padded, since none of
+    them has an influence on another.
     """
     latents = encode(model, params, batch)
     tracks, logits, scales = [], [], []
@@ -1270,6 +1272,7 @@ def clip_fields(
 ) -> Iterator[surprise.Fields]:
     """Per window, and group of its tracks if there are many, the numbers that surprise
     is made of, see surprise.window_fields. One by one: of a long clip they are large.
+    None of a window with fewer than four tracks that were held out.
 
     Args:
         tracks: of one clip.
@@ -1282,7 +1285,7 @@ def clip_fields(
     for window in tqdm(
         held_out.windows, "surprise", unit="window", delay=1, leave=False
     ):
-        if len(window.ids) < surprise.NUM_NEAR[0]:
+        if len(np.unique(window.ids)) < surprise.NUM_NEAR[0]:
             continue
         by_region = predict_by_region(checkpoint.model, params, tracks, window, options)
         for ids in _groups(window, options):
@@ -1464,7 +1467,8 @@ def make_result(
         "realism": realism,
         "realism_std": spread,
         "realism_measure": "surprise" if found else "average_jaccard",
-        "percentile": _percentile(realism, checkpoint, tracks, ids),
+        # The reference is of surprise.
+        "percentile": _percentile(realism, checkpoint, tracks, ids) if found else None,
         **statistics,
         "per_frame": _nan_mean(scores, axis=0),
         "windows": [
