@@ -772,6 +772,8 @@ def score_tracks(
         NothingToTrack: if no track can be held out and compared.
         PipelineError: features that do not fit, see `hold_out`; a damaged head.
     """
+    # That a head is damaged is said before minutes of predicting.
+    head = (load_heads(checkpoint) or {}).get("all")
     held_out = hold_out(tracks, checkpoint, options)
     visible = tracks.visible[held_out.ids, :, 0] > 0
     if not (visible & held_out.counted).any():
@@ -779,16 +781,13 @@ def score_tracks(
             "no trackable points (none can be predicted from others and compared): no "
             "score"
         )
-    heads = load_heads(checkpoint)
-    if heads is None:
+    if head is None:
         LOG.info(
             "realism: average Jaccard (no surprise head was fitted for this model)"
         )
         return make_result(tracks, held_out, checkpoint, options, video)
     fields = clip_fields(tracks, checkpoint, options, held_out)
-    return make_result(
-        tracks, held_out, checkpoint, options, video, fields, heads["all"]
-    )
+    return make_result(tracks, held_out, checkpoint, options, video, fields, head)
 
 
 def clip_windows(
