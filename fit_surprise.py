@@ -151,7 +151,8 @@ def run() -> str:
         files = offline_proof.make_pool(
             work / "scenes", seeds, is_rendered, FLAGS.num_workers
         )
-        folder = work / f"fields_{checkpoint.sha256[:12]}_{surprise.VERSION}"
+        versions = f"{surprise.VERSION}_{synthetic.VERSION}"
+        folder = work / f"fields_{checkpoint.sha256[:12]}_{versions}"
         found += examples(files, is_rendered, folder, checkpoint, options)
     left_out = KINDS if FLAGS.left_out else ()
     heads = surprise_training.fit_heads(found, left_out, FLAGS.seed)
