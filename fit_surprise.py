@@ -37,8 +37,12 @@ KINDS = tuple(kind for kind in synthetic.VIOLATIONS if kind != "texture_swap")
 def define_flags() -> None:
     """All flags of this command."""
     flags.DEFINE_string("checkpoint_path", None, "Default: the shipped mini.")
-    flags.DEFINE_integer("num_scenes", 300, "Scenes with true and noisy tracks.")
-    flags.DEFINE_integer("num_rendered", 70, "Scenes that are rendered and tracked.")
+    flags.DEFINE_integer(
+        "num_scenes", 300, "Scenes with true and noisy tracks.", lower_bound=1
+    )
+    flags.DEFINE_integer(
+        "num_rendered", 70, "Scenes that are rendered and tracked.", lower_bound=0
+    )
     flags.DEFINE_string(
         "work_dir", "runs/surprise", "For scenes and numbers about them."
     )
@@ -88,8 +92,8 @@ def instances(stored, kind, tracks, condition) -> np.ndarray:
 
 
 def write_fields(path, file, kind, condition, checkpoint, options) -> None:
-    """Fields of a clip, with its culprits, to a file; an empty one where there are
-    none."""
+    """Fields of a clip that is one window, with its culprits, to a file; of any other,
+    or one with too few tracks, an empty file."""
     with np.load(file) as archive:
         stored = dict(archive)
     tracks = offline_proof.condition_tracks(stored, kind, condition, int(file.stem))
@@ -135,7 +139,7 @@ def examples(files, is_rendered, folder, checkpoint, options):
 
 def run() -> str:
     """All of it; what to print."""
-    options = pipeline.make_options("mini", seed=FLAGS.seed)
+    options = pipeline.make_options("mini")  # its seed is no part of what is kept
     checkpoint = pipeline.load_checkpoint(FLAGS.checkpoint_path, options)
     work = Path(FLAGS.work_dir)
     found = []
@@ -147,7 +151,8 @@ def run() -> str:
         files = offline_proof.make_pool(
             work / "scenes", seeds, is_rendered, FLAGS.num_workers
         )
-        folder = work / f"fields_{checkpoint.sha256[:12]}_{surprise.VERSION}"
+        versions = f"{surprise.VERSION}_{synthetic.VERSION}"
+        folder = work / f"fields_{checkpoint.sha256[:12]}_{versions}"
         found += examples(files, is_rendered, folder, checkpoint, options)
     left_out = KINDS if FLAGS.left_out else ()
     heads = surprise_training.fit_heads(found, left_out, FLAGS.seed)
@@ -176,7 +181,9 @@ def main(argv):
     except pipeline.USER_ERRORS as error:
         sys.exit(str(error))
     except OSError as error:
-        sys.exit(f"{error.filename}: {error.strerror or error}")
+        # Of files.py's the message has the path, and there is no filename.
+        named = f"{error.filename}: " if error.filename else ""
+        sys.exit(f"{named}{error.strerror or error}")
     except KeyboardInterrupt:
         sys.exit("interrupted: the same command goes on")
 

@@ -288,7 +288,8 @@ class Result:
     """What is known about a clip; `save_result` writes it.
 
     Attributes:
-        realism: the score, 0..1, higher is more real (`scoring.realism`).
+        realism: the score, 0..1, higher is more real: from surprise, or average
+            Jaccard, as score["realism_measure"] says.
         score: what score.json holds.
         predictions: the arrays of predictions.npz.
         points: the arrays of result_with_scores.npz, but for the video.
@@ -769,7 +770,10 @@ def score_tracks(
 
     Raises:
         NothingToTrack: if no track can be held out and compared.
+        PipelineError: features that do not fit, see `hold_out`; a damaged head.
     """
+    # That a head is damaged is said before minutes of predicting.
+    head = (load_heads(checkpoint) or {}).get("all")
     held_out = hold_out(tracks, checkpoint, options)
     visible = tracks.visible[held_out.ids, :, 0] > 0
     if not (visible & held_out.counted).any():
@@ -777,16 +781,13 @@ def score_tracks(
             "no trackable points (none can be predicted from others and compared): no "
             "score"
         )
-    heads = load_heads(checkpoint)
-    if heads is None:
+    if head is None:
         LOG.info(
             "realism: average Jaccard (no surprise head was fitted for this model)"
         )
         return make_result(tracks, held_out, checkpoint, options, video)
     fields = clip_fields(tracks, checkpoint, options, held_out)
-    return make_result(
-        tracks, held_out, checkpoint, options, video, fields, heads["all"]
-    )
+    return make_result(tracks, held_out, checkpoint, options, video, fields, head)
 
 
 def clip_windows(
@@ -1135,8 +1136,8 @@ def predict(
     """Latents [K, C] of a support batch, and positions [Q, F, 3], visible logits
     [Q, F, 1] and log error scales [Q, F, 1] (None without that head) decoded from them.
 
-    Queries go through in calls of one size: the last is padded, since none of them has
-    an influence on another.
+    Queries go through in calls of one of two sizes: the last is padded, since none of
+    them has an influence on another.
     """
     latents = encode(model, params, batch)
     tracks, logits, scales = [], [], []
@@ -1270,6 +1271,7 @@ def clip_fields(
 ) -> Iterator[surprise.Fields]:
     """Per window, and group of its tracks if there are many, the numbers that surprise
     is made of, see surprise.window_fields. One by one: of a long clip they are large.
+    None of a window with fewer than four tracks that were held out.
 
     Args:
         tracks: of one clip.
@@ -1282,7 +1284,7 @@ def clip_fields(
     for window in tqdm(
         held_out.windows, "surprise", unit="window", delay=1, leave=False
     ):
-        if len(window.ids) < surprise.NUM_NEAR[0]:
+        if len(np.unique(window.ids)) < surprise.NUM_NEAR[0]:
             continue
         by_region = predict_by_region(checkpoint.model, params, tracks, window, options)
         for ids in _groups(window, options):
@@ -1339,7 +1341,7 @@ def _window_fields(tracks, window, by_region, ids):
     span = window.start, window.stop
     pixels, visible = _at_evaluation_size(tracks, ids, span)
     predictions = {
-        "nearest": _as_nearest(pixels, visible, window, first),
+        "nearest": _as_nearest(tracks, window, ids, first),
         "random": _predicted_pixels(tracks, window, ids),
         "region": _predicted_pixels(tracks, by_region, ids),
     }
@@ -1366,25 +1368,33 @@ def _predicted_pixels(tracks, window, ids):
     return surprise.Predictions(pixels, visible, scale)
 
 
-def _as_nearest(pixels, visible, window, first):
-    """Each track moved as that one moves which is nearest to it in its query's frame,
-    of those that are not held out with it; needs no model."""
+def _as_nearest(tracks, window, ids, first):
+    """Each track of `ids` moved as that one moves which is nearest to it in its query's
+    frame, of those of another split; needs no model. Where all were held out in one
+    split, of those that the model was shown. NaN where there is none."""
     asked = window.query_points[first, 0].astype(int) - window.start
     split = window.splits[first]
-    nearest = np.full(len(first), -1)
+    only_one = len(ids) and (split == split[0]).all()
+    shown = window.support[split[0]] if only_one else ids[:0]
+    pixels, visible = _at_evaluation_size(
+        tracks, np.concatenate([ids, shown]), (window.start, window.stop)
+    )
+    split = np.concatenate([split, np.full(len(shown), -1)])
+    nearest = np.full(len(ids), -1)
     for t in np.unique(asked):
-        for s in np.unique(split[asked == t]):
-            mine = np.flatnonzero((asked == t) & (split == s))
+        for s in np.unique(split[: len(ids)][asked == t]):
+            mine = (asked == t) & (split[: len(ids)] == s) & visible[: len(ids), t]
+            mine = np.flatnonzero(mine)
             others = np.flatnonzero(visible[:, t] & (split != s))
-            if len(others):
+            if len(mine) and len(others):
                 tree = scipy.spatial.cKDTree(pixels[others, t])
                 nearest[mine] = others[tree.query(pixels[mine, t])[1]]
-    rows = np.arange(len(first))
-    moved = pixels[nearest[:, None], _nearest_frame(visible)[nearest]]
-    found = pixels[rows, asked][:, None] + moved - pixels[nearest, asked][:, None]
-    return surprise.Predictions(
-        np.where((nearest >= 0)[:, None, None], found, np.nan).astype(np.float32)
-    )
+    rows = np.flatnonzero(nearest >= 0)
+    nearest, asked = nearest[rows], asked[rows]
+    moved = pixels[nearest[:, None], _nearest_frame(visible[nearest])]
+    found = np.full((len(ids), *pixels.shape[1:]), np.nan, np.float32)
+    found[rows] = pixels[rows, asked][:, None] + moved - pixels[nearest, asked][:, None]
+    return surprise.Predictions(found)
 
 
 # --- From predictions to the result ---
@@ -1458,7 +1468,8 @@ def make_result(
         "realism_std": spread,
         "realism_measure": "surprise" if found else "average_jaccard",
         "surprise": None,
-        "percentile": _percentile(realism, checkpoint, tracks, ids),
+        # The reference is of surprise.
+        "percentile": _percentile(realism, checkpoint, tracks, ids) if found else None,
         **statistics,
         "per_frame": _nan_mean(scores, axis=0),
         "windows": [

@@ -425,8 +425,8 @@ def realism(statistics: Mapping[str, float]) -> float:
     alike), the share of intact clips that are more surprising, were they normal: a half
     is the usual one. Where no head was fitted for a checkpoint there is no surprise,
     and the published score stands, average Jaccard with median scaling. That says how
-    much of the held-out motion was predicted; how hard the scene is (how much moves, how
-    far) weighs more in it than whether it is possible.
+    much of the held-out motion was predicted; how hard the scene is (how much moves,
+    how far) weighs more in it than whether it is possible.
 
     Args:
         statistics: of the held-out predictions, see `held_out_statistics`, and perhaps

@@ -28,6 +28,7 @@ import dataclasses
 import json
 import os
 import zipfile
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -39,6 +40,17 @@ from jaxtyping import Bool, Float, Int
 import scoring
 from files import whole_file
 
+# What numpy, zipfile and json say of a file that is damaged, or of another kind.
+BAD_FILE = (
+    OSError,
+    EOFError,
+    KeyError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 VERSION = 1  # of the numbers in Fields: heads of another version are not used
 NUM_NEAR = 4, 16  # neighbours of a point, one for every NEAR_SHARE tracks of a window
 NEAR_SHARE = 40
@@ -524,7 +536,7 @@ def read_heads(path: str | os.PathLike, sha256: str) -> dict[str, Head] | None:
             arrays = dict(stored)
         names = dict.fromkeys(key.split("/")[0] for key in arrays if "/" in key)
         return {name: _head_of(arrays, name) for name in names}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except BAD_FILE as error:
         raise ValueError(f"{path} is damaged: fetch it again ({error})") from error
 
 

@@ -1275,3 +1275,33 @@ def test_many_tracks_are_judged_in_groups(held_out, checkpoint, monkeypatch):
     whole = surprise.score_fields(fields, head, (40, 30))
     assert len(whole.windows) == len(found.windows)
     assert np.isfinite(whole.points[:, 1:][tracks.visible[:, 1:, 0] > 0]).all()
+
+
+def test_the_nearest_of_a_single_split_is_one_that_was_shown():
+    """All held-out tracks lie in one split (as in preset full): they have none of
+    another split to move like."""
+    start = np.array([[0.0, 0, 1], [0.1, 0, 1], [0.3, 0, 1]])
+    step = np.array([[0.01, 0, 0], [0.02, 0, 0], [0.03, 0, 0]])
+    moving = start[:, None] + step[:, None] * np.arange(6)[:, None]
+    tracks = pipeline.Tracks3D(
+        moving, np.ones((3, 6, 1)), np.array([100.0, 100, 128, 128]), (256, 256), "here"
+    )
+    ids = np.array([0])
+    window = pipeline.WindowPrediction(
+        0,
+        6,
+        ids=ids,
+        splits=np.zeros(1, int),
+        tracks=moving[:1],
+        visible_logits=np.ones((1, 6, 1)),
+        query_points=np.array([[2, *moving[0, 2]]]),
+        support=[np.array([1, 2])],
+        scale=np.ones(1),
+        latents=np.zeros((1, 1, 1)),
+    )
+    found = pipeline._as_nearest(tracks, window, ids, np.zeros(1, int)).pixels
+    expected = 128 + 100 * (0.02 + 0.02 * (np.arange(6) - 2))  # as track 1 does
+    np.testing.assert_allclose(found[0, :, 0], expected, rtol=1e-6)
+    alone = dataclasses.replace(window, support=[np.zeros(0, int)])
+    found = pipeline._as_nearest(tracks, alone, ids, np.zeros(1, int)).pixels
+    assert np.isnan(found).all()
