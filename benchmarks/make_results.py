@@ -239,6 +239,7 @@ def pipeline_section(platform: str) -> str:
         [
             f"### {platform.upper()}: {stored['device']}",
             f"`{command}`",
+            *([stored["note"]] if "note" in stored else []),
             table(header, rows),
         ]
     )
