@@ -168,8 +168,10 @@ def test_a_table_keeps_rows_of_other_videos(tmp_path):
     assert list(rows(tmp_path)) == ["a.mp4", "c.mp4"]
 
 
-def test_a_table_that_is_not_utf8_keeps_its_bytes(tmp_path):
+def test_a_table_that_is_not_utf8_keeps_its_bytes(tmp_path, monkeypatch):
     """As an editor may leave it, or where a file's name is not."""
+    # pytest-xdist cannot send captured logs that are not UTF-8.
+    monkeypatch.setattr(many_videos.LOG, "disabled", True)
     (tmp_path / "scores.csv").write_bytes(b"video,folder\n/x/caf\xe9.mp4,caf\xe9\n")
     bad = os.fsdecode(b"bad\xff.mp4")
     score_many([bad], tmp_path, Scorer(), OPTIONS, CHECKPOINT)
