@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import checkpointing
+import many_videos
 import pipeline
 from many_videos import append_row, find_inputs, name_folders, read_rows, score_many
 from pipeline import PipelineError
