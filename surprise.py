@@ -51,7 +51,7 @@ BAD_FILE = (
     zipfile.BadZipFile,
     zlib.error,
 )
-VERSION = 1  # of the numbers in Fields: heads of another version are not used
+VERSION = 2  # of the numbers in Fields: heads of another version are not used
 NUM_NEAR = 4, 16  # neighbours of a point, one for every NEAR_SHARE tracks of a window
 NEAR_SHARE = 40
 LEAST_NEAR = 3  # neighbours that must be known for a mean of them to count
@@ -90,7 +90,7 @@ class Fields:
         rows, frames: [M] which track of `ids`, which frame of the window.
         values: [M, C] float16, by `names`.
         names: SOURCE.WHAT, with a source in NO_MODEL or MODEL, or "visible".
-        near: [N, L, K] neighbours of a track in the frame before, -1 for none.
+        near: [N, L, K] neighbours of a track, -1 for none.
         covariates: [3] log of the median speed (pixels a frame), of the number of
             tracks, of that of frames.
     """
@@ -121,8 +121,8 @@ def window_fields(
     Of every source's residuals: their size, their change from frame to frame, and their
     second differences over STRIDES frames (whose upward part by itself: gravity has a
     direction); each at the point, its mean over neighbours, both against the window's
-    median, which is given too. Of lost tracks: where, how many nearby, and how visible
-    they were predicted to be.
+    median, which is given too. Of tracks lost and gained: where, how many nearby, and
+    how visible they were predicted to be.
 
     Args:
         pixels: tracks in pixels at 256; anything where hidden.
@@ -146,6 +146,8 @@ def window_fields(
         columns.update(of_kind(name, field, local_mean(field, near), rows, frames))
 
     add("observed.lost", lost, "share")
+    gained = _gained(visible)
+    add("observed.gained", gained, "share")
     _add_motion(add, "observed", pixels, visible)
     for source, found in predictions.items():
         known = visible & np.isfinite(found.pixels).all(-1)
@@ -156,6 +158,7 @@ def window_fields(
         if found.visible is not None:
             chance = np.where(np.isfinite(found.visible), found.visible, 0.5)
             add(f"{source}.lost", lost * chance, "share")
+            add(f"{source}.gained", gained * (1 - chance), "share")
             columns |= _as_they_are(f"{source}.visible", chance, near, rows, frames)
         if found.scale is not None:
             scale = np.where(np.isfinite(found.scale), found.scale, 1.0)
@@ -174,6 +177,13 @@ def window_fields(
         near=near,
         covariates=np.log([_median(speed) + FLOOR, count, length]),
     )
+
+
+def _gained(visible):
+    """Where a visible track was not in the frame before."""
+    gained = np.full(visible.shape, np.nan, np.float32)
+    gained[:, 1:] = np.where(visible[:, 1:], ~visible[:, :-1], np.nan)
+    return gained
 
 
 def _add_motion(add, source, path, known):
@@ -266,19 +276,23 @@ def _quantile(field, share) -> float:
 def neighbours(
     pixels: Float[np.ndarray, "N L 2"], visible: Bool[np.ndarray, "N L"]
 ) -> Int[np.ndarray, "N L K"]:
-    """The nearest tracks to each, itself among them, in the frame before.
+    """The nearest tracks to each, itself among them, in the frame before; of a track
+    that is not visible then but in the frame itself, those in the frame.
 
     The more tracks, the more of them, so that they cover a like part of the picture.
-    -1 where the track, or too few others, are visible then.
+    -1 where the track is visible in neither, or too few others are.
     """
     count, length = visible.shape
     most = int(np.clip(round(count / NEAR_SHARE), *NUM_NEAR))
     near = np.full((count, length, most), -1, np.int32)
     for t in range(length):
-        seen = np.flatnonzero(visible[:, max(t - 1, 0)])
-        if len(seen) >= most:
-            points = pixels[seen, max(t - 1, 0)]
-            near[seen, t] = seen[scipy.spatial.cKDTree(points).query(points, most)[1]]
+        before = max(t - 1, 0)
+        fresh = visible[:, t] & ~visible[:, before]
+        for frame, asked in ((before, visible[:, before]), (t, fresh)):
+            asked, seen = np.flatnonzero(asked), np.flatnonzero(visible[:, frame])
+            if len(asked) and len(seen) >= most:
+                tree = scipy.spatial.cKDTree(pixels[seen, frame])
+                near[asked, t] = seen[tree.query(pixels[asked, frame], most)[1]]
     return near
 
 
