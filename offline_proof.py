@@ -14,6 +14,7 @@ appearance:
     judge                   tracks of a clip -> its score and the baselines
     make_pool, condition_tracks, shows
                             scenes and twins on disk -> tracks; whether a twin counts
+    varied_clip             an intact scene of any length and number of tracks
     culprit                 do the most surprising points lie on the body that errs?
     run_synthetic, run_corruptions
                             what is not judged yet is judged, a file for each scene
@@ -41,7 +42,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from scipy.spatial import cKDTree
 from tqdm import tqdm
 
@@ -61,9 +62,10 @@ from files import whole_file
 from scoring import Estimate
 from video import VideoError, check_file, read_video, video_from_array
 
-VERSION = 1  # of the files of judged clips: those of another version are refused
+VERSION = 2  # of the files of judged clips: those of another version are refused
 FIRST_SEED = 5_000_000  # of synthetic.py: nothing is trained or fitted on these scenes
 NUM_FRAMES, NUM_TRACKS, SIDE = 48, 320, 256  # of a scene; its picture is square
+VARIED_TRACKS = 128, 1024  # of varied_clip
 MOST_RENDERED = 1200  # of the tracker's tracks
 GRID = 32  # of the tracker, over the rendered pictures
 CONDITIONS = ("true", "noisy", "rendered")
@@ -602,8 +604,8 @@ def condition_tracks(
 ) -> pipeline.Tracks3D:
     """Tracks of a scene or twin as one of CONDITIONS, at depth 1.
 
-    Of a twin's own tracks only those that the scene has too are taken; of its rendered
-    pictures MOST_RENDERED of those that the tracker found, drawn at random, for time.
+    Of the simulator's own tracks those of `compared_rows`; of rendered pictures
+    MOST_RENDERED of those that the tracker found, drawn at random, for time.
 
     Args:
         stored: of a file of `make_pool`.
@@ -618,8 +620,8 @@ def condition_tracks(
             rows = np.sort(rng.choice(len(pixels), MOST_RENDERED, replace=False))
             pixels, visible = pixels[rows], visible[rows]
         return _at_depth_1(pixels, visible, camera)
-    own = stored[f"{kind}/track_ids"] >= 0
-    tracks, visible = stored[f"{kind}/tracks"][own], stored[f"{kind}/visible"][own]
+    rows = compared_rows(stored[f"{kind}/track_ids"], seed)
+    tracks, visible = stored[f"{kind}/tracks"][rows], stored[f"{kind}/visible"][rows]
     if condition == "true":
         pixels = geometry.project(tracks, stored["intrinsics"])
         return _at_depth_1(pixels, visible, camera)
@@ -634,6 +636,60 @@ def condition_tracks(
     example = data_loader.augment_example(example, rng, SEEN, tracks.shape[1])
     pixels = geometry.project(example["tracks_3d"], example["intrinsics"])
     return _at_depth_1(pixels, example["visible"][..., 0] > 0, camera)
+
+
+def varied_clip(
+    seed: int, frames: tuple[int, int] = (24, 150)
+) -> tuple[synthetic.Scene, pipeline.Tracks3D]:
+    """An intact scene, its length and its number of tracks drawn, as a tracker sees it.
+
+    Args:
+        seed: of synthetic.py, and of all draws.
+        frames: how many at least and at most.
+
+    Raises:
+        SceneRejected, ValueError: the seed gives no scene.
+    """
+    rng = np.random.default_rng(seed)
+    num_frames = int(rng.integers(frames[0], frames[1] + 1))
+    num_tracks = int(np.exp(rng.uniform(*np.log(VARIED_TRACKS))))
+    scene = synthetic.generate_scene(seed, num_frames, num_tracks)
+    example = {
+        "tracks_3d": scene.tracks_3d,
+        "visible": scene.visible.astype(np.float32),
+        "intrinsics": scene.intrinsics,
+        "height": scene.height,
+        "width": scene.width,
+    }
+    example = data_loader.augment_example(example, rng, SEEN, num_frames)
+    tracks = pipeline.Tracks3D(
+        tracks=example["tracks_3d"],
+        visible=example["visible"],
+        intrinsics=example["intrinsics"],
+        size=(scene.height, scene.width),
+        intrinsics_source="assumed",
+    )
+    return scene, tracks
+
+
+def compared_rows(
+    track_ids: Int[np.ndarray, " M"], seed: int
+) -> Int[np.ndarray, " N"]:
+    """Which of a scene's or twin's tracks are compared: as many as the scene has.
+
+    A twin's other tracks (of a body that the scene does not have) are at the places of
+    some of the scene's, drawn at random: a tracker sees them, and their number must not
+    tell the twin from its scene.
+
+    Args:
+        track_ids: the number of each track in the scene, -1 where it has none.
+        seed: of the draw.
+    """
+    rows, others = np.flatnonzero(track_ids >= 0), np.flatnonzero(track_ids < 0)
+    rng = np.random.default_rng([seed, 2])
+    others = rng.permutation(others)[: len(rows) // 2]
+    rows[rng.choice(len(rows), len(others), replace=False)] = others
+    return rows
 
 
 def _at_depth_1(pixels, visible, camera) -> pipeline.Tracks3D:
@@ -664,9 +720,10 @@ def differs(
 def shows(stored: Mapping[str, np.ndarray], kind: str, condition: str) -> bool:
     """Whether a violation can be seen in the tracks: only then does a twin count.
 
-    In the simulator's own tracks, with noise or without, by those that are numbered. In
-    the rendered pictures by the tracker's: those which are at one place, within
-    SAME_PIXELS, in the last frame before the violation are the same ones.
+    In the simulator's own tracks, with noise or without, by those that are numbered,
+    and by the others, should one be visible. In the rendered pictures by the tracker's:
+    those which are at one place, within SAME_PIXELS, in the last frame before the
+    violation are the same ones.
     """
     if condition != "rendered":
         pair = []
@@ -675,7 +732,8 @@ def shows(stored: Mapping[str, np.ndarray], kind: str, condition: str) -> bool:
             tracks = stored[f"{name}/tracks"][own]
             pair.append(geometry.project(tracks, stored["intrinsics"]))
             pair.append(stored[f"{name}/visible"][own])
-        return differs(*pair)
+        others = stored[f"{kind}/track_ids"] < 0
+        return differs(*pair) or bool(stored[f"{kind}/visible"][others].any())
     last = int(stored[f"{kind}/frame"]) - 1
     first, second = (
         (stored[f"{name}/lk"], stored[f"{name}/lkv"]) for name in (INTACT, kind)
@@ -769,16 +827,16 @@ def _judge_scene(file, condition, judges) -> list["Row"]:
             tracks = condition_tracks(stored, kind, condition, seed)
             found = _judged(tracks, judges, kinds if kind == INTACT else [kind])
         if found and condition == "true" and kind != INTACT:
-            points = _culprits(found, stored, kind)
+            points = _culprits(found, stored, kind, seed)
         values = found.values if found else {}
         rows.append(Row(str(seed), str(seed), condition, kind, counts, values, points))
     return rows
 
 
-def _culprits(found: Judgement, stored, kind) -> dict:
+def _culprits(found: Judgement, stored, kind, seed) -> dict:
     """Row.points of a twin."""
-    own = stored[f"{kind}/track_ids"] >= 0
-    violates = np.isin(stored[f"{kind}/instance"][own], stored[f"{kind}/ids"])
+    rows = compared_rows(stored[f"{kind}/track_ids"], seed)
+    violates = np.isin(stored[f"{kind}/instance"][rows], stored[f"{kind}/ids"])
     points = {}
     for name, by_point in (
         ("shipped", found.surprise),

@@ -21,7 +21,7 @@ import numpy as np
 import optax
 import scipy.optimize
 import scipy.special
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from tqdm import tqdm
 
 import surprise
@@ -38,6 +38,7 @@ LASTING = {
 NOT_SURE = 6  # frames before the moment in which points are not taken for possible
 POSSIBLE_PER_TWIN, POSSIBLE_PER_SCENE = 40, 320  # points drawn
 IMPOSSIBLE_PER_TWIN = 40
+CANDIDATES, HARDEST = 3000, 0.03  # of an intact scene, and what share is learned from
 HIDDEN = 48, 24
 STEPS, BATCH = 3000, 1024
 LEARNING_RATE, WEIGHT_DECAY = 2e-3, 1e-2
@@ -90,22 +91,80 @@ def culprits(
 # --- Points ---
 
 
+@dataclasses.dataclass(frozen=True)
+class Drawn:
+    """Points of an example, to learn from.
+
+    Attributes:
+        kind: of violation, or "none".
+        values: [m, C] of Fields.
+        is_culprit: [m].
+        others: [n, C] further points of an intact scene; those that a network takes for
+            culprits are what it learns from next.
+    """
+
+    kind: str
+    values: Float[np.ndarray, "m C"]
+    is_culprit: Bool[np.ndarray, " m"]
+    others: Float[np.ndarray, "n C"]
+
+
 def draw_points(
     examples: Sequence[Example], rng: np.random.Generator
-) -> Iterator[tuple[Example, np.ndarray, np.ndarray]]:
-    """Of every example values [m, C] of some points, and which of them are culprits."""
+) -> Iterator[Drawn]:
+    """Some points of every example."""
     for example in tqdm(examples, "points", leave=False):
         guilty = np.flatnonzero(example.culprit == 1)
         innocent = np.flatnonzero(example.culprit == 0)
-        most = POSSIBLE_PER_SCENE if example.kind == "none" else POSSIBLE_PER_TWIN
+        is_intact = example.kind == "none"
+        most = POSSIBLE_PER_SCENE if is_intact else POSSIBLE_PER_TWIN
+        others = _some(innocent, CANDIDATES if is_intact else 0, rng)
         guilty = _some(guilty, IMPOSSIBLE_PER_TWIN, rng)
-        innocent = _some(innocent, most, rng)
-        rows = np.concatenate([guilty, innocent])
-        yield example, example.load().values[rows], np.arange(len(rows)) < len(guilty)
+        rows = np.concatenate([guilty, _some(innocent, most, rng)])
+        values = example.load().values
+        is_culprit = np.arange(len(rows)) < len(guilty)
+        yield Drawn(example.kind, values[rows], is_culprit, values[others])
 
 
 def _some(rows, most, rng):
     return rows if len(rows) <= most else rng.choice(rows, most, replace=False)
+
+
+def fit_networks(
+    drawn: Sequence[Drawn],
+    names: Sequence[str],
+    sources: Sequence[Sequence[str]],
+    seed: int = 0,
+) -> list[Network]:
+    """Perceptrons for points, each fitted twice: the second time with the points of
+    intact scenes that the first one was most wrong about, which are few, and which a
+    clip's sharpest moments are made of.
+
+    Args:
+        drawn: of `draw_points`.
+        names: of the values.
+        sources: per network, whose values it sees; "visible" every one does.
+        seed: of the first network.
+    """
+    values = np.concatenate([d.values for d in drawn])
+    labels = np.concatenate([d.is_culprit for d in drawn])
+    networks = []
+    for number, chosen in enumerate(sources):
+        columns = [
+            i for i, n in enumerate(names) if n.split(".")[0] in (*chosen, "visible")
+        ]
+        own = [names[i] for i in columns]
+        first = fit_network(values[:, columns], labels, own, seed + number)
+        hard = [_hardest(d.others[:, columns], first) for d in drawn]
+        more = np.concatenate([values[:, columns], *hard])
+        is_culprit = np.append(labels, np.zeros(len(more) - len(labels), bool))
+        networks.append(fit_network(more, is_culprit, own, seed + number))
+    return networks
+
+
+def _hardest(values, network):
+    found = network(values.astype(np.float32)) if len(values) else np.zeros(0)
+    return values[np.argsort(-found, kind="stable")[: int(len(values) * HARDEST)]]
 
 
 def fit_network(

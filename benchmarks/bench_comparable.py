@@ -32,7 +32,6 @@ sys.path[:0] = [str(ROOT)]
 import cv2  # noqa: E402
 import tqdm  # noqa: E402
 
-import data_loader  # noqa: E402
 import geometry  # noqa: E402
 import offline_proof  # noqa: E402
 import pipeline  # noqa: E402
@@ -62,32 +61,13 @@ def simulated_clip(index: int) -> tuple[pipeline.Tracks3D, dict]:
 
     Motions are in pixels per frame, of a frame whose shorter side has 256.
     """
-    rng = np.random.default_rng([FIRST_SEED, index])
-    num_frames = int(rng.integers(24, 151))
-    num_tracks = int(np.exp(rng.uniform(np.log(128), np.log(1024))))
-    scene = synthetic.generate_scene(FIRST_SEED + index, num_frames, num_tracks)
-    size = scene.height, scene.width
-    example = {
-        "tracks_3d": scene.tracks_3d,
-        "visible": scene.visible.astype(np.float32),
-        "intrinsics": scene.intrinsics,
-        "height": scene.height,
-        "width": scene.width,
-    }
-    example = data_loader.augment_example(example, rng, offline_proof.SEEN, num_frames)
-    tracks = pipeline.Tracks3D(
-        tracks=example["tracks_3d"],
-        visible=example["visible"],
-        intrinsics=example["intrinsics"],
-        size=size,
-        intrinsics_source="assumed",
-    )
+    scene, tracks = offline_proof.varied_clip(FIRST_SEED + index)
     like = {
         "seed": FIRST_SEED + index,
         "point_motion": point_motion(tracks),
         "camera_motion": camera_motion(scene),
-        "num_frames": num_frames,
-        "num_tracks": num_tracks,
+        "num_frames": tracks.tracks.shape[1],
+        "num_tracks": len(tracks.tracks),
     }
     return tracks, like
 
@@ -126,7 +106,7 @@ def simulated(checkpoint, options, num_clips: int) -> dict:
     for index in tqdm.tqdm(range(num_clips), desc="simulated clips"):
         try:
             tracks, like = simulated_clip(index)
-        except synthetic.SceneRejected:
+        except (synthetic.SceneRejected, ValueError):
             continue
         result = pipeline.score_tracks(tracks, checkpoint, options)
         statistics = ("realism", "average_jaccard", "average_pts_within_thresh")

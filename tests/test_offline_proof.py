@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.stats
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from test_pipeline import SMALL, random_tracks, save_random
 from video_files import make_clip, write_video
 
@@ -217,18 +219,34 @@ def test_tracks_of_rendered_twins_are_matched_by_where_they_were():
     assert offline_proof.shows(stored, "kick", "rendered")
 
 
-def test_further_tracks_of_a_twin_are_left_out():
+def test_further_tracks_of_a_twin_take_the_places_of_others():
     stored = stored_pair("true")
     for name in ("tracks", "visible"):
         array = stored[f"kick/{name}"]
         stored[f"kick/{name}"] = np.concatenate([array, array[:1]])
+    stored["kick/tracks"][3] = geometry.lift(np.float32([[50, 60]]), CAMERA, 2.0)
     stored["kick/track_ids"] = np.array([0, 1, 2, -1])
-    assert not offline_proof.shows(stored, "kick", "true")
+    assert offline_proof.shows(stored, "kick", "true")
     tracks = offline_proof.condition_tracks(stored, "kick", "true", 0)
-    assert len(tracks.tracks) == 3
+    assert len(tracks.tracks) == 3  # no more than the scene has
     np.testing.assert_allclose(tracks.tracks[..., 2], 1)
     pixels = geometry.project(tracks.tracks, tracks.intrinsics)
-    np.testing.assert_allclose(pixels, stored["none/lk"], atol=1e-3)
+    same = np.isclose(pixels, stored["none/lk"], atol=1e-3).all((1, 2))
+    assert same.sum() == 2
+    np.testing.assert_allclose(pixels[~same], [[[50, 60]] * 5], atol=1e-3)
+    stored["kick/visible"][3] = False
+    assert not offline_proof.shows(stored, "kick", "true")
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(2, 30), st.integers(0, 40), st.integers(0, 10**6))
+def test_as_many_tracks_are_compared_as_the_scene_has(own, others, seed):
+    ids = np.r_[np.arange(own), np.full(others, -1)]
+    rows = offline_proof.compared_rows(ids, seed)
+    assert len(rows) == own and len(set(rows)) == own
+    is_own = ids[rows] >= 0
+    np.testing.assert_array_equal(rows[is_own], np.flatnonzero(is_own))  # in place
+    assert (~is_own).sum() == min(others, own // 2)
 
 
 def test_a_scene_and_its_twins_have_the_same_noise():
