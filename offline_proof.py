@@ -672,9 +672,7 @@ def varied_clip(
     return scene, tracks
 
 
-def compared_rows(
-    track_ids: Int[np.ndarray, " M"], seed: int
-) -> Int[np.ndarray, " N"]:
+def compared_rows(track_ids: Int[np.ndarray, " M"], seed: int) -> Int[np.ndarray, " N"]:
     """Which of a scene's or twin's tracks are compared: as many as the scene has.
 
     A twin's other tracks (of a body that the scene does not have) are at the places of

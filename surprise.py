@@ -11,7 +11,8 @@ clip, and whether neighbours share it. From top to bottom:
     neighbours, local_mean  which tracks are near a point; means over them
     Head                    what was fitted: two small networks and a line
     point_surprise          Fields -> log odds [M] that a point breaks physics there
-    window_statistics       those -> the statistics of a window
+    window_statistics       those -> the statistics of a window: sharpness, sizes
+    circumstances           what the usual surprise depends on: speed, tracks, frames
     window_surprise         the statistics -> surprise, 0 for the usual window
     clip_surprise           that of all windows together
     score_fields            Fields of a clip -> ClipSurprise
@@ -61,6 +62,8 @@ MOST_LOG_SCALE = 8.0
 CLIP = 5.0  # standard deviations beyond which a number says no more
 NO_MODEL = "observed", "nearest"  # sources of fields that no model is needed for
 MODEL = "random", "region"
+SIZES = "bend1", "bend3", "step", "error"  # of which window_statistics has some
+SHARES = "lost", "gained", "visible", "scale"
 LOWEST_LOGIT, HIGHEST_LOGIT = -20.0, 20.0
 
 
@@ -344,7 +347,7 @@ class Head:
         networks: for points; the mean of their outputs counts.
         half: point surprise at which coords_score is a half.
         mean, deviation, weights: [S] of window_statistics.
-        usual: [4] what surprise intact windows have, as a line in (1, covariates).
+        usual: [7] what surprise intact windows have, as weights of `circumstances`.
         spread: their standard deviation around it.
     """
 
@@ -356,23 +359,44 @@ class Head:
     usual: np.ndarray
     spread: float
 
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Whose values any of its networks sees."""
+        seen = {name.split(".")[0] for each in self.networks for name in each.names}
+        return tuple(source for source in (*NO_MODEL, *MODEL) if source in seen)
+
 
 def point_surprise(
-    fields: Fields, networks: Sequence[Network]
+    fields: Fields, networks: Sequence[Network], outputs: dict | None = None
 ) -> Float[np.ndarray, " M"]:
-    """Log odds, at even prior odds, that a point breaks physics there and then."""
+    """Log odds, at even prior odds, that a point breaks physics there and then.
+
+    Args:
+        fields: of a window.
+        networks: whose mean counts.
+        outputs: of networks that were asked before, by `id`; what is missing is added.
+    """
     position = {name: i for i, name in enumerate(fields.names)}
-    total = np.zeros(len(fields.rows), np.float32)
+    outputs = {} if outputs is None else outputs
     for network in networks:
-        chosen = [position[name] for name in network.names]
-        total += network(fields.values[:, chosen].astype(np.float32))
+        if id(network) not in outputs:
+            chosen = [position[name] for name in network.names]
+            outputs[id(network)] = network(fields.values[:, chosen].astype(np.float32))
+    total = sum(outputs[id(network)] for network in networks)
     return np.clip(total / len(networks), LOWEST_LOGIT, HIGHEST_LOGIT)
 
 
 def window_statistics(
+    fields: Fields, surprise: Float[np.ndarray, " M"], sources: Sequence[str]
+) -> Float[np.ndarray, " S"]:
+    """What a line weighs: `sharpness`, and `sizes` of some sources."""
+    return np.concatenate([sharpness(fields, surprise), sizes(fields, sources)])
+
+
+def sharpness(
     fields: Fields, surprise: Float[np.ndarray, " M"]
 ) -> Float[np.ndarray, "12"]:
-    """Where it is sharpest and how far it spreads.
+    """Where surprise is sharpest and how far it spreads.
 
     The frames' most surprising neighbourhoods: the first, means of three and eight, the
     median; quantiles of points; their log mean odds; the mean of the ten most
@@ -401,7 +425,46 @@ def window_statistics(
     )
 
 
-def raw_surprise(statistics: Float[np.ndarray, "*B 12"], head: Head) -> np.ndarray:
+def sizes(fields: Fields, sources: Sequence[str]) -> Float[np.ndarray, " S"]:
+    """Plain sizes, which no network saw against anything else.
+
+    Of each source's errors, steps and second differences the logarithms' mean and 99th
+    percentile; of what is lost, gained, or expected visible, and of the logarithm of
+    the expected error, means; of shares of tracks lost and gained logarithms, too.
+    """
+    values = fields.values if len(fields.values) else np.zeros((1, len(fields.names)))
+    found = []
+    for source in sources:
+        for what in SIZES:
+            if f"{source}.{what}" in fields.names:
+                at = fields.names.index(f"{source}.{what}")
+                usual = fields.names.index(f"{source}.{what}.usual")
+                size = values[:, at].astype(np.float32)
+                offset = float(values[0, usual])
+                found += [size.mean() + offset, np.quantile(size, 0.99) + offset]
+        for what in SHARES:
+            if f"{source}.{what}" in fields.names:
+                at = fields.names.index(f"{source}.{what}")
+                found.append(values[:, at].astype(np.float32).mean())
+                if source == "observed":
+                    found.append(np.log(found[-1] + 1e-3))
+    return np.array(found)
+
+
+def circumstances(fields: Fields) -> Float[np.ndarray, "7"]:
+    """What the usual surprise of a window depends on: 1, the logarithms of the median
+    and the mean speed, their squares, those of the numbers of tracks and of frames."""
+    median, *others = fields.covariates
+    step, usual = (
+        fields.values[:, fields.names.index(f"observed.step{end}")].astype(np.float32)
+        for end in ("", ".usual")
+    )
+    speed = np.exp(step + usual).mean() if len(step) else np.exp(median)
+    mean = np.log(np.clip(speed, FLOOR, 256))
+    return np.array([1, median, mean, median**2, mean**2, *others])
+
+
+def raw_surprise(statistics: Float[np.ndarray, "*B S"], head: Head) -> np.ndarray:
     """Weighed statistics of windows."""
     standard = (statistics - head.mean) / head.deviation
     return np.clip(standard, -CLIP, CLIP) @ head.weights
@@ -412,9 +475,8 @@ def window_surprise(
 ) -> float:
     """A window's surprise, in standard deviations of intact windows that move alike and
     have as many tracks and frames; from that of its points."""
-    raw = raw_surprise(window_statistics(fields, points), head)
-    usual = head.usual @ np.concatenate([[1.0], fields.covariates])
-    return float((raw - usual) / head.spread)
+    raw = raw_surprise(window_statistics(fields, points, head.sources), head)
+    return float((raw - head.usual @ circumstances(fields)) / head.spread)
 
 
 def clip_surprise(surprise: Sequence[float], lengths: Sequence[int]) -> float:

@@ -5,11 +5,11 @@ From top to bottom:
     Example             a window's Fields, what it shows, and which points break physics
     culprits            which points and frames of a twin count as breaking physics
     draw_points         points to learn from
-    fit_network         a perceptron for points
+    fit_networks        perceptrons for points
     fit_line            the line over a window's statistics
-    fit_head            all of it
-    fit_heads           the shipped head, those that never saw a kind of violation, and
-                        the same on what needs no model
+    fit_lines           those of several heads, and what is usual
+    fit_heads           all of it: the shipped head, those that never saw a kind of
+                        violation, and the same on what needs no model
 """
 
 import dataclasses
@@ -42,8 +42,8 @@ CANDIDATES, HARDEST = 3000, 0.03  # of an intact scene, and what share is learne
 HIDDEN = 48, 24
 STEPS, BATCH = 3000, 1024
 LEARNING_RATE, WEIGHT_DECAY = 2e-3, 1e-2
-PAIR_WEIGHT = 1.0  # of a twin against its own scene, where a window by itself has 1
-RIDGE = 0.1  # the larger, the more the line follows its examples
+PAIR_WEIGHT = 3.0  # of a twin against its own scene, where a window by itself has 1
+RIDGE = 0.01  # the larger, the more the line follows its examples
 LINE_SHARE = 2  # the line is fitted to one scene in so many, which is plenty for it
 HALF_AT = 0.995  # of intact points, those above get a coords_score below a half
 
@@ -267,58 +267,50 @@ def fit_line(
     return mean, deviation, found.x[:-1]
 
 
-def fit_head(
-    examples: Sequence[Example],
-    drawn: Sequence[tuple[Example, np.ndarray, np.ndarray]],
-    sources: Sequence[Sequence[str]],
-    seed: int = 0,
-) -> Head:
-    """A head from the examples given, and from what was drawn of them.
+def fit_lines(
+    examples: Sequence[Example], networks: dict[str, tuple[Sequence[Network], object]]
+) -> dict[str, Head]:
+    """Heads of networks, by name.
 
     Args:
-        examples: windows for the line.
-        drawn: of `draw_points`, for the networks.
-        sources: per network, whose fields it sees; "visible" every one does.
-        seed: of the networks.
+        examples: windows.
+        networks: by name those of a head, and the kind of violation that it must not
+            see, or None.
     """
-    names = examples[0].load().names
-    values = np.concatenate([x for _, x, _ in drawn])
-    labels = np.concatenate([y for _, _, y in drawn])
-    networks = []
-    for number, chosen in enumerate(sources):
-        columns = [
-            i for i, n in enumerate(names) if n.split(".")[0] in (*chosen, "visible")
-        ]
-        networks.append(
-            fit_network(
-                values[:, columns], labels, [names[i] for i in columns], seed + number
-            )
-        )
-    statistics, covariates, intact_points = [], [], []
+    unfinished = {
+        name: Head(tuple(own), 0.0, *np.zeros((4, 1)), spread=1.0)
+        for name, (own, _) in networks.items()
+    }
+    statistics = {name: [] for name in networks}
+    intact_points = {name: [] for name in networks}
+    circumstances = []
     for example in tqdm(examples, "windows", leave=False):
         fields = example.load()
-        points = surprise.point_surprise(fields, networks)
-        statistics.append(surprise.window_statistics(fields, points))
-        covariates.append(fields.covariates)
-        if example.kind == "none":
-            intact_points.append(points[:: max(1, len(points) // 2000)])
-    statistics, covariates = np.array(statistics), np.array(covariates)
-    line = fit_line(
-        statistics,
-        [e.kind for e in examples],
-        [(e.scene, e.condition) for e in examples],
-    )
-    head = Head(
-        tuple(networks),
-        float(np.quantile(np.concatenate(intact_points), HALF_AT)),
-        *line,
-        usual=np.zeros(4),
-        spread=1.0,
-    )
-    return calibrated(head, statistics, covariates, examples)
+        circumstances.append(surprise.circumstances(fields))
+        outputs = {}  # a network may be of several heads
+        for name, head in unfinished.items():
+            points = surprise.point_surprise(fields, head.networks, outputs)
+            found = surprise.window_statistics(fields, points, head.sources)
+            statistics[name].append(found)
+            if example.kind == "none":
+                intact_points[name].append(points[:: max(1, len(points) // 2000)])
+    heads, circumstances = {}, np.array(circumstances)
+    for name, (_, left_out) in networks.items():
+        used = np.array([example.kind != left_out for example in examples])
+        chosen = [example for example in examples if example.kind != left_out]
+        rows = np.array(statistics[name])[used]
+        line = fit_line(
+            rows,
+            [e.kind for e in chosen],
+            [(e.scene, e.condition) for e in chosen],
+        )
+        half = np.quantile(np.concatenate(intact_points[name]), HALF_AT)
+        head = Head(unfinished[name].networks, float(half), *line, np.zeros(7), 1.0)
+        heads[name] = calibrated(head, rows, circumstances[used], chosen)
+    return heads
 
 
-def calibrated(head, statistics, covariates, examples) -> Head:
+def calibrated(head, statistics, circumstances, examples) -> Head:
     """With what surprise intact windows have, by how they move and how much is tracked.
 
     Every condition weighs the same.
@@ -330,9 +322,9 @@ def calibrated(head, statistics, covariates, examples) -> Head:
     for name in np.unique(condition):
         weight[condition == name] = 1 / np.mean(condition == name)
     root = np.sqrt(weight)
-    design = np.concatenate([np.ones((len(raw), 1)), covariates[intact]], axis=1)
-    # Nearly constant covariates (frames of windows of one length) must not run away.
-    penalty = np.diag([0.0, 1e-3, 1e-3, 1e-1]) * len(raw)
+    design = circumstances[intact]
+    # What hardly varies must not run away.
+    penalty = np.diag([0.0, *np.full(design.shape[1] - 1, 1e-3)]) * len(raw)
     scaled = design * root[:, None]
     usual = np.linalg.solve(scaled.T @ scaled + penalty, scaled.T @ (raw * root))
     rest = raw - design @ usual
@@ -353,15 +345,18 @@ def fit_heads(
     """Heads by name: "all" and "no model", and for each kind left out "without KIND"
     and "no model without KIND", which never saw one of it."""
     drawn = list(draw_points(examples, np.random.default_rng(seed)))
-    scenes = sorted({e.scene for e in examples})[::LINE_SHARE]
-    of_line = [e for e in examples if e.scene in set(scenes)]
-    heads = {}
-    for kind in tqdm([None, *left_out], "heads"):
-        used = [e for e in of_line if e.kind != kind]
-        points = [d for d in drawn if d[0].kind != kind]
-        for name, sources in SOURCES.items():
+    names = examples[0].load().names
+    networks = {}
+    for kind in tqdm([None, *left_out], "networks"):
+        points = [d for d in drawn if d.kind != kind]
+        # The first network of "no model" is that of "all".
+        known = fit_networks(points, names, SOURCES["no model"], seed)
+        other = fit_networks(points, names, SOURCES["all"][1:], seed + 1)
+        own = {"all": [known[0], *other], "no model": known}
+        for name in SOURCES:
             key = name
             if kind is not None:
                 key = f"without {kind}" if name == "all" else f"{name} without {kind}"
-            heads[key] = fit_head(used, points, sources, seed)
-    return heads
+            networks[key] = own[name], kind
+    scenes = set(sorted({e.scene for e in examples})[::LINE_SHARE])
+    return fit_lines([e for e in examples if e.scene in scenes], networks)

@@ -55,9 +55,9 @@ def test_local_means_are_those_of_a_loop(seed):
     near = surprise.neighbours(pixels, visible)
     found = surprise.local_mean(field, near, least=2)
     for t in range(length):
-        s = max(t - 1, 0)
-        seen = np.flatnonzero(visible[:, s])
         for n in range(num):
+            s = t if not visible[n, max(t - 1, 0)] else max(t - 1, 0)
+            seen = np.flatnonzero(visible[:, s])
             expected = np.nan
             if visible[n, s] and len(seen) >= near.shape[2]:
                 away = np.linalg.norm(pixels[seen, s] - pixels[n, s], axis=-1)
@@ -128,10 +128,44 @@ def test_a_jump_is_where_the_error_changes():
     assert step[:6, 11].min() > 4 and np.nanmax(np.abs(step[6:])) < 0.01
 
 
+def test_a_track_that_comes_into_view_is_among_what_is_seen_with_it():
+    pixels, visible = straight_tracks(length=8)
+    visible[:6, :5] = False  # seen from frame 5 on, all at once
+    near = surprise.neighbours(pixels, visible)
+    assert (near[:6, :5] == -1).all() and (near[6:, 4] >= 0).all()
+    for n in range(6):
+        away = np.linalg.norm(pixels[:, 5] - pixels[n, 5], axis=-1)
+        assert set(near[n, 5]) == set(np.argsort(away)[: near.shape[2]])
+    found = fields_of(pixels, visible)
+    gained = column(found, "observed.gained")
+    assert (gained[:6, 5] == 1).all() and np.nansum(gained) == 6
+    assert column(found, "random.gained")[0, 5] == pytest.approx(0.1, abs=1e-3)
+    share = column(found, "observed.gained.frame")
+    assert share[30, 5] == pytest.approx(6 / 60, abs=1e-3) and share[30, 4] == 0
+
+
+def test_sizes_are_those_of_even_motion():
+    pixels, visible = straight_tracks(length=20)
+    found = fields_of(pixels, visible, predicted=pixels + [0.3, 0.4])
+    names = "bend1", "bend3", "step"
+    still, speed = np.log(surprise.FLOOR), np.log(np.sqrt(2.5) + surprise.FLOOR)
+    observed = surprise.sizes(found, ["observed"])
+    expected = [still] * 4 + [speed] * 2 + [0, np.log(1e-3)] * 2
+    assert len(names) * 2 + 4 == len(expected)
+    np.testing.assert_allclose(observed, expected, atol=4e-3)
+    # Errors are 0.5 px and do not change; visible with 0.9, scale 1.
+    error, scale = np.log(0.5 + surprise.FLOOR), np.log(1 + surprise.FLOOR)
+    expected = [still] * 6 + [error] * 2 + [0, 0, 0.9, scale]
+    np.testing.assert_allclose(surprise.sizes(found, ["random"]), expected, atol=4e-3)
+    around = surprise.circumstances(found)
+    expected = [1, speed, speed, speed**2, speed**2, np.log(60), np.log(20)]
+    np.testing.assert_allclose(around, expected, atol=0.05)
+
+
 # --- Heads ---
 
 
-def some_head(names, seed=0):
+def some_head(names, seed=0, num_statistics=12):
     rng = np.random.default_rng(seed)
     network = surprise.Network(
         tuple(names),
@@ -148,10 +182,10 @@ def some_head(names, seed=0):
     return surprise.Head(
         (network, network),
         half=2.0,
-        mean=np.zeros(12),
-        deviation=np.ones(12),
-        weights=rng.normal(size=12),
-        usual=np.array([0.5, 0.1, 0, 0]),
+        mean=np.zeros(num_statistics),
+        deviation=np.ones(num_statistics),
+        weights=rng.normal(size=num_statistics),
+        usual=np.array([0.5, 0.1, 0, 0, 0, 0, 0]),
         spread=2.0,
     )
 
@@ -182,7 +216,8 @@ def test_windows_are_joined_and_points_averaged():
     pixels, visible = straight_tracks(length=20)
     first = fields_of(pixels, visible)
     second = dataclasses.replace(first, start=10, stop=30)
-    head = some_head(["random.step", "visible"])
+    head = some_head(["random.step", "visible"], num_statistics=24)
+    assert head.sources == ("random",)
     split = np.arange(60) % 4
     found = surprise.score_fields([first, second], head, (60, 30), split)
     points = surprise.point_surprise(first, head.networks)
@@ -271,16 +306,45 @@ def test_a_network_learns_what_no_line_can(monkeypatch):
 
 
 def test_calibration_takes_out_speed():
-    """Intact windows have surprise 0 ± 1, whatever their speed."""
+    """Intact windows have surprise 0 ± 1, whatever their speed, and though surprise is
+    no line in it."""
     rng = np.random.default_rng(0)
-    covariates = np.stack([rng.normal(size=200), np.full(200, 5.0), np.full(200, 4)], 1)
-    statistics = rng.normal(0, 0.5, (200, 12)) + covariates[:, :1]
+    speed = rng.uniform(-1, 1, 300)
+    row = [np.ones(300), speed, speed, speed**2, speed**2, np.full(300, 5.0)]
+    circumstances = np.stack([*row, np.full(300, 4.0)], 1)
+    curve = (speed - 1.5 * speed**2)[:, None]
+    statistics = rng.normal(0, 0.5, (300, 12)) + curve
     head = dataclasses.replace(some_head(["a"]), weights=np.ones(12) / 12)
     intact = surprise_training.Example(0, "none", "true", np.zeros(0), lambda: None)
-    found = surprise_training.calibrated(head, statistics, covariates, [intact] * 200)
-    raw = surprise.raw_surprise(np.clip(statistics, -5, 5), found)
-    inside = np.abs(statistics).max(1) < 5
-    usual = np.concatenate([np.ones((200, 1)), covariates], 1) @ found.usual
-    rest = ((raw - usual) / found.spread)[inside]
-    assert abs(np.corrcoef(rest, covariates[inside, 0])[0, 1]) < 0.3
-    assert abs(rest.mean()) < 0.3 and rest.std() < 1.3
+    examples = [intact] * 300
+    found = surprise_training.calibrated(head, statistics, circumstances, examples)
+    raw = surprise.raw_surprise(statistics, found)
+    rest = (raw - circumstances @ found.usual) / found.spread
+    assert abs(np.corrcoef(rest, speed)[0, 1]) < 0.05
+    assert abs(np.corrcoef(rest, speed**2)[0, 1]) < 0.05
+    assert abs(rest.mean()) < 0.05 and rest.std() == pytest.approx(1, abs=0.05)
+
+
+def test_a_network_learns_from_what_fooled_it(monkeypatch):
+    """Few intact points look like culprits; the second fit has seen them."""
+    monkeypatch.setattr(surprise_training, "STEPS", 300)
+    rng = np.random.default_rng(0)
+
+    def points(number, centre):
+        return rng.normal(centre, 0.3, (number, 2)).astype(np.float32)
+
+    alike = points(60, (2, -2))  # a culprit's x; y tells them apart
+    drawn = [
+        surprise_training.Drawn("kick", points(300, (2, 0)), np.ones(300, bool),
+                                np.zeros((0, 2), np.float32)),
+        surprise_training.Drawn("none", points(300, (0, 0)), np.zeros(300, bool),
+                                np.concatenate([points(2000, (0, 0)), alike])),
+    ]  # fmt: skip
+    names, sources = ["observed.x", "observed.y"], [("observed",)]
+    [network] = surprise_training.fit_networks(drawn, names, sources)
+    values = np.concatenate([d.values for d in drawn])
+    labels = np.concatenate([d.is_culprit for d in drawn])
+    first = surprise_training.fit_network(values, labels, names)
+    assert (first(alike) > 0).mean() > 0.8 > 0.2 > (network(alike) > 0).mean()
+    assert (network(drawn[0].values) > 0).mean() > 0.9
+    assert network.names == ("observed.x", "observed.y")
