@@ -38,6 +38,10 @@ NOISY_KINDS, TRUE_KINDS, RENDERED_KINDS = 5, 2, 3  # twins per scene, drawn at r
 VARIED_FRAMES = 24, 48  # of further intact clips: one window each
 SOFT_WARP = "soft_warp"  # as in damages.py, of a noisy clip's tracks; no simulated kind
 SAME_POINT = 6.0  # pixels, within which a track of the tracker's is a body's point
+NAMES = (  # of flags, and of what `fit` takes
+    "checkpoint_path", "num_scenes", "num_rendered", "num_varied", "work_dir",
+    "output_dir", "left_out", "num_workers", "seed",
+)  # fmt: skip
 KINDS = tuple(kind for kind in synthetic.VIOLATIONS if kind != "texture_swap")
 
 
@@ -233,35 +237,54 @@ def examples(clips, folder, checkpoint, options):
         yield surprise_training.Example(int(file.stem), kind, condition, culprit, load)
 
 
-def run() -> str:
-    """All of it; what to print."""
+def fit(
+    checkpoint_path: str | None = None,
+    *,
+    num_scenes: int,
+    num_rendered: int,
+    num_varied: int,
+    work_dir: str,
+    output_dir: str | None = None,
+    left_out: bool = True,
+    num_workers: int = 0,
+    seed: int = 0,
+) -> str:
+    """All of it; what to print. Arguments are this command's flags.
+
+    Raises:
+        PipelineError, CheckpointError: a checkpoint that cannot be used, or too few
+            scenes to fit anything on.
+        OSError: what cannot be written.
+    """
     options = pipeline.make_options("mini")  # its seed is no part of what is kept
-    checkpoint = pipeline.load_checkpoint(FLAGS.checkpoint_path, options)
-    work = Path(FLAGS.work_dir)
-    clips = []
+    checkpoint = pipeline.load_checkpoint(checkpoint_path, options)
+    work, clips = Path(work_dir), []
     for first, count, is_rendered in (
-        (FIRST_SEED, FLAGS.num_scenes, False),
-        (FIRST_RENDERED, FLAGS.num_rendered, True),
+        (FIRST_SEED, num_scenes, False),
+        (FIRST_RENDERED, num_rendered, True),
     ):
         seeds = range(first, first + count)
         files = offline_proof.make_pool(
-            work / "scenes", seeds, is_rendered, FLAGS.num_workers
+            work / "scenes", seeds, is_rendered, num_workers
         )
         clips += [(f, *clip) for f in files for clip in drawn_clips(f, is_rendered)]
-    varied = range(FIRST_VARIED, FIRST_VARIED + FLAGS.num_varied)
+    varied = range(FIRST_VARIED, FIRST_VARIED + num_varied)
     clips += [(Path(f"{seed}.npz"), "none", "varied") for seed in varied]
     versions = f"{surprise.VERSION}_{synthetic.VERSION}"
     folder = work / f"fields_{checkpoint.sha256[:12]}_{versions}"
     found = list(examples(clips, folder, checkpoint, options))
-    left_out = KINDS if FLAGS.left_out else ()
-    heads = surprise_training.fit_heads(found, left_out, FLAGS.seed)
+    if not any((example.culprit == 1).any() for example in found):
+        raise pipeline.PipelineError(
+            f"{len(found)} clips, none with a violation: give more --num_scenes"
+        )
+    kinds = KINDS if left_out else ()
+    heads = surprise_training.fit_heads(found, kinds, seed)
     about = {
         "command": " ".join(["python", *sys.argv]),
         "scenes_version": synthetic.VERSION,
         "num_clips": len(found),
     }
-    output = Path(FLAGS.output_dir or checkpoint.folder)
-    path = surprise.heads_path(checkpoint.name, output)
+    path = surprise.heads_path(checkpoint.name, output_dir or checkpoint.folder)
     shipped = {name: heads.pop(name) for name in surprise_training.SOURCES}
     surprise.write_heads(path, shipped, checkpoint.sha256, about)
     if heads:
@@ -276,7 +299,7 @@ def main(argv):
     absl_logging.set_verbosity(absl_logging.WARNING)
     keep_compiled_programs(FLAGS.jax_cache_dir)
     try:
-        print(run())
+        print(fit(**{name: FLAGS[name].value for name in NAMES}))
     except pipeline.USER_ERRORS as error:
         sys.exit(str(error))
     except OSError as error:

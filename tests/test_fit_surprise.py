@@ -1,0 +1,128 @@
+"""fit_surprise.py: soft warps are as damages.py makes them; from seeds to heads."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_offline_proof import simple_twin
+from test_pipeline import SMALL, WINDOW, random_tracks, save_random
+
+import damages
+import fit_surprise
+import geometry
+import offline_proof
+import pipeline
+import surprise
+import surprise_training
+import synthetic
+import track_autoencoder_3d
+
+CAMERA = geometry.default_intrinsics(256, 256)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10**6), st.integers(8, 60))
+def test_a_soft_warp_is_local_slow_and_grows(seed, num_frames):
+    rng = np.random.default_rng(seed)
+    pixels = rng.uniform(0, 256, (80, 1, 2)) + rng.normal(0, 1, (80, num_frames, 2))
+    visible = rng.random((80, num_frames)) < 0.8
+    warped, share = fit_surprise.softly_warped(pixels, visible, rng)
+    moved = np.where(visible[..., None], warped - pixels, 0)
+    length = np.linalg.norm(moved, axis=-1)
+    assert length.max() <= damages.SOFT_WARP * 256 + 1e-6
+    np.testing.assert_allclose(length[:, 0], 0)
+    both = visible[:, 1:] & visible[:, :-1]
+    step = np.linalg.norm(np.diff(moved, axis=1), axis=-1)[both]
+    assert step.max(initial=0) <= damages.SOFT_STEP * 256 + 1e-6
+    assert share.min() >= 0 and share.max() <= 1
+    # What moves lies within a circle of the largest radius.
+    at = pixels[length > 0]
+    if len(at):
+        widest = np.linalg.norm(at[:, None] - at[None], axis=-1).max()
+        assert widest <= 2 * damages.BLOB_RADIUS[1] * 256 + 1e-6
+
+
+def test_the_trackers_points_are_those_of_bodies_they_lie_on():
+    places = np.array([[20.0, 20], [200, 200], [100, 100]], np.float32)
+    stored = {
+        "kick/frame": np.array(2),
+        "kick/tracks": geometry.lift(places[:, None].repeat(4, 1), CAMERA, 2.0),
+        "kick/visible": np.array([[True] * 4, [True] * 4, [False] * 4]),
+        "kick/instance": np.array([7, 8, 9]),
+        "intrinsics": CAMERA,
+    }
+    seen = np.array([[198.0, 203], [24, 20], [30, 20], [100, 100]], np.float32)
+    tracks = random_tracks(num_frames=4, num_tracks=4)
+    tracks = dataclasses.replace(
+        tracks,
+        tracks=geometry.lift(seen[:, None].repeat(4, 1), CAMERA, 1.0),
+        visible=np.ones((4, 4, 1), np.float32),
+        intrinsics=CAMERA,
+    )
+    found = fit_surprise.instances(stored, "kick", tracks, "rendered", 0)
+    assert found.tolist() == [8, 7, -1, -1]
+
+
+def test_from_seeds_to_heads_that_score(tmp_path, monkeypatch):
+    for name, value in (("NUM_FRAMES", WINDOW), ("NUM_TRACKS", 60), ("SIDE", 64)):
+        monkeypatch.setattr(offline_proof, name, value)
+    kinds = "teleport", "kick"
+    monkeypatch.setattr(synthetic, "VIOLATIONS", kinds)
+    monkeypatch.setattr(synthetic, "impossible_twin", twin)
+    monkeypatch.setattr(fit_surprise, "KINDS", kinds)
+    monkeypatch.setattr(fit_surprise, "VARIED_FRAMES", (WINDOW, WINDOW))
+    monkeypatch.setattr(surprise_training, "STEPS", 40)
+    monkeypatch.setattr(surprise_training, "NOT_SURE", 0)
+    path = save_random(
+        tmp_path / "small.npz", track_autoencoder_3d.make_model("mini", **SMALL)
+    )
+    keywords = {
+        "num_scenes": 2, "num_rendered": 1, "num_varied": 2,
+        "work_dir": str(tmp_path / "work"),
+    }  # fmt: skip
+    text = fit_surprise.fit(path, **keywords)
+    assert text.endswith(f"written {tmp_path / 'small_surprise.npz'}")
+    checkpoint = pipeline.load_checkpoint(path, pipeline.make_options())
+    heads = pipeline.load_heads(checkpoint, leave_one_out=True)
+    names = ["all", "no model"]
+    for kind in kinds:
+        names += [f"without {kind}", f"no model without {kind}"]
+    assert sorted(heads) == sorted(names)
+    assert heads["no model"].sources == surprise.NO_MODEL
+    assert set(heads["all"].sources) == {*surprise.NO_MODEL, *surprise.MODEL}
+    result = pipeline.score_tracks(
+        random_tracks(num_frames=WINDOW), checkpoint, pipeline.make_options()
+    )
+    assert result.score["realism_measure"] == "surprise"
+    assert 0 < result.realism < 1
+
+    # The same again computes no clip anew, and gives the same heads.
+    def again(*arguments):
+        raise AssertionError("computed again")
+
+    monkeypatch.setattr(pipeline, "clip_fields", again)
+    before = (tmp_path / "small_surprise.npz").read_bytes()
+    fit_surprise.fit(path, **keywords, output_dir=str(tmp_path / "other"))
+    after = surprise.read_heads(
+        tmp_path / "other" / "small_surprise.npz", checkpoint.sha256
+    )
+    np.testing.assert_array_equal(after["all"].weights, heads["all"].weights)
+    assert (tmp_path / "small_surprise.npz").read_bytes() == before
+
+
+def twin(scene, kind):
+    """As in test_offline_proof.py, where kicked bodies are moved, too."""
+    found = simple_twin(scene, "teleport")
+    return dataclasses.replace(found, violation=kind)
+
+
+def test_nothing_to_learn_from_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(offline_proof, "make_pool", lambda *_: [])
+    with pytest.raises(pipeline.PipelineError, match="more --num_scenes"):
+        fit_surprise.fit(
+            None, num_scenes=1, num_rendered=0, num_varied=0, work_dir=str(tmp_path)
+        )
+    assert not Path(tmp_path / "3dspa_mini_surprise.npz").exists()
