@@ -5,12 +5,13 @@ whole_files             several, which take their names together
 write_npz               arrays by name
 keep_compiled_programs  JAX's compilation cache on disk
 first_line              what an exception says
+without_nan             what JSON can hold
 """
 
 import contextlib
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import BinaryIO
 
 import numpy as np
@@ -109,3 +110,21 @@ def keep_compiled_programs(directory: str) -> None:
 def first_line(error: BaseException) -> str:
     """What an exception says, in one line; its type's name if it says nothing."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def without_nan(value):
+    """A value with None for each number in it that is not finite, as JSON has it.
+
+    Named tuples become dicts by name, other tuples lists, and numpy's numbers Python's.
+    """
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    if hasattr(value, "_asdict"):
+        value = value._asdict()
+    if isinstance(value, Mapping):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(item) for item in value]
+    return value

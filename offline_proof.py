@@ -57,7 +57,7 @@ import synthetic
 import tracking
 import video_benchmarks
 import workers
-from files import whole_file
+from files import whole_file, without_nan
 from scoring import Estimate
 from video import VideoError, check_file, read_video, video_from_array
 
@@ -957,20 +957,9 @@ def _stored(path, made_with) -> list[Row] | None:
 
 def _store(path, made_with, rows) -> None:
     rows = [dataclasses.asdict(row) for row in rows]
-    text = json.dumps(_without_nan({"made_with": made_with, "rows": rows}))
+    text = json.dumps(without_nan({"made_with": made_with, "rows": rows}))
     with whole_file(path) as file:
         file.write(text.encode())
-
-
-def _without_nan(value):
-    """JSON has no NaN: None instead."""
-    if isinstance(value, Mapping):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    return value
 
 
 # --- Figures ---

@@ -57,7 +57,7 @@ import geometry
 import scoring
 import surprise
 import tracking
-from files import whole_files
+from files import whole_files, without_nan
 from torch_models import FrontEndError
 from video import (
     WORKING_SIZE,
@@ -1915,7 +1915,7 @@ def save_result(
             file.write(_video_info(result).encode())
         # Last: where score.json is, the others are too.
         with create(folder / "score.json") as file:
-            text = json.dumps(_without_nan(result.score), indent=2, allow_nan=False)
+            text = json.dumps(without_nan(result.score), indent=2, allow_nan=False)
             file.write((text + "\n").encode())
     names = "score.json", "result_with_scores.npz", "predictions.npz", "video_info.txt"
     return [str(folder / name) for name in names]
@@ -1964,14 +1964,3 @@ def _video_info(result) -> str:
         "rotation": video.rotation if video else 0,
     }
     return "".join(f"{key}: {value}\n" for key, value in lines.items())
-
-
-def _without_nan(value):
-    """JSON has no NaN: None instead."""
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    return value

@@ -43,7 +43,7 @@ import pipeline
 import scoring
 import tracking
 from datasets import DatasetError
-from files import first_line, whole_file, write_npz
+from files import first_line, whole_file, without_nan, write_npz
 from pipeline import Options, PipelineError, Tracks3D
 from video import WORKING_SIZE, Video, reduced
 
@@ -1047,10 +1047,7 @@ def write_report(report: Report, output_dir: str | os.PathLike) -> list[str]:
         OSError: if they cannot be.
     """
     folder = Path(output_dir)
-    found = {
-        source: {scaling: _without_nan(means) for scaling, means in scalings.items()}
-        for source, scalings in summary(report.rows).items()
-    }
+    found = without_nan(summary(report.rows))
     if report.failures:
         found["failed"] = dict(report.failures)
     with whole_file(folder / "metrics.json") as file:
@@ -1062,9 +1059,3 @@ def write_report(report: Report, output_dir: str | os.PathLike) -> list[str]:
     with whole_file(folder / "metrics_per_video.csv") as file:
         file.write(text.getvalue().encode())
     return [str(folder / name) for name in ("metrics.json", "metrics_per_video.csv")]
-
-
-def _without_nan(means):
-    return {
-        name: value if np.isfinite(value) else None for name, value in means.items()
-    }

@@ -36,7 +36,7 @@ from jaxtyping import Bool, Float
 from tqdm import tqdm
 
 import scoring
-from files import first_line, whole_files
+from files import first_line, whole_files, without_nan
 from many_videos import NUMBERS
 from pipeline import PipelineError
 from scoring import Estimate, bootstrap
@@ -1204,7 +1204,7 @@ def write_report(
     """
     folder, contents = Path(output_dir), {}
     metrics = {**(about or {}), **report.metrics, "notes": report.notes}
-    text = json.dumps(_plain(metrics), indent=2, allow_nan=False)
+    text = json.dumps(without_nan(metrics), indent=2, allow_nan=False)
     contents["metrics.json"] = (text + "\n").encode()
     if clips:
         contents["results.csv"] = _results_csv(clips, rows)
@@ -1222,21 +1222,6 @@ def write_report(
         reason = error.strerror or error
         raise PipelineError(f"cannot write to {folder}: {reason}") from error
     return [str(folder / name) for name in contents]
-
-
-def _plain(value):
-    """For JSON: estimates as objects, NaN as None."""
-    if isinstance(value, Estimate):
-        return _plain(value._asdict())
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    return value
 
 
 def _results_csv(clips, rows) -> bytes:

@@ -1,5 +1,7 @@
 """Files appear whole or not at all; errors are told in a line."""
 
+import collections
+import json
 import os
 
 import numpy as np
@@ -56,3 +58,18 @@ def test_an_error_is_told_in_one_line():
     assert files.first_line(ValueError("\n this\nand that")) == "this"
     assert files.first_line(KeyError("x")) == "'x'"
     assert files.first_line(RuntimeError(" \n")) == "RuntimeError"
+
+
+def test_json_has_none_where_a_number_is_not_finite():
+    Estimate = collections.namedtuple("Estimate", "value low")
+    found = {
+        "a": Estimate(np.float32(0.5), np.nan),
+        "b": [1, (np.inf, "nan", None), {"c": np.float64(-np.inf)}],
+        "d": np.bool_(True),
+    }
+    text = json.dumps(files.without_nan(found), allow_nan=False)
+    assert json.loads(text) == {
+        "a": {"value": 0.5, "low": None},
+        "b": [1, [None, "nan", None], {"c": None}],
+        "d": True,
+    }
