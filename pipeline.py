@@ -1253,7 +1253,9 @@ def load_heads(
     found = {}
     for folder in (checkpoint.folder, DEFAULT_CHECKPOINT.parent):
         path = surprise.heads_path(checkpoint.name, folder)
-        paths = [path, path.with_stem(f"{path.stem}_left_out")][: 1 + leave_one_out]
+        paths = [path]
+        if leave_one_out:
+            paths.append(path.with_stem(f"{path.stem}_left_out"))
         try:
             for path in paths:
                 heads = surprise.read_heads(path, checkpoint.sha256)
