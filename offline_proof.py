@@ -294,11 +294,14 @@ def jaccard_2d(
         points = np.concatenate(
             [asked[:, None] - window.start, places[ids, asked]], 1, dtype=np.float32
         )
-        batch = _batch_2d(
-            places[shown, frames], visible[shown, frames], model.config, len(visible)
+        batch = pipeline.support_batch(
+            places[shown, frames],
+            visible[shown, frames],
+            128 * -(-len(shown) // 128),
+            model.config.num_output_frames,
         )
+        _, *found, _ = pipeline.predict(model.model, model.params, batch, points)
         predicted, logits = windows[window.start]
-        found = _predict_2d(model.model, model.params, batch, points)
         predicted[rows], logits[rows] = (x[:, : predicted.shape[1]] for x in found)
     windows = [
         dataclasses.replace(
@@ -319,36 +322,6 @@ def jaccard_2d(
         counted.astype(float),
     )
     return metrics["average_jaccard"]
-
-
-def _batch_2d(places, visible, config, num_tracks):
-    """Support tracks [n, L, 2] padded as pipeline.support_batch pads them."""
-    n, length = visible.shape
-    rows, frames = (
-        128 * -(-max(n, min(num_tracks, 128)) // 128),
-        config.num_output_frames,
-    )
-    support = np.zeros((1, rows, frames, 2), np.float32)
-    shown = np.zeros((1, rows, frames, 1), np.float32)
-    support[0, :n, :length], shown[0, :n, :length, 0] = places, visible
-    return {
-        "support_tracks": support,
-        "support_tracks_visible": shown,
-        "boundary_frame": np.array([length], np.int32),
-    }
-
-
-def _predict_2d(model, params, batch, points):
-    """[Q, F, 2] and [Q, F, 1] at query points [Q, 3], in calls of one size."""
-    latents = pipeline.encode(model, params, batch)
-    tracks, logits = [], []
-    for first in range(0, len(points), pipeline.QUERIES_PER_CALL):
-        chunk = points[first : first + pipeline.QUERIES_PER_CALL]
-        padded = pipeline.padded_queries(chunk)
-        out = jax.device_get(pipeline.decode(model, params, latents, padded))
-        tracks.append(out.tracks[0, : len(chunk)])
-        logits.append(out.visible_logits[0, : len(chunk)])
-    return np.concatenate(tracks), np.concatenate(logits)
 
 
 # --- The score ---

@@ -1105,16 +1105,17 @@ def middle_points(
 
 
 def support_batch(
-    tracks: Float[np.ndarray, "n L 3"],
+    tracks: Float[np.ndarray, "n L C"],
     visible: Bool[np.ndarray, "n L"],
     num_support: int,
     num_frames: int,
     features: dict[str, Float[np.ndarray, "n L D"]] | None = None,
 ) -> dict[str, np.ndarray]:
     """A batch of one clip (DESIGN section 5), padded with invisible tracks and frames
-    to [1, num_support, num_frames, ...]: few shapes, so that little is compiled."""
+    to [1, num_support, num_frames, ...]: few shapes, so that little is compiled. Tracks
+    have as many coordinates as the model takes, 2 or 3."""
     n, length = visible.shape
-    support = np.zeros((1, num_support, num_frames, 3), np.float32)
+    support = np.zeros((1, num_support, num_frames, tracks.shape[-1]), np.float32)
     shown = np.zeros((1, num_support, num_frames, 1), np.float32)
     support[0, :n, :length] = np.where(visible[..., None], tracks, 0)
     shown[0, :n, :length, 0] = visible
@@ -1131,9 +1132,9 @@ def support_batch(
 
 
 def predict(
-    model, params: dict, batch: dict, query_points: Float[np.ndarray, "Q 4"]
+    model, params: dict, batch: dict, query_points: Float[np.ndarray, "Q D"]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
-    """Latents [K, C] of a support batch, and positions [Q, F, 3], visible logits
+    """Latents [K, C] of a support batch, and positions [Q, F, D - 1], visible logits
     [Q, F, 1] and log error scales [Q, F, 1] (None without that head) decoded from them.
 
     Queries go through in calls of one of two sizes: the last is padded, since none of
@@ -1173,7 +1174,7 @@ def encode(model, params: dict, batch: dict) -> Float[jax.Array, "1 K C"]:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def decode(model, params: dict, latents, query_points: Float[np.ndarray, "1 Q 4"]):
+def decode(model, params: dict, latents, query_points: Float[np.ndarray, "1 Q D"]):
     """What the model reads out of latents at query points."""
 
     def read_out(module):

@@ -133,9 +133,9 @@ def test_jaccard_of_a_2d_model(monkeypatch):
     def stay(model, params, batch, points):
         asked_for.append((batch, points))
         tracks = np.repeat(points[:, None, 1:], 12, axis=1)
-        return tracks, np.full((len(points), 12, 1), 5.0, np.float32)
+        return None, tracks, np.full((len(points), 12, 1), 5.0, np.float32), None
 
-    monkeypatch.setattr(offline_proof, "_predict_2d", stay)
+    monkeypatch.setattr(pipeline, "predict", stay)
     config = types.SimpleNamespace(num_output_frames=12)
     model = types.SimpleNamespace(config=config, model=None, params=None)
     pixels = np.random.default_rng(0).uniform(20, 200, (6, 1, 2)).repeat(5, axis=1)
