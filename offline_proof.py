@@ -531,7 +531,7 @@ def _make_scene(job) -> None:
     path, seed, with_video = job
     try:
         scene = synthetic.generate_scene(seed, NUM_FRAMES, NUM_TRACKS, SIDE, SIDE)
-    except synthetic.SceneRejected:
+    except synthetic.NoScene:
         return
     video = synthetic.render(scene, lit=False) if with_video else None
     arrays = _arrays_of(INTACT, scene, video)

@@ -126,7 +126,7 @@ def simulated(checkpoint, options, num_clips: int) -> dict:
     for index in tqdm.tqdm(range(num_clips), desc="simulated clips"):
         try:
             tracks, like = simulated_clip(index)
-        except synthetic.SceneRejected:
+        except synthetic.NoScene:
             continue
         result = pipeline.score_tracks(tracks, checkpoint, options)
         statistics = ("realism", "average_jaccard", "average_pts_within_thresh")

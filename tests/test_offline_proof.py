@@ -242,6 +242,11 @@ def test_a_scene_and_its_twins_have_the_same_noise():
     assert np.abs(first.tracks - exact.tracks).max() > 0
 
 
+def test_a_seed_that_gives_no_scene_has_no_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(synthetic, "MAX_ATTEMPTS", 0)
+    assert offline_proof.make_pool(tmp_path, [1, 2], False, num_workers=0) == []
+
+
 # --- Who did it ---
 
 
