@@ -81,8 +81,13 @@ def table(result: pipeline.Result, paths: list[str]) -> str:
     spread = "" if spread is None else f" ± {spread:.4f} between splits"
     higher = score["percentile"]
     higher = [] if higher is None else [f"{higher:.0f}% of intact simulated clips"]
+    measure = []
+    if score["realism_measure"] == "average_jaccard":
+        name = score["checkpoint"]["name"]
+        measure = [f"average Jaccard: no head fitted for {name}, or too few tracks"]
     lines = [
         ("realism", f"{result.realism:.4f}{spread} (0..1, higher is more real)"),
+        *(("which is", text) for text in measure),
         *(("higher than", text) for text in higher),
         ("average Jaccard", f"{score['average_jaccard']:.4f}"),
         ("points within", f"{score['average_pts_within_thresh']:.4f}"),
@@ -170,7 +175,10 @@ def run_many(score, paths, options, checkpoint) -> tuple[str, bool]:
         shard_index=FLAGS.shard_index,
         result_video_size=FLAGS.result_video_size,
     )
-    text = ranking(tally.rows) + (
+    text = ranking(tally.rows)
+    if text and pipeline.load_heads(checkpoint) is None:
+        text += f"realism is average Jaccard: no head is fitted for {checkpoint.name}\n"
+    text += (
         f"{tally.scored} scored, {tally.finished} finished before, {tally.failed} "
         f"failed\nsee scores*.csv in {FLAGS.output_dir}"
     )
