@@ -215,17 +215,13 @@ def main(argv):
     if len(argv) > 1:
         sys.exit(f"do not know what to do with {argv[1]!r}: give --video_path=FILE")
     scoring_flags.quiet_video_decoder()
-    scoring_flags.log_decisions()
+    scoring_flags.log_decisions("pipeline", "many_videos")
     if FLAGS.check:
         print(what_is_usable())
         return
-    keep_compiled_programs(FLAGS.jax_cache_dir)
-    try:
+    with scoring_flags.errors_in_one_line():
+        keep_compiled_programs(FLAGS.jax_cache_dir)
         text, is_well = run()
-    except pipeline.USER_ERRORS as error:
-        sys.exit(str(error))
-    except KeyboardInterrupt:
-        sys.exit("interrupted: nothing is half-written; the same command goes on")
     print(text)
     if not is_well:
         sys.exit(1)

@@ -36,6 +36,7 @@ import data_loader  # noqa: E402
 import geometry  # noqa: E402
 import offline_proof  # noqa: E402
 import pipeline  # noqa: E402
+import scoring_flags  # noqa: E402
 import synthetic  # noqa: E402
 from files import keep_compiled_programs, whole_file  # noqa: E402
 
@@ -230,7 +231,7 @@ def main(argv):
     if len(argv) > 1:
         sys.exit(f"bench_comparable.py takes flags only, not {argv[1]!r}")
     absl_logging.set_verbosity(absl_logging.WARNING)
-    keep_compiled_programs(os.path.expanduser(FLAGS.jax_cache_dir))
+    keep_compiled_programs(FLAGS.jax_cache_dir)
     options = pipeline.make_options("mini")
     checkpoint = pipeline.load_checkpoint(
         FLAGS.checkpoint_path or pipeline.DEFAULT_CHECKPOINT, options
@@ -259,5 +260,6 @@ if __name__ == "__main__":
     flags.DEFINE_string("videos", "../shared/videos", "Real clips, if they are there.")
     flags.DEFINE_string("reference_path", None, "Where to write the reference table.")
     flags.DEFINE_string("out_dir", str(ROOT / "benchmarks" / "results"), "Where to.")
-    flags.DEFINE_string("jax_cache_dir", "~/.cache/3dspa/jax", "As in inference.py.")
+    scoring_flags.define_cache_flag()
+    flags.adopt_module_key_flags(scoring_flags)  # --help lists it, too
     app.run(main)
