@@ -93,13 +93,17 @@ def write_npz(
 
 
 def keep_compiled_programs(directory: str) -> None:
-    """Turns on JAX's persistent compilation cache; an empty name leaves it off."""
+    """Turns on JAX's persistent compilation cache; an empty name leaves it off.
+
+    Raises:
+        NotADirectoryError: it is a file.
+    """
     import jax  # not above: who only reads and writes files does not wait for it
 
     if directory:
         directory = os.path.expanduser(directory)
         if os.path.lexists(directory) and not os.path.isdir(directory):
-            raise SystemExit(
+            raise NotADirectoryError(
                 f"{directory} is a file: jax_cache_dir must be a directory"
             )
         jax.config.update("jax_compilation_cache_dir", directory)

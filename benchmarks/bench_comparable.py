@@ -227,11 +227,8 @@ def write_reference(path: str, found: dict, checkpoint, options) -> None:
         file.write(json.dumps(about, indent=1).encode())
 
 
-def main(argv):
-    if len(argv) > 1:
-        sys.exit(f"bench_comparable.py takes flags only, not {argv[1]!r}")
-    absl_logging.set_verbosity(absl_logging.WARNING)
-    keep_compiled_programs(FLAGS.jax_cache_dir)
+def measure() -> None:
+    """All of it, printed and written."""
     options = pipeline.make_options("mini")
     checkpoint = pipeline.load_checkpoint(
         FLAGS.checkpoint_path or pipeline.DEFAULT_CHECKPOINT, options
@@ -252,6 +249,15 @@ def main(argv):
     os.makedirs(FLAGS.out_dir, exist_ok=True)
     with whole_file(os.path.join(FLAGS.out_dir, "comparable.json")) as file:
         file.write(json.dumps(found, indent=1).encode())
+
+
+def main(argv):
+    if len(argv) > 1:
+        sys.exit(f"bench_comparable.py takes flags only, not {argv[1]!r}")
+    absl_logging.set_verbosity(absl_logging.WARNING)
+    with scoring_flags.errors_in_one_line(interrupted="run it again"):
+        keep_compiled_programs(FLAGS.jax_cache_dir)
+        measure()
 
 
 if __name__ == "__main__":

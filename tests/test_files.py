@@ -60,6 +60,12 @@ def test_an_error_is_told_in_one_line():
     assert files.first_line(RuntimeError(" \n")) == "RuntimeError"
 
 
+def test_compiled_programs_are_not_kept_in_a_file(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match="file is a file: jax_cache_dir must"):
+        files.keep_compiled_programs(str(tmp_path / "file"))
+
+
 def test_json_has_none_where_a_number_is_not_finite():
     Estimate = collections.namedtuple("Estimate", "value low")
     found = {
