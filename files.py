@@ -5,13 +5,17 @@ whole_files             several, which take their names together
 write_npz               arrays by name
 keep_compiled_programs  JAX's compilation cache on disk
 first_line              what an exception says
-without_nan             what JSON can hold
+without_nan, as_json     what JSON can hold; as bytes
+as_csv                  a table as bytes
 """
 
 import contextlib
+import csv
+import io
+import json
 import os
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import BinaryIO
 
 import numpy as np
@@ -132,3 +136,24 @@ def without_nan(value):
     if isinstance(value, list | tuple):
         return [without_nan(item) for item in value]
     return value
+
+
+def as_json(value) -> bytes:
+    """A value as JSON for a person to read, see `without_nan`."""
+    text = json.dumps(without_nan(value), indent=2, allow_nan=False)
+    return (text + "\n").encode()
+
+
+def as_csv(
+    columns: Sequence[str], rows: Iterable[Mapping], has_header: bool = True
+) -> bytes:
+    """A table as CSV. What a row lacks is empty, and what is in no column left out;
+    names of files that are not UTF-8 stay as they are."""
+    text = io.StringIO()
+    writer = csv.DictWriter(
+        text, columns, restval="", extrasaction="ignore", lineterminator="\n"
+    )
+    if has_header:
+        writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode("utf-8", "surrogateescape")

@@ -16,7 +16,6 @@ import csv
 import dataclasses
 import errno
 import glob
-import io
 import json
 import logging
 import os
@@ -27,7 +26,7 @@ from tqdm import tqdm
 
 import checkpointing
 import pipeline
-from files import whole_file
+from files import as_csv, whole_file
 from pipeline import USER_ERRORS, Options, PipelineError, Result
 
 LOG = logging.getLogger(__name__)
@@ -289,7 +288,7 @@ def _begin_table(table, jobs, done):
     rows = [row for row in read_rows(table) if row.get("video") not in ours]
     rows += [_row_of(_stored_score(f), f) for _, f in jobs if f in done]
     with whole_file(table) as file:
-        file.write(_as_csv([dict(zip(COLUMNS, COLUMNS, strict=True)), *rows]))
+        file.write(as_csv(COLUMNS, rows))
 
 
 def read_rows(table: str | os.PathLike) -> list[dict[str, str]]:
@@ -310,18 +309,9 @@ def append_row(table: str | os.PathLike, row: dict) -> None:
     Raises:
         OSError: if there is no room for all of it; then there is none of it.
     """
-    line = _as_csv([row])
+    line = as_csv(COLUMNS, [row], has_header=False)
     with open(table, "ab", buffering=0) as file:
         before = file.tell()
         if file.write(line) < len(line):  # on a full disk, without an error
             file.truncate(before)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def _as_csv(rows) -> bytes:
-    text = io.StringIO()
-    writer = csv.DictWriter(
-        text, COLUMNS, restval="", extrasaction="ignore", lineterminator="\n"
-    )
-    writer.writerows(rows)
-    return text.getvalue().encode("utf-8", "surrogateescape")

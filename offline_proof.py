@@ -25,11 +25,9 @@ Every figure comes with a 95% interval, and so does its difference from each bas
 from the same resamples. A baseline that does better is shown doing better.
 """
 
-import csv
 import dataclasses
 import functools
 import hashlib
-import io
 import json
 import os
 import pickle
@@ -57,7 +55,7 @@ import synthetic
 import tracking
 import video_benchmarks
 import workers
-from files import whole_file, without_nan
+from files import as_csv, whole_file, without_nan
 from scoring import Estimate
 from video import VideoError, check_file, read_video, video_from_array
 
@@ -1272,16 +1270,12 @@ def _culprit_table(culprits) -> list[video_benchmarks.Table]:
 
 def _results_csv(rows, measures) -> bytes:
     """A line per clip. An intact clip has no kind that a head could have left out."""
-    text = io.StringIO()
-    columns = ["group", "clip", "condition", "kind", "counts", *measures]
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
+    lines, about = [], ("group", "clip", "condition", "kind", "counts")
     for row in rows:
         values = {name: row.value(name, row.kind) for name in measures}
         values = {n: "" if np.isnan(x) else f"{x:.6g}" for n, x in values.items()}
-        about = {name: getattr(row, name) for name in columns[:5]}
-        writer.writerow(about | values)
-    return text.getvalue().encode("utf-8", "surrogateescape")
+        lines.append({name: getattr(row, name) for name in about} | values)
+    return as_csv([*about, *measures], lines)
 
 
 SHOWN = ("average_jaccard", "acceleration_99", "lost_share", "no_model_left_out")

@@ -57,7 +57,7 @@ import geometry
 import scoring
 import surprise
 import tracking
-from files import whole_files, without_nan
+from files import as_json, whole_files
 from torch_models import FrontEndError
 from video import (
     WORKING_SIZE,
@@ -1918,8 +1918,7 @@ def save_result(
             file.write(_video_info(result).encode())
         # Last: where score.json is, the others are too.
         with create(folder / "score.json") as file:
-            text = json.dumps(without_nan(result.score), indent=2, allow_nan=False)
-            file.write((text + "\n").encode())
+            file.write(as_json(result.score))
     names = "score.json", "result_with_scores.npz", "predictions.npz", "video_info.txt"
     return [str(folder / name) for name in names]
 

@@ -19,10 +19,8 @@ track is a query once, and never in its own support. Of a query track the model 
 its 3D position in the official query frame and nothing else.
 """
 
-import csv
 import dataclasses
 import importlib
-import io
 import json
 import logging
 import os
@@ -43,7 +41,7 @@ import pipeline
 import scoring
 import tracking
 from datasets import DatasetError
-from files import first_line, whole_file, without_nan, write_npz
+from files import as_csv, as_json, first_line, whole_file, write_npz
 from pipeline import Options, PipelineError, Tracks3D
 from video import WORKING_SIZE, Video, reduced
 
@@ -1047,15 +1045,11 @@ def write_report(report: Report, output_dir: str | os.PathLike) -> list[str]:
         OSError: if they cannot be.
     """
     folder = Path(output_dir)
-    found = without_nan(summary(report.rows))
+    found = summary(report.rows)
     if report.failures:
         found["failed"] = dict(report.failures)
     with whole_file(folder / "metrics.json") as file:
-        file.write((json.dumps(found, indent=2, allow_nan=False) + "\n").encode())
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(report.rows)
+        file.write(as_json(found))
     with whole_file(folder / "metrics_per_video.csv") as file:
-        file.write(text.getvalue().encode())
+        file.write(as_csv(COLUMNS, report.rows))
     return [str(folder / name) for name in ("metrics.json", "metrics_per_video.csv")]

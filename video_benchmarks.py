@@ -36,7 +36,7 @@ from jaxtyping import Bool, Float
 from tqdm import tqdm
 
 import scoring
-from files import first_line, whole_files, without_nan
+from files import as_csv, as_json, first_line, whole_files
 from many_videos import NUMBERS
 from pipeline import PipelineError
 from scoring import Estimate, bootstrap
@@ -1204,8 +1204,7 @@ def write_report(
     """
     folder, contents = Path(output_dir), {}
     metrics = {**(about or {}), **report.metrics, "notes": report.notes}
-    text = json.dumps(without_nan(metrics), indent=2, allow_nan=False)
-    contents["metrics.json"] = (text + "\n").encode()
+    contents["metrics.json"] = as_json(metrics)
     if clips:
         contents["results.csv"] = _results_csv(clips, rows)
     contents |= report.files
@@ -1227,17 +1226,13 @@ def write_report(
 def _results_csv(clips, rows) -> bytes:
     """A row per clip: what the benchmark says of it, and its scores."""
     of_video = {row["video"]: row for row in rows}
-    text, first = io.StringIO(), clips[0]
+    lines, first = [], clips[0]
     columns = ["video", *first.tags, *first.labels, *NUMBERS, "warnings", "error"]
-    writer = csv.DictWriter(
-        text, columns, restval="", extrasaction="ignore", lineterminator="\n"
-    )
-    writer.writeheader()
     for clip in clips:
         found = dict(of_video.get(os.path.abspath(clip.video), {}))
         labels = {n: "" if np.isnan(x) else f"{x:g}" for n, x in clip.labels.items()}
-        writer.writerow(found | dict(clip.tags) | labels | {"video": clip.video})
-    return text.getvalue().encode("utf-8", "surrogateescape")
+        lines.append(found | dict(clip.tags) | labels | {"video": clip.video})
+    return as_csv(columns, lines)
 
 
 def as_text(report: Report) -> str:

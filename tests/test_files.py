@@ -73,9 +73,14 @@ def test_json_has_none_where_a_number_is_not_finite():
         "b": [1, (np.inf, "nan", None), {"c": np.float64(-np.inf)}],
         "d": np.bool_(True),
     }
-    text = json.dumps(files.without_nan(found), allow_nan=False)
-    assert json.loads(text) == {
+    assert json.loads(files.as_json(found)) == {
         "a": {"value": 0.5, "low": None},
         "b": [1, [None, "nan", None], {"c": None}],
         "d": True,
     }
+
+
+def test_a_table_keeps_names_that_are_not_utf_8():
+    rows = [{"a": os.fsdecode(b"\xff,x"), "c": 1}, {"b": 2}]
+    assert files.as_csv(["a", "b"], rows) == b'a,b\n"\xff,x",\n,2\n'
+    assert files.as_csv(["b"], rows[1:], has_header=False) == b"2\n"
