@@ -152,12 +152,8 @@ def run() -> tuple[str, bool]:
 def run_one(score, path) -> str:
     """Scores one file, into the output directory itself."""
     result = score(path)
-    try:
+    with pipeline.writing_to(FLAGS.output_dir):
         paths = pipeline.save_result(result, FLAGS.output_dir, FLAGS.result_video_size)
-    except OSError as error:
-        raise pipeline.PipelineError(
-            f"cannot write to {FLAGS.output_dir}: {error.strerror or error}"
-        ) from error
     return table(result, paths)
 
 

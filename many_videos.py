@@ -188,7 +188,7 @@ def score_many(
     if num_shards > 1:
         table = f"scores_{shard_index}_of_{num_shards}.csv"
     table, tally = Path(output_dir) / table, Tally(finished=len(done))
-    with _written(output_dir):
+    with pipeline.writing_to(output_dir):
         _begin_table(table, jobs, done)
         for path, folder in tqdm(jobs, "videos", unit="video", smoothing=0):
             if folder in done:
@@ -216,23 +216,6 @@ def _score_one(path, folder, score, result_video_size) -> dict:
         return row | {"error": f"unexpected {type(error).__name__}: {first}"}
     pipeline.save_result(result, folder, result_video_size)
     return _row_of(_stored_score(folder), folder)
-
-
-class _written:
-    """What cannot be written stops everything, in one line."""
-
-    def __init__(self, output_dir):
-        self.output_dir = output_dir
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, trace):
-        if isinstance(error, OSError):
-            reason = error.strerror or error
-            raise PipelineError(
-                f"cannot write to {self.output_dir}: {reason}"
-            ) from error
 
 
 def _finished(jobs, options, checkpoint) -> set[Path]:

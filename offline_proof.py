@@ -143,6 +143,7 @@ def run(
     Raises:
         PipelineError: options that cannot be, judged clips of other options, clips
             that cannot be found or read.
+        OSError: a file that cannot be written; a process that simulates was ended.
     """
     chosen = pipeline.make_options(preset, **options)
     output = Path(output_dir)
@@ -159,9 +160,8 @@ def run(
         judges = load_judges(checkpoint_path, chosen)
         pool = Path(pool_dir) if pool_dir else output / "pool"
         seeds = range(FIRST_SEED, FIRST_SEED + num_scenes)
-        with _one_line(pool):
-            files = make_pool(pool, seeds, "rendered" in conditions, num_workers)
-            rows, notes = run_synthetic(files, output / "clips", judges, conditions)
+        files = make_pool(pool, seeds, "rendered" in conditions, num_workers)
+        rows, notes = run_synthetic(files, output / "clips", judges, conditions)
         groups = GROUPS
     elif benchmark == "corruptions":
         if not video_path:
@@ -173,10 +173,9 @@ def run(
             check_file(path)
         judges = load_judges(checkpoint_path, chosen)
         front_ends = pipeline.load_front_ends(chosen, judges.checkpoint)
-        with _one_line(output):
-            rows, notes = run_corruptions(
-                paths, output / "clips", judges, front_ends, num_seeds
-            )
+        rows, notes = run_corruptions(
+            paths, output / "clips", judges, front_ends, num_seeds
+        )
         groups = {
             "damages": tuple(n for n in damages.DAMAGES if n not in damages.APART),
             "apart": damages.APART,
@@ -191,21 +190,6 @@ def run(
     paths = video_benchmarks.write_report(found, output, about=about)
     written = "\n".join(f"written {path}" for path in paths)
     return f"{video_benchmarks.as_text(found)}\n\n{written}"
-
-
-class _one_line:
-    """What cannot be written stops everything, in one line."""
-
-    def __init__(self, folder):
-        self.folder = folder
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, trace):
-        if isinstance(error, OSError | ChildProcessError):
-            reason = getattr(error, "strerror", None) or error
-            raise pipeline.PipelineError(f"{self.folder}: {reason}") from error
 
 
 # --- Baselines ---
@@ -1194,10 +1178,7 @@ def culprits_found(
         if 0 < violates.sum() < len(violates):
             of_kind[row.kind].append((row.group, points, violates > 0))
     found = {}
-    for name, kinds in {
-        **groups,
-        **{k: (k,) for k in sum(groups.values(), ())},
-    }.items():
+    for name, kinds in _names(groups).items():
         clips = [clip for kind in kinds for clip in of_kind[kind]]
         if not clips:
             continue

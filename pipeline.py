@@ -6,7 +6,7 @@
 
 From top to bottom:
 
-    PipelineError, NothingToTrack, USER_ERRORS
+    PipelineError, NothingToTrack, USER_ERRORS, writing_to
                             what a user can cause, in one line each
     Options, PRESETS        what can be chosen, and the defaults by name
     Tracks3D, Result        tracks in space; what is known about a clip in the end
@@ -99,6 +99,20 @@ class NothingToTrack(PipelineError):
 
 
 USER_ERRORS = (PipelineError, VideoError, checkpointing.CheckpointError)
+
+
+@contextlib.contextmanager
+def writing_to(folder: str | os.PathLike) -> Iterator[None]:
+    """Work of which nothing goes on where a file cannot be written.
+
+    Raises:
+        PipelineError: in place of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise PipelineError(f"cannot write to {folder}: {reason}") from error
 
 
 # --- What can be chosen ---

@@ -225,7 +225,7 @@ def given_options(values: flags.FlagValues) -> dict:
     return given | {"intrinsics": camera}
 
 
-def check_output_dir(path: str) -> None:
+def check_output_dir(path: str | os.PathLike) -> None:
     """Finds out before the work that its result cannot be written.
 
     Raises:
@@ -238,12 +238,9 @@ def check_output_dir(path: str) -> None:
         above = os.path.dirname(above)
     if not os.path.isdir(above):
         raise pipeline.PipelineError(f"cannot write to {path}: {above} is a file")
-    try:  # asking for permissions says nothing of read-only disks, or to root
-        with tempfile.TemporaryFile(dir=above):
-            pass
-    except OSError as error:
-        reason = error.strerror or error
-        raise pipeline.PipelineError(f"cannot write to {path}: {reason}") from error
+    # Asking for permissions says nothing of read-only disks, or to root.
+    with pipeline.writing_to(path), tempfile.TemporaryFile(dir=above):
+        pass
 
 
 def quiet_video_decoder() -> None:

@@ -24,7 +24,6 @@ import importlib
 import json
 import logging
 import os
-import tempfile
 import zipfile
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -43,6 +42,7 @@ import tracking
 from datasets import DatasetError
 from files import as_csv, as_json, first_line, whole_file, write_npz
 from pipeline import Options, PipelineError, Tracks3D
+from scoring_flags import check_output_dir
 from video import WORKING_SIZE, Video, reduced
 
 LOG = logging.getLogger(__name__)
@@ -823,7 +823,7 @@ def evaluate(
         OSError: predictions cannot be written, the disk being full.
     """
     _check_evaluation(files, scalings, batch_size)
-    _check_place(output_dir)
+    check_output_dir(output_dir)
     places = [Path(output_dir, "predictions", file.source, file.name) for file in files]
     jobs = list(zip(files, places, strict=True))
     stamp = _stamp(checkpoint, options)
@@ -878,17 +878,6 @@ def _check_evaluation(files, scalings, batch_size) -> None:
         )
     for file in missing:
         LOG.warning("%s: no such file; the evaluation will fail at its end", file.path)
-
-
-def _check_place(output_dir) -> None:
-    """Finds out before the work that its result cannot be written."""
-    try:
-        os.makedirs(output_dir, exist_ok=True)
-        with tempfile.TemporaryFile(dir=output_dir):
-            pass
-    except OSError as error:
-        reason = error.strerror or error
-        raise PipelineError(f"cannot write to {output_dir}: {reason}") from error
 
 
 def _read_group(group, done, read, report) -> dict[Path, Clip]:

@@ -38,7 +38,7 @@ from tqdm import tqdm
 import scoring
 from files import as_csv, as_json, first_line, whole_files
 from many_videos import NUMBERS
-from pipeline import PipelineError
+from pipeline import PipelineError, writing_to
 from scoring import Estimate, bootstrap
 
 LOG = logging.getLogger(__name__)
@@ -1212,14 +1212,10 @@ def write_report(
         picture = io.BytesIO()
         figure.savefig(picture, format="png")
         contents[name] = picture.getvalue()
-    try:
-        with whole_files() as create:
-            for name, content in contents.items():
-                with create(folder / name) as file:
-                    file.write(content)
-    except OSError as error:
-        reason = error.strerror or error
-        raise PipelineError(f"cannot write to {folder}: {reason}") from error
+    with writing_to(folder), whole_files() as create:
+        for name, content in contents.items():
+            with create(folder / name) as file:
+                file.write(content)
     return [str(folder / name) for name in contents]
 
 
