@@ -4,7 +4,7 @@ whole_file              a file to write, which takes its name when all is writte
 whole_files             several, which take their names together
 write_npz               arrays by name
 keep_compiled_programs  JAX's compilation cache on disk
-first_line              what an exception says
+first_line, reason      what an exception says; of a file
 without_nan, as_json     what JSON can hold; as bytes
 as_csv                  a table as bytes
 """
@@ -80,8 +80,8 @@ def _naming(path):
     try:
         yield
     except OSError as error:
-        reason = error.strerror or error
-        raise OSError(error.errno, f"cannot write {path}: {reason}") from error
+        message = f"cannot write {path}: {reason(error)}"
+        raise OSError(error.errno, message) from error
 
 
 def write_npz(
@@ -118,6 +118,13 @@ def keep_compiled_programs(directory: str) -> None:
 def first_line(error: BaseException) -> str:
     """What an exception says, in one line; its type's name if it says nothing."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def reason(error: BaseException) -> str:
+    """What is wrong with a file, in one line that does not name it."""
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not UTF-8 text"
+    return getattr(error, "strerror", None) or first_line(error)
 
 
 def without_nan(value):

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 import checkpointing
 import pipeline
-from files import as_csv, whole_file
+from files import as_csv, reason, whole_file
 from pipeline import USER_ERRORS, Options, PipelineError, Result
 
 LOG = logging.getLogger(__name__)
@@ -103,8 +103,7 @@ def _of_csv(path, column):
                 raise PipelineError(f"{path} has no column {column}")
             named = [(row[column] or "").strip() for row in reader]
     except (OSError, csv.Error, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise PipelineError(f"{path} cannot be read: {reason}") from error
+        raise PipelineError(f"{path} cannot be read: {reason(error)}") from error
     folder = os.path.dirname(path)
     found = [
         p if os.path.exists(p) else os.path.join(folder, p)

@@ -57,7 +57,7 @@ import geometry
 import scoring
 import surprise
 import tracking
-from files import as_json, whole_files
+from files import as_json, reason, whole_files
 from torch_models import FrontEndError
 from video import (
     WORKING_SIZE,
@@ -111,8 +111,7 @@ def writing_to(folder: str | os.PathLike) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = error.strerror or error
-        raise PipelineError(f"cannot write to {folder}: {reason}") from error
+        raise PipelineError(f"cannot write to {folder}: {reason(error)}") from error
 
 
 # --- What can be chosen ---

@@ -27,6 +27,7 @@ import cv2
 from absl import flags
 
 import pipeline
+from files import reason
 
 # Flags that are fields of pipeline.Options: of the networks, which scripts that read
 # tracks have too,
@@ -282,6 +283,6 @@ def errors_in_one_line(
     except OSError as error:
         # The message of those that files.py raises has the path in it.
         named = f"{error.filename}: " if error.filename else ""
-        sys.exit(f"{named}{error.strerror or error}")
+        sys.exit(f"{named}{reason(error)}")
     except KeyboardInterrupt:
         sys.exit(f"interrupted: {interrupted}")

@@ -40,7 +40,7 @@ import pipeline
 import scoring
 import tracking
 from datasets import DatasetError
-from files import as_csv, as_json, first_line, whole_file, write_npz
+from files import as_csv, as_json, first_line, reason, whole_file, write_npz
 from pipeline import Options, PipelineError, Tracks3D
 from scoring_flags import check_output_dir
 from video import WORKING_SIZE, Video, reduced
@@ -163,8 +163,7 @@ def _listed(split_file, data_sources) -> dict[str, list[str]]:
     try:
         lines = Path(split_file).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise PipelineError(f"{split_file} cannot be read: {reason}") from error
+        raise PipelineError(f"{split_file} cannot be read: {reason(error)}") from error
     names = {source: [] for source in data_sources}
     for number, line in enumerate(lines, 1):
         source, _, name = line.strip().rpartition("/")

@@ -36,7 +36,7 @@ from jaxtyping import Bool, Float
 from tqdm import tqdm
 
 import scoring
-from files import as_csv, as_json, first_line, whole_files
+from files import as_csv, as_json, first_line, reason, whole_files
 from many_videos import NUMBERS
 from pipeline import PipelineError, writing_to
 from scoring import Estimate, bootstrap
@@ -271,10 +271,9 @@ def read_intphys2(root: str | os.PathLike, split: str = "Main") -> list[Clip]:
     folder = Path(root) / split
     if not (folder / "Videos").is_dir():
         have = sorted(path.parent.name for path in Path(root).glob("*/Videos"))
-        raise PipelineError(
-            f"no split {split!r} in {root}: "
-            + (f"have {', '.join(have)}" if have else "no folder there has Videos")
-        )
+        why = f"have {', '.join(have)}" if have else "no folder there has Videos"
+        why = why if Path(root).is_dir() else "no such folder"
+        raise PipelineError(f"no split {split!r} in {root}: {why}")
     table, is_held_out = folder / "metadata.csv", split.lower() == "heldout"
     if is_held_out and not table.exists():
         return _unlabelled(folder / "Videos")
@@ -363,8 +362,7 @@ def read_table(path: str | os.PathLike) -> tuple[list[str], list[dict[str, str]]
     except PipelineError:
         raise
     except (OSError, csv.Error, ValueError) as error:
-        reason = getattr(error, "strerror", None) or first_line(error)
-        raise PipelineError(f"{path} cannot be read: {reason}") from error
+        raise PipelineError(f"{path} cannot be read: {reason(error)}") from error
     if not rows:
         raise PipelineError(f"{path} has no rows")
     return columns, [{n: _as_text(row[n]) for n in columns} for row in rows]

@@ -58,6 +58,11 @@ def test_an_error_is_told_in_one_line():
     assert files.first_line(ValueError("\n this\nand that")) == "this"
     assert files.first_line(KeyError("x")) == "'x'"
     assert files.first_line(RuntimeError(" \n")) == "RuntimeError"
+    assert files.reason(FileNotFoundError(2, "No such file", "a.csv")) == "No such file"
+    assert files.reason(OSError("a line\nand more")) == "a line"
+    with pytest.raises(UnicodeDecodeError) as caught:
+        b"\xff\xfe".decode()
+    assert files.reason(caught.value) == "it is not UTF-8 text"
 
 
 def test_compiled_programs_are_not_kept_in_a_file(tmp_path):
