@@ -606,34 +606,21 @@ def report_videophy2(
         values: [N] their scores, NaN where there is none.
         threshold: physical commonsense from here on is good, for the AUROC.
     """
-    groups = [clip.group for clip in clips]
-    labels = _by_label(clips)
-    pc, is_good = labels["pc"], _at_least(labels["pc"], threshold)
-    agreements = {name: agreement(values, y, groups) for name, y in labels.items()}
-    area = separation(values, is_good, groups)
-    models, table = _by_model(clips, values)
-    metrics = {
-        **_counts(values),
-        "agreement": agreements,
-        "agreement_of_models": _agreement_of_models(models),
-        f"auroc_pc_at_least_{threshold:g}": area,
-        "models": models,
-    }
-    tables = [
-        _agreement_table(agreements),
-        Table("Good physics", ("", "AUROC"), [(f"pc >= {threshold:g}", area)]),
-        table,
-        _models_table(metrics),
-    ]
-    figures = {
+    pc = _by_label(clips)["pc"]
+    is_good = _at_least(pc, threshold)
+    name = f"pc >= {threshold:g}"
+    area = separation(values, is_good, [clip.group for clip in clips])
+    report = _report_ratings(clips, values)
+    report.metrics[f"auroc_pc_at_least_{threshold:g}"] = area
+    report.tables.insert(1, Table("Good physics", ("", "AUROC"), [(name, area)]))
+    report.figures |= {
         "distributions.png": draw_distributions(
-            values, _names(is_good, f"pc < {threshold:g}", f"pc >= {threshold:g}")
+            values, _names(is_good, f"pc < {threshold:g}", name)
         ),
         "scatter_pc.png": draw_scatter(pc, values, "physical commonsense (pc)"),
-        "roc.png": draw_roc({f"pc >= {threshold:g}": (values, is_good)}),
-        **_model_figure(clips, values),
+        "roc.png": draw_roc({name: (values, is_good)}),
     }
-    return Report(metrics, [t for t in tables if t.rows], figures)
+    return report
 
 
 def report_evalcrafter(
@@ -645,9 +632,20 @@ def report_evalcrafter(
         clips: of `read_evalcrafter`.
         values: [N] their scores, NaN where there is none.
     """
+    report = _report_ratings(clips, values)
+    report.figures |= {
+        f"scatter_{_file_name(name)}.png": draw_scatter(y, values, name)
+        for name, y in _by_label(clips).items()
+    }
+    return report
+
+
+def _report_ratings(clips, values) -> Report:
+    """What there is to say of any ratings: agreement with them, and the models."""
     groups = [clip.group for clip in clips]
-    labels = _by_label(clips)
-    agreements = {name: agreement(values, y, groups) for name, y in labels.items()}
+    agreements = {
+        name: agreement(values, y, groups) for name, y in _by_label(clips).items()
+    }
     models, table = _by_model(clips, values)
     metrics = {
         **_counts(values),
@@ -655,15 +653,8 @@ def report_evalcrafter(
         "agreement_of_models": _agreement_of_models(models),
         "models": models,
     }
-    figures = {
-        **{
-            f"scatter_{_file_name(name)}.png": draw_scatter(y, values, name)
-            for name, y in labels.items()
-        },
-        **_model_figure(clips, values),
-    }
     tables = [_agreement_table(agreements), table, _models_table(metrics)]
-    return Report(metrics, [t for t in tables if t.rows], figures)
+    return Report(metrics, [t for t in tables if t.rows], _model_figure(clips, values))
 
 
 def report_labelled(clips: Sequence[Clip], values: Float[np.ndarray, " N"]) -> Report:
