@@ -276,14 +276,10 @@ def main(argv):
     if len(argv) > 1:
         sys.exit(f"do not know what to do with {argv[1]!r}: give --benchmark=NAME")
     scoring_flags.quiet_video_decoder()
-    scoring_flags.log_decisions()
-    keep_compiled_programs(FLAGS.jax_cache_dir)
-    try:
+    scoring_flags.log_decisions("pipeline", "many_videos", "video_benchmarks")
+    with scoring_flags.errors_in_one_line():
+        keep_compiled_programs(FLAGS.jax_cache_dir)
         text, is_well = run()
-    except pipeline.USER_ERRORS as error:
-        sys.exit(str(error))
-    except KeyboardInterrupt:
-        sys.exit("interrupted: nothing is half-written; the same command goes on")
     print(text)
     if not is_well:
         sys.exit(1)

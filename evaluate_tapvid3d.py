@@ -10,13 +10,13 @@ with a table. A second run goes on where the first stopped. A file that is missi
 cannot be read is listed at the end, with exit code 1, and has no numbers.
 """
 
-import logging
 import sys
 
 from absl import app, flags
 
 import datasets
 import pipeline
+import scoring_flags
 import tapvid3d_evaluation
 from datasets import DatasetError
 from files import keep_compiled_programs
@@ -30,14 +30,7 @@ OPTIONS = (
     "num_splits",
     "num_support_tracks",
     "num_output_frames",
-    "use_dino",
-    "use_depth",
-    "depth",
-    "dino_model",
-    "vda_repo",
-    "vda_encoder",
-    "vda_model_path",
-    "vda_metric",
+    *scoring_flags.NETWORK_OPTIONS,
 )
 
 
@@ -45,6 +38,7 @@ def define_flags() -> None:
     """Called where this file is run; importing it defines nothing."""
     define_data_flags()
     define_model_flags()
+    flags.adopt_module_key_flags(scoring_flags)  # --help lists them, too
 
 
 def define_data_flags() -> None:
@@ -79,11 +73,7 @@ def define_data_flags() -> None:
     )
     flags.DEFINE_string("output_dir", "./eval_results", "Directory to write to.")
     flags.DEFINE_boolean("overwrite", False, "Predict again what is predicted.")
-    flags.DEFINE_string(
-        "jax_cache_dir",
-        "~/.cache/3dspa/jax",
-        "Where compiled programs are kept for the next run; empty for nowhere.",
-    )
+    scoring_flags.define_cache_flag()
 
 
 def define_model_flags() -> None:
@@ -117,23 +107,7 @@ def define_model_flags() -> None:
     )
     flags.DEFINE_boolean("use_depth", None, "Depth features, likewise.")
     flags.DEFINE_string("depth", None, "vda, or a transformers model. Default: vda.")
-    flags.DEFINE_string("dino_model", None, "DINOv2 by name or directory.")
-    flags.DEFINE_string("vda_repo", None, "A clone of Video-Depth-Anything.")
-    flags.DEFINE_string("vda_encoder", None, "vits, vitb or vitl.")
-    flags.DEFINE_string("vda_model_path", None, "Its weights.")
-    flags.DEFINE_boolean("vda_metric", None, "Whether they give metres.")
-
-
-def log_decisions() -> None:
-    """What the library logs goes to stderr, as plain lines."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    for name in ("pipeline", "tapvid3d_evaluation"):
-        logger = logging.getLogger(name)
-        logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
-        logger.propagate = False
-    logging.getLogger("jax").setLevel(logging.WARNING)
+    scoring_flags.define_network_flags()
 
 
 def run() -> tuple[str, tapvid3d_evaluation.Report]:
@@ -178,16 +152,13 @@ def run() -> tuple[str, tapvid3d_evaluation.Report]:
 def main(argv):
     if len(argv) > 1:
         sys.exit(f"do not know what to do with {argv[1]!r}: give --dataset_path=DIR")
-    log_decisions()
-    keep_compiled_programs(FLAGS.jax_cache_dir)
-    try:
+    scoring_flags.log_decisions("pipeline", "tapvid3d_evaluation")
+    with scoring_flags.errors_in_one_line(
+        DatasetError,
+        interrupted="what was finished is there; the same command goes on",
+    ):
+        keep_compiled_programs(FLAGS.jax_cache_dir)
         text, report = run()
-    except (*pipeline.USER_ERRORS, DatasetError) as error:
-        sys.exit(str(error))
-    except OSError as error:
-        sys.exit(str(error))
-    except KeyboardInterrupt:
-        sys.exit("interrupted: what was finished is there; the same command goes on")
     print(text)
     if report.failures:
         what = "".join(f"\n  {error}" for _, error in report.failures)

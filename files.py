@@ -4,13 +4,18 @@ whole_file              a file to write, which takes its name when all is writte
 whole_files             several, which take their names together
 write_npz               arrays by name
 keep_compiled_programs  JAX's compilation cache on disk
-first_line              what an exception says
+first_line, reason      what an exception says; of a file
+without_nan, as_json     what JSON can hold; as bytes
+as_csv                  a table as bytes
 """
 
 import contextlib
+import csv
+import io
+import json
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import BinaryIO
 
 import numpy as np
@@ -75,8 +80,8 @@ def _naming(path):
     try:
         yield
     except OSError as error:
-        reason = error.strerror or error
-        raise OSError(error.errno, f"cannot write {path}: {reason}") from error
+        message = f"cannot write {path}: {reason(error)}"
+        raise OSError(error.errno, message) from error
 
 
 def write_npz(
@@ -92,13 +97,17 @@ def write_npz(
 
 
 def keep_compiled_programs(directory: str) -> None:
-    """Turns on JAX's persistent compilation cache; an empty name leaves it off."""
+    """Turns on JAX's persistent compilation cache; an empty name leaves it off.
+
+    Raises:
+        NotADirectoryError: it is a file.
+    """
     import jax  # not above: who only reads and writes files does not wait for it
 
     if directory:
         directory = os.path.expanduser(directory)
         if os.path.lexists(directory) and not os.path.isdir(directory):
-            raise SystemExit(
+            raise NotADirectoryError(
                 f"{directory} is a file: jax_cache_dir must be a directory"
             )
         jax.config.update("jax_compilation_cache_dir", directory)
@@ -109,3 +118,49 @@ def keep_compiled_programs(directory: str) -> None:
 def first_line(error: BaseException) -> str:
     """What an exception says, in one line; its type's name if it says nothing."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def reason(error: BaseException) -> str:
+    """What is wrong with a file, in one line that does not name it."""
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not UTF-8 text"
+    return getattr(error, "strerror", None) or first_line(error)
+
+
+def without_nan(value):
+    """A value with None for each number in it that is not finite, as JSON has it.
+
+    Named tuples become dicts by name, other tuples lists, and numpy's numbers Python's.
+    """
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    if hasattr(value, "_asdict"):
+        value = value._asdict()
+    if isinstance(value, Mapping):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(item) for item in value]
+    return value
+
+
+def as_json(value) -> bytes:
+    """A value as JSON for a person to read, see `without_nan`."""
+    text = json.dumps(without_nan(value), indent=2, allow_nan=False)
+    return (text + "\n").encode()
+
+
+def as_csv(
+    columns: Sequence[str], rows: Iterable[Mapping], has_header: bool = True
+) -> bytes:
+    """A table as CSV. What a row lacks is empty, and what is in no column left out;
+    names of files that are not UTF-8 stay as they are."""
+    text = io.StringIO()
+    writer = csv.DictWriter(
+        text, columns, restval="", extrasaction="ignore", lineterminator="\n"
+    )
+    if has_header:
+        writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode("utf-8", "surrogateescape")

@@ -26,6 +26,7 @@ import damages
 import geometry
 import offline_proof
 import pipeline
+import scoring_flags
 import surprise
 import surprise_training
 import synthetic
@@ -65,7 +66,8 @@ def define_flags() -> None:
     flags.DEFINE_boolean("left_out", True, "Also heads that never saw a kind.")
     flags.DEFINE_integer("num_workers", 2, "Processes that simulate.", lower_bound=0)
     flags.DEFINE_integer("seed", 0, "Of draws and networks.", lower_bound=0)
-    flags.DEFINE_string("jax_cache_dir", "~/.cache/3dspa/jax", "As in inference.py.")
+    scoring_flags.define_cache_flag()
+    flags.adopt_module_key_flags(scoring_flags)  # --help lists it, too
 
 
 def drawn_clips(file: Path, is_rendered: bool) -> list[tuple[str, str]]:
@@ -175,7 +177,7 @@ def varied_fields(seed, checkpoint, options):
     """Fields and culprits (none) of an intact clip; see clip_fields."""
     try:
         _, tracks = offline_proof.varied_clip(seed, VARIED_FRAMES)
-    except (synthetic.SceneRejected, ValueError):
+    except synthetic.NoScene:
         return
     for fields in pipeline.clip_fields(tracks, checkpoint, options):
         yield fields, np.zeros(len(fields.rows), np.int8)
@@ -297,17 +299,9 @@ def main(argv):
     if len(argv) > 1:
         sys.exit(f"fit_surprise.py takes flags only, not {argv[1]!r}")
     absl_logging.set_verbosity(absl_logging.WARNING)
-    keep_compiled_programs(FLAGS.jax_cache_dir)
-    try:
+    with scoring_flags.errors_in_one_line(interrupted="the same command goes on"):
+        keep_compiled_programs(FLAGS.jax_cache_dir)
         print(fit(**{name: FLAGS[name].value for name in NAMES}))
-    except pipeline.USER_ERRORS as error:
-        sys.exit(str(error))
-    except OSError as error:
-        # Of files.py's the message has the path, and there is no filename.
-        named = f"{error.filename}: " if error.filename else ""
-        sys.exit(f"{named}{error.strerror or error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted: the same command goes on")
 
 
 if __name__ == "__main__":

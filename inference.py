@@ -81,8 +81,13 @@ def table(result: pipeline.Result, paths: list[str]) -> str:
     spread = "" if spread is None else f" ± {spread:.4f} between splits"
     higher = score["percentile"]
     higher = [] if higher is None else [f"{higher:.0f}% of intact simulated clips"]
+    measure = []
+    if score["realism_measure"] == "average_jaccard":
+        name = score["checkpoint"]["name"]
+        measure = [f"average Jaccard: no head fitted for {name}, or too few tracks"]
     lines = [
         ("realism", f"{result.realism:.4f}{spread} (0..1, higher is more real)"),
+        *(("which is", text) for text in measure),
         *(("higher than", text) for text in higher),
         ("average Jaccard", f"{score['average_jaccard']:.4f}"),
         ("points within", f"{score['average_pts_within_thresh']:.4f}"),
@@ -147,12 +152,8 @@ def run() -> tuple[str, bool]:
 def run_one(score, path) -> str:
     """Scores one file, into the output directory itself."""
     result = score(path)
-    try:
+    with pipeline.writing_to(FLAGS.output_dir):
         paths = pipeline.save_result(result, FLAGS.output_dir, FLAGS.result_video_size)
-    except OSError as error:
-        raise pipeline.PipelineError(
-            f"cannot write to {FLAGS.output_dir}: {error.strerror or error}"
-        ) from error
     return table(result, paths)
 
 
@@ -170,7 +171,10 @@ def run_many(score, paths, options, checkpoint) -> tuple[str, bool]:
         shard_index=FLAGS.shard_index,
         result_video_size=FLAGS.result_video_size,
     )
-    text = ranking(tally.rows) + (
+    text = ranking(tally.rows)
+    if text and pipeline.load_heads(checkpoint) is None:
+        text += f"realism is average Jaccard: no head is fitted for {checkpoint.name}\n"
+    text += (
         f"{tally.scored} scored, {tally.finished} finished before, {tally.failed} "
         f"failed\nsee scores*.csv in {FLAGS.output_dir}"
     )
@@ -207,17 +211,13 @@ def main(argv):
     if len(argv) > 1:
         sys.exit(f"do not know what to do with {argv[1]!r}: give --video_path=FILE")
     scoring_flags.quiet_video_decoder()
-    scoring_flags.log_decisions()
+    scoring_flags.log_decisions("pipeline", "many_videos")
     if FLAGS.check:
         print(what_is_usable())
         return
-    keep_compiled_programs(FLAGS.jax_cache_dir)
-    try:
+    with scoring_flags.errors_in_one_line():
+        keep_compiled_programs(FLAGS.jax_cache_dir)
         text, is_well = run()
-    except pipeline.USER_ERRORS as error:
-        sys.exit(str(error))
-    except KeyboardInterrupt:
-        sys.exit("interrupted: nothing is half-written; the same command goes on")
     print(text)
     if not is_well:
         sys.exit(1)

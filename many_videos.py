@@ -16,7 +16,6 @@ import csv
 import dataclasses
 import errno
 import glob
-import io
 import json
 import logging
 import os
@@ -27,7 +26,7 @@ from tqdm import tqdm
 
 import checkpointing
 import pipeline
-from files import whole_file
+from files import as_csv, reason, whole_file
 from pipeline import USER_ERRORS, Options, PipelineError, Result
 
 LOG = logging.getLogger(__name__)
@@ -104,8 +103,7 @@ def _of_csv(path, column):
                 raise PipelineError(f"{path} has no column {column}")
             named = [(row[column] or "").strip() for row in reader]
     except (OSError, csv.Error, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise PipelineError(f"{path} cannot be read: {reason}") from error
+        raise PipelineError(f"{path} cannot be read: {reason(error)}") from error
     folder = os.path.dirname(path)
     found = [
         p if os.path.exists(p) else os.path.join(folder, p)
@@ -189,7 +187,7 @@ def score_many(
     if num_shards > 1:
         table = f"scores_{shard_index}_of_{num_shards}.csv"
     table, tally = Path(output_dir) / table, Tally(finished=len(done))
-    with _written(output_dir):
+    with pipeline.writing_to(output_dir):
         _begin_table(table, jobs, done)
         for path, folder in tqdm(jobs, "videos", unit="video", smoothing=0):
             if folder in done:
@@ -217,23 +215,6 @@ def _score_one(path, folder, score, result_video_size) -> dict:
         return row | {"error": f"unexpected {type(error).__name__}: {first}"}
     pipeline.save_result(result, folder, result_video_size)
     return _row_of(_stored_score(folder), folder)
-
-
-class _written:
-    """What cannot be written stops everything, in one line."""
-
-    def __init__(self, output_dir):
-        self.output_dir = output_dir
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, trace):
-        if isinstance(error, OSError):
-            reason = error.strerror or error
-            raise PipelineError(
-                f"cannot write to {self.output_dir}: {reason}"
-            ) from error
 
 
 def _finished(jobs, options, checkpoint) -> set[Path]:
@@ -289,7 +270,7 @@ def _begin_table(table, jobs, done):
     rows = [row for row in read_rows(table) if row.get("video") not in ours]
     rows += [_row_of(_stored_score(f), f) for _, f in jobs if f in done]
     with whole_file(table) as file:
-        file.write(_as_csv([dict(zip(COLUMNS, COLUMNS, strict=True)), *rows]))
+        file.write(as_csv(COLUMNS, rows))
 
 
 def read_rows(table: str | os.PathLike) -> list[dict[str, str]]:
@@ -310,18 +291,9 @@ def append_row(table: str | os.PathLike, row: dict) -> None:
     Raises:
         OSError: if there is no room for all of it; then there is none of it.
     """
-    line = _as_csv([row])
+    line = as_csv(COLUMNS, [row], has_header=False)
     with open(table, "ab", buffering=0) as file:
         before = file.tell()
         if file.write(line) < len(line):  # on a full disk, without an error
             file.truncate(before)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def _as_csv(rows) -> bytes:
-    text = io.StringIO()
-    writer = csv.DictWriter(
-        text, COLUMNS, restval="", extrasaction="ignore", lineterminator="\n"
-    )
-    writer.writerows(rows)
-    return text.getvalue().encode("utf-8", "surrogateescape")

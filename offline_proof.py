@@ -26,11 +26,9 @@ Every figure comes with a 95% interval, and so does its difference from each bas
 from the same resamples. A baseline that does better is shown doing better.
 """
 
-import csv
 import dataclasses
 import functools
 import hashlib
-import io
 import json
 import os
 import pickle
@@ -58,7 +56,7 @@ import synthetic
 import tracking
 import video_benchmarks
 import workers
-from files import whole_file
+from files import as_csv, whole_file, without_nan
 from scoring import Estimate
 from video import VideoError, check_file, read_video, video_from_array
 
@@ -147,6 +145,7 @@ def run(
     Raises:
         PipelineError: options that cannot be, judged clips of other options, clips
             that cannot be found or read.
+        OSError: a file that cannot be written; a process that simulates was ended.
     """
     chosen = pipeline.make_options(preset, **options)
     output = Path(output_dir)
@@ -163,9 +162,8 @@ def run(
         judges = load_judges(checkpoint_path, chosen)
         pool = Path(pool_dir) if pool_dir else output / "pool"
         seeds = range(FIRST_SEED, FIRST_SEED + num_scenes)
-        with _one_line(pool):
-            files = make_pool(pool, seeds, "rendered" in conditions, num_workers)
-            rows, notes = run_synthetic(files, output / "clips", judges, conditions)
+        files = make_pool(pool, seeds, "rendered" in conditions, num_workers)
+        rows, notes = run_synthetic(files, output / "clips", judges, conditions)
         groups = GROUPS
     elif benchmark == "corruptions":
         if not video_path:
@@ -177,10 +175,9 @@ def run(
             check_file(path)
         judges = load_judges(checkpoint_path, chosen)
         front_ends = pipeline.load_front_ends(chosen, judges.checkpoint)
-        with _one_line(output):
-            rows, notes = run_corruptions(
-                paths, output / "clips", judges, front_ends, num_seeds
-            )
+        rows, notes = run_corruptions(
+            paths, output / "clips", judges, front_ends, num_seeds
+        )
         groups = {
             "damages": tuple(n for n in damages.DAMAGES if n not in damages.APART),
             "apart": damages.APART,
@@ -195,21 +192,6 @@ def run(
     paths = video_benchmarks.write_report(found, output, about=about)
     written = "\n".join(f"written {path}" for path in paths)
     return f"{video_benchmarks.as_text(found)}\n\n{written}"
-
-
-class _one_line:
-    """What cannot be written stops everything, in one line."""
-
-    def __init__(self, folder):
-        self.folder = folder
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, trace):
-        if isinstance(error, OSError | ChildProcessError):
-            reason = getattr(error, "strerror", None) or error
-            raise pipeline.PipelineError(f"{self.folder}: {reason}") from error
 
 
 # --- Baselines ---
@@ -296,11 +278,14 @@ def jaccard_2d(
         points = np.concatenate(
             [asked[:, None] - window.start, places[ids, asked]], 1, dtype=np.float32
         )
-        batch = _batch_2d(
-            places[shown, frames], visible[shown, frames], model.config, len(visible)
+        batch = pipeline.support_batch(
+            places[shown, frames],
+            visible[shown, frames],
+            128 * -(-len(shown) // 128),
+            model.config.num_output_frames,
         )
+        _, *found, _ = pipeline.predict(model.model, model.params, batch, points)
         predicted, logits = windows[window.start]
-        found = _predict_2d(model.model, model.params, batch, points)
         predicted[rows], logits[rows] = (x[:, : predicted.shape[1]] for x in found)
     windows = [
         dataclasses.replace(
@@ -321,36 +306,6 @@ def jaccard_2d(
         counted.astype(float),
     )
     return metrics["average_jaccard"]
-
-
-def _batch_2d(places, visible, config, num_tracks):
-    """Support tracks [n, L, 2] padded as pipeline.support_batch pads them."""
-    n, length = visible.shape
-    rows, frames = (
-        128 * -(-max(n, min(num_tracks, 128)) // 128),
-        config.num_output_frames,
-    )
-    support = np.zeros((1, rows, frames, 2), np.float32)
-    shown = np.zeros((1, rows, frames, 1), np.float32)
-    support[0, :n, :length], shown[0, :n, :length, 0] = places, visible
-    return {
-        "support_tracks": support,
-        "support_tracks_visible": shown,
-        "boundary_frame": np.array([length], np.int32),
-    }
-
-
-def _predict_2d(model, params, batch, points):
-    """[Q, F, 2] and [Q, F, 1] at query points [Q, 3], in calls of one size."""
-    latents = pipeline.encode(model, params, batch)
-    tracks, logits = [], []
-    for first in range(0, len(points), pipeline.QUERIES_PER_CALL):
-        chunk = points[first : first + pipeline.QUERIES_PER_CALL]
-        padded = pipeline.padded_queries(chunk)
-        out = jax.device_get(pipeline.decode(model, params, latents, padded))
-        tracks.append(out.tracks[0, : len(chunk)])
-        logits.append(out.visible_logits[0, : len(chunk)])
-    return np.concatenate(tracks), np.concatenate(logits)
 
 
 # --- The score ---
@@ -560,7 +515,7 @@ def _make_scene(job) -> None:
     path, seed, with_video = job
     try:
         scene = synthetic.generate_scene(seed, NUM_FRAMES, NUM_TRACKS, SIDE, SIDE)
-    except synthetic.SceneRejected:
+    except synthetic.NoScene:
         return
     video = synthetic.render(scene, lit=False) if with_video else None
     arrays = _arrays_of(INTACT, scene, video)
@@ -648,7 +603,7 @@ def varied_clip(
         frames: how many at least and at most.
 
     Raises:
-        SceneRejected, ValueError: the seed gives no scene.
+        NoScene: the seed gives none.
     """
     rng = np.random.default_rng(seed)
     num_frames = int(rng.integers(frames[0], frames[1] + 1))
@@ -1013,20 +968,9 @@ def _stored(path, made_with) -> list[Row] | None:
 
 def _store(path, made_with, rows) -> None:
     rows = [dataclasses.asdict(row) for row in rows]
-    text = json.dumps(_without_nan({"made_with": made_with, "rows": rows}))
+    text = json.dumps(without_nan({"made_with": made_with, "rows": rows}))
     with whole_file(path) as file:
         file.write(text.encode())
-
-
-def _without_nan(value):
-    """JSON has no NaN: None instead."""
-    if isinstance(value, Mapping):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    return value
 
 
 # --- Figures ---
@@ -1290,10 +1234,7 @@ def culprits_found(
         if 0 < violates.sum() < len(violates):
             of_kind[row.kind].append((row.group, points, violates > 0))
     found = {}
-    for name, kinds in {
-        **groups,
-        **{k: (k,) for k in sum(groups.values(), ())},
-    }.items():
+    for name, kinds in _names(groups).items():
         clips = [clip for kind in kinds for clip in of_kind[kind]]
         if not clips:
             continue
@@ -1366,16 +1307,12 @@ def _culprit_table(culprits) -> list[video_benchmarks.Table]:
 
 def _results_csv(rows, measures) -> bytes:
     """A line per clip. An intact clip has no kind that a head could have left out."""
-    text = io.StringIO()
-    columns = ["group", "clip", "condition", "kind", "counts", *measures]
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
+    lines, about = [], ("group", "clip", "condition", "kind", "counts")
     for row in rows:
         values = {name: row.value(name, row.kind) for name in measures}
         values = {n: "" if np.isnan(x) else f"{x:.6g}" for n, x in values.items()}
-        about = {name: getattr(row, name) for name in columns[:5]}
-        writer.writerow(about | values)
-    return text.getvalue().encode("utf-8", "surrogateescape")
+        lines.append({name: getattr(row, name) for name in about} | values)
+    return as_csv([*about, *measures], lines)
 
 
 SHOWN = ("average_jaccard", "acceleration_99", "lost_share", "no_model_left_out")

@@ -6,7 +6,7 @@
 
 From top to bottom:
 
-    PipelineError, NothingToTrack, USER_ERRORS
+    PipelineError, NothingToTrack, USER_ERRORS, writing_to
                             what a user can cause, in one line each
     Options, PRESETS        what can be chosen, and the defaults by name
     Tracks3D, Result        tracks in space; what is known about a clip in the end
@@ -57,7 +57,7 @@ import geometry
 import scoring
 import surprise
 import tracking
-from files import whole_files
+from files import as_json, reason, whole_files
 from torch_models import FrontEndError
 from video import (
     WORKING_SIZE,
@@ -99,6 +99,19 @@ class NothingToTrack(PipelineError):
 
 
 USER_ERRORS = (PipelineError, VideoError, checkpointing.CheckpointError)
+
+
+@contextlib.contextmanager
+def writing_to(folder: str | os.PathLike) -> Iterator[None]:
+    """Work of which nothing goes on where a file cannot be written.
+
+    Raises:
+        PipelineError: in place of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise PipelineError(f"cannot write to {folder}: {reason(error)}") from error
 
 
 # --- What can be chosen ---
@@ -1105,16 +1118,17 @@ def middle_points(
 
 
 def support_batch(
-    tracks: Float[np.ndarray, "n L 3"],
+    tracks: Float[np.ndarray, "n L C"],
     visible: Bool[np.ndarray, "n L"],
     num_support: int,
     num_frames: int,
     features: dict[str, Float[np.ndarray, "n L D"]] | None = None,
 ) -> dict[str, np.ndarray]:
     """A batch of one clip (DESIGN section 5), padded with invisible tracks and frames
-    to [1, num_support, num_frames, ...]: few shapes, so that little is compiled."""
+    to [1, num_support, num_frames, ...]: few shapes, so that little is compiled. Tracks
+    have as many coordinates as the model takes, 2 or 3."""
     n, length = visible.shape
-    support = np.zeros((1, num_support, num_frames, 3), np.float32)
+    support = np.zeros((1, num_support, num_frames, tracks.shape[-1]), np.float32)
     shown = np.zeros((1, num_support, num_frames, 1), np.float32)
     support[0, :n, :length] = np.where(visible[..., None], tracks, 0)
     shown[0, :n, :length, 0] = visible
@@ -1131,9 +1145,9 @@ def support_batch(
 
 
 def predict(
-    model, params: dict, batch: dict, query_points: Float[np.ndarray, "Q 4"]
+    model, params: dict, batch: dict, query_points: Float[np.ndarray, "Q D"]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
-    """Latents [K, C] of a support batch, and positions [Q, F, 3], visible logits
+    """Latents [K, C] of a support batch, and positions [Q, F, D - 1], visible logits
     [Q, F, 1] and log error scales [Q, F, 1] (None without that head) decoded from them.
 
     Queries go through in calls of one of two sizes: the last is padded, since none of
@@ -1173,7 +1187,7 @@ def encode(model, params: dict, batch: dict) -> Float[jax.Array, "1 K C"]:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def decode(model, params: dict, latents, query_points: Float[np.ndarray, "1 Q 4"]):
+def decode(model, params: dict, latents, query_points: Float[np.ndarray, "1 Q D"]):
     """What the model reads out of latents at query points."""
 
     def read_out(module):
@@ -1253,7 +1267,9 @@ def load_heads(
     found = {}
     for folder in (checkpoint.folder, DEFAULT_CHECKPOINT.parent):
         path = surprise.heads_path(checkpoint.name, folder)
-        paths = [path, path.with_stem(f"{path.stem}_left_out")][: 1 + leave_one_out]
+        paths = [path]
+        if leave_one_out:
+            paths.append(path.with_stem(f"{path.stem}_left_out"))
         try:
             for path in paths:
                 heads = surprise.read_heads(path, checkpoint.sha256)
@@ -1915,8 +1931,7 @@ def save_result(
             file.write(_video_info(result).encode())
         # Last: where score.json is, the others are too.
         with create(folder / "score.json") as file:
-            text = json.dumps(_without_nan(result.score), indent=2, allow_nan=False)
-            file.write((text + "\n").encode())
+            file.write(as_json(result.score))
     names = "score.json", "result_with_scores.npz", "predictions.npz", "video_info.txt"
     return [str(folder / name) for name in names]
 
@@ -1964,14 +1979,3 @@ def _video_info(result) -> str:
         "rotation": video.rotation if video else 0,
     }
     return "".join(f"{key}: {value}\n" for key, value in lines.items())
-
-
-def _without_nan(value):
-    """JSON has no NaN: None instead."""
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    return value

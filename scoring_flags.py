@@ -2,27 +2,46 @@
 
     define_clip_flags       which part of a video is scored, and its camera
     define_scoring_flags    the model, windows and splits
-    define_front_end_flags  trackers and networks
+    define_front_end_flags  trackers and networks; of them
+    define_tracker_flags, define_network_flags
+                            the trackers, and DINOv2 and Video-Depth-Anything
     define_output_flags     what is kept, and how much of many videos is done
+    define_cache_flag       where compiled programs are kept
     given_options           flags -> fields of pipeline.Options
     check_output_dir, quiet_video_decoder, log_decisions
                             the beginning of a run
+    errors_in_one_line      its end, if it is not a good one
 
 Nothing is defined before a script asks for it, and no flag is read but from the values
 that a script hands in.
 """
 
+import contextlib
 import logging
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
 
 import cv2
 from absl import flags
 
 import pipeline
+from files import reason
 
-# Flags that are fields of pipeline.Options; without one, the preset's value holds.
+# Flags that are fields of pipeline.Options: of the networks, which scripts that read
+# tracks have too,
+NETWORK_OPTIONS = (
+    "use_dino",
+    "use_depth",
+    "depth",
+    "dino_model",
+    "vda_repo",
+    "vda_encoder",
+    "vda_model_path",
+    "vda_metric",
+)
+# and all of them. Without one, the preset's value holds.
 OPTIONS = (
     "seed",
     "start",
@@ -37,14 +56,7 @@ OPTIONS = (
     "num_support_tracks",
     "num_query_points",
     "num_output_frames",
-    "use_dino",
-    "use_depth",
-    "depth",
-    "dino_model",
-    "vda_repo",
-    "vda_encoder",
-    "vda_model_path",
-    "vda_metric",
+    *NETWORK_OPTIONS,
     "cotracker_repo",
     "cotracker_checkpoint",
 )
@@ -123,7 +135,7 @@ def define_scoring_flags() -> None:
 
 def define_front_end_flags() -> None:
     """Trackers and networks."""
-    flags.DEFINE_string("tracker", None, "lk, or cotracker3. Default: the preset's.")
+    define_tracker_flags()
     flags.DEFINE_boolean(
         "use_dino",
         None,
@@ -139,6 +151,19 @@ def define_front_end_flags() -> None:
         "vda (Video-Depth-Anything), a transformers model by name or directory, or an "
         ".npz of depth maps. Default, with --preset=full: vda.",
     )
+    define_network_flags()
+
+
+def define_tracker_flags() -> None:
+    """Which tracker, and where CoTracker3 is."""
+    flags.DEFINE_string("tracker", None, "lk, or cotracker3. Default: the preset's.")
+    flags.DEFINE_string("cotracker_repo", None, "A clone of co-tracker.")
+    flags.DEFINE_string("cotracker_checkpoint", None, "Its weights.")
+
+
+def define_network_flags() -> None:
+    """Where DINOv2 and Video-Depth-Anything are. Whether they are used, and for what,
+    each script says itself (use_dino, use_depth, depth)."""
     flags.DEFINE_string("dino_model", None, "DINOv2 by name or directory.")
     flags.DEFINE_string("vda_repo", None, "A clone of Video-Depth-Anything.")
     flags.DEFINE_string("vda_encoder", None, "vits, vitb or vitl.")
@@ -150,8 +175,6 @@ def define_front_end_flags() -> None:
     flags.DEFINE_boolean(
         "vda_metric", None, "Whether they give metres; by default by their name."
     )
-    flags.DEFINE_string("cotracker_repo", None, "A clone of co-tracker.")
-    flags.DEFINE_string("cotracker_checkpoint", None, "Its weights.")
 
 
 def define_output_flags(
@@ -173,6 +196,11 @@ def define_output_flags(
         "Longer side of the video kept in the result, at most 512 px; 0 for none.",
         lower_bound=0,
     )
+    define_cache_flag()
+
+
+def define_cache_flag() -> None:
+    """Where compiled programs are kept, see files.keep_compiled_programs."""
     flags.DEFINE_string(
         "jax_cache_dir",
         "~/.cache/3dspa/jax",
@@ -198,7 +226,7 @@ def given_options(values: flags.FlagValues) -> dict:
     return given | {"intrinsics": camera}
 
 
-def check_output_dir(path: str) -> None:
+def check_output_dir(path: str | os.PathLike) -> None:
     """Finds out before the work that its result cannot be written.
 
     Raises:
@@ -211,12 +239,9 @@ def check_output_dir(path: str) -> None:
         above = os.path.dirname(above)
     if not os.path.isdir(above):
         raise pipeline.PipelineError(f"cannot write to {path}: {above} is a file")
-    try:  # asking for permissions says nothing of read-only disks, or to root
-        with tempfile.TemporaryFile(dir=above):
-            pass
-    except OSError as error:
-        reason = error.strerror or error
-        raise pipeline.PipelineError(f"cannot write to {path}: {reason}") from error
+    # Asking for permissions says nothing of read-only disks, or to root.
+    with pipeline.writing_to(path), tempfile.TemporaryFile(dir=above):
+        pass
 
 
 def quiet_video_decoder() -> None:
@@ -225,15 +250,39 @@ def quiet_video_decoder() -> None:
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
-def log_decisions() -> None:
-    """What the library logs goes to stderr, as plain lines."""
+def log_decisions(*names: str) -> None:
+    """What modules of these names log goes to stderr, as plain lines."""
     # Where a terminal lacks a character, as in a file's name, it gets its number.
     sys.stdout.reconfigure(errors="backslashreplace")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
-    for name in ("pipeline", "many_videos", "video_benchmarks"):
+    for name in names:
         logger = logging.getLogger(name)
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
         logger.propagate = False
     logging.getLogger("jax").setLevel(logging.WARNING)
+
+
+@contextlib.contextmanager
+def errors_in_one_line(
+    *also: type[Exception],
+    interrupted: str = "nothing is half-written; the same command goes on",
+) -> Iterator[None]:
+    """What a user can put right ends a script with one line on stderr and exit code 1.
+
+    Args:
+        also: exceptions beside pipeline.USER_ERRORS and OSError whose message says what
+            is wrong.
+        interrupted: what becomes of a run that is stopped by hand.
+    """
+    try:
+        yield
+    except (*pipeline.USER_ERRORS, *also) as error:
+        sys.exit(str(error))
+    except OSError as error:
+        # The message of those that files.py raises has the path in it.
+        named = f"{error.filename}: " if error.filename else ""
+        sys.exit(f"{named}{reason(error)}")
+    except KeyboardInterrupt:
+        sys.exit(f"interrupted: {interrupted}")

@@ -88,6 +88,10 @@ MOTIONS = ("static", "pan", "orbit", "dolly", "truck", "follow")
 FRAME_RATES = (8, 10, 12, 15, 24, 25, 30, 30)
 
 
+class NoScene(ValueError):
+    """No draw from this seed gives a scene that can be used."""
+
+
 class NoViolation(ValueError):
     """No body of this scene can show the violation asked for."""
 
@@ -585,7 +589,7 @@ def generate_scene(
     """A random scene, the same to the last bit for the same arguments.
 
     fps: frames per second; drawn from 8 to 30 if None.
-    Raises ValueError for sizes out of range.
+    Raises ValueError for sizes out of range, NoScene where no draw can be used.
 
     Example:
         scene = generate_scene(seed=0)
@@ -607,7 +611,7 @@ def generate_scene(
             return _try_scene(rng, seed, num_frames, num_tracks, height, width, fps)
         except SceneRejected:
             continue
-    raise ValueError(f"no usable scene in {MAX_ATTEMPTS} draws from seed {seed}")
+    raise NoScene(f"no usable scene in {MAX_ATTEMPTS} draws from seed {seed}")
 
 
 def _try_scene(rng, seed, num_frames, num_tracks, height, width, fps) -> Scene:

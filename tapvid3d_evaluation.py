@@ -19,14 +19,11 @@ track is a query once, and never in its own support. Of a query track the model 
 its 3D position in the official query frame and nothing else.
 """
 
-import csv
 import dataclasses
 import importlib
-import io
 import json
 import logging
 import os
-import tempfile
 import zipfile
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -43,8 +40,9 @@ import pipeline
 import scoring
 import tracking
 from datasets import DatasetError
-from files import first_line, whole_file, write_npz
+from files import as_csv, as_json, first_line, reason, whole_file, write_npz
 from pipeline import Options, PipelineError, Tracks3D
+from scoring_flags import check_output_dir
 from video import WORKING_SIZE, Video, reduced
 
 LOG = logging.getLogger(__name__)
@@ -165,8 +163,7 @@ def _listed(split_file, data_sources) -> dict[str, list[str]]:
     try:
         lines = Path(split_file).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise PipelineError(f"{split_file} cannot be read: {reason}") from error
+        raise PipelineError(f"{split_file} cannot be read: {reason(error)}") from error
     names = {source: [] for source in data_sources}
     for number, line in enumerate(lines, 1):
         source, _, name = line.strip().rpartition("/")
@@ -825,7 +822,7 @@ def evaluate(
         OSError: predictions cannot be written, the disk being full.
     """
     _check_evaluation(files, scalings, batch_size)
-    _check_place(output_dir)
+    check_output_dir(output_dir)
     places = [Path(output_dir, "predictions", file.source, file.name) for file in files]
     jobs = list(zip(files, places, strict=True))
     stamp = _stamp(checkpoint, options)
@@ -880,17 +877,6 @@ def _check_evaluation(files, scalings, batch_size) -> None:
         )
     for file in missing:
         LOG.warning("%s: no such file; the evaluation will fail at its end", file.path)
-
-
-def _check_place(output_dir) -> None:
-    """Finds out before the work that its result cannot be written."""
-    try:
-        os.makedirs(output_dir, exist_ok=True)
-        with tempfile.TemporaryFile(dir=output_dir):
-            pass
-    except OSError as error:
-        reason = error.strerror or error
-        raise PipelineError(f"cannot write to {output_dir}: {reason}") from error
 
 
 def _read_group(group, done, read, report) -> dict[Path, Clip]:
@@ -1047,24 +1033,11 @@ def write_report(report: Report, output_dir: str | os.PathLike) -> list[str]:
         OSError: if they cannot be.
     """
     folder = Path(output_dir)
-    found = {
-        source: {scaling: _without_nan(means) for scaling, means in scalings.items()}
-        for source, scalings in summary(report.rows).items()
-    }
+    found = summary(report.rows)
     if report.failures:
         found["failed"] = dict(report.failures)
     with whole_file(folder / "metrics.json") as file:
-        file.write((json.dumps(found, indent=2, allow_nan=False) + "\n").encode())
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(report.rows)
+        file.write(as_json(found))
     with whole_file(folder / "metrics_per_video.csv") as file:
-        file.write(text.getvalue().encode())
+        file.write(as_csv(COLUMNS, report.rows))
     return [str(folder / name) for name in ("metrics.json", "metrics_per_video.csv")]
-
-
-def _without_nan(means):
-    return {
-        name: value if np.isfinite(value) else None for name, value in means.items()
-    }

@@ -36,9 +36,9 @@ from jaxtyping import Bool, Float
 from tqdm import tqdm
 
 import scoring
-from files import first_line, whole_files
+from files import as_csv, as_json, first_line, reason, whole_files
 from many_videos import NUMBERS
-from pipeline import PipelineError
+from pipeline import PipelineError, writing_to
 from scoring import Estimate, bootstrap
 
 LOG = logging.getLogger(__name__)
@@ -271,10 +271,9 @@ def read_intphys2(root: str | os.PathLike, split: str = "Main") -> list[Clip]:
     folder = Path(root) / split
     if not (folder / "Videos").is_dir():
         have = sorted(path.parent.name for path in Path(root).glob("*/Videos"))
-        raise PipelineError(
-            f"no split {split!r} in {root}: "
-            + (f"have {', '.join(have)}" if have else "no folder there has Videos")
-        )
+        why = f"have {', '.join(have)}" if have else "no folder there has Videos"
+        why = why if Path(root).is_dir() else "no such folder"
+        raise PipelineError(f"no split {split!r} in {root}: {why}")
     table, is_held_out = folder / "metadata.csv", split.lower() == "heldout"
     if is_held_out and not table.exists():
         return _unlabelled(folder / "Videos")
@@ -363,8 +362,7 @@ def read_table(path: str | os.PathLike) -> tuple[list[str], list[dict[str, str]]
     except PipelineError:
         raise
     except (OSError, csv.Error, ValueError) as error:
-        reason = getattr(error, "strerror", None) or first_line(error)
-        raise PipelineError(f"{path} cannot be read: {reason}") from error
+        raise PipelineError(f"{path} cannot be read: {reason(error)}") from error
     if not rows:
         raise PipelineError(f"{path} has no rows")
     return columns, [{n: _as_text(row[n]) for n in columns} for row in rows]
@@ -608,34 +606,21 @@ def report_videophy2(
         values: [N] their scores, NaN where there is none.
         threshold: physical commonsense from here on is good, for the AUROC.
     """
-    groups = [clip.group for clip in clips]
-    labels = _by_label(clips)
-    pc, is_good = labels["pc"], _at_least(labels["pc"], threshold)
-    agreements = {name: agreement(values, y, groups) for name, y in labels.items()}
-    area = separation(values, is_good, groups)
-    models, table = _by_model(clips, values)
-    metrics = {
-        **_counts(values),
-        "agreement": agreements,
-        "agreement_of_models": _agreement_of_models(models),
-        f"auroc_pc_at_least_{threshold:g}": area,
-        "models": models,
-    }
-    tables = [
-        _agreement_table(agreements),
-        Table("Good physics", ("", "AUROC"), [(f"pc >= {threshold:g}", area)]),
-        table,
-        _models_table(metrics),
-    ]
-    figures = {
+    pc = _by_label(clips)["pc"]
+    is_good = _at_least(pc, threshold)
+    name = f"pc >= {threshold:g}"
+    area = separation(values, is_good, [clip.group for clip in clips])
+    report = _report_ratings(clips, values)
+    report.metrics[f"auroc_pc_at_least_{threshold:g}"] = area
+    report.tables.insert(1, Table("Good physics", ("", "AUROC"), [(name, area)]))
+    report.figures |= {
         "distributions.png": draw_distributions(
-            values, _names(is_good, f"pc < {threshold:g}", f"pc >= {threshold:g}")
+            values, _names(is_good, f"pc < {threshold:g}", name)
         ),
         "scatter_pc.png": draw_scatter(pc, values, "physical commonsense (pc)"),
-        "roc.png": draw_roc({f"pc >= {threshold:g}": (values, is_good)}),
-        **_model_figure(clips, values),
+        "roc.png": draw_roc({name: (values, is_good)}),
     }
-    return Report(metrics, [t for t in tables if t.rows], figures)
+    return report
 
 
 def report_evalcrafter(
@@ -647,9 +632,20 @@ def report_evalcrafter(
         clips: of `read_evalcrafter`.
         values: [N] their scores, NaN where there is none.
     """
+    report = _report_ratings(clips, values)
+    report.figures |= {
+        f"scatter_{_file_name(name)}.png": draw_scatter(y, values, name)
+        for name, y in _by_label(clips).items()
+    }
+    return report
+
+
+def _report_ratings(clips, values) -> Report:
+    """What there is to say of any ratings: agreement with them, and the models."""
     groups = [clip.group for clip in clips]
-    labels = _by_label(clips)
-    agreements = {name: agreement(values, y, groups) for name, y in labels.items()}
+    agreements = {
+        name: agreement(values, y, groups) for name, y in _by_label(clips).items()
+    }
     models, table = _by_model(clips, values)
     metrics = {
         **_counts(values),
@@ -657,15 +653,8 @@ def report_evalcrafter(
         "agreement_of_models": _agreement_of_models(models),
         "models": models,
     }
-    figures = {
-        **{
-            f"scatter_{_file_name(name)}.png": draw_scatter(y, values, name)
-            for name, y in labels.items()
-        },
-        **_model_figure(clips, values),
-    }
     tables = [_agreement_table(agreements), table, _models_table(metrics)]
-    return Report(metrics, [t for t in tables if t.rows], figures)
+    return Report(metrics, [t for t in tables if t.rows], _model_figure(clips, values))
 
 
 def report_labelled(clips: Sequence[Clip], values: Float[np.ndarray, " N"]) -> Report:
@@ -1204,8 +1193,7 @@ def write_report(
     """
     folder, contents = Path(output_dir), {}
     metrics = {**(about or {}), **report.metrics, "notes": report.notes}
-    text = json.dumps(_plain(metrics), indent=2, allow_nan=False)
-    contents["metrics.json"] = (text + "\n").encode()
+    contents["metrics.json"] = as_json(metrics)
     if clips:
         contents["results.csv"] = _results_csv(clips, rows)
     contents |= report.files
@@ -1213,46 +1201,23 @@ def write_report(
         picture = io.BytesIO()
         figure.savefig(picture, format="png")
         contents[name] = picture.getvalue()
-    try:
-        with whole_files() as create:
-            for name, content in contents.items():
-                with create(folder / name) as file:
-                    file.write(content)
-    except OSError as error:
-        reason = error.strerror or error
-        raise PipelineError(f"cannot write to {folder}: {reason}") from error
+    with writing_to(folder), whole_files() as create:
+        for name, content in contents.items():
+            with create(folder / name) as file:
+                file.write(content)
     return [str(folder / name) for name in contents]
-
-
-def _plain(value):
-    """For JSON: estimates as objects, NaN as None."""
-    if isinstance(value, Estimate):
-        return _plain(value._asdict())
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    return value
 
 
 def _results_csv(clips, rows) -> bytes:
     """A row per clip: what the benchmark says of it, and its scores."""
     of_video = {row["video"]: row for row in rows}
-    text, first = io.StringIO(), clips[0]
+    lines, first = [], clips[0]
     columns = ["video", *first.tags, *first.labels, *NUMBERS, "warnings", "error"]
-    writer = csv.DictWriter(
-        text, columns, restval="", extrasaction="ignore", lineterminator="\n"
-    )
-    writer.writeheader()
     for clip in clips:
         found = dict(of_video.get(os.path.abspath(clip.video), {}))
         labels = {n: "" if np.isnan(x) else f"{x:g}" for n, x in clip.labels.items()}
-        writer.writerow(found | dict(clip.tags) | labels | {"video": clip.video})
-    return text.getvalue().encode("utf-8", "surrogateescape")
+        lines.append(found | dict(clip.tags) | labels | {"video": clip.video})
+    return as_csv(columns, lines)
 
 
 def as_text(report: Report) -> str:

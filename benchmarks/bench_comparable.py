@@ -35,6 +35,7 @@ import tqdm  # noqa: E402
 import geometry  # noqa: E402
 import offline_proof  # noqa: E402
 import pipeline  # noqa: E402
+import scoring_flags  # noqa: E402
 import synthetic  # noqa: E402
 from files import keep_compiled_programs, whole_file  # noqa: E402
 
@@ -106,7 +107,7 @@ def simulated(checkpoint, options, num_clips: int) -> dict:
     for index in tqdm.tqdm(range(num_clips), desc="simulated clips"):
         try:
             tracks, like = simulated_clip(index)
-        except (synthetic.SceneRejected, ValueError):
+        except synthetic.NoScene:
             continue
         result = pipeline.score_tracks(tracks, checkpoint, options)
         statistics = ("realism", "average_jaccard", "average_pts_within_thresh")
@@ -206,11 +207,8 @@ def write_reference(path: str, found: dict, checkpoint, options) -> None:
         file.write(json.dumps(about, indent=1).encode())
 
 
-def main(argv):
-    if len(argv) > 1:
-        sys.exit(f"bench_comparable.py takes flags only, not {argv[1]!r}")
-    absl_logging.set_verbosity(absl_logging.WARNING)
-    keep_compiled_programs(os.path.expanduser(FLAGS.jax_cache_dir))
+def measure() -> None:
+    """All of it, printed and written."""
     options = pipeline.make_options("mini")
     checkpoint = pipeline.load_checkpoint(
         FLAGS.checkpoint_path or pipeline.DEFAULT_CHECKPOINT, options
@@ -233,11 +231,21 @@ def main(argv):
         file.write(json.dumps(found, indent=1).encode())
 
 
+def main(argv):
+    if len(argv) > 1:
+        sys.exit(f"bench_comparable.py takes flags only, not {argv[1]!r}")
+    absl_logging.set_verbosity(absl_logging.WARNING)
+    with scoring_flags.errors_in_one_line(interrupted="run it again"):
+        keep_compiled_programs(FLAGS.jax_cache_dir)
+        measure()
+
+
 if __name__ == "__main__":
     flags.DEFINE_integer("num_clips", 200, "Simulated clips.", lower_bound=2)
     flags.DEFINE_string("checkpoint_path", None, "Default: the shipped one.")
     flags.DEFINE_string("videos", "../shared/videos", "Real clips, if they are there.")
     flags.DEFINE_string("reference_path", None, "Where to write the reference table.")
     flags.DEFINE_string("out_dir", str(ROOT / "benchmarks" / "results"), "Where to.")
-    flags.DEFINE_string("jax_cache_dir", "~/.cache/3dspa/jax", "As in inference.py.")
+    scoring_flags.define_cache_flag()
+    flags.adopt_module_key_flags(scoring_flags)  # --help lists it, too
     app.run(main)

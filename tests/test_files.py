@@ -1,5 +1,7 @@
 """Files appear whole or not at all; errors are told in a line."""
 
+import collections
+import json
 import os
 
 import numpy as np
@@ -56,3 +58,34 @@ def test_an_error_is_told_in_one_line():
     assert files.first_line(ValueError("\n this\nand that")) == "this"
     assert files.first_line(KeyError("x")) == "'x'"
     assert files.first_line(RuntimeError(" \n")) == "RuntimeError"
+    assert files.reason(FileNotFoundError(2, "No such file", "a.csv")) == "No such file"
+    assert files.reason(OSError("a line\nand more")) == "a line"
+    with pytest.raises(UnicodeDecodeError) as caught:
+        b"\xff\xfe".decode()
+    assert files.reason(caught.value) == "it is not UTF-8 text"
+
+
+def test_compiled_programs_are_not_kept_in_a_file(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match="file is a file: jax_cache_dir must"):
+        files.keep_compiled_programs(str(tmp_path / "file"))
+
+
+def test_json_has_none_where_a_number_is_not_finite():
+    Estimate = collections.namedtuple("Estimate", "value low")
+    found = {
+        "a": Estimate(np.float32(0.5), np.nan),
+        "b": [1, (np.inf, "nan", None), {"c": np.float64(-np.inf)}],
+        "d": np.bool_(True),
+    }
+    assert json.loads(files.as_json(found)) == {
+        "a": {"value": 0.5, "low": None},
+        "b": [1, [None, "nan", None], {"c": None}],
+        "d": True,
+    }
+
+
+def test_a_table_keeps_names_that_are_not_utf_8():
+    rows = [{"a": os.fsdecode(b"\xff,x"), "c": 1}, {"b": 2}]
+    assert files.as_csv(["a", "b"], rows) == b'a,b\n"\xff,x",\n,2\n'
+    assert files.as_csv(["b"], rows[1:], has_header=False) == b"2\n"

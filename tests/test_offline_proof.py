@@ -135,9 +135,9 @@ def test_jaccard_of_a_2d_model(monkeypatch):
     def stay(model, params, batch, points):
         asked_for.append((batch, points))
         tracks = np.repeat(points[:, None, 1:], 12, axis=1)
-        return tracks, np.full((len(points), 12, 1), 5.0, np.float32)
+        return None, tracks, np.full((len(points), 12, 1), 5.0, np.float32), None
 
-    monkeypatch.setattr(offline_proof, "_predict_2d", stay)
+    monkeypatch.setattr(pipeline, "predict", stay)
     config = types.SimpleNamespace(num_output_frames=12)
     model = types.SimpleNamespace(config=config, model=None, params=None)
     pixels = np.random.default_rng(0).uniform(20, 200, (6, 1, 2)).repeat(5, axis=1)
@@ -258,6 +258,11 @@ def test_a_scene_and_its_twins_have_the_same_noise():
     np.testing.assert_array_equal(first.tracks, second.tracks)
     exact = offline_proof.condition_tracks(stored, "none", "true", 7)
     assert np.abs(first.tracks - exact.tracks).max() > 0
+
+
+def test_a_seed_that_gives_no_scene_has_no_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(synthetic, "MAX_ATTEMPTS", 0)
+    assert offline_proof.make_pool(tmp_path, [1, 2], False, num_workers=0) == []
 
 
 # --- Who did it ---

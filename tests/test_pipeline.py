@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from video_files import SIZE, make_clip
 
 import checkpointing
+import files
 import geometry
 import pipeline
 import scoring
@@ -579,7 +580,7 @@ def test_tracks_that_are_sometimes_alone_are_scored(checkpoint):
     result = pipeline.score_tracks(some, checkpoint, make_options())
     assert result.score["num_tracks"] < 5
     assert np.isfinite(result.realism)
-    pipeline._without_nan(result.score)
+    files.without_nan(result.score)
 
 
 @pytest.mark.parametrize(

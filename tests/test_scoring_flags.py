@@ -1,6 +1,8 @@
 """scoring_flags.py: flags and options fit; test_inference.py has what users see."""
 
 import dataclasses
+import errno
+import logging
 
 import pytest
 from absl import flags
@@ -68,3 +70,41 @@ def test_what_cannot_be_written_is_said_before_the_work(tmp_path):
     }.items():
         with pytest.raises(pipeline.PipelineError, match=message):
             scoring_flags.check_output_dir(path)
+
+
+@pytest.mark.parametrize(
+    "error, line",
+    [
+        (pipeline.PipelineError("no tracks"), "no tracks"),
+        (KeyError("x"), "'x'"),
+        (
+            FileNotFoundError(errno.ENOENT, "No such file", "a.npz"),
+            "a.npz: No such fil",
+        ),
+        (OSError(errno.ENOSPC, "cannot write a: full"), "cannot write a: full"),
+        (NotADirectoryError("a is a file"), "a is a file"),
+        (KeyboardInterrupt(), "interrupted: go on"),
+    ],
+)
+def test_a_script_ends_in_one_line(error, line):
+    with (
+        pytest.raises(SystemExit) as ended,
+        scoring_flags.errors_in_one_line(KeyError, interrupted="go on"),
+    ):
+        raise error
+    assert ended.value.code.startswith(line) and "\n" not in ended.value.code
+
+
+def test_what_is_no_users_fault_is_not_hidden():
+    with pytest.raises(KeyError), scoring_flags.errors_in_one_line():
+        raise KeyError
+
+
+def test_decisions_are_plain_lines_on_stderr(capsys):
+    scoring_flags.log_decisions("a_module")
+    logger = logging.getLogger("a_module")
+    try:
+        logger.info("%d tracks", 3)
+        assert capsys.readouterr().err == "3 tracks\n"
+    finally:
+        logger.handlers.clear()

@@ -509,6 +509,15 @@ def test_sizes_out_of_range_are_refused(options):
         synthetic.generate_scene(**({"seed": 0} | options))
 
 
+def test_a_seed_without_a_scene_says_so(monkeypatch):
+    def never(*_):
+        raise synthetic.SceneRejected("the simulation is unstable")
+
+    monkeypatch.setattr(synthetic, "_try_scene", never)
+    with pytest.raises(synthetic.NoScene, match="no usable scene in .* from seed 7$"):
+        synthetic.generate_scene(7)
+
+
 # --- pictures ---
 
 

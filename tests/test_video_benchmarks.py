@@ -83,10 +83,14 @@ def test_parquet_without_its_reader_is_one_line(tmp_path, monkeypatch):
 def test_tables_that_cannot_be_read_are_refused(tmp_path):
     (tmp_path / "empty.csv").write_text("a,b\n")
     (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "nothing.csv").touch()
+    (tmp_path / "folder.csv").mkdir()
     for name, message in {
         "missing.csv": "cannot be read: No such file",
         "empty.csv": "has no rows",
-        "binary.csv": "cannot be read",
+        "nothing.csv": "has no rows",
+        "folder.csv": "cannot be read: Is a directory",
+        "binary.csv": "cannot be read: it is not UTF-8 text",
     }.items():
         refused(message, video_benchmarks.read_table, tmp_path / name)
 
@@ -363,6 +367,7 @@ def test_intphys2_errors_come_first(intphys2):
     read, table = video_benchmarks.read_intphys2, root / "Main" / "metadata.csv"
     refused("no split 'Test' in .*: have HeldOut, Main", read, root, "Test")
     refused("no folder there has Videos", read, root / "Main")
+    refused("no split 'Main' in .*Main/no: no such folder", read, root / "Main" / "no")
     for column in ("SceneIndex", "type", "condition", "env", "game_name", "filename"):
         write_csv(table, [{n: x for n, x in r.items() if n != column} for r in rows])
         refused(f"no column {column}", read, root)
@@ -717,6 +722,9 @@ def test_what_is_wrong_is_one_line_before_anything_is_scored(folder):
                 "--benchmark=csv", "--dataset_path=bad.csv", "--video_dir=clips",
             ],
             "--benchmark=evalcrafter needs --ratings_csv": ["--benchmark=evalcrafter"],
+            "bad.csv is a file: jax_cache_dir must be a directory": [
+                "--benchmark=csv", "--dataset_path=mine.csv", "--jax_cache_dir=bad.csv",
+            ],
         }.items()
     }  # fmt: skip
     for message, process in started.items():
