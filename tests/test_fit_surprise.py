@@ -97,7 +97,7 @@ def test_from_seeds_to_heads_that_score(tmp_path, monkeypatch):
         random_tracks(num_frames=WINDOW), checkpoint, pipeline.make_options()
     )
     assert result.score["realism_measure"] == "surprise"
-    assert 0 < result.realism < 1
+    assert 0 <= result.realism <= 1
 
     # The same again computes no clip anew, and gives the same heads.
     def again(*arguments):
