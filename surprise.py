@@ -58,6 +58,7 @@ NEAR_SHARE = 40
 LEAST_NEAR = 3  # neighbours that must be known for a mean of them to count
 STRIDES = 1, 3, 6  # frames, of second differences
 FLOOR = 0.03  # pixels added before logarithms
+FASTEST = 12.0  # pixels a frame, beyond which nothing was fitted
 MOST_LOG_SCALE = 8.0
 CLIP = 5.0  # standard deviations beyond which a number says no more
 NO_MODEL = "observed", "nearest"  # sources of fields that no model is needed for
@@ -455,12 +456,13 @@ def circumstances(fields: Fields) -> Float[np.ndarray, "7"]:
     """What the usual surprise of a window depends on: 1, the logarithms of the median
     and the mean speed, their squares, those of the numbers of tracks and of frames."""
     median, *others = fields.covariates
+    median = np.clip(median, *np.log([FLOOR, FASTEST]))
     step, usual = (
         fields.values[:, fields.names.index(f"observed.step{end}")].astype(np.float32)
         for end in ("", ".usual")
     )
     speed = np.exp(step + usual).mean() if len(step) else np.exp(median)
-    mean = np.log(np.clip(speed, FLOOR, 256))
+    mean = np.log(np.clip(speed, FLOOR, FASTEST))
     return np.array([1, median, mean, median**2, mean**2, *others])
 
 
