@@ -13,6 +13,7 @@ interrupted, the same command goes on. What is computed of each clip is kept in
 import dataclasses
 import functools
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -231,12 +232,24 @@ def examples(clips, folder, checkpoint, options):
         if not path.exists():
             how = file, kind, condition, checkpoint, options
             write_fields(path, clip_fields(*how))
-        with np.load(path) as stored:
-            if "culprit" not in stored.files:
-                continue
-            culprit = stored["culprit"]
-        load = functools.partial(read_fields, path)
-        yield surprise_training.Example(int(file.stem), kind, condition, culprit, load)
+        yield from _example(path)
+
+
+def stored_examples(folder: Path) -> Iterator[surprise_training.Example]:
+    """What `examples` has left in a folder."""
+    for path in tqdm(sorted(folder.glob("*.npz")), "clips", unit="clip"):
+        yield from _example(path)
+
+
+def _example(path):
+    """The Example of a file of `write_fields`, if there is one in it."""
+    scene, condition, kind = path.stem.split("_", 2)
+    with np.load(path) as stored:
+        if "culprit" not in stored.files:
+            return
+        culprit = stored["culprit"]
+    load = functools.partial(read_fields, path)
+    yield surprise_training.Example(int(scene), kind, condition, culprit, load)
 
 
 def fit(

@@ -1,0 +1,205 @@
+"""What tells the possible from the impossible: heads of surprise fitted in other ways.
+
+    python fit_surprise.py --left_out=false --output_dir=/tmp/heads   # fills the folder
+    python benchmarks/bench_heads.py
+
+Takes the numbers about windows that fit_surprise.py has left in --work_dir. One scene
+in three is held out; on the others networks and lines are fitted, with one thing
+changed at a time:
+
+    sees        what the networks see: no model's numbers, the model's, or both
+    twice       whether they learn from the points that fooled a first network
+    line        what the line weighs: `sharpness` of the networks' surprise, plain
+                `sizes`, or both; or a single statistic, without a line
+    pairs       weight of pairs in the line's loss
+
+Prints a table and writes results/heads.json. AUROC is that of held-out intact windows
+against impossible ones of the same condition, pairs are those which the right one of a
+scene and its twin wins; true and noisy tracks together. Every kind was seen in fitting:
+evaluate_benchmarks.py tells what kinds that were not are worth. Intervals are of 95%,
+bootstrapped by scene.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import scipy.stats
+from absl import app, flags
+from tqdm import tqdm
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path[:0] = [ROOT]
+
+import fit_surprise  # noqa: E402
+import surprise  # noqa: E402
+import surprise_training  # noqa: E402
+from files import whole_file  # noqa: E402
+
+FLAGS = flags.FLAGS
+OUT = Path(ROOT) / "benchmarks" / "results" / "heads.json"
+CONDITIONS = "true", "noisy"  # judged; rendered ones are fitted on, too
+HELD_OUT, LINE_SHARE = 3, 2  # one scene in so many is held out, or fits the line
+EVERYTHING = (*surprise.NO_MODEL, *surprise.MODEL)
+# What networks see, by name. As many of each, so that a mean of two is no advantage.
+NETWORKS = {
+    "no model's": (surprise.NO_MODEL, surprise.NO_MODEL),
+    "the model's": (surprise.MODEL, surprise.MODEL),
+    "both, in each": (EVERYTHING, EVERYTHING),
+    "both, one each": (surprise.NO_MODEL, surprise.MODEL),
+}
+TAKEN = "both, one each"
+SINGLE = {
+    "most surprising neighbourhood": 0,
+    "mean of the three sharpest frames": 1,
+    "median of points": 4,
+    "99.8th percentile of points": 7,
+    "log mean odds of points": 8,
+}
+BOOTSTRAP = 500
+
+
+def variants() -> list[dict]:
+    """What is compared: the head that is taken, then others by what is different."""
+    base = {"sees": TAKEN, "twice": True, "line": "both", "pairs": None}
+    changed = [{}]
+    changed += [{"sees": name} for name in NETWORKS if name != TAKEN]
+    changed += [{"twice": False}, {"twice": False, "sees": "no model's"}]
+    changed += [{"line": "sharpness"}, {"line": "sizes"}]
+    changed += [{"line": "sizes", "sees": "no model's"}]
+    changed += [{"pairs": weight} for weight in (0.0, 1.0, 10.0)]
+    changed += [{"line": name} for name in SINGLE]
+    return [base | each for each in changed]
+
+
+def fit_all_networks(drawn, names) -> dict[tuple[str, bool], list]:
+    """Networks by what they see, and whether they were fitted twice."""
+    found, share = {}, surprise_training.HARDEST
+    needed = {(each["sees"], each["twice"]) for each in variants()}
+    for sees, twice in tqdm(sorted(needed), "networks"):
+        surprise_training.HARDEST = share if twice else 0.0
+        chosen = NETWORKS[sees]
+        found[sees, twice] = surprise_training.fit_networks(drawn, names, chosen)
+    surprise_training.HARDEST = share
+    return found
+
+
+def measure(examples, networks) -> dict:
+    """By networks and part of the line, statistics [E, S]; `circumstances` [E, 7]."""
+    found = {key: {"sharpness": [], "sizes": []} for key in networks}
+    around = []
+    for example in tqdm(examples, "windows"):
+        fields = example.load()
+        around.append(surprise.circumstances(fields))
+        for key, own in networks.items():
+            head = surprise.Head(tuple(own), 0.0, *np.zeros((4, 1)), spread=1.0)
+            points = surprise.point_surprise(fields, own)
+            found[key]["sharpness"].append(surprise.sharpness(fields, points))
+            found[key]["sizes"].append(surprise.sizes(fields, head.sources))
+    stacked = {
+        key: {part: np.array(rows) for part, rows in parts.items()}
+        for key, parts in found.items()
+    }
+    return stacked | {"circumstances": np.array(around)}
+
+
+def surprise_of(variant, statistics, examples, is_fitted) -> np.ndarray:
+    """[E] of one variant, a line fitted on some of the examples."""
+    parts = statistics[variant["sees"], variant["twice"]]
+    if variant["line"] in SINGLE:
+        raw = parts["sharpness"][:, SINGLE[variant["line"]]]
+    else:
+        both = np.concatenate([parts["sharpness"], parts["sizes"]], axis=1)
+        rows = both if variant["line"] == "both" else parts[variant["line"]]
+        usual = surprise_training.PAIR_WEIGHT
+        if variant["pairs"] is not None:
+            surprise_training.PAIR_WEIGHT = variant["pairs"]
+        fitted = [e for e, used in zip(examples, is_fitted, strict=True) if used]
+        mean, deviation, weights = surprise_training.fit_line(
+            rows[is_fitted],
+            [e.kind for e in fitted],
+            [(e.scene, e.condition) for e in fitted],
+        )
+        surprise_training.PAIR_WEIGHT = usual
+        standard = (rows - mean) / deviation
+        raw = np.clip(standard, -surprise.CLIP, surprise.CLIP) @ weights
+    intact = is_fitted & np.array([e.kind == "none" for e in examples])
+    design = statistics["circumstances"]
+    usual = np.linalg.lstsq(design[intact], raw[intact], rcond=None)[0]
+    return raw - design @ usual
+
+
+def figures(values, examples, rng) -> dict:
+    """AUROC and share of pairs, both with intervals."""
+    scenes = sorted({e.scene for e in examples})
+    by_scene = {scene: [] for scene in scenes}
+    for value, example in zip(values, examples, strict=True):
+        by_scene[example.scene].append((value, example))
+
+    def both(chosen):
+        across, right = [], []
+        for condition in CONDITIONS:
+            intact, damaged = [], []
+            for scene in chosen:
+                here = [x for x in by_scene[scene] if x[1].condition == condition]
+                own = [value for value, e in here if e.kind == "none"]
+                twins = [v for v, e in here if e.kind in fit_surprise.KINDS]
+                intact += own
+                damaged += twins
+                right += [(t > own[0]) + 0.5 * (t == own[0]) for t in twins if own]
+            ranks = scipy.stats.mannwhitneyu(damaged, intact).statistic
+            across += [ranks / (len(damaged) * len(intact))] * len(damaged)
+        return float(np.mean(across)), float(np.mean(right))
+
+    found = both(scenes)
+    drawn = [both(rng.choice(scenes, len(scenes))) for _ in range(BOOTSTRAP)]
+    low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
+    return {
+        "across": found[0],
+        "across_interval": [low[0], high[0]],
+        "paired": found[1],
+        "paired_interval": [low[1], high[1]],
+    }
+
+
+def main(argv):
+    if len(argv) > 1:
+        sys.exit(f"bench_heads.py takes flags only, not {argv[1]!r}")
+    folders = sorted(Path(FLAGS.work_dir).glob(f"fields_*_{surprise.VERSION}_*"))
+    if len(folders) != 1:
+        sys.exit(
+            f"{FLAGS.work_dir}: need one folder fields_*, have {len(folders)}: "
+            "run fit_surprise.py with this --work_dir"
+        )
+    examples = list(fit_surprise.stored_examples(folders[0]))
+    held_out = [e for e in examples if e.scene % HELD_OUT == 0]
+    fitted = [e for e in examples if e.scene % HELD_OUT]
+    rng = np.random.default_rng(0)
+    drawn = list(surprise_training.draw_points(fitted, rng))
+    networks = fit_all_networks(drawn, examples[0].load().names)
+    of_line = [e for e in fitted if e.scene % LINE_SHARE]
+    measured = of_line + [e for e in held_out if e.condition in CONDITIONS]
+    statistics = measure(measured, networks)
+    is_fitted = np.arange(len(measured)) < len(of_line)
+    rows, judged = [], measured[len(of_line) :]
+    for variant in tqdm(variants(), "lines"):
+        values = surprise_of(variant, statistics, measured, is_fitted)
+        found = figures(values[~is_fitted], judged, np.random.default_rng(0))
+        rows.append(variant | found)
+        print(json.dumps(rows[-1]))
+    about = {
+        "clips": len(examples),
+        "held_out_clips": len(judged),
+        "checkpoint": folders[0].name.split("_")[1],
+        "pair_weight": surprise_training.PAIR_WEIGHT,
+    }
+    with whole_file(FLAGS.out) as file:
+        file.write(json.dumps({"about": about, "rows": rows}, indent=1).encode())
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("work_dir", "runs/surprise", "Of fit_surprise.py.")
+    flags.DEFINE_string("out", str(OUT), "Where the figures go.")
+    app.run(main)
