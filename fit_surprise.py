@@ -10,41 +10,20 @@ interrupted, the same command goes on. What is computed of each clip is kept in
 --work_dir (10 GB at the default size).
 """
 
-import dataclasses
-import functools
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 
-import numpy as np
-import scipy.ndimage
 from absl import app, flags
 from absl import logging as absl_logging
-from jaxtyping import Bool, Float
-from tqdm import tqdm
 
-import damages
-import geometry
-import offline_proof
-import pipeline
 import scoring_flags
-import surprise
-import surprise_training
-import synthetic
-from files import keep_compiled_programs, whole_file
+import surprise_examples
+from files import keep_compiled_programs
 
 FLAGS = flags.FLAGS
-# Of synthetic.py: neither models are trained on these scenes, nor is anything judged.
-FIRST_SEED, FIRST_RENDERED, FIRST_VARIED = 6_100_000, 6_000_000, 6_200_000
-NOISY_KINDS, TRUE_KINDS, RENDERED_KINDS = 5, 2, 3  # twins per scene, drawn at random
-VARIED_FRAMES = 24, 48  # of further intact clips: one window each
-SOFT_WARP = "soft_warp"  # as in damages.py, of a noisy clip's tracks; no simulated kind
-SAME_POINT = 6.0  # pixels, within which a track of the tracker's is a body's point
-NAMES = (  # of flags, and of what `fit` takes
+NAMES = (  # of flags, and of what surprise_examples.fit takes
     "checkpoint_path", "num_scenes", "num_rendered", "num_varied", "work_dir",
     "output_dir", "left_out", "num_workers", "seed",
 )  # fmt: skip
-KINDS = tuple(kind for kind in synthetic.VIOLATIONS if kind != "texture_swap")
 
 
 def define_flags() -> None:
@@ -71,250 +50,13 @@ def define_flags() -> None:
     flags.adopt_module_key_flags(scoring_flags)  # --help lists it, too
 
 
-def drawn_clips(file: Path, is_rendered: bool) -> list[tuple[str, str]]:
-    """(kind, condition) of what is learned from a scene's file."""
-    with np.load(file) as stored:
-        part = "lk" if is_rendered else "tracks"
-        kinds = [kind for kind in KINDS if f"{kind}/{part}" in stored.files]
-    kinds = np.random.default_rng(int(file.stem)).permutation(kinds).tolist()
-    if is_rendered:
-        twins = [(kind, "rendered") for kind in kinds[:RENDERED_KINDS]]
-        return [("none", "rendered"), *twins]
-    noisy, rest = kinds[:NOISY_KINDS], kinds[NOISY_KINDS:]
-    warped = [(SOFT_WARP, "noisy")] if int(file.stem) % 2 else []
-    return [
-        ("none", "noisy"),
-        ("none", "true"),
-        *warped,
-        *((kind, "noisy") for kind in noisy),
-        *((kind, "true") for kind in rest[:TRUE_KINDS]),
-    ]
-
-
-def instances(stored, kind, tracks, condition, seed) -> np.ndarray:
-    """[N] of what body each track is, -1 where that is not known."""
-    known = stored[f"{kind}/instance"]
-    if condition != "rendered":
-        return known[offline_proof.compared_rows(stored[f"{kind}/track_ids"], seed)]
-    frame = max(int(stored[f"{kind}/frame"]) - 1, 0)
-    true = stored[f"{kind}/tracks"][:, frame]
-    seen = stored[f"{kind}/visible"][:, frame] & (true[:, 2] > 0)
-    places = geometry.project(true, stored["intrinsics"])
-    places = np.where(seen[:, None], places, 1e9)
-    found = geometry.project(tracks.tracks[:, frame], tracks.intrinsics)
-    apart = np.linalg.norm(found[:, None] - places, axis=-1)
-    nearest = apart.argmin(axis=1)
-    is_same = apart[np.arange(len(found)), nearest] < SAME_POINT
-    is_same &= tracks.visible[:, frame, 0] > 0
-    return np.where(is_same, known[nearest], -1)
-
-
-def softly_warped(
-    pixels: Float[np.ndarray, "N T 2"],
-    visible: Bool[np.ndarray, "N T"],
-    rng: np.random.Generator,
-) -> tuple[Float[np.ndarray, "N T 2"], Float[np.ndarray, "N T"]]:
-    """Tracks of a picture that damages.soft_warp was done to, in pixels at 256.
-
-    Returns:
-        Where the tracks are, and how far they moved for it since the frame before, as a
-        share of the furthest.
-    """
-    centre = pixels[tuple(rng.choice(np.argwhere(visible)))]
-    radius = rng.uniform(*damages.BLOB_RADIUS) * offline_proof.SIDE
-    place = np.where(visible[..., None], (pixels - centre) / radius, 9)
-    distance = np.linalg.norm(place, axis=-1)
-    weight = np.clip((1 - distance) / (1 - damages.BLOB_CORE), 0, 1)
-    weight = weight**2 * (3 - 2 * weight)
-    at = np.clip((place + 1) / 2, 0, 1)[..., ::-1] * (damages.CELLS - 1)
-    one, other = (
-        weight[..., None] * np.stack(
-            [
-                scipy.ndimage.map_coordinates(
-                    rng.standard_normal((damages.CELLS,) * 2),
-                    np.moveaxis(at, -1, 0), order=3, mode="nearest",
-                )
-                for _ in "xy"
-            ],
-            axis=-1,
-        )
-        for _ in range(2)
-    )  # fmt: skip
-    time = np.linspace(0, 1, pixels.shape[1])[:, None]
-    grown = time**2 * (3 - 2 * time)
-    moved = grown * (np.cos(time) * one + np.sin(time) * other)
-    step = np.linalg.norm(np.diff(moved, axis=1, prepend=moved[:, :1]), axis=-1)
-    longest = np.linalg.norm(moved, axis=-1).max() + 1e-6
-    furthest = min(damages.SOFT_WARP * offline_proof.SIDE, damages.UNFOLDED * radius)
-    fastest = damages.SOFT_STEP * offline_proof.SIDE
-    strength = min(furthest / longest, fastest / (step.max() + 1e-6))
-    return pixels + strength * moved, step / (step.max() + 1e-6)
-
-
-def warped_fields(stored, seed, checkpoint, options):
-    """Fields and culprits of a scene whose noisy tracks are warped; see clip_fields."""
-    tracks = offline_proof.condition_tracks(stored, "none", "noisy", seed)
-    pixels = geometry.project(tracks.tracks, tracks.intrinsics)
-    visible = tracks.visible[..., 0] > 0
-    pixels, moved = softly_warped(pixels, visible, np.random.default_rng([seed, 3]))
-    lifted = geometry.lift(pixels.astype(np.float32), tracks.intrinsics, 1.0)
-    tracks = dataclasses.replace(tracks, tracks=lifted)
-    for fields in pipeline.clip_fields(tracks, checkpoint, options):
-        moves = moved[fields.ids[fields.rows], fields.start + fields.frames]
-        yield fields, np.where(moves > 0.5, 1, -1).astype(np.int8)
-
-
-def twin_fields(stored, kind, condition, seed, checkpoint, options):
-    """Fields and culprits of a scene or twin; see clip_fields."""
-    tracks = offline_proof.condition_tracks(stored, kind, condition, seed)
-    body = instances(stored, kind, tracks, condition, seed)
-    for fields in pipeline.clip_fields(tracks, checkpoint, options):
-        guilty = np.isin(body[fields.ids], stored[f"{kind}/ids"])
-        moment = int(stored[f"{kind}/frame"])
-        yield fields, surprise_training.culprits(fields, kind, moment, guilty)
-
-
-def varied_fields(seed, checkpoint, options):
-    """Fields and culprits (none) of an intact clip; see clip_fields."""
-    try:
-        _, tracks = offline_proof.varied_clip(seed, VARIED_FRAMES)
-    except synthetic.NoScene:
-        return
-    for fields in pipeline.clip_fields(tracks, checkpoint, options):
-        yield fields, np.zeros(len(fields.rows), np.int8)
-
-
-def clip_fields(file, kind, condition, checkpoint, options):
-    """Of each window of a clip, its Fields and culprits as in Example.
-
-    Args:
-        file: of offline_proof.make_pool; its stem alone counts for "varied".
-        kind: of violation, SOFT_WARP or "none".
-        condition: one of offline_proof.CONDITIONS, or "varied".
-        checkpoint, options: of pipeline.py.
-    """
-    seed = int(file.stem)
-    if condition == "varied":
-        return varied_fields(seed, checkpoint, options)
-    with np.load(file) as archive:
-        stored = dict(archive)
-    if kind == SOFT_WARP:
-        return warped_fields(stored, seed, checkpoint, options)
-    return twin_fields(stored, kind, condition, seed, checkpoint, options)
-
-
-def write_fields(path, found) -> None:
-    """Fields and culprits of a clip that is one window to a file; of any other, or one
-    with too few tracks, an empty file."""
-    found, arrays = list(found), {}
-    if len(found) == 1:
-        [(fields, culprits)] = found
-        arrays = {name: getattr(fields, name) for name in vars(fields)}
-        arrays |= {"names": np.array(fields.names), "culprit": culprits}
-    with whole_file(path) as out:
-        np.savez(out, **arrays)
-
-
-def read_fields(path) -> surprise.Fields:
-    """Fields of a file of `write_fields`."""
-    with np.load(path) as stored:
-        arrays = {name: stored[name] for name in stored.files if name != "culprit"}
-    arrays |= {"start": int(arrays["start"]), "stop": int(arrays["stop"])}
-    return surprise.Fields(**arrays | {"names": tuple(arrays["names"].tolist())})
-
-
-def examples(clips, folder, checkpoint, options):
-    """Of every clip (file, kind, condition) its Example; what is not yet there is
-    computed."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for file, kind, condition in tqdm(clips, "clips", unit="clip"):
-        path = folder / f"{file.stem}_{condition}_{kind}.npz"
-        if not path.exists():
-            how = file, kind, condition, checkpoint, options
-            write_fields(path, clip_fields(*how))
-        yield from _example(path)
-
-
-def stored_examples(folder: Path) -> Iterator[surprise_training.Example]:
-    """What `examples` has left in a folder."""
-    for path in tqdm(sorted(folder.glob("*.npz")), "clips", unit="clip"):
-        yield from _example(path)
-
-
-def _example(path):
-    """The Example of a file of `write_fields`, if there is one in it."""
-    scene, condition, kind = path.stem.split("_", 2)
-    with np.load(path) as stored:
-        if "culprit" not in stored.files:
-            return
-        culprit = stored["culprit"]
-    load = functools.partial(read_fields, path)
-    yield surprise_training.Example(int(scene), kind, condition, culprit, load)
-
-
-def fit(
-    checkpoint_path: str | None = None,
-    *,
-    num_scenes: int,
-    num_rendered: int,
-    num_varied: int,
-    work_dir: str,
-    output_dir: str | None = None,
-    left_out: bool = True,
-    num_workers: int = 0,
-    seed: int = 0,
-) -> str:
-    """All of it; what to print. Arguments are this command's flags.
-
-    Raises:
-        PipelineError, CheckpointError: a checkpoint that cannot be used, or too few
-            scenes to fit anything on.
-        OSError: what cannot be written.
-    """
-    options = pipeline.make_options("mini")  # its seed is no part of what is kept
-    checkpoint = pipeline.load_checkpoint(checkpoint_path, options)
-    work, clips = Path(work_dir), []
-    for first, count, is_rendered in (
-        (FIRST_SEED, num_scenes, False),
-        (FIRST_RENDERED, num_rendered, True),
-    ):
-        seeds = range(first, first + count)
-        files = offline_proof.make_pool(
-            work / "scenes", seeds, is_rendered, num_workers
-        )
-        clips += [(f, *clip) for f in files for clip in drawn_clips(f, is_rendered)]
-    varied = range(FIRST_VARIED, FIRST_VARIED + num_varied)
-    clips += [(Path(f"{seed}.npz"), "none", "varied") for seed in varied]
-    versions = f"{surprise.VERSION}_{synthetic.VERSION}"
-    folder = work / f"fields_{checkpoint.sha256[:12]}_{versions}"
-    found = list(examples(clips, folder, checkpoint, options))
-    if not any((example.culprit == 1).any() for example in found):
-        raise pipeline.PipelineError(
-            f"{len(found)} clips, none with a violation: give more --num_scenes"
-        )
-    kinds = KINDS if left_out else ()
-    heads = surprise_training.fit_heads(found, kinds, seed)
-    about = {
-        "command": " ".join(["python", *sys.argv]),
-        "scenes_version": synthetic.VERSION,
-        "num_clips": len(found),
-    }
-    path = surprise.heads_path(checkpoint.name, output_dir or checkpoint.folder)
-    shipped = {name: heads.pop(name) for name in surprise_training.SOURCES}
-    surprise.write_heads(path, shipped, checkpoint.sha256, about)
-    if heads:
-        beside = path.with_stem(f"{path.stem}_left_out")
-        surprise.write_heads(beside, heads, checkpoint.sha256, about)
-    return f"{len(found)} clips\nwritten {path}"
-
-
 def main(argv):
     if len(argv) > 1:
         sys.exit(f"fit_surprise.py takes flags only, not {argv[1]!r}")
     absl_logging.set_verbosity(absl_logging.WARNING)
     with scoring_flags.errors_in_one_line(interrupted="the same command goes on"):
         keep_compiled_programs(FLAGS.jax_cache_dir)
-        print(fit(**{name: FLAGS[name].value for name in NAMES}))
+        print(surprise_examples.fit(**{name: FLAGS[name].value for name in NAMES}))
 
 
 if __name__ == "__main__":

@@ -33,8 +33,8 @@ from tqdm import tqdm
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path[:0] = [ROOT]
 
-import fit_surprise  # noqa: E402
 import surprise  # noqa: E402
+import surprise_examples  # noqa: E402
 import surprise_training  # noqa: E402
 from files import whole_file  # noqa: E402
 
@@ -145,7 +145,7 @@ def figures(values, examples, rng) -> dict:
             for scene in chosen:
                 here = [x for x in by_scene[scene] if x[1].condition == condition]
                 own = [value for value, e in here if e.kind == "none"]
-                twins = [v for v, e in here if e.kind in fit_surprise.KINDS]
+                twins = [v for v, e in here if e.kind in surprise_examples.KINDS]
                 intact += own
                 damaged += twins
                 right += [(t > own[0]) + 0.5 * (t == own[0]) for t in twins if own]
@@ -173,7 +173,7 @@ def main(argv):
             f"{FLAGS.work_dir}: need one folder fields_*, have {len(folders)}: "
             "run fit_surprise.py with this --work_dir"
         )
-    examples = list(fit_surprise.stored_examples(folders[0]))
+    examples = list(surprise_examples.stored_examples(folders[0]))
     held_out = [e for e in examples if e.scene % HELD_OUT == 0]
     fitted = [e for e in examples if e.scene % HELD_OUT]
     rng = np.random.default_rng(0)

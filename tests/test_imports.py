@@ -54,6 +54,7 @@ LIBRARY = [
     "scoring_flags",
     "video_benchmarks",
     "offline_proof",
+    "surprise_examples",
     "tapvid3d_evaluation",
     "visualize",
 ]

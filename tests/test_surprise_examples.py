@@ -1,4 +1,4 @@
-"""fit_surprise.py: soft warps are as damages.py makes them; from seeds to heads."""
+"""surprise_examples.py: soft warps are as damages.py makes them; seeds to heads."""
 
 import dataclasses
 from pathlib import Path
@@ -11,11 +11,11 @@ from test_offline_proof import simple_twin
 from test_pipeline import SMALL, WINDOW, random_tracks, save_random
 
 import damages
-import fit_surprise
 import geometry
 import offline_proof
 import pipeline
 import surprise
+import surprise_examples
 import surprise_training
 import synthetic
 import track_autoencoder_3d
@@ -29,7 +29,7 @@ def test_a_soft_warp_is_local_slow_and_grows(seed, num_frames):
     rng = np.random.default_rng(seed)
     pixels = rng.uniform(0, 256, (80, 1, 2)) + rng.normal(0, 1, (80, num_frames, 2))
     visible = rng.random((80, num_frames)) < 0.8
-    warped, share = fit_surprise.softly_warped(pixels, visible, rng)
+    warped, share = surprise_examples.softly_warped(pixels, visible, rng)
     moved = np.where(visible[..., None], warped - pixels, 0)
     length = np.linalg.norm(moved, axis=-1)
     assert length.max() <= damages.SOFT_WARP * 256 + 1e-6
@@ -62,7 +62,7 @@ def test_the_trackers_points_are_those_of_bodies_they_lie_on():
         visible=np.ones((4, 4, 1), np.float32),
         intrinsics=CAMERA,
     )
-    found = fit_surprise.instances(stored, "kick", tracks, "rendered", 0)
+    found = surprise_examples.instances(stored, "kick", tracks, "rendered", 0)
     assert found.tolist() == [8, 7, -1, -1]
 
 
@@ -72,8 +72,8 @@ def test_from_seeds_to_heads_that_score(tmp_path, monkeypatch):
     kinds = "teleport", "kick"
     monkeypatch.setattr(synthetic, "VIOLATIONS", kinds)
     monkeypatch.setattr(synthetic, "impossible_twin", twin)
-    monkeypatch.setattr(fit_surprise, "KINDS", kinds)
-    monkeypatch.setattr(fit_surprise, "VARIED_FRAMES", (WINDOW, WINDOW))
+    monkeypatch.setattr(surprise_examples, "KINDS", kinds)
+    monkeypatch.setattr(surprise_examples, "VARIED_FRAMES", (WINDOW, WINDOW))
     monkeypatch.setattr(surprise_training, "STEPS", 40)
     monkeypatch.setattr(surprise_training, "NOT_SURE", 0)
     path = save_random(
@@ -83,7 +83,7 @@ def test_from_seeds_to_heads_that_score(tmp_path, monkeypatch):
         "num_scenes": 2, "num_rendered": 1, "num_varied": 2,
         "work_dir": str(tmp_path / "work"),
     }  # fmt: skip
-    text = fit_surprise.fit(path, **keywords)
+    text = surprise_examples.fit(path, **keywords)
     assert text.endswith(f"written {tmp_path / 'small_surprise.npz'}")
     checkpoint = pipeline.load_checkpoint(path, pipeline.make_options())
     heads = pipeline.load_heads(checkpoint, leave_one_out=True)
@@ -105,7 +105,7 @@ def test_from_seeds_to_heads_that_score(tmp_path, monkeypatch):
 
     monkeypatch.setattr(pipeline, "clip_fields", again)
     before = (tmp_path / "small_surprise.npz").read_bytes()
-    fit_surprise.fit(path, **keywords, output_dir=str(tmp_path / "other"))
+    surprise_examples.fit(path, **keywords, output_dir=str(tmp_path / "other"))
     after = surprise.read_heads(
         tmp_path / "other" / "small_surprise.npz", checkpoint.sha256
     )
@@ -122,7 +122,7 @@ def twin(scene, kind):
 def test_nothing_to_learn_from_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(offline_proof, "make_pool", lambda *_: [])
     with pytest.raises(pipeline.PipelineError, match="more --num_scenes"):
-        fit_surprise.fit(
+        surprise_examples.fit(
             None, num_scenes=1, num_rendered=0, num_varied=0, work_dir=str(tmp_path)
         )
     assert not Path(tmp_path / "3dspa_mini_surprise.npz").exists()
