@@ -32,7 +32,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from scipy.signal import find_peaks
 from tqdm import tqdm
 
@@ -49,7 +49,9 @@ RESULT = "result_with_scores.npz"
 KEPT = ".report"  # folder among the results in which small videos are kept
 LARGE_PAGE = 100e6  # bytes, beyond which browsers take their time
 THUMBNAIL = 208  # longer side, pixels: twice what the page shows
-POINT_SIZE = 1
+POINT_SIZE, TRAIL = 1, 3  # of tracks in small videos
+MOST_DRAWN = 1500  # tracks in one, lest nothing else is seen
+MOST_WORST = 300  # of them that are the worst; the others are drawn from all
 DRAWN = 1  # counted up when videos are drawn in another way
 MOST_DROPS = 5
 LEAST_DROP = 0.01  # of the score's scale: a shallower one is no drop
@@ -353,6 +355,7 @@ class Pictures:
         size: (width, height) of both.
         fps: of both.
         absent: why there is no video.
+        note: what the video leaves out.
     """
 
     thumbnail: bytes = b""
@@ -361,6 +364,7 @@ class Pictures:
     size: tuple[int, int] | None = None
     fps: float | None = None
     absent: str = ""
+    note: str = ""
 
 
 def add_pictures(
@@ -410,17 +414,33 @@ def _pictures_of(score, video_size, crf, with_video, scratch) -> Pictures:
         found.absent = "left out to keep the page small: see --max_videos"
         return found
     found.size = frames.size
+    if data["coords"].shape[1] > MOST_DRAWN:
+        found.note = f"{MOST_DRAWN:,} of the tracks are drawn, the worst among them"
     found.original, found.painted = _kept_paths(npz, video_size, crf, scratch)
     if not found.original.exists():
         visualize.write_video(found.original, _slowly(frames.frames(), data), fps, crf)
     if not found.painted.exists():
         scale = np.diag([*frames.scale, 1.0])
         smaller = {"video": frames, "intrinsics": scale @ data["intrinsics"]}
+        kept = drawn_tracks(data["coords_score"])
+        for name in ("coords", "coords_score", "visibs"):
+            smaller[name] = data[name][:, kept]
         painted = visualize.video_of_result(
-            data | smaller, point_size=POINT_SIZE, hidden="skip", margin=False
+            data | smaller, TRAIL, POINT_SIZE, hidden="skip", margin=False
         )
         visualize.write_video(found.painted, _slowly(painted, data), fps, crf)
     return found
+
+
+def drawn_tracks(scores: Float[np.ndarray, "T N"]) -> Int[np.ndarray, " K"]:
+    """The tracks that a small video shows: all, or of very many the worst, and of the
+    others as many as MOST_DRAWN leaves, evenly from bad to good."""
+    order = visualize.drawing_order(scores)[::-1]
+    if len(order) <= MOST_DRAWN:
+        return np.sort(order)
+    worst, others = np.split(order, [MOST_WORST])
+    even = np.linspace(0, len(others) - 1, MOST_DRAWN - MOST_WORST).round()
+    return np.sort(np.concatenate([worst, others[even.astype(int)]]))
 
 
 def _slowly(frames, data):
@@ -572,7 +592,7 @@ def _side(score, pictures, media) -> dict:
     curve = [_rounded(y) for y in score.curve]
     known = [(y, t) for t, y in enumerate(curve) if y is not None]
     figures = "realism spread percentile jaccard within visibility tracks frames"
-    plain = "size cuts warnings notes path"
+    plain = "size cuts warnings path"
     return {
         **{name: _rounded(getattr(score, name)) for name in figures.split()},
         **{name: getattr(score, name) for name in plain.split()},
@@ -584,6 +604,7 @@ def _side(score, pictures, media) -> dict:
         "thumbnail": f"data:image/jpeg;base64,{thumbnail}" if thumbnail else None,
         "pixels": pictures.size,
         "absent": pictures.absent,
+        "notes": [*score.notes, *filter(None, [pictures.note])],
         **ids,
     }  # fmt: skip
 
