@@ -564,6 +564,7 @@ def paint_frames(
     hidden: str = "hollow",
     margin: bool = True,
     score_range: tuple[float, float] = (0.0, 1.0),
+    running_scores: Float[np.ndarray, " T"] | None = None,
     side_by_side: bool = False,
 ) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
     """Frames with tracks on them, one after the other, so that long clips stream.
@@ -585,6 +586,8 @@ def paint_frames(
             the frame. The video is at the top left, where it was, and as it was.
         score_range: what the scores 0 and 1 were before they were normalised, which is
             what the margin says.
+        running_scores: [T], the true scores that the margin says, frame by frame; None:
+            the means of `scores`.
         side_by_side: the frame itself to the left of the painted one.
 
     Yields:
@@ -610,7 +613,14 @@ def paint_frames(
         painted = ((f, np.concatenate([f, p], axis=1)) for f, p in painted)
     if not margin:
         return (picture for _, picture in painted)
-    return _with_margin((picture for _, picture in painted), scores, score_range)
+    if running_scores is None:
+        low, high = score_range
+        running_scores = low + (high - low) * mean_scores(scores, axis=1)
+    if len(running_scores) != len(scores):
+        raise VisualizeError(
+            f"there are {len(running_scores)} running scores for {len(scores)} frames"
+        )
+    return _with_margin((p for _, p in painted), running_scores, score_range)
 
 
 def _checked_visibles(tracks, visibles, scores):
@@ -648,7 +658,7 @@ def _painted(frames, tracks, visibles, scores, trail, point_size, hidden):
         recent.append((positions, seen))
         picture = _paint_trails(frame, list(recent), colours)
         drawn = inside if hidden == "hollow" else seen
-        _paint_points(picture, positions, drawn, seen, colours, point_size)
+        _paint_points(picture, tracks[:, t], drawn, seen, colours, point_size)
         count += 1
         yield frame, picture
     if count < num_frames:
@@ -656,7 +666,8 @@ def _painted(frames, tracks, visibles, scores, trail, point_size, hidden):
 
 
 def _positions(points, shape):
-    """Positions [N] as OpenCV takes them, and which lie in the frame [N]."""
+    """Positions [N] as OpenCV takes them, in parts of a pixel, and which lie in the
+    frame [N]."""
     x, y = points[:, 0], points[:, 1]
     with np.errstate(invalid="ignore"):
         inside = (x >= 0) & (x < shape[1]) & (y >= 0) & (y < shape[0])
@@ -679,13 +690,13 @@ def _paint_trails(frame, recent, colours):
     return cv2.addWeighted(overlay, TRAIL_WEIGHT, frame, 1 - TRAIL_WEIGHT, 0)
 
 
-def _paint_points(picture, positions, drawn, seen, colours, point_size):
-    # The half pixel makes it as wide as OpenCV's disc around a whole pixel.
-    circle, smooth, radius = cv2.circle, cv2.LINE_AA, (2 * point_size + 1) << SHIFT - 1
-    thickness = np.where(seen, -1, 1).tolist()
+def _paint_points(picture, points, drawn, seen, colours, point_size):
+    """Discs, and rings for what is not seen, around whole pixels: of small circles
+    between pixels OpenCV makes lopsided diamonds."""
+    circle, thickness = cv2.circle, np.where(seen, -1, 1).tolist()
+    places = np.where(drawn[:, None], points, 0).astype(np.int64).tolist()
     for n in np.flatnonzero(drawn).tolist():
-        place, colour = positions[n], colours[n]
-        circle(picture, place, radius, colour, thickness[n], smooth, SHIFT)
+        circle(picture, places[n], point_size, colours[n], thickness[n])
 
 
 def paint_point_track_with_colors(
@@ -722,18 +733,16 @@ def _row_height(width):
     return round(34 * _font_scale(width)) + 4
 
 
-def _with_margin(pictures, scores, score_range):
+def _with_margin(pictures, means, score_range):
     """Pictures with a strip below: the frame and its score, then the colour bar."""
-    low, high = score_range
-    means = low + (high - low) * mean_scores(scores, axis=1)
-    strip = None
+    (low, high), strip = score_range, None
     for t, picture in enumerate(pictures):
         if strip is None:
             strip = _colour_bar(picture.shape[1], low, high)
         below = strip.copy()
         mean = "none" if np.isnan(means[t]) else _decimal(means[t], low, high)
         _write(below, f"score {mean}", 4, 0)
-        place = f"{t + 1}/{len(scores)}"
+        place = f"{t + 1}/{len(means)}"
         left = picture.shape[1] - _text_width(place, below) - 4
         if left > _text_width(f"score {mean}", below) + 12:
             _write(below, place, left, 0)
@@ -824,9 +833,8 @@ def video_of_result(
     visibles = data["visibs"][:, order].T
     if data["has_scores"]:
         tracks[~visibles & np.isnan(scores.T)] = np.nan
-    video = data["video"]
     painted = paint_frames(
-        (frame[..., ::-1] for frame in video.frames()),
+        (frame[..., ::-1] for frame in data["video"].frames()),
         tracks,
         visibles,
         scores,
@@ -835,6 +843,7 @@ def video_of_result(
         hidden=hidden,
         margin=margin,
         score_range=score_range,
+        running_scores=mean_scores(true, axis=1),  # of all tracks
         side_by_side=side_by_side,
     )
     return (np.ascontiguousarray(frame[..., ::-1]) for frame in painted)
