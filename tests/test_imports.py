@@ -56,6 +56,7 @@ LIBRARY = [
     "offline_proof",
     "tapvid3d_evaluation",
     "visualize",
+    "report_page",
 ]
 SCRIPTS = [
     "train",
