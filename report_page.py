@@ -49,8 +49,8 @@ RESULT = "result_with_scores.npz"
 KEPT = ".report"  # folder among the results in which small videos are kept
 LARGE_PAGE = 100e6  # bytes, beyond which browsers take their time
 THUMBNAIL = 208  # longer side, pixels: twice what the page shows
-POINT_SIZE, TRAIL = 1, 3  # of tracks in small videos
-MOST_DRAWN = 1500  # tracks in one, lest nothing else is seen
+POINT_SIZE, TRAIL = 2, 3  # of tracks in small videos
+MOST_DRAWN = 1000  # tracks in one, lest nothing else is seen
 MOST_WORST = 300  # of them that are the worst; the others are drawn from all
 DRAWN = 1  # counted up when videos are drawn in another way
 MOST_DROPS = 5
@@ -426,7 +426,7 @@ def _pictures_of(score, video_size, crf, with_video, scratch) -> Pictures:
         for name in ("coords", "coords_score", "visibs"):
             smaller[name] = data[name][:, kept]
         painted = visualize.video_of_result(
-            data | smaller, TRAIL, POINT_SIZE, hidden="skip", margin=False
+            data | smaller, TRAIL, POINT_SIZE, hidden="hollow", margin=False
         )
         visualize.write_video(found.painted, _slowly(painted, data), fps, crf)
     return found

@@ -284,12 +284,12 @@ def test_small_videos_are_right_and_kept(tmp_path):
 
 def test_of_very_many_tracks_the_worst_and_a_sample_are_drawn():
     lowest = np.random.default_rng(0).permutation(4000) / 4000
-    scores = np.stack([np.full(4000, 0.99), lowest])
+    scores = np.stack([np.full(4000, 0.99), 0.9 * lowest])
     drawn = report_page.drawn_tracks(scores)
     found = np.sort(lowest[drawn]) * 4000
-    assert len(set(drawn)) == 1500 and (found[:300] == np.arange(300)).all()
-    assert np.diff(found[300:]).max() <= 4 and found[-1] == 3999
-    assert (report_page.drawn_tracks(scores[:, :1500]) == np.arange(1500)).all()
+    assert len(set(drawn)) == 1000 and (found[:300] == np.arange(300)).all()
+    assert np.diff(found[300:]).max() <= 6 and found[-1] == 3999
+    assert (report_page.drawn_tracks(scores[:, :1000]) == np.arange(1000)).all()
 
 
 def test_videos_left_out_are_listed(tmp_path):
@@ -551,7 +551,7 @@ def test_clicks_on_the_plot_and_drops_seek(opened, page_file):
 def test_the_keyboard_alone(opened, page_file):
     page = opened(page_file, **STILL)
     page.keyboard.press("/")
-    page.keyboard.type("one")
+    page.keyboard.type("_one")
     page.keyboard.press("ArrowDown")
     page.keyboard.press("ArrowDown")
     page.keyboard.press("Enter")
