@@ -288,7 +288,7 @@ def test_of_very_many_tracks_the_worst_and_a_sample_are_drawn():
     drawn = report_page.drawn_tracks(scores)
     found = np.sort(lowest[drawn]) * 4000
     assert len(set(drawn)) == 1000 and (found[:300] == np.arange(300)).all()
-    assert np.diff(found[300:]).max() <= 6 and found[-1] == 3999
+    assert np.diff(found[300:]).max() < 6.5 and found[-1] == 3999
     assert (report_page.drawn_tracks(scores[:, :1000]) == np.arange(1000)).all()
 
 
