@@ -51,7 +51,7 @@ SHIFT = 4  # binary digits of a pixel that OpenCV is given
 BRIGHTEST = 1.5  # of a float video in 0..1, which resampling may leave a little above
 HIDDEN = ("hollow", "skip")
 DEFAULT_FPS = 10
-CRF = "18"  # of H.264: thin coloured lines do not survive less
+CRF = 18  # of H.264: thin coloured lines do not survive less
 INK, PAPER = (230, 230, 230), (32, 32, 32)  # of the margin
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 NEEDED = ("coords", "intrinsics", "extrinsics")
@@ -860,6 +860,7 @@ def write_video(
     path: str | os.PathLike,
     frames: Iterable[UInt8[np.ndarray, "H W 3"]],
     fps: float = DEFAULT_FPS,
+    crf: int = CRF,
 ) -> int:
     """Writes RGB frames as H.264 (yuv420p, which browsers play), whole or not at all.
 
@@ -870,6 +871,7 @@ def write_video(
         path: where the .mp4 shall be.
         frames: RGB, all of one size.
         fps: frames per second.
+        crf: quality, from 0 (all that there is) to 51.
 
     Returns:
         How many frames were written.
@@ -886,7 +888,7 @@ def write_video(
         raise VisualizeError("there is no frame to write")
     shape = frame.shape
     with whole_file(path) as file:
-        writer = _h264_writer(file.name, shape, fps)
+        writer = _h264_writer(file.name, shape, fps, crf)
         try:
             while frame is not None:
                 if frame.shape != shape:
@@ -903,7 +905,7 @@ def write_video(
     return count
 
 
-def _h264_writer(name, shape, fps):
+def _h264_writer(name, shape, fps, crf):
     import imageio_ffmpeg  # not above: who only paints does without
 
     height, width = (side + side % 2 for side in shape[:2])
@@ -921,7 +923,7 @@ def _h264_writer(name, shape, fps):
         quality=None,
         macro_block_size=2,
         output_params=[
-            *("-crf", CRF, "-preset", "veryfast", "-movflags", "+faststart"),
+            *("-crf", str(crf), "-preset", "veryfast", "-movflags", "+faststart"),
             *colours,
             *("-f", "mp4"),  # the name of a file that is not whole does not say
         ],

@@ -57,6 +57,7 @@ LIBRARY = [
     "surprise_examples",
     "tapvid3d_evaluation",
     "visualize",
+    "report_page",
 ]
 SCRIPTS = [
     "train",

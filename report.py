@@ -1,0 +1,101 @@
+"""Makes a page of a folder of results: ranked, with videos, to look at in a browser.
+
+    python report.py --results_dir=outputs
+    python report.py --results_dir=outputs/a --compare=outputs/b --output=a_b.html
+
+One HTML file, which needs no network and no server: videos ranked by realism, each
+coloured by score beside the original, with its score over time. With --compare two
+folders side by side, matched by name. What the user can put right ends in one line on
+stderr and exit code 1.
+"""
+
+import os
+import sys
+
+from absl import app, flags
+
+import pipeline
+import report_page
+import scoring_flags
+
+FLAGS = flags.FLAGS
+
+
+def define_flags() -> None:
+    """Called where this file is run; importing it defines nothing."""
+    flags.DEFINE_string(
+        "results_dir",
+        None,
+        "What inference.py was given as --output_dir: a folder with a sub-folder for "
+        "each video, or that of one video.",
+    )
+    flags.DEFINE_string(
+        "compare", None, "A second such folder, to put beside the first by name."
+    )
+    flags.DEFINE_string(
+        "output", None, "Where the page goes. Default: report.html in --results_dir."
+    )
+    flags.DEFINE_integer(
+        "video_size", 360, "Longer side of the videos in the page, in pixels."
+    )
+    flags.DEFINE_integer(
+        "crf", 28, "Quality of these videos (H.264): 0 is best, 51 smallest."
+    )
+    flags.DEFINE_integer(
+        "max_videos",
+        100,
+        "So many videos are put into the page, from both ends of the ranking (with "
+        "--compare those that differ most); the others are listed without.",
+    )
+
+
+def run() -> str:
+    """Makes the page that the flags describe; what to print."""
+    if not FLAGS.results_dir:
+        raise pipeline.PipelineError("which results? give --results_dir=FOLDER")
+    report_page.check_sizes(FLAGS.video_size, FLAGS.crf, FLAGS.max_videos)
+    paths = [os.path.expanduser(FLAGS.results_dir)]
+    if FLAGS.compare:
+        paths.append(os.path.expanduser(FLAGS.compare))
+    output = os.path.expanduser(FLAGS.output or os.path.join(paths[0], "report.html"))
+    if os.path.isdir(output):
+        raise pipeline.PipelineError(f"{output} is a folder: --output names a file")
+    scoring_flags.check_output_dir(os.path.dirname(os.path.abspath(output)))
+    folders = [report_page.read_folder(path) for path in paths]
+    try:
+        size = report_page.write_page(
+            output,
+            folders,
+            video_size=FLAGS.video_size,
+            crf=FLAGS.crf,
+            max_videos=FLAGS.max_videos,
+        )
+    except OSError as error:
+        raise pipeline.PipelineError(
+            f"cannot write {output}: {error.strerror or error}"
+        ) from error
+    scored = sum(len(folder.scores) for folder in folders)
+    failed = sum(len(folder.failed) for folder in folders)
+    return (
+        f"{scored} scored, {failed} failed\n{output}: {size / 1e6:.1f} MB, open it in "
+        "a browser"
+    )
+
+
+def main(argv):
+    if len(argv) > 1:
+        sys.exit(f"do not know what to do with {argv[1]!r}: give --results_dir=FOLDER")
+    scoring_flags.quiet_video_decoder()
+    scoring_flags.log_decisions()
+    try:
+        text = run()
+    except pipeline.USER_ERRORS as error:
+        sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit("interrupted: the same command goes on with the videos made so far")
+    print(text)
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main)
