@@ -1,0 +1,1008 @@
+"""Drawing: tracks coloured by score, on frames, as a video, as a plot.
+
+    >>> data = load_visualization_data("outputs/clip/result_with_scores.npz")
+    >>> frames = video_of_result(data)
+    >>> write_video("tracks.mp4", frames, data["fps"] or 10)
+
+From top to bottom:
+
+    VisualizeError          what a user can cause, in one line each
+    load_visualization_data a result's arrays, checked; the video stays in its file
+    StoredVideo, FileVideo  a result's frames, read one after the other
+    prepare_video_for_visualization     a video -> RGB and BGR frames
+    project_3d_to_2d, project_all_tracks    points in the world -> pixels
+    score_to_color_bgr, colours_bgr     red (0) over white (0.5) to blue (1)
+    normalize_scores        scores spread over 0..1, and what they were at its ends
+    check_scores            that scores are in 0..1 already
+    worst_tracks            the tracks with the lowest mean score
+    paint_frames            frames with tracks on them, one after the other
+    paint_point_track_with_colors       the same, of a whole video
+    video_of_result         all of it: a result -> painted frames
+    write_video             frames -> an H.264 file that plays in browsers
+    write_png               a frame -> a picture
+    plot_scores             scores over time -> a picture
+
+The functions of the published module keep their names and arguments; what of theirs is
+different is said where it is. Pixels are raster coordinates: the top left pixel covers
+[0, 1)², so that the pixel a point lies in is the floor of its position, as in the
+published drawing.
+"""
+
+import collections
+import contextlib
+import errno
+import math
+import os
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float, Int, UInt8
+
+import datasets
+from files import first_line, whole_file
+from video import VideoError, check_file
+
+GREY = (128, 128, 128)  # of points without a score
+TRAIL_WEIGHT = 0.7  # of trails over the frame, as published
+SHIFT = 4  # binary digits of a pixel that OpenCV is given
+BRIGHTEST = 1.5  # of a float video in 0..1, which resampling may leave a little above
+HIDDEN = ("hollow", "skip")
+DEFAULT_FPS = 10
+CRF = "18"  # of H.264: thin coloured lines do not survive less
+INK, PAPER = (230, 230, 230), (32, 32, 32)  # of the margin
+FONT = cv2.FONT_HERSHEY_SIMPLEX
+NEEDED = ("coords", "intrinsics", "extrinsics")
+SMALL = {
+    *NEEDED,
+    *("coords_score", "visibs", "video_path", "fps", "frame_size", "frame_indices"),
+}
+
+
+class VisualizeError(ValueError):
+    """Something the user can put right; the message says in one line what and how."""
+
+
+# --- Results ---
+
+
+def load_visualization_data(npz_path: str | os.PathLike) -> dict:
+    """A result's arrays as they are drawn, checked. Memory does not grow with the
+    video, which stays in its file.
+
+    Args:
+        npz_path: result_with_scores.npz, or a file as TAPIP3D writes it (without
+            scores).
+
+    Returns:
+        As published: `coords [T, N, 3]`, `coords_score [T, N]` (NaN where there is
+        none, which is everywhere in files of TAPIP3D), `intrinsics [T, 3, 3]`,
+        `extrinsics [T, 4, 4]`, `visibs [T, N]` bool (all true where the file has none),
+        and `video`, [T, 3, H, W]: a StoredVideo, which numpy takes for an array, or a
+        FileVideo where the result only names its video. Further `fps` (None if
+        unknown), `has_scores`, `path`.
+
+    Raises:
+        VisualizeError: not such a file, arrays missing or of shapes that do not fit
+            each other, or no video.
+    """
+    path = os.fspath(npz_path)
+    if os.path.isdir(path):
+        raise VisualizeError(f"{path} is a folder: give its result_with_scores.npz")
+    if not os.path.exists(path):
+        raise VisualizeError(f"{path}: no such file")
+    try:
+        stored = datasets.read_npz(path, SMALL)
+    except datasets.DatasetError as error:
+        raise VisualizeError(str(error)) from error
+    missing = [name for name in NEEDED if name not in stored]
+    if missing:
+        raise VisualizeError(
+            f"{path} has no {', '.join(missing)}: need a result_with_scores.npz of "
+            "inference.py, or a file of TAPIP3D"
+        )
+    for name in (*NEEDED, "coords_score", "visibs"):
+        if name in stored and stored[name].dtype.kind not in "fiub":
+            raise VisualizeError(f"{path}: its {name} are not numbers")
+    coords = stored["coords"]
+    if coords.ndim != 3 or coords.shape[2] != 3 or not coords.size:
+        raise VisualizeError(
+            f"{path}: its coords have shape {list(coords.shape)}, need [T, N, 3]"
+        )
+    num_frames, num_tracks = coords.shape[:2]
+    scores = stored.get("coords_score")
+    has_scores = scores is not None
+    if scores is None:
+        scores = np.full((num_frames, num_tracks), np.nan, np.float32)
+    visible = stored.get("visibs", np.ones((num_frames, num_tracks), bool))
+    return {
+        "coords": coords,
+        "coords_score": _per_point(path, "coords_score", scores, coords),
+        "video": _video(path, stored, num_frames),
+        "intrinsics": _per_frame(path, stored, "intrinsics", num_frames),
+        "extrinsics": _per_frame(path, stored, "extrinsics", num_frames),
+        "visibs": _per_point(path, "visibs", visible, coords) > 0.5,
+        "fps": _fps(stored),
+        "has_scores": has_scores and bool(np.isfinite(scores).any()),
+        "path": path,
+    }
+
+
+def _per_point(path, name, array, coords):
+    """[T, N, 1] or [T, N] as [T, N]."""
+    shape = coords.shape[:2]
+    if array.shape not in (shape, (*shape, 1)):
+        raise VisualizeError(
+            f"{path}: its {name} have shape {list(array.shape)}, which does not fit "
+            f"coords of {list(coords.shape)}: need {list(shape)}"
+        )
+    return array.reshape(shape)
+
+
+def _per_frame(path, stored, name, num_frames):
+    """One camera or one per frame, as one per frame."""
+    matrices, side = stored[name], {"intrinsics": 3, "extrinsics": 4}[name]
+    if matrices.shape not in ((side, side), (num_frames, side, side)):
+        raise VisualizeError(
+            f"{path}: its {name} have shape {list(matrices.shape)}, need "
+            f"[{side}, {side}] or, with coords of {num_frames} frames, "
+            f"[{num_frames}, {side}, {side}]"
+        )
+    return np.broadcast_to(matrices, (num_frames, side, side))
+
+
+def _fps(stored):
+    """Frames per second, None if unknown."""
+    fps = stored.get("fps")
+    if fps is None or fps.size != 1 or fps.dtype.kind not in "fiu":
+        return None
+    fps = float(fps.item())
+    return fps if 0 < fps < math.inf else None
+
+
+def _video(path, stored, num_frames):
+    """The video in the file, or the one that it names, with as many frames."""
+    with zipfile.ZipFile(path) as archive:
+        is_stored = "video.npy" in archive.namelist()
+    if is_stored:
+        video = StoredVideo(path)
+        if len(video) != num_frames:
+            raise VisualizeError(
+                f"{path}: its video has {len(video)} frames, its coords {num_frames}"
+            )
+        return video
+    named = stored.get("video_path", np.array(""))
+    named = str(named.item()) if named.size == 1 else ""
+    if not named:
+        raise VisualizeError(f"{path} has no video, and names none in video_path")
+    beside = os.path.join(os.path.dirname(os.path.abspath(path)), Path(named).name)
+    named = named if os.path.exists(named) else beside
+    if not os.path.exists(named):
+        raise VisualizeError(
+            f"{path} has no video, and the one that it names is not there: "
+            f"{stored['video_path'].item()}; put it beside the result, or score it "
+            "with --result_video_size above 0"
+        )
+    if named.endswith(".npz"):  # tracks from elsewhere, with their video
+        return StoredVideo(named)
+    indices = stored.get("frame_indices", np.arange(num_frames))
+    if indices.shape != (num_frames,):
+        raise VisualizeError(
+            f"{path}: its frame_indices have shape {list(indices.shape)}, its coords "
+            f"{num_frames} frames"
+        )
+    size = stored.get("frame_size")
+    size = None if size is None else (int(size[1]), int(size[0]))
+    return FileVideo(named, indices, size)
+
+
+class StoredVideo(np.lib.mixins.NDArrayOperatorsMixin):
+    """The `video` of an .npz, [T, 3, H, W] uint8 or float in 0..1, stored or deflated:
+    an array as far as numpy is concerned, of which only what is asked for is read.
+
+    Args:
+        path: the .npz.
+
+    Raises:
+        VisualizeError: it is no video.
+    """
+
+    member = "video.npy"
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = os.fspath(path)
+        with self._opened() as (_, shape, is_fortran, dtype):
+            self.stored_shape, self.dtype, self.is_fortran = shape, dtype, is_fortran
+        is_number = dtype.kind in "fiu"
+        self.channels_last = len(shape) == 4 and shape[1] != 3 and shape[3] == 3
+        if len(shape) != 4 or 3 not in (shape[1], shape[3]) or not is_number:
+            raise VisualizeError(
+                f"{self.path}: its video is {dtype} {list(shape)}, need uint8, or "
+                "float in 0..1, [T, 3, H, W]"
+            )
+        if not math.prod(shape):
+            raise VisualizeError(f"{self.path}: its video {list(shape)} is empty")
+        t, a, b, c = shape
+        self.shape = (t, c, a, b) if self.channels_last else shape
+        self.size = self.shape[2:]
+        self.ndim = 4
+
+    @contextlib.contextmanager
+    def _opened(self):
+        """The member after its header; its shape, order and type."""
+        try:
+            with (
+                zipfile.ZipFile(self.path) as archive,
+                archive.open(self.member) as file,
+            ):
+                version = np.lib.format.read_magic(file)
+                read_header = {
+                    (1, 0): np.lib.format.read_array_header_1_0,
+                    (2, 0): np.lib.format.read_array_header_2_0,
+                }[version]
+                yield file, *read_header(file)
+        except VisualizeError:
+            raise
+        except (OSError, EOFError, KeyError, ValueError, zipfile.error) as error:
+            raise self._unreadable(error) from error
+        except zipfile.zlib.error as error:
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, error):
+        reason = first_line(error)
+        return VisualizeError(f"{self.path}: its video cannot be read: {reason}")
+
+    def __len__(self):
+        return self.shape[0]
+
+    def frames(
+        self, start: int = 0, stop: int | None = None
+    ) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
+        """RGB frames from `start` on, one after the other, each read when asked for."""
+        for number, frame in enumerate(self._raw(start, stop), start):
+            frame = frame if self.channels_last else frame.transpose(1, 2, 0)
+            try:
+                yield np.ascontiguousarray(_as_uint8(frame))
+            except VisualizeError as error:
+                raise VisualizeError(f"{self.path}, frame {number}: {error}") from None
+
+    def _raw(self, start=0, stop=None):
+        """Frames as they are stored."""
+        start, stop, _ = slice(start, stop).indices(len(self))
+        shape = self.stored_shape[1:]
+        num_bytes = math.prod(shape) * self.dtype.itemsize
+        with self._opened() as (file, *_):
+            if self.is_fortran:  # numbers of a frame lie all over the file
+                whole = np.frombuffer(file.read(), self.dtype)
+                whole = whole.reshape(self.stored_shape, order="F")
+                yield from whole[start:stop]
+                return
+            file.seek(start * num_bytes, os.SEEK_CUR)
+            for _ in range(start, stop):
+                data = file.read(num_bytes)
+                if len(data) != num_bytes:
+                    raise EOFError("it ends early")
+                yield np.frombuffer(data, self.dtype).reshape(shape)
+
+    def __getitem__(self, key):
+        if isinstance(key, int | np.integer):
+            key = range(len(self))[key]
+            return self[key : key + 1][0]
+        if isinstance(key, slice) and key.step in (None, 1):
+            raw = list(self._raw(key.start or 0, key.stop))
+            raw = np.stack(raw) if raw else np.zeros((0, *self.stored_shape[1:]))
+            raw = raw.astype(self.dtype, copy=False)
+            return raw.transpose(0, 3, 1, 2) if self.channels_last else raw
+        return np.asarray(self)[key]
+
+    def __array__(self, dtype=None, copy=None):
+        del copy  # it is always one
+        return self[:].astype(dtype or self.dtype, copy=False)
+
+    def __array_ufunc__(self, ufunc, method, *inputs, **options):
+        inputs = [np.asarray(x) if isinstance(x, StoredVideo) else x for x in inputs]
+        return getattr(ufunc, method)(*inputs, **options)
+
+
+class FileVideo(StoredVideo):
+    """Frames of a video file that a result names, as a StoredVideo.
+
+    Args:
+        path: the video.
+        indices: [T] which of its frames.
+        size: (height, width) that the result's camera is for; None for the video's.
+
+    Raises:
+        VisualizeError: it cannot be read.
+    """
+
+    def __init__(self, path: str, indices: Int[np.ndarray, " T"], size=None):
+        self.path, self.indices, self.size = path, np.asarray(indices), size
+        self.channels_last, self.dtype, self.ndim = True, np.dtype(np.uint8), 4
+        first = next(self._raw(0, 1))
+        self.size = first.shape[:2]
+        self.stored_shape = (len(self.indices), *first.shape)
+        self.shape = (len(self.indices), 3, *self.size)
+
+    def _raw(self, start=0, stop=None):
+        start, stop, _ = slice(start, stop).indices(len(self.indices))
+        wanted = self.indices[start:stop].tolist()
+        try:
+            check_file(self.path)
+        except VideoError as error:
+            raise VisualizeError(str(error)) from error
+        capture = cv2.VideoCapture(os.path.abspath(self.path), cv2.CAP_FFMPEG)
+        try:
+            number = -1
+            for index in wanted:
+                while number < index:
+                    if not capture.grab():
+                        raise VisualizeError(
+                            f"{self.path} ends before frame {index}, which the result "
+                            "is of: is it the video that was scored?"
+                        )
+                    number += 1
+                frame = capture.retrieve()[1]
+                if self.size is not None and frame.shape[:2] != self.size:
+                    frame = cv2.resize(
+                        frame, self.size[::-1], interpolation=cv2.INTER_AREA
+                    )
+                yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+        finally:
+            capture.release()
+
+    def __len__(self):
+        return len(self.indices)
+
+
+def _as_uint8(values):
+    """Colours 0..255 of uint8, or of float in 0..1."""
+    if values.dtype == np.uint8:
+        return values
+    if values.dtype.kind in "iu":
+        return np.clip(values, 0, 255).astype(np.uint8)
+    values = np.nan_to_num(values.astype(np.float32, copy=False), posinf=1, neginf=0)
+    if values.max(initial=0) > BRIGHTEST:
+        raise VisualizeError(
+            f"a float video has values up to {values.max():g}: need 0..1, or uint8"
+        )
+    return (np.clip(values, 0, 1) * 255).round().astype(np.uint8)
+
+
+def prepare_video_for_visualization(
+    video: np.ndarray,
+) -> tuple[UInt8[np.ndarray, "T H W 3"], UInt8[np.ndarray, "T H W 3"]]:
+    """A video as frames to show and as frames that OpenCV draws on.
+
+    Args:
+        video: [T, 3, H, W], float in 0..1 or uint8 (which the published function takes
+            for white), or a StoredVideo. All of it is held in memory; `paint_frames`
+            does without.
+
+    Returns:
+        RGB and BGR, each [T, H, W, 3] uint8.
+
+    Raises:
+        VisualizeError: another shape, or floats that are not in 0..1.
+    """
+    if not isinstance(video, StoredVideo):
+        video = np.asarray(video)
+        if video.ndim != 4 or video.shape[1] != 3:
+            raise VisualizeError(f"video is {list(video.shape)}, need [T, 3, H, W]")
+        rgb = np.ascontiguousarray(_as_uint8(video).transpose(0, 2, 3, 1))
+    else:
+        rgb = np.stack(list(video.frames()))
+    return rgb, np.ascontiguousarray(rgb[..., ::-1])
+
+
+# --- Projection ---
+
+
+def project_3d_to_2d(
+    coords_3d: Float[np.ndarray, "N 3"],
+    intrinsics: Float[np.ndarray, "3 3"],
+    extrinsics: Float[np.ndarray, "4 4"],
+) -> tuple[Float[np.ndarray, "N 2"], Float[np.ndarray, " N"]]:
+    """Points in the world to pixels of one camera.
+
+    Args:
+        coords_3d: [N, 3] in the world.
+        intrinsics: [3, 3] in pixels.
+        extrinsics: world-to-camera, [4, 4].
+
+    Returns:
+        Pixels [N, 2] and depths [N]. What is not in front of the camera has no pixel:
+        NaN, where the published function has a mirror image, or (0, 0).
+    """
+    points = np.asarray(coords_3d, np.float64)
+    pose = np.asarray(extrinsics, np.float64)
+    with np.errstate(invalid="ignore", over="ignore"):
+        camera = points @ pose[:3, :3].T + pose[:3, 3]
+        depth = camera[:, 2]
+        image = camera @ np.asarray(intrinsics, np.float64).T
+        z = np.where(depth > 0, image[:, 2], np.nan)
+        with np.errstate(divide="ignore"):
+            return image[:, :2] / z[:, None], depth
+
+
+def project_all_tracks(
+    coords_3d: Float[np.ndarray, "T N 3"],
+    intrinsics: Float[np.ndarray, "*T 3 3"],
+    extrinsics: Float[np.ndarray, "*T 4 4"],
+    resize_height: int = 1024,
+    resize_width: int = 1024,
+    original_height: int | None = None,
+    original_width: int | None = None,
+) -> Float[np.ndarray, "N T 2"]:
+    """Tracks in the world to pixels of the video that the intrinsics are for.
+
+    Args:
+        coords_3d: [T, N, 3] in the world.
+        intrinsics: [3, 3] or one per frame, in pixels of the video.
+        extrinsics: world-to-camera, [4, 4] or one per frame.
+        resize_height, resize_width: size at which the published function projects,
+            before it scales pixels back. The result does not hang on it; like the next
+            two it is here so that callers need not change.
+        original_height, original_width: size of the video.
+
+    Returns:
+        Pixels [N, T, 2], where they are: NaN behind the camera, and not moved to the
+        border where they are out of the frame, as the published function does.
+    """
+    del resize_height, resize_width, original_height, original_width
+    num_frames, num_tracks = coords_3d.shape[:2]
+    intrinsics = np.broadcast_to(intrinsics, (num_frames, 3, 3))
+    extrinsics = np.broadcast_to(extrinsics, (num_frames, 4, 4))
+    tracks = np.empty((num_tracks, num_frames, 2), np.float32)
+    cameras = zip(intrinsics, extrinsics, strict=True)
+    for t, (points, camera) in enumerate(zip(coords_3d, cameras, strict=True)):
+        with np.errstate(over="ignore"):
+            tracks[:, t] = project_3d_to_2d(points, *camera)[0]
+    return tracks
+
+
+# --- Colours ---
+
+
+def score_to_color_bgr(score: float) -> tuple[int, int, int]:
+    """The colour of a score: red (0) over white (0.5) to blue (1), grey for NaN.
+
+    Returns:
+        (blue, green, red), 0..255, as OpenCV takes them.
+    """
+    return tuple(colours_bgr(np.array([score], np.float64))[0].tolist())
+
+
+def colours_bgr(scores: Float[np.ndarray, "*N"]) -> UInt8[np.ndarray, "*N 3"]:
+    """The colours of many scores; see `score_to_color_bgr`."""
+    scores = np.asarray(scores, np.float64)
+    is_known = ~np.isnan(scores)
+    s = np.clip(np.where(is_known, scores, 0), 0, 1)
+    # Ratios and rounding as published, to the last digit.
+    up, down = 255 * (s / 0.5), 255 * (1 - (s - 0.5) / 0.5)
+    is_low = s < 0.5
+    blue = np.where(is_low, up, 255)
+    green = np.where(is_low, up, down)
+    red = np.where(is_low, 255, down)
+    colours = np.stack([blue, green, red], axis=-1)
+    return np.where(is_known[..., None], colours, GREY).astype(np.uint8)
+
+
+def normalize_scores(
+    scores: Float[np.ndarray, "T N"],
+) -> tuple[Float[np.ndarray, "T N"], tuple[float, float]]:
+    """Scores spread over 0..1, so that the lowest is red and the highest blue.
+
+    Every clip has something red then; the second value says what it was. Scores that
+    are all the same, or that there are none of, are left as they are if they lie in
+    0..1.
+
+    Returns:
+        Scores [T, N], NaN where they are not finite, and the scores that became 0
+        and 1.
+    """
+    known = np.isfinite(scores)
+    scores = np.where(known, scores, np.nan).astype(np.float32)
+    if not known.any():
+        return scores, (0.0, 1.0)
+    low, high = (float(f(scores)) for f in (np.nanmin, np.nanmax))
+    if low == high and 0 <= low <= 1:
+        return scores, (0.0, 1.0)
+    if low == high:
+        return np.where(known, np.float32(0.5), np.nan), (low, high)
+    return (scores - np.float32(low)) / np.float32(high - low), (low, high)
+
+
+def check_scores(scores: Float[np.ndarray, "T N"]) -> None:
+    """Raises VisualizeError unless all scores that there are lie in 0..1."""
+    known = scores[~np.isnan(scores)]
+    if known.size and not (known.min() >= 0 and known.max() <= 1):
+        raise VisualizeError(
+            f"scores run from {known.min():g} to {known.max():g}, not within 0..1: "
+            "leave out --no_normalize_scores"
+        )
+
+
+def worst_tracks(scores: Float[np.ndarray, "T N"], count: int) -> Int[np.ndarray, " K"]:
+    """Numbers of the `count` tracks with the lowest mean score, the worst first; fewer
+    where fewer have a score.
+
+    Raises:
+        VisualizeError: a count below 1, or no scores at all.
+    """
+    if count < 1:
+        raise VisualizeError(f"worst is {count}, must be at least 1")
+    means = mean_scores(scores, axis=0)
+    order = np.argsort(means, kind="stable")  # NaN last
+    chosen = order[: min(count, int(np.isfinite(means).sum()))]
+    if not len(chosen):
+        raise VisualizeError("no track has a score, so none is the worst")
+    return chosen
+
+
+def mean_scores(scores: Float[np.ndarray, "T N"], axis: int) -> np.ndarray:
+    """Means over tracks (axis 1) or frames (axis 0); NaN where there is no score."""
+    known = np.isfinite(scores)
+    total = np.where(known, scores, 0).sum(axis=axis, dtype=np.float64)
+    with np.errstate(invalid="ignore"):
+        return total / known.sum(axis=axis)
+
+
+# --- Painting ---
+
+
+def paint_frames(
+    frames: Iterable[UInt8[np.ndarray, "H W 3"]],
+    tracks: Float[np.ndarray, "N T 2"],
+    visibles: Bool[np.ndarray, "N T"] | None,
+    scores: Float[np.ndarray, "T N"],
+    trail: int = 5,
+    point_size: int = 2,
+    *,
+    hidden: str = "hollow",
+    margin: bool = True,
+    score_range: tuple[float, float] = (0.0, 1.0),
+    side_by_side: bool = False,
+) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+    """Frames with tracks on them, one after the other, so that long clips stream.
+
+    Within a frame all trails come first, the oldest steps of all tracks before younger
+    ones, blended with the frame once; then points, in the order of the tracks. Both
+    have the colour of the track's score in this frame. A step of a trail is drawn where
+    the point is visible and inside the frame at both of its ends.
+
+    Args:
+        frames: T frames, BGR. They are not changed.
+        tracks: pixels, [N, T, 2]; NaN where there is no point.
+        visibles: [N, T]; None: all are visible.
+        scores: [T, N] in 0..1; NaN, drawn grey, where there is none.
+        trail: steps of a trail, 0 for none.
+        point_size: radius of points in pixels.
+        hidden: points that are not visible are "hollow", or left out: "skip".
+        margin: whether there is a strip below with a colour bar and the mean score of
+            the frame. The video is at the top left, where it was, and as it was.
+        score_range: what the scores 0 and 1 were before they were normalised, which is
+            what the margin says.
+        side_by_side: the frame itself to the left of the painted one.
+
+    Yields:
+        T frames, BGR, [H, W, 3]; higher by the margin (`margin_height`), and twice as
+        wide side by side.
+
+    Raises:
+        VisualizeError: at once, for arrays that do not fit each other or options that
+            cannot be; while it goes, for another number of frames than T.
+    """
+    tracks, scores = np.asarray(tracks), np.asarray(scores)
+    if scores.ndim == 3 and scores.shape[-1] == 1:
+        scores = scores[..., 0]
+    visibles = _checked_visibles(tracks, visibles, scores)
+    if trail < 0:
+        raise VisualizeError(f"trail is {trail}, must be 0 or more")
+    if point_size < 1:
+        raise VisualizeError(f"point_size is {point_size}, must be at least 1")
+    if hidden not in HIDDEN:
+        raise VisualizeError(f"hidden is {hidden!r}: have {', '.join(HIDDEN)}")
+    painted = _painted(frames, tracks, visibles, scores, trail, point_size, hidden)
+    if side_by_side:
+        painted = ((f, np.concatenate([f, p], axis=1)) for f, p in painted)
+    if not margin:
+        return (picture for _, picture in painted)
+    return _with_margin((picture for _, picture in painted), scores, score_range)
+
+
+def _checked_visibles(tracks, visibles, scores):
+    """[N, T] bool; all arrays are of the same tracks and frames."""
+    if tracks.ndim != 3 or tracks.shape[2] != 2:
+        raise VisualizeError(f"tracks have shape {list(tracks.shape)}, need [N, T, 2]")
+    num_tracks, num_frames = tracks.shape[:2]
+    if scores.shape != (num_frames, num_tracks):
+        raise VisualizeError(
+            f"scores have shape {list(scores.shape)}, need [T, N] = "
+            f"{[num_frames, num_tracks]}, as tracks {list(tracks.shape)} have"
+        )
+    if visibles is None:
+        return np.ones((num_tracks, num_frames), bool)
+    visibles = np.asarray(visibles)
+    if visibles.shape not in ((num_tracks, num_frames), (num_tracks, num_frames, 1)):
+        raise VisualizeError(
+            f"visibles have shape {list(visibles.shape)}, need [N, T] = "
+            f"{[num_tracks, num_frames]}"
+        )
+    return visibles.reshape(num_tracks, num_frames) > 0.5
+
+
+def _painted(frames, tracks, visibles, scores, trail, point_size, hidden):
+    """Frames as they were and painted."""
+    num_frames, count = tracks.shape[1], 0
+    recent = collections.deque(maxlen=trail + 1)  # positions, and which are seen
+    for t, frame in enumerate(frames):
+        if t == num_frames:
+            raise VisualizeError(f"there are more than the tracks' {num_frames} frames")
+        frame = np.ascontiguousarray(frame)
+        positions, inside = _positions(tracks[:, t], frame.shape)
+        seen = inside & visibles[:, t]
+        colours = [tuple(colour) for colour in colours_bgr(scores[t]).tolist()]
+        recent.append((positions, seen))
+        picture = _paint_trails(frame, list(recent), colours)
+        drawn = inside if hidden == "hollow" else seen
+        _paint_points(picture, positions, drawn, seen, colours, point_size)
+        count += 1
+        yield frame, picture
+    if count < num_frames:
+        raise VisualizeError(f"there are {count} frames, tracks have {num_frames}")
+
+
+def _positions(points, shape):
+    """Positions [N] as OpenCV takes them, and which lie in the frame [N]."""
+    x, y = points[:, 0], points[:, 1]
+    with np.errstate(invalid="ignore"):
+        inside = (x >= 0) & (x < shape[1]) & (y >= 0) & (y < shape[0])
+    # OpenCV counts from the centre of the top left pixel.
+    places = np.where(inside[:, None], points, 0).astype(np.float64) - 0.5
+    places = np.round(places * 2**SHIFT).astype(np.int64)
+    return [tuple(place) for place in places.tolist()], inside
+
+
+def _paint_trails(frame, recent, colours):
+    """A copy of the frame with the trails that end in the last of `recent`."""
+    if len(recent) < 2:
+        return frame.copy()
+    overlay, line, smooth = frame.copy(), cv2.line, cv2.LINE_AA
+    for (starts, seen_before), (ends, seen) in zip(
+        recent[:-1], recent[1:], strict=True
+    ):
+        for n in np.flatnonzero(seen_before & seen).tolist():
+            line(overlay, starts[n], ends[n], colours[n], 1, smooth, SHIFT)
+    return cv2.addWeighted(overlay, TRAIL_WEIGHT, frame, 1 - TRAIL_WEIGHT, 0)
+
+
+def _paint_points(picture, positions, drawn, seen, colours, point_size):
+    circle, smooth, radius = cv2.circle, cv2.LINE_AA, point_size << SHIFT
+    thickness = np.where(seen, -1, 1).tolist()
+    for n in np.flatnonzero(drawn).tolist():
+        place, colour = positions[n], colours[n]
+        circle(picture, place, radius, colour, thickness[n], smooth, SHIFT)
+
+
+def paint_point_track_with_colors(
+    video: UInt8[np.ndarray, "T H W 3"],
+    tracks: Float[np.ndarray, "N T 2"],
+    visibles: Bool[np.ndarray, "N T"] | None,
+    scores: Float[np.ndarray, "T N"],
+    trail: int = 5,
+    point_size: int = 2,
+    **options,
+) -> UInt8[np.ndarray, "T H W 3"]:
+    """A whole video with tracks on it, as the published function; see `paint_frames`,
+    whose further options it takes. There is no margin unless asked for."""
+    options = {"margin": False} | options
+    painted = paint_frames(
+        video, tracks, visibles, scores, trail, point_size, **options
+    )
+    return np.stack(list(painted))
+
+
+# --- The margin ---
+
+
+def margin_height(width: int) -> int:
+    """Pixels below a painted frame of this width, for colour bar and score."""
+    return 2 * _row_height(width) + 4
+
+
+def _font_scale(width):
+    return float(np.clip(width / 1000, 0.3, 2.0))
+
+
+def _row_height(width):
+    return round(34 * _font_scale(width)) + 4
+
+
+def _with_margin(pictures, scores, score_range):
+    """Pictures with a strip below: the frame and its score, then the colour bar."""
+    low, high = score_range
+    means = low + (high - low) * mean_scores(scores, axis=1)
+    strip = None
+    for t, picture in enumerate(pictures):
+        if strip is None:
+            strip = _colour_bar(picture.shape[1], low, high)
+        below = strip.copy()
+        mean = "none" if np.isnan(means[t]) else _decimal(means[t], low, high)
+        _write(below, f"score {mean}", 4, 0)
+        place = f"{t + 1}/{len(scores)}"
+        left = picture.shape[1] - _text_width(place, below) - 4
+        if left > _text_width(f"score {mean}", below) + 12:
+            _write(below, place, left, 0)
+        yield np.concatenate([picture, below])
+
+
+def _colour_bar(width, low, high):
+    """The strip without what changes from frame to frame."""
+    strip = np.full((margin_height(width), width, 3), PAPER, np.uint8)
+    ends = [_decimal(score, low, high) for score in (low, high)]
+    row = _row_height(width)
+    widths = [_text_width(text, strip) for text in ends]
+    start, stop = 4 + widths[0] + 6, width - 4 - widths[1] - 6
+    _write(strip, ends[0], 4, 1)
+    _write(strip, ends[1], width - 4 - widths[1], 1)
+    if stop > start:
+        top, bottom = row + row // 4, 2 * row - row // 6
+        strip[top:bottom, start:stop] = colours_bgr(np.linspace(0, 1, stop - start))
+    return strip
+
+
+def _decimal(score, low, high):
+    """A score with as many decimals as tell the ends of the bar apart, two or more."""
+    span = abs(high - low)
+    decimals = 2 if span == 0 else min(6, max(2, 1 - math.floor(math.log10(span))))
+    return f"{score:.{decimals}f}"
+
+
+def _text_width(text, strip):
+    return cv2.getTextSize(text, FONT, _font_scale(strip.shape[1]), 1)[0][0]
+
+
+def _write(strip, text, left, row):
+    """Text in a row of the strip, 0 or 1."""
+    width = strip.shape[1]
+    base = round((row + 0.82) * _row_height(width))
+    thickness = max(1, round(_font_scale(width)))
+    scale = _font_scale(width)
+    cv2.putText(strip, text, (left, base), FONT, scale, INK, thickness, cv2.LINE_AA)
+
+
+# --- Results to pictures ---
+
+
+def video_of_result(
+    result: str | os.PathLike | dict,
+    trail: int = 5,
+    point_size: int = 2,
+    *,
+    normalize: bool = False,
+    worst: int | None = None,
+    hidden: str = "hollow",
+    margin: bool = True,
+    side_by_side: bool = False,
+) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+    """A result's frames with its tracks on them, read and painted one by one.
+
+    Tracks are drawn from the best to the worst, so that the worst lie on top. A point
+    that is neither visible nor scored is not drawn, if any is scored: most trackers
+    leave one where it was lost.
+
+    Args:
+        result: a result_with_scores.npz, or what `load_visualization_data` made of it.
+        trail, point_size, hidden, margin, side_by_side: see `paint_frames`.
+        normalize: spread scores over 0..1, see `normalize_scores`; else they are the
+            true ones.
+        worst: draw only so many tracks, those with the lowest mean score.
+
+    Yields:
+        T frames, RGB.
+
+    Raises:
+        VisualizeError: as `load_visualization_data` and `paint_frames`, at once; scores
+            outside of 0..1 that are not to be normalised; a video that cannot be read.
+    """
+    data = result if isinstance(result, dict) else load_visualization_data(result)
+    true = data["coords_score"]
+    if normalize:
+        scores, score_range = normalize_scores(true)
+    else:
+        check_scores(true)
+        scores, score_range = true, (0.0, 1.0)
+    order = drawing_order(true) if worst is None else worst_tracks(true, worst)[::-1]
+    scores = scores[:, order]
+    tracks = project_all_tracks(
+        data["coords"][:, order], data["intrinsics"], data["extrinsics"]
+    )
+    visibles = data["visibs"][:, order].T
+    if data["has_scores"]:
+        tracks[~visibles & np.isnan(scores.T)] = np.nan
+    video = data["video"]
+    painted = paint_frames(
+        (frame[..., ::-1] for frame in video.frames()),
+        tracks,
+        visibles,
+        scores,
+        trail,
+        point_size,
+        hidden=hidden,
+        margin=margin,
+        score_range=score_range,
+        side_by_side=side_by_side,
+    )
+    return (np.ascontiguousarray(frame[..., ::-1]) for frame in painted)
+
+
+def drawing_order(scores: Float[np.ndarray, "T N"]) -> Int[np.ndarray, " N"]:
+    """Tracks from those without a score over the best to the worst, the last on top."""
+    means = mean_scores(scores, axis=0)
+    return np.argsort(-np.nan_to_num(means, nan=np.inf), kind="stable")
+
+
+def write_video(
+    path: str | os.PathLike,
+    frames: Iterable[UInt8[np.ndarray, "H W 3"]],
+    fps: float = DEFAULT_FPS,
+) -> int:
+    """Writes RGB frames as H.264 (yuv420p, which browsers play), whole or not at all.
+
+    Frames of an odd height or width get their last row or column twice, since yuv420p
+    has two of each in common.
+
+    Args:
+        path: where the .mp4 shall be.
+        frames: RGB, all of one size.
+        fps: frames per second.
+
+    Returns:
+        How many frames were written.
+
+    Raises:
+        VisualizeError: no frames, frames of several sizes, a rate that cannot be.
+        OSError: it cannot be written.
+    """
+    if not 0 < fps < math.inf:
+        raise VisualizeError(f"fps is {fps:g}, must be more than 0")
+    frames, count = iter(frames), 0
+    frame = next(frames, None)
+    if frame is None:
+        raise VisualizeError("there is no frame to write")
+    shape = frame.shape
+    with whole_file(path) as file:
+        writer = _h264_writer(file.name, shape, fps)
+        try:
+            while frame is not None:
+                if frame.shape != shape:
+                    raise VisualizeError(
+                        f"frame {count} is {list(frame.shape)}, those before are "
+                        f"{list(shape)}"
+                    )
+                writer.send(_even(frame))
+                count += 1
+                frame = next(frames, None)
+        finally:
+            writer.close()
+        _check_written(file.name, count)
+    return count
+
+
+def _h264_writer(name, shape, fps):
+    import imageio_ffmpeg  # not above: who only paints does without
+
+    height, width = (side + side % 2 for side in shape[:2])
+    # Which numbers are which colours is said, or players guess, each in its way.
+    colours = [
+        *("-colorspace", "smpte170m", "-color_primaries", "smpte170m"),
+        *("-color_trc", "smpte170m", "-color_range", "tv"),
+    ]
+    writer = imageio_ffmpeg.write_frames(
+        name,
+        (width, height),
+        fps=fps,
+        codec="libx264",
+        pix_fmt_out="yuv420p",
+        quality=None,
+        macro_block_size=2,
+        output_params=[
+            *("-crf", CRF, "-preset", "veryfast", "-movflags", "+faststart"),
+            *colours,
+            *("-f", "mp4"),  # the name of a file that is not whole does not say
+        ],
+    )
+    writer.send(None)
+    return writer
+
+
+def _even(frame):
+    """A frame with even height and width."""
+    height, width = frame.shape[:2]
+    if height % 2 or width % 2:
+        frame = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    return np.ascontiguousarray(frame)
+
+
+def _check_written(name, count):
+    """FFmpeg says nothing here of a disk that is full: what is there is counted."""
+    import imageio_ffmpeg
+
+    found = 0
+    with contextlib.suppress(RuntimeError):
+        found, _ = imageio_ffmpeg.count_frames_and_secs(name)
+    if found != count:
+        raise OSError(
+            errno.EIO, f"{found} of {count} frames are there (is the disk full?)"
+        )
+
+
+def write_png(path: str | os.PathLike, frame: UInt8[np.ndarray, "H W 3"]) -> None:
+    """Writes an RGB frame as a PNG, whole or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    data = cv2.imencode(".png", np.ascontiguousarray(frame[..., ::-1]))[1]
+    with whole_file(path) as file:
+        file.write(data.tobytes())
+
+
+def plot_scores(
+    path: str | os.PathLike,
+    scores: Float[np.ndarray, "T N"],
+    fps: float | None = None,
+    chosen: Sequence[int] | None = None,
+    title: str = "",
+) -> None:
+    """Draws scores over time as a PNG: their mean, and the range in which the middle
+    80% of points lie.
+
+    Args:
+        path: where the picture shall be.
+        scores: [T, N], true scores; NaN where there is none.
+        fps: so that there is an axis in seconds; None for none.
+        chosen: tracks to draw a line for each.
+        title: above it.
+
+    Raises:
+        VisualizeError: no scores at all.
+        OSError: it cannot be written.
+    """
+    from matplotlib.figure import Figure  # not above: it takes a second
+
+    scores = np.where(np.isfinite(scores), scores, np.nan)
+    if np.isnan(scores).all():
+        raise VisualizeError("there is no score to plot")
+    means = mean_scores(scores, axis=1)
+    bands = np.full((2, len(scores)), np.nan)
+    for t, values in enumerate(scores):
+        known = values[~np.isnan(values)]
+        if known.size:
+            bands[:, t] = np.quantile(known, [0.1, 0.9])
+    figure = Figure(figsize=(8, 3.5), dpi=120, layout="constrained")
+    axes = figure.add_subplot()
+    at = np.arange(len(scores))
+    axes.fill_between(
+        at, *bands, color="tab:blue", alpha=0.2, lw=0, label="80% of points"
+    )
+    for i, n in enumerate([] if chosen is None else chosen):
+        name = "worst tracks" if i == 0 else None
+        axes.plot(at, scores[:, n], color="tab:red", lw=0.8, alpha=0.6, label=name)
+    marker = "." if len(scores) < 100 else None
+    axes.plot(at, means, color="tab:blue", marker=marker, label="mean")
+    axes.set(xlabel="frame", ylabel="score", title=title, xlim=(0, max(1, len(at) - 1)))
+    low, high = np.nanmin(scores), np.nanmax(scores)
+    if low >= 0 and high <= 1:
+        axes.set_ylim(-0.02, 1.02)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower left", fontsize=8)
+    if fps:
+        axes.secondary_xaxis(
+            "top", functions=(lambda frame: frame / fps, lambda second: second * fps)
+        ).set_xlabel("seconds")
+    with whole_file(path) as file:
+        figure.savefig(file, format="png")
