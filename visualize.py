@@ -680,7 +680,8 @@ def _paint_trails(frame, recent, colours):
 
 
 def _paint_points(picture, positions, drawn, seen, colours, point_size):
-    circle, smooth, radius = cv2.circle, cv2.LINE_AA, point_size << SHIFT
+    # The half pixel makes it as wide as OpenCV's disc around a whole pixel.
+    circle, smooth, radius = cv2.circle, cv2.LINE_AA, (2 * point_size + 1) << SHIFT - 1
     thickness = np.where(seen, -1, 1).tolist()
     for n in np.flatnonzero(drawn).tolist():
         place, colour = positions[n], colours[n]
@@ -790,7 +791,7 @@ def video_of_result(
 ) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
     """A result's frames with its tracks on them, read and painted one by one.
 
-    Tracks are drawn from the best to the worst, so that the worst lie on top. A point
+    Tracks are drawn by falling lowest score, so that the worst lie on top. A point
     that is neither visible nor scored is not drawn, if any is scored: most trackers
     leave one where it was lost.
 
@@ -840,9 +841,10 @@ def video_of_result(
 
 
 def drawing_order(scores: Float[np.ndarray, "T N"]) -> Int[np.ndarray, " N"]:
-    """Tracks from those without a score over the best to the worst, the last on top."""
-    means = mean_scores(scores, axis=0)
-    return np.argsort(-np.nan_to_num(means, nan=np.inf), kind="stable")
+    """Tracks without a score, then the others by falling lowest score: what is drawn
+    last, on top, is what was worst at some time."""
+    lowest = np.where(np.isfinite(scores), scores, np.inf).min(axis=0)
+    return np.argsort(-lowest, kind="stable")
 
 
 def write_video(

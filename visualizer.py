@@ -1,0 +1,227 @@
+"""Draws a result's tracks on its video, coloured by score.
+
+    python visualizer.py --npz_path=outputs/clip/result_with_scores.npz
+    python visualizer.py --npz_path=FILE --no_normalize_scores --worst=50 --plot
+
+Writes NPZNAME_visualized.mp4 beside the file, H.264 that browsers play: red points and
+trails are those with low scores, over white to blue, grey ones have none; rings are
+points that were just lost. Below it are the frame's mean score and a colour bar with
+the true scores at its ends. --plot adds NPZNAME_visualized_scores.png, --save_frames a
+folder of PNGs. Files of TAPIP3D, which have no scores, are drawn in grey. What the user
+can put right ends in one line on stderr and exit code 1.
+"""
+
+import contextlib
+import math
+import os
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+from absl import app, flags
+from tqdm import tqdm
+
+import scoring_flags
+import visualize
+from pipeline import PipelineError
+
+FLAGS = flags.FLAGS
+VIDEO_ENDINGS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".gif")
+
+
+def define_flags() -> None:
+    """Called where this file is run; importing it defines nothing."""
+    define_published_flags()
+    define_more_flags()
+
+
+def define_published_flags() -> None:
+    """Flags of the published script, with its defaults."""
+    flags.DEFINE_string(
+        "npz_path", None, "The result to draw: result_with_scores.npz, or of TAPIP3D."
+    )
+    flags.DEFINE_string(
+        "output_dir", None, "Where files go; by default where the result is."
+    )
+    flags.DEFINE_string(
+        "output_name", None, "Name of the video; by default NPZNAME_visualized.mp4."
+    )
+    flags.DEFINE_integer("trail", 5, "Steps of trails, 0 for none.")
+    flags.DEFINE_integer("point_size", 2, "Radius of points in pixels.")
+    for side in ("height", "width"):
+        flags.DEFINE_integer(
+            f"resize_{side}",
+            1024,
+            f"The {side} at which tracks are projected, before they are scaled back to "
+            "the video's, as published. The picture keeps the video's size whatever it "
+            "is.",
+        )
+    flags.DEFINE_float(
+        "fps",
+        None,
+        "Frames per second; by default those of the source, where the result knows "
+        "them, else 10.",
+    )
+    flags.DEFINE_boolean(
+        "normalize_scores",
+        True,
+        "Spread scores over red to blue, so that the lowest is red, however high it "
+        "is. The colour bar says what it is.",
+    )
+    flags.DEFINE_boolean(
+        "no_normalize_scores",
+        False,
+        "Colours of the true scores, which must lie in 0..1: red is 0, blue is 1.",
+    )
+    flags.DEFINE_boolean(
+        "save_frames", False, "Frames as PNGs, too: OUTPUT_NAME/frame_00000.png..."
+    )
+
+
+def define_more_flags() -> None:
+    """Flags that the published script has not."""
+    flags.DEFINE_boolean(
+        "side_by_side", False, "The video itself to the left of the painted one."
+    )
+    flags.DEFINE_integer(
+        "worst", None, "Draw this many tracks alone: those of the lowest mean score."
+    )
+    flags.DEFINE_boolean(
+        "plot", False, "A plot of (true) scores over time, too: OUTPUT_NAME_scores.png."
+    )
+    flags.DEFINE_enum(
+        "hidden",
+        "hollow",
+        visualize.HIDDEN,
+        "Points that are not visible: as rings, or not at all. One that has no score, "
+        "where others have, is left out.",
+    )
+
+
+def check_flags() -> None:
+    """Finds out before the work that something cannot be."""
+    if not FLAGS.npz_path:
+        raise visualize.VisualizeError(
+            "which result? give --npz_path=FILE, a result_with_scores.npz"
+        )
+    least = {"trail": 0, "point_size": 1, "resize_height": 1, "resize_width": 1}
+    for name, smallest in (least | {"worst": 1}).items():
+        value = FLAGS[name].value
+        if value is not None and value < smallest:
+            raise visualize.VisualizeError(
+                f"{name} is {value}, must be at least {smallest}"
+            )
+    if FLAGS.fps is not None and not 0 < FLAGS.fps < math.inf:
+        raise visualize.VisualizeError(f"fps is {FLAGS.fps:g}, must be more than 0")
+    both = FLAGS["normalize_scores"].present and FLAGS.normalize_scores
+    if both and FLAGS.no_normalize_scores:
+        raise visualize.VisualizeError(
+            "give normalize_scores or no_normalize_scores, not both"
+        )
+
+
+def output_stem() -> Path:
+    """Where the video goes, without its ending."""
+    npz_path = Path(os.path.expanduser(FLAGS.npz_path))
+    name = FLAGS.output_name
+    if name is None:
+        name = f"{npz_path.stem}_visualized"
+    if os.path.basename(name) != name or name in ("", ".", ".."):
+        raise visualize.VisualizeError(
+            f"output_name is {name!r}, must be a file's name; its folder is --output_dir"
+        )
+    stem, ending = os.path.splitext(name)
+    folder = npz_path.parent if FLAGS.output_dir is None else FLAGS.output_dir
+    folder = Path(os.path.expanduser(folder))
+    return folder / (stem if stem and ending.lower() in VIDEO_ENDINGS else name)
+
+
+def painted_frames(data: dict):
+    """RGB frames of the video to write."""
+    return visualize.video_of_result(
+        data,
+        trail=FLAGS.trail,
+        point_size=FLAGS.point_size,
+        normalize=FLAGS.normalize_scores and not FLAGS.no_normalize_scores,
+        worst=FLAGS.worst,
+        hidden=FLAGS.hidden,
+        side_by_side=FLAGS.side_by_side,
+    )
+
+
+def with_pictures(frames, folder: Path):
+    """Frames as they pass by, each left in the folder as a PNG."""
+    number = -1
+    for number, frame in enumerate(frames):
+        visualize.write_png(folder / f"frame_{number:05d}.png", frame)
+        yield frame
+    for path in folder.glob("frame_*.png"):  # of a longer video, drawn earlier
+        match = re.fullmatch(r"frame_(\d{5,})\.png", path.name)
+        if match and int(match[1]) > number:
+            path.unlink()
+
+
+def run() -> list[str]:
+    """Draws what the flags name; the lines to print."""
+    check_flags()
+    stem = output_stem()
+    data = visualize.load_visualization_data(os.path.expanduser(FLAGS.npz_path))
+    scoring_flags.check_output_dir(str(stem.parent))
+    scores, path = data["coords_score"], f"{stem}.mp4"
+    if not data["has_scores"]:
+        print(
+            f"{data['path']} has no scores: points are grey; score them with "
+            f"python inference.py --tracks_path={data['path']}",
+            file=sys.stderr,
+        )
+        for name in ("plot", "worst"):
+            if FLAGS[name].value:
+                raise visualize.VisualizeError(f"without scores there is no --{name}")
+    frames = painted_frames(data)
+    if FLAGS.save_frames:
+        frames = with_pictures(frames, stem)
+    written = [path] + [f"{stem}/frame_*.png"] * FLAGS.save_frames
+    with contextlib.closing(
+        tqdm(frames, "drawing", len(scores), unit="frame", delay=1, leave=False)
+    ) as frames:
+        visualize.write_video(path, frames, FLAGS.fps or data["fps"] or 10)
+    if FLAGS.plot:
+        written.append(f"{stem}_scores.png")
+        chosen = None
+        if FLAGS.worst is not None:
+            chosen = visualize.worst_tracks(scores, FLAGS.worst)
+        title = Path(data["path"]).name
+        visualize.plot_scores(written[-1], scores, data["fps"], chosen, title)
+    return [summary(data), *(f"written  {name}" for name in written)]
+
+
+def summary(data: dict) -> str:
+    """What was drawn, in a line."""
+    scores = data["coords_score"]
+    num_frames, num_tracks = scores.shape
+    known = scores[np.isfinite(scores)]
+    told = "no scores"
+    if known.size:
+        told = f"scores {known.min():.3f} to {known.max():.3f}, mean {known.mean():.3f}"
+    return f"{num_tracks} tracks, {num_frames} frames, {told}"
+
+
+def main(argv):
+    if len(argv) > 1:
+        sys.exit(f"do not know what to do with {argv[1]!r}: give --npz_path=FILE")
+    scoring_flags.quiet_video_decoder()
+    # Where a terminal lacks a character, as in a file's name, it gets its number.
+    sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        lines = run()
+    except (visualize.VisualizeError, PipelineError, OSError) as error:
+        sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit("interrupted: nothing is half-written")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main)
