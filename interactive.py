@@ -47,7 +47,7 @@ APART = 0.08, 4.0  # scene sizes, degrees: cameras nearer than both are as one
 SNAP = 0.8  # cosine to an axis of the world within which it is taken for up
 FRAME_SIZE, KEY_FRAME_SIZE = 384, 128  # pixels, longer side, of pictures as sent
 PICTURE_DEPTH = 0.25  # of a camera's picture, in depths of the usual point
-BEHIND = 1.01  # of flat scenes: points lie on the picture, just before it
+BEHIND = 1.01  # of flat scenes, and to look through: points are before the picture
 SAMPLE_FRAMES = 64  # from which centre and size of a scene are measured
 READ_ON = 8  # frames to skip by reading on rather than by opening the file anew
 MOST_FPS = 60
@@ -90,14 +90,17 @@ class Scene:
 
 
 def make_scene(
-    data: str | os.PathLike | dict, normalize: bool = False, title: str | None = None
+    data: str | os.PathLike | dict,
+    normalize: bool | None = None,
+    title: str | None = None,
 ) -> Scene:
     """A result to a scene.
 
     Args:
         data: a result_with_scores.npz, a file of TAPIP3D, or what
             `visualize.load_visualization_data` made of it.
-        normalize: the lowest score is red and the highest blue; else 0 and 1 are.
+        normalize: whether the lowest score is red and the highest blue; else 0 and 1
+            are. None: only where scores do not lie within 0..1.
         title: what the page calls it; None: the result's folder and name.
 
     Raises:
@@ -107,10 +110,14 @@ def make_scene(
     if not isinstance(data, dict):
         data = visualize.load_visualization_data(data)
     scores, score_range = data["coords_score"], (0.0, 1.0)
+    try:
+        visualize.check_scores(scores)
+    except VisualizeError:
+        if normalize is False:
+            raise
+        normalize = True
     if normalize:
         score_range = visualize.normalize_scores(scores)[1]
-    else:
-        visualize.check_scores(scores)
     visible = data["visibs"] & np.isfinite(data["coords"]).all(axis=2)
     if not visible.any():
         raise VisualizeError("no point is visible in any frame: nothing to show")
@@ -351,19 +358,24 @@ def _start_server(host, port):
             "the 3D view needs viser: pip install -r requirements-mini.txt"
         ) from error
     port = free_port(host, port)
-    with contextlib.redirect_stdout(io.StringIO()):  # a panel that names its makers
-        server = viser.ViserServer(host=host, port=port, verbose=False)
+    server = _quietly(viser.ViserServer, host=host, port=port, verbose=False)
     if server.get_port() != port:
-        server.stop()
+        _quietly(server.stop)
         raise VisualizeError(f"port {port} was taken just now: give another --port")
     return server
+
+
+def _quietly(function, **arguments):
+    """Calls it; what it prints is not what `show` has to say."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        return function(**arguments)
 
 
 class Viewer:
     """A scene in the browser: tracks, cameras and pictures of one frame at a time.
 
     `time`, `playing`, `fps`, `trail`, `which`, `threshold`, `by`, `unscored`,
-    `point_size` and `pictures` are the controls; setting one's `value` is as if it was
+    `point_size`, `pictures` and `picture_depth` are the controls; setting one's `value` is as if it was
     moved in the page.
 
     Attributes:
@@ -401,7 +413,7 @@ class Viewer:
         if not self._closed.is_set():
             self._closed.set()
             self._player.join(timeout=5)
-            self.server.stop()
+            _quietly(self.server.stop)
 
     def __enter__(self) -> "Viewer":
         return self
@@ -426,9 +438,9 @@ class Viewer:
         self.lowest = np.full(scene.scores.shape[1], np.nan, np.float32)
         for row in scene.scores:
             self.lowest = np.fmin(self.lowest, row)
-        self.flat, depth = is_flat(scene), np.median(_depths(scene))
-        depth *= BEHIND if self.flat else PICTURE_DEPTH
-        self.picture_depth = max(float(depth) * self.scale, 1e-3)
+        depths = _depths(scene)
+        self.flat, self.depth = is_flat(scene), max(float(np.median(depths)), 1e-9)
+        self.farthest = BEHIND * max(float(np.quantile(depths, 0.99)) / self.depth, 1)
 
     def _shown(self, coords):
         """World to what the page has, as float32."""
@@ -447,12 +459,13 @@ class Viewer:
         server.scene.world_axes.visible = False
         at = self.positions[0].astype(float)
         distance = max(np.linalg.norm(at), 1.0)
-        forward = self.rotations[0].apply([0, 0, 1])
-        right = self.rotations[0].apply([1, 0, 0])
+        right, _, forward = self.rotations[0].as_matrix().T
+        aside, above = (0.3, 0.15) if self.flat else (0.55, 0.35)
         server.initial_camera.up = up
-        server.initial_camera.look_at = (0.0, 0.0, 0.0)
+        # A little to the side of the middle, which the panel would cover else.
+        server.initial_camera.look_at = 0.2 * distance * right
         server.initial_camera.position = at + distance * (
-            0.55 * right + 0.35 * up - 0.15 * forward
+            aside * right + above * up - 0.25 * forward
         )
 
     def _add_controls(self):
@@ -479,10 +492,15 @@ class Viewer:
             self.point_size = gui.add_slider("size", 0.002, 0.05, 0.001, 0.014)
         with gui.add_folder("Camera"):
             self.pictures = gui.add_checkbox("show", True)
+            at = BEHIND if self.flat else PICTURE_DEPTH
+            self.picture_depth = gui.add_slider(
+                "picture's depth", 0.05, max(2.0, self.farthest), 0.01, at,
+                hint="1 is where the usual point is",
+            )  # fmt: skip
             look = gui.add_button("look through it")
         self._controls = (
             self.time, self.trail, self.which, self.threshold, self.by, self.unscored,
-            self.point_size, self.pictures,
+            self.point_size, self.pictures, self.picture_depth,
         )  # fmt: skip
         for control in self._controls:
             control.on_update(lambda _: self.draw())
@@ -496,9 +514,10 @@ class Viewer:
         }
 
     def _frustum(self, name, frame, colour, size):
-        """A camera; its picture is `picture_depth` away from it."""
+        """A camera; its picture is as far away from it as the slider says."""
         fov, aspect = self._view(frame)
         y = math.tan(fov / 2)
+        depth = self.picture_depth.value * self.depth * self.scale
         picture = None
         if self.scene.pictures is not None:
             picture = _reduced(self.scene.pictures[frame], size)
@@ -506,7 +525,7 @@ class Viewer:
             name,
             fov,
             aspect,
-            scale=self.picture_depth * math.cbrt(y * y * aspect / 3),  # viser's
+            scale=depth * math.cbrt(y * y * aspect / 3),  # viser's
             thickness=2.0,
             thickness_units="screen",
             color=colour,
@@ -601,7 +620,8 @@ class Viewer:
             other.visible = shown and apart
 
     def _look_through(self, client):
-        """Puts who pressed the button where the camera is."""
+        """Puts who pressed the button where the camera is, and the picture behind."""
+        self.picture_depth.value = self.farthest
         frame = min(self.time.value, len(self.scene.coords) - 1)
         position = self.positions[frame].astype(float)
         forward = self.rotations[frame].apply([0, 0, 1])
@@ -672,9 +692,9 @@ def show(scene: Scene, port: int = 8080, host: str = "localhost") -> None:
     Raises:
         VisualizeError: the port cannot be had, or viser is not installed.
     """
-    with Viewer(scene, port, host) as viewer:
-        print(f"3D view: {viewer.url} (Ctrl-C ends it)", flush=True)
-        try:
+    try:
+        with Viewer(scene, port, host) as viewer:
+            print(f"3D view: {viewer.url} (Ctrl-C ends it)", flush=True)
             threading.Event().wait()
-        except KeyboardInterrupt:
-            print("\n3D view ended")
+    except KeyboardInterrupt:
+        print("\n3D view ended")

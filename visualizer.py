@@ -34,6 +34,7 @@ def define_flags() -> None:
     """Called where this file is run; importing it defines nothing."""
     define_published_flags()
     define_more_flags()
+    define_interactive_flags()
 
 
 def define_published_flags() -> None:
@@ -96,6 +97,19 @@ def define_more_flags() -> None:
         visualize.HIDDEN,
         "Points that are not visible: as rings, or not at all. One that has no score, "
         "where others have, is left out.",
+    )
+
+
+def define_interactive_flags() -> None:
+    """Flags of the 3D view."""
+    flags.DEFINE_boolean(
+        "interactive",
+        False,
+        "Show tracks in space, to be turned in the browser, and draw nothing. Colours "
+        "are of the true scores, unless --normalize_scores is given.",
+    )
+    flags.DEFINE_integer(
+        "port", 8080, "Where the browser finds the 3D view; 0 for any that is free."
     )
 
 
@@ -162,9 +176,24 @@ def with_pictures(frames, folder: Path):
             path.unlink()
 
 
+def show_in_space() -> None:
+    """The 3D view of the result, until Ctrl-C."""
+    import interactive  # not above: who draws a video does without
+
+    interactive.free_port("localhost", FLAGS.port)  # before a long file is read
+    data = visualize.load_visualization_data(os.path.expanduser(FLAGS.npz_path))
+    data["fps"] = FLAGS.fps or data["fps"]
+    normalize = FLAGS.normalize_scores if FLAGS["normalize_scores"].present else None
+    normalize = False if FLAGS.no_normalize_scores else normalize
+    interactive.show(interactive.make_scene(data, normalize), FLAGS.port)
+
+
 def run() -> list[str]:
     """Draws what the flags name; the lines to print."""
     check_flags()
+    if FLAGS.interactive:
+        show_in_space()
+        return []
     stem = output_stem()
     data = visualize.load_visualization_data(os.path.expanduser(FLAGS.npz_path))
     scoring_flags.check_output_dir(str(stem.parent))
@@ -219,7 +248,8 @@ def main(argv):
         sys.exit(str(error))
     except KeyboardInterrupt:
         sys.exit("interrupted: nothing is half-written")
-    print("\n".join(lines))
+    if lines:
+        print("\n".join(lines))
 
 
 if __name__ == "__main__":
