@@ -564,6 +564,7 @@ def paint_frames(
     hidden: str = "hollow",
     margin: bool = True,
     score_range: tuple[float, float] = (0.0, 1.0),
+    running_scores: Float[np.ndarray, " T"] | None = None,
     side_by_side: bool = False,
 ) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
     """Frames with tracks on them, one after the other, so that long clips stream.
@@ -585,6 +586,8 @@ def paint_frames(
             the frame. The video is at the top left, where it was, and as it was.
         score_range: what the scores 0 and 1 were before they were normalised, which is
             what the margin says.
+        running_scores: [T], the true scores that the margin says, frame by frame; None:
+            the means of `scores`.
         side_by_side: the frame itself to the left of the painted one.
 
     Yields:
@@ -610,7 +613,14 @@ def paint_frames(
         painted = ((f, np.concatenate([f, p], axis=1)) for f, p in painted)
     if not margin:
         return (picture for _, picture in painted)
-    return _with_margin((picture for _, picture in painted), scores, score_range)
+    if running_scores is None:
+        low, high = score_range
+        running_scores = low + (high - low) * mean_scores(scores, axis=1)
+    if len(running_scores) != len(scores):
+        raise VisualizeError(
+            f"there are {len(running_scores)} running scores for {len(scores)} frames"
+        )
+    return _with_margin((p for _, p in painted), running_scores, score_range)
 
 
 def _checked_visibles(tracks, visibles, scores):
@@ -722,18 +732,16 @@ def _row_height(width):
     return round(34 * _font_scale(width)) + 4
 
 
-def _with_margin(pictures, scores, score_range):
+def _with_margin(pictures, means, score_range):
     """Pictures with a strip below: the frame and its score, then the colour bar."""
-    low, high = score_range
-    means = low + (high - low) * mean_scores(scores, axis=1)
-    strip = None
+    (low, high), strip = score_range, None
     for t, picture in enumerate(pictures):
         if strip is None:
             strip = _colour_bar(picture.shape[1], low, high)
         below = strip.copy()
         mean = "none" if np.isnan(means[t]) else _decimal(means[t], low, high)
         _write(below, f"score {mean}", 4, 0)
-        place = f"{t + 1}/{len(scores)}"
+        place = f"{t + 1}/{len(means)}"
         left = picture.shape[1] - _text_width(place, below) - 4
         if left > _text_width(f"score {mean}", below) + 12:
             _write(below, place, left, 0)
@@ -824,9 +832,8 @@ def video_of_result(
     visibles = data["visibs"][:, order].T
     if data["has_scores"]:
         tracks[~visibles & np.isnan(scores.T)] = np.nan
-    video = data["video"]
     painted = paint_frames(
-        (frame[..., ::-1] for frame in video.frames()),
+        (frame[..., ::-1] for frame in data["video"].frames()),
         tracks,
         visibles,
         scores,
@@ -835,6 +842,7 @@ def video_of_result(
         hidden=hidden,
         margin=margin,
         score_range=score_range,
+        running_scores=mean_scores(true, axis=1),  # of all tracks
         side_by_side=side_by_side,
     )
     return (np.ascontiguousarray(frame[..., ::-1]) for frame in painted)

@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 import scoring_flags
 import visualize
+from files import first_line
 from pipeline import PipelineError
 
 FLAGS = flags.FLAGS
@@ -143,7 +144,7 @@ def output_stem() -> Path:
         name = f"{npz_path.stem}_visualized"
     if os.path.basename(name) != name or name in ("", ".", ".."):
         raise visualize.VisualizeError(
-            f"output_name is {name!r}, must be a file's name; its folder is --output_dir"
+            f"output_name is {name!r}, must be a name: its folder is --output_dir"
         )
     stem, ending = os.path.splitext(name)
     folder = npz_path.parent if FLAGS.output_dir is None else FLAGS.output_dir
@@ -245,7 +246,7 @@ def main(argv):
     try:
         lines = run()
     except (visualize.VisualizeError, PipelineError, OSError) as error:
-        sys.exit(str(error))
+        sys.exit(first_line(error))
     except KeyboardInterrupt:
         sys.exit("interrupted: nothing is half-written")
     if lines:
