@@ -375,8 +375,8 @@ class Viewer:
     """A scene in the browser: tracks, cameras and pictures of one frame at a time.
 
     `time`, `playing`, `fps`, `trail`, `which`, `threshold`, `by`, `unscored`,
-    `point_size`, `pictures` and `picture_depth` are the controls; setting one's `value` is as if it was
-    moved in the page.
+    `point_size`, `pictures` and `picture_depth` are the controls; setting one's
+    `value` is as if it was moved in the page.
 
     Attributes:
         scene: what is shown.

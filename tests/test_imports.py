@@ -56,6 +56,7 @@ LIBRARY = [
     "offline_proof",
     "tapvid3d_evaluation",
     "visualize",
+    "interactive",
 ]
 SCRIPTS = [
     "train",
