@@ -25,6 +25,7 @@ import contextlib
 import dataclasses
 import html
 import io
+import logging
 import math
 import os
 import socket
@@ -47,6 +48,7 @@ APART = 0.08, 4.0  # scene sizes, degrees: cameras nearer than both are as one
 SNAP = 0.8  # cosine to an axis of the world within which it is taken for up
 FRAME_SIZE, KEY_FRAME_SIZE = 384, 128  # pixels, longer side, of pictures as sent
 PICTURE_DEPTH = 0.25  # of a camera's picture, in depths of the usual point
+KEY_FRAME_DEPTH = 0.1  # the same of the others, which are many
 BEHIND = 1.01  # of flat scenes, and to look through: points are before the picture
 SAMPLE_FRAMES = 64  # from which centre and size of a scene are measured
 READ_ON = 8  # frames to skip by reading on rather than by opening the file anew
@@ -358,6 +360,8 @@ def _start_server(host, port):
             "the 3D view needs viser: pip install -r requirements-mini.txt"
         ) from error
     port = free_port(host, port)
+    # Where logging is on, it says when it opens and closes.
+    logging.getLogger("websockets").setLevel(logging.WARNING)
     server = _quietly(viser.ViserServer, host=host, port=port, verbose=False)
     if server.get_port() != port:
         _quietly(server.stop)
@@ -509,15 +513,15 @@ class Viewer:
     def _add_cameras(self):
         """A few small pictures where the camera was."""
         self.others = {
-            t: self._frustum(f"/cameras/{t}", t, DIM, KEY_FRAME_SIZE)
+            t: self._frustum(f"/cameras/{t}", t, DIM, KEY_FRAME_SIZE, KEY_FRAME_DEPTH)
             for t in key_frames(self.positions, self.rotations)
         }
 
-    def _frustum(self, name, frame, colour, size):
-        """A camera; its picture is as far away from it as the slider says."""
+    def _frustum(self, name, frame, colour, size, depth):
+        """A camera; its picture is so many depths of the usual point away from it."""
         fov, aspect = self._view(frame)
         y = math.tan(fov / 2)
-        depth = self.picture_depth.value * self.depth * self.scale
+        depth *= self.depth * self.scale
         picture = None
         if self.scene.pictures is not None:
             picture = _reduced(self.scene.pictures[frame], size)
@@ -612,7 +616,8 @@ class Viewer:
         """The camera of the frame, and those others that are not where it is."""
         shown = self.pictures.value
         if shown:
-            self._frustum("/camera", frame, GREEN, FRAME_SIZE)
+            depth = self.picture_depth.value
+            self._frustum("/camera", frame, GREEN, FRAME_SIZE, depth)
         else:
             self.server.scene.remove_by_name("/camera")
         for t, other in self.others.items():
