@@ -658,7 +658,7 @@ def _painted(frames, tracks, visibles, scores, trail, point_size, hidden):
         recent.append((positions, seen))
         picture = _paint_trails(frame, list(recent), colours)
         drawn = inside if hidden == "hollow" else seen
-        _paint_points(picture, positions, drawn, seen, colours, point_size)
+        _paint_points(picture, tracks[:, t], drawn, seen, colours, point_size)
         count += 1
         yield frame, picture
     if count < num_frames:
@@ -666,7 +666,8 @@ def _painted(frames, tracks, visibles, scores, trail, point_size, hidden):
 
 
 def _positions(points, shape):
-    """Positions [N] as OpenCV takes them, and which lie in the frame [N]."""
+    """Positions [N] as OpenCV takes them, in parts of a pixel, and which lie in the
+    frame [N]."""
     x, y = points[:, 0], points[:, 1]
     with np.errstate(invalid="ignore"):
         inside = (x >= 0) & (x < shape[1]) & (y >= 0) & (y < shape[0])
@@ -689,13 +690,13 @@ def _paint_trails(frame, recent, colours):
     return cv2.addWeighted(overlay, TRAIL_WEIGHT, frame, 1 - TRAIL_WEIGHT, 0)
 
 
-def _paint_points(picture, positions, drawn, seen, colours, point_size):
-    # The half pixel makes it as wide as OpenCV's disc around a whole pixel.
-    circle, smooth, radius = cv2.circle, cv2.LINE_AA, (2 * point_size + 1) << SHIFT - 1
-    thickness = np.where(seen, -1, 1).tolist()
+def _paint_points(picture, points, drawn, seen, colours, point_size):
+    """Discs, and rings for what is not seen, around whole pixels: of small circles
+    between pixels OpenCV makes lopsided diamonds."""
+    circle, thickness = cv2.circle, np.where(seen, -1, 1).tolist()
+    places = np.where(drawn[:, None], points, 0).astype(np.int64).tolist()
     for n in np.flatnonzero(drawn).tolist():
-        place, colour = positions[n], colours[n]
-        circle(picture, place, radius, colour, thickness[n], smooth, SHIFT)
+        circle(picture, places[n], point_size, colours[n], thickness[n])
 
 
 def paint_point_track_with_colors(

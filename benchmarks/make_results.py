@@ -388,6 +388,9 @@ def main() -> None:
         "## TAPVid-3D metrics\n\n64 clips of 256 tracks and 150 frames, all "
         "thresholds; `local_neighborhood` with tracks spread over 4 m and over 0.3 m.",
         timed_section("metrics", "cpu"),
+        "## Painting tracks\n\n2,048 points on 150 frames of 512 x 512, trails of 5 "
+        "steps. CPU seconds leave out those of ffmpeg.",
+        timed_section("visualize", "cpu"),
         "## Is realism comparable between clips?",
         comparable_section(),
         "## Does the score mean anything?\n\n*Paired*: the damaged clip scores below "
