@@ -31,25 +31,32 @@ def result(tmp_path):
     return save(tmp_path / "clip.npz", arrays)
 
 
-def visualizer(*arguments):
-    """Runs the script in this process: exit code, what it printed, and its stderr."""
+@pytest.fixture(scope="module")
+def visualizer():
+    """Runs the script in this process, where it is imported once: exit code, what it
+    printed, and its stderr."""
     known = set(flags.FLAGS)
-    out, err = io.TextIOWrapper(io.BytesIO()), io.StringIO()
-    before, sys.argv = sys.argv, [SCRIPT, *map(str, arguments)]
-    try:
+    script = runpy.run_path(SCRIPT)
+    script["define_flags"]()
+    own = set(flags.FLAGS) - known
+
+    def run(*arguments):
+        for name in own:
+            flags.FLAGS[name].unparse()
+        argv = flags.FLAGS([SCRIPT, *map(str, arguments)])
+        out, err, code = io.TextIOWrapper(io.BytesIO()), io.StringIO(), 0
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            runpy.run_path(SCRIPT, run_name="__main__")
-    except SystemExit as stop:
-        code = stop.code
-    finally:
-        sys.argv = before
-        for name in set(flags.FLAGS) - known:
-            delattr(flags.FLAGS, name)
-        flags.FLAGS.unparse_flags()
-    out.seek(0)
-    if isinstance(code, str):
-        return 1, out.read(), f"{err.getvalue()}{code}\n"
-    return code or 0, out.read(), err.getvalue()
+            try:
+                script["main"](argv)
+            except SystemExit as stop:  # as Python ends with it
+                code = 1
+                print(stop.code, file=sys.stderr)
+        out.seek(0)
+        return code, out.read(), err.getvalue()
+
+    yield run
+    for name in own:
+        delattr(flags.FLAGS, name)
 
 
 def colours(frame, size=(47, 63)):
@@ -62,7 +69,7 @@ def colours(frame, size=(47, 63)):
     ]
 
 
-def test_by_default_scores_are_spread_and_the_video_lies_beside(result):
+def test_by_default_scores_are_spread_and_the_video_lies_beside(visualizer, result):
     code, out, err = visualizer(f"--npz_path={result}", "--trail=0", "--point_size=4")
     assert code == 0, err
     path = Path(result).with_name("clip_visualized.mp4")
@@ -77,7 +84,7 @@ def test_by_default_scores_are_spread_and_the_video_lies_beside(result):
         assert np.abs(found - colour).max() < 60
 
 
-def test_the_true_scores(result):
+def test_the_true_scores(visualizer, result):
     folder = Path(result).parent / "out"
     for flag in ("--no_normalize_scores", "--nonormalize_scores"):
         code, _, err = visualizer(
@@ -94,7 +101,7 @@ def test_the_true_scores(result):
         np.testing.assert_array_equal(colours(frame)[:3], truth)
 
 
-def test_worst_side_by_side_plot_and_old_frames(result):
+def test_worst_side_by_side_plot_and_old_frames(visualizer, result):
     folder = Path(result).parent
     (folder / "one").mkdir()
     for name in ("frame_00009.png", "frame_of_mine.png"):
@@ -115,13 +122,13 @@ def test_worst_side_by_side_plot_and_old_frames(result):
     assert found[0].tolist() == [0, 0, 255] and not np.any(found[1:])
 
 
-def test_fps_of_the_result(result, tmp_path):
+def test_fps_of_the_result(visualizer, result, tmp_path):
     path = save(tmp_path / "known.npz", dict(np.load(result)), fps=24.0)
     assert visualizer(f"--npz_path={path}")[0] == 0
     assert decoded(tmp_path / "known_visualized.mp4")[0]["fps"] == 24
 
 
-def test_a_file_of_tapip3d_is_drawn_in_grey_and_says_what_to_do(tmp_path):
+def test_a_file_of_tapip3d_is_drawn_in_grey_and_says_what_to_do(visualizer, tmp_path):
     arrays = example(dtype=np.float32)
     path = save(tmp_path / "tapip.npz", arrays, coords_score=None)
     code, out, err = visualizer(f"--npz_path={path}")
@@ -132,7 +139,7 @@ def test_a_file_of_tapip3d_is_drawn_in_grey_and_says_what_to_do(tmp_path):
     assert code == 1 and "without scores there is no --plot" in err
 
 
-def test_user_errors_are_one_line(result, tmp_path):
+def test_user_errors_are_one_line(visualizer, result, tmp_path):
     file = tmp_path / "file"
     file.touch()
     given = f"--npz_path={result}"
@@ -163,7 +170,7 @@ def test_user_errors_are_one_line(result, tmp_path):
     assert not list(tmp_path.glob("*.mp4"))
 
 
-def test_names_of_files(result):
+def test_names_of_files(visualizer, result):
     folder = Path(result).parent
     for given, made in [("a.b", "a.b.mp4"), ("a.AVI", "a.mp4"), (".mp4", ".mp4.mp4")]:
         code, _, err = visualizer(f"--npz_path={result}", f"--output_name={given}")
