@@ -2,12 +2,14 @@
 
     python visualizer.py --npz_path=outputs/clip/result_with_scores.npz
     python visualizer.py --npz_path=FILE --no_normalize_scores --worst=50 --plot
+    python visualizer.py --npz_path=FILE --interactive --port=8080
 
 Writes NPZNAME_visualized.mp4 beside the file, H.264 that browsers play: red points and
 trails are those with low scores, over white to blue, grey ones have none; rings are
 points that were just lost. Below it are the frame's mean score and a colour bar with
 the true scores at its ends. --plot adds NPZNAME_visualized_scores.png, --save_frames a
-folder of PNGs. Files of TAPIP3D, which have no scores, are drawn in grey. What the user
+folder of PNGs. Files of TAPIP3D, which have no scores, are drawn in grey. With
+--interactive nothing is written: the browser shows the tracks in space. What the user
 can put right ends in one line on stderr and exit code 1.
 """
 
@@ -35,6 +37,7 @@ def define_flags() -> None:
     """Called where this file is run; importing it defines nothing."""
     define_published_flags()
     define_more_flags()
+    define_interactive_flags()
 
 
 def define_published_flags() -> None:
@@ -97,6 +100,19 @@ def define_more_flags() -> None:
         visualize.HIDDEN,
         "Points that are not visible: as rings, or not at all. One that has no score, "
         "where others have, is left out.",
+    )
+
+
+def define_interactive_flags() -> None:
+    """Flags of the 3D view."""
+    flags.DEFINE_boolean(
+        "interactive",
+        False,
+        "Show tracks in space, to be turned in the browser, and draw nothing. Colours "
+        "are of the true scores, unless --normalize_scores is given.",
+    )
+    flags.DEFINE_integer(
+        "port", 8080, "Where the browser finds the 3D view; 0 for any that is free."
     )
 
 
@@ -163,9 +179,24 @@ def with_pictures(frames, folder: Path):
             path.unlink()
 
 
+def show_in_space() -> None:
+    """The 3D view of the result, until Ctrl-C."""
+    import interactive  # not above: who draws a video does without
+
+    interactive.free_port("localhost", FLAGS.port)  # before a long file is read
+    data = visualize.load_visualization_data(os.path.expanduser(FLAGS.npz_path))
+    data["fps"] = FLAGS.fps or data["fps"]
+    normalize = FLAGS.normalize_scores if FLAGS["normalize_scores"].present else None
+    normalize = False if FLAGS.no_normalize_scores else normalize
+    interactive.show(interactive.make_scene(data, normalize), FLAGS.port)
+
+
 def run() -> list[str]:
     """Draws what the flags name; the lines to print."""
     check_flags()
+    if FLAGS.interactive:
+        show_in_space()
+        return []
     stem = output_stem()
     data = visualize.load_visualization_data(os.path.expanduser(FLAGS.npz_path))
     scoring_flags.check_output_dir(str(stem.parent))
@@ -220,7 +251,8 @@ def main(argv):
         sys.exit(first_line(error))
     except KeyboardInterrupt:
         sys.exit("interrupted: nothing is half-written")
-    print("\n".join(lines))
+    if lines:
+        print("\n".join(lines))
 
 
 if __name__ == "__main__":

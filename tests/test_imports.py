@@ -58,6 +58,7 @@ LIBRARY = [
     "tapvid3d_evaluation",
     "visualize",
     "report_page",
+    "interactive",
 ]
 SCRIPTS = [
     "train",
