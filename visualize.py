@@ -971,8 +971,9 @@ def plot_scores(
     chosen: Sequence[int] | None = None,
     title: str = "",
 ) -> None:
-    """Draws scores over time as a PNG: their mean, and the range in which the middle
-    80% of points lie.
+    """Draws scores over time as a PNG: their mean, the range in which the middle 80% of
+    points lie, and the mean of the lowest hundredth, which a small thing that does the
+    impossible moves first.
 
     Args:
         path: where the picture shall be.
@@ -991,11 +992,12 @@ def plot_scores(
     if np.isnan(scores).all():
         raise VisualizeError("there is no score to plot")
     means = mean_scores(scores, axis=1)
-    bands = np.full((2, len(scores)), np.nan)
+    bands, lowest = np.full((2, len(scores)), np.nan), np.full(len(scores), np.nan)
     for t, values in enumerate(scores):
-        known = values[~np.isnan(values)]
+        known = np.sort(values[~np.isnan(values)])
         if known.size:
             bands[:, t] = np.quantile(known, [0.1, 0.9])
+            lowest[t] = known[: math.ceil(len(known) / 100)].mean()
     figure = Figure(figsize=(8, 3.5), dpi=120, layout="constrained")
     axes = figure.add_subplot()
     at = np.arange(len(scores))
@@ -1007,12 +1009,14 @@ def plot_scores(
         axes.plot(at, scores[:, n], color="tab:red", lw=0.8, alpha=0.6, label=name)
     marker = "." if len(scores) < 100 else None
     axes.plot(at, means, color="tab:blue", marker=marker, label="mean")
+    if chosen is None:
+        axes.plot(at, lowest, color="tab:red", lw=1, label="mean of the lowest 1%")
     axes.set(xlabel="frame", ylabel="score", title=title, xlim=(0, max(1, len(at) - 1)))
     low, high = np.nanmin(scores), np.nanmax(scores)
     if low >= 0 and high <= 1:
         axes.set_ylim(-0.02, 1.02)
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower left", fontsize=8)
+    axes.legend(loc="best", fontsize=8, framealpha=0.6)
     if fps:
         axes.secondary_xaxis(
             "top", functions=(lambda frame: frame / fps, lambda second: second * fps)
