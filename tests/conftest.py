@@ -25,7 +25,7 @@ COMPILATION = {
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
 }
-# By CPU time. What is missing here takes less than these.
+# Roughly by CPU time; of train, training, datasets and data_loader it is a guess.
 LONG_FILES = [
     "test_track_autoencoder",
     "test_train",
