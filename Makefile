@@ -35,7 +35,8 @@ demo: $(VENV)/.installed-mini
 test: $(TEST_STAMP)
 	@status=0; \
 	$(PY) -m ruff check . || status=1; \
-	$(TEST_THREADS) $(PY) -m pytest -n $(WORKERS) --dist loadgroup $(TESTS) || status=1; \
+	$(TEST_THREADS) $(PY) -m pytest -n $(WORKERS) --dist loadgroup \
+	  --no-loadscope-reorder $(TESTS) || status=1; \
 	exit $$status
 
 lint: $(TEST_STAMP)

@@ -1,5 +1,70 @@
-"""What holds for all tests."""
+"""What holds for all tests.
+
+Compiling is what takes long here, not running: models are tiny. So little is optimised,
+and what one process has compiled, every other of the same run of tests reads from a
+temporary folder: xdist's workers, and scripts that tests start. They all inherit these
+settings by the environment. A script takes them with an empty --jax_cache_dir.
+
+Among xdist's workers files stay whole, or what a file's fixtures make would be made by
+each of them; long files come first, so that none is left for one worker in the end.
+"""
+
+import os
+import shutil
+import sys
+import tempfile
 
 # pytest imports it when something is left open, in the middle of whatever runs then;
 # inside of TensorFlow Datasets' lazy imports that fails, and with it the test.
 import tracemalloc  # noqa: F401
+
+import pytest
+
+COMPILATION = {
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+}
+# Roughly by CPU time; of train, training, datasets and data_loader it is a guess.
+LONG_FILES = [
+    "test_track_autoencoder",
+    "test_train",
+    "test_training",
+    "test_checkpoints",
+    "test_pipeline",
+    "test_inference",
+    "test_evaluate_tapvid3d",
+    "test_video_benchmarks",
+    "test_offline_proof",
+    "test_scaffold",
+    "test_datasets",
+    "test_data_loader",
+]
+
+
+def pytest_configure(config):
+    """Before xdist starts its workers, and before any test file imports JAX."""
+    if hasattr(config, "workerinput"):
+        return  # a worker, which has inherited them
+    assert "jax" not in sys.modules, "JAX has read its settings already"
+    for name, value in COMPILATION.items():
+        os.environ.setdefault(name, value)
+    config.compiled = tempfile.mkdtemp(prefix="3dspa_tests_")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = config.compiled
+
+
+def pytest_unconfigure(config):
+    if hasattr(config, "compiled"):
+        shutil.rmtree(config.compiled, ignore_errors=True)
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(items):
+    def place(item):
+        name = item.path.stem
+        return LONG_FILES.index(name) if name in LONG_FILES else len(LONG_FILES)
+
+    items.sort(key=place)
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))

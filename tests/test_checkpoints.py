@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -16,6 +17,15 @@ FOLDER = ROOT / "checkpoints"
 SHIPPED = sorted(
     path.name for path in FOLDER.glob("*.npz") if "_surprise" not in path.name
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def optimised():
+    """These models are not tiny: running takes longer than compiling."""
+    before = jax.config.jax_disable_most_optimizations
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 def test_the_default_checkpoint_is_shipped():

@@ -31,6 +31,9 @@ EVERY_MODEL = [
     for preset in ("mini", "base")
     for readout in ("joint", "cross")
 ]
+# Layers of one kind are alike, and each takes seconds to compile: two of those among
+# latents; of the readout the first, one between and the last, which differ.
+FEWER_LAYERS = {"latent_layers": 2, "decompress_layers": 1, "readout_layers": 3}
 RELATIVE = {
     "relative_positions": True,
     "affine_motion": True,
@@ -214,7 +217,8 @@ def test_tracks_are_encoded_in_chunks_that_need_not_divide_them(tracks):
 
 def chunked_case(kind, preset, readout):
     """A model that decodes two queries at once, and a batch with five."""
-    model = cases.make_model(kind, preset, readout=readout, decoder_scan_chunk_size=2)
+    changes = {**FEWER_LAYERS, "readout": readout, "decoder_scan_chunk_size": 2}
+    model = cases.make_model(kind, preset, **changes)
     return model, cases.make_batch(model, queries=5)
 
 
@@ -260,7 +264,7 @@ def test_gradients_are_finite_and_none_comes_from_hidden_positions(
     kind, preset, readout, features
 ):
     """Clips: ordinary with an unseen track; one visible frame a track; empty."""
-    model = cases.make_model(kind, preset, readout=readout)
+    model = cases.make_model(kind, preset, readout=readout, **FEWER_LAYERS)
     batch = cases.make_batch(model, clips=3)
     batch["support_tracks_visible"][1] = 0
     batch["support_tracks_visible"][1, :, 3] = 1

@@ -53,7 +53,6 @@ def start(cache, *flags, script="train.py", pool=True, **environment):
     env = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # compiling is what takes long here
         "PYTHONPATH": str(ROOT),
         "NETRC": os.devnull,  # nobody's login
         **environment,

@@ -30,15 +30,6 @@ import scoring
 import training
 from track_autoencoder import MIN_DEPTH, TrackAutoEncoderResults
 
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """Compiling is what takes long here, not running."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 # Loss.
 
 
