@@ -21,8 +21,8 @@ from files import keep_compiled_programs
 
 FLAGS = flags.FLAGS
 NAMES = (  # of flags, and of what surprise_examples.fit takes
-    "checkpoint_path", "num_scenes", "num_rendered", "num_varied", "num_damaged",
-    "work_dir", "output_dir", "left_out", "num_workers", "seed",
+    "checkpoint_path", "num_scenes", "num_rendered", "num_varied", "work_dir",
+    "output_dir", "left_out", "num_workers", "seed",
 )  # fmt: skip
 
 
@@ -39,9 +39,6 @@ def define_flags() -> None:
         "num_varied", 240, "Intact clips of any length and number of tracks.",
         lower_bound=0,
     )  # fmt: skip
-    flags.DEFINE_integer(
-        "num_damaged", 40, "Rendered scenes with damaged copies.", lower_bound=0
-    )
     flags.DEFINE_string(
         "work_dir", "runs/surprise", "For scenes and numbers about them."
     )

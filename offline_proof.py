@@ -40,7 +40,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int
 from scipy.spatial import cKDTree
 from tqdm import tqdm
 
@@ -546,16 +546,12 @@ def _arrays_of(kind, scene, video):
         "track_ids": scene.track_ids,
         "instance": scene.instance_ids,
     }
-    arrays = {f"{kind}/{name}": array for name, array in arrays.items()}
-    return arrays if video is None else arrays | tracked_arrays(kind, video)
-
-
-def tracked_arrays(kind: str, video: UInt8[np.ndarray, "T H W 3"]) -> dict:
-    """What the tracker makes of pictures, as in the files of `make_pool`."""
-    most = pipeline.TRACKS_PER_CELL * GRID**2
-    found = tracking.track(list(video), GRID, "lk", max_tracks=most)
-    visible = found.visible[..., 0] > 0
-    return {f"{kind}/lk": found.tracks.astype(np.float32), f"{kind}/lkv": visible}
+    if video is not None:
+        most = pipeline.TRACKS_PER_CELL * GRID**2
+        found = tracking.track(list(video), GRID, "lk", max_tracks=most)
+        arrays["lk"] = found.tracks.astype(np.float32)
+        arrays["lkv"] = found.visible[..., 0] > 0
+    return {f"{kind}/{name}": array for name, array in arrays.items()}
 
 
 def condition_tracks(

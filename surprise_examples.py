@@ -5,7 +5,6 @@ From top to bottom:
     drawn_clips         a scene's file -> which of its clips are learned from
     softly_warped       tracks as damages.soft_warp would move them
     clip_fields         a clip -> Fields of its windows, and what breaks physics there
-    damaged_pool        rendered scenes, and copies damaged as damages.py does
     examples            clips -> Examples of surprise_training.py, kept on disk
     fit                 all of it: scenes to heads beside a checkpoint
 """
@@ -13,7 +12,7 @@ From top to bottom:
 import dataclasses
 import functools
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -28,17 +27,13 @@ import pipeline
 import surprise
 import surprise_training
 import synthetic
-import workers
 from files import whole_file
 
 # Of synthetic.py: neither models are trained on these scenes, nor is anything judged.
-FIRST_SEED, FIRST_RENDERED = 6_100_000, 6_000_000
-FIRST_VARIED, FIRST_DAMAGED = 6_200_000, 6_300_000
+FIRST_SEED, FIRST_RENDERED, FIRST_VARIED = 6_100_000, 6_000_000, 6_200_000
 NOISY_KINDS, TRUE_KINDS, RENDERED_KINDS = 5, 2, 3  # twins per scene, drawn at random
 VARIED_FRAMES = 24, 48  # of further intact clips: one window each
 SOFT_WARP = "soft_warp"  # as in damages.py, of a noisy clip's tracks; no simulated kind
-# Done to rendered pictures: what a tracker makes of warped or pasted pixels.
-DAMAGED = "soft_warp", "jittery_warp", "object_replaced"
 SAME_POINT = 6.0  # pixels, within which a track of the tracker's is a body's point
 KINDS = tuple(kind for kind in synthetic.VIOLATIONS if kind != "texture_swap")
 
@@ -156,82 +151,23 @@ def varied_fields(seed, checkpoint, options):
         yield fields, np.zeros(len(fields.rows), np.int8)
 
 
-def damaged_fields(file, kind, checkpoint, options):
-    """Fields and culprits (not known, if there are any) of a clip of `damaged_pool`."""
-    with np.load(file) as archive:
-        stored = dict(archive)
-    tracks = offline_proof.condition_tracks(stored, kind, "rendered", int(file.stem))
-    for fields in pipeline.clip_fields(tracks, checkpoint, options):
-        label = 0 if kind == "none" else -1
-        yield fields, np.full(len(fields.rows), label, np.int8)
-
-
 def clip_fields(file, kind, condition, checkpoint, options):
     """Of each window of a clip, its Fields and culprits as in Example.
 
     Args:
         file: of offline_proof.make_pool; its stem alone counts for "varied".
         kind: of violation, SOFT_WARP or "none".
-        condition: one of offline_proof.CONDITIONS, "varied" or "damaged".
+        condition: one of offline_proof.CONDITIONS, or "varied".
         checkpoint, options: of pipeline.py.
     """
     seed = int(file.stem)
     if condition == "varied":
         return varied_fields(seed, checkpoint, options)
-    if condition == "damaged":
-        return damaged_fields(file, kind, checkpoint, options)
     with np.load(file) as archive:
         stored = dict(archive)
     if kind == SOFT_WARP:
         return warped_fields(stored, seed, checkpoint, options)
     return twin_fields(stored, kind, condition, seed, checkpoint, options)
-
-
-def damaged_pool(
-    folder: Path, seeds: Sequence[int], num_workers: int
-) -> list[tuple[Path, str, str]]:
-    """Rendered scenes and damaged copies through the tracker, a file a seed: of "none"
-    and each of DAMAGED that can be done `KIND/lk [M, T, 2]` and `KIND/lkv [M, T]`.
-
-    Returns:
-        Clips, as `examples` takes them.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{seed}.npz" for seed in seeds]
-    jobs = [str(path) for path in paths if not path.exists()]
-    if jobs:
-        with workers.ordered_map(min(num_workers, len(jobs))) as run_all:
-            for _ in tqdm(run_all(_make_damaged, jobs), "damaged", total=len(jobs)):
-                pass
-    clips = []
-    for path in paths:
-        if path.exists():
-            with np.load(path) as stored:
-                kinds = [k for k in ("none", *DAMAGED) if f"{k}/lk" in stored.files]
-            clips += [(path, kind, "damaged") for kind in kinds]
-    return clips
-
-
-def _make_damaged(path) -> None:
-    seed = int(Path(path).stem)
-    size = offline_proof.SIDE, offline_proof.SIDE
-    length, number = offline_proof.NUM_FRAMES, offline_proof.NUM_TRACKS
-    try:
-        scene = synthetic.generate_scene(seed, length, number, *size)
-    except synthetic.NoScene:
-        return
-    frames = synthetic.render(scene, lit=False)
-    copies = {"none": frames}
-    for kind in DAMAGED:
-        try:
-            copies[kind] = damages.DAMAGES[kind](frames, np.random.default_rng(seed))
-        except damages.NotApplicable:
-            continue
-    arrays = {}
-    for kind, copy in copies.items():
-        arrays |= offline_proof.tracked_arrays(kind, copy)
-    with whole_file(path) as file:
-        np.savez(file, **arrays)
 
 
 def write_fields(path, found) -> None:
@@ -289,7 +225,6 @@ def fit(
     num_scenes: int,
     num_rendered: int,
     num_varied: int,
-    num_damaged: int,
     work_dir: str,
     output_dir: str | None = None,
     left_out: bool = True,
@@ -317,8 +252,6 @@ def fit(
         clips += [(f, *clip) for f in files for clip in drawn_clips(f, is_rendered)]
     varied = range(FIRST_VARIED, FIRST_VARIED + num_varied)
     clips += [(Path(f"{seed}.npz"), "none", "varied") for seed in varied]
-    damaged = range(FIRST_DAMAGED, FIRST_DAMAGED + num_damaged)
-    clips += damaged_pool(work / "damaged", damaged, num_workers)
     versions = f"{surprise.VERSION}_{synthetic.VERSION}"
     folder = work / f"fields_{checkpoint.sha256[:12]}_{versions}"
     found = list(examples(clips, folder, checkpoint, options))

@@ -81,7 +81,6 @@ def test_from_seeds_to_heads_that_score(tmp_path, monkeypatch):
     )
     keywords = {
         "num_scenes": 2, "num_rendered": 1, "num_varied": 2,
-        "num_damaged": 1,
         "work_dir": str(tmp_path / "work"),
     }  # fmt: skip
     text = surprise_examples.fit(path, **keywords)
@@ -124,11 +123,6 @@ def test_nothing_to_learn_from_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(offline_proof, "make_pool", lambda *_: [])
     with pytest.raises(pipeline.PipelineError, match="more --num_scenes"):
         surprise_examples.fit(
-            None,
-            num_scenes=1,
-            num_rendered=0,
-            num_varied=0,
-            num_damaged=0,
-            work_dir=str(tmp_path),
+            None, num_scenes=1, num_rendered=0, num_varied=0, work_dir=str(tmp_path)
         )
     assert not Path(tmp_path / "3dspa_mini_surprise.npz").exists()
