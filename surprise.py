@@ -58,7 +58,8 @@ NEAR_SHARE = 40
 LEAST_NEAR = 3  # neighbours that must be known for a mean of them to count
 STRIDES = 1, 3, 6  # frames, of second differences
 FLOOR = 0.03  # pixels added before logarithms
-# Of coords_score: 1 in 100 points of intact clips is below 0.8, 1 in 2 of culprits a half
+# Of coords_score: 1 in 100 points of intact clips is below 0.8, every second culprit
+# below a half.
 STEEPNESS = 3.0
 FASTEST = 12.0  # pixels a frame, beyond which nothing was fitted
 MOST_LOG_SCALE = 8.0
