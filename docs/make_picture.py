@@ -18,20 +18,13 @@ import numpy as np  # noqa: E402
 
 import geometry  # noqa: E402
 import pipeline  # noqa: E402
+import visualize  # noqa: E402
 from files import keep_compiled_programs, whole_file  # noqa: E402
 
 CLIPS = "example_video", "example_teleport"
 PLAIN = 0.8  # score above which points are small
 WIDTH, GAP, CAPTION = 300, 6, 34
 STEPS = -1, 0, 1, 6  # frames shown, from the one where realism per frame drops most
-
-
-def colour(score: float) -> tuple[int, int, int]:
-    """RGB of a score in 0..1; grey where there is none."""
-    if np.isnan(score):
-        return 128, 128, 128
-    fade = int(255 * (1 - abs(2 * score - 1)))
-    return (255, fade, fade) if score < 0.5 else (fade, fade, 255)
 
 
 def draw(result: pipeline.Result, frame: int) -> np.ndarray:
@@ -50,7 +43,8 @@ def draw(result: pipeline.Result, frame: int) -> np.ndarray:
         # One that is lost just now is drawn where it was.
         at = tuple(pixels[frame if seen[frame, n] else frame - 1, n].tolist())
         radius = 16 if scores[n] > PLAIN else 48
-        cv2.circle(picture, at, radius, colour(scores[n]), -1, cv2.LINE_AA, 4)
+        rgb = visualize.score_to_color_bgr(scores[n])[::-1]
+        cv2.circle(picture, at, radius, rgb, -1, cv2.LINE_AA, 4)
     return picture
 
 
