@@ -45,6 +45,8 @@ LEARNING_RATE, WEIGHT_DECAY = 2e-3, 1e-2
 PAIR_WEIGHT = 3.0  # of a twin against its own scene, where a window by itself has 1
 RIDGE = 0.01  # the larger, the more the line follows its examples
 LINE_SHARE = 2  # the line is fitted to one scene in so many, which is plenty for it
+VARIED = "varied"  # condition of windows of any length and number of tracks
+NUM_OF_SPEED = 5  # of surprise.circumstances: 1, and what depends on speed
 HALF_AT = 0.995  # of intact points, those above get a coords_score below a half
 
 
@@ -313,23 +315,38 @@ def fit_lines(
 def calibrated(head, statistics, circumstances, examples) -> Head:
     """With what surprise intact windows have, by how they move and how much is tracked.
 
-    Every condition weighs the same.
+    Every condition weighs the same. What speed does is fitted on all of them; what the
+    numbers of tracks and frames do on the windows in which these vary, if there are
+    any: between conditions they differ together with everything else.
     """
     intact = np.array([e.kind == "none" for e in examples])
     condition = np.array([e.condition for e in examples])[intact]
-    raw = surprise.raw_surprise(statistics[intact], head)
+    raw, design = surprise.raw_surprise(statistics[intact], head), circumstances[intact]
     weight = np.ones(len(raw))
     for name in np.unique(condition):
         weight[condition == name] = 1 / np.mean(condition == name)
-    root = np.sqrt(weight)
-    design = circumstances[intact]
-    # What hardly varies must not run away.
-    penalty = np.diag([0.0, *np.full(design.shape[1] - 1, 1e-3)]) * len(raw)
-    scaled = design * root[:, None]
-    usual = np.linalg.solve(scaled.T @ scaled + penalty, scaled.T @ (raw * root))
+    usual = _ridge(design, raw, weight)
+    varies = condition == VARIED
+    if varies.any():
+        speed = usual * (np.arange(len(usual)) < NUM_OF_SPEED)
+        of_sizes = np.delete(design, np.s_[1:NUM_OF_SPEED], axis=1)
+        rest = raw - design[:, 1:] @ speed[1:]
+        slopes = _ridge(of_sizes[varies], rest[varies], weight[varies])[1:]
+        level = np.average(rest - of_sizes[:, 1:] @ slopes, weights=weight)
+        usual = np.concatenate([[level], speed[1:NUM_OF_SPEED], slopes])
     rest = raw - design @ usual
     spread = float(np.sqrt(np.average(rest**2, weights=weight)))
     return dataclasses.replace(head, usual=usual, spread=spread)
+
+
+def _ridge(design, values, weight):
+    """Weighted least squares; what hardly varies must not run away."""
+    penalty = np.diag([0.0, *np.full(design.shape[1] - 1, 1e-3)]) * len(values)
+    root = np.sqrt(weight)[:, None]
+    scaled = design * root
+    return np.linalg.solve(
+        scaled.T @ scaled + penalty, scaled.T @ (values * root[:, 0])
+    )
 
 
 SOURCES = {

@@ -412,7 +412,7 @@ def main() -> None:
         "clip against any damaged one of the same condition. Intervals are 95%, "
         "bootstrapped by scene or video.",
         "### Simulated scenes and their impossible twins",
-        proof_section("synthetic", " --conditions=true,noisy --num_scenes=81"),
+        proof_section("synthetic", " --conditions=true,noisy --num_scenes=145"),
         "### The same, rendered, through the Lucas-Kanade tracker",
         proof_section(
             "synthetic", " --conditions=rendered --num_scenes=36", "rendered"

@@ -44,6 +44,7 @@ LONG_FILES = [
 
 def pytest_configure(config):
     """Before xdist starts its workers, and before any test file imports JAX."""
+    config.addinivalue_line("markers", "xdist_group(name): xdist's, if it is there")
     if hasattr(config, "workerinput"):
         return  # a worker, which has inherited them
     assert "jax" not in sys.modules, "JAX has read its settings already"

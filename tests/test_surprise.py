@@ -325,6 +325,30 @@ def test_calibration_takes_out_speed():
     assert abs(rest.mean()) < 0.05 and rest.std() == pytest.approx(1, abs=0.05)
 
 
+def test_conditions_do_not_stand_for_the_number_of_tracks():
+    """Rendered windows have more tracks and more surprise, not because of those."""
+    rng = np.random.default_rng(0)
+    tracks = np.r_[np.full(100, 5.8), np.full(100, 7.1), rng.uniform(5, 7, 200)]
+    frames = np.r_[np.full(200, 3.9), rng.uniform(3.2, 3.9, 200)]
+    names = np.repeat(["noisy", "rendered", surprise_training.VARIED], [100, 100, 200])
+    raw = 3.0 * (names == "rendered") - 0.5 * tracks + rng.normal(0, 0.1, 400)
+    ones, speed = np.ones(400), rng.uniform(-1, 1, 400)
+    columns = [ones, speed, speed, speed**2, speed**2, tracks, frames]
+    head = dataclasses.replace(some_head(["a"]), weights=np.ones(12) / 12)
+    head = dataclasses.replace(head, deviation=np.full(12, 10.0))
+    examples = [
+        surprise_training.Example(0, "none", str(name), np.zeros(0), lambda: None)
+        for name in names
+    ]
+    statistics = np.repeat(10 * raw[:, None], 12, axis=1)
+    around = np.stack(columns, 1)
+    found = surprise_training.calibrated(head, statistics, around, examples)
+    np.testing.assert_allclose(found.usual[5:], [-0.5, 0], atol=0.05)
+    rest = raw - around @ found.usual
+    level = [rest[names == name].mean() for name in np.unique(names)]
+    assert np.mean(level) == pytest.approx(0, abs=0.05)
+
+
 def test_a_network_learns_from_what_fooled_it(monkeypatch):
     """Few intact points look like culprits; the second fit has seen them."""
     monkeypatch.setattr(surprise_training, "STEPS", 300)
