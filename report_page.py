@@ -184,6 +184,8 @@ def _read_score(name, file) -> Score:
         raise ValueError("not an object")
     if not isinstance(stored.get("realism"), float | int | None):
         raise ValueError("realism is no number")
+    if not isinstance(stored.get("checkpoint"), dict | None):
+        raise ValueError("checkpoint is no object")
     size = [_number(x) for x in stored.get("frame_size") or ()]
     fps = _number(stored.get("fps"))
     return Score(

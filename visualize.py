@@ -33,6 +33,7 @@ import contextlib
 import errno
 import math
 import os
+import warnings
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -915,7 +916,7 @@ def _h264_writer(name, shape, fps, crf):
         *("-color_trc", "smpte170m", "-color_range", "tv"),
     ]
     writer = imageio_ffmpeg.write_frames(
-        name,
+        os.path.abspath(name),  # or "a:b" is a protocol, "-x" an option
         (width, height),
         fps=fps,
         codec="libx264",
@@ -946,7 +947,7 @@ def _check_written(name, count):
 
     found = 0
     with contextlib.suppress(RuntimeError):
-        found, _ = imageio_ffmpeg.count_frames_and_secs(name)
+        found, _ = imageio_ffmpeg.count_frames_and_secs(os.path.abspath(name))
     if found != count:
         raise OSError(
             errno.EIO, f"{found} of {count} frames are there (is the disk full?)"
@@ -1011,7 +1012,8 @@ def plot_scores(
     axes.plot(at, means, color="tab:blue", marker=marker, label="mean")
     if chosen is None:
         axes.plot(at, lowest, color="tab:red", lw=1, label="mean of the lowest 1%")
-    axes.set(xlabel="frame", ylabel="score", title=title, xlim=(0, max(1, len(at) - 1)))
+    axes.set(xlabel="frame", ylabel="score", xlim=(0, max(1, len(at) - 1)))
+    axes.set_title(title, parse_math=False)  # file names may have dollars
     low, high = np.nanmin(scores), np.nanmax(scores)
     if low >= 0 and high <= 1:
         axes.set_ylim(-0.02, 1.02)
@@ -1021,5 +1023,7 @@ def plot_scores(
         axes.secondary_xaxis(
             "top", functions=(lambda frame: frame / fps, lambda second: second * fps)
         ).set_xlabel("seconds")
-    with whole_file(path) as file:
+    with whole_file(path) as file, warnings.catch_warnings():
+        # The font may lack characters of the title, which are boxes then.
+        warnings.filterwarnings("ignore", "Glyph .* missing")
         figure.savefig(file, format="png")

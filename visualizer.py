@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 import scoring_flags
 import visualize
-from files import first_line
+from files import first_line, reason
 from pipeline import PipelineError
 
 FLAGS = flags.FLAGS
@@ -247,8 +247,11 @@ def main(argv):
     sys.stdout.reconfigure(errors="backslashreplace")
     try:
         lines = run()
-    except (visualize.VisualizeError, PipelineError, OSError) as error:
+    except (visualize.VisualizeError, PipelineError) as error:
         sys.exit(first_line(error))
+    except OSError as error:
+        name = f"{error.filename}: " if error.filename is not None else ""
+        sys.exit(name + reason(error))
     except KeyboardInterrupt:
         sys.exit("interrupted: nothing is half-written")
     if lines:

@@ -140,7 +140,10 @@ def test_the_newest_table_and_newer_results_are_right(tmp_path):
     assert folder.failed == [("failed_since", "trouble"), ("only_failed", "trouble")]
 
 
-@pytest.mark.parametrize("text", ["{", "[1]", '{"realism": "high"}', '{"cuts": 3}'])
+@pytest.mark.parametrize(
+    "text",
+    ["{", "[1]", '{"realism": "high"}', '{"cuts": 3}', '{"checkpoint": "small.npz"}'],
+)
 def test_a_damaged_result_is_listed_with_what_is_wrong(tmp_path, text):
     write_result(tmp_path, "good", 0.5, with_video=False)
     (tmp_path / "bad").mkdir()

@@ -2,6 +2,7 @@
 colours and pixels known by hand, and ffmpeg, which reads the videos back."""
 
 import tracemalloc
+import warnings
 import zipfile
 
 import cv2
@@ -636,3 +637,19 @@ def test_scores_are_plotted(tmp_path):
     with pytest.raises(VisualizeError, match="no score"):
         visualize.plot_scores(tmp_path / "b.png", scores * np.nan)
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_titles_are_no_formulas_and_may_have_any_character(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        visualize.plot_scores(
+            tmp_path / "a.png", np.full((3, 2), 0.5), title="a$\\x$b \u6f22.npz"
+        )
+    assert (tmp_path / "a.png").exists()
+
+
+@pytest.mark.parametrize("name", ["a:b.mp4", "-x.mp4"])
+def test_names_that_ffmpeg_takes_for_something_else(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    assert visualize.write_video(name, patches()) == 7
+    assert [path.name for path in tmp_path.iterdir()] == [name]
