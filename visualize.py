@@ -188,15 +188,43 @@ def _video(path, stored, num_frames):
         )
     if named.endswith(".npz"):  # tracks from elsewhere, with their video
         return StoredVideo(named)
+    indices = _frame_indices(path, stored, num_frames)
+    return FileVideo(named, indices, _frame_size(path, stored))
+
+
+def _frame_indices(path, stored, num_frames):
+    """Which frames of its video a result is of."""
     indices = stored.get("frame_indices", np.arange(num_frames))
     if indices.shape != (num_frames,):
         raise VisualizeError(
             f"{path}: its frame_indices have shape {list(indices.shape)}, its coords "
             f"{num_frames} frames"
         )
+    if not _are_whole(indices):
+        raise VisualizeError(f"{path}: its frame_indices must be whole numbers")
+    indices = indices.astype(np.int64)  # differences of unsigned ones are never < 0
+    if indices.min() < 0 or (np.diff(indices) < 0).any():
+        raise VisualizeError(f"{path}: its frame_indices must rise from 0 or more")
+    return indices
+
+
+def _frame_size(path, stored):
+    """(height, width) of the frames that a result's camera is for, None if unknown."""
     size = stored.get("frame_size")
-    size = None if size is None else (int(size[1]), int(size[0]))
-    return FileVideo(named, indices, size)
+    if size is None:
+        return None
+    if size.shape != (2,) or not _are_whole(size) or size.min() < 1:
+        raise VisualizeError(
+            f"{path}: its frame_size must be two whole numbers above 0, width and "
+            "height"
+        )
+    return int(size[1]), int(size[0])
+
+
+def _are_whole(numbers):
+    if numbers.dtype.kind == "f":
+        return bool((np.isfinite(numbers) & (numbers == np.floor(numbers))).all())
+    return numbers.dtype.kind in "iu"
 
 
 class StoredVideo(np.lib.mixins.NDArrayOperatorsMixin):
@@ -297,6 +325,13 @@ class StoredVideo(np.lib.mixins.NDArrayOperatorsMixin):
             raw = raw.astype(self.dtype, copy=False)
             return raw.transpose(0, 3, 1, 2) if self.channels_last else raw
         return np.asarray(self)[key]
+
+    def __getattr__(self, name):
+        # The published function returns an array here: its methods go on working, at
+        # the price of reading all of it. What numpy asks for with "_" must not read.
+        if name.startswith("_") or not hasattr(np.ndarray, name):
+            raise AttributeError(f"{type(self).__name__} has no {name!r}")
+        return getattr(np.asarray(self), name)
 
     def __array__(self, dtype=None, copy=None):
         del copy  # it is always one
@@ -653,6 +688,11 @@ def _painted(frames, tracks, visibles, scores, trail, point_size, hidden):
         if t == num_frames:
             raise VisualizeError(f"there are more than the tracks' {num_frames} frames")
         frame = np.ascontiguousarray(frame)
+        if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
+            raise VisualizeError(
+                f"frame {t} is {frame.dtype} {list(frame.shape)}, need uint8 "
+                "[H, W, 3]: see prepare_video_for_visualization"
+            )
         positions, inside = _positions(tracks[:, t], frame.shape)
         seen = inside & visibles[:, t]
         colours = [tuple(colour) for colour in colours_bgr(scores[t]).tolist()]
@@ -715,7 +755,8 @@ def paint_point_track_with_colors(
     painted = paint_frames(
         video, tracks, visibles, scores, trail, point_size, **options
     )
-    return np.stack(list(painted))
+    painted = list(painted)
+    return np.stack(painted) if painted else np.asarray(video).copy()
 
 
 # --- The margin ---

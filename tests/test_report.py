@@ -285,6 +285,13 @@ def test_small_videos_are_right_and_kept(tmp_path):
     assert len(list((tmp_path / ".report").iterdir())) == 2 and not original.exists()
 
 
+def test_small_videos_of_one_videos_own_folder_are_kept_in_it(tmp_path):
+    path = write_result(tmp_path, "alone", 0.5)
+    report_page.write_page(tmp_path / "a.html", [report_page.read_folder(path)])
+    assert len(list((path / ".report").iterdir())) == 2
+    assert not (tmp_path / ".report").exists()
+
+
 def test_of_very_many_tracks_the_worst_and_a_sample_are_drawn():
     lowest = np.random.default_rng(0).permutation(4000) / 4000
     scores = np.stack([np.full(4000, 0.99), 0.9 * lowest])
@@ -301,7 +308,7 @@ def test_videos_left_out_are_listed(tmp_path):
     folders = [report_page.read_folder(tmp_path)]
     entries = report_page.pair_up(folders)
     chosen = report_page.choose(entries, 2)
-    pictures = report_page.add_pictures(entries, chosen, 64, 40, tmp_path)
+    pictures = report_page.add_pictures(folders, entries, chosen, 64, 40, tmp_path)
     data, media = report_page.page_data(folders, entries, pictures)
     sides = {video["name"]: video["sides"][0] for video in data["videos"]}
     assert len(media) == 4 and sides["a"]["painted"] and sides["c"]["painted"]

@@ -206,6 +206,8 @@ def test_paint_frames_refuses_what_does_not_fit():
     for frames, message in [
         (video[:-1], "8 frames"),
         ([*video, video[0]], "more than"),
+        (video / 255, r"frame 0 is float64 .* need uint8 \[H, W, 3\]"),
+        (video[..., 0], "need uint8"),
     ]:
         with pytest.raises(VisualizeError, match=message):
             list(visualize.paint_frames(frames, **good))
@@ -234,6 +236,14 @@ def test_side_by_side_has_the_frame_at_the_left():
     both = list(visualize.paint_frames(video, tracks, visibles, scores, **options))
     painted = visualize.paint_point_track_with_colors(video, tracks, visibles, scores)
     np.testing.assert_array_equal(both, np.concatenate([video, painted], axis=2))
+
+
+def test_no_frames_stay_none():
+    video, tracks, visibles, scores = some_tracks()
+    none = visualize.paint_point_track_with_colors(
+        video[:0], tracks[:, :0], visibles[:, :0], scores[:0]
+    )
+    assert none.shape == (0, *video.shape[1:]) and none.dtype == np.uint8
 
 
 # --- Projection ---
@@ -557,6 +567,36 @@ def test_a_result_without_video_is_drawn_from_the_file(tmp_path):
     path = save(tmp_path / "c.npz", example(), **named)
     with pytest.raises(VisualizeError, match="is not there: /nowhere/other.mp4"):
         visualize.load_visualization_data(path)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"frame_size": np.array(128)}, "frame_size must be two"),
+        ({"frame_size": np.array([128, 0])}, "frame_size must be two"),
+        ({"frame_size": np.array(["a", "b"])}, "frame_size must be two"),
+        ({"frame_indices": np.arange(5)}, "frame_indices have shape"),
+        ({"frame_indices": np.arange(6) - 1}, "must rise from 0 or more"),
+        ({"frame_indices": np.arange(6, dtype=np.uint8)[::-1]}, "must rise"),
+        ({"frame_indices": np.arange(6) + 0.5}, "must be whole numbers"),
+    ],
+)
+def test_a_named_video_whose_frames_cannot_be(tmp_path, changes, message):
+    (tmp_path / "clip.mp4").touch()
+    named = {"video": None, "video_path": np.array(str(tmp_path / "clip.mp4"))}
+    path = save(tmp_path / "a.npz", example(), **named, **changes)
+    with pytest.raises(VisualizeError, match=message):
+        visualize.load_visualization_data(path)
+
+
+def test_a_stored_video_has_the_methods_of_an_array(tmp_path):
+    arrays = example()
+    video = visualize.StoredVideo(save(tmp_path / "a.npz", arrays))
+    assert video.mean() == arrays["video"].mean()
+    np.testing.assert_array_equal(
+        video.transpose(0, 2, 3, 1), arrays["video"].transpose(0, 2, 3, 1)
+    )
+    assert not hasattr(video, "nothing") and not hasattr(video, "__array_interface__")
 
 
 # --- Files that are written ---
