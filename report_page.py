@@ -438,7 +438,7 @@ def _pictures_of(score, video_size, crf, with_video, kept) -> Pictures:
         for name in ("coords", "coords_score", "visibs"):
             smaller[name] = data[name][:, drawn]
         painted = visualize.video_of_result(
-            data | smaller, TRAIL, POINT_SIZE, hidden="hollow", margin=False
+            data | smaller, TRAIL, POINT_SIZE, hidden="lost", margin=False
         )
         visualize.write_video(found.painted, _slowly(painted, data), fps, crf)
     return found

@@ -52,7 +52,8 @@ def plain_painting(video, tracks, visibles, scores, trail, point_size, hidden):
         picture = cv2.addWeighted(overlay, 0.7, frame, 0.3, 0)
         for n, track in enumerate(tracks):
             place = plain_place(track[t], frame.shape)
-            if place is None or (hidden == "skip" and not visibles[n, t]):
+            is_lost = hidden == "lost" and np.isnan(scores[t, n])
+            if place is None or (not visibles[n, t] and (hidden == "skip" or is_lost)):
                 continue
             filled = -1 if visibles[n, t] else 1
             pixel = int(np.floor(track[t, 0])), int(np.floor(track[t, 1]))
@@ -198,7 +199,7 @@ def test_paint_frames_refuses_what_does_not_fit():
         ({"visibles": visibles.T}, "visibles have shape"),
         ({"trail": -1}, "trail is -1"),
         ({"point_size": 0}, "point_size is 0"),
-        ({"hidden": "maybe"}, "have hollow, skip"),
+        ({"hidden": "maybe"}, "have hollow, lost, skip"),
         ({"running_scores": np.zeros(3)}, "3 running scores for 9 frames"),
     ]:
         with pytest.raises(VisualizeError, match=message):  # before any frame is asked
@@ -307,7 +308,8 @@ def test_normalised_scores_and_what_they_were():
 
 def test_scores_that_are_not_within_0_to_1():
     visualize.check_scores(np.array([[0, 1, np.nan]]))
-    for wrong in (-0.1, 1.2, np.inf):
+    visualize.check_scores(np.array([[-1e-7, 1 + 1e-7]]))
+    for wrong in (-0.1, 1.2, 1.0001, np.inf):
         with pytest.raises(VisualizeError, match="leave out --no_normalize_scores"):
             visualize.check_scores(np.array([[0.5, wrong]]))
 
@@ -411,6 +413,15 @@ def test_long_videos_are_not_held_in_memory(tmp_path, compress):
         tracemalloc.stop()
 
 
+def test_a_large_video_in_fortran_order_is_refused(tmp_path, monkeypatch):
+    arrays = example()
+    monkeypatch.setattr(visualize, "MOST_WHOLE", arrays["video"].nbytes - 1)
+    visualize.StoredVideo(save(tmp_path / "a.npz", arrays))
+    arrays["video"] = np.asfortranarray(arrays["video"])
+    with pytest.raises(VisualizeError, match="save it with np.ascontiguousarray"):
+        visualize.load_visualization_data(save(tmp_path / "b.npz", arrays))
+
+
 def test_shapes_that_are_taken(tmp_path):
     arrays = example()
     matrices = {
@@ -427,6 +438,10 @@ def test_shapes_that_are_taken(tmp_path):
     )
     for name in ("coords", "coords_score", "intrinsics", "extrinsics", "visibs"):
         np.testing.assert_array_equal(plain[name], changed[name])
+    cameras = {name: matrix[:1] for name, matrix in matrices.items()}
+    changed = save(tmp_path / "d.npz", arrays | cameras)
+    changed = visualize.load_visualization_data(changed)
+    np.testing.assert_array_equal(plain["intrinsics"], changed["intrinsics"])
     assert plain["visibs"].dtype == bool and plain["coords_score"].shape == (6, 4)
     assert plain["intrinsics"].shape == (6, 3, 3) and plain["fps"] is None
     single = example(1, 1)
@@ -527,6 +542,9 @@ def test_lost_points_without_a_score_are_left_out(tmp_path):
     frames = list(visualize.video_of_result(save(tmp_path / "a.npz", arrays), trail=0))
     corner = [frame[:24, :32].any() for frame in frames]
     assert corner == [True, True, True, True, False, False]
+    frames = visualize.video_of_result(tmp_path / "a.npz", trail=0, hidden="hollow")
+    last = list(frames)[-1][:24, :32]  # a ring without a score
+    assert not last[12, 16].any() and tuple(last.max(axis=(0, 1))) == (128, 128, 128)
 
 
 def test_scores_outside_are_refused_or_normalised(tmp_path):

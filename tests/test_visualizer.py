@@ -128,6 +128,13 @@ def test_fps_of_the_result(visualizer, result, tmp_path):
     assert decoded(tmp_path / "known_visualized.mp4")[0]["fps"] == 24
 
 
+def test_fps_of_the_plot(visualizer, result, monkeypatch):
+    found = []
+    monkeypatch.setattr(visualize, "plot_scores", lambda *given: found.append(given[2]))
+    code, _, err = visualizer(f"--npz_path={result}", "--plot", "--fps=24")
+    assert code == 0 and found == [24], err
+
+
 def test_a_file_of_tapip3d_is_drawn_in_grey_and_says_what_to_do(visualizer, tmp_path):
     arrays = example(dtype=np.float32)
     path = save(tmp_path / "tapip.npz", arrays, coords_score=None)
@@ -161,6 +168,10 @@ def test_user_errors_are_one_line(visualizer, result, tmp_path):
         ([given, "--output_name="], "output_name is ''"),
         ([given, f"--output_dir={file}"], "is a file"),
         ([given, "--output_dir=/proc/x"], "cannot write to /proc/x"),
+        (
+            [given, "--interactive", "--worst=1", "--plot"],
+            "--interactive writes no files: leave out it or --worst, --plot",
+        ),
         ([given, "--normalize_scores", "--no_normalize_scores"], "not both"),
         ([f"--npz_path={high}", "--no_normalize_scores"], "scores run from 3 to 3"),
     ]:
