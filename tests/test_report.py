@@ -358,6 +358,7 @@ def test_the_command(results, tmp_path):
             cwd=ROOT,
             capture_output=True,
             text=True,
+            env=os.environ | {"PYTHONIOENCODING": "ascii"},
         )
 
     page = tmp_path / "page.html"
@@ -366,6 +367,10 @@ def test_the_command(results, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "10 scored, 2 failed" in done.stdout and str(page) in done.stdout
     assert '"A less B"' in page.read_text()
+    page = tmp_path / "\u6f22.html"  # which the terminal lacks
+    done = run(f"--results_dir={results}", "--max_videos=0", f"--output={page}")
+    assert done.returncode == 0 and "\\u6f22.html" in done.stdout, done.stderr
+    page.unlink()
     done = run(f"--results_dir={tmp_path}")
     assert done.returncode == 1 and "has no results" in done.stderr
     assert "Traceback" not in done.stderr

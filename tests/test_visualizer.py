@@ -1,6 +1,7 @@
 """visualizer.py as a user runs it: its flags, files, exit code and stderr."""
 
 import contextlib
+import errno
 import io
 import os
 import re
@@ -179,6 +180,15 @@ def test_user_errors_are_one_line(visualizer, result, tmp_path):
         assert code == 1 and message in err, (arguments, err)
         assert err.count("\n") == 1 and not out
     assert not list(tmp_path.glob("*.mp4"))
+
+
+def test_what_cannot_be_written_is_said(visualizer, result, monkeypatch):
+    def full(name, count):
+        raise OSError(errno.ENOSPC, "the disk is full")
+
+    monkeypatch.setattr(visualize, "_check_written", full)
+    code, _, err = visualizer(f"--npz_path={result}")
+    assert code == 1 and re.match("cannot write .*: the disk is full\n$", err), err
 
 
 def test_names_of_files(visualizer, result):
