@@ -120,6 +120,10 @@ def make_scene(
         normalize = True
     if normalize:
         score_range = visualize.normalize_scores(scores)[1]
+        if score_range[0] == score_range[1]:  # all the same: white, in the middle
+            middle = score_range[0]
+            apart = max(0.5, 1e-3 * abs(middle))
+            score_range = middle - apart, middle + apart
     visible = data["visibs"] & np.isfinite(data["coords"]).all(axis=2)
     if not visible.any():
         raise VisualizeError("no point is visible in any frame: nothing to show")

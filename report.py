@@ -87,6 +87,8 @@ def main(argv):
         sys.exit(f"do not know what to do with {argv[1]!r}: give --results_dir=FOLDER")
     scoring_flags.quiet_video_decoder()
     scoring_flags.log_decisions()
+    # Where a terminal lacks a character, as in a file's name, it gets its number.
+    sys.stdout.reconfigure(errors="backslashreplace")
     try:
         text = run()
     except pipeline.USER_ERRORS as error:

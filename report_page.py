@@ -184,6 +184,8 @@ def _read_score(name, file) -> Score:
         raise ValueError("not an object")
     if not isinstance(stored.get("realism"), float | int | None):
         raise ValueError("realism is no number")
+    if not isinstance(stored.get("checkpoint"), dict | None):
+        raise ValueError("checkpoint is no object")
     size = [_number(x) for x in stored.get("frame_size") or ()]
     fps = _number(stored.get("fps"))
     return Score(
@@ -368,6 +370,7 @@ class Pictures:
 
 
 def add_pictures(
+    folders: Sequence[Folder],
     entries: Sequence[Entry],
     chosen: Sequence[Entry],
     video_size: int,
@@ -376,25 +379,34 @@ def add_pictures(
 ) -> dict[int, Pictures]:
     """Thumbnails of all entries, and videos of those chosen.
 
-    Videos are kept in a folder `.report` beside the results, so that a second run, or
-    one after an interruption, makes only what is new.
+    Videos are kept in a folder `.report` in that of the results, so that a second run,
+    or one after an interruption, makes only what is new.
 
     Args:
+        folders: that the sides of entries are of.
+        entries: all that the page lists.
+        chosen: those with videos.
         video_size: longer side of the videos, pixels.
         crf: quality of H.264, 0 (best) to 51.
-        scratch: a folder for videos of results beside which nothing can be written.
+        scratch: a folder for videos of folders in which nothing can be written.
 
     Returns:
         By id() of a Score.
     """
     wanted = {id(side) for entry in chosen for side in entry.sides}
-    sides = [side for entry in entries for side in entry.sides if side]
+    sides = [
+        (side, folder.path)
+        for entry in entries
+        for side, folder in zip(entry.sides, folders, strict=True)
+        if side
+    ]
     pictures = {}
-    for side in tqdm(sides, "pictures", unit="video", smoothing=0):
+    for side, folder in tqdm(sides, "pictures", unit="video", smoothing=0):
         with_video = id(side) in wanted
         try:
-            found = _pictures_of(side, video_size, crf, with_video, scratch)
-        except (OSError, ValueError) as error:
+            kept = (folder if os.access(folder, os.W_OK) else Path(scratch)) / KEPT
+            found = _pictures_of(side, video_size, crf, with_video, kept)
+        except (OSError, ValueError, IndexError, cv2.error) as error:
             found = Pictures(absent=f"no pictures: {first_line(error)}")
             if os.path.exists(side.folder / RESULT):
                 LOG.warning("%s: %s", side.name, found.absent)
@@ -402,7 +414,7 @@ def add_pictures(
     return pictures
 
 
-def _pictures_of(score, video_size, crf, with_video, scratch) -> Pictures:
+def _pictures_of(score, video_size, crf, with_video, kept) -> Pictures:
     npz = score.folder / RESULT
     if not npz.is_file():
         return Pictures(absent=f"no {RESULT} beside its score")
@@ -416,17 +428,17 @@ def _pictures_of(score, video_size, crf, with_video, scratch) -> Pictures:
     found.size = frames.size
     if data["coords"].shape[1] > MOST_DRAWN:
         found.note = f"{MOST_DRAWN:,} of the tracks are drawn, the worst among them"
-    found.original, found.painted = _kept_paths(npz, video_size, crf, scratch)
+    found.original, found.painted = _kept_paths(npz, video_size, crf, kept)
     if not found.original.exists():
         visualize.write_video(found.original, _slowly(frames.frames(), data), fps, crf)
     if not found.painted.exists():
         scale = np.diag([*frames.scale, 1.0])
         smaller = {"video": frames, "intrinsics": scale @ data["intrinsics"]}
-        kept = drawn_tracks(data["coords_score"])
+        drawn = drawn_tracks(data["coords_score"])
         for name in ("coords", "coords_score", "visibs"):
-            smaller[name] = data[name][:, kept]
+            smaller[name] = data[name][:, drawn]
         painted = visualize.video_of_result(
-            data | smaller, TRAIL, POINT_SIZE, hidden="hollow", margin=False
+            data | smaller, TRAIL, POINT_SIZE, hidden="lost", margin=False
         )
         visualize.write_video(found.painted, _slowly(painted, data), fps, crf)
     return found
@@ -479,11 +491,9 @@ def _thumbnail(frame) -> bytes:
     return cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 72])[1].tobytes()
 
 
-def _kept_paths(npz, video_size, crf, scratch) -> tuple[Path, Path]:
+def _kept_paths(npz, video_size, crf, kept) -> tuple[Path, Path]:
     """Where a result's two videos are kept: under another name for another result, size
     or quality, whereupon those of before are removed."""
-    folder = Path(os.path.abspath(npz)).parent.parent
-    kept = (folder if os.access(folder, os.W_OK) else Path(scratch)) / KEPT
     name = hashlib.sha256(os.fsencode(os.path.abspath(npz))).hexdigest()[:16]
     about = os.stat(npz)
     made_from = about.st_mtime_ns, about.st_size, video_size, crf, DRAWN
@@ -525,7 +535,7 @@ def write_page(
     entries = pair_up(folders)
     chosen = choose(entries, max_videos)
     with tempfile.TemporaryDirectory() as scratch:
-        pictures = add_pictures(entries, chosen, video_size, crf, scratch)
+        pictures = add_pictures(folders, entries, chosen, video_size, crf, scratch)
         data, media = page_data(folders, entries, pictures)
         with whole_file(path) as file:
             for piece in page_pieces(data, media):

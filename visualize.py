@@ -33,6 +33,7 @@ import contextlib
 import errno
 import math
 import os
+import warnings
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -48,12 +49,14 @@ from video import VideoError, check_file
 GREY = (128, 128, 128)  # of points without a score
 TRAIL_WEIGHT = 0.7  # of trails over the frame, as published
 SHIFT = 4  # binary digits of a pixel that OpenCV is given
+ROUNDED = 1e-5  # by which scores may lie outside of 0..1
 BRIGHTEST = 1.5  # of a float video in 0..1, which resampling may leave a little above
-HIDDEN = ("hollow", "skip")
+HIDDEN = ("hollow", "lost", "skip")
 DEFAULT_FPS = 10
 CRF = 18  # of H.264: thin coloured lines do not survive less
 INK, PAPER = (230, 230, 230), (32, 32, 32)  # of the margin
 FONT = cv2.FONT_HERSHEY_SIMPLEX
+MOST_WHOLE = 2**30  # bytes of a video that can only be read as a whole
 NEEDED = ("coords", "intrinsics", "extrinsics")
 SMALL = {
     *NEEDED,
@@ -144,7 +147,8 @@ def _per_point(path, name, array, coords):
 def _per_frame(path, stored, name, num_frames):
     """One camera or one per frame, as one per frame."""
     matrices, side = stored[name], {"intrinsics": 3, "extrinsics": 4}[name]
-    if matrices.shape not in ((side, side), (num_frames, side, side)):
+    shapes = (side, side), (1, side, side), (num_frames, side, side)
+    if matrices.shape not in shapes:
         raise VisualizeError(
             f"{path}: its {name} have shape {list(matrices.shape)}, need "
             f"[{side}, {side}] or, with coords of {num_frames} frames, "
@@ -187,15 +191,43 @@ def _video(path, stored, num_frames):
         )
     if named.endswith(".npz"):  # tracks from elsewhere, with their video
         return StoredVideo(named)
+    indices = _frame_indices(path, stored, num_frames)
+    return FileVideo(named, indices, _frame_size(path, stored))
+
+
+def _frame_indices(path, stored, num_frames):
+    """Which frames of its video a result is of."""
     indices = stored.get("frame_indices", np.arange(num_frames))
     if indices.shape != (num_frames,):
         raise VisualizeError(
             f"{path}: its frame_indices have shape {list(indices.shape)}, its coords "
             f"{num_frames} frames"
         )
+    if not _are_whole(indices):
+        raise VisualizeError(f"{path}: its frame_indices must be whole numbers")
+    indices = indices.astype(np.int64)  # differences of unsigned ones are never < 0
+    if indices.min() < 0 or (np.diff(indices) < 0).any():
+        raise VisualizeError(f"{path}: its frame_indices must rise from 0 or more")
+    return indices
+
+
+def _frame_size(path, stored):
+    """(height, width) of the frames that a result's camera is for, None if unknown."""
     size = stored.get("frame_size")
-    size = None if size is None else (int(size[1]), int(size[0]))
-    return FileVideo(named, indices, size)
+    if size is None:
+        return None
+    if size.shape != (2,) or not _are_whole(size) or size.min() < 1:
+        raise VisualizeError(
+            f"{path}: its frame_size must be two whole numbers above 0, width and "
+            "height"
+        )
+    return int(size[1]), int(size[0])
+
+
+def _are_whole(numbers):
+    if numbers.dtype.kind == "f":
+        return bool((np.isfinite(numbers) & (numbers == np.floor(numbers))).all())
+    return numbers.dtype.kind in "iu"
 
 
 class StoredVideo(np.lib.mixins.NDArrayOperatorsMixin):
@@ -224,6 +256,11 @@ class StoredVideo(np.lib.mixins.NDArrayOperatorsMixin):
             )
         if not math.prod(shape):
             raise VisualizeError(f"{self.path}: its video {list(shape)} is empty")
+        if is_fortran and math.prod(shape) * dtype.itemsize > MOST_WHOLE:
+            raise VisualizeError(
+                f"{self.path}: its video is too large for Fortran order, in which no "
+                "frame can be read alone: save it with np.ascontiguousarray"
+            )
         t, a, b, c = shape
         self.shape = (t, c, a, b) if self.channels_last else shape
         self.size = self.shape[2:]
@@ -296,6 +333,13 @@ class StoredVideo(np.lib.mixins.NDArrayOperatorsMixin):
             raw = raw.astype(self.dtype, copy=False)
             return raw.transpose(0, 3, 1, 2) if self.channels_last else raw
         return np.asarray(self)[key]
+
+    def __getattr__(self, name):
+        # The published function returns an array here: its methods go on working, at
+        # the price of reading all of it. What numpy asks for with "_" must not read.
+        if name.startswith("_") or not hasattr(np.ndarray, name):
+            raise AttributeError(f"{type(self).__name__} has no {name!r}")
+        return getattr(np.asarray(self), name)
 
     def __array__(self, dtype=None, copy=None):
         del copy  # it is always one
@@ -516,9 +560,10 @@ def normalize_scores(
 
 
 def check_scores(scores: Float[np.ndarray, "T N"]) -> None:
-    """Raises VisualizeError unless all scores that there are lie in 0..1."""
+    """Raises VisualizeError unless all scores that there are lie in 0..1, give or take
+    what float32 rounds; colours of what is beyond are those of 0 and 1."""
     known = scores[~np.isnan(scores)]
-    if known.size and not (known.min() >= 0 and known.max() <= 1):
+    if known.size and not (known.min() >= -ROUNDED and known.max() <= 1 + ROUNDED):
         raise VisualizeError(
             f"scores run from {known.min():g} to {known.max():g}, not within 0..1: "
             "leave out --no_normalize_scores"
@@ -581,7 +626,9 @@ def paint_frames(
         scores: [T, N] in 0..1; NaN, drawn grey, where there is none.
         trail: steps of a trail, 0 for none.
         point_size: radius of points in pixels.
-        hidden: points that are not visible are "hollow", or left out: "skip".
+        hidden: points that are not visible are rings, "hollow", grey without a score;
+            or left out, "skip"; or "lost": rings that have a score, while those without
+            one are left out, if any point has one.
         margin: whether there is a strip below with a colour bar and the mean score of
             the frame. The video is at the top left, where it was, and as it was.
         score_range: what the scores 0 and 1 were before they were normalised, which is
@@ -608,7 +655,8 @@ def paint_frames(
         raise VisualizeError(f"point_size is {point_size}, must be at least 1")
     if hidden not in HIDDEN:
         raise VisualizeError(f"hidden is {hidden!r}: have {', '.join(HIDDEN)}")
-    painted = _painted(frames, tracks, visibles, scores, trail, point_size, hidden)
+    shown = _shown(visibles, scores, hidden)
+    painted = _painted(frames, tracks, visibles, scores, trail, point_size, shown)
     if side_by_side:
         painted = ((f, np.concatenate([f, p], axis=1)) for f, p in painted)
     if not margin:
@@ -644,7 +692,17 @@ def _checked_visibles(tracks, visibles, scores):
     return visibles.reshape(num_tracks, num_frames) > 0.5
 
 
-def _painted(frames, tracks, visibles, scores, trail, point_size, hidden):
+def _shown(visibles, scores, hidden):
+    """[N, T]: which points are drawn where they are inside of the frame."""
+    known = ~np.isnan(scores.T)
+    if hidden == "skip":
+        return visibles
+    if hidden == "lost" and known.any():
+        return visibles | known
+    return np.ones_like(visibles)
+
+
+def _painted(frames, tracks, visibles, scores, trail, point_size, shown):
     """Frames as they were and painted."""
     num_frames, count = tracks.shape[1], 0
     recent = collections.deque(maxlen=trail + 1)  # positions, and which are seen
@@ -652,12 +710,17 @@ def _painted(frames, tracks, visibles, scores, trail, point_size, hidden):
         if t == num_frames:
             raise VisualizeError(f"there are more than the tracks' {num_frames} frames")
         frame = np.ascontiguousarray(frame)
+        if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
+            raise VisualizeError(
+                f"frame {t} is {frame.dtype} {list(frame.shape)}, need uint8 "
+                "[H, W, 3]: see prepare_video_for_visualization"
+            )
         positions, inside = _positions(tracks[:, t], frame.shape)
         seen = inside & visibles[:, t]
         colours = [tuple(colour) for colour in colours_bgr(scores[t]).tolist()]
         recent.append((positions, seen))
         picture = _paint_trails(frame, list(recent), colours)
-        drawn = inside if hidden == "hollow" else seen
+        drawn = inside & shown[:, t]
         _paint_points(picture, tracks[:, t], drawn, seen, colours, point_size)
         count += 1
         yield frame, picture
@@ -714,7 +777,8 @@ def paint_point_track_with_colors(
     painted = paint_frames(
         video, tracks, visibles, scores, trail, point_size, **options
     )
-    return np.stack(list(painted))
+    painted = list(painted)
+    return np.stack(painted) if painted else np.asarray(video).copy()
 
 
 # --- The margin ---
@@ -794,15 +858,15 @@ def video_of_result(
     *,
     normalize: bool = False,
     worst: int | None = None,
-    hidden: str = "hollow",
+    hidden: str = "lost",
     margin: bool = True,
     side_by_side: bool = False,
 ) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
     """A result's frames with its tracks on them, read and painted one by one.
 
-    Tracks are drawn by falling lowest score, so that the worst lie on top. A point
-    that is neither visible nor scored is not drawn, if any is scored: most trackers
-    leave one where it was lost.
+    Tracks are drawn by falling lowest score, so that the worst lie on top. By default
+    a point that is neither visible nor scored is not drawn, if any is scored: many
+    trackers leave one where it was lost.
 
     Args:
         result: a result_with_scores.npz, or what `load_visualization_data` made of it.
@@ -831,8 +895,6 @@ def video_of_result(
         data["coords"][:, order], data["intrinsics"], data["extrinsics"]
     )
     visibles = data["visibs"][:, order].T
-    if data["has_scores"]:
-        tracks[~visibles & np.isnan(scores.T)] = np.nan
     painted = paint_frames(
         (frame[..., ::-1] for frame in data["video"].frames()),
         tracks,
@@ -915,7 +977,7 @@ def _h264_writer(name, shape, fps, crf):
         *("-color_trc", "smpte170m", "-color_range", "tv"),
     ]
     writer = imageio_ffmpeg.write_frames(
-        name,
+        os.path.abspath(name),  # or "a:b" is a protocol, "-x" an option
         (width, height),
         fps=fps,
         codec="libx264",
@@ -946,7 +1008,7 @@ def _check_written(name, count):
 
     found = 0
     with contextlib.suppress(RuntimeError):
-        found, _ = imageio_ffmpeg.count_frames_and_secs(name)
+        found, _ = imageio_ffmpeg.count_frames_and_secs(os.path.abspath(name))
     if found != count:
         raise OSError(
             errno.EIO, f"{found} of {count} frames are there (is the disk full?)"
@@ -1011,7 +1073,8 @@ def plot_scores(
     axes.plot(at, means, color="tab:blue", marker=marker, label="mean")
     if chosen is None:
         axes.plot(at, lowest, color="tab:red", lw=1, label="mean of the lowest 1%")
-    axes.set(xlabel="frame", ylabel="score", title=title, xlim=(0, max(1, len(at) - 1)))
+    axes.set(xlabel="frame", ylabel="score", xlim=(0, max(1, len(at) - 1)))
+    axes.set_title(title, parse_math=False)  # file names may have dollars
     low, high = np.nanmin(scores), np.nanmax(scores)
     if low >= 0 and high <= 1:
         axes.set_ylim(-0.02, 1.02)
@@ -1021,5 +1084,7 @@ def plot_scores(
         axes.secondary_xaxis(
             "top", functions=(lambda frame: frame / fps, lambda second: second * fps)
         ).set_xlabel("seconds")
-    with whole_file(path) as file:
+    with whole_file(path) as file, warnings.catch_warnings():
+        # The font may lack characters of the title, which are boxes then.
+        warnings.filterwarnings("ignore", "Glyph .* missing")
         figure.savefig(file, format="png")

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 import scoring_flags
 import visualize
-from files import first_line
+from files import first_line, reason
 from pipeline import PipelineError
 
 FLAGS = flags.FLAGS
@@ -96,10 +96,11 @@ def define_more_flags() -> None:
     )
     flags.DEFINE_enum(
         "hidden",
-        "hollow",
+        "lost",
         visualize.HIDDEN,
-        "Points that are not visible: as rings, or not at all. One that has no score, "
-        "where others have, is left out.",
+        "Points that are not visible. hollow: as rings, grey without a score. lost: as "
+        "rings while they have a score, and left out then, as many trackers leave a "
+        "point where it was lost. skip: not at all.",
     )
 
 
@@ -135,6 +136,20 @@ def check_flags() -> None:
     if both and FLAGS.no_normalize_scores:
         raise visualize.VisualizeError(
             "give normalize_scores or no_normalize_scores, not both"
+        )
+    check_interactive_flags()
+
+
+def check_interactive_flags() -> None:
+    """Refuses what the 3D view would leave out without a word."""
+    names = [
+        f"--{name}"
+        for name in ("worst", "plot", "save_frames", "side_by_side")
+        if FLAGS[name].value
+    ]
+    if FLAGS.interactive and names:
+        raise visualize.VisualizeError(
+            f"--interactive writes no files: leave out it or {', '.join(names)}"
         )
 
 
@@ -223,8 +238,8 @@ def run() -> list[str]:
         chosen = None
         if FLAGS.worst is not None:
             chosen = visualize.worst_tracks(scores, FLAGS.worst)
-        title = Path(data["path"]).name
-        visualize.plot_scores(written[-1], scores, data["fps"], chosen, title)
+        title, fps = Path(data["path"]).name, FLAGS.fps or data["fps"]
+        visualize.plot_scores(written[-1], scores, fps, chosen, title)
     return [summary(data), *(f"written  {name}" for name in written)]
 
 
@@ -247,8 +262,11 @@ def main(argv):
     sys.stdout.reconfigure(errors="backslashreplace")
     try:
         lines = run()
-    except (visualize.VisualizeError, PipelineError, OSError) as error:
+    except (visualize.VisualizeError, PipelineError) as error:
         sys.exit(first_line(error))
+    except OSError as error:
+        name = f"{error.filename}: " if error.filename is not None else ""
+        sys.exit(name + reason(error))
     except KeyboardInterrupt:
         sys.exit("interrupted: nothing is half-written")
     if lines:

@@ -101,6 +101,13 @@ def test_scores_of_another_range_can_be_normalised(tmp_path):
     assert (ends == (0, 0, 255)).all()
 
 
+@pytest.mark.parametrize("score", [3.0, -2000.0])
+def test_one_score_outside_has_a_range_around_it(tmp_path, score):
+    scene = scene_of(tmp_path, coords_score=np.full((4, 12), score))
+    low, high = scene.score_range
+    assert high - low >= 1 and (low + high) / 2 == pytest.approx(score)
+
+
 def test_pictures_in_any_order_are_the_ones_of_their_frames(tmp_path):
     video = np.arange(20, dtype=np.uint8)[:, None, None, None]
     video = np.broadcast_to(video, (20, 3, *SIZE))

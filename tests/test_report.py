@@ -140,7 +140,10 @@ def test_the_newest_table_and_newer_results_are_right(tmp_path):
     assert folder.failed == [("failed_since", "trouble"), ("only_failed", "trouble")]
 
 
-@pytest.mark.parametrize("text", ["{", "[1]", '{"realism": "high"}', '{"cuts": 3}'])
+@pytest.mark.parametrize(
+    "text",
+    ["{", "[1]", '{"realism": "high"}', '{"cuts": 3}', '{"checkpoint": "small.npz"}'],
+)
 def test_a_damaged_result_is_listed_with_what_is_wrong(tmp_path, text):
     write_result(tmp_path, "good", 0.5, with_video=False)
     (tmp_path / "bad").mkdir()
@@ -282,6 +285,13 @@ def test_small_videos_are_right_and_kept(tmp_path):
     assert len(list((tmp_path / ".report").iterdir())) == 2 and not original.exists()
 
 
+def test_small_videos_of_one_videos_own_folder_are_kept_in_it(tmp_path):
+    path = write_result(tmp_path, "alone", 0.5)
+    report_page.write_page(tmp_path / "a.html", [report_page.read_folder(path)])
+    assert len(list((path / ".report").iterdir())) == 2
+    assert not (tmp_path / ".report").exists()
+
+
 def test_of_very_many_tracks_the_worst_and_a_sample_are_drawn():
     lowest = np.random.default_rng(0).permutation(4000) / 4000
     scores = np.stack([np.full(4000, 0.99), 0.9 * lowest])
@@ -298,7 +308,7 @@ def test_videos_left_out_are_listed(tmp_path):
     folders = [report_page.read_folder(tmp_path)]
     entries = report_page.pair_up(folders)
     chosen = report_page.choose(entries, 2)
-    pictures = report_page.add_pictures(entries, chosen, 64, 40, tmp_path)
+    pictures = report_page.add_pictures(folders, entries, chosen, 64, 40, tmp_path)
     data, media = report_page.page_data(folders, entries, pictures)
     sides = {video["name"]: video["sides"][0] for video in data["videos"]}
     assert len(media) == 4 and sides["a"]["painted"] and sides["c"]["painted"]
@@ -348,6 +358,7 @@ def test_the_command(results, tmp_path):
             cwd=ROOT,
             capture_output=True,
             text=True,
+            env=os.environ | {"PYTHONIOENCODING": "ascii"},
         )
 
     page = tmp_path / "page.html"
@@ -356,6 +367,10 @@ def test_the_command(results, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "10 scored, 2 failed" in done.stdout and str(page) in done.stdout
     assert '"A less B"' in page.read_text()
+    page = tmp_path / "\u6f22.html"  # which the terminal lacks
+    done = run(f"--results_dir={results}", "--max_videos=0", f"--output={page}")
+    assert done.returncode == 0 and "\\u6f22.html" in done.stdout, done.stderr
+    page.unlink()
     done = run(f"--results_dir={tmp_path}")
     assert done.returncode == 1 and "has no results" in done.stderr
     assert "Traceback" not in done.stderr

@@ -2,6 +2,7 @@
 colours and pixels known by hand, and ffmpeg, which reads the videos back."""
 
 import tracemalloc
+import warnings
 import zipfile
 
 import cv2
@@ -51,7 +52,8 @@ def plain_painting(video, tracks, visibles, scores, trail, point_size, hidden):
         picture = cv2.addWeighted(overlay, 0.7, frame, 0.3, 0)
         for n, track in enumerate(tracks):
             place = plain_place(track[t], frame.shape)
-            if place is None or (hidden == "skip" and not visibles[n, t]):
+            is_lost = hidden == "lost" and np.isnan(scores[t, n])
+            if place is None or (not visibles[n, t] and (hidden == "skip" or is_lost)):
                 continue
             filled = -1 if visibles[n, t] else 1
             pixel = int(np.floor(track[t, 0])), int(np.floor(track[t, 1]))
@@ -197,7 +199,7 @@ def test_paint_frames_refuses_what_does_not_fit():
         ({"visibles": visibles.T}, "visibles have shape"),
         ({"trail": -1}, "trail is -1"),
         ({"point_size": 0}, "point_size is 0"),
-        ({"hidden": "maybe"}, "have hollow, skip"),
+        ({"hidden": "maybe"}, "have hollow, lost, skip"),
         ({"running_scores": np.zeros(3)}, "3 running scores for 9 frames"),
     ]:
         with pytest.raises(VisualizeError, match=message):  # before any frame is asked
@@ -205,6 +207,8 @@ def test_paint_frames_refuses_what_does_not_fit():
     for frames, message in [
         (video[:-1], "8 frames"),
         ([*video, video[0]], "more than"),
+        (video / 255, r"frame 0 is float64 .* need uint8 \[H, W, 3\]"),
+        (video[..., 0], "need uint8"),
     ]:
         with pytest.raises(VisualizeError, match=message):
             list(visualize.paint_frames(frames, **good))
@@ -233,6 +237,14 @@ def test_side_by_side_has_the_frame_at_the_left():
     both = list(visualize.paint_frames(video, tracks, visibles, scores, **options))
     painted = visualize.paint_point_track_with_colors(video, tracks, visibles, scores)
     np.testing.assert_array_equal(both, np.concatenate([video, painted], axis=2))
+
+
+def test_no_frames_stay_none():
+    video, tracks, visibles, scores = some_tracks()
+    none = visualize.paint_point_track_with_colors(
+        video[:0], tracks[:, :0], visibles[:, :0], scores[:0]
+    )
+    assert none.shape == (0, *video.shape[1:]) and none.dtype == np.uint8
 
 
 # --- Projection ---
@@ -296,7 +308,8 @@ def test_normalised_scores_and_what_they_were():
 
 def test_scores_that_are_not_within_0_to_1():
     visualize.check_scores(np.array([[0, 1, np.nan]]))
-    for wrong in (-0.1, 1.2, np.inf):
+    visualize.check_scores(np.array([[-1e-7, 1 + 1e-7]]))
+    for wrong in (-0.1, 1.2, 1.0001, np.inf):
         with pytest.raises(VisualizeError, match="leave out --no_normalize_scores"):
             visualize.check_scores(np.array([[0.5, wrong]]))
 
@@ -400,6 +413,15 @@ def test_long_videos_are_not_held_in_memory(tmp_path, compress):
         tracemalloc.stop()
 
 
+def test_a_large_video_in_fortran_order_is_refused(tmp_path, monkeypatch):
+    arrays = example()
+    monkeypatch.setattr(visualize, "MOST_WHOLE", arrays["video"].nbytes - 1)
+    visualize.StoredVideo(save(tmp_path / "a.npz", arrays))
+    arrays["video"] = np.asfortranarray(arrays["video"])
+    with pytest.raises(VisualizeError, match="save it with np.ascontiguousarray"):
+        visualize.load_visualization_data(save(tmp_path / "b.npz", arrays))
+
+
 def test_shapes_that_are_taken(tmp_path):
     arrays = example()
     matrices = {
@@ -416,6 +438,10 @@ def test_shapes_that_are_taken(tmp_path):
     )
     for name in ("coords", "coords_score", "intrinsics", "extrinsics", "visibs"):
         np.testing.assert_array_equal(plain[name], changed[name])
+    cameras = {name: matrix[:1] for name, matrix in matrices.items()}
+    changed = save(tmp_path / "d.npz", arrays | cameras)
+    changed = visualize.load_visualization_data(changed)
+    np.testing.assert_array_equal(plain["intrinsics"], changed["intrinsics"])
     assert plain["visibs"].dtype == bool and plain["coords_score"].shape == (6, 4)
     assert plain["intrinsics"].shape == (6, 3, 3) and plain["fps"] is None
     single = example(1, 1)
@@ -516,6 +542,9 @@ def test_lost_points_without_a_score_are_left_out(tmp_path):
     frames = list(visualize.video_of_result(save(tmp_path / "a.npz", arrays), trail=0))
     corner = [frame[:24, :32].any() for frame in frames]
     assert corner == [True, True, True, True, False, False]
+    frames = visualize.video_of_result(tmp_path / "a.npz", trail=0, hidden="hollow")
+    last = list(frames)[-1][:24, :32]  # a ring without a score
+    assert not last[12, 16].any() and tuple(last.max(axis=(0, 1))) == (128, 128, 128)
 
 
 def test_scores_outside_are_refused_or_normalised(tmp_path):
@@ -556,6 +585,36 @@ def test_a_result_without_video_is_drawn_from_the_file(tmp_path):
     path = save(tmp_path / "c.npz", example(), **named)
     with pytest.raises(VisualizeError, match="is not there: /nowhere/other.mp4"):
         visualize.load_visualization_data(path)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"frame_size": np.array(128)}, "frame_size must be two"),
+        ({"frame_size": np.array([128, 0])}, "frame_size must be two"),
+        ({"frame_size": np.array(["a", "b"])}, "frame_size must be two"),
+        ({"frame_indices": np.arange(5)}, "frame_indices have shape"),
+        ({"frame_indices": np.arange(6) - 1}, "must rise from 0 or more"),
+        ({"frame_indices": np.arange(6, dtype=np.uint8)[::-1]}, "must rise"),
+        ({"frame_indices": np.arange(6) + 0.5}, "must be whole numbers"),
+    ],
+)
+def test_a_named_video_whose_frames_cannot_be(tmp_path, changes, message):
+    (tmp_path / "clip.mp4").touch()
+    named = {"video": None, "video_path": np.array(str(tmp_path / "clip.mp4"))}
+    path = save(tmp_path / "a.npz", example(), **named, **changes)
+    with pytest.raises(VisualizeError, match=message):
+        visualize.load_visualization_data(path)
+
+
+def test_a_stored_video_has_the_methods_of_an_array(tmp_path):
+    arrays = example()
+    video = visualize.StoredVideo(save(tmp_path / "a.npz", arrays))
+    assert video.mean() == arrays["video"].mean()
+    np.testing.assert_array_equal(
+        video.transpose(0, 2, 3, 1), arrays["video"].transpose(0, 2, 3, 1)
+    )
+    assert not hasattr(video, "nothing") and not hasattr(video, "__array_interface__")
 
 
 # --- Files that are written ---
@@ -636,3 +695,19 @@ def test_scores_are_plotted(tmp_path):
     with pytest.raises(VisualizeError, match="no score"):
         visualize.plot_scores(tmp_path / "b.png", scores * np.nan)
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_titles_are_no_formulas_and_may_have_any_character(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        visualize.plot_scores(
+            tmp_path / "a.png", np.full((3, 2), 0.5), title="a$\\x$b \u6f22.npz"
+        )
+    assert (tmp_path / "a.png").exists()
+
+
+@pytest.mark.parametrize("name", ["a:b.mp4", "-x.mp4"])
+def test_names_that_ffmpeg_takes_for_something_else(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    assert visualize.write_video(name, patches()) == 7
+    assert [path.name for path in tmp_path.iterdir()] == [name]

@@ -1,6 +1,7 @@
 """visualizer.py as a user runs it: its flags, files, exit code and stderr."""
 
 import contextlib
+import errno
 import io
 import os
 import re
@@ -128,6 +129,13 @@ def test_fps_of_the_result(visualizer, result, tmp_path):
     assert decoded(tmp_path / "known_visualized.mp4")[0]["fps"] == 24
 
 
+def test_fps_of_the_plot(visualizer, result, monkeypatch):
+    found = []
+    monkeypatch.setattr(visualize, "plot_scores", lambda *given: found.append(given[2]))
+    code, _, err = visualizer(f"--npz_path={result}", "--plot", "--fps=24")
+    assert code == 0 and found == [24], err
+
+
 def test_a_file_of_tapip3d_is_drawn_in_grey_and_says_what_to_do(visualizer, tmp_path):
     arrays = example(dtype=np.float32)
     path = save(tmp_path / "tapip.npz", arrays, coords_score=None)
@@ -161,6 +169,10 @@ def test_user_errors_are_one_line(visualizer, result, tmp_path):
         ([given, "--output_name="], "output_name is ''"),
         ([given, f"--output_dir={file}"], "is a file"),
         ([given, "--output_dir=/proc/x"], "cannot write to /proc/x"),
+        (
+            [given, "--interactive", "--worst=1", "--plot"],
+            "--interactive writes no files: leave out it or --worst, --plot",
+        ),
         ([given, "--normalize_scores", "--no_normalize_scores"], "not both"),
         ([f"--npz_path={high}", "--no_normalize_scores"], "scores run from 3 to 3"),
     ]:
@@ -168,6 +180,15 @@ def test_user_errors_are_one_line(visualizer, result, tmp_path):
         assert code == 1 and message in err, (arguments, err)
         assert err.count("\n") == 1 and not out
     assert not list(tmp_path.glob("*.mp4"))
+
+
+def test_what_cannot_be_written_is_said(visualizer, result, monkeypatch):
+    def full(name, count):
+        raise OSError(errno.ENOSPC, "the disk is full")
+
+    monkeypatch.setattr(visualize, "_check_written", full)
+    code, _, err = visualizer(f"--npz_path={result}")
+    assert code == 1 and re.match("cannot write .*: the disk is full\n$", err), err
 
 
 def test_names_of_files(visualizer, result):
