@@ -33,7 +33,10 @@ def define_flags() -> None:
         "compare", None, "A second such folder, to put beside the first by name."
     )
     flags.DEFINE_string(
-        "output", None, "Where the page goes. Default: report.html in --results_dir."
+        "output",
+        None,
+        "Where the page goes. Default: report.html in --results_dir, or, with "
+        "--compare, compare.html.",
     )
     flags.DEFINE_integer(
         "video_size", 360, "Longer side of the videos in the page, in pixels."
@@ -54,10 +57,15 @@ def run() -> str:
     if not FLAGS.results_dir:
         raise pipeline.PipelineError("which results? give --results_dir=FOLDER")
     report_page.check_sizes(FLAGS.video_size, FLAGS.crf, FLAGS.max_videos)
-    paths = [os.path.expanduser(FLAGS.results_dir)]
+    paths, name = [os.path.expanduser(FLAGS.results_dir)], "report.html"
+    if os.path.isfile(paths[0]):
+        raise pipeline.PipelineError(
+            f"{paths[0]} is a file: results_dir is the --output_dir of inference.py"
+        )
     if FLAGS.compare:
         paths.append(os.path.expanduser(FLAGS.compare))
-    output = os.path.expanduser(FLAGS.output or os.path.join(paths[0], "report.html"))
+        name = "compare.html"
+    output = os.path.expanduser(FLAGS.output or os.path.join(paths[0], name))
     if os.path.isdir(output):
         raise pipeline.PipelineError(f"{output} is a folder: --output names a file")
     scoring_flags.check_output_dir(os.path.dirname(os.path.abspath(output)))

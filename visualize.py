@@ -14,7 +14,7 @@ From top to bottom:
     score_to_color_bgr, colours_bgr     red (0) over white (0.5) to blue (1)
     normalize_scores        scores spread over 0..1, and what they were at its ends
     check_scores            that scores are in 0..1 already
-    worst_tracks            the tracks with the lowest mean score
+    worst_tracks            the tracks with the lowest scores
     paint_frames            frames with tracks on them, one after the other
     paint_point_track_with_colors       the same, of a whole video
     video_of_result         all of it: a result -> painted frames
@@ -571,17 +571,19 @@ def check_scores(scores: Float[np.ndarray, "T N"]) -> None:
 
 
 def worst_tracks(scores: Float[np.ndarray, "T N"], count: int) -> Int[np.ndarray, " K"]:
-    """Numbers of the `count` tracks with the lowest mean score, the worst first; fewer
-    where fewer have a score.
+    """Numbers of the `count` tracks with the lowest score in any frame, the worst
+    first; fewer where fewer have a score. (Not the lowest mean: what breaks once does
+    not stand out in it, and short tracks do.)
 
     Raises:
         VisualizeError: a count below 1, or no scores at all.
     """
     if count < 1:
         raise VisualizeError(f"worst is {count}, must be at least 1")
-    means = mean_scores(scores, axis=0)
-    order = np.argsort(means, kind="stable")  # NaN last
-    chosen = order[: min(count, int(np.isfinite(means).sum()))]
+    known = np.isfinite(scores)
+    lowest = np.where(known, scores, np.inf).min(axis=0, initial=np.inf)
+    order = np.argsort(lowest, kind="stable")
+    chosen = order[: min(count, int(known.any(axis=0).sum()))]
     if not len(chosen):
         raise VisualizeError("no track has a score, so none is the worst")
     return chosen
@@ -806,7 +808,7 @@ def _with_margin(pictures, means, score_range):
         below = strip.copy()
         mean = "none" if np.isnan(means[t]) else _decimal(means[t], low, high)
         _write(below, f"score {mean}", 4, 0)
-        place = f"{t + 1}/{len(means)}"
+        place = f"frame {t}/{len(means) - 1}"
         left = picture.shape[1] - _text_width(place, below) - 4
         if left > _text_width(f"score {mean}", below) + 12:
             _write(below, place, left, 0)
@@ -873,7 +875,7 @@ def video_of_result(
         trail, point_size, hidden, margin, side_by_side: see `paint_frames`.
         normalize: spread scores over 0..1, see `normalize_scores`; else they are the
             true ones.
-        worst: draw only so many tracks, those with the lowest mean score.
+        worst: draw only so many tracks, those with the lowest scores.
 
     Yields:
         T frames, RGB.

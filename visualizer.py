@@ -89,7 +89,9 @@ def define_more_flags() -> None:
         "side_by_side", False, "The video itself to the left of the painted one."
     )
     flags.DEFINE_integer(
-        "worst", None, "Draw this many tracks alone: those of the lowest mean score."
+        "worst",
+        None,
+        "Draw this many tracks alone: those of the lowest score in a frame.",
     )
     flags.DEFINE_boolean(
         "plot", False, "A plot of (true) scores over time, too: OUTPUT_NAME_scores.png."

@@ -315,10 +315,10 @@ def test_scores_that_are_not_within_0_to_1():
 
 
 def test_worst_tracks():
-    scores = np.array([[0.9, 0.1, np.nan, 0.5], [0.7, np.nan, np.nan, 0.4]])
-    assert visualize.worst_tracks(scores, 2).tolist() == [1, 3]
-    assert visualize.worst_tracks(scores, 9).tolist() == [1, 3, 0]
-    assert visualize.drawing_order(scores).tolist() == [2, 0, 3, 1]
+    scores = np.array([[0.9, 0.3, np.nan, 0.5], [0.2, np.nan, np.nan, 0.4]])
+    assert visualize.worst_tracks(scores, 2).tolist() == [0, 1]  # the lowest, once
+    assert visualize.worst_tracks(scores, 9).tolist() == [0, 1, 3]
+    assert visualize.drawing_order(scores).tolist() == [2, 3, 1, 0]
     with pytest.raises(VisualizeError, match="at least 1"):
         visualize.worst_tracks(scores, 0)
     with pytest.raises(VisualizeError, match="no track has a score"):
