@@ -22,10 +22,11 @@ SHIPPED = sorted(
 @pytest.fixture(scope="module", autouse=True)
 def optimised():
     """These models are not tiny: running takes longer than compiling."""
-    before = jax.config.jax_disable_most_optimizations
-    jax.config.update("jax_disable_most_optimizations", False)
+    name = "jax_disable_most_optimizations"
+    before = jax.config.read(name)
+    jax.config.update(name, False)
     yield
-    jax.config.update("jax_disable_most_optimizations", before)
+    jax.config.update(name, before)
 
 
 def test_the_default_checkpoint_is_shipped():

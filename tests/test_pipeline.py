@@ -1191,10 +1191,10 @@ def random_head(names):
     return surprise.Head(
         (network,),
         half=0.5,
-        mean=np.zeros(12),
-        deviation=np.ones(12),
-        weights=rng.normal(size=12),
-        usual=np.array([0.1, 0.2, 0, 0]),
+        mean=np.zeros(54),
+        deviation=np.ones(54),
+        weights=rng.normal(size=54),
+        usual=np.array([0.1, 0.2, 0, 0, 0, 0, 0]),
         spread=3.0,
     )
 
@@ -1226,7 +1226,7 @@ def test_with_a_head_realism_comes_from_surprise(held_out, checkpoint, tmp_path)
     scores = result.points["coords_score"]
     ids = np.unique(found.ids)
     np.testing.assert_allclose(
-        scores.T, 1 / (1 + np.exp(expected.points[ids] - 0.5)), rtol=1e-5
+        scores.T, 1 / (1 + np.exp(3 * (expected.points[ids] - 0.5))), rtol=1e-4
     )
     seen = result.points["visibs"]
     assert np.isfinite(scores[1:][seen[1:]]).all()
