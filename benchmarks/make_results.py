@@ -352,7 +352,12 @@ def tried_section() -> str:
     command = "`python benchmarks/bench_heads.py`, after `python fit_surprise.py`"
     path = RESULTS / "heads.json"
     if not path.exists():
-        return f"{command}: not measured."
+        noted = json.loads((RESULTS / "tried.json").read_text())
+        rows = [
+            [r["what"], number(r["across"]), number(r["paired"])] for r in noted["rows"]
+        ]
+        header = ["what", "across clips, AUROC", "paired, % right"]
+        return f"{command}: not measured.\n\n{noted['about']}\n\n{table(header, rows)}"
     stored = json.loads(path.read_text())
     about, rows = stored["about"], []
     for row in stored["rows"]:
