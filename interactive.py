@@ -34,12 +34,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from scipy.spatial.transform import Rotation
 
 import visualize
+from video import reduced
 from visualize import VisualizeError
 
 FLAT_DEPTH, FLAT_WITHIN = 1.0, 1e-3  # where pipeline.py puts points without depth
@@ -320,15 +320,6 @@ def _alike(positions, rotations, one, other, apart=APART):
     return distance < apart[0] and math.degrees(angle) < apart[1]
 
 
-def _reduced(picture, longer_side):
-    """A picture of at most so many pixels along its longer side."""
-    scale = longer_side / max(picture.shape[:2])
-    if scale >= 1:
-        return np.ascontiguousarray(picture)
-    size = [max(1, round(side * scale)) for side in picture.shape[1::-1]]
-    return cv2.resize(np.asarray(picture), size, interpolation=cv2.INTER_AREA)
-
-
 # --- The page ---
 
 
@@ -528,7 +519,7 @@ class Viewer:
         depth *= self.depth * self.scale
         picture = None
         if self.scene.pictures is not None:
-            picture = _reduced(self.scene.pictures[frame], size)
+            picture = reduced(self.scene.pictures[frame], size)
         return self.server.scene.add_camera_frustum(
             name,
             fov,

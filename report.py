@@ -94,7 +94,7 @@ def main(argv):
     if len(argv) > 1:
         sys.exit(f"do not know what to do with {argv[1]!r}: give --results_dir=FOLDER")
     scoring_flags.quiet_video_decoder()
-    scoring_flags.log_decisions()
+    scoring_flags.log_decisions("report_page")
     # Where a terminal lacks a character, as in a file's name, it gets its number.
     sys.stdout.reconfigure(errors="backslashreplace")
     try:

@@ -15,10 +15,10 @@ import os
 import platform
 import sys
 import tempfile
-import time
 
 import numpy as np
 from absl import app, flags
+from bench_sampling import timed
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path[:0] = [ROOT]
@@ -65,17 +65,6 @@ def measure_painting(
     ]
     rows[0]["at_most"] = PAINTING_SECONDS
     return rows
-
-
-def timed(what: str, function, repetitions: int) -> dict:
-    """The fastest of some repetitions."""
-    found = []
-    for _ in range(repetitions):
-        began = time.perf_counter(), time.process_time()
-        function()
-        found.append((time.perf_counter() - began[0], time.process_time() - began[1]))
-    seconds, cpu_seconds = min(found)
-    return {"what": what, "seconds": seconds, "cpu_seconds": cpu_seconds}
 
 
 def main(argv):
