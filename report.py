@@ -70,23 +70,19 @@ def run() -> str:
         raise pipeline.PipelineError(f"{output} is a folder: --output names a file")
     scoring_flags.check_output_dir(os.path.dirname(os.path.abspath(output)))
     folders = [report_page.read_folder(path) for path in paths]
-    try:
-        size = report_page.write_page(
-            output,
-            folders,
-            video_size=FLAGS.video_size,
-            crf=FLAGS.crf,
-            max_videos=FLAGS.max_videos,
-        )
-    except OSError as error:
-        raise pipeline.PipelineError(
-            f"cannot write {output}: {error.strerror or error}"
-        ) from error
+    size = report_page.write_page(
+        output,
+        folders,
+        video_size=FLAGS.video_size,
+        crf=FLAGS.crf,
+        max_videos=FLAGS.max_videos,
+    )
     scored = sum(len(folder.scores) for folder in folders)
-    failed = sum(len(folder.failed) for folder in folders)
+    failed = [line for folder in folders for line in folder.failed]
+    told = "".join(f"\n  {name}: {error}" for name, error in failed)
     return (
-        f"{scored} scored, {failed} failed\n{output}: {size / 1e6:.1f} MB, open it in "
-        "a browser"
+        f"{scored} scored, {len(failed)} failed{told}\n{output}: {size / 1e6:.1f} MB, "
+        "open it in a browser"
     )
 
 
@@ -95,14 +91,10 @@ def main(argv):
         sys.exit(f"do not know what to do with {argv[1]!r}: give --results_dir=FOLDER")
     scoring_flags.quiet_video_decoder()
     scoring_flags.log_decisions("report_page")
-    # Where a terminal lacks a character, as in a file's name, it gets its number.
-    sys.stdout.reconfigure(errors="backslashreplace")
-    try:
+    with scoring_flags.errors_in_one_line(
+        interrupted="the same command goes on with the videos made so far"
+    ):
         text = run()
-    except pipeline.USER_ERRORS as error:
-        sys.exit(str(error))
-    except KeyboardInterrupt:
-        sys.exit("interrupted: the same command goes on with the videos made so far")
     print(text)
 
 

@@ -26,8 +26,6 @@ from tqdm import tqdm
 
 import scoring_flags
 import visualize
-from files import first_line, reason
-from pipeline import PipelineError
 
 FLAGS = flags.FLAGS
 VIDEO_ENDINGS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".gif")
@@ -262,15 +260,11 @@ def main(argv):
     scoring_flags.quiet_video_decoder()
     # Where a terminal lacks a character, as in a file's name, it gets its number.
     sys.stdout.reconfigure(errors="backslashreplace")
-    try:
+    with scoring_flags.errors_in_one_line(
+        visualize.VisualizeError,
+        interrupted="no video is half-written; frames of --save_frames stay",
+    ):
         lines = run()
-    except (visualize.VisualizeError, PipelineError) as error:
-        sys.exit(first_line(error))
-    except OSError as error:
-        name = f"{error.filename}: " if error.filename is not None else ""
-        sys.exit(name + reason(error))
-    except KeyboardInterrupt:
-        sys.exit("interrupted: nothing is half-written")
     if lines:
         print("\n".join(lines))
 

@@ -17,6 +17,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
 AHEAD = 8  # jobs per worker that are begun before the first one's result is taken
+TIDYING = 10  # seconds a worker has, once told to end, for what it does at its end
 
 
 @contextlib.contextmanager
@@ -40,13 +41,25 @@ def ordered_map(num_workers: int) -> Iterator[Callable[[Callable, Iterable], Ite
     # Spawned, not forked: JAX's threads do not survive a fork.
     spawn = multiprocessing.get_context("spawn")
     executor = ProcessPoolExecutor(num_workers, spawn, _end_tidily)
+    results = executor._result_queue
     try:
         yield functools.partial(_map, executor, AHEAD * num_workers)
     finally:
         # Of this executor only; the caller may have started others.
-        for child in list((executor._processes or {}).values()):
-            child.terminate()
+        _end(list((executor._processes or {}).values()))
+        # A worker may have ended halfway through handing over a result. The
+        # executor's thread would wait for the rest for ever, since this process could
+        # still write it; with this end closed too, it reads that there is none.
+        results._writer.close()
         executor.shutdown(cancel_futures=True)
+
+
+def _end(children: list) -> None:
+    for child in children:
+        child.terminate()
+    for child in children:
+        child.join(TIDYING)
+        child.kill()
 
 
 def _map(executor, ahead: int, function: Callable, jobs: Iterable) -> Iterator:
@@ -74,12 +87,25 @@ def _begin(executor, function, job):
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+_at_work = False  # whether this worker is at a job, whose `finally` is to run
+
+
 def _end_tidily() -> None:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    signal.signal(signal.SIGTERM, _on_sigterm)
+
+
+def _on_sigterm(*_) -> None:
+    if _at_work:
+        sys.exit(1)
+    os._exit(1)  # the executor's own code would take SystemExit for a failed result
 
 
 def _do(function, job):
+    global _at_work
+    _at_work = True
     try:
         return function(job)
     except SystemExit:  # the executor would take it for a result, and go on
         os._exit(1)
+    finally:
+        _at_work = False

@@ -93,3 +93,14 @@ def test_a_worker_that_is_ended_tidies_up(tmp_path, monkeypatch):
         "quick",
     }
     assert not multiprocessing.active_children()
+
+
+def test_workers_are_ended_halfway_through_handing_over_a_large_result():
+    """Which this process waited for without end."""
+    with ordered_map(2) as run:
+        results = run(bytes, [40_000_000] * 50)
+        for _ in range(3):
+            next(results)
+        began = time.monotonic()
+    assert time.monotonic() - began < 5
+    assert not multiprocessing.active_children()
