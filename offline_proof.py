@@ -570,11 +570,10 @@ def condition_tracks(
     camera = geometry.default_intrinsics(SIDE, SIDE)
     if condition == "rendered":
         pixels, visible = stored[f"{kind}/lk"], stored[f"{kind}/lkv"]
-        if len(pixels) > MOST_RENDERED:
-            rng = np.random.default_rng(seed)
-            rows = np.sort(rng.choice(len(pixels), MOST_RENDERED, replace=False))
-            pixels, visible = pixels[rows], visible[rows]
-        return _at_depth_1(pixels, visible, camera)
+        tracks = _at_depth_1(pixels, visible, camera)
+        drawn = pipeline.lots(pipeline.track_keys(tracks), seed)
+        rows = np.sort(np.argsort(drawn)[:MOST_RENDERED])
+        return _at_depth_1(pixels[rows], visible[rows], camera)
     rows = compared_rows(stored[f"{kind}/track_ids"], seed)
     tracks, visible = stored[f"{kind}/tracks"][rows], stored[f"{kind}/visible"][rows]
     if condition == "true":

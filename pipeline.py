@@ -17,6 +17,7 @@ From top to bottom:
     lift_tracks             2D tracks to the camera frame -> Tracks3D
     score_tracks            Tracks3D -> Result
     clip_windows, deal_splits           which frames, and which tracks, go together
+    track_keys, lots        what is drawn for a track, whatever others there are
     hold_out                tracks predicted from others -> HeldOut
     predict_window          one window, every split -> WindowPrediction
     blend                   windows -> one prediction per track, split and frame
@@ -49,7 +50,7 @@ import jax
 import numpy as np
 import scipy.spatial
 import scipy.special
-from jaxtyping import Bool, Float, Float16, Int, UInt8
+from jaxtyping import Bool, Float, Float16, Int, UInt8, UInt64
 from tqdm import tqdm
 
 import checkpointing
@@ -85,7 +86,8 @@ NOT_PREDICTED = -20.0  # visible logit where no window predicts a track
 MOST_POINTS = 25_000_000  # tracks times frames; of longer clips fewer tracks are kept
 TRACKS_PER_CELL = 8  # of the seeding grid, in a shot
 HELD_SHARE = 4  # one track in so many is held out in a repeated split
-NUM_REGIONS = 8  # of a window, each of which is held out at once
+NUM_REGIONS = 8  # of a window, each of which is held out at once;
+ROWS_OF_REGIONS = 2  # so many of them above each other, to begin with
 MOST_TOGETHER = 1200  # tracks of a window that surprise sees at once
 NUM_TAPS = (2 * geometry.DEPTH_TAPS + 1) ** 2  # depth features that have no scale
 
@@ -827,19 +829,61 @@ def clip_windows(
 
 
 def deal_splits(
-    num_tracks: int, options: Options, rng: np.random.Generator
+    drawn: UInt64[np.ndarray, "S N"], options: Options
 ) -> Bool[np.ndarray, "S N"]:
     """Which tracks [S, N] are held out in each split.
 
-    With score_all_points each in one of them, at random, equally many in each; else, in
-    each split, one in HELD_SHARE.
+    With score_all_points each in one of them, equally many in each; else, in each
+    split, one in HELD_SHARE.
+
+    Args:
+        drawn: numbers for tracks, as of `lots`, for each of the options' splits; the
+            lowest decide. With score_all_points the first row does.
     """
+    count = drawn.shape[1]
     if not options.score_all_points:
-        held = np.arange(num_tracks) < max(1, num_tracks // HELD_SHARE)
-        return np.stack([rng.permutation(held) for _ in range(options.num_splits)])
-    num_splits = min(options.num_splits, num_tracks)
-    dealt = rng.permutation(np.arange(num_tracks) % num_splits)
-    return dealt == np.arange(num_splits)[:, None]
+        place = np.argsort(np.argsort(drawn, axis=1), axis=1)
+        return place < max(1, count // HELD_SHARE)
+    num_splits = min(options.num_splits, count)
+    # Runs of neighbouring numbers, not every fourth: one track more moves few others.
+    place = np.argsort(np.argsort(drawn[0]))
+    return place * num_splits // max(1, count) == np.arange(num_splits)[:, None]
+
+
+def track_keys(tracks: Tracks3D) -> UInt64[np.ndarray, " N"]:
+    """By what a track is told from the others: where and when it is first visible.
+
+    Draws by these, and not by its number among all tracks, are the same for tracks that
+    two copies of a clip have in common. Else a clip would be compared with its damaged
+    or re-encoded copy, in which a track more or less was found, by other draws
+    throughout; they change the score more than a subtle damage does.
+    """
+    visible = tracks.visible[..., 0] > 0
+    first, each = visible.argmax(axis=1), np.arange(len(visible))
+    position = np.where(visible.any(1)[:, None], tracks.tracks[each, first], 0)
+    camera = scoring.evaluation_intrinsics(tracks.intrinsics, tracks.size)
+    # A quarter of a pixel at 256 is more than two runs of a network differ by.
+    place = np.nan_to_num(4 * geometry.project(position, camera))
+    return _mixed(first, *np.round(place.clip(-1e9, 1e9)).T)
+
+
+def lots(keys: UInt64[np.ndarray, " N"], *salt: int) -> UInt64[np.ndarray, " N"]:
+    """A random number for each track, others for another salt."""
+    return _mixed(keys, *(np.full(len(keys), number) for number in salt))
+
+
+def _mixed(*numbers) -> UInt64[np.ndarray, " N"]:
+    """Integers [N] to one that looks random: the finaliser of SplitMix64 (Steele, Lea &
+    Flood 2014), applied again for each."""
+    state = np.zeros(len(numbers[0]), np.uint64)
+    for number in numbers:
+        if number.dtype != np.uint64:
+            number = number.astype(np.int64).view(np.uint64)
+        state = state + number + np.uint64(0x9E3779B97F4A7C15)
+        state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        state = state ^ (state >> np.uint64(31))
+    return state
 
 
 # --- Predictions ---
@@ -909,9 +953,10 @@ def hold_out(
             without, and that the tracks do not have; features of another width.
     """
     check_features(tracks, checkpoint, options)
-    rng = np.random.default_rng(options.seed)
     num_tracks, num_frames = tracks.visible.shape[:2]
-    held = deal_splits(num_tracks, options, rng)
+    keys = track_keys(tracks)
+    rows = [lots(keys, options.seed, split) for split in range(options.num_splits)]
+    held = deal_splits(np.stack(rows), options)
     length = options.num_output_frames or checkpoint.config.num_output_frames
     spans = clip_windows(num_frames, length, tracks.cuts)
     LOG.info(
@@ -924,7 +969,7 @@ def hold_out(
     LOG.info("device: %s", jax.devices()[0])
     params = jax.device_put(checkpoint.params)
     windows = [
-        predict_window(checkpoint.model, params, tracks, span, held, options, rng)
+        predict_window(checkpoint.model, params, tracks, span, held, keys, options)
         for span in tqdm(spans, "predicting", unit="window", delay=1, leave=False)
     ]
     return HeldOut(*blend(windows, num_tracks, num_frames), windows)
@@ -971,21 +1016,30 @@ def predict_window(
     tracks: Tracks3D,
     span: tuple[int, int],
     held: Bool[np.ndarray, "S N"],
+    keys: UInt64[np.ndarray, " N"],
     options: Options,
-    rng: np.random.Generator,
 ) -> WindowPrediction:
-    """Predicts the held-out tracks of every split from its others, in one window."""
+    """Predicts the held-out tracks of every split from its others, in one window.
+
+    Args:
+        span: its first frame, and the one behind its last.
+        held: which tracks are held out in each split.
+        keys: of `track_keys`, for what is drawn.
+    """
     start, stop = span
     window = tracks.tracks[:, start:stop]
     visible = tracks.visible[:, start:stop, 0] > 0
     seen = visible.any(axis=1)
     num_splits, num_tracks = held.shape
+    most = options.num_support_tracks, options.num_query_points
     drawn = [
-        (
-            _draw(np.flatnonzero(seen & ~hidden), rng, options, "support"),
-            _draw(np.flatnonzero(seen & hidden), rng, options, "query"),
+        tuple(
+            _lowest(np.flatnonzero(which), lots(keys, options.seed, start, split, i), n)
+            for i, (which, n) in enumerate(
+                zip((seen & ~hidden, seen & hidden), most, strict=True)
+            )
         )
-        for hidden in held
+        for split, hidden in enumerate(held)
     ]
     support, parts = [shown for shown, _ in drawn], []
     features = window_features(model, tracks, span, support, options)
@@ -1039,12 +1093,11 @@ def predict_window(
     )
 
 
-def _draw(ids, rng, options, role):
-    """At most as many of these tracks as options allow in that role, in order."""
-    most = {"support": options.num_support_tracks, "query": options.num_query_points}
-    if most[role] is None or len(ids) <= most[role]:
+def _lowest(ids, drawn, most):
+    """At most so many of these tracks, those with the lowest numbers, in order."""
+    if most is None or len(ids) <= most:
         return ids
-    return np.sort(rng.choice(ids, most[role], replace=False))
+    return np.sort(ids[np.argsort(drawn[ids], kind="stable")[:most]])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -1296,28 +1349,35 @@ def clip_fields(
         held_out: of `hold_out` with these; made here if it is not given.
     """
     held_out = held_out or hold_out(tracks, checkpoint, options)
-    params = jax.device_put(checkpoint.params)
+    params, keys = jax.device_put(checkpoint.params), track_keys(tracks)
     for window in tqdm(
         held_out.windows, "surprise", unit="window", delay=1, leave=False
     ):
         if len(np.unique(window.ids)) < surprise.NUM_NEAR[0]:
             continue
-        by_region = predict_by_region(checkpoint.model, params, tracks, window, options)
-        for ids in _groups(window, options):
+        by_region = predict_by_region(
+            checkpoint.model, params, tracks, window, keys, options
+        )
+        for ids in _groups(window, keys, options):
             yield _window_fields(tracks, window, by_region, ids)
 
 
-def _groups(window, options):
+def _groups(window, keys, options):
     """A window's tracks dealt at random into groups of a size that surprise is used to:
     what is sharpest among more of them would be sharper."""
     ids = np.unique(window.ids)
-    rng = np.random.default_rng([options.seed, window.start, len(ids)])
-    groups = np.array_split(rng.permutation(ids), -(-len(ids) // MOST_TOGETHER))
+    drawn = lots(keys[ids], options.seed, window.start)
+    groups = np.array_split(ids[np.argsort(drawn)], -(-len(ids) // MOST_TOGETHER))
     return [np.sort(group) for group in groups]
 
 
 def predict_by_region(
-    model, params: dict, tracks: Tracks3D, window: WindowPrediction, options: Options
+    model,
+    params: dict,
+    tracks: Tracks3D,
+    window: WindowPrediction,
+    keys: UInt64[np.ndarray, " N"],
+    options: Options,
 ) -> WindowPrediction:
     """A window's tracks once more, all of a region of the picture held out at once.
 
@@ -1328,17 +1388,32 @@ def predict_by_region(
     seen = np.flatnonzero(visible.any(axis=1))
     weight = visible[seen, :, None]
     centres = np.where(weight, pixels[seen], 0).sum(1) / weight.sum(1)
-    cv2.setRNGSeed(options.seed % 2**31)
-    number = min(NUM_REGIONS, len(seen))
-    criteria = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_COUNT, 20, 0.1)
-    _, region, _ = cv2.kmeans(
-        centres.astype(np.float32), number, None, criteria, 2, cv2.KMEANS_PP_CENTERS
-    )
-    held = np.zeros((number, len(visible)), bool)
-    held[region[:, 0], seen] = True
+    region = _regions(centres.astype(np.float32))
+    held = np.zeros((region.max() + 1, len(visible)), bool)
+    held[region, seen] = True
     options = dataclasses.replace(options, num_query_points=None)
-    rng = np.random.default_rng([options.seed, window.start])
-    return predict_window(model, params, tracks, span, held, options, rng)
+    return predict_window(model, params, tracks, span, held, keys, options)
+
+
+def _regions(centres: Float[np.ndarray, "N 2"]) -> Int[np.ndarray, " N"]:
+    """NUM_REGIONS clusters of positions, or one for each if they are fewer.
+
+    They start as cells across and down with equally many each, not at random: one track
+    more hardly moves them.
+    """
+    count = len(centres)
+    number = min(NUM_REGIONS, count)
+    columns = max(1, number // ROWS_OF_REGIONS)
+    column = np.argsort(np.argsort(centres[:, 0])) * columns // count
+    start = np.zeros((count, 1), np.int32)
+    for i in range(columns):
+        own = np.flatnonzero(column == i)
+        first, stop = i * number // columns, (i + 1) * number // columns
+        place = np.argsort(np.argsort(centres[own, 1]))
+        start[own, 0] = first + place * (stop - first) // len(own)
+    criteria = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_COUNT, 20, 0.1)
+    flags = cv2.KMEANS_USE_INITIAL_LABELS
+    return cv2.kmeans(centres, number, start, criteria, 1, flags)[1][:, 0]
 
 
 def _at_evaluation_size(tracks, ids, span):

@@ -421,8 +421,9 @@ def _windows(num_frames, length) -> list[tuple[int, int]]:
 
 def _splits(clip, options) -> Bool[np.ndarray, "S N"]:
     """Which tracks are held out in each split: every track in one of them."""
-    rng = np.random.default_rng(options.seed)
-    return pipeline.deal_splits(len(clip.query_points), options, rng)
+    count = len(clip.query_points), options.num_splits
+    drawn = pipeline.lots(np.arange(count[0], dtype=np.uint64), options.seed)
+    return pipeline.deal_splits(np.broadcast_to(drawn, count[::-1]), options)
 
 
 def predict_chains(

@@ -135,25 +135,74 @@ def test_windows_do_not_cross_cuts(data, num_frames, length):
     assert (covered | (np.bincount(shot) == 1)[shot]).all()
 
 
+def some_lots(num_splits, num_tracks):
+    keys = np.arange(num_tracks, dtype=np.uint64)
+    return np.stack([pipeline.lots(keys, 5, split) for split in range(num_splits)])
+
+
 @SETTINGS
 @given(num_tracks=st.integers(2, 200), num_splits=st.integers(2, 8))
 def test_splits_are_even_and_repeatable(num_tracks, num_splits):
     options = make_options(num_splits=num_splits)
-    held = pipeline.deal_splits(num_tracks, options, np.random.default_rng(5))
+    held = pipeline.deal_splits(some_lots(num_splits, num_tracks), options)
     counts = held.sum(axis=1)
     assert (held.sum(axis=0) == 1).all()
     assert counts.max() - counts.min() <= 1 and len(counts) == min(
         num_splits, num_tracks
     )
-    again = pipeline.deal_splits(num_tracks, options, np.random.default_rng(5))
+    again = pipeline.deal_splits(some_lots(num_splits, num_tracks), options)
     np.testing.assert_array_equal(again, held)
 
 
 def test_repeated_splits_are_drawn_anew():
     options = make_options(score_all_points=False, num_splits=3)
-    held = pipeline.deal_splits(80, options, np.random.default_rng(5))
+    held = pipeline.deal_splits(some_lots(3, 80), options)
     assert held.shape == (3, 80) and held.sum(axis=1).tolist() == [20] * 3
     assert (held[0] != held[1]).any() and (held.sum(axis=0) > 1).any()
+
+
+@SETTINGS
+@given(salt=st.integers(0, 2**32 - 1), other=st.integers(0, 2**32 - 1))
+def test_lots_look_random(salt, other):
+    """Uniform, and independent of those of another salt, though keys are in a row."""
+    keys = np.arange(4000, dtype=np.uint64)
+    one = pipeline.lots(keys, salt) / 2.0**64
+    assert len(np.unique(one)) == 4000
+    assert abs(one.mean() - 0.5) < 0.025 and abs(one.std() - 12**-0.5) < 0.015
+    assert abs(np.corrcoef(one[1:], one[:-1])[0, 1]) < 0.08
+    if salt != other:
+        two = pipeline.lots(keys, other) / 2.0**64
+        assert abs(np.corrcoef(one, two)[0, 1]) < 0.08
+
+
+@pytest.mark.parametrize("score_all_points", [True, False])
+def test_a_few_tracks_less_deal_the_others_as_before(checkpoint, score_all_points):
+    """In splits, as support, into regions and groups."""
+    tracks = random_tracks(num_tracks=200)
+    kept = np.delete(np.arange(200), [3, 50, 51, 120])
+    fewer = dataclasses.replace(
+        tracks, tracks=tracks.tracks[kept], visible=tracks.visible[kept]
+    )
+    options = make_options(num_support_tracks=20, score_all_points=score_all_points)
+    one = pipeline.hold_out(tracks, checkpoint, options)
+    two = pipeline.hold_out(fewer, checkpoint, options)
+    for before, after in zip(one.windows, two.windows, strict=True):
+        pairs = set(zip(before.ids.tolist(), before.splits.tolist(), strict=True))
+        same = pairs & set(zip(kept[after.ids].tolist(), after.splits, strict=True))
+        assert len(same) > 0.9 * len(pairs)
+        for shown, again in zip(before.support, after.support, strict=True):
+            assert len(set(shown) & set(kept[again])) > 0.8 * len(shown)
+    keys, model = pipeline.track_keys(tracks), checkpoint.model
+    np.testing.assert_array_equal(pipeline.track_keys(fewer), keys[kept])
+    one, two = (
+        pipeline.predict_by_region(
+            model, checkpoint.params, given, found.windows[0], its_keys, options
+        )
+        for given, found, its_keys in ((tracks, one, keys), (fewer, two, keys[kept]))
+    )
+    region = np.full(200, -1)
+    region[one.ids] = one.splits
+    assert np.mean(region[kept[two.ids]] == two.splits) > 0.9
 
 
 @SETTINGS
@@ -208,6 +257,7 @@ def test_a_track_does_not_know_its_own_future(held_out, checkpoint):
     tracks, found = held_out
     changed = tracks.tracks.copy()
     given = {int(w.query_points[w.ids == 7, 0].item()) for w in found.windows}
+    given.add(int(tracks.visible[7, :, 0].argmax()))  # by which it is told from others
     others = np.setdiff1d(np.arange(30), sorted(given))
     changed[7, others] += [0.3, -0.2, 0.5]
     again = pipeline.hold_out(
@@ -1246,7 +1296,7 @@ def test_a_region_is_predicted_from_the_others(held_out, checkpoint):
     options = make_options(num_support_tracks=20)
     model, window = checkpoint.model, found.windows[0]
     by_region = pipeline.predict_by_region(
-        model, checkpoint.params, tracks, window, options
+        model, checkpoint.params, tracks, window, pipeline.track_keys(tracks), options
     )
     seen = tracks.visible[:, window.start : window.stop].any(axis=(1, 2))
     assert sorted(by_region.ids) == list(np.flatnonzero(seen))  # each in one region
