@@ -21,8 +21,8 @@ from files import keep_compiled_programs
 
 FLAGS = flags.FLAGS
 NAMES = (  # of flags, and of what surprise_examples.fit takes
-    "checkpoint_path", "num_scenes", "num_rendered", "num_varied", "work_dir",
-    "output_dir", "left_out", "num_workers", "seed",
+    "checkpoint_path", "num_scenes", "num_rendered", "num_varied", "num_damaged",
+    "work_dir", "output_dir", "left_out", "num_workers", "seed",
 )  # fmt: skip
 
 
@@ -36,9 +36,12 @@ def define_flags() -> None:
         "num_rendered", 80, "Scenes that are rendered and tracked.", lower_bound=0
     )
     flags.DEFINE_integer(
-        "num_varied", 240, "Intact clips of any length and number of tracks.",
+        "num_varied", 480, "Intact clips of any length and number of tracks.",
         lower_bound=0,
     )  # fmt: skip
+    flags.DEFINE_integer(
+        "num_damaged", 40, "Rendered scenes with warped copies.", lower_bound=0
+    )
     flags.DEFINE_string(
         "work_dir", "runs/surprise", "For scenes and numbers about them."
     )
@@ -56,7 +59,9 @@ def main(argv):
     absl_logging.set_verbosity(absl_logging.WARNING)
     with scoring_flags.errors_in_one_line(interrupted="the same command goes on"):
         keep_compiled_programs(FLAGS.jax_cache_dir)
-        print(surprise_examples.fit(**{name: FLAGS[name].value for name in NAMES}))
+        command = " ".join(["python", *sys.argv])
+        given = {name: FLAGS[name].value for name in NAMES}
+        print(surprise_examples.fit(**given, command=command))
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 from scipy.spatial import cKDTree
 from tqdm import tqdm
 
@@ -60,7 +60,7 @@ from files import as_csv, whole_file, without_nan
 from scoring import Estimate
 from video import VideoError, check_file, read_video, video_from_array
 
-VERSION = 2  # of the files of judged clips: those of another version are refused
+VERSION = 3  # of the files of judged clips: those of another version are refused
 FIRST_SEED = 5_000_000  # of synthetic.py: nothing is trained or fitted on these scenes
 NUM_FRAMES, NUM_TRACKS, SIDE = 48, 320, 256  # of a scene; its picture is square
 VARIED_TRACKS = 128, 1024  # of varied_clip
@@ -546,12 +546,16 @@ def _arrays_of(kind, scene, video):
         "track_ids": scene.track_ids,
         "instance": scene.instance_ids,
     }
-    if video is not None:
-        most = pipeline.TRACKS_PER_CELL * GRID**2
-        found = tracking.track(list(video), GRID, "lk", max_tracks=most)
-        arrays["lk"] = found.tracks.astype(np.float32)
-        arrays["lkv"] = found.visible[..., 0] > 0
-    return {f"{kind}/{name}": array for name, array in arrays.items()}
+    arrays = {f"{kind}/{name}": array for name, array in arrays.items()}
+    return arrays if video is None else arrays | tracked_arrays(kind, video)
+
+
+def tracked_arrays(kind: str, video: UInt8[np.ndarray, "T H W 3"]) -> dict:
+    """What the tracker makes of pictures, as in the files of `make_pool`."""
+    most = pipeline.TRACKS_PER_CELL * GRID**2
+    found = tracking.track(list(video), GRID, "lk", max_tracks=most)
+    visible = found.visible[..., 0] > 0
+    return {f"{kind}/lk": found.tracks.astype(np.float32), f"{kind}/lkv": visible}
 
 
 def condition_tracks(

@@ -52,7 +52,7 @@ BAD_FILE = (
     zipfile.BadZipFile,
     zlib.error,
 )
-VERSION = 2  # of the numbers in Fields: heads of another version are not used
+VERSION = 3  # of the numbers in Fields and of the statistics: other heads are not used
 NUM_NEAR = 4, 16  # neighbours of a point, one for every NEAR_SHARE tracks of a window
 NEAR_SHARE = 40
 LEAST_NEAR = 3  # neighbours that must be known for a mean of them to count
@@ -66,7 +66,7 @@ MOST_LOG_SCALE = 8.0
 CLIP = 5.0  # standard deviations beyond which a number says no more
 NO_MODEL = "observed", "nearest"  # sources of fields that no model is needed for
 MODEL = "random", "region"
-SIZES = "bend1", "bend3", "step", "error"  # of which window_statistics has some
+SIZES = "bend1", "bend3", "bend6", "step", "error"  # of which `sizes` has quantiles
 SHARES = "lost", "gained", "visible", "scale"
 LOWEST_LOGIT, HIGHEST_LOGIT = -20.0, 20.0
 
@@ -366,8 +366,13 @@ class Head:
     @property
     def sources(self) -> tuple[str, ...]:
         """Whose values any of its networks sees."""
-        seen = {name.split(".")[0] for each in self.networks for name in each.names}
-        return tuple(source for source in (*NO_MODEL, *MODEL) if source in seen)
+        return sources_of(self.networks)
+
+
+def sources_of(networks: Sequence[Network]) -> tuple[str, ...]:
+    """Whose values any of some networks sees."""
+    seen = {name.split(".")[0] for each in networks for name in each.names}
+    return tuple(source for source in (*NO_MODEL, *MODEL) if source in seen)
 
 
 def point_surprise(
@@ -432,9 +437,11 @@ def sharpness(
 def sizes(fields: Fields, sources: Sequence[str]) -> Float[np.ndarray, " S"]:
     """Plain sizes, which no network saw against anything else.
 
-    Of each source's errors, steps and second differences the logarithms' mean and 99th
-    percentile; of what is lost, gained, or expected visible, and of the logarithm of
-    the expected error, means; of shares of tracks lost and gained logarithms, too.
+    Of each source's errors, steps and second differences the logarithms' quartile and
+    99th percentile, since what warps slowly and smoothly raises many points a little
+    and none to an extreme; of what is lost, gained, or expected visible, and of the
+    logarithm of the expected error, means; of shares of tracks lost and gained
+    logarithms, too.
     """
     values = fields.values if len(fields.values) else np.zeros((1, len(fields.names)))
     found = []
@@ -445,7 +452,7 @@ def sizes(fields: Fields, sources: Sequence[str]) -> Float[np.ndarray, " S"]:
                 usual = fields.names.index(f"{source}.{what}.usual")
                 size = values[:, at].astype(np.float32)
                 offset = float(values[0, usual])
-                found += [size.mean() + offset, np.quantile(size, 0.99) + offset]
+                found += list(np.quantile(size, [0.75, 0.99]) + offset)
         for what in SHARES:
             if f"{source}.{what}" in fields.names:
                 at = fields.names.index(f"{source}.{what}")

@@ -5,14 +5,14 @@ From top to bottom:
     drawn_clips         a scene's file -> which of its clips are learned from
     softly_warped       tracks as damages.soft_warp would move them
     clip_fields         a clip -> Fields of its windows, and what breaks physics there
+    damaged_pool        rendered scenes, and copies damaged as damages.py does
     examples            clips -> Examples of surprise_training.py, kept on disk
     fit                 all of it: scenes to heads beside a checkpoint
 """
 
 import dataclasses
 import functools
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,13 +27,17 @@ import pipeline
 import surprise
 import surprise_training
 import synthetic
+import workers
 from files import whole_file
 
 # Of synthetic.py: neither models are trained on these scenes, nor is anything judged.
-FIRST_SEED, FIRST_RENDERED, FIRST_VARIED = 6_100_000, 6_000_000, 6_200_000
+FIRST_SEED, FIRST_RENDERED = 6_100_000, 6_000_000
+FIRST_VARIED, FIRST_DAMAGED = 6_200_000, 6_300_000
 NOISY_KINDS, TRUE_KINDS, RENDERED_KINDS = 5, 2, 3  # twins per scene, drawn at random
 VARIED_FRAMES = 24, 48  # of further intact clips: one window each
 SOFT_WARP = "soft_warp"  # as in damages.py, of a noisy clip's tracks; no simulated kind
+# Done to rendered pictures, for what a tracker makes of warped ones.
+DAMAGES = "soft_warp", "jittery_warp"
 SAME_POINT = 6.0  # pixels, within which a track of the tracker's is a body's point
 KINDS = tuple(kind for kind in synthetic.VIOLATIONS if kind != "texture_swap")
 
@@ -151,23 +155,75 @@ def varied_fields(seed, checkpoint, options):
         yield fields, np.zeros(len(fields.rows), np.int8)
 
 
+def damaged_fields(file, kind, checkpoint, options):
+    """Fields of a clip of `damaged_pool`. Networks learn nothing from them, so which of
+    the points are to blame is not said (-1)."""
+    with np.load(file) as archive:
+        stored = dict(archive)
+    tracks = offline_proof.condition_tracks(stored, kind, "rendered", int(file.stem))
+    for fields in pipeline.clip_fields(tracks, checkpoint, options):
+        yield fields, np.full(len(fields.rows), -1, np.int8)
+
+
 def clip_fields(file, kind, condition, checkpoint, options):
     """Of each window of a clip, its Fields and culprits as in Example.
 
     Args:
-        file: of offline_proof.make_pool; its stem alone counts for "varied".
+        file: of offline_proof.make_pool or of damaged_pool; its stem alone counts for
+            VARIED.
         kind: of violation, SOFT_WARP or "none".
-        condition: one of offline_proof.CONDITIONS, or "varied".
+        condition: one of offline_proof.CONDITIONS, or surprise_training's VARIED or
+            DAMAGED.
         checkpoint, options: of pipeline.py.
     """
     seed = int(file.stem)
-    if condition == "varied":
+    if condition == surprise_training.VARIED:
         return varied_fields(seed, checkpoint, options)
+    if condition == surprise_training.DAMAGED:
+        return damaged_fields(file, kind, checkpoint, options)
     with np.load(file) as archive:
         stored = dict(archive)
     if kind == SOFT_WARP:
         return warped_fields(stored, seed, checkpoint, options)
     return twin_fields(stored, kind, condition, seed, checkpoint, options)
+
+
+def damaged_pool(
+    folder: Path, seeds: Sequence[int], num_workers: int
+) -> list[tuple[Path, str, str]]:
+    """Rendered scenes and damaged copies through the tracker, a file a seed: of "none"
+    and each of DAMAGES `KIND/lk [M, T, 2]` and `KIND/lkv [M, T]`.
+
+    Returns:
+        Clips, as `examples` takes them.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{seed}.npz" for seed in seeds]
+    jobs = [str(path) for path in paths if not path.exists()]
+    if jobs:
+        with workers.ordered_map(min(num_workers, len(jobs))) as run_all:
+            for _ in tqdm(run_all(_make_damaged, jobs), "damaged", total=len(jobs)):
+                pass
+    kinds = "none", *DAMAGES
+    there = [path for path in paths if path.exists()]
+    return [(path, kind, surprise_training.DAMAGED) for path in there for kind in kinds]
+
+
+def _make_damaged(path) -> None:
+    seed = int(Path(path).stem)
+    size = offline_proof.SIDE, offline_proof.SIDE
+    length, number = offline_proof.NUM_FRAMES, offline_proof.NUM_TRACKS
+    try:
+        scene = synthetic.generate_scene(seed, length, number, *size)
+    except synthetic.NoScene:
+        return
+    frames = synthetic.render(scene, lit=False)
+    arrays = offline_proof.tracked_arrays("none", frames)
+    for kind in DAMAGES:
+        copy = damages.DAMAGES[kind](frames, np.random.default_rng(seed))
+        arrays |= offline_proof.tracked_arrays(kind, copy)
+    with whole_file(path) as file:
+        np.savez(file, **arrays)
 
 
 def write_fields(path, found) -> None:
@@ -225,13 +281,16 @@ def fit(
     num_scenes: int,
     num_rendered: int,
     num_varied: int,
+    num_damaged: int,
     work_dir: str,
     output_dir: str | None = None,
     left_out: bool = True,
     num_workers: int = 0,
     seed: int = 0,
+    command: str = "",
 ) -> str:
-    """All of it; what to print. Arguments are this command's flags.
+    """All of it; what to print. Arguments are fit_surprise.py's flags, and the command
+    that the heads' file names.
 
     Raises:
         PipelineError, CheckpointError: a checkpoint that cannot be used, or too few
@@ -240,18 +299,9 @@ def fit(
     """
     options = pipeline.make_options("mini")  # its seed is no part of what is kept
     checkpoint = pipeline.load_checkpoint(checkpoint_path, options)
-    work, clips = Path(work_dir), []
-    for first, count, is_rendered in (
-        (FIRST_SEED, num_scenes, False),
-        (FIRST_RENDERED, num_rendered, True),
-    ):
-        seeds = range(first, first + count)
-        files = offline_proof.make_pool(
-            work / "scenes", seeds, is_rendered, num_workers
-        )
-        clips += [(f, *clip) for f in files for clip in drawn_clips(f, is_rendered)]
-    varied = range(FIRST_VARIED, FIRST_VARIED + num_varied)
-    clips += [(Path(f"{seed}.npz"), "none", "varied") for seed in varied]
+    work = Path(work_dir)
+    counts = num_scenes, num_rendered, num_varied, num_damaged
+    clips = _all_clips(work, *counts, num_workers)
     versions = f"{surprise.VERSION}_{synthetic.VERSION}"
     folder = work / f"fields_{checkpoint.sha256[:12]}_{versions}"
     found = list(examples(clips, folder, checkpoint, options))
@@ -262,7 +312,7 @@ def fit(
     kinds = KINDS if left_out else ()
     heads = surprise_training.fit_heads(found, kinds, seed)
     about = {
-        "command": " ".join(["python", *sys.argv]),
+        "command": command,
         "scenes_version": synthetic.VERSION,
         "num_clips": len(found),
     }
@@ -273,3 +323,22 @@ def fit(
         beside = path.with_stem(f"{path.stem}_left_out")
         surprise.write_heads(beside, heads, checkpoint.sha256, about)
     return f"{len(found)} clips\nwritten {path}"
+
+
+def _all_clips(work, num_scenes, num_rendered, num_varied, num_damaged, num_workers):
+    """What is learned from, as `examples` takes it; scenes that are not yet there are
+    made."""
+    clips = []
+    for first, count, is_rendered in (
+        (FIRST_SEED, num_scenes, False),
+        (FIRST_RENDERED, num_rendered, True),
+    ):
+        seeds = range(first, first + count)
+        files = offline_proof.make_pool(
+            work / "scenes", seeds, is_rendered, num_workers
+        )
+        clips += [(f, *clip) for f in files for clip in drawn_clips(f, is_rendered)]
+    varied = range(FIRST_VARIED, FIRST_VARIED + num_varied)
+    clips += [(Path(f"{s}.npz"), "none", surprise_training.VARIED) for s in varied]
+    damaged = range(FIRST_DAMAGED, FIRST_DAMAGED + num_damaged)
+    return clips + damaged_pool(work / "damaged", damaged, num_workers)

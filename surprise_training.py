@@ -46,6 +46,9 @@ PAIR_WEIGHT = 3.0  # of a twin against its own scene, where a window by itself h
 RIDGE = 0.01  # the larger, the more the line follows its examples
 LINE_SHARE = 2  # the line is fitted to one scene in so many, which is plenty for it
 VARIED = "varied"  # condition of windows of any length and number of tracks
+DAMAGED = "damaged"  # of rendered pictures that were warped; networks see none
+# In the line, of windows by condition: these are few, and what a user's are most like.
+WEIGHTS = {"rendered": 4.0, DAMAGED: 10.0}
 NUM_OF_SPEED = 5  # of surprise.circumstances: 1, and what depends on speed
 HALF_AT = 0.995  # of intact points, those above get a coords_score below a half
 
@@ -137,6 +140,7 @@ def fit_networks(
     names: Sequence[str],
     sources: Sequence[Sequence[str]],
     seed: int = 0,
+    hardest: float = HARDEST,
 ) -> list[Network]:
     """Perceptrons for points, each fitted twice: the second time with the points of
     intact scenes that the first one was most wrong about, which are few, and which a
@@ -147,6 +151,7 @@ def fit_networks(
         names: of the values.
         sources: per network, whose values it sees; "visible" every one does.
         seed: of the first network.
+        hardest: share of an intact scene's points that the second fit has besides.
     """
     values = np.concatenate([d.values for d in drawn])
     labels = np.concatenate([d.is_culprit for d in drawn])
@@ -157,16 +162,16 @@ def fit_networks(
         ]
         own = [names[i] for i in columns]
         first = fit_network(values[:, columns], labels, own, seed + number)
-        hard = [_hardest(d.others[:, columns], first) for d in drawn]
+        hard = [_hardest(d.others[:, columns], first, hardest) for d in drawn]
         more = np.concatenate([values[:, columns], *hard])
         is_culprit = np.append(labels, np.zeros(len(more) - len(labels), bool))
         networks.append(fit_network(more, is_culprit, own, seed + number))
     return networks
 
 
-def _hardest(values, network):
+def _hardest(values, network, share):
     found = network(values.astype(np.float32)) if len(values) else np.zeros(0)
-    return values[np.argsort(-found, kind="stable")[: int(len(values) * HARDEST)]]
+    return values[np.argsort(-found, kind="stable")[: int(len(values) * share)]]
 
 
 def fit_network(
@@ -228,6 +233,8 @@ def fit_line(
     statistics: Float[np.ndarray, "E S"],
     kinds: Sequence[str],
     groups: Sequence,
+    weights: Float[np.ndarray, " E"] | None = None,
+    pair_weight: float = PAIR_WEIGHT,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean, deviation and weights [S] of the line over windows' statistics.
 
@@ -238,6 +245,8 @@ def fit_line(
         statistics: of windows.
         kinds: of violation, or "none".
         groups: what a twin and its scene have in common: seed and condition.
+        weights: of the twins, alone and in pairs; by default 1.
+        pair_weight: of a twin against its own scene, where a window by itself has 1.
     """
     mean, deviation = statistics.mean(0), statistics.std(0) + 1e-6
     x = np.clip((statistics - mean) / deviation, -surprise.CLIP, surprise.CLIP)
@@ -252,21 +261,27 @@ def fit_line(
     ]
     twins, scenes = np.array(pairs, int).reshape(-1, 2).T
     sign = np.where(is_twin, 1.0, -1.0)
-    weight = np.where(is_twin, 1.0, is_twin.sum() / max((~is_twin).sum(), 1))
-    difference = x[twins] - x[scenes]
+    weight = np.ones(len(x)) if weights is None else np.array(weights, float)
+    weight[~is_twin] = weight[is_twin].sum() / max((~is_twin).sum(), 1)
+    difference, of_pair = x[twins] - x[scenes], pair_weight * weight[twins]
 
     def loss(line):
         w, b = line[:-1], line[-1]
         alone = weight * np.logaddexp(0, -sign * (x @ w + b))
-        paired = PAIR_WEIGHT * np.logaddexp(0, -difference @ w)
+        paired = of_pair * np.logaddexp(0, -difference @ w)
         gradient = -weight * sign * scipy.special.expit(-sign * (x @ w + b))
-        of_pairs = -PAIR_WEIGHT * scipy.special.expit(-difference @ w)
+        of_pairs = -of_pair * scipy.special.expit(-difference @ w)
         slope = x.T @ gradient + difference.T @ of_pairs + w / RIDGE
         total = alone.sum() + paired.sum() + (w**2).sum() / (2 * RIDGE)
         return total, np.append(slope, gradient.sum())
 
     found = scipy.optimize.minimize(loss, np.zeros(x.shape[1] + 1), jac=True)
     return mean, deviation, found.x[:-1]
+
+
+def weights_of(examples: Sequence[Example]) -> np.ndarray:
+    """[E] what each counts in the line, for `fit_line`."""
+    return np.array([WEIGHTS.get(example.condition, 1.0) for example in examples])
 
 
 def fit_lines(
@@ -279,10 +294,6 @@ def fit_lines(
         networks: by name those of a head, and the kind of violation that it must not
             see, or None.
     """
-    unfinished = {
-        name: Head(tuple(own), 0.0, *np.zeros((4, 1)), spread=1.0)
-        for name, (own, _) in networks.items()
-    }
     statistics = {name: [] for name in networks}
     intact_points = {name: [] for name in networks}
     circumstances = []
@@ -290,14 +301,15 @@ def fit_lines(
         fields = example.load()
         circumstances.append(surprise.circumstances(fields))
         outputs = {}  # a network may be of several heads
-        for name, head in unfinished.items():
-            points = surprise.point_surprise(fields, head.networks, outputs)
-            found = surprise.window_statistics(fields, points, head.sources)
+        for name, (own, _) in networks.items():
+            points = surprise.point_surprise(fields, own, outputs)
+            sources = surprise.sources_of(own)
+            found = surprise.window_statistics(fields, points, sources)
             statistics[name].append(found)
             if example.kind == "none":
                 intact_points[name].append(points[:: max(1, len(points) // 2000)])
     heads, circumstances = {}, np.array(circumstances)
-    for name, (_, left_out) in networks.items():
+    for name, (own, left_out) in networks.items():
         used = np.array([example.kind != left_out for example in examples])
         chosen = [example for example in examples if example.kind != left_out]
         rows = np.array(statistics[name])[used]
@@ -305,9 +317,10 @@ def fit_lines(
             rows,
             [e.kind for e in chosen],
             [(e.scene, e.condition) for e in chosen],
+            weights_of(chosen),
         )
         half = np.quantile(np.concatenate(intact_points[name]), HALF_AT)
-        head = Head(unfinished[name].networks, float(half), *line, np.zeros(7), 1.0)
+        head = Head(tuple(own), float(half), *line, np.zeros(7), 1.0)
         heads[name] = calibrated(head, rows, circumstances[used], chosen)
     return heads
 
@@ -360,8 +373,17 @@ def fit_heads(
     examples: Sequence[Example], left_out: Sequence[str] = (), seed: int = 0
 ) -> dict[str, Head]:
     """Heads by name: "all" and "no model", and for each kind left out "without KIND"
-    and "no model without KIND", which never saw one of it."""
-    drawn = list(draw_points(examples, np.random.default_rng(seed)))
+    and "no model without KIND", which never saw one of it.
+
+    Networks learn from the first half of the windows of VARIED alone: they are less
+    surprised by what they know, and the other half says what is usual.
+    """
+    varied = sorted(e.scene for e in examples if e.condition == VARIED)
+    kept_back = set(varied[len(varied) // 2 :])
+    learned = [
+        e for e in examples if e.condition != DAMAGED and e.scene not in kept_back
+    ]
+    drawn = list(draw_points(learned, np.random.default_rng(seed)))
     names = examples[0].load().names
     networks = {}
     for kind in tqdm([None, *left_out], "networks"):
@@ -375,5 +397,6 @@ def fit_heads(
             if kind is not None:
                 key = f"without {kind}" if name == "all" else f"{name} without {kind}"
             networks[key] = own[name], kind
-    scenes = set(sorted({e.scene for e in examples})[::LINE_SHARE])
+    scenes = set(sorted({e.scene for e in learned})[::LINE_SHARE]) - set(varied)
+    scenes |= kept_back | {e.scene for e in examples if e.condition == DAMAGED}
     return fit_lines([e for e in examples if e.scene in scenes], networks)

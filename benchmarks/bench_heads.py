@@ -76,13 +76,14 @@ def variants() -> list[dict]:
 
 def fit_all_networks(drawn, names) -> dict[tuple[str, bool], list]:
     """Networks by what they see, and whether they were fitted twice."""
-    found, share = {}, surprise_training.HARDEST
+    found = {}
     needed = {(each["sees"], each["twice"]) for each in variants()}
     for sees, twice in tqdm(sorted(needed), "networks"):
-        surprise_training.HARDEST = share if twice else 0.0
+        share = surprise_training.HARDEST if twice else 0.0
         chosen = NETWORKS[sees]
-        found[sees, twice] = surprise_training.fit_networks(drawn, names, chosen)
-    surprise_training.HARDEST = share
+        found[sees, twice] = surprise_training.fit_networks(
+            drawn, names, chosen, hardest=share
+        )
     return found
 
 
@@ -94,10 +95,10 @@ def measure(examples, networks) -> dict:
         fields = example.load()
         around.append(surprise.circumstances(fields))
         for key, own in networks.items():
-            head = surprise.Head(tuple(own), 0.0, *np.zeros((4, 1)), spread=1.0)
+            sources = surprise.sources_of(own)
             points = surprise.point_surprise(fields, own)
             found[key]["sharpness"].append(surprise.sharpness(fields, points))
-            found[key]["sizes"].append(surprise.sizes(fields, head.sources))
+            found[key]["sizes"].append(surprise.sizes(fields, sources))
     stacked = {
         key: {part: np.array(rows) for part, rows in parts.items()}
         for key, parts in found.items()
@@ -113,16 +114,17 @@ def surprise_of(variant, statistics, examples, is_fitted) -> np.ndarray:
     else:
         both = np.concatenate([parts["sharpness"], parts["sizes"]], axis=1)
         rows = both if variant["line"] == "both" else parts[variant["line"]]
-        usual = surprise_training.PAIR_WEIGHT
+        pairs = surprise_training.PAIR_WEIGHT
         if variant["pairs"] is not None:
-            surprise_training.PAIR_WEIGHT = variant["pairs"]
+            pairs = variant["pairs"]
         fitted = [e for e, used in zip(examples, is_fitted, strict=True) if used]
         mean, deviation, weights = surprise_training.fit_line(
             rows[is_fitted],
             [e.kind for e in fitted],
             [(e.scene, e.condition) for e in fitted],
+            surprise_training.weights_of(fitted),
+            pairs,
         )
-        surprise_training.PAIR_WEIGHT = usual
         standard = (rows - mean) / deviation
         raw = np.clip(standard, -surprise.CLIP, surprise.CLIP) @ weights
     intact = is_fitted & np.array([e.kind == "none" for e in examples])

@@ -67,7 +67,7 @@ def test_the_trackers_points_are_those_of_bodies_they_lie_on():
 
 
 def test_from_seeds_to_heads_that_score(tmp_path, monkeypatch):
-    for name, value in (("NUM_FRAMES", WINDOW), ("NUM_TRACKS", 60), ("SIDE", 64)):
+    for name, value in (("NUM_FRAMES", WINDOW), ("NUM_TRACKS", 60), ("SIDE", 96)):
         monkeypatch.setattr(offline_proof, name, value)
     kinds = "teleport", "kick"
     monkeypatch.setattr(synthetic, "VIOLATIONS", kinds)
@@ -75,12 +75,13 @@ def test_from_seeds_to_heads_that_score(tmp_path, monkeypatch):
     monkeypatch.setattr(surprise_examples, "KINDS", kinds)
     monkeypatch.setattr(surprise_examples, "VARIED_FRAMES", (WINDOW, WINDOW))
     monkeypatch.setattr(surprise_training, "STEPS", 40)
+    monkeypatch.setattr(damages, "MIN_FRAMES", WINDOW)
     monkeypatch.setattr(surprise_training, "NOT_SURE", 0)
     path = save_random(
         tmp_path / "small.npz", track_autoencoder_3d.make_model("mini", **SMALL)
     )
     keywords = {
-        "num_scenes": 2, "num_rendered": 1, "num_varied": 2,
+        "num_scenes": 2, "num_rendered": 1, "num_varied": 2, "num_damaged": 1,
         "work_dir": str(tmp_path / "work"),
     }  # fmt: skip
     text = surprise_examples.fit(path, **keywords)
@@ -123,6 +124,11 @@ def test_nothing_to_learn_from_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(offline_proof, "make_pool", lambda *_: [])
     with pytest.raises(pipeline.PipelineError, match="more --num_scenes"):
         surprise_examples.fit(
-            None, num_scenes=1, num_rendered=0, num_varied=0, work_dir=str(tmp_path)
+            None,
+            num_scenes=1,
+            num_rendered=0,
+            num_varied=0,
+            num_damaged=0,
+            work_dir=str(tmp_path),
         )
     assert not Path(tmp_path / "3dspa_mini_surprise.npz").exists()
