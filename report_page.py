@@ -41,6 +41,7 @@ import scoring
 import visualize
 from files import first_line, whole_file
 from pipeline import PipelineError
+from video import write_video
 
 LOG = logging.getLogger(__name__)
 
@@ -430,7 +431,7 @@ def _pictures_of(score, video_size, crf, with_video, kept) -> Pictures:
         found.note = f"{MOST_DRAWN:,} of the tracks are drawn, the worst among them"
     found.original, found.painted = _kept_paths(npz, video_size, crf, kept)
     if not found.original.exists():
-        visualize.write_video(found.original, _slowly(frames.frames(), data), fps, crf)
+        write_video(found.original, _slowly(frames.frames(), data), fps, crf)
     if not found.painted.exists():
         scale = np.diag([*frames.scale, 1.0])
         smaller = {"video": frames, "intrinsics": scale @ data["intrinsics"]}
@@ -440,7 +441,7 @@ def _pictures_of(score, video_size, crf, with_video, kept) -> Pictures:
         painted = visualize.video_of_result(
             data | smaller, TRAIL, POINT_SIZE, hidden="lost", margin=False
         )
-        visualize.write_video(found.painted, _slowly(painted, data), fps, crf)
+        write_video(found.painted, _slowly(painted, data), fps, crf)
     return found
 
 

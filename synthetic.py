@@ -22,25 +22,22 @@ y down, z forward) and pixels have their centres at +0.5 (DESIGN section 3).
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import dataclasses
-import errno
 import functools
 import multiprocessing
-import os
 import pathlib
 import sys
 from collections.abc import Sequence
 
 import cv2
-import imageio_ffmpeg
 import mujoco
 import numpy as np
 import tqdm
 
 import files
 import geometry
+from video import write_video
 from workers import ordered_map
 from worlds import (
     FIRST_FACE,
@@ -1535,42 +1532,6 @@ def _light(scene: Scene, point: np.ndarray, normal: np.ndarray) -> np.ndarray:
 # ------------------------------------------------------------------ files
 
 
-def write_video(path: str | os.PathLike, video: np.ndarray, fps: float) -> None:
-    """Writes `[T, H, W, 3]` uint8 RGB as H.264 (yuv420p), whole or not at all.
-
-    Raises ValueError for an odd height or width, which yuv420p has not, and OSError if
-    it cannot be written.
-    """
-    height, width = video.shape[1:3]
-    if height % 2 or width % 2:
-        raise ValueError(f"H.264 needs an even size, the video has {width}x{height}")
-    with files.whole_file(path) as file:
-        writer = imageio_ffmpeg.write_frames(
-            file.name,
-            (width, height),
-            fps=fps,
-            codec="libx264",
-            pix_fmt_out="yuv420p",
-            quality=None,
-            macro_block_size=2,
-            output_params=[
-                *("-crf", "23", "-preset", "slow", "-movflags", "+faststart"),
-                *("-f", "mp4"),  # the name of a file that is not whole does not say
-            ],
-        )
-        writer.send(None)
-        for frame in video:
-            writer.send(np.ascontiguousarray(frame))
-        writer.close()
-        # FFmpeg says nothing here of a disk that is full: what is there is counted.
-        count = 0
-        with contextlib.suppress(RuntimeError):
-            count, _ = imageio_ffmpeg.count_frames_and_secs(file.name)
-        if count != len(video):
-            done = f"{count} of {len(video)} frames are there"
-            raise OSError(errno.EIO, f"{done} (is the disk full?)")
-
-
 def contact_sheet(
     scenes: list[Scene], videos: list[np.ndarray], columns: int = 6
 ) -> np.ndarray:
@@ -1742,7 +1703,7 @@ def _write_scene(settings: Settings, scene: Scene, possible: dict, rows: list) -
     arrays = scene.arrays() | shown
     if settings.preview:
         path = settings.path(scene.seed, scene.violation, ".mp4")
-        write_video(path, shown["video"], scene.fps)
+        write_video(path, shown["video"], scene.fps, crf=23, preset="slow")
         rows.append(contact_row(scene, shown["video"]))
     if not settings.render:
         arrays.pop("video", None)

@@ -13,6 +13,7 @@ From top to bottom:
     find_repeats            frames that a conversion of the rate repeated
     without_repeats         a Video without those
     content_box             the part of the frames that is no uniform border
+    write_video             frames -> an H.264 file that plays in browsers
 
 Cuts are found by matching SIFT keypoints (Lowe 2004) between frames: within a shot
 many match even after seconds, whatever moves or vanishes in it and however bright it
@@ -20,17 +21,21 @@ is, and between shots hardly any does. Motion of points is not asked, so that a 
 time within a shot stays what it is: a violation.
 """
 
+import contextlib
 import dataclasses
+import errno
 import math
 import mmap
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import cv2
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
 from tqdm import tqdm
+
+from files import whole_file
 
 WORKING_SIZE = 512  # longer side of the frames that are kept and stored, in pixels
 SMALLEST_SIDE = 64  # pixels; of anything smaller no score is worth having
@@ -74,6 +79,8 @@ FRAMES_FOR_BORDERS = 16
 FLAT = 3.0  # grey levels, standard deviation within a line of a border
 STEADY = 8.0  # grey levels, between frames
 BORDER_EDGE = 2  # pixels next to a border, where it bleeds into the picture
+
+CRF = 18  # of H.264, as written: thin coloured lines do not survive less
 
 
 class VideoError(ValueError):
@@ -711,3 +718,105 @@ def _border_width(flat, colour):
     like_first = np.abs(colour - colour[0]).max(axis=-1) < STEADY
     border = flat & like_first
     return len(border) if border.all() else int(border.argmin())
+
+
+# --- Writing ---
+
+
+def write_video(
+    path: str | os.PathLike,
+    frames: Iterable[UInt8[np.ndarray, "H W 3"]],
+    fps: float = 10,
+    crf: int = CRF,
+    preset: str = "veryfast",
+) -> int:
+    """Writes RGB frames as H.264 (yuv420p, which browsers play), whole or not at all.
+
+    Frames of an odd height or width get their last row or column twice, since yuv420p
+    has two of each in common.
+
+    Args:
+        path: where the .mp4 shall be.
+        frames: RGB, all of one size.
+        fps: frames per second.
+        crf: quality, from 0 (all that there is) to 51.
+        preset: of x264; a slow one makes smaller files.
+
+    Returns:
+        How many frames were written.
+
+    Raises:
+        VideoError: no frames, frames of several sizes, a rate that cannot be.
+        OSError: it cannot be written.
+    """
+    if not 0 < fps < math.inf:
+        raise VideoError(f"fps is {fps:g}, must be more than 0")
+    frames, count = iter(frames), 0
+    frame = next(frames, None)
+    if frame is None:
+        raise VideoError("there is no frame to write")
+    shape = frame.shape
+    with whole_file(path) as file:
+        writer = _h264_writer(file.name, shape, fps, crf, preset)
+        try:
+            while frame is not None:
+                if frame.shape != shape:
+                    raise VideoError(
+                        f"frame {count} is {list(frame.shape)}, those before are "
+                        f"{list(shape)}"
+                    )
+                writer.send(_evened(frame))
+                count += 1
+                frame = next(frames, None)
+        finally:
+            writer.close()
+        _check_written(file.name, count)
+    return count
+
+
+def _h264_writer(name, shape, fps, crf, preset):
+    import imageio_ffmpeg  # not above: who only reads does without
+
+    height, width = (side + side % 2 for side in shape[:2])
+    # Which numbers are which colours is said, or players guess, each in its way.
+    colours = [
+        *("-colorspace", "smpte170m", "-color_primaries", "smpte170m"),
+        *("-color_trc", "smpte170m", "-color_range", "tv"),
+    ]
+    writer = imageio_ffmpeg.write_frames(
+        os.path.abspath(name),  # or "a:b" is a protocol, "-x" an option
+        (width, height),
+        fps=fps,
+        codec="libx264",
+        pix_fmt_out="yuv420p",
+        quality=None,
+        macro_block_size=2,
+        output_params=[
+            *("-crf", str(crf), "-preset", preset, "-movflags", "+faststart"),
+            *colours,
+            *("-f", "mp4"),  # the name of a file that is not whole does not say
+        ],
+    )
+    writer.send(None)
+    return writer
+
+
+def _evened(frame):
+    """A frame with even height and width."""
+    height, width = frame.shape[:2]
+    if height % 2 or width % 2:
+        frame = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    return np.ascontiguousarray(frame)
+
+
+def _check_written(name, count):
+    """FFmpeg says nothing here of a disk that is full: what is there is counted."""
+    import imageio_ffmpeg
+
+    found = 0
+    with contextlib.suppress(RuntimeError):
+        found, _ = imageio_ffmpeg.count_frames_and_secs(os.path.abspath(name))
+    if found != count:
+        raise OSError(
+            errno.EIO, f"{found} of {count} frames are there (is the disk full?)"
+        )

@@ -1,5 +1,6 @@
 """Drawing: tracks coloured by score, on frames, as a video, as a plot.
 
+    >>> from video import write_video
     >>> data = load_visualization_data("outputs/clip/result_with_scores.npz")
     >>> frames = video_of_result(data)
     >>> write_video("tracks.mp4", frames, data["fps"] or 10)
@@ -18,7 +19,6 @@ From top to bottom:
     paint_frames            frames with tracks on them, one after the other
     paint_point_track_with_colors       the same, of a whole video
     video_of_result         all of it: a result -> painted frames
-    write_video             frames -> an H.264 file that plays in browsers
     write_png               a frame -> a picture
     plot_scores             scores over time -> a picture
 
@@ -30,7 +30,6 @@ published drawing.
 
 import collections
 import contextlib
-import errno
 import math
 import os
 import warnings
@@ -53,7 +52,6 @@ ROUNDED = 1e-5  # by which scores may lie outside of 0..1
 BRIGHTEST = 1.5  # of a float video in 0..1, which resampling may leave a little above
 HIDDEN = ("hollow", "lost", "skip")
 DEFAULT_FPS = 10
-CRF = 18  # of H.264: thin coloured lines do not survive less
 INK, PAPER = (230, 230, 230), (32, 32, 32)  # of the margin
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 MOST_WHOLE = 2**30  # bytes of a video that can only be read as a whole
@@ -918,103 +916,6 @@ def drawing_order(scores: Float[np.ndarray, "T N"]) -> Int[np.ndarray, " N"]:
     last, on top, is what was worst at some time."""
     lowest = np.where(np.isfinite(scores), scores, np.inf).min(axis=0)
     return np.argsort(-lowest, kind="stable")
-
-
-def write_video(
-    path: str | os.PathLike,
-    frames: Iterable[UInt8[np.ndarray, "H W 3"]],
-    fps: float = DEFAULT_FPS,
-    crf: int = CRF,
-) -> int:
-    """Writes RGB frames as H.264 (yuv420p, which browsers play), whole or not at all.
-
-    Frames of an odd height or width get their last row or column twice, since yuv420p
-    has two of each in common.
-
-    Args:
-        path: where the .mp4 shall be.
-        frames: RGB, all of one size.
-        fps: frames per second.
-        crf: quality, from 0 (all that there is) to 51.
-
-    Returns:
-        How many frames were written.
-
-    Raises:
-        VisualizeError: no frames, frames of several sizes, a rate that cannot be.
-        OSError: it cannot be written.
-    """
-    if not 0 < fps < math.inf:
-        raise VisualizeError(f"fps is {fps:g}, must be more than 0")
-    frames, count = iter(frames), 0
-    frame = next(frames, None)
-    if frame is None:
-        raise VisualizeError("there is no frame to write")
-    shape = frame.shape
-    with whole_file(path) as file:
-        writer = _h264_writer(file.name, shape, fps, crf)
-        try:
-            while frame is not None:
-                if frame.shape != shape:
-                    raise VisualizeError(
-                        f"frame {count} is {list(frame.shape)}, those before are "
-                        f"{list(shape)}"
-                    )
-                writer.send(_even(frame))
-                count += 1
-                frame = next(frames, None)
-        finally:
-            writer.close()
-        _check_written(file.name, count)
-    return count
-
-
-def _h264_writer(name, shape, fps, crf):
-    import imageio_ffmpeg  # not above: who only paints does without
-
-    height, width = (side + side % 2 for side in shape[:2])
-    # Which numbers are which colours is said, or players guess, each in its way.
-    colours = [
-        *("-colorspace", "smpte170m", "-color_primaries", "smpte170m"),
-        *("-color_trc", "smpte170m", "-color_range", "tv"),
-    ]
-    writer = imageio_ffmpeg.write_frames(
-        os.path.abspath(name),  # or "a:b" is a protocol, "-x" an option
-        (width, height),
-        fps=fps,
-        codec="libx264",
-        pix_fmt_out="yuv420p",
-        quality=None,
-        macro_block_size=2,
-        output_params=[
-            *("-crf", str(crf), "-preset", "veryfast", "-movflags", "+faststart"),
-            *colours,
-            *("-f", "mp4"),  # the name of a file that is not whole does not say
-        ],
-    )
-    writer.send(None)
-    return writer
-
-
-def _even(frame):
-    """A frame with even height and width."""
-    height, width = frame.shape[:2]
-    if height % 2 or width % 2:
-        frame = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-    return np.ascontiguousarray(frame)
-
-
-def _check_written(name, count):
-    """FFmpeg says nothing here of a disk that is full: what is there is counted."""
-    import imageio_ffmpeg
-
-    found = 0
-    with contextlib.suppress(RuntimeError):
-        found, _ = imageio_ffmpeg.count_frames_and_secs(os.path.abspath(name))
-    if found != count:
-        raise OSError(
-            errno.EIO, f"{found} of {count} frames are there (is the disk full?)"
-        )
 
 
 def write_png(path: str | os.PathLike, frame: UInt8[np.ndarray, "H W 3"]) -> None:

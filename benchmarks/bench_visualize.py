@@ -25,6 +25,7 @@ sys.path[:0] = [ROOT]
 
 import visualize  # noqa: E402
 from files import whole_file  # noqa: E402
+from video import write_video  # noqa: E402
 
 PAINTING_SECONDS = 5.0
 POINTS, FRAMES, SIZE = 2048, 150, 512
@@ -56,7 +57,7 @@ def measure_painting(
     def write():
         with tempfile.TemporaryDirectory() as folder:
             frames = (picture[..., ::-1] for picture in painted(True))
-            visualize.write_video(os.path.join(folder, "a.mp4"), frames)
+            write_video(os.path.join(folder, "a.mp4"), frames)
 
     rows = [
         timed("painting", lambda: sum(1 for _ in painted(False)), repetitions),

@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # A module imports only from those before it here.
 LIBRARY = [
     "files",
+    "video",
     "workers",
     "geometry",
     "attention",
@@ -47,7 +48,6 @@ LIBRARY = [
     "depth",
     "environment",
     "semantic_points",
-    "video",
     "damages",
     "pipeline",
     "many_videos",
@@ -73,6 +73,7 @@ SCRIPTS = [
 # on simulated scenes.
 DEMO = [
     "files",
+    "video",
     "workers",
     "geometry",
     "attention",
@@ -94,7 +95,6 @@ DEMO = [
     "features",
     "depth",
     "environment",
-    "video",
     "pipeline",
     "many_videos",
     "scoring_flags",

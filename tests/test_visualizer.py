@@ -186,7 +186,7 @@ def test_what_cannot_be_written_is_said(visualizer, result, monkeypatch):
     def full(name, count):
         raise OSError(errno.ENOSPC, "the disk is full")
 
-    monkeypatch.setattr(visualize, "_check_written", full)
+    monkeypatch.setattr("video._check_written", full)
     code, _, err = visualizer(f"--npz_path={result}")
     assert code == 1 and re.match("cannot write .*: the disk is full\n$", err), err
 
