@@ -255,16 +255,33 @@ def soft_warp(frames: Frames, rng: np.random.Generator) -> Frames:
     _check(frames)
     blob = _draw_blob(rng, frames)
     one, other = _field(rng, blob.weight), _field(rng, blob.weight)
-    time = np.linspace(0, 1, len(frames))
-    grown = time**2 * (3 - 2 * time)
-    shares = grown[:, None] * np.stack([np.cos(time), np.sin(time)], axis=-1)
+    shares = soft_course(len(frames))
     end = _longest(shares[-1, 0] * one + shares[-1, 1] * other)
     fastest = max(_longest(a * one + b * other) for a, b in np.diff(shares, axis=0))
-    side = max(frames.shape[1:3])
-    strength = min(SOFT_WARP * side, UNFOLDED * blob.radius) / end
-    strength = min(strength, SOFT_STEP * side / fastest)
+    strength = soft_strength(end, fastest, max(frames.shape[1:3]), blob.radius)
     fields = (strength * (a * one + b * other) for a, b in shares)
     return _warped(frames, blob, fields)
+
+
+def soft_course(num_frames: int) -> Float[np.ndarray, "T 2"]:
+    """Of a soft warp, how much of each of two fields there is in a frame: more and
+    more, and of the second ever more against the first."""
+    time = np.linspace(0, 1, num_frames)
+    grown = time**2 * (3 - 2 * time)
+    return grown[:, None] * np.stack([np.cos(time), np.sin(time)], axis=-1)
+
+
+def soft_strength(longest: float, fastest: float, side: float, radius: float) -> float:
+    """What a soft warp is multiplied by.
+
+    Args:
+        longest: its longest displacement.
+        fastest: the most that one changes from a frame to the next.
+        side: the frame's longer side, pixels.
+        radius: of the region, pixels.
+    """
+    strength = min(SOFT_WARP * side, UNFOLDED * radius) / max(longest, 1e-6)
+    return min(strength, SOFT_STEP * side / max(fastest, 1e-6))
 
 
 @dataclass(frozen=True)

@@ -111,14 +111,11 @@ def softly_warped(
         )
         for _ in range(2)
     )  # fmt: skip
-    time = np.linspace(0, 1, pixels.shape[1])[:, None]
-    grown = time**2 * (3 - 2 * time)
-    moved = grown * (np.cos(time) * one + np.sin(time) * other)
+    shares = damages.soft_course(pixels.shape[1])
+    moved = shares[:, :1] * one + shares[:, 1:] * other
     step = np.linalg.norm(np.diff(moved, axis=1, prepend=moved[:, :1]), axis=-1)
-    longest = np.linalg.norm(moved, axis=-1).max() + 1e-6
-    furthest = min(damages.SOFT_WARP * offline_proof.SIDE, damages.UNFOLDED * radius)
-    fastest = damages.SOFT_STEP * offline_proof.SIDE
-    strength = min(furthest / longest, fastest / (step.max() + 1e-6))
+    longest = np.linalg.norm(moved, axis=-1).max()
+    strength = damages.soft_strength(longest, step.max(), offline_proof.SIDE, radius)
     return pixels + strength * moved, step / (step.max() + 1e-6)
 
 

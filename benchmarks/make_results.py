@@ -423,9 +423,7 @@ def main() -> None:
             "synthetic", " --conditions=rendered --num_scenes=36", "rendered"
         ),
         "### Real clips and damaged copies",
-        proof_section(
-            "corruptions", " --video_path=../shared/videos --tracking_grid_size=16"
-        ),
+        proof_section("corruptions", " --video_path=../shared/videos"),
         "### What was tried",
         tried_section(),
         "## Scoring a video, with the mini preset\n\nThe second run in a process, from "
