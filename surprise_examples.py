@@ -34,7 +34,7 @@ from files import whole_file
 FIRST_SEED, FIRST_RENDERED = 6_100_000, 6_000_000
 FIRST_VARIED, FIRST_DAMAGED = 6_200_000, 6_300_000
 NOISY_KINDS, TRUE_KINDS, RENDERED_KINDS = 5, 2, 3  # twins per scene, drawn at random
-VARIED_FRAMES = 24, 48  # of further intact clips: one window each
+VARIED_FRAMES = 24, 150  # of further intact clips: a window of each
 SOFT_WARP = "soft_warp"  # as in damages.py, of a noisy clip's tracks; no simulated kind
 # Done to rendered pictures, for what a tracker makes of warped ones.
 DAMAGES = "soft_warp", "jittery_warp"
@@ -143,11 +143,25 @@ def twin_fields(stored, kind, condition, seed, checkpoint, options):
 
 
 def varied_fields(seed, checkpoint, options):
-    """Fields and culprits (none) of an intact clip; see clip_fields."""
+    """Fields and culprits (none) of one window of an intact clip; see clip_fields.
+
+    Any of its windows, and short ones of short clips alone, as in the clips that are
+    scored: in the first seconds of a scene more happens than later.
+    """
     try:
         _, tracks = offline_proof.varied_clip(seed, VARIED_FRAMES)
     except synthetic.NoScene:
         return
+    length = checkpoint.config.num_output_frames
+    windows = pipeline.clip_windows(tracks.tracks.shape[1], length)
+    rng = np.random.default_rng([seed, 4])
+    frames = slice(*windows[rng.integers(len(windows))])
+    seen = (tracks.visible[:, frames, 0] > 0).any(axis=1)
+    tracks = dataclasses.replace(
+        tracks,
+        tracks=tracks.tracks[seen, frames],
+        visible=tracks.visible[seen, frames],
+    )
     for fields in pipeline.clip_fields(tracks, checkpoint, options):
         yield fields, np.zeros(len(fields.rows), np.int8)
 

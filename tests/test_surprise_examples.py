@@ -73,7 +73,7 @@ def test_from_seeds_to_heads_that_score(tmp_path, monkeypatch):
     monkeypatch.setattr(synthetic, "VIOLATIONS", kinds)
     monkeypatch.setattr(synthetic, "impossible_twin", twin)
     monkeypatch.setattr(surprise_examples, "KINDS", kinds)
-    monkeypatch.setattr(surprise_examples, "VARIED_FRAMES", (WINDOW, WINDOW))
+    monkeypatch.setattr(surprise_examples, "VARIED_FRAMES", (6, 2 * WINDOW))
     monkeypatch.setattr(surprise_training, "STEPS", 40)
     monkeypatch.setattr(damages, "MIN_FRAMES", WINDOW)
     monkeypatch.setattr(surprise_training, "NOT_SURE", 0)
