@@ -206,7 +206,8 @@ def test_weights_are_the_average_of_small_steps(run_3dspa):
 
 
 def test_two_devices_come_to_the_same(run_3dspa, cache, tmp_path):
-    two = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    flags = os.environ.get("XLA_FLAGS", "")
+    two = {"XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count=2"}
     flags = [*SMALL, f"--checkpoint_dir={tmp_path}", "--num_epochs=3", "--eval_freq=9"]
     status, _, error = finish(start(cache, *flags, "--stop_at_step=3", **two))
     assert status == 0, error
