@@ -28,20 +28,22 @@ COMPILATION = {
 }
 # XLA's older compiler of fused operations takes half as long as its newer one.
 OLDER_EMITTERS = "--xla_cpu_use_fusion_emitters=false"
-# Roughly by CPU time; of train, training, datasets and data_loader it is a guess.
+# By CPU time.
 LONG_FILES = [
     "test_track_autoencoder",
     "test_train",
     "test_training",
+    "test_notebook",
+    "test_checkpointing",
     "test_checkpoints",
-    "test_pipeline",
+    "test_report",
     "test_inference",
-    "test_evaluate_tapvid3d",
-    "test_video_benchmarks",
-    "test_offline_proof",
-    "test_scaffold",
-    "test_datasets",
     "test_data_loader",
+    "test_evaluate_tapvid3d",
+    "test_violations",
+    "test_offline_proof",
+    "test_pipeline",
+    "test_video_benchmarks",
 ]
 
 
