@@ -34,6 +34,13 @@ TINY = {
     "dino_feature_dim": 10,
     "depth_feature_dim": 7,
 }
+# One of each kind, where compiling is what a test waits for.
+ONE_LAYER = {
+    "track_layers": 1,
+    "latent_layers": 1,
+    "decompress_layers": 1,
+    "readout_layers": 1,
+}
 
 
 def make_model(model_type, preset="tiny", **changes):

@@ -551,7 +551,8 @@ params = {{k: place(v) for k, v in np.load({str(tmp_path / "arrays.npz")!r}).ite
 checkpointer = orbax.checkpoint.PyTreeCheckpointer()
 checkpointer.save({str(tmp_path / "o")!r}, {{"params": params}})
 """
-    four = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    flags = os.environ.get("XLA_FLAGS", "")
+    four = {"XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count=4"}
     done = run_python("-c", code, env=four)
     assert done.returncode == 0, done.stderr
     loaded = checkpointing.load_checkpoint(str(tmp_path / "o"))

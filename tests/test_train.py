@@ -1,7 +1,8 @@
 """train.py as it is called: what it writes, how it ends, how it goes on.
 
-Runs are as small as the flags allow. Compiled programs and simulated scenes are kept in
-a temporary folder, so that a run that differs only in when it ends does nothing again.
+Runs are as small as the flags allow, and but for one, the model is smaller than that.
+Compiled programs and simulated scenes are kept in a temporary folder, so that a run
+that differs only in when it ends does nothing again.
 """
 
 import functools
@@ -20,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import train_small
 
 import checkpointing
 import track_autoencoder
@@ -27,6 +29,7 @@ import track_autoencoder_3d
 import training
 
 ROOT = Path(__file__).resolve().parent.parent
+SMALL_MODEL = str(ROOT / "tests" / "train_small.py")
 SIZES = [
     "--num_scenes=4",
     "--num_depth_scenes=2",
@@ -49,11 +52,11 @@ def cache(tmp_path_factory):
     return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "compiled"
 
 
-def start(cache, *flags, script="train.py", pool=True, **environment):
+def start(cache, *flags, script=SMALL_MODEL, pool=True, **environment):
     env = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
         "NETRC": os.devnull,  # nobody's login
         **environment,
     }
@@ -61,7 +64,7 @@ def start(cache, *flags, script="train.py", pool=True, **environment):
         env.pop(name, None)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     command = [sys.executable, script, *flags]
-    if script == "train.py":
+    if script in ("train.py", SMALL_MODEL):
         command.append(f"--jax_cache_dir={cache}")
     if pool:
         command.append(f"--pool_dir={cache}-scenes")
@@ -162,7 +165,8 @@ def test_3dspa(run_3dspa):
     assert picture.startswith(b"\x89PNG") and len(picture) > 10_000
 
     loaded = checkpointing.load_checkpoint(str(path))
-    model = track_autoencoder_3d.make_model("mini", use_dino=False, use_depth=True)
+    features = {"use_dino": False, "use_depth": True}
+    model = track_autoencoder_3d.make_model("mini", **train_small.SIZES, **features)
     assert loaded.config == track_autoencoder.model_config(model)
     assert loaded.metadata["step"] == 6
     held_out = loaded.metadata["held_out"]
@@ -202,7 +206,8 @@ def test_weights_are_the_average_of_small_steps(run_3dspa):
 
 
 def test_two_devices_come_to_the_same(run_3dspa, cache, tmp_path):
-    two = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    flags = os.environ.get("XLA_FLAGS", "")
+    two = {"XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count=2"}
     flags = [*SMALL, f"--checkpoint_dir={tmp_path}", "--num_epochs=3", "--eval_freq=9"]
     status, _, error = finish(start(cache, *flags, "--stop_at_step=3", **two))
     assert status == 0, error
@@ -452,43 +457,39 @@ from unittest import mock
 import jax
 import train
 
-fails = mock.Mock(side_effect=jax.errors.JaxRuntimeError(sys.argv[1]))
 run = mock.MagicMock(wandb=None)
-train.begin, train.take_steps = (lambda: run), fails
-train.is_one_of_many = lambda: True
+train.begin, train.is_one_of_many = (lambda: run), (lambda: True)
 train.kept, train.how_to_go_on = (lambda run: "all is kept"), (lambda: "")
-try:
-    train.train(train.StopRequest())
-except (train.TrainingEnded, jax.errors.JaxRuntimeError) as error:
-    print(f"{type(error).__name__}: {error}")
+stop = train.StopRequest()
+for said in sys.argv[1:]:
+    train.take_steps = mock.Mock(side_effect=jax.errors.JaxRuntimeError(said))
+    try:
+        train.train(stop)
+    except (train.TrainingEnded, jax.errors.JaxRuntimeError) as error:
+        print(f"{type(error).__name__}: {error}")
 """
 
 
-@pytest.mark.parametrize(
-    "said, reported",
-    [
-        ("RESOURCE_EXHAUSTED: no memory", "JaxRuntimeError: RESOURCE_EXHAUSTED: no"),
-        ("UNAVAILABLE: no peer", "TrainingEnded: another host has ended or is out of"),
-    ],
-)
-def test_memory_that_runs_out_is_no_other_host_s_end(cache, tmp_path, said, reported):
+def test_memory_that_runs_out_is_no_other_host_s_end(cache, tmp_path):
     script = tmp_path / "failing.py"
     script.write_text(FAILING_DEVICE)
-    status, out, error = finish(start(cache, said, script=str(script), pool=False))
+    said = ["RESOURCE_EXHAUSTED: no memory", "UNAVAILABLE: no peer"]
+    status, out, error = finish(start(cache, *said, script=str(script), pool=False))
     assert status == 0, error
-    assert out.startswith(reported)
-
-
-# With these TRAJAN's first step is at rate 0 and its second moves every weight by 1e25.
-# All runs of it have them, to share what is compiled.
-DIVERGING = [*SIZES, "--model_type=trajan", "--learning_rate=1e30"]
+    memory, peer = out.splitlines()
+    assert memory.startswith("JaxRuntimeError: RESOURCE_EXHAUSTED: no memory")
+    assert peer.startswith("TrainingEnded: another host has ended or is out of")
 
 
 def test_trajan_with_a_pool_and_workers(cache, tmp_path):
-    """Its --seed is that of the held-out scenes, which it must not train on."""
+    """The mini model as it is, and how it is to be called.
+
+    Its --seed is that of the held-out scenes, which it must not train on.
+    """
     pool, folder = tmp_path / "pool", tmp_path / "run"
     flags = [
-        *DIVERGING,
+        *SIZES,
+        "--model_type=trajan",
         f"--checkpoint_dir={folder}",
         f"--pool_dir={pool}",
         "--num_workers=1",
@@ -496,7 +497,8 @@ def test_trajan_with_a_pool_and_workers(cache, tmp_path):
         "--seed=1",
         "--storage=float32",
     ]
-    status, out, error = finish(start(cache, *flags, pool=False))
+    process = start(cache, *flags, script="train.py", pool=False)
+    status, out, error = finish(process)
     assert status == 0, error
     assert out == f"weights: {folder / 'trajan_mini.npz'}\n"
     assert_metrics(lines_of(folder), [1])
@@ -510,6 +512,10 @@ def test_trajan_with_a_pool_and_workers(cache, tmp_path):
     assert sorted(len(x) for x in scenes) == [2, 4]
     for scene in scenes[0]:
         assert not any(np.array_equal(scene, other) for other in scenes[1])
+
+
+# With these TRAJAN's first step is at rate 0 and its second moves every weight by 1e25.
+DIVERGING = [*SIZES, "--model_type=trajan", "--learning_rate=1e30"]
 
 
 def test_a_loss_that_is_not_finite(cache, tmp_path):
@@ -594,8 +600,9 @@ TRY_ALL = """
 import contextlib, io, json, sys
 from absl import app, flags
 from absl.testing import flagsaver
-import train
+import train, train_small
 
+train_small.shrink_mini()  # as that of the weights is
 for bad in json.loads(sys.argv[1]):
     error, text = io.StringIO(), ""
     with contextlib.redirect_stderr(error), flagsaver.flagsaver():
@@ -648,7 +655,7 @@ def test_bad_flags(stopped, cache, tmp_path):
 
 
 def test_help_names_every_flag_and_its_default(cache):
-    status, out, _ = finish(start(cache, "--help"))
+    status, out, _ = finish(start(cache, "--help", script="train.py"))
     assert status == 1  # as absl has it
     assert "python train.py --preset=mini" in out
     text = " ".join(out.split())

@@ -240,14 +240,7 @@ def test_schedule_of_short_runs(num_steps, warmup_steps):
     assert values[0] == (0 if warmup_steps else pytest.approx(1e-3))
 
 
-# One layer of each kind: compiling is what these tests wait for.
-ONE_LAYER = {
-    "track_layers": 1,
-    "latent_layers": 1,
-    "decompress_layers": 1,
-    "readout_layers": 1,
-}
-SMALL = ONE_LAYER | {
+SMALL = cases.ONE_LAYER | {
     "readout": "cross",
     "track_embedding": "mlp",
     "relative_positions": True,
@@ -356,7 +349,7 @@ def trained(model_type):
     TRAJAN as published, positions absolute; 3DSPA as the mini model has it.
     """
     num_steps = NUM_STEPS[model_type]
-    changes = SMALL if model_type == "3dspa" else ONE_LAYER
+    changes = SMALL if model_type == "3dspa" else cases.ONE_LAYER
     model = cases.make_model(model_type, **changes)
     params = checkpointing.init_params(model, 0)
     optimizer = training.make_optimizer(1e-2, num_steps, 5)
