@@ -62,6 +62,7 @@ FLOOR = 0.03  # pixels added before logarithms
 # below a half.
 STEEPNESS = 3.0
 FASTEST = 12.0  # pixels a frame, beyond which nothing was fitted
+TRACKS, FRAMES = (120, 1200), (24, 150)  # of a window, likewise
 MOST_LOG_SCALE = 8.0
 CLIP = 5.0  # standard deviations beyond which a number says no more
 NO_MODEL = "observed", "nearest"  # sources of fields that no model is needed for
@@ -465,7 +466,9 @@ def sizes(fields: Fields, sources: Sequence[str]) -> Float[np.ndarray, " S"]:
 def circumstances(fields: Fields) -> Float[np.ndarray, "7"]:
     """What the usual surprise of a window depends on: 1, the logarithms of the median
     and the mean speed, their squares, those of the numbers of tracks and of frames."""
-    median, *others = fields.covariates
+    median, tracks, frames = fields.covariates
+    tracks = np.clip(tracks, *np.log(TRACKS))
+    frames = np.clip(frames, *np.log(FRAMES))
     median = np.clip(median, *np.log([FLOOR, FASTEST]))
     step, usual = (
         fields.values[:, fields.names.index(f"observed.step{end}")].astype(np.float32)
@@ -473,7 +476,7 @@ def circumstances(fields: Fields) -> Float[np.ndarray, "7"]:
     )
     speed = np.exp(step + usual).mean() if len(step) else np.exp(median)
     mean = np.log(np.clip(speed, FLOOR, FASTEST))
-    return np.array([1, median, mean, median**2, mean**2, *others])
+    return np.array([1, median, mean, median**2, mean**2, tracks, frames])
 
 
 def raw_surprise(statistics: Float[np.ndarray, "*B S"], head: Head) -> np.ndarray:

@@ -310,19 +310,26 @@ def fit_lines(
                 intact_points[name].append(points[:: max(1, len(points) // 2000)])
     heads, circumstances = {}, np.array(circumstances)
     for name, (own, left_out) in networks.items():
-        used = np.array([example.kind != left_out for example in examples])
-        chosen = [example for example in examples if example.kind != left_out]
-        rows = np.array(statistics[name])[used]
-        line = fit_line(
-            rows,
-            [e.kind for e in chosen],
-            [(e.scene, e.condition) for e in chosen],
-            weights_of(chosen),
-        )
+        rows = np.array(statistics[name])
+        used = np.array([e.kind != left_out for e in examples])
+        # What calibrates is kept from the line, too.
+        of_line = used & np.array([e.condition != VARIED for e in examples])
+        line = _line_of(rows[of_line], _chosen(examples, of_line))
         half = np.quantile(np.concatenate(intact_points[name]), HALF_AT)
         head = Head(tuple(own), float(half), *line, np.zeros(7), 1.0)
-        heads[name] = calibrated(head, rows, circumstances[used], chosen)
+        chosen = _chosen(examples, used)
+        heads[name] = calibrated(head, rows[used], circumstances[used], chosen)
     return heads
+
+
+def _chosen(examples, which):
+    return [e for e, is_chosen in zip(examples, which, strict=True) if is_chosen]
+
+
+def _line_of(statistics, examples):
+    kinds = [e.kind for e in examples]
+    groups = [(e.scene, e.condition) for e in examples]
+    return fit_line(statistics, kinds, groups, weights_of(examples))
 
 
 def calibrated(head, statistics, circumstances, examples) -> Head:
