@@ -47,8 +47,6 @@ RIDGE = 0.01  # the larger, the more the line follows its examples
 LINE_SHARE = 2  # the line is fitted to one scene in so many, which is plenty for it
 VARIED = "varied"  # condition of windows of any length and number of tracks
 DAMAGED = "damaged"  # of rendered pictures that were warped; networks see none
-# In the line, of windows by condition: these are few, and what a user's are most like.
-WEIGHTS = {"rendered": 4.0, DAMAGED: 10.0}
 NUM_OF_SPEED = 5  # of surprise.circumstances: 1, and what depends on speed
 HALF_AT = 0.995  # of intact points, those above get a coords_score below a half
 
@@ -280,8 +278,16 @@ def fit_line(
 
 
 def weights_of(examples: Sequence[Example]) -> np.ndarray:
-    """[E] what each counts in the line, for `fit_line`."""
-    return np.array([WEIGHTS.get(example.condition, 1.0) for example in examples])
+    """[E] what each counts in the line, for `fit_line`: the violations of every
+    condition the same in all, since tracks of pictures, which a user's are most like,
+    are few. 1 in the mean, and for intact windows."""
+    condition = np.array([e.condition for e in examples])
+    is_twin = np.array([e.kind != "none" for e in examples])
+    weights, conditions = np.ones(len(examples)), np.unique(condition[is_twin])
+    for name in conditions:
+        own = is_twin & (condition == name)
+        weights[own] = is_twin.sum() / len(conditions) / own.sum()
+    return weights
 
 
 def fit_lines(
