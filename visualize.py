@@ -19,6 +19,7 @@ From top to bottom:
     paint_frames            frames with tracks on them, one after the other
     paint_point_track_with_colors       the same, of a whole video
     video_of_result         all of it: a result -> painted frames
+    is_in_frame             which points can be seen at all
     write_png               a frame -> a picture
     plot_scores             scores over time -> a picture
 
@@ -909,6 +910,14 @@ def video_of_result(
         side_by_side=side_by_side,
     )
     return (np.ascontiguousarray(frame[..., ::-1]) for frame in painted)
+
+
+def is_in_frame(data: dict) -> Bool[np.ndarray, "N T"]:
+    """Where a visible point lies within the picture, and can be drawn."""
+    tracks = project_all_tracks(data["coords"], data["intrinsics"], data["extrinsics"])
+    with np.errstate(invalid="ignore"):
+        inside = ((tracks >= 0) & (tracks < data["video"].size[::-1])).all(axis=-1)
+    return inside & np.asarray(data["visibs"], bool).T
 
 
 def drawing_order(scores: Float[np.ndarray, "T N"]) -> Int[np.ndarray, " N"]:

@@ -226,6 +226,12 @@ def run() -> list[str]:
         for name in ("plot", "worst"):
             if FLAGS[name].value:
                 raise visualize.VisualizeError(f"without scores there is no --{name}")
+    if not visualize.is_in_frame(data).any():
+        print(
+            f"{data['path']}: no visible point lies in the picture: are the "
+            "intrinsics for this video's size, and the extrinsics world-to-camera?",
+            file=sys.stderr,
+        )
     frames = painted_frames(data)
     if FLAGS.save_frames:
         frames = with_pictures(frames, stem)

@@ -182,6 +182,18 @@ def test_user_errors_are_one_line(visualizer, result, tmp_path):
     assert not list(tmp_path.glob("*.mp4"))
 
 
+def test_a_result_of_which_nothing_can_be_seen(visualizer, result):
+    with np.load(result) as stored:
+        arrays = dict(stored)
+    code, _, err = visualizer(f"--npz_path={result}")
+    assert code == 0 and "lies in the picture" not in err
+    arrays["coords"] = arrays["coords"] * np.float32([1, 1, -1])  # behind the camera
+    np.savez(result, **arrays)
+    code, out, err = visualizer(f"--npz_path={result}")
+    assert code == 0 and "written" in out
+    assert "no visible point lies in the picture: are the intrinsics" in err
+
+
 def test_what_cannot_be_written_is_said(visualizer, result, monkeypatch):
     def full(name, count):
         raise OSError(errno.ENOSPC, "the disk is full")
