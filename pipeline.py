@@ -89,6 +89,8 @@ HELD_SHARE = 4  # one track in so many is held out in a repeated split
 NUM_REGIONS = 8  # of a window, each of which is held out at once;
 ROWS_OF_REGIONS = 2  # so many of them above each other, to begin with
 MOST_TOGETHER = 1200  # tracks of a window that surprise sees at once
+# What is drawn, as the last salt of `lots`: no two draws may have the same numbers.
+OF_SPLITS, OF_GROUPS, OF_SUPPORT, OF_QUERIES = range(4)
 NUM_TAPS = (2 * geometry.DEPTH_TAPS + 1) ** 2  # depth features that have no scale
 
 
@@ -869,7 +871,7 @@ def track_keys(tracks: Tracks3D) -> UInt64[np.ndarray, " N"]:
 
 def lots(keys: UInt64[np.ndarray, " N"], *salt: int) -> UInt64[np.ndarray, " N"]:
     """A random number for each track, others for another salt."""
-    return _mixed(keys, *(np.full(len(keys), number) for number in salt))
+    return _mixed(keys, *(np.full(len(keys), number % 2**63) for number in salt))
 
 
 def _mixed(*numbers) -> UInt64[np.ndarray, " N"]:
@@ -955,7 +957,10 @@ def hold_out(
     check_features(tracks, checkpoint, options)
     num_tracks, num_frames = tracks.visible.shape[:2]
     keys = track_keys(tracks)
-    rows = [lots(keys, options.seed, split) for split in range(options.num_splits)]
+    rows = [
+        lots(keys, options.seed, split, OF_SPLITS)
+        for split in range(options.num_splits)
+    ]
     held = deal_splits(np.stack(rows), options)
     length = options.num_output_frames or checkpoint.config.num_output_frames
     spans = clip_windows(num_frames, length, tracks.cuts)
@@ -1031,13 +1036,18 @@ def predict_window(
     visible = tracks.visible[:, start:stop, 0] > 0
     seen = visible.any(axis=1)
     num_splits, num_tracks = held.shape
-    most = options.num_support_tracks, options.num_query_points
+    most = {
+        OF_SUPPORT: options.num_support_tracks, OF_QUERIES: options.num_query_points
+    }  # fmt: skip
+
+    def draw(which, split, role):
+        numbers = lots(keys, options.seed, start, split, role)
+        return _lowest(np.flatnonzero(which), numbers, most[role])
+
     drawn = [
-        tuple(
-            _lowest(np.flatnonzero(which), lots(keys, options.seed, start, split, i), n)
-            for i, (which, n) in enumerate(
-                zip((seen & ~hidden, seen & hidden), most, strict=True)
-            )
+        (
+            draw(seen & ~hidden, split, OF_SUPPORT),
+            draw(seen & hidden, split, OF_QUERIES),
         )
         for split, hidden in enumerate(held)
     ]
@@ -1366,7 +1376,7 @@ def _groups(window, keys, options):
     """A window's tracks dealt at random into groups of a size that surprise is used to:
     what is sharpest among more of them would be sharper."""
     ids = np.unique(window.ids)
-    drawn = lots(keys[ids], options.seed, window.start)
+    drawn = lots(keys[ids], options.seed, window.start, OF_GROUPS)
     groups = np.array_split(ids[np.argsort(drawn)], -(-len(ids) // MOST_TOGETHER))
     return [np.sort(group) for group in groups]
 
