@@ -492,7 +492,7 @@ def make_pool(
     jobs = [
         (str(path), seed, with_video)
         for seed, path in paths.items()
-        if not _is_made(path, with_video)
+        if not is_made(path, with_video)
     ]
     if jobs:
         with workers.ordered_map(min(num_workers, len(jobs))) as run_all:
@@ -501,7 +501,7 @@ def make_pool(
     return [path for path in paths.values() if path.exists()]
 
 
-def _is_made(path, with_video) -> bool:
+def is_made(path, with_video) -> bool:
     try:
         with np.load(path) as stored:
             names = {f"{INTACT}/lk" if with_video else f"{INTACT}/tracks"}

@@ -17,8 +17,10 @@ from absl import app, flags
 import pipeline
 import report_page
 import scoring_flags
+from files import first_line
 
 FLAGS = flags.FLAGS
+MOST_TOLD = 10  # failed videos that the terminal lists
 
 
 def define_flags() -> None:
@@ -79,7 +81,9 @@ def run() -> str:
     )
     scored = sum(len(folder.scores) for folder in folders)
     failed = [line for folder in folders for line in folder.failed]
-    told = "".join(f"\n  {name}: {error}" for name, error in failed)
+    told = "".join(f"\n  {name}: {first_line(e)}" for name, e in failed[:MOST_TOLD])
+    if len(failed) > MOST_TOLD:
+        told += f"\n  and {len(failed) - MOST_TOLD} more, all of them in the page"
     return (
         f"{scored} scored, {len(failed)} failed{told}\n{output}: {size / 1e6:.1f} MB, "
         "open it in a browser"

@@ -27,7 +27,7 @@ import cv2
 from absl import flags
 
 import pipeline
-from files import reason
+from files import first_line, reason
 
 # Flags that are fields of pipeline.Options: of the networks, which scripts that read
 # tracks have too,
@@ -279,7 +279,7 @@ def errors_in_one_line(
     try:
         yield
     except (*pipeline.USER_ERRORS, *also) as error:
-        sys.exit(str(error))
+        sys.exit(first_line(error))
     except OSError as error:
         # The message of those that files.py raises has the path in it.
         named = f"{error.filename}: " if error.filename else ""

@@ -62,7 +62,7 @@ FLOOR = 0.03  # pixels added before logarithms
 # below a half.
 STEEPNESS = 3.0
 FASTEST = 12.0  # pixels a frame, beyond which nothing was fitted
-TRACKS, FRAMES = (120, 1200), (24, 150)  # of a window, likewise
+TRACKS, FRAMES = (120, 1200), (24, 150)  # of a window, about what there was to fit
 MOST_LOG_SCALE = 8.0
 CLIP = 5.0  # standard deviations beyond which a number says no more
 NO_MODEL = "observed", "nearest"  # sources of fields that no model is needed for

@@ -157,6 +157,8 @@ def varied_fields(seed, checkpoint, options):
     rng = np.random.default_rng([seed, 4])
     frames = slice(*windows[rng.integers(len(windows))])
     seen = (tracks.visible[:, frames, 0] > 0).any(axis=1)
+    if seen.sum() < surprise.NUM_NEAR[0]:
+        return
     tracks = dataclasses.replace(
         tracks,
         tracks=tracks.tracks[seen, frames],
@@ -210,7 +212,7 @@ def damaged_pool(
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{seed}.npz" for seed in seeds]
-    jobs = [str(path) for path in paths if not path.exists()]
+    jobs = [str(path) for path in paths if not offline_proof.is_made(path, True)]
     if jobs:
         with workers.ordered_map(min(num_workers, len(jobs))) as run_all:
             for _ in tqdm(run_all(_make_damaged, jobs), "damaged", total=len(jobs)):
@@ -229,7 +231,8 @@ def _make_damaged(path) -> None:
     except synthetic.NoScene:
         return
     frames = synthetic.render(scene, lit=False)
-    arrays = offline_proof.tracked_arrays("none", frames)
+    arrays = {"version": np.asarray(synthetic.VERSION)}
+    arrays |= offline_proof.tracked_arrays("none", frames)
     for kind in DAMAGES:
         copy = damages.DAMAGES[kind](frames, np.random.default_rng(seed))
         arrays |= offline_proof.tracked_arrays(kind, copy)

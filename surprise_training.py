@@ -44,7 +44,9 @@ STEPS, BATCH = 3000, 1024
 LEARNING_RATE, WEIGHT_DECAY = 2e-3, 1e-2
 PAIR_WEIGHT = 3.0  # of a twin against its own scene, where a window by itself has 1
 RIDGE = 0.01  # the larger, the more the line follows its examples
-LINE_SHARE = 2  # the line is fitted to one scene in so many, which is plenty for it
+# The line is fitted to one scene in so many, which is plenty for it; to the even ones,
+# so to no soft warp of noisy tracks, in which nothing tells it.
+LINE_SHARE = 2
 VARIED = "varied"  # condition of windows of any length and number of tracks
 DAMAGED = "damaged"  # of rendered pictures that were warped; networks see none
 NUM_OF_SPEED = 5  # of surprise.circumstances: 1, and what depends on speed
@@ -280,7 +282,7 @@ def fit_line(
 def weights_of(examples: Sequence[Example]) -> np.ndarray:
     """[E] what each counts in the line, for `fit_line`: the violations of every
     condition the same in all, since tracks of pictures, which a user's are most like,
-    are few. 1 in the mean, and for intact windows."""
+    are few. 1 in the mean of these; what intact windows count, `fit_line` says."""
     condition = np.array([e.condition for e in examples])
     is_twin = np.array([e.kind != "none" for e in examples])
     weights, conditions = np.ones(len(examples)), np.unique(condition[is_twin])

@@ -226,7 +226,9 @@ def run() -> list[str]:
         for name in ("plot", "worst"):
             if FLAGS[name].value:
                 raise visualize.VisualizeError(f"without scores there is no --{name}")
-    if not visualize.is_in_frame(data).any():
+    if not np.any(data["visibs"]):
+        print(f"{data['path']}: no point is visible in any frame", file=sys.stderr)
+    elif not visualize.is_in_frame(data).any():
         print(
             f"{data['path']}: no visible point lies in the picture: are the "
             "intrinsics for this video's size, and the extrinsics world-to-camera?",

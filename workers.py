@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -26,7 +27,7 @@ def ordered_map(num_workers: int) -> Iterator[Callable[[Callable, Iterable], Ite
 
     Gives a function to be called as `map` is, with one iterable. For 0 workers it is
     `map`. The workers end when the context does, whatever they are at, and tidy up
-    (`finally`) before. Ctrl-C is this process's business: they hear nothing of it.
+    (`finally`) before, if that takes no longer than TIDYING. Ctrl-C is this process's business: they hear nothing of it.
 
     Raises, while results are taken, what the mapped function raised, and
     ChildProcessError where a worker has died, which it does if memory runs out.
@@ -45,21 +46,28 @@ def ordered_map(num_workers: int) -> Iterator[Callable[[Callable, Iterable], Ite
     try:
         yield functools.partial(_map, executor, AHEAD * num_workers)
     finally:
-        # Of this executor only; the caller may have started others.
-        _end(list((executor._processes or {}).values()))
-        # A worker may have ended halfway through handing over a result. The
-        # executor's thread would wait for the rest for ever, since this process could
-        # still write it; with this end closed too, it reads that there is none.
-        results._writer.close()
-        executor.shutdown(cancel_futures=True)
+        try:
+            # Of this executor only; the caller may have started others.
+            _end(list((executor._processes or {}).values()))
+        finally:
+            # A worker may have ended halfway through handing over a result. The
+            # executor's thread would wait for the rest for ever, since this process
+            # could still write it; with this end closed too, it reads that there is
+            # none.
+            results._writer.close()
+            executor.shutdown(cancel_futures=True)
 
 
 def _end(children: list) -> None:
-    for child in children:
-        child.terminate()
-    for child in children:
-        child.join(TIDYING)
-        child.kill()
+    until = time.monotonic() + TIDYING
+    try:
+        for child in children:
+            child.terminate()
+        for child in children:
+            child.join(max(0, until - time.monotonic()))
+    finally:
+        for child in children:
+            child.kill()
 
 
 def _map(executor, ahead: int, function: Callable, jobs: Iterable) -> Iterator:
@@ -102,10 +110,11 @@ def _on_sigterm(*_) -> None:
 
 def _do(function, job):
     global _at_work
-    _at_work = True
     try:
-        return function(job)
+        _at_work = True
+        try:
+            return function(job)
+        finally:
+            _at_work = False
     except SystemExit:  # the executor would take it for a result, and go on
         os._exit(1)
-    finally:
-        _at_work = False

@@ -62,10 +62,11 @@ def pytest_configure(config):
 
 def add_xla_flag(flag):
     """Unless XLA does not know it (any more), by which each process would end."""
-    flags = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
+    flags = f"{flag} {os.environ.get('XLA_FLAGS', '')}".strip()  # the last one counts
     env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     command = [sys.executable, "-c", "import jax; jax.devices()"]
-    if subprocess.run(command, env=env, capture_output=True).returncode == 0:
+    done = subprocess.run(command, env=env, capture_output=True, timeout=120)
+    if done.returncode == 0:
         os.environ["XLA_FLAGS"] = flags
 
 

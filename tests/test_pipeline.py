@@ -5,6 +5,7 @@ scored is refused."""
 import dataclasses
 import json
 import shutil
+import types
 from pathlib import Path
 
 import jax
@@ -1326,6 +1327,20 @@ def test_many_tracks_are_judged_in_groups(held_out, checkpoint, monkeypatch):
     whole = surprise.score_fields(fields, head, (40, 30))
     assert len(whole.windows) == len(found.windows)
     assert np.isfinite(whole.points[:, 1:][tracks.visible[:, 1:, 0] > 0]).all()
+
+
+@pytest.mark.parametrize("start", [0, 24])
+def test_every_group_has_tracks_of_every_split(start):
+    """Of which each track's nearest one of another split is looked for."""
+    ids, options = np.arange(3700), make_options(num_splits=4)
+    keys = pipeline.lots(ids.astype(np.uint64), 7)
+    rows = [pipeline.split_lots(keys, split, options) for split in range(4)]
+    split = pipeline.deal_splits(np.stack(rows), options).argmax(axis=0)
+    window = types.SimpleNamespace(ids=ids, start=start)
+    groups = pipeline._groups(window, keys, options)
+    assert len(groups) == 4 and sorted(np.concatenate(groups)) == ids.tolist()
+    for group in groups:
+        assert np.bincount(split[group], minlength=4).min() > 150
 
 
 def test_the_nearest_of_a_single_split_is_one_that_was_shown():

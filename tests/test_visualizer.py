@@ -192,6 +192,9 @@ def test_a_result_of_which_nothing_can_be_seen(visualizer, result):
     code, out, err = visualizer(f"--npz_path={result}")
     assert code == 0 and "written" in out
     assert "no visible point lies in the picture: are the intrinsics" in err
+    np.savez(result, **arrays | {"visibs": np.zeros_like(arrays["visibs"])})
+    code, out, err = visualizer(f"--npz_path={result}")
+    assert code == 0 and err.endswith("no point is visible in any frame\n")
 
 
 def test_what_cannot_be_written_is_said(visualizer, result, monkeypatch):

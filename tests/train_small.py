@@ -1,6 +1,6 @@
 """Runs train.py with a mini preset of one narrow layer of each kind.
 
-    python tests/train_small.py --num_steps=6
+    PYTHONPATH=. python tests/train_small.py --num_steps=6
 
 Compiling the real one takes most of a minute, and half as long where it has been
 compiled before; what train.py does around a step is the same.
@@ -25,6 +25,6 @@ def shrink_mini():
     track_autoencoder.PRESETS["mini"] = track_autoencoder.MINI | SIZES
 
 
-if __name__ == "__main__":  # not in Grain's workers, which import this file
+if __name__ == "__main__":  # test_train.py imports this file
     shrink_mini()
     runpy.run_path("train.py", run_name="__main__")
