@@ -27,7 +27,8 @@ def ordered_map(num_workers: int) -> Iterator[Callable[[Callable, Iterable], Ite
 
     Gives a function to be called as `map` is, with one iterable. For 0 workers it is
     `map`. The workers end when the context does, whatever they are at, and tidy up
-    (`finally`) before, if that takes no longer than TIDYING. Ctrl-C is this process's business: they hear nothing of it.
+    (`finally`) before, if that takes no longer than TIDYING. Ctrl-C is this process's
+    business: they hear nothing of it.
 
     Raises, while results are taken, what the mapped function raised, and
     ChildProcessError where a worker has died, which it does if memory runs out.
