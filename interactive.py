@@ -39,7 +39,7 @@ from jaxtyping import Bool, Float, UInt8
 from scipy.spatial.transform import Rotation
 
 import visualize
-from video import reduced
+from video import DEFAULT_FPS, reduced
 from visualize import VisualizeError
 
 FLAT_DEPTH, FLAT_WITHIN = 1.0, 1e-3  # where pipeline.py puts points without depth
@@ -86,7 +86,7 @@ class Scene:
     extrinsics: Float[np.ndarray, "T 4 4"]
     size: tuple[int, int]
     pictures: Sequence[UInt8[np.ndarray, "H W 3"]] | None = None
-    fps: float = float(visualize.DEFAULT_FPS)
+    fps: float = float(DEFAULT_FPS)
     title: str = ""
     score_range: tuple[float, float] = (0.0, 1.0)
 
@@ -138,7 +138,7 @@ def make_scene(
         extrinsics=extrinsics,
         size=tuple(data["video"].size),
         pictures=Pictures(data["video"]),
-        fps=data["fps"] or visualize.DEFAULT_FPS,
+        fps=data["fps"] or DEFAULT_FPS,
         title=title,
         score_range=score_range,
     )

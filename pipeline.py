@@ -840,7 +840,7 @@ def deal_splits(
 
     Args:
         drawn: numbers for tracks, as of `lots`, for each of the options' splits; the
-            lowest decide. With score_all_points the first row does.
+            lowest decide. With score_all_points one row is enough.
     """
     count = drawn.shape[1]
     if not options.score_all_points:
@@ -1047,7 +1047,7 @@ def predict_window(
 
     def draw(which, split, role):
         numbers = lots(keys, options.seed, start, split, role)
-        return _lowest(np.flatnonzero(which), numbers, most[role])
+        return lowest(np.flatnonzero(which), numbers, most[role])
 
     drawn = [
         (
@@ -1108,8 +1108,11 @@ def predict_window(
     )
 
 
-def _lowest(ids, drawn, most):
-    """At most so many of these tracks, those with the lowest numbers, in order."""
+def lowest(
+    ids: Int[np.ndarray, " n"], drawn: UInt64[np.ndarray, " N"], most: int | None
+) -> Int[np.ndarray, " m"]:
+    """At most so many of these tracks (None: all), in order; those with the lowest of
+    the numbers `drawn` for all tracks."""
     if most is None or len(ids) <= most:
         return ids
     return np.sort(ids[np.argsort(drawn[ids], kind="stable")[:most]])

@@ -41,7 +41,7 @@ import scoring
 import visualize
 from files import first_line, whole_file
 from pipeline import PipelineError
-from video import write_video
+from video import DEFAULT_FPS, write_video
 
 LOG = logging.getLogger(__name__)
 
@@ -421,7 +421,7 @@ def _pictures_of(score, video_size, crf, with_video, kept) -> Pictures:
         return Pictures(absent=f"no {RESULT} beside its score")
     data = visualize.load_visualization_data(npz)
     frames = Reduced(data["video"], video_size)
-    fps = score.fps or data["fps"] or visualize.DEFAULT_FPS
+    fps = score.fps or data["fps"] or DEFAULT_FPS
     found = Pictures(_thumbnail(next(frames.frames(len(frames) // 2))), fps=fps)
     if not with_video:
         found.absent = "left out to keep the page small: see --max_videos"

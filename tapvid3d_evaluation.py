@@ -421,9 +421,9 @@ def _windows(num_frames, length) -> list[tuple[int, int]]:
 
 def _splits(clip, options) -> Bool[np.ndarray, "S N"]:
     """Which tracks are held out in each split: every track in one of them."""
-    count = len(clip.query_points), options.num_splits
-    drawn = pipeline.lots(np.arange(count[0], dtype=np.uint64), options.seed)
-    return pipeline.deal_splits(np.broadcast_to(drawn, count[::-1]), options)
+    keys = np.arange(len(clip.query_points), dtype=np.uint64)
+    drawn = pipeline.split_lots(keys, 0, options)
+    return pipeline.deal_splits(drawn[None], options)
 
 
 def predict_chains(
@@ -591,7 +591,7 @@ def _supports(
             tracks = clip.tracks.tracks[:, slice(*span)]
             visible = clip.tracks.visible[:, slice(*span), 0] > 0
             support = [
-                _draw(visible & ~hidden[:, None], num_support, (options.seed, split, w))
+                _draw(visible & ~hidden[:, None], num_support, options.seed, split, w)
                 for split, hidden in enumerate(held[i])
             ]
             features = pipeline.window_features(
@@ -612,13 +612,11 @@ def _supports(
                 yield (i, split, w), batch, scale
 
 
-def _draw(visible, most, seed) -> Int[np.ndarray, " n"]:
+def _draw(visible, most, *salt) -> Int[np.ndarray, " n"]:
     """At most so many of the tracks that are visible at all. The draw hangs on nothing
-    but them: what is held out has no influence."""
-    ids = np.flatnonzero(visible.any(axis=1))
-    if len(ids) <= most:
-        return ids
-    return np.sort(np.random.default_rng(seed).choice(ids, most, replace=False))
+    but their numbers in the file: what is held out has no influence."""
+    drawn = pipeline.lots(np.arange(len(visible), dtype=np.uint64), *salt)
+    return pipeline.lowest(np.flatnonzero(visible.any(axis=1)), drawn, most)
 
 
 def encode_windows(

@@ -80,6 +80,7 @@ FLAT = 3.0  # grey levels, standard deviation within a line of a border
 STEADY = 8.0  # grey levels, between frames
 BORDER_EDGE = 2  # pixels next to a border, where it bleeds into the picture
 
+DEFAULT_FPS = 10  # of a video whose rate nobody knows
 CRF = 18  # of H.264, as written: thin coloured lines do not survive less
 
 
@@ -726,7 +727,7 @@ def _border_width(flat, colour):
 def write_video(
     path: str | os.PathLike,
     frames: Iterable[UInt8[np.ndarray, "H W 3"]],
-    fps: float = 10,
+    fps: float = DEFAULT_FPS,
     crf: int = CRF,
     preset: str = "veryfast",
 ) -> int:

@@ -1,9 +1,9 @@
 """Drawing: tracks coloured by score, on frames, as a video, as a plot.
 
-    >>> from video import write_video
+    >>> from video import DEFAULT_FPS, write_video
     >>> data = load_visualization_data("outputs/clip/result_with_scores.npz")
     >>> frames = video_of_result(data)
-    >>> write_video("tracks.mp4", frames, data["fps"] or 10)
+    >>> write_video("tracks.mp4", frames, data["fps"] or DEFAULT_FPS)
 
 From top to bottom:
 
@@ -52,7 +52,6 @@ SHIFT = 4  # binary digits of a pixel that OpenCV is given
 ROUNDED = 1e-5  # by which scores may lie outside of 0..1
 BRIGHTEST = 1.5  # of a float video in 0..1, which resampling may leave a little above
 HIDDEN = ("hollow", "lost", "skip")
-DEFAULT_FPS = 10
 INK, PAPER = (230, 230, 230), (32, 32, 32)  # of the margin
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 MOST_WHOLE = 2**30  # bytes of a video that can only be read as a whole

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 import scoring_flags
 import visualize
-from video import write_video
+from video import DEFAULT_FPS, write_video
 
 FLAGS = flags.FLAGS
 VIDEO_ENDINGS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".gif")
@@ -241,7 +241,7 @@ def run() -> list[str]:
     with contextlib.closing(
         tqdm(frames, "drawing", len(scores), unit="frame", delay=1, leave=False)
     ) as frames:
-        write_video(path, frames, FLAGS.fps or data["fps"] or 10)
+        write_video(path, frames, FLAGS.fps or data["fps"] or DEFAULT_FPS)
     if FLAGS.plot:
         written.append(f"{stem}_scores.png")
         chosen = None
