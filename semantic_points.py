@@ -62,7 +62,11 @@ DISTINCT = 0.2  # cosine similarity under which a later frame's centroid is a ne
 # Similarities are rounded to this many decimals, so that those which are equal but for
 # the order of a sum are ties, and ties fall alike everywhere.
 DECIMALS = 12
-KMEANS_ATTEMPTS = 8
+# K-means begins some times, and the best after a few rounds is finished: as often as
+# takes about a second, that is so many products of patches, features and clusters.
+KMEANS_STARTS = 8, 64
+KMEANS_PRODUCTS = 1.6e9
+KMEANS_FIRST_ROUNDS = 3
 KMEANS_ROUNDS = 30
 GIF_SIZE = 320  # longer side of a GIF, pixels
 TRAIL = 12  # frames
@@ -314,11 +318,13 @@ def _unit(vectors):
 def kmeans_clusters(
     tokens: Float[np.ndarray, "T h w D"], n_clusters: int = 32, seed: int = 0
 ) -> Int[np.ndarray, "T h w"]:
-    """K-means of all patches, the best of some attempts; as many clusters as there are
+    """K-means of all patches, the best of some starts; as many clusters as there are
     different patches where these are fewer."""
     flat = np.asarray(tokens, np.float32).reshape(-1, tokens.shape[-1])
     n_clusters = min(n_clusters, _num_different(flat, n_clusters))
-    labels, _ = _kmeans(flat, n_clusters, KMEANS_ATTEMPTS, seed)
+    starts = int(np.clip(KMEANS_PRODUCTS / (flat.size * n_clusters), *KMEANS_STARTS))
+    begun, _ = _kmeans(flat, n_clusters, seed, KMEANS_FIRST_ROUNDS, starts)
+    labels, _ = _kmeans(flat, n_clusters, seed, begun=begun)
     return labels.reshape(tokens.shape[:3])
 
 
@@ -332,13 +338,13 @@ def _num_different(rows, enough):
     return len(different)
 
 
-def _kmeans(points, count, attempts, seed):
-    """Labels [n] and centres [count, D]; OpenCV's, from k-means++ starts."""
+def _kmeans(points, count, seed, rounds=KMEANS_ROUNDS, starts=1, begun=None):
+    """Labels [n] and centres [count, D]; OpenCV's, from k-means++ or from labels."""
     cv2.setRNGSeed(seed)
-    stop = cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, KMEANS_ROUNDS, 1e-3
-    _, labels, centres = cv2.kmeans(
-        points, count, None, stop, attempts, cv2.KMEANS_PP_CENTERS
-    )
+    stop = cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, rounds, 1e-3
+    how = cv2.KMEANS_PP_CENTERS if begun is None else cv2.KMEANS_USE_INITIAL_LABELS
+    begun = None if begun is None else begun[:, None].copy()
+    _, labels, centres = cv2.kmeans(points, count, begun, stop, starts, how)
     return labels[:, 0], centres
 
 
@@ -406,7 +412,7 @@ def spread_points(
     each cluster the pixel that is nearest to its centre. All where there are fewer."""
     if len(pixels) <= count:
         return pixels
-    labels, centres = _kmeans(pixels.astype(np.float32), count, 1, seed)
+    labels, centres = _kmeans(pixels.astype(np.float32), count, seed)
     distance = np.linalg.norm(pixels - centres[labels], axis=1)
     # By cluster, then by distance: the first of each cluster.
     order = np.lexsort((distance, labels))
@@ -911,7 +917,7 @@ def extract_many(
             video, found = extract(job, settings, model, track)
         except USER_ERRORS as error:
             failed[job.video] = first_line(error)
-            LOG.warning("%s", failed[job.video])
+            LOG.warning("%s", first_line(error))
             continue
         except Exception as error:  # one video's trouble is not the others'
             failed[job.video] = f"unexpected {type(error).__name__}: "
@@ -959,7 +965,9 @@ def main(flags) -> tuple[str, bool]:
     rerun = flags.rerun or flags.debug_mode
     made, there, failed = extract_many(jobs, settings, load, rerun)
     lines = [f"{made} made, {there} there before, {len(failed)} failed"]
-    lines += [f"failed: {video}: {error}" for video, error in failed.items()]
+    for video, error in failed.items():
+        named = error if error.startswith(video) else f"{video}: {error}"
+        lines.append(f"failed: {named}")
     return "\n".join([*lines, f"see {folder}"]), not failed
 
 

@@ -204,8 +204,9 @@ def moving(count: int) -> list[dict]:
 # --- Impossible twins ---
 
 
-def twins(count: int) -> dict:
-    """Paired accuracy and AUROC on rendered twins, by sampling."""
+def twins(count: int):
+    """Paired accuracy and AUROC on rendered twins, by sampling; after each scene those
+    of all so far."""
     judges = offline_proof.load_judges(None, pipeline.make_options("mini"))
     rows, tracks = [], {name: [] for name in SAMPLINGS}
     for seed in tqdm.tqdm(range(FIRST_SEED, FIRST_SEED + count), "twins"):
@@ -213,30 +214,30 @@ def twins(count: int) -> dict:
             stored = rendered(seed)
         except synthetic.NoScene:
             continue
-        rows += judged_twins(stored, seed, judges)
+        rows += in_all(judged_twins(stored, seed, judges))
         for name in SAMPLINGS:
             tracks[name].append(len(stored[name]["none/lk"]))
-    rows = in_all(rows)
+        yield summary(rows, {name: float(np.mean(n)) for name, n in tracks.items()})
+
+
+def summary(rows, tracks: dict[str, float]) -> dict:
+    """Figures of all kinds together, of the same twins for each sampling."""
     kinds = [kind for kind in synthetic.VIOLATIONS if any(r.kind == kind for r in rows)]
     groups = sorted({row.group for row in rows})
-    found = {}
+    figures = {}
     for name in SAMPLINGS:
         parts = [
             offline_proof.compare(rows, name, kind, MEASURES, groups) for kind in kinds
         ]
+        if not parts:
+            continue
         total = sum(parts[1:], parts[0])
-        found[name] = {
-            "tracks": float(np.mean(tracks[name])),
-            "num": total.num,
-            **{
-                f"{measure}, {question}": offline_proof.estimate(
-                    total, question, measure
-                )._asdict()
-                for measure in MEASURES
-                for question in offline_proof.QUESTIONS
-            },
-        }
-    return {"scenes": len(groups), "figures": found}
+        figures[name] = {"tracks": tracks[name], "num": total.num}
+        for measure in MEASURES:
+            for question in offline_proof.QUESTIONS:
+                found = offline_proof.estimate(total, question, measure)
+                figures[name][f"{measure}, {question}"] = found._asdict()
+    return {"scenes": len(groups), "figures": figures}
 
 
 def rendered(seed: int) -> dict[str, dict[str, np.ndarray]]:
@@ -325,12 +326,12 @@ def main(argv):
         for row in stored[name]:
             print(*(f"{x:.3g}" if isinstance(x, float) else x for x in row.values()))
     write(path, stored)
-    if FLAGS.num_twin_scenes:
-        stored["twins"] = twins(FLAGS.num_twin_scenes)
-        for name, found in stored["twins"]["figures"].items():
-            shown = [f"{x['value']:.3f}" for x in found.values() if isinstance(x, dict)]
-            print(name, found["num"], *shown)
+    for found in twins(FLAGS.num_twin_scenes):
+        stored["twins"] = found
         write(path, stored)
+    for name, found in stored.get("twins", {}).get("figures", {}).items():
+        shown = [f"{x['value']:.3f}" for x in found.values() if isinstance(x, dict)]
+        print(name, found["num"], *shown)
 
 
 def write(path, stored):
