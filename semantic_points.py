@@ -65,7 +65,7 @@ DECIMALS = 12
 # K-means begins some times, and the best after a few rounds is finished: as often as
 # takes about a second, that is so many products of patches, features and clusters.
 KMEANS_STARTS = 8, 64
-KMEANS_PRODUCTS = 1.6e9
+KMEANS_PRODUCTS = 1e9
 KMEANS_FIRST_ROUNDS = 3
 KMEANS_ROUNDS = 30
 GIF_SIZE = 320  # longer side of a GIF, pixels

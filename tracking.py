@@ -726,7 +726,9 @@ def _cotracker_span(model, frames, at, seeds):
     parts = []
     for first in range(0, len(seeds), per_call):
         part = np.s_[first : first + per_call]
-        queries = np.concatenate([at[part, None], seeds[part]], axis=1)
+        # A pixel at the edge of the clip may be half a pixel outside of these frames.
+        inside = seeds[part].clip(0, np.array(frames[0].shape[1::-1]) - 1)
+        queries = np.concatenate([at[part, None], inside], axis=1)
         queries = torch.from_numpy(queries.astype(np.float32)).to(model.device)[None]
         tracks, visible = follow(model.predictor, video, queries)
         parts.append((tracks[0].cpu().numpy(), visible[0].cpu().numpy()))

@@ -476,7 +476,8 @@ def table(folder, *rows, header="video_path,dataset", name="list.csv"):
 def run(folder, *arguments):
     done = subprocess.run(
         [sys.executable, ROOT / "semantic_points.py", *arguments,
-         "--dino_model=dino", "--num_points_per_entity=4"],
+         *([] if "dino_model" in str(arguments) else ["--dino_model=dino"]),
+         "--num_points_per_entity=4"],
         cwd=folder, capture_output=True, text=True, timeout=300,
         env=os.environ | {"JAX_PLATFORMS": "cpu"},
     )  # fmt: skip
@@ -600,21 +601,24 @@ def test_a_list_that_cannot_be_is_refused(tmp_path, header, rows, words):
 
 def test_what_cannot_be_ends_in_one_line(folder):
     table(folder, "one/clip.mp4,set")
-    for flags, words in (
-        (["--merge_ratio=60"], "merge_ratio is 60, must be 0 to 50"),
-        (["--csv_path=none.csv"], "none.csv cannot be read: No such file"),
-        (["--dino_model=nowhere"], "DINOv2: no folder nowhere, and no name on"),
-    ):
-        code, out, err = run_main(folder, "--csv_path=list.csv", *flags)
-        assert code == 1 and out == "" and words in err and err.count("\n") == 1
+    (folder / "dino2").mkdir(exist_ok=True)
+    code, out, err = run(folder, "--csv_path=list.csv", "--dino_model=dino2")
+    assert code == 1 and out == "" and err.count("\n") == 1
+    assert "dino2 has no config.json: dino_model is a folder written by" in err
 
 
-def run_main(folder, *arguments):
-    done = subprocess.run(
-        [sys.executable, ROOT / "semantic_points.py", "--base_feat_path=e", *arguments],
-        cwd=folder, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    return done.returncode, done.stdout, done.stderr
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"merge_ratio": 60}, "merge_ratio is 60, must be 0 to 50"),
+        ({"method": "dbscan"}, "no clustering_method 'dbscan': have bipartite, kmeans"),
+        ({"num_frames": 0}, "num_frames_clustering is 0, must be at least 1"),
+        ({"filter_radius": float("nan")}, "filter_radius is nan, must be at least 0"),
+    ],
+)
+def test_sampling_that_cannot_be_is_refused(changes, words):
+    with pytest.raises(PointsError, match=words):
+        Sampling(**changes)
 
 
 @pytest.mark.parametrize(
