@@ -1611,8 +1611,10 @@ def make_result(
         "realism_std": spread,
         "realism_measure": "surprise" if found else "average_jaccard",
         "surprise": None,
-        # The reference is of surprise.
-        "percentile": _percentile(realism, checkpoint, tracks, ids) if found else None,
+        # The reference is of surprise, and of points on a grid.
+        "percentile": _percentile(realism, checkpoint, tracks, ids)
+        if found and options.query_sampling == "grid"
+        else None,
         **statistics,
         "per_frame": _nan_mean(scores, axis=0),
         "windows": [
@@ -1634,7 +1636,7 @@ def make_result(
         "version": VERSION,
         "seconds": None,
         "notes": list(video.notes) if video else [],
-        "warnings": _warnings(video, tracks, ids),
+        "warnings": _warnings(video, tracks, ids, options),
         "options": dataclasses.asdict(options),
     }
     return Result(
@@ -1772,8 +1774,13 @@ def _nan_mean(values, axis):
     return [float(t / c) if c else None for t, c in zip(total, count, strict=True)]
 
 
-def _warnings(video, tracks, ids) -> list[str]:
+def _warnings(video, tracks, ids, options) -> list[str]:
     warnings = list(video.warnings) if video else []
+    if options.query_sampling != "grid":
+        warnings.append(
+            f"points are {options.query_sampling}, and the score is made for those of "
+            "a grid: compare it with others of such points only"
+        )
     num_frames = tracks.visible.shape[1]
     if len(ids) < FEW_TRACKS:
         warnings.append(f"only {len(ids)} tracks: the score rests on little")

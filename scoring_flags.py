@@ -107,11 +107,10 @@ def define_scoring_flags() -> None:
         None,
         "Points are seeded on a grid this wide. Default: 32; full: 64.",
     )
-    flags.DEFINE_enum(
+    flags.DEFINE_string(
         "query_sampling",
         None,
-        pipeline.QUERY_SAMPLINGS,
-        "Where points begin: on that grid, or, semantic, spread over clusters of "
+        "Where points begin: grid, on that one, or semantic, spread over clusters of "
         "DINOv2 features (--dino_model). Default: grid.",
     )
     flags.DEFINE_integer(

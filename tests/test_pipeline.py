@@ -1060,6 +1060,8 @@ def test_semantic_points_are_tracked_and_written_down(
     stored = found.score["options"]
     assert {name: stored[name] for name in how} == how
     assert found.score["backends"]["features"] is None  # the model does without
+    assert any("points are semantic" in x for x in found.score["warnings"])
+    assert found.score["percentile"] is None
     grid = pipeline.score_video(make_clip(8), checkpoint, tracking_grid_size=8)
     assert grid.score["options"]["query_sampling"] == "grid"
 
