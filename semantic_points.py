@@ -53,7 +53,7 @@ import features
 import tracking
 from files import first_line, reason, whole_files
 from torch_models import FrontEndError, need_torch
-from video import DEFAULT_FPS, Video, VideoError, read_video
+from video import DEFAULT_FPS, WORKING_SIZE, Video, VideoError, read_video
 
 LOG = logging.getLogger(__name__)
 METHODS = ("bipartite", "kmeans")
@@ -96,7 +96,7 @@ class Sampling:
         num_points_per_entity: points in each cluster, or connected component.
         use_connected_components: each connected part of a cluster is an entity.
         filter_radius: tracks that stay nearer than this to an earlier one are left out;
-            pixels of the frames as tracked, 0 for none.
+            pixels of a frame whose longer side has 512, 0 for none.
         seed: of k-means.
 
     Raises:
@@ -111,7 +111,7 @@ class Sampling:
     n_clusters: int = 32
     num_points_per_entity: int = POINTS_PER_ENTITY
     use_connected_components: bool = False
-    filter_radius: float = 2.0
+    filter_radius: float = 4.0
     seed: int = 0
 
     def __post_init__(self):
@@ -490,30 +490,31 @@ def semantic_tracks(
     )
     if grid_size is not None:
         return tracks
+    radius = sampling.filter_radius * max(frames[0].shape[:2]) / WORKING_SIZE
     return tracks.rows(
-        without_redundant(found.tracks, found.visible[..., 0] > 0, sampling)
+        without_redundant(found.tracks, found.visible[..., 0] > 0, radius)
     )
 
 
 def without_redundant(
     tracks: Float[np.ndarray, "N T 2"],
     visible: Bool[np.ndarray, "N T"],
-    sampling: Sampling,
+    radius: float,
 ) -> Int[np.ndarray, " K"]:
     """The tracks that say something of their own.
 
     One is left out if in some frame both it and an earlier one that is kept are
-    visible, and if in all such frames they are nearer than `filter_radius`.
+    visible, and if in all such frames they are nearer than `radius`.
     """
     kept = np.zeros(len(tracks), bool)
     for n in range(len(tracks)):
         # Most are told apart by the first frame in which this one is visible.
         t = visible[n].argmax()
         near = np.linalg.norm(tracks[:, t] - tracks[n, t], axis=-1)
-        rivals = kept & ~(visible[:, t] & (near >= sampling.filter_radius))
+        rivals = kept & ~(visible[:, t] & (near >= radius))
         both = visible[rivals] & visible[n]
         apart = np.linalg.norm(tracks[rivals] - tracks[n], axis=-1)
-        follows = both.any(axis=1) & ((apart < sampling.filter_radius) | ~both).all(1)
+        follows = both.any(axis=1) & ((apart < radius) | ~both).all(1)
         kept[n] = not follows.any()
     return np.flatnonzero(kept)
 

@@ -396,8 +396,7 @@ def test_redundant_tracks_are_those_of_the_plain_loop(seed, radius):
     rng = np.random.default_rng(seed)
     tracks = rng.uniform(0, 12, (12, 1, 2)) + rng.normal(0, 0.7, (12, 5, 2))
     visible = rng.random((12, 5)) < 0.6
-    sampling = Sampling(filter_radius=radius)
-    found = semantic_points.without_redundant(tracks, visible, sampling)
+    found = semantic_points.without_redundant(tracks, visible, radius)
     assert found.tolist() == plain_redundant(tracks, visible, radius)
 
 
