@@ -990,7 +990,7 @@ def settings_of(flags) -> Settings:
             f"cotracker_grid_size is {flags.cotracker_grid_size}, must be at least 1"
         )
     names = (
-        "merge_ratio num_iters n_clusters num_points_per_entity "
+        "num_patches merge_ratio num_iters n_clusters num_points_per_entity "
         "use_connected_components filter_radius seed"
     )
     sampling = Sampling(
@@ -1031,6 +1031,9 @@ if __name__ == "__main__":
          "30, every second, third... of its frames."),
         ("integer", "num_frames_clustering", DEFAULTS.num_frames,
          "Frames, spread over the clip, whose features are clustered."),
+        ("integer", "num_patches", DEFAULTS.num_patches,
+         "Patches across and down that a frame is squeezed into; 16 is 224 x 224 for "
+         "patches of 14."),
         ("string", "clustering_method", DEFAULTS.method, "bipartite, or kmeans."),
         ("integer", "merge_ratio", DEFAULTS.merge_ratio,
          "bipartite: percent of the tokens that merge in a round."),

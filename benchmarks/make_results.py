@@ -407,7 +407,7 @@ def semantic_section() -> str:
     parts = [
         f"`{command}`, {stored['cores']} CPU cores. There is no network in it: "
         "features are a unit vector per thing, averaged over the patch, with noise of "
-        "that length.",
+        "that length. Seconds are those of a machine that did other work too.",
         table(["clustering", "seconds", "at most"], costs),
         f"Adjusted Rand index over {scenes} simulated scenes of 2 to 8 things, against "
         "what most of a patch shows (kmeans has as many clusters as there are things), "
@@ -432,7 +432,8 @@ def semantic_section() -> str:
             for name, found in figures.items()
         ]  # fmt: skip
         parts += [
-            f"Impossible twins of {stored['twins']['scenes']} rendered scenes through "
+            f"`{command} --num_twin_scenes={stored['twins']['scenes']}`: impossible "
+            f"twins of {stored['twins']['scenes']} rendered scenes through "
             f"the Lucas-Kanade tracker, {first['num']} twins, the same for all: paired "
             "accuracy, and AUROC across clips. The heads were fitted on the grid's "
             "tracks and numbers of tracks.",
