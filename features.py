@@ -48,12 +48,14 @@ class FeatureModel:
     Attributes:
         name: which, for the result.
         dim: D, features of a position.
-        maps: frames [T, H, W, 3] uint8 to an iterator of T maps [h, w, D] float16.
+        maps: frames [T, H, W, 3] uint8, and perhaps the size (h, w) of their maps, to
+            an iterator of T maps [h, w, D] float16. Without a size they are as near
+            the frames' shape as can be.
     """
 
     name: str
     dim: int
-    maps: Callable[[Sequence[np.ndarray]], Iterator[np.ndarray]]
+    maps: Callable[..., Iterator[np.ndarray]]
 
 
 def load_features(features: str = "dinov2", **options) -> FeatureModel:
@@ -150,8 +152,8 @@ def load_dinov2(
         )
     batch_size = batch_size or (1 if device == "cpu" else 16)
 
-    def maps(frames):
-        grid = patch_grid(frames[0].shape[:2], long_side_patches)
+    def maps(frames, grid=None):
+        grid = grid or patch_grid(frames[0].shape[:2], long_side_patches)
         yield from _dino_maps(network, frames, grid, batch_size)
 
     return FeatureModel(str(dino_model), network.config.hidden_size, maps)

@@ -222,12 +222,15 @@ def _finished(jobs, options, checkpoint) -> set[Path]:
     checkpoint or version, there may be none, lest a table mixes what cannot be
     compared."""
     wanted = json.loads(json.dumps(dataclasses.asdict(options)))
+    # Of an option that came after a result, it has the default.
+    before = json.loads(json.dumps(dataclasses.asdict(Options())))
     done = set()
     for path, folder in jobs:
         stored = _stored_score(folder)
         if stored is None or _is_newer(path, folder / "score.json"):
             continue
-        other = [n for n, x in wanted.items() if stored.get("options", {}).get(n) != x]
+        had = before | stored.get("options", {})
+        other = [name for name, value in wanted.items() if had[name] != value]
         if stored.get("checkpoint", {}).get("sha256") != checkpoint.sha256:
             other.append("checkpoint")
         if stored.get("version") != pipeline.VERSION:

@@ -518,7 +518,7 @@ def _make_scene(job) -> None:
     except synthetic.NoScene:
         return
     video = synthetic.render(scene, lit=False) if with_video else None
-    arrays = _arrays_of(INTACT, scene, video)
+    arrays = arrays_of(INTACT, scene, video)
     for kind in synthetic.VIOLATIONS:
         try:
             twin = synthetic.impossible_twin(scene, kind)
@@ -529,7 +529,7 @@ def _make_scene(job) -> None:
             first = twin.violation_frame
             after = synthetic.render(twin, lit=False, first=first)
             seen = np.concatenate([video[:first], after])
-        arrays |= _arrays_of(kind, twin, seen)
+        arrays |= arrays_of(kind, twin, seen)
     for name in ("intrinsics", "extrinsics", "fps"):
         arrays[name] = np.asarray(getattr(scene, name))
     arrays["version"] = np.asarray(synthetic.VERSION)
@@ -537,7 +537,8 @@ def _make_scene(job) -> None:
         np.savez(file, **arrays)
 
 
-def _arrays_of(kind, scene, video):
+def arrays_of(kind, scene, video) -> dict[str, np.ndarray]:
+    """A scene or twin as in the files of `make_pool`; None for no video."""
     arrays = {
         "tracks": scene.tracks_3d,
         "visible": scene.visible[..., 0] > 0,

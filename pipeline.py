@@ -56,6 +56,7 @@ from tqdm import tqdm
 import checkpointing
 import geometry
 import scoring
+import semantic_points
 import surprise
 import tracking
 from files import as_json, reason, whole_files
@@ -128,6 +129,9 @@ class Options:
     Attributes:
         tracker: a name in tracking.TRACKERS.
         tracking_grid_size: points are seeded on a grid of this many across and down.
+        query_sampling: where points begin: on that "grid", or "semantic", spread over
+            clusters of features, see semantic_points.py.
+        num_points_per_entity: of semantic sampling, points in each cluster.
         features: front end of features, "dinov2"; None for none.
         depth: front end of depth, "vda", a transformers model by name or directory, or
             an .npz of depth maps; None for none: points lie at z = 1.
@@ -153,6 +157,8 @@ class Options:
 
     tracker: str = "lk"
     tracking_grid_size: int = 32
+    query_sampling: str = "grid"
+    num_points_per_entity: int = semantic_points.POINTS_PER_ENTITY
     features: str | None = None
     depth: str | None = None
     use_dino: bool | None = None
@@ -191,10 +197,12 @@ PRESETS = {
         num_query_points=512,
     ),
 }
+QUERY_SAMPLINGS = ("grid", "semantic")
 # Where a modality is asked for and the preset has no front end for it.
 DEFAULT_FRONT_ENDS = {"dino": "dinov2", "depth": "vda"}
 SMALLEST_OPTIONS = {
     "tracking_grid_size": 1,
+    "num_points_per_entity": 1,
     "num_splits": 1,
     "num_support_tracks": 1,
     "num_query_points": 1,
@@ -236,6 +244,11 @@ def make_options(preset: str = "mini", **changes) -> Options:
         have = ", ".join(tracking.TRACKERS)
         of_preset = f" (of preset {preset!r})" if "tracker" not in given else ""
         raise PipelineError(f"no tracker {options.tracker!r}{of_preset}: have {have}")
+    if options.query_sampling not in QUERY_SAMPLINGS:
+        raise PipelineError(
+            f"no query_sampling {options.query_sampling!r}: have "
+            + ", ".join(QUERY_SAMPLINGS)
+        )
     _check_camera(options)
     return options
 
@@ -487,47 +500,68 @@ def load_front_ends(
     names = {
         name: _front_end_name(options, checkpoint, name) for name in ("dino", "depth")
     }
-    features = depth = None
+    model = features = depth = None
+    is_semantic = options.query_sampling == "semantic"
     with _in_one_line():
+        if names["dino"] or is_semantic:  # one network for both
+            model = _load_features(names["dino"] or "dinov2", options)
         if names["dino"]:
-            features = _features(names["dino"], options, checkpoint)
+            features = _features(model, checkpoint)
         if names["depth"]:
             depth = _depth(names["depth"], options)
     LOG.info(
         "features: %s, depth: %s", names["dino"] or "none", names["depth"] or "none"
     )
+    LOG.info(
+        "query points: %s",
+        f"{options.num_points_per_entity} on each cluster of {model.name}'s features"
+        if is_semantic
+        else f"a grid of {options.tracking_grid_size}",
+    )
     backends = {"tracker": options.tracker, "features": names["dino"]}
     backends["depth"] = names["depth"]
-    return FrontEnds(_tracker(options), features, depth, backends)
+    return FrontEnds(_tracker(options, model), features, depth, backends)
 
 
-def _tracker(options) -> Callable:
-    """Of (frames, max_tracks). Of CoTracker3's networks, one is loaded now, so that
-    what lacks is said before a clip is read, the other when a clip needs it."""
+def _load_features(name, options):
+    import features
+
+    return features.load_features(name, **_named(options, "dino_"))
+
+
+def _tracker(options, model) -> Callable:
+    """Of (frames, max_tracks). `model` is the one that semantic points come from."""
     given = _named(options, "cotracker_")
-    has_file = "cotracker_checkpoint" in given  # which decides for itself
-    loaded = functools.cache(functools.partial(tracking.load_cotracker3, **given))
-    if options.tracker == "cotracker3":
-        with _in_one_line():
-            loaded(online=not has_file and tracking.only_online_is_here())
-
-    def track(frames, max_tracks):
-        how = {"max_tracks": max_tracks}
-        if options.tracker == "cotracker3":
-            long = len(frames) > tracking.OFFLINE_FRAMES
-            how["model"] = loaded(online=long and not has_file)
-        return tracking.track(
-            frames, options.tracking_grid_size, options.tracker, **how
+    with _in_one_line():
+        track = tracking.load_tracker(
+            options.tracker, options.tracking_grid_size, **given
         )
 
-    return _said_in_one_line(track)
+    def grid(frames, max_tracks):
+        return track(frames, max_tracks=max_tracks)
+
+    def semantic(frames, max_tracks):
+        found = semantic_points.semantic_tracks(
+            frames, model, track, sampling=_sampling(options), max_tracks=max_tracks
+        )
+        num_entities = len(np.unique(found.queries.entities))
+        LOG.info("points: %d on %d entities", len(found.queries.points), num_entities)
+        return found.seen_more_than_once()
+
+    chosen = {"grid": grid, "semantic": semantic}
+    return _said_in_one_line(chosen[options.query_sampling])
 
 
-def _features(name, options, checkpoint) -> Callable:
+def _sampling(options) -> semantic_points.Sampling:
+    return semantic_points.Sampling(
+        num_points_per_entity=options.num_points_per_entity, seed=options.seed
+    )
+
+
+def _features(model, checkpoint) -> Callable:
     """Of (frames, tracks)."""
     import features
 
-    model = features.load_features(name, **_named(options, "dino_"))
     width = checkpoint.config.dino_feature_dim
     if model.dim != width:
         raise PipelineError(
@@ -1577,8 +1611,10 @@ def make_result(
         "realism_std": spread,
         "realism_measure": "surprise" if found else "average_jaccard",
         "surprise": None,
-        # The reference is of surprise.
-        "percentile": _percentile(realism, checkpoint, tracks, ids) if found else None,
+        # The reference is of surprise, and of points on a grid.
+        "percentile": _percentile(realism, checkpoint, tracks, ids)
+        if found and options.query_sampling == "grid"
+        else None,
         **statistics,
         "per_frame": _nan_mean(scores, axis=0),
         "windows": [
@@ -1600,7 +1636,7 @@ def make_result(
         "version": VERSION,
         "seconds": None,
         "notes": list(video.notes) if video else [],
-        "warnings": _warnings(video, tracks, ids),
+        "warnings": _warnings(video, tracks, ids, options),
         "options": dataclasses.asdict(options),
     }
     return Result(
@@ -1738,8 +1774,13 @@ def _nan_mean(values, axis):
     return [float(t / c) if c else None for t, c in zip(total, count, strict=True)]
 
 
-def _warnings(video, tracks, ids) -> list[str]:
+def _warnings(video, tracks, ids, options) -> list[str]:
     warnings = list(video.warnings) if video else []
+    if options.query_sampling != "grid":
+        warnings.append(
+            f"points are {options.query_sampling}, and the score is made for those of "
+            "a grid: compare it with others of such points only"
+        )
     num_frames = tracks.visible.shape[1]
     if len(ids) < FEW_TRACKS:
         warnings.append(f"only {len(ids)} tracks: the score rests on little")
@@ -1880,6 +1921,10 @@ def score_tracks_file(
     """How real the motion of tracks from elsewhere is, see `read_tracks`."""
     began = time.perf_counter()
     _check_only_videos_have(options)
+    if options.query_sampling != "grid":
+        raise PipelineError(
+            "query_sampling can be chosen for videos only: tracks have their points"
+        )
     tracks, video = read_tracks(path, options)
     result = score_tracks(tracks, checkpoint, options, video)
     result.score["seconds"] = round(time.perf_counter() - began, 3)

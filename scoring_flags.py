@@ -51,6 +51,8 @@ OPTIONS = (
     "fov",
     "tracker",
     "tracking_grid_size",
+    "query_sampling",
+    "num_points_per_entity",
     "num_splits",
     "score_all_points",
     "num_support_tracks",
@@ -104,6 +106,17 @@ def define_scoring_flags() -> None:
         "tracking_grid_size",
         None,
         "Points are seeded on a grid this wide. Default: 32; full: 64.",
+    )
+    flags.DEFINE_string(
+        "query_sampling",
+        None,
+        "Where points begin: grid, on that one, or semantic, spread over clusters of "
+        "DINOv2 features (--dino_model). Default: grid.",
+    )
+    flags.DEFINE_integer(
+        "num_points_per_entity",
+        None,
+        "Of semantic sampling: points in each cluster. Default: 16.",
     )
     flags.DEFINE_integer(
         "num_splits",

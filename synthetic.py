@@ -12,6 +12,8 @@ bottom:
     follow_points           points fixed to surfaces -> tracks and their visibility
     generate_scene          all of it from one seed -> Scene
     depth_and_segmentation, depth_at  depth and instance, per pixel or where asked
+    body_segmentation, stand_in_features
+                            which body; features of patches, without a network
     impossible_twin         a scene that breaks physics from one moment on
     texture_colours, render solid procedural textures, a lamp with shadows -> video
     main                    the command: scenes to .npz files, previews
@@ -673,6 +675,59 @@ def _depth_and_instance(simulation, camera, t: int, pixels: np.ndarray):
     hit = surface >= 0
     instance = simulation.instance_of(np.where(hit, surface, 0))
     return np.where(hit, distance, np.inf), np.where(hit, instance, 0)
+
+
+def body_segmentation(simulation: Simulation, camera: Camera) -> np.ndarray:
+    """What each pixel shows `[T, H, W]` int32: an instance (1 and more), a static body
+    (-1 and less: each wall and piece of furniture is its own), or nothing (0)."""
+    shape = len(simulation.qpos), camera.height, camera.width
+    seen = np.empty(shape, np.int32)
+    row, column = np.indices(shape[1:])
+    pixels = np.stack([column, row], -1).reshape(-1, 2) + 0.5
+    for t in range(len(seen)):
+        set_frame(simulation, t)
+        rays = pixel_rays(camera, t, pixels)
+        surface, _ = cast_rays(simulation, camera.origin[t], rays)
+        instance = simulation.instance_of(np.maximum(surface, 0))
+        number = np.where(instance > 0, instance, -1 - surface)
+        seen[t] = np.where(surface < 0, 0, number).reshape(shape[1:])
+    return seen
+
+
+def stand_in_features(
+    segmentation: np.ndarray,
+    num_patches: int = 16,
+    dim: int = 64,
+    noise: float = 0.1,
+    seed: int = 0,
+) -> np.ndarray:
+    """Features of patches as of a network that knows things apart, and nothing else.
+
+    segmentation: `[T, H, W]` numbers of things; H and W multiples of num_patches.
+    noise: length of a random vector that is added to each patch.
+    seed: with a thing's number, of its unit vector; with the frame's, of the noise.
+    Returns `[T, num_patches, num_patches, dim]` float32, means over patches.
+    """
+    count, height, width = segmentation.shape
+    if height % num_patches or width % num_patches:
+        raise ValueError(
+            f"{width}x{height} pixels cannot be cut into {num_patches} patches each way"
+        )
+    grid = (num_patches, height // num_patches, num_patches, width // num_patches)
+    features = np.zeros((count, num_patches, num_patches, dim))
+    for number in np.unique(segmentation):
+        share = (segmentation == number).reshape(count, *grid).mean((2, 4))
+        rng = np.random.default_rng([seed, 11, int(number) & 0xFFFFFFFF])
+        features += share[..., None] * _unit_vectors(rng, (dim,))
+    for t in range(count):
+        rng = np.random.default_rng([seed, 12, t])
+        features[t] += noise * _unit_vectors(rng, features[t].shape)
+    return features.astype(np.float32)
+
+
+def _unit_vectors(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    vectors = rng.standard_normal(shape)
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
 
 def depth_at(

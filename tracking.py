@@ -4,6 +4,7 @@ In order of appearance:
 
     Tracks2D                what every tracker returns
     track                   frames to tracks, by the tracker's name
+    load_tracker            the same, with its networks loaded once for many clips
     track_lk                pyramidal Lucas-Kanade from OpenCV; needs no weights
     track_cotracker3        CoTracker3; needs torch, its code and its weights
     load_cotracker3         that network, loaded once for many clips
@@ -20,8 +21,12 @@ as it did where it was seeded; once lost, it stays lost in that direction of tim
 `track_cotracker3` seeds in the same way, in fewer frames, and leaves the following to
 the network, which sees all frames of a span at once (offline) or goes through them in
 chunks (online).
+
+Where points are asked for (`queries`), these are followed, both ways from the frame
+that each is asked for in, and nothing is seeded.
 """
 
+import functools
 import importlib
 import importlib.util
 import os
@@ -85,6 +90,7 @@ def track(
     frames: Sequence[UInt8[np.ndarray, "H W 3"]] | UInt8[np.ndarray, "T H W 3"],
     grid_size: int = 32,
     tracker: str = "lk",
+    queries: Float[np.ndarray, "N 3"] | None = None,
     **options,
 ) -> Tracks2D:
     """Tracks points through a clip.
@@ -93,14 +99,18 @@ def track(
         frames: T frames [H, W, 3], RGB uint8, all of one size.
         grid_size: points are seeded on a grid of grid_size x grid_size.
         tracker: a name in TRACKERS.
+        queries: [N, 3] points to follow instead of seeding any: the frame's number and
+            (x, y) in pixels of `frames`.
         **options: the tracker's own.
 
     Returns:
         Tracks of every point found, in pixels of `frames`; none (N = 0) for a clip
-        with nothing to hold on to.
+        with nothing to hold on to. Of `queries` every one, in their order, visible in
+        its own frame whatever becomes of it in others.
 
     Raises:
-        ValueError: unknown tracker, frames of a wrong shape or type, grid_size < 1.
+        ValueError: unknown tracker, frames of a wrong shape or type, grid_size < 1,
+            queries outside of the clip.
         FrontEndError (a ValueError): a tracker's network cannot be had; says what to
             do.
     """
@@ -113,7 +123,56 @@ def track(
         raise ValueError(f"frames are {frames[0].dtype}, need uint8 in 0..255")
     if grid_size < 1:
         raise ValueError(f"grid_size is {grid_size}, must be at least 1")
+    if queries is not None:
+        queries = np.asarray(queries, float).reshape(-1, 3)
+        _check_queries(queries, len(frames), frames[0].shape[:2])
+        options["queries"] = queries
     return TRACKERS[tracker](frames, grid_size, **options)
+
+
+def _check_queries(queries, num_frames, size):
+    limits = np.array([num_frames - 1, size[1], size[0]])
+    wrong = ((queries < 0) | (queries > limits)).any(axis=1) | (queries[:, 0] % 1 != 0)
+    wrong |= ~np.isfinite(queries).all(axis=1)
+    if wrong.any():
+        t, x, y = queries[wrong.argmax()]
+        raise ValueError(
+            f"query {wrong.argmax()} is frame {t:g}, ({x:g}, {y:g}): need a frame in "
+            f"0..{num_frames - 1} and a position in {size[1]}x{size[0]} pixels"
+        )
+
+
+def load_tracker(
+    tracker: str = "lk", grid_size: int = 32, **given
+) -> Callable[..., Tracks2D]:
+    """A tracker by name, with what it needs loaded once for many clips.
+
+    Of CoTracker3's networks, one is loaded now, so that what lacks is said before a
+    clip is read, the other when a clip needs it.
+
+    Args:
+        tracker: a name in TRACKERS.
+        grid_size: of `track`.
+        **given: of `load_cotracker3`; of no use to other trackers.
+
+    Returns:
+        A function of (frames, **options), see `track`.
+
+    Raises:
+        FrontEndError: if it cannot be loaded; says what to do.
+    """
+    has_file = given.get("cotracker_checkpoint") is not None  # decides for itself
+    loaded = functools.cache(functools.partial(load_cotracker3, **given))
+    if tracker == "cotracker3":
+        loaded(online=not has_file and only_online_is_here())
+
+    def track_clip(frames, **options):
+        if tracker == "cotracker3":
+            long = len(frames) > OFFLINE_FRAMES
+            options["model"] = loaded(online=long and not has_file)
+        return track(frames, grid_size, tracker, **options)
+
+    return track_clip
 
 
 # --- Lucas-Kanade ---
@@ -125,6 +184,7 @@ def track_lk(
     seed_every: int = 8,
     max_size: int = 512,
     max_tracks: int | None = None,
+    queries: Float[np.ndarray, "N 3"] | None = None,
     progress: bool = True,
 ) -> Tracks2D:
     """Pyramidal Lucas-Kanade (Lucas & Kanade 1981; Bouguet 2001), both ways in time.
@@ -137,16 +197,34 @@ def track_lk(
         max_tracks: upper bound on N, by default 8 grids full; what is left of it is
             shared out over the remaining seed frames, so that memory stays bounded
             in a long clip and its end is covered like its beginning.
+        queries: [N, 3] (frame, x, y) to follow instead, see `track`.
         progress: show a progress bar where it takes longer than a second.
 
     Returns:
-        Tracks in pixels of `frames`, in order of the frame they were seeded in.
+        Tracks in pixels of `frames`, in order of the frame they were seeded in; of
+        queries in theirs.
     """
     num_frames = len(frames)
     height, width = frames[0].shape[:2]
     shrink = min(1.0, max_size / max(height, width))
     small = (max(1, round(height * shrink)), max(1, round(width * shrink)))
-    max_tracks = max_tracks or 8 * grid_size**2
+    # OpenCV has pixel centres at integers.
+    to_clip = np.array([width / small[1], height / small[0]], np.float32)
+    if queries is None:
+        max_tracks = max_tracks or 8 * grid_size**2
+
+        def seeds_at(t, grey, taken, left):
+            if t % seed_every:
+                return taken[:0]
+            limit = _share(t, num_frames, seed_every, left)
+            return _seeds(grey, grid_size, taken, limit)
+    else:
+        max_tracks = len(queries)
+        points = (queries[:, 1:] / to_clip - 0.5).astype(np.float32)
+
+        def seeds_at(t, grey, taken, left):
+            return points[queries[:, 0] == t]
+
     bar = tqdm(
         total=2 * num_frames,
         desc="tracking",
@@ -155,18 +233,23 @@ def track_lk(
         leave=False,
         disable=None if progress else True,  # None: no bar in a log
     )
-    positions, visible = _sweep(frames, small, grid_size, seed_every, max_tracks, bar)
+    positions, visible = _sweep(frames, small, seeds_at, max_tracks, bar)
     bar.close()
-    kept = visible.sum(axis=1) >= min(MIN_VISIBLE_FRAMES, num_frames)
-    # OpenCV has pixel centres at integers.
-    to_clip = np.array([width / small[1], height / small[0]], np.float32)
+    if queries is None:
+        kept = visible.sum(axis=1) >= min(MIN_VISIBLE_FRAMES, num_frames)
+    else:  # they came in the order of their frames
+        kept = np.argsort(np.argsort(queries[:, 0], kind="stable"))
     tracks = (positions[kept] + np.float32(0.5)) * to_clip
     return Tracks2D(tracks, visible[kept, :, None].astype(np.float32))
 
 
-def _sweep(frames, size, grid_size, seed_every, max_tracks, bar):
+def _sweep(frames, size, seeds_at, max_tracks, bar):
     """Positions [N, T, 2], pixel centres at integers, and visibility [N, T] of points
-    followed through frames reduced to `size`: on from their seed frame, then back."""
+    followed through frames reduced to `size`: on from their seed frame, then back.
+
+    `seeds_at` gives the new points [n, 2] of a frame: of (its number, the frame in
+    grey, points [m, 2] that are there already, how many more there may be).
+    """
     num_frames = len(frames)
     # Zeros are not touched until written, so an unused part takes no memory.
     positions = np.zeros((max_tracks, num_frames, 2), np.float32)
@@ -189,10 +272,9 @@ def _sweep(frames, size, grid_size, seed_every, max_tracks, bar):
         grey = _grey(frames[t], size)
         if t:
             follow(slice(count), t, 1, grey)
-        if t % seed_every == 0:
-            taken = positions[:count, t][visible[:count, t]]
-            limit = _share(t, num_frames, seed_every, max_tracks - count)
-            seeds = _seeds(grey, grid_size, taken, limit)
+        taken = positions[:count, t][visible[:count, t]]
+        seeds = seeds_at(t, grey, taken, max_tracks - count)
+        if len(seeds):
             new = slice(count, count + len(seeds))
             positions[new, t], visible[new, t], seeded_at[new] = seeds, True, t
             templates[new] = _patches(grey, seeds)
@@ -514,6 +596,7 @@ def track_cotracker3(
     max_tracks: int | None = None,
     online: bool | None = None,
     model: CoTracker | None = None,
+    queries: Float[np.ndarray, "N 3"] | None = None,
     progress: bool = True,
     **loading,
 ) -> Tracks2D:
@@ -530,11 +613,13 @@ def track_cotracker3(
         online: whether by the online network; by default for clips of more than
             OFFLINE_FRAMES frames.
         model: of `load_cotracker3`; loaded with the remaining options if not given.
+        queries: [N, 3] (frame, x, y) to follow instead, see `track`.
         progress: show a progress bar where it takes longer than a second.
         **loading: cotracker_repo, cotracker_checkpoint, device.
 
     Returns:
-        Tracks in pixels of `frames`, in order of the frame they were seeded in.
+        Tracks in pixels of `frames`, in order of the frame they were seeded in; of
+        queries in theirs.
 
     Raises:
         FrontEndError: if the network cannot be had; says what to do.
@@ -546,6 +631,8 @@ def track_cotracker3(
     if num_frames > OFFLINE_FRAMES and not model.online:
         reach = min(reach, (OFFLINE_FRAMES - 1) // 2)
     small = min(height, COTRACKER_SIZE[0]), min(width, COTRACKER_SIZE[1])
+    # CoTracker has pixel centres at integers.
+    to_clip = np.array([width / small[1], height / small[0]], np.float32)
     max_tracks = max_tracks or 8 * grid_size**2
     with tqdm(
         total=num_frames,
@@ -555,15 +642,21 @@ def track_cotracker3(
         leave=False,
         disable=None if progress else True,  # None: no bar in a log
     ) as bar:
-        positions, visible = _rounds(
-            frames, small, grid_size, seed_every, reach, max_tracks, model, bar
-        )
+        if queries is None:
+            positions, visible = _rounds(
+                frames, small, grid_size, seed_every, reach, max_tracks, model, bar
+            )
+        else:
+            points = (queries[:, 1:] / to_clip - 0.5).astype(np.float32)
+            positions, visible = _asked_for(
+                frames, small, queries[:, 0].astype(int), points, reach, model, bar
+            )
     visible &= _inside(positions, small, margin=-0.5)
-    kept = visible.sum(axis=1) >= min(MIN_VISIBLE_FRAMES, num_frames)
-    # CoTracker has pixel centres at integers.
-    to_clip = np.array([width / small[1], height / small[0]], np.float32)
-    tracks = (positions[kept] + np.float32(0.5)) * to_clip
-    return Tracks2D(tracks, visible[kept, :, None].astype(np.float32))
+    if queries is None:
+        kept = visible.sum(axis=1) >= min(MIN_VISIBLE_FRAMES, num_frames)
+        positions, visible = positions[kept], visible[kept]
+    tracks = (positions + np.float32(0.5)) * to_clip
+    return Tracks2D(tracks, visible[..., None].astype(np.float32))
 
 
 def _rounds(frames, size, grid_size, seed_every, reach, max_tracks, model, bar):
@@ -594,11 +687,36 @@ def _rounds(frames, size, grid_size, seed_every, reach, max_tracks, model, bar):
     return positions[:count], visible[:count]
 
 
+def _asked_for(frames, size, times, points, reach, model, bar):
+    """Positions [N, T, 2], pixel centres at integers, and visibility [N, T] of points
+    [N, 2] of the frames `times` [N]. A short clip is seen whole; of a long one those
+    of near frames go together, as far as `reach`."""
+    num_frames = len(frames)
+    positions = np.zeros((len(points), num_frames, 2), np.float32)
+    visible = np.zeros((len(points), num_frames), bool)
+    # A span is as long as that of a single frame's points.
+    together = num_frames if num_frames <= OFFLINE_FRAMES else max(1, reach)
+    for first in range(0, num_frames, together):
+        last = min(num_frames, first + together) - 1
+        rows = np.flatnonzero((times >= first) & (times <= last))
+        if len(rows):
+            around = max(0, reach - together // 2)
+            start, stop = max(0, first - around), min(num_frames, last + around + 1)
+            span = [resized(frames[i], size) for i in range(start, stop)]
+            found = _cotracker_span(model, span, times[rows] - start, points[rows])
+            positions[rows, start:stop], visible[rows, start:stop] = found
+            positions[rows, :start] = positions[rows, start : start + 1]
+            positions[rows, stop:] = positions[rows, stop - 1 : stop]
+        bar.update(last + 1 - first)
+    return positions, visible
+
+
 def _cotracker_span(model, frames, at, seeds):
     """Positions [n, T, 2] and visibility [n, T] in `frames` of points [n, 2] of frame
-    `at`, pixel centres at integers; in calls of bounded size."""
+    `at`, one or [n], pixel centres at integers; in calls of bounded size."""
     import torch
 
+    at = np.broadcast_to(at, len(seeds))
     video = np.stack(frames).transpose(0, 3, 1, 2)
     video = torch.from_numpy(video.copy()).to(model.device).float()[None]
     at_once = COTRACKER_WINDOWS[True] if model.online else len(frames)
@@ -607,14 +725,17 @@ def _cotracker_span(model, frames, at, seeds):
     follow = _both_ways_online if model.online else _both_ways_offline
     parts = []
     for first in range(0, len(seeds), per_call):
-        part = seeds[first : first + per_call]
-        queries = np.concatenate([np.full((len(part), 1), at), part], axis=1)
+        part = np.s_[first : first + per_call]
+        # A pixel at the edge of the clip may be half a pixel outside of these frames.
+        inside = seeds[part].clip(0, np.array(frames[0].shape[1::-1]) - 1)
+        queries = np.concatenate([at[part, None], inside], axis=1)
         queries = torch.from_numpy(queries.astype(np.float32)).to(model.device)[None]
         tracks, visible = follow(model.predictor, video, queries)
         parts.append((tracks[0].cpu().numpy(), visible[0].cpu().numpy()))
     positions = np.concatenate([part[0] for part in parts], axis=1).swapaxes(0, 1)
     visible = np.concatenate([part[1] for part in parts], axis=1).swapaxes(0, 1)
-    positions[:, at], visible[:, at] = seeds, True
+    rows = np.arange(len(seeds))
+    positions[rows, at], visible[rows, at] = seeds, True
     return positions, visible
 
 

@@ -117,6 +117,16 @@ def test_a_feature_stands_where_its_pixels_are(tmp_path, height, width, grid):
     assert changed[far].max() < 0.01 < 0.1 < changed[inside].min()
 
 
+def test_maps_have_the_size_asked_for(dino):
+    """Whatever the frame's shape; the same as of the frame squeezed by hand."""
+    model = features.load_features(dino_model=dino[1])
+    clip = random_clip(2, 40, 72)
+    maps = list(model.maps(clip, (3, 3)))
+    assert [found.shape for found in maps] == [(3, 3, DIM)] * 2
+    squeezed = [torch_models.resized(frame, (3 * PATCH, 3 * PATCH)) for frame in clip]
+    np.testing.assert_array_equal(maps, list(model.maps(squeezed, (3, 3))))
+
+
 def test_maps_come_batch_by_batch(dino):
     """A clip's maps are not held: the first is there before later frames are asked
     for."""

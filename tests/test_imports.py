@@ -95,6 +95,7 @@ DEMO = [
     "features",
     "depth",
     "environment",
+    "semantic_points",
     "pipeline",
     "many_videos",
     "scoring_flags",

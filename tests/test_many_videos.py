@@ -202,6 +202,19 @@ def test_results_of_other_options_are_not_mixed(tmp_path):
     assert scorer.asked == ["a.mp4"]
 
 
+def test_results_from_before_an_option_have_its_default(tmp_path):
+    score_many(["a.mp4"], tmp_path, Scorer(), OPTIONS, CHECKPOINT)
+    path = tmp_path / "a" / "score.json"
+    score = json.loads(path.read_text())
+    del score["options"]["query_sampling"]
+    path.write_text(json.dumps(score))
+    tally = score_many(["a.mp4"], tmp_path, Scorer(), OPTIONS, CHECKPOINT)
+    assert (tally.finished, tally.scored) == (1, 0)
+    other = pipeline.make_options(query_sampling="semantic")
+    with pytest.raises(PipelineError, match=r"other options \(query_sampling\)"):
+        score_many(["a.mp4"], tmp_path, Scorer(), other, CHECKPOINT)
+
+
 def test_a_new_video_under_an_old_name_is_scored(tmp_path):
     video = tmp_path / "a.mp4"
     video.touch()

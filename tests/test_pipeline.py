@@ -4,6 +4,7 @@ scored is refused."""
 
 import dataclasses
 import json
+import re
 import shutil
 import types
 from pathlib import Path
@@ -1030,6 +1031,69 @@ def test_the_full_preset_runs_with_real_networks(networks, tmp_path):
     }
     z = found.predictions["support_tracks"][..., 2]
     assert z[found.predictions["support_tracks_visible"][..., 0] > 0].min() >= 1
+
+
+def test_semantic_points_are_tracked_and_written_down(
+    checkpoint, networks, monkeypatch, caplog
+):
+    """Fewer than the grid's, on clusters of a network that is loaded once."""
+    how = {"query_sampling": "semantic", "dino_model": str(networks / "dino")}
+    how["num_points_per_entity"] = 5
+    options = make_options(tracking_grid_size=8, **how)
+    with caplog.at_level("INFO", logger="pipeline"):
+        front_ends = pipeline.load_front_ends(options, checkpoint)
+    assert "query points: 5 on each cluster of " in caplog.text
+
+    def again(*_, **__):
+        raise AssertionError("loaded again")
+
+    monkeypatch.setattr("features.load_features", again)
+    with caplog.at_level("INFO", logger="pipeline"):
+        found = pipeline.score_video(
+            make_clip(8), checkpoint, front_ends=front_ends, tracking_grid_size=8, **how
+        )
+    num_points, num_entities = re.search(
+        r"points: (\d+) on (\d+) entities", caplog.text
+    ).groups()
+    assert 0 < int(num_points) <= 5 * int(num_entities)
+    assert 2 <= found.score["num_tracks"] <= int(num_points)
+    stored = found.score["options"]
+    assert {name: stored[name] for name in how} == how
+    assert found.score["backends"]["features"] is None  # the model does without
+    assert any("points are semantic" in x for x in found.score["warnings"])
+    assert found.score["percentile"] is None
+    grid = pipeline.score_video(make_clip(8), checkpoint, tracking_grid_size=8)
+    assert grid.score["options"]["query_sampling"] == "grid"
+
+
+def test_semantic_points_of_each_shot_lie_in_its_box(checkpoint, networks):
+    clip = make_clip(12)
+    clip[:, :16] = clip[:, -16:] = 0  # bars
+    clip[6:, 16:-16] = clip[6:, 16:-16, ::-1]
+    options = make_options(query_sampling="semantic", dino_model=str(networks / "dino"))
+    front_ends = pipeline.load_front_ends(options, checkpoint)
+    height, width = clip.shape[1:3]
+    box = (0, 16, width, height - 16)
+    tracks = pipeline.track_shots(
+        video_from_array(clip), [(0, 6), (6, 12)], [box] * 2, options, front_ends
+    )
+    visible = tracks.visible[..., 0] > 0
+    assert (visible[:, :6].any(axis=1) != visible[:, 6:].any(axis=1)).all()
+    y = tracks.tracks[visible][:, 1]
+    assert len(y) > 20 and y.min() >= 16 and y.max() <= height - 16
+
+
+def test_sampling_that_cannot_be(checkpoint, tmp_path):
+    words = "no query_sampling 'random': have grid, semantic"
+    with pytest.raises(pipeline.PipelineError, match=words):
+        make_options(query_sampling="random")
+    with pytest.raises(pipeline.PipelineError, match="for videos only"):
+        options = make_options(query_sampling="semantic")
+        pipeline.score_tracks_file(tmp_path / "t.npz", checkpoint, options)
+    pytest.importorskip("torch", reason="torch is not installed")
+    options = make_options(query_sampling="semantic", dino_model=str(tmp_path))
+    with pytest.raises(pipeline.PipelineError, match="has no config.json: dino_model"):
+        pipeline.load_front_ends(options, checkpoint)
 
 
 def test_features_of_another_width_than_the_checkpoint_takes(networks, tmp_path):

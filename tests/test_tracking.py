@@ -482,6 +482,35 @@ def test_a_black_clip_has_no_points_for_cotracker3_either(clone):
     assert result.tracks.shape == (0, 4, 2)
 
 
+@pytest.mark.parametrize("name", ["scaled_offline", "scaled_online"])
+@pytest.mark.parametrize("longest", [150, 21])
+def test_queries_are_cotracker3s_points(clone, monkeypatch, name, longest):
+    """In their order, from their own frames; of a long clip in spans."""
+    monkeypatch.setattr(tracking, "OFFLINE_FRAMES", longest)
+    model = tracking.load_cotracker3(**from_clone(clone, name))
+    queries = np.array([[50.0, 80, 60], [0, 82, 58], [17, 76, 64], [49, 81, 62]])
+    found = tracking.track(
+        stamped_clip(60),
+        tracker="cotracker3",
+        queries=queries,
+        model=model,
+        reach=25,
+        progress=False,
+    )
+    rows, times = np.arange(4), queries[:, 0].astype(int)
+    assert found.visible[rows, times].all()
+    np.testing.assert_allclose(found.tracks[rows, times], queries[:, 1:], atol=1e-4)
+    # Each is its query moved by the law, both ways.
+    zoom = np.exp(0.3 * np.sin(np.arange(60) / 5))
+    expected = (queries[:, None, 1:]) * (zoom / zoom[times][:, None])[..., None]
+    visible = found.visible[..., 0] > 0
+    error = np.abs(found.tracks - expected).max(axis=-1)[visible]
+    assert error.max() < 0.02
+    assert (visible.sum(axis=1) > (40 if longest == 150 else 12)).all()
+    spans = {length for length, _ in model.predictor.sizes}
+    assert max(spans) <= (60 if longest == 150 or model.online else longest)
+
+
 def test_number_of_cotracker3_tracks_is_bounded(clone):
     clip = stamped_clip(40)
     result = tracking.track(

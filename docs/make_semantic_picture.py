@@ -1,0 +1,64 @@
+"""Draws docs/semantic_points.jpg, the README's: where query points of a scene begin.
+
+    python docs/make_semantic_picture.py
+
+Left the clusters in the first frame, in the middle tracks of semantic points, right as
+many of a grid, both some frames on. There being no network that is small enough to be
+fetched for a picture, features are stand-ins which tell bodies apart (synthetic.py).
+"""
+
+import pathlib
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import cv2  # noqa: E402
+import numpy as np  # noqa: E402
+
+import features  # noqa: E402
+import semantic_points  # noqa: E402
+import synthetic  # noqa: E402
+import tracking  # noqa: E402
+from files import whole_file  # noqa: E402
+
+SEED, FRAMES, SIDE = 128, 30, 256  # of the sample clip
+SHOWN = 20  # the frame whose tracks are drawn
+
+
+def main() -> None:
+    """Writes semantic_points.jpg."""
+    scene = synthetic.generate_scene(SEED, FRAMES, 8, SIDE, SIDE)
+    video = list(synthetic.render(scene, samples=2))
+    seen = synthetic.body_segmentation(scene.simulation, scene.camera)
+    maps = synthetic.stand_in_features(seen)
+    model = features.FeatureModel("stand-in", maps.shape[-1], lambda *_: maps)
+    track = tracking.load_tracker("lk")
+    found = semantic_points.semantic_tracks(video, model, track)
+    grid = semantic_points.semantic_tracks(
+        video, None, track, grid_size=round(len(found.tracks) ** 0.5)
+    )
+    queries = found.queries
+    rows = queries.points[:, 0] == 0
+    panels = [
+        semantic_points.overlay(
+            video[0],
+            queries.labels[0],
+            queries.points[rows, 1:],
+            queries.entities[rows],
+        )[:, SIDE:]
+    ]
+    panels += [
+        list(semantic_points.painted(video[: SHOWN + 1], shown))[-1]
+        for shown in (found, grid)
+    ]
+    panels = [cv2.resize(panel, (320, 320)) for panel in panels]
+    gap = np.full((320, 6, 3), 255, np.uint8)
+    picture = np.concatenate([panels[0], gap, panels[1], gap, panels[2]], axis=1)
+    _, jpeg = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])
+    with whole_file(ROOT / "docs/semantic_points.jpg") as file:
+        file.write(jpeg.tobytes())
+
+
+if __name__ == "__main__":
+    main()
