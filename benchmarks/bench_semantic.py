@@ -38,7 +38,7 @@ import tracking  # noqa: E402
 from files import keep_compiled_programs, whole_file, without_nan  # noqa: E402
 
 FLAGS = flags.FLAGS
-FIRST_SEED = 6_000_000  # of synthetic.py: nothing is trained or fitted on these scenes
+FIRST_SEED = 5_500_000  # of synthetic.py: nothing is trained or fitted on these scenes
 MOST_OBJECTS = 8
 SIDE, FRAMES = 128, 32  # of scenes that are clustered
 SMALL = 0.1  # of the frame, that all moving things together are at most
