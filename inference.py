@@ -172,7 +172,7 @@ def run_many(score, paths, options, checkpoint) -> tuple[str, bool]:
         result_video_size=FLAGS.result_video_size,
     )
     text = ranking(tally.rows)
-    if text and pipeline.load_heads(checkpoint) is None:
+    if text and pipeline.scoring_head(checkpoint) is None:
         text += f"realism is average Jaccard: no head is fitted for {checkpoint.name}\n"
     text += (
         f"{tally.scored} scored, {tally.finished} finished before, {tally.failed} "

@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 import checkpointing
 import pipeline
+import surprise
 from files import as_csv, reason, whole_file
 from pipeline import USER_ERRORS, Options, PipelineError, Result
 
@@ -224,6 +225,7 @@ def _finished(jobs, options, checkpoint) -> set[Path]:
     wanted = json.loads(json.dumps(dataclasses.asdict(options)))
     # Of an option that came after a result, it has the default.
     before = json.loads(json.dumps(dataclasses.asdict(Options())))
+    head = surprise.fingerprint(pipeline.scoring_head(checkpoint))
     done = set()
     for path, folder in jobs:
         stored = _stored_score(folder)
@@ -233,6 +235,8 @@ def _finished(jobs, options, checkpoint) -> set[Path]:
         other = [name for name, value in wanted.items() if had[name] != value]
         if stored.get("checkpoint", {}).get("sha256") != checkpoint.sha256:
             other.append("checkpoint")
+        if stored.get("head") != head:
+            other.append("head")
         if stored.get("version") != pipeline.VERSION:
             other.append("version")
         if other:

@@ -824,7 +824,7 @@ def score_tracks(
         PipelineError: features that do not fit, see `hold_out`; a damaged head.
     """
     # That a head is damaged is said before minutes of predicting.
-    head = (load_heads(checkpoint) or {}).get("all")
+    head = scoring_head(checkpoint)
     held_out = hold_out(tracks, checkpoint, options)
     visible = tracks.visible[held_out.ids, :, 0] > 0
     if not (visible & held_out.counted).any():
@@ -1384,6 +1384,15 @@ def load_heads(
     return found or None
 
 
+def scoring_head(checkpoint: checkpointing.Checkpoint) -> surprise.Head | None:
+    """The head that makes realism of a checkpoint's residuals, if one was fitted.
+
+    Raises:
+        PipelineError: a damaged file.
+    """
+    return (load_heads(checkpoint) or {}).get("all")
+
+
 def clip_fields(
     tracks: Tracks3D,
     checkpoint: checkpointing.Checkpoint,
@@ -1544,13 +1553,16 @@ def _as_nearest(tracks, window, ids, first):
 
 
 def percentile(
-    realism: float, checkpoint: checkpointing.Checkpoint, backends: dict
+    realism: float,
+    checkpoint: checkpointing.Checkpoint,
+    backends: dict,
+    head: surprise.Head | None = None,
 ) -> float | None:
     """The percentage of intact reference clips that score lower, 0 to 100.
 
     Their scores lie beside the shipped checkpoint, in NAME_reference.json, which also
-    says what they are. None for a checkpoint or for `backends` (of Tracks3D) that they
-    were not scored with, and if the file is damaged.
+    says what they are. None for a checkpoint, a head or `backends` (of Tracks3D) that
+    they were not scored with, and if the file is damaged.
     """
     stem = Path(checkpoint.name).stem
     path = DEFAULT_CHECKPOINT.parent / f"{stem}_reference.json"
@@ -1560,6 +1572,7 @@ def percentile(
         stored = json.loads(path.read_text())
         same = stored["checkpoint"]["sha256"] == checkpoint.sha256
         same = same and stored["backends"] == backends
+        same = same and stored.get("head") == surprise.fingerprint(head)
         reference = np.array(stored["realism"], float)
     except (OSError, ValueError, KeyError, TypeError) as error:
         LOG.warning("%s is damaged, no percentile: %r", path, error)
@@ -1569,11 +1582,11 @@ def percentile(
     return float(100 * np.mean(reference < realism))
 
 
-def _percentile(realism, checkpoint, tracks, ids):
+def _percentile(realism, checkpoint, tracks, ids, head):
     """None for a clip that is smaller than any of the reference."""
     if len(ids) < FEW_TRACKS or tracks.visible.shape[1] < FEW_FRAMES:
         return None
-    return percentile(realism, checkpoint, tracks.backends)
+    return percentile(realism, checkpoint, tracks.backends, head)
 
 
 def make_result(
@@ -1612,7 +1625,7 @@ def make_result(
         "realism_measure": "surprise" if found else "average_jaccard",
         "surprise": None,
         # The reference is of surprise, and of points on a grid.
-        "percentile": _percentile(realism, checkpoint, tracks, ids)
+        "percentile": _percentile(realism, checkpoint, tracks, ids, head)
         if found and options.query_sampling == "grid"
         else None,
         **statistics,
@@ -1624,6 +1637,7 @@ def make_result(
         "boxes": [list(box) for box in tracks.boxes],
         "num_tracks": len(ids),
         "checkpoint": {"name": checkpoint.name, "sha256": checkpoint.sha256},
+        "head": surprise.fingerprint(head),
         "backends": tracks.backends,
         "intrinsics": {
             "value": [float(x) for x in tracks.intrinsics],

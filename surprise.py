@@ -17,6 +17,7 @@ clip, and whether neighbours share it. From top to bottom:
     clip_surprise           that of all windows together
     score_fields            Fields of a clip -> ClipSurprise
     coords_score            surprise of points -> 0..1
+    fingerprint             what tells a head from another
     read_heads, write_heads heads beside a checkpoint, NAME_surprise.npz
 
 Tracks are held out in two ways: at random, so that a body's other tracks predict it,
@@ -26,6 +27,7 @@ twins.
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 import zipfile
@@ -443,11 +445,11 @@ def sharpness(
 def sizes(fields: Fields, sources: Sequence[str]) -> Float[np.ndarray, " S"]:
     """Plain sizes, which no network saw against anything else.
 
-    Of each source's errors, steps and second differences the logarithms' quartile and
-    99th percentile, since what warps slowly and smoothly raises many points a little
-    and none to an extreme; of what is lost, gained, or expected visible, and of the
-    logarithm of the expected error, means; of shares of tracks lost and gained
-    logarithms, too.
+    Of each source's errors, steps, drift and second differences the logarithms'
+    quartile and 99th percentile, since what warps slowly and smoothly raises many
+    points a little and none to an extreme; of what is lost, gained, or expected
+    visible, and of the logarithm of the expected error, means; of shares of tracks lost
+    and gained logarithms, too.
     """
     values = fields.values if len(fields.values) else np.zeros((1, len(fields.names)))
     found = []
@@ -589,6 +591,19 @@ def coords_score(
 # --- Files ---
 
 
+def fingerprint(head: Head | None) -> str | None:
+    """SHA-256 of a head's numbers as they are stored; None for no head.
+
+    A model's scores hang on its head as they do on its weights.
+    """
+    if head is None:
+        return None
+    digest = hashlib.sha256()
+    for name, array in _arrays_of(head).items():
+        digest.update(name.encode() + np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
 def heads_path(checkpoint_name: str, folder: str | os.PathLike) -> Path:
     """Where the heads of a checkpoint lie."""
     return Path(folder) / f"{Path(checkpoint_name).stem}_surprise.npz"
@@ -598,22 +613,30 @@ def write_heads(
     path: str | os.PathLike, heads: Mapping[str, Head], sha256: str, about: dict
 ) -> None:
     """Writes heads, the SHA-256 of the checkpoint they were fitted for, and how."""
-    arrays = {}
-    for name, head in heads.items():
-        for field in dataclasses.fields(Head):
-            if field.name != "networks":
-                arrays[f"{name}/{field.name}"] = np.asarray(getattr(head, field.name))
-        for i, network in enumerate(head.networks):
-            at = f"{name}/networks/{i}"
-            arrays[f"{at}/names"] = np.array(network.names)
-            arrays[f"{at}/mean"] = network.mean.astype(np.float32)
-            arrays[f"{at}/deviation"] = network.deviation.astype(np.float32)
-            for j, (kernel, bias) in enumerate(network.layers):
-                arrays[f"{at}/kernel{j}"] = kernel.astype(np.float32)
-                arrays[f"{at}/bias{j}"] = bias.astype(np.float32)
+    arrays = {
+        f"{name}/{part}": array
+        for name, head in heads.items()
+        for part, array in _arrays_of(head).items()
+    }
     about = about | {"version": VERSION, "checkpoint_sha256": sha256}
     with whole_file(path) as file:
         np.savez_compressed(file, about=np.array(json.dumps(about)), **arrays)
+
+
+def _arrays_of(head) -> dict[str, np.ndarray]:
+    arrays = {}
+    for field in dataclasses.fields(Head):
+        if field.name != "networks":
+            arrays[field.name] = np.asarray(getattr(head, field.name), np.float64)
+    for i, network in enumerate(head.networks):
+        at = f"networks/{i}"
+        arrays[f"{at}/names"] = np.array(network.names)
+        arrays[f"{at}/mean"] = network.mean.astype(np.float32)
+        arrays[f"{at}/deviation"] = network.deviation.astype(np.float32)
+        for j, (kernel, bias) in enumerate(network.layers):
+            arrays[f"{at}/kernel{j}"] = kernel.astype(np.float32)
+            arrays[f"{at}/bias{j}"] = bias.astype(np.float32)
+    return arrays
 
 
 def read_heads(path: str | os.PathLike, sha256: str) -> dict[str, Head] | None:

@@ -36,6 +36,7 @@ import geometry  # noqa: E402
 import offline_proof  # noqa: E402
 import pipeline  # noqa: E402
 import scoring_flags  # noqa: E402
+import surprise  # noqa: E402
 import synthetic  # noqa: E402
 from files import keep_compiled_programs, whole_file  # noqa: E402
 
@@ -199,6 +200,7 @@ def write_reference(path: str, found: dict, checkpoint, options) -> None:
         "true tracks with tracker noise, at depth 1",
         "command": "python benchmarks/bench_comparable.py --reference_path=FILE",
         "checkpoint": {"name": checkpoint.name, "sha256": checkpoint.sha256},
+        "head": surprise.fingerprint(pipeline.scoring_head(checkpoint)),
         "backends": {n: getattr(options, n) for n in ("tracker", "features", "depth")},
         "options": {name: getattr(options, name) for name in SCORING},
         "realism": realism,

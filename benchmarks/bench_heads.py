@@ -59,6 +59,7 @@ SINGLE = {
     "log mean odds of points": 8,
 }
 BOOTSTRAP = 500
+BEYOND = 1000.0  # a single statistic is divided by so much, lest it be clipped
 
 
 def variants() -> list[dict]:
@@ -107,15 +108,15 @@ def measure(examples, networks) -> dict:
 
 
 def surprise_of(variant, statistics, examples, is_fitted) -> np.ndarray:
-    """[E] of one variant, a line fitted and calibrated on some of the examples, as
-    surprise_training.fit_heads does."""
+    """[E] of one variant, a line fitted to some of the examples, which also say what is
+    usual. Networks are not fitted anew after that, as fit_surprise.py does."""
     fitted = [e for e, used in zip(examples, is_fitted, strict=True) if used]
     parts = statistics[variant["sees"], variant["twice"]]
     both = np.concatenate([parts["sharpness"], parts["sizes"]], axis=1)
     design = statistics["circumstances"]
     if variant["line"] in SINGLE:
         rows = both[:, [SINGLE[variant["line"]]]]
-        line = np.zeros(1), np.ones(1), np.ones(1)
+        line = np.zeros(1), np.full(1, BEYOND), np.ones(1)
     else:
         rows = both if variant["line"] == "both" else parts[variant["line"]]
         pairs = surprise_training.PAIR_WEIGHT

@@ -12,6 +12,7 @@ import pytest
 import checkpointing
 import many_videos
 import pipeline
+import surprise
 from many_videos import append_row, find_inputs, name_folders, read_rows, score_many
 from pipeline import PipelineError
 
@@ -190,6 +191,14 @@ def test_an_interrupted_run_goes_on(tmp_path):
     score_many(["a.mp4", "b.mp4"], tmp_path, again, OPTIONS, CHECKPOINT)
     assert again.asked == ["b.mp4"]
     assert sorted(rows(tmp_path)) == ["a.mp4", "b.mp4"]
+
+
+def test_results_of_another_head_are_not_mixed(tmp_path, monkeypatch):
+    score_many(["a.mp4"], tmp_path, Scorer(), OPTIONS, CHECKPOINT)
+    head = surprise.Head((), 1.0, *np.ones((3, 2)), np.zeros(7), 1.0)
+    monkeypatch.setattr(pipeline, "scoring_head", lambda _: head)
+    with pytest.raises(PipelineError, match=r"other options \(head\): give --over"):
+        score_many(["a.mp4"], tmp_path, Scorer(), OPTIONS, CHECKPOINT)
 
 
 def test_results_of_other_options_are_not_mixed(tmp_path):

@@ -1127,6 +1127,11 @@ def test_percentile_counts_reference_clips_that_were_scored_alike(
     found = [pipeline.percentile(x, checkpoint, alike) for x in (0.1, 0.5, 0.6, 1.0)]
     assert found == pytest.approx([0, 100 / 3, 200 / 3, 100])
     assert pipeline.percentile(0.5, checkpoint, alike | {"depth": "vda"}) is None
+    head = surprise.Head((), 1.0, *np.ones((3, 2)), np.zeros(7), 1.0)
+    assert pipeline.percentile(0.5, checkpoint, alike, head) is None
+    path.write_text(json.dumps(table | {"head": surprise.fingerprint(head)}))
+    assert pipeline.percentile(0.5, checkpoint, alike, head) == pytest.approx(100 / 3)
+    assert pipeline.percentile(0.5, checkpoint, alike) is None
     for damaged in (
         json.dumps(table | {"checkpoint": {"sha256": "of another"}}),
         json.dumps({n: x for n, x in table.items() if n != "backends"}),
@@ -1306,9 +1311,9 @@ def random_head(names):
     return surprise.Head(
         (network,),
         half=0.5,
-        mean=np.zeros(62),
-        deviation=np.ones(62),
-        weights=rng.normal(size=62),
+        mean=np.zeros(78),
+        deviation=np.ones(78),
+        weights=rng.normal(size=78),
         usual=np.array([0.1, 0.2, 0, 0, 0, 0, 0]),
         spread=3.0,
     )

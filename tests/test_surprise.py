@@ -268,6 +268,11 @@ def test_heads_come_back_from_their_file(tmp_path):
         x = values[:, : len(head.networks[0].names)]
         np.testing.assert_array_equal(back.networks[1](x), head.networks[1](x))
         np.testing.assert_array_equal(back.usual, head.usual)
+        assert surprise.fingerprint(back) == surprise.fingerprint(head)
+    names = {surprise.fingerprint(head) for head in heads.values()}
+    changed = dataclasses.replace(heads["all"], spread=2.5)
+    assert len(names | {surprise.fingerprint(changed)}) == 3
+    assert surprise.fingerprint(None) is None
     assert surprise.read_heads(path, "of another checkpoint") is None
     assert surprise.read_heads(tmp_path / "none.npz", "abc") is None
     path.write_bytes(path.read_bytes()[:200])
