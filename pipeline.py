@@ -637,7 +637,7 @@ def _in_one_line():
     """Front ends say what a user can put right in an error of their own."""
     try:
         yield
-    except FrontEndError as error:
+    except (FrontEndError, semantic_points.PointsError) as error:
         raise PipelineError(str(error)) from error
 
 
