@@ -63,9 +63,9 @@ DISTINCT = 0.2  # cosine similarity under which a later frame's centroid is a ne
 # the order of a sum are ties, and ties fall alike everywhere.
 DECIMALS = 12
 # K-means begins some times, and the best after a few rounds is finished: as often as
-# takes half a second, that is so many products of patches, features and clusters; at
-# 32 frames of 256 patches, 768 features and 32 clusters that is four times, and all of
-# it a second, as the rounds that finish take longest.
+# takes about half a second, that is so many products of patches, features and clusters:
+# four times for 32 frames of 256 patches, 768 features and 32 clusters. The rounds that
+# finish the best one take as long again.
 KMEANS_STARTS = 2, 64
 KMEANS_PRODUCTS = 1e9
 KMEANS_FIRST_ROUNDS = 3
