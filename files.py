@@ -1,5 +1,6 @@
 """Files that appear whole or not at all, and small things that all modules share.
 
+BAD_FILE                what is raised by reading a file that is damaged
 whole_file              a file to write, which takes its name when all is written
 whole_files             several, which take their names together
 write_npz               arrays by name
@@ -15,10 +16,24 @@ import io
 import json
 import os
 import secrets
+import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import BinaryIO
 
 import numpy as np
+
+# What numpy, zipfile and json say of a file that is damaged, or of another kind.
+BAD_FILE = (
+    OSError,
+    EOFError,
+    KeyError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 @contextlib.contextmanager

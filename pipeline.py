@@ -249,6 +249,11 @@ def make_options(preset: str = "mini", **changes) -> Options:
             f"no query_sampling {options.query_sampling!r}: have "
             + ", ".join(QUERY_SAMPLINGS)
         )
+    if "num_points_per_entity" in given and options.query_sampling != "semantic":
+        raise PipelineError(
+            "num_points_per_entity is of semantic points, and these are a grid's: give "
+            "query_sampling=semantic, or leave it out"
+        )
     _check_camera(options)
     return options
 
@@ -553,9 +558,7 @@ def _tracker(options, model) -> Callable:
 
 
 def _sampling(options) -> semantic_points.Sampling:
-    return semantic_points.Sampling(
-        num_points_per_entity=options.num_points_per_entity, seed=options.seed
-    )
+    return semantic_points.Sampling(num_points_per_entity=options.num_points_per_entity)
 
 
 def _features(model, checkpoint) -> Callable:
@@ -634,7 +637,7 @@ def _in_one_line():
     """Front ends say what a user can put right in an error of their own."""
     try:
         yield
-    except FrontEndError as error:
+    except (FrontEndError, semantic_points.PointsError) as error:
         raise PipelineError(str(error)) from error
 
 

@@ -116,7 +116,7 @@ def define_scoring_flags() -> None:
     flags.DEFINE_integer(
         "num_points_per_entity",
         None,
-        "Of semantic sampling: points in each cluster. Default: 16.",
+        "With --query_sampling=semantic only: points in each cluster. Default: 16.",
     )
     flags.DEFINE_integer(
         "num_splits",

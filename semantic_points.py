@@ -32,6 +32,7 @@ each point, whatever frames were clustered.
 
 import csv
 import dataclasses
+import functools
 import json
 import logging
 import os
@@ -39,7 +40,6 @@ import pickle
 import re
 import sys
 import tempfile
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -51,7 +51,7 @@ from tqdm import tqdm
 
 import features
 import tracking
-from files import first_line, reason, whole_files
+from files import BAD_FILE, first_line, reason, whole_files
 from torch_models import FrontEndError, need_torch
 from video import DEFAULT_FPS, WORKING_SIZE, Video, VideoError, read_video
 
@@ -63,8 +63,10 @@ DISTINCT = 0.2  # cosine similarity under which a later frame's centroid is a ne
 # the order of a sum are ties, and ties fall alike everywhere.
 DECIMALS = 12
 # K-means begins some times, and the best after a few rounds is finished: as often as
-# takes about a second, that is so many products of patches, features and clusters.
-KMEANS_STARTS = 8, 64
+# takes about half a second, that is so many products of patches, features and clusters:
+# four times for 32 frames of 256 patches, 768 features and 32 clusters. The rounds that
+# finish the best one take as long again.
+KMEANS_STARTS = 2, 64
 KMEANS_PRODUCTS = 1e9
 KMEANS_FIRST_ROUNDS = 3
 KMEANS_ROUNDS = 30
@@ -77,6 +79,7 @@ class PointsError(ValueError):
     """Something the user can put right; the message says in one line what and how."""
 
 
+COTRACKER_FLAGS = ("cotracker_repo", "cotracker_checkpoint")
 USER_ERRORS = (PointsError, VideoError, FrontEndError)
 
 
@@ -97,7 +100,7 @@ class Sampling:
         use_connected_components: each connected part of a cluster is an entity.
         filter_radius: tracks that stay nearer than this to an earlier one are left out;
             pixels of a frame whose longer side has 512, 0 for none.
-        seed: of k-means.
+        seed: kmeans: of its starts. Points within a cluster do not depend on it.
 
     Raises:
         PointsError: a number that cannot be.
@@ -135,6 +138,17 @@ class Sampling:
                 raise PointsError(
                     f"{flag} is {getattr(self, name)}, must be at least {least}"
                 )
+        if not -(2**31) <= self.seed < 2**31:  # OpenCV's
+            raise PointsError(f"seed is {self.seed}, must be -2^31 to 2^31 - 1")
+
+    def deciding(self) -> dict:
+        """What decides over the points: not what is of the other method only."""
+        of_others = {
+            "bipartite": ("n_clusters", "seed"),
+            "kmeans": ("merge_ratio", "num_iters"),
+        }[self.method]
+        found = dataclasses.asdict(self)
+        return {name: found[name] for name in found if name not in of_others}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,7 +238,15 @@ def clip_tokens(
 def cluster(
     tokens: Float[np.ndarray, "T h w D"], sampling: Sampling
 ) -> Int[np.ndarray, "T h w"]:
-    """The cluster of each patch, over all frames together; some may have no patch."""
+    """The cluster of each patch, over all frames together; some may have no patch.
+
+    Raises:
+        PointsError: features that are not finite.
+    """
+    if not np.isfinite(tokens).all():
+        raise PointsError(
+            "features of the clip are not finite numbers: give another dino_model"
+        )
     if sampling.method == "kmeans":
         return kmeans_clusters(tokens, sampling.n_clusters, sampling.seed)
     return bipartite_clusters(tokens, sampling.merge_ratio, sampling.num_iters)
@@ -322,6 +344,8 @@ def kmeans_clusters(
     different patches where these are fewer."""
     flat = np.asarray(tokens, np.float32).reshape(-1, tokens.shape[-1])
     n_clusters = min(n_clusters, _num_different(flat, n_clusters))
+    if n_clusters == 1:  # OpenCV takes a single row for a column
+        return np.zeros(tokens.shape[:3], int)
     starts = int(np.clip(KMEANS_PRODUCTS / (flat.size * n_clusters), *KMEANS_STARTS))
     begun, _ = _kmeans(flat, n_clusters, seed, KMEANS_FIRST_ROUNDS, starts)
     labels, _ = _kmeans(flat, n_clusters, seed, begun=begun)
@@ -366,9 +390,11 @@ def find_queries(
         sampling: how many, and of what.
     """
     labels = cluster(tokens, sampling)
+    has_pixel = _has_pixel(labels.shape[1:], size)
     found, entity = [], 0
-    for label in np.unique(labels):
-        peak = (labels == label).sum(axis=(1, 2)).argmax()
+    # What lies on patches without a pixel only is not shown.
+    for label in np.unique(labels[:, has_pixel]):
+        peak = ((labels == label) & has_pixel).sum(axis=(1, 2)).argmax()
         mask = labels[peak] == label
         parts = [mask]
         if sampling.use_connected_components:
@@ -397,22 +423,36 @@ def patch_pixels(
 ) -> Float[np.ndarray, "n 2"]:
     """Centres (x, y) of the pixels of a frame of `size` that lie in patches of a mask,
     row by row."""
-    rows, columns = (
-        (np.arange(pixels) + 0.5) * patches // pixels
-        for pixels, patches in zip(size, mask.shape, strict=True)
-    )
-    y, x = np.nonzero(mask[np.ix_(rows.astype(int), columns.astype(int))])
+    y, x = np.nonzero(mask[_patch_of_pixels(mask.shape, size)])
     return np.stack([x, y], axis=1) + 0.5
 
 
+def _patch_of_pixels(shape, size):
+    """The row and column, as numpy.ix_, of the patch in which each pixel's centre
+    lies."""
+    return np.ix_(
+        *(
+            ((np.arange(pixels) + 0.5) * patches // pixels).astype(int)
+            for pixels, patches in zip(size, shape, strict=True)
+        )
+    )
+
+
+def _has_pixel(shape, size):
+    """Which patches [h, w] have a pixel; all but in frames of fewer pixels."""
+    found = np.zeros(shape, bool)
+    found[_patch_of_pixels(shape, size)] = True
+    return found
+
+
 def spread_points(
-    pixels: Float[np.ndarray, "n 2"], count: int, seed: int = 0
+    pixels: Float[np.ndarray, "n 2"], count: int
 ) -> Float[np.ndarray, "m 2"]:
     """At most `count` of some pixels, evenly spread: k-means of their positions, and of
     each cluster the pixel that is nearest to its centre. All where there are fewer."""
     if len(pixels) <= count:
         return pixels
-    labels, centres = _kmeans(pixels.astype(np.float32), count, seed)
+    labels, centres = _kmeans(pixels.astype(np.float32), count, seed=0)
     distance = np.linalg.norm(pixels - centres[labels], axis=1)
     # By cluster, then by distance: the first of each cluster.
     order = np.lexsort((distance, labels))
@@ -422,14 +462,14 @@ def spread_points(
 
 def grid_queries(size: tuple[int, int], grid_size: int) -> Queries:
     """A grid of points in the first frame, of one entity, with a margin of 1/64 of the
-    width on all sides, as CoTracker's."""
+    width on all sides, as CoTracker's; of a quarter of the height if that is less."""
     height, width = size
-    margin = width / 64
+    margin = np.minimum(width / 64, np.array(size) / 4)
     if grid_size == 1:
         x, y = np.array([width / 2]), np.array([height / 2])
     else:
-        x = np.linspace(margin, width - margin, grid_size)
-        y = np.linspace(margin, height - margin, grid_size)
+        x = np.linspace(margin[1], width - margin[1], grid_size)
+        y = np.linspace(margin[0], height - margin[0], grid_size)
     x, y = (part.ravel() for part in np.meshgrid(x, y))
     points = np.stack([np.zeros_like(x), x, y], axis=1).astype(np.float32)
     labels = np.zeros((1, 1, 1), int)
@@ -534,7 +574,8 @@ def write_points(create: Callable, stem: Path, found: EntityTracks, **about) -> 
 
     Both hold `pred_tracks [T, N, 2]`, `pred_visibility [T, N]` bool, `obj_ids [N]` and
     `point_queries [N]` int64 (query frames): the first as torch tensors with tracks in
-    float16, which is half a pixel off beyond 512, the second in float32.
+    float16, which is half a pixel off beyond 512, the second in float32. The .npz takes
+    its name last: where it is, the video is finished.
 
     Args:
         create: of `files.whole_files`.
@@ -550,15 +591,16 @@ def write_points(create: Callable, stem: Path, found: EntityTracks, **about) -> 
         "obj_ids": found.entities.astype(np.int64),
         "point_queries": found.query_frames.astype(np.int64),
     }
-    with create(f"{stem}.npz") as file:
-        np.savez_compressed(file, **arrays, **about)
-    halved = arrays | {"pred_tracks": arrays["pred_tracks"].astype(np.float16)}
+    most = np.finfo(np.float16).max  # a track may be lost far outside
+    halved = arrays["pred_tracks"].clip(-most, most).astype(np.float16)
     tensors = {
         name: torch.from_numpy(np.ascontiguousarray(array))
-        for name, array in halved.items()
+        for name, array in (arrays | {"pred_tracks": halved}).items()
     }
     with create(f"{stem}.pkl") as file:
         pickle.dump(tensors, file)
+    with create(f"{stem}.npz") as file:
+        np.savez_compressed(file, **arrays, **about)
 
 
 def save_points(stem: str | os.PathLike, found: EntityTracks, **about) -> None:
@@ -585,7 +627,7 @@ def read_points(path: str | os.PathLike) -> EntityTracks:
                 entities=stored["obj_ids"],
                 query_frames=stored["point_queries"],
             )
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (*BAD_FILE, AttributeError) as error:
         raise PointsError(
             f"{path} is no file of semantic points ({reason(error)}): give the .npz "
             "that semantic_points.py writes"
@@ -685,7 +727,10 @@ class Settings:
         fps: frames per second to keep; None as in `video.read_video`.
         dino_model: where features come from, in words; None for a grid.
         make_vis: whether GIFs are made.
-        debug_mode: whether pictures of clusters are made.
+        debug_mode: whether pictures of clusters are made, of videos that are finished,
+            too.
+        cotracker_repo, cotracker_checkpoint: of the tracker cotracker3; None for the
+            published ones.
     """
 
     sampling: Sampling
@@ -695,12 +740,20 @@ class Settings:
     dino_model: str | None = None
     make_vis: bool = False
     debug_mode: bool = False
+    cotracker_repo: str | None = None
+    cotracker_checkpoint: str | None = None
 
     def made_with(self) -> str:
-        """What decides over the points, as JSON, for a second run to compare."""
-        made = dataclasses.asdict(self) | {"format": FORMAT}
-        for name in ("make_vis", "debug_mode"):
-            del made[name]
+        """What decides over the points, and nothing else, as JSON, for a second run to
+        compare."""
+        names = ["tracker", "grid_size", "fps"]
+        if self.tracker == "cotracker3":
+            names += ["cotracker_repo", "cotracker_checkpoint"]
+        made = {"format": FORMAT}
+        if self.grid_size is None:
+            names.append("dino_model")
+            made |= self.sampling.deciding()
+        made |= {name: getattr(self, name) for name in names}
         return json.dumps(made, sort_keys=True)
 
 
@@ -765,69 +818,96 @@ def read_jobs(csv_path: str, folder: Path) -> list[Job]:
 
 
 def name_files(jobs: Sequence[Job]) -> list[Job]:
-    """Jobs with a name for each: the video's stem, with _2, _3 where that is taken in
-    its dataset, by another video of the list or by points that are there already of
-    another video."""
-    taken, named = set(), []
+    """Jobs with a name for each: that of its points if they are there already, else the
+    video's stem, with _2, _3 where that is taken in its dataset, by another video of
+    the list or by points of another video. Names that differ in case only are one name,
+    as they are on some disks."""
+    stored = {folder: _stored_names(folder) for folder in {job.folder for job in jobs}}
+    owner = functools.cache(_owner)
+    taken, named = {}, []
     for job in jobs:
         stem = Path(job.video).stem
-        name, count = stem, 1
-        while (job.folder, name) in taken or _is_of_another(job, name):
+        there = stored[job.folder].get(stem.casefold(), [])
+        owners = {name: owner(job.folder, name) for name in there}
+        own = [name for name in there if owners[name] == job.video]
+        others = {name.casefold() for name in there if owners[name]}
+        name, count = own[0] if own else stem, 1
+        while not own and name.casefold() in others | taken.get(job.folder, set()):
             count += 1
             name = f"{stem}_{count}"
-        taken.add((job.folder, name))
+        taken.setdefault(job.folder, set()).add(name.casefold())
         named.append(dataclasses.replace(job, name=name))
     return named
 
 
-def _is_of_another(job, name):
-    stored = _about(dataclasses.replace(job, name=name).path("feat_dump", ".npz"))
-    return stored is not None and stored["video_path"] != job.video
+def _stored_names(folder):
+    """Names in a dataset's folder by the stem, in small letters, of which they may be,
+    in the order in which they are given."""
+    try:
+        files = os.listdir(folder / "feat_dump")
+    except OSError:
+        files = []
+    found = {}
+    for name in (file[:-4] for file in files if file.endswith(".npz")):
+        found.setdefault(name.casefold(), []).append((1, name))
+        if numbered := re.fullmatch(r"(.+)_([2-9]|[1-9]\d+)", name):
+            stem, number = numbered.groups()
+            found.setdefault(stem.casefold(), []).append((int(number), name))
+    return {stem: [name for _, name in sorted(found[stem])] for stem in found}
+
+
+def _owner(folder, name):
+    """The video whose points are there; None if they cannot be read."""
+    stored = _about(folder / "feat_dump" / f"{name}.npz")
+    return None if stored is None else stored["video_path"]
 
 
 def _about(path) -> dict | None:
-    """Whose points a file holds and how they were made; None if there is none."""
+    """Whose points a file holds and how they were made; None if there is none, or one
+    that is damaged."""
     try:
         with np.load(path, allow_pickle=False) as stored:
-            return {name: stored[name].item() for name in ("video_path", "made_with")}
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+            made_with = json.loads(stored["made_with"].item())
+            return {
+                "video_path": stored["video_path"].item(),
+                # Older files have those of Sampling in a dict of their own.
+                "made_with": {**made_with, **made_with.get("sampling", {})},
+            }
+    except (*BAD_FILE, AttributeError):
         return None
 
 
 def is_finished(job: Job, settings: Settings) -> bool:
-    """Whether a video's files are there, and later than it.
+    """Whether a video's files are there, later than it, and of one making.
 
     Raises:
         PointsError: they were made in another way, lest a folder mixes both.
     """
     path = job.path("feat_dump", ".npz")
     stored = _about(path)
-    if stored is None or not job.path("feat_dump", ".pkl").exists():
+    if stored is None:
         return False
-    if settings.make_vis and not job.path("gif_dump", ".gif").exists():
-        return False
-    try:
-        if os.stat(job.video).st_mtime_ns > os.stat(path).st_mtime_ns:
-            return False
-    except OSError:
-        pass  # the video is gone, its points are there
-    if stored["made_with"] != settings.made_with():
-        other = _differences(stored["made_with"], settings.made_with())
+    asked = json.loads(settings.made_with())
+    other = [n for n in sorted(asked) if stored["made_with"].get(n) != asked[n]]
+    if other:
         raise PointsError(
             f"{path} was made with other options ({', '.join(other)}): give --rerun, "
             "or another --base_feat_path"
         )
-    return True
+    made = os.stat(path).st_mtime_ns
+    # Of a video that is gone the points are there still.
+    if _when(job.video, made) > made or not job.path("feat_dump", ".pkl").exists():
+        return False
+    # `save` sees to that; an earlier one is of earlier points.
+    return not settings.make_vis or _when(job.path("gif_dump", ".gif"), 0) >= made
 
 
-def _differences(first, second):
-    """Names of options in which two JSON strings of `made_with` differ."""
-    first, second = (
-        {**made, **made.pop("sampling", {})}
-        for made in map(json.loads, (first, second))
-    )
-    names = sorted(first.keys() | second.keys())
-    return [n for n in names if n != "sampling" and first.get(n) != second.get(n)]
+def _when(path, otherwise):
+    """When a file was written, in nanoseconds."""
+    try:
+        return os.stat(path).st_mtime_ns
+    except OSError:
+        return otherwise
 
 
 def extract(
@@ -853,7 +933,7 @@ def extract(
 
 
 def save(job: Job, settings: Settings, video: Video, found: EntityTracks) -> None:
-    """All files of a video, together.
+    """All files of a video, together; pictures of earlier points go.
 
     Raises:
         OSError: if they cannot be written.
@@ -867,19 +947,28 @@ def save(job: Job, settings: Settings, video: Video, found: EntityTracks) -> Non
     }
     pictures = {}
     if settings.debug_mode and settings.grid_size is None:
-        pictures = dict(_overlays(video.frames, found.queries))
-        for old in job.path("debug_vis", "").glob("debug_cluster_*.png"):
-            old.unlink()  # of other frames, perhaps
+        pictures = {
+            job.path("debug_vis", "") / f"debug_cluster_pts_{frame}.png": picture
+            for frame, picture in _overlays(video.frames, found.queries)
+        }
+    gif = job.path("gif_dump", ".gif")
     with whole_files() as create:
-        for frame, picture in pictures.items():
-            path = job.path("debug_vis", "") / f"debug_cluster_pts_{frame}.png"
+        for path, picture in pictures.items():
             with create(path) as file:
                 file.write(cv2.imencode(".png", picture[..., ::-1])[1].tobytes())
         if settings.make_vis:
-            with create(job.path("gif_dump", ".gif")) as file:
+            with create(gif) as file:
                 write_gif(file, painted(video.frames, found), video.fps)
         stem = job.path("feat_dump", "")
         write_points(create, stem, in_pixels_of(found, video), **about)
+    if settings.make_vis:
+        os.utime(gif)  # later than the .npz, as one of earlier points is not
+    else:
+        gif.unlink(missing_ok=True)
+    if pictures:
+        for path in job.path("debug_vis", "").glob("debug_cluster_*.png"):
+            if path not in pictures:
+                path.unlink()
 
 
 def _overlays(frames, queries):
@@ -893,7 +982,7 @@ def _overlays(frames, queries):
 
 def extract_many(
     jobs: Sequence[Job], settings: Settings, load: Callable, rerun: bool = False
-) -> tuple[int, int, dict[str, str]]:
+) -> tuple[int, int, dict[Job, str]]:
     """Points of videos, one after another, a file for each.
 
     Args:
@@ -910,22 +999,24 @@ def extract_many(
         FrontEndError: what cannot be loaded.
         OSError: a file that cannot be written.
     """
-    wanted = [job for job in jobs if rerun or not is_finished(job, settings)]
+    anew = settings.debug_mode  # but not in another way
+    wanted = [job for job in jobs if rerun or not is_finished(job, settings) or anew]
     failed = {}
     model, track = load() if wanted else (None, None)
     for job in tqdm(wanted, "videos", unit="video", smoothing=0, disable=None):
+        is_writing = False
         try:
             video, found = extract(job, settings, model, track)
+            is_writing = True
+            save(job, settings, video, found)
         except USER_ERRORS as error:
-            failed[job.video] = first_line(error)
+            failed[job] = first_line(error)
             LOG.warning("%s", first_line(error))
-            continue
         except Exception as error:  # one video's trouble is not the others'
-            failed[job.video] = f"unexpected {type(error).__name__}: "
-            failed[job.video] += first_line(error)
+            if is_writing and isinstance(error, OSError):
+                raise  # that of the disk is
+            failed[job] = f"unexpected {type(error).__name__}: {first_line(error)}"
             LOG.warning("%s", job.video, exc_info=True)
-            continue
-        save(job, settings, video, found)
     return len(wanted) - len(failed), len(jobs) - len(wanted), failed
 
 
@@ -956,19 +1047,18 @@ def main(flags) -> tuple[str, bool]:
 
     def load():
         need_torch("a file of points")
-        given = {n: flags[n].value for n in ("cotracker_repo", "cotracker_checkpoint")}
+        given = {n: getattr(settings, n) for n in COTRACKER_FLAGS}
         given = {name: value for name, value in given.items() if value is not None}
         track = tracking.load_tracker(settings.tracker, **given)
         if settings.grid_size is not None:
             return None, track
         return features.load_features(dino_model=settings.dino_model), track
 
-    rerun = flags.rerun or flags.debug_mode
-    made, there, failed = extract_many(jobs, settings, load, rerun)
+    made, there, failed = extract_many(jobs, settings, load, flags.rerun)
     lines = [f"{made} made, {there} there before, {len(failed)} failed"]
-    for video, error in failed.items():
-        named = error if error.startswith(video) else f"{video}: {error}"
-        lines.append(f"failed: {named}")
+    for job, error in failed.items():
+        named = error if error.startswith(job.video) else f"{job.video}: {error}"
+        lines.append(f"failed ({job.dataset}): {named}")
     return "\n".join([*lines, f"see {folder}"]), not failed
 
 
@@ -1006,6 +1096,7 @@ def settings_of(flags) -> Settings:
         dino_model=None if flags.use_grid else flags.dino_model,
         make_vis=flags.make_vis,
         debug_mode=flags.debug_mode,
+        **{name: flags[name].value for name in COTRACKER_FLAGS},
     )
 
 
@@ -1046,12 +1137,12 @@ if __name__ == "__main__":
         ("float", "filter_radius", DEFAULTS.filter_radius,
          "Tracks that stay nearer than this to an earlier one are left out; pixels of "
          "frames reduced to 512, 0 for none."),
-        ("integer", "seed", 0, "Of k-means."),
+        ("integer", "seed", 0, "kmeans: of its starts."),
         ("boolean", "use_grid", False, "A plain grid in the first frame instead."),
         ("integer", "cotracker_grid_size", 16, "Its points across and down."),
         ("boolean", "make_vis", False, "GIFs with trails coloured by entity."),
         ("boolean", "debug_mode", False,
-         "The first video only, anew, with pictures of its clusters."),
+         "The first video only, finished or not, with pictures of its clusters."),
         ("boolean", "rerun", False, "Make files anew that are there."),
     ):  # fmt: skip
         DEFINE[kind](name, default, text)

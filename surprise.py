@@ -30,8 +30,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import zipfile
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -41,19 +39,8 @@ import scipy.special
 from jaxtyping import Bool, Float, Int
 
 import scoring
-from files import whole_file
+from files import BAD_FILE, whole_file
 
-# What numpy, zipfile and json say of a file that is damaged, or of another kind.
-BAD_FILE = (
-    OSError,
-    EOFError,
-    KeyError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 VERSION = 4  # of the numbers in Fields and of the statistics: other heads are not used
 NUM_NEAR = 4, 16  # neighbours of a point, one for every NEAR_SHARE tracks of a window
 NEAR_SHARE = 40

@@ -606,8 +606,10 @@ def track_cotracker3(
         frames: T frames [H, W, 3], RGB uint8.
         grid_size: cells across and down; each gets one point, at its best corner.
         seed_every: frames between those in which empty cells are seeded anew.
-        reach: frames, each way, that a point is followed; keeps time and memory of a
-            long clip in proportion to its length.
+        reach: frames, each way, that a point is followed at least, or to the clip's
+            ends; keeps time and memory of a long clip in proportion to its length. All
+            of a clip of at most OFFLINE_FRAMES if points are given; at most half of
+            these, of longer clips, with the offline network.
         max_tracks: upper bound on N, by default 8 grids full, shared out as for
             `track_lk`.
         online: whether by the online network; by default for clips of more than
@@ -690,25 +692,36 @@ def _rounds(frames, size, grid_size, seed_every, reach, max_tracks, model, bar):
 def _asked_for(frames, size, times, points, reach, model, bar):
     """Positions [N, T, 2], pixel centres at integers, and visibility [N, T] of points
     [N, 2] of the frames `times` [N]. A short clip is seen whole; of a long one those
-    of near frames go together, as far as `reach`."""
+    of near frames go together, in a span that reaches `reach` beyond each of them."""
     num_frames = len(frames)
     positions = np.zeros((len(points), num_frames, 2), np.float32)
     visible = np.zeros((len(points), num_frames), bool)
-    # A span is as long as that of a single frame's points.
-    together = num_frames if num_frames <= OFFLINE_FRAMES else max(1, reach)
-    for first in range(0, num_frames, together):
-        last = min(num_frames, first + together) - 1
-        rows = np.flatnonzero((times >= first) & (times <= last))
-        if len(rows):
-            around = max(0, reach - together // 2)
-            start, stop = max(0, first - around), min(num_frames, last + around + 1)
-            span = [resized(frames[i], size) for i in range(start, stop)]
-            found = _cotracker_span(model, span, times[rows] - start, points[rows])
-            positions[rows, start:stop], visible[rows, start:stop] = found
-            positions[rows, :start] = positions[rows, start : start + 1]
-            positions[rows, stop:] = positions[rows, stop - 1 : stop]
-        bar.update(last + 1 - first)
+    if num_frames <= OFFLINE_FRAMES:
+        reach = together = num_frames
+    elif model.online:
+        together = max(1, reach)
+    else:  # what the span of a single frame's points leaves
+        together = max(1, OFFLINE_FRAMES - 2 * reach)
+    for rows in _near_frames(times, together):
+        first, last = times[rows].min(), times[rows].max()
+        start, stop = max(0, first - reach), min(num_frames, last + reach + 1)
+        span = [resized(frames[i], size) for i in range(start, stop)]
+        found = _cotracker_span(model, span, times[rows] - start, points[rows])
+        positions[rows, start:stop], visible[rows, start:stop] = found
+        positions[rows, :start] = positions[rows, start : start + 1]
+        positions[rows, stop:] = positions[rows, stop - 1 : stop]
+        bar.update(last + 1 - bar.n)
+    bar.update(num_frames - bar.n)
     return positions, visible
+
+
+def _near_frames(times, together):
+    """Rows of `times` in groups, the earliest first, each within `together` frames."""
+    order = np.argsort(times, kind="stable")
+    while len(order):
+        count = np.searchsorted(times[order], times[order[0]] + together)
+        yield order[:count]
+        order = order[count:]
 
 
 def _cotracker_span(model, frames, at, seeds):

@@ -506,9 +506,45 @@ def test_queries_are_cotracker3s_points(clone, monkeypatch, name, longest):
     visible = found.visible[..., 0] > 0
     error = np.abs(found.tracks - expected).max(axis=-1)[visible]
     assert error.max() < 0.02
-    assert (visible.sum(axis=1) > (40 if longest == 150 else 12)).all()
     spans = {length for length, _ in model.predictor.sizes}
     assert max(spans) <= (60 if longest == 150 or model.online else longest)
+    # As far as promised, but for what leaves the frame, and what the stand-in hides.
+    reach = 60 if longest == 150 else 25 if model.online else 10
+    near = np.abs(np.arange(60) - times[:, None]) <= reach
+    inside = ((expected > 1) & (expected < [159, 119])).all(axis=-1)
+    inside[:, 3] = False
+    assert visible[near & inside].all() and (near & inside).sum() > 2 * reach
+
+
+def test_queries_of_near_frames_go_together():
+    times = np.array([149, 3, 0, 151, 3, 150, 9])
+    groups = [times[rows].tolist() for rows in tracking._near_frames(times, 3)]
+    assert groups == [[0], [3, 3], [9], [149, 150, 151]]
+    assert list(tracking._near_frames(times[:0], 3)) == []
+
+
+def test_reach_is_kept_for_every_query_of_a_long_clip(monkeypatch):
+    """Late and early in a group alike, with either network."""
+    spans = []
+
+    def span_of(model, frames, at, seeds):
+        spans.append(len(frames))
+        shown = np.ones((len(seeds), len(frames)), bool)
+        return np.zeros((*shown.shape, 2), np.float32), shown
+
+    monkeypatch.setattr(tracking, "_cotracker_span", span_of)
+    frames = np.zeros((400, 8, 8, 3), np.uint8)
+    times = np.array([0, 73, 74, 149, 150, 299, 399])
+    queries = np.stack([times, np.full(7, 4), np.full(7, 4)], axis=1).astype(float)
+    for online, reach in ((True, 150), (False, 74)):
+        spans.clear()
+        model = tracking.CoTracker(None, online, "cpu")
+        found = tracking.track(
+            frames, tracker="cotracker3", queries=queries, model=model, progress=False
+        )
+        near = np.abs(np.arange(400) - times[:, None]) <= reach
+        assert found.visible[..., 0][near].all()
+        assert max(spans) <= (3 * reach if online else tracking.OFFLINE_FRAMES)
 
 
 def test_number_of_cotracker3_tracks_is_bounded(clone):
