@@ -41,13 +41,11 @@ from jaxtyping import Bool, Float, Int
 import scoring
 from files import BAD_FILE, whole_file
 
-VERSION = 4  # of the numbers in Fields and of the statistics: other heads are not used
+VERSION = 3  # of the numbers in Fields and of the statistics: other heads are not used
 NUM_NEAR = 4, 16  # neighbours of a point, one for every NEAR_SHARE tracks of a window
 NEAR_SHARE = 40
 LEAST_NEAR = 3  # neighbours that must be known for a mean of them to count
 STRIDES = 1, 3, 6  # frames, of second differences
-# Frames, of first differences: what warps slowly and smoothly drifts, and hardly bends.
-DRIFTS = 12, 24
 FLOOR = 0.03  # pixels added before logarithms
 # Of coords_score: 1 in 100 points of intact clips is below 0.8, every second culprit
 # below a half.
@@ -58,8 +56,7 @@ MOST_LOG_SCALE = 8.0
 CLIP = 5.0  # standard deviations beyond which a number says no more
 NO_MODEL = "observed", "nearest"  # sources of fields that no model is needed for
 MODEL = "random", "region"
-# Of which `sizes` has quantiles.
-SIZES = "bend1", "bend3", "bend6", "step", "drift12", "drift24", "error"
+SIZES = "bend1", "bend3", "bend6", "step", "error"  # of which `sizes` has quantiles
 SHARES = "lost", "gained", "visible", "scale"
 LOWEST_LOGIT, HIGHEST_LOGIT = -20.0, 20.0
 
@@ -118,11 +115,11 @@ def window_fields(
 ) -> Fields:
     """The numbers about a window.
 
-    Of every source's residuals: their size, their change from frame to frame and over
-    DRIFTS frames, and their second differences over STRIDES frames (whose upward part
-    by itself: gravity has a direction); each at the point, its mean over neighbours,
-    both against the window's median, which is given too. Of tracks lost and gained:
-    where, how many nearby, and how visible they were predicted to be.
+    Of every source's residuals: their size, their change from frame to frame, and their
+    second differences over STRIDES frames (whose upward part by itself: gravity has a
+    direction); each at the point, its mean over neighbours, both against the window's
+    median, which is given too. Of tracks lost and gained: where, how many nearby, and
+    how visible they were predicted to be.
 
     Args:
         pixels: tracks in pixels at 256; anything where hidden.
@@ -193,17 +190,15 @@ def _add_motion(add, source, path, known):
         add(f"{source}.bend{stride}", np.linalg.norm(bend, axis=-1), "size")
         if stride > 1:
             add(f"{source}.up{stride}", bend[..., 1], "signed")
-    for stride, name in ((1, "step"), *((s, f"drift{s}") for s in DRIFTS)):
-        change = _first_difference(path, known, stride)
-        add(f"{source}.{name}", np.linalg.norm(change, axis=-1), "size")
+    step = _first_difference(path, known)
+    add(f"{source}.step", np.linalg.norm(step, axis=-1), "size")
 
 
-def _first_difference(path, known, stride=1):
-    """path[t] - path[t - s], at t; NaN unless both are known."""
+def _first_difference(path, known):
+    """path[t] - path[t - 1], at t; NaN unless both are known."""
     out = np.full(path.shape, np.nan, np.float32)
-    both = known[:, stride:] & known[:, :-stride]
-    change = path[:, stride:] - path[:, :-stride]
-    out[:, stride:] = np.where(both[..., None], change, np.nan)
+    both = known[:, 1:] & known[:, :-1]
+    out[:, 1:] = np.where(both[..., None], path[:, 1:] - path[:, :-1], np.nan)
     return out
 
 
@@ -432,7 +427,7 @@ def sharpness(
 def sizes(fields: Fields, sources: Sequence[str]) -> Float[np.ndarray, " S"]:
     """Plain sizes, which no network saw against anything else.
 
-    Of each source's errors, steps, drift and second differences the logarithms'
+    Of each source's errors, steps and second differences the logarithms' upper
     quartile and 99th percentile, since what warps slowly and smoothly raises many
     points a little and none to an extreme; of what is lost, gained, or expected
     visible, and of the logarithm of the expected error, means; of shares of tracks lost
