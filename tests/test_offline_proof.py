@@ -441,6 +441,7 @@ def test_a_clip_is_judged_by_every_head(small, monkeypatch):
 
     monkeypatch.setattr(pipeline, "clip_fields", clip_fields)
     monkeypatch.setattr(surprise, "score_fields", score_fields)
+    monkeypatch.setattr(surprise, "fingerprint", lambda head: head)
     monkeypatch.setattr(surprise, "coords_score", lambda points, head: 1.0 / points)
     heads = ["all", "no model", "without kick", "no model without kick"]
     judges = dataclasses.replace(judges, heads={name: name for name in heads})
