@@ -157,6 +157,11 @@ def run(
                 f"no condition {', '.join(unknown) or 'is given'}: have "
                 + ", ".join(CONDITIONS)
             )
+        if chosen.query_sampling != "grid":
+            raise pipeline.PipelineError(
+                "simulated twins have their points: leave query_sampling out "
+                "(benchmarks/bench_semantic.py judges semantic ones)"
+            )
         if num_scenes < 1:
             raise pipeline.PipelineError(f"num_scenes is {num_scenes}, must be 1 or up")
         judges = load_judges(checkpoint_path, chosen)

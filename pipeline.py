@@ -509,7 +509,7 @@ def load_front_ends(
     is_semantic = options.query_sampling == "semantic"
     with _in_one_line():
         if names["dino"] or is_semantic:  # one network for both
-            model = _load_features(names["dino"] or "dinov2", options)
+            model = _load_features(names["dino"] or DEFAULT_FRONT_ENDS["dino"], options)
         if names["dino"]:
             features = _features(model, checkpoint)
         if names["depth"]:

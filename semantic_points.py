@@ -867,13 +867,11 @@ def _about(path) -> dict | None:
     that is damaged."""
     try:
         with np.load(path, allow_pickle=False) as stored:
-            made_with = json.loads(stored["made_with"].item())
             return {
                 "video_path": stored["video_path"].item(),
-                # Older files have those of Sampling in a dict of their own.
-                "made_with": {**made_with, **made_with.get("sampling", {})},
+                "made_with": {**json.loads(stored["made_with"].item())},
             }
-    except (*BAD_FILE, AttributeError):
+    except BAD_FILE:
         return None
 
 

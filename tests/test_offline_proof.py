@@ -557,3 +557,10 @@ def test_what_is_wrong_is_said_before_any_work(benchmark, keywords, message, tmp
     with pytest.raises(pipeline.USER_ERRORS, match=message) as caught:
         offline_proof.run(benchmark, output_dir=str(tmp_path / "out"), **keywords)
     assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
+
+
+def test_simulated_twins_have_no_points_to_choose(tmp_path):
+    with pytest.raises(pipeline.PipelineError, match="leave query_sampling out"):
+        offline_proof.run(
+            "synthetic", output_dir=str(tmp_path), query_sampling="semantic"
+        )
