@@ -5,9 +5,9 @@
 
 Writes NAME_surprise.npz beside the checkpoint, which pipeline.py then scores with, and
 NAME_surprise_left_out.npz with heads that never saw one kind of violation, which
-evaluate_benchmarks.py --benchmark=synthetic judges by. An hour or two on two CPU cores;
-interrupted, the same command goes on. What is computed of each clip is kept in
---work_dir (10 GB at the default size).
+evaluate_benchmarks.py --benchmark=synthetic judges by. Two or three hours on two CPU
+cores; interrupted, the same command goes on. What is computed of each clip is kept in
+--work_dir (17 GB at the default size).
 """
 
 import sys
@@ -36,7 +36,7 @@ def define_flags() -> None:
         "num_rendered", 80, "Scenes that are rendered and tracked.", lower_bound=0
     )
     flags.DEFINE_integer(
-        "num_varied", 480, "Intact clips of any length and number of tracks.",
+        "num_varied", 720, "Intact clips of any length and number of tracks.",
         lower_bound=0,
     )  # fmt: skip
     flags.DEFINE_integer(

@@ -41,11 +41,13 @@ from jaxtyping import Bool, Float, Int
 import scoring
 from files import BAD_FILE, whole_file
 
-VERSION = 3  # of the numbers in Fields and of the statistics: other heads are not used
+VERSION = 4  # of the numbers in Fields and of the statistics: other heads are not used
 NUM_NEAR = 4, 16  # neighbours of a point, one for every NEAR_SHARE tracks of a window
 NEAR_SHARE = 40
 LEAST_NEAR = 3  # neighbours that must be known for a mean of them to count
 STRIDES = 1, 3, 6  # frames, of second differences
+# Frames, of first differences: what warps slowly and smoothly drifts, and hardly bends.
+DRIFTS = 12, 24
 FLOOR = 0.03  # pixels added before logarithms
 # Of coords_score: 1 in 100 points of intact clips is below 0.8, every second culprit
 # below a half.
@@ -56,8 +58,9 @@ MOST_LOG_SCALE = 8.0
 CLIP = 5.0  # standard deviations beyond which a number says no more
 NO_MODEL = "observed", "nearest"  # sources of fields that no model is needed for
 MODEL = "random", "region"
-SIZES = "bend1", "bend3", "bend6", "step", "error"  # of which `sizes` has quantiles
-SHARES = "lost", "gained", "visible", "scale"
+# Of which `sizes` has quantiles.
+SIZES = "bend1", "bend3", "bend6", "step", "drift12", "drift24", "error"
+MEANS = "visible", "scale"  # of which it has means
 LOWEST_LOGIT, HIGHEST_LOGIT = -20.0, 20.0
 
 
@@ -115,11 +118,11 @@ def window_fields(
 ) -> Fields:
     """The numbers about a window.
 
-    Of every source's residuals: their size, their change from frame to frame, and their
-    second differences over STRIDES frames (whose upward part by itself: gravity has a
-    direction); each at the point, its mean over neighbours, both against the window's
-    median, which is given too. Of tracks lost and gained: where, how many nearby, and
-    how visible they were predicted to be.
+    Of every source's residuals: their size, their change from frame to frame and over
+    DRIFTS frames, and their second differences over STRIDES frames (whose upward part
+    by itself: gravity has a direction); each at the point, its mean over neighbours,
+    both against the window's median, which is given too. Of tracks lost and gained:
+    where, how many nearby, and how visible they were predicted to be.
 
     Args:
         pixels: tracks in pixels at 256; anything where hidden.
@@ -190,15 +193,17 @@ def _add_motion(add, source, path, known):
         add(f"{source}.bend{stride}", np.linalg.norm(bend, axis=-1), "size")
         if stride > 1:
             add(f"{source}.up{stride}", bend[..., 1], "signed")
-    step = _first_difference(path, known)
-    add(f"{source}.step", np.linalg.norm(step, axis=-1), "size")
+    for stride, name in ((1, "step"), *((s, f"drift{s}") for s in DRIFTS)):
+        change = _first_difference(path, known, stride)
+        add(f"{source}.{name}", np.linalg.norm(change, axis=-1), "size")
 
 
-def _first_difference(path, known):
-    """path[t] - path[t - 1], at t; NaN unless both are known."""
+def _first_difference(path, known, stride=1):
+    """path[t] - path[t - s], at t; NaN unless both are known."""
     out = np.full(path.shape, np.nan, np.float32)
-    both = known[:, 1:] & known[:, :-1]
-    out[:, 1:] = np.where(both[..., None], path[:, 1:] - path[:, :-1], np.nan)
+    both = known[:, stride:] & known[:, :-stride]
+    change = path[:, stride:] - path[:, :-stride]
+    out[:, stride:] = np.where(both[..., None], change, np.nan)
     return out
 
 
@@ -427,11 +432,11 @@ def sharpness(
 def sizes(fields: Fields, sources: Sequence[str]) -> Float[np.ndarray, " S"]:
     """Plain sizes, which no network saw against anything else.
 
-    Of each source's errors, steps and second differences the logarithms' upper
+    Of each source's errors, steps, drift and second differences the logarithms'
     quartile and 99th percentile, since what warps slowly and smoothly raises many
-    points a little and none to an extreme; of what is lost, gained, or expected
-    visible, and of the logarithm of the expected error, means; of shares of tracks lost
-    and gained logarithms, too.
+    points a little and none to an extreme; of how visible tracks are expected to be,
+    and of the logarithm of the expected error, means. Not the shares of tracks lost and
+    gained: they double when every second frame is left out.
     """
     values = fields.values if len(fields.values) else np.zeros((1, len(fields.names)))
     found = []
@@ -440,16 +445,28 @@ def sizes(fields: Fields, sources: Sequence[str]) -> Float[np.ndarray, " S"]:
             if f"{source}.{what}" in fields.names:
                 at = fields.names.index(f"{source}.{what}")
                 usual = fields.names.index(f"{source}.{what}.usual")
-                size = values[:, at].astype(np.float32)
+                known = _within_reach(what, fields)
+                size = values[: len(known), at][known].astype(np.float32)
+                size = size if len(size) else np.zeros(1)
                 offset = float(values[0, usual])
                 found += list(np.quantile(size, [0.75, 0.99]) + offset)
-        for what in SHARES:
+        for what in MEANS:
             if f"{source}.{what}" in fields.names:
                 at = fields.names.index(f"{source}.{what}")
                 found.append(values[:, at].astype(np.float32).mean())
-                if source == "observed":
-                    found.append(np.log(found[-1] + 1e-3))
     return np.array(found)
+
+
+def _within_reach(what, fields):
+    """[M] where a difference of SIZES can be known: near a window's ends, which a short
+    one has more of, none can."""
+    frames, length = fields.frames, fields.near.shape[1]
+    if what.startswith("bend"):
+        stride = int(what.removeprefix("bend"))
+        return (frames >= stride) & (frames < length - stride)
+    if what.startswith("drift"):
+        return frames >= int(what.removeprefix("drift"))
+    return np.ones(len(frames), bool)
 
 
 def circumstances(fields: Fields) -> Float[np.ndarray, "7"]:

@@ -319,9 +319,11 @@ def fit(
     versions = f"{surprise.VERSION}_{synthetic.VERSION}"
     folder = work / f"fields_{checkpoint.sha256[:12]}_{versions}"
     found = list(examples(clips, folder, checkpoint, options))
-    if not any((example.culprit == 1).any() for example in found):
+    learned, of_lines = surprise_training.divide(found)
+    has_culprits = any((example.culprit == 1).any() for example in learned)
+    if not has_culprits or all(example.kind == "none" for example in of_lines):
         raise pipeline.PipelineError(
-            f"{len(found)} clips, none with a violation: give more --num_scenes"
+            f"{len(found)} clips, too few with a violation: give more --num_scenes"
         )
     kinds = KINDS if left_out else ()
     heads = surprise_training.fit_heads(found, kinds, seed)

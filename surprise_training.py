@@ -6,8 +6,13 @@ From top to bottom:
     culprits            which points and frames of a twin count as breaking physics
     draw_points         points to learn from
     fit_networks        perceptrons for points
-    fit_line            the line over a window's statistics
-    fit_lines           those of several heads, and what is usual
+    fit_line            the line over windows' statistics
+    line_of             that of examples
+    usual_of            what is usual in a window's circumstances
+    calibrated          a head with what is usual
+    divide              which examples networks learn from, and which the lines
+    networks_by_head    the networks of all heads
+    measure             the statistics of windows
     fit_heads           all of it: the shipped head, those that never saw a kind of
                         violation, and the same on what needs no model
 """
@@ -43,13 +48,12 @@ HIDDEN = 48, 24
 STEPS, BATCH = 3000, 1024
 LEARNING_RATE, WEIGHT_DECAY = 2e-3, 1e-2
 PAIR_WEIGHT = 3.0  # of a twin against its own scene, where a window by itself has 1
-RIDGE = 0.01  # the larger, the more the line follows its examples
-# The line is fitted to one scene in so many, which is plenty for it; to the even ones,
+RIDGE = 0.1  # the larger, the more the line follows its examples
+# The line is fitted to one scene in so many, networks to the others: to the even ones,
 # so to no soft warp of noisy tracks, in which nothing tells it.
 LINE_SHARE = 2
 VARIED = "varied"  # condition of windows of any length and number of tracks
 DAMAGED = "damaged"  # of rendered pictures that were warped; networks see none
-NUM_OF_SPEED = 5  # of surprise.circumstances: 1, and what depends on speed
 HALF_AT = 0.995  # of intact points, those above get a coords_score below a half
 
 
@@ -230,26 +234,24 @@ def fit_network(
 
 
 def fit_line(
-    statistics: Float[np.ndarray, "E S"],
+    x: Float[np.ndarray, "E S"],
     kinds: Sequence[str],
     groups: Sequence,
     weights: Float[np.ndarray, " E"] | None = None,
     pair_weight: float = PAIR_WEIGHT,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean, deviation and weights [S] of the line over windows' statistics.
+) -> Float[np.ndarray, " S"]:
+    """Weights of the line over windows' standardised statistics.
 
     A logistic one, of twins against scenes and of each twin against its own scene,
     intact windows counting as much in all as the others.
 
     Args:
-        statistics: of windows.
+        x: statistics of windows.
         kinds: of violation, or "none".
         groups: what a twin and its scene have in common: seed and condition.
         weights: of the twins, alone and in pairs; by default 1.
         pair_weight: of a twin against its own scene, where a window by itself has 1.
     """
-    mean, deviation = statistics.mean(0), statistics.std(0) + 1e-6
-    x = np.clip((statistics - mean) / deviation, -surprise.CLIP, surprise.CLIP)
     is_twin = np.array([kind != "none" for kind in kinds])
     scene_of = {
         g: i for i, (g, t) in enumerate(zip(groups, is_twin, strict=True)) if not t
@@ -275,8 +277,7 @@ def fit_line(
         total = alone.sum() + paired.sum() + (w**2).sum() / (2 * RIDGE)
         return total, np.append(slope, gradient.sum())
 
-    found = scipy.optimize.minimize(loss, np.zeros(x.shape[1] + 1), jac=True)
-    return mean, deviation, found.x[:-1]
+    return scipy.optimize.minimize(loss, np.zeros(x.shape[1] + 1), jac=True).x[:-1]
 
 
 def weights_of(examples: Sequence[Example]) -> np.ndarray:
@@ -292,79 +293,72 @@ def weights_of(examples: Sequence[Example]) -> np.ndarray:
     return weights
 
 
-def fit_lines(
-    examples: Sequence[Example], networks: dict[str, tuple[Sequence[Network], object]]
-) -> dict[str, Head]:
-    """Heads of networks, by name.
+def line_of(
+    statistics: Float[np.ndarray, "E S"],
+    circumstances: Float[np.ndarray, "E 7"],
+    examples: Sequence[Example],
+    pair_weight: float = PAIR_WEIGHT,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean, deviation and weights [S] of the line, by examples.
 
-    Args:
-        examples: windows.
-        networks: by name those of a head, and the kind of violation that it must not
-            see, or None.
+    It is fitted to what of the statistics is not usual in the circumstances, since that
+    is what counts in the end: a thing that moves where it did not move before makes the
+    clip a faster one, too. VARIED windows calibrate and nothing else.
     """
-    statistics = {name: [] for name in networks}
-    intact_points = {name: [] for name in networks}
-    circumstances = []
-    for example in tqdm(examples, "windows", leave=False):
-        fields = example.load()
-        circumstances.append(surprise.circumstances(fields))
-        outputs = {}  # a network may be of several heads
-        for name, (own, _) in networks.items():
-            points = surprise.point_surprise(fields, own, outputs)
-            sources = surprise.sources_of(own)
-            found = surprise.window_statistics(fields, points, sources)
-            statistics[name].append(found)
-            if example.kind == "none":
-                intact_points[name].append(points[:: max(1, len(points) // 2000)])
-    heads, circumstances = {}, np.array(circumstances)
-    for name, (own, left_out) in networks.items():
-        rows = np.array(statistics[name])
-        used = np.array([e.kind != left_out for e in examples])
-        # What calibrates is kept from the line, too.
-        of_line = used & np.array([e.condition != VARIED for e in examples])
-        line = _line_of(rows[of_line], _chosen(examples, of_line))
-        half = np.quantile(np.concatenate(intact_points[name]), HALF_AT)
-        head = Head(tuple(own), float(half), *line, np.zeros(7), 1.0)
-        chosen = _chosen(examples, used)
-        heads[name] = calibrated(head, rows[used], circumstances[used], chosen)
-    return heads
+    used = np.array([e.condition != VARIED for e in examples])
+    mean, deviation = statistics[used].mean(0), statistics[used].std(0) + 1e-6
+    x = np.clip((statistics - mean) / deviation, -surprise.CLIP, surprise.CLIP)
+    x = x - circumstances @ usual_of(x, circumstances, examples)
+    own = _chosen(examples, used)
+    kinds, groups = [e.kind for e in own], [(e.scene, e.condition) for e in own]
+    weights = fit_line(x[used], kinds, groups, weights_of(own), pair_weight)
+    return mean, deviation, weights
 
 
 def _chosen(examples, which):
     return [e for e, is_chosen in zip(examples, which, strict=True) if is_chosen]
 
 
-def _line_of(statistics, examples):
-    kinds = [e.kind for e in examples]
-    groups = [(e.scene, e.condition) for e in examples]
-    return fit_line(statistics, kinds, groups, weights_of(examples))
+def usual_of(
+    values: Float[np.ndarray, "E K"],
+    circumstances: Float[np.ndarray, "E 7"],
+    examples: Sequence[Example],
+) -> Float[np.ndarray, "7 K"]:
+    """What values intact windows have, by how they move and how much is tracked, as
+    weights of `circumstances`.
+
+    What speed and the numbers of tracks and frames do is fitted to the VARIED windows,
+    if there are any: between conditions these differ together with everything else.
+    Every condition weighs the same in the level.
+    """
+    intact, condition, weight = _intact(examples)
+    y, design = values[intact], circumstances[intact]
+    fitted = condition == VARIED
+    if not fitted.any():
+        fitted[:] = True
+    slopes = _ridge(design[fitted], y[fitted], weight[fitted])[1:]
+    level = np.average(y - design[:, 1:] @ slopes, axis=0, weights=weight)
+    return np.concatenate([level[None], slopes])
 
 
 def calibrated(head, statistics, circumstances, examples) -> Head:
-    """With what surprise intact windows have, by how they move and how much is tracked.
+    """With what surprise intact windows have, see `usual_of`, and its spread."""
+    raw = surprise.raw_surprise(statistics, head)[:, None]
+    usual = usual_of(raw, circumstances, examples)
+    intact, _, weight = _intact(examples)
+    rest = (raw - circumstances @ usual)[intact, 0]
+    spread = float(np.sqrt(np.average(rest**2, weights=weight)))
+    return dataclasses.replace(head, usual=usual[:, 0], spread=spread)
 
-    Every condition weighs the same. What speed does is fitted on all of them; what the
-    numbers of tracks and frames do on the windows in which these vary, if there are
-    any: between conditions they differ together with everything else.
-    """
+
+def _intact(examples):
+    """[E] which are, [I] their condition and what each weighs."""
     intact = np.array([e.kind == "none" for e in examples])
     condition = np.array([e.condition for e in examples])[intact]
-    raw, design = surprise.raw_surprise(statistics[intact], head), circumstances[intact]
-    weight = np.ones(len(raw))
+    weight = np.ones(len(condition))
     for name in np.unique(condition):
         weight[condition == name] = 1 / np.mean(condition == name)
-    usual = _ridge(design, raw, weight)
-    varies = condition == VARIED
-    if varies.any():
-        speed = usual * (np.arange(len(usual)) < NUM_OF_SPEED)
-        of_sizes = np.delete(design, np.s_[1:NUM_OF_SPEED], axis=1)
-        rest = raw - design[:, 1:] @ speed[1:]
-        slopes = _ridge(of_sizes[varies], rest[varies], weight[varies])[1:]
-        level = np.average(rest - of_sizes[:, 1:] @ slopes, weights=weight)
-        usual = np.concatenate([[level], speed[1:NUM_OF_SPEED], slopes])
-    rest = raw - design @ usual
-    spread = float(np.sqrt(np.average(rest**2, weights=weight)))
-    return dataclasses.replace(head, usual=usual, spread=spread)
+    return intact, condition, weight
 
 
 def _ridge(design, values, weight):
@@ -372,9 +366,7 @@ def _ridge(design, values, weight):
     penalty = np.diag([0.0, *np.full(design.shape[1] - 1, 1e-3)]) * len(values)
     root = np.sqrt(weight)[:, None]
     scaled = design * root
-    return np.linalg.solve(
-        scaled.T @ scaled + penalty, scaled.T @ (values * root[:, 0])
-    )
+    return np.linalg.solve(scaled.T @ scaled + penalty, scaled.T @ (values * root))
 
 
 SOURCES = {
@@ -384,21 +376,26 @@ SOURCES = {
 }
 
 
-def fit_heads(
-    examples: Sequence[Example], left_out: Sequence[str] = (), seed: int = 0
-) -> dict[str, Head]:
-    """Heads by name: "all" and "no model", and for each kind left out "without KIND"
-    and "no model without KIND", which never saw one of it.
+def divide(examples: Sequence[Example]) -> tuple[list[Example], list[Example]]:
+    """Two parts: what networks learn from at first, and what lines are fitted to.
 
-    Networks learn from the first half of the windows of VARIED alone: they are less
-    surprised by what they know, and the other half says what is usual.
+    No scene is in both: networks know what they learned from, so that a line would
+    trust them too much. In the second part are all DAMAGED windows and one half of the
+    VARIED ones, which no network ever learns from.
     """
     varied = sorted(e.scene for e in examples if e.condition == VARIED)
-    kept_back = set(varied[len(varied) // 2 :])
-    learned = [
-        e for e in examples if e.condition != DAMAGED and e.scene not in kept_back
-    ]
-    drawn = list(draw_points(learned, np.random.default_rng(seed)))
+    damaged = {e.scene for e in examples if e.condition == DAMAGED}
+    others = sorted({e.scene for e in examples} - set(varied) - damaged)
+    of_lines = {*others[::LINE_SHARE], *varied[len(varied) // 2 :], *damaged}
+    learned = [e for e in examples if e.scene not in of_lines]
+    return learned, [e for e in examples if e.scene in of_lines]
+
+
+def networks_by_head(
+    examples: Sequence[Example], left_out: Sequence[str], seed: int
+) -> dict[str, tuple[list[Network], str | None]]:
+    """Of each head of `fit_heads` the networks, and the kind that they never saw."""
+    drawn = list(draw_points(examples, np.random.default_rng(seed)))
     names = examples[0].load().names
     networks = {}
     for kind in tqdm([None, *left_out], "networks"):
@@ -412,6 +409,62 @@ def fit_heads(
             if kind is not None:
                 key = f"without {kind}" if name == "all" else f"{name} without {kind}"
             networks[key] = own[name], kind
-    scenes = set(sorted({e.scene for e in learned})[::LINE_SHARE]) - set(varied)
-    scenes |= kept_back | {e.scene for e in examples if e.condition == DAMAGED}
-    return fit_lines([e for e in examples if e.scene in scenes], networks)
+    return networks
+
+
+def measure(
+    examples: Sequence[Example], networks: dict[str, tuple[Sequence[Network], object]]
+) -> tuple[dict[str, np.ndarray], np.ndarray, dict[str, np.ndarray]]:
+    """By head the statistics [E, S] of windows, their circumstances [E, 7], and by head
+    the surprise of some points of the intact ones."""
+    statistics = {name: [] for name in networks}
+    intact_points = {name: [np.zeros(0)] for name in networks}
+    circumstances = []
+    for example in tqdm(examples, "windows", leave=False):
+        fields = example.load()
+        circumstances.append(surprise.circumstances(fields))
+        outputs = {}  # a network may be of several heads
+        for name, (own, _) in networks.items():
+            points = surprise.point_surprise(fields, own, outputs)
+            sources = surprise.sources_of(own)
+            found = surprise.window_statistics(fields, points, sources)
+            statistics[name].append(found)
+            if example.kind == "none":
+                intact_points[name].append(points[:: max(1, len(points) // 2000)])
+    return (
+        {name: np.array(rows) for name, rows in statistics.items()},
+        np.array(circumstances),
+        {name: np.concatenate(each) for name, each in intact_points.items()},
+    )
+
+
+def fit_heads(
+    examples: Sequence[Example], left_out: Sequence[str] = (), seed: int = 0
+) -> dict[str, Head]:
+    """Heads by name: "all" and "no model", and for each kind left out "without KIND"
+    and "no model without KIND", which never saw one of it.
+
+    Stacked (Wolpert 1992): a line is fitted to windows that its networks did not learn
+    from, then networks learn anew, from those as well. What is usual is fitted to
+    windows that none has seen, if there are any.
+    """
+    learned, of_lines = divide(examples)
+    networks = networks_by_head(learned, left_out, seed)
+    statistics, circumstances, _ = measure(of_lines, networks)
+    lines = {}
+    for name, (_, kind) in networks.items():
+        used = np.array([e.kind != kind for e in of_lines])
+        rows = statistics[name][used], circumstances[used]
+        lines[name] = line_of(*rows, _chosen(of_lines, used))
+    unseen = [e for e in of_lines if e.condition in (VARIED, DAMAGED)]
+    scenes = {e.scene for e in unseen}
+    seen = [e for e in examples if e.scene not in scenes]
+    intact = [e for e in unseen or of_lines if e.kind == "none"]
+    networks = networks_by_head(seen, left_out, seed)
+    statistics, circumstances, points = measure(intact, networks)
+    heads = {}
+    for name, (own, _) in networks.items():
+        half = float(np.quantile(points[name], HALF_AT))
+        head = Head(tuple(own), half, *lines[name], np.zeros(7), 1.0)
+        heads[name] = calibrated(head, statistics[name], circumstances, intact)
+    return heads

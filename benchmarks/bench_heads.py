@@ -41,7 +41,7 @@ from files import whole_file  # noqa: E402
 FLAGS = flags.FLAGS
 OUT = Path(ROOT) / "benchmarks" / "results" / "heads.json"
 CONDITIONS = "true", "noisy"  # judged; rendered ones are fitted on, too
-HELD_OUT, LINE_SHARE = 3, 2  # one scene in so many is held out, or fits the line
+HELD_OUT = 3  # one scene in so many
 EVERYTHING = (*surprise.NO_MODEL, *surprise.MODEL)
 # What networks see, by name. As many of each, so that a mean of two is no advantage.
 NETWORKS = {
@@ -59,6 +59,7 @@ SINGLE = {
     "log mean odds of points": 8,
 }
 BOOTSTRAP = 500
+BEYOND = 1000.0  # a single statistic is divided by so much, lest it be clipped
 
 
 def variants() -> list[dict]:
@@ -107,30 +108,28 @@ def measure(examples, networks) -> dict:
 
 
 def surprise_of(variant, statistics, examples, is_fitted) -> np.ndarray:
-    """[E] of one variant, a line fitted on some of the examples."""
+    """[E] of one variant, a line fitted to some of the examples, which also say what is
+    usual. Networks are not fitted anew after that, as fit_surprise.py does."""
+    fitted = [e for e, used in zip(examples, is_fitted, strict=True) if used]
     parts = statistics[variant["sees"], variant["twice"]]
+    both = np.concatenate([parts["sharpness"], parts["sizes"]], axis=1)
+    design = statistics["circumstances"]
     if variant["line"] in SINGLE:
-        raw = parts["sharpness"][:, SINGLE[variant["line"]]]
+        rows = both[:, [SINGLE[variant["line"]]]]
+        line = np.zeros(1), np.full(1, BEYOND), np.ones(1)
     else:
-        both = np.concatenate([parts["sharpness"], parts["sizes"]], axis=1)
         rows = both if variant["line"] == "both" else parts[variant["line"]]
         pairs = surprise_training.PAIR_WEIGHT
         if variant["pairs"] is not None:
             pairs = variant["pairs"]
-        fitted = [e for e, used in zip(examples, is_fitted, strict=True) if used]
-        mean, deviation, weights = surprise_training.fit_line(
-            rows[is_fitted],
-            [e.kind for e in fitted],
-            [(e.scene, e.condition) for e in fitted],
-            surprise_training.weights_of(fitted),
-            pairs,
+        line = surprise_training.line_of(
+            rows[is_fitted], design[is_fitted], fitted, pairs
         )
-        standard = (rows - mean) / deviation
-        raw = np.clip(standard, -surprise.CLIP, surprise.CLIP) @ weights
-    intact = is_fitted & np.array([e.kind == "none" for e in examples])
-    design = statistics["circumstances"]
-    usual = np.linalg.lstsq(design[intact], raw[intact], rcond=None)[0]
-    return raw - design @ usual
+    head = surprise.Head((), 0.0, *line, np.zeros(7), 1.0)
+    head = surprise_training.calibrated(
+        head, rows[is_fitted], design[is_fitted], fitted
+    )
+    return surprise.raw_surprise(rows, head) - design @ head.usual
 
 
 def figures(values, examples, rng) -> dict:
@@ -176,13 +175,17 @@ def main(argv):
             "run fit_surprise.py with this --work_dir"
         )
     examples = list(surprise_examples.stored_examples(folders[0]))
-    held_out = [e for e in examples if e.scene % HELD_OUT == 0]
-    fitted = [e for e in examples if e.scene % HELD_OUT]
+    # Of what is judged; the other conditions are all fitted on.
+    held_out = [
+        e for e in examples if e.scene % HELD_OUT == 0 and e.condition in CONDITIONS
+    ]
+    scenes = {e.scene for e in held_out}
+    fitted = [e for e in examples if e.scene not in scenes]
+    learned, of_line = surprise_training.divide(fitted)
     rng = np.random.default_rng(0)
-    drawn = list(surprise_training.draw_points(fitted, rng))
+    drawn = list(surprise_training.draw_points(learned, rng))
     networks = fit_all_networks(drawn, examples[0].load().names)
-    of_line = [e for e in fitted if e.scene % LINE_SHARE]
-    measured = of_line + [e for e in held_out if e.condition in CONDITIONS]
+    measured = of_line + held_out
     statistics = measure(measured, networks)
     is_fitted = np.arange(len(measured)) < len(of_line)
     rows, judged = [], measured[len(of_line) :]

@@ -1311,9 +1311,9 @@ def random_head(names):
     return surprise.Head(
         (network,),
         half=0.5,
-        mean=np.zeros(62),
-        deviation=np.ones(62),
-        weights=rng.normal(size=62),
+        mean=np.zeros(70),
+        deviation=np.ones(70),
+        weights=rng.normal(size=70),
         usual=np.array([0.1, 0.2, 0, 0, 0, 0, 0]),
         spread=3.0,
     )

@@ -128,6 +128,21 @@ def test_a_jump_is_where_the_error_changes():
     assert step[:6, 11].min() > 4 and np.nanmax(np.abs(step[6:])) < 0.01
 
 
+def test_what_drifts_slowly_shows_in_its_residual_over_many_frames():
+    pixels, visible = straight_tracks(length=40)
+    drifting = pixels.copy()
+    drifting[:6] += 0.1 * np.arange(40)[:, None]
+    visible[0, 13] = False
+    found = fields_of(drifting, visible, predicted=pixels)
+    usual = np.log(surprise.FLOOR)
+    for frames in surprise.DRIFTS:
+        drift = column(found, f"random.drift{frames}")
+        size = np.log(0.1 * frames * np.sqrt(2) + surprise.FLOOR)
+        np.testing.assert_allclose(drift[1:6, frames:], size - usual, atol=4e-3)
+        assert (drift[:6, 1:frames] == 0).all() and np.nanmax(abs(drift[6:])) < 1e-3
+        assert drift[0, 13 + frames] == 0 != drift[0, 14 + frames]  # not known
+
+
 def test_a_track_that_comes_into_view_is_among_what_is_seen_with_it():
     pixels, visible = straight_tracks(length=8)
     visible[:6, :5] = False  # seen from frame 5 on, all at once
@@ -147,14 +162,16 @@ def test_a_track_that_comes_into_view_is_among_what_is_seen_with_it():
 def test_sizes_are_those_of_even_motion():
     pixels, visible = straight_tracks(length=20)
     found = fields_of(pixels, visible, predicted=pixels + [0.3, 0.4])
-    still, speed = np.log(surprise.FLOOR), np.log(np.sqrt(2.5) + surprise.FLOOR)
+    still = np.log(surprise.FLOOR)
+    speed, drift = np.log(np.array([1, 12]) * np.sqrt(2.5) + surprise.FLOOR)
     observed = surprise.sizes(found, ["observed"])
-    # Second differences over three strides, steps, lost and gained.
-    expected = [still] * 6 + [speed] * 2 + [0, np.log(1e-3)] * 2
+    # Second differences over three strides, steps, drift over 12 frames and over 24,
+    # of which there are none.
+    expected = [still] * 6 + [speed] * 2 + [drift] * 2 + [still] * 2
     np.testing.assert_allclose(observed, expected, atol=4e-3)
     # Errors are 0.5 px and do not change; visible with 0.9, scale 1.
     error, scale = np.log(0.5 + surprise.FLOOR), np.log(1 + surprise.FLOOR)
-    expected = [still] * 8 + [error] * 2 + [0, 0, 0.9, scale]
+    expected = [still] * 12 + [error] * 2 + [0.9, scale]
     np.testing.assert_allclose(surprise.sizes(found, ["random"]), expected, atol=4e-3)
     around = surprise.circumstances(found)
     # Nothing was fitted to so few tracks and frames.
@@ -213,11 +230,22 @@ def test_a_clip_lies_between_its_windows():
     assert joined == pytest.approx((48 * 0.2 - 30) / 78)
 
 
+@settings(max_examples=10, deadline=None)
+@given(st.integers(26, 60), st.floats(0.1, 8))
+def test_sizes_of_even_motion_do_not_hang_on_the_length(length, speed):
+    pixels, visible = straight_tracks(length=length)
+    pixels = pixels + speed * np.arange(length)[:, None]
+    moved = np.hypot(1.5 + speed, speed - 0.5)
+    observed = surprise.sizes(fields_of(pixels, visible), ["observed"])
+    expected = np.log(np.array([1, 12, 24]) * moved + surprise.FLOOR)
+    np.testing.assert_allclose(observed[6:], np.repeat(expected, 2), atol=4e-3)
+
+
 def test_windows_are_joined_and_points_averaged():
     pixels, visible = straight_tracks(length=20)
     first = fields_of(pixels, visible)
     second = dataclasses.replace(first, start=10, stop=30)
-    head = some_head(["random.step", "visible"], num_statistics=26)
+    head = some_head(["random.step", "visible"], num_statistics=28)
     assert head.sources == ("random",)
     split = np.arange(60) % 4
     found = surprise.score_fields([first, second], head, (60, 30), split)
@@ -284,12 +312,9 @@ def test_the_line_is_the_best_one(pair_weight):
     rng = np.random.default_rng(0)
     kinds = np.array(["none", "kick", "jitter"] * 30)
     groups = [(i // 3, "true") for i in range(90)]
-    statistics = rng.normal(size=(90, 3)) + (kinds != "none")[:, None] * [1, 0.3, 0]
+    x = rng.normal(size=(90, 3)) + (kinds != "none")[:, None] * [1, 0.3, 0]
     given = np.where(np.arange(90) < 45, 3.0, 1.0)
-    mean, deviation, weights = surprise_training.fit_line(
-        statistics, kinds, groups, given, pair_weight
-    )
-    x = np.clip((statistics - mean) / deviation, -5, 5)
+    weights = surprise_training.fit_line(x, kinds, groups, given, pair_weight)
     of_intact = given[kinds != "none"].sum() / (kinds == "none").sum()
 
     def loss(line):
@@ -305,6 +330,29 @@ def test_the_line_is_the_best_one(pair_weight):
     best = scipy.optimize.minimize(loss, np.zeros(4))
     np.testing.assert_allclose(weights, best.x[:-1], atol=1e-3)
     assert weights[0] > np.abs(weights[1:]).max()
+
+
+def test_the_line_weighs_what_is_left_when_the_usual_is_taken_off():
+    """A twin is faster than its scene, and its one telling statistic larger by less
+    than that alone makes it: what counts is what speed does not explain."""
+    rng = np.random.default_rng(0)
+    kinds = np.array(["none", "kick"] * 200)
+    speed = rng.uniform(-1, 1, 400) + 0.5 * (kinds == "kick")
+    rows = np.stack([np.ones(400), speed, *np.zeros((5, 400))], 1)
+    telling = 2 * speed - 0.5 * (kinds == "kick") + rng.normal(0, 0.1, 400)
+    statistics = np.stack([telling, rng.normal(size=400)], 1)
+    examples = [
+        surprise_training.Example(i // 2, kind, "true", np.zeros(0), lambda: None)
+        for i, kind in enumerate(kinds)
+    ]
+    line = surprise_training.line_of(statistics, rows, examples)
+    assert line[2][0] < -1 and abs(line[2][1]) < 0.2
+    head = dataclasses.replace(
+        some_head(["a"]), mean=line[0], deviation=line[1], weights=line[2]
+    )
+    head = surprise_training.calibrated(head, statistics, rows, examples)
+    rest = surprise.raw_surprise(statistics, head) - rows @ head.usual
+    assert np.mean(rest[1::2] > rest[::2]) > 0.95
 
 
 def test_a_network_learns_what_no_line_can(monkeypatch):
@@ -334,6 +382,29 @@ def test_calibration_takes_out_speed():
     assert abs(np.corrcoef(rest, speed)[0, 1]) < 0.05
     assert abs(np.corrcoef(rest, speed**2)[0, 1]) < 0.05
     assert abs(rest.mean()) < 0.05 and rest.std() == pytest.approx(1, abs=0.05)
+
+
+def test_what_networks_learn_from_no_line_is_fitted_to():
+    def examples(condition, first, count, kinds):
+        return [
+            surprise_training.Example(first + i, kind, condition, np.zeros(0), None)
+            for i in range(count)
+            for kind in kinds
+        ]
+
+    noisy = examples("noisy", 100, 6, ["none", "kick"])
+    rendered = examples("rendered", 10, 4, ["none", "kick"])
+    varied = examples(surprise_training.VARIED, 200, 5, ["none"])
+    damaged = examples(surprise_training.DAMAGED, 300, 3, ["none", "soft_warp"])
+    everything = [*damaged, *varied, *noisy, *rendered]
+    learned, of_lines = surprise_training.divide(everything)
+    assert len(learned) + len(of_lines) == len(everything)
+    scenes = [{e.scene for e in each} for each in (learned, of_lines)]
+    assert not scenes[0] & scenes[1]
+    assert scenes[0] == {11, 13, 101, 103, 105, 200, 201}
+    assert {e.condition for e in learned} == {
+        "noisy", "rendered", surprise_training.VARIED
+    }  # fmt: skip
 
 
 def test_conditions_do_not_stand_for_the_number_of_tracks():
