@@ -837,7 +837,8 @@ def score_tracks(
         )
     if head is None:
         LOG.info(
-            "realism: average Jaccard (no surprise head was fitted for this model)"
+            "realism: average Jaccard (no surprise head of this version was fitted for "
+            "this model: run fit_surprise.py)"
         )
         return make_result(tracks, held_out, checkpoint, options, video)
     fields = clip_fields(tracks, checkpoint, options, held_out)

@@ -9,6 +9,7 @@ clip, and whether neighbours share it. From top to bottom:
     Fields                  numbers about every point and frame of a window
     window_fields           tracks and predictions of a window -> Fields
     neighbours, local_mean  which tracks are near a point; means over them
+    standardised            numbers in standard deviations, what is not known as 0
     Head                    what was fitted: two small networks and a line
     point_surprise          Fields -> log odds [M] that a point breaks physics there
     window_statistics       those -> the statistics of a window: sharpness, sizes
@@ -44,6 +45,7 @@ from files import BAD_FILE, whole_file
 VERSION = 4  # of the numbers in Fields and of the statistics: other heads are not used
 NUM_NEAR = 4, 16  # neighbours of a point, one for every NEAR_SHARE tracks of a window
 NEAR_SHARE = 40
+NUM_SHARPNESS = 12  # statistics of `sharpness`
 LEAST_NEAR = 3  # neighbours that must be known for a mean of them to count
 STRIDES = 1, 3, 6  # frames, of second differences
 # Frames, of first differences: what warps slowly and smoothly drifts, and hardly bends.
@@ -58,8 +60,13 @@ MOST_LOG_SCALE = 8.0
 CLIP = 5.0  # standard deviations beyond which a number says no more
 NO_MODEL = "observed", "nearest"  # sources of fields that no model is needed for
 MODEL = "random", "region"
-# Of which `sizes` has quantiles.
-SIZES = "bend1", "bend3", "bend6", "step", "drift12", "drift24", "error"
+# Of which `sizes` has quantiles, and how many frames before and after they need.
+SIZES = {
+    **{f"bend{stride}": (stride, stride) for stride in STRIDES},
+    "step": (0, 0),
+    **{f"drift{frames}": (frames, 0) for frames in DRIFTS},
+    "error": (0, 0),
+}
 MEANS = "visible", "scale"  # of which it has means
 LOWEST_LOGIT, HIGHEST_LOGIT = -20.0, 20.0
 
@@ -88,7 +95,8 @@ class Fields:
         start, stop: frames of the clip.
         ids: [N] tracks of the clip.
         rows, frames: [M] which track of `ids`, which frame of the window.
-        values: [M, C] float16, by `names`.
+        values: [M, C] float16, by `names`; NaN for the window's median of what nothing
+            in it is known of.
         names: SOURCE.WHAT, with a source in NO_MODEL or MODEL, or "visible".
         near: [N, L, K] neighbours of a track, -1 for none.
         covariates: [3] log of the median speed (pixels a frame), of the number of
@@ -175,7 +183,7 @@ def window_fields(
         values=np.stack(list(columns.values()), axis=1).astype(np.float16),
         names=tuple(columns),
         near=near,
-        covariates=np.log([_median(speed) + FLOOR, count, length]),
+        covariates=np.log([np.nan_to_num(_median(speed)) + FLOOR, count, length]),
     )
 
 
@@ -272,7 +280,7 @@ def _median(field) -> float:
 
 def _quantile(field, share) -> float:
     known = field[np.isfinite(field)]
-    return float(np.quantile(known, share)) if len(known) else 0.0
+    return float(np.quantile(known, share)) if len(known) else float("nan")
 
 
 def neighbours(
@@ -315,6 +323,17 @@ def local_mean(
 # --- What was fitted ---
 
 
+def standardised(
+    values: Float[np.ndarray, "*B C"],
+    mean: Float[np.ndarray, " C"],
+    deviation: Float[np.ndarray, " C"],
+) -> Float[np.ndarray, "*B C"]:
+    """In standard deviations, at most CLIP of them; what is not known (NaN) is taken
+    for the mean, so that it says nothing."""
+    found = np.clip((values - mean) / deviation, -CLIP, CLIP)
+    return np.nan_to_num(found, copy=False)
+
+
 @dataclasses.dataclass(frozen=True)
 class Network:
     """A perceptron for points: (value - mean) / deviation through layers with ReLU.
@@ -331,7 +350,7 @@ class Network:
     layers: tuple[tuple[np.ndarray, np.ndarray], ...]
 
     def __call__(self, values: Float[np.ndarray, "M C"]) -> Float[np.ndarray, " M"]:
-        x = np.clip((values - self.mean) / self.deviation, -CLIP, CLIP)
+        x = standardised(values, self.mean, self.deviation)
         for kernel, bias in self.layers[:-1]:
             x = np.maximum(x @ kernel + bias, 0)
         kernel, bias = self.layers[-1]
@@ -400,7 +419,7 @@ def window_statistics(
 def sharpness(
     fields: Fields, surprise: Float[np.ndarray, " M"]
 ) -> Float[np.ndarray, "12"]:
-    """Where surprise is sharpest and how far it spreads.
+    """NUM_SHARPNESS numbers: where surprise is sharpest and how far it spreads.
 
     The frames' most surprising neighbourhoods: the first, means of three and eight, the
     median; quantiles of points; their log mean odds; the mean of the ten most
@@ -435,38 +454,33 @@ def sizes(fields: Fields, sources: Sequence[str]) -> Float[np.ndarray, " S"]:
     Of each source's errors, steps, drift and second differences the logarithms'
     quartile and 99th percentile, since what warps slowly and smoothly raises many
     points a little and none to an extreme; of how visible tracks are expected to be,
-    and of the logarithm of the expected error, means. Not the shares of tracks lost and
-    gained: they double when every second frame is left out.
+    and of the logarithm of the expected error, means. NaN where nothing is known: a
+    window of 24 frames has no drift over 24. Not the shares of tracks lost and gained:
+    in half of the frames they are twice as large, and `circumstances` do not tell.
     """
-    values = fields.values if len(fields.values) else np.zeros((1, len(fields.names)))
     found = []
     for source in sources:
         for what in SIZES:
             if f"{source}.{what}" in fields.names:
-                at = fields.names.index(f"{source}.{what}")
-                usual = fields.names.index(f"{source}.{what}.usual")
-                known = _within_reach(what, fields)
-                size = values[: len(known), at][known].astype(np.float32)
-                size = size if len(size) else np.zeros(1)
-                offset = float(values[0, usual])
-                found += list(np.quantile(size, [0.75, 0.99]) + offset)
+                size = fields.values[_can_be_known(what, fields)].astype(np.float32)
+                log = size[:, fields.names.index(f"{source}.{what}")]
+                log = log + size[:, fields.names.index(f"{source}.{what}.usual")]
+                found += (
+                    list(np.quantile(log, [0.75, 0.99])) if len(log) else [np.nan] * 2
+                )
         for what in MEANS:
             if f"{source}.{what}" in fields.names:
-                at = fields.names.index(f"{source}.{what}")
-                found.append(values[:, at].astype(np.float32).mean())
+                value = fields.values[:, fields.names.index(f"{source}.{what}")]
+                found.append(value.astype(np.float32).mean() if len(value) else np.nan)
     return np.array(found)
 
 
-def _within_reach(what, fields):
-    """[M] where a difference of SIZES can be known: near a window's ends, which a short
-    one has more of, none can."""
-    frames, length = fields.frames, fields.near.shape[1]
-    if what.startswith("bend"):
-        stride = int(what.removeprefix("bend"))
-        return (frames >= stride) & (frames < length - stride)
-    if what.startswith("drift"):
-        return frames >= int(what.removeprefix("drift"))
-    return np.ones(len(frames), bool)
+def _can_be_known(what, fields):
+    """[M] where one of SIZES can: near a window's ends, of which a short one has more,
+    differences cannot."""
+    before, after = SIZES[what]
+    last = fields.near.shape[1] - 1
+    return (fields.frames >= before) & (fields.frames <= last - after)
 
 
 def circumstances(fields: Fields) -> Float[np.ndarray, "7"]:
@@ -480,15 +494,14 @@ def circumstances(fields: Fields) -> Float[np.ndarray, "7"]:
         fields.values[:, fields.names.index(f"observed.step{end}")].astype(np.float32)
         for end in ("", ".usual")
     )
-    speed = np.exp(step + usual).mean() if len(step) else np.exp(median)
+    speed = np.exp(step + usual).mean() if np.isfinite(usual).any() else np.exp(median)
     mean = np.log(np.clip(speed, FLOOR, FASTEST))
     return np.array([1, median, mean, median**2, mean**2, tracks, frames])
 
 
 def raw_surprise(statistics: Float[np.ndarray, "*B S"], head: Head) -> np.ndarray:
     """Weighed statistics of windows."""
-    standard = (statistics - head.mean) / head.deviation
-    return np.clip(standard, -CLIP, CLIP) @ head.weights
+    return standardised(statistics, head.mean, head.deviation) @ head.weights
 
 
 def window_surprise(

@@ -315,18 +315,21 @@ def fit(
     checkpoint = pipeline.load_checkpoint(checkpoint_path, options)
     work = Path(work_dir)
     counts = num_scenes, num_rendered, num_varied, num_damaged
+    most = num_varied // 2 + num_damaged
+    if most < surprise_training.LEAST_INTACT:  # hours before it would be noticed
+        raise pipeline.PipelineError(
+            f"at most {most} windows say what is usual, need "
+            f"{surprise_training.LEAST_INTACT}: give more --num_varied or --num_damaged"
+        )
     clips = _all_clips(work, *counts, num_workers)
     versions = f"{surprise.VERSION}_{synthetic.VERSION}"
     folder = work / f"fields_{checkpoint.sha256[:12]}_{versions}"
     found = list(examples(clips, folder, checkpoint, options))
-    learned, of_lines = surprise_training.divide(found)
-    has_culprits = any((example.culprit == 1).any() for example in learned)
-    if not has_culprits or all(example.kind == "none" for example in of_lines):
-        raise pipeline.PipelineError(
-            f"{len(found)} clips, too few with a violation: give more --num_scenes"
-        )
     kinds = KINDS if left_out else ()
-    heads = surprise_training.fit_heads(found, kinds, seed)
+    try:
+        heads = surprise_training.fit_heads(found, kinds, seed)
+    except ValueError as error:
+        raise pipeline.PipelineError(f"of {len(found)} clips {error}") from error
     about = {
         "command": command,
         "scenes_version": synthetic.VERSION,

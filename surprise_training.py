@@ -10,6 +10,7 @@ From top to bottom:
     line_of             that of examples
     usual_of            what is usual in a window's circumstances
     calibrated          a head with what is usual
+    weights_of          what each example counts in it
     divide              which examples networks learn from, and which the lines
     networks_by_head    the networks of all heads
     measure             the statistics of windows
@@ -49,9 +50,11 @@ STEPS, BATCH = 3000, 1024
 LEARNING_RATE, WEIGHT_DECAY = 2e-3, 1e-2
 PAIR_WEIGHT = 3.0  # of a twin against its own scene, where a window by itself has 1
 RIDGE = 0.1  # the larger, the more the line follows its examples
-# The line is fitted to one scene in so many, networks to the others: to the even ones,
-# so to no soft warp of noisy tracks, in which nothing tells it.
+# The line is fitted to scenes whose number this divides, by networks that learned from
+# the others: to the even ones, so to no soft warp of noisy tracks, in which nothing
+# tells it.
 LINE_SHARE = 2
+LEAST_INTACT = 20  # windows, to say what is usual in seven numbers
 VARIED = "varied"  # condition of windows of any length and number of tracks
 DAMAGED = "damaged"  # of rendered pictures that were warped; networks see none
 HALF_AT = 0.995  # of intact points, those above get a coords_score below a half
@@ -193,8 +196,8 @@ def fit_network(
         seed: of its beginning and of the batches.
     """
     values = np.asarray(values, np.float32)
-    mean, deviation = values.mean(0), values.std(0) + 1e-3
-    x = np.clip((values - mean) / deviation, -surprise.CLIP, surprise.CLIP)
+    mean, deviation = _moments(values, least=1e-3)
+    x = surprise.standardised(values, mean, deviation)
     y = np.asarray(is_culprit, np.float32)
     weight = np.where(y > 0, 0.5 / max(y.mean(), 1e-6), 0.5 / max(1 - y.mean(), 1e-6))
     rng = np.random.default_rng(seed)
@@ -230,6 +233,16 @@ def fit_network(
     return Network(tuple(names), mean, deviation, layers)
 
 
+def _moments(values, least):
+    """Mean and deviation of what is known of each column; `least` is added to these."""
+    known = np.isfinite(values)
+    count = np.maximum(known.sum(0), 1)
+    mean = np.where(known, values, 0).sum(0, dtype=np.float64) / count
+    rest = np.where(known, values - mean, 0)
+    deviation = np.sqrt(np.square(rest).sum(0, dtype=np.float64) / count) + least
+    return mean.astype(values.dtype), deviation.astype(values.dtype)
+
+
 # --- Windows ---
 
 
@@ -246,7 +259,7 @@ def fit_line(
     intact windows counting as much in all as the others.
 
     Args:
-        x: statistics of windows.
+        x: statistics of windows, in standard deviations, what is usual taken off.
         kinds: of violation, or "none".
         groups: what a twin and its scene have in common: seed and condition.
         weights: of the twins, alone and in pairs; by default 1.
@@ -303,11 +316,11 @@ def line_of(
 
     It is fitted to what of the statistics is not usual in the circumstances, since that
     is what counts in the end: a thing that moves where it did not move before makes the
-    clip a faster one, too. VARIED windows calibrate and nothing else.
+    clip a faster one, too. To VARIED windows it is not fitted: they say what is usual.
     """
     used = np.array([e.condition != VARIED for e in examples])
-    mean, deviation = statistics[used].mean(0), statistics[used].std(0) + 1e-6
-    x = np.clip((statistics - mean) / deviation, -surprise.CLIP, surprise.CLIP)
+    mean, deviation = _moments(statistics[used], least=1e-6)
+    x = surprise.standardised(statistics, mean, deviation)
     x = x - circumstances @ usual_of(x, circumstances, examples)
     own = _chosen(examples, used)
     kinds, groups = [e.kind for e in own], [(e.scene, e.condition) for e in own]
@@ -328,13 +341,13 @@ def usual_of(
     weights of `circumstances`.
 
     What speed and the numbers of tracks and frames do is fitted to the VARIED windows,
-    if there are any: between conditions these differ together with everything else.
-    Every condition weighs the same in the level.
+    if there are LEAST_INTACT: between conditions these differ together with everything
+    else. Every condition weighs the same in the level.
     """
     intact, condition, weight = _intact(examples)
     y, design = values[intact], circumstances[intact]
     fitted = condition == VARIED
-    if not fitted.any():
+    if fitted.sum() < LEAST_INTACT:
         fitted[:] = True
     slopes = _ridge(design[fitted], y[fitted], weight[fitted])[1:]
     level = np.average(y - design[:, 1:] @ slopes, axis=0, weights=weight)
@@ -385,8 +398,9 @@ def divide(examples: Sequence[Example]) -> tuple[list[Example], list[Example]]:
     """
     varied = sorted(e.scene for e in examples if e.condition == VARIED)
     damaged = {e.scene for e in examples if e.condition == DAMAGED}
-    others = sorted({e.scene for e in examples} - set(varied) - damaged)
-    of_lines = {*others[::LINE_SHARE], *varied[len(varied) // 2 :], *damaged}
+    others = {e.scene for e in examples} - set(varied) - damaged
+    of_lines = {scene for scene in others if scene % LINE_SHARE == 0}
+    of_lines |= {*varied[len(varied) // 2 :], *damaged}
     learned = [e for e in examples if e.scene not in of_lines]
     return learned, [e for e in examples if e.scene in of_lines]
 
@@ -413,7 +427,7 @@ def networks_by_head(
 
 
 def measure(
-    examples: Sequence[Example], networks: dict[str, tuple[Sequence[Network], object]]
+    examples: Sequence[Example], networks: dict[str, Sequence[Network]]
 ) -> tuple[dict[str, np.ndarray], np.ndarray, dict[str, np.ndarray]]:
     """By head the statistics [E, S] of windows, their circumstances [E, 7], and by head
     the surprise of some points of the intact ones."""
@@ -424,7 +438,7 @@ def measure(
         fields = example.load()
         circumstances.append(surprise.circumstances(fields))
         outputs = {}  # a network may be of several heads
-        for name, (own, _) in networks.items():
+        for name, own in networks.items():
             points = surprise.point_surprise(fields, own, outputs)
             sources = surprise.sources_of(own)
             found = surprise.window_statistics(fields, points, sources)
@@ -446,25 +460,51 @@ def fit_heads(
 
     Stacked (Wolpert 1992): a line is fitted to windows that its networks did not learn
     from, then networks learn anew, from those as well. What is usual is fitted to
-    windows that none has seen, if there are any.
+    intact windows, VARIED and DAMAGED, that none has seen.
+
+    Raises:
+        ValueError: too few of something.
     """
     learned, of_lines = divide(examples)
+    unseen = [e for e in of_lines if e.condition in (VARIED, DAMAGED)]
+    intact = [e for e in unseen if e.kind == "none"]
+    _check_numbers(learned, of_lines, intact, left_out)
     networks = networks_by_head(learned, left_out, seed)
-    statistics, circumstances, _ = measure(of_lines, networks)
+    first = {name: own for name, (own, _) in networks.items()}
+    statistics, circumstances, _ = measure(of_lines, first)
     lines = {}
     for name, (_, kind) in networks.items():
         used = np.array([e.kind != kind for e in of_lines])
-        rows = statistics[name][used], circumstances[used]
-        lines[name] = line_of(*rows, _chosen(of_lines, used))
-    unseen = [e for e in of_lines if e.condition in (VARIED, DAMAGED)]
-    scenes = {e.scene for e in unseen}
-    seen = [e for e in examples if e.scene not in scenes]
-    intact = [e for e in unseen or of_lines if e.kind == "none"]
+        chosen = _chosen(of_lines, used)
+        lines[name] = line_of(statistics[name][used], circumstances[used], chosen)
+    kept_back = {e.scene for e in unseen}
+    seen = [e for e in examples if e.scene not in kept_back]
     networks = networks_by_head(seen, left_out, seed)
-    statistics, circumstances, points = measure(intact, networks)
+    anew = {name: own for name, (own, _) in networks.items()}
+    statistics, circumstances, points = measure(intact, anew)
     heads = {}
-    for name, (own, _) in networks.items():
+    for name, own in anew.items():
         half = float(np.quantile(points[name], HALF_AT))
         head = Head(tuple(own), half, *lines[name], np.zeros(7), 1.0)
         heads[name] = calibrated(head, statistics[name], circumstances, intact)
     return heads
+
+
+def _check_numbers(learned, of_lines, intact, left_out):
+    """Raises where a network would have no culprit, a line no twin, and what is usual
+    too few windows."""
+    if len(intact) < LEAST_INTACT:
+        raise ValueError(
+            f"{len(intact)} intact windows say what is usual, need {LEAST_INTACT}: "
+            "give more --num_varied or --num_damaged"
+        )
+    for kind in (None, *left_out):
+        others = ("none", kind)
+        has_culprits = any(
+            e.kind not in others and (e.culprit == 1).any() for e in learned
+        )
+        if not has_culprits or all(e.kind in others for e in of_lines):
+            without = f" without {kind}" if kind else ""
+            raise ValueError(
+                f"too few clips with a violation{without}: give more --num_scenes"
+            )

@@ -3,9 +3,9 @@
     python fit_surprise.py --left_out=false --output_dir=/tmp/heads   # fills the folder
     python benchmarks/bench_heads.py
 
-Takes the numbers about windows that fit_surprise.py has left in --work_dir. One scene
-in three is held out; on the others networks and lines are fitted, with one thing
-changed at a time:
+Takes the numbers about windows that fit_surprise.py has left in --work_dir. Of the
+scenes with true and noisy tracks one in three is held out; networks and lines are
+fitted to the two halves of all others, with one thing changed at a time:
 
     sees        what the networks see: no model's numbers, the model's, or both
     twice       whether they learn from the points that fooled a first network
@@ -58,8 +58,14 @@ SINGLE = {
     "99.8th percentile of points": 7,
     "log mean odds of points": 8,
 }
+# Of `window_statistics`.
+COLUMNS = {
+    "both": np.s_[:],
+    "sharpness": np.s_[: surprise.NUM_SHARPNESS],
+    "sizes": np.s_[surprise.NUM_SHARPNESS :],
+    **{name: np.s_[number : number + 1] for name, number in SINGLE.items()},
+}
 BOOTSTRAP = 500
-BEYOND = 1000.0  # a single statistic is divided by so much, lest it be clipped
 
 
 def variants() -> list[dict]:
@@ -88,48 +94,23 @@ def fit_all_networks(drawn, names) -> dict[tuple[str, bool], list]:
     return found
 
 
-def measure(examples, networks) -> dict:
-    """By networks and part of the line, statistics [E, S]; `circumstances` [E, 7]."""
-    found = {key: {"sharpness": [], "sizes": []} for key in networks}
-    around = []
-    for example in tqdm(examples, "windows"):
-        fields = example.load()
-        around.append(surprise.circumstances(fields))
-        for key, own in networks.items():
-            sources = surprise.sources_of(own)
-            points = surprise.point_surprise(fields, own)
-            found[key]["sharpness"].append(surprise.sharpness(fields, points))
-            found[key]["sizes"].append(surprise.sizes(fields, sources))
-    stacked = {
-        key: {part: np.array(rows) for part, rows in parts.items()}
-        for key, parts in found.items()
-    }
-    return stacked | {"circumstances": np.array(around)}
-
-
-def surprise_of(variant, statistics, examples, is_fitted) -> np.ndarray:
+def surprise_of(variant, statistics, design, examples, is_fitted) -> np.ndarray:
     """[E] of one variant, a line fitted to some of the examples, which also say what is
-    usual. Networks are not fitted anew after that, as fit_surprise.py does."""
+    usual. Unlike in fit_surprise.py, networks are not fitted anew after that."""
     fitted = [e for e, used in zip(examples, is_fitted, strict=True) if used]
-    parts = statistics[variant["sees"], variant["twice"]]
-    both = np.concatenate([parts["sharpness"], parts["sizes"]], axis=1)
-    design = statistics["circumstances"]
+    rows = statistics[variant["sees"], variant["twice"]][:, COLUMNS[variant["line"]]]
     if variant["line"] in SINGLE:
-        rows = both[:, [SINGLE[variant["line"]]]]
-        line = np.zeros(1), np.full(1, BEYOND), np.ones(1)
+        raw = rows[:, 0]
     else:
-        rows = both if variant["line"] == "both" else parts[variant["line"]]
         pairs = surprise_training.PAIR_WEIGHT
         if variant["pairs"] is not None:
             pairs = variant["pairs"]
-        line = surprise_training.line_of(
+        mean, deviation, weights = surprise_training.line_of(
             rows[is_fitted], design[is_fitted], fitted, pairs
         )
-    head = surprise.Head((), 0.0, *line, np.zeros(7), 1.0)
-    head = surprise_training.calibrated(
-        head, rows[is_fitted], design[is_fitted], fitted
-    )
-    return surprise.raw_surprise(rows, head) - design @ head.usual
+        raw = surprise.standardised(rows, mean, deviation) @ weights
+    usual = surprise_training.usual_of(raw[is_fitted, None], design[is_fitted], fitted)
+    return raw - (design @ usual)[:, 0]
 
 
 def figures(values, examples, rng) -> dict:
@@ -186,11 +167,11 @@ def main(argv):
     drawn = list(surprise_training.draw_points(learned, rng))
     networks = fit_all_networks(drawn, examples[0].load().names)
     measured = of_line + held_out
-    statistics = measure(measured, networks)
+    statistics, design, _ = surprise_training.measure(measured, networks)
     is_fitted = np.arange(len(measured)) < len(of_line)
     rows, judged = [], measured[len(of_line) :]
     for variant in tqdm(variants(), "lines"):
-        values = surprise_of(variant, statistics, measured, is_fitted)
+        values = surprise_of(variant, statistics, design, measured, is_fitted)
         found = figures(values[~is_fitted], judged, np.random.default_rng(0))
         rows.append(variant | found)
         print(json.dumps(rows[-1]))

@@ -348,16 +348,21 @@ def kinds_table(names: dict, question: str, measures: dict) -> str:
 
 
 def tried_section() -> str:
-    """Heads fitted in other ways."""
+    """Heads fitted in other ways: measured by command, and noted by hand."""
+    noted = json.loads((RESULTS / "tried.json").read_text())
+    rows = [
+        [r["what"], number(r["across"]), number(r["paired"])] for r in noted["rows"]
+    ]
+    header = ["what", "across clips, AUROC", "paired, % right"]
+    return f"{heads_table()}\n\n{noted['about']}\n\n{table(header, rows)}"
+
+
+def heads_table() -> str:
+    """What bench_heads.py measured."""
     command = "`python benchmarks/bench_heads.py`, after `python fit_surprise.py`"
     path = RESULTS / "heads.json"
     if not path.exists():
-        noted = json.loads((RESULTS / "tried.json").read_text())
-        rows = [
-            [r["what"], number(r["across"]), number(r["paired"])] for r in noted["rows"]
-        ]
-        header = ["what", "across clips, AUROC", "paired, % right"]
-        return f"{command}: not measured.\n\n{noted['about']}\n\n{table(header, rows)}"
+        return f"{command}: not measured."
     stored = json.loads(path.read_text())
     about, rows = stored["about"], []
     for row in stored["rows"]:

@@ -77,6 +77,7 @@ def test_from_seeds_to_heads_that_score(tmp_path, monkeypatch):
     monkeypatch.setattr(surprise_training, "STEPS", 40)
     monkeypatch.setattr(damages, "MIN_FRAMES", WINDOW)
     monkeypatch.setattr(surprise_training, "NOT_SURE", 0)
+    monkeypatch.setattr(surprise_training, "LEAST_INTACT", 2)
     path = save_random(
         tmp_path / "small.npz", track_autoencoder_3d.make_model("mini", **SMALL)
     )
@@ -122,13 +123,11 @@ def twin(scene, kind):
 
 def test_nothing_to_learn_from_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(offline_proof, "make_pool", lambda *_: [])
-    with pytest.raises(pipeline.PipelineError, match="more --num_scenes"):
-        surprise_examples.fit(
-            None,
-            num_scenes=1,
-            num_rendered=0,
-            num_varied=0,
-            num_damaged=0,
-            work_dir=str(tmp_path),
-        )
+    counts = {"num_scenes": 1, "num_rendered": 0, "num_damaged": 0}
+    with pytest.raises(pipeline.PipelineError, match="at most 19 .* --num_varied"):
+        surprise_examples.fit(None, **counts, num_varied=38, work_dir=str(tmp_path))
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(surprise_training, "LEAST_INTACT", 0)
+    with pytest.raises(pipeline.PipelineError, match="of 0 clips .* --num_scenes"):
+        surprise_examples.fit(None, **counts, num_varied=0, work_dir=str(tmp_path))
     assert not Path(tmp_path / "3dspa_mini_surprise.npz").exists()
