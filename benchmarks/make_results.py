@@ -271,8 +271,8 @@ def timed_section(name: str, platform: str) -> str:
 
 
 PROOF = (
-    "python evaluate_benchmarks.py --benchmark={0}{1} --output_dir=outputs/{2} "
-    "&& cp outputs/{2}/metrics.json benchmarks/results/{2}.json"
+    "python evaluate_benchmarks.py --benchmark={0}{1} --output_dir=outputs/{0} "
+    "&& cp outputs/{0}/metrics.json benchmarks/results/{0}.json"
 )
 QUESTIONS = {"paired": "paired", "across": "across clips"}
 
@@ -286,10 +286,10 @@ def interval(value: dict | None) -> str:
     return f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
 
 
-def proof_section(name: str, more_flags: str = "", file: str | None = None) -> str:
+def proof_section(name: str, more_flags: str) -> str:
     """What evaluate_benchmarks.py found on twins, or on damaged copies."""
-    command = PROOF.format(name, more_flags, file or name)
-    path = RESULTS / f"{file or name}.json"
+    command = PROOF.format(name, more_flags)
+    path = RESULTS / f"{name}.json"
     if not path.exists():
         return not_measured(command)
     stored = json.loads(path.read_text())
@@ -485,12 +485,12 @@ def main() -> None:
         "## Does the score mean anything?\n\n*Paired*: the damaged clip scores below "
         "its own original, ties counting half. *Across clips*: AUROC of any intact "
         "clip against any damaged one of the same condition. Intervals are 95%, "
-        "bootstrapped by scene or video.",
+        "bootstrapped by scene or video. Of simulated scenes, *true* tracks are the "
+        "simulator's, *noisy* ones carry a tracker's noise, *rendered* ones are what "
+        "the Lucas-Kanade tracker makes of rendered pictures.",
         "### Simulated scenes and their impossible twins",
-        proof_section("synthetic", " --conditions=true,noisy --num_scenes=145"),
-        "### The same, rendered, through the Lucas-Kanade tracker",
         proof_section(
-            "synthetic", " --conditions=rendered --num_scenes=36", "rendered"
+            "synthetic", " --conditions=true,noisy,rendered --num_scenes=145"
         ),
         "### Real clips and damaged copies",
         proof_section("corruptions", " --video_path=../shared/videos"),
