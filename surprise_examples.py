@@ -328,7 +328,7 @@ def fit(
     kinds = KINDS if left_out else ()
     try:
         heads = surprise_training.fit_heads(found, kinds, seed)
-    except ValueError as error:
+    except surprise_training.TooFew as error:
         raise pipeline.PipelineError(f"of {len(found)} clips {error}") from error
     about = {
         "command": command,

@@ -2,6 +2,7 @@
 
 From top to bottom:
 
+    TooFew              what a user can cause
     Example             a window's Fields, what it shows, and which points break physics
     culprits            which points and frames of a twin count as breaking physics
     draw_points         points to learn from
@@ -58,6 +59,10 @@ LEAST_INTACT = 20  # windows, to say what is usual in seven numbers
 VARIED = "varied"  # condition of windows of any length and number of tracks
 DAMAGED = "damaged"  # of rendered pictures that were warped; networks see none
 HALF_AT = 0.995  # of intact points, those above get a coords_score below a half
+
+
+class TooFew(ValueError):
+    """Clips to fit a head to; the message says which flags give more."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -463,7 +468,7 @@ def fit_heads(
     intact windows, VARIED and DAMAGED, that none has seen.
 
     Raises:
-        ValueError: too few of something.
+        TooFew: clips to fit something to.
     """
     learned, of_lines = divide(examples)
     unseen = [e for e in of_lines if e.condition in (VARIED, DAMAGED)]
@@ -494,7 +499,7 @@ def _check_numbers(learned, of_lines, intact, left_out):
     """Raises where a network would have no culprit, a line no twin, and what is usual
     too few windows."""
     if len(intact) < LEAST_INTACT:
-        raise ValueError(
+        raise TooFew(
             f"{len(intact)} intact windows say what is usual, need {LEAST_INTACT}: "
             "give more --num_varied or --num_damaged"
         )
@@ -505,6 +510,6 @@ def _check_numbers(learned, of_lines, intact, left_out):
         )
         if not has_culprits or all(e.kind in others for e in of_lines):
             without = f" without {kind}" if kind else ""
-            raise ValueError(
+            raise TooFew(
                 f"too few clips with a violation{without}: give more --num_scenes"
             )

@@ -496,10 +496,14 @@ def test_lines_are_fitted_to_what_networks_have_not_seen(monkeypatch):
     assert usual == [{(scene, "none") for scene in unseen}] * 2
     assert heads["all"].networks[0].names == ("2",)
     # Too few of anything is said before any network is fitted.
-    with pytest.raises(ValueError, match="a violation without kick: .* --num_scenes"):
+    with pytest.raises(
+        surprise_training.TooFew, match="a violation without kick: .* --num_scenes"
+    ):
         surprise_training.fit_heads(everything, ["kick"])
     few = [e for e in everything if e.scene not in range(225, 240)]
-    with pytest.raises(ValueError, match="16 intact .* need 20: .* --num_varied"):
+    with pytest.raises(
+        surprise_training.TooFew, match="16 intact .* need 20: .* --num_varied"
+    ):
         surprise_training.fit_heads(few)
     assert len(learned) == 2
 
