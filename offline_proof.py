@@ -423,7 +423,7 @@ def judge(
     if heads:
         fields = list(pipeline.clip_fields(tracks, *how, held_out))
     result = pipeline.make_result(
-        tracks, held_out, *how, None, fields, heads.get("all")
+        tracks, held_out, *how, None, fields, heads.get("all"), with_spread=False
     )
     camera = scoring.evaluation_intrinsics(tracks.intrinsics, tracks.size)
     lengths = acceleration(geometry.project(tracks.tracks, camera), visible)
@@ -447,8 +447,9 @@ def judge(
 def _by_other_heads(fields, heads, kinds, shape):
     """What the heads say that do not score, in MEASURES; and of those that leave a kind
     out the log odds of points."""
+    known = {}  # sizes are those of all heads
     by_name = {
-        name: surprise.score_fields(fields, heads[name], shape)
+        name: surprise.score_fields(fields, heads[name], shape, known=known)
         for name in [
             "no model",
             *(f"without {kind}" for kind in kinds),

@@ -35,6 +35,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import scipy.sparse
 import scipy.spatial
 import scipy.special
 from jaxtyping import Bool, Float, Int
@@ -42,7 +43,7 @@ from jaxtyping import Bool, Float, Int
 import scoring
 from files import BAD_FILE, whole_file
 
-VERSION = 4  # of the numbers in Fields and of the statistics: other heads are not used
+VERSION = 5  # of the numbers in Fields and of the statistics: other heads are not used
 NUM_NEAR = 4, 16  # neighbours of a point, one for every NEAR_SHARE tracks of a window
 NEAR_SHARE = 40
 NUM_SHARPNESS = 12  # statistics of `sharpness`
@@ -68,6 +69,9 @@ SIZES = {
     "error": (0, 0),
 }
 MEANS = "visible", "scale"  # of which it has means
+# Of `levels`: quantiles, and sizes that they are of.
+LEVELS = 0.25, 0.5, 0.75, 0.9
+LEVEL_SIZES = "bend3", "bend6", "step", "drift12", "drift24", "error"
 LOWEST_LOGIT, HIGHEST_LOGIT = -20.0, 20.0
 
 
@@ -141,6 +145,7 @@ def window_fields(
     """
     pixels = np.where(visible[..., None], pixels, 0).astype(np.float32)
     near = neighbours(pixels, visible)
+    sums = neighbour_sums(near)
     before = np.zeros_like(visible)
     before[:, 1:] = visible[:, :-1]
     is_row = before | visible
@@ -150,8 +155,14 @@ def window_fields(
     columns: dict[str, np.ndarray] = {}
 
     def add(name, field, kind):
-        of_kind = {"size": _of_size, "share": _of_share, "signed": _of_signed}[kind]
-        columns.update(of_kind(name, field, local_mean(field, near), rows, frames))
+        of_kind = {
+            "size": _of_size,
+            "share": _of_share,
+            "signed": _of_signed,
+            "value": _as_it_is,
+        }[kind]
+        local = local_mean(field, near, sums=sums)
+        columns.update(of_kind(name, field, local, rows, frames))
 
     add("observed.lost", lost, "share")
     gained = _gained(visible)
@@ -167,11 +178,11 @@ def window_fields(
             chance = np.where(np.isfinite(found.visible), found.visible, 0.5)
             add(f"{source}.lost", lost * chance, "share")
             add(f"{source}.gained", gained * (1 - chance), "share")
-            columns |= _as_they_are(f"{source}.visible", chance, near, rows, frames)
+            add(f"{source}.visible", chance, "value")
         if found.scale is not None:
             scale = np.where(np.isfinite(found.scale), found.scale, 1.0)
             log_scale = np.log(scale + FLOOR)
-            columns |= _as_they_are(f"{source}.scale", log_scale, near, rows, frames)
+            add(f"{source}.scale", log_scale, "value")
     columns["visible"] = visible[rows, frames]
     speed = np.linalg.norm(_first_difference(pixels, visible), axis=-1)
     count, length = visible.shape
@@ -266,8 +277,7 @@ def _of_signed(name, field, local, rows, frames):
     return {f"{name}.near": np.nan_to_num(np.arcsinh(local[rows, frames] / usual))}
 
 
-def _as_they_are(name, field, near, rows, frames):
-    local = local_mean(field, near)
+def _as_it_is(name, field, local, rows, frames):
     return {
         name: np.nan_to_num(field[rows, frames]),
         f"{name}.near": np.nan_to_num(local[rows, frames]),
@@ -306,17 +316,35 @@ def neighbours(
     return near
 
 
+def neighbour_sums(near: Int[np.ndarray, "N L K"]) -> scipy.sparse.csr_array:
+    """[N L, N L] of ones, whose product with fields sums them over neighbours: for
+    `local_mean` of many fields."""
+    count, length, most = near.shape
+    there = near.reshape(-1, most) >= 0
+    column = near * length + np.arange(length)[:, None]
+    column = column.reshape(-1, most)[there].astype(np.int32)
+    starts = np.append(0, np.cumsum(there.sum(1))).astype(np.int32)
+    ones, size = np.ones(len(column), np.float32), count * length
+    return scipy.sparse.csr_array((ones, column, starts), shape=(size, size))
+
+
 def local_mean(
     field: Float[np.ndarray, "N L"],
     near: Int[np.ndarray, "N L K"],
     least: int = 1,
+    sums: scipy.sparse.csr_array | None = None,
 ) -> Float[np.ndarray, "N L"]:
     """Mean over neighbours of what is known (not NaN); NaN where fewer than `least`
-    are."""
-    around = field[near, np.arange(field.shape[1])[:, None]]
-    known = np.isfinite(around) & (near >= 0)
-    count = known.sum(-1)
-    total = np.where(known, around, 0).sum(-1)
+    are. Many times faster with the `neighbour_sums` of `near`."""
+    if sums is None:
+        around = field[near, np.arange(field.shape[1])[:, None]]
+        known = np.isfinite(around) & (near >= 0)
+        count = known.sum(-1)
+        total = np.where(known, around, 0).sum(-1)
+    else:
+        known = np.isfinite(field)
+        both = np.stack([np.where(known, field, 0).ravel(), known.ravel()], axis=1)
+        total, count = (sums @ both.astype(field.dtype)).T.reshape(2, *field.shape)
     return np.where(count >= least, total / np.maximum(count, 1), np.nan)
 
 
@@ -364,7 +392,8 @@ class Head:
     Attributes:
         networks: for points; the mean of their outputs counts.
         half: point surprise at which coords_score is a half.
-        mean, deviation, weights: [S] of window_statistics.
+        mean, deviation, weights: [S] of window_statistics; those of `levels` are the
+            correction, the others the line.
         usual: [7] what surprise intact windows have, as weights of `circumstances`.
         spread: their standard deviation around it.
     """
@@ -410,10 +439,24 @@ def point_surprise(
 
 
 def window_statistics(
-    fields: Fields, surprise: Float[np.ndarray, " M"], sources: Sequence[str]
+    fields: Fields,
+    surprise: Float[np.ndarray, " M"],
+    sources: Sequence[str],
+    known: dict | None = None,
 ) -> Float[np.ndarray, " S"]:
-    """What a line weighs: `sharpness`, and `sizes` of some sources."""
-    return np.concatenate([sharpness(fields, surprise), sizes(fields, sources)])
+    """What a head weighs: `sharpness`, `sizes` of some sources, and their `levels`.
+
+    Args:
+        fields: of a window.
+        surprise: of its points.
+        sources: of the head's networks.
+        known: what was found before that hangs on no network, by fields' `id` and
+            sources; what is missing is added.
+    """
+    known, key = {} if known is None else known, (id(fields), tuple(sources))
+    if key not in known:
+        known[key] = np.append(sizes(fields, sources), levels(fields, sources))
+    return np.append(sharpness(fields, surprise), known[key])
 
 
 def sharpness(
@@ -462,9 +505,7 @@ def sizes(fields: Fields, sources: Sequence[str]) -> Float[np.ndarray, " S"]:
     for source in sources:
         for what in SIZES:
             if f"{source}.{what}" in fields.names:
-                size = fields.values[_can_be_known(what, fields)].astype(np.float32)
-                log = size[:, fields.names.index(f"{source}.{what}")]
-                log = log + size[:, fields.names.index(f"{source}.{what}.usual")]
+                log = _log_size(f"{source}.{what}", fields)
                 found += (
                     list(np.quantile(log, [0.75, 0.99])) if len(log) else [np.nan] * 2
                 )
@@ -473,6 +514,45 @@ def sizes(fields: Fields, sources: Sequence[str]) -> Float[np.ndarray, " S"]:
                 value = fields.values[:, fields.names.index(f"{source}.{what}")]
                 found.append(value.astype(np.float32).mean() if len(value) else np.nan)
     return np.array(found)
+
+
+def levels(fields: Fields, sources: Sequence[str]) -> Float[np.ndarray, " V"]:
+    """Where the bulk of the residuals lies: what warps slowly and smoothly moves it a
+    little, and hardly anything else moves it less.
+
+    Of each source's errors, steps, drift and second differences, and their neighbours'
+    means, LEVELS of the logarithms; not of the observed motion, which is no residual.
+    NaN as in `sizes`.
+    """
+    found = np.full(num_levels(sources), np.nan).reshape(-1, len(LEVELS))
+    names = [
+        (f"{source}.{what}", near)
+        for source in _of_residuals(sources)
+        for what in LEVEL_SIZES
+        for near in ("", ".near")
+    ]
+    for row, (name, near) in zip(found, names, strict=True):
+        log = _log_size(name, fields, near)
+        if len(log):
+            row[:] = np.quantile(log, LEVELS)
+    return found.ravel()
+
+
+def num_levels(sources: Sequence[str]) -> int:
+    """How many `levels` there are of some sources."""
+    return len(_of_residuals(sources)) * len(LEVEL_SIZES) * 2 * len(LEVELS)
+
+
+def _of_residuals(sources):
+    return [source for source in sources if source != "observed"]
+
+
+def _log_size(name, fields, near=""):
+    """[m] logarithms of a size, or its neighbours' mean, where it can be known."""
+    known = _can_be_known(name.split(".")[1], fields)
+    column = fields.values[:, fields.names.index(f"{name}{near}")]
+    usual = fields.values[:, fields.names.index(f"{name}.usual")]
+    return column[known].astype(np.float32) + usual[known].astype(np.float32)
 
 
 def _can_be_known(what, fields):
@@ -505,11 +585,15 @@ def raw_surprise(statistics: Float[np.ndarray, "*B S"], head: Head) -> np.ndarra
 
 
 def window_surprise(
-    fields: Fields, points: Float[np.ndarray, " M"], head: Head
+    fields: Fields,
+    points: Float[np.ndarray, " M"],
+    head: Head,
+    known: dict | None = None,
 ) -> float:
     """A window's surprise, in standard deviations of intact windows that move alike and
-    have as many tracks and frames; from that of its points."""
-    raw = raw_surprise(window_statistics(fields, points, head.sources), head)
+    have as many tracks and frames; from that of its points. For `known` see
+    `window_statistics`."""
+    raw = raw_surprise(window_statistics(fields, points, head.sources, known), head)
     return float((raw - head.usual @ circumstances(fields)) / head.spread)
 
 
@@ -547,6 +631,7 @@ def score_fields(
     head: Head,
     shape: tuple[int, int],
     split: Int[np.ndarray, " N"] | None = None,
+    known: dict | None = None,
 ) -> ClipSurprise | None:
     """The surprise of a clip and of its points; None without fields.
 
@@ -555,6 +640,7 @@ def score_fields(
         head: of `read_heads`.
         shape: (N, T), tracks and frames of the clip.
         split: in which split each track was held out, for the spread.
+        known: of `window_statistics`; fields must stay as long as it does.
     """
     total, count = np.zeros(shape, np.float32), np.zeros(shape, np.int32)
     splits = np.unique(split) if split is not None else []
@@ -564,7 +650,7 @@ def score_fields(
         at = window.ids[window.rows], window.start + window.frames
         total[at] += points
         count[at] += 1
-        found.append(window_surprise(window, points, head))
+        found.append(window_surprise(window, points, head, known))
         spans.append((window.start, window.stop))
         for left_out, number in zip(without, splits, strict=True):
             kept = split[at[0]] != number
