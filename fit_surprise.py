@@ -5,9 +5,9 @@
 
 Writes NAME_surprise.npz beside the checkpoint, which pipeline.py then scores with, and
 NAME_surprise_left_out.npz with heads that never saw one kind of violation, which
-evaluate_benchmarks.py --benchmark=synthetic judges by. Three or four hours on two CPU
+evaluate_benchmarks.py --benchmark=synthetic judges by. Two or three hours on two CPU
 cores; interrupted, the same command goes on. What is computed of each clip is kept in
---work_dir (22 GB at the default size).
+--work_dir (17 GB at the default size).
 """
 
 import sys
@@ -40,7 +40,7 @@ def define_flags() -> None:
         lower_bound=0,
     )  # fmt: skip
     flags.DEFINE_integer(
-        "num_damaged", 240, "Rendered scenes with warped copies.", lower_bound=0
+        "num_damaged", 40, "Rendered scenes with warped copies.", lower_bound=0
     )
     flags.DEFINE_string(
         "work_dir", "runs/surprise", "For scenes and numbers about them."

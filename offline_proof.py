@@ -447,9 +447,9 @@ def judge(
 def _by_other_heads(fields, heads, kinds, shape):
     """What the heads say that do not score, in MEASURES; and of those that leave a kind
     out the log odds of points."""
-    known = {}  # sizes are those of all heads
+    cache = {}  # of sizes, which are the same for all heads
     by_name = {
-        name: surprise.score_fields(fields, heads[name], shape, known=known)
+        name: surprise.score_fields(fields, heads[name], shape, cache=cache)
         for name in [
             "no model",
             *(f"without {kind}" for kind in kinds),

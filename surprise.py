@@ -8,7 +8,8 @@ clip, and whether neighbours share it. From top to bottom:
     Predictions             of one window, by one way of holding tracks out
     Fields                  numbers about every point and frame of a window
     window_fields           tracks and predictions of a window -> Fields
-    neighbours, local_mean  which tracks are near a point; means over them
+    neighbours, neighbour_sums, local_mean
+                            which tracks are near a point; means over them
     standardised            numbers in standard deviations, what is not known as 0
     Head                    what was fitted: two small networks and a line
     point_surprise          Fields -> log odds [M] that a point breaks physics there
@@ -43,7 +44,7 @@ from jaxtyping import Bool, Float, Int
 import scoring
 from files import BAD_FILE, whole_file
 
-VERSION = 5  # of the numbers in Fields and of the statistics: other heads are not used
+VERSION = 4  # of the numbers in Fields and of the statistics: other heads are not used
 NUM_NEAR = 4, 16  # neighbours of a point, one for every NEAR_SHARE tracks of a window
 NEAR_SHARE = 40
 NUM_SHARPNESS = 12  # statistics of `sharpness`
@@ -69,9 +70,6 @@ SIZES = {
     "error": (0, 0),
 }
 MEANS = "visible", "scale"  # of which it has means
-# Of `levels`: quantiles, and sizes that they are of.
-LEVELS = 0.25, 0.5, 0.75, 0.9
-LEVEL_SIZES = "bend3", "bend6", "step", "drift12", "drift24", "error"
 LOWEST_LOGIT, HIGHEST_LOGIT = -20.0, 20.0
 
 
@@ -392,8 +390,7 @@ class Head:
     Attributes:
         networks: for points; the mean of their outputs counts.
         half: point surprise at which coords_score is a half.
-        mean, deviation, weights: [S] of window_statistics; those of `levels` are the
-            correction, the others the line.
+        mean, deviation, weights: [S] of window_statistics.
         usual: [7] what surprise intact windows have, as weights of `circumstances`.
         spread: their standard deviation around it.
     """
@@ -442,21 +439,21 @@ def window_statistics(
     fields: Fields,
     surprise: Float[np.ndarray, " M"],
     sources: Sequence[str],
-    known: dict | None = None,
+    cache: dict | None = None,
 ) -> Float[np.ndarray, " S"]:
-    """What a head weighs: `sharpness`, `sizes` of some sources, and their `levels`.
+    """What a line weighs: `sharpness`, and `sizes` of some sources.
 
     Args:
         fields: of a window.
         surprise: of its points.
         sources: of the head's networks.
-        known: what was found before that hangs on no network, by fields' `id` and
-            sources; what is missing is added.
+        cache: sizes found before, by fields' `id` and sources: no network changes
+            them. What is missing is added.
     """
-    known, key = {} if known is None else known, (id(fields), tuple(sources))
-    if key not in known:
-        known[key] = np.append(sizes(fields, sources), levels(fields, sources))
-    return np.append(sharpness(fields, surprise), known[key])
+    cache, key = {} if cache is None else cache, (id(fields), tuple(sources))
+    if key not in cache:
+        cache[key] = sizes(fields, sources)
+    return np.append(sharpness(fields, surprise), cache[key])
 
 
 def sharpness(
@@ -516,41 +513,10 @@ def sizes(fields: Fields, sources: Sequence[str]) -> Float[np.ndarray, " S"]:
     return np.array(found)
 
 
-def levels(fields: Fields, sources: Sequence[str]) -> Float[np.ndarray, " V"]:
-    """Where the bulk of the residuals lies: what warps slowly and smoothly moves it a
-    little, and hardly anything else moves it less.
-
-    Of each source's errors, steps, drift and second differences, and their neighbours'
-    means, LEVELS of the logarithms; not of the observed motion, which is no residual.
-    NaN as in `sizes`.
-    """
-    found = np.full(num_levels(sources), np.nan).reshape(-1, len(LEVELS))
-    names = [
-        (f"{source}.{what}", near)
-        for source in _of_residuals(sources)
-        for what in LEVEL_SIZES
-        for near in ("", ".near")
-    ]
-    for row, (name, near) in zip(found, names, strict=True):
-        log = _log_size(name, fields, near)
-        if len(log):
-            row[:] = np.quantile(log, LEVELS)
-    return found.ravel()
-
-
-def num_levels(sources: Sequence[str]) -> int:
-    """How many `levels` there are of some sources."""
-    return len(_of_residuals(sources)) * len(LEVEL_SIZES) * 2 * len(LEVELS)
-
-
-def _of_residuals(sources):
-    return [source for source in sources if source != "observed"]
-
-
-def _log_size(name, fields, near=""):
-    """[m] logarithms of a size, or its neighbours' mean, where it can be known."""
+def _log_size(name, fields):
+    """[m] logarithms of a size where it can be known."""
     known = _can_be_known(name.split(".")[1], fields)
-    column = fields.values[:, fields.names.index(f"{name}{near}")]
+    column = fields.values[:, fields.names.index(name)]
     usual = fields.values[:, fields.names.index(f"{name}.usual")]
     return column[known].astype(np.float32) + usual[known].astype(np.float32)
 
@@ -588,12 +554,12 @@ def window_surprise(
     fields: Fields,
     points: Float[np.ndarray, " M"],
     head: Head,
-    known: dict | None = None,
+    cache: dict | None = None,
 ) -> float:
     """A window's surprise, in standard deviations of intact windows that move alike and
-    have as many tracks and frames; from that of its points. For `known` see
+    have as many tracks and frames; from that of its points. For `cache` see
     `window_statistics`."""
-    raw = raw_surprise(window_statistics(fields, points, head.sources, known), head)
+    raw = raw_surprise(window_statistics(fields, points, head.sources, cache), head)
     return float((raw - head.usual @ circumstances(fields)) / head.spread)
 
 
@@ -631,7 +597,7 @@ def score_fields(
     head: Head,
     shape: tuple[int, int],
     split: Int[np.ndarray, " N"] | None = None,
-    known: dict | None = None,
+    cache: dict | None = None,
 ) -> ClipSurprise | None:
     """The surprise of a clip and of its points; None without fields.
 
@@ -640,7 +606,7 @@ def score_fields(
         head: of `read_heads`.
         shape: (N, T), tracks and frames of the clip.
         split: in which split each track was held out, for the spread.
-        known: of `window_statistics`; fields must stay as long as it does.
+        cache: of `window_statistics`; fields must stay as long as it does.
     """
     total, count = np.zeros(shape, np.float32), np.zeros(shape, np.int32)
     splits = np.unique(split) if split is not None else []
@@ -650,7 +616,7 @@ def score_fields(
         at = window.ids[window.rows], window.start + window.frames
         total[at] += points
         count[at] += 1
-        found.append(window_surprise(window, points, head, known))
+        found.append(window_surprise(window, points, head, cache))
         spans.append((window.start, window.stop))
         for left_out, number in zip(without, splits, strict=True):
             kept = split[at[0]] != number

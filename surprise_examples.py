@@ -38,13 +38,6 @@ VARIED_FRAMES = 24, 150  # of further intact clips: a window of each
 SOFT_WARP = "soft_warp"  # as in damages.py, of a noisy clip's tracks; no simulated kind
 # Done to rendered pictures, for what a tracker makes of warped ones.
 DAMAGES = "soft_warp", "jittery_warp"
-# Of intact ones, what is scored like all of it: beginning and end as shares, and step.
-PIECES = {
-    "every_second": (0, 1, 2),
-    "first_half": (0, 0.5, 1),
-    "second_half": (0.5, 1, 1),
-}
-PIECES_EVERY = 4  # scenes
 SAME_POINT = 6.0  # pixels, within which a track of the tracker's is a body's point
 KINDS = tuple(kind for kind in synthetic.VIOLATIONS if kind != "texture_swap")
 
@@ -175,30 +168,12 @@ def varied_fields(seed, checkpoint, options):
         yield fields, np.zeros(len(fields.rows), np.int8)
 
 
-def piece_of(
-    tracks: pipeline.Tracks3D, kind: str, num_frames: int
-) -> pipeline.Tracks3D:
-    """The tracks of a clip that is cut or thinned out as one of PIECES; those that are
-    seen in two frames of it."""
-    start, stop, step = PIECES[kind]
-    frames = np.s_[int(start * num_frames) : int(stop * num_frames) : step]
-    kept = (tracks.visible[:, frames, 0] > 0).sum(axis=1) > 1
-    return dataclasses.replace(
-        tracks,
-        tracks=tracks.tracks[kept][:, frames],
-        visible=tracks.visible[kept][:, frames],
-    )
-
-
 def damaged_fields(file, kind, checkpoint, options):
-    """Fields of a clip of `damaged_pool`, or of one of its PIECES. Networks learn
-    nothing from them, so which of the points are to blame is not said (-1)."""
+    """Fields of a clip of `damaged_pool`. Networks learn nothing from them, so which of
+    the points are to blame is not said (-1)."""
     with np.load(file) as archive:
         stored = dict(archive)
-    of_file = "none" if kind in PIECES else kind
-    tracks = offline_proof.condition_tracks(stored, of_file, "rendered", int(file.stem))
-    if kind in PIECES:
-        tracks = piece_of(tracks, kind, tracks.visible.shape[1])
+    tracks = offline_proof.condition_tracks(stored, kind, "rendered", int(file.stem))
     for fields in pipeline.clip_fields(tracks, checkpoint, options):
         yield fields, np.full(len(fields.rows), -1, np.int8)
 
@@ -209,15 +184,15 @@ def clip_fields(file, kind, condition, checkpoint, options):
     Args:
         file: of offline_proof.make_pool or of damaged_pool; its stem alone counts for
             VARIED.
-        kind: of violation or of PIECES, SOFT_WARP or "none".
-        condition: one of offline_proof.CONDITIONS, or surprise_training's VARIED,
-            DAMAGED or PIECE.
+        kind: of violation, SOFT_WARP or "none".
+        condition: one of offline_proof.CONDITIONS, or surprise_training's VARIED or
+            DAMAGED.
         checkpoint, options: of pipeline.py.
     """
     seed = int(file.stem)
     if condition == surprise_training.VARIED:
         return varied_fields(seed, checkpoint, options)
-    if condition in (surprise_training.DAMAGED, surprise_training.PIECE):
+    if condition == surprise_training.DAMAGED:
         return damaged_fields(file, kind, checkpoint, options)
     with np.load(file) as archive:
         stored = dict(archive)
@@ -242,17 +217,9 @@ def damaged_pool(
         with workers.ordered_map(min(num_workers, len(jobs))) as run_all:
             for _ in tqdm(run_all(_make_damaged, jobs), "damaged", total=len(jobs)):
                 pass
+    kinds = "none", *DAMAGES
     there = [path for path in paths if path.exists()]
-    clips = [
-        (path, kind, surprise_training.DAMAGED)
-        for path in there
-        for kind in ("none", *DAMAGES)
-    ]
-    return clips + [
-        (path, kind, surprise_training.PIECE)
-        for path in there[PIECES_EVERY - 1 :: PIECES_EVERY]
-        for kind in PIECES
-    ]
+    return [(path, kind, surprise_training.DAMAGED) for path in there for kind in kinds]
 
 
 def _make_damaged(path) -> None:

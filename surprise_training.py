@@ -12,10 +12,7 @@ From top to bottom:
     usual_of            what is usual in a window's circumstances
     calibrated          a head with what is usual
     weights_of          what each example counts in it
-    correction_of       what of the residuals' levels is added to a line
-    corrected           a head with that
-    divide              which examples networks learn from, which lines are fitted to,
-                        and which corrections
+    divide              which examples networks learn from, and which the lines
     networks_by_head    the networks of all heads
     measure             the statistics of windows
     fit_heads           all of it: the shipped head, those that never saw a kind of
@@ -61,16 +58,6 @@ LINE_SHARE = 2
 LEAST_INTACT = 20  # windows, to say what is usual in seven numbers
 VARIED = "varied"  # condition of windows of any length and number of tracks
 DAMAGED = "damaged"  # of rendered pictures that were warped; networks see none
-PIECE = "piece"  # of a DAMAGED scene as it is, cut or thinned out
-# Lines are fitted to the first of the DAMAGED scenes, one in so many; corrections to
-# the others.
-DAMAGED_SHARE = 6
-PAIRED = "soft_warp"  # the kind that corrections are fitted to
-LEAST_PAIRS = 20  # below which there is no correction
-# In corrections, against what the surprise of a pair varies by: intact windows, pieces
-# of a clip against all of it, and how much is asked of pairs.
-OF_INTACT, OF_PIECES, SHIFT = 0.07, 0.015, 0.3
-STIFFNESS = 1e-3  # the smaller, the more a correction follows its examples
 HALF_AT = 0.995  # of intact points, those above get a coords_score below a half
 
 
@@ -407,106 +394,20 @@ SOURCES = {
 }
 
 
-def correction_of(
-    surprises: Float[np.ndarray, " E"],
-    levels: Float[np.ndarray, "E V"],
-    circumstances: Float[np.ndarray, "E 7"],
-    examples: Sequence[Example],
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean, deviation and weights [V] of what is added to surprise.
+def divide(examples: Sequence[Example]) -> tuple[list[Example], list[Example]]:
+    """Two parts: what networks learn from at first, and what lines are fitted to.
 
-    A soft warp moves the bulk of the residuals by a tenth of what clips differ in, but
-    hardly anything else does, while what a line weighs, the sharpest of few points,
-    hangs on which tracks were shown to the model. With s the surprise, x the levels, of
-    both what is usual taken off, and d the difference of a soft warp and its scene, the
-    weights w are the least of
-
-        Var[ds + w dx] + OF_INTACT E[(s + w x)²] + OF_PIECES E[(es + w ex)²]
-        + STIFFNESS |w|² - 2 SHIFT w E[dx]
-
-    over pairs, intact windows (every condition the same), and pieces, e being their
-    difference from the whole: Fisher's discriminant (1936) of paired differences, in
-    which the weight of s is given. Levels that vary as s does take its noise away.
-
-    Args:
-        surprises: of a head without a correction.
-        levels: of windows.
-        circumstances: likewise.
-        examples: intact ones, those PAIRED with them, and PIECEs.
-    """
-    intact, _, weight = _intact(examples)
-    mean, deviation = _moments(levels[intact], least=1e-6)
-    x = surprise.standardised(levels, mean, deviation)
-    x = x - circumstances @ usual_of(x, circumstances, examples)
-    both = np.column_stack([surprises, x])
-    pairs = _differences(both, examples, DAMAGED)
-    pieces = _differences(both, examples, PIECE)
-    parts = [(pairs - pairs.mean(0), 1.0), (both[intact], OF_INTACT * weight)]
-    if len(pieces):
-        parts.append((pieces, OF_PIECES))
-    rows = np.concatenate([part * _root_share(by, len(part)) for part, by in parts])
-    s, x = rows[:, 0], rows[:, 1:]
-    stiff = x.T @ x + STIFFNESS * np.eye(x.shape[1])
-    return mean, deviation, np.linalg.solve(stiff, SHIFT * pairs.mean(0)[1:] - x.T @ s)
-
-
-def _root_share(weight, count):
-    return np.sqrt(np.broadcast_to(weight, count) / count)[:, None]
-
-
-def _differences(values, examples, condition):
-    """[n, ...] of what was made of a DAMAGED scene, less that of the scene as it is:
-    soft warps, or its PIECEs."""
-    scene = {
-        e.scene: i
-        for i, e in enumerate(examples)
-        if (e.kind, e.condition) == ("none", DAMAGED)
-    }
-    made = [
-        (i, scene[e.scene])
-        for i, e in enumerate(examples)
-        if e.condition == condition and e.scene in scene and e.kind != "none"
-        and (condition == PIECE or e.kind == PAIRED)
-    ]  # fmt: skip
-    first, second = np.array(made, int).reshape(-1, 2).T
-    return values[first] - values[second]
-
-
-def corrected(head: Head, correction: tuple[np.ndarray, ...]) -> Head:
-    """With the weights of `correction_of`, in a line's units, for its levels."""
-    mean, deviation, weights = correction
-    count = len(head.weights) - len(weights)
-    return dataclasses.replace(
-        head,
-        mean=np.concatenate([head.mean[:count], mean]),
-        deviation=np.concatenate([head.deviation[:count], deviation]),
-        weights=np.concatenate([head.weights[:count], head.spread * weights]),
-    )
-
-
-def divide(
-    examples: Sequence[Example],
-) -> tuple[list[Example], list[Example], list[Example]]:
-    """Three parts: what networks learn from at first, what lines are fitted to, and
-    what is left for corrections.
-
-    No scene is in two: networks know what they learned from, so that a line would
-    trust them too much. DAMAGED windows are in the second and the third part, one half
-    of the VARIED ones is in the second, and no network ever learns from these.
+    No scene is in both: networks know what they learned from, so that a line would
+    trust them too much. In the second part are all DAMAGED windows and one half of the
+    VARIED ones, which no network ever learns from.
     """
     varied = sorted(e.scene for e in examples if e.condition == VARIED)
-    damaged = sorted({e.scene for e in examples if e.condition == DAMAGED})
-    first = len(damaged) // DAMAGED_SHARE
-    others = {e.scene for e in examples} - set(varied) - set(damaged)
+    damaged = {e.scene for e in examples if e.condition == DAMAGED}
+    others = {e.scene for e in examples} - set(varied) - damaged
     of_lines = {scene for scene in others if scene % LINE_SHARE == 0}
-    of_lines |= {*varied[len(varied) // 2 :], *damaged[:first]}
-    by_part = [], [], []
-    for e in examples:
-        if e.scene in damaged[first:] or e.condition == PIECE:
-            by_part[2].append(e)
-        else:
-            by_part[int(e.scene in of_lines)].append(e)
-    return by_part
+    of_lines |= {*varied[len(varied) // 2 :], *damaged}
+    learned = [e for e in examples if e.scene not in of_lines]
+    return learned, [e for e in examples if e.scene in of_lines]
 
 
 def networks_by_head(
@@ -541,11 +442,11 @@ def measure(
     for example in tqdm(examples, "windows", leave=False):
         fields = example.load()
         circumstances.append(surprise.circumstances(fields))
-        outputs, known = {}, {}  # a network may be of several heads
+        outputs, cache = {}, {}  # a network may be of several heads
         for name, own in networks.items():
             points = surprise.point_surprise(fields, own, outputs)
             sources = surprise.sources_of(own)
-            found = surprise.window_statistics(fields, points, sources, known)
+            found = surprise.window_statistics(fields, points, sources, cache)
             statistics[name].append(found)
             if example.kind == "none":
                 intact_points[name].append(points[:: max(1, len(points) // 2000)])
@@ -563,87 +464,33 @@ def fit_heads(
     and "no model without KIND", which never saw one of it.
 
     Stacked (Wolpert 1992): a line is fitted to windows that its networks did not learn
-    from, then networks learn anew, from those as well. What is usual, and corrections,
-    are fitted to windows, VARIED, DAMAGED and PIECEs, that none has seen.
+    from, then networks learn anew, from those as well. What is usual is fitted to
+    intact windows, VARIED and DAMAGED, that none has seen.
 
     Raises:
         TooFew: clips to fit something to.
     """
-    learned, of_lines, of_corrections = divide(examples)
-    rest = of_lines + of_corrections
-    unseen = [e for e in rest if e.condition in (VARIED, DAMAGED, PIECE)]
+    learned, of_lines = divide(examples)
+    unseen = [e for e in of_lines if e.condition in (VARIED, DAMAGED)]
     intact = [e for e in unseen if e.kind == "none"]
     _check_numbers(learned, of_lines, intact, left_out)
     networks = networks_by_head(learned, left_out, seed)
     first = {name: own for name, (own, _) in networks.items()}
     statistics, circumstances, _ = measure(of_lines, first)
     lines = {}
-    for name, (own, kind) in networks.items():
+    for name, (_, kind) in networks.items():
         used = np.array([e.kind != kind for e in of_lines])
         chosen = _chosen(of_lines, used)
-        by_line = statistics[name][used]
-        by_line = by_line[:, : by_line.shape[1] - _num_levels(own)]
-        lines[name] = line_of(by_line, circumstances[used], chosen)
+        lines[name] = line_of(statistics[name][used], circumstances[used], chosen)
     kept_back = {e.scene for e in unseen}
     seen = [e for e in examples if e.scene not in kept_back]
     networks = networks_by_head(seen, left_out, seed)
     anew = {name: own for name, (own, _) in networks.items()}
-    made = [e for e in of_corrections if e.kind == PAIRED or e.condition == PIECE]
-    return finished(lines, anew, intact, made)
-
-
-def _num_levels(networks):
-    return surprise.num_levels(surprise.sources_of(networks))
-
-
-def finished(
-    lines: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]],
-    networks: dict[str, Sequence[Network]],
-    intact: Sequence[Example],
-    made: Sequence[Example],
-) -> dict[str, Head]:
-    """Heads of lines and networks, calibrated, with corrections.
-
-    What is corrected is what the heads of SOURCES say; a head that never saw a kind of
-    violation has the correction of the one that saw all, in standard deviations: it is
-    fitted to no violation.
-
-    Args:
-        lines: by head, of `line_of`.
-        networks: by head.
-        intact: windows that no network has seen.
-        made: soft warps and PIECEs of some of these.
-    """
-    statistics, circumstances, points = measure(intact, networks)
+    statistics, circumstances, points = measure(intact, anew)
     heads = {}
-    for name, own in networks.items():
-        zero = np.zeros(_num_levels(own))
-        mean, deviation, weights = lines[name]
-        line = (
-            np.append(mean, zero),
-            np.append(deviation, zero + 1),
-            np.append(weights, zero),
-        )
+    for name, own in anew.items():
         half = float(np.quantile(points[name], HALF_AT))
-        head = Head(tuple(own), half, *line, np.zeros(7), 1.0)
-        heads[name] = calibrated(head, statistics[name], circumstances, intact)
-    if sum(e.kind == PAIRED for e in made) < LEAST_PAIRS:
-        return heads
-    of_made, around, _ = measure(made, {name: networks[name] for name in SOURCES})
-    around = np.concatenate([circumstances, around])
-    corrections = {}
-    for name, head in heads.items():
-        source = "no model" if name.startswith("no model") else "all"
-        if source not in corrections:
-            rows = np.concatenate([statistics[source], of_made[source]])
-            one = heads[source]
-            surprises = surprise.raw_surprise(rows, one) - around @ one.usual
-            surprises = surprises / one.spread
-            levels = rows[:, rows.shape[1] - _num_levels(networks[source]) :]
-            corrections[source] = correction_of(
-                surprises, levels, around, [*intact, *made]
-            )
-        head = corrected(head, corrections[source])
+        head = Head(tuple(own), half, *lines[name], np.zeros(7), 1.0)
         heads[name] = calibrated(head, statistics[name], circumstances, intact)
     return heads
 

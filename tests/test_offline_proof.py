@@ -435,7 +435,11 @@ def test_a_clip_is_judged_by_every_head(small, monkeypatch):
         made.append(held_out)
         return ["fields"]
 
-    def score_fields(fields, head, shape, split=None):
+    caches = []
+
+    def score_fields(fields, head, shape, split=None, cache=None):
+        assert split is None  # nobody asks for the spread
+        caches.append(cache)
         points, length = np.full(shape, len(head)), len(head)
         return surprise.ClipSurprise(length, float("nan"), {(0, 12): 0.5}, points)
 
@@ -447,6 +451,9 @@ def test_a_clip_is_judged_by_every_head(small, monkeypatch):
     judges = dataclasses.replace(judges, heads={name: name for name in heads})
     found = offline_proof.judge(tracks, judges, ["kick", "freeze"])
     assert len(made) == 1  # however many heads there are
+    # What no network changes is found once for all but the head that scores.
+    assert caches[0] is None and all(cache is caches[1] for cache in caches[2:])
+    assert caches[1] is not None and len(caches) == 4
     np.testing.assert_allclose(found.surprise, -1 / 3)
     assert list(found.left_out) == ["kick"] and (found.left_out["kick"] == 12).all()
     values = found.values

@@ -45,23 +45,6 @@ def test_a_soft_warp_is_local_slow_and_grows(seed, num_frames):
         assert widest <= 2 * damages.BLOB_RADIUS[1] * 256 + 1e-6
 
 
-@pytest.mark.parametrize("kind", surprise_examples.PIECES)
-def test_a_piece_is_a_part_of_a_clips_frames(kind):
-    tracks = random_tracks(num_frames=10, num_tracks=30)
-    visible = np.ones((30, 10, 1), np.float32)
-    visible[3, 1:] = 0  # seen in no two frames of any piece
-    tracks = dataclasses.replace(tracks, visible=visible)
-    frames = {
-        "every_second": [0, 2, 4, 6, 8],
-        "first_half": [0, 1, 2, 3, 4],
-        "second_half": [5, 6, 7, 8, 9],
-    }[kind]
-    found = surprise_examples.piece_of(tracks, kind, 10)
-    expected = np.delete(tracks.tracks, 3, axis=0)[:, frames]
-    np.testing.assert_array_equal(found.tracks, expected)
-    assert found.visible.shape == (29, 5, 1)
-
-
 def test_the_trackers_points_are_those_of_bodies_they_lie_on():
     places = np.array([[20.0, 20], [200, 200], [100, 100]], np.float32)
     stored = {
@@ -95,8 +78,6 @@ def test_from_seeds_to_heads_that_score(tmp_path, monkeypatch):
     monkeypatch.setattr(damages, "MIN_FRAMES", WINDOW)
     monkeypatch.setattr(surprise_training, "NOT_SURE", 0)
     monkeypatch.setattr(surprise_training, "LEAST_INTACT", 2)
-    monkeypatch.setattr(surprise_training, "LEAST_PAIRS", 1)
-    monkeypatch.setattr(surprise_examples, "PIECES_EVERY", 1)
     path = save_random(
         tmp_path / "small.npz", track_autoencoder_3d.make_model("mini", **SMALL)
     )
@@ -108,15 +89,6 @@ def test_from_seeds_to_heads_that_score(tmp_path, monkeypatch):
     assert text.endswith(f"written {tmp_path / 'small_surprise.npz'}")
     checkpoint = pipeline.load_checkpoint(path, pipeline.make_options())
     heads = pipeline.load_heads(checkpoint, leave_one_out=True)
-    # Soft warps, and pieces, of a rendered scene are there, and make a correction.
-    for name in (
-        "damaged_soft_warp",
-        *(f"piece_{p}" for p in surprise_examples.PIECES),
-    ):
-        [_] = (tmp_path / "work").glob(f"fields_*/*_{name}.npz")
-    for head in heads.values():
-        count = surprise.num_levels(head.sources)
-        assert count < len(head.weights) and np.abs(head.weights[-count:]).max() > 0
     names = ["all", "no model"]
     for kind in kinds:
         names += [f"without {kind}", f"no model without {kind}"]
