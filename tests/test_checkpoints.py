@@ -1,5 +1,6 @@
 """The checkpoints that the repository ships, on scenes that no training has seen."""
 
+import json
 from pathlib import Path
 
 import jax
@@ -9,6 +10,7 @@ import pytest
 import checkpointing
 import data_loader
 import pipeline
+import surprise
 import synthetic
 import training
 
@@ -77,3 +79,11 @@ def test_heads_are_those_of_the_shipped_checkpoint():
     for name, head in heads.items():
         seen = {n.split(".")[0] for network in head.networks for n in network.names}
         assert seen.isdisjoint({"random", "region"}) == name.startswith("no model")
+
+
+def test_percentiles_are_read_off_scores_of_the_shipped_head():
+    """Of another head's the percentile would be left out of every result."""
+    checkpoint = pipeline.load_checkpoint(None, pipeline.make_options())
+    head = pipeline.scoring_head(checkpoint)
+    stored = json.loads((FOLDER / "3dspa_mini_reference.json").read_text())
+    assert stored["head"] == surprise.fingerprint(head)
