@@ -5,9 +5,9 @@
 
 Writes NAME_surprise.npz beside the checkpoint, which pipeline.py then scores with, and
 NAME_surprise_left_out.npz with heads that never saw one kind of violation, which
-evaluate_benchmarks.py --benchmark=synthetic judges by. Three or four hours on two CPU
+evaluate_benchmarks.py --benchmark=synthetic judges by. Two or three hours on two CPU
 cores; interrupted, the same command goes on. What is computed of each clip is kept in
---work_dir (25 GB at the default size).
+--work_dir (17 GB at the default size).
 """
 
 import sys
@@ -22,8 +22,7 @@ from files import keep_compiled_programs
 FLAGS = flags.FLAGS
 NAMES = (  # of flags, and of what surprise_examples.fit takes
     "checkpoint_path", "num_scenes", "num_rendered", "num_varied", "num_damaged",
-    "num_paired", "num_further", "num_further_rendered", "work_dir", "output_dir",
-    "left_out", "num_workers", "seed",
+    "work_dir", "output_dir", "left_out", "num_workers", "seed",
 )  # fmt: skip
 
 
@@ -42,16 +41,6 @@ def define_flags() -> None:
     )  # fmt: skip
     flags.DEFINE_integer(
         "num_damaged", 40, "Rendered scenes with warped copies.", lower_bound=0
-    )
-    flags.DEFINE_integer(
-        "num_paired", 200, "More of these, with soft warps, for the correction.",
-        lower_bound=0,
-    )  # fmt: skip
-    flags.DEFINE_integer(
-        "num_further", 40, "Scenes with all twins, for the correction.", lower_bound=0
-    )
-    flags.DEFINE_integer(
-        "num_further_rendered", 14, "Rendered ones likewise.", lower_bound=0
     )
     flags.DEFINE_string(
         "work_dir", "runs/surprise", "For scenes and numbers about them."

@@ -11,10 +11,9 @@ clip, and whether neighbours share it. From top to bottom:
     neighbours, neighbour_sums, local_mean
                             which tracks are near a point; means over them
     standardised            numbers in standard deviations, what is not known as 0
-    Head                    what was fitted: two small networks, a line, a correction
+    Head                    what was fitted: two small networks and a line
     point_surprise          Fields -> log odds [M] that a point breaks physics there
-    window_statistics       those -> the statistics of a window: sharpness, sizes,
-                            levels
+    window_statistics       those -> the statistics of a window: sharpness, sizes
     circumstances           what the usual surprise depends on: speed, tracks, frames
     window_surprise         the statistics -> surprise, 0 for the usual window
     clip_surprise           that of all windows together
@@ -45,7 +44,7 @@ from jaxtyping import Bool, Float, Int
 import scoring
 from files import BAD_FILE, whole_file
 
-VERSION = 5  # of the numbers in Fields and of the statistics: other heads are not used
+VERSION = 4  # of the numbers in Fields and of the statistics: other heads are not used
 NUM_NEAR = 4, 16  # neighbours of a point, one for every NEAR_SHARE tracks of a window
 NEAR_SHARE = 40
 NUM_SHARPNESS = 12  # statistics of `sharpness`
@@ -71,9 +70,6 @@ SIZES = {
     "error": (0, 0),
 }
 MEANS = "visible", "scale"  # of which it has means
-# Of `levels`: quantiles, and sizes that they are of.
-LEVELS = 0.25, 0.5, 0.75, 0.9
-LEVEL_SIZES = "bend3", "bend6", "step", "drift12", "drift24", "error"
 LOWEST_LOGIT, HIGHEST_LOGIT = -20.0, 20.0
 
 
@@ -394,8 +390,7 @@ class Head:
     Attributes:
         networks: for points; the mean of their outputs counts.
         half: point surprise at which coords_score is a half.
-        mean, deviation, weights: [S] of window_statistics; those of `levels` are the
-            correction, the others the line.
+        mean, deviation, weights: [S] of window_statistics.
         usual: [7] what surprise intact windows have, as weights of `circumstances`.
         spread: their standard deviation around it.
     """
@@ -446,18 +441,18 @@ def window_statistics(
     sources: Sequence[str],
     cache: dict | None = None,
 ) -> Float[np.ndarray, " S"]:
-    """What a head weighs: `sharpness`, `sizes` of some sources, and their `levels`.
+    """What a line weighs: `sharpness`, and `sizes` of some sources.
 
     Args:
         fields: of a window.
         surprise: of its points.
         sources: of the head's networks.
-        cache: sizes and levels found before, by fields' `id` and sources: no network
-            changes them. What is missing is added.
+        cache: sizes found before, by fields' `id` and sources: no network changes
+            them. What is missing is added.
     """
     cache, key = {} if cache is None else cache, (id(fields), tuple(sources))
     if key not in cache:
-        cache[key] = np.append(sizes(fields, sources), levels(fields, sources))
+        cache[key] = sizes(fields, sources)
     return np.append(sharpness(fields, surprise), cache[key])
 
 
@@ -518,42 +513,10 @@ def sizes(fields: Fields, sources: Sequence[str]) -> Float[np.ndarray, " S"]:
     return np.array(found)
 
 
-def levels(fields: Fields, sources: Sequence[str]) -> Float[np.ndarray, " V"]:
-    """Where the bulk of the residuals lies: what warps slowly and smoothly moves it by
-    less than clips differ in, but by more than other tracks of the same clip do.
-
-    Of each source's errors, steps, drift and second differences, and their neighbours'
-    means, LEVELS (quantiles) of the logarithms; not of the observed motion, which is no
-    residual. A point of which nothing is known there, since it or what it is compared
-    with is hidden, counts as the window's median. NaN as in `sizes`.
-    """
-    found = np.full(num_levels(sources), np.nan).reshape(-1, len(LEVELS))
-    names = [
-        (f"{source}.{what}", near)
-        for source in _of_residuals(sources)
-        for what in LEVEL_SIZES
-        for near in ("", ".near")
-    ]
-    for row, (name, near) in zip(found, names, strict=True):
-        log = _log_size(name, fields, near)
-        if len(log):
-            row[:] = np.quantile(log, LEVELS)
-    return found.ravel()
-
-
-def num_levels(sources: Sequence[str]) -> int:
-    """How many `levels` there are of some sources."""
-    return len(_of_residuals(sources)) * len(LEVEL_SIZES) * 2 * len(LEVELS)
-
-
-def _of_residuals(sources):
-    return [source for source in sources if source != "observed"]
-
-
-def _log_size(name, fields, near=""):
-    """[m] logarithms of a size, or its neighbours' mean, where it can be known."""
+def _log_size(name, fields):
+    """[m] logarithms of a size where it can be known."""
     known = _can_be_known(name.split(".")[1], fields)
-    column = fields.values[:, fields.names.index(f"{name}{near}")]
+    column = fields.values[:, fields.names.index(name)]
     usual = fields.values[:, fields.names.index(f"{name}.usual")]
     return column[known].astype(np.float32) + usual[known].astype(np.float32)
 

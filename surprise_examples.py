@@ -2,11 +2,9 @@
 
 From top to bottom:
 
-    all_twins           a scene's file -> all of its clips
-    drawn_clips         which of them are learned from
+    drawn_clips         a scene's file -> which of its clips are learned from
     softly_warped       tracks as damages.soft_warp would move them
     clip_fields         a clip -> Fields of its windows, and what breaks physics there
-    piece_of            tracks of a clip, cut or thinned out
     damaged_pool        rendered scenes, and copies damaged as damages.py does
     examples            clips -> Examples of surprise_training.py, kept on disk
     fit                 all of it: scenes to heads beside a checkpoint
@@ -40,24 +38,8 @@ VARIED_FRAMES = 24, 150  # of further intact clips: a window of each
 SOFT_WARP = "soft_warp"  # as in damages.py, of a noisy clip's tracks; no simulated kind
 # Done to rendered pictures, for what a tracker makes of warped ones.
 DAMAGES = "soft_warp", "jittery_warp"
-# Of intact ones, what is scored like all of it: beginning and end as shares, and step.
-PIECES = {
-    "every_second": (0, 1, 2),
-    "first_half": (0, 0.5, 1),
-    "second_half": (0.5, 1, 1),
-}
-PIECES_EVERY = 4  # scenes
 SAME_POINT = 6.0  # pixels, within which a track of the tracker's is a body's point
 KINDS = tuple(kind for kind in synthetic.VIOLATIONS if kind != "texture_swap")
-
-
-def all_twins(file: Path, condition: str) -> list[tuple[str, str]]:
-    """(kind, condition) of a scene, and of all its twins that show."""
-    with np.load(file) as stored:
-        part = "lk" if condition == "rendered" else "tracks"
-        kinds = [kind for kind in KINDS if f"{kind}/{part}" in stored.files]
-        shown = [kind for kind in kinds if offline_proof.shows(stored, kind, condition)]
-    return [(kind, condition) for kind in ("none", *shown)]
 
 
 def drawn_clips(file: Path, is_rendered: bool) -> list[tuple[str, str]]:
@@ -186,31 +168,12 @@ def varied_fields(seed, checkpoint, options):
         yield fields, np.zeros(len(fields.rows), np.int8)
 
 
-def piece_of(tracks: pipeline.Tracks3D, kind: str) -> pipeline.Tracks3D:
-    """The tracks of a clip that is cut or thinned out as one of PIECES; those that are
-    seen in two frames of it."""
-    start, stop, step = PIECES[kind]
-    length = tracks.visible.shape[1]
-    frames = np.s_[int(start * length) : int(stop * length) : step]
-    kept = (tracks.visible[:, frames, 0] > 0).sum(axis=1) > 1
-    return dataclasses.replace(
-        tracks,
-        tracks=tracks.tracks[kept][:, frames],
-        visible=tracks.visible[kept][:, frames],
-    )
-
-
 def damaged_fields(file, kind, checkpoint, options):
-    """Fields of a clip of `damaged_pool`, or of one of its PIECES. Networks learn
-    nothing from them, so which of the points are to blame is not said (-1)."""
+    """Fields of a clip of `damaged_pool`. Networks learn nothing from them, so which of
+    the points are to blame is not said (-1)."""
     with np.load(file) as archive:
         stored = dict(archive)
-    of_file, seed = "none" if kind in PIECES else kind, int(file.stem)
-    tracks = offline_proof.condition_tracks(stored, of_file, "rendered", seed)
-    if kind in PIECES:
-        tracks = piece_of(tracks, kind)
-    if len(tracks.tracks) < surprise.NUM_NEAR[0]:
-        return
+    tracks = offline_proof.condition_tracks(stored, kind, "rendered", int(file.stem))
     for fields in pipeline.clip_fields(tracks, checkpoint, options):
         yield fields, np.full(len(fields.rows), -1, np.int8)
 
@@ -221,15 +184,15 @@ def clip_fields(file, kind, condition, checkpoint, options):
     Args:
         file: of offline_proof.make_pool or of damaged_pool; its stem alone counts for
             VARIED.
-        kind: of violation or of PIECES, SOFT_WARP or "none".
-        condition: one of offline_proof.CONDITIONS, or surprise_training's VARIED,
-            DAMAGED or PIECE.
+        kind: of violation, SOFT_WARP or "none".
+        condition: one of offline_proof.CONDITIONS, or surprise_training's VARIED or
+            DAMAGED.
         checkpoint, options: of pipeline.py.
     """
     seed = int(file.stem)
     if condition == surprise_training.VARIED:
         return varied_fields(seed, checkpoint, options)
-    if condition in (surprise_training.DAMAGED, surprise_training.PIECE):
+    if condition == surprise_training.DAMAGED:
         return damaged_fields(file, kind, checkpoint, options)
     with np.load(file) as archive:
         stored = dict(archive)
@@ -239,30 +202,27 @@ def clip_fields(file, kind, condition, checkpoint, options):
 
 
 def damaged_pool(
-    folder: Path, seeds: Sequence[int], kinds: Sequence[str], num_workers: int
+    folder: Path, seeds: Sequence[int], num_workers: int
 ) -> list[tuple[Path, str, str]]:
     """Rendered scenes and damaged copies through the tracker, a file a seed: of "none"
-    and each of some damages.DAMAGES `KIND/lk [M, T, 2]` and `KIND/lkv [M, T]`.
+    and each of DAMAGES `KIND/lk [M, T, 2]` and `KIND/lkv [M, T]`.
 
     Returns:
         Clips, as `examples` takes them.
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{seed}.npz" for seed in seeds]
-    jobs = [
-        (str(path), kinds) for path in paths if not offline_proof.is_made(path, True)
-    ]
+    jobs = [str(path) for path in paths if not offline_proof.is_made(path, True)]
     if jobs:
         with workers.ordered_map(min(num_workers, len(jobs))) as run_all:
             for _ in tqdm(run_all(_make_damaged, jobs), "damaged", total=len(jobs)):
                 pass
+    kinds = "none", *DAMAGES
     there = [path for path in paths if path.exists()]
-    name = surprise_training.DAMAGED
-    return [(path, kind, name) for path in there for kind in ("none", *kinds)]
+    return [(path, kind, surprise_training.DAMAGED) for path in there for kind in kinds]
 
 
-def _make_damaged(job) -> None:
-    path, kinds = job
+def _make_damaged(path) -> None:
     seed = int(Path(path).stem)
     size = offline_proof.SIDE, offline_proof.SIDE
     length, number = offline_proof.NUM_FRAMES, offline_proof.NUM_TRACKS
@@ -273,7 +233,7 @@ def _make_damaged(job) -> None:
     frames = synthetic.render(scene, lit=False)
     arrays = {"version": np.asarray(synthetic.VERSION)}
     arrays |= offline_proof.tracked_arrays("none", frames)
-    for kind in kinds:
+    for kind in DAMAGES:
         copy = damages.DAMAGES[kind](frames, np.random.default_rng(seed))
         arrays |= offline_proof.tracked_arrays(kind, copy)
     with whole_file(path) as file:
@@ -336,9 +296,6 @@ def fit(
     num_rendered: int,
     num_varied: int,
     num_damaged: int,
-    num_paired: int,
-    num_further: int,
-    num_further_rendered: int,
     work_dir: str,
     output_dir: str | None = None,
     left_out: bool = True,
@@ -357,39 +314,26 @@ def fit(
     options = pipeline.make_options("mini")  # its seed is no part of what is kept
     checkpoint = pipeline.load_checkpoint(checkpoint_path, options)
     work = Path(work_dir)
-    most = num_varied // 2 + num_damaged + num_paired
+    counts = num_scenes, num_rendered, num_varied, num_damaged
+    most = num_varied // 2 + num_damaged
     if most < surprise_training.LEAST_INTACT:  # hours before it would be noticed
         raise pipeline.PipelineError(
             f"at most {most} windows say what is usual, need "
             f"{surprise_training.LEAST_INTACT}: give more --num_varied or --num_damaged"
         )
-    clips = _learned_clips(
-        work, num_scenes, num_rendered, num_varied, num_damaged, num_workers
-    )
-    # Behind those: no scene is in both.
-    further = _further_clips(
-        work,
-        range(FIRST_SEED + num_scenes, FIRST_SEED + num_scenes + num_further),
-        range(
-            FIRST_RENDERED + num_rendered,
-            FIRST_RENDERED + num_rendered + num_further_rendered,
-        ),
-        range(FIRST_DAMAGED + num_damaged, FIRST_DAMAGED + num_damaged + num_paired),
-        num_workers,
-    )
+    clips = _all_clips(work, *counts, num_workers)
     versions = f"{surprise.VERSION}_{synthetic.VERSION}"
     folder = work / f"fields_{checkpoint.sha256[:12]}_{versions}"
     found = list(examples(clips, folder, checkpoint, options))
-    more = list(examples(further, folder, checkpoint, options))
     kinds = KINDS if left_out else ()
     try:
-        heads = surprise_training.fit_heads(found, kinds, seed, more)
+        heads = surprise_training.fit_heads(found, kinds, seed)
     except surprise_training.TooFew as error:
         raise pipeline.PipelineError(f"of {len(found)} clips {error}") from error
     about = {
         "command": command,
         "scenes_version": synthetic.VERSION,
-        "num_clips": len(found) + len(more),
+        "num_clips": len(found),
     }
     path = surprise.heads_path(checkpoint.name, output_dir or checkpoint.folder)
     shipped = {name: heads.pop(name) for name in surprise_training.SOURCES}
@@ -397,14 +341,12 @@ def fit(
     if heads:
         beside = path.with_stem(f"{path.stem}_left_out")
         surprise.write_heads(beside, heads, checkpoint.sha256, about)
-    return f"{len(found) + len(more)} clips\nwritten {path}"
+    return f"{len(found)} clips\nwritten {path}"
 
 
-def _learned_clips(
-    work, num_scenes, num_rendered, num_varied, num_damaged, num_workers
-):
-    """What networks and lines learn from, as `examples` takes it; scenes that are not
-    yet there are made."""
+def _all_clips(work, num_scenes, num_rendered, num_varied, num_damaged, num_workers):
+    """What is learned from, as `examples` takes it; scenes that are not yet there are
+    made."""
     clips = []
     for first, count, is_rendered in (
         (FIRST_SEED, num_scenes, False),
@@ -418,23 +360,4 @@ def _learned_clips(
     varied = range(FIRST_VARIED, FIRST_VARIED + num_varied)
     clips += [(Path(f"{s}.npz"), "none", surprise_training.VARIED) for s in varied]
     damaged = range(FIRST_DAMAGED, FIRST_DAMAGED + num_damaged)
-    return clips + damaged_pool(work / "damaged", damaged, DAMAGES, num_workers)
-
-
-def _further_clips(work, seeds, rendered, paired, num_workers):
-    """What corrections are fitted to, likewise."""
-    clips = []
-    for chosen, conditions in ((seeds, ("true", "noisy")), (rendered, ("rendered",))):
-        files = offline_proof.make_pool(
-            work / "scenes", chosen, "rendered" in conditions, num_workers
-        )
-        for condition in conditions:
-            clips += [(f, *clip) for f in files for clip in all_twins(f, condition)]
-    kinds = (surprise_training.PAIRED,)
-    clips += damaged_pool(work / "damaged", paired, kinds, num_workers)
-    files = [file for file, kind, _ in clips if kind == surprise_training.PAIRED]
-    return clips + [
-        (file, kind, surprise_training.PIECE)
-        for file in files[PIECES_EVERY - 1 :: PIECES_EVERY]
-        for kind in PIECES
-    ]
+    return clips + damaged_pool(work / "damaged", damaged, num_workers)

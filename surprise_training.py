@@ -12,12 +12,9 @@ From top to bottom:
     usual_of            what is usual in a window's circumstances
     calibrated          a head with what is usual
     weights_of          what each example counts in it
-    correction_of       what of the residuals' levels is added to surprise
-    corrected           a head with that
     divide              which examples networks learn from, and which the lines
     networks_by_head    the networks of all heads
     measure             the statistics of windows
-    finished            heads of networks and lines, with corrections
     fit_heads           all of it: the shipped head, those that never saw a kind of
                         violation, and the same on what needs no model
 """
@@ -61,20 +58,6 @@ LINE_SHARE = 2
 LEAST_INTACT = 20  # windows, to say what is usual in seven numbers
 VARIED = "varied"  # condition of windows of any length and number of tracks
 DAMAGED = "damaged"  # of rendered pictures that were warped; networks see none
-PIECE = "piece"  # of a DAMAGED scene as it is, cut or thinned out
-PAIRED = "soft_warp"  # the kind of DAMAGED that corrections are fitted to
-LEAST_PAIRS = 20  # below which there is no correction
-# In a correction, against the variance of the surprise of a pair:
-OF_INTACT = 0.07  # the variance of surprise over the intact windows of each condition
-OF_PIECES = 0.05  # its change from a clip to a piece of it, squared
-OF_TWINS = (
-    0.5  # the correction's own part in the change from a scene to a twin, squared
-)
-CORRECTION_RIDGE = 0.03  # the squares of the weights
-SHIFT, TWIN_SHIFT = 0.9, 0.5  # and what is asked of soft warps, and of twins
-FARTHEST = (
-    10.0  # a twin's levels are from its scene's at most, root of squared deviations
-)
 HALF_AT = 0.995  # of intact points, those above get a coords_score below a half
 
 
@@ -411,109 +394,6 @@ SOURCES = {
 }
 
 
-def correction_of(
-    surprises: Float[np.ndarray, " E"],
-    levels: Float[np.ndarray, "E V"],
-    circumstances: Float[np.ndarray, "E 7"],
-    examples: Sequence[Example],
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean, deviation and weights [V] of what is added to surprise.
-
-    A soft warp moves the bulk of the residuals by a tenth of what clips differ in, but
-    within a pair hardly anything else does, while what a line weighs, the sharpest of
-    few points, hangs on which tracks were shown to the model. With s the surprise and x
-    the levels, of both what is usual taken off, and d the difference from the scene,
-    the weights w are the least of
-
-        Var[ds + w dx] over soft warps          - 2 SHIFT w E[dx]
-        + OF_INTACT E[(s + w x)^2] over intact windows
-        + OF_PIECES E[(ds + w dx)^2] over pieces
-        + OF_TWINS E[(w dx)^2] over twins       - 2 TWIN_SHIFT w E[dx]
-        + CORRECTION_RIDGE |w|^2
-
-    where the terms of intact windows and of twins are sums over conditions, and twins'
-    E[dx] is the mean over kinds. It is Fisher's discriminant (1936) of paired
-    differences, in which the weight of s is given; levels that vary as s does are its
-    control variates. Of intact windows in a condition that has twins, whose level is
-    not asked for, the variance counts.
-
-    Args:
-        surprises: of a head without a correction.
-        levels: of windows.
-        circumstances: likewise.
-        examples: intact ones, PAIRED ones, PIECEs and twins.
-    """
-    is_intact, condition, _ = _intact(examples)
-    mean, deviation = _moments(levels[is_intact], least=1e-6)
-    x = surprise.standardised(levels, mean, deviation)
-    x = x - circumstances @ usual_of(x, circumstances, examples)
-    both = np.column_stack([surprises, x])
-    rows, pull = [], np.zeros(x.shape[1])
-    by_condition = _differences(both, examples)
-    pairs, _ = by_condition.pop(DAMAGED)
-    rows.append(_share(pairs - pairs.mean(0), 1.0))
-    pull += SHIFT * pairs[:, 1:].mean(0)
-    if PIECE in by_condition:
-        rows.append(_share(by_condition.pop(PIECE)[0], OF_PIECES))
-    for name in np.unique(condition):
-        own = both[is_intact][condition == name]
-        has_twins = name in by_condition
-        rows.append(_share(own - own.mean(0) if has_twins else own, OF_INTACT))
-    for twins, kinds in by_condition.values():
-        apart = twins[:, 1:]
-        length = np.linalg.norm(apart, axis=1, keepdims=True)
-        apart = apart * np.minimum(1, FARTHEST / np.maximum(length, 1e-6))
-        by_kind = [apart[kinds == kind].mean(0) for kind in np.unique(kinds)]
-        pull += TWIN_SHIFT * np.mean(by_kind, axis=0)
-        rows.append(_share(np.column_stack([0 * length, apart]), OF_TWINS))
-    rows = np.concatenate(rows)
-    s, x = rows[:, 0], rows[:, 1:]
-    stiff = x.T @ x + CORRECTION_RIDGE * np.eye(x.shape[1])
-    return mean, deviation, np.linalg.solve(stiff, pull - x.T @ s)
-
-
-def _share(rows, weight):
-    """Rows whose squares' sum is `weight` times the mean of the given rows' squares."""
-    return rows * np.sqrt(weight / len(rows))
-
-
-def _differences(values, examples):
-    """By condition [n, ...] of what was made of a scene, less that of the scene as it
-    is, and [n] its kinds: soft warps (DAMAGED), PIECEs, twins."""
-    scene = {
-        (e.scene, e.condition): i for i, e in enumerate(examples) if e.kind == "none"
-    }
-    made = {}
-    for i, e in enumerate(examples):
-        of = scene.get((e.scene, DAMAGED if e.condition == PIECE else e.condition))
-        is_other = e.condition == DAMAGED and e.kind != PAIRED
-        if e.kind != "none" and of is not None and not is_other:
-            made.setdefault(e.condition, []).append((i, of))
-    found = {}
-    for condition, pairs in made.items():
-        first, second = np.array(pairs).T
-        kinds = np.array([examples[i].kind for i in first])
-        found[condition] = values[first] - values[second], kinds
-    return found
-
-
-def _num_pairs(examples):
-    rows = np.zeros((len(examples), 0))
-    return len(_differences(rows, examples).get(DAMAGED, ([], []))[0])
-
-
-def corrected(head: Head, correction: tuple[np.ndarray, ...]) -> Head:
-    """With the weights of `correction_of`, in a line's units, for its levels."""
-    mean, deviation, weights = correction
-    count = len(head.weights) - len(weights)
-    return dataclasses.replace(
-        head,
-        mean=np.concatenate([head.mean[:count], mean]),
-        deviation=np.concatenate([head.deviation[:count], deviation]),
-        weights=np.concatenate([head.weights[:count], head.spread * weights]),
-    )
-
-
 def divide(examples: Sequence[Example]) -> tuple[list[Example], list[Example]]:
     """Two parts: what networks learn from at first, and what lines are fitted to.
 
@@ -577,110 +457,42 @@ def measure(
     )
 
 
-def finished(
-    lines: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]],
-    networks: dict[str, tuple[Sequence[Network], str | None]],
-    intact: Sequence[Example],
-    further: Sequence[Example],
-) -> dict[str, Head]:
-    """Heads of lines and networks, calibrated, with corrections.
-
-    Args:
-        lines: by head, of `line_of`.
-        networks: by head, and the kind that they never saw.
-        intact: windows, VARIED and DAMAGED, that no network has seen.
-        further: of `fit_heads`.
-    """
-    own = {name: each for name, (each, _) in networks.items()}
-    statistics, circumstances, points = measure(intact, own)
-    heads = {}
-    for name, (each, _) in networks.items():
-        half = float(np.quantile(points[name], HALF_AT))
-        line = _without_correction(*lines[name], _num_levels(each))
-        head = Head(tuple(each), half, *line, np.zeros(7), 1.0)
-        heads[name] = calibrated(head, statistics[name], circumstances, intact)
-    is_new = [e.kind != "none" or e.condition not in (VARIED, DAMAGED) for e in further]
-    more = _chosen(further, is_new)
-    examples = [*intact, *more]
-    if _num_pairs(examples) < LEAST_PAIRS:
-        return heads
-    sources = {name: own[name] for name in SOURCES}
-    of_more, around, _ = measure(more, sources)
-    around = np.concatenate([circumstances, around])
-    uncorrected = {name: heads[name] for name in SOURCES}
-    for name, (each, kind) in networks.items():
-        source = "no model" if name.startswith("no model") else "all"
-        one = uncorrected[source]
-        rows = np.concatenate([statistics[source], of_more[source]])
-        surprises = surprise.raw_surprise(rows, one) - around @ one.usual
-        levels = rows[:, rows.shape[1] - _num_levels(each) :]
-        used = np.array([e.kind == "none" or e.kind != kind for e in examples])
-        correction = correction_of(
-            surprises[used] / one.spread, levels[used], around[used],
-            _chosen(examples, used),
-        )  # fmt: skip
-        head = corrected(heads[name], correction)
-        heads[name] = calibrated(head, statistics[name], circumstances, intact)
-    return heads
-
-
-def _num_levels(networks):
-    return surprise.num_levels(surprise.sources_of(networks))
-
-
-def _without_correction(mean, deviation, weights, count):
-    """A line's, with weights of 0 for so many levels."""
-    zero = np.zeros(count)
-    return (
-        np.append(mean, zero),
-        np.append(deviation, zero + 1),
-        np.append(weights, zero),
-    )
-
-
 def fit_heads(
-    examples: Sequence[Example],
-    left_out: Sequence[str] = (),
-    seed: int = 0,
-    further: Sequence[Example] = (),
+    examples: Sequence[Example], left_out: Sequence[str] = (), seed: int = 0
 ) -> dict[str, Head]:
     """Heads by name: "all" and "no model", and for each kind left out "without KIND"
-    and "no model without KIND", whose networks, line and correction never saw one of
-    it. (What they correct for is what the surprise of "all" or "no model" varies by.)
+    and "no model without KIND", which never saw one of it.
 
     Stacked (Wolpert 1992): a line is fitted to windows that its networks did not learn
     from, then networks learn anew, from those as well. What is usual is fitted to
-    intact windows, VARIED and DAMAGED, that no network has seen.
-
-    Args:
-        examples: for networks and lines.
-        left_out: kinds.
-        seed: of draws and networks.
-        further: of scenes that are not among these, for corrections: DAMAGED ones with
-            soft warps, PIECEs of them, scenes of other conditions with all twins.
+    intact windows, VARIED and DAMAGED, that none has seen.
 
     Raises:
         TooFew: clips to fit something to.
     """
     learned, of_lines = divide(examples)
     unseen = [e for e in of_lines if e.condition in (VARIED, DAMAGED)]
-    intact = [e for e in [*unseen, *further] if e.kind == "none"]
-    intact = [e for e in intact if e.condition in (VARIED, DAMAGED)]
+    intact = [e for e in unseen if e.kind == "none"]
     _check_numbers(learned, of_lines, intact, left_out)
     networks = networks_by_head(learned, left_out, seed)
     first = {name: own for name, (own, _) in networks.items()}
     statistics, circumstances, _ = measure(of_lines, first)
     lines = {}
-    for name, (own, kind) in networks.items():
+    for name, (_, kind) in networks.items():
         used = np.array([e.kind != kind for e in of_lines])
         chosen = _chosen(of_lines, used)
-        by_line = statistics[name][used]
-        by_line = by_line[:, : by_line.shape[1] - _num_levels(own)]
-        lines[name] = line_of(by_line, circumstances[used], chosen)
+        lines[name] = line_of(statistics[name][used], circumstances[used], chosen)
     kept_back = {e.scene for e in unseen}
     seen = [e for e in examples if e.scene not in kept_back]
     networks = networks_by_head(seen, left_out, seed)
-    return finished(lines, networks, intact, further)
+    anew = {name: own for name, (own, _) in networks.items()}
+    statistics, circumstances, points = measure(intact, anew)
+    heads = {}
+    for name, own in anew.items():
+        half = float(np.quantile(points[name], HALF_AT))
+        head = Head(tuple(own), half, *lines[name], np.zeros(7), 1.0)
+        heads[name] = calibrated(head, statistics[name], circumstances, intact)
+    return heads
 
 
 def _check_numbers(learned, of_lines, intact, left_out):

@@ -10,8 +10,7 @@ fitted to the two halves of all others, with one thing changed at a time:
     sees        what the networks see: no model's numbers, the model's, or both
     twice       whether they learn from the points that fooled a first network
     line        what the line weighs: `sharpness` of the networks' surprise, plain
-                `sizes`, or both; or a single statistic, without a line. There is no
-                correction
+                `sizes`, or both; or a single statistic, without a line
     pairs       weight of pairs in the line's loss
 
 Prints a table and writes results/heads.json. AUROC is that of held-out intact windows
@@ -59,7 +58,7 @@ SINGLE = {
     "99.8th percentile of points": 7,
     "log mean odds of points": 8,
 }
-# Of `window_statistics` without `levels`, which are the correction's.
+# Of `window_statistics`.
 COLUMNS = {
     "both": np.s_[:],
     "sharpness": np.s_[: surprise.NUM_SHARPNESS],
@@ -99,9 +98,7 @@ def surprise_of(variant, statistics, design, examples, is_fitted) -> np.ndarray:
     """[E] of one variant, a line fitted to some of the examples, which also say what is
     usual. Unlike in fit_surprise.py, networks are not fitted anew after that."""
     fitted = [e for e, used in zip(examples, is_fitted, strict=True) if used]
-    rows = statistics[variant["sees"], variant["twice"]]
-    levels = surprise.num_levels({*sum(NETWORKS[variant["sees"]], ())})
-    rows = rows[:, : rows.shape[1] - levels][:, COLUMNS[variant["line"]]]
+    rows = statistics[variant["sees"], variant["twice"]][:, COLUMNS[variant["line"]]]
     if variant["line"] in SINGLE:
         raw = rows[:, 0]
     else:
@@ -164,12 +161,7 @@ def main(argv):
         e for e in examples if e.scene % HELD_OUT == 0 and e.condition in CONDITIONS
     ]
     scenes = {e.scene for e in held_out}
-    # Further scenes and pieces of clips are the correction's.
-    fitted = [
-        e
-        for e in examples
-        if e.scene not in scenes and e.condition != surprise_training.PIECE
-    ]
+    fitted = [e for e in examples if e.scene not in scenes]
     learned, of_line = surprise_training.divide(fitted)
     rng = np.random.default_rng(0)
     drawn = list(surprise_training.draw_points(learned, rng))

@@ -200,7 +200,6 @@ def test_what_a_short_window_cannot_know_says_nothing():
     points = surprise.point_surprise(found, [network])
     step = found.values[:, found.names.index("observed.step")]
     np.testing.assert_allclose(points, step, atol=1e-3)  # the mean of the other is 0
-    assert surprise.num_levels(["observed"]) == 0  # which is no residual
     count = surprise.NUM_SHARPNESS + len(observed)
     head = dataclasses.replace(
         some_head(names), mean=np.full(count, 7.0), deviation=np.ones(count),
@@ -242,36 +241,6 @@ def test_sizes_are_kept_by_window_and_sources():
                 alone = surprise.window_statistics(fields, points, sources)
                 np.testing.assert_array_equal(found, alone)
     assert len(cache) == 4
-
-
-@pytest.mark.parametrize("length", [40, 20])
-def test_levels_are_quantiles_of_the_residuals(length):
-    """Errors are 1 to 10 px, so that the logarithms' quartiles are known; three
-    tracks in five move a pixel a frame away from what their nearest ones say."""
-    pixels, visible = straight_tracks(num=50, length=length)
-    size = 1.0 + np.arange(50) % 10
-    far = size[:, None, None] * np.array([0.6, 0.8])
-    moving = np.where(np.arange(50) % 5 < 3, 1.0, 0)[:, None] * np.arange(length)
-    told = np.stack([moving, np.zeros((50, length))], -1)
-    nearest = surprise.Predictions(pixels + told)
-    found = fields_of(pixels, visible, predicted=pixels + far, nearest=nearest)
-    of_all = surprise.levels(found, ["observed", "nearest", "random"])
-    shape = 2, len(surprise.LEVEL_SIZES), 2, len(surprise.LEVELS)
-    assert surprise.num_levels(["observed", "nearest", "random"]) == len(of_all)
-    by = of_all.reshape(shape)
-    at = {name: i for i, name in enumerate(surprise.LEVEL_SIZES)}
-    expected = np.quantile(np.tile(np.arange(1.0, 11), 5 * (length - 1)), [0.25, 0.75])
-    np.testing.assert_allclose(
-        np.exp(by[1, at["error"], 0, [0, 2]]) - surprise.FLOOR, expected, rtol=0.02
-    )
-    drift = np.exp(by[0, at["drift12"], 0]) - surprise.FLOOR
-    np.testing.assert_allclose(drift, [0, 12, 12, 12], atol=0.1)
-    # Neighbours are of both kinds: their means lie between.
-    step = np.exp(by[0, at["step"], 1]) - surprise.FLOOR
-    assert 0 < step[0] <= step[1] < step[3] <= 1
-    np.testing.assert_allclose(np.exp(by[1, at["bend6"]]), surprise.FLOOR, rtol=0.02)
-    assert np.isnan(by[:, at["drift24"]]).all() == (length == 20)
-    assert np.isfinite(np.delete(by, at["drift24"], axis=1)).all()
 
 
 # --- Heads ---
@@ -328,9 +297,7 @@ def test_windows_are_joined_and_points_averaged():
     pixels, visible = straight_tracks(length=20)
     first = fields_of(pixels, visible)
     second = dataclasses.replace(first, start=10, stop=30)
-    head = some_head(
-        ["random.step", "visible"], num_statistics=28 + surprise.num_levels(["random"])
-    )
+    head = some_head(["random.step", "visible"], num_statistics=28)
     assert head.sources == ("random",)
     split = np.arange(60) % 4
     found = surprise.score_fields([first, second], head, (60, 30), split)
@@ -447,163 +414,6 @@ def test_the_line_weighs_what_is_left_when_the_usual_is_taken_off():
     assert np.mean(rest[1::2] > rest[::2]) > 0.95
 
 
-def paired_windows(rng, count=200, pieces=40, twins=60):
-    """Surprise that hangs on a draw; of four levels one knows the draw, one is higher
-    where a scene was warped, one besides where a clip was cut, and one, by as much,
-    where a scene has a twin. -> surprise, levels, circumstances, examples."""
-    damaged, piece = surprise_training.DAMAGED, surprise_training.PIECE
-    paired = surprise_training.PAIRED
-    names = [(i, kind, damaged) for i in range(count) for kind in ("none", paired)]
-    names += [(i, "first_half", piece) for i in range(pieces)]
-    names += [(1000 + i, "none", surprise_training.VARIED) for i in range(count)]
-    kinds = "none", "kick", "jitter"
-    names += [(1500 + i, kind, "noisy") for i in range(twins) for kind in kinds]
-    at = np.array([scene for scene, _, _ in names])
-    warped = np.array([kind == paired for _, kind, _ in names])
-    cut = np.array([name == piece for _, _, name in names])
-    kicked = np.array([kind == "kick" for _, kind, _ in names])
-    own = rng.normal(size=(2000, 5))[at]
-    draw = 0.3 * rng.normal(size=len(names))
-    noise = 0.02 * rng.normal(size=(4, len(names)))
-    surprises = own[:, 0] + draw + 0.02 * warped
-    levels = [draw, own[:, 1] + 0.3 * warped, own[:, 2] + 0.3 * warped + 3 * cut]
-    levels.append(own[:, 3] + 0.3 * warped - 3 * kicked)
-    ones = np.ones((len(names), 1))
-    rows = np.concatenate([ones, rng.normal(size=(len(names), 6))], axis=1)
-    examples = [
-        surprise_training.Example(scene, kind, name, np.zeros(0), None)
-        for scene, kind, name in names
-    ]
-    return surprises, np.stack(levels, 1) + noise.T, rows, examples
-
-
-def test_a_correction_is_the_least_of_what_it_says():
-    """What it minimises, written down once more with loops, has the same minimum."""
-    given = paired_windows(np.random.default_rng(0), 30, 8, 6)
-    surprises, levels, rows, examples = given
-    mean, deviation, weights = surprise_training.correction_of(*given)
-    intact = np.array([e.kind == "none" for e in examples])
-    np.testing.assert_allclose(mean, levels[intact].mean(0), atol=1e-9)
-    np.testing.assert_allclose(deviation, levels[intact].std(0), atol=1e-5)
-    x = np.clip((levels - mean) / deviation, -surprise.CLIP, surprise.CLIP)
-    x = x - rows @ surprise_training.usual_of(x, rows, examples)
-    scene = {
-        (e.scene, e.condition): i for i, e in enumerate(examples) if e.kind == "none"
-    }
-
-    def loss(w):
-        total, part = surprises + x @ w, x @ w
-        warped, pieces, moved, twins = [], [], [], {"kick": [], "jitter": []}
-        for i, e in enumerate(examples):
-            if e.kind == surprise_training.PAIRED:
-                whole = scene[e.scene, e.condition]
-                warped.append(total[i] - total[whole])
-                moved.append(part[i] - part[whole])
-            elif e.condition == surprise_training.PIECE:
-                whole = scene[e.scene, surprise_training.DAMAGED]
-                pieces.append(total[i] - total[whole])
-            elif e.kind != "none":
-                apart = x[i] - x[scene[e.scene, e.condition]]
-                length = np.linalg.norm(apart)
-                share = min(1, surprise_training.FARTHEST / length)
-                twins[e.kind].append(share * apart @ w)
-        of = {
-            name: [total[i] for i, e in enumerate(examples)
-                   if (e.kind, e.condition) == ("none", name)]
-            for name in (surprise_training.DAMAGED, surprise_training.VARIED, "noisy")
-        }  # fmt: skip
-        spread = np.mean(np.square(of[surprise_training.DAMAGED]))
-        spread += np.mean(np.square(of[surprise_training.VARIED])) + np.var(of["noisy"])
-        of_twins = np.mean(np.square(twins["kick"] + twins["jitter"]))
-        wanted = surprise_training.SHIFT * np.mean(moved)
-        wanted += surprise_training.TWIN_SHIFT * np.mean(
-            [np.mean(twins["kick"]), np.mean(twins["jitter"])]
-        )
-        return (
-            np.var(warped)
-            + surprise_training.OF_INTACT * spread
-            + surprise_training.OF_PIECES * np.mean(np.square(pieces))
-            + surprise_training.OF_TWINS * of_twins
-            + surprise_training.CORRECTION_RIDGE * np.sum(w**2)
-            - 2 * wanted
-        )
-
-    best = scipy.optimize.minimize(loss, np.zeros(4), tol=1e-12)
-    np.testing.assert_allclose(weights, best.x, atol=1e-4)
-
-
-def test_a_correction_takes_noise_away_and_finds_what_is_small(monkeypatch):
-    given = paired_windows(np.random.default_rng(0))
-    surprises, levels, _, examples = given
-    mean, deviation, weights = surprise_training.correction_of(*given)
-    warped = [i for i, e in enumerate(examples) if e.kind == surprise_training.PAIRED]
-    warped = np.array(warped)
-    found = surprises + (levels - mean) / deviation @ weights
-    assert np.mean(surprises[warped] > surprises[warped - 1]) < 0.6
-    assert np.mean(found[warped] > found[warped - 1]) > 0.75
-    assert weights[0] < 0 < weights[1]
-    # What pieces or twins change is weighed less for it.
-    for name, level in (("OF_PIECES", 2), ("OF_TWINS", 3)):
-        assert weights[level] < 0.8 * weights[1]
-        with monkeypatch.context() as patch:
-            patch.setattr(surprise_training, name, 0.0)
-            patch.setattr(surprise_training, "TWIN_SHIFT", 0.0)
-            patch.setattr(surprise_training, "SHIFT", 0.75)
-            free = surprise_training.correction_of(*given)[2]
-        assert free[level] > weights[level] + 0.1 * weights[1]
-
-
-def test_corrections_are_those_of_what_a_head_may_see(monkeypatch):
-    """In a head's own units, without twins of the kind that it never saw; there is none
-    for few pairs."""
-    given = paired_windows(np.random.default_rng(0))
-    surprises, levels, rows, examples = given
-    kept = [e.condition in ("damaged", "varied") and e.kind == "none" for e in examples]
-    kept = np.array(kept)
-    intact = [e for e, is_intact in zip(examples, kept, strict=True) if is_intact]
-    scale = {"all": 1.0, "no model": 1.0, "without kick": 0.5}
-    count = surprise.num_levels(["random"])
-    padded = np.concatenate([levels, np.zeros((len(levels), count - 4))], axis=1)
-    asked = []
-
-    def measure(chosen, networks):
-        of = kept if all(e.kind == "none" for e in chosen) else ~kept
-        assert len(chosen) == of.sum()
-        asked.append(sorted(networks))
-        found = {
-            name: np.column_stack([scale[name] * surprises, padded])[of]
-            for name in networks
-        }
-        return found, rows[of], {name: np.arange(4.0) for name in networks}
-
-    monkeypatch.setattr(surprise_training, "measure", measure)
-    network = surprise.Network(("random.a",), np.zeros(1), np.ones(1), ())
-    line = np.zeros(1), np.ones(1), np.ones(1)
-    lines = dict.fromkeys(scale, line)
-    networks = {n: ([network], "kick" if "kick" in n else None) for n in scale}
-    with monkeypatch.context() as patch:
-        patch.setattr(surprise_training, "LEAST_PAIRS", 201)
-        plain = surprise_training.finished(lines, networks, intact, examples)
-    assert asked == [sorted(scale)]
-    heads = surprise_training.finished(lines, networks, intact, examples)
-    assert asked[1:] == [sorted(scale), ["all", "no model"]]
-    order = np.concatenate([np.flatnonzero(kept), np.flatnonzero(~kept)])
-    one = plain["all"]
-    rest = (surprises - rows @ one.usual) / one.spread
-    for name, head in heads.items():
-        assert (plain[name].weights[1:] == 0).all() and plain[name].weights[0] == 1
-        assert plain[name].spread == pytest.approx(scale[name] * one.spread)
-        used = [i for i in order if not ("kick" in name and examples[i].kind == "kick")]
-        mean, deviation, weights = surprise_training.correction_of(
-            rest[used], padded[used], rows[used], [examples[i] for i in used]
-        )
-        np.testing.assert_allclose(head.mean[1:], mean)
-        np.testing.assert_allclose(head.deviation[1:], deviation)
-        np.testing.assert_allclose(head.weights[1:], plain[name].spread * weights)
-    alike = heads["without kick"].weights[1:] * 2 - heads["all"].weights[1:]
-    assert np.abs(alike).max() > 0.05  # of the twins
-
-
 def test_a_network_learns_what_no_line_can(monkeypatch):
     monkeypatch.setattr(surprise_training, "STEPS", 400)
     rng = np.random.default_rng(0)
@@ -676,8 +486,7 @@ def test_lines_are_fitted_to_what_networks_have_not_seen(monkeypatch):
     def networks_by_head(examples, left_out, seed):
         learned.append({e.scene for e in examples})
         network = surprise.Network((str(len(learned)),), None, None, ())
-        found = {name: ([network], None) for name in surprise_training.SOURCES}
-        return found | {"without kick": ([network], "kick")}
+        return {"all": ([network], None), "without kick": ([network], "kick")}
 
     def measure(examples, networks):
         at = {name: np.zeros((len(examples), 2)) for name in networks}
@@ -700,8 +509,8 @@ def test_lines_are_fitted_to_what_networks_have_not_seen(monkeypatch):
     assert learned == [first, {*range(100, 106), *range(200, 220)}]
     assert {scene for scene, _ in fitted[0]} == {100, 102, 104, *unseen}
     assert {kind for _, kind in fitted[0]} == {"none", "kick"}
-    assert {kind for _, kind in fitted[2]} == {"none"}  # without kick
-    assert usual == [{(scene, "none") for scene in unseen}] * 3
+    assert {kind for _, kind in fitted[1]} == {"none"}
+    assert usual == [{(scene, "none") for scene in unseen}] * 2
     assert heads["all"].networks[0].names == ("2",)
     # Too few of anything is said before any network is fitted.
     with pytest.raises(

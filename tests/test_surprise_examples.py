@@ -45,23 +45,6 @@ def test_a_soft_warp_is_local_slow_and_grows(seed, num_frames):
         assert widest <= 2 * damages.BLOB_RADIUS[1] * 256 + 1e-6
 
 
-@pytest.mark.parametrize("kind", surprise_examples.PIECES)
-def test_a_piece_is_a_part_of_a_clips_frames(kind):
-    tracks = random_tracks(num_frames=10, num_tracks=30)
-    visible = np.ones((30, 10, 1), np.float32)
-    visible[3, 1:] = 0  # seen in no two frames of any piece
-    tracks = dataclasses.replace(tracks, visible=visible)
-    frames = {
-        "every_second": [0, 2, 4, 6, 8],
-        "first_half": [0, 1, 2, 3, 4],
-        "second_half": [5, 6, 7, 8, 9],
-    }[kind]
-    found = surprise_examples.piece_of(tracks, kind)
-    expected = np.delete(tracks.tracks, 3, axis=0)[:, frames]
-    np.testing.assert_array_equal(found.tracks, expected)
-    assert found.visible.shape == (29, 5, 1)
-
-
 def test_the_trackers_points_are_those_of_bodies_they_lie_on():
     places = np.array([[20.0, 20], [200, 200], [100, 100]], np.float32)
     stored = {
@@ -95,36 +78,17 @@ def test_from_seeds_to_heads_that_score(tmp_path, monkeypatch):
     monkeypatch.setattr(damages, "MIN_FRAMES", WINDOW)
     monkeypatch.setattr(surprise_training, "NOT_SURE", 0)
     monkeypatch.setattr(surprise_training, "LEAST_INTACT", 2)
-    monkeypatch.setattr(surprise_training, "LEAST_PAIRS", 1)
-    monkeypatch.setattr(surprise_examples, "PIECES_EVERY", 1)
     path = save_random(
         tmp_path / "small.npz", track_autoencoder_3d.make_model("mini", **SMALL)
     )
     keywords = {
         "num_scenes": 2, "num_rendered": 1, "num_varied": 2, "num_damaged": 1,
-        "num_paired": 1, "num_further": 1, "num_further_rendered": 1,
         "work_dir": str(tmp_path / "work"),
     }  # fmt: skip
     text = surprise_examples.fit(path, **keywords)
     assert text.endswith(f"written {tmp_path / 'small_surprise.npz'}")
     checkpoint = pipeline.load_checkpoint(path, pipeline.make_options())
     heads = pipeline.load_heads(checkpoint, leave_one_out=True)
-    # What makes a correction is of scenes behind those that are learned from.
-    [folder] = (tmp_path / "work").glob("fields_*")
-    first = surprise_examples.FIRST_DAMAGED
-    of_pieces = {f"{first + 1}_piece_{name}.npz" for name in surprise_examples.PIECES}
-    assert {path.name for path in folder.glob("*_piece_*")} == of_pieces
-    warped = {path.name for path in folder.glob("*_damaged_soft_warp.npz")}
-    assert warped == {f"{first + i}_damaged_soft_warp.npz" for i in (0, 1)}
-    [jittery] = folder.glob("*_damaged_jittery_warp.npz")
-    assert jittery.name.startswith(str(first))
-    scene = surprise_examples.FIRST_SEED + 2
-    for condition in ("true", "noisy"):
-        assert (folder / f"{scene}_{condition}_none.npz").exists()
-    assert list(folder.glob(f"{surprise_examples.FIRST_RENDERED + 1}_rendered_*"))
-    for head in heads.values():
-        count = surprise.num_levels(head.sources)
-        assert count < len(head.weights) and np.abs(head.weights[-count:]).max() > 0
     names = ["all", "no model"]
     for kind in kinds:
         names += [f"without {kind}", f"no model without {kind}"]
@@ -159,9 +123,7 @@ def twin(scene, kind):
 
 def test_nothing_to_learn_from_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(offline_proof, "make_pool", lambda *_: [])
-    counts = dict.fromkeys(
-        ("num_rendered", "num_damaged", "num_paired", "num_further"), 0
-    ) | {"num_scenes": 1, "num_further_rendered": 0}
+    counts = {"num_scenes": 1, "num_rendered": 0, "num_damaged": 0}
     with pytest.raises(pipeline.PipelineError, match="at most 19 .* --num_varied"):
         surprise_examples.fit(None, **counts, num_varied=38, work_dir=str(tmp_path))
     assert not list(tmp_path.iterdir())
