@@ -1610,7 +1610,8 @@ def make_result(
     Without one (or without enough tracks for fields) realism is average Jaccard, of all
     tracks together with score_all_points and else the mean over the splits, and
     `realism_std` the standard deviation of the realism of each split alone. The
-    jackknife takes a third of the time: without `with_spread` it is left out.
+    jackknife scores the clip anew for every split: without `with_spread` it is left
+    out, and `realism_std` is None (but not without a head, where it costs nothing).
     """
     statistics, realism, spread = _scores_of_splits(tracks, held_out, options)
     found = head and _clip_surprise(tracks, held_out, fields, head, with_spread)

@@ -333,16 +333,11 @@ def local_mean(
     sums: scipy.sparse.csr_array | None = None,
 ) -> Float[np.ndarray, "N L"]:
     """Mean over neighbours of what is known (not NaN); NaN where fewer than `least`
-    are. Many times faster with the `neighbour_sums` of `near`."""
-    if sums is None:
-        around = field[near, np.arange(field.shape[1])[:, None]]
-        known = np.isfinite(around) & (near >= 0)
-        count = known.sum(-1)
-        total = np.where(known, around, 0).sum(-1)
-    else:
-        known = np.isfinite(field)
-        both = np.stack([np.where(known, field, 0).ravel(), known.ravel()], axis=1)
-        total, count = (sums @ both.astype(field.dtype)).T.reshape(2, *field.shape)
+    are. Of many fields faster with the `neighbour_sums` of `near`."""
+    sums = neighbour_sums(near) if sums is None else sums
+    known = np.isfinite(field)
+    both = np.stack([np.where(known, field, 0).ravel(), known.ravel()], axis=1)
+    total, count = (sums @ both.astype(field.dtype)).T.reshape(2, *field.shape)
     return np.where(count >= least, total / np.maximum(count, 1), np.nan)
 
 
