@@ -1,13 +1,14 @@
 """Fits what turns a model's residuals into a score, on simulated scenes and twins.
 
     python fit_surprise.py --checkpoint_path=runs/mini/3dspa_mini.npz
-    python fit_surprise.py --num_scenes=20 --num_rendered=4 --output_dir=/tmp/heads
+    python fit_surprise.py --num_scenes=20 --num_rendered=4 --num_damaged=4 \\
+        --num_varied=80 --num_paired=0 --output_dir=/tmp/heads  # a small one
 
 Writes NAME_surprise.npz beside the checkpoint, which pipeline.py then scores with, and
 NAME_surprise_left_out.npz with heads that never saw one kind of violation, which
-evaluate_benchmarks.py --benchmark=synthetic judges by. Two or three hours on two CPU
+evaluate_benchmarks.py --benchmark=synthetic judges by. Five or six hours on two CPU
 cores; interrupted, the same command goes on. What is computed of each clip is kept in
---work_dir (17 GB at the default size).
+--work_dir (35 GB at the default size).
 """
 
 import sys
@@ -22,7 +23,8 @@ from files import keep_compiled_programs
 FLAGS = flags.FLAGS
 NAMES = (  # of flags, and of what surprise_examples.fit takes
     "checkpoint_path", "num_scenes", "num_rendered", "num_varied", "num_damaged",
-    "work_dir", "output_dir", "left_out", "num_workers", "seed",
+    "num_paired", "num_further", "num_further_rendered", "num_torn", "work_dir",
+    "output_dir", "left_out", "num_workers", "seed",
 )  # fmt: skip
 
 
@@ -42,6 +44,21 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "num_damaged", 40, "Rendered scenes with warped copies.", lower_bound=0
     )
+    flags.DEFINE_integer(
+        "num_paired", 200, "More of these, with soft warps, for the correction; 0 for "
+        "heads without one, and then the next three mean nothing.",
+        lower_bound=0,
+    )  # fmt: skip
+    flags.DEFINE_integer(
+        "num_further", 40, "Scenes with all twins, for the correction.", lower_bound=0
+    )
+    flags.DEFINE_integer(
+        "num_further_rendered", 14, "Rendered ones likewise.", lower_bound=0
+    )
+    flags.DEFINE_integer(
+        "num_torn", 20, "Of those of --num_paired also shuffled, frozen and the like.",
+        lower_bound=0,
+    )  # fmt: skip
     flags.DEFINE_string(
         "work_dir", "runs/surprise", "For scenes and numbers about them."
     )

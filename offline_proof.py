@@ -183,10 +183,9 @@ def run(
         rows, notes = run_corruptions(
             paths, output / "clips", judges, front_ends, num_seeds
         )
-        groups = {
-            "damages": tuple(n for n in damages.DAMAGES if n not in damages.APART),
-            "apart": damages.APART,
-        }
+        kinds = tuple(n for n in damages.DAMAGES if n not in damages.APART)
+        of_frames = tuple(n for n in kinds if n != "object_replaced")
+        groups = {"damages": kinds, "of frames": of_frames, "apart": damages.APART}
     else:
         raise pipeline.PipelineError(
             f"no offline benchmark {benchmark!r}: have synthetic, corruptions"
@@ -447,7 +446,7 @@ def judge(
 def _by_other_heads(fields, heads, kinds, shape):
     """What the heads say that do not score, in MEASURES; and of those that leave a kind
     out the log odds of points."""
-    cache = {}  # of sizes, which are the same for all heads
+    cache = {}  # of sizes and levels, which are the same for all heads
     by_name = {
         name: surprise.score_fields(fields, heads[name], shape, cache=cache)
         for name in [

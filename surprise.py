@@ -11,11 +11,13 @@ clip, and whether neighbours share it. From top to bottom:
     neighbours, neighbour_sums, local_mean
                             which tracks are near a point; means over them
     standardised            numbers in standard deviations, what is not known as 0
-    Head                    what was fitted: two small networks and a line
+    Correction, Head        what was fitted: two small networks, a line, a correction
     point_surprise          Fields -> log odds [M] that a point breaks physics there
-    window_statistics       those -> the statistics of a window: sharpness, sizes
+    window_statistics       those -> the statistics of a window: sharpness, sizes,
+                            levels
     circumstances           what the usual surprise depends on: speed, tracks, frames
-    window_surprise         the statistics -> surprise, 0 for the usual window
+    line_surprise, surprise_of, window_surprise
+                            the statistics -> surprise, 0 for the usual window
     clip_surprise           that of all windows together
     score_fields            Fields of a clip -> ClipSurprise
     coords_score            surprise of points -> 0..1
@@ -44,7 +46,7 @@ from jaxtyping import Bool, Float, Int
 import scoring
 from files import BAD_FILE, whole_file
 
-VERSION = 4  # of the numbers in Fields and of the statistics: other heads are not used
+VERSION = 5  # of the numbers in Fields and of the statistics: other heads are not used
 NUM_NEAR = 4, 16  # neighbours of a point, one for every NEAR_SHARE tracks of a window
 NEAR_SHARE = 40
 NUM_SHARPNESS = 12  # statistics of `sharpness`
@@ -70,6 +72,12 @@ SIZES = {
     "error": (0, 0),
 }
 MEANS = "visible", "scale"  # of which it has means
+# Of `levels`: quantiles, and sizes that they are of.
+LEVELS = 0.25, 0.5, 0.75, 0.9
+LEVEL_SIZES = "bend3", "bend6", "step", "drift12", "drift24", "error"
+# The surprise up to which all of a correction counts, and from which nothing of it: it
+# is for what hardly shows.
+FADES = 1.0, 2.5
 LOWEST_LOGIT, HIGHEST_LOGIT = -20.0, 20.0
 
 
@@ -379,15 +387,49 @@ class Network:
 
 
 @dataclasses.dataclass(frozen=True)
+class Correction:
+    """What changes a window's surprise for where the bulk of its residuals lies.
+
+    Attributes:
+        mean, deviation, weights: [V] of `levels`.
+        usual: [7] what these come to in intact windows, as weights of `circumstances`.
+        most: that is added or taken off at most. It is fitted to small differences, and
+            knows nothing of windows unlike any that it was fitted to.
+        spread: standard deviation of the sum over intact windows.
+    """
+
+    mean: np.ndarray
+    deviation: np.ndarray
+    weights: np.ndarray
+    usual: np.ndarray
+    most: float
+    spread: float
+
+    def __call__(
+        self,
+        surprise: Float[np.ndarray, "*B"],
+        levels: Float[np.ndarray, "*B V"],
+        circumstances: Float[np.ndarray, "*B 7"],
+    ) -> np.ndarray:
+        """The surprise of windows from what their line says."""
+        found = standardised(levels, self.mean, self.deviation) @ self.weights
+        found = np.clip(found - circumstances @ self.usual, -self.most, self.most)
+        first, last = FADES
+        share = np.clip((last - surprise) / (last - first), 0, 1)
+        return (surprise + share * found) / self.spread
+
+
+@dataclasses.dataclass(frozen=True)
 class Head:
     """What makes a score of Fields; see fit_surprise.py.
 
     Attributes:
         networks: for points; the mean of their outputs counts.
         half: point surprise at which coords_score is a half.
-        mean, deviation, weights: [S] of window_statistics.
+        mean, deviation, weights: [S] the line, of `window_statistics` before `levels`.
         usual: [7] what surprise intact windows have, as weights of `circumstances`.
-        spread: their standard deviation around it.
+        spread: the line's standard deviation around it.
+        correction: of what the line says, None for none.
     """
 
     networks: tuple[Network, ...]
@@ -397,6 +439,7 @@ class Head:
     weights: np.ndarray
     usual: np.ndarray
     spread: float
+    correction: Correction | None = None
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -436,18 +479,18 @@ def window_statistics(
     sources: Sequence[str],
     cache: dict | None = None,
 ) -> Float[np.ndarray, " S"]:
-    """What a line weighs: `sharpness`, and `sizes` of some sources.
+    """What a head weighs: `sharpness`, `sizes` of some sources, and their `levels`.
 
     Args:
         fields: of a window.
         surprise: of its points.
         sources: of the head's networks.
-        cache: sizes found before, by fields' `id` and sources: no network changes
-            them. What is missing is added.
+        cache: sizes and levels found before, by fields' `id` and sources: no network
+            changes them. What is missing is added.
     """
     cache, key = {} if cache is None else cache, (id(fields), tuple(sources))
     if key not in cache:
-        cache[key] = sizes(fields, sources)
+        cache[key] = np.append(sizes(fields, sources), levels(fields, sources))
     return np.append(sharpness(fields, surprise), cache[key])
 
 
@@ -508,10 +551,49 @@ def sizes(fields: Fields, sources: Sequence[str]) -> Float[np.ndarray, " S"]:
     return np.array(found)
 
 
-def _log_size(name, fields):
-    """[m] logarithms of a size where it can be known."""
+def levels(fields: Fields, sources: Sequence[str]) -> Float[np.ndarray, " V"]:
+    """Where the bulk of the residuals lies: what warps slowly and smoothly moves it by
+    less than clips differ in, but by more than other tracks of the same clip do.
+
+    Of each source's errors, steps, drift and second differences, and their neighbours'
+    means, LEVELS (quantiles) of the logarithms; not of the observed motion, which is no
+    residual. A point of which nothing is known there, since it or what it is compared
+    with is hidden, counts as the window's median. NaN as in `sizes`.
+    """
+    found = np.full(num_levels(sources), np.nan).reshape(-1, len(LEVELS))
+    names = [
+        (f"{source}.{what}", near)
+        for source in _of_residuals(sources)
+        for what in LEVEL_SIZES
+        for near in ("", ".near")
+    ]
+    for row, (name, near) in zip(found, names, strict=True):
+        log = _log_size(name, fields, near)
+        if len(log):
+            row[:] = np.quantile(log, LEVELS)
+    return found.ravel()
+
+
+def num_levels(sources: Sequence[str]) -> int:
+    """How many `levels` there are of some sources."""
+    return len(_of_residuals(sources)) * len(LEVEL_SIZES) * 2 * len(LEVELS)
+
+
+def without_levels(
+    statistics: Float[np.ndarray, "*B S"], sources: Sequence[str]
+) -> np.ndarray:
+    """What a line weighs of `window_statistics`."""
+    return statistics[..., : statistics.shape[-1] - num_levels(sources)]
+
+
+def _of_residuals(sources):
+    return [source for source in sources if source != "observed"]
+
+
+def _log_size(name, fields, near=""):
+    """[m] logarithms of a size, or its neighbours' mean, where it can be known."""
     known = _can_be_known(name.split(".")[1], fields)
-    column = fields.values[:, fields.names.index(name)]
+    column = fields.values[:, fields.names.index(f"{name}{near}")]
     usual = fields.values[:, fields.names.index(f"{name}.usual")]
     return column[known].astype(np.float32) + usual[known].astype(np.float32)
 
@@ -540,9 +622,27 @@ def circumstances(fields: Fields) -> Float[np.ndarray, "7"]:
     return np.array([1, median, mean, median**2, mean**2, tracks, frames])
 
 
-def raw_surprise(statistics: Float[np.ndarray, "*B S"], head: Head) -> np.ndarray:
-    """Weighed statistics of windows."""
-    return standardised(statistics, head.mean, head.deviation) @ head.weights
+def line_surprise(statistics: Float[np.ndarray, "*B S"], head: Head) -> np.ndarray:
+    """What the line makes of windows' statistics."""
+    count = len(head.weights)
+    return standardised(statistics[..., :count], head.mean, head.deviation) @ (
+        head.weights
+    )
+
+
+def surprise_of(
+    statistics: Float[np.ndarray, "*B S"],
+    circumstances: Float[np.ndarray, "*B 7"],
+    head: Head,
+) -> np.ndarray:
+    """The surprise of windows, in standard deviations of intact windows that move alike
+    and have as many tracks and frames."""
+    usual = circumstances @ head.usual
+    found = (line_surprise(statistics, head) - usual) / head.spread
+    if head.correction is None:
+        return found
+    levels = statistics[..., len(head.weights) :]
+    return head.correction(found, levels, circumstances)
 
 
 def window_surprise(
@@ -551,11 +651,10 @@ def window_surprise(
     head: Head,
     cache: dict | None = None,
 ) -> float:
-    """A window's surprise, in standard deviations of intact windows that move alike and
-    have as many tracks and frames; from that of its points. For `cache` see
+    """`surprise_of` a window, from the surprise of its points. For `cache` see
     `window_statistics`."""
-    raw = raw_surprise(window_statistics(fields, points, head.sources, cache), head)
-    return float((raw - head.usual @ circumstances(fields)) / head.spread)
+    statistics = window_statistics(fields, points, head.sources, cache)
+    return float(surprise_of(statistics, circumstances(fields), head))
 
 
 def clip_surprise(surprise: Sequence[float], lengths: Sequence[int]) -> float:
@@ -682,11 +781,20 @@ def write_heads(
         np.savez_compressed(file, about=np.array(json.dumps(about)), **arrays)
 
 
+_OF_CORRECTION = tuple(field.name for field in dataclasses.fields(Correction))
+_OF_HEAD = tuple(
+    field.name
+    for field in dataclasses.fields(Head)
+    if field.name not in ("networks", "correction")
+)
+
+
 def _arrays_of(head) -> dict[str, np.ndarray]:
-    arrays = {}
-    for field in dataclasses.fields(Head):
-        if field.name != "networks":
-            arrays[field.name] = np.asarray(getattr(head, field.name), np.float64)
+    arrays = {name: np.asarray(getattr(head, name), np.float64) for name in _OF_HEAD}
+    if head.correction is not None:
+        for name in _OF_CORRECTION:
+            value = getattr(head.correction, name)
+            arrays[f"correction/{name}"] = np.asarray(value, np.float64)
     for i, network in enumerate(head.networks):
         at = f"networks/{i}"
         arrays[f"{at}/names"] = np.array(network.names)
@@ -734,12 +842,14 @@ def _head_of(arrays, name) -> Head:
                 ),
             )
         )
-    return Head(
-        tuple(networks),
-        half=float(arrays[f"{name}/half"]),
-        mean=arrays[f"{name}/mean"],
-        deviation=arrays[f"{name}/deviation"],
-        weights=arrays[f"{name}/weights"],
-        usual=arrays[f"{name}/usual"],
-        spread=float(arrays[f"{name}/spread"]),
-    )
+    correction = None
+    if f"{name}/correction/mean" in arrays:
+        at = f"{name}/correction"
+        correction = Correction(**_numbers(arrays, at, _OF_CORRECTION))
+    numbers = _numbers(arrays, name, _OF_HEAD)
+    return Head(tuple(networks), **numbers, correction=correction)
+
+
+def _numbers(arrays, at, names):
+    found = {name: arrays[f"{at}/{name}"] for name in names}
+    return {n: array if array.ndim else array.item() for n, array in found.items()}

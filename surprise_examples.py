@@ -2,9 +2,11 @@
 
 From top to bottom:
 
-    drawn_clips         a scene's file -> which of its clips are learned from
+    all_twins           a scene's file -> all of its clips
+    drawn_clips         which of them are learned from
     softly_warped       tracks as damages.soft_warp would move them
     clip_fields         a clip -> Fields of its windows, and what breaks physics there
+    piece_of            tracks of a clip, cut or thinned out
     damaged_pool        rendered scenes, and copies damaged as damages.py does
     examples            clips -> Examples of surprise_training.py, kept on disk
     fit                 all of it: scenes to heads beside a checkpoint
@@ -38,8 +40,26 @@ VARIED_FRAMES = 24, 150  # of further intact clips: a window of each
 SOFT_WARP = "soft_warp"  # as in damages.py, of a noisy clip's tracks; no simulated kind
 # Done to rendered pictures, for what a tracker makes of warped ones.
 DAMAGES = "soft_warp", "jittery_warp"
+TEARS = "shuffled", "frozen", "jump", "jittery_warp"
+# What of an intact clip is to be as surprising as all of it: start and stop, as shares
+# of its frames, and step.
+PIECES = {
+    "every_second": (0, 1, 2),
+    "first_half": (0, 0.5, 1),
+    "second_half": (0.5, 1, 1),
+}
+PIECES_EVERY = 4  # of the scenes with soft warps one has them: they cost as much
 SAME_POINT = 6.0  # pixels, within which a track of the tracker's is a body's point
 KINDS = tuple(kind for kind in synthetic.VIOLATIONS if kind != "texture_swap")
+
+
+def all_twins(file: Path, condition: str) -> list[tuple[str, str]]:
+    """(kind, condition) of a scene, and of all its twins that show."""
+    with np.load(file) as stored:
+        part = "lk" if condition == "rendered" else "tracks"
+        kinds = [kind for kind in KINDS if f"{kind}/{part}" in stored.files]
+        shown = [kind for kind in kinds if offline_proof.shows(stored, kind, condition)]
+    return [(kind, condition) for kind in ("none", *shown)]
 
 
 def drawn_clips(file: Path, is_rendered: bool) -> list[tuple[str, str]]:
@@ -168,12 +188,31 @@ def varied_fields(seed, checkpoint, options):
         yield fields, np.zeros(len(fields.rows), np.int8)
 
 
+def piece_of(tracks: pipeline.Tracks3D, kind: str) -> pipeline.Tracks3D:
+    """The tracks of a clip that is cut or thinned out as one of PIECES; those that are
+    seen in two frames of it."""
+    start, stop, step = PIECES[kind]
+    length = tracks.visible.shape[1]
+    frames = np.s_[int(start * length) : int(stop * length) : step]
+    kept = (tracks.visible[:, frames, 0] > 0).sum(axis=1) > 1
+    return dataclasses.replace(
+        tracks,
+        tracks=tracks.tracks[kept][:, frames],
+        visible=tracks.visible[kept][:, frames],
+    )
+
+
 def damaged_fields(file, kind, checkpoint, options):
-    """Fields of a clip of `damaged_pool`. Networks learn nothing from them, so which of
-    the points are to blame is not said (-1)."""
+    """Fields of a clip of `damaged_pool`, or of one of its PIECES. Networks learn
+    nothing from them, so which of the points are to blame is not said (-1)."""
     with np.load(file) as archive:
         stored = dict(archive)
-    tracks = offline_proof.condition_tracks(stored, kind, "rendered", int(file.stem))
+    of_file, seed = "none" if kind in PIECES else kind, int(file.stem)
+    tracks = offline_proof.condition_tracks(stored, of_file, "rendered", seed)
+    if kind in PIECES:
+        tracks = piece_of(tracks, kind)
+    if len(tracks.tracks) < surprise.NUM_NEAR[0]:
+        return
     for fields in pipeline.clip_fields(tracks, checkpoint, options):
         yield fields, np.full(len(fields.rows), -1, np.int8)
 
@@ -184,15 +223,16 @@ def clip_fields(file, kind, condition, checkpoint, options):
     Args:
         file: of offline_proof.make_pool or of damaged_pool; its stem alone counts for
             VARIED.
-        kind: of violation, SOFT_WARP or "none".
-        condition: one of offline_proof.CONDITIONS, or surprise_training's VARIED or
-            DAMAGED.
+        kind: of violation or of PIECES, SOFT_WARP or "none".
+        condition: one of offline_proof.CONDITIONS, or surprise_training's VARIED,
+            DAMAGED, TORN or PIECE.
         checkpoint, options: of pipeline.py.
     """
     seed = int(file.stem)
     if condition == surprise_training.VARIED:
         return varied_fields(seed, checkpoint, options)
-    if condition == surprise_training.DAMAGED:
+    of_pool = surprise_training.DAMAGED, surprise_training.TORN, surprise_training.PIECE
+    if condition in of_pool:
         return damaged_fields(file, kind, checkpoint, options)
     with np.load(file) as archive:
         stored = dict(archive)
@@ -202,27 +242,42 @@ def clip_fields(file, kind, condition, checkpoint, options):
 
 
 def damaged_pool(
-    folder: Path, seeds: Sequence[int], num_workers: int
+    folder: Path,
+    seeds: Sequence[int],
+    kinds: Sequence[str],
+    num_workers: int,
 ) -> list[tuple[Path, str, str]]:
     """Rendered scenes and damaged copies through the tracker, a file a seed: of "none"
-    and each of DAMAGES `KIND/lk [M, T, 2]` and `KIND/lkv [M, T]`.
+    and each of some damages.DAMAGES, where it can be done, `KIND/lk [M, T, 2]` and
+    `KIND/lkv [M, T]`.
+
+    Args:
+        folder: for files, all of the same kinds.
+        seeds: of scenes.
+        kinds: of damages.
+        num_workers: processes.
 
     Returns:
         Clips, as `examples` takes them.
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{seed}.npz" for seed in seeds]
-    jobs = [str(path) for path in paths if not offline_proof.is_made(path, True)]
+    jobs = [(str(p), kinds) for p in paths if not offline_proof.is_made(p, True)]
     if jobs:
         with workers.ordered_map(min(num_workers, len(jobs))) as run_all:
             for _ in tqdm(run_all(_make_damaged, jobs), "damaged", total=len(jobs)):
                 pass
-    kinds = "none", *DAMAGES
-    there = [path for path in paths if path.exists()]
-    return [(path, kind, surprise_training.DAMAGED) for path in there for kind in kinds]
+    clips = []
+    for path in filter(Path.exists, paths):
+        with np.load(path) as stored:
+            there = [kind for kind in kinds if f"{kind}/lk" in stored.files]
+        name = surprise_training.DAMAGED
+        clips += [(path, kind, name) for kind in ("none", *there)]
+    return clips
 
 
-def _make_damaged(path) -> None:
+def _make_damaged(job) -> None:
+    path, kinds = job
     seed = int(Path(path).stem)
     size = offline_proof.SIDE, offline_proof.SIDE
     length, number = offline_proof.NUM_FRAMES, offline_proof.NUM_TRACKS
@@ -233,8 +288,11 @@ def _make_damaged(path) -> None:
     frames = synthetic.render(scene, lit=False)
     arrays = {"version": np.asarray(synthetic.VERSION)}
     arrays |= offline_proof.tracked_arrays("none", frames)
-    for kind in DAMAGES:
-        copy = damages.DAMAGES[kind](frames, np.random.default_rng(seed))
+    for kind in kinds:
+        try:
+            copy = damages.DAMAGES[kind](frames, np.random.default_rng(seed))
+        except damages.NotApplicable:
+            continue
         arrays |= offline_proof.tracked_arrays(kind, copy)
     with whole_file(path) as file:
         np.savez(file, **arrays)
@@ -296,6 +354,10 @@ def fit(
     num_rendered: int,
     num_varied: int,
     num_damaged: int,
+    num_paired: int,
+    num_further: int,
+    num_further_rendered: int,
+    num_torn: int,
     work_dir: str,
     output_dir: str | None = None,
     left_out: bool = True,
@@ -314,26 +376,36 @@ def fit(
     options = pipeline.make_options("mini")  # its seed is no part of what is kept
     checkpoint = pipeline.load_checkpoint(checkpoint_path, options)
     work = Path(work_dir)
-    counts = num_scenes, num_rendered, num_varied, num_damaged
-    most = num_varied // 2 + num_damaged
-    if most < surprise_training.LEAST_INTACT:  # hours before it would be noticed
-        raise pipeline.PipelineError(
-            f"at most {most} windows say what is usual, need "
-            f"{surprise_training.LEAST_INTACT}: give more --num_varied or --num_damaged"
+    most_intact = num_varied - num_varied // 2 + num_damaged + num_paired
+    _check_numbers(most_intact, num_paired)
+    clips = _learned_clips(
+        work, num_scenes, num_rendered, num_varied, num_damaged, num_workers
+    )
+    further = ()
+    if num_paired:
+        # Behind those: no scene is in both.
+        scenes, rendered, paired = (
+            range(first + used, first + used + count)
+            for first, used, count in (
+                (FIRST_SEED, num_scenes, num_further),
+                (FIRST_RENDERED, num_rendered, num_further_rendered),
+                (FIRST_DAMAGED, num_damaged, num_paired),
+            )
         )
-    clips = _all_clips(work, *counts, num_workers)
-    versions = f"{surprise.VERSION}_{synthetic.VERSION}"
-    folder = work / f"fields_{checkpoint.sha256[:12]}_{versions}"
-    found = list(examples(clips, folder, checkpoint, options))
+        further = _further_clips(work, scenes, rendered, paired, num_torn, num_workers)
+    how = f"{checkpoint.sha256[:12]}_{surprise.VERSION}_{synthetic.VERSION}"
+    found = list(examples(clips, work / f"fields_{how}", checkpoint, options))
+    more = list(examples(further, work / f"further_{how}", checkpoint, options))
+    number = len(found) + len(more)
     kinds = KINDS if left_out else ()
     try:
-        heads = surprise_training.fit_heads(found, kinds, seed)
+        heads = surprise_training.fit_heads(found, kinds, seed, more)
     except surprise_training.TooFew as error:
-        raise pipeline.PipelineError(f"of {len(found)} clips {error}") from error
+        raise pipeline.PipelineError(f"of {number} clips {error}") from error
     about = {
         "command": command,
         "scenes_version": synthetic.VERSION,
-        "num_clips": len(found),
+        "num_clips": number,
     }
     path = surprise.heads_path(checkpoint.name, output_dir or checkpoint.folder)
     shipped = {name: heads.pop(name) for name in surprise_training.SOURCES}
@@ -341,12 +413,30 @@ def fit(
     if heads:
         beside = path.with_stem(f"{path.stem}_left_out")
         surprise.write_heads(beside, heads, checkpoint.sha256, about)
-    return f"{len(found)} clips\nwritten {path}"
+    return f"{number} clips\nwritten {path}"
 
 
-def _all_clips(work, num_scenes, num_rendered, num_varied, num_damaged, num_workers):
-    """What is learned from, as `examples` takes it; scenes that are not yet there are
-    made."""
+def _check_numbers(most_intact, num_paired):
+    """What would be noticed hours later."""
+    least = surprise_training.LEAST_INTACT
+    if most_intact < least:
+        raise pipeline.PipelineError(
+            f"at most {most_intact} windows say what is usual, need {least}: give more "
+            "--num_varied, --num_damaged or --num_paired"
+        )
+    least = surprise_training.LEAST_PAIRS
+    if 0 < num_paired < least:
+        raise pipeline.PipelineError(
+            f"no correction can be fitted to --num_paired={num_paired}: give at least "
+            f"{least}, or 0 for heads without one"
+        )
+
+
+def _learned_clips(
+    work, num_scenes, num_rendered, num_varied, num_damaged, num_workers
+):
+    """What networks and lines learn from, as `examples` takes it; scenes that are not
+    yet there are made."""
     clips = []
     for first, count, is_rendered in (
         (FIRST_SEED, num_scenes, False),
@@ -360,4 +450,28 @@ def _all_clips(work, num_scenes, num_rendered, num_varied, num_damaged, num_work
     varied = range(FIRST_VARIED, FIRST_VARIED + num_varied)
     clips += [(Path(f"{s}.npz"), "none", surprise_training.VARIED) for s in varied]
     damaged = range(FIRST_DAMAGED, FIRST_DAMAGED + num_damaged)
-    return clips + damaged_pool(work / "damaged", damaged, num_workers)
+    return clips + damaged_pool(work / "damaged", damaged, DAMAGES, num_workers)
+
+
+def _further_clips(work, seeds, rendered, paired, num_torn, num_workers):
+    """What corrections are fitted to besides, as `examples` takes it: twins of scenes,
+    rendered ones, soft warps with pieces, and the first of these scenes torn."""
+    clips = []
+    for chosen, conditions in ((seeds, ("true", "noisy")), (rendered, ("rendered",))):
+        files = offline_proof.make_pool(
+            work / "scenes", chosen, "rendered" in conditions, num_workers
+        )
+        for condition in conditions:
+            clips += [(f, *clip) for f in files for clip in all_twins(f, condition)]
+    kinds = (surprise_training.PAIRED,)
+    pairs = damaged_pool(work / "paired", paired, kinds, num_workers)
+    files = [file for file, kind, _ in pairs if kind == surprise_training.PAIRED]
+    pieces = [
+        (file, kind, surprise_training.PIECE)
+        for file in files[PIECES_EVERY - 1 :: PIECES_EVERY]
+        for kind in PIECES
+    ]
+    # Against the same scenes as soft warps are.
+    torn = damaged_pool(work / "torn", paired[:num_torn], TEARS, num_workers)
+    torn = [(f, kind, surprise_training.TORN) for f, kind, _ in torn if kind != "none"]
+    return clips + pairs + pieces + torn

@@ -12,9 +12,15 @@ From top to bottom:
     usual_of            what is usual in a window's circumstances
     calibrated          a head with what is usual
     weights_of          what each example counts in it
+    correction_of       what of the residuals' levels is added to surprise
+    num_pairs           how many soft warps there are to fit one to
+    may_see             what a head may be fitted to
+    corrected, leveled  a head with one
     divide              which examples networks learn from, and which the lines
     networks_by_head    the networks of all heads
     measure             the statistics of windows
+    finished            heads of networks and lines, with corrections
+    head_name           of a source and the kind that it never saw
     fit_heads           all of it: the shipped head, those that never saw a kind of
                         violation, and the same on what needs no model
 """
@@ -32,7 +38,7 @@ from jaxtyping import Bool, Float, Int
 from tqdm import tqdm
 
 import surprise
-from surprise import Fields, Head, Network
+from surprise import Correction, Fields, Head, Network
 
 # From the moment on, which frames show it: most kinds are over at once.
 AT_ONCE = -1, 3
@@ -58,6 +64,24 @@ LINE_SHARE = 2
 LEAST_INTACT = 20  # windows, to say what is usual in seven numbers
 VARIED = "varied"  # condition of windows of any length and number of tracks
 DAMAGED = "damaged"  # of rendered pictures that were warped; networks see none
+PIECE = "piece"  # of a DAMAGED scene as it is, cut or thinned out
+TORN = "torn"  # likewise, its pictures shuffled, frozen, and the like
+# What is TORN as a kind of violation does it: who must not see the one sees neither.
+ALIKE = {"freeze": "frozen", "time_jump": "jump", "jitter": "jittery_warp"}
+PAIRED = "soft_warp"  # the kind of DAMAGED that corrections are fitted to
+LEAST_PAIRS = 20  # for a correction
+# What a correction weighs, where the variance of a soft warp's change of surprise has
+# weight 1 (`correction_of`): the variance of surprise over intact windows of a
+# condition; its change from a clip to a piece of it, squared; the correction's own part
+# in the change from a scene to a twin, squared; the squares of the weights.
+OF_INTACT, OF_PIECES, OF_TWINS, CORRECTION_RIDGE = 0.1, 0.05, 1.5, 0.03
+SHIFT, TWIN_SHIFT = 2.0, 0.5  # how hard soft warps, and twins, pull
+# A twin's levels are at most so many deviations from its scene's, all levels together:
+# what is torn apart moves them by up to 40, and a few such would say all.
+FARTHEST = 10.0
+# What a correction adds or takes off at most, in deviations of surprise; less than the
+# width of surprise.FADES, so that more surprise stays more.
+MOST = 1.0
 HALF_AT = 0.995  # of intact points, those above get a coords_score below a half
 
 
@@ -360,13 +384,18 @@ def usual_of(
 
 
 def calibrated(head, statistics, circumstances, examples) -> Head:
-    """With what surprise intact windows have, see `usual_of`, and its spread."""
-    raw = surprise.raw_surprise(statistics, head)[:, None]
-    usual = usual_of(raw, circumstances, examples)
+    """With what the line makes of intact windows, see `usual_of`, and its spread."""
+    raw = surprise.line_surprise(statistics, head)
+    usual, spread = _usual_and_spread(raw, circumstances, examples)
+    return dataclasses.replace(head, usual=usual, spread=spread)
+
+
+def _usual_and_spread(values, circumstances, examples):
+    """[7] of `usual_of`, and the standard deviation of intact windows around it."""
+    usual = usual_of(values[:, None], circumstances, examples)[:, 0]
     intact, _, weight = _intact(examples)
-    rest = (raw - circumstances @ usual)[intact, 0]
-    spread = float(np.sqrt(np.average(rest**2, weights=weight)))
-    return dataclasses.replace(head, usual=usual[:, 0], spread=spread)
+    rest = (values - circumstances @ usual)[intact]
+    return usual, float(np.sqrt(np.average(rest**2, weights=weight)))
 
 
 def _intact(examples):
@@ -392,6 +421,156 @@ SOURCES = {
     # As many networks, so that the mean of two is no advantage.
     "no model": (surprise.NO_MODEL, surprise.NO_MODEL),
 }
+
+
+def correction_of(
+    surprises: Float[np.ndarray, " E"],
+    levels: Float[np.ndarray, "E V"],
+    circumstances: Float[np.ndarray, "E 7"],
+    examples: Sequence[Example],
+) -> Correction:
+    """What is to be added to surprise.
+
+    A soft warp moves the bulk of the residuals by a tenth of what clips differ in, but
+    within a pair hardly anything else does, while what a line weighs, the sharpest of
+    few points, hangs on which tracks were shown to the model. With s the surprise and x
+    the levels, of both what is usual taken off, and d the difference from the scene,
+    the weights w are the least of
+
+        Var[ds + w dx] over soft warps          - 2 SHIFT w E[dx]
+        + OF_INTACT E[(s + w x)^2] over intact windows
+        + OF_PIECES E[(ds + w dx)^2] over pieces
+        + OF_TWINS E[(w dx)^2] over twins       - 2 TWIN_SHIFT w E[dx]
+        + CORRECTION_RIDGE |w|^2
+
+    where the terms of intact windows and of twins are sums over conditions, twins'
+    E[dx] is the mean over kinds, and their dx is no longer than FARTHEST. What was TORN
+    counts among twins: it is plain without a correction, and must stay so.
+
+    It is Fisher's discriminant (1936) of paired differences, in which the weight of s
+    is given; levels that vary as s does are its control variates. With the square over
+    intact windows VARIED and DAMAGED ones come to the same level, too, so that tracks
+    of rendered pictures are no more surprising than a simulator's; of other conditions,
+    whose level is not asked for, the variance counts.
+
+    Args:
+        surprises: of a head without a correction.
+        levels: of windows.
+        circumstances: likewise.
+        examples: intact ones, PAIRED ones, PIECEs, twins and TORN ones.
+
+    Returns:
+        A correction with spread 1, see `leveled`.
+    """
+    is_intact, condition, _ = _intact(examples)
+    mean, deviation = _moments(levels[is_intact], least=1e-6)
+    x = surprise.standardised(levels, mean, deviation)
+    usual = usual_of(x, circumstances, examples)
+    both = np.column_stack([surprises, x - circumstances @ usual])
+    rows, pull = [], np.zeros(x.shape[1])
+    by_condition = _differences(both, examples)
+    pairs, _ = by_condition.pop(DAMAGED)
+    rows.append(_share(pairs - pairs.mean(0), 1.0))
+    pull += SHIFT * pairs[:, 1:].mean(0)
+    if PIECE in by_condition:
+        rows.append(_share(by_condition.pop(PIECE)[0], OF_PIECES))
+    for name in np.unique(condition):
+        own = both[is_intact][condition == name]
+        has_level = name in (VARIED, DAMAGED)
+        rows.append(_share(own if has_level else own - own.mean(0), OF_INTACT))
+    for twins, kinds in by_condition.values():
+        apart = twins[:, 1:]
+        length = np.linalg.norm(apart, axis=1, keepdims=True)
+        apart = apart * np.minimum(1, FARTHEST / np.maximum(length, 1e-6))
+        by_kind = [apart[kinds == kind].mean(0) for kind in np.unique(kinds)]
+        pull += TWIN_SHIFT * np.mean(by_kind, axis=0)
+        rows.append(_share(np.column_stack([0 * length, apart]), OF_TWINS))
+    rows = np.concatenate(rows)
+    s, x = rows[:, 0], rows[:, 1:]
+    stiff = x.T @ x + CORRECTION_RIDGE * np.eye(x.shape[1])
+    weights = np.linalg.solve(stiff, pull - x.T @ s)
+    return Correction(mean, deviation, weights, usual @ weights, MOST, spread=1.0)
+
+
+def _share(rows, weight):
+    """Rows whose squares' sum is `weight` times the mean of the given rows' squares."""
+    return rows * np.sqrt(weight / len(rows))
+
+
+def _differences(values, examples):
+    """By condition [n, ...] of what was made of a scene, less that of the scene as it
+    is, and [n] its kinds: soft warps (DAMAGED), PIECEs, TORN ones, twins. Warps of
+    other kinds are the line's."""
+    scene = {
+        (e.scene, e.condition): i for i, e in enumerate(examples) if e.kind == "none"
+    }
+    made = {}
+    for i, e in enumerate(examples):
+        of = scene.get(scene_of(e.scene, e.condition))
+        is_other = e.condition == DAMAGED and e.kind != PAIRED
+        if e.kind != "none" and of is not None and not is_other:
+            made.setdefault(e.condition, []).append((i, of))
+    found = {}
+    for condition, pairs in made.items():
+        first, second = np.array(pairs).T
+        kinds = np.array([examples[i].kind for i in first])
+        found[condition] = values[first] - values[second], kinds
+    return found
+
+
+def scene_of(scene: int, condition: str) -> tuple[int, str]:
+    """Scene and condition of what an example was made of."""
+    return scene, DAMAGED if condition in (PIECE, TORN) else condition
+
+
+def num_pairs(examples: Sequence[Example]) -> int:
+    """How many soft warps there are whose scene is there, too."""
+    found = _differences(np.zeros(len(examples)), examples)
+    return len(found[DAMAGED][0]) if DAMAGED in found else 0
+
+
+def may_see(kind: str | None, examples: Sequence[Example]) -> np.ndarray:
+    """[E] what a head may be fitted to that is not to see a kind of violation, nor what
+    is ALIKE."""
+    return np.array([e.kind not in (kind, ALIKE.get(kind)) for e in examples])
+
+
+def corrected(
+    head: Head,
+    kind: str | None,
+    statistics: Float[np.ndarray, "E S"],
+    circumstances: Float[np.ndarray, "E 7"],
+    examples: Sequence[Example],
+) -> Head:
+    """A calibrated head with a correction that is not to see a kind of violation;
+    intact VARIED and DAMAGED windows have surprise 0 ± 1 as before."""
+    used = may_see(kind, examples)
+    plain = surprise.surprise_of(statistics, circumstances, head)
+    correction = correction_of(
+        plain[used], statistics[used, len(head.weights) :], circumstances[used],
+        _chosen(examples, used),
+    )  # fmt: skip
+    return leveled(head, correction, statistics, circumstances, examples)
+
+
+def leveled(
+    head: Head,
+    correction: Correction,
+    statistics: Float[np.ndarray, "E S"],
+    circumstances: Float[np.ndarray, "E 7"],
+    examples: Sequence[Example],
+) -> Head:
+    """A head with a correction of spread 1, and with what is usual and that spread such
+    that intact VARIED and DAMAGED windows have surprise 0 ± 1."""
+    kept = np.array([e.condition in (VARIED, DAMAGED) for e in examples])
+    head = dataclasses.replace(head, correction=correction)
+    values = surprise.surprise_of(statistics[kept], circumstances[kept], head)
+    usual, spread = _usual_and_spread(
+        values, circumstances[kept], _chosen(examples, kept)
+    )
+    correction = dataclasses.replace(correction, spread=spread)
+    usual = head.usual + head.spread * usual
+    return dataclasses.replace(head, usual=usual, correction=correction)
 
 
 def divide(examples: Sequence[Example]) -> tuple[list[Example], list[Example]]:
@@ -423,11 +602,8 @@ def networks_by_head(
         known = fit_networks(points, names, SOURCES["no model"], seed)
         other = fit_networks(points, names, SOURCES["all"][1:], seed + 1)
         own = {"all": [known[0], *other], "no model": known}
-        for name in SOURCES:
-            key = name
-            if kind is not None:
-                key = f"without {kind}" if name == "all" else f"{name} without {kind}"
-            networks[key] = own[name], kind
+        for source in SOURCES:
+            networks[head_name(source, kind)] = own[source], kind
     return networks
 
 
@@ -457,51 +633,111 @@ def measure(
     )
 
 
+def finished(
+    lines: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]],
+    networks: dict[str, tuple[Sequence[Network], str | None]],
+    intact: Sequence[Example],
+    further: Sequence[Example],
+) -> dict[str, Head]:
+    """Heads of lines and networks, calibrated, with corrections.
+
+    Args:
+        lines: by head, of `line_of`.
+        networks: of `networks_by_head`.
+        intact: windows, VARIED and DAMAGED, that no network has seen.
+        further: of `fit_heads`; none gives heads without corrections.
+    """
+    own = {name: each for name, (each, _) in networks.items()}
+    statistics, circumstances, points = measure(intact, own)
+    heads = {}
+    for name, (each, _) in networks.items():
+        half = float(np.quantile(points[name], HALF_AT))
+        head = Head(tuple(each), half, *lines[name], np.zeros(7), 1.0)
+        heads[name] = calibrated(head, statistics[name], circumstances, intact)
+    if not further:
+        return heads
+    is_new = [e.kind != "none" or e.condition not in (VARIED, DAMAGED) for e in further]
+    more = _chosen(further, is_new)
+    examples = [*intact, *more]
+    sources = {name: own[name] for name in SOURCES}
+    of_more, around, _ = measure(more, sources)
+    around = np.concatenate([circumstances, around])
+    rows = {n: np.concatenate([statistics[n], of_more[n]]) for n in SOURCES}
+    plain = {name: heads[name] for name in SOURCES}
+    for source in SOURCES:
+        for kind in dict.fromkeys(kind for _, kind in networks.values()):
+            found = corrected(plain[source], kind, rows[source], around, examples)
+            correction = dataclasses.replace(found.correction, spread=1.0)
+            name = head_name(source, kind)
+            own = heads[name], correction, statistics[name], circumstances, intact
+            heads[name] = leveled(*own)
+    return heads
+
+
+def head_name(source: str, kind: str | None) -> str:
+    """Of one of SOURCES, and the kind that it never saw: "all", "without KIND", "no
+    model", "no model without KIND"."""
+    if kind is None:
+        return source
+    return f"without {kind}" if source == "all" else f"{source} without {kind}"
+
+
 def fit_heads(
-    examples: Sequence[Example], left_out: Sequence[str] = (), seed: int = 0
+    examples: Sequence[Example],
+    left_out: Sequence[str] = (),
+    seed: int = 0,
+    further: Sequence[Example] = (),
 ) -> dict[str, Head]:
     """Heads by name: "all" and "no model", and for each kind left out "without KIND"
-    and "no model without KIND", which never saw one of it.
+    and "no model without KIND", whose networks, line and correction never saw one of
+    it. (But a correction weighs the surprise of "all" or "no model", which did.)
 
     Stacked (Wolpert 1992): a line is fitted to windows that its networks did not learn
     from, then networks learn anew, from those as well. What is usual is fitted to
-    intact windows, VARIED and DAMAGED, that none has seen.
+    intact windows, VARIED and DAMAGED, that no network has seen.
+
+    Args:
+        examples: for networks and lines.
+        left_out: kinds.
+        seed: of draws and networks.
+        further: of scenes that are not among these, for corrections: DAMAGED ones with
+            soft warps, PIECEs of them, TORN ones, scenes with all twins.
 
     Raises:
         TooFew: clips to fit something to.
     """
     learned, of_lines = divide(examples)
     unseen = [e for e in of_lines if e.condition in (VARIED, DAMAGED)]
-    intact = [e for e in unseen if e.kind == "none"]
-    _check_numbers(learned, of_lines, intact, left_out)
+    intact = [e for e in [*unseen, *further] if e.kind == "none"]
+    intact = [e for e in intact if e.condition in (VARIED, DAMAGED)]
+    _check_numbers(learned, of_lines, intact, left_out, further)
     networks = networks_by_head(learned, left_out, seed)
     first = {name: own for name, (own, _) in networks.items()}
     statistics, circumstances, _ = measure(of_lines, first)
     lines = {}
-    for name, (_, kind) in networks.items():
+    for name, (own, kind) in networks.items():
         used = np.array([e.kind != kind for e in of_lines])
         chosen = _chosen(of_lines, used)
-        lines[name] = line_of(statistics[name][used], circumstances[used], chosen)
+        rows = surprise.without_levels(statistics[name], surprise.sources_of(own))
+        lines[name] = line_of(rows[used], circumstances[used], chosen)
     kept_back = {e.scene for e in unseen}
     seen = [e for e in examples if e.scene not in kept_back]
     networks = networks_by_head(seen, left_out, seed)
-    anew = {name: own for name, (own, _) in networks.items()}
-    statistics, circumstances, points = measure(intact, anew)
-    heads = {}
-    for name, own in anew.items():
-        half = float(np.quantile(points[name], HALF_AT))
-        head = Head(tuple(own), half, *lines[name], np.zeros(7), 1.0)
-        heads[name] = calibrated(head, statistics[name], circumstances, intact)
-    return heads
+    return finished(lines, networks, intact, further)
 
 
-def _check_numbers(learned, of_lines, intact, left_out):
+def _check_numbers(learned, of_lines, intact, left_out, further):
     """Raises where a network would have no culprit, a line no twin, and what is usual
-    too few windows."""
+    or a correction too few windows."""
     if len(intact) < LEAST_INTACT:
         raise TooFew(
             f"{len(intact)} intact windows say what is usual, need {LEAST_INTACT}: "
-            "give more --num_varied or --num_damaged"
+            "give more --num_varied, --num_damaged or --num_paired"
+        )
+    if further and num_pairs(further) < LEAST_PAIRS:
+        raise TooFew(
+            f"{num_pairs(further)} are soft warps, a correction needs {LEAST_PAIRS}: "
+            "give more --num_paired"
         )
     for kind in (None, *left_out):
         others = ("none", kind)

@@ -10,7 +10,8 @@ fitted to the two halves of all others, with one thing changed at a time:
     sees        what the networks see: no model's numbers, the model's, or both
     twice       whether they learn from the points that fooled a first network
     line        what the line weighs: `sharpness` of the networks' surprise, plain
-                `sizes`, or both; or a single statistic, without a line
+                `sizes`, or both; or a single statistic, without a line. There is no
+                correction
     pairs       weight of pairs in the line's loss
 
 Prints a table and writes results/heads.json. AUROC is that of held-out intact windows
@@ -58,7 +59,7 @@ SINGLE = {
     "99.8th percentile of points": 7,
     "log mean odds of points": 8,
 }
-# Of `window_statistics`.
+# Of `window_statistics` without `levels`, which are the correction's.
 COLUMNS = {
     "both": np.s_[:],
     "sharpness": np.s_[: surprise.NUM_SHARPNESS],
@@ -98,7 +99,9 @@ def surprise_of(variant, statistics, design, examples, is_fitted) -> np.ndarray:
     """[E] of one variant, a line fitted to some of the examples, which also say what is
     usual. Unlike in fit_surprise.py, networks are not fitted anew after that."""
     fitted = [e for e, used in zip(examples, is_fitted, strict=True) if used]
-    rows = statistics[variant["sees"], variant["twice"]][:, COLUMNS[variant["line"]]]
+    rows = statistics[variant["sees"], variant["twice"]]
+    sources = sorted(set().union(*NETWORKS[variant["sees"]]))
+    rows = surprise.without_levels(rows, sources)[:, COLUMNS[variant["line"]]]
     if variant["line"] in SINGLE:
         raw = rows[:, 0]
     else:

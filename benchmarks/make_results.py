@@ -487,12 +487,19 @@ def main() -> None:
         "clip against any damaged one of the same condition. Intervals are 95%, "
         "bootstrapped by scene or video. Of simulated scenes, *true* tracks are the "
         "simulator's, *noisy* ones carry a tracker's noise, *rendered* ones are what "
-        "the Lucas-Kanade tracker makes of rendered pictures.",
+        "the Lucas-Kanade tracker makes of rendered pictures. The head without model "
+        "is fitted as the other is, its correction, too, whose settings were chosen by "
+        "what they do for the other.",
         "### Simulated scenes and their impossible twins",
         proof_section(
             "synthetic", " --conditions=true,noisy,rendered --num_scenes=145"
         ),
         "### Real clips and damaged copies",
+        "The head was fitted to simulated pictures, some of them damaged likewise: "
+        "warped for its line, and for its correction also shuffled, frozen and made to "
+        "jump. So of these damages only replaced objects and reversed playback are of "
+        "a kind that it never saw; what the correction does without a kind is among "
+        "what was tried. *Of frames* are all five but replaced objects.",
         proof_section("corruptions", " --video_path=../shared/videos"),
         "### What was tried",
         tried_section(),

@@ -543,7 +543,7 @@ def test_damaged_copies_from_a_video_to_a_report(small, tmp_path, monkeypatch):
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     found = metrics["figures"]["real"]
     assert {name: x["num"] for name, x in found.items()} == {
-        "damages": 2, "apart": 1, "shuffled": 2, "object_replaced": 0,
+        "damages": 2, "of frames": 2, "apart": 1, "shuffled": 2, "object_replaced": 0,
         "reversed_playback": 1,
     }  # fmt: skip
     monkeypatch.setattr(offline_proof, "judge", None)

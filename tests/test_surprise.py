@@ -200,13 +200,14 @@ def test_what_a_short_window_cannot_know_says_nothing():
     points = surprise.point_surprise(found, [network])
     step = found.values[:, found.names.index("observed.step")]
     np.testing.assert_allclose(points, step, atol=1e-3)  # the mean of the other is 0
+    assert surprise.num_levels(["observed"]) == 0  # which is no residual
     count = surprise.NUM_SHARPNESS + len(observed)
     head = dataclasses.replace(
         some_head(names), mean=np.full(count, 7.0), deviation=np.ones(count),
         weights=np.arange(count) >= surprise.NUM_SHARPNESS + 8,
     )  # fmt: skip
     statistics = surprise.window_statistics(found, points, ["observed"])
-    assert surprise.raw_surprise(statistics, head) == 0
+    assert surprise.line_surprise(statistics, head) == 0
 
 
 def test_sizes_are_those_of_even_motion():
@@ -243,6 +244,36 @@ def test_sizes_are_kept_by_window_and_sources():
     assert len(cache) == 4
 
 
+@pytest.mark.parametrize("length", [40, 20])
+def test_levels_are_quantiles_of_the_residuals(length):
+    """Errors are 1 to 10 px, so that the logarithms' quartiles are known; three
+    tracks in five move a pixel a frame away from what their nearest ones say."""
+    pixels, visible = straight_tracks(num=50, length=length)
+    size = 1.0 + np.arange(50) % 10
+    far = size[:, None, None] * np.array([0.6, 0.8])
+    moving = np.where(np.arange(50) % 5 < 3, 1.0, 0)[:, None] * np.arange(length)
+    told = np.stack([moving, np.zeros((50, length))], -1)
+    nearest = surprise.Predictions(pixels + told)
+    found = fields_of(pixels, visible, predicted=pixels + far, nearest=nearest)
+    of_all = surprise.levels(found, ["observed", "nearest", "random"])
+    shape = 2, len(surprise.LEVEL_SIZES), 2, len(surprise.LEVELS)
+    assert surprise.num_levels(["observed", "nearest", "random"]) == len(of_all)
+    by = of_all.reshape(shape)
+    at = {name: i for i, name in enumerate(surprise.LEVEL_SIZES)}
+    expected = np.quantile(np.tile(np.arange(1.0, 11), 5 * (length - 1)), [0.25, 0.75])
+    np.testing.assert_allclose(
+        np.exp(by[1, at["error"], 0, [0, 2]]) - surprise.FLOOR, expected, rtol=0.02
+    )
+    drift = np.exp(by[0, at["drift12"], 0]) - surprise.FLOOR
+    np.testing.assert_allclose(drift, [0, 12, 12, 12], atol=0.1)
+    # Neighbours are of both kinds: their means lie between.
+    step = np.exp(by[0, at["step"], 1]) - surprise.FLOOR
+    assert 0 < step[0] <= step[1] < step[3] <= 1
+    np.testing.assert_allclose(np.exp(by[1, at["bend6"]]), surprise.FLOOR, rtol=0.02)
+    assert np.isnan(by[:, at["drift24"]]).all() == (length == 20)
+    assert np.isfinite(np.delete(by, at["drift24"], axis=1)).all()
+
+
 # --- Heads ---
 
 
@@ -269,6 +300,12 @@ def some_head(names, seed=0, num_statistics=12):
         usual=np.array([0.5, 0.1, 0, 0, 0, 0, 0]),
         spread=2.0,
     )
+
+
+def some_correction(count, seed=0):
+    rng = np.random.default_rng(seed)
+    one = rng.normal(size=(3, count))
+    return surprise.Correction(*one, usual=rng.normal(size=7), most=0.5, spread=1.5)
 
 
 def test_a_network_is_that_of_the_formula():
@@ -304,6 +341,13 @@ def test_windows_are_joined_and_points_averaged():
     points = surprise.point_surprise(first, head.networks)
     alone = surprise.window_surprise(first, points, head)
     assert found.surprise == pytest.approx(alone)
+    correction = some_correction(surprise.num_levels(["random"]))
+    corrected = dataclasses.replace(head, correction=correction)
+    levels = surprise.levels(first, ["random"])
+    around = surprise.circumstances(first)
+    assert surprise.window_surprise(first, points, corrected) == pytest.approx(
+        float(correction(alone, levels, around))
+    )
     assert list(found.windows) == [(0, 20), (10, 30)]
     picture = np.full((60, 20), np.nan)
     picture[first.rows, first.frames] = points
@@ -319,6 +363,8 @@ def test_windows_are_joined_and_points_averaged():
 def test_heads_come_back_from_their_file(tmp_path):
     path = tmp_path / "m_surprise.npz"
     heads = {"all": some_head(["a", "b"]), "no model": some_head(["b"], 1)}
+    correction = some_correction(8)
+    heads["all"] = dataclasses.replace(heads["all"], correction=correction)
     surprise.write_heads(path, heads, "abc", {"command": "x"})
     found = surprise.read_heads(path, "abc")
     assert found.keys() == heads.keys()
@@ -331,9 +377,18 @@ def test_heads_come_back_from_their_file(tmp_path):
         np.testing.assert_array_equal(back.networks[1](x), head.networks[1](x))
         np.testing.assert_array_equal(back.usual, head.usual)
         assert surprise.fingerprint(back) == surprise.fingerprint(head)
+    assert found["no model"].correction is None
+    for part in ("mean", "deviation", "weights", "usual", "most", "spread"):
+        back = getattr(found["all"].correction, part)
+        np.testing.assert_array_equal(back, getattr(correction, part))
     names = {surprise.fingerprint(head) for head in heads.values()}
-    changed = dataclasses.replace(heads["all"], spread=2.5)
-    assert len(names | {surprise.fingerprint(changed)}) == 3
+    for changes in (
+        {"spread": 2.5},
+        {"correction": None},
+        {"correction": dataclasses.replace(correction, most=0.4)},
+    ):
+        names.add(surprise.fingerprint(dataclasses.replace(heads["all"], **changes)))
+    assert len(names) == 5
     assert surprise.fingerprint(None) is None
     assert surprise.read_heads(path, "of another checkpoint") is None
     assert surprise.read_heads(tmp_path / "none.npz", "abc") is None
@@ -410,8 +465,236 @@ def test_the_line_weighs_what_is_left_when_the_usual_is_taken_off():
         some_head(["a"]), mean=line[0], deviation=line[1], weights=line[2]
     )
     head = surprise_training.calibrated(head, statistics, rows, examples)
-    rest = surprise.raw_surprise(statistics, head) - rows @ head.usual
+    rest = surprise.line_surprise(statistics, head) - rows @ head.usual
     assert np.mean(rest[1::2] > rest[::2]) > 0.95
+
+
+def paired_windows(rng, count=200, pieces=40, twins=60):
+    """Surprise that hangs on a draw; of four levels one knows the draw, and the other
+    three are a little higher where a scene was warped, but the second of these also
+    much higher where a clip was cut, and the third much lower where it was kicked.
+    -> surprise, levels, circumstances, examples."""
+    damaged, piece = surprise_training.DAMAGED, surprise_training.PIECE
+    paired = surprise_training.PAIRED
+    kinds = "none", "jittery_warp", paired
+    names = [(i, kind, damaged) for i in range(count) for kind in kinds]
+    names += [(i, "first_half", piece) for i in range(pieces)]
+    names += [(1000 + i, "none", surprise_training.VARIED) for i in range(count)]
+    kinds = "none", "kick", "jitter"
+    names += [(1500 + i, kind, "noisy") for i in range(twins) for kind in kinds]
+    names += [(1500 + i, "jitter", "noisy") for i in range(twins // 2)]
+    names += [(i, "frozen", surprise_training.TORN) for i in range(twins // 2)]
+    names += [(i, "jump", surprise_training.TORN) for i in range(twins // 3)]
+    at = np.array([scene for scene, _, _ in names])
+    kind = np.array([kind for _, kind, _ in names])
+    warped, kicked = kind == paired, kind == "kick"
+    cut = np.array([name == piece for _, _, name in names])
+    own = rng.normal(size=(2000, 5))[at]
+    draw = 0.3 * rng.normal(size=len(names))
+    noise = 0.02 * rng.normal(size=(4, len(names)))
+    surprises = own[:, 0] + draw + 0.02 * warped
+    levels = [draw, own[:, 1] + 0.3 * warped, own[:, 2] + 0.3 * warped + 3 * cut]
+    levels.append(own[:, 3] + 0.3 * warped - 3 * kicked)
+    levels[0][kind == "frozen"] += 2
+    for level in levels:
+        level[kind == "jittery_warp"] += 100  # a kind that corrections are not for
+    ones = np.ones((len(names), 1))
+    rows = np.concatenate([ones, rng.normal(size=(len(names), 6))], axis=1)
+    examples = [
+        surprise_training.Example(scene, kind, name, np.zeros(0), None)
+        for scene, kind, name in names
+    ]
+    return surprises, np.stack(levels, 1) + noise.T, rows, examples
+
+
+@pytest.mark.parametrize("farthest", [10.0, 1.0])
+def test_a_correction_is_the_least_of_what_it_says(monkeypatch, farthest):
+    """What it minimises, written down once more with loops, has the same minimum."""
+    monkeypatch.setattr(surprise_training, "FARTHEST", farthest)
+    given = paired_windows(np.random.default_rng(0), 30, 8, 6)
+    surprises, levels, rows, examples = given
+    found = surprise_training.correction_of(*given)
+    intact = np.array([e.kind == "none" for e in examples])
+    np.testing.assert_allclose(found.mean, levels[intact].mean(0), atol=1e-9)
+    np.testing.assert_allclose(found.deviation, levels[intact].std(0), atol=1e-5)
+    x = (levels - found.mean) / found.deviation
+    x = np.clip(x, -surprise.CLIP, surprise.CLIP)
+    usual = surprise_training.usual_of(x, rows, examples)
+    np.testing.assert_allclose(found.usual, usual @ found.weights)
+    x = x - rows @ usual
+    scene = {
+        (e.scene, e.condition): i for i, e in enumerate(examples) if e.kind == "none"
+    }
+
+    def loss(w):
+        total, part = surprises + x @ w, x @ w
+        warped, pieces, moved, twins = [], [], [], {}
+        for i, e in enumerate(examples):
+            if e.kind == surprise_training.PAIRED:
+                whole = scene[e.scene, e.condition]
+                warped.append(total[i] - total[whole])
+                moved.append(part[i] - part[whole])
+            elif e.condition == surprise_training.PIECE:
+                whole = scene[e.scene, surprise_training.DAMAGED]
+                pieces.append(total[i] - total[whole])
+            elif e.kind in ("kick", "jitter", "frozen", "jump"):
+                of_damaged = e.condition == surprise_training.TORN
+                name = surprise_training.DAMAGED if of_damaged else e.condition
+                apart = x[i] - x[scene[e.scene, name]]
+                share = min(1, farthest / np.linalg.norm(apart))
+                by_kind = twins.setdefault(e.condition, {})
+                by_kind.setdefault(e.kind, []).append(share * apart @ w)
+        of = {
+            name: [total[i] for i, e in enumerate(examples)
+                   if (e.kind, e.condition) == ("none", name)]
+            for name in (surprise_training.DAMAGED, surprise_training.VARIED, "noisy")
+        }  # fmt: skip
+        spread = np.mean(np.square(of[surprise_training.DAMAGED]))
+        spread += np.mean(np.square(of[surprise_training.VARIED])) + np.var(of["noisy"])
+        wanted, of_twins = surprise_training.SHIFT * np.mean(moved), 0
+        for by_kind in twins.values():
+            of_twins += np.mean(np.square(sum(by_kind.values(), [])))
+            shift = np.mean([np.mean(each) for each in by_kind.values()])
+            wanted += surprise_training.TWIN_SHIFT * shift
+        return (
+            np.var(warped)
+            + surprise_training.OF_INTACT * spread
+            + surprise_training.OF_PIECES * np.mean(np.square(pieces))
+            + surprise_training.OF_TWINS * of_twins
+            + surprise_training.CORRECTION_RIDGE * np.sum(w**2)
+            - 2 * wanted
+        )
+
+    best = scipy.optimize.minimize(loss, np.zeros(4), tol=1e-12)
+    np.testing.assert_allclose(found.weights, best.x, atol=1e-4)
+
+
+def test_a_correction_takes_noise_away_and_finds_what_is_small(monkeypatch):
+    monkeypatch.setattr(surprise_training, "TWIN_SHIFT", 0.0)
+    given = paired_windows(np.random.default_rng(0))
+    surprises, levels, _, examples = given
+    found = surprise_training.correction_of(*given)
+    weights = found.weights
+    paired = [e.kind == surprise_training.PAIRED for e in examples]
+    warped = np.flatnonzero(paired)
+    total = surprises + (levels - found.mean) / found.deviation @ weights
+    assert np.mean(surprises[warped] > surprises[warped - 2]) < 0.6
+    assert np.mean(total[warped] > total[warped - 2]) > 0.75
+    assert weights[0] < 0 < weights[1]
+    # What pieces or twins change is weighed less for it, be it up or down.
+    for name, level in (("OF_PIECES", 2), ("OF_TWINS", 3)):
+        assert abs(weights[level]) < 0.8 * weights[1]
+        with monkeypatch.context() as patch:
+            patch.setattr(surprise_training, name, 0.0)
+            free = surprise_training.correction_of(*given).weights
+        assert free[level] > weights[level] + 0.1 * weights[1]
+    # Twins pull: kicked ones are to be more surprising, whose level is lower.
+    monkeypatch.setattr(surprise_training, "TWIN_SHIFT", 1.0)
+    pulled = surprise_training.correction_of(*given).weights
+    assert pulled[3] < weights[3] - 0.1 * weights[1]
+
+
+@pytest.mark.parametrize("fades", [(1.0, 2.5), (-1.0, 0.0)])
+def test_corrections_are_bounded_and_for_what_hardly_shows(monkeypatch, fades):
+    assert surprise_training.MOST < surprise.FADES[1] - surprise.FADES[0]
+    monkeypatch.setattr(surprise, "FADES", fades)
+    rng = np.random.default_rng(0)
+    one = surprise.Correction(
+        np.array([1.0, 0]), np.array([2.0, 1]), np.array([3.0, 1]), np.eye(7)[0] / 4,
+        most=0.9, spread=2.0,
+    )  # fmt: skip
+    values, around = rng.normal(size=(400, 2)), np.ones((400, 7))
+    before = rng.uniform(-4, 4, 400)
+    after = one(before, values, around)
+    for s, (first, second), found in zip(before, values, after, strict=True):
+        x = min(max((first - 1) / 2 * 3 + second - 0.25, -0.9), 0.9)
+        part = 0 if s > fades[1] else 1
+        if fades[0] < s < fades[1]:
+            part = (fades[1] - s) / (fades[1] - fades[0])
+        assert found == pytest.approx((s + part * x) / 2)
+    assert one(before[0], values[0], around[0]) == pytest.approx(after[0])
+    # More surprise stays more, since less is added than the width.
+    grid = np.linspace(-4, 4, 1000)
+    for value in values[:20]:
+        found = one(grid, np.tile(value, (1000, 1)), around[[0] * 1000])
+        assert (np.diff(found) > 0).all()
+
+
+def test_heads_have_the_corrections_of_what_they_may_see(monkeypatch):
+    """Of "all" or "no model", without twins of the kind that they never saw; intact
+    windows come to 0 ± 1 with it."""
+    given = paired_windows(np.random.default_rng(0))
+    surprises, levels, rows, examples = given
+    kept = [e.condition in ("damaged", "varied") and e.kind == "none" for e in examples]
+    kept = np.array(kept)
+    intact = [e for e, is_intact in zip(examples, kept, strict=True) if is_intact]
+    rest = [e for e, is_intact in zip(examples, kept, strict=True) if not is_intact]
+    scale = {"all": 1.0, "no model": 2.0}
+    scale |= {"without kick": 0.5, "no model without kick": 3.0}
+    sees = {name: ["random", "region"] for name in scale}
+    sees["no model"] = sees["no model without kick"] = ["nearest"]
+    rng, padded = np.random.default_rng(1), {}
+    for name in ("all", "no model"):
+        more = rng.normal(size=(len(levels), surprise.num_levels(sees[name])))
+        more[:, : levels.shape[1]] = levels + 0.1 * more[:, : levels.shape[1]]
+        padded[name] = padded[surprise_training.head_name(name, "kick")] = more
+
+    def measure(chosen, networks):
+        of = kept if all(e.kind == "none" for e in chosen) else ~kept
+        assert len(chosen) == of.sum()
+        found = {
+            name: np.column_stack([scale[name] * surprises, padded[name]])[of]
+            for name in networks
+        }
+        return found, rows[of], {name: np.arange(4.0) for name in networks}
+
+    monkeypatch.setattr(surprise_training, "measure", measure)
+    networks = {
+        name: ([surprise.Network(tuple(f"{s}.a" for s in own), 0, 1, ())],
+               "kick" if "kick" in name else None)
+        for name, own in sees.items()
+    }  # fmt: skip
+    lines = dict.fromkeys(scale, (np.zeros(1), np.ones(1), np.ones(1)))
+    plain = surprise_training.finished(lines, networks, intact, [])
+    heads = surprise_training.finished(lines, networks, intact, [*intact, *rest])
+    assert all(head.correction is None for head in plain.values())
+    order = np.concatenate([np.flatnonzero(kept), np.flatnonzero(~kept)])
+    for name, head in heads.items():
+        source = "no model" if name.startswith("no model") else "all"
+        one = plain[source]
+        clipped = np.clip(scale[source] * surprises, -surprise.CLIP, surprise.CLIP)
+        values = (clipped - rows @ one.usual) / one.spread
+        used = [i for i in order if not ("kick" in name and examples[i].kind == "kick")]
+        expected = surprise_training.correction_of(
+            values[used], padded[name][used], rows[used], [examples[i] for i in used]
+        )
+        for part in ("mean", "deviation", "weights", "usual"):
+            found = getattr(head.correction, part)
+            np.testing.assert_allclose(found, getattr(expected, part), atol=1e-9)
+        statistics, around, _ = measure(intact, [name])
+        found = surprise.surprise_of(statistics[name], around, head)
+        assert found.mean() == pytest.approx(0, abs=0.05)
+        assert found.std() == pytest.approx(1, abs=0.05)
+    with_kick, without = (heads[n].correction.weights for n in ("all", "without kick"))
+    assert np.abs(with_kick - without).max() > 0.05
+
+
+def test_too_few_soft_warps_are_said():
+    def of(condition, kind, culprit, scenes):
+        return [
+            surprise_training.Example(i, kind, condition, np.array([culprit]), None)
+            for i in scenes
+        ]
+
+    learned, lines = range(1, 9, 2), range(0, 8, 2)
+    examples = [*of("true", "none", 0, learned), *of("true", "kick", 1, learned)]
+    examples += [*of("true", "none", 0, lines), *of("true", "kick", 1, lines)]
+    varied = of(surprise_training.VARIED, "none", 0, range(100, 150))
+    further = [*of("damaged", "none", -1, range(200, 219))]
+    further += of("damaged", surprise_training.PAIRED, -1, range(200, 230))
+    assert surprise_training.num_pairs(further) == 19
+    with pytest.raises(surprise_training.TooFew, match="19 .* need.* 20: .*--num_pair"):
+        surprise_training.fit_heads(examples + varied, further=further)
 
 
 def test_a_network_learns_what_no_line_can(monkeypatch):
@@ -436,7 +719,7 @@ def test_calibration_takes_out_speed():
     intact = surprise_training.Example(0, "none", "true", np.zeros(0), lambda: None)
     examples = [intact] * 300
     found = surprise_training.calibrated(head, statistics, circumstances, examples)
-    raw = surprise.raw_surprise(statistics, found)
+    raw = surprise.line_surprise(statistics, found)
     rest = (raw - circumstances @ found.usual) / found.spread
     assert abs(np.corrcoef(rest, speed)[0, 1]) < 0.05
     assert abs(np.corrcoef(rest, speed**2)[0, 1]) < 0.05
@@ -486,7 +769,8 @@ def test_lines_are_fitted_to_what_networks_have_not_seen(monkeypatch):
     def networks_by_head(examples, left_out, seed):
         learned.append({e.scene for e in examples})
         network = surprise.Network((str(len(learned)),), None, None, ())
-        return {"all": ([network], None), "without kick": ([network], "kick")}
+        found = {name: ([network], None) for name in surprise_training.SOURCES}
+        return found | {"without kick": ([network], "kick")}
 
     def measure(examples, networks):
         at = {name: np.zeros((len(examples), 2)) for name in networks}
@@ -509,8 +793,8 @@ def test_lines_are_fitted_to_what_networks_have_not_seen(monkeypatch):
     assert learned == [first, {*range(100, 106), *range(200, 220)}]
     assert {scene for scene, _ in fitted[0]} == {100, 102, 104, *unseen}
     assert {kind for _, kind in fitted[0]} == {"none", "kick"}
-    assert {kind for _, kind in fitted[1]} == {"none"}
-    assert usual == [{(scene, "none") for scene in unseen}] * 2
+    assert {kind for _, kind in fitted[2]} == {"none"}  # without kick
+    assert usual == [{(scene, "none") for scene in unseen}] * 3
     assert heads["all"].networks[0].names == ("2",)
     # Too few of anything is said before any network is fitted.
     with pytest.raises(

@@ -45,6 +45,29 @@ def test_a_soft_warp_is_local_slow_and_grows(seed, num_frames):
         assert widest <= 2 * damages.BLOB_RADIUS[1] * 256 + 1e-6
 
 
+@pytest.mark.parametrize("kind", surprise_examples.PIECES)
+def test_a_piece_is_a_part_of_a_clips_frames(kind):
+    tracks = random_tracks(num_frames=10, num_tracks=30)
+    visible = np.ones((30, 10, 1), np.float32)
+    visible[3, 1:] = 0  # seen in no two frames of any piece
+    tracks = dataclasses.replace(tracks, visible=visible)
+    frames = {
+        "every_second": [0, 2, 4, 6, 8],
+        "first_half": [0, 1, 2, 3, 4],
+        "second_half": [5, 6, 7, 8, 9],
+    }[kind]
+    found = surprise_examples.piece_of(tracks, kind)
+    expected = np.delete(tracks.tracks, 3, axis=0)[:, frames]
+    np.testing.assert_array_equal(found.tracks, expected)
+    assert found.visible.shape == (29, 5, 1)
+    # Halves of an odd number of frames share none.
+    odd = dataclasses.replace(
+        tracks, tracks=tracks.tracks[:, :9], visible=visible[:, :9]
+    )
+    lengths = {"every_second": 5, "first_half": 4, "second_half": 5}
+    assert surprise_examples.piece_of(odd, kind).visible.shape[1] == lengths[kind]
+
+
 def test_the_trackers_points_are_those_of_bodies_they_lie_on():
     places = np.array([[20.0, 20], [200, 200], [100, 100]], np.float32)
     stored = {
@@ -66,6 +89,31 @@ def test_the_trackers_points_are_those_of_bodies_they_lie_on():
     assert found.tolist() == [8, 7, -1, -1]
 
 
+def test_twins_that_show_are_all_there_are(tmp_path, monkeypatch):
+    kinds = "teleport", "kick", "jitter"
+    arrays = {
+        f"{kind}/{part}": np.zeros(1) for kind in kinds for part in ("tracks", "lk")
+    }
+    del arrays["jitter/lk"]
+    np.savez(tmp_path / "5.npz", **arrays)
+    asked = []
+
+    def shows(stored, kind, condition):
+        asked.append(condition)
+        return kind != "kick"
+
+    monkeypatch.setattr(offline_proof, "shows", shows)
+    found = surprise_examples.all_twins(tmp_path / "5.npz", "noisy")
+    assert sorted(found) == [(k, "noisy") for k in ("jitter", "none", "teleport")]
+    found = surprise_examples.all_twins(tmp_path / "5.npz", "rendered")
+    assert sorted(found) == [("none", "rendered"), ("teleport", "rendered")]
+    assert set(asked) == {"noisy", "rendered"}
+
+
+def not_applicable(*_):
+    raise damages.NotApplicable
+
+
 def test_from_seeds_to_heads_that_score(tmp_path, monkeypatch):
     for name, value in (("NUM_FRAMES", WINDOW), ("NUM_TRACKS", 60), ("SIDE", 96)):
         monkeypatch.setattr(offline_proof, name, value)
@@ -78,17 +126,47 @@ def test_from_seeds_to_heads_that_score(tmp_path, monkeypatch):
     monkeypatch.setattr(damages, "MIN_FRAMES", WINDOW)
     monkeypatch.setattr(surprise_training, "NOT_SURE", 0)
     monkeypatch.setattr(surprise_training, "LEAST_INTACT", 2)
+    monkeypatch.setattr(surprise_training, "LEAST_PAIRS", 1)
+    monkeypatch.setattr(surprise_examples, "PIECES_EVERY", 1)
+    # No jump in clips as short as these; one that cannot be torn is left out.
+    monkeypatch.setattr(surprise_examples, "TEARS", ("shuffled", "object_replaced"))
+    monkeypatch.setitem(damages.DAMAGES, "object_replaced", not_applicable)
     path = save_random(
         tmp_path / "small.npz", track_autoencoder_3d.make_model("mini", **SMALL)
     )
     keywords = {
         "num_scenes": 2, "num_rendered": 1, "num_varied": 2, "num_damaged": 1,
-        "work_dir": str(tmp_path / "work"),
+        "num_paired": 1, "num_further": 1, "num_further_rendered": 1,
+        "num_torn": 1, "work_dir": str(tmp_path / "work"),
     }  # fmt: skip
     text = surprise_examples.fit(path, **keywords)
     assert text.endswith(f"written {tmp_path / 'small_surprise.npz'}")
     checkpoint = pipeline.load_checkpoint(path, pipeline.make_options())
     heads = pipeline.load_heads(checkpoint, leave_one_out=True)
+    # What makes a correction is of scenes behind those that are learned from.
+    [learned] = (tmp_path / "work").glob("fields_*")
+    [further] = (tmp_path / "work").glob("further_*")
+    first = surprise_examples.FIRST_DAMAGED
+    warps = "none", *surprise_examples.DAMAGES
+    of_lines = {f"{first}_damaged_{kind}.npz" for kind in warps}
+    assert {path.name for path in learned.glob("*_damaged_*")} == of_lines
+    assert not list(learned.glob("*_piece_*"))
+    names = {f"{first + 1}_piece_{name}.npz" for name in surprise_examples.PIECES}
+    names |= {f"{first + 1}_damaged_{kind}.npz" for kind in ("none", "soft_warp")}
+    scene = surprise_examples.FIRST_SEED + 2
+    pool = tmp_path / "work" / "scenes"
+    for condition, number in (
+        ("true", scene), ("noisy", scene),
+        ("rendered", surprise_examples.FIRST_RENDERED + 1),
+    ):  # fmt: skip
+        twins = surprise_examples.all_twins(pool / f"{number}.npz", condition)
+        assert ("none", condition) in twins
+        names |= {f"{number}_{condition}_{kind}.npz" for kind, _ in twins}
+    names.add(f"{first + 1}_torn_shuffled.npz")
+    assert {path.name for path in further.iterdir()} == names
+    for head in heads.values():
+        assert len(head.correction.weights) == surprise.num_levels(head.sources)
+        assert np.abs(head.correction.weights).max() > 0
     names = ["all", "no model"]
     for kind in kinds:
         names += [f"without {kind}", f"no model without {kind}"]
@@ -123,9 +201,15 @@ def twin(scene, kind):
 
 def test_nothing_to_learn_from_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(offline_proof, "make_pool", lambda *_: [])
-    counts = {"num_scenes": 1, "num_rendered": 0, "num_damaged": 0}
+    counts = dict.fromkeys(
+        ("num_rendered", "num_damaged", "num_paired", "num_further"), 0
+    ) | {"num_scenes": 1, "num_further_rendered": 0, "num_torn": 0}
     with pytest.raises(pipeline.PipelineError, match="at most 19 .* --num_varied"):
         surprise_examples.fit(None, **counts, num_varied=38, work_dir=str(tmp_path))
+    with pytest.raises(pipeline.PipelineError, match="--num_paired=19: .* least 20"):
+        surprise_examples.fit(
+            None, **counts | {"num_paired": 19}, num_varied=40, work_dir=str(tmp_path)
+        )
     assert not list(tmp_path.iterdir())
     monkeypatch.setattr(surprise_training, "LEAST_INTACT", 0)
     with pytest.raises(pipeline.PipelineError, match="of 0 clips .* --num_scenes"):
