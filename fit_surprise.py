@@ -53,8 +53,9 @@ def define_flags() -> None:
         "num_further", 40, "Scenes with all twins, for the correction.", lower_bound=0
     )
     flags.DEFINE_integer(
-        "num_further_rendered", 14, "Rendered ones likewise.", lower_bound=0
-    )
+        "num_further_rendered", 56, "More of these, which are rendered, too.",
+        lower_bound=0,
+    )  # fmt: skip
     flags.DEFINE_integer(
         "num_torn", 20, "Of those of --num_paired also shuffled, frozen and the like.",
         lower_bound=0,

@@ -454,10 +454,11 @@ def _learned_clips(
 
 
 def _further_clips(work, seeds, rendered, paired, num_torn, num_workers):
-    """What corrections are fitted to besides, as `examples` takes it: twins of scenes,
-    rendered ones, soft warps with pieces, and the first of these scenes torn."""
+    """What corrections are fitted to besides, as `examples` takes it: twins of scenes
+    (some are rendered, too), soft warps with pieces, the first of these scenes torn."""
     clips = []
-    for chosen, conditions in ((seeds, ("true", "noisy")), (rendered, ("rendered",))):
+    plain, every = ("true", "noisy"), offline_proof.CONDITIONS
+    for chosen, conditions in ((seeds, plain), (rendered, every)):
         files = offline_proof.make_pool(
             work / "scenes", chosen, "rendered" in conditions, num_workers
         )

@@ -80,8 +80,9 @@ SHIFT, TWIN_SHIFT = 2.0, 0.5  # how hard soft warps, and twins, pull
 # what is torn apart moves them by up to 40, and a few such would say all.
 FARTHEST = 10.0
 # What a correction adds or takes off at most, in deviations of surprise; less than the
-# width of surprise.FADES, so that more surprise stays more.
-MOST = 1.0
+# width of surprise.FADES, so that more surprise stays more. With 1 twins would
+# lose a third more by it, and soft warps gain a tenth more (benchmarks/RESULTS.md).
+MOST = 0.7
 HALF_AT = 0.995  # of intact points, those above get a coords_score below a half
 
 

@@ -10,12 +10,13 @@
 
 The shipped heads are those of version 4, which had no correction (networks, lines), and
 what the last of these commands fits. results/correction.npz holds the statistics
-(`surprise.window_statistics`) of 1,883 windows by the networks of version 4, as
-`surprise_training.measure` returns them of the windows that surprise_examples.fit makes
-at its default size: 360 VARIED ones, 240 rendered scenes, soft warps of 200 of them,
-150 pieces, 20 of the scenes TORN, 40 scenes with all twins from true and from noisy
-tracks, 14 rendered ones. No network has seen any of these; 40 of the rendered scenes
-lines have seen, which here only say what is usual.
+(`surprise.window_statistics`) of 3,338 windows by the networks of version 4, as
+`surprise_training.measure` returns them, rounded to 13 bits, of the windows that
+surprise_examples.fit makes at its default size: 360 VARIED ones, 240 rendered scenes,
+soft warps of 200 of them, 150 pieces, 20 of the scenes TORN, 96 scenes with all twins
+from true and from noisy tracks, 56 of them from rendered ones, too. No network has seen
+any of these; 40 of the rendered scenes lines have seen, which here only say what is
+usual.
 
 It fits what `surprise_training.finished` does. But of networks that never saw a kind it
 has only the statistics of that kind's twins and their scenes, see `Fit.head`, and the

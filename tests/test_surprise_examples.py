@@ -155,9 +155,10 @@ def test_from_seeds_to_heads_that_score(tmp_path, monkeypatch):
     names |= {f"{first + 1}_damaged_{kind}.npz" for kind in ("none", "soft_warp")}
     scene = surprise_examples.FIRST_SEED + 2
     pool = tmp_path / "work" / "scenes"
+    rendered = surprise_examples.FIRST_RENDERED + 1
     for condition, number in (
         ("true", scene), ("noisy", scene),
-        ("rendered", surprise_examples.FIRST_RENDERED + 1),
+        *((condition, rendered) for condition in ("true", "noisy", "rendered")),
     ):  # fmt: skip
         twins = surprise_examples.all_twins(pool / f"{number}.npz", condition)
         assert ("none", condition) in twins
