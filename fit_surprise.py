@@ -6,9 +6,9 @@
 
 Writes NAME_surprise.npz beside the checkpoint, which pipeline.py then scores with, and
 NAME_surprise_left_out.npz with heads that never saw one kind of violation, which
-evaluate_benchmarks.py --benchmark=synthetic judges by. Five or six hours on two CPU
-cores; interrupted, the same command goes on. What is computed of each clip is kept in
---work_dir (35 GB at the default size).
+evaluate_benchmarks.py --benchmark=synthetic judges by. Six or seven hours on two CPU
+cores, by an estimate; interrupted, the same command goes on. What is computed of each
+clip is kept in --work_dir (about 45 GB at the default size).
 """
 
 import sys

@@ -393,8 +393,8 @@ class Correction:
     Attributes:
         mean, deviation, weights: [V] of `levels`.
         usual: [7] what these come to in intact windows, as weights of `circumstances`.
-        most: that is added or taken off at most. It is fitted to small differences, and
-            knows nothing of windows unlike any that it was fitted to.
+        most: that is added or taken off at most. It is fitted to the small differences
+            of pairs, and large ones between clips are no reason for more.
         spread: standard deviation of the sum over intact windows.
     """
 
@@ -427,8 +427,9 @@ class Head:
         networks: for points; the mean of their outputs counts.
         half: point surprise at which coords_score is a half.
         mean, deviation, weights: [S] the line, of `window_statistics` before `levels`.
-        usual: [7] what surprise intact windows have, as weights of `circumstances`.
-        spread: the line's standard deviation around it.
+        usual: [7] what the line says of intact windows, as weights of `circumstances`;
+            with a correction such that they have surprise 0 after it.
+        spread: the line's standard deviation around what it says of these.
         correction: of what the line says, None for none.
     """
 

@@ -5,8 +5,8 @@ From top to bottom:
     all_twins           a scene's file -> all of its clips
     drawn_clips         which of them are learned from
     softly_warped       tracks as damages.soft_warp would move them
-    clip_fields         a clip -> Fields of its windows, and what breaks physics there
     piece_of            tracks of a clip, cut or thinned out
+    clip_fields         a clip -> Fields of its windows, and what breaks physics there
     damaged_pool        rendered scenes, and copies damaged as damages.py does
     examples            clips -> Examples of surprise_training.py, kept on disk
     fit                 all of it: scenes to heads beside a checkpoint
@@ -32,7 +32,7 @@ import synthetic
 import workers
 from files import whole_file
 
-# Of synthetic.py: neither models are trained on these scenes, nor is anything judged.
+# Of synthetic.py: no model is trained on these scenes, and none of them is judged.
 FIRST_SEED, FIRST_RENDERED = 6_100_000, 6_000_000
 FIRST_VARIED, FIRST_DAMAGED = 6_200_000, 6_300_000
 NOISY_KINDS, TRUE_KINDS, RENDERED_KINDS = 5, 2, 3  # twins per scene, drawn at random
@@ -377,7 +377,7 @@ def fit(
     checkpoint = pipeline.load_checkpoint(checkpoint_path, options)
     work = Path(work_dir)
     most_intact = num_varied - num_varied // 2 + num_damaged + num_paired
-    _check_numbers(most_intact, num_paired)
+    _check_numbers(most_intact, num_paired, num_torn)
     clips = _learned_clips(
         work, num_scenes, num_rendered, num_varied, num_damaged, num_workers
     )
@@ -416,7 +416,7 @@ def fit(
     return f"{number} clips\nwritten {path}"
 
 
-def _check_numbers(most_intact, num_paired):
+def _check_numbers(most_intact, num_paired, num_torn):
     """What would be noticed hours later."""
     least = surprise_training.LEAST_INTACT
     if most_intact < least:
@@ -429,6 +429,11 @@ def _check_numbers(most_intact, num_paired):
         raise pipeline.PipelineError(
             f"no correction can be fitted to --num_paired={num_paired}: give at least "
             f"{least}, or 0 for heads without one"
+        )
+    if 0 < num_paired < num_torn:
+        raise pipeline.PipelineError(
+            f"--num_torn={num_torn} scenes are torn of --num_paired={num_paired}: give "
+            "at most as many"
         )
 
 

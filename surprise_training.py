@@ -8,13 +8,14 @@ From top to bottom:
     draw_points         points to learn from
     fit_networks        perceptrons for points
     fit_line            the line over windows' statistics
+    weights_of          what each example counts in it
     line_of             that of examples
     usual_of            what is usual in a window's circumstances
     calibrated          a head with what is usual
-    weights_of          what each example counts in it
     correction_of       what of the residuals' levels is added to surprise
+    scene_of            what something was made of
     num_pairs           how many soft warps there are to fit one to
-    may_see             what a head may be fitted to
+    may_see             what a correction may be fitted to
     corrected, leveled  a head with one
     divide              which examples networks learn from, and which the lines
     networks_by_head    the networks of all heads
@@ -66,14 +67,16 @@ VARIED = "varied"  # condition of windows of any length and number of tracks
 DAMAGED = "damaged"  # of rendered pictures that were warped; networks see none
 PIECE = "piece"  # of a DAMAGED scene as it is, cut or thinned out
 TORN = "torn"  # likewise, its pictures shuffled, frozen, and the like
-# What is TORN as a kind of violation does it: who must not see the one sees neither.
+# What is TORN as a kind of violation does it: a correction that must not see the one
+# sees neither. (What is shuffled has many small jumps, and no kind is like that. Lines
+# see warped pictures whatever the kind: soft warps are to be told from those.)
 ALIKE = {"freeze": "frozen", "time_jump": "jump", "jitter": "jittery_warp"}
 PAIRED = "soft_warp"  # the kind of DAMAGED that corrections are fitted to
 LEAST_PAIRS = 20  # for a correction
 # What a correction weighs, where the variance of a soft warp's change of surprise has
-# weight 1 (`correction_of`): the variance of surprise over intact windows of a
-# condition; its change from a clip to a piece of it, squared; the correction's own part
-# in the change from a scene to a twin, squared; the squares of the weights.
+# weight 1 (`correction_of`): surprise over intact windows of a condition, squared; its
+# change from a clip to a piece of it, squared; the correction's own part in the change
+# from a scene to a twin, squared; the squares of the weights.
 OF_INTACT, OF_PIECES, OF_TWINS, CORRECTION_RIDGE = 0.1, 0.05, 1.5, 0.03
 SHIFT, TWIN_SHIFT = 2.0, 0.5  # how hard soft warps, and twins, pull
 # A twin's levels are at most so many deviations from its scene's, all levels together:
@@ -454,6 +457,10 @@ def correction_of(
     of rendered pictures are no more surprising than a simulator's; of other conditions,
     whose level is not asked for, the variance counts.
 
+    The weights are the least of this without the bound (MOST) and the fading that a
+    Correction has. The bound holds about a third of all intact windows: conditions
+    differ in level, and pairs do not.
+
     Args:
         surprises: of a head without a correction.
         levels: of windows.
@@ -531,8 +538,8 @@ def num_pairs(examples: Sequence[Example]) -> int:
 
 
 def may_see(kind: str | None, examples: Sequence[Example]) -> np.ndarray:
-    """[E] what a head may be fitted to that is not to see a kind of violation, nor what
-    is ALIKE."""
+    """[E] what a correction may be fitted to that is not to see a kind of violation,
+    nor what is ALIKE."""
     return np.array([e.kind not in (kind, ALIKE.get(kind)) for e in examples])
 
 
@@ -670,8 +677,9 @@ def finished(
             found = corrected(plain[source], kind, rows[source], around, examples)
             correction = dataclasses.replace(found.correction, spread=1.0)
             name = head_name(source, kind)
-            own = heads[name], correction, statistics[name], circumstances, intact
-            heads[name] = leveled(*own)
+            heads[name] = leveled(
+                heads[name], correction, statistics[name], circumstances, intact
+            )
     return heads
 
 
@@ -690,8 +698,9 @@ def fit_heads(
     further: Sequence[Example] = (),
 ) -> dict[str, Head]:
     """Heads by name: "all" and "no model", and for each kind left out "without KIND"
-    and "no model without KIND", whose networks, line and correction never saw one of
-    it. (But a correction weighs the surprise of "all" or "no model", which did.)
+    and "no model without KIND", whose networks, line and correction never saw a twin of
+    it. (But a correction weighs the surprise of "all" or "no model", which did, and all
+    lines see rendered pictures that were warped anew each frame, which is like jitter.)
 
     Stacked (Wolpert 1992): a line is fitted to windows that its networks did not learn
     from, then networks learn anew, from those as well. What is usual is fitted to

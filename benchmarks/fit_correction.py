@@ -42,6 +42,7 @@ import surprise_examples  # noqa: E402
 import surprise_training as training  # noqa: E402
 
 FLAGS = flags.FLAGS
+TABLE = ROOT / "benchmarks" / "results" / "correction.npz"
 CONDITIONS = offline_proof.CONDITIONS
 LINES_DAMAGED = 40  # rendered scenes that lines have seen
 CONSTANTS = (  # that --set takes
@@ -221,6 +222,7 @@ def sample_changes(table, heads, fit) -> dict:
 
 def write(table, fit, about, folder):
     """The shipped heads, and those that never saw a kind; returns the path."""
+    about = dict(about)
     sha256 = about.pop("checkpoint_sha256")
     new = [
         k for k in fit.intact if k[0] not in table.of_lines and k[1] != training.VARIED
@@ -235,7 +237,6 @@ def write(table, fit, about, folder):
     for name, head in shipped.items():
         half = float(table.stored[f"{name}/half"])
         shipped[name] = dataclasses.replace(head, half=half)
-    os.makedirs(folder, exist_ok=True)
     path = surprise.heads_path("3dspa_mini.npz", folder)
     surprise.write_heads(path, shipped, sha256, about)
     left_out = {name: head for each in of_both.values() for name, head in each.items()}
@@ -254,11 +255,11 @@ def set_constants(given):
             number = float(value)
         except ValueError:
             number = np.nan
-        if not np.isfinite(number):
-            sys.exit(f"--set={each}: {value!r} is no finite number")
+        if not (np.isfinite(number) and number >= 0):
+            sys.exit(f"--set={each}: {value!r} is no number of 0 and up")
         setattr(training, name, number)
     width = surprise.FADES[1] - surprise.FADES[0]
-    if not 0 <= training.MOST < width:
+    if not training.MOST < width:
         sys.exit(f"MOST must be less than {width}, or more surprise could become less")
 
 
@@ -266,8 +267,15 @@ def main(argv):
     if len(argv) > 1:
         sys.exit(f"fit_correction.py takes flags only, not {argv[1]!r}")
     set_constants(FLAGS.set)
-    table = Table(ROOT / "benchmarks" / "results" / "correction.npz")
+    if not TABLE.exists():
+        sys.exit(f"{TABLE} is missing: it is a part of the repository")
+    table = Table(TABLE)
     heads, about = old_heads(FLAGS.heads_dir)
+    if FLAGS.output_dir:
+        try:
+            os.makedirs(FLAGS.output_dir, exist_ok=True)
+        except OSError as error:
+            sys.exit(f"--output_dir={FLAGS.output_dir}: {error.strerror}")
     for correct in (False, True):
         for source in training.SOURCES:
             found = [

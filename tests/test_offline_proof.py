@@ -546,6 +546,10 @@ def test_damaged_copies_from_a_video_to_a_report(small, tmp_path, monkeypatch):
         "damages": 2, "of frames": 2, "apart": 1, "shuffled": 2, "object_replaced": 0,
         "reversed_playback": 1,
     }  # fmt: skip
+    assert metrics["groups"] == {
+        "damages": ["shuffled", "object_replaced"], "of frames": ["shuffled"],
+        "apart": ["reversed_playback"],
+    }  # fmt: skip
     monkeypatch.setattr(offline_proof, "judge", None)
     assert offline_proof.run("corruptions", video_path=path, **keywords) == text
 
