@@ -80,7 +80,7 @@ def table(result: pipeline.Result, paths: list[str]) -> str:
     spread = score["realism_std"]
     spread = "" if spread is None else f" ± {spread:.4f} between splits"
     higher = score["percentile"]
-    higher = [] if higher is None else [f"{higher:.0f}% of intact simulated clips"]
+    higher = [] if higher is None else [int(higher + 0.5)]  # as report.py rounds it
     measure = []
     if score["realism_measure"] == "average_jaccard":
         name = score["checkpoint"]["name"]
@@ -88,7 +88,7 @@ def table(result: pipeline.Result, paths: list[str]) -> str:
     lines = [
         ("realism", f"{result.realism:.4f}{spread} (0..1, higher is more real)"),
         *(("which is", text) for text in measure),
-        *(("higher than", text) for text in higher),
+        *(("higher than", f"{x}% of intact simulated clips") for x in higher),
         ("average Jaccard", f"{score['average_jaccard']:.4f}"),
         ("points within", f"{score['average_pts_within_thresh']:.4f}"),
         ("visibility right", f"{score['occlusion_accuracy']:.4f}"),

@@ -5,7 +5,7 @@
       git show 2a69966:checkpoints/$name.npz > runs/version4/$name.npz
     done
     python benchmarks/fit_correction.py                       # folds: a line a head
-    python benchmarks/fit_correction.py --set=SHIFT=2,MOST=0.7
+    python benchmarks/fit_correction.py --set=SHIFT=1,MOST=0.5
     python benchmarks/fit_correction.py --output_dir=checkpoints
 
 The shipped heads are those of version 4, which had no correction (networks, lines), and
