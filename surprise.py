@@ -411,7 +411,8 @@ class Correction:
         levels: Float[np.ndarray, "*B V"],
         circumstances: Float[np.ndarray, "*B 7"],
     ) -> np.ndarray:
-        """The surprise of windows from what their line says."""
+        """The surprise of windows, in standard deviations of intact ones, from what
+        their line says (likewise), their `levels` and their `circumstances`."""
         found = standardised(levels, self.mean, self.deviation) @ self.weights
         found = np.clip(found - circumstances @ self.usual, -self.most, self.most)
         first, last = FADES
@@ -807,8 +808,11 @@ def _arrays_of(head) -> dict[str, np.ndarray]:
     return arrays
 
 
-def read_heads(path: str | os.PathLike, sha256: str) -> dict[str, Head] | None:
-    """The heads of a file by name; None if there is none, or none for this checkpoint.
+def read_heads(
+    path: str | os.PathLike, sha256: str, version: int = VERSION
+) -> dict[str, Head] | None:
+    """The heads of a file by name; None if there is none, or none of this version for
+    this checkpoint.
 
     Raises:
         ValueError: the file is damaged.
@@ -818,7 +822,7 @@ def read_heads(path: str | os.PathLike, sha256: str) -> dict[str, Head] | None:
     try:
         with np.load(path, allow_pickle=False) as stored:
             about = json.loads(stored["about"].item())
-            if about["version"] != VERSION or about["checkpoint_sha256"] != sha256:
+            if about["version"] != version or about["checkpoint_sha256"] != sha256:
                 return None
             arrays = dict(stored)
         names = dict.fromkeys(key.split("/")[0] for key in arrays if "/" in key)

@@ -458,14 +458,15 @@ def correction_of(
     whose level is not asked for, the variance counts.
 
     The weights are the least of this without the bound (MOST) and the fading that a
-    Correction has. The bound holds about a third of all intact windows: conditions
-    differ in level, and pairs do not.
+    Correction has. The bound holds for many intact windows, too: conditions differ in
+    level, and pairs do not.
 
     Args:
         surprises: of a head without a correction.
         levels: of windows.
         circumstances: likewise.
-        examples: intact ones, PAIRED ones, PIECEs, twins and TORN ones.
+        examples: intact ones, PAIRED ones (LEAST_PAIRS and more), PIECEs, twins, TORN
+            ones; what has no intact scene among them counts for nothing.
 
     Returns:
         A correction with spread 1, see `leveled`.

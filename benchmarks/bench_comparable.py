@@ -9,8 +9,9 @@ Prints tables and writes them as benchmarks/results/comparable.json. What they h
                 intact simulated clips whose true tracks carry tracker noise, at depth 1
     rendered    the sample clip as it is, at half resolution, at half the frame rate,
                 its first half; the change in standard deviations over intact clips
-    real        each of the videos in --videos as it is and converted from 24 to 30
-                frames a second; neighbours joined by a cut
+    real        each of the videos in --videos as frames at the working size, these
+                converted from 24 to 30 a second, and the file itself; neighbours joined
+                by a cut
 
 Correlations come with a 95% interval, bootstrapped by clip. The scores of the simulated
 clips are also what a percentile is read off (--reference_path).
@@ -166,9 +167,11 @@ def real(checkpoint, folder: str) -> list[dict]:
     paths = sorted(Path(folder).glob("*.mp4"))
     clips = {path.stem: read(str(path)) for path in paths}
     rows = []
-    for name, frames in tqdm.tqdm(clips.items(), desc="real clips"):
-        row = {"clip": name}
-        for label, clip in (("realism", frames), ("converted", to_30(frames))):
+    for path in tqdm.tqdm(paths, desc="real clips"):
+        frames = clips[path.stem]
+        row = {"clip": path.stem}
+        shown = {"realism": frames, "converted": to_30(frames), "file": str(path)}
+        for label, clip in shown.items():
             score = pipeline.score_video(clip, checkpoint).score
             row |= {label: score["realism"], f"{label}_std": score["realism_std"]}
         rows.append(row)

@@ -5,6 +5,7 @@
       git show 2a69966:checkpoints/$name.npz > runs/version4/$name.npz
     done
     python benchmarks/fit_correction.py                       # folds: a line a head
+    python benchmarks/fit_correction.py --results_path=benchmarks/results/folds.json
     python benchmarks/fit_correction.py --set=SHIFT=1,MOST=0.5
     python benchmarks/fit_correction.py --output_dir=checkpoints
 
@@ -40,6 +41,7 @@ import offline_proof  # noqa: E402
 import surprise  # noqa: E402
 import surprise_examples  # noqa: E402
 import surprise_training as training  # noqa: E402
+from files import whole_file  # noqa: E402
 
 FLAGS = flags.FLAGS
 TABLE = ROOT / "benchmarks" / "results" / "correction.npz"
@@ -85,14 +87,13 @@ def old_heads(folder):
         if not path.exists():
             sys.exit(f"{path} is missing: see the top of fit_correction.py")
         with np.load(path) as stored:
-            arrays = dict(stored)
-        about = json.loads(arrays["about"].item())
-        if about["version"] != 4:
+            about = json.loads(stored["about"].item())
+        heads = surprise.read_heads(path, about["checkpoint_sha256"], version=4)
+        if heads is None:
             sys.exit(
                 f"{path} is of version {about['version']}, need heads of version 4"
             )
-        for name in dict.fromkeys(k.split("/")[0] for k in arrays if "/" in k):
-            found[name] = surprise._head_of(arrays, name)
+        found |= heads
     return found, about
 
 
@@ -153,6 +154,23 @@ def surprise_of(table, head, name, keys):
     )
 
 
+def apart(table, head, name, keys):
+    """How much more surprising windows are than what they were made of."""
+    whole = [scene_of(key) for key in keys]
+    return surprise_of(table, head, name, keys) - surprise_of(table, head, name, whole)
+
+
+def won(table, head, name, judged, intact):
+    """Of each judged window whether it is more surprising than its scene, and than what
+    share of the intact ones."""
+    if not judged:
+        return [], []
+    low = surprise_of(table, head, name, intact)
+    high = surprise_of(table, head, name, judged)
+    at = [intact.index(scene_of(key)) for key in judged]
+    return high > low[at], (high[:, None] > low).mean(1)
+
+
 def folds(table, heads, source, correct, seed):
     """Of scenes that were held out: the share of soft warps that are more surprising,
     the change to a piece, and of twins of a kind left out the share that is more
@@ -163,38 +181,32 @@ def folds(table, heads, source, correct, seed):
     soft, pieces = [], []
     twins = {name: ([], []) for name in (*CONDITIONS, training.TORN)}
 
-    def judge(head, name, condition, judged, intact):
-        if judged:
-            low = surprise_of(table, head, name, intact)
-            high = surprise_of(table, head, name, judged)
-            at = [intact.index(scene_of(k)) for k in judged]
-            twins[condition][0].extend(high > low[at])
-            twins[condition][1].extend((high[:, None] > low).mean(1))
+    def count(condition, head, name, judged, intact):
+        for wins, more in zip(
+            twins[condition], won(table, head, name, judged, intact), strict=True
+        ):
+            wins.extend(more)
 
     for fold in range(2):
         held = set(order[fold::2].tolist())
         of_fold = [key for key in table.keys if key[0] in held]
         fit = Fit(table, heads, held)
         head = fit.head(source) if correct else fit.plain[source]
-
-        def apart(keys, head=head):
-            whole = [scene_of(k) for k in keys]
-            found = [surprise_of(table, head, source, x) for x in (keys, whole)]
-            return found[0] - found[1]
-
         damaged = (training.DAMAGED, training.PAIRED)
-        soft += list(apart([key for key in of_fold if key[1:] == damaged]) > 0)
-        pieces += list(apart([k for k in of_fold if k[1] == training.PIECE]))
-        torn = [k for k in of_fold if k[1] == training.TORN]
-        intact = list(dict.fromkeys(scene_of(k) for k in torn))
-        judge(head, source, training.TORN, torn, intact)
+        warped = [key for key in of_fold if key[1:] == damaged]
+        soft.extend(apart(table, head, source, warped) > 0)
+        cut = [key for key in of_fold if key[1] == training.PIECE]
+        pieces.extend(apart(table, head, source, cut))
+        torn = [key for key in of_fold if key[1] == training.TORN]
+        intact = list(dict.fromkeys(scene_of(key) for key in torn))
+        count(training.TORN, head, source, torn, intact)
         for kind in surprise_examples.KINDS:
             name = training.head_name(source, kind)
             own = fit.head(source, kind) if correct else heads[name]
             for condition in CONDITIONS:
                 judged = [k for k in of_fold if k[1:] == (condition, kind)]
                 intact = [k for k in of_fold if k[1:] == (condition, "none")]
-                judge(own, name, condition, judged, intact)
+                count(condition, own, name, judged, intact)
     found = {"soft": np.mean(soft), "pieces": np.sqrt(np.mean(np.square(pieces)))}
     for name, (paired, across) in twins.items():
         found |= {f"{name} pairs": np.mean(paired), f"{name} AUROC": np.mean(across)}
@@ -276,6 +288,7 @@ def main(argv):
             os.makedirs(FLAGS.output_dir, exist_ok=True)
         except OSError as error:
             sys.exit(f"--output_dir={FLAGS.output_dir}: {error.strerror}")
+    rows = []
     for correct in (False, True):
         for source in training.SOURCES:
             found = [
@@ -285,7 +298,11 @@ def main(argv):
             means = {
                 n: round(float(np.mean([x[n] for x in found])), 3) for n in found[0]
             }
+            rows.append({"head": source, "corrected": correct} | means)
             print("corrected" if correct else "plain", source, json.dumps(means))
+    if FLAGS.results_path:
+        with whole_file(FLAGS.results_path) as file:
+            file.write(json.dumps(rows, indent=1).encode())
     fit = Fit(table, heads)
     print("sample clip", json.dumps(sample_changes(table, heads, fit)))
     if FLAGS.output_dir:
@@ -296,5 +313,6 @@ if __name__ == "__main__":
     flags.DEFINE_list("set", [], "NAME=VALUE of surprise_training, for this run.")
     flags.DEFINE_integer("draws", 4, "Of folds.", lower_bound=1)
     flags.DEFINE_string("heads_dir", "runs/version4", "Heads of version 4.")
+    flags.DEFINE_string("results_path", None, "For what folds found, as JSON.")
     flags.DEFINE_string("output_dir", None, "For heads; none are written without it.")
     app.run(main)
