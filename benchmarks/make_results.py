@@ -370,7 +370,11 @@ def correction_section() -> str:
         },
     }
     folds = [
-        [row["head"], "yes" if row["corrected"] else "no", *(row[n] for n in names)]
+        [
+            row["head"],
+            "yes" if row["corrected"] else "no",
+            *(f"{row[name]:.3f}" for name in names),
+        ]
         for row in json.loads(path.read_text())
     ]
     stored = json.loads(before.read_text())
