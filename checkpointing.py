@@ -35,7 +35,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 import track_autoencoder
 import track_autoencoder_3d
 from attention import Linear
-from files import first_line, write_npz
+from spa.errors import CheckpointError, first_line
+from spa.files import write_npz
 from track_autoencoder import ModelConfig, TrackAutoEncoder
 
 MODELS = {
@@ -61,10 +62,6 @@ ALWAYS_THERE = (
     "query_encoder/kernel",
     "track_predictor/kernel",
 )
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be read or does not fit. The message says what to do."""
 
 
 @dataclasses.dataclass(frozen=True)

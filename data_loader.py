@@ -33,17 +33,17 @@ from absl import flags
 
 import corruptions
 import datasets
-import geometry
 import synthetic
-from datasets import DatasetError
-from files import first_line, whole_file, write_npz
-from workers import ordered_map
+from spa import geometry
+from spa.errors import DatasetError, first_line
+from spa.files import whole_file, write_npz
+from spa.workers import ordered_map
 
 SHARD_SIZE = 256  # scenes per file of a cached pool
 # Width and height of simulated pictures, the longer side 256: most videos are wide.
 PICTURE_SIZES = ((256, 256), (256, 192), (256, 144), (256, 144), (144, 256))
 MODELS = ("3dspa", "trajan")
-NUM_TAPS = datasets.NUM_TAPS
+NUM_TAPS = geometry.NUM_TAPS
 
 Example = dict[str, np.ndarray]
 

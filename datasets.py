@@ -46,23 +46,16 @@ import grain
 import numpy as np
 import tqdm
 
-import geometry
-from files import first_line
+from spa import geometry
+from spa.errors import DatasetError, first_line
+from spa.geometry import NUM_TAPS
 
 Example = dict[str, np.ndarray]
 
 TAPVID3D_SOURCES = ("drivetrack", "adt", "pstudio")
-NUM_TAPS = 2 * geometry.DEPTH_TAPS + 1  # to a side
 TFDS_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 # Kubric's own: a point is hidden if what is seen is nearer by more than this share.
 KUBRIC_OCCLUSION = 0.01
-
-
-class DatasetError(ValueError):
-    """A dataset that cannot be used as it is. The message is one line and says why."""
-
-
-# ------------------------------------------------------------------ pickles, npz
 
 
 def _bytes_of_text(text: str, encoding: str) -> bytes:
@@ -154,9 +147,6 @@ def _read_npy(archive: zipfile.ZipFile, member: str) -> np.ndarray:
             return array
     with archive.open(member) as file:
         return np.lib.format.read_array(file, allow_pickle=False)
-
-
-# ------------------------------------------------------------------ what all share
 
 
 def decode_jpeg(data: bytes) -> np.ndarray:
@@ -268,9 +258,6 @@ def _depth_map(path, depth: np.ndarray, num_frames: int) -> np.ndarray:
     return np.where(known, depth, 1000 * farthest)
 
 
-# ------------------------------------------------------------------ training examples
-
-
 def read_example(path: str | os.PathLike, with_video: bool = False) -> Example:
     """An .npz of DESIGN section 5: `tracks_3d [N, T, 3]`, `visible [N, T, 1]`.
 
@@ -352,9 +339,6 @@ def one_camera(path, intrinsics, height: int, width: int) -> np.ndarray:
     return intrinsics
 
 
-# ------------------------------------------------------------------ TAPVid-3D
-
-
 def read_tapvid3d(path: str | os.PathLike, with_video: bool = False) -> Example:
     """An .npz of the TAPVid-3D benchmark (Koppula et al. 2024).
 
@@ -395,9 +379,6 @@ def read_tapvid3d(path: str | os.PathLike, with_video: bool = False) -> Example:
     names = {"queries_xyt": "queries_xyt", "extrinsics_w2c": "extrinsics"}
     example |= {ours: stored[name] for name, ours in names.items() if name in stored}
     return example | ({"video": video} if with_video else {})
-
-
-# ------------------------------------------------------------------ TAP-Vid
 
 
 def read_tapvid(
@@ -451,9 +432,6 @@ def _tapvid_example(title: str, clip: dict, with_video: bool) -> Example:
     }
     example = checked_example(title, example) | {"unit_depth": np.asarray(True)}
     return example | ({"video": video} if with_video else {})
-
-
-# ------------------------------------------------------------------ Kubric
 
 
 def read_kubric(stored: dict) -> Example:
@@ -591,9 +569,6 @@ def _kubric_visible(clip: Example, tracks: np.ndarray, instance: np.ndarray):
     return inside & seen
 
 
-# ------------------------------------------------------------------ TFDS directories
-
-
 def tfds_shards(path: str | os.PathLike, split: str) -> list[tuple[str, int, range]]:
     """The files of a split of a TFDS directory, or of the only one below `path`.
 
@@ -724,9 +699,6 @@ def tfrecord_offsets(path: str | os.PathLike) -> np.ndarray:
             records.append((at + 12, length))
             at += length + 16
     return np.array(records, np.int64).reshape(-1, 2)
-
-
-# ------------------------------------------------------------------ whole datasets
 
 
 class FileSource:

@@ -27,7 +27,8 @@ import many_videos
 import pipeline
 import scoring_flags
 import video_benchmarks
-from files import keep_compiled_programs
+from spa.errors import PipelineError
+from spa.files import keep_compiled_programs
 
 FLAGS = flags.FLAGS
 
@@ -141,7 +142,7 @@ def read_clips() -> list[video_benchmarks.Clip]:
     flag = "ratings_csv" if name == "evalcrafter" else "dataset_path"
     path = FLAGS[flag].value or FLAGS.dataset_path
     if not path:
-        raise pipeline.PipelineError(f"--benchmark={name} needs --{flag}")
+        raise PipelineError(f"--benchmark={name} needs --{flag}")
     if name == "evalcrafter":
         return video_benchmarks.read_evalcrafter(path, FLAGS.video_dir, FLAGS.aspects)
     if name == "intphys2":
@@ -193,11 +194,9 @@ def score_clips(clips) -> many_videos.Tally:
 def run() -> tuple[str, bool]:
     """Does what the flags name; what to print, and whether all went well."""
     if FLAGS.benchmark not in BENCHMARKS:
-        raise pipeline.PipelineError(
-            f"which benchmark? give --benchmark={'|'.join(BENCHMARKS)}"
-        )
+        raise PipelineError(f"which benchmark? give --benchmark={'|'.join(BENCHMARKS)}")
     if FLAGS.score_name not in many_videos.NUMBERS:
-        raise pipeline.PipelineError(
+        raise PipelineError(
             f"no score {FLAGS.score_name!r}: have {', '.join(many_videos.NUMBERS)}"
         )
     for name in PATHS:
@@ -228,7 +227,7 @@ def run_offline() -> str:
     import offline_proof  # simulates and damages, which the others do without
 
     if FLAGS.num_shards != 1 or FLAGS.shard_index:
-        raise pipeline.PipelineError(
+        raise PipelineError(
             f"num_shards and shard_index are not for --benchmark={FLAGS.benchmark}"
         )
     scoring_flags.check_output_dir(FLAGS.output_dir)
@@ -252,7 +251,7 @@ def run_compare() -> str:
     """Two directories of results against each other."""
     for name in ("results_a", "results_b"):
         if not FLAGS[name].value:
-            raise pipeline.PipelineError(f"--benchmark=compare needs --{name}")
+            raise PipelineError(f"--benchmark=compare needs --{name}")
     scoring_flags.check_output_dir(FLAGS.output_dir)
     first, second = (
         video_benchmarks.read_results(path, FLAGS.score_name)

@@ -18,8 +18,8 @@ import datasets
 import pipeline
 import scoring_flags
 import tapvid3d_evaluation
-from datasets import DatasetError
-from files import keep_compiled_programs
+from spa.errors import DatasetError, PipelineError
+from spa.files import keep_compiled_programs
 from tapvid3d_evaluation import builtin_metrics, find_clips, tapnet_metrics
 
 FLAGS = flags.FLAGS
@@ -113,9 +113,9 @@ def define_model_flags() -> None:
 def run() -> tuple[str, tapvid3d_evaluation.Report]:
     """Evaluates what the flags name; what to print, and what was found."""
     if FLAGS.dataset_path is None:
-        raise pipeline.PipelineError("which data? give --dataset_path=DIR")
+        raise PipelineError("which data? give --dataset_path=DIR")
     if FLAGS.depth is not None and FLAGS.depth.endswith(".npz"):
-        raise pipeline.PipelineError(
+        raise PipelineError(
             "--depth is a file of maps, which fits one clip: put `depth` into the clips"
         )
     options = pipeline.make_options(**{name: FLAGS[name].value for name in OPTIONS})

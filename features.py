@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Float, Float16, UInt8
 from tqdm import tqdm
 
-import geometry
+from spa import geometry
 from torch_models import (
     FrontEndError,
     hub_directory,

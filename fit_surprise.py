@@ -1,7 +1,7 @@
 """Fits what turns a model's residuals into a score, on simulated scenes and twins.
 
     python fit_surprise.py --checkpoint_path=runs/mini/3dspa_mini.npz
-    python fit_surprise.py --num_scenes=20 --num_rendered=4 --num_damaged=4 \\
+    python fit_surprise.py --num_scenes=20 --num_rendered=4 --num_damaged=4 \
         --num_varied=80 --num_paired=0 --output_dir=/tmp/heads  # a small one
 
 Writes NAME_surprise.npz beside the checkpoint, which pipeline.py then scores with, and
@@ -18,7 +18,7 @@ from absl import logging as absl_logging
 
 import scoring_flags
 import surprise_examples
-from files import keep_compiled_programs
+from spa.files import keep_compiled_programs
 
 FLAGS = flags.FLAGS
 NAMES = (  # of flags, and of what surprise_examples.fit takes

@@ -21,7 +21,8 @@ from absl import app, flags
 import many_videos
 import pipeline
 import scoring_flags
-from files import keep_compiled_programs
+from spa.errors import PipelineError, writing_to
+from spa.files import keep_compiled_programs
 from video import check_file
 
 FLAGS = flags.FLAGS
@@ -118,7 +119,7 @@ def run() -> tuple[str, bool]:
     path = FLAGS[column].value and os.path.expanduser(FLAGS[column].value)
     FLAGS.output_dir = os.path.expanduser(FLAGS.output_dir)
     if path is None or None not in (FLAGS.video_path, FLAGS.tracks_path):
-        raise pipeline.PipelineError(
+        raise PipelineError(
             "which video? give --video_path=FILE or --tracks_path=FILE, one of the two"
         )
     scoring_flags.check_output_dir(FLAGS.output_dir)
@@ -126,7 +127,7 @@ def run() -> tuple[str, bool]:
     options = pipeline.make_options(FLAGS.preset, **given)
     paths = many_videos.find_inputs(path, column)
     if paths is None and (FLAGS.num_shards != 1 or FLAGS.shard_index):
-        raise pipeline.PipelineError(
+        raise PipelineError(
             f"{path} is one file: num_shards and shard_index are for many"
         )
     if paths is None and column == "video_path":
@@ -152,7 +153,7 @@ def run() -> tuple[str, bool]:
 def run_one(score, path) -> str:
     """Scores one file, into the output directory itself."""
     result = score(path)
-    with pipeline.writing_to(FLAGS.output_dir):
+    with writing_to(FLAGS.output_dir):
         paths = pipeline.save_result(result, FLAGS.output_dir, FLAGS.result_video_size)
     return table(result, paths)
 

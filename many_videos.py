@@ -27,8 +27,10 @@ from tqdm import tqdm
 import checkpointing
 import pipeline
 import surprise
-from files import as_csv, reason, whole_file
-from pipeline import USER_ERRORS, Options, PipelineError, Result
+from pipeline import Options, Result
+from spa.errors import USER_ERRORS, PipelineError, reason, writing_to
+from spa.files import as_csv, whole_file
+from video import WORKING_SIZE
 
 LOG = logging.getLogger(__name__)
 ENDINGS = {
@@ -155,7 +157,7 @@ def score_many(
     overwrite: bool = False,
     num_shards: int = 1,
     shard_index: int = 0,
-    result_video_size: int = pipeline.WORKING_SIZE,
+    result_video_size: int = WORKING_SIZE,
 ) -> Tally:
     """Scores files one after another, each to a folder of its own.
 
@@ -188,7 +190,7 @@ def score_many(
     if num_shards > 1:
         table = f"scores_{shard_index}_of_{num_shards}.csv"
     table, tally = Path(output_dir) / table, Tally(finished=len(done))
-    with pipeline.writing_to(output_dir):
+    with writing_to(output_dir):
         _begin_table(table, jobs, done)
         for path, folder in tqdm(jobs, "videos", unit="video", smoothing=0):
             if folder in done:

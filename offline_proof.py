@@ -47,18 +47,23 @@ from tqdm import tqdm
 import checkpointing
 import damages
 import data_loader
-import geometry
 import many_videos
 import pipeline
-import scoring
 import surprise
 import synthetic
 import tracking
 import video_benchmarks
-import workers
-from files import as_csv, whole_file, without_nan
-from scoring import Estimate
-from video import VideoError, check_file, read_video, video_from_array
+from spa import geometry, statistics, workers
+from spa.errors import NothingToTrack, PipelineError, VideoError
+from spa.files import as_csv, whole_file, without_nan
+from spa.metrics import (
+    evaluation_intrinsics,
+    held_out_statistics,
+    image_errors,
+    nearest_support,
+)
+from spa.statistics import Estimate
+from video import check_file, read_video, video_from_array
 
 VERSION = 3  # of the files of judged clips: those of another version are refused
 FIRST_SEED = 5_000_000  # of synthetic.py: nothing is trained or fitted on these scenes
@@ -153,17 +158,17 @@ def run(
         conditions = tuple(dict.fromkeys(conditions))
         unknown = [name for name in conditions if name not in CONDITIONS]
         if unknown or not conditions:
-            raise pipeline.PipelineError(
+            raise PipelineError(
                 f"no condition {', '.join(unknown) or 'is given'}: have "
                 + ", ".join(CONDITIONS)
             )
         if chosen.query_sampling != "grid":
-            raise pipeline.PipelineError(
+            raise PipelineError(
                 "simulated twins have their points: leave query_sampling out "
                 "(benchmarks/bench_semantic.py judges semantic ones)"
             )
         if num_scenes < 1:
-            raise pipeline.PipelineError(f"num_scenes is {num_scenes}, must be 1 or up")
+            raise PipelineError(f"num_scenes is {num_scenes}, must be 1 or up")
         judges = load_judges(checkpoint_path, chosen)
         pool = Path(pool_dir) if pool_dir else output / "pool"
         seeds = range(FIRST_SEED, FIRST_SEED + num_scenes)
@@ -172,9 +177,9 @@ def run(
         groups = GROUPS
     elif benchmark == "corruptions":
         if not video_path:
-            raise pipeline.PipelineError("--benchmark=corruptions needs --video_path")
+            raise PipelineError("--benchmark=corruptions needs --video_path")
         if num_seeds < 1:
-            raise pipeline.PipelineError(f"num_seeds is {num_seeds}, must be 1 or more")
+            raise PipelineError(f"num_seeds is {num_seeds}, must be 1 or more")
         paths = many_videos.find_inputs(os.path.expanduser(video_path)) or [video_path]
         for path in paths:
             check_file(path)
@@ -187,7 +192,7 @@ def run(
         of_frames = tuple(n for n in kinds if n != "object_replaced")
         groups = {"damages": kinds, "of frames": of_frames, "apart": damages.APART}
     else:
-        raise pipeline.PipelineError(
+        raise PipelineError(
             f"no offline benchmark {benchmark!r}: have synthetic, corruptions"
         )
     about = {"benchmark": benchmark, "version": pipeline.VERSION, **judges.made_with()}
@@ -235,7 +240,7 @@ def nearest_error(tracks: pipeline.Tracks3D, held_out: pipeline.HeldOut) -> floa
             "intrinsics": np.asarray(tracks.intrinsics, float)[None],
             "frame_size": np.array([tracks.size]),
         }
-        moved = scoring.image_errors(scoring.nearest_support(batch), batch)[0]
+        moved = image_errors(nearest_support(batch), batch)[0]
         compared = tracks.visible[ids, frames, 0] > 0
         compared &= np.arange(compared.shape[1]) != np.round(points[:, :1])
         errors.append(moved[compared])
@@ -300,7 +305,7 @@ def jaccard_2d(
         for window in held_out.windows
     ]
     ids, _, predicted, logits, counted = pipeline.blend(windows, *visible.shape)
-    metrics = scoring.held_out_statistics(
+    metrics = held_out_statistics(
         geometry.lift(pixels, camera)[ids],
         visible[ids],
         predicted,
@@ -413,18 +418,18 @@ def judge(
         NothingToTrack: too few tracks to hold any out.
     """
     if len(tracks.tracks) < 2:
-        raise pipeline.NothingToTrack(f"{len(tracks.tracks)} tracks, need at least 2")
+        raise NothingToTrack(f"{len(tracks.tracks)} tracks, need at least 2")
     held_out = pipeline.hold_out(tracks, judges.checkpoint, judges.options)
     visible = tracks.visible[..., 0] > 0
     if not (visible[held_out.ids] & held_out.counted).any():
-        raise pipeline.NothingToTrack("no track can be predicted from others")
+        raise NothingToTrack("no track can be predicted from others")
     how, fields, heads = (judges.checkpoint, judges.options), (), judges.heads
     if heads:
         fields = list(pipeline.clip_fields(tracks, *how, held_out))
     result = pipeline.make_result(
         tracks, held_out, *how, None, fields, heads.get("all"), with_spread=False
     )
-    camera = scoring.evaluation_intrinsics(tracks.intrinsics, tracks.size)
+    camera = evaluation_intrinsics(tracks.intrinsics, tracks.size)
     lengths = acceleration(geometry.project(tracks.tracks, camera), visible)
     high = np.percentile(lengths, [90, 99]) if len(lengths) else [np.nan] * 2
     values = {
@@ -459,7 +464,7 @@ def _by_other_heads(fields, heads, kinds, shape):
 
     def realism(name):
         found = by_name.get(name)
-        return scoring.realism({"surprise": found.surprise}) if found else float("nan")
+        return realism({"surprise": found.surprise}) if found else float("nan")
 
     values = {"no_model": realism("no model")}
     for measure, prefix in zip(LEFT_OUT, ("", "no model "), strict=True):
@@ -751,7 +756,7 @@ def run_synthetic(
         All of them, and what a reader must know.
     """
     if not files:
-        raise pipeline.PipelineError("no seed gives a scene: give more --num_scenes")
+        raise PipelineError("no seed gives a scene: give more --num_scenes")
     rows, made_with = [], judges.made_with()
     jobs = [(condition, file) for file in files for condition in conditions]
     for condition, file in tqdm(jobs, "judging", unit="scene", smoothing=0):
@@ -814,7 +819,7 @@ def _culprits(found: Judgement, stored, kind, seed) -> dict:
 def _judged(tracks, judges, kinds=()) -> Judgement | None:
     try:
         return judge(tracks, judges, kinds)
-    except pipeline.NothingToTrack:
+    except NothingToTrack:
         return None
 
 
@@ -863,7 +868,7 @@ def run_corruptions(
                 _store(file, made, judged)
             rows += judged
     if not rows:
-        raise pipeline.PipelineError(short[0] if short else "no video to judge")
+        raise PipelineError(short[0] if short else "no video to judge")
     notes += [f"left out: {line}" for line in short]
     intact = [row for row in rows if row.kind == INTACT]
     of_video = {row.group for row in rows}
@@ -911,7 +916,7 @@ def _video_values(frames, *, fps, judges, front_ends) -> dict:
     video = video_from_array(frames, fps)
     try:
         _, tracks = pipeline.lift_video(video, judges.options, front_ends)
-    except pipeline.NothingToTrack:
+    except NothingToTrack:
         return {}
     found = _judged(tracks, judges)
     return found.values if found else {}
@@ -964,11 +969,11 @@ def _stored(path, made_with) -> list[Row] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise pipeline.PipelineError(f"{path} cannot be read: {error}") from error
+        raise PipelineError(f"{path} cannot be read: {error}") from error
     before = stored.get("made_with", {})
     other = [name for name, value in made_with.items() if before.get(name) != value]
     if other:
-        raise pipeline.PipelineError(
+        raise PipelineError(
             f"{path} was judged with other options ({', '.join(other)}): give another "
             "--output_dir"
         )
@@ -1115,7 +1120,7 @@ def estimate(
         above={name: x[square] for name, x in comparison.above.items()},
         across=comparison.across[square],
     )
-    found = scoring.bootstrap(statistic, np.arange(len(there)))
+    found = statistics.bootstrap(statistic, np.arange(len(there)))
     return found._replace(num=comparison.num)
 
 
@@ -1249,13 +1254,15 @@ def culprits_found(
             continue
         scenes, points, violates = zip(*clips, strict=True)
         each = np.array(
-            [scoring.auroc(p, v) for p, v in zip(points, violates, strict=True)]
+            [statistics.auroc(p, v) for p, v in zip(points, violates, strict=True)]
         )
         of_point = np.repeat(scenes, [len(x) for x in points])
         together = np.concatenate(points), np.concatenate(violates)
         found[name] = {
-            "points": scoring.bootstrap(scoring.auroc, *together, groups=of_point),
-            "clips": scoring.bootstrap(scoring.mean, each, groups=scenes),
+            "points": statistics.bootstrap(
+                statistics.auroc, *together, groups=of_point
+            ),
+            "clips": statistics.bootstrap(statistics.mean, each, groups=scenes),
         }
     return found
 

@@ -54,18 +54,17 @@ from jaxtyping import Bool, Float, Float16, Int, UInt8, UInt64
 from tqdm import tqdm
 
 import checkpointing
-import geometry
-import scoring
 import semantic_points
 import surprise
 import tracking
-from files import as_json, reason, whole_files
+from spa import geometry, metrics
+from spa.errors import NothingToTrack, PipelineError, PointsError
+from spa.files import as_json, whole_files
 from torch_models import FrontEndError
 from video import (
     WORKING_SIZE,
     Frames,
     Video,
-    VideoError,
     check_file,
     content_box,
     find_cuts,
@@ -93,33 +92,6 @@ MOST_TOGETHER = 1200  # tracks of a window that surprise sees at once
 # What is drawn, as the last salt of `lots`: no two draws may have the same numbers.
 OF_SPLITS, OF_GROUPS, OF_SUPPORT, OF_QUERIES = range(4)
 NUM_TAPS = (2 * geometry.DEPTH_TAPS + 1) ** 2  # depth features that have no scale
-
-
-class PipelineError(ValueError):
-    """Something the user can put right; the message says in one line what and how."""
-
-
-class NothingToTrack(PipelineError):
-    """A clip without trackable points. It gets no score, rather than a made-up one."""
-
-
-USER_ERRORS = (PipelineError, VideoError, checkpointing.CheckpointError)
-
-
-@contextlib.contextmanager
-def writing_to(folder: str | os.PathLike) -> Iterator[None]:
-    """Work of which nothing goes on where a file cannot be written.
-
-    Raises:
-        PipelineError: in place of an OSError.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise PipelineError(f"cannot write to {folder}: {reason(error)}") from error
-
-
-# --- What can be chosen ---
 
 
 @dataclasses.dataclass(frozen=True)
@@ -272,9 +244,6 @@ def _check_camera(options):
         )
 
 
-# --- Results ---
-
-
 # Of a window (start, stop) and tracks [n], by number: [n, stop - start, D]. Only what
 # is asked for is computed: of all tracks of a long clip it would be gigabytes.
 Features = Callable[[int, int, np.ndarray], np.ndarray]
@@ -336,9 +305,6 @@ class Result:
     predictions: dict[str, np.ndarray]
     points: dict[str, np.ndarray]
     video: Video | None
-
-
-# --- The way of a clip ---
 
 
 def score_video(
@@ -468,9 +434,6 @@ def load_checkpoint(
             f"{config.num_output_frames}: longer windows need another checkpoint"
         )
     return checkpoint
-
-
-# --- Front ends ---
 
 
 @dataclasses.dataclass(frozen=True)
@@ -637,7 +600,7 @@ def _in_one_line():
     """Front ends say what a user can put right in an error of their own."""
     try:
         yield
-    except (FrontEndError, semantic_points.PointsError) as error:
+    except (FrontEndError, PointsError) as error:
         raise PipelineError(str(error)) from error
 
 
@@ -650,9 +613,6 @@ def _named(options, prefix):
 def _depth_of_shots(video, shots, depth) -> Float16[np.ndarray, "T h w"]:
     """Of all frames; `depth` knows what it must do shot by shot."""
     return depth(video.frames, video.frame_indices, shots)
-
-
-# --- Tracks of a video ---
 
 
 def track_shots(
@@ -901,7 +861,7 @@ def track_keys(tracks: Tracks3D) -> UInt64[np.ndarray, " N"]:
     visible = tracks.visible[..., 0] > 0
     first, each = visible.argmax(axis=1), np.arange(len(visible))
     position = np.where(visible.any(1)[:, None], tracks.tracks[each, first], 0)
-    camera = scoring.evaluation_intrinsics(tracks.intrinsics, tracks.size)
+    camera = metrics.evaluation_intrinsics(tracks.intrinsics, tracks.size)
     # In quarters of a pixel at 256: points that are seeded at whole pixels keep theirs;
     # of a network's, which move by a hundredth from run to run, nearly all do.
     place = np.nan_to_num(4 * geometry.project(position, camera))
@@ -932,9 +892,6 @@ def _mixed(*numbers) -> UInt64[np.ndarray, " N"]:
         state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         state = state ^ (state >> np.uint64(31))
     return state
-
-
-# --- Predictions ---
 
 
 @dataclasses.dataclass(frozen=True)
@@ -1354,9 +1311,6 @@ def _nearest_frame(mask):
     return np.where(frames - before <= after - frames, before, after)
 
 
-# --- Surprise ---
-
-
 def load_heads(
     checkpoint: checkpointing.Checkpoint, leave_one_out: bool = False
 ) -> dict[str, surprise.Head] | None:
@@ -1483,7 +1437,7 @@ def _regions(centres: Float[np.ndarray, "N 2"]) -> Int[np.ndarray, " N"]:
 
 def _at_evaluation_size(tracks, ids, span):
     """Pixels at 256 [N, L, 2] and what is visible [N, L] of tracks in a window."""
-    camera = scoring.evaluation_intrinsics(tracks.intrinsics, tracks.size)
+    camera = metrics.evaluation_intrinsics(tracks.intrinsics, tracks.size)
     part = np.s_[span[0] : span[1]]
     pixels = geometry.project(tracks.tracks[ids, part], camera)
     visible = tracks.visible[ids, part, 0] > 0
@@ -1506,7 +1460,7 @@ def _window_fields(tracks, window, by_region, ids):
 
 def _predicted_pixels(tracks, window, ids):
     """Of the tracks `ids`; NaN for those that the window does not predict."""
-    camera = scoring.evaluation_intrinsics(tracks.intrinsics, tracks.size)
+    camera = metrics.evaluation_intrinsics(tracks.intrinsics, tracks.size)
     unique, first = np.unique(window.ids, return_index=True)
     is_there = np.isin(ids, unique)
     rows = first[np.searchsorted(unique, ids[is_there])]
@@ -1551,9 +1505,6 @@ def _as_nearest(tracks, window, ids, first):
     found = np.full((len(ids), *pixels.shape[1:]), np.nan, np.float32)
     found[rows] = pixels[rows, asked][:, None] + moved - pixels[nearest, asked][:, None]
     return surprise.Predictions(found)
-
-
-# --- From predictions to the result ---
 
 
 def percentile(
@@ -1617,7 +1568,7 @@ def make_result(
     found = head and _clip_surprise(tracks, held_out, fields, head, with_spread)
     if found:
         statistics = statistics | {"surprise": found.surprise}
-        realism = scoring.realism(statistics)
+        realism = metrics.realism(statistics)
         spread = found.spread if np.isfinite(found.spread) else None
         ids = np.unique(held_out.ids)
         scores = surprise.coords_score(found.points[ids], head)
@@ -1682,13 +1633,13 @@ def _scores_of_splits(tracks, held_out, options):
     by_split = []
     for split in np.unique(held_out.splits):
         found = _statistics(tracks, held_out, held_out.splits == split)
-        if np.isfinite(scoring.realism(found)):
+        if np.isfinite(metrics.realism(found)):
             by_split.append(found)
-    each = [scoring.realism(found) for found in by_split]
+    each = [metrics.realism(found) for found in by_split]
     spread = float(np.std(each)) if len(each) > 1 else None
     if options.score_all_points or not each:
         statistics = _statistics(tracks, held_out)
-        return statistics, scoring.realism(statistics), spread
+        return statistics, metrics.realism(statistics), spread
     means = {name: _mean([s[name] for s in by_split]) for name in by_split[0]}
     return means, float(np.mean(each)), spread
 
@@ -1705,7 +1656,7 @@ def _statistics(tracks, held_out, chosen=slice(None)):
     predicted_visible = held_out.visible_logits[chosen][..., 0] > 0
     # No other point has any influence, and in a long clip most are others.
     rows, frames = np.nonzero(counted | (visible & predicted_visible))
-    return scoring.held_out_statistics(
+    return metrics.held_out_statistics(
         tracks.tracks[ids[rows], frames][None],
         visible[rows, frames][None],
         held_out.tracks[chosen][rows, frames][None],
@@ -1718,17 +1669,17 @@ def _statistics(tracks, held_out, chosen=slice(None)):
 
 def _point_scores(tracks, held_out):
     """coords_score [M, T] of the held-out tracks."""
-    camera = scoring.evaluation_intrinsics(tracks.intrinsics, tracks.size)
+    camera = metrics.evaluation_intrinsics(tracks.intrinsics, tracks.size)
     visible = tracks.visible[held_out.ids, :, 0] > 0
     both = visible & (held_out.visible_logits[..., 0] > 0)
-    scale = scoring.scale_factor(*_chosen(tracks, held_out, both))
+    scale = metrics.scale_factor(*_chosen(tracks, held_out, both))
     # Nothing seen both ways: there is no scale to match.
     scale = np.where(np.isfinite(scale), scale, 1)
     scored = visible & held_out.counted
     true, seen, predicted, _ = _chosen(tracks, held_out, scored)
-    errors = scoring.pixel_errors(true, predicted * scale, camera)
+    errors = metrics.pixel_errors(true, predicted * scale, camera)
     scores = np.full(visible.shape, np.nan, np.float32)
-    scores[scored] = scoring.coords_score(errors, seen)[0]
+    scores[scored] = metrics.coords_score(errors, seen)[0]
     return scores
 
 
@@ -1759,15 +1710,15 @@ def _window_entry(tracks, window, found):
     span = window.start, window.stop
     if found:
         known = {"surprise": found.windows.get(span, float("nan"))}
-        return _entry(window, scoring.realism(known))
+        return _entry(window, metrics.realism(known))
     frames = np.s_[window.start : window.stop]
     ids = window.ids
     visible = tracks.visible[ids, frames, 0] > 0
     weights = np.ones(visible.shape)
     asked = window.query_points[:, 0].astype(int) - window.start
     weights[np.arange(len(ids)), asked] = 0
-    realism = scoring.realism(
-        scoring.held_out_statistics(
+    realism = metrics.realism(
+        metrics.held_out_statistics(
             tracks.tracks[ids, frames],
             visible,
             window.tracks,
@@ -1819,7 +1770,7 @@ def _warnings(video, tracks, ids, options) -> list[str]:
 
 def _is_still(tracks, ids) -> bool:
     """Whether nearly all tracks stay within STILL pixels (of a 256 px frame)."""
-    camera = scoring.evaluation_intrinsics(tracks.intrinsics, tracks.size)
+    camera = metrics.evaluation_intrinsics(tracks.intrinsics, tracks.size)
     pixels = geometry.project(tracks.tracks[ids], camera)
     visible = tracks.visible[ids] > 0
     low = np.where(visible, pixels, np.inf).min(axis=1)
@@ -1882,9 +1833,6 @@ def _scored_points(tracks, ids, scores, video):
     }
 
 
-# --- Tracks from elsewhere ---
-
-
 def read_tracks(
     path: str | os.PathLike, options: Options | None = None
 ) -> tuple[Tracks3D, Video | None]:
@@ -1902,6 +1850,7 @@ def read_tracks(
             intrinsics that it cannot have.
     """
     import datasets  # not above: who scores a video does not wait for it
+    from spa.errors import DatasetError
 
     options, path = options or Options(), os.fspath(path)
     if not os.path.isfile(path):
@@ -1909,10 +1858,10 @@ def read_tracks(
     try:
         stored = datasets.read_npz(path, {"coords", "visibs", "extrinsics", "fps"})
         if {"coords", "visibs"} <= set(stored):
-            example = _tapip3d_example(datasets, path, stored)
+            example = _tapip3d_example(path, stored)
         else:
             example = datasets.read_example(path, with_video=True)
-    except datasets.DatasetError as error:
+    except DatasetError as error:
         raise PipelineError(str(error)) from error
     tracks = example["tracks_3d"]
     extrinsics = _stored_poses(path, stored, tracks.shape[1])
@@ -1954,12 +1903,15 @@ def score_tracks_file(
     return result
 
 
-def _tapip3d_example(datasets, path, stored):
+def _tapip3d_example(path, stored):
     """What TAPIP3D wrote, as datasets.read_example gives it."""
+    import datasets
+    from spa.errors import DatasetError
+
     stored |= datasets.read_npz(path, {"intrinsics", "video"})
     coords, visible = stored["coords"], stored["visibs"]
     if coords.ndim != 3 or coords.shape[2] != 3 or visible.shape != coords.shape[:2]:
-        raise datasets.DatasetError(
+        raise DatasetError(
             f"{path}: coords {coords.shape} and visibs {visible.shape} must be "
             "[T, N, 3] and [T, N]"
         )
@@ -2055,9 +2007,6 @@ def stored_depth(
     seen = np.where(visible, tracks, np.float32([0, 0, 1]))
     pixels = geometry.project(seen, example["intrinsics"])
     return depth_around(example["depth"], pixels, seen[..., 2], size)
-
-
-# --- Files ---
 
 
 def save_result(

@@ -14,10 +14,9 @@ import sys
 
 from absl import app, flags
 
-import pipeline
 import report_page
 import scoring_flags
-from files import first_line
+from spa.errors import PipelineError, first_line
 
 FLAGS = flags.FLAGS
 MOST_TOLD = 10  # failed videos that the terminal lists
@@ -57,11 +56,11 @@ def define_flags() -> None:
 def run() -> str:
     """Makes the page that the flags describe; what to print."""
     if not FLAGS.results_dir:
-        raise pipeline.PipelineError("which results? give --results_dir=FOLDER")
+        raise PipelineError("which results? give --results_dir=FOLDER")
     report_page.check_sizes(FLAGS.video_size, FLAGS.crf, FLAGS.max_videos)
     paths, name = [os.path.expanduser(FLAGS.results_dir)], "report.html"
     if os.path.isfile(paths[0]):
-        raise pipeline.PipelineError(
+        raise PipelineError(
             f"{paths[0]} is a file: results_dir is the --output_dir of inference.py"
         )
     if FLAGS.compare:
@@ -69,7 +68,7 @@ def run() -> str:
         name = "compare.html"
     output = os.path.expanduser(FLAGS.output or os.path.join(paths[0], name))
     if os.path.isdir(output):
-        raise pipeline.PipelineError(f"{output} is a folder: --output names a file")
+        raise PipelineError(f"{output} is a folder: --output names a file")
     scoring_flags.check_output_dir(os.path.dirname(os.path.abspath(output)))
     folders = [report_page.read_folder(path) for path in paths]
     size = report_page.write_page(

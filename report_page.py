@@ -37,10 +37,10 @@ from scipy.signal import find_peaks
 from tqdm import tqdm
 
 import many_videos
-import scoring
 import visualize
-from files import first_line, whole_file
-from pipeline import PipelineError
+from spa import statistics
+from spa.errors import PipelineError, first_line
+from spa.files import whole_file
 from video import DEFAULT_FPS, write_video
 
 LOG = logging.getLogger(__name__)
@@ -309,8 +309,8 @@ def compare(entries: Sequence[Entry]) -> dict:
         [e.sides[i].realism for e in entries if e.sides[i] and _has_score(e.sides[i])]
         for i in range(2)
     ]
-    difference = scoring.bootstrap(scoring.mean, pairs[:, 0] - pairs[:, 1])
-    wins = scoring.bootstrap(scoring.pairwise_accuracy, pairs[:, 0], pairs[:, 1])
+    difference = statistics.bootstrap(statistics.mean, pairs[:, 0] - pairs[:, 1])
+    wins = statistics.bootstrap(statistics.pairwise_accuracy, pairs[:, 0], pairs[:, 1])
     return {
         "num_common": len(pairs),
         "mean_a": _mean(means[0]),

@@ -26,8 +26,8 @@ from collections.abc import Iterator
 import cv2
 from absl import flags
 
-import pipeline
-from files import first_line, reason
+from spa.errors import USER_ERRORS, PipelineError, first_line, reason, writing_to
+from video import WORKING_SIZE
 
 # Flags that are fields of pipeline.Options: of the networks, which scripts that read
 # tracks have too,
@@ -190,9 +190,7 @@ def define_network_flags() -> None:
     )
 
 
-def define_output_flags(
-    output_dir: str, result_video_size: int = pipeline.WORKING_SIZE
-) -> None:
+def define_output_flags(output_dir: str, result_video_size: int = WORKING_SIZE) -> None:
     """What is kept and where, and how much of many videos is done; the arguments are
     defaults."""
     flags.DEFINE_string("output_dir", output_dir, "Directory to write to.")
@@ -233,7 +231,7 @@ def given_options(values: flags.FlagValues) -> dict:
     try:
         camera = tuple(float(x) for x in values.intrinsics)
     except ValueError:
-        raise pipeline.PipelineError(
+        raise PipelineError(
             f"intrinsics are {','.join(values.intrinsics)}: need numbers fx,fy,cx,cy"
         ) from None
     return given | {"intrinsics": camera}
@@ -246,14 +244,14 @@ def check_output_dir(path: str | os.PathLike) -> None:
         pipeline.PipelineError: saying why.
     """
     if not path:
-        raise pipeline.PipelineError("where to? give --output_dir=DIR")
+        raise PipelineError("where to? give --output_dir=DIR")
     above = os.path.abspath(path)
     while not os.path.lexists(above):
         above = os.path.dirname(above)
     if not os.path.isdir(above):
-        raise pipeline.PipelineError(f"cannot write to {path}: {above} is a file")
+        raise PipelineError(f"cannot write to {path}: {above} is a file")
     # Asking for permissions says nothing of read-only disks, or to root.
-    with pipeline.writing_to(path), tempfile.TemporaryFile(dir=above):
+    with writing_to(path), tempfile.TemporaryFile(dir=above):
         pass
 
 
@@ -291,7 +289,7 @@ def errors_in_one_line(
     """
     try:
         yield
-    except (*pipeline.USER_ERRORS, *also) as error:
+    except (*USER_ERRORS, *also) as error:
         sys.exit(first_line(error))
     except OSError as error:
         # The message of those that files.py raises has the path in it.

@@ -1,6 +1,6 @@
 """Query points on what a clip shows: an even share for each cluster of its features.
 
-    python semantic_points.py --csv_path=videos.csv --dino_model=facebook/dinov2-base \\
+    python semantic_points.py --csv_path=videos.csv --dino_model=facebook/dinov2-base \
         --base_feat_path=outputs/points
 
 A grid puts most points on sky, floor and walls, and few on the small thing that moves.
@@ -51,9 +51,10 @@ from tqdm import tqdm
 
 import features
 import tracking
-from files import BAD_FILE, first_line, reason, whole_files
+from spa.errors import PointsError, VideoError, first_line, reason
+from spa.files import BAD_FILE, whole_files
 from torch_models import FrontEndError, need_torch
-from video import DEFAULT_FPS, WORKING_SIZE, Video, VideoError, read_video
+from video import DEFAULT_FPS, WORKING_SIZE, Video, read_video
 
 LOG = logging.getLogger(__name__)
 METHODS = ("bipartite", "kmeans")
@@ -73,10 +74,6 @@ KMEANS_ROUNDS = 30
 GIF_SIZE = 320  # longer side of a GIF, pixels
 TRAIL = 12  # frames
 FORMAT = 1  # of the files: those of another one are made again only when asked for
-
-
-class PointsError(ValueError):
-    """Something the user can put right; the message says in one line what and how."""
 
 
 COTRACKER_FLAGS = ("cotracker_repo", "cotracker_checkpoint")
@@ -203,9 +200,6 @@ class EntityTracks:
         return tracking.Tracks2D(self.tracks[kept], self.visible[kept])
 
 
-# --- Features ---
-
-
 def sample_frames(num_frames: int, count: int) -> Int[np.ndarray, " K"]:
     """Numbers of `count` frames spread evenly from the first of a clip to its last; of
     all of them if there are fewer."""
@@ -230,9 +224,6 @@ def clip_tokens(
         disable=None,  # no bar in a log
     )
     return np.stack([np.asarray(found, np.float32) for found in bar])
-
-
-# --- Clusters ---
 
 
 def cluster(
@@ -372,9 +363,6 @@ def _kmeans(points, count, seed, rounds=KMEANS_ROUNDS, starts=1, begun=None):
     return labels[:, 0], centres
 
 
-# --- Points ---
-
-
 def find_queries(
     tokens: Float[np.ndarray, "K h w D"],
     frames: Int[np.ndarray, " K"],
@@ -476,9 +464,6 @@ def grid_queries(size: tuple[int, int], grid_size: int) -> Queries:
     return Queries(points, np.zeros(len(points), np.int64), labels, np.zeros(1, int))
 
 
-# --- Tracks ---
-
-
 def semantic_queries(
     frames: Sequence[UInt8[np.ndarray, "H W 3"]],
     model: features.FeatureModel,
@@ -566,9 +551,6 @@ def in_pixels_of(found: EntityTracks, video: Video) -> EntityTracks:
     return dataclasses.replace(found, tracks=found.tracks * scale)
 
 
-# --- Files ---
-
-
 def write_points(create: Callable, stem: Path, found: EntityTracks, **about) -> None:
     """Writes STEM.pkl, as Trokens does, and STEM.npz beside it.
 
@@ -634,9 +616,6 @@ def read_points(path: str | os.PathLike) -> EntityTracks:
         ) from error
 
 
-# --- Pictures ---
-
-
 def entity_colours(numbers: Int[np.ndarray, " N"]) -> UInt8[np.ndarray, "N 3"]:
     """An RGB colour for each entity, neighbours in number far apart in hue."""
     numbers = np.asarray(numbers)
@@ -698,9 +677,6 @@ def write_gif(file, pictures: Iterator[np.ndarray], fps: float) -> None:
     with imageio.get_writer(file, format="GIF", mode="I", **how) as writer:
         for picture in pictures:
             writer.append_data(picture)
-
-
-# --- The command ---
 
 
 @dataclasses.dataclass(frozen=True)

@@ -43,8 +43,8 @@ import scipy.spatial
 import scipy.special
 from jaxtyping import Bool, Float, Int
 
-import scoring
-from files import BAD_FILE, whole_file
+from spa import metrics
+from spa.files import BAD_FILE, whole_file
 
 VERSION = 5  # of the numbers in Fields and of the statistics: other heads are not used
 NUM_NEAR = 4, 16  # neighbours of a point, one for every NEAR_SHARE tracks of a window
@@ -722,7 +722,7 @@ def score_fields(
         return None
     lengths = [stop - start for start, stop in spans]
     each = [{"surprise": clip_surprise(x, lengths)} for x in without]
-    each = np.array([scoring.realism(statistics) for statistics in each])
+    each = np.array([metrics.realism(statistics) for statistics in each])
     spread = float("nan")
     if len(each) > 1:
         spread = float(np.sqrt((len(each) - 1) * np.mean((each - each.mean()) ** 2)))

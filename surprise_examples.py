@@ -23,14 +23,14 @@ from jaxtyping import Bool, Float
 from tqdm import tqdm
 
 import damages
-import geometry
 import offline_proof
 import pipeline
 import surprise
 import surprise_training
 import synthetic
-import workers
-from files import whole_file
+from spa import geometry, workers
+from spa.errors import PipelineError
+from spa.files import whole_file
 
 # Of synthetic.py: no model is trained on these scenes, and none of them is judged.
 FIRST_SEED, FIRST_RENDERED = 6_100_000, 6_000_000
@@ -401,7 +401,7 @@ def fit(
     try:
         heads = surprise_training.fit_heads(found, kinds, seed, more)
     except surprise_training.TooFew as error:
-        raise pipeline.PipelineError(f"of {number} clips {error}") from error
+        raise PipelineError(f"of {number} clips {error}") from error
     about = {
         "command": command,
         "scenes_version": synthetic.VERSION,
@@ -420,18 +420,18 @@ def _check_numbers(most_intact, num_paired, num_torn):
     """What would be noticed hours later."""
     least = surprise_training.LEAST_INTACT
     if most_intact < least:
-        raise pipeline.PipelineError(
+        raise PipelineError(
             f"at most {most_intact} windows say what is usual, need {least}: give more "
             "--num_varied, --num_damaged or --num_paired"
         )
     least = surprise_training.LEAST_PAIRS
     if 0 < num_paired < least:
-        raise pipeline.PipelineError(
+        raise PipelineError(
             f"no correction can be fitted to --num_paired={num_paired}: give at least "
             f"{least}, or 0 for heads without one"
         )
     if 0 < num_paired < num_torn:
-        raise pipeline.PipelineError(
+        raise PipelineError(
             f"--num_torn={num_torn} scenes are torn of --num_paired={num_paired}: give "
             "at most as many"
         )

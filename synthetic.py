@@ -37,10 +37,10 @@ import mujoco
 import numpy as np
 import tqdm
 
-import files
-import geometry
+from spa import geometry
+from spa.files import whole_file, write_npz
+from spa.workers import ordered_map
 from video import write_video
-from workers import ordered_map
 from worlds import (
     FIRST_FACE,
     GRAVITY,
@@ -1763,7 +1763,7 @@ def _write_scene(settings: Settings, scene: Scene, possible: dict, rows: list) -
     if not settings.render:
         arrays.pop("video", None)
     path = settings.path(scene.seed, scene.violation)
-    files.write_npz(path, arrays, compress=True)
+    write_npz(path, arrays, compress=True)
 
 
 def parse_violations(text: str) -> tuple[str, ...]:
@@ -1838,7 +1838,7 @@ def main(flags) -> None:
             bar.update(len(report))
     if rows:
         ok, png = cv2.imencode(".png", np.concatenate(rows)[..., ::-1])
-        with files.whole_file(settings.folder / "contact_sheet.png") as file:
+        with whole_file(settings.folder / "contact_sheet.png") as file:
             file.write(png.tobytes())
     print(f"{counts['written']} files written to {settings.folder}", end="")
     print(f", {counts['found']} found there already" if counts["found"] else "")

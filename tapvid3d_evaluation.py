@@ -35,14 +35,14 @@ from tqdm import tqdm
 
 import checkpointing
 import datasets
-import geometry
 import pipeline
-import scoring
 import tracking
-from datasets import DatasetError
-from files import as_csv, as_json, first_line, reason, whole_file, write_npz
-from pipeline import Options, PipelineError, Tracks3D
+from pipeline import Options, Tracks3D
 from scoring_flags import check_output_dir
+from spa import geometry
+from spa.errors import DatasetError, PipelineError, first_line, reason
+from spa.files import as_csv, as_json, whole_file, write_npz
+from spa.metrics import SCALINGS, THRESHOLDS, evaluation_intrinsics, tapvid3d_metrics
 from video import WORKING_SIZE, Video, reduced
 
 LOG = logging.getLogger(__name__)
@@ -51,8 +51,8 @@ METRICS = (
     "average_jaccard",
     "average_pts_within_thresh",
     "occlusion_accuracy",
-    *(f"jaccard_{threshold}" for threshold in scoring.THRESHOLDS),
-    *(f"pts_within_{threshold}" for threshold in scoring.THRESHOLDS),
+    *(f"jaccard_{threshold}" for threshold in THRESHOLDS),
+    *(f"pts_within_{threshold}" for threshold in THRESHOLDS),
 )
 COLUMNS = ("source", "video", "scaling", "num_tracks", "num_frames", *METRICS, "error")
 ON_SCREEN = METRICS[:3]
@@ -720,12 +720,12 @@ def builtin_metrics(
         prediction: of all of its tracks.
         scaling: of scoring.SCALINGS.
     """
-    found = scoring.tapvid3d_metrics(
+    found = tapvid3d_metrics(
         clip.truth.swapaxes(0, 1),
         clip.visible.T,
         prediction.tracks.swapaxes(0, 1),
         prediction.visible.T,
-        scoring.evaluation_intrinsics(clip.intrinsics, clip.tracks.size),
+        evaluation_intrinsics(clip.intrinsics, clip.tracks.size),
         scaling=scaling,
         query_frames=clip.query_points[:, 0].astype(int),
     )
@@ -757,9 +757,7 @@ def tapnet_metrics(
         arrays = {name: array[None] for name, array in arrays.items()}
     found = metrics.compute_tapvid3d_metrics(
         **arrays,
-        intrinsics_params=scoring.evaluation_intrinsics(
-            clip.intrinsics, clip.tracks.size
-        ),
+        intrinsics_params=evaluation_intrinsics(clip.intrinsics, clip.tracks.size),
         get_trackwise_metrics=local,
         scaling=scaling,
         order="n t" if local else "b n t",
@@ -861,9 +859,9 @@ def evaluate(
 
 def _check_evaluation(files, scalings, batch_size) -> None:
     for scaling in scalings:
-        if scaling not in scoring.SCALINGS:
+        if scaling not in SCALINGS:
             raise PipelineError(
-                f"no depth scaling {scaling!r}: have {', '.join(scoring.SCALINGS)}"
+                f"no depth scaling {scaling!r}: have {', '.join(SCALINGS)}"
             )
     if not scalings or len(set(scalings)) < len(scalings):
         raise PipelineError("depth_scalings: give at least one, and each once")

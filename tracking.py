@@ -39,7 +39,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from tqdm import tqdm
 
-import geometry
+from spa import geometry
 from torch_models import (
     FrontEndError,
     importing_from,

@@ -43,7 +43,8 @@ import datasets
 import track_autoencoder
 import track_autoencoder_3d
 import training
-from files import first_line, keep_compiled_programs, whole_file
+from spa.errors import CheckpointError, first_line
+from spa.files import keep_compiled_programs, whole_file
 
 FLAGS = flags.FLAGS
 WEIGHTS = training.LossWeights()
@@ -629,7 +630,7 @@ def resumable() -> list[tuple[int, dict]]:
     for step in steps:
         try:
             about = training.read_about(folder, step)
-        except checkpointing.CheckpointError as error:
+        except CheckpointError as error:
             say(f"{error}: passed over")
             continue
         refuse_changes(about["settings"])
@@ -663,7 +664,7 @@ def resume(run: Run, earlier: list[tuple[int, dict]]) -> None:
     for step, about in earlier:
         try:
             run.state = training.restore_state(in_folder("state"), step, run.state)
-        except checkpointing.CheckpointError as error:
+        except CheckpointError as error:
             say(f"{error}: passed over")
             continue
         run.step = run.saved = step
@@ -714,7 +715,7 @@ def save(run: Run) -> None:
     folder = in_folder("state")
     try:
         training.save_state(folder, run.state, about, FLAGS.keep_checkpoints)
-    except checkpointing.CheckpointError as error:
+    except CheckpointError as error:
         time.sleep(1)  # for Orbax's other threads to fail, too: report_unraisable
         raise TrainingEnded(f"{error}; {kept(run)}") from error
     run.saved = run.step
@@ -737,7 +738,7 @@ def export(run: Run, metrics: dict, held_out: dict) -> None:
         checkpointing.save_checkpoint(
             checkpoint_path(), run.model, params, FLAGS.storage, metadata
         )
-    except checkpointing.CheckpointError as error:  # weights beyond the stored type
+    except CheckpointError as error:  # weights beyond the stored type
         raise diverged(str(error), run) from error
     run.exported = run.step
 

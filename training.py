@@ -33,12 +33,18 @@ from flax import struct
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
-import scoring
 import track_autoencoder
-from checkpointing import CheckpointError
-from files import first_line
+from spa.errors import CheckpointError, first_line
+from spa.metrics import (
+    EVALUATION_SIZE,
+    batch_metrics,
+    constant_velocity,
+    image_errors,
+    nearest_support,
+    point_stays,
+)
 
-CERTAIN_WITHIN = 8.0 / scoring.EVALUATION_SIZE  # TAPIR's certainty: an error below 8 px
+CERTAIN_WITHIN = 8.0 / EVALUATION_SIZE  # TAPIR's certainty: an error below 8 px
 MAX_LOG_SCALE = 8.0
 # L1 up to here, logarithmic beyond: a few near or fast points, off by half the frame,
 # must not decide where a step goes.
@@ -405,9 +411,9 @@ def predict(
 
 
 BASELINES = {
-    "point_stays": scoring.point_stays,
-    "constant_velocity": scoring.constant_velocity,
-    "nearest_support": scoring.nearest_support,
+    "point_stays": point_stays,
+    "constant_velocity": constant_velocity,
+    "nearest_support": nearest_support,
 }
 CALIBRATION = (1, 2, 4)  # times the predicted scale
 
@@ -470,9 +476,9 @@ def measure(outputs, batch: dict) -> dict[str, np.ndarray]:
     predictions = {"model": outputs.tracks}
     predictions |= {name: baseline(batch) for name, baseline in BASELINES.items()}
     for name, tracks in predictions.items():
-        found[f"{name}_px"] = scoring.image_errors(tracks, batch)[shown]
+        found[f"{name}_px"] = image_errors(tracks, batch)[shown]
         says = said if name == "model" else np.ones_like(visible)
-        metrics = scoring.batch_metrics(tracks, says, batch, counted)
+        metrics = batch_metrics(tracks, says, batch, counted)
         found |= {f"{name}_{score}": values for score, values in metrics.items()}
     if outputs.log_error_scale is not None:
         error = np.asarray(relative_errors(outputs.tracks, batch["query_tracks"]))

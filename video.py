@@ -35,7 +35,8 @@ import numpy as np
 from jaxtyping import Bool, Int, UInt8
 from tqdm import tqdm
 
-from files import whole_file
+from spa.errors import VideoError
+from spa.files import whole_file
 
 WORKING_SIZE = 512  # longer side of the frames that are kept and stored, in pixels
 SMALLEST_SIDE = 64  # pixels; of anything smaller no score is worth having
@@ -84,10 +85,6 @@ DEFAULT_FPS = 10  # of a video whose rate nobody knows
 CRF = 18  # of H.264, as written: thin coloured lines do not survive less
 
 
-class VideoError(ValueError):
-    """A video that cannot be read or scored; one line that says what and how."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Video:
     """A clip, at most WORKING_SIZE px on its longer side.
@@ -113,9 +110,6 @@ class Video:
     rotation: int = 0
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-
-
-# --- Frames ---
 
 
 class Frames(Sequence):
@@ -174,9 +168,6 @@ class FrameStore(Sequence):
         size = math.prod(self.shape)
         self.file.seek((index - len(self.kept)) * size)
         return np.frombuffer(self.file.read(size), np.uint8).reshape(self.shape)
-
-
-# --- Reading ---
 
 
 def read_video(
@@ -475,9 +466,6 @@ def _thumbnails(frames) -> UInt8[np.ndarray, "T h w 3"]:
     return np.stack([reduced(frame, THUMBNAIL) for frame in frames])
 
 
-# --- Cuts ---
-
-
 def find_cuts(frames: Sequence[UInt8[np.ndarray, "h w 3"]]) -> list[int]:
     """Where another shot begins: the first frame of each shot but the first.
 
@@ -584,9 +572,6 @@ def _is_cut(seen, t, num_frames):
     )
 
 
-# --- Repeated frames ---
-
-
 def find_repeats(
     frames: Sequence[UInt8[np.ndarray, "h w 3"]],
 ) -> tuple[Bool[np.ndarray, " T"], str]:
@@ -676,9 +661,6 @@ def without_repeats(video: Video, cuts: Sequence[int] = ()) -> tuple[Video, list
     return thinned, [int((kept < cut).sum()) for cut in cuts]
 
 
-# --- Borders ---
-
-
 def content_box(
     frames: Sequence[UInt8[np.ndarray, "h w 3"]],
 ) -> tuple[int, int, int, int]:
@@ -719,9 +701,6 @@ def _border_width(flat, colour):
     like_first = np.abs(colour - colour[0]).max(axis=-1) < STEADY
     border = flat & like_first
     return len(border) if border.all() else int(border.argmin())
-
-
-# --- Writing ---
 
 
 def write_video(

@@ -35,11 +35,12 @@ import numpy as np
 from jaxtyping import Bool, Float
 from tqdm import tqdm
 
-import scoring
-from files import as_csv, as_json, first_line, reason, whole_files
 from many_videos import NUMBERS
-from pipeline import PipelineError, writing_to
-from scoring import Estimate, bootstrap
+from spa import statistics
+from spa.errors import PipelineError, first_line, reason, writing_to
+from spa.files import as_csv, as_json, whole_files
+from spa.metrics import frechet_distance, motion_sample, video_distance
+from spa.statistics import Estimate, bootstrap
 
 LOG = logging.getLogger(__name__)
 MISSING = ("", "nan", "none", "null")  # a number that is not there
@@ -574,7 +575,7 @@ def agreement(
     values: Float[np.ndarray, " N"],
     labels: Float[np.ndarray, " N"],
     groups: Sequence[str],
-    measures: Sequence = (scoring.spearman, scoring.kendall, scoring.pearson),
+    measures: Sequence = (statistics.spearman, statistics.kendall, statistics.pearson),
 ) -> dict[str, Estimate]:
     """Spearman, Kendall and Pearson of scores with labels; NaN is left out."""
     kept = ~(np.isnan(values) | np.isnan(labels))
@@ -591,7 +592,7 @@ def separation(
     """AUROC of scores for a label of 0 or 1; NaN of either is left out."""
     kept = ~(np.isnan(values) | np.isnan(positive))
     groups = np.asarray(groups)[kept]
-    return bootstrap(scoring.auroc, values[kept], positive[kept] > 0, groups=groups)
+    return bootstrap(statistics.auroc, values[kept], positive[kept] > 0, groups=groups)
 
 
 def report_videophy2(
@@ -684,7 +685,7 @@ def report_labelled(clips: Sequence[Clip], values: Float[np.ndarray, " N"]) -> R
     if "pair" in clips[0].tags:
         truth = labels["label"] if "label" in labels else labels["score"]
         higher, lower, pairs = _ordered_pairs(clips, values, truth)
-        right = bootstrap(scoring.pairwise_accuracy, higher, lower, groups=pairs)
+        right = bootstrap(statistics.pairwise_accuracy, higher, lower, groups=pairs)
         report.metrics["pairwise_accuracy"] = right
         report.tables.append(Table("Pairs", ("", "right"), [("all", right)]))
     if not report.figures:
@@ -792,7 +793,7 @@ def _intphys2_accuracy(clips, values) -> dict[str, Estimate]:
     def accuracy(found):
         higher, lower, groups = zip(*found, strict=True) if found else ((), (), ())
         data = np.array(higher, float), np.array(lower, float)
-        return bootstrap(scoring.pairwise_accuracy, *data, groups=groups)
+        return bootstrap(statistics.pairwise_accuracy, *data, groups=groups)
 
     return {
         "pairs": accuracy(pairs),
@@ -869,7 +870,7 @@ def _counts(values):
 def _mean_of(values, groups):
     kept = ~np.isnan(values)
     groups = None if groups is None else np.asarray(groups)[kept]
-    return bootstrap(scoring.mean, values[kept], groups=groups)
+    return bootstrap(statistics.mean, values[kept], groups=groups)
 
 
 def _by_label(clips) -> dict[str, np.ndarray]:
@@ -916,7 +917,7 @@ def _by_model(clips, values) -> tuple[dict, Table]:
             "labels": {x: _nan_mean(y[chosen]) for x, y in labels.items()},
             "agreement": {
                 x: agreement(
-                    values[chosen], y[chosen], groups[chosen], [scoring.spearman]
+                    values[chosen], y[chosen], groups[chosen], [statistics.spearman]
                 )
                 for x, y in labels.items()
             },
@@ -953,7 +954,7 @@ def _agreement_of_models(models) -> dict[str, float]:
             [(m["score"].value, m["labels"][label]) for m in models.values()]
         )
         means = means[~np.isnan(means).any(axis=1)]
-        found[label] = float(scoring.spearman(*means.T))
+        found[label] = float(statistics.spearman(*means.T))
     return found
 
 
@@ -1030,7 +1031,7 @@ def _read_result(path):
         stored["checkpoint"]["sha256"], stored["version"], stored["options"]
         with np.load(path.parent / "predictions.npz") as arrays:
             windows = arrays["latents"]
-        sample = scoring.motion_sample(windows, flatten=True)
+        sample = motion_sample(windows, flatten=True)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise PipelineError(
             f"{path.parent} is no result that can be read: {first_line(error)}"
@@ -1068,11 +1069,13 @@ def compare(
         "mean_a": _mean_of(first.scores, None),
         "mean_b": _mean_of(second.scores, None),
         "difference": _difference(first, second),
-        "win_rate_a": bootstrap(scoring.pairwise_accuracy, *(x[kept] for x in pair)),
+        "win_rate_a": bootstrap(statistics.pairwise_accuracy, *(x[kept] for x in pair)),
         "frechet_motion_distance": _motion_distance(
             first.latents, second.latents, num_shuffles
         ),
-        "video_distance": bootstrap(scoring.mean, _video_distances(first, second, at)),
+        "video_distance": bootstrap(
+            statistics.mean, _video_distances(first, second, at)
+        ),
     }
     apart = metrics["frechet_motion_distance"]
     if min(len(first.names), len(second.names)) <= 2 * apart["dimensions"]:
@@ -1116,7 +1119,7 @@ def _difference(first, second):
     kept = ~np.isnan(values)
 
     def difference(x, of_first, weights):
-        return scoring.mean(x, weights * of_first) - scoring.mean(
+        return statistics.mean(x, weights * of_first) - statistics.mean(
             x, weights * (1 - of_first)
         )
 
@@ -1133,8 +1136,8 @@ def _motion_distance(first, second, num_shuffles):
     for _ in tqdm(range(num_shuffles), "shuffles", leave=False):
         order = rng.permutation(len(both))
         parts = both[order[: len(first)]], both[order[len(first) :]]
-        by_chance.append(scoring.frechet_distance(*parts))
-    found = scoring.frechet_distance(first, second)
+        by_chance.append(frechet_distance(*parts))
+    found = frechet_distance(first, second)
     return {
         "value": found,
         "dimensions": both.shape[1],
@@ -1146,7 +1149,7 @@ def _motion_distance(first, second, num_shuffles):
 
 def _video_distances(first, second, at):
     pairs = zip(first.latents[at[0]], second.latents[at[1]], strict=True)
-    return np.array([scoring.video_distance(a[None], b[None]) for a, b in pairs])
+    return np.array([video_distance(a[None], b[None]) for a, b in pairs])
 
 
 def _compare_table(metrics):
@@ -1341,7 +1344,7 @@ def draw_scatter(
         slope, start = np.polyfit(x, y, 1)
         ends = distinct[[0, -1]]
         axes.plot(ends, slope * ends + start, color=RED, linewidth=2)
-        rho = float(scoring.spearman(x, y))
+        rho = float(statistics.spearman(x, y))
         axes.set_title(f"{len(x)} clips, Spearman {rho:.3f}")
     axes.set(xlabel=x_name, ylabel=y_name)
     return figure
@@ -1372,7 +1375,7 @@ def draw_roc(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]):
         values, is_positive = values[kept], positive[kept] > 0
         if not 0 < is_positive.sum() < len(values):
             continue
-        area = float(scoring.auroc(values, is_positive))
+        area = float(statistics.auroc(values, is_positive))
         label = f"{name}: {area:.3f}"
         axes.plot(*roc_curve(values, is_positive), color=colour, label=label)
         axes.legend(frameon=False, loc="lower right", title="AUROC")

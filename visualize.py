@@ -43,8 +43,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
 import datasets
-from files import first_line, whole_file
-from video import VideoError, check_file
+from spa.errors import DatasetError, VideoError, VisualizeError, first_line
+from spa.files import whole_file
+from video import check_file
 
 GREY = (128, 128, 128)  # of points without a score
 TRAIL_WEIGHT = 0.7  # of trails over the frame, as published
@@ -60,13 +61,6 @@ SMALL = {
     *NEEDED,
     *("coords_score", "visibs", "video_path", "fps", "frame_size", "frame_indices"),
 }
-
-
-class VisualizeError(ValueError):
-    """Something the user can put right; the message says in one line what and how."""
-
-
-# --- Results ---
 
 
 def load_visualization_data(npz_path: str | os.PathLike) -> dict:
@@ -96,7 +90,7 @@ def load_visualization_data(npz_path: str | os.PathLike) -> dict:
         raise VisualizeError(f"{path}: no such file")
     try:
         stored = datasets.read_npz(path, SMALL)
-    except datasets.DatasetError as error:
+    except DatasetError as error:
         raise VisualizeError(str(error)) from error
     missing = [name for name in NEEDED if name not in stored]
     if missing:
@@ -439,9 +433,6 @@ def prepare_video_for_visualization(
     return rgb, np.ascontiguousarray(rgb[..., ::-1])
 
 
-# --- Projection ---
-
-
 def project_3d_to_2d(
     coords_3d: Float[np.ndarray, "N 3"],
     intrinsics: Float[np.ndarray, "3 3"],
@@ -503,9 +494,6 @@ def project_all_tracks(
         with np.errstate(over="ignore"):
             tracks[:, t] = project_3d_to_2d(points, *camera)[0]
     return tracks
-
-
-# --- Colours ---
 
 
 def score_to_color_bgr(score: float) -> tuple[int, int, int]:
@@ -593,9 +581,6 @@ def mean_scores(scores: Float[np.ndarray, "T N"], axis: int) -> np.ndarray:
     total = np.where(known, scores, 0).sum(axis=axis, dtype=np.float64)
     with np.errstate(invalid="ignore"):
         return total / known.sum(axis=axis)
-
-
-# --- Painting ---
 
 
 def paint_frames(
@@ -781,9 +766,6 @@ def paint_point_track_with_colors(
     return np.stack(painted) if painted else np.asarray(video).copy()
 
 
-# --- The margin ---
-
-
 def margin_height(width: int) -> int:
     """Pixels below a painted frame of this width, for colour bar and score."""
     return 2 * _row_height(width) + 4
@@ -846,9 +828,6 @@ def _write(strip, text, left, row):
     thickness = max(1, round(_font_scale(width)))
     scale = _font_scale(width)
     cv2.putText(strip, text, (left, base), FONT, scale, INK, thickness, cv2.LINE_AA)
-
-
-# --- Results to pictures ---
 
 
 def video_of_result(

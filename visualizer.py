@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 import scoring_flags
 import visualize
+from spa.errors import VisualizeError
 from video import DEFAULT_FPS, write_video
 
 FLAGS = flags.FLAGS
@@ -121,23 +122,19 @@ def define_interactive_flags() -> None:
 def check_flags() -> None:
     """Finds out before the work that something cannot be."""
     if not FLAGS.npz_path:
-        raise visualize.VisualizeError(
+        raise VisualizeError(
             "which result? give --npz_path=FILE, a result_with_scores.npz"
         )
     least = {"trail": 0, "point_size": 1, "resize_height": 1, "resize_width": 1}
     for name, smallest in (least | {"worst": 1}).items():
         value = FLAGS[name].value
         if value is not None and value < smallest:
-            raise visualize.VisualizeError(
-                f"{name} is {value}, must be at least {smallest}"
-            )
+            raise VisualizeError(f"{name} is {value}, must be at least {smallest}")
     if FLAGS.fps is not None and not 0 < FLAGS.fps < math.inf:
-        raise visualize.VisualizeError(f"fps is {FLAGS.fps:g}, must be more than 0")
+        raise VisualizeError(f"fps is {FLAGS.fps:g}, must be more than 0")
     both = FLAGS["normalize_scores"].present and FLAGS.normalize_scores
     if both and FLAGS.no_normalize_scores:
-        raise visualize.VisualizeError(
-            "give normalize_scores or no_normalize_scores, not both"
-        )
+        raise VisualizeError("give normalize_scores or no_normalize_scores, not both")
     check_interactive_flags()
 
 
@@ -149,7 +146,7 @@ def check_interactive_flags() -> None:
         if FLAGS[name].value
     ]
     if FLAGS.interactive and names:
-        raise visualize.VisualizeError(
+        raise VisualizeError(
             f"--interactive writes no files: leave out it or {', '.join(names)}"
         )
 
@@ -161,7 +158,7 @@ def output_stem() -> Path:
     if name is None:
         name = f"{npz_path.stem}_visualized"
     if os.path.basename(name) != name or name in ("", ".", ".."):
-        raise visualize.VisualizeError(
+        raise VisualizeError(
             f"output_name is {name!r}, must be a name: its folder is --output_dir"
         )
     stem, ending = os.path.splitext(name)
@@ -225,7 +222,7 @@ def run() -> list[str]:
         )
         for name in ("plot", "worst"):
             if FLAGS[name].value:
-                raise visualize.VisualizeError(f"without scores there is no --{name}")
+                raise VisualizeError(f"without scores there is no --{name}")
     if not np.any(data["visibs"]):
         print(f"{data['path']}: no point is visible in any frame", file=sys.stderr)
     elif not visualize.is_in_frame(data).any():
@@ -270,7 +267,7 @@ def main(argv):
     # Where a terminal lacks a character, as in a file's name, it gets its number.
     sys.stdout.reconfigure(errors="backslashreplace")
     with scoring_flags.errors_in_one_line(
-        visualize.VisualizeError,
+        VisualizeError,
         interrupted="no video is half-written; frames of --save_frames stay",
     ):
         lines = run()

@@ -30,16 +30,17 @@ from absl import logging as absl_logging
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT)]
 
-import cv2  # noqa: E402
-import tqdm  # noqa: E402
+import cv2
+import tqdm
 
-import geometry  # noqa: E402
-import offline_proof  # noqa: E402
-import pipeline  # noqa: E402
-import scoring_flags  # noqa: E402
-import surprise  # noqa: E402
-import synthetic  # noqa: E402
-from files import keep_compiled_programs, whole_file  # noqa: E402
+import offline_proof
+import pipeline
+import scoring_flags
+import surprise
+import synthetic
+from spa import geometry
+from spa.files import keep_compiled_programs, whole_file
+from video import read_video
 
 FLAGS = flags.FLAGS
 FIRST_SEED = 2_000_000  # of synthetic.py: no model is trained on these scenes
@@ -191,7 +192,7 @@ def _as(frames, like):
 
 def read(path: str) -> np.ndarray:
     """`[T, H, W, 3]`, at the working size."""
-    return np.stack(pipeline.read_video(path).frames)
+    return np.stack(read_video(path).frames)
 
 
 def write_reference(path: str, found: dict, checkpoint, options) -> None:

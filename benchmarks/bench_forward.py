@@ -30,6 +30,7 @@ from absl import app, flags
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path[:0] = [ROOT, os.path.join(ROOT, "tests")]
 
+
 FLAGS = flags.FLAGS
 flags.DEFINE_bool("quick", False, "Only (N, Q) = (256, 128).")
 flags.DEFINE_integer("repetitions", 3, "Timed runs per row; the best counts.")

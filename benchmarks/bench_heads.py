@@ -34,10 +34,10 @@ from tqdm import tqdm
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path[:0] = [ROOT]
 
-import surprise  # noqa: E402
-import surprise_examples  # noqa: E402
-import surprise_training  # noqa: E402
-from files import whole_file  # noqa: E402
+import surprise
+import surprise_examples
+import surprise_training
+from spa.files import whole_file
 
 FLAGS = flags.FLAGS
 OUT = Path(ROOT) / "benchmarks" / "results" / "heads.json"

@@ -23,8 +23,8 @@ from bench_sampling import timed
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path[:0] = [ROOT]
 
-import scoring  # noqa: E402
-from files import whole_file  # noqa: E402
+from spa import metrics
+from spa.files import whole_file
 
 METRICS_SECONDS, LOCAL_SECONDS = 2.0, 30.0
 CLIPS, TRACKS, FRAMES = 64, 256, 150
@@ -61,13 +61,13 @@ def measure_metrics(
     rows = []
     for spread, where in ((ROOM, "a room"), (OBJECT, "an object")):
         clips = make_clips(shape, spread)
-        for scaling in scoring.SCALINGS:
+        for scaling in metrics.SCALINGS:
             local = scaling == "local_neighborhood"
             if not local and spread == OBJECT:
                 continue
             row = timed(
                 f"{scaling}, {where}" if local else scaling,
-                lambda clips=clips, how=scaling: scoring.tapvid3d_metrics(
+                lambda clips=clips, how=scaling: metrics.tapvid3d_metrics(
                     **clips, scaling=how
                 ),
                 1 if local else repetitions,

@@ -36,13 +36,13 @@ from absl import app, flags
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path[:0] = [ROOT]
 
-import bench_forward  # noqa: E402  has --quick, --out_dir and the CPU's name
-import imageio_ffmpeg  # noqa: E402
-import jax  # noqa: E402
-import tqdm  # noqa: E402
+import bench_forward
+import imageio_ffmpeg
+import jax
+import tqdm
 
-import pipeline  # noqa: E402
-from files import keep_compiled_programs, whole_file  # noqa: E402
+import pipeline
+from spa.files import keep_compiled_programs, whole_file
 
 FLAGS = flags.FLAGS
 LENGTHS = (50, 150, 600, 3000)

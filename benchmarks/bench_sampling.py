@@ -22,8 +22,8 @@ from absl import app, flags
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path[:0] = [ROOT]
 
-import geometry  # noqa: E402
-from files import whole_file  # noqa: E402
+from spa import geometry
+from spa.files import whole_file
 
 SAMPLING_SECONDS = 2.0
 TRACKS, FRAMES, FEATURES = 4096, 150, 768

@@ -20,11 +20,11 @@ from absl import app, flags
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path[:0] = [ROOT]
 
-import checkpointing  # noqa: E402
-import data_loader  # noqa: E402
-import track_autoencoder_3d  # noqa: E402
-import training  # noqa: E402
-from files import whole_file  # noqa: E402
+import checkpointing
+import data_loader
+import track_autoencoder_3d
+import training
+from spa.files import whole_file
 
 SEED, NUM_SCENES = 1, 256  # train.py's held-out pool
 KINDS = {

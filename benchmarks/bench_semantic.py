@@ -27,15 +27,16 @@ from absl import app, flags
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT)]
 
-import tqdm  # noqa: E402
+import tqdm
 
-import features  # noqa: E402
-import offline_proof  # noqa: E402
-import pipeline  # noqa: E402
-import semantic_points as points  # noqa: E402
-import synthetic  # noqa: E402
-import tracking  # noqa: E402
-from files import keep_compiled_programs, whole_file, without_nan  # noqa: E402
+import features
+import offline_proof
+import pipeline
+import semantic_points as points
+import synthetic
+import tracking
+from spa.errors import NothingToTrack
+from spa.files import keep_compiled_programs, whole_file, without_nan
 
 FLAGS = flags.FLAGS
 FIRST_SEED = 5_500_000  # of synthetic.py: nothing is trained or fitted on these scenes
@@ -68,11 +69,11 @@ def seconds() -> list[dict]:
         for method in points.METHODS:
             sampling = points.Sampling(method=method)
             what = f"{method}, 32 frames of 16 x 16 tokens of {dim}"
-            run = lambda t=tokens, s=sampling: points.cluster(t, s)  # noqa: E731
+            run = lambda t=tokens, s=sampling: points.cluster(t, s)
             rows.append({"what": what, "seconds": timed(run), "at_most": 3.0})
     chosen, size = np.arange(32), (288, 512)
     smooth = smooth_tokens()
-    run = lambda: points.find_queries(smooth, chosen, size, points.Sampling())  # noqa: E731
+    run = lambda: points.find_queries(smooth, chosen, size, points.Sampling())
     rows.append({"what": "bipartite, and points in 512 x 288", "seconds": timed(run)})
     return rows
 
@@ -296,7 +297,7 @@ def judged_twins(stored, seed, judges) -> list[offline_proof.Row]:
             found = offline_proof.condition_tracks(stored[name], kind, "rendered", seed)
             try:
                 values = offline_proof.judge(found, judges, kinds if intact else [kind])
-            except pipeline.NothingToTrack:
+            except NothingToTrack:
                 continue
             rows.append(
                 offline_proof.Row(str(seed), str(seed), name, kind, True, values.values)

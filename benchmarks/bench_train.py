@@ -29,15 +29,15 @@ from absl import app, flags
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path[:0] = [ROOT]
 
-import bench_forward  # noqa: E402  has --quick, --out_dir and the product of matrices
-import jax  # noqa: E402
-import tqdm  # noqa: E402
+import bench_forward
+import jax
+import tqdm
 
-import checkpointing  # noqa: E402
-import data_loader  # noqa: E402
-import track_autoencoder_3d  # noqa: E402
-import training  # noqa: E402
-from files import keep_compiled_programs, whole_file  # noqa: E402
+import checkpointing
+import data_loader
+import track_autoencoder_3d
+import training
+from spa.files import keep_compiled_programs, whole_file
 
 FLAGS = flags.FLAGS
 MOST_WAIT = 0.05  # of the time, on a GPU with 8 processes

@@ -23,9 +23,9 @@ from bench_sampling import timed
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path[:0] = [ROOT]
 
-import visualize  # noqa: E402
-from files import whole_file  # noqa: E402
-from video import write_video  # noqa: E402
+import visualize
+from spa.files import whole_file
+from video import write_video
 
 PAINTING_SECONDS = 5.0
 POINTS, FRAMES, SIZE = 2048, 150, 512

@@ -37,11 +37,11 @@ from absl import app, flags
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT)]
 
-import offline_proof  # noqa: E402
-import surprise  # noqa: E402
-import surprise_examples  # noqa: E402
-import surprise_training as training  # noqa: E402
-from files import whole_file  # noqa: E402
+import offline_proof
+import surprise
+import surprise_examples
+import surprise_training as training
+from spa.files import whole_file
 
 FLAGS = flags.FLAGS
 TABLE = ROOT / "benchmarks" / "results" / "correction.npz"

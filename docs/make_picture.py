@@ -13,13 +13,13 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import cv2  # noqa: E402
-import numpy as np  # noqa: E402
+import cv2
+import numpy as np
 
-import geometry  # noqa: E402
-import pipeline  # noqa: E402
-import visualize  # noqa: E402
-from files import keep_compiled_programs, whole_file  # noqa: E402
+import pipeline
+import visualize
+from spa import geometry
+from spa.files import keep_compiled_programs, whole_file
 
 CLIPS = "example_video", "example_teleport"
 PLAIN = 0.8  # score above which points are small

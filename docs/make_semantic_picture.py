@@ -13,14 +13,14 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import cv2  # noqa: E402
-import numpy as np  # noqa: E402
+import cv2
+import numpy as np
 
-import features  # noqa: E402
-import semantic_points  # noqa: E402
-import synthetic  # noqa: E402
-import tracking  # noqa: E402
-from files import whole_file  # noqa: E402
+import features
+import semantic_points
+import synthetic
+import tracking
+from spa.files import whole_file
 
 SEED, FRAMES, SIDE = 128, 30, 256  # of the sample clip
 SHOWN = 20  # the frame whose tracks are drawn

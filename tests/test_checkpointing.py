@@ -36,9 +36,9 @@ from flax.training import checkpoints as flax_checkpoints
 from flax.training.train_state import TrainState
 
 import checkpointing
-import files
 import track_autoencoder
-from checkpointing import CheckpointError
+from spa.errors import CheckpointError
+from spa.files import write_npz
 from track_autoencoder import ModelConfig, TrackAutoEncoder
 from track_autoencoder_3d import TrackAutoEncoder3D
 
@@ -366,7 +366,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path):
     code = f"""
 import resource, sys
 import numpy as np
-import files
+from spa import files
 resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
 try:
     files.write_npz({str(path)!r}, {{"a": np.zeros(100_000)}})
@@ -385,7 +385,7 @@ def test_a_killed_write_leaves_the_old_file(tmp_path):
     code = f"""
 import os, signal
 import numpy as np
-import files
+from spa import files
 class Deadly:
     def __array__(self, dtype=None, copy=None):
         os.kill(os.getpid(), signal.SIGKILL)
@@ -410,7 +410,7 @@ def test_unwritable_directory(tmp_path):
 def test_target_that_is_a_directory(tmp_path):
     (tmp_path / "model.npz").mkdir()
     with pytest.raises(OSError, match="cannot write"):
-        files.write_npz(str(tmp_path / "model.npz"), {"a": np.zeros(3)})
+        write_npz(str(tmp_path / "model.npz"), {"a": np.zeros(3)})
     assert os.listdir(tmp_path) == ["model.npz"]
 
 

@@ -17,10 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import data_loader
-import geometry
 import synthetic
 from data_loader import Augmentation
-from datasets import DatasetError
+from spa import geometry
+from spa.errors import DatasetError
 
 POOL = {"num_frames": 20, "num_tracks": 48}
 SIZES = {"num_support": 16, "num_query": 8, "num_output_frames": 16}

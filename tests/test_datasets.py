@@ -23,8 +23,8 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 import datasets
-import geometry
-from datasets import DatasetError
+from spa import geometry
+from spa.errors import DatasetError
 
 DATA = Path(__file__).parent / "data"
 

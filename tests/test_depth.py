@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 import depth
-import geometry
 import torch_models
+from spa import geometry
 
 
 def random_clip(num_frames, height, width, seed=0):

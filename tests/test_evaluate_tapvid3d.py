@@ -22,7 +22,8 @@ import checkpointing
 import pipeline
 import tapvid3d_evaluation as evaluation
 import track_autoencoder_3d
-from pipeline import PipelineError, make_options
+from pipeline import make_options
+from spa.errors import PipelineError
 from tapvid3d_evaluation import ClipFile, Prediction, find_clips, read_clip
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -7,13 +7,21 @@ import os
 import numpy as np
 import pytest
 
-import files
+from spa.errors import first_line, reason
+from spa.files import (
+    as_csv,
+    as_json,
+    keep_compiled_programs,
+    whole_file,
+    whole_files,
+    write_npz,
+)
 
 
 def test_arrays_come_back(tmp_path):
     path = tmp_path / "new" / "x.npz"
     for compress in (False, True):
-        files.write_npz(path, {"a/b": np.arange(3)}, compress)
+        write_npz(path, {"a/b": np.arange(3)}, compress)
         with np.load(path) as stored:
             assert stored["a/b"].tolist() == [0, 1, 2]
     assert os.listdir(path.parent) == ["x.npz"]
@@ -22,7 +30,7 @@ def test_arrays_come_back(tmp_path):
 def test_an_interrupted_write_leaves_what_was_there(tmp_path):
     path = tmp_path / "x.txt"
     path.write_text("old")
-    with pytest.raises(KeyboardInterrupt), files.whole_file(path) as file:
+    with pytest.raises(KeyboardInterrupt), whole_file(path) as file:
         file.write(b"half")
         raise KeyboardInterrupt
     assert path.read_text() == "old"
@@ -31,7 +39,7 @@ def test_an_interrupted_write_leaves_what_was_there(tmp_path):
 
 def test_several_files_appear_together_or_not_at_all(tmp_path):
     def write(text, last):
-        with files.whole_files() as create:
+        with whole_files() as create:
             for path in (tmp_path / "a", last):
                 with create(path) as file:
                     file.write(text)
@@ -51,24 +59,24 @@ def test_several_files_appear_together_or_not_at_all(tmp_path):
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OSError, match=r"cannot write .*file/x\.npz"):
-        files.write_npz(tmp_path / "file" / "x.npz", {})
+        write_npz(tmp_path / "file" / "x.npz", {})
 
 
 def test_an_error_is_told_in_one_line():
-    assert files.first_line(ValueError("\n this\nand that")) == "this"
-    assert files.first_line(KeyError("x")) == "'x'"
-    assert files.first_line(RuntimeError(" \n")) == "RuntimeError"
-    assert files.reason(FileNotFoundError(2, "No such file", "a.csv")) == "No such file"
-    assert files.reason(OSError("a line\nand more")) == "a line"
+    assert first_line(ValueError("\n this\nand that")) == "this"
+    assert first_line(KeyError("x")) == "'x'"
+    assert first_line(RuntimeError(" \n")) == "RuntimeError"
+    assert reason(FileNotFoundError(2, "No such file", "a.csv")) == "No such file"
+    assert reason(OSError("a line\nand more")) == "a line"
     with pytest.raises(UnicodeDecodeError) as caught:
         b"\xff\xfe".decode()
-    assert files.reason(caught.value) == "it is not UTF-8 text"
+    assert reason(caught.value) == "it is not UTF-8 text"
 
 
 def test_compiled_programs_are_not_kept_in_a_file(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(NotADirectoryError, match="file is a file: jax_cache_dir must"):
-        files.keep_compiled_programs(str(tmp_path / "file"))
+        keep_compiled_programs(str(tmp_path / "file"))
 
 
 def test_json_has_none_where_a_number_is_not_finite():
@@ -78,7 +86,7 @@ def test_json_has_none_where_a_number_is_not_finite():
         "b": [1, (np.inf, "nan", None), {"c": np.float64(-np.inf)}],
         "d": np.bool_(True),
     }
-    assert json.loads(files.as_json(found)) == {
+    assert json.loads(as_json(found)) == {
         "a": {"value": 0.5, "low": None},
         "b": [1, [None, "nan", None], {"c": None}],
         "d": True,
@@ -87,5 +95,5 @@ def test_json_has_none_where_a_number_is_not_finite():
 
 def test_a_table_keeps_names_that_are_not_utf_8():
     rows = [{"a": os.fsdecode(b"\xff,x"), "c": 1}, {"b": 2}]
-    assert files.as_csv(["a", "b"], rows) == b'a,b\n"\xff,x",\n,2\n'
-    assert files.as_csv(["b"], rows[1:], has_header=False) == b"2\n"
+    assert as_csv(["a", "b"], rows) == b'a,b\n"\xff,x",\n,2\n'
+    assert as_csv(["b"], rows[1:], has_header=False) == b"2\n"

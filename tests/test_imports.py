@@ -1,12 +1,6 @@
-"""The layout holds: who may import whom, what the demo may load, where flags live.
+"""The layout holds: which room may import which, what the demo loads, where flags live.
 
-Contents
-    LIBRARY, SCRIPTS, DEMO      the modules, in the order in which they may import
-    imports_of, third_party_of  what a file imports, read from its syntax tree
-    run_python                  a fresh interpreter, with stand-ins for heavy packages
-    tests                       order; scripts; demo path; flags; requirements
-
-All of them look at the files that exist, so a module is covered as soon as it lands.
+All of it is read from the files that exist: a module is covered as soon as it lands.
 """
 
 import ast
@@ -21,46 +15,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-
-# A module imports only from those before it here.
-LIBRARY = [
-    "files",
-    "video",
-    "workers",
-    "geometry",
-    "attention",
-    "scaffold",
-    "track_autoencoder",
-    "track_autoencoder_3d",
-    "checkpointing",
-    "scoring",
-    "surprise",
-    "surprise_training",
-    "worlds",
-    "synthetic",
-    "corruptions",
-    "datasets",
-    "data_loader",
-    "training",
-    "torch_models",
-    "tracking",
-    "features",
-    "depth",
-    "environment",
-    "semantic_points",
-    "damages",
-    "pipeline",
-    "many_videos",
-    "scoring_flags",
-    "video_benchmarks",
-    "offline_proof",
-    "surprise_examples",
-    "tapvid3d_evaluation",
-    "visualize",
-    "report_page",
-    "interactive",
-]
-SCRIPTS = [
+# Rooms of the package, in order: a module imports from its own room, from those before
+# it, and from what lies in spa/ itself. Only flags.py there may look further up, since
+# it turns options into flags.
+ROOMS = ["clip", "simulation", "data", "model", "realism", "evaluation", "view"]
+# At the top: what the package itself imports of it, which is the published model,
+MODEL_FILES = ["attention", "track_autoencoder", "track_autoencoder_3d"]
+# published modules that others import, and commands, which nobody imports.
+COMMANDS = [
     "train",
     "fit_surprise",
     "inference",
@@ -69,80 +31,95 @@ SCRIPTS = [
     "visualizer",
     "report",
 ]
-# What a heavy package would slow down or break: the way of `make demo`, and training
-# on simulated scenes.
-DEMO = [
-    "files",
-    "video",
-    "workers",
-    "geometry",
-    "attention",
-    "scaffold",
-    "track_autoencoder",
-    "track_autoencoder_3d",
-    "checkpointing",
-    "scoring",
-    "surprise",
-    "surprise_training",
-    "worlds",
-    "synthetic",
-    "corruptions",
-    "datasets",
-    "data_loader",
-    "training",
-    "torch_models",
-    "tracking",
-    "features",
-    "depth",
-    "environment",
-    "semantic_points",
-    "pipeline",
-    "many_videos",
-    "scoring_flags",
-    "inference",
-    "train",
-]
+# Packages beside spa may take from these rooms, and from what lies in spa/ itself.
+OPEN_TO_PACKAGES = ["clip", "simulation", "data", "view"]
+PACKAGES = ["stereo4d", "patch_ordering", "viewpoint"]
 HEAVY = ["torch", "tensorflow"]
-MODULES = LIBRARY + SCRIPTS
-PRESENT = [name for name in MODULES if (ROOT / f"{name}.py").exists()]
+TOP = sorted(path.stem for path in ROOT.glob("*.py"))
+SPA = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("spa/**/*.py"))
 
 
-def present(names):
-    return [name for name in names if name in PRESENT]
+def dotted(path):
+    return path.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
 
 
-def _imported_names(nodes):
-    """Top-level package of every absolute import among `nodes`."""
+def imported(nodes):
+    """Dotted names of every absolute import among nodes, what is taken included."""
     names = set()
     for node in nodes:
         if isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[0] for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and not node.level:
-            names.add(node.module.split(".")[0])
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
     return names
 
 
-def _outside_functions(node):
+def outside_functions(node):
     """Nodes that run when the module is imported: all but the bodies of functions."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
             continue
         yield child
-        yield from _outside_functions(child)
+        yield from outside_functions(child)
 
 
+@functools.cache
 def imports_of(path, at_import_only=False):
-    """Packages that a file imports anywhere, or only those imported at its import."""
-    tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
-    return _imported_names(
-        _outside_functions(tree) if at_import_only else ast.walk(tree)
-    )
+    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"), filename=path)
+    return imported(outside_functions(tree) if at_import_only else ast.walk(tree))
 
 
-def third_party_of(name, at_import_only):
-    own = set(MODULES) | {"tests", "benchmarks"}
-    found = imports_of(ROOT / f"{name}.py", at_import_only)
+def third_party_of(path, at_import_only):
+    own = {*TOP, "spa", "tests", "benchmarks"}
+    found = {name.split(".")[0] for name in imports_of(path, at_import_only)}
     return found - own - set(sys.stdlib_module_names)
+
+
+def room_of(name):
+    """The room of a dotted name; "" for what lies in spa/ itself."""
+    parts = name.split(".")
+    return parts[1] if len(parts) > 1 and parts[1] in ROOMS else ""
+
+
+@pytest.mark.parametrize("path", SPA)
+def test_a_module_imports_from_its_room_and_those_before(path):
+    own = room_of(dotted(path))
+    allowed = ROOMS[: ROOMS.index(own) + 1] if own else []
+    if path in ("spa/flags.py", "spa/jobs.py"):
+        allowed = ROOMS
+    theirs = {n for n in imports_of(path) if n.split(".")[0] == "spa" and room_of(n)}
+    wrong = sorted(name for name in theirs if room_of(name) not in allowed)
+    assert not wrong, f"{path} may not import {wrong}"
+
+
+@pytest.mark.parametrize("path", SPA)
+def test_the_package_imports_only_the_model_from_the_top(path):
+    found = {name.split(".")[0] for name in imports_of(path)} & set(TOP)
+    allowed = MODEL_FILES if room_of(dotted(path)) in ROOMS[3:] else []
+    assert found <= set(allowed), f"{path} imports {sorted(found)} from the top"
+
+
+@pytest.mark.parametrize("folder", [p for p in PACKAGES if (ROOT / p).is_dir()])
+def test_packages_beside_take_nothing_of_realism_or_evaluation(folder):
+    for path in ROOT.glob(f"{folder}/**/*.py"):
+        name = path.relative_to(ROOT).as_posix()
+        rooms = {room_of(n) for n in imports_of(name) if n.split(".")[0] == "spa"}
+        assert rooms <= {"", *OPEN_TO_PACKAGES}, f"{name} imports from {sorted(rooms)}"
+
+
+@pytest.mark.parametrize("folder", [".", "spa", "tests", "benchmarks"])
+def test_nobody_imports_a_command(folder):
+    files = ROOT.glob("*.py") if folder == "." else (ROOT / folder).glob("**/*.py")
+    for path in files:
+        found = imports_of(path.relative_to(ROOT).as_posix())
+        commands = {name.split(".")[0] for name in found} & set(COMMANDS)
+        assert not commands, f"{path} imports {sorted(commands)}"
+
+
+def test_no_module_hides_a_known_package():
+    """As datasets.py at the top hid Hugging Face's."""
+    known = {"utils", "types", "files", "jobs"}
+    assert not known & set(TOP)
 
 
 @pytest.fixture(scope="module")
@@ -170,29 +147,8 @@ def run_python(code, *path):
     return done.stdout.split()
 
 
-def test_every_module_has_a_place_in_the_order():
-    unknown = {path.stem for path in ROOT.glob("*.py")} - set(MODULES)
-    assert not unknown, f"give {sorted(unknown)} a place in LIBRARY or SCRIPTS"
-
-
-@pytest.mark.parametrize("name", PRESENT)
-def test_module_imports_only_from_those_above_it(name):
-    above = LIBRARY[: LIBRARY.index(name)] if name in LIBRARY else LIBRARY
-    wrong = (imports_of(ROOT / f"{name}.py") & set(MODULES)) - set(above)
-    assert not wrong, f"{name}.py may not import {sorted(wrong)}"
-
-
-@pytest.mark.parametrize("folder", ["tests", "benchmarks"])
-def test_nobody_imports_a_script(folder):
-    importers = {
-        path.name: sorted(imports_of(path) & set(SCRIPTS))
-        for path in (ROOT / folder).glob("*.py")
-    }
-    assert not {name: found for name, found in importers.items() if found}
-
-
-def test_demo_path_loads_no_heavy_package(heavy_stand_ins):
-    names = present(DEMO)
+def test_no_module_loads_a_heavy_package(heavy_stand_ins):
+    names = [*TOP, *map(dotted, SPA)]
     code = f"""
 import importlib, sys
 for name in {names}:
@@ -212,7 +168,7 @@ def test_a_heavy_package_would_be_seen(heavy_stand_ins):
 
 
 def test_importing_the_library_defines_no_flags():
-    names = present(LIBRARY)
+    names = [*map(dotted, SPA), *(name for name in TOP if name not in COMMANDS)]
     code = f"""
 import importlib
 from absl import flags
@@ -255,19 +211,19 @@ def not_required(packages, *files):
     }
 
 
-@pytest.mark.parametrize("name", present(DEMO))
-def test_mini_layer_brings_what_the_demo_imports(name):
-    packages = third_party_of(name, at_import_only=True)
+@pytest.mark.parametrize("path", [*(f"{name}.py" for name in TOP), *SPA])
+def test_mini_layer_brings_what_is_imported_at_once(path):
+    packages = third_party_of(path, at_import_only=True)
     missing = not_required(packages, "requirements-mini.txt")
-    assert not missing, f"{name}.py imports {sorted(missing)}"
+    assert not missing, f"{path} imports {sorted(missing)}"
 
 
-@pytest.mark.parametrize("name", PRESENT)
-def test_requirements_bring_whatever_is_imported(name):
-    packages = third_party_of(name, at_import_only=False)
+@pytest.mark.parametrize("path", [*(f"{name}.py" for name in TOP), *SPA])
+def test_requirements_bring_whatever_is_imported(path):
+    packages = third_party_of(path, at_import_only=False)
     # What is no package on an index: cloned by who wants it.
     packages -= {"cotracker", "video_depth_anything", "tapnet"}
     missing = not_required(
         packages, "requirements-mini.txt", "requirements.txt", "requirements-tf.txt"
     )
-    assert not missing, f"{name}.py imports {sorted(missing)}"
+    assert not missing, f"{path} imports {sorted(missing)}"

@@ -21,7 +21,7 @@ from browser import find_chromium, open_page
 from scipy.spatial.transform import Rotation
 
 import interactive
-from visualize import VisualizeError
+from spa.errors import VisualizeError
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZE = 48, 64

@@ -14,7 +14,7 @@ import many_videos
 import pipeline
 import surprise
 from many_videos import append_row, find_inputs, name_folders, read_rows, score_many
-from pipeline import PipelineError
+from spa.errors import PipelineError, VideoError
 
 OPTIONS = pipeline.make_options()
 CHECKPOINT = checkpointing.Checkpoint(None, {}, None, "none.npz", "abc", {})
@@ -46,7 +46,7 @@ class Scorer:
     def __call__(self, path):
         self.asked.append(Path(path).name)
         if "bad" in path:
-            raise pipeline.VideoError(f"{path} is not a video")
+            raise VideoError(f"{path} is not a video")
         if "broken" in path:
             raise RuntimeError("no memory\nand more")
         points = {"intrinsics": np.eye(3), "coords": np.zeros((self.size, 3))}

@@ -15,15 +15,15 @@ from test_pipeline import SMALL, random_tracks, save_random
 from video_files import make_clip, write_video
 
 import damages
-import geometry
 import offline_proof
 import pipeline
-import scoring
 import surprise
 import synthetic
 import track_autoencoder
 import track_autoencoder_3d
 from offline_proof import Row
+from spa import geometry, statistics
+from spa.errors import USER_ERRORS, PipelineError
 
 CAMERA = geometry.default_intrinsics(256, 256)
 
@@ -357,7 +357,7 @@ def test_intervals_are_those_of_scoring():
     values = np.array([r.values["realism"] for r in rows])
     intact = np.array([r.kind == "none" for r in rows])
     groups = [r.group for r in rows]
-    expected = scoring.bootstrap(scoring.auroc, values, intact, groups=groups)
+    expected = statistics.bootstrap(statistics.auroc, values, intact, groups=groups)
     found = offline_proof.estimate(comparison, "across", "realism")
     np.testing.assert_allclose(found[:3], expected[:3], rtol=1e-9)
     originals = dict(zip(scenes, values[intact], strict=True))
@@ -366,7 +366,7 @@ def test_intervals_are_those_of_scoring():
     lower = [r.values["realism"] for r in damaged]
     groups = [r.group for r in damaged]
     pairs = np.array(higher), np.array(lower)
-    expected = scoring.bootstrap(scoring.pairwise_accuracy, *pairs, groups=groups)
+    expected = statistics.bootstrap(statistics.pairwise_accuracy, *pairs, groups=groups)
     found = offline_proof.estimate(comparison, "paired", "realism")
     np.testing.assert_allclose(found[:3], expected[:3], rtol=1e-9)
 
@@ -509,9 +509,7 @@ def test_twins_from_seeds_to_a_report(small, tmp_path, monkeypatch):
     monkeypatch.setattr(offline_proof, "judge", again)
     monkeypatch.setattr(offline_proof, "_make_scene", again)
     assert offline_proof.run("synthetic", **keywords) == text
-    with pytest.raises(
-        pipeline.PipelineError, match="other options .options.*output_d"
-    ):
+    with pytest.raises(PipelineError, match="other options .options.*output_d"):
         offline_proof.run("synthetic", **keywords | {"num_splits": 3})
 
 
@@ -565,13 +563,13 @@ def test_damaged_copies_from_a_video_to_a_report(small, tmp_path, monkeypatch):
     ],
 )
 def test_what_is_wrong_is_said_before_any_work(benchmark, keywords, message, tmp_path):
-    with pytest.raises(pipeline.USER_ERRORS, match=message) as caught:
+    with pytest.raises(USER_ERRORS, match=message) as caught:
         offline_proof.run(benchmark, output_dir=str(tmp_path / "out"), **keywords)
     assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
 
 
 def test_simulated_twins_have_no_points_to_choose(tmp_path):
-    with pytest.raises(pipeline.PipelineError, match="leave query_sampling out"):
+    with pytest.raises(PipelineError, match="leave query_sampling out"):
         offline_proof.run(
             "synthetic", output_dir=str(tmp_path), query_sampling="semantic"
         )

@@ -18,14 +18,14 @@ from hypothesis import strategies as st
 from video_files import SIZE, make_clip
 
 import checkpointing
-import files
-import geometry
 import pipeline
-import scoring
 import surprise
 import track_autoencoder
 import track_autoencoder_3d
 from pipeline import make_options
+from spa import geometry, metrics
+from spa.errors import USER_ERRORS, CheckpointError, NothingToTrack, PipelineError
+from spa.files import without_nan
 from video import video_from_array
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "videos"
@@ -429,7 +429,7 @@ def test_an_error_of_four_pixels_at_256_scores_a_half(held_out):
 
 def test_realism_is_what_scoring_says(held_out):
     tracks, found = held_out
-    expected = scoring.held_out_statistics(
+    expected = metrics.held_out_statistics(
         tracks.tracks,
         tracks.visible[..., 0] > 0,
         found.tracks,
@@ -440,7 +440,7 @@ def test_realism_is_what_scoring_says(held_out):
     )
     stub = checkpointing.Checkpoint(None, {}, None, "none", "", {})
     result = pipeline.make_result(tracks, found, stub, make_options(), None)
-    assert result.realism == scoring.realism(expected)
+    assert result.realism == metrics.realism(expected)
     assert result.score["occlusion_accuracy"] == expected["occlusion_accuracy"]
 
 
@@ -592,7 +592,7 @@ def test_large_frames_are_reduced_and_coordinates_are_not(checkpoint, tmp_path):
     """A clip of twice the size has the same points at twice the pixels."""
     clip = make_clip(8, (288, 384))
     double = clip.repeat(2, axis=1).repeat(2, axis=2)  # averages back to the clip
-    video = pipeline.video_from_array(double, max_size=384)
+    video = video_from_array(double, max_size=384)
     assert video.size == (576, 768)
     np.testing.assert_array_equal(video.frames, clip)
     small = pipeline.score_video(clip, checkpoint, tracking_grid_size=8)
@@ -610,7 +610,7 @@ def test_large_frames_are_reduced_and_coordinates_are_not(checkpoint, tmp_path):
 @pytest.mark.parametrize("level", [0, 200])
 def test_a_clip_without_texture_gets_no_score(checkpoint, level):
     clip = np.full((10, 80, 100, 3), level, np.uint8)
-    with pytest.raises(pipeline.NothingToTrack, match="no trackable points.*no score"):
+    with pytest.raises(NothingToTrack, match="no trackable points.*no score"):
         pipeline.score_video(clip, checkpoint)
 
 
@@ -620,7 +620,7 @@ def test_tracks_that_are_never_together_get_no_score(checkpoint):
     visible = np.zeros((2, 40, 1), np.float32)
     visible[0, :3], visible[1, -3:] = 1, 1
     alone = dataclasses.replace(tracks, visible=visible)
-    with pytest.raises(pipeline.NothingToTrack, match="no score"):
+    with pytest.raises(NothingToTrack, match="no score"):
         pipeline.score_tracks(alone, checkpoint, make_options())
 
 
@@ -632,7 +632,7 @@ def test_tracks_that_are_sometimes_alone_are_scored(checkpoint):
     result = pipeline.score_tracks(some, checkpoint, make_options())
     assert result.score["num_tracks"] < 5
     assert np.isfinite(result.realism)
-    files.without_nan(result.score)
+    without_nan(result.score)
 
 
 @pytest.mark.parametrize(
@@ -657,35 +657,35 @@ def test_tracks_that_are_sometimes_alone_are_scored(checkpoint):
     ],
 )
 def test_options_that_cannot_be(options, message, checkpoint):
-    with pytest.raises(pipeline.USER_ERRORS, match=message):
+    with pytest.raises(USER_ERRORS, match=message):
         pipeline.score_video(make_clip(4), checkpoint, **options)
 
 
 def test_frames_of_a_video_are_chosen_where_it_is_read(checkpoint):
     video = video_from_array(make_clip(4), 8.0)
-    with pytest.raises(pipeline.PipelineError, match="^fps can be chosen for the"):
+    with pytest.raises(PipelineError, match="^fps can be chosen for the"):
         pipeline.score_video(video, checkpoint, fps=4.0)
     options = make_options(start=1.0, duration=2.0, fps=4.0)
-    with pytest.raises(pipeline.PipelineError, match="^start and duration and fps can"):
+    with pytest.raises(PipelineError, match="^start and duration and fps can"):
         pipeline.score_tracks_file("tracks.npz", checkpoint, options)
 
 
 def test_a_2d_checkpoint_is_refused(tmp_path):
     model = track_autoencoder.make_model("mini", **SMALL)
     path = save_random(tmp_path / "trajan.npz", model)
-    with pytest.raises(pipeline.PipelineError, match="2D model"):
+    with pytest.raises(PipelineError, match="2D model"):
         pipeline.score_video(make_clip(4), path)
 
 
 def test_a_checkpoint_that_needs_features_is_refused(tmp_path):
     model = track_autoencoder_3d.make_model("mini", **SMALL, has_absent_dino=False)
     path = save_random(tmp_path / "needs_dino.npz", model)
-    with pytest.raises(pipeline.PipelineError, match="cannot do without dino"):
+    with pytest.raises(PipelineError, match="cannot do without dino"):
         pipeline.score_video(make_clip(4), path)
 
 
 def test_a_missing_checkpoint_is_named(tmp_path):
-    with pytest.raises(checkpointing.CheckpointError, match="nowhere.npz"):
+    with pytest.raises(CheckpointError, match="nowhere.npz"):
         pipeline.score_video(make_clip(4), tmp_path / "nowhere.npz")
 
 
@@ -764,7 +764,7 @@ def test_repeated_splits_give_a_mean_and_a_spread(checkpoint):
     each = []
     for split in range(3):
         rows = found.splits == split
-        statistics = scoring.held_out_statistics(
+        statistics = metrics.held_out_statistics(
             tracks.tracks[found.ids[rows]],
             tracks.visible[found.ids[rows], :, 0] > 0,
             found.tracks[rows],
@@ -773,7 +773,7 @@ def test_repeated_splits_give_a_mean_and_a_spread(checkpoint):
             tracks.size,
             found.counted[rows].astype(float),
         )
-        each.append(scoring.realism(statistics))
+        each.append(metrics.realism(statistics))
     assert result.realism == pytest.approx(np.mean(each))
     assert result.score["realism_std"] == pytest.approx(np.std(each))
     unique = np.unique(found.ids)
@@ -795,7 +795,7 @@ def test_a_camera_that_is_given():
 
 @pytest.mark.parametrize("camera", [(0.9, 0.9, 0.5, 0.5), (90, 91, 600, 50)])
 def test_a_camera_of_another_unit_or_clip_is_refused(camera):
-    with pytest.raises(pipeline.PipelineError, match="128x96 cannot have: give pixels"):
+    with pytest.raises(PipelineError, match="128x96 cannot have: give pixels"):
         pipeline.camera_of(make_options(intrinsics=camera), (96, 128))
 
 
@@ -872,7 +872,7 @@ def test_features_reach_the_model(checkpoint):
 
 def test_features_that_are_asked_for_must_be_there(checkpoint):
     for name in ("dino", "depth"):
-        with pytest.raises(pipeline.PipelineError, match=f"come without {name} feat"):
+        with pytest.raises(PipelineError, match=f"come without {name} feat"):
             options = make_options(**{f"use_{name}": True})
             pipeline.hold_out(random_tracks(), checkpoint, options)
 
@@ -880,7 +880,7 @@ def test_features_that_are_asked_for_must_be_there(checkpoint):
 def test_features_that_the_checkpoint_lacks_are_refused(tmp_path):
     model = track_autoencoder_3d.make_model("mini", **SMALL, use_dino=False)
     path = save_random(tmp_path / "plain.npz", model)
-    with pytest.raises(pipeline.PipelineError, match="trained without dino features"):
+    with pytest.raises(PipelineError, match="trained without dino features"):
         pipeline.score_video(make_clip(4), path, use_dino=True)
 
 
@@ -905,7 +905,7 @@ def test_depth_none_is_no_depth(checkpoint):
     """Rather than the depth of a flat world."""
     found = pipeline.load_front_ends(make_options(depth="none"), checkpoint)
     assert found.depth is None and found.names["depth"] is None
-    with pytest.raises(pipeline.PipelineError, match="use_depth is asked for") as error:
+    with pytest.raises(PipelineError, match="use_depth is asked for") as error:
         pipeline.load_front_ends(make_options(depth="none", use_depth=True), checkpoint)
     assert "\n" not in str(error.value)
 
@@ -945,7 +945,7 @@ def test_relative_depth_has_its_own_unit_in_each_shot(checkpoint, monkeypatch):
 def test_a_tracker_that_lacks_is_said_before_any_clip(checkpoint, tmp_path):
     pytest.importorskip("torch", reason="torch is not installed")
     options = make_options(tracker="cotracker3", cotracker_repo=str(tmp_path))
-    with pytest.raises(pipeline.PipelineError, match="no cotracker/predictor.py"):
+    with pytest.raises(PipelineError, match="no cotracker/predictor.py"):
         pipeline.load_front_ends(options, checkpoint)
 
 
@@ -1085,14 +1085,14 @@ def test_semantic_points_of_each_shot_lie_in_its_box(checkpoint, networks):
 
 def test_sampling_that_cannot_be(checkpoint, tmp_path):
     words = "no query_sampling 'random': have grid, semantic"
-    with pytest.raises(pipeline.PipelineError, match=words):
+    with pytest.raises(PipelineError, match=words):
         make_options(query_sampling="random")
-    with pytest.raises(pipeline.PipelineError, match="for videos only"):
+    with pytest.raises(PipelineError, match="for videos only"):
         options = make_options(query_sampling="semantic")
         pipeline.score_tracks_file(tmp_path / "t.npz", checkpoint, options)
     pytest.importorskip("torch", reason="torch is not installed")
     options = make_options(query_sampling="semantic", dino_model=str(tmp_path))
-    with pytest.raises(pipeline.PipelineError, match="has no config.json: dino_model"):
+    with pytest.raises(PipelineError, match="has no config.json: dino_model"):
         pipeline.load_front_ends(options, checkpoint)
 
 
@@ -1100,7 +1100,7 @@ def test_features_of_another_width_than_the_checkpoint_takes(networks, tmp_path)
     model = track_autoencoder_3d.make_model("mini", **SMALL, use_dino=True)
     path = save_random(tmp_path / "wide.npz", model)
     words = "gives 32 features, wide.npz was trained with 768: give another dino_model"
-    with pytest.raises(pipeline.PipelineError, match=words):
+    with pytest.raises(PipelineError, match=words):
         pipeline.score_video(
             make_clip(4), path, use_dino=True, dino_model=str(networks / "dino")
         )
@@ -1108,7 +1108,7 @@ def test_features_of_another_width_than_the_checkpoint_takes(networks, tmp_path)
 
 def test_a_front_end_that_cannot_be_loaded_is_one_line(checkpoint, tmp_path):
     pytest.importorskip("torch", reason="torch is not installed")
-    with pytest.raises(pipeline.PipelineError, match="has no config.json: dino_model"):
+    with pytest.raises(PipelineError, match="has no config.json: dino_model"):
         pipeline.score_video(
             make_clip(4), checkpoint, use_dino=True, dino_model=str(tmp_path)
         )
@@ -1224,7 +1224,7 @@ def test_stored_features_of_another_width_are_one_line(tmp_path):
         dino_features=np.zeros((5, 6, 384), np.float32),
     )  # fmt: skip
     words = "with 384 dino features, wide.npz was trained with 768: use those of"
-    with pytest.raises(pipeline.PipelineError, match=words) as caught:
+    with pytest.raises(PipelineError, match=words) as caught:
         pipeline.score_tracks_file(tmp_path / "t.npz", wide, make_options())
     assert "\n" not in str(caught.value)
 
@@ -1243,7 +1243,7 @@ def test_what_lies_beside_tracks_is_checked(tmp_path, beside, message):
     tracks = random_tracks(num_tracks=5, num_frames=6)
     stored = {"tracks_3d": tracks.tracks, "visible": tracks.visible}
     np.savez(tmp_path / "t.npz", **stored, height=96, width=128, **beside)
-    with pytest.raises(pipeline.PipelineError, match=message) as caught:
+    with pytest.raises(PipelineError, match=message) as caught:
         pipeline.read_tracks(tmp_path / "t.npz")
     assert "\n" not in str(caught.value)
 
@@ -1275,7 +1275,7 @@ def test_tracks_that_cannot_be_read_are_refused(tmp_path):
         "poses": r"must be \[4, 4\] or \[6, 4, 4\]",
         "video": "must be of the tracks' 6 frames",
     }.items():
-        with pytest.raises(pipeline.PipelineError, match=message) as caught:
+        with pytest.raises(PipelineError, match=message) as caught:
             pipeline.read_tracks(tmp_path / f"{name}.npz")
         assert "\n" not in str(caught.value)
 
@@ -1357,7 +1357,7 @@ def test_with_a_head_realism_comes_from_surprise(held_out, checkpoint, tmp_path)
 def test_a_damaged_head_is_one_line(checkpoint, tmp_path):
     beside = dataclasses.replace(checkpoint, folder=str(tmp_path))
     surprise.heads_path(checkpoint.name, tmp_path).write_bytes(b"no zip")
-    with pytest.raises(pipeline.PipelineError, match="is damaged: fetch it again"):
+    with pytest.raises(PipelineError, match="is damaged: fetch it again"):
         pipeline.score_tracks(random_tracks(), beside, make_options())
 
 

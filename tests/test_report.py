@@ -25,7 +25,7 @@ import pytest
 
 import report_page
 from many_videos import COLUMNS
-from pipeline import PipelineError
+from spa.errors import PipelineError
 
 ROOT = Path(__file__).resolve().parent.parent
 FRAMES, FPS, SIZE = 24, 8, (90, 120)

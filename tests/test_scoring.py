@@ -11,8 +11,35 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import geometry
-import scoring
+from spa import geometry, statistics
+from spa.metrics import (
+    SCALINGS,
+    THRESHOLDS,
+    batch_metrics,
+    constant_velocity,
+    coords_score,
+    evaluation_intrinsics,
+    frechet_distance,
+    held_out_statistics,
+    hold_last,
+    image_errors,
+    motion_sample,
+    nearest_support,
+    pixel_errors,
+    point_stays,
+    realism,
+    tapvid3d_metrics,
+    video_distance,
+)
+from spa.statistics import (
+    auroc,
+    bootstrap,
+    kendall,
+    mean,
+    pairwise_accuracy,
+    pearson,
+    spearman,
+)
 
 FIXTURE = np.load(Path(__file__).parent / "data" / "tapvid3d_metrics.npz")
 CASES = sorted({tuple(k.split("|")[:3]) for k in FIXTURE.files if k.startswith("out/")})
@@ -53,7 +80,7 @@ def random_inputs(seed, shape=(6, 9)):
 def test_official_numbers(case):
     prefix, fixed, trackwise = case
     scaling = prefix.removeprefix("out/").removesuffix("_tn")
-    found = scoring.tapvid3d_metrics(
+    found = tapvid3d_metrics(
         **official_inputs(),
         scaling=scaling,
         query_frames=official_query_frames(),
@@ -71,21 +98,21 @@ def test_official_numbers(case):
 
 def test_the_fixture_covers_every_scaling():
     scalings = {case[0].removeprefix("out/") for case in CASES}
-    assert scalings == set(scoring.SCALINGS) | {"median_tn"}
+    assert scalings == set(SCALINGS) | {"median_tn"}
 
 
-@pytest.mark.parametrize("scaling", scoring.SCALINGS)
+@pytest.mark.parametrize("scaling", SCALINGS)
 @pytest.mark.parametrize("level", ["video", "track"])
 def test_batched_equals_one_by_one(scaling, level):
     clips = [random_inputs(seed) for seed in range(3)]
     queries = np.random.default_rng(9).integers(0, 9, (3, 6))
     options = {"scaling": scaling, "level": level, "radius": 0.5}
     batch = {name: np.stack([clip[name] for clip in clips]) for name in clips[0]}
-    found = scoring.tapvid3d_metrics(
+    found = tapvid3d_metrics(
         **batch, intrinsics=INTRINSICS, query_frames=queries, **options
     )
     for i, clip in enumerate(clips):
-        alone = scoring.tapvid3d_metrics(
+        alone = tapvid3d_metrics(
             **clip, intrinsics=INTRINSICS, query_frames=queries[i], **options
         )
         for name, value in alone.items():
@@ -103,7 +130,7 @@ def local_metrics_in_loops(
         scale = track[at, 2] / predicted[n, at, 2]
         counts = {
             d: dict.fromkeys("agree all truth right tp fp".split(), 0)
-            for d in scoring.THRESHOLDS
+            for d in THRESHOLDS
         }
         for m, t in np.ndindex(visible.shape):
             if np.sum((tracks[m, t] - track[t]) ** 2) >= radius**2:
@@ -133,7 +160,7 @@ def test_local_neighborhood_is_what_loops_give(seed, radius):
     inputs["visible"][:, 0] = True
     inputs["tracks"][2] = inputs["tracks"][1] + [0.3, 0, 0]
     queries = np.random.default_rng(seed).integers(0, 9, 6)
-    found = scoring.tapvid3d_metrics(
+    found = tapvid3d_metrics(
         **inputs,
         intrinsics=INTRINSICS,
         scaling="local_neighborhood",
@@ -151,12 +178,12 @@ def test_local_neighborhood_leaves_out_what_is_nowhere():
     inputs, options = random_inputs(3), {"scaling": "local_neighborhood", "radius": 0.5}
     options |= {"intrinsics": INTRINSICS, "query_frames": np.zeros(6, int)}
     alone = {name: array[:5] for name, array in inputs.items()}
-    expected = scoring.tapvid3d_metrics(
+    expected = tapvid3d_metrics(
         **alone, **options | {"query_frames": np.zeros(5, int)}, level="track"
     )
     inputs["tracks"][5] = np.nan
     inputs["visible"][5] = False
-    found = scoring.tapvid3d_metrics(**inputs, **options, level="track")
+    found = tapvid3d_metrics(**inputs, **options, level="track")
     for name, values in expected.items():
         np.testing.assert_allclose(found[name][:5], values, err_msg=name)
         assert np.isnan(found[name][5])
@@ -171,7 +198,7 @@ def test_counts_by_hand():
     predicted = tracks + np.stack([errors, 0 * errors, 0 * errors], axis=-1)
     visible = np.array([[1, 1, 1, 1, 1, 0]], bool)
     predicted_visible = np.array([[1, 1, 1, 1, 0, 1]], bool)
-    metrics = scoring.tapvid3d_metrics(
+    metrics = tapvid3d_metrics(
         tracks, visible, predicted, predicted_visible, INTRINSICS, scaling="none"
     )
     assert metrics["occlusion_accuracy"] == pytest.approx(4 / 6)
@@ -192,7 +219,7 @@ def test_a_perfect_prediction_at_another_scale_is_perfect(seed, scaling):
     inputs = random_inputs(seed)
     inputs["predicted"] = inputs["tracks"] * 3.7
     inputs["predicted_visible"] = inputs["visible"]
-    metrics = scoring.tapvid3d_metrics(**inputs, intrinsics=INTRINSICS, scaling=scaling)
+    metrics = tapvid3d_metrics(**inputs, intrinsics=INTRINSICS, scaling=scaling)
     assert all(value == 1 for value in metrics.values())
 
 
@@ -200,14 +227,14 @@ def test_a_perfect_prediction_at_another_scale_is_perfect(seed, scaling):
 @given(seed=st.integers(0, 2**32 - 1))
 def test_weights_of_zero_leave_points_out(seed):
     inputs = random_inputs(seed)
-    kept = scoring.tapvid3d_metrics(
+    kept = tapvid3d_metrics(
         **{name: array[:, 2:] for name, array in inputs.items()},
         intrinsics=INTRINSICS,
         scaling="none",
     )
     weights = np.ones((6, 9))
     weights[:, :2] = 0
-    weighted = scoring.tapvid3d_metrics(
+    weighted = tapvid3d_metrics(
         **inputs, intrinsics=INTRINSICS, scaling="none", weights=weights
     )
     for name, value in kept.items():
@@ -218,22 +245,22 @@ def test_weights_of_zero_leave_points_out(seed):
 @given(seed=st.integers(0, 2**32 - 1))
 def test_positions_that_nobody_sees_have_no_influence(seed):
     inputs = random_inputs(seed)
-    clean = scoring.tapvid3d_metrics(**inputs, intrinsics=INTRINSICS)
+    clean = tapvid3d_metrics(**inputs, intrinsics=INTRINSICS)
     for name, mask in [
         ("tracks", ~inputs["visible"]),
         ("predicted", ~inputs["visible"] & ~inputs["predicted_visible"]),
     ]:
         inputs[name] = np.where(mask[..., None], np.nan, inputs[name])
-    dirty = scoring.tapvid3d_metrics(**inputs, intrinsics=INTRINSICS)
+    dirty = tapvid3d_metrics(**inputs, intrinsics=INTRINSICS)
     assert dirty == clean
 
 
 def test_points_are_what_tracks_are_made_of():
     inputs = random_inputs(0)
-    points = scoring.tapvid3d_metrics(
+    points = tapvid3d_metrics(
         **inputs, intrinsics=INTRINSICS, scaling="none", level="point"
     )
-    tracks = scoring.tapvid3d_metrics(
+    tracks = tapvid3d_metrics(
         **inputs, intrinsics=INTRINSICS, scaling="none", level="track"
     )
     within = points["pts_within_8"]
@@ -245,7 +272,7 @@ def test_points_are_what_tracks_are_made_of():
 def test_nothing_visible_gives_nan_and_no_warning(recwarn):
     inputs = random_inputs(0)
     inputs["visible"] = inputs["predicted_visible"] = np.zeros((6, 9), bool)
-    metrics = scoring.tapvid3d_metrics(**inputs, intrinsics=INTRINSICS)
+    metrics = tapvid3d_metrics(**inputs, intrinsics=INTRINSICS)
     assert np.isnan(metrics["average_jaccard"])
     assert metrics["occlusion_accuracy"] == 1
     assert len(recwarn) == 0
@@ -253,7 +280,7 @@ def test_nothing_visible_gives_nan_and_no_warning(recwarn):
 
 def test_no_tracks_at_all_give_nan():
     inputs = {name: array[:0] for name, array in random_inputs(0).items()}
-    metrics = scoring.tapvid3d_metrics(**inputs, intrinsics=INTRINSICS)
+    metrics = tapvid3d_metrics(**inputs, intrinsics=INTRINSICS)
     assert all(np.isnan(value) for value in metrics.values())
 
 
@@ -271,7 +298,7 @@ def test_no_tracks_at_all_give_nan():
 def test_wrong_input_is_refused(change, message):
     inputs = random_inputs(0) | {"intrinsics": INTRINSICS} | change
     with pytest.raises(ValueError, match=message):
-        scoring.tapvid3d_metrics(**inputs)
+        tapvid3d_metrics(**inputs)
 
 
 # --- Points, and the clip ---
@@ -279,7 +306,7 @@ def test_wrong_input_is_refused(change, message):
 
 def test_evaluation_is_at_256_on_the_shorter_side():
     for size in [(720, 1280), (1280, 720)]:
-        found = scoring.evaluation_intrinsics(np.array([1280, 1280, 640, 360]), size)
+        found = evaluation_intrinsics(np.array([1280, 1280, 640, 360]), size)
         np.testing.assert_allclose(found, np.array([1280, 1280, 640, 360]) * 256 / 720)
 
 
@@ -289,12 +316,12 @@ def test_pixel_errors_are_offsets_in_the_image():
     x = np.array([[10.0, 50.0, 30.0]])
     tracks = np.stack([x / 200 * depth, 0 * x, depth], axis=-1)
     moved = np.stack([(x + 4) / 200 * depth, 0 * x, depth], axis=-1)
-    np.testing.assert_allclose(scoring.pixel_errors(tracks, moved, INTRINSICS), 4)
+    np.testing.assert_allclose(pixel_errors(tracks, moved, INTRINSICS), 4)
 
 
 def test_coords_score_of_known_errors():
     errors = np.array([[0.0, 4.0, np.inf, 3.0]])
-    scores = scoring.coords_score(errors, np.array([[True, True, True, False]]))
+    scores = coords_score(errors, np.array([[True, True, True, False]]))
     np.testing.assert_allclose(scores, [[1, 0.5, 0, np.nan]])
 
 
@@ -302,24 +329,22 @@ def test_coords_score_of_known_errors():
 @given(error=st.floats(0, 1000), more=st.floats(1e-3, 1000), ratio=st.floats(1.01, 100))
 def test_coords_score_falls_with_the_error(error, more, ratio):
     scored = np.ones((1, 2), bool)
-    less, worse = scoring.coords_score(np.array([[error, error + more]]), scored)[0]
+    less, worse = coords_score(np.array([[error, error + more]]), scored)[0]
     assert 0 <= worse < less <= 1
-    above, below = scoring.coords_score(np.array([[4 / ratio, 4 * ratio]]), scored)[0]
+    above, below = coords_score(np.array([[4 / ratio, 4 * ratio]]), scored)[0]
     assert above - 0.5 == pytest.approx(0.5 - below)
 
 
 def test_statistics_are_at_the_evaluation_size_and_without_the_query_frame():
     inputs = random_inputs(3)
     weights = (np.arange(9) != 4) * np.ones((6, 1))
-    statistics = scoring.held_out_statistics(
+    statistics = held_out_statistics(
         **inputs, intrinsics=INTRINSICS, size=(512, 600), weights=weights
     )
-    official = scoring.tapvid3d_metrics(
-        **inputs, intrinsics=INTRINSICS / 2, weights=weights
-    )
+    official = tapvid3d_metrics(**inputs, intrinsics=INTRINSICS / 2, weights=weights)
     for name, value in statistics.items():
         assert value == official[name]
-    assert scoring.realism(statistics) == official["average_jaccard"]
+    assert realism(statistics) == official["average_jaccard"]
 
 
 # --- What a reconstruction has to beat ---
@@ -327,7 +352,7 @@ def test_statistics_are_at_the_evaluation_size_and_without_the_query_frame():
 
 def test_point_stays():
     batch = cases.drifting_batch(3)
-    found = scoring.point_stays(batch)
+    found = point_stays(batch)
     assert found.shape == batch["query_tracks"].shape
     for t in range(12):
         np.testing.assert_array_equal(found[:, :, t], batch["query_points"][..., 1:])
@@ -350,7 +375,7 @@ def random_points(rng, clips, queries, frames, coords):
 
 def velocity_by_loops(batch):
     """The nearest other visible frame of the query's own track, the later of two."""
-    out = np.array(scoring.point_stays(batch))
+    out = np.array(point_stays(batch))
     clips, queries, frames, _ = out.shape
     for b, q in np.ndindex(clips, queries):
         start = int(batch["query_points"][b, q, 0])
@@ -377,7 +402,7 @@ def test_constant_velocity_is_what_loops_give(seed):
         "query_tracks_visible": visible,
         "query_points": random_points(rng, clips, queries, frames, coords),
     }
-    found = scoring.constant_velocity(batch)
+    found = constant_velocity(batch)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, velocity_by_loops(batch), atol=1e-5)
 
@@ -392,7 +417,7 @@ def test_constant_velocity_by_hand():
         "query_points": np.float32([[[2, 0.5, 0.5], [2, 0.5, 0.5]]]),
     }
     batch["query_tracks_visible"] = batch["query_tracks_visible"][None, ..., None]
-    found = scoring.constant_velocity(batch)[0]
+    found = constant_velocity(batch)[0]
     expected = [0.1, 0.3, 0.5, 0.7, 0.9, 1.1]
     np.testing.assert_allclose(found[0, :, 1], expected, rtol=1e-6)
     np.testing.assert_array_equal(found[1], np.full((6, 2), 0.5, np.float32))
@@ -401,7 +426,7 @@ def test_constant_velocity_by_hand():
 @pytest.mark.parametrize("coords", [2, 3])
 def test_constant_velocity_is_exact_for_straight_motion(coords):
     batch = cases.drifting_batch(coords)
-    found = scoring.constant_velocity(batch)
+    found = constant_velocity(batch)
     np.testing.assert_allclose(found, batch["query_tracks"], atol=1e-5)
 
 
@@ -409,9 +434,9 @@ def test_constant_velocity_is_exact_for_straight_motion(coords):
 def test_nearest_support_is_exact_for_rigid_translation(coords):
     batch = cases.drifting_batch(coords)
     batch["support_tracks_visible"][:] = 1
-    found = scoring.nearest_support(batch)
+    found = nearest_support(batch)
     np.testing.assert_allclose(found, batch["query_tracks"], atol=1e-6)
-    stays = np.abs(scoring.point_stays(batch) - batch["query_tracks"])
+    stays = np.abs(point_stays(batch) - batch["query_tracks"])
     assert stays.max() > 0.05  # or it would show nothing
 
 
@@ -425,18 +450,18 @@ def test_nearest_support_takes_the_nearest_of_two_bodies():
         "query_tracks": np.zeros((1, 2, 5, 2), np.float32),
         "query_points": np.float32([[[2, 0.3, 0.4], [0, 0.7, 0.2]]]),
     }
-    found = scoring.nearest_support(batch)[0]
+    found = nearest_support(batch)[0]
     expected = np.stack([0.3 + 0.01 * (time - 2), np.full(5, 0.4)], -1)
     np.testing.assert_allclose(found[0], expected, atol=1e-6)
     expected = np.stack([np.full(5, 0.7), 0.2 - 0.02 * time], -1)
     np.testing.assert_allclose(found[1], expected, atol=1e-6)
     # Where the nearer one is not seen in the query's frame, the other counts.
     batch["support_tracks_visible"][0, 0, 2] = 0
-    found = scoring.nearest_support(batch)[0, 0]
+    found = nearest_support(batch)[0, 0]
     expected = np.stack([np.full(5, 0.3), 0.4 - 0.02 * (time - 2)], -1)
     np.testing.assert_allclose(found, expected, atol=1e-6)
     batch["support_tracks_visible"][0, :, 2] = 0
-    found = scoring.nearest_support(batch)[0]
+    found = nearest_support(batch)[0]
     np.testing.assert_array_equal(found[0], np.full((5, 2), np.float32([0.3, 0.4])))
     assert np.ptp(found[1][:, 1]) > 0
 
@@ -450,13 +475,13 @@ def test_where_the_nearest_track_is_hidden_its_last_displacement_holds():
         "query_points": np.float32([[[1, 0.6, 0.7]]]),
     }
     batch["support_tracks"][0, 0, [0, 3]] = np.nan
-    found = scoring.nearest_support(batch)[0, 0]
+    found = nearest_support(batch)[0, 0]
     np.testing.assert_allclose(found[:, 0], [0.6, 0.6, 0.7, 0.7, 0.9], atol=1e-6)
     np.testing.assert_allclose(found[:, 1], 0.7, atol=1e-6)
 
 
 def nearest_support_by_loops(batch):
-    out = np.array(scoring.point_stays(batch))
+    out = np.array(point_stays(batch))
     clips, queries, frames, _ = out.shape
     for b in range(clips):
         tracks = batch["support_tracks"][b]
@@ -493,7 +518,7 @@ def test_nearest_support_is_what_loops_give(seed):
         "query_tracks": np.zeros((clips, queries, frames, coords), np.float32),
         "query_points": random_points(rng, clips, queries, frames, coords),
     }
-    found = scoring.nearest_support(batch)
+    found = nearest_support(batch)
     np.testing.assert_allclose(found, nearest_support_by_loops(batch), atol=1e-6)
 
 
@@ -504,7 +529,7 @@ def test_hold_last(seed):
     num_tracks, frames = rng.integers(1, 8, 2)
     visible = rng.random((num_tracks, frames)) < rng.random()
     tracks = np.arange(num_tracks * frames * 2.0).reshape(num_tracks, frames, 2)
-    found = scoring.hold_last(tracks, visible)
+    found = hold_last(tracks, visible)
     for n, t in np.ndindex(num_tracks, frames):
         seen = np.flatnonzero(visible[n])
         if len(seen):
@@ -529,7 +554,7 @@ def test_pixel_errors_are_those_of_the_projection(height, width, centre):
     batch = {"query_tracks": truth, "intrinsics": np.stack([intrinsics] * 2)}
     if centre != (0.5, 0.5):
         batch["frame_size"] = np.array([[height, width]] * 2, np.int32)
-    found = scoring.image_errors(predicted, batch)
+    found = image_errors(predicted, batch)
     pixels = [geometry.project(x, intrinsics) for x in (predicted, truth)]
     expected = np.linalg.norm(pixels[0] - pixels[1], axis=-1) * 256 / min(height, width)
     assert found.shape == (2, 4, 5)
@@ -540,14 +565,14 @@ def test_pixel_errors_by_hand():
     """A centimetre to the right at 2 m, seen with a focal length of 512 px."""
     truth = np.array([0.3, -0.2, 2.0]).reshape(1, 1, 1, 3)
     batch = {"query_tracks": truth, "intrinsics": np.array([[512.0, 512, 320, 240]])}
-    found = scoring.image_errors(truth + [0.01, 0, 0], batch)
+    found = image_errors(truth + [0.01, 0, 0], batch)
     np.testing.assert_allclose(found, 0.01 / 2 * 512 * 256 / 480)
     # Along the ray, or behind the camera: nothing to see, or far away, never infinite.
-    np.testing.assert_allclose(scoring.image_errors(1.5 * truth, batch), 0, atol=1e-9)
-    behind = scoring.image_errors(-truth, batch)
+    np.testing.assert_allclose(image_errors(1.5 * truth, batch), 0, atol=1e-9)
+    behind = image_errors(-truth, batch)
     assert np.isfinite(behind).all() and behind > 256
     flat = {"query_tracks": np.array([0.5, 0.5]).reshape(1, 1, 1, 2)}
-    found = scoring.image_errors(flat["query_tracks"] + [0.03, 0.04], flat)
+    found = image_errors(flat["query_tracks"] + [0.03, 0.04], flat)
     np.testing.assert_allclose(found, 0.05 * 256)
 
 
@@ -564,9 +589,9 @@ def test_metrics_of_a_batch_in_3d_are_those_of_its_clips():
         "intrinsics": intrinsics,
         "frame_size": np.array([[240, 320], [640, 360]], np.int32),
     }
-    found = scoring.batch_metrics(predicted, says, batch, weights)
+    found = batch_metrics(predicted, says, batch, weights)
     for b, size in enumerate([(240, 320), (640, 360)]):
-        expected = scoring.held_out_statistics(
+        expected = held_out_statistics(
             truth[b], visible[b], predicted[b], says[b], intrinsics[b], size, weights[b]
         )
         assert len(found) == 2
@@ -580,7 +605,7 @@ def test_metrics_of_a_batch_in_2d_by_hand():
     predicted = truth + np.array([0, 1.5, 5, 30])[:, None] / 256 * [0.6, 0.8]
     batch = {"query_tracks": truth, "query_tracks_visible": np.ones((1, 1, 4, 1))}
     says = np.array([[[True, True, False, True]]])
-    found = scoring.batch_metrics(predicted, says, batch, np.ones((1, 1, 4)))
+    found = batch_metrics(predicted, says, batch, np.ones((1, 1, 4)))
     within = np.mean([1 / 4, 2 / 4, 2 / 4, 3 / 4, 3 / 4])
     assert found["average_pts_within_thresh"] == pytest.approx(within)
     jaccard = np.mean([1 / 6, 2 / 5, 2 / 5, 2 / 5, 2 / 5])
@@ -604,8 +629,8 @@ def test_frechet_distance_is_heusels(sizes):
     mixing = rng.normal(size=(2, 6, 6))
     first, second = (rng.normal(i, 1, (n, 6)) @ mixing[i] for i, n in enumerate(sizes))
     expected = by_square_root(first, second)
-    assert scoring.frechet_distance(first, second) == pytest.approx(expected, rel=1e-7)
-    assert scoring.frechet_distance(second, first) == pytest.approx(expected, rel=1e-7)
+    assert frechet_distance(first, second) == pytest.approx(expected, rel=1e-7)
+    assert frechet_distance(second, first) == pytest.approx(expected, rel=1e-7)
 
 
 def test_frechet_distance_of_known_gaussians():
@@ -613,19 +638,19 @@ def test_frechet_distance_of_known_gaussians():
     first, second = np.array([[-3.0], [3.0]]), np.array([[4.0], [6.0]])
     deviations = np.sqrt(18) - np.sqrt(2)
     expected = 25 + deviations**2
-    assert scoring.frechet_distance(first, second) == pytest.approx(expected)
+    assert frechet_distance(first, second) == pytest.approx(expected)
 
 
 def test_frechet_distance_of_fewer_samples_than_dimensions():
     """Finite, not negative, and 0 for a set and itself; a shift adds its square."""
     rng = np.random.default_rng(0)
     samples = rng.normal(size=(5, 3000))
-    assert scoring.frechet_distance(samples, samples) == pytest.approx(0, abs=1e-8)
-    moved = scoring.frechet_distance(samples, samples + 0.1)
+    assert frechet_distance(samples, samples) == pytest.approx(0, abs=1e-8)
+    moved = frechet_distance(samples, samples + 0.1)
     assert moved == pytest.approx(30)
-    assert scoring.frechet_distance(samples, rng.normal(size=(4, 3000))) > 0
+    assert frechet_distance(samples, rng.normal(size=(4, 3000))) > 0
     constant = np.ones((3, 4))
-    assert scoring.frechet_distance(constant, constant) == 0
+    assert frechet_distance(constant, constant) == 0
 
 
 def test_what_no_gaussian_fits_is_refused():
@@ -636,24 +661,22 @@ def test_what_no_gaussian_fits_is_refused():
         (np.full((3, 2), np.nan), "finite"),
     ]:
         with pytest.raises(ValueError, match=message):
-            scoring.frechet_distance(good, bad)
+            frechet_distance(good, bad)
 
 
 def test_a_clip_is_the_mean_of_its_windows():
     latents = np.arange(24.0).reshape(2, 3, 4)
     lost = np.concatenate([latents, np.full((1, 3, 4), np.nan)])  # without support
-    np.testing.assert_array_equal(
-        scoring.motion_sample(lost, flatten=True), np.arange(12) + 6
-    )
-    np.testing.assert_array_equal(scoring.motion_sample(lost), np.arange(4) + 10)
-    assert scoring.video_distance(latents, lost) == 0
-    assert scoring.video_distance(latents, latents[:1] + [3, 9, 9, 3]) == pytest.approx(
+    np.testing.assert_array_equal(motion_sample(lost, flatten=True), np.arange(12) + 6)
+    np.testing.assert_array_equal(motion_sample(lost), np.arange(4) + 10)
+    assert video_distance(latents, lost) == 0
+    assert video_distance(latents, latents[:1] + [3, 9, 9, 3]) == pytest.approx(
         np.sqrt(9)
     )
     with pytest.raises(ValueError, match="in no window"):
-        scoring.motion_sample(lost[2:])
+        motion_sample(lost[2:])
     with pytest.raises(ValueError, match="of one checkpoint"):
-        scoring.video_distance(latents, latents[:, :2])
+        video_distance(latents, latents[:, :2])
 
 
 # --- Agreement with labels ---
@@ -668,9 +691,9 @@ def rated(seed, num=40):
 
 
 CORRELATIONS = {
-    scoring.pearson: scipy.stats.pearsonr,
-    scoring.spearman: scipy.stats.spearmanr,
-    scoring.kendall: scipy.stats.kendalltau,
+    pearson: scipy.stats.pearsonr,
+    spearman: scipy.stats.spearmanr,
+    kendall: scipy.stats.kendalltau,
 }
 
 
@@ -679,7 +702,7 @@ CORRELATIONS = {
 def test_correlations_are_scipys_also_of_repeated_entries(ours, seed, monkeypatch):
     x, y, counts, _ = rated(seed)
     theirs = CORRELATIONS[ours]
-    monkeypatch.setattr(scoring, "KENDALL_ROWS", 16)
+    monkeypatch.setattr(statistics, "KENDALL_ROWS", 16)
     assert ours(x, y) == pytest.approx(theirs(x, y).statistic, abs=1e-12)
     expected = [theirs(np.repeat(x, n), np.repeat(y, n)).statistic for n in counts]
     np.testing.assert_allclose(ours(x, y, counts), expected, atol=1e-12)
@@ -693,16 +716,16 @@ def test_auroc_is_mann_and_whitneys(seed):
         test = scipy.stats.mannwhitneyu(x[positive], x[~positive])
         return test.statistic / (positive.sum() * (~positive).sum())
 
-    assert scoring.auroc(x, positive) == pytest.approx(theirs(x, positive), abs=1e-12)
+    assert auroc(x, positive) == pytest.approx(theirs(x, positive), abs=1e-12)
     expected = [theirs(np.repeat(x, n), np.repeat(positive, n)) for n in counts]
-    np.testing.assert_allclose(scoring.auroc(x, positive, counts), expected, atol=1e-12)
+    np.testing.assert_allclose(auroc(x, positive, counts), expected, atol=1e-12)
 
 
 def test_accuracy_of_pairs_by_hand():
     higher, lower = np.array([3.0, 1, 2, 5]), np.array([1.0, 2, 2, 4])
-    assert scoring.pairwise_accuracy(higher, lower) == 2.5 / 4
-    assert scoring.pairwise_accuracy(higher, lower, [0, 2, 1, 1]) == 1.5 / 4
-    assert scoring.mean(higher, [0, 2, 1, 1]) == 9 / 4
+    assert pairwise_accuracy(higher, lower) == 2.5 / 4
+    assert pairwise_accuracy(higher, lower, [0, 2, 1, 1]) == 1.5 / 4
+    assert mean(higher, [0, 2, 1, 1]) == 9 / 4
 
 
 def test_what_does_not_vary_has_no_agreement():
@@ -710,55 +733,53 @@ def test_what_does_not_vary_has_no_agreement():
     for measure in CORRELATIONS:
         assert np.isnan(measure(x, same))
         assert np.isnan(measure(x, x, [0, 3, 0, 0]))
-    assert np.isnan(scoring.auroc(x, np.zeros(4, bool)))
+    assert np.isnan(auroc(x, np.zeros(4, bool)))
     with pytest.raises(ValueError, match="leave out"):
-        scoring.spearman(x, np.array([1, 2, np.nan, 4]))
+        spearman(x, np.array([1, 2, np.nan, 4]))
     with pytest.raises(ValueError, match="must be .N. each"):
-        scoring.spearman(x, x[:3])
+        spearman(x, x[:3])
 
 
 def test_intervals_are_scipys():
     rng = np.random.default_rng(0)
     x = rng.normal(size=80)
     y = x + rng.normal(size=80)
-    found = scoring.bootstrap(scoring.pearson, x, y, num_samples=4000)
+    found = bootstrap(pearson, x, y, num_samples=4000)
     theirs = scipy.stats.bootstrap(
         (x, y), lambda a, b, axis: scipy.stats.pearsonr(a, b, axis=axis).statistic,
         n_resamples=4000, paired=True, method="percentile", rng=1,
     ).confidence_interval  # fmt: skip
     assert found.value == pytest.approx(scipy.stats.pearsonr(x, y).statistic)
     assert (found.low, found.high) == pytest.approx(tuple(theirs), abs=0.015)
-    assert found == scoring.bootstrap(scoring.pearson, x, y, num_samples=4000)
+    assert found == bootstrap(pearson, x, y, num_samples=4000)
 
 
 def test_groups_are_resampled_whole():
     """Of entries that are copies of each other the interval is that of one each."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=50)
-    alone = scoring.bootstrap(scoring.mean, x, num_samples=4000)
+    alone = bootstrap(mean, x, num_samples=4000)
     groups = np.repeat(np.arange(50), 9)
-    together = scoring.bootstrap(
-        scoring.mean, np.repeat(x, 9), groups=groups, num_samples=4000
-    )
-    apart = scoring.bootstrap(scoring.mean, np.repeat(x, 9), num_samples=4000)
+    together = bootstrap(mean, np.repeat(x, 9), groups=groups, num_samples=4000)
+    apart = bootstrap(mean, np.repeat(x, 9), num_samples=4000)
     assert together[:3] == pytest.approx(alone[:3], abs=1e-9)
     ratio = (together.high - together.low) / (apart.high - apart.low)
     assert ratio == pytest.approx(3, rel=0.1)
 
 
 def test_bootstrap_of_too_little(monkeypatch):
-    assert np.isnan(scoring.bootstrap(scoring.mean, np.array([]))).sum() == 3
-    one = scoring.bootstrap(scoring.mean, np.array([2.0, 4.0]), groups=["a", "a"])
+    assert np.isnan(bootstrap(mean, np.array([]))).sum() == 3
+    one = bootstrap(mean, np.array([2.0, 4.0]), groups=["a", "a"])
     assert one.value == 3 and np.isnan(one.low) and one.num == 2
     # A resample without a positive says nothing; in pieces it is the same.
     x, positive = np.arange(4.0), np.array([False, False, False, True])
-    found = scoring.bootstrap(scoring.auroc, x, positive)
+    found = bootstrap(auroc, x, positive)
     assert found == (1, 1, 1, 4)
-    whole = scoring.bootstrap(scoring.mean, x, num_samples=50)
-    monkeypatch.setattr(scoring, "BOOTSTRAP_CHUNK", 30)
-    assert scoring.bootstrap(scoring.mean, x, num_samples=50) == whole
+    whole = bootstrap(mean, x, num_samples=50)
+    monkeypatch.setattr(statistics, "BOOTSTRAP_CHUNK", 30)
+    assert bootstrap(mean, x, num_samples=50) == whole
     with pytest.raises(ValueError, match="3 groups for 4 entries"):
-        scoring.bootstrap(scoring.mean, x, groups=[1, 2, 3])
+        bootstrap(mean, x, groups=[1, 2, 3])
 
 
 def test_intervals_of_thousands_take_a_moment():
@@ -766,6 +787,6 @@ def test_intervals_of_thousands_take_a_moment():
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=3400), rng.integers(1, 6, 3400).astype(float)
     began = time.process_time()
-    scoring.bootstrap(scoring.spearman, x, y)
-    scoring.bootstrap(scoring.kendall, x, y, num_samples=200)
+    bootstrap(spearman, x, y)
+    bootstrap(kendall, x, y, num_samples=200)
     assert time.process_time() - began < 20

@@ -9,6 +9,7 @@ from absl import flags
 
 import pipeline
 import scoring_flags
+from spa.errors import PipelineError
 
 
 def given(arguments):
@@ -31,7 +32,7 @@ def test_flags_become_options():
     found = given(["--tracker=lk", "--intrinsics=1,2,3,4.5"])
     assert found["tracker"] == "lk" and found["depth"] is None
     assert pipeline.make_options(**found).intrinsics == (1, 2, 3, 4.5)
-    with pytest.raises(pipeline.PipelineError, match="need numbers fx,fy,cx,cy"):
+    with pytest.raises(PipelineError, match="need numbers fx,fy,cx,cy"):
         given(["--intrinsics=1,x"])
 
 
@@ -68,14 +69,14 @@ def test_what_cannot_be_written_is_said_before_the_work(tmp_path):
         str(tmp_path / "file" / "below"): "file is a file",
         "/proc/out": "cannot write to /proc/out",
     }.items():
-        with pytest.raises(pipeline.PipelineError, match=message):
+        with pytest.raises(PipelineError, match=message):
             scoring_flags.check_output_dir(path)
 
 
 @pytest.mark.parametrize(
     "error, line",
     [
-        (pipeline.PipelineError("no tracks"), "no tracks"),
+        (PipelineError("no tracks"), "no tracks"),
         (KeyError("x"), "'x'"),
         (
             FileNotFoundError(errno.ENOENT, "No such file", "a.npz"),

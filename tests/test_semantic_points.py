@@ -20,8 +20,8 @@ import pipeline
 import semantic_points
 import synthetic
 import tracking
-from semantic_points import Job, PointsError, Sampling, Settings
-from video import VideoError
+from semantic_points import Job, Sampling, Settings
+from spa.errors import PipelineError, PointsError, VideoError
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared" / "videos"
@@ -818,7 +818,7 @@ def test_scoring_takes_them_for_semantic_points_only():
     """What would change nothing is refused, and features that are no numbers are said
     in one line."""
     pipeline.make_options(query_sampling="semantic", num_points_per_entity=4)
-    with pytest.raises(pipeline.PipelineError, match="these are a grid's: give query_"):
+    with pytest.raises(PipelineError, match="these are a grid's: give query_"):
         pipeline.make_options(num_points_per_entity=16)
 
     def maps(frames, size):
@@ -826,7 +826,7 @@ def test_scoring_takes_them_for_semantic_points_only():
 
     model = features.FeatureModel("broken", 4, maps)
     options = pipeline.make_options(query_sampling="semantic")
-    with pytest.raises(pipeline.PipelineError, match="are not finite numbers: give"):
+    with pytest.raises(PipelineError, match="are not finite numbers: give"):
         pipeline._tracker(options, model)(make_clip(3), 9)
 
 

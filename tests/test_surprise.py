@@ -8,9 +8,9 @@ import scipy.optimize
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import scoring
 import surprise
 import surprise_training
+from spa import metrics
 
 
 def straight_tracks(num=60, length=20, seed=0):
@@ -320,9 +320,9 @@ def test_a_network_is_that_of_the_formula():
 
 
 def test_realism_falls_with_surprise():
-    found = [scoring.realism({"surprise": x}) for x in (0.0, 1.0, -1.0)]
+    found = [metrics.realism({"surprise": x}) for x in (0.0, 1.0, -1.0)]
     assert found == pytest.approx([0.5, 0.158655, 0.841345], abs=1e-6)
-    assert scoring.realism({"average_jaccard": 0.3, "surprise": None}) == 0.3
+    assert metrics.realism({"average_jaccard": 0.3, "surprise": None}) == 0.3
 
 
 def test_a_clip_lies_between_its_windows():

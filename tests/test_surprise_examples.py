@@ -11,7 +11,6 @@ from test_offline_proof import simple_twin
 from test_pipeline import SMALL, WINDOW, random_tracks, save_random
 
 import damages
-import geometry
 import offline_proof
 import pipeline
 import surprise
@@ -19,6 +18,8 @@ import surprise_examples
 import surprise_training
 import synthetic
 import track_autoencoder_3d
+from spa import geometry
+from spa.errors import PipelineError
 
 CAMERA = geometry.default_intrinsics(256, 256)
 
@@ -205,14 +206,14 @@ def test_nothing_to_learn_from_is_said(tmp_path, monkeypatch):
     counts = dict.fromkeys(
         ("num_rendered", "num_damaged", "num_paired", "num_further"), 0
     ) | {"num_scenes": 1, "num_further_rendered": 0, "num_torn": 0}
-    with pytest.raises(pipeline.PipelineError, match="at most 19 .* --num_varied"):
+    with pytest.raises(PipelineError, match="at most 19 .* --num_varied"):
         surprise_examples.fit(None, **counts, num_varied=38, work_dir=str(tmp_path))
-    with pytest.raises(pipeline.PipelineError, match="--num_paired=19: .* least 20"):
+    with pytest.raises(PipelineError, match="--num_paired=19: .* least 20"):
         surprise_examples.fit(
             None, **counts | {"num_paired": 19}, num_varied=40, work_dir=str(tmp_path)
         )
     assert not list(tmp_path.iterdir())
     monkeypatch.setattr(surprise_training, "LEAST_INTACT", 0)
-    with pytest.raises(pipeline.PipelineError, match="of 0 clips .* --num_scenes"):
+    with pytest.raises(PipelineError, match="of 0 clips .* --num_scenes"):
         surprise_examples.fit(None, **counts, num_varied=0, work_dir=str(tmp_path))
     assert not Path(tmp_path / "3dspa_mini_surprise.npz").exists()

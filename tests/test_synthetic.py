@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import files
 import synthetic
 import worlds
+from spa.files import write_npz
 from synthetic import Camera
 from video import write_video
 from worlds import Body, Geom, Joint, Soft, World
@@ -651,7 +651,7 @@ def test_the_shipped_clip_is_the_scene_that_its_readme_names():
 
 def test_a_file_that_fails_half_way_leaves_nothing(tmp_path):
     with pytest.raises(TypeError):
-        files.write_npz(tmp_path / "x.npz", {1: np.zeros(3)})
+        write_npz(tmp_path / "x.npz", {1: np.zeros(3)})
     noise = np.random.default_rng(0).integers(0, 255, (8, 64, 64, 3), np.uint8)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

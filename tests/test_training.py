@@ -26,8 +26,10 @@ import scipy.stats
 from absl import flags
 
 import checkpointing
-import scoring
 import training
+from spa import metrics
+from spa.errors import CheckpointError
+from spa.metrics import batch_metrics, image_errors
 from track_autoencoder import MIN_DEPTH, TrackAutoEncoderResults
 
 # Loss.
@@ -535,8 +537,8 @@ def test_evaluation_is_what_loops_give(coords):
     for batch in batches:
         outputs = apply({"params": params}, batch)
         predictions = {"model": np.asarray(outputs.tracks)}
-        predictions |= {name: getattr(scoring, name)(batch) for name in names[1:]}
-        pixels = {k: scoring.image_errors(x, batch) for k, x in predictions.items()}
+        predictions |= {name: getattr(metrics, name)(batch) for name in names[1:]}
+        pixels = {k: image_errors(x, batch) for k, x in predictions.items()}
         weights = np.zeros((2, 6, 12))
         for b, q, t in np.ndindex(2, 6, 12):
             own_frame = batch["query_points"][b, q, 0] == t
@@ -559,7 +561,7 @@ def test_evaluation_is_what_loops_give(coords):
             says = np.ones((2, 6, 12), bool)
             if name == "model":
                 says = np.asarray(outputs.visible_logits[..., 0] > 0)
-            scores = scoring.batch_metrics(predictions[name], says, batch, weights)
+            scores = batch_metrics(predictions[name], says, batch, weights)
             for score in SCORES:
                 clips[name, score] += list(scores[score])
     expected = {"occlusion_accuracy": np.mean(right)}
@@ -784,9 +786,7 @@ def test_a_state_that_cannot_be_written_leaves_the_others(tmp_path):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
     try:
-        with pytest.raises(
-            checkpointing.CheckpointError, match="write .*/1: File too large$"
-        ):
+        with pytest.raises(CheckpointError, match="write .*/1: File too large$"):
             later = state.replace(step=jnp.int32(1))
             training.save_state(folder, later, {})
     finally:
@@ -807,9 +807,7 @@ def test_a_damaged_state_is_named(tmp_path, what):
     else:
         [path] = [p for p in files if p.name == "_METADATA"]
         path.unlink()
-    with pytest.raises(
-        checkpointing.CheckpointError, match="/0 is damaged: ."
-    ) as found:
+    with pytest.raises(CheckpointError, match="/0 is damaged: .") as found:
         training.restore_state(folder, 0, begin())
     assert "\n" not in str(found.value)
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from video_files import SIZE, ffmpeg, make_clip, write_video
 
 import video
-from video import VideoError, find_cuts, find_repeats, read_video, video_from_array
+from spa.errors import VideoError
+from video import find_cuts, find_repeats, read_video, video_from_array
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "videos"
 REAL = [pytest.param(p, id=p.stem) for p in sorted(SHARED.glob("*.mp4"))]

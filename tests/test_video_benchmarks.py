@@ -14,10 +14,10 @@ from test_many_videos import make_score
 from test_pipeline import SMALL, save_random
 from video_files import make_clip, write_video
 
-import scoring
 import track_autoencoder_3d
 import video_benchmarks
-from pipeline import PipelineError
+from spa.errors import PipelineError
+from spa.metrics import frechet_distance
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -533,7 +533,7 @@ def test_two_folders_are_compared(tmp_path):
     apart = metrics["frechet_motion_distance"]
     samples = [results.latents.astype(float).mean(axis=1) for results in (a, b)]
     assert apart["dimensions"] == 4
-    assert apart["value"] == pytest.approx(scoring.frechet_distance(*samples))
+    assert apart["value"] == pytest.approx(frechet_distance(*samples))
     assert apart["by_chance_95"] < apart["value"]
     assert not [note for note in report.notes if "few" in note]
     same = video_benchmarks.compare(a, a, num_shuffles=5).metrics

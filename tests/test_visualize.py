@@ -13,8 +13,7 @@ from video_files import make_clip, write_video
 
 import video as video_module
 import visualize
-from video import VideoError
-from visualize import VisualizeError
+from spa.errors import VideoError, VisualizeError
 
 RED, WHITE, BLUE = (0, 0, 255), (255, 255, 255), (255, 0, 0)  # as OpenCV has them
 

@@ -11,10 +11,11 @@ import time
 
 import pytest
 
-from workers import AHEAD, TIDYING, ordered_map
+from spa.workers import AHEAD, TIDYING, ordered_map
 
 WRITE = """
-import time, files
+import time
+from spa import files
 
 def write(job):
     path, seconds = job

@@ -1,14 +1,4 @@
-"""Files that appear whole or not at all, and small things that all modules share.
-
-BAD_FILE                what is raised by reading a file that is damaged
-whole_file              a file to write, which takes its name when all is written
-whole_files             several, which take their names together
-write_npz               arrays by name
-keep_compiled_programs  JAX's compilation cache on disk
-first_line, reason      what an exception says; of a file
-without_nan, as_json     what JSON can hold; as bytes
-as_csv                  a table as bytes
-"""
+"""Files that appear whole or not at all; JSON and CSV as bytes; JAX's cache on disk."""
 
 import contextlib
 import csv
@@ -22,6 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import BinaryIO
 
 import numpy as np
+
+from spa.errors import reason
 
 # What numpy, zipfile and json say of a file that is damaged, or of another kind.
 BAD_FILE = (
@@ -128,18 +120,6 @@ def keep_compiled_programs(directory: str) -> None:
         jax.config.update("jax_compilation_cache_dir", directory)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-
-
-def first_line(error: BaseException) -> str:
-    """What an exception says, in one line; its type's name if it says nothing."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def reason(error: BaseException) -> str:
-    """What is wrong with a file, in one line that does not name it."""
-    if isinstance(error, UnicodeDecodeError):
-        return "it is not UTF-8 text"
-    return getattr(error, "strerror", None) or first_line(error)
 
 
 def without_nan(value):

@@ -1,29 +1,10 @@
-"""Cameras and positions: where a 2D track is in space, and back.
+"""Cameras, projection, lifting, look-ups at tracks, normalisation. Pure array code.
 
-In order of appearance:
-
-    default_intrinsics          the camera assumed where none is known
-    scale_intrinsics            the same camera for resized frames
-    intrinsics_matrix           (fx, fy, cx, cy) as a 3x3 matrix
-    lift, project               pixels and depth to camera-frame XYZ, and back
-    world_to_camera, camera_to_world
-    bilinear_sample             values of per-frame maps at track positions
-    sample_frames               the same for maps that come one by one, compiled
-    clip_scale, normalize, denormalize
-                                one positive scale per clip, the median support depth
-    depth_features              what the autoencoder sees of a depth map
-    depth_feature_frames        the same for maps that come one by one, compiled
-    depth_taps, relative_depth, depth_waves
-                                its parts
-    quaternion_matrix           (w, x, y, z) as rotation matrices
-
-Pure functions of arrays: numpy in, numpy out; jax arrays in, jax arrays out. The two
-for maps that come one by one take and give numpy arrays, and do their work with JAX, on
-the accelerator where there is one: a long clip's maps are never all in memory. Pixels
-are raster coordinates (x, y) with pixel centres at +0.5, so the top left pixel covers
-[0, 1)². Cameras have OpenCV's axes (x right, y down, z forward). Sizes are
-(height, width).
+Pixels are raster coordinates with centres at +0.5, cameras have OpenCV's axes,
+intrinsics are (fx, fy, cx, cy) in pixels (docs/DESIGN.md, Conventions).
 """
+
+from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Iterator
@@ -38,9 +19,6 @@ SAMPLES_PER_CHUNK = 1 << 24  # numbers held at once while sampling maps
 POINTS_PER_CALL = 1024  # of compiled programs, which then fit clips of any track count
 
 Intrinsics = Float[np.ndarray, "4"]  # fx, fy, cx, cy in pixels
-
-
-# --- Cameras ---
 
 
 def default_intrinsics(height: int, width: int) -> Intrinsics:
@@ -148,9 +126,6 @@ def camera_to_world(
     xp = points.__array_namespace__()
     inverse = xp.linalg.inv(extrinsics[..., :3, :3])
     return (inverse @ (points - extrinsics[..., :3, 3])[..., None])[..., 0]
-
-
-# --- Maps ---
 
 
 def bilinear_sample(
@@ -295,9 +270,6 @@ def _padded(*arrays):
         yield padded
 
 
-# --- One scale per clip ---
-
-
 def clip_scale(
     tracks: Float[np.ndarray, "N T 3"], visible: Float[np.ndarray, "N T 1"]
 ) -> float:
@@ -333,9 +305,6 @@ def denormalize(
 ) -> Float[np.ndarray, "N T 3"]:
     """The inverse of `normalize`: back to the clip's own unit."""
     return tracks * scale
-
-
-# --- Depth as the autoencoder sees it ---
 
 
 def depth_features(
@@ -455,9 +424,6 @@ def depth_waves(
     return xp.concat([log_z, xp.sin(waves), xp.cos(waves)], axis=-1)
 
 
-# --- Rotations ---
-
-
 def quaternion_matrix(
     quaternions: Float[np.ndarray, "*poses 4"],
 ) -> Float[np.ndarray, "*poses 3 3"]:
@@ -477,3 +443,6 @@ def quaternion_matrix(
         [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
     ]
     return xp.stack([xp.stack(row, axis=-1) for row in rows], axis=-2)
+
+
+NUM_TAPS = 2 * DEPTH_TAPS + 1  # to a side
