@@ -39,8 +39,9 @@ from jaxtyping import Bool, Float, UInt8
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial.distance import cdist
 
-import tracking
-import video
+from spa.clip import tracking
+from spa.clip.tracking import protocol
+from spa.clip.video import Video, reduced
 
 Frames = UInt8[np.ndarray, "T H W 3"]
 
@@ -89,7 +90,7 @@ class NotApplicable(ValueError):
 
 
 def pieces(
-    clip: video.Video | Sequence[UInt8[np.ndarray, "H W 3"]],
+    clip: Video | Sequence[UInt8[np.ndarray, "H W 3"]],
     length: int = 48,
     cuts: Sequence[int] = (),
 ) -> list[Frames]:
@@ -212,7 +213,7 @@ def reversed_playback(frames: Frames, rng: np.random.Generator) -> Frames:
 
 def _differences(frames, apart: int) -> Float[np.ndarray, " T-apart"]:
     """Mean difference in grey levels between each frame and that `apart` later."""
-    small = np.stack([video.reduced(frame, THUMBNAIL) for frame in frames])
+    small = np.stack([reduced(frame, THUMBNAIL) for frame in frames])
     small = small.astype(np.float32)
     return np.abs(small[apart:] - small[:-apart]).mean(axis=(1, 2, 3))
 
@@ -434,7 +435,7 @@ def find_object(frames: Frames) -> Object:
     Raises:
         NotApplicable: no group is large enough and seen in every frame.
     """
-    small = np.stack([video.reduced(frame, WORKING_SIZE) for frame in frames])
+    small = np.stack([reduced(frame, WORKING_SIZE) for frame in frames])
     result = tracking.track(small, GRID, max_size=WORKING_SIZE, progress=False)
     tracks, visible = result.tracks, result.visible[..., 0] > 0
     apart = _apart_from_camera(tracks, visible)
@@ -540,7 +541,7 @@ def _alike(apart, length) -> Bool[np.ndarray, "N N"]:
 def _keeps_clear(tracks, visible, size) -> bool:
     """Whether points are clear of the frame's borders."""
     gap = np.minimum(tracks, [size[1], size[0]] - tracks).min(axis=-1)
-    return (gap[visible] < tracking.MARGIN + BORDER).mean() < 0.02
+    return (gap[visible] < protocol.MARGIN + BORDER).mean() < 0.02
 
 
 def _is_object(tracks, visible, size) -> bool:

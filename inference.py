@@ -21,9 +21,9 @@ from absl import app, flags
 import many_videos
 import pipeline
 import scoring_flags
+from spa.clip.video import check_file
 from spa.errors import PipelineError, writing_to
 from spa.files import keep_compiled_programs
-from video import check_file
 
 FLAGS = flags.FLAGS
 
@@ -64,7 +64,7 @@ def define_input_flags() -> None:
 
 def what_is_usable() -> str:
     """A table of front ends, weights and devices; see --check."""
-    import environment
+    from spa.clip import environment
 
     names = ("cotracker_repo", "cotracker_checkpoint", "dino_model", "vda_repo")
     names += ("vda_model_path", "vda_metric")

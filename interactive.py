@@ -39,8 +39,8 @@ from jaxtyping import Bool, Float, UInt8
 from scipy.spatial.transform import Rotation
 
 import visualize
+from spa.clip.video import DEFAULT_FPS, reduced
 from spa.errors import VisualizeError
-from video import DEFAULT_FPS, reduced
 
 FLAT_DEPTH, FLAT_WITHIN = 1.0, 1e-3  # where pipeline.py puts points without depth
 NUM_KEY_FRAMES = 8  # cameras shown beside that of the frame, at most

@@ -28,9 +28,9 @@ import checkpointing
 import pipeline
 import surprise
 from pipeline import Options, Result
+from spa.clip.video import WORKING_SIZE
 from spa.errors import USER_ERRORS, PipelineError, reason, writing_to
 from spa.files import as_csv, whole_file
-from video import WORKING_SIZE
 
 LOG = logging.getLogger(__name__)
 ENDINGS = {

@@ -51,9 +51,10 @@ import many_videos
 import pipeline
 import surprise
 import synthetic
-import tracking
 import video_benchmarks
 from spa import geometry, statistics, workers
+from spa.clip import tracking
+from spa.clip.video import check_file, read_video, video_from_array
 from spa.errors import NothingToTrack, PipelineError, VideoError
 from spa.files import as_csv, whole_file, without_nan
 from spa.metrics import (
@@ -63,7 +64,6 @@ from spa.metrics import (
     nearest_support,
 )
 from spa.statistics import Estimate
-from video import check_file, read_video, video_from_array
 
 VERSION = 3  # of the files of judged clips: those of another version are refused
 FIRST_SEED = 5_000_000  # of synthetic.py: nothing is trained or fitted on these scenes

@@ -54,25 +54,24 @@ from jaxtyping import Bool, Float, Float16, Int, UInt8, UInt64
 from tqdm import tqdm
 
 import checkpointing
-import semantic_points
 import surprise
-import tracking
 from spa import geometry, metrics
-from spa.errors import NothingToTrack, PipelineError, PointsError
-from spa.files import as_json, whole_files
-from torch_models import FrontEndError
-from video import (
+from spa.clip import tracking
+from spa.clip.cuts import content_box, find_cuts, without_repeats
+from spa.clip.semantic import POINTS_PER_ENTITY, Sampling, semantic_tracks
+from spa.clip.torch_models import FrontEndError
+from spa.clip.tracking import protocol
+from spa.clip.video import (
     WORKING_SIZE,
     Frames,
     Video,
     check_file,
-    content_box,
-    find_cuts,
     read_video,
     reduced,
     video_from_array,
-    without_repeats,
 )
+from spa.errors import NothingToTrack, PipelineError, PointsError
+from spa.files import as_json, whole_files
 
 VERSION = "0.3.0"  # of results; those of another are not gone on with
 LOG = logging.getLogger(__name__)
@@ -130,7 +129,7 @@ class Options:
     tracker: str = "lk"
     tracking_grid_size: int = 32
     query_sampling: str = "grid"
-    num_points_per_entity: int = semantic_points.POINTS_PER_ENTITY
+    num_points_per_entity: int = POINTS_PER_ENTITY
     features: str | None = None
     depth: str | None = None
     use_dino: bool | None = None
@@ -492,9 +491,9 @@ def load_front_ends(
 
 
 def _load_features(name, options):
-    import features
+    from spa.clip.features import load_features
 
-    return features.load_features(name, **_named(options, "dino_"))
+    return load_features(name, **_named(options, "dino_"))
 
 
 def _tracker(options, model) -> Callable:
@@ -509,7 +508,7 @@ def _tracker(options, model) -> Callable:
         return track(frames, max_tracks=max_tracks)
 
     def semantic(frames, max_tracks):
-        found = semantic_points.semantic_tracks(
+        found = semantic_tracks(
             frames, model, track, sampling=_sampling(options), max_tracks=max_tracks
         )
         num_entities = len(np.unique(found.queries.entities))
@@ -520,13 +519,13 @@ def _tracker(options, model) -> Callable:
     return _said_in_one_line(chosen[options.query_sampling])
 
 
-def _sampling(options) -> semantic_points.Sampling:
-    return semantic_points.Sampling(num_points_per_entity=options.num_points_per_entity)
+def _sampling(options) -> Sampling:
+    return Sampling(num_points_per_entity=options.num_points_per_entity)
 
 
 def _features(model, checkpoint) -> Callable:
     """Of (frames, tracks)."""
-    import features
+    from spa.clip.features import point_features
 
     width = checkpoint.config.dino_feature_dim
     if model.dim != width:
@@ -535,18 +534,17 @@ def _features(model, checkpoint) -> Callable:
             f"with {width}: give another dino_model, or leave use_dino out"
         )
     return _said_in_one_line(
-        lambda frames, tracks: features.point_features(
-            frames, tracks, model, progress=False
-        )
+        lambda frames, tracks: point_features(frames, tracks, model, progress=False)
     )
 
 
 def _depth(name, options) -> Callable:
     """Of (frames, which frames of the file these are, shots (start, stop))."""
-    import depth
+    from spa.clip.depth import load_depth
+    from spa.clip.depth.maps import depth_maps
 
     given = _named(options, "vda_") if name == "vda" else {}
-    model = depth.load_depth(name, **given)
+    model = load_depth(name, **given)
 
     def maps(frames, indices, shots):
         # Relative depth has another unit in each shot. Maps of a file are of the whole
@@ -554,7 +552,7 @@ def _depth(name, options) -> Callable:
         if model.kind == "given":
             shots = [(0, len(frames))]
         parts = [
-            depth.depth_maps(frames[start:stop], model, indices[start:stop])
+            depth_maps(frames[start:stop], model, indices[start:stop])
             for start, stop in shots
         ]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
@@ -621,7 +619,7 @@ def track_shots(
     boxes: Sequence[tuple[int, int, int, int]],
     options: Options,
     front_ends: FrontEnds,
-) -> tracking.Tracks2D:
+) -> protocol.Tracks2D:
     """Tracks of every shot by itself, in pixels of `video.frames`.
 
     Args:
@@ -645,7 +643,7 @@ def track_shots(
     )
     if len(shots) == 1:
         corner = np.array(boxes[0][:2], np.float32)
-        return tracking.Tracks2D(found[0].tracks + corner, found[0].visible)
+        return protocol.Tracks2D(found[0].tracks + corner, found[0].visible)
     total = sum(len(f.tracks) for f in found)
     tracks = np.zeros((total, num_frames, 2), np.float32)
     visible = np.zeros((total, num_frames, 1), np.float32)
@@ -655,7 +653,7 @@ def track_shots(
         tracks[rows, start:stop] = shot.tracks + np.array(box[:2], np.float32)
         visible[rows, start:stop] = shot.visible
         first = rows.stop
-    return tracking.Tracks2D(tracks, visible)
+    return protocol.Tracks2D(tracks, visible)
 
 
 def _boxes(video, boxes):
@@ -670,7 +668,7 @@ def _boxes(video, boxes):
 
 
 def lift_tracks(
-    tracks: tracking.Tracks2D,
+    tracks: protocol.Tracks2D,
     video: Video,
     options: Options | None = None,
     depth: Float[np.ndarray, "T h w"] | None = None,

@@ -39,9 +39,10 @@ from tqdm import tqdm
 import many_videos
 import visualize
 from spa import statistics
+from spa.clip.video import DEFAULT_FPS
+from spa.clip.video_writer import write_video
 from spa.errors import PipelineError, first_line
 from spa.files import whole_file
-from video import DEFAULT_FPS, write_video
 
 LOG = logging.getLogger(__name__)
 

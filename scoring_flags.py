@@ -26,8 +26,8 @@ from collections.abc import Iterator
 import cv2
 from absl import flags
 
+from spa.clip.video import WORKING_SIZE
 from spa.errors import USER_ERRORS, PipelineError, first_line, reason, writing_to
-from video import WORKING_SIZE
 
 # Flags that are fields of pipeline.Options: of the networks, which scripts that read
 # tracks have too,

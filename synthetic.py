@@ -38,9 +38,9 @@ import numpy as np
 import tqdm
 
 from spa import geometry
+from spa.clip.video_writer import write_video
 from spa.files import whole_file, write_npz
 from spa.workers import ordered_map
-from video import write_video
 from worlds import (
     FIRST_FACE,
     GRAVITY,

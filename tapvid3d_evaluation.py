@@ -36,14 +36,14 @@ from tqdm import tqdm
 import checkpointing
 import datasets
 import pipeline
-import tracking
 from pipeline import Options, Tracks3D
 from scoring_flags import check_output_dir
 from spa import geometry
+from spa.clip.tracking import protocol
+from spa.clip.video import WORKING_SIZE, Video, reduced
 from spa.errors import DatasetError, PipelineError, first_line, reason
 from spa.files import as_csv, as_json, whole_file, write_npz
 from spa.metrics import SCALINGS, THRESHOLDS, evaluation_intrinsics, tapvid3d_metrics
-from video import WORKING_SIZE, Video, reduced
 
 LOG = logging.getLogger(__name__)
 TAPNET = "pip install 'git+https://github.com/google-deepmind/tapnet.git'"
@@ -340,7 +340,7 @@ def _with_features(tracks, frames, front_ends) -> Tracks3D:
         depth = front_ends.depth(frames, video.frame_indices, [(0, len(frames))])
     features = front_ends.features if tracks.dino is None else None
     found = pipeline.lift_tracks(
-        tracking.Tracks2D(pixels.astype(np.float32), tracks.visible),
+        protocol.Tracks2D(pixels.astype(np.float32), tracks.visible),
         video,
         depth=depth,
         features=features,

@@ -43,9 +43,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
 import datasets
+from spa.clip.video import check_file
 from spa.errors import DatasetError, VideoError, VisualizeError, first_line
 from spa.files import whole_file
-from video import check_file
 
 GREY = (128, 128, 128)  # of points without a score
 TRAIL_WEIGHT = 0.7  # of trails over the frame, as published

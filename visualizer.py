@@ -26,8 +26,9 @@ from tqdm import tqdm
 
 import scoring_flags
 import visualize
+from spa.clip.video import DEFAULT_FPS
+from spa.clip.video_writer import write_video
 from spa.errors import VisualizeError
-from video import DEFAULT_FPS, write_video
 
 FLAGS = flags.FLAGS
 VIDEO_ENDINGS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".gif")

@@ -39,8 +39,8 @@ import scoring_flags
 import surprise
 import synthetic
 from spa import geometry
+from spa.clip.video import read_video
 from spa.files import keep_compiled_programs, whole_file
-from video import read_video
 
 FLAGS = flags.FLAGS
 FIRST_SEED = 2_000_000  # of synthetic.py: no model is trained on these scenes

@@ -29,12 +29,10 @@ sys.path[:0] = [str(ROOT)]
 
 import tqdm
 
-import features
 import offline_proof
 import pipeline
-import semantic_points as points
 import synthetic
-import tracking
+from spa.clip import features, semantic, tracking
 from spa.errors import NothingToTrack
 from spa.files import keep_compiled_programs, whole_file, without_nan
 
@@ -66,14 +64,14 @@ def seconds() -> list[dict]:
     for dim in (384, 768):  # of the small DINOv2, and of the default
         tokens = np.random.default_rng(0).standard_normal((32, 16, 16, dim))
         tokens = tokens.astype(np.float32)
-        for method in points.METHODS:
-            sampling = points.Sampling(method=method)
+        for method in semantic.METHODS:
+            sampling = semantic.Sampling(method=method)
             what = f"{method}, 32 frames of 16 x 16 tokens of {dim}"
-            run = lambda t=tokens, s=sampling: points.cluster(t, s)
+            run = lambda t=tokens, s=sampling: semantic.cluster(t, s)
             rows.append({"what": what, "seconds": timed(run), "at_most": 3.0})
     chosen, size = np.arange(32), (288, 512)
     smooth = smooth_tokens()
-    run = lambda: points.find_queries(smooth, chosen, size, points.Sampling())
+    run = lambda: semantic.find_queries(smooth, chosen, size, semantic.Sampling())
     rows.append({"what": "bipartite, and points in 512 x 288", "seconds": timed(run)})
     return rows
 
@@ -152,9 +150,11 @@ def judged(seen, seed, dim, noise) -> dict:
     first, counts = np.unique(seen[0], return_counts=True)
     large = first[counts >= 0.01 * seen[0].size]
     found = {}
-    for method in points.METHODS:
-        sampling = points.Sampling(method=method, n_clusters=len(np.unique(truth)))
-        queries = points.find_queries(tokens, np.arange(FRAMES), (SIDE, SIDE), sampling)
+    for method in semantic.METHODS:
+        sampling = semantic.Sampling(method=method, n_clusters=len(np.unique(truth)))
+        queries = semantic.find_queries(
+            tokens, np.arange(FRAMES), (SIDE, SIDE), sampling
+        )
         found[method] = adjusted_rand(truth, queries.labels)
         found[f"{method}, reached"] = float(
             np.isin(large, things_at(seen, queries)).mean()
@@ -175,18 +175,18 @@ def moving(count: int) -> list[dict]:
     def fits(seen):
         return 0.002 <= (seen > 0).mean() <= SMALL and (seen[0] > 0).any()
 
-    shares = {name: [] for name in ("grid", *points.METHODS)}
+    shares = {name: [] for name in ("grid", *semantic.METHODS)}
     for seed, seen in scenes_with(fits, count):
         tokens = synthetic.stand_in_features(seen, seed=seed)
         side = SIDE, SIDE
-        for method in points.METHODS:
-            sampling = points.Sampling(method=method)
-            queries = points.find_queries(tokens, np.arange(FRAMES), side, sampling)
+        for method in semantic.METHODS:
+            sampling = semantic.Sampling(method=method)
+            queries = semantic.find_queries(tokens, np.arange(FRAMES), side, sampling)
             shares[method].append((things_at(seen, queries) > 0).mean())
             if method == "bipartite":
                 # A grid of as many: of a finer one an even choice.
                 number = len(queries.points)
-                grid = points.grid_queries(side, int(np.ceil(np.sqrt(number))))
+                grid = semantic.grid_queries(side, int(np.ceil(np.sqrt(number))))
                 which = np.linspace(0, len(grid.points) - 1, number).astype(int)
                 on = things_at(seen, grid)[which] > 0
                 shares["grid"].append(on.mean())
@@ -267,16 +267,16 @@ def add_tracks(stored, kind, scene, video) -> None:
     arrays = offline_proof.arrays_of(kind, scene, video)
     seen = synthetic.body_segmentation(scene.simulation, scene.camera)
     maps = synthetic.stand_in_features(seen, seed=scene.seed)
-    chosen = points.sample_frames(len(video), points.Sampling().num_frames)
+    chosen = semantic.sample_frames(len(video), semantic.Sampling().num_frames)
     model = features.FeatureModel("stand-in", maps.shape[-1], lambda *_: maps[chosen])
     for name, number in SAMPLINGS.items():
         stored[name] |= arrays
         if number is not None:
-            found = points.semantic_tracks(
+            found = semantic.semantic_tracks(
                 list(video),
                 model,
                 tracking.load_tracker("lk"),
-                points.Sampling(num_points_per_entity=number),
+                semantic.Sampling(num_points_per_entity=number),
             ).seen_more_than_once()
             stored[name] |= {
                 f"{kind}/lk": found.tracks,

@@ -24,8 +24,8 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path[:0] = [ROOT]
 
 import visualize
+from spa.clip.video_writer import write_video
 from spa.files import whole_file
-from video import write_video
 
 PAINTING_SECONDS = 5.0
 POINTS, FRAMES, SIZE = 2048, 150, 512

@@ -16,10 +16,9 @@ sys.path.insert(0, str(ROOT))
 import cv2
 import numpy as np
 
-import features
 import semantic_points
 import synthetic
-import tracking
+from spa.clip import features, semantic, tracking
 from spa.files import whole_file
 
 SEED, FRAMES, SIDE = 128, 30, 256  # of the sample clip
@@ -34,8 +33,8 @@ def main() -> None:
     maps = synthetic.stand_in_features(seen)
     model = features.FeatureModel("stand-in", maps.shape[-1], lambda *_: maps)
     track = tracking.load_tracker("lk")
-    found = semantic_points.semantic_tracks(video, model, track)
-    grid = semantic_points.semantic_tracks(
+    found = semantic.semantic_tracks(video, model, track)
+    grid = semantic.semantic_tracks(
         video, None, track, grid_size=round(len(found.tracks) ** 0.5)
     )
     queries = found.queries

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import damages
-import video
+from spa.clip.cuts import find_cuts, without_repeats
+from spa.clip.video import video_from_array
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 TIMES = ["shuffled", "frozen", "jump"]
@@ -115,8 +116,8 @@ def test_a_clip_that_stands_still_is_damaged_too(name):
 def test_reading_a_clip_does_not_undo_a_damage(name):
     """A jump is no cut, and a freeze is not taken for frames that a file repeats."""
     frames = damaged(name, panned(32, 128, 192, 3))
-    assert video.find_cuts(frames) == []
-    kept, _ = video.without_repeats(video.video_from_array(frames))
+    assert find_cuts(frames) == []
+    kept, _ = without_repeats(video_from_array(frames))
     assert len(kept.frames) == len(frames)
 
 
@@ -385,7 +386,7 @@ def test_no_piece_reaches_across_a_cut():
 
 
 def test_pieces_of_a_video():
-    clip = video.video_from_array(numbered(50, 64, 64))
+    clip = video_from_array(numbered(50, 64, 64))
     (part,) = damages.pieces(clip)
     np.testing.assert_array_equal(part, numbered(50, 64, 64)[:48])
 

@@ -13,9 +13,10 @@ import zipfile
 import numpy as np
 import pytest
 
-import depth
-import torch_models
 from spa import geometry
+from spa.clip import depth, torch_models
+from spa.clip.depth import transformers_models, vda
+from spa.clip.depth.maps import DepthModel, depth_maps, inverse_to_depth
 
 
 def random_clip(num_frames, height, width, seed=0):
@@ -41,7 +42,7 @@ def by_formula(inverse):
 def test_inverse_depth_is_depth_whatever_its_scale_and_shift(scale, shift):
     inverse = np.random.default_rng(0).uniform(0, 1, (5, 30, 40)) ** 2
     maps = (scale * inverse + shift).astype(np.float32)
-    depth.inverse_to_depth(maps)
+    inverse_to_depth(maps)
     np.testing.assert_allclose(maps, by_formula(inverse), rtol=1e-3)
     assert maps.min() == 1 and maps.max() == 10
     assert maps.flat[inverse.argmax()] == 1  # the largest is the nearest
@@ -49,15 +50,15 @@ def test_inverse_depth_is_depth_whatever_its_scale_and_shift(scale, shift):
 
 def test_flat_inverse_depth_says_nothing():
     maps = np.full((2, 4, 5), 7, np.float16)
-    depth.inverse_to_depth(maps)
+    inverse_to_depth(maps)
     assert (maps == 1).all()
 
 
 def test_quantiles_of_large_maps_are_of_a_part_of_them(monkeypatch):
     inverse = np.random.default_rng(0).uniform(0, 1, (4, 200, 300))
-    monkeypatch.setattr(depth, "QUANTILE_SAMPLES", 20000)
+    monkeypatch.setattr("spa.clip.depth.maps.QUANTILE_SAMPLES", 20000)
     maps = inverse.astype(np.float32)
-    depth.inverse_to_depth(maps)
+    inverse_to_depth(maps)
     np.testing.assert_allclose(maps, by_formula(inverse), rtol=0.05)
 
 
@@ -66,23 +67,21 @@ def test_relative_maps_keep_their_precision_in_float16(scale, shift):
     inverse = np.random.default_rng(0).uniform(0, 1, (5, 30, 40))
     inverse[0] *= 0.1
     stored = scale * inverse + shift
-    model = depth.DepthModel("net", "relative", lambda *_: iter(stored))
-    maps = depth.depth_maps(random_clip(5, 30, 40), model)
+    model = DepthModel("net", "relative", lambda *_: iter(stored))
+    maps = depth_maps(random_clip(5, 30, 40), model)
     np.testing.assert_allclose(maps, by_formula(inverse), rtol=0.03)
 
 
 def test_a_network_that_fails_is_no_flat_world():
-    nan = depth.DepthModel(
-        "net", "relative", lambda *_: iter([np.full((4, 5), np.nan)])
-    )
+    nan = DepthModel("net", "relative", lambda *_: iter([np.full((4, 5), np.nan)]))
     with pytest.raises(torch_models.FrontEndError, match="no numbers for frame 0"):
-        depth.depth_maps(random_clip(1, 8, 10), nan)
+        depth_maps(random_clip(1, 8, 10), nan)
 
 
 def test_no_depth_is_one_everywhere():
     model = depth.load_depth()
     clip = random_clip(3, 20, 30)
-    maps = depth.depth_maps(clip, model)
+    maps = depth_maps(clip, model)
     tracks = np.random.default_rng(0).uniform(0, 20, (4, 3, 2))
     assert model.kind == model.name == "none"
     assert (geometry.sample_frames(maps, tracks, (20, 30)) == 1).all()
@@ -95,7 +94,7 @@ def test_given_maps_are_taken_as_they_are(tmp_path, save, name):
     others = {} if name == "z" else {"fov": np.ones(3)}
     save(tmp_path / "d.npz", **{name: given}, **others)
     model = depth.load_depth(tmp_path / "d.npz")
-    maps = depth.depth_maps(random_clip(4, 120, 180), model)
+    maps = depth_maps(random_clip(4, 120, 180), model)
     assert model.kind == "given" and maps.dtype == np.float16
     np.testing.assert_allclose(maps, given, rtol=1e-3)
 
@@ -104,7 +103,7 @@ def test_given_maps_of_the_whole_file_for_a_part_of_it(tmp_path):
     given = np.random.default_rng(0).uniform(0.5, 60, (9, 12, 18)).astype(np.float32)
     np.savez(tmp_path / "d.npz", depth=given)
     model = depth.load_depth(tmp_path / "d.npz")
-    maps = depth.depth_maps(random_clip(3, 120, 180), model, np.array([2, 4, 6]))
+    maps = depth_maps(random_clip(3, 120, 180), model, np.array([2, 4, 6]))
     np.testing.assert_allclose(maps, given[[2, 4, 6]], rtol=1e-3)
 
 
@@ -112,19 +111,17 @@ def test_what_is_unknown_in_given_maps_is_the_median(tmp_path):
     given = np.full((1, 4, 5), 3.0)
     given[0, 0] = [0, -1, np.nan, np.inf, 7]
     np.savez(tmp_path / "d.npz", depth=given)
-    maps = depth.depth_maps(random_clip(1, 8, 10), depth.load_depth(tmp_path / "d.npz"))
+    maps = depth_maps(random_clip(1, 8, 10), depth.load_depth(tmp_path / "d.npz"))
     np.testing.assert_array_equal(maps[0, 0], [3, 3, 3, 3, 7])
     np.savez(tmp_path / "d.npz", depth=np.zeros((1, 4, 5)))
     with pytest.raises(torch_models.FrontEndError, match="map 0 .* no positive depth"):
-        depth.depth_maps(random_clip(1, 8, 10), depth.load_depth(tmp_path / "d.npz"))
+        depth_maps(random_clip(1, 8, 10), depth.load_depth(tmp_path / "d.npz"))
 
 
 def test_large_maps_are_reduced_by_area(tmp_path):
     given = np.random.default_rng(0).uniform(1, 2, (1, 300, 1024)).astype(np.float32)
     np.savez(tmp_path / "d.npz", depth=given)
-    maps = depth.depth_maps(
-        random_clip(1, 30, 102), depth.load_depth(tmp_path / "d.npz")
-    )
+    maps = depth_maps(random_clip(1, 30, 102), depth.load_depth(tmp_path / "d.npz"))
     halved = given.reshape(1, 150, 2, 512, 2).mean(axis=(2, 4))
     np.testing.assert_allclose(maps, halved, rtol=1e-3)
 
@@ -150,7 +147,7 @@ def test_given_maps_that_do_not_fit_are_refused(tmp_path, arrays, message):
     np.savez(tmp_path / "d.npz", **arrays)
     with pytest.raises(torch_models.FrontEndError, match=message) as error:
         model = depth.load_depth(tmp_path / "d.npz")
-        depth.depth_maps(random_clip(4, 120, 180), model, np.arange(4))
+        depth_maps(random_clip(4, 120, 180), model, np.arange(4))
     one_line(error)
 
 
@@ -196,7 +193,7 @@ def test_damaged_maps_are_said_in_one_line(tmp_path, save, damage):
     save(path, depth=maps)
     damage(path)
     with pytest.raises(torch_models.FrontEndError, match="damaged") as error:
-        depth.depth_maps(random_clip(4, 120, 180), depth.load_depth(path))
+        depth_maps(random_clip(4, 120, 180), depth.load_depth(path))
     assert str(path) in one_line(error)
 
 
@@ -225,7 +222,7 @@ def test_an_array_without_its_ending_is_said_in_one_line(tmp_path):
 def test_colours_are_normalised_where_it_is_so_stated(tmp_path, stored, mean):
     if stored is not None:
         (tmp_path / "preprocessor_config.json").write_text(json.dumps(stored))
-    assert depth._preprocessing(tmp_path)["mean"] == mean
+    assert transformers_models._preprocessing(tmp_path)["mean"] == mean
 
 
 @pytest.mark.parametrize(
@@ -241,7 +238,7 @@ def test_colours_are_normalised_where_it_is_so_stated(tmp_path, stored, mean):
 def test_settings_that_cannot_be_used_are_refused(tmp_path, text, message):
     (tmp_path / "preprocessor_config.json").write_text(text)
     with pytest.raises(torch_models.FrontEndError, match=message) as error:
-        depth._preprocessing(tmp_path)
+        transformers_models._preprocessing(tmp_path)
     assert "preprocessor_config.json" in one_line(error)
 
 
@@ -297,7 +294,7 @@ def test_depth_anything_equals_its_definition(tmp_path, transformers, torch, kin
     network = save_depth_anything(tmp_path, transformers, torch, kind)
     clip = random_clip(5, 28, 42)
     model = depth.load_depth(str(tmp_path), device="cpu", batch_size=2)
-    maps = depth.depth_maps(clip, model)
+    maps = depth_maps(clip, model)
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     pixels = torch.tensor((clip / 255 - mean) / std, dtype=torch.float32)
     with torch.no_grad():
@@ -320,7 +317,7 @@ def test_a_model_that_does_not_say_what_it_gives_is_asked_about():
         model_type = "new"
 
     with pytest.raises(torch_models.FrontEndError, match="depth_metric=True or False"):
-        depth._gives_metric(Config(), "new/model")
+        transformers_models._gives_metric(Config(), "new/model")
 
 
 @pytest.mark.parametrize(
@@ -359,7 +356,7 @@ def test_a_model_that_does_not_say_what_it_gives_is_asked_about():
     ],
 )
 def test_what_a_network_sees(size, settings, expected):
-    assert depth.network_size(size, settings) == expected
+    assert transformers_models.network_size(size, settings) == expected
 
 
 def test_a_model_of_another_kind_is_refused(tmp_path, transformers, torch):
@@ -469,7 +466,7 @@ def test_vda_is_given_what_it_expects(clone, packages, monkeypatch):
     )
     clip = random_clip(7, 20, 30)
     expected = by_formula(clip.mean(axis=-1))
-    np.testing.assert_allclose(depth.depth_maps(clip, model), expected, rtol=0.02)
+    np.testing.assert_allclose(depth_maps(clip, model), expected, rtol=0.02)
 
 
 def test_vda_that_is_metric_gives_depth(clone, packages):
@@ -479,7 +476,7 @@ def test_vda_that_is_metric_gives_depth(clone, packages):
     for given in ({"vda_model_path": path}, {"vda_metric": True}):
         model = depth.load_depth("vda", **options, **given)
         assert model.kind == "metric"
-        maps = depth.depth_maps(clip, model)
+        maps = depth_maps(clip, model)
         np.testing.assert_allclose(maps, clip.mean(axis=-1), rtol=1e-3)
     model = depth.load_depth("vda", vda_model_path=path, vda_metric=False, **options)
     assert model.kind == "relative"
@@ -489,8 +486,8 @@ def test_vda_that_is_metric_gives_depth(clone, packages):
 @pytest.mark.parametrize("num_frames", [12, 13, 29, 36, 37, 100])
 def test_segments_of_a_long_clip_do_not_show(monkeypatch, metric, num_frames):
     """Each has a scale and a shift of its own, if it is not metric."""
-    monkeypatch.setattr(depth, "VDA_SEGMENT", 12)
-    monkeypatch.setattr(depth, "VDA_OVERLAP", 4)
+    monkeypatch.setattr(vda, "VDA_SEGMENT", 12)
+    monkeypatch.setattr(vda, "VDA_OVERLAP", 4)
     clip = random_clip(num_frames, 6, 8)
 
     class Network:
@@ -503,7 +500,7 @@ def test_segments_of_a_long_clip_do_not_show(monkeypatch, metric, num_frames):
             return (maps if metric else maps * count + 30 * (count % 2)), target_fps
 
     Network.calls.clear()
-    maps = np.stack(list(depth._vda_depth(Network(), clip, "cpu", metric)))
+    maps = np.stack(list(vda._vda_depth(Network(), clip, "cpu", metric)))
     assert max(Network.calls) <= 12
     np.testing.assert_allclose(
         maps, clip.mean(axis=-1) + (0 if metric else 30), rtol=1e-3
@@ -517,7 +514,7 @@ def test_another_module_called_utils_is_not_in_the_way(clone, packages, monkeypa
     monkeypatch.setitem(sys.modules, "utils", "loaded by somebody")
     path = list(sys.path)
     model = depth.load_depth("vda", vda_repo=clone, device="cpu")
-    assert len(depth.depth_maps(random_clip(2, 20, 30), model)) == 2
+    assert len(depth_maps(random_clip(2, 20, 30), model)) == 2
     assert sys.modules["utils"] == "loaded by somebody" and sys.path == path
     assert "utils.util" not in sys.modules
     monkeypatch.delitem(sys.modules, "utils")

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-import environment
-import torch_models
+from spa.clip import environment, torch_models
 
 ROOT = Path(__file__).resolve().parents[1]
 

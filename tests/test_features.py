@@ -11,11 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from spa.clip import features, torch_models
+
 torch = pytest.importorskip("torch", reason="the full layer is not installed")
 transformers = pytest.importorskip("transformers", reason="no full layer")
-
-import features  # noqa: E402
-import torch_models  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 PATCH, DIM = 4, 24
@@ -229,7 +228,7 @@ def run_offline(code, tmp_path, **env):
     )
     code = f"""
 import sys, time
-import features, torch_models
+from spa.clip import features, torch_models
 assert not {{"torch", "transformers"}} & set(sys.modules)
 sys.modules["torchvision"] = None  # importing it raises
 import torch, transformers

@@ -24,9 +24,10 @@ import track_autoencoder
 import track_autoencoder_3d
 from pipeline import make_options
 from spa import geometry, metrics
+from spa.clip import tracking
+from spa.clip.video import video_from_array
 from spa.errors import USER_ERRORS, CheckpointError, NothingToTrack, PipelineError
 from spa.files import without_nan
-from video import video_from_array
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "videos"
 SETTINGS = settings(max_examples=50, deadline=None)
@@ -803,7 +804,7 @@ def test_depth_lifts_points_and_is_seen_around_them():
     rng = np.random.default_rng(0)
     video = video_from_array(make_clip(4))
     pixels = rng.uniform(5, 90, (6, 4, 2)).astype(np.float32)
-    tracks = pipeline.tracking.Tracks2D(pixels, np.ones((6, 4, 1), np.float32))
+    tracks = tracking.Tracks2D(pixels, np.ones((6, 4, 1), np.float32))
     maps = rng.uniform(1, 5, (4, 24, 32)).astype(np.float32)
     lifted = pipeline.lift_tracks(tracks, video, depth=maps)
     z = geometry.bilinear_sample(maps, pixels, SIZE)
@@ -927,14 +928,14 @@ def test_given_maps_of_a_clip_with_cuts(checkpoint, tmp_path, whole_file):
 
 
 def test_relative_depth_has_its_own_unit_in_each_shot(checkpoint, monkeypatch):
-    import depth
+    from spa.clip.depth.maps import DepthModel
 
     def predict(frames, indices):
         ramp = np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 4)
         return (ramp * (100 if t >= 2 else 1) for t in indices)
 
-    model = depth.DepthModel("net", "relative", predict)
-    monkeypatch.setattr(depth, "load_depth", lambda name: model)
+    model = DepthModel("net", "relative", predict)
+    monkeypatch.setattr("spa.clip.depth.load_depth", lambda name: model)
     front_ends = pipeline.load_front_ends(make_options(depth="a/net"), checkpoint)
     clip = video_from_array(make_clip(6))
     maps = pipeline._depth_of_shots(clip, [(0, 2), (2, 6)], front_ends.depth)
@@ -960,12 +961,12 @@ def test_cotracker3_is_loaded_once_and_for_long_clips_again(
         calls.append(online)
         return f"network {len(calls)}"
 
-    monkeypatch.setattr(pipeline.tracking, "load_cotracker3", load)
-    monkeypatch.setattr(pipeline.tracking, "only_online_is_here", lambda: False)
+    monkeypatch.setattr(tracking, "load_cotracker3", load)
+    monkeypatch.setattr(tracking, "only_online_is_here", lambda: False)
     monkeypatch.setattr(
-        pipeline.tracking, "track", lambda *_, **how: tracked.append(how["model"])
+        tracking, "track", lambda *_, **how: tracked.append(how["model"])
     )
-    monkeypatch.setattr(pipeline.tracking, "OFFLINE_FRAMES", 3)
+    monkeypatch.setattr(tracking, "OFFLINE_FRAMES", 3)
     given = {"cotracker_checkpoint": "w.pth"} if has_file else {}
     options = make_options(tracker="cotracker3", **given)
     front_ends = pipeline.load_front_ends(options, checkpoint)
@@ -1047,7 +1048,7 @@ def test_semantic_points_are_tracked_and_written_down(
     def again(*_, **__):
         raise AssertionError("loaded again")
 
-    monkeypatch.setattr("features.load_features", again)
+    monkeypatch.setattr("spa.clip.features.load_features", again)
     with caplog.at_level("INFO", logger="pipeline"):
         found = pipeline.score_video(
             make_clip(8), checkpoint, front_ends=front_ends, tracking_grid_size=8, **how

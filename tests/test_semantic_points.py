@@ -15,12 +15,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from video_files import make_clip, write_video
 
-import features
 import pipeline
 import semantic_points
 import synthetic
-import tracking
-from semantic_points import Job, Sampling, Settings
+from semantic_points import Job, Settings
+from spa.clip import clusters, features, tracking
+from spa.clip.semantic import (
+    METHODS,
+    EntityTracks,
+    Sampling,
+    cluster,
+    find_queries,
+    grid_queries,
+    patch_pixels,
+    sample_frames,
+    spread_points,
+    without_redundant,
+)
 from spa.errors import PipelineError, PointsError, VideoError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -87,12 +98,10 @@ def test_bipartite_clusters_equal_the_plain_loop(
     if are_alike:
         tokens = rng.standard_normal((3, dim))[rng.integers(0, 3, tokens.shape[:3])]
     expected, kept = plain_labels(tokens.reshape(frames, -1, dim), ratio, rounds)
-    found = semantic_points.bipartite_clusters(tokens, ratio, rounds)
+    found = clusters.bipartite_clusters(tokens, ratio, rounds)
     np.testing.assert_array_equal(found.reshape(expected.shape), expected)
-    merged = semantic_points.merge_tokens(
-        tokens.reshape(frames, -1, dim), ratio, rounds
-    )
-    centroids = semantic_points.distinct_centroids(merged)
+    merged = clusters.merge_tokens(tokens.reshape(frames, -1, dim), ratio, rounds)
+    centroids = clusters.distinct_centroids(merged)
     np.testing.assert_allclose(centroids, np.array(kept), atol=1e-9)
 
 
@@ -102,12 +111,12 @@ def test_the_published_size_equals_the_plain_loop():
     things = rng.standard_normal((6, 24))
     tokens = things[rng.integers(0, 6, (2, 256))] + 0.2 * rng.standard_normal(24)
     tokens += 0.1 * rng.standard_normal(tokens.shape)
-    merged = semantic_points.merge_tokens(tokens, 25, 11)
+    merged = clusters.merge_tokens(tokens, 25, 11)
     assert merged.shape == (2, 12, 24)
     for frame, found in zip(tokens, merged, strict=True):
         np.testing.assert_allclose(found, plain_merge(frame, 25, 11), atol=1e-9)
     expected, _ = plain_labels(tokens, 25, 11)
-    found = semantic_points.bipartite_clusters(tokens.reshape(2, 16, 16, 24))
+    found = clusters.bipartite_clusters(tokens.reshape(2, 16, 16, 24))
     np.testing.assert_array_equal(found.reshape(2, 256), expected)
 
 
@@ -115,29 +124,27 @@ def test_a_merged_token_weighs_as_one():
     """Means are over those merged in this round, whatever they were made of."""
     near, far = np.array([1.0, 0.0]), np.array([0.0, 1.0])
     tokens = np.array([[near, near, near * 3, far]])
-    once = semantic_points.merge_tokens(tokens, 50, 1)
+    once = clusters.merge_tokens(tokens, 50, 1)
     np.testing.assert_allclose(once, [[near * 5 / 3, far]])
-    twice = semantic_points.merge_tokens(tokens, 50, 2)
+    twice = clusters.merge_tokens(tokens, 50, 2)
     np.testing.assert_allclose(twice, [[(near * 5 / 3 + far) / 2]])
 
 
 def test_a_new_thing_of_a_later_frame_is_kept_once():
     axes = np.eye(4)
     frames = np.array([[axes[0], axes[1]], [axes[0], axes[2]], [axes[2], axes[2]]])
-    kept = semantic_points.distinct_centroids(frames)
+    kept = clusters.distinct_centroids(frames)
     np.testing.assert_array_equal(kept, axes[:3])
-    both = semantic_points.distinct_centroids(
+    both = clusters.distinct_centroids(
         np.array([[axes[0], axes[0]], [axes[1], axes[1] + 0.1 * axes[2]]])
     )
     np.testing.assert_array_equal(both, axes[[0, 0, 1]])
 
 
-@pytest.mark.parametrize("method", semantic_points.METHODS)
+@pytest.mark.parametrize("method", METHODS)
 def test_one_colour_is_one_cluster(method):
     tokens = np.tile(np.float16([0.3, -1.7, 0.2]), (5, 16, 16, 1)).astype(np.float32)
-    queries = semantic_points.find_queries(
-        tokens, np.arange(5), (90, 160), Sampling(method=method)
-    )
+    queries = find_queries(tokens, np.arange(5), (90, 160), Sampling(method=method))
     assert len(np.unique(queries.labels)) == 1
     assert len(queries.points) == 16 and (queries.points[:, 0] == 0).all()
 
@@ -146,30 +153,30 @@ def test_kmeans_finds_clouds_and_needs_no_more_patches_than_there_are():
     rng = np.random.default_rng(0)
     truth = rng.integers(0, 5, (4, 6, 6))
     tokens = 4 * np.eye(5)[truth] + 0.1 * rng.standard_normal((4, 6, 6, 5))
-    assert same_groups(semantic_points.kmeans_clusters(tokens, 5), truth)
-    few = semantic_points.kmeans_clusters(np.eye(3).reshape(1, 1, 3, 3), 32)
+    assert same_groups(clusters.kmeans_clusters(tokens, 5), truth)
+    few = clusters.kmeans_clusters(np.eye(3).reshape(1, 1, 3, 3), 32)
     assert len(np.unique(few)) == 3
     for _ in range(2):  # whatever was drawn before
-        again = semantic_points.kmeans_clusters(tokens, 5)
-        np.testing.assert_array_equal(again, semantic_points.kmeans_clusters(tokens, 5))
+        again = clusters.kmeans_clusters(tokens, 5)
+        np.testing.assert_array_equal(again, clusters.kmeans_clusters(tokens, 5))
 
 
-@pytest.mark.parametrize("method", semantic_points.METHODS)
+@pytest.mark.parametrize("method", METHODS)
 def test_a_single_patch_is_a_cluster(method):
-    queries = semantic_points.find_queries(
+    queries = find_queries(
         np.ones((1, 1, 1, 6), np.float32), np.zeros(1, int), (9, 9),
         Sampling(method=method, num_patches=1),
     )  # fmt: skip
     assert (queries.labels == 0).all() and len(queries.points) == 16
 
 
-@pytest.mark.parametrize("method", semantic_points.METHODS)
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_features_that_are_no_numbers_are_refused(method, value):
     tokens = np.ones((2, 3, 3, 4), np.float32)
     tokens[1, 2, 0, 3] = value
     with pytest.raises(PointsError, match="not finite numbers: give another") as error:
-        semantic_points.cluster(tokens, Sampling(method=method))
+        cluster(tokens, Sampling(method=method))
     assert "\n" not in str(error.value)
 
 
@@ -227,7 +234,7 @@ def scenes():
 
 def queries_of(seen, seed, dim=64, **changes):
     tokens = synthetic.stand_in_features(seen, dim=dim, seed=seed)
-    return semantic_points.find_queries(
+    return find_queries(
         tokens, np.arange(len(seen)), seen.shape[1:], Sampling(**changes)
     )
 
@@ -258,7 +265,7 @@ def test_small_moving_things_get_twice_their_share(scenes):
         if 0.002 <= (seen > 0).mean() <= 0.1:
             queries = queries_of(seen, seed)
             number = len(queries.points)
-            grid = semantic_points.grid_queries((SIDE, SIDE), int(number**0.5) + 1)
+            grid = grid_queries((SIDE, SIDE), int(number**0.5) + 1)
             chosen = np.linspace(0, len(grid.points) - 1, number).astype(int)
             on = [(things_at(seen, q) > 0) for q in (queries, grid)]
             shares.append([on[0].mean(), on[1][chosen].mean()])
@@ -299,7 +306,7 @@ def test_bodies_are_seen_where_instances_are():
 def test_points_are_different_pixels_of_the_area(size, count, seed):
     rng = np.random.default_rng(seed)
     pixels = np.argwhere(rng.random((20, 40)) < size / 800)[:, ::-1] + 0.5
-    found = semantic_points.spread_points(pixels, count)
+    found = spread_points(pixels, count)
     assert len(found) == min(count, len(pixels))
     assert len(np.unique(found, axis=0)) == len(found)
     assert {tuple(point) for point in found} <= {tuple(point) for point in pixels}
@@ -308,7 +315,7 @@ def test_points_are_different_pixels_of_the_area(size, count, seed):
 def test_points_are_evenly_spread():
     """On a square of 64 x 64, 16 points: no pixel is far from one."""
     pixels = np.argwhere(np.ones((64, 64), bool))[:, ::-1] + 0.5
-    found = semantic_points.spread_points(pixels, 16)
+    found = spread_points(pixels, 16)
     nearest = np.linalg.norm(pixels[:, None] - found, axis=-1).min(axis=1)
     assert nearest.max() < 16 and 5 < nearest.mean() < 7.5  # a square grid's: 11.3, 6.1
 
@@ -316,7 +323,7 @@ def test_points_are_evenly_spread():
 @pytest.mark.parametrize("size", [(64, 64), (90, 160), (71, 123)])
 def test_pixels_of_a_patch_are_those_whose_centres_it_covers(size):
     mask = np.random.default_rng(0).random((16, 16)) < 0.3
-    found = semantic_points.patch_pixels(mask, size)
+    found = patch_pixels(mask, size)
     expected = [
         (x + 0.5, y + 0.5)
         for y in range(size[0])
@@ -333,7 +340,7 @@ def test_patches_without_a_pixel_are_harmless(size, use_connected_components):
     how = Sampling(use_connected_components=use_connected_components)
     for seed in range(5):
         labels = np.random.default_rng(seed).integers(0, 9, (3, 16, 16))
-        queries = semantic_points.find_queries(
+        queries = find_queries(
             np.eye(9, dtype=np.float32)[labels], np.arange(3), size, how
         )
         t, x, y = np.floor(queries.points).astype(int).T
@@ -348,7 +355,7 @@ def test_patches_without_a_pixel_are_harmless(size, use_connected_components):
 
 @pytest.mark.parametrize("size", [(20, 1400), (1400, 20), (1, 1), (90, 160)])
 def test_a_grid_lies_in_the_frame(size):
-    points = semantic_points.grid_queries(size, 4).points
+    points = grid_queries(size, 4).points
     assert len(np.unique(points, axis=0)) == 16
     assert (points[:, 1:] > 0).all() and (points[:, 1:] < size[::-1]).all()
     if size == (90, 160):  # CoTracker's margin
@@ -365,7 +372,7 @@ def test_a_point_begins_where_its_thing_is_largest():
     tokens = synthetic.stand_in_features(seen, noise=0.0)
     frames = np.arange(12) * 3 + 1  # of the clip, which are not those of a list
     how = Sampling(method="kmeans", n_clusters=3, num_points_per_entity=5)
-    queries = semantic_points.find_queries(tokens, frames, (64, 64), how)
+    queries = find_queries(tokens, frames, (64, 64), how)
     times = (queries.points[:, 0].astype(int) - 1) // 3
     things = seen[times, *np.floor(queries.points[:, :0:-1]).astype(int).T]
     for thing, frame in ((1, 6), (2, 9)):
@@ -378,7 +385,7 @@ def test_a_point_begins_where_its_thing_is_largest():
         method="kmeans", n_clusters=3, num_points_per_entity=5,
         use_connected_components=True,
     )  # fmt: skip
-    parts = semantic_points.find_queries(tokens, frames, (64, 64), how)
+    parts = find_queries(tokens, frames, (64, 64), how)
     times = (parts.points[:, 0].astype(int) - 1) // 3
     things = seen[times, *np.floor(parts.points[:, :0:-1]).astype(int).T]
     assert (things == 2).sum() == 10
@@ -392,7 +399,7 @@ def test_a_point_begins_where_its_thing_is_largest():
 
 @given(st.integers(1, 200), st.integers(1, 60))
 def test_sampled_frames_are_spread_over_the_clip(num_frames, count):
-    found = semantic_points.sample_frames(num_frames, count)
+    found = sample_frames(num_frames, count)
     assert len(found) == min(num_frames, count) == len(np.unique(found))
     assert found[0] == 0 and (len(found) == 1 or found[-1] == num_frames - 1)
     steps = np.diff(found)
@@ -449,7 +456,7 @@ def test_redundant_tracks_are_those_of_the_plain_loop(seed, radius):
     rng = np.random.default_rng(seed)
     tracks = rng.uniform(0, 12, (12, 1, 2)) + rng.normal(0, 0.7, (12, 5, 2))
     visible = rng.random((12, 5)) < 0.6
-    found = semantic_points.without_redundant(tracks, visible, radius)
+    found = without_redundant(tracks, visible, radius)
     assert found.tolist() == plain_redundant(tracks, visible, radius)
 
 
@@ -458,7 +465,7 @@ def test_redundant_tracks_are_those_of_the_plain_loop(seed, radius):
 
 def some_tracks():
     rng = np.random.default_rng(0)
-    return semantic_points.EntityTracks(
+    return EntityTracks(
         tracks=rng.uniform(0, 1900, (7, 9, 2)).astype(np.float32),
         visible=(rng.random((7, 9, 1)) < 0.5).astype(np.float32),
         entities=np.arange(7) // 2,

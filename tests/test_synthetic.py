@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 import synthetic
 import worlds
+from spa.clip.video_writer import write_video
 from spa.files import write_npz
 from synthetic import Camera
-from video import write_video
 from worlds import Body, Geom, Joint, Soft, World
 
 FLOOR = Body((Geom("plane", (0, 0, 1)),), moving=False)

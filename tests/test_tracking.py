@@ -6,6 +6,7 @@ interface takes their place, which asserts what the published one expects and mo
 points by a known law.
 """
 
+import importlib.util
 import sys
 from pathlib import Path
 
@@ -13,8 +14,8 @@ import cv2
 import numpy as np
 import pytest
 
-import torch_models
-import tracking
+from spa.clip import torch_models, tracking
+from spa.clip.tracking import cotracker3, lk, protocol
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "videos"
 NUM_FRAMES, HEIGHT, WIDTH = 24, 120, 200
@@ -212,7 +213,7 @@ def test_patches_correlate_like_the_textbook():
     rng = np.random.default_rng(0)
     grey = rng.integers(0, 256, (40, 50), dtype=np.uint8)
     points = np.array([[10, 12], [30, 20], [25, 33]], np.float32)
-    patches = tracking._patches(grey, points)
+    patches = lk._patches(grey, points)
     cut = [grey[y - 4 : y + 5, x - 4 : x + 5].ravel() for x, y in points.astype(int)]
     np.testing.assert_allclose(patches @ patches.T, np.corrcoef(cut), atol=1e-5)
 
@@ -220,7 +221,7 @@ def test_patches_correlate_like_the_textbook():
 def test_texture_is_the_weakest_mean_square_gradient():
     image = moving_clip(shift(0, 0), 1)[0, ..., 0]
     down, right = np.gradient(image.astype(float))
-    texture = tracking._texture(image)
+    texture = protocol.corner_strength(image)
     for y, x in [(30, 40), (60, 100), (90, 170), (15, 15), (50, 64)]:
         window = np.s_[y - 3 : y + 4, x - 3 : x + 4]
         gradients = np.stack([right[window].ravel(), down[window].ravel()])
@@ -400,7 +401,7 @@ def assert_follows(result):
 def test_cotracker3_follows_the_law(clone, name, size):
     """(480, 360) is reduced to the network's size, down more than across."""
     clip = stamped_clip(29, *size)
-    model = tracking.load_cotracker3(**from_clone(clone, name))
+    model = cotracker3.load_cotracker3(**from_clone(clone, name))
     assert model.online == (name == "scaled_online")
     result = tracking.track(
         clip, 6, "cotracker3", model=model, seed_every=10, progress=False
@@ -419,8 +420,10 @@ def test_cotracker3_follows_the_law(clone, name, size):
 def test_cotracker3_is_called_in_bounded_size(clone, monkeypatch):
     clip = stamped_clip(60)
     for name, frames_at_once in (("scaled_offline", 60), ("scaled_online", 16)):
-        model = tracking.load_cotracker3(**from_clone(clone, name))
-        monkeypatch.setitem(tracking.POINT_FRAMES_PER_CALL, "cpu", 20 * frames_at_once)
+        model = cotracker3.load_cotracker3(**from_clone(clone, name))
+        monkeypatch.setitem(
+            cotracker3.POINT_FRAMES_PER_CALL, "cpu", 20 * frames_at_once
+        )
         tracking.track(clip, 6, "cotracker3", model=model, progress=False)
         lengths, points = zip(*model.predictor.sizes, strict=True)
         assert max(points) == 20 and set(lengths) == {60}
@@ -429,9 +432,9 @@ def test_cotracker3_is_called_in_bounded_size(clone, monkeypatch):
 @pytest.mark.parametrize("name", ["scaled_offline", "scaled_online"])
 def test_a_long_clip_is_tracked_in_spans(clone, monkeypatch, name):
     """Points are followed no farther than `reach`, and seeded all along."""
-    monkeypatch.setattr(tracking, "OFFLINE_FRAMES", 21)
+    monkeypatch.setattr(cotracker3, "OFFLINE_FRAMES", 21)
     clip = stamped_clip(70)
-    model = tracking.load_cotracker3(**from_clone(clone, name))
+    model = cotracker3.load_cotracker3(**from_clone(clone, name))
     result = tracking.track(
         clip, 5, "cotracker3", model=model, seed_every=8, reach=25, progress=False
     )
@@ -444,21 +447,21 @@ def test_a_long_clip_is_tracked_in_spans(clone, monkeypatch, name):
 
 
 def test_long_clips_take_the_online_network(clone, monkeypatch, torch):
-    monkeypatch.setattr(tracking, "OFFLINE_FRAMES", 10)
+    monkeypatch.setattr(cotracker3, "OFFLINE_FRAMES", 10)
     monkeypatch.setattr(
-        tracking,
+        cotracker3,
         "_fetch_cotracker",
         lambda online: torch_models.read_weights(
             clone / ("scaled_online.pth" if online else "scaled_offline.pth")
         ),
     )
-    seen, load = [], tracking.load_cotracker3
+    seen, load = [], cotracker3.load_cotracker3
 
     def spy(**options):
         seen.append(load(**options))
         return seen[-1]
 
-    monkeypatch.setattr(tracking, "load_cotracker3", spy)
+    monkeypatch.setattr(cotracker3, "load_cotracker3", spy)
     for num_frames in (10, 11):
         clip = stamped_clip(num_frames)
         tracking.track(clip, 4, "cotracker3", cotracker_repo=clone, progress=False)
@@ -486,8 +489,8 @@ def test_a_black_clip_has_no_points_for_cotracker3_either(clone):
 @pytest.mark.parametrize("longest", [150, 21])
 def test_queries_are_cotracker3s_points(clone, monkeypatch, name, longest):
     """In their order, from their own frames; of a long clip in spans."""
-    monkeypatch.setattr(tracking, "OFFLINE_FRAMES", longest)
-    model = tracking.load_cotracker3(**from_clone(clone, name))
+    monkeypatch.setattr(cotracker3, "OFFLINE_FRAMES", longest)
+    model = cotracker3.load_cotracker3(**from_clone(clone, name))
     queries = np.array([[50.0, 80, 60], [0, 82, 58], [17, 76, 64], [49, 81, 62]])
     found = tracking.track(
         stamped_clip(60),
@@ -518,9 +521,9 @@ def test_queries_are_cotracker3s_points(clone, monkeypatch, name, longest):
 
 def test_queries_of_near_frames_go_together():
     times = np.array([149, 3, 0, 151, 3, 150, 9])
-    groups = [times[rows].tolist() for rows in tracking._near_frames(times, 3)]
+    groups = [times[rows].tolist() for rows in cotracker3._near_frames(times, 3)]
     assert groups == [[0], [3, 3], [9], [149, 150, 151]]
-    assert list(tracking._near_frames(times[:0], 3)) == []
+    assert list(cotracker3._near_frames(times[:0], 3)) == []
 
 
 def test_reach_is_kept_for_every_query_of_a_long_clip(monkeypatch):
@@ -532,19 +535,19 @@ def test_reach_is_kept_for_every_query_of_a_long_clip(monkeypatch):
         shown = np.ones((len(seeds), len(frames)), bool)
         return np.zeros((*shown.shape, 2), np.float32), shown
 
-    monkeypatch.setattr(tracking, "_cotracker_span", span_of)
+    monkeypatch.setattr(cotracker3, "_cotracker_span", span_of)
     frames = np.zeros((400, 8, 8, 3), np.uint8)
     times = np.array([0, 73, 74, 149, 150, 299, 399])
     queries = np.stack([times, np.full(7, 4), np.full(7, 4)], axis=1).astype(float)
     for online, reach in ((True, 150), (False, 74)):
         spans.clear()
-        model = tracking.CoTracker(None, online, "cpu")
+        model = cotracker3.CoTracker(None, online, "cpu")
         found = tracking.track(
             frames, tracker="cotracker3", queries=queries, model=model, progress=False
         )
         near = np.abs(np.arange(400) - times[:, None]) <= reach
         assert found.visible[..., 0][near].all()
-        assert max(spans) <= (3 * reach if online else tracking.OFFLINE_FRAMES)
+        assert max(spans) <= (3 * reach if online else cotracker3.OFFLINE_FRAMES)
 
 
 def test_number_of_cotracker3_tracks_is_bounded(clone):
@@ -574,7 +577,7 @@ def test_a_clone_leaves_nothing_behind(clone, monkeypatch):
     """Neither on the path nor among the modules; and it goes before others."""
     monkeypatch.setitem(sys.modules, "cotracker", "somebody else's")
     path = list(sys.path)
-    model = tracking.load_cotracker3(**from_clone(clone, "scaled_offline"))
+    model = cotracker3.load_cotracker3(**from_clone(clone, "scaled_offline"))
     assert model.predictor.model.weight.sum() == 3
     assert sys.modules["cotracker"] == "somebody else's" and sys.path == path
     assert "cotracker.predictor" not in sys.modules
@@ -582,7 +585,7 @@ def test_a_clone_leaves_nothing_behind(clone, monkeypatch):
 
 def test_an_installed_package_is_found(clone, monkeypatch, forgotten_afterwards):
     monkeypatch.syspath_prepend(str(clone))
-    model = tracking.load_cotracker3(cotracker_checkpoint=clone / "scaled_online.pth")
+    model = cotracker3.load_cotracker3(cotracker_checkpoint=clone / "scaled_online.pth")
     assert model.online and model.predictor.model.weight.sum() == 3
 
 
@@ -593,7 +596,7 @@ def test_torch_hub_is_found(clone, monkeypatch, tmp_path, torch, forgotten_after
     (hub / "facebookresearch_co-tracker_main").symlink_to(clone)
     (hub / "checkpoints/scaled_offline.pth").symlink_to(clone / "scaled_offline.pth")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    model = tracking.load_cotracker3()
+    model = cotracker3.load_cotracker3()
     assert not model.online and model.predictor.model.weight.sum() == 3
 
 
@@ -602,7 +605,7 @@ def test_torch_hub_is_found(clone, monkeypatch, tmp_path, torch, forgotten_after
 
 def test_a_folder_that_is_no_clone_is_refused(tmp_path, torch):
     with pytest.raises(torch_models.FrontEndError, match="no cotracker/predictor.py"):
-        tracking.load_cotracker3(cotracker_repo=tmp_path)
+        cotracker3.load_cotracker3(cotracker_repo=tmp_path)
 
 
 def test_an_older_clone_is_refused(tmp_path, torch):
@@ -610,7 +613,7 @@ def test_an_older_clone_is_refused(tmp_path, torch):
     text = "class CoTrackerPredictor:\n    def __init__(self, checkpoint): pass\n"
     (tmp_path / "cotracker/predictor.py").write_text(text)
     with pytest.raises(torch_models.FrontEndError, match="not CoTracker3's"):
-        tracking.load_cotracker3(cotracker_repo=tmp_path)
+        cotracker3.load_cotracker3(cotracker_repo=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -640,7 +643,7 @@ def test_code_that_cannot_be_imported(
     else:
         monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(torch_models.FrontEndError, match=message) as error:
-        tracking.load_cotracker3(**options)
+        cotracker3.load_cotracker3(**options)
     assert "\n" not in str(error.value)
 
 
@@ -650,7 +653,7 @@ def test_code_of_an_older_torch_hub(tmp_path, torch, monkeypatch, forgotten_afte
     (folder / "hubconf.py").write_text("def cotracker2(): pass\n")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(torch_models.FrontEndError, match="remove that folder") as error:
-        tracking.load_cotracker3()
+        cotracker3.load_cotracker3()
     assert str(folder) in str(error.value) and "\n" not in str(error.value)
 
 
@@ -670,7 +673,7 @@ def test_which_published_weights_are_here(
     for name in here:
         (tmp_path / f"hub/checkpoints/scaled_{name}.pth").touch()
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    assert tracking.only_online_is_here() == only_online
+    assert cotracker3.only_online_is_here() == only_online
 
 
 @pytest.mark.parametrize(
@@ -689,7 +692,7 @@ def test_a_wrong_file_of_weights_is_refused(tmp_path, clone, torch, content, mes
     elif content:
         torch.save(content, path)
     with pytest.raises(torch_models.FrontEndError, match=message) as error:
-        tracking.load_cotracker3(cotracker_repo=clone, cotracker_checkpoint=path)
+        cotracker3.load_cotracker3(cotracker_repo=clone, cotracker_checkpoint=path)
     assert str(path) in str(error.value) and "\n" not in str(error.value)
 
 
@@ -701,7 +704,7 @@ def test_weights_of_another_network_are_refused(tmp_path, clone, torch):
     }
     torch.save(state, tmp_path / "w.pth")
     with pytest.raises(torch_models.FrontEndError) as error:
-        tracking.load_cotracker3(
+        cotracker3.load_cotracker3(
             cotracker_repo=clone, cotracker_checkpoint=tmp_path / "w.pth"
         )
     assert str(error.value) == (
@@ -714,7 +717,7 @@ def test_weights_that_run_code_are_refused(tmp_path, clone, torch):
     path = tmp_path / "w.pth"
     torch.save({"weight": Path("/")}, path)  # a class: loading would call it
     with pytest.raises(torch_models.FrontEndError, match="no file of torch weights"):
-        tracking.load_cotracker3(cotracker_repo=clone, cotracker_checkpoint=path)
+        cotracker3.load_cotracker3(cotracker_repo=clone, cotracker_checkpoint=path)
 
 
 @pytest.fixture
@@ -731,7 +734,7 @@ def no_network(monkeypatch, tmp_path):
 
 def test_weights_that_cannot_be_fetched(clone, tmp_path, no_network):
     with pytest.raises(torch_models.FrontEndError) as error:
-        tracking.load_cotracker3(cotracker_repo=clone)
+        cotracker3.load_cotracker3(cotracker_repo=clone)
     for part in (
         "https://huggingface.co/facebook/cotracker3/resolve/main/scaled_offline.pth",
         f"{tmp_path}/hub/checkpoints/scaled_offline.pth",
@@ -742,10 +745,10 @@ def test_weights_that_cannot_be_fetched(clone, tmp_path, no_network):
 
 
 def test_code_that_cannot_be_fetched(no_network, torch):
-    if tracking.importlib.util.find_spec("cotracker"):
+    if importlib.util.find_spec("cotracker"):
         pytest.skip("cotracker is installed here")
     with pytest.raises(torch_models.FrontEndError) as error:
-        tracking.load_cotracker3()
+        cotracker3.load_cotracker3()
     for part in (
         "git clone https://github.com/facebookresearch/co-tracker DIR",
         "cotracker_repo=DIR",
@@ -754,6 +757,6 @@ def test_code_that_cannot_be_fetched(no_network, torch):
 
 
 def test_without_torch_it_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(tracking.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(torch_models.FrontEndError, match="requirements.txt"):
         tracking.track(stamped_clip(2), 4, "cotracker3")

@@ -13,9 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from video_files import SIZE, ffmpeg, make_clip, write_video
 
-import video
+from spa.clip.cuts import (
+    BORDER_EDGE,
+    content_box,
+    find_cuts,
+    find_repeats,
+    without_repeats,
+)
+from spa.clip.video import _rate_of, frames_taken, read_video, video_from_array
 from spa.errors import VideoError
-from video import find_cuts, find_repeats, read_video, video_from_array
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "videos"
 REAL = [pytest.param(p, id=p.stem) for p in sorted(SHARED.glob("*.mp4"))]
@@ -135,7 +141,7 @@ def test_a_wrong_rate_in_the_header_is_not_believed(video_file, tmp_path):
     ],
 )
 def test_the_header_or_the_times_give_the_rate(header, steps, rate):
-    found, notes = video._rate_of(header, np.array(steps, float))
+    found, notes = _rate_of(header, np.array(steps, float))
     assert found == pytest.approx(rate) and len(notes) == (found != header)
 
 
@@ -237,7 +243,7 @@ def test_another_rate_when_so_asked(video_file):
 @settings(max_examples=50, deadline=None)
 @given(num_frames=st.integers(1, 300), share=st.floats(0.05, 1))
 def test_frames_are_taken_evenly(num_frames, share):
-    taken = video.frames_taken(num_frames, share)
+    taken = frames_taken(num_frames, share)
     steps = np.diff(taken)
     assert taken[0] == 0
     assert abs(len(taken) - num_frames * share) <= 1
@@ -370,7 +376,7 @@ def test_real_clips_are_one_shot_and_their_joint_is_found(path):
     other = [cv2.resize(frame, size) for frame in other_clip(20)]
     assert find_cuts([*clip.frames[:21], *other]) == [21]
     assert find_repeats(clip.frames)[1] == ""
-    assert video.content_box(clip.frames) == (0, 0, *size)
+    assert content_box(clip.frames) == (0, 0, *size)
 
 
 # --- Repeated frames ---
@@ -385,7 +391,7 @@ def test_a_conversion_of_the_rate_is_undone(tmp_path, before, after, crf):
     ffmpeg("-i", source, "-vf", f"fps={after}", "-crf", crf, path)
     clip = read_video(path)
     assert len(clip.frames) > 45
-    thin, cuts = video.without_repeats(clip)
+    thin, cuts = without_repeats(clip)
     assert abs(len(thin.frames) - 40) <= 1 and cuts == []
     assert thin.fps == pytest.approx(before, rel=0.05)
     assert "repeated frames dropped" in thin.notes[0]
@@ -401,14 +407,14 @@ def test_cuts_move_with_the_frames_that_are_dropped():
     clip = np.concatenate([make_clip(20), other_clip(20)])
     doubled = video_from_array(clip.repeat(2, axis=0))
     cuts = find_cuts(doubled.frames)
-    thin, cuts = video.without_repeats(doubled, cuts)
+    thin, cuts = without_repeats(doubled, cuts)
     np.testing.assert_array_equal(np.stack(thin.frames), clip)
     assert cuts == [20]
 
 
 def test_only_one_shot_has_repeats():
     clip = np.concatenate([make_clip(20), other_clip(20).repeat(2, axis=0)])
-    thin, cuts = video.without_repeats(video_from_array(clip), [20])
+    thin, cuts = without_repeats(video_from_array(clip), [20])
     assert len(thin.frames) == 40 and cuts == [20]
     assert thin.frame_indices.tolist() == [*range(20), *range(20, 60, 2)]
 
@@ -436,16 +442,16 @@ def test_bars_are_outside_of_the_box(bars, level):
     left, top, right, bottom = bars
     clip = np.full((12, *SIZE, 3), level, np.uint8)
     clip[:, top:bottom, left:right] = make_clip(12)[:, top:bottom, left:right]
-    box = np.array(video.content_box(clip))
+    box = np.array(content_box(clip))
     edge = np.array([left > 0, top > 0, -(right < 128), -(bottom < 96)])
-    np.testing.assert_array_equal(box, np.array(bars) + video.BORDER_EDGE * edge)
+    np.testing.assert_array_equal(box, np.array(bars) + BORDER_EDGE * edge)
 
 
 def test_what_is_all_one_colour_has_no_border():
-    assert video.content_box(np.zeros((5, *SIZE, 3), np.uint8)) == (0, 0, 128, 96)
+    assert content_box(np.zeros((5, *SIZE, 3), np.uint8)) == (0, 0, 128, 96)
 
 
 def test_a_dark_frame_is_no_border():
     clip = make_clip(12)
     clip[3] = 0
-    assert video.content_box(clip) == (0, 0, 128, 96)
+    assert content_box(clip) == (0, 0, 128, 96)

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from video_files import make_clip, write_video
 
-import video as video_module
 import visualize
+from spa.clip import video_writer
 from spa.errors import VideoError, VisualizeError
 
 RED, WHITE, BLUE = (0, 0, 255), (255, 255, 255), (255, 0, 0)  # as OpenCV has them
@@ -644,7 +644,7 @@ def patches(size=(49, 65), num_frames=7):
 @pytest.mark.parametrize("fps", [10, 24, 29.97])
 def test_a_video_is_read_back(tmp_path, fps):
     path, frames = tmp_path / "new" / "a.mp4", patches()
-    assert video_module.write_video(path, iter(frames), fps) == 7
+    assert video_writer.write_video(path, iter(frames), fps) == 7
     meta, found = decoded(path)
     assert found.shape == (7, 50, 66, 3)  # even
     assert meta["fps"] == pytest.approx(fps, abs=0.01)
@@ -670,13 +670,13 @@ def test_a_video_appears_whole_or_not_at_all(tmp_path):
         (patches() + patches((20, 20)), "frame 7 is"),
     ]:
         with pytest.raises((VisualizeError, VideoError), match=message):
-            video_module.write_video(tmp_path / "a.mp4", frames, 10)
+            video_writer.write_video(tmp_path / "a.mp4", frames, 10)
     for fps in (0, -1, np.nan, np.inf):
         with pytest.raises(VideoError, match="fps"):
-            video_module.write_video(tmp_path / "a.mp4", patches(), fps)
+            video_writer.write_video(tmp_path / "a.mp4", patches(), fps)
     assert not list(tmp_path.iterdir())
     with pytest.raises(OSError, match="cannot write"):
-        video_module.write_video("/proc/none/a.mp4", patches(), 10)
+        video_writer.write_video("/proc/none/a.mp4", patches(), 10)
 
 
 def test_pictures(tmp_path):
@@ -710,5 +710,5 @@ def test_titles_are_no_formulas_and_may_have_any_character(tmp_path):
 @pytest.mark.parametrize("name", ["a:b.mp4", "-x.mp4"])
 def test_names_that_ffmpeg_takes_for_something_else(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
-    assert video_module.write_video(name, patches()) == 7
+    assert video_writer.write_video(name, patches()) == 7
     assert [path.name for path in tmp_path.iterdir()] == [name]

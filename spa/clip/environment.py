@@ -17,15 +17,20 @@ from pathlib import Path
 
 import cv2
 
-import depth
-import features
-import tracking
-from torch_models import FrontEndError, cached_directory, hub_directory, pick_device
+from spa.clip import features
+from spa.clip.depth import vda
+from spa.clip.torch_models import (
+    FrontEndError,
+    cached_directory,
+    hub_directory,
+    pick_device,
+)
+from spa.clip.tracking import cotracker3
 
 NON_COMMERCIAL = "CC-BY-NC-4.0 (non-commercial)"
 APACHE = "Apache-2.0"
 INSTALL = "pip install -r requirements.txt"
-SHIPPED = Path(__file__).resolve().parent / "checkpoints/3dspa_mini.npz"
+SHIPPED = Path(__file__).resolve().parents[2] / "checkpoints/3dspa_mini.npz"
 DEPTH_MODEL = "depth-anything/Depth-Anything-V2-Small-hf"
 DIR = "Video-Depth-Anything"
 # Megabytes of weights in float32, as published.
@@ -88,7 +93,7 @@ def check(
         _hub_model("depth", str(depth_model), "depth", depth_model),
         *(
             _vda(encoder, vda_repo, vda_model_path, vda_metric)
-            for encoder in depth.VDA_SIZES
+            for encoder in vda.VDA_SIZES
         ),
     ]
 
@@ -171,17 +176,17 @@ def _cotracker(name, online, repo, checkpoint=None):
     entry = "cotracker3_online" if online else "cotracker3_offline"
     fetch = (
         'python -c "import torch; torch.hub.load('
-        f"'{tracking.COTRACKER_REPO}:main', '{entry}', trust_repo=True)\""
+        f"'{cotracker3.COTRACKER_REPO}:main', '{entry}', trust_repo=True)\""
     )
     if _missing("torch"):
         note = "torch is not installed"
         return Row("tracker", name, False, note, (INSTALL, fetch), **what)
     try:
-        code = tracking.find_cotracker_code(repo)
+        code = cotracker3.find_cotracker_code(repo)
     except FrontEndError as error:
-        clone = f"git clone https://github.com/{tracking.COTRACKER_REPO} {repo}"
+        clone = f"git clone https://github.com/{cotracker3.COTRACKER_REPO} {repo}"
         return Row("tracker", name, False, str(error), (clone,), **what)
-    weights, url = tracking.cotracker_weights(online)
+    weights, url = cotracker3.cotracker_weights(online)
     weights = str(checkpoint or weights)
     lacking = [] if code else ["its code is not here"]
     if not os.path.isfile(os.path.expanduser(weights)):
@@ -238,11 +243,11 @@ def _vda(encoder, repo, model_path, metric):
         Path(folder).expanduser() / "video_depth_anything/video_depth.py"
     ).is_file():
         lacking.append(f"no clone of it at {folder} (vda_repo)")
-        commands.append(f"git clone {depth.VDA_URL} {folder}")
+        commands.append(f"git clone {vda.VDA_URL} {folder}")
     try:
-        weights = depth.find_vda_weights(folder, encoder, model_path, metric)
+        weights = vda.find_vda_weights(folder, encoder, model_path, metric)
     except FrontEndError:
-        file, url = depth.vda_weights(encoder, bool(metric))
+        file, url = vda.vda_weights(encoder, bool(metric))
         path = model_path or os.path.join(folder, "checkpoints", file)
         lacking.append(f"no weights at {path}")
         commands.append(f"curl -L --create-dirs -o {path} {url}")

@@ -25,7 +25,7 @@ from jaxtyping import Float, Float16, UInt8
 from tqdm import tqdm
 
 from spa import geometry
-from torch_models import (
+from spa.clip.torch_models import (
     FrontEndError,
     hub_directory,
     load_pretrained,

@@ -1,0 +1,284 @@
+"""What frames show of a clip's making: hard cuts, repeated frames, uniform borders."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, UInt8
+
+from spa.clip.video import SMALLEST_SIDE, Frames, Video, reduced
+
+# Cuts. Measured on the pairs of four real clips and a rendered one: up to 7 of 300
+# keypoints match between clips, at least 99 within one over 10 frames.
+SIFT_SIZE = 256  # longer side of what is matched, pixels
+NUM_KEYPOINTS = 300
+FEW_KEYPOINTS = 6  # a frame with fewer cannot be compared
+BLANK = 8.0  # grey levels, standard deviation of a frame that shows nothing
+SAME_SHOT = 0.06  # share of the keypoints that match within a shot
+MATCH_RATIO = 0.8  # of the best distance to the second best (Lowe 2004)
+THUMBNAIL = 64  # longer side, pixels
+LEAST_CHANGE = 2.0  # mean grey levels between thumbnails; below it nothing is asked
+STRIDE = 8  # frames compared first, before those between them
+SIDE = 4  # frames on each side of a cut, none of which matches one of the other side
+REACH = 24  # frames across which a flash or black frames are looked past
+
+# Repeated frames.
+LONGEST_PERIOD = 25  # frames: 24 to 25 fps
+MOST_REPEATED = 0.75  # of all frames
+LEAST_CYCLES = 4
+# Of the change around it, below which a frame repeats the last. Coarsely coded ones
+# change more; where motion is uneven others change little, too. One of them must fit.
+STILL_SHARES = (0.25, 0.35, 0.45)
+CLEARLY_NEW = 0.8  # above it a frame is kept, whatever the pattern
+LEAST_MOTION = 1.5  # grey levels of the largest changes; below it nothing is known
+LARGEST_CHANGES = 0.02  # share of a thumbnail that these are
+REGULAR = 0.9  # share of the frames of a regular pattern that fit it
+STRAY = 0.05  # share of the other frames that may look repeated, too
+
+# Borders.
+FRAMES_FOR_BORDERS = 16
+FLAT = 3.0  # grey levels, standard deviation within a line of a border
+STEADY = 8.0  # grey levels, between frames
+BORDER_EDGE = 2  # pixels next to a border, where it bleeds into the picture
+
+
+def _thumbnails(frames) -> UInt8[np.ndarray, "T h w 3"]:
+    return np.stack([reduced(frame, THUMBNAIL) for frame in frames])
+
+
+def find_cuts(frames: Sequence[UInt8[np.ndarray, "h w 3"]]) -> list[int]:
+    """Where another shot begins: the first frame of each shot but the first.
+
+    A cut is where no frame of the last SIDE before it matches one of the first SIDE
+    after it, while the frames on either side match each other. A flash, black frames, a
+    fast pan, a thing that vanishes or moves at once, a jump in time within a shot: none
+    of these is a cut. Frames that show nothing are looked past.
+
+    Args:
+        frames: T frames [h, w, 3], RGB uint8.
+
+    Returns:
+        Frame numbers in 1..T-1, in order.
+    """
+    thumbnails = _thumbnails(frames)
+    changed = np.array([0, *_mean_change(thumbnails)]) > LEAST_CHANGE
+    seen = _Keypoints(frames)
+    last = len(frames) - 1
+    suspects = [
+        suspect
+        for start in range(0, last, STRIDE)
+        for suspect in _suspects(seen, changed, start, min(start + STRIDE, last))
+    ]
+    return [t for t in suspects if _is_cut(seen, t, len(frames))]
+
+
+def _mean_change(thumbnails):
+    """[T-1] mean absolute difference to the frame before."""
+    pairs = zip(thumbnails[:-1], thumbnails[1:], strict=True)
+    return np.array([cv2.absdiff(a, b).mean() for a, b in pairs])
+
+
+class _Keypoints:
+    """SIFT descriptors of frames, computed when asked for, the last of them kept."""
+
+    def __init__(self, frames):
+        self.frames, self.known = frames, {}
+        # The threshold is half of OpenCV's: rendered scenes have little contrast.
+        self.sift = cv2.SIFT_create(nfeatures=NUM_KEYPOINTS, contrastThreshold=0.02)
+
+    def at(self, t):
+        """Unit descriptors [K, 128] of a frame."""
+        if t not in self.known:
+            if len(self.known) > 4 * REACH:
+                self.known.clear()
+            grey = cv2.cvtColor(reduced(self.frames[t], SIFT_SIZE), cv2.COLOR_RGB2GRAY)
+            found = self.sift.detectAndCompute(grey, None)[1]
+            found = np.zeros((0, 128), np.float32) if found is None else found
+            norms = np.linalg.norm(found, axis=1, keepdims=True)
+            self.known[t] = found / np.maximum(norms, 1e-6)
+        return self.known[t]
+
+    def shows_something(self, t):
+        return len(self.at(t)) >= FEW_KEYPOINTS
+
+    def is_blank(self, t):
+        return reduced(self.frames[t], THUMBNAIL).std(axis=(0, 1)).max() < BLANK
+
+    def match(self, s, t):
+        """Whether two frames show the same place."""
+        a, b = self.at(s), self.at(t)
+        fewer = min(len(a), len(b))
+        if fewer < FEW_KEYPOINTS:
+            return False
+        distance = np.sqrt(np.maximum(2 - 2 * a @ b.T, 0))
+        to, back = distance.argmin(axis=1), distance.argmin(axis=0)
+        mutual = back[to] == np.arange(len(a))
+        clear = _is_clear(distance) & _is_clear(distance.T)[to]
+        return (mutual & clear).sum() >= max(3, SAME_SHOT * fewer)
+
+
+def _is_clear(distance):
+    """Whether the nearest is much nearer than the second, row by row."""
+    nearest = np.partition(distance, 1, axis=1)
+    return nearest[:, 0] < MATCH_RATIO * nearest[:, 1]
+
+
+def _suspects(seen, changed, start, stop) -> Iterator[int]:
+    """Frames in start+1..stop that do not match the one before, where start and stop
+    do not match each other."""
+    if not changed[start + 1 : stop + 1].any() or seen.match(start, stop):
+        return
+    if stop == start + 1:
+        yield stop
+        return
+    middle = (start + stop) // 2
+    yield from _suspects(seen, changed, start, middle)
+    yield from _suspects(seen, changed, middle, stop)
+
+
+def _is_cut(seen, t, num_frames):
+    if not seen.shows_something(t):
+        return False
+    earlier = range(t - 1, max(-1, t - REACH), -1)
+    before = [i for i in earlier if seen.shows_something(i)][:SIDE]
+    after = [i for i in range(t, min(num_frames, t + SIDE)) if seen.shows_something(i)]
+    if not before or any(seen.match(i, j) for i in before for j in after):
+        return False
+    # A pan may pass over what has no keypoints; black frames may lie at a cut.
+    if not all(seen.is_blank(i) for i in range(before[0] + 1, t)):
+        return False
+    return all(
+        len(side) == 1 or seen.match(side[0], side[1]) for side in (before, after)
+    )
+
+
+def find_repeats(
+    frames: Sequence[UInt8[np.ndarray, "h w 3"]],
+) -> tuple[Bool[np.ndarray, " T"], str]:
+    """Frames that repeat the one before, at regular places, as a conversion from 24 to
+    30 frames a second leaves them. Compression noise does not matter.
+
+    Irregular ones are not among them: a video that freezes is worth a low score.
+
+    Args:
+        frames: T frames of one shot.
+
+    Returns:
+        Which frames are repeated [T], and the pattern in words; none, and "".
+    """
+    moving, ratio = _change_ratio(_thumbnails(frames))
+    for period in range(2, LONGEST_PERIOD + 1):
+        for share in STILL_SHARES:
+            phases = _repeated_phases(moving, ratio < share, period)
+            if phases.any():
+                new = moving & (ratio > CLEARLY_NEW)
+                new[:period] = False  # a first frame is coded badly and mended then
+                dropped = phases[np.arange(len(frames)) % period] & ~new
+                dropped[0] = False
+                return dropped, f"{phases.sum()} of {period} frames"
+    return np.zeros(len(frames), bool), ""
+
+
+def _repeated_phases(moving, repeated, period):
+    """Which of each `period` frames are repeated [period]; none if not regular."""
+    phase = np.arange(len(moving)) % period
+    known = np.bincount(phase[moving], minlength=period)
+    fitting = np.bincount(phase[moving & repeated], minlength=period)
+    chosen = (fitting >= REGULAR * known) & (known >= LEAST_CYCLES)
+    stray = fitting[~chosen].sum() > STRAY * known[~chosen].sum()
+    if chosen.sum() > MOST_REPEATED * period or stray:
+        return np.zeros(period, bool)
+    return chosen
+
+
+def _change_ratio(thumbnails):
+    """Where something moves [T], and a frame's change by that around it [T]."""
+    change = [0.0]
+    for a, b in zip(thumbnails[:-1], thumbnails[1:], strict=True):
+        difference = cv2.absdiff(a, b).astype(np.float32).mean(axis=-1).ravel()
+        largest = max(1, round(LARGEST_CHANGES * len(difference)))
+        change.append(np.partition(difference, -largest)[-largest:].mean())
+    change = np.array(change)
+    # The second largest around: the largest may be a cut.
+    padded = np.pad(change, 3, mode="edge")
+    around = np.sort(np.lib.stride_tricks.sliding_window_view(padded, 7), axis=1)[:, -2]
+    moving = around > LEAST_MOTION
+    moving[0] = False
+    return moving, change / np.maximum(around, 1e-6)
+
+
+def without_repeats(video: Video, cuts: Sequence[int] = ()) -> tuple[Video, list[int]]:
+    """A clip without the frames that a conversion of its rate repeated.
+
+    The whole clip is looked at, and if it has no pattern, each of its shots.
+
+    Args:
+        video: the clip.
+        cuts: see `find_cuts`.
+
+    Returns:
+        The clip, with a note if it has fewer frames now, and its cuts.
+    """
+    dropped, pattern = find_repeats(video.frames)
+    patterns = [pattern]
+    if not pattern:
+        spans = list(zip([0, *cuts], [*cuts, len(video.frames)], strict=True))
+        for start, stop in spans if len(spans) > 1 else []:
+            dropped[start:stop], pattern = find_repeats(video.frames[start:stop])
+            patterns.append(pattern)
+    if not dropped.any():
+        return video, list(cuts)
+    kept = np.flatnonzero(~dropped)
+    said = ", ".join(dict.fromkeys(pattern for pattern in patterns if pattern))
+    note = f"{dropped.sum()} repeated frames dropped: {said}, at regular places"
+    thinned = dataclasses.replace(
+        video,
+        frames=Frames(video.frames, kept),
+        frame_indices=np.asarray(video.frame_indices)[kept],
+        fps=video.fps * len(kept) / len(dropped),
+        notes=(*video.notes, note),
+    )
+    return thinned, [int((kept < cut).sum()) for cut in cuts]
+
+
+def content_box(
+    frames: Sequence[UInt8[np.ndarray, "h w 3"]],
+) -> tuple[int, int, int, int]:
+    """The part of the frames inside of borders of one colour (letterbox, pillarbox).
+
+    A line of pixels is border if it has one colour throughout, the same in all frames,
+    and all lines farther out have it too.
+
+    Returns:
+        (left, top, right, bottom) in pixels; all of the frame where there is no border,
+        or nothing else.
+    """
+    height, width = frames[0].shape[:2]
+    chosen = np.linspace(0, len(frames) - 1, FRAMES_FOR_BORDERS).astype(int)
+    sampled = [frames[t] for t in np.unique(chosen)]
+    top, bottom = _border_ends(sampled, axis=1)
+    left, right = _border_ends(sampled, axis=0)
+    if bottom - top < SMALLEST_SIDE // 2 or right - left < SMALLEST_SIDE // 2:
+        return 0, 0, width, height
+    return left, top, right, bottom
+
+
+def _border_ends(frames, axis):
+    """Where the picture begins and ends, from lines along `axis`."""
+    flat, colours = True, []
+    for frame in frames:
+        flat = flat & (frame.std(axis=axis).max(axis=-1) < FLAT)
+        colours.append(frame.mean(axis=axis))
+    flat &= np.ptp(colours, axis=0).max(axis=-1) < STEADY
+    count, colour = len(flat), np.mean(colours, axis=0)
+    start = _border_width(flat, colour)
+    stop = count - _border_width(flat[::-1], colour[::-1])
+    start += BORDER_EDGE * (start > 0)
+    return start, stop - BORDER_EDGE * (stop < count)
+
+
+def _border_width(flat, colour):
+    like_first = np.abs(colour - colour[0]).max(axis=-1) < STEADY
+    border = flat & like_first
+    return len(border) if border.all() else int(border.argmin())

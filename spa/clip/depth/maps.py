@@ -1,0 +1,118 @@
+"""Depth maps of a clip, from any model."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from jaxtyping import Float, Float16, Int, UInt8
+from tqdm import tqdm
+
+from spa.clip.torch_models import FrontEndError
+
+MAP_SIZE = 512  # px, the longer side of the maps that are kept
+NEAREST, FARTHEST = 1e-3, 6e4  # what float16 holds, in whatever unit
+QUANTILE_SAMPLES = 1 << 22
+SECONDS_BEFORE_BAR = 1.0
+
+
+@dataclass(frozen=True)
+class DepthModel:
+    """Where depth comes from.
+
+    Attributes:
+        name: which, for the result.
+        kind: "metric": z itself. "relative": inverse depth up to scale and shift.
+            "given": z itself, from a file. "none": unknown.
+        predict: (frames [T, H, W, 3] uint8, indices [T] of these frames in the file
+            they are from, or None) to an iterator of T maps [h, w].
+    """
+
+    name: str
+    kind: str
+    predict: Callable[[Sequence[np.ndarray], np.ndarray | None], Iterator[np.ndarray]]
+
+
+def depth_maps(
+    frames: Sequence[UInt8[np.ndarray, "H W 3"]],
+    model: DepthModel,
+    frame_indices: Int[np.ndarray, " T"] | None = None,
+    progress: bool = True,
+) -> Float16[np.ndarray, "T h w"]:
+    """Depth of every frame, along the optical axis, positive.
+
+    Args:
+        frames: T frames [H, W, 3], RGB uint8, all of one size.
+        model: of `load_depth`.
+        frame_indices: which frames of their file these are, for maps of the whole file.
+        progress: show a progress bar where it takes longer than a second.
+
+    Returns:
+        Maps that cover the whole frame, at most MAP_SIZE px long; a single value a
+        frame where depth is not known. Relative depth has the clip's own unit.
+
+    Raises:
+        FrontEndError: if given maps are not of these frames, or a network fails.
+    """
+    with tqdm(
+        model.predict(frames, frame_indices),
+        desc="depth",
+        total=len(frames),
+        unit="frame",
+        delay=SECONDS_BEFORE_BAR,
+        leave=False,
+        disable=None if progress else True,  # None: no bar in a log
+    ) as found:
+        maps = None
+        for t, depth in enumerate(found):
+            depth = _reduced(depth)
+            if not np.isfinite(depth).all():
+                raise FrontEndError(
+                    f"{model.name} gives no numbers for frame {t}: its weights are "
+                    "damaged, or of another network"
+                )
+            if maps is None:
+                maps = np.empty((len(frames), *depth.shape), np.float16)
+                shift, scale = _float16_range(depth, model.kind)
+            maps[t] = np.clip((depth - shift) / scale, -FARTHEST, FARTHEST)
+    if model.kind == "relative":
+        inverse_to_depth(maps)
+    return np.maximum(maps, np.float16(NEAREST), out=maps)
+
+
+def _float16_range(depth, kind):
+    """Shift and scale that bring a clip's maps to where float16 is fine. Relative depth
+    may have any; others must stay as they are."""
+    if kind != "relative":
+        return 0, 1
+    return depth.mean(), max(depth.std(), 1e-3 * np.abs(depth).max()) or 1
+
+
+def _reduced(depth):
+    """A map as float32 with its longer side at most MAP_SIZE, averaged by area."""
+    depth = np.ascontiguousarray(depth, np.float32)
+    shrink = MAP_SIZE / max(depth.shape)
+    if shrink >= 1:
+        return depth
+    size = [max(1, round(side * shrink)) for side in depth.shape]
+    return cv2.resize(depth, size[::-1], interpolation=cv2.INTER_AREA)
+
+
+def inverse_to_depth(maps: Float[np.ndarray, "T h w"]) -> None:
+    """Turns relative inverse depth r of a clip into depth, in place.
+
+    Scale and shift of r are unknown, so one of many depths is chosen, the same for all
+    frames: r' = clip((r - q01) / (q99 - q01), 0, 1), z = 1 / (0.1 + 0.9 r'), in 1..10.
+    A flat r says nothing: z = 1.
+
+    Args:
+        maps: [T, h, w] inverse depth up to scale and shift, larger is nearer.
+    """
+    step = max(1, int(np.sqrt(maps.size / QUANTILE_SAMPLES)))
+    low, high = np.quantile(maps[:, ::step, ::step].astype(np.float32), [0.01, 0.99])
+    if not high > low:
+        maps[:] = 1
+        return
+    for inverse in maps:  # frame by frame: no second clip in float32
+        relative = (inverse.astype(np.float32) - low) / (high - low)
+        inverse[:] = 1 / (0.1 + 0.9 * np.clip(relative, 0, 1))

@@ -1,0 +1,129 @@
+"""Depth maps that were made elsewhere, in an .npz."""
+
+import os
+import zipfile
+import zlib
+
+import numpy as np
+
+from spa.clip.depth.maps import DepthModel
+from spa.clip.torch_models import FrontEndError
+
+# What zipfile and numpy say of a file that is damaged, or of another kind.
+BAD_NPZ = (
+    OSError,
+    EOFError,
+    KeyError,
+    RuntimeError,
+    ValueError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+def load_npz(path: str | os.PathLike) -> DepthModel:
+    """Depth maps that somebody has made: the array `depth`, `depths`, or the only one.
+
+    They are [T, h, w], z along the optical axis in any unit, and cover the whole frame
+    at any resolution. What is not positive and finite is unknown, and taken for the
+    median of its frame.
+
+    Raises:
+        FrontEndError: no such file, or no maps in it.
+    """
+    path = os.path.expanduser(os.fspath(path))
+    name, shape, _ = _npz_header(path)
+
+    def predict(frames, frame_indices):
+        wanted = _wanted_frames(path, shape, frames, frame_indices)
+        return _npz_frames(path, name, set(wanted.tolist()))
+
+    return DepthModel(path, "given", predict)
+
+
+def _npz_header(path):
+    """Name, shape and type of the array of maps in an .npz."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [entry.removesuffix(".npy") for entry in archive.namelist()]
+            chosen = [name for name in ("depth", "depths") if name in names]
+            chosen = chosen or (names if len(names) == 1 else [])
+            if not chosen:
+                raise FrontEndError(
+                    f"{path} has the arrays {', '.join(names)}: call that of the depth "
+                    "maps [T, h, w] 'depth'"
+                )
+            with archive.open(f"{chosen[0]}.npy") as file:
+                shape, fortran, dtype = _array_header(file)
+    except FileNotFoundError as error:
+        raise FrontEndError(f"{path}: no such file of depth maps") from error
+    except FrontEndError:
+        raise
+    except BAD_NPZ as error:
+        raise FrontEndError(f"{path} is no .npz that can be read: {error}") from error
+    if fortran:  # whose maps do not lie one behind the other
+        raise FrontEndError(
+            f"{chosen[0]} in {path} is stored in Fortran order: store it as "
+            "np.ascontiguousarray gives it"
+        )
+    if len(shape) != 3 or dtype.kind not in "fiu" or 0 in shape:
+        raise FrontEndError(
+            f"{chosen[0]} in {path} is {dtype} {list(shape)}, need numbers [T, h, w]"
+        )
+    return chosen[0], shape, dtype
+
+
+def _array_header(file):
+    version = np.lib.format.read_magic(file)
+    if version == (1, 0):
+        return np.lib.format.read_array_header_1_0(file)
+    return np.lib.format.read_array_header_2_0(file)
+
+
+def _wanted_frames(path, shape, frames, frame_indices):
+    """Which of the file's maps are those of `frames`."""
+    height, width = frames[0].shape[:2]
+    if abs(shape[2] / shape[1] * height / width - 1) > 0.05:
+        raise FrontEndError(
+            f"{path} has depth maps of {shape[2]}x{shape[1]}, frames are {width}x"
+            f"{height}: they must show the same picture"
+        )
+    if shape[0] == len(frames):
+        return np.arange(len(frames))
+    if frame_indices is not None and max(frame_indices) < shape[0]:
+        return np.asarray(frame_indices)
+    raise FrontEndError(
+        f"{path} has depth maps of {shape[0]} frames, the clip has {len(frames)}: give "
+        "one map a frame"
+    )
+
+
+def _npz_frames(path, name, wanted):
+    """The wanted maps in order, read one by one."""
+    for t, depth in enumerate(_npz_maps(path, name, max(wanted) + 1)):
+        if t not in wanted:
+            continue
+        depth = depth.astype(np.float32)
+        known = np.isfinite(depth) & (depth > 0)
+        if not known.any():
+            raise FrontEndError(
+                f"map {t} of {name} in {path} has no positive depth anywhere"
+            )
+        yield np.where(known, depth, np.median(depth[known]))
+
+
+def _npz_maps(path, name, count):
+    """The first maps as they are stored. Damage shows only now, as they are read."""
+    done = 0
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
+            shape, _, dtype = _array_header(file)
+            while done < count:
+                data = file.read(dtype.itemsize * shape[1] * shape[2])
+                yield np.frombuffer(data, dtype).reshape(shape[1:])
+                done += 1
+    except BAD_NPZ as error:
+        raise FrontEndError(
+            f"map {done} of {name} in {path} cannot be read ({error}): the file is "
+            "damaged, make or copy it again"
+        ) from error

@@ -1,0 +1,159 @@
+"""Any depth model of transformers, by name or folder."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+
+from spa.clip.depth.maps import DepthModel
+from spa.clip.torch_models import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    FrontEndError,
+    hub_directory,
+    load_pretrained,
+    need,
+    need_torch,
+    pick_device,
+    pixel_batches,
+)
+
+# Of transformers' models that do not say so in their configuration.
+METRIC_TYPES = ("glpn", "zoedepth", "depth_pro")
+INVERSE_TYPES = ("dpt",)
+
+
+def load_transformers(
+    depth_model: str | os.PathLike,
+    depth_metric: bool | None = None,
+    device: str | None = None,
+    batch_size: int | None = None,
+) -> DepthModel:
+    """A depth estimation model of transformers, frame by frame.
+
+    Args:
+        depth_model: a name on the Hugging Face hub, or a folder of `save_pretrained`.
+        depth_metric: whether it gives depth rather than relative inverse depth; by
+            default what its configuration says.
+        device: for torch; a GPU if there is one.
+        batch_size: frames at once; 8 on a GPU, 1 on the CPU.
+
+    Returns:
+        The model, in float16 on a GPU.
+
+    Raises:
+        FrontEndError: if it cannot be loaded, or does not say which depth it gives.
+    """
+    need_torch("depth estimation")
+    need("transformers", "depth estimation", "pip install -r requirements.txt")
+    device = pick_device(device)
+    folder = hub_directory(depth_model, "depth estimation", "depth")
+    network = load_pretrained("AutoModelForDepthEstimation", folder, device)
+    if depth_metric is None:
+        depth_metric = _gives_metric(network.config, depth_model)
+    settings = _preprocessing(folder)
+    batch_size = batch_size or (1 if device == "cpu" else 8)
+
+    def predict(frames, frame_indices):
+        yield from _network_depth(network, frames, settings, batch_size)
+
+    kind = "metric" if depth_metric else "relative"
+    return DepthModel(str(depth_model), kind, predict)
+
+
+def _gives_metric(config, name):
+    stated = getattr(config, "depth_estimation_type", None)
+    if stated in ("metric", "relative"):
+        return stated == "metric"
+    if config.model_type in METRIC_TYPES + INVERSE_TYPES:
+        return config.model_type in METRIC_TYPES
+    raise FrontEndError(
+        f"{name} ({config.model_type}) does not say whether it gives depth or relative "
+        "inverse depth: give depth_metric=True or False"
+    )
+
+
+def _preprocessing(folder):
+    """What preprocessor_config.json says: read by hand, since transformers' own image
+    processors want torchvision.
+
+    Raises:
+        FrontEndError: if it is no JSON, or states a size in words not known here.
+    """
+    path = Path(folder) / "preprocessor_config.json"
+    try:
+        stored = json.loads(path.read_text()) if path.exists() else {}
+    except (OSError, ValueError) as error:
+        raise FrontEndError(
+            f"{path} is no JSON that can be read ({error}): fetch it again"
+        ) from error
+    if not isinstance(stored, dict) or not _states_size(stored.get("size")):
+        raise FrontEndError(
+            f"{path} says nothing that can be used about the size of frames: need "
+            '"size" as a number, as height and width, or as shortest or longest_edge'
+        )
+    # GLPN's says nothing of colours, and its network takes them as they are.
+    normalised = stored.get("do_normalize", not stored or "image_mean" in stored)
+    return {
+        "mean": stored.get("image_mean") or IMAGENET_MEAN if normalised else (0, 0, 0),
+        "std": stored.get("image_std") or IMAGENET_STD if normalised else (1, 1, 1),
+        "size": stored.get("size") or 518,
+        "multiple": stored.get("ensure_multiple_of") or stored.get("size_divisor") or 1,
+        "keep_aspect": stored.get("keep_aspect_ratio", not stored.get("size")),
+    }
+
+
+def _states_size(size):
+    if not isinstance(size, dict):
+        return size is None or _is_length(size)
+    edges = [size.get(name) for name in ("shortest_edge", "longest_edge")]
+    sides = [size.get("height"), size.get("width")]
+    edges = [edge for edge in edges if edge is not None]
+    return all(map(_is_length, edges or sides))
+
+
+def _is_length(value):
+    return isinstance(value, int | float) and value > 0
+
+
+def network_size(size: tuple[int, int], settings: dict) -> tuple[int, int]:
+    """(height, width) that a network sees of frames of `size`.
+
+    With the aspect kept, `settings["size"]` is what both sides have at least; otherwise
+    frames are stretched to it. A size that is stated as shortest_edge, longest_edge or
+    both always keeps the aspect, and the longest goes before the shortest. Both sides
+    are multiples of `settings["multiple"]`.
+    """
+    wanted = settings["size"]
+    if not isinstance(wanted, dict):
+        wanted = {"height": wanted, "width": wanted}
+    shortest, longest = wanted.get("shortest_edge"), wanted.get("longest_edge")
+    if shortest is not None or longest is not None:
+        scales = (shortest or np.inf) / min(size), (longest or np.inf) / max(size)
+        wanted = (size[0] * min(scales), size[1] * min(scales))
+    else:
+        wanted = wanted["height"], wanted["width"]
+        if settings["keep_aspect"]:
+            scale = max(wanted[0] / size[0], wanted[1] / size[1])
+            wanted = (size[0] * scale, size[1] * scale)
+    multiple = settings["multiple"]
+    height, width = (max(1, round(side / multiple)) * multiple for side in wanted)
+    return height, width
+
+
+def _network_depth(network, frames, settings, batch_size):
+    """What a depth estimation model gives, [h, w] for each frame."""
+    import torch
+
+    backbone = getattr(network.config, "backbone_config", None)
+    patch = getattr(backbone or network.config, "patch_size", None)
+    if settings["multiple"] == 1 and isinstance(patch, int):
+        settings = settings | {"multiple": patch}
+    size = network_size(frames[0].shape[:2], settings)
+    mean, std = settings["mean"], settings["std"]
+    for batch in pixel_batches(frames, size, batch_size, mean, std):
+        with torch.inference_mode():
+            batch = batch.to(network.device, network.dtype)
+            found = network(pixel_values=batch).predicted_depth
+        yield from found.float().cpu().numpy()

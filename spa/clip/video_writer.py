@@ -1,0 +1,115 @@
+"""Frames to an mp4 that browsers play."""
+
+import contextlib
+import errno
+import math
+import os
+from collections.abc import Iterable
+
+import numpy as np
+from jaxtyping import UInt8
+
+from spa.clip.video import DEFAULT_FPS
+from spa.errors import VideoError
+from spa.files import whole_file
+
+CRF = 18  # of H.264, as written: thin coloured lines do not survive less
+
+
+def write_video(
+    path: str | os.PathLike,
+    frames: Iterable[UInt8[np.ndarray, "H W 3"]],
+    fps: float = DEFAULT_FPS,
+    crf: int = CRF,
+    preset: str = "veryfast",
+) -> int:
+    """Writes RGB frames as H.264 (yuv420p, which browsers play), whole or not at all.
+
+    Frames of an odd height or width get their last row or column twice, since yuv420p
+    has two of each in common.
+
+    Args:
+        path: where the .mp4 shall be.
+        frames: RGB, all of one size.
+        fps: frames per second.
+        crf: quality, from 0 (all that there is) to 51.
+        preset: of x264; a slow one makes smaller files.
+
+    Returns:
+        How many frames were written.
+
+    Raises:
+        VideoError: no frames, frames of several sizes, a rate that cannot be.
+        OSError: it cannot be written.
+    """
+    if not 0 < fps < math.inf:
+        raise VideoError(f"fps is {fps:g}, must be more than 0")
+    frames, count = iter(frames), 0
+    frame = next(frames, None)
+    if frame is None:
+        raise VideoError("there is no frame to write")
+    shape = frame.shape
+    with whole_file(path) as file:
+        writer = _h264_writer(file.name, shape, fps, crf, preset)
+        try:
+            while frame is not None:
+                if frame.shape != shape:
+                    raise VideoError(
+                        f"frame {count} is {list(frame.shape)}, those before are "
+                        f"{list(shape)}"
+                    )
+                writer.send(_evened(frame))
+                count += 1
+                frame = next(frames, None)
+        finally:
+            writer.close()
+        _check_written(file.name, count)
+    return count
+
+
+def _h264_writer(name, shape, fps, crf, preset):
+    import imageio_ffmpeg  # not above: who only reads does without
+
+    height, width = (side + side % 2 for side in shape[:2])
+    # Which numbers are which colours is said, or players guess, each in its way.
+    colours = [
+        *("-colorspace", "smpte170m", "-color_primaries", "smpte170m"),
+        *("-color_trc", "smpte170m", "-color_range", "tv"),
+    ]
+    writer = imageio_ffmpeg.write_frames(
+        os.path.abspath(name),  # or "a:b" is a protocol, "-x" an option
+        (width, height),
+        fps=fps,
+        codec="libx264",
+        pix_fmt_out="yuv420p",
+        quality=None,
+        macro_block_size=2,
+        output_params=[
+            *("-crf", str(crf), "-preset", preset, "-movflags", "+faststart"),
+            *colours,
+            *("-f", "mp4"),  # the name of a file that is not whole does not say
+        ],
+    )
+    writer.send(None)
+    return writer
+
+
+def _evened(frame):
+    """A frame with even height and width."""
+    height, width = frame.shape[:2]
+    if height % 2 or width % 2:
+        frame = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    return np.ascontiguousarray(frame)
+
+
+def _check_written(name, count):
+    """FFmpeg says nothing here of a disk that is full: what is there is counted."""
+    import imageio_ffmpeg
+
+    found = 0
+    with contextlib.suppress(RuntimeError):
+        found, _ = imageio_ffmpeg.count_frames_and_secs(os.path.abspath(name))
+    if found != count:
+        raise OSError(
+            errno.EIO, f"{found} of {count} frames are there (is the disk full?)"
+        )
