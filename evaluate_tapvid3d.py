@@ -14,10 +14,10 @@ import sys
 
 from absl import app, flags
 
-import datasets
 import pipeline
 import scoring_flags
 import tapvid3d_evaluation
+from spa.data.tapvid3d import TAPVID3D_SOURCES
 from spa.errors import DatasetError, PipelineError
 from spa.files import keep_compiled_programs
 from tapvid3d_evaluation import builtin_metrics, find_clips, tapnet_metrics
@@ -44,9 +44,7 @@ def define_flags() -> None:
 def define_data_flags() -> None:
     """What is read, measured and written."""
     flags.DEFINE_string("dataset_path", None, "Directory with a folder per source.")
-    flags.DEFINE_list(
-        "data_sources", list(datasets.TAPVID3D_SOURCES), "Which of the sources."
-    )
+    flags.DEFINE_list("data_sources", list(TAPVID3D_SOURCES), "Which of the sources.")
     flags.DEFINE_string(
         "split_file",
         None,

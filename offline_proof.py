@@ -32,7 +32,6 @@ import hashlib
 import json
 import os
 import pickle
-import zipfile
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,21 +39,17 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
-from scipy.spatial import cKDTree
+from jaxtyping import Bool, Float
 from tqdm import tqdm
 
 import checkpointing
-import damages
-import data_loader
 import many_videos
 import pipeline
 import surprise
-import synthetic
 import video_benchmarks
-from spa import geometry, statistics, workers
-from spa.clip import tracking
+from spa import geometry, statistics
 from spa.clip.video import check_file, read_video, video_from_array
+from spa.data.augmentation import Augmentation, augment_example
 from spa.errors import NothingToTrack, PipelineError, VideoError
 from spa.files import as_csv, whole_file, without_nan
 from spa.metrics import (
@@ -62,19 +57,25 @@ from spa.metrics import (
     held_out_statistics,
     image_errors,
     nearest_support,
+    realism,
 )
+from spa.simulation import damages, twins
+from spa.simulation.pools import (
+    CONDITIONS,
+    FIRST_SEED,
+    INTACT,
+    NUM_FRAMES,
+    SIDE,
+    compared_rows,
+    make_pool,
+    shows,
+)
+from spa.simulation.scenes import Scene, generate_scene
 from spa.statistics import Estimate
 
 VERSION = 3  # of the files of judged clips: those of another version are refused
-FIRST_SEED = 5_000_000  # of synthetic.py: nothing is trained or fitted on these scenes
-NUM_FRAMES, NUM_TRACKS, SIDE = 48, 320, 256  # of a scene; its picture is square
 VARIED_TRACKS = 128, 1024  # of varied_clip
 MOST_RENDERED = 1200  # of the tracker's tracks
-GRID = 32  # of the tracker, over the rendered pictures
-CONDITIONS = ("true", "noisy", "rendered")
-INTACT = "none"  # the kind of a clip that nothing was done to
-SHOWN_PIXELS = 4.0  # at 256, that some point must be from where it would be
-SAME_PIXELS = 0.1  # within which two clips' tracks are one, before anything happened
 BEFORE, AFTER = 2, 12  # frames around a violation in which its culprit may be seen
 FEW_TWINS = 100  # below which a kind's figures come with a note
 # Which no head was fitted on (its tracks show nothing): "all" has left it out, too.
@@ -84,7 +85,7 @@ TRAJAN = pipeline.DEFAULT_CHECKPOINT.with_name("trajan_mini.npz")
 # As a tracker sees a clip: noise as in training, lost tracks, neither depth nor focal
 # length; all of its frames.
 SEEN = dataclasses.replace(
-    data_loader.Augmentation(),
+    Augmentation(),
     noise=1.0, lost=1.0, unit_depth=1.0, crop=0.0, stride=0.0, mirror=0.0,
 )  # fmt: skip
 
@@ -203,9 +204,6 @@ def run(
     return f"{video_benchmarks.as_text(found)}\n\n{written}"
 
 
-# --- Baselines ---
-
-
 def acceleration(
     pixels: Float[np.ndarray, "N T 2"], visible: Bool[np.ndarray, "N T"]
 ) -> Float[np.ndarray, " M"]:
@@ -317,9 +315,6 @@ def jaccard_2d(
     return metrics["average_jaccard"]
 
 
-# --- The score ---
-
-
 @dataclasses.dataclass(frozen=True)
 class Judges:
     """What clips are judged with.
@@ -377,7 +372,7 @@ def load_judges(checkpoint_path: str | None, options: pipeline.Options) -> Judge
     lacking = [
         f"{prefix}without {kind}"
         for prefix in ("", "no model ")
-        for kind in synthetic.VIOLATIONS
+        for kind in twins.VIOLATIONS
         if f"{prefix}without {kind}" not in heads
     ]
     if heads and lacking:
@@ -462,111 +457,17 @@ def _by_other_heads(fields, heads, kinds, shape):
         if name in heads
     }
 
-    def realism(name):
+    def realism_by(name):
         found = by_name.get(name)
         return realism({"surprise": found.surprise}) if found else float("nan")
 
-    values = {"no_model": realism("no model")}
+    values = {"no_model": realism_by("no model")}
     for measure, prefix in zip(LEFT_OUT, ("", "no model "), strict=True):
-        values[measure] = {kind: realism(f"{prefix}without {kind}") for kind in kinds}
+        values[measure] = {
+            kind: realism_by(f"{prefix}without {kind}") for kind in kinds
+        }
     points = {kind: by_name.get(f"without {kind}") for kind in kinds}
     return values, {kind: x.points for kind, x in points.items() if x}
-
-
-# --- Simulated scenes and their twins ---
-
-
-def make_pool(
-    folder: str | os.PathLike, seeds: Sequence[int], with_video: bool, num_workers: int
-) -> list[Path]:
-    """Files of scenes with their twins, one a seed; what is there is not made again.
-
-    Of each KIND in none and the violations it holds `KIND/tracks [N, T, 3]`, `visible
-    [N, T]`, `frame`, `ids`, `track_ids [N]`, `instance [N]`, with video `lk [M, T, 2]`
-    and `lkv [M, T]`, tracks in pixels of the rendered pictures; and `intrinsics`,
-    `extrinsics`, `fps`.
-
-    Args:
-        seeds: of synthetic.py.
-        with_video: whether tracks of rendered pictures are wanted.
-        num_workers: processes to simulate in.
-
-    Returns:
-        The files, in order; none for a seed that gives no scene.
-
-    Raises:
-        OSError: if one cannot be written.
-    """
-    folder = Path(folder)
-    paths = {seed: folder / f"{seed}.npz" for seed in seeds}
-    jobs = [
-        (str(path), seed, with_video)
-        for seed, path in paths.items()
-        if not is_made(path, with_video)
-    ]
-    if jobs:
-        with workers.ordered_map(min(num_workers, len(jobs))) as run_all:
-            for _ in tqdm(run_all(_make_scene, jobs), "scenes", total=len(jobs)):
-                pass
-    return [path for path in paths.values() if path.exists()]
-
-
-def is_made(path, with_video) -> bool:
-    try:
-        with np.load(path) as stored:
-            names = {f"{INTACT}/lk" if with_video else f"{INTACT}/tracks"}
-            version = stored["version"] if "version" in stored else synthetic.VERSION
-            return names <= set(stored.files) and version == synthetic.VERSION
-    except (OSError, ValueError, zipfile.BadZipFile):
-        return False
-
-
-def _make_scene(job) -> None:
-    path, seed, with_video = job
-    try:
-        scene = synthetic.generate_scene(seed, NUM_FRAMES, NUM_TRACKS, SIDE, SIDE)
-    except synthetic.NoScene:
-        return
-    video = synthetic.render(scene, lit=False) if with_video else None
-    arrays = arrays_of(INTACT, scene, video)
-    for kind in synthetic.VIOLATIONS:
-        try:
-            twin = synthetic.impossible_twin(scene, kind)
-        except synthetic.NoViolation:
-            continue
-        seen = None
-        if with_video:  # the pictures before the violation are the same
-            first = twin.violation_frame
-            after = synthetic.render(twin, lit=False, first=first)
-            seen = np.concatenate([video[:first], after])
-        arrays |= arrays_of(kind, twin, seen)
-    for name in ("intrinsics", "extrinsics", "fps"):
-        arrays[name] = np.asarray(getattr(scene, name))
-    arrays["version"] = np.asarray(synthetic.VERSION)
-    with whole_file(path) as file:
-        np.savez(file, **arrays)
-
-
-def arrays_of(kind, scene, video) -> dict[str, np.ndarray]:
-    """A scene or twin as in the files of `make_pool`; None for no video."""
-    arrays = {
-        "tracks": scene.tracks_3d,
-        "visible": scene.visible[..., 0] > 0,
-        "frame": np.asarray(scene.violation_frame),
-        "ids": scene.violating_ids,
-        "track_ids": scene.track_ids,
-        "instance": scene.instance_ids,
-    }
-    arrays = {f"{kind}/{name}": array for name, array in arrays.items()}
-    return arrays if video is None else arrays | tracked_arrays(kind, video)
-
-
-def tracked_arrays(kind: str, video: UInt8[np.ndarray, "T H W 3"]) -> dict:
-    """What the tracker makes of pictures, as in the files of `make_pool`."""
-    most = pipeline.TRACKS_PER_CELL * GRID**2
-    found = tracking.track(list(video), GRID, "lk", max_tracks=most)
-    visible = found.visible[..., 0] > 0
-    return {f"{kind}/lk": found.tracks.astype(np.float32), f"{kind}/lkv": visible}
 
 
 def condition_tracks(
@@ -602,14 +503,14 @@ def condition_tracks(
         "width": SIDE,
     }
     rng = np.random.default_rng([seed, 1])
-    example = data_loader.augment_example(example, rng, SEEN, tracks.shape[1])
+    example = augment_example(example, rng, SEEN, tracks.shape[1])
     pixels = geometry.project(example["tracks_3d"], example["intrinsics"])
     return _at_depth_1(pixels, example["visible"][..., 0] > 0, camera)
 
 
 def varied_clip(
     seed: int, frames: tuple[int, int] = (24, 150)
-) -> tuple[synthetic.Scene, pipeline.Tracks3D]:
+) -> tuple[Scene, pipeline.Tracks3D]:
     """An intact scene, its length and its number of tracks drawn, as a tracker sees it.
 
     Args:
@@ -622,7 +523,7 @@ def varied_clip(
     rng = np.random.default_rng(seed)
     num_frames = int(rng.integers(frames[0], frames[1] + 1))
     num_tracks = int(np.exp(rng.uniform(*np.log(VARIED_TRACKS))))
-    scene = synthetic.generate_scene(seed, num_frames, num_tracks)
+    scene = generate_scene(seed, num_frames, num_tracks)
     example = {
         "tracks_3d": scene.tracks_3d,
         "visible": scene.visible.astype(np.float32),
@@ -630,7 +531,7 @@ def varied_clip(
         "height": scene.height,
         "width": scene.width,
     }
-    example = data_loader.augment_example(example, rng, SEEN, num_frames)
+    example = augment_example(example, rng, SEEN, num_frames)
     tracks = pipeline.Tracks3D(
         tracks=example["tracks_3d"],
         visible=example["visible"],
@@ -639,24 +540,6 @@ def varied_clip(
         intrinsics_source="assumed",
     )
     return scene, tracks
-
-
-def compared_rows(track_ids: Int[np.ndarray, " M"], seed: int) -> Int[np.ndarray, " N"]:
-    """Which of a scene's or twin's tracks are compared: as many as the scene has.
-
-    A twin's other tracks (of a body that the scene does not have) are at the places of
-    some of the scene's, drawn at random: a tracker sees them, and their number must not
-    tell the twin from its scene.
-
-    Args:
-        track_ids: the number of each track in the scene, -1 where it has none.
-        seed: of the draw.
-    """
-    rows, others = np.flatnonzero(track_ids >= 0), np.flatnonzero(track_ids < 0)
-    rng = np.random.default_rng([seed, 2])
-    others = rng.permutation(others)[: len(rows) // 2]
-    rows[rng.choice(len(rows), len(others), replace=False)] = others
-    return rows
 
 
 def _at_depth_1(pixels, visible, camera) -> pipeline.Tracks3D:
@@ -668,56 +551,6 @@ def _at_depth_1(pixels, visible, camera) -> pipeline.Tracks3D:
         size=(SIDE, SIDE),
         intrinsics_source="assumed",
         backends={"tracker": "lk", "features": None, "depth": None},
-    )
-
-
-def differs(
-    first: Float[np.ndarray, "N T 2"],
-    first_visible: Bool[np.ndarray, "N T"],
-    second: Float[np.ndarray, "N T 2"],
-    second_visible: Bool[np.ndarray, "N T"],
-) -> bool:
-    """Whether some point is visible in only one of two clips, or more than SHOWN_PIXELS
-    apart where it is visible in both; positions in pixels at 256."""
-    both = first_visible & second_visible
-    apart = np.linalg.norm((first - second)[both], axis=-1)
-    return bool((first_visible != second_visible).any() or (apart > SHOWN_PIXELS).any())
-
-
-def shows(stored: Mapping[str, np.ndarray], kind: str, condition: str) -> bool:
-    """Whether a violation can be seen in the tracks: only then does a twin count.
-
-    In the simulator's own tracks, with noise or without, by those that are numbered,
-    and by the others, should one be visible. In the rendered pictures by the tracker's:
-    those which are at one place, within SAME_PIXELS, in the last frame before the
-    violation are the same ones.
-    """
-    if condition != "rendered":
-        pair = []
-        for name in (INTACT, kind):
-            own = stored[f"{name}/track_ids"] >= 0
-            tracks = stored[f"{name}/tracks"][own]
-            pair.append(geometry.project(tracks, stored["intrinsics"]))
-            pair.append(stored[f"{name}/visible"][own])
-        others = stored[f"{kind}/track_ids"] < 0
-        return differs(*pair) or bool(stored[f"{kind}/visible"][others].any())
-    last = int(stored[f"{kind}/frame"]) - 1
-    first, second = (
-        (stored[f"{name}/lk"], stored[f"{name}/lkv"]) for name in (INTACT, kind)
-    )
-    ours, theirs = (np.flatnonzero(visible[:, last]) for _, visible in (first, second))
-    if not len(ours) or not len(theirs):
-        return False
-    tree = cKDTree(first[0][ours, last])
-    distance, nearest = tree.query(second[0][theirs, last])
-    same = distance < SAME_PIXELS
-    ours, theirs = ours[nearest[same]], theirs[same]
-    after = np.s_[last + 1 :]
-    return differs(
-        first[0][ours, after],
-        first[1][ours, after],
-        second[0][theirs, after],
-        second[1][theirs, after],
     )
 
 
@@ -774,7 +607,7 @@ def run_synthetic(
         notes.append(f"{len(hidden)} twins do not show in their tracks: {listed}")
     for condition in conditions:
         shown = Counter(r.kind for r in rows if r.condition == condition and r.counts)
-        few = [k for k in synthetic.VIOLATIONS if 0 < shown[k] < FEW_TWINS]
+        few = [k for k in twins.VIOLATIONS if 0 < shown[k] < FEW_TWINS]
         if few:
             listed = ", ".join(f"{kind} {shown[kind]}" for kind in few)
             notes.append(f"{condition}: fewer than {FEW_TWINS} twins: {listed}")
@@ -785,7 +618,7 @@ def _judge_scene(file, condition, judges) -> list["Row"]:
     with np.load(file) as archive:
         stored = {name: archive[name] for name in archive.files}
     seed, part = int(file.stem), "lk" if condition == "rendered" else "tracks"
-    kinds = [k for k in synthetic.VIOLATIONS if f"{k}/{part}" in stored]
+    kinds = [k for k in twins.VIOLATIONS if f"{k}/{part}" in stored]
     rows = []
     for kind in (INTACT, *kinds):
         counts = kind == INTACT or shows(stored, kind, condition)
@@ -821,9 +654,6 @@ def _judged(tracks, judges, kinds=()) -> Judgement | None:
         return judge(tracks, judges, kinds)
     except NothingToTrack:
         return None
-
-
-# --- Real clips and damaged copies ---
 
 
 def run_corruptions(
@@ -922,9 +752,6 @@ def _video_values(frames, *, fps, judges, front_ends) -> dict:
     return found.values if found else {}
 
 
-# --- Files of judged clips ---
-
-
 @dataclasses.dataclass(frozen=True)
 class Row:
     """A judged clip.
@@ -985,9 +812,6 @@ def _store(path, made_with, rows) -> None:
     text = json.dumps(without_nan({"made_with": made_with, "rows": rows}))
     with whole_file(path) as file:
         file.write(text.encode())
-
-
-# --- Figures ---
 
 
 @dataclasses.dataclass
@@ -1122,9 +946,6 @@ def estimate(
     )
     found = statistics.bootstrap(statistic, np.arange(len(there)))
     return found._replace(num=comparison.num)
-
-
-# --- The report ---
 
 
 def report(

@@ -83,7 +83,6 @@ QUERIES_PER_CALL = 512  # the model's array of queries, so that it compiles once
 FEW_QUERIES = 128  # or, where there are few, a second time
 NOT_PREDICTED = -20.0  # visible logit where no window predicts a track
 MOST_POINTS = 25_000_000  # tracks times frames; of longer clips fewer tracks are kept
-TRACKS_PER_CELL = 8  # of the seeding grid, in a shot
 HELD_SHARE = 4  # one track in so many is held out in a repeated split
 NUM_REGIONS = 8  # of a window, each of which is held out at once;
 ROWS_OF_REGIONS = 2  # so many of them above each other, to begin with
@@ -635,7 +634,9 @@ def track_shots(
     num_frames, found = len(video.frames), []
     for (start, stop), box in zip(shots, boxes, strict=True):
         most = MOST_POINTS // num_frames * (stop - start) // num_frames
-        most = min(TRACKS_PER_CELL * options.tracking_grid_size**2, max(1, most))
+        most = min(
+            protocol.TRACKS_PER_CELL * options.tracking_grid_size**2, max(1, most)
+        )
         part = Frames(video.frames, range(start, stop), box)
         found.append(front_ends.track(part, most))
     LOG.info(
@@ -1847,18 +1848,21 @@ def read_tracks(
         PipelineError: if it is none of these, has arrays of another shape, or is given
             intrinsics that it cannot have.
     """
-    import datasets  # not above: who scores a video does not wait for it
+    from spa.data.examples import (
+        read_example,
+        read_npz,  # not above: who scores a video does not wait for it
+    )
     from spa.errors import DatasetError
 
     options, path = options or Options(), os.fspath(path)
     if not os.path.isfile(path):
         raise PipelineError(f"{path}: no such file")
     try:
-        stored = datasets.read_npz(path, {"coords", "visibs", "extrinsics", "fps"})
+        stored = read_npz(path, {"coords", "visibs", "extrinsics", "fps"})
         if {"coords", "visibs"} <= set(stored):
             example = _tapip3d_example(path, stored)
         else:
-            example = datasets.read_example(path, with_video=True)
+            example = read_example(path, with_video=True)
     except DatasetError as error:
         raise PipelineError(str(error)) from error
     tracks = example["tracks_3d"]
@@ -1903,10 +1907,10 @@ def score_tracks_file(
 
 def _tapip3d_example(path, stored):
     """What TAPIP3D wrote, as datasets.read_example gives it."""
-    import datasets
+    from spa.data.examples import checked_example, frame_size, one_camera, read_npz
     from spa.errors import DatasetError
 
-    stored |= datasets.read_npz(path, {"intrinsics", "video"})
+    stored |= read_npz(path, {"intrinsics", "video"})
     coords, visible = stored["coords"], stored["visibs"]
     if coords.ndim != 3 or coords.shape[2] != 3 or visible.shape != coords.shape[:2]:
         raise DatasetError(
@@ -1925,9 +1929,9 @@ def _tapip3d_example(path, stored):
             )
         frames = {"video": stored["video"].transpose(0, 2, 3, 1)}
     camera = {n: stored[n] for n in ("intrinsics",) if n in stored}
-    size = datasets.frame_size(path, camera | frames)
-    camera = datasets.one_camera(path, stored.get("intrinsics"), *size)
-    return frames | datasets.checked_example(
+    size = frame_size(path, camera | frames)
+    camera = one_camera(path, stored.get("intrinsics"), *size)
+    return frames | checked_example(
         path,
         {
             "tracks_3d": tracks,

@@ -22,15 +22,17 @@ import scipy.ndimage
 from jaxtyping import Bool, Float
 from tqdm import tqdm
 
-import damages
 import offline_proof
 import pipeline
 import surprise
 import surprise_training
-import synthetic
 from spa import geometry, workers
 from spa.errors import PipelineError
 from spa.files import whole_file
+from spa.simulation import damages, pools
+from spa.simulation.render import render
+from spa.simulation.scenes import VERSION, NoScene, generate_scene
+from spa.simulation.twins import VIOLATIONS
 
 # Of synthetic.py: no model is trained on these scenes, and none of them is judged.
 FIRST_SEED, FIRST_RENDERED = 6_100_000, 6_000_000
@@ -50,7 +52,7 @@ PIECES = {
 }
 PIECES_EVERY = 4  # of the scenes with soft warps one has them: they cost as much
 SAME_POINT = 6.0  # pixels, within which a track of the tracker's is a body's point
-KINDS = tuple(kind for kind in synthetic.VIOLATIONS if kind != "texture_swap")
+KINDS = tuple(kind for kind in VIOLATIONS if kind != "texture_swap")
 
 
 def all_twins(file: Path, condition: str) -> list[tuple[str, str]]:
@@ -58,7 +60,7 @@ def all_twins(file: Path, condition: str) -> list[tuple[str, str]]:
     with np.load(file) as stored:
         part = "lk" if condition == "rendered" else "tracks"
         kinds = [kind for kind in KINDS if f"{kind}/{part}" in stored.files]
-        shown = [kind for kind in kinds if offline_proof.shows(stored, kind, condition)]
+        shown = [kind for kind in kinds if pools.shows(stored, kind, condition)]
     return [(kind, condition) for kind in ("none", *shown)]
 
 
@@ -86,7 +88,7 @@ def instances(stored, kind, tracks, condition, seed) -> np.ndarray:
     """[N] of what body each track is, -1 where that is not known."""
     known = stored[f"{kind}/instance"]
     if condition != "rendered":
-        return known[offline_proof.compared_rows(stored[f"{kind}/track_ids"], seed)]
+        return known[pools.compared_rows(stored[f"{kind}/track_ids"], seed)]
     frame = max(int(stored[f"{kind}/frame"]) - 1, 0)
     true = stored[f"{kind}/tracks"][:, frame]
     seen = stored[f"{kind}/visible"][:, frame] & (true[:, 2] > 0)
@@ -112,7 +114,7 @@ def softly_warped(
         share of the furthest.
     """
     centre = pixels[tuple(rng.choice(np.argwhere(visible)))]
-    radius = rng.uniform(*damages.BLOB_RADIUS) * offline_proof.SIDE
+    radius = rng.uniform(*damages.BLOB_RADIUS) * pools.SIDE
     place = np.where(visible[..., None], (pixels - centre) / radius, 9)
     distance = np.linalg.norm(place, axis=-1)
     weight = np.clip((1 - distance) / (1 - damages.BLOB_CORE), 0, 1)
@@ -135,7 +137,7 @@ def softly_warped(
     moved = shares[:, :1] * one + shares[:, 1:] * other
     step = np.linalg.norm(np.diff(moved, axis=1, prepend=moved[:, :1]), axis=-1)
     longest = np.linalg.norm(moved, axis=-1).max()
-    strength = damages.soft_strength(longest, step.max(), offline_proof.SIDE, radius)
+    strength = damages.soft_strength(longest, step.max(), pools.SIDE, radius)
     return pixels + strength * moved, step / (step.max() + 1e-6)
 
 
@@ -170,7 +172,7 @@ def varied_fields(seed, checkpoint, options):
     """
     try:
         _, tracks = offline_proof.varied_clip(seed, VARIED_FRAMES)
-    except synthetic.NoScene:
+    except NoScene:
         return
     length = checkpoint.config.num_output_frames
     windows = pipeline.clip_windows(tracks.tracks.shape[1], length)
@@ -262,7 +264,7 @@ def damaged_pool(
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{seed}.npz" for seed in seeds]
-    jobs = [(str(p), kinds) for p in paths if not offline_proof.is_made(p, True)]
+    jobs = [(str(p), kinds) for p in paths if not pools.is_made(p, True)]
     if jobs:
         with workers.ordered_map(min(num_workers, len(jobs))) as run_all:
             for _ in tqdm(run_all(_make_damaged, jobs), "damaged", total=len(jobs)):
@@ -279,21 +281,21 @@ def damaged_pool(
 def _make_damaged(job) -> None:
     path, kinds = job
     seed = int(Path(path).stem)
-    size = offline_proof.SIDE, offline_proof.SIDE
-    length, number = offline_proof.NUM_FRAMES, offline_proof.NUM_TRACKS
+    size = pools.SIDE, pools.SIDE
+    length, number = pools.NUM_FRAMES, pools.NUM_TRACKS
     try:
-        scene = synthetic.generate_scene(seed, length, number, *size)
-    except synthetic.NoScene:
+        scene = generate_scene(seed, length, number, *size)
+    except NoScene:
         return
-    frames = synthetic.render(scene, lit=False)
-    arrays = {"version": np.asarray(synthetic.VERSION)}
-    arrays |= offline_proof.tracked_arrays("none", frames)
+    frames = render(scene, lit=False)
+    arrays = {"version": np.asarray(VERSION)}
+    arrays |= pools.tracked_arrays("none", frames)
     for kind in kinds:
         try:
             copy = damages.DAMAGES[kind](frames, np.random.default_rng(seed))
         except damages.NotApplicable:
             continue
-        arrays |= offline_proof.tracked_arrays(kind, copy)
+        arrays |= pools.tracked_arrays(kind, copy)
     with whole_file(path) as file:
         np.savez(file, **arrays)
 
@@ -393,7 +395,7 @@ def fit(
             )
         )
         further = _further_clips(work, scenes, rendered, paired, num_torn, num_workers)
-    how = f"{checkpoint.sha256[:12]}_{surprise.VERSION}_{synthetic.VERSION}"
+    how = f"{checkpoint.sha256[:12]}_{surprise.VERSION}_{VERSION}"
     found = list(examples(clips, work / f"fields_{how}", checkpoint, options))
     more = list(examples(further, work / f"further_{how}", checkpoint, options))
     number = len(found) + len(more)
@@ -404,7 +406,7 @@ def fit(
         raise PipelineError(f"of {number} clips {error}") from error
     about = {
         "command": command,
-        "scenes_version": synthetic.VERSION,
+        "scenes_version": VERSION,
         "num_clips": number,
     }
     path = surprise.heads_path(checkpoint.name, output_dir or checkpoint.folder)
@@ -448,9 +450,7 @@ def _learned_clips(
         (FIRST_RENDERED, num_rendered, True),
     ):
         seeds = range(first, first + count)
-        files = offline_proof.make_pool(
-            work / "scenes", seeds, is_rendered, num_workers
-        )
+        files = pools.make_pool(work / "scenes", seeds, is_rendered, num_workers)
         clips += [(f, *clip) for f in files for clip in drawn_clips(f, is_rendered)]
     varied = range(FIRST_VARIED, FIRST_VARIED + num_varied)
     clips += [(Path(f"{s}.npz"), "none", surprise_training.VARIED) for s in varied]
@@ -462,9 +462,9 @@ def _further_clips(work, seeds, rendered, paired, num_torn, num_workers):
     """What corrections are fitted to besides, as `examples` takes it: twins of scenes
     (some are rendered, too), soft warps with pieces, the first of these scenes torn."""
     clips = []
-    plain, every = ("true", "noisy"), offline_proof.CONDITIONS
+    plain, every = ("true", "noisy"), pools.CONDITIONS
     for chosen, conditions in ((seeds, plain), (rendered, every)):
-        files = offline_proof.make_pool(
+        files = pools.make_pool(
             work / "scenes", chosen, "rendered" in conditions, num_workers
         )
         for condition in conditions:

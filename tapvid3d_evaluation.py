@@ -34,13 +34,14 @@ from jaxtyping import Bool, Float, Int
 from tqdm import tqdm
 
 import checkpointing
-import datasets
 import pipeline
 from pipeline import Options, Tracks3D
 from scoring_flags import check_output_dir
 from spa import geometry
 from spa.clip.tracking import protocol
 from spa.clip.video import WORKING_SIZE, Video, reduced
+from spa.data.examples import read_npz
+from spa.data.tapvid3d import TAPVID3D_SOURCES, read_tapvid3d
 from spa.errors import DatasetError, PipelineError, first_line, reason
 from spa.files import as_csv, as_json, whole_file, write_npz
 from spa.metrics import SCALINGS, THRESHOLDS, evaluation_intrinsics, tapvid3d_metrics
@@ -92,7 +93,7 @@ class ClipFile:
 
 def find_clips(
     dataset_path: str | os.PathLike,
-    data_sources: Sequence[str] = datasets.TAPVID3D_SOURCES,
+    data_sources: Sequence[str] = TAPVID3D_SOURCES,
     split_file: str | os.PathLike | None = None,
     use_minival: bool = False,
     tapnet_lists: bool = False,
@@ -115,11 +116,11 @@ def find_clips(
         PipelineError: no such source, folder or split file; nothing in them; tapnet's
             lists are needed, and it is not installed.
     """
-    unknown = [name for name in data_sources if name not in datasets.TAPVID3D_SOURCES]
+    unknown = [name for name in data_sources if name not in TAPVID3D_SOURCES]
     if unknown or not data_sources or len(set(data_sources)) < len(data_sources):
         raise PipelineError(
             f"data_sources {','.join(data_sources)}: must be of "
-            f"{', '.join(datasets.TAPVID3D_SOURCES)}, each once"
+            f"{', '.join(TAPVID3D_SOURCES)}, each once"
         )
     part = "minival" if use_minival else "full_eval"
     folders = {name: _folder(dataset_path, part, name) for name in data_sources}
@@ -171,7 +172,7 @@ def _listed(split_file, data_sources) -> dict[str, list[str]]:
             continue
         if not source and len(data_sources) == 1:
             source = data_sources[0]
-        if source not in datasets.TAPVID3D_SOURCES or not name.endswith(".npz"):
+        if source not in TAPVID3D_SOURCES or not name.endswith(".npz"):
             raise PipelineError(
                 f"{split_file}, line {number}: {line.strip()!r} must be "
                 "SOURCE/NAME.npz, as adt/clip_1.npz"
@@ -243,8 +244,8 @@ def read_clip(
     if not os.path.isfile(path):
         raise DatasetError(f"{path}: no such file")
     computed = front_ends is not None and (front_ends.features or front_ends.depth)
-    example = datasets.read_tapvid3d(path, with_video=bool(computed))
-    raw = datasets.read_npz(path, {"tracks_XYZ", "visibility", "fx_fy_cx_cy"})
+    example = read_tapvid3d(path, with_video=bool(computed))
+    raw = read_npz(path, {"tracks_XYZ", "visibility", "fx_fy_cx_cy"})
     if len(example["tracks_3d"]) < 2:
         raise DatasetError(f"{path} has one track: there is none to predict it from")
     size = int(example["height"]), int(example["width"])
@@ -943,9 +944,7 @@ def _finished(jobs, stamp) -> set[Path]:
         try:
             if os.stat(file.path).st_mtime_ns > os.stat(place).st_mtime_ns:
                 continue
-            stored = json.loads(
-                datasets.read_npz(place, {"made_with"})["made_with"].item()
-            )
+            stored = json.loads(read_npz(place, {"made_with"})["made_with"].item())
         except (OSError, DatasetError, KeyError, ValueError):
             continue  # missing, or not ours to trust
         other = [name for name, value in stamp.items() if stored.get(name) != value]

@@ -38,13 +38,14 @@ from absl import app, flags
 from jax.experimental import multihost_utils
 
 import checkpointing
-import data_loader
-import datasets
 import track_autoencoder
 import track_autoencoder_3d
 import training
+from spa.data.examples import example_features
+from spa.data.loading import SOURCES, dataset_size, load_dataset
 from spa.errors import CheckpointError, first_line
 from spa.files import keep_compiled_programs, whole_file
+from spa.simulation import pools
 
 FLAGS = flags.FLAGS
 WEIGHTS = training.LossWeights()
@@ -99,9 +100,7 @@ flags.DEFINE_string(
 )
 flags.DEFINE_integer("seed", 0, "Of initialisation, data and noise.", 0, 2**31 - 1)
 
-flags.DEFINE_enum(
-    "data_source", "synthetic", data_loader.SOURCES, "Where tracks come from."
-)
+flags.DEFINE_enum("data_source", "synthetic", SOURCES, "Where tracks come from.")
 flags.DEFINE_string("dataset_path", None, "Of a data source that is not simulated.")
 flags.DEFINE_string(
     "eval_dataset_path", None, "Held-out data; default: simulated scenes."
@@ -109,7 +108,7 @@ flags.DEFINE_string(
 flags.DEFINE_enum(
     "eval_data_source",
     None,
-    data_loader.SOURCES,
+    SOURCES,
     "What it is; default: as --data_source.",
 )
 flags.DEFINE_string(
@@ -402,7 +401,7 @@ def source_features() -> set[str]:
         return {"depth"} if FLAGS.num_depth_scenes else set()
     if FLAGS.data_source != "npz":
         return SOURCE_FEATURES.get(FLAGS.data_source, set())
-    return datasets.example_features(FLAGS.dataset_path)
+    return example_features(FLAGS.dataset_path)
 
 
 def choose_features() -> dict[str, bool]:
@@ -461,7 +460,7 @@ def count_steps() -> int:
         clips = FLAGS.num_scenes
     else:
         part = split_of(FLAGS.data_source, "split")
-        clips = data_loader.dataset_size(FLAGS.data_source, FLAGS.dataset_path, **part)
+        clips = dataset_size(FLAGS.data_source, FLAGS.dataset_path, **part)
     return max(1, math.ceil(FLAGS.num_epochs * clips / FLAGS.batch_size))
 
 
@@ -470,13 +469,13 @@ def count_steps() -> int:
 
 def make_pool(
     num_scenes: int, seed: int, num_frames: int, depth_scenes: int
-) -> data_loader.ScenePool:
+) -> pools.ScenePool:
     """Simulated scenes, as long as the model's window or longer.
 
     They have as many tracks as are asked for, and features for all of the support.
     """
     support, query = FLAGS.num_support_tracks, FLAGS.num_query_points
-    return data_loader.synthetic_pool(
+    return pools.synthetic_pool(
         num_scenes,
         seed=seed,
         num_workers=FLAGS.num_workers,
@@ -490,7 +489,7 @@ def make_pool(
 
 def make_batches(source, path, pool, batch_size, model, seed, **how) -> Iterator:
     """An iterator of batches as the flags and the model want them."""
-    return data_loader.load_dataset(
+    return load_dataset(
         source,
         path,
         batch_size,

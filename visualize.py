@@ -42,8 +42,8 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
-import datasets
 from spa.clip.video import check_file
+from spa.data.examples import read_npz
 from spa.errors import DatasetError, VideoError, VisualizeError, first_line
 from spa.files import whole_file
 
@@ -89,7 +89,7 @@ def load_visualization_data(npz_path: str | os.PathLike) -> dict:
     if not os.path.exists(path):
         raise VisualizeError(f"{path}: no such file")
     try:
-        stored = datasets.read_npz(path, SMALL)
+        stored = read_npz(path, SMALL)
     except DatasetError as error:
         raise VisualizeError(str(error)) from error
     missing = [name for name in NEEDED if name not in stored]

@@ -37,10 +37,10 @@ import offline_proof
 import pipeline
 import scoring_flags
 import surprise
-import synthetic
 from spa import geometry
 from spa.clip.video import read_video
 from spa.files import keep_compiled_programs, whole_file
+from spa.simulation import scenes
 
 FLAGS = flags.FLAGS
 FIRST_SEED = 2_000_000  # of synthetic.py: no model is trained on these scenes
@@ -84,7 +84,7 @@ def point_motion(tracks: pipeline.Tracks3D) -> float:
     return float(step[seen[:, 1:] & seen[:, :-1]].mean() * 256 / min(tracks.size))
 
 
-def camera_motion(scene: synthetic.Scene) -> float:
+def camera_motion(scene: scenes.Scene) -> float:
     """How far the camera's motion alone moves the image of a typical point."""
     rotation, translation = scene.extrinsics[:, :3, :3], scene.extrinsics[:, :3, 3]
     turn = rotation[1:] @ rotation[:-1].transpose(0, 2, 1)
@@ -110,7 +110,7 @@ def simulated(checkpoint, options, num_clips: int) -> dict:
     for index in tqdm.tqdm(range(num_clips), desc="simulated clips"):
         try:
             tracks, like = simulated_clip(index)
-        except synthetic.NoScene:
+        except scenes.NoScene:
             continue
         result = pipeline.score_tracks(tracks, checkpoint, options)
         statistics = ("realism", "average_jaccard", "average_pts_within_thresh")
@@ -200,7 +200,7 @@ def write_reference(path: str, found: dict, checkpoint, options) -> None:
     realism = sorted(round(clip["realism"], 6) for clip in found["clips"])
     about = {
         "what": f"realism of {len(realism)} intact simulated clips (synthetic.py, "
-        f"version {synthetic.VERSION}, seeds from {FIRST_SEED}), 24 to 150 frames, "
+        f"version {scenes.VERSION}, seeds from {FIRST_SEED}), 24 to 150 frames, "
         "true tracks with tracker noise, at depth 1",
         "command": "python benchmarks/bench_comparable.py --reference_path=FILE",
         "checkpoint": {"name": checkpoint.name, "sha256": checkpoint.sha256},

@@ -21,10 +21,11 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path[:0] = [ROOT]
 
 import checkpointing
-import data_loader
 import track_autoencoder_3d
 import training
+from spa.data.loading import load_synthetic_dataset
 from spa.files import whole_file
+from spa.simulation import pools
 
 SEED, NUM_SCENES = 1, 256  # train.py's held-out pool
 KINDS = {
@@ -67,10 +68,8 @@ def measure(batches: list[dict]) -> list[dict]:
 
 def main(argv):
     del argv
-    pool = data_loader.synthetic_pool(NUM_SCENES, seed=SEED, num_workers=2)
-    batches = data_loader.load_synthetic_dataset(
-        pool, 16, augment=False, num_epochs=1, seed=SEED
-    )
+    pool = pools.synthetic_pool(NUM_SCENES, seed=SEED, num_workers=2)
+    batches = load_synthetic_dataset(pool, 16, augment=False, num_epochs=1, seed=SEED)
     rows = measure(list(batches))
     for row in rows:
         print(f"{row['latents']:<48} {row['median_px']:.3f} {row['mean_px']:.3f}")

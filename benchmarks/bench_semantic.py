@@ -31,10 +31,18 @@ import tqdm
 
 import offline_proof
 import pipeline
-import synthetic
 from spa.clip import features, semantic, tracking
 from spa.errors import NothingToTrack
 from spa.files import keep_compiled_programs, whole_file, without_nan
+from spa.simulation import pools
+from spa.simulation.render import render
+from spa.simulation.scenes import (
+    NoScene,
+    body_segmentation,
+    generate_scene,
+    stand_in_features,
+)
+from spa.simulation.twins import VIOLATIONS, NoViolation, impossible_twin
 
 FLAGS = flags.FLAGS
 FIRST_SEED = 5_500_000  # of synthetic.py: nothing is trained or fitted on these scenes
@@ -78,9 +86,9 @@ def seconds() -> list[dict]:
 
 def smooth_tokens():
     """Features [32, 16, 16, 384] of a scene."""
-    scene = synthetic.generate_scene(FIRST_SEED, FRAMES, 8, SIDE, SIDE)
-    segmentation = synthetic.body_segmentation(scene.simulation, scene.camera)
-    return synthetic.stand_in_features(segmentation, dim=384)
+    scene = generate_scene(FIRST_SEED, FRAMES, 8, SIDE, SIDE)
+    segmentation = body_segmentation(scene.simulation, scene.camera)
+    return stand_in_features(segmentation, dim=384)
 
 
 def scenes_with(fits, count: int):
@@ -88,11 +96,11 @@ def scenes_with(fits, count: int):
     found, seed = [], FIRST_SEED
     while len(found) < count:
         try:
-            scene = synthetic.generate_scene(seed, FRAMES, 8, SIDE, SIDE)
-        except synthetic.NoScene:
+            scene = generate_scene(seed, FRAMES, 8, SIDE, SIDE)
+        except NoScene:
             seed += 1
             continue
-        seen = synthetic.body_segmentation(scene.simulation, scene.camera)
+        seen = body_segmentation(scene.simulation, scene.camera)
         if fits(seen):
             found.append((seed, seen))
         seed += 1
@@ -145,7 +153,7 @@ def clusters(count: int) -> list[dict]:
 
 
 def judged(seen, seed, dim, noise) -> dict:
-    tokens = synthetic.stand_in_features(seen, dim=dim, noise=noise, seed=seed)
+    tokens = stand_in_features(seen, dim=dim, noise=noise, seed=seed)
     truth = shown_most(seen)
     first, counts = np.unique(seen[0], return_counts=True)
     large = first[counts >= 0.01 * seen[0].size]
@@ -177,7 +185,7 @@ def moving(count: int) -> list[dict]:
 
     shares = {name: [] for name in ("grid", *semantic.METHODS)}
     for seed, seen in scenes_with(fits, count):
-        tokens = synthetic.stand_in_features(seen, seed=seed)
+        tokens = stand_in_features(seen, seed=seed)
         side = SIDE, SIDE
         for method in semantic.METHODS:
             sampling = semantic.Sampling(method=method)
@@ -214,7 +222,7 @@ def twins(count: int):
     for seed in tqdm.tqdm(range(FIRST_SEED, FIRST_SEED + count), "twins"):
         try:
             stored = rendered(seed)
-        except synthetic.NoScene:
+        except NoScene:
             continue
         rows += in_all(judged_twins(stored, seed, judges))
         for name in SAMPLINGS:
@@ -224,7 +232,7 @@ def twins(count: int):
 
 def summary(rows, tracks: dict[str, float]) -> dict:
     """Figures of all kinds together, of the same twins for each sampling."""
-    kinds = [kind for kind in synthetic.VIOLATIONS if any(r.kind == kind for r in rows)]
+    kinds = [kind for kind in VIOLATIONS if any(r.kind == kind for r in rows)]
     groups = sorted({row.group for row in rows})
     figures = {}
     for name in SAMPLINGS:
@@ -244,29 +252,27 @@ def summary(rows, tracks: dict[str, float]) -> dict:
 
 def rendered(seed: int) -> dict[str, dict[str, np.ndarray]]:
     """A scene and its twins as in offline_proof.make_pool, by sampling."""
-    side = offline_proof.SIDE
-    scene = synthetic.generate_scene(
-        seed, offline_proof.NUM_FRAMES, offline_proof.NUM_TRACKS, side, side
-    )
-    video = synthetic.render(scene, lit=False)
+    side = pools.SIDE
+    scene = generate_scene(seed, pools.NUM_FRAMES, pools.NUM_TRACKS, side, side)
+    video = render(scene, lit=False)
     stored = {name: {} for name in SAMPLINGS}
-    add_tracks(stored, offline_proof.INTACT, scene, video)
-    for kind in synthetic.VIOLATIONS:
+    add_tracks(stored, pools.INTACT, scene, video)
+    for kind in VIOLATIONS:
         try:
-            twin = synthetic.impossible_twin(scene, kind)
-        except synthetic.NoViolation:
+            twin = impossible_twin(scene, kind)
+        except NoViolation:
             continue
         first = twin.violation_frame
-        after = synthetic.render(twin, lit=False, first=first)
+        after = render(twin, lit=False, first=first)
         add_tracks(stored, kind, twin, np.concatenate([video[:first], after]))
     return stored
 
 
 def add_tracks(stored, kind, scene, video) -> None:
     """What the tracker makes of pictures, from each kind of points."""
-    arrays = offline_proof.arrays_of(kind, scene, video)
-    seen = synthetic.body_segmentation(scene.simulation, scene.camera)
-    maps = synthetic.stand_in_features(seen, seed=scene.seed)
+    arrays = pools.arrays_of(kind, scene, video)
+    seen = body_segmentation(scene.simulation, scene.camera)
+    maps = stand_in_features(seen, seed=scene.seed)
     chosen = semantic.sample_frames(len(video), semantic.Sampling().num_frames)
     model = features.FeatureModel("stand-in", maps.shape[-1], lambda *_: maps[chosen])
     for name, number in SAMPLINGS.items():
@@ -288,10 +294,10 @@ def judged_twins(stored, seed, judges) -> list[offline_proof.Row]:
     """Scene and twins, with the sampling as their condition. A twin counts where the
     grid's tracks show it, whatever points it is judged by."""
     grid, rows = stored["grid"], []
-    kinds = [k for k in synthetic.VIOLATIONS if f"{k}/lk" in grid]
-    for kind in (offline_proof.INTACT, *kinds):
-        intact = kind == offline_proof.INTACT
-        if not intact and not offline_proof.shows(grid, kind, "rendered"):
+    kinds = [k for k in VIOLATIONS if f"{k}/lk" in grid]
+    for kind in (pools.INTACT, *kinds):
+        intact = kind == pools.INTACT
+        if not intact and not pools.shows(grid, kind, "rendered"):
             continue
         for name in SAMPLINGS:
             found = offline_proof.condition_tracks(stored[name], kind, "rendered", seed)

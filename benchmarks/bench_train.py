@@ -34,10 +34,11 @@ import jax
 import tqdm
 
 import checkpointing
-import data_loader
 import track_autoencoder_3d
 import training
+from spa.data.loading import load_synthetic_dataset
 from spa.files import keep_compiled_programs, whole_file
+from spa.simulation import pools
 
 FLAGS = flags.FLAGS
 MOST_WAIT = 0.05  # of the time, on a GPU with 8 processes
@@ -69,7 +70,7 @@ def make_model(setup: Setup):
 
 
 def make_batches(setup: Setup, pool, num_workers: int):
-    return data_loader.load_synthetic_dataset(
+    return load_synthetic_dataset(
         pool,
         setup.batch_size,
         num_support=setup.num_support,
@@ -84,7 +85,7 @@ def measure_generator(num_scenes: int, num_workers: int) -> dict:
 
     def seconds(count: int) -> float:
         start = time.perf_counter()
-        data_loader.synthetic_pool(count, seed=99, num_workers=num_workers)
+        pools.synthetic_pool(count, seed=99, num_workers=num_workers)
         return time.perf_counter() - start
 
     few = max(1, num_workers) * 8  # a process takes 8 scenes at once
@@ -230,7 +231,7 @@ def measure_all(platform: str) -> dict:
         add("generator", measure_generator(scenes * max(1, n), n))
     for setup in setups:
         frames = max(64, make_model(setup).num_output_frames)
-        pool = data_loader.synthetic_pool(
+        pool = pools.synthetic_pool(
             max(scenes, setup.batch_size), 98, max(workers), frames
         )
         for n in workers:

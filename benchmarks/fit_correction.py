@@ -37,15 +37,15 @@ from absl import app, flags
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT)]
 
-import offline_proof
 import surprise
 import surprise_examples
 import surprise_training as training
 from spa.files import whole_file
+from spa.simulation import pools
 
 FLAGS = flags.FLAGS
 TABLE = ROOT / "benchmarks" / "results" / "correction.npz"
-CONDITIONS = offline_proof.CONDITIONS
+CONDITIONS = pools.CONDITIONS
 LINES_DAMAGED = 40  # rendered scenes that lines have seen
 CONSTANTS = (  # that --set takes
     "SHIFT", "TWIN_SHIFT", "OF_INTACT", "OF_PIECES", "OF_TWINS", "CORRECTION_RIDGE",

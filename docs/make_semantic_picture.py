@@ -17,9 +17,10 @@ import cv2
 import numpy as np
 
 import semantic_points
-import synthetic
 from spa.clip import features, semantic, tracking
 from spa.files import whole_file
+from spa.simulation import scenes
+from spa.simulation.render import render
 
 SEED, FRAMES, SIDE = 128, 30, 256  # of the sample clip
 SHOWN = 20  # the frame whose tracks are drawn
@@ -27,10 +28,10 @@ SHOWN = 20  # the frame whose tracks are drawn
 
 def main() -> None:
     """Writes semantic_points.jpg."""
-    scene = synthetic.generate_scene(SEED, FRAMES, 8, SIDE, SIDE)
-    video = list(synthetic.render(scene, samples=2))
-    seen = synthetic.body_segmentation(scene.simulation, scene.camera)
-    maps = synthetic.stand_in_features(seen)
+    scene = scenes.generate_scene(SEED, FRAMES, 8, SIDE, SIDE)
+    video = list(render(scene, samples=2))
+    seen = scenes.body_segmentation(scene.simulation, scene.camera)
+    maps = scenes.stand_in_features(seen)
     model = features.FeatureModel("stand-in", maps.shape[-1], lambda *_: maps)
     track = tracking.load_tracker("lk")
     found = semantic.semantic_tracks(video, model, track)

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 import checkpointing
-import data_loader
 import pipeline
 import surprise
-import synthetic
 import training
+from spa.data.loading import load_synthetic_dataset
+from spa.simulation import pools, twins
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "checkpoints"
@@ -40,8 +40,8 @@ def test_a_shipped_checkpoint_halves_the_errors_of_simple_motion(name):
     path = FOLDER / name
     assert path.stat().st_size <= 16 * 2**20
     checkpoint = checkpointing.load_checkpoint(str(path))
-    pool = data_loader.synthetic_pool(16, seed=12, num_tracks=200)
-    batches = data_loader.load_synthetic_dataset(
+    pool = pools.synthetic_pool(16, seed=12, num_tracks=200)
+    batches = load_synthetic_dataset(
         pool,
         8,
         num_query=32,
@@ -73,7 +73,7 @@ def test_the_sample_clip_scores_above_its_impossible_twin():
 def test_heads_are_those_of_the_shipped_checkpoint():
     checkpoint = checkpointing.load_checkpoint(str(pipeline.DEFAULT_CHECKPOINT))
     heads = pipeline.load_heads(checkpoint, leave_one_out=True)
-    kinds = [kind for kind in synthetic.VIOLATIONS if kind != "texture_swap"]
+    kinds = [kind for kind in twins.VIOLATIONS if kind != "texture_swap"]
     left_out = [f"{name}without {kind}" for name in ("", "no model ") for kind in kinds]
     assert set(heads) == {"all", "no model", *left_out}
     for name, head in heads.items():

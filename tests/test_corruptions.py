@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import corruptions
+from spa.simulation import tracker_noise
 
 CAMERA = np.array([110.0, 120.0, 60.0, 45.0], np.float32)
 
@@ -35,7 +35,7 @@ def pixels_of(tracks, camera=CAMERA):
 def test_noise_has_its_level_in_pixels_at_every_depth():
     tracks = make_tracks(8, 400, 50)
     rng = np.random.default_rng(0)
-    noisy = corruptions.localisation_noise(rng, tracks, CAMERA, 0.5, spread=0.0)
+    noisy = tracker_noise.localisation_noise(rng, tracks, CAMERA, 0.5, spread=0.0)
     np.testing.assert_array_equal(noisy[..., 2], tracks[..., 2])
     error = pixels_of(noisy) - pixels_of(tracks)
     far = tracks[..., 2] > 3
@@ -47,7 +47,7 @@ def test_noise_has_its_level_in_pixels_at_every_depth():
 def test_drift_grows_with_the_root_of_time_from_one_exact_frame():
     tracks = make_tracks(1, 4000, 65)
     rng = np.random.default_rng(0)
-    drifted = corruptions.drift(rng, tracks, CAMERA, 0.8, spread=0.0)
+    drifted = tracker_noise.drift(rng, tracks, CAMERA, 0.8, spread=0.0)
     error = pixels_of(drifted) - pixels_of(tracks)
     exact = np.abs(error).max(-1) < 1e-4
     assert (exact.sum(1) >= 1).all()
@@ -70,22 +70,22 @@ def test_losing_tracks_only_hides_and_leaves_two_frames(seed, share, rate, frame
     before = visible.copy()
     rng = np.random.default_rng(seed)
     for out in (
-        corruptions.false_occlusion(rng, visible, rate),
-        corruptions.lost_early(rng, visible, rate),
-        corruptions.lost_at_occlusion(rng, visible),
+        tracker_noise.false_occlusion(rng, visible, rate),
+        tracker_noise.lost_early(rng, visible, rate),
+        tracker_noise.lost_at_occlusion(rng, visible),
     ):
         assert out.shape == visible.shape and out.dtype == visible.dtype
         assert (out <= visible).all()
         assert (out.sum(1) >= np.minimum(visible.sum(1), 2)).all()
     np.testing.assert_array_equal(visible, before)
     if rate == 0:
-        same = corruptions.false_occlusion(rng, visible, 0.0)
+        same = tracker_noise.false_occlusion(rng, visible, 0.0)
         np.testing.assert_array_equal(same, visible)
 
 
 def test_false_occlusion_hides_about_its_rate_times_its_length():
     visible = np.ones((500, 100, 1), np.float32)
-    out = corruptions.false_occlusion(
+    out = tracker_noise.false_occlusion(
         np.random.default_rng(0), visible, 0.01, longest=6
     )
     # Runs last 3.5 frames on average; overlaps and the clip's end take a little.
@@ -95,7 +95,7 @@ def test_false_occlusion_hides_about_its_rate_times_its_length():
 def test_tracks_end_at_their_rate_and_stay_lost():
     visible = np.ones((20_000, 41, 1), np.float32)
     rate = 0.05
-    out = corruptions.lost_early(np.random.default_rng(0), visible, rate)[..., 0] > 0
+    out = tracker_noise.lost_early(np.random.default_rng(0), visible, rate)[..., 0] > 0
     steps = np.abs(np.diff(out.astype(int), axis=1)).sum(1)
     assert (steps <= 2).all()  # one run of frames each
     # A frame d from where tracking began is reached with probability (1 - rate)^d.
@@ -109,7 +109,7 @@ def test_tracks_end_at_their_rate_and_stay_lost():
 @given(st.integers(0, 1000), st.floats(0.3, 1))
 def test_lost_at_occlusion_keeps_one_whole_run(seed, share):
     visible = make_visible(seed, num_frames=20, share=share)
-    out = corruptions.lost_at_occlusion(np.random.default_rng(seed), visible)
+    out = tracker_noise.lost_at_occlusion(np.random.default_rng(seed), visible)
     for before, after in zip(visible[..., 0] > 0, out[..., 0] > 0, strict=True):
         runs, start = [], None
         for t in range(21):
@@ -129,7 +129,7 @@ def test_unnoticed_points_stay_where_they_were_seen(seed, rate):
     tracks, visible = make_tracks(seed), make_visible(seed)
     tracks[visible[..., 0] == 0] = np.nan
     rng = np.random.default_rng(seed)
-    moved, out = corruptions.false_visibility(rng, tracks, visible, rate, longest=3)
+    moved, out = tracker_noise.false_visibility(rng, tracks, visible, rate, longest=3)
     assert (out >= visible).all()
     assert np.isfinite(moved[out[..., 0] > 0]).all()
     seen = visible[..., 0] > 0
@@ -147,7 +147,7 @@ def test_disappearances_go_unnoticed_at_their_rate():
     visible[:, 10:] = 0
     tracks = np.ones((20_000, 30, 3), np.float32)
     rng = np.random.default_rng(0)
-    _, out = corruptions.false_visibility(rng, tracks, visible, 0.3, longest=4)
+    _, out = tracker_noise.false_visibility(rng, tracks, visible, 0.3, longest=4)
     length = out[:, 10:].sum(1)
     assert (length > 0).mean() == pytest.approx(0.3, abs=0.01)
     assert length[length > 0].mean() == pytest.approx(2.5, abs=0.05)
@@ -158,14 +158,14 @@ def test_disappearances_go_unnoticed_at_their_rate():
 
 def test_a_wrong_focal_length_keeps_pixels_and_depth():
     tracks = make_tracks(2)
-    wrong, camera = corruptions.focal_error(tracks, CAMERA, 1.3)
+    wrong, camera = tracker_noise.focal_error(tracks, CAMERA, 1.3)
     np.testing.assert_allclose(camera, CAMERA * [1.3, 1.3, 1, 1], rtol=1e-6)
     np.testing.assert_array_equal(wrong[..., 2], tracks[..., 2])
     np.testing.assert_allclose(pixels_of(wrong, camera), pixels_of(tracks), atol=1e-3)
 
 
 def test_depth_flickers_by_frame():
-    flicker = corruptions.depth_flicker(np.random.default_rng(0), 100_000, 0.02)
+    flicker = tracker_noise.depth_flicker(np.random.default_rng(0), 100_000, 0.02)
     assert flicker.shape == (100_000,) and flicker.dtype == np.float32
     log = np.log(flicker.astype(float))
     assert log.std() == pytest.approx(0.02, rel=0.02)
@@ -179,8 +179,8 @@ def test_depth_errors_are_scale_and_shift_in_the_same_pixels(
 ):
     tracks = make_tracks(seed)
     z = tracks[..., 2].astype(float)
-    shift = corruptions.bounded_shift(shift, z, inverse)
-    wrong = corruptions.depth_error(tracks, scale, shift, inverse)
+    shift = tracker_noise.bounded_shift(shift, z, inverse)
+    wrong = tracker_noise.depth_error(tracks, scale, shift, inverse)
     expected = scale / (1 / z + shift) if inverse else scale * (z + shift)
     np.testing.assert_allclose(wrong[..., 2], expected, rtol=1e-3)
     assert (wrong[..., 2] > 0).all()
@@ -190,7 +190,7 @@ def test_depth_errors_are_scale_and_shift_in_the_same_pixels(
 def test_hidden_garbage_stays_what_it_is():
     tracks = make_tracks(4)
     tracks[0], tracks[1], tracks[2, :, 2] = np.nan, 0, -3
-    wrong = corruptions.depth_error(tracks, 2.0, 0.5)
+    wrong = tracker_noise.depth_error(tracks, 2.0, 0.5)
     np.testing.assert_array_equal(wrong[:3], tracks[:3])
 
 
@@ -205,7 +205,7 @@ def test_relative_depths_change_as_the_depths_do(seed, shift, inverse):
         return 1 / (1 / depth + shift) if inverse else depth + shift
 
     expected = np.clip(wrong(z)[..., None, None] / wrong(z_taps) - 1, -1, 4)
-    found = corruptions.depth_error_taps(taps, z, shift, inverse)
+    found = tracker_noise.depth_error_taps(taps, z, shift, inverse)
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
@@ -218,18 +218,18 @@ def test_a_depth_map_and_relative_depths_change_alike(seed, shift, inverse):
     """
     rng = np.random.default_rng(seed)
     z = rng.uniform(1, 5, (4, 3)).astype(np.float32)
-    shift = corruptions.bounded_shift(shift, z, inverse)
+    shift = tracker_noise.bounded_shift(shift, z, inverse)
     z_taps = np.exp(rng.uniform(-4, 4, (4, 3, 6, 6))).astype(np.float32)
     taps = z[..., None, None] / z_taps - 1
 
     def moved(depth):
         points = np.repeat(depth[..., None], 3, -1)
-        return corruptions.depth_error(points, 1.7, shift, inverse)[..., 2]
+        return tracker_noise.depth_error(points, 1.7, shift, inverse)[..., 2]
 
     ratio = moved(z)[..., None, None] / moved(z_taps)
     assert np.isfinite(ratio).all() and (ratio > 0).all()
     known = (taps <= 4) | (shift < 0)
-    found = corruptions.depth_error_taps(np.clip(taps, -1, 4), z, shift, inverse)
+    found = tracker_noise.depth_error_taps(np.clip(taps, -1, 4), z, shift, inverse)
     expected = np.clip(ratio - 1, -1, 4)
     np.testing.assert_allclose(found[known], expected[known], atol=1e-3)
 
@@ -237,8 +237,8 @@ def test_a_depth_map_and_relative_depths_change_alike(seed, shift, inverse):
 def test_taps_outside_the_frame_stay_zero_and_far_ones_far():
     z = np.array([[2.0]])
     taps = np.array([[[0.0, -1.0]]])
-    found = corruptions.depth_error_taps(taps, z, 0.5)
+    found = tracker_noise.depth_error_taps(taps, z, 0.5)
     np.testing.assert_allclose(found, [[[0, -1]]], atol=1e-6)
     # Infinitely far is finite once inverse depth is shifted: 1 / z' = 0 + 0.5.
-    found = corruptions.depth_error_taps(taps, z, 0.5, inverse=True)
+    found = tracker_noise.depth_error_taps(taps, z, 0.5, inverse=True)
     np.testing.assert_allclose(found, [[[0, 0.5 / 1.0 - 1]]], atol=1e-6)

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import damages
 from spa.clip.cuts import find_cuts, without_repeats
 from spa.clip.video import video_from_array
+from spa.simulation import damages
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 TIMES = ["shuffled", "frozen", "jump"]

@@ -16,11 +16,26 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import data_loader
-import synthetic
-from data_loader import Augmentation
 from spa import geometry
+from spa.data.augmentation import (
+    Augmentation,
+    _estimated_depth,
+    at_unit_depth,
+    augment_example,
+    cut,
+    mirrored,
+)
+from spa.data.batches import prepare_2d_batch, prepare_3d_batch
+from spa.data.loading import (
+    dataset_size,
+    load_dataset,
+    load_kubric3d_dataset,
+    load_npz_dataset,
+    load_synthetic_dataset,
+    load_tapvid3d_dataset,
+)
 from spa.errors import DatasetError
+from spa.simulation import pools, scenes
 
 POOL = {"num_frames": 20, "num_tracks": 48}
 SIZES = {"num_support": 16, "num_query": 8, "num_output_frames": 16}
@@ -45,13 +60,13 @@ def make_example(seed=0, num_tracks=30, num_frames=12, share=0.6):
 
 @pytest.fixture(scope="module")
 def pool():
-    return data_loader.synthetic_pool(6, seed=3, **POOL)
+    return pools.synthetic_pool(6, seed=3, **POOL)
 
 
 @pytest.fixture(scope="module")
 def depth_pool(tmp_path_factory):
     """A cached pool, four of six scenes with depth features of 30 of 48 tracks."""
-    return data_loader.synthetic_pool(
+    return pools.synthetic_pool(
         6,
         seed=3,
         cache_dir=tmp_path_factory.mktemp("pool"),
@@ -80,7 +95,7 @@ def test_a_3d_clip_is_what_design_says(seed, num_frames, padding):
     example = make_example(seed, num_frames=num_frames)
     rng = np.random.default_rng(seed)
     frames = num_frames + padding
-    clip = data_loader.prepare_3d_batch(example, rng, 10, 5, frames)
+    clip = prepare_3d_batch(example, rng, 10, 5, frames)
     assert clip["boundary_frame"] == num_frames
     assert clip["boundary_frame"].dtype == np.int32
     assert clip["frame_size"].tolist() == [example["height"], example["width"]]
@@ -130,16 +145,16 @@ def test_every_visible_frame_can_be_a_query_frame():
     frames = {
         int(frame)
         for seed in range(20)
-        for frame in data_loader.prepare_3d_batch(
-            example, np.random.default_rng(seed), 3, 3, 5
-        )["query_points"][:, 0]
+        for frame in prepare_3d_batch(example, np.random.default_rng(seed), 3, 3, 5)[
+            "query_points"
+        ][:, 0]
     }
     assert frames == set(range(5))
 
 
 def test_a_2d_clip_is_pixels_over_size():
     example, rng = make_example(2), np.random.default_rng(0)
-    clip = data_loader.prepare_2d_batch(example, rng, 10, 5, 12)
+    clip = prepare_2d_batch(example, rng, 10, 5, 12)
     assert clip["query_tracks"].shape == (5, 12, 2)
     assert clip["query_points"].shape == (5, 3) and clip["scale"] == 1
     assert clip["frame_size"].tolist() == [example["height"], example["width"]]
@@ -152,7 +167,7 @@ def test_a_2d_clip_is_pixels_over_size():
     given_2d = {
         k: v for k, v in example.items() if k not in ("tracks_3d", "intrinsics")
     }
-    again = data_loader.prepare_2d_batch(
+    again = prepare_2d_batch(
         given_2d | {"tracks_2d": pixels}, np.random.default_rng(0), 10, 5, 12
     )
     np.testing.assert_allclose(again["query_tracks"], clip["query_tracks"], atol=1e-5)
@@ -165,10 +180,10 @@ def test_tracks_seen_once_are_no_queries_and_unseen_ones_the_last_support():
     example["visible"][3:6, 1:] = 0
     for seed in range(10):
         rng = np.random.default_rng(seed)
-        clip = data_loader.prepare_3d_batch(example, rng, 8, 4, 6)
+        clip = prepare_3d_batch(example, rng, 8, 4, 6)
         assert (clip["query_tracks_visible"].sum((1, 2)) == 6).all()
         assert (clip["support_tracks_visible"].sum((1, 2)) == 0).sum() == 3
-        clip = data_loader.prepare_3d_batch(example, rng, 5, 4, 6)
+        clip = prepare_3d_batch(example, rng, 5, 4, 6)
         assert (clip["support_tracks_visible"].sum((1, 2)) > 0).all()
 
 
@@ -198,7 +213,7 @@ def change(**arrays):
 def test_bad_examples_are_refused_in_one_line(edit, sizes, message):
     with pytest.raises(ValueError, match=message) as error:
         rng = np.random.default_rng(0)
-        data_loader.prepare_3d_batch(edit(make_example()), rng, *sizes)
+        prepare_3d_batch(edit(make_example()), rng, *sizes)
     assert "\n" not in str(error.value)
 
 
@@ -206,14 +221,14 @@ def test_support_behind_the_camera_has_no_scale():
     example = make_example(share=1.0)
     example["tracks_3d"][..., 2] *= -1
     with pytest.raises(ValueError, match="depth"):
-        data_loader.prepare_3d_batch(example, np.random.default_rng(0), 5, 5, 12)
+        prepare_3d_batch(example, np.random.default_rng(0), 5, 5, 12)
 
 
 def test_a_clip_with_few_tracks_is_filled_up():
     example = make_example(4, num_tracks=12, num_frames=6, share=1.0)
     for seed in range(5):
         rng = np.random.default_rng(seed)
-        clip = data_loader.prepare_3d_batch(example, rng, 20, 10, 6)
+        clip = prepare_3d_batch(example, rng, 20, 10, 6)
         shown = clip["support_tracks_visible"].any((1, 2))
         assert shown.tolist() == [True] * 8 + [False] * 12
         queries = {track.tobytes() for track in clip["query_tracks"]}
@@ -229,13 +244,13 @@ def test_any_clip_is_prepared_or_refused(seed, num_tracks, share):
     rng = np.random.default_rng(seed)
     frames = (example["visible"] > 0).sum((1, 2))
     if (frames >= 2).any() and (frames >= 1).sum() >= 2:
-        clip = data_loader.prepare_3d_batch(example, rng, 16, 8, 12)
+        clip = prepare_3d_batch(example, rng, 16, 8, 12)
         assert all(np.isfinite(array).all() for array in clip.values())
         assert clip["support_tracks_visible"].any()
         assert (clip["query_tracks_visible"].sum((1, 2)) >= 2).all()
     else:
         with pytest.raises(ValueError, match="takes one such for a query"):
-            data_loader.prepare_3d_batch(example, rng, 16, 8, 12)
+            prepare_3d_batch(example, rng, 16, 8, 12)
 
 
 # --- features ---
@@ -259,7 +274,7 @@ def with_depth_map(seed=0, margin=0):
 def test_depth_features_of_support_come_from_the_map():
     example = with_depth_map()
     rng = np.random.default_rng(0)
-    clip = data_loader.prepare_3d_batch(example, rng, 10, 5, 14, use_depth=True)
+    clip = prepare_3d_batch(example, rng, 10, 5, 14, use_depth=True)
     assert clip["depth_present"] == 1 and clip["depth_features"].dtype == np.float16
     assert clip["depth_features"].shape == (10, 14, 256)
     for n, track in enumerate(clip["support_tracks"]):
@@ -288,9 +303,7 @@ def test_stored_features_are_those_of_the_support_tracks():
     taps = rng.uniform(-1, 4, (30, 12, 15, 15)).astype(np.float16)
     dino = rng.normal(size=(30, 12, 9)).astype(np.float16)
     example |= {"depth_taps": taps, "dino_features": dino}
-    clip = data_loader.prepare_3d_batch(
-        example, rng, 10, 5, 14, dino_dim=9, use_depth=True
-    )
+    clip = prepare_3d_batch(example, rng, 10, 5, 14, dino_dim=9, use_depth=True)
     assert clip["dino_present"] == clip["depth_present"] == 1
     for n, track in enumerate(clip["support_tracks"]):
         row = row_of(example, track, clip["scale"])
@@ -300,13 +313,13 @@ def test_stored_features_are_those_of_the_support_tracks():
         np.testing.assert_array_equal(clip["dino_features"][n, seen], dino[row, seen])
         assert (np.delete(clip["dino_features"][n], seen, 0) == 0).all()
     with pytest.raises(ValueError, match="9 wide, 768 are wanted"):
-        data_loader.prepare_3d_batch(example, rng, 10, 5, 14, dino_dim=768)
+        prepare_3d_batch(example, rng, 10, 5, 14, dino_dim=768)
 
 
 def test_absent_features_are_zero_and_said_to_be():
-    flat = data_loader.at_unit_depth(with_depth_map())
+    flat = at_unit_depth(with_depth_map())
     for example in (make_example(3), flat):
-        clip = data_loader.prepare_3d_batch(
+        clip = prepare_3d_batch(
             example, np.random.default_rng(0), 10, 5, 14, dino_dim=9, use_depth=True
         )
         assert clip["dino_present"] == clip["depth_present"] == 0
@@ -320,7 +333,7 @@ def test_mirroring_mirrors_the_map_and_the_relative_depths_alike():
     z = example["tracks_3d"][..., 2]
     stored = geometry.depth_features(example["depth"], pixels, z, 1.0, size)
     example["depth_taps"] = stored[..., :225].reshape(30, 12, 15, 15)
-    flipped = data_loader.mirrored(example)
+    flipped = mirrored(example)
     pixels = geometry.project(flipped["tracks_3d"], flipped["intrinsics"])
     again = geometry.depth_features(flipped["depth"], pixels, z, 1.0, size)
     found = flipped["depth_taps"].reshape(30, 12, 225)
@@ -340,14 +353,14 @@ def pixels_of(example):
 def test_mirroring_exchanges_left_and_right():
     example = make_example(4)
     before = pixels_of(example)
-    after = pixels_of(data_loader.mirrored(example))
+    after = pixels_of(mirrored(example))
     np.testing.assert_allclose(after[..., 0], 128 - before[..., 0], atol=1e-3)
     np.testing.assert_allclose(after[..., 1], before[..., 1], atol=1e-3)
 
 
 def test_unit_depth_keeps_the_pixels_and_forgets_the_rest():
     example = make_example(5)
-    flat = data_loader.at_unit_depth(example)
+    flat = at_unit_depth(example)
     seen = example["visible"][..., 0] > 0
     np.testing.assert_array_equal(flat["intrinsics"], [128, 128, 64, 45])
     assert (flat["tracks_3d"][seen][:, 2] == 1).all()
@@ -359,7 +372,7 @@ def test_unit_depth_keeps_the_pixels_and_forgets_the_rest():
 
 def test_cuts_keep_every_second_frame():
     example = make_example(6)
-    part = data_loader.cut(example, 3, 4, 2)
+    part = cut(example, 3, 4, 2)
     np.testing.assert_array_equal(part["visible"], example["visible"][:, [3, 5, 7, 9]])
     np.testing.assert_array_equal(
         part["tracks_3d"], example["tracks_3d"][:, [3, 5, 7, 9]]
@@ -373,8 +386,8 @@ def test_augmented_examples_can_always_be_prepared(seed, num_frames):
     before = {name: array.copy() for name, array in example.items()}
     rng = np.random.default_rng(seed)
     # Enough tracks are visible in the first frames, which the last resort keeps.
-    varied = data_loader.augment_example(example, rng, Augmentation(), 16, 5)
-    clip = data_loader.prepare_3d_batch(varied, rng, 10, 5, 16)
+    varied = augment_example(example, rng, Augmentation(), 16, 5)
+    clip = prepare_3d_batch(varied, rng, 10, 5, 16)
     assert 2 <= clip["boundary_frame"] <= min(16, num_frames)
     assert all(np.isfinite(array).all() for array in clip.values())
     for name, array in before.items():
@@ -391,7 +404,7 @@ def test_estimated_depth_is_wrong_in_tracks_and_features_alike(form):
     exact = geometry.depth_features(example["depth"], pixels, z, 1.0, size)
     taps = exact[..., :225].reshape(30, 12, 15, 15)
     # A support track knows whether it saw its taps; those outside stay 0.
-    wrong = data_loader._estimated_depth(
+    wrong = _estimated_depth(
         example | ({"depth_taps": taps} if form == "taps" else {}),
         np.random.default_rng(3),
         Augmentation(depth_shift=0.3, flicker=0.05),
@@ -414,13 +427,13 @@ def test_without_crops_the_first_window_with_enough_is_taken():
     example["visible"][:, :18] = 0
     exact = Augmentation.none()
     rng = np.random.default_rng(0)
-    part = data_loader.augment_example(example, rng, exact, 16, 5)
+    part = augment_example(example, rng, exact, 16, 5)
     np.testing.assert_array_equal(part["tracks_3d"], example["tracks_3d"][:, 8:24])
 
 
 def test_no_augmentation_changes_nothing():
     example, rng = make_example(7), np.random.default_rng(0)
-    same = data_loader.augment_example(example, rng, Augmentation.none(), 12)
+    same = augment_example(example, rng, Augmentation.none(), 12)
     for name in example:
         np.testing.assert_array_equal(same[name], example[name])
 
@@ -429,7 +442,7 @@ def test_no_augmentation_changes_nothing():
 
 
 def test_a_pool_does_not_depend_on_its_workers(pool):
-    again = data_loader.synthetic_pool(6, seed=3, num_workers=2, **POOL)
+    again = pools.synthetic_pool(6, seed=3, num_workers=2, **POOL)
     assert len(again) == len(pool) == 6
     for i in range(6):
         for name, array in pool[i].items():
@@ -438,34 +451,34 @@ def test_a_pool_does_not_depend_on_its_workers(pool):
 
 def test_pools_hold_generated_scenes_and_share_none(pool):
     example = pool[2]
-    scene = synthetic.generate_scene(
+    scene = scenes.generate_scene(
         4 * 2**32 + 2, 20, 48, int(example["height"]), int(example["width"])
     )
     np.testing.assert_array_equal(example["tracks_3d"], scene.tracks_3d)
     np.testing.assert_array_equal(example["visible"], scene.visible)
-    other = data_loader.synthetic_pool(2, seed=4, **POOL)
+    other = pools.synthetic_pool(2, seed=4, **POOL)
     assert not np.array_equal(other[0]["tracks_3d"], pool[0]["tracks_3d"])
     with pytest.raises(IndexError):
         pool[6]
 
 
 def test_a_pool_is_cached_and_a_torn_file_named(pool, tmp_path, monkeypatch):
-    monkeypatch.setattr(data_loader, "SHARD_SIZE", 2)
-    made = data_loader.synthetic_pool(6, seed=3, cache_dir=tmp_path, **POOL)
+    monkeypatch.setattr(pools, "SHARD_SIZE", 2)
+    made = pools.synthetic_pool(6, seed=3, cache_dir=tmp_path, **POOL)
     files = sorted(tmp_path.iterdir())
     assert len(files) == 3
 
     def fail(*_):
         raise AssertionError("simulated again")
 
-    monkeypatch.setattr(synthetic, "generate_scene", fail)
-    found = data_loader.synthetic_pool(6, seed=3, cache_dir=tmp_path, **POOL)
+    monkeypatch.setattr(scenes, "generate_scene", fail)
+    found = pools.synthetic_pool(6, seed=3, cache_dir=tmp_path, **POOL)
     for i in range(6):
         np.testing.assert_array_equal(found[i]["tracks_3d"], pool[i]["tracks_3d"])
         np.testing.assert_array_equal(made[i]["visible"], pool[i]["visible"])
     files[1].write_bytes(files[1].read_bytes()[:1000])
     with pytest.raises(ValueError, match=f"{files[1].name} is unreadable.*delete it"):
-        data_loader.synthetic_pool(6, seed=3, cache_dir=tmp_path, **POOL)
+        pools.synthetic_pool(6, seed=3, cache_dir=tmp_path, **POOL)
 
 
 def test_a_pool_stores_exact_depth_features(depth_pool, pool):
@@ -478,8 +491,8 @@ def test_a_pool_stores_exact_depth_features(depth_pool, pool):
         rows = example["depth_rows"]
         assert example["depth_taps"].shape == (30, 20, 15, 15) and len(set(rows)) == 30
         size = int(example["height"]), int(example["width"])
-        scene = synthetic.generate_scene(4 * 2**32 + i, 20, 48, *size)
-        depth, _ = synthetic.depth_and_segmentation(scene.simulation, scene.camera)
+        scene = scenes.generate_scene(4 * 2**32 + i, 20, 48, *size)
+        depth, _ = scenes.depth_and_segmentation(scene.simulation, scene.camera)
         depth = np.where(np.isfinite(depth), depth, 1e9)
         pixels = geometry.project(scene.tracks_3d, scene.intrinsics)
         z = scene.tracks_3d[..., 2]
@@ -504,18 +517,18 @@ def test_a_pool_stores_exact_depth_features(depth_pool, pool):
 
 def test_depth_features_are_cached_and_do_not_depend_on_workers(tmp_path, depth_pool):
     how = {"depth_feature_scenes": 2, "depth_feature_tracks": 30, **POOL}
-    made = data_loader.synthetic_pool(2, 3, num_workers=1, cache_dir=tmp_path, **how)
-    for other in (data_loader.synthetic_pool(2, 3, **how), depth_pool):
+    made = pools.synthetic_pool(2, 3, num_workers=1, cache_dir=tmp_path, **how)
+    for other in (pools.synthetic_pool(2, 3, **how), depth_pool):
         for i in range(2):
             np.testing.assert_array_equal(made[i]["depth_taps"], other[i]["depth_taps"])
     file = next(tmp_path.glob("depth*.npy"))
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(ValueError, match=f"{file.name} is unreadable.*delete it"):
-        data_loader.synthetic_pool(2, 3, cache_dir=tmp_path, **how)
+        pools.synthetic_pool(2, 3, cache_dir=tmp_path, **how)
 
 
 def test_the_bar_of_a_pool_gets_to_its_end(capsys):
-    data_loader.synthetic_pool(3, seed=9, **POOL)
+    pools.synthetic_pool(3, seed=9, **POOL)
     assert "100%" in capsys.readouterr().err
 
 
@@ -551,7 +564,7 @@ except KeyboardInterrupt:
 
 
 def take(pool, count, **options):
-    batches = data_loader.load_synthetic_dataset(pool, 4, **(SIZES | options))
+    batches = load_synthetic_dataset(pool, 4, **(SIZES | options))
     return list(itertools.islice(batches, count))
 
 
@@ -602,11 +615,11 @@ def test_worker_processes_change_nothing(pool):
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_the_iterator_resumes_in_the_middle_of_an_epoch(depth_pool, num_workers):
     how = {**SIZES, "num_workers": num_workers, "use_depth": True}
-    batches = data_loader.load_synthetic_dataset(depth_pool, 4, **how)
+    batches = load_synthetic_dataset(depth_pool, 4, **how)
     next(batches)
     state = batches.get_state()
     expected = [next(batches) for _ in range(3)]
-    fresh = data_loader.load_synthetic_dataset(depth_pool, 4, **how)
+    fresh = load_synthetic_dataset(depth_pool, 4, **how)
     fresh.set_state(state)
     assert_same(expected, [next(fresh) for _ in range(3)])
 
@@ -629,13 +642,13 @@ def test_evaluation_batches_are_exact_and_finite_in_number(pool):
 
 
 def test_batches_of_one_clip_go_on_for_ever(pool):
-    batches = data_loader.load_synthetic_dataset(pool, 1, **SIZES)
+    batches = load_synthetic_dataset(pool, 1, **SIZES)
     assert len(next(batches)["scale"]) == 1
 
 
 def test_an_unknown_model_is_refused(pool):
     with pytest.raises(ValueError, match="3dspa or trajan"):
-        data_loader.load_synthetic_dataset(pool, 4, model_type="4d")
+        load_synthetic_dataset(pool, 4, model_type="4d")
 
 
 def test_clips_with_and_without_depth_batch_together(depth_pool):
@@ -686,7 +699,7 @@ def test_shards_of_hosts_are_disjoint_and_complete(pool):
 )
 def test_options_that_do_not_fit_are_refused(pool, how, message):
     with pytest.raises(ValueError, match=message):
-        data_loader.load_synthetic_dataset(pool, 4, **(SIZES | how))
+        load_synthetic_dataset(pool, 4, **(SIZES | how))
 
 
 # --- files ---
@@ -709,12 +722,12 @@ def examples(tmp_path_factory):
 
 def test_examples_of_a_directory_become_batches(examples):
     how = SIZES | {"augment": False, "num_epochs": 1, "use_dino": True}
-    batches = list(data_loader.load_dataset("npz", examples, 4, **how))
+    batches = list(load_dataset("npz", examples, 4, **how))
     assert [len(batch["scale"]) for batch in batches] == [4, 2]
     assert batches[0]["dino_features"].shape == (4, 16, 16, 6)
     present = np.concatenate([batch["dino_present"] for batch in batches])
     np.testing.assert_array_equal(present, [0, 0, 0, 0, 0, 1])
-    assert data_loader.dataset_size("npz", examples) == 6
+    assert dataset_size("npz", examples) == 6
     expected = np.load(examples / "clip_1.npz")
     scale = batches[0]["scale"][1]
     for track in batches[0]["query_tracks"][1]:
@@ -746,10 +759,10 @@ def test_an_unusable_file_stops_the_run_or_is_skipped(tmp_path, capfd, kind, exa
     message = spoil(write_examples(tmp_path), kind)
     how = SIZES | {"augment": not exact, "num_epochs": 1}
     with pytest.raises(DatasetError, match=message) as error:
-        list(data_loader.load_npz_dataset(tmp_path, 2, **how))
+        list(load_npz_dataset(tmp_path, 2, **how))
     assert "\n" not in str(error.value)
     capfd.readouterr()
-    batches = list(data_loader.load_npz_dataset(tmp_path, 2, skip_corrupt=True, **how))
+    batches = list(load_npz_dataset(tmp_path, 2, skip_corrupt=True, **how))
     sizes = [len(batch["scale"]) for batch in batches]
     assert sizes == ([2, 1, 1] if exact else [2, 2, 1])
     assert all(np.isfinite(x).all() for batch in batches for x in batch.values())
@@ -762,9 +775,9 @@ def test_errors_in_workers_arrive_as_the_same_line(tmp_path, capfd):
     message = spoil(write_examples(tmp_path), "nan")
     how = SIZES | {"augment": False, "num_epochs": 1, "num_workers": 1}
     with pytest.raises(DatasetError, match=f"^{tmp_path}/{message}") as error:
-        list(data_loader.load_npz_dataset(tmp_path, 2, **how))
+        list(load_npz_dataset(tmp_path, 2, **how))
     assert "\n" not in str(error.value)
-    batches = data_loader.load_npz_dataset(tmp_path, 2, skip_corrupt=True, **how)
+    batches = load_npz_dataset(tmp_path, 2, skip_corrupt=True, **how)
     assert len(list(batches)) == 3
     assert "skipped, 1 of 5" in capfd.readouterr().err
 
@@ -772,7 +785,7 @@ def test_errors_in_workers_arrive_as_the_same_line(tmp_path, capfd):
 def test_a_directory_of_nothing_usable_is_an_error(tmp_path):
     for i in range(3):
         (tmp_path / f"{i}.npz").write_bytes(b"no")
-    batches = data_loader.load_npz_dataset(tmp_path, 2, skip_corrupt=True, **SIZES)
+    batches = load_npz_dataset(tmp_path, 2, skip_corrupt=True, **SIZES)
     with pytest.raises(DatasetError, match="all 3 clips are unusable.*npz"):
         next(batches)
 
@@ -793,7 +806,7 @@ def write_tapvid(folder, num_tracks=9, num_frames=30):
 def test_tap_vid_is_pixels_for_both_models(tmp_path, model_type):
     clips = write_tapvid(tmp_path)
     how = SIZES | {"augment": False, "num_epochs": 1, "model_type": model_type}
-    (batch,) = data_loader.load_dataset("tapvid", tmp_path, 3, **how)
+    (batch,) = load_dataset("tapvid", tmp_path, 3, **how)
     points = clips["b"]["points"][:, :16] * ~clips["b"]["occluded"][:, :16, None]
     tracks = batch["query_tracks"][1]
     if model_type == "3dspa":
@@ -803,8 +816,8 @@ def test_tap_vid_is_pixels_for_both_models(tmp_path, model_type):
         tracks = tracks * batch["query_tracks_visible"][1]
     for track in tracks:
         assert np.abs(points - track).max((1, 2)).min() < 1e-5
-    assert data_loader.dataset_size("tapvid", tmp_path) == 3
-    augmented = data_loader.load_dataset(
+    assert dataset_size("tapvid", tmp_path) == 3
+    augmented = load_dataset(
         "tapvid", tmp_path, 3, **(how | {"augment": True, "num_epochs": 20})
     )
     for batch in augmented:
@@ -827,14 +840,14 @@ def test_tapvid3d_clips_longer_than_the_window_are_cut(tmp_path):
         images_jpeg_bytes=np.array([picture] * frames, object),
     )
     exact = {"augment": False, "num_epochs": 1}
-    (batch,) = data_loader.load_dataset("tapvid3d", tmp_path, 1, **(SIZES | exact))
+    (batch,) = load_dataset("tapvid3d", tmp_path, 1, **(SIZES | exact))
     assert batch["boundary_frame"] == [16]
     found = batch["query_tracks"][0] * batch["scale"][0]
     for track in found:
         errors = np.abs(tracks[:16].transpose(1, 0, 2) - track).max((1, 2))
         assert errors.min() < 1e-5
     starts = set()
-    for batch in data_loader.load_tapvid3d_dataset(
+    for batch in load_tapvid3d_dataset(
         tmp_path,
         1,
         augment=Augmentation.none().__class__(crop=0.01),
@@ -848,12 +861,12 @@ def test_tapvid3d_clips_longer_than_the_window_are_cut(tmp_path):
 
 def test_sources_have_names(pool):
     with pytest.raises(ValueError, match="one of synthetic, kubric"):
-        data_loader.load_dataset("imagenet", "x", 4)
+        load_dataset("imagenet", "x", 4)
     with pytest.raises(ValueError, match="give one as pool="):
-        data_loader.load_dataset("synthetic", None, 4)
+        load_dataset("synthetic", None, 4)
     with pytest.raises(ValueError, match="give dataset_path"):
-        data_loader.load_dataset("kubric", None, 4)
-    batches = data_loader.load_dataset("synthetic", None, 4, pool=pool, **SIZES)
+        load_dataset("kubric", None, 4)
+    batches = load_dataset("synthetic", None, 4, pool=pool, **SIZES)
     assert_same([next(batches)], take(pool, 1))
 
 
@@ -863,7 +876,7 @@ def test_kubric_clips_become_batches(tmp_path):
     folder = write_movi(tmp_path, "array_record")
     how = SIZES | {"num_output_frames": 8, "use_depth": True}
     for num_workers in (0, 1):
-        batches = data_loader.load_dataset(
+        batches = load_dataset(
             "kubric",
             folder,
             3,
@@ -878,6 +891,6 @@ def test_kubric_clips_become_batches(tmp_path):
         assert (batch["depth_features"] != 0).any()
     # The same clip thrice, of which each time other pixels are followed.
     assert len(np.unique(batch["query_points"].reshape(3, -1), axis=0)) == 3
-    augmented = data_loader.load_kubric3d_dataset(folder, 3, **how, num_epochs=9)
+    augmented = load_kubric3d_dataset(folder, 3, **how, num_epochs=9)
     for batch in augmented:
         assert all(np.isfinite(array).all() for array in batch.values())

@@ -22,8 +22,19 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-import datasets
 from spa import geometry
+from spa.data.examples import (
+    FileSource,
+    example_features,
+    example_files,
+    read_example,
+    read_npz,
+)
+from spa.data.kubric import KubricSource, follow_pixels, read_kubric
+from spa.data.tapvid import TapvidSource, read_tapvid, tapvid_files
+from spa.data.tapvid3d import read_tapvid3d, tapvid3d_files
+from spa.data.tfds import decode_kubric, tfds_shards, tfrecord_offsets
+from spa.data.unpickling import load_pickle
 from spa.errors import DatasetError
 
 DATA = Path(__file__).parent / "data"
@@ -65,7 +76,7 @@ def test_arrays_bytes_and_containers_are_admitted(tmp_path, protocol):
         "plain": [(1, 2.5, None, "x", b"\x80"), {3}, bytearray(b"a"), 1j],
     }
     path.write_bytes(pickle.dumps(value, protocol))
-    found = datasets.load_pickle(path)
+    found = load_pickle(path)
     assert found.keys() == value.keys()
     for name in ("a", "order", "flags", "text", "objects"):
         np.testing.assert_array_equal(found[name], value[name])
@@ -78,12 +89,12 @@ def test_a_payload_is_refused_and_not_run(tmp_path, protocol):
     path, trace = tmp_path / "evil.pkl", tmp_path / "was_here"
     path.write_bytes(pickle.dumps([np.zeros(2), Payload(trace)], protocol))
     with pytest.raises(DatasetError, match="evil.pkl.*system.*may run any code") as e:
-        datasets.load_pickle(path)
+        load_pickle(path)
     one_line(e)
     array = np.array([Payload(trace)], object)
     np.savez(tmp_path / "evil.npz", a=array)
     with pytest.raises(DatasetError, match="evil.npz.*system"):
-        datasets.read_npz(tmp_path / "evil.npz")
+        read_npz(tmp_path / "evil.npz")
     assert not trace.exists()
     pickle.loads(path.read_bytes())  # it is a payload that works
     assert trace.exists()
@@ -95,7 +106,7 @@ def test_a_payload_is_refused_and_not_run(tmp_path, protocol):
 def test_nothing_else_can_be_named(tmp_path, named):
     (tmp_path / "a.pkl").write_bytes(named + b".")
     with pytest.raises(DatasetError, match="asks for"):
-        datasets.load_pickle(tmp_path / "a.pkl")
+        load_pickle(tmp_path / "a.pkl")
 
 
 def test_npz_gives_what_numpy_gives(tmp_path):
@@ -105,10 +116,10 @@ def test_npz_gives_what_numpy_gives(tmp_path):
         "c": np.asfortranarray(np.ones((2, 3), np.int16)),
     }
     np.savez_compressed(tmp_path / "x.npz", **arrays)
-    found = datasets.read_npz(tmp_path / "x.npz")
+    found = read_npz(tmp_path / "x.npz")
     for name, array in arrays.items():
         np.testing.assert_array_equal(found[name], array)
-    assert set(datasets.read_npz(tmp_path / "x.npz", {"a", "z"})) == {"a"}
+    assert set(read_npz(tmp_path / "x.npz", {"a", "z"})) == {"a"}
 
 
 @pytest.mark.parametrize("kind", ["truncated", "garbage", "empty", "missing"])
@@ -119,7 +130,7 @@ def test_damaged_files_are_named(tmp_path, kind):
     path.unlink()
     if kind in data:
         path.write_bytes(data[kind])
-    for read in (datasets.read_example, datasets.read_tapvid3d, datasets.read_tapvid):
+    for read in (read_example, read_tapvid3d, read_tapvid):
         with pytest.raises(DatasetError, match="clip.npz") as error:
             read(path)
         one_line(error)
@@ -159,9 +170,7 @@ def write_example(path, **changes):
 )
 def test_intrinsics_of_any_form(tmp_path, intrinsics):
     path = write_example(tmp_path / "a.npz", intrinsics=intrinsics)
-    np.testing.assert_allclose(
-        datasets.read_example(path)["intrinsics"], [50, 60, 32, 24]
-    )
+    np.testing.assert_allclose(read_example(path)["intrinsics"], [50, 60, 32, 24])
 
 
 def test_the_size_comes_from_what_there_is(tmp_path):
@@ -173,11 +182,11 @@ def test_the_size_comes_from_what_there_is(tmp_path):
     for name, changes in forms.items():
         path = tmp_path / f"{name}.npz"
         write_example(path, height=None, width=None, **changes)
-        example = datasets.read_example(path)
+        example = read_example(path)
         assert (example["height"], example["width"]) == (20, 30), name
     path = write_example(tmp_path / "x.npz", height=None, width=None, intrinsics=None)
     with pytest.raises(DatasetError, match="x.npz.*height and width"):
-        datasets.read_example(path)
+        read_example(path)
 
 
 def test_features_and_depth_are_taken_over(tmp_path):
@@ -191,7 +200,7 @@ def test_features_and_depth_are_taken_over(tmp_path):
         dino_features=rng.normal(size=(6, 5, 7)),
         depth=depth,
     )
-    example = datasets.read_example(path)
+    example = read_example(path)
     np.testing.assert_array_equal(
         example["depth_taps"].reshape(6, 5, 225), taps[..., :225]
     )
@@ -234,7 +243,7 @@ nan_tracks[0, 0, 1] = np.nan
 def test_bad_examples_are_named(tmp_path, changes, message):
     path = write_example(tmp_path / "bad.npz", **changes)
     with pytest.raises(DatasetError, match=f"bad.npz.*{message}") as error:
-        datasets.read_example(path)
+        read_example(path)
     one_line(error)
 
 
@@ -245,14 +254,14 @@ def test_what_is_behind_the_camera_is_hidden(tmp_path):
     path = write_example(tmp_path / "a.npz", tracks_3d=tracks, visible=visible)
     expected = np.ones((6, 5, 1))
     expected[1, 2] = 0
-    np.testing.assert_array_equal(datasets.read_example(path)["visible"], expected)
+    np.testing.assert_array_equal(read_example(path)["visible"], expected)
 
 
 def test_impossible_scenes_are_left_out(tmp_path, capsys):
     write_example(tmp_path / "a.npz", violation="none")
     write_example(tmp_path / "b.npz", violation="teleport")
     write_example(tmp_path / "c.npz", dino_features=np.zeros((6, 5, 11)))
-    paths, width = datasets.example_files(tmp_path)
+    paths, width = example_files(tmp_path)
     assert [Path(path).name for path in paths] == ["a.npz", "c.npz"] and width == 11
     assert "1 impossible scenes left out" in capsys.readouterr().err
 
@@ -261,9 +270,9 @@ def test_features_are_those_of_the_first_readable_example(tmp_path):
     (tmp_path / "a.npz").write_bytes(b"PK\x03\x04 cut off")
     np.savez(tmp_path / "b.npz", tracks_3d=0, depth=0, dino_features=0)
     np.savez(tmp_path / "c.npz", tracks_3d=0)
-    assert datasets.example_features(tmp_path) == {"dino", "depth"}
-    assert datasets.example_features(tmp_path / "c.npz") == set()
-    assert datasets.example_features(tmp_path / "a.npz") == set()
+    assert example_features(tmp_path) == {"dino", "depth"}
+    assert example_features(tmp_path / "c.npz") == set()
+    assert example_features(tmp_path / "a.npz") == set()
 
 
 @pytest.mark.parametrize(
@@ -279,7 +288,7 @@ def test_whatever_is_wrong_with_a_file_its_source_names_it(tmp_path, changes):
     stored = {"tracks_3d": np.ones((3, 5, 3)), "visible": np.ones((3, 5, 1))}
     stored |= {"height": 64, "width": 64}
     np.savez(tmp_path / "clip.npz", **(stored | changes))
-    source = datasets.FileSource([str(tmp_path / "clip.npz")], datasets.read_example)
+    source = FileSource([str(tmp_path / "clip.npz")], read_example)
     with pytest.raises(DatasetError, match="clip.npz"):
         source[0]
 
@@ -288,16 +297,16 @@ def test_a_damaged_dataset_info_is_named(tmp_path):
     path = tmp_path / "dataset_info.json"
     path.write_text('{"name": "movi_e", "splits": [{"name": "train"}]}')
     with pytest.raises(DatasetError, match="dataset_info.json is damaged"):
-        datasets.tfds_shards(tmp_path, "train")
+        tfds_shards(tmp_path, "train")
 
 
 def test_folders_without_data_are_refused(tmp_path):
     with pytest.raises(DatasetError, match="no training examples"):
-        datasets.example_files(tmp_path)
+        example_files(tmp_path)
     with pytest.raises(DatasetError, match="no such file or directory"):
-        datasets.tapvid_files(tmp_path / "nothing")
+        tapvid_files(tmp_path / "nothing")
     with pytest.raises(DatasetError, match="must be of drivetrack"):
-        datasets.tapvid3d_files(tmp_path, ("waymo",))
+        tapvid3d_files(tmp_path, ("waymo",))
 
 
 # --- TAPVid-3D ---
@@ -327,7 +336,7 @@ def tapvid3d_arrays(objects=False, num_frames=4, num_tracks=7):
 def test_a_tapvid3d_clip_projects_where_its_queries_are(tmp_path, objects):
     stored = tapvid3d_arrays(objects)
     np.savez(tmp_path / "clip.npz", **stored)
-    example = datasets.read_tapvid3d(tmp_path / "clip.npz", with_video=True)
+    example = read_tapvid3d(tmp_path / "clip.npz", with_video=True)
     assert example["tracks_3d"].shape == (7, 4, 3)
     assert (example["height"], example["width"]) == (48, 64)
     assert example["video"].shape == (4, 48, 64, 3)
@@ -343,10 +352,10 @@ def test_tapvid3d_folders(tmp_path):
     for part in ("minival/adt", "minival/pstudio", "full_eval/adt"):
         (tmp_path / part).mkdir(parents=True)
         np.savez(tmp_path / part / "c.npz", **tapvid3d_arrays())
-    found = datasets.tapvid3d_files(tmp_path, split="minival")
+    found = tapvid3d_files(tmp_path, split="minival")
     assert [Path(path).parent.name for path in found] == ["adt", "pstudio"]
-    assert len(datasets.tapvid3d_files(tmp_path / "full_eval/adt")) == 1
-    assert len(datasets.tapvid3d_files(tmp_path, ("adt",), "minival")) == 1
+    assert len(tapvid3d_files(tmp_path / "full_eval/adt")) == 1
+    assert len(tapvid3d_files(tmp_path, ("adt",), "minival")) == 1
 
 
 def test_bad_tapvid3d_clips_are_named(tmp_path):
@@ -364,7 +373,7 @@ def test_bad_tapvid3d_clips_are_named(tmp_path):
         arrays = {k: v for k, v in (stored | changes).items() if v is not None}
         np.savez(path, **arrays)
         with pytest.raises(DatasetError, match=f"clip.npz.*{message}"):
-            datasets.read_tapvid3d(path)
+            read_tapvid3d(path)
 
 
 # --- TAP-Vid ---
@@ -388,7 +397,7 @@ def test_tap_vid_clips_are_pixels_at_unit_depth(tmp_path, kind):
     stored = {"bear": clips[0], "dog": clips[1]} if kind == "davis" else clips
     path = tmp_path / "0000_of_0010.pkl"
     path.write_bytes(pickle.dumps(stored))
-    found = datasets.read_tapvid(path, with_video=True)
+    found = read_tapvid(path, with_video=True)
     assert list(found) == (["bear", "dog"] if kind == "davis" else ["0", "1"])
     for clip, example in zip(clips, found.values(), strict=True):
         np.testing.assert_array_equal(
@@ -409,7 +418,7 @@ def test_a_bad_clip_spoils_no_other(tmp_path):
     path = tmp_path / "davis.pkl"
     path.write_bytes(pickle.dumps(clips))
     (tmp_path / "torn.pkl").write_bytes(path.read_bytes()[:500])
-    source = datasets.TapvidSource(datasets.tapvid_files(tmp_path))
+    source = TapvidSource(tapvid_files(tmp_path))
     assert len(source) == 5 and source[0]["tracks_3d"].shape == (6, 5, 3)
     for i, message in enumerate(["nan.*NaN", "hidden.*no point", "odd has no points"]):
         with pytest.raises(DatasetError, match=f"davis.pkl: clip {message}"):
@@ -419,7 +428,7 @@ def test_a_bad_clip_spoils_no_other(tmp_path):
     assert source.name(4).endswith("torn.pkl")
     path.write_bytes(pickle.dumps("text"))
     with pytest.raises(DatasetError, match="holds no clips"):
-        datasets.read_tapvid(path)
+        read_tapvid(path)
 
 
 # --- Kubric ---
@@ -668,11 +677,11 @@ def test_kubric_tracks_are_where_geometry_puts_them():
         name: np.stack([stored["instances"][0][name]])
         for name in ("positions", "quaternions")
     }
-    clip = datasets.read_kubric(stored)
+    clip = read_kubric(stored)
     rng = np.random.default_rng(0)
     frame = rng.integers(FRAMES, size=300)
     row, column = rng.integers(SIZE, size=(2, 300))
-    example = datasets.follow_pixels(clip, frame, row, column)
+    example = follow_pixels(clip, frame, row, column)
     pixels, shown, near = plate.truth(frame, row, column)
     found = geometry.project(example["tracks_3d"].astype(float), clip["intrinsics"])
     assert np.abs(found - pixels).max() < 0.01
@@ -709,7 +718,7 @@ def test_kubric_follows_the_same_pixels_to_the_same_places():
         kubric = dict(file)
     poses = ("positions", "quaternions")
     camera = {name: kubric[name] for name in ("focal_length", "sensor_width")}
-    clip = datasets.read_kubric(
+    clip = read_kubric(
         {
             "metadata": {"depth_range": kubric["depth_range"]},
             "depth": kubric["depth"],
@@ -719,7 +728,7 @@ def test_kubric_follows_the_same_pixels_to_the_same_places():
         }
     )
     frame = kubric["frame"]
-    example = datasets.follow_pixels(clip, frame, kubric["row"], kubric["column"])
+    example = follow_pixels(clip, frame, kubric["row"], kubric["column"])
     tracks = example["tracks_3d"].astype(float)
     seeds, extrinsics = tracks[np.arange(len(frame)), frame], clip["extrinsics"][frame]
     points = np.einsum(
@@ -751,8 +760,9 @@ class WithoutTensorFlow:  # as if it were not installed
         return getattr(self.finder, name)
 
 sys.meta_path = [WithoutTensorFlow(finder) for finder in sys.meta_path]
-import numpy as np, datasets
-source = datasets.KubricSource({str(movi)!r}, "train", 50)
+import numpy as np
+from spa.data import kubric
+source = kubric.KubricSource({str(movi)!r}, "train", 50)
 clip = source[2]
 example = source.expand(clip, np.random.default_rng(0))
 print(len(source), clip["distance"].shape, example["tracks_3d"].shape)
@@ -769,26 +779,26 @@ print(len(source), clip["distance"].shape, example["tracks_3d"].shape)
 
 
 def test_a_kubric_directory_holds_what_was_put_in(movi):
-    source = datasets.KubricSource(str(movi))
+    source = KubricSource(str(movi))
     distance, segmentation = Plate().arrays()
     clip = source[1]
     np.testing.assert_allclose(clip["distance"], distance, atol=1e-3)
     np.testing.assert_array_equal(clip["segmentation"], segmentation)
-    assert len(datasets.KubricSource(str(movi), "validation")) == 1
-    assert len(datasets.KubricSource(str(movi), "train[1:]")) == 2
+    assert len(KubricSource(str(movi), "validation")) == 1
+    assert len(KubricSource(str(movi), "train[1:]")) == 2
     assert "train" in source.name(0)
     again = pickle.loads(pickle.dumps(source))[1]
     np.testing.assert_array_equal(again["distance"], clip["distance"])
     with pytest.raises(DatasetError, match="no split 'test'.*train"):
-        datasets.KubricSource(str(movi), "test")
+        KubricSource(str(movi), "test")
     with pytest.raises(DatasetError, match="holds no TFDS dataset"):
-        datasets.KubricSource(str(Path(movi) / "nothing"))
+        KubricSource(str(Path(movi) / "nothing"))
 
 
 def test_tfrecord_directories_too(tmp_path):
     pytest.importorskip("tensorflow")
     folder = write_movi(tmp_path, "tfrecord")
-    source = datasets.KubricSource(str(folder))
+    source = KubricSource(str(folder))
     distance, segmentation = Plate().arrays()
     for i in range(3):
         np.testing.assert_allclose(source[i]["distance"], distance, atol=1e-3)
@@ -796,7 +806,7 @@ def test_tfrecord_directories_too(tmp_path):
     path = Path(source._shards[0])
     path.write_bytes(path.read_bytes()[:-2000])
     with pytest.raises(DatasetError, match=f"{path.name}.*truncated") as error:
-        datasets.KubricSource(str(folder))[0]
+        KubricSource(str(folder))[0]
     one_line(error)
 
 
@@ -806,19 +816,19 @@ def test_records_of_a_tfrecord_file(tmp_path):
         file.write(len(record).to_bytes(8, "little") + b"cccc" + record + b"cccc")
     path = tmp_path / "a.tfrecord"
     path.write_bytes(file.getvalue())
-    found = datasets.tfrecord_offsets(path)
+    found = tfrecord_offsets(path)
     data = path.read_bytes()
     assert [data[at : at + length] for at, length in found] == records
     for end in (5, len(data) - 1):
         path.write_bytes(data[:end])
         with pytest.raises(ValueError, match="truncated"):
-            datasets.tfrecord_offsets(path)
+            tfrecord_offsets(path)
 
 
 def test_without_tfds_a_line_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets.proto", None)
     with pytest.raises(DatasetError, match="pip install -r requirements.txt"):
-        datasets.decode_kubric(b"")
+        decode_kubric(b"")
 
 
 def test_parts_of_a_split_are_its_examples(tmp_path):
@@ -832,16 +842,16 @@ def test_parts_of_a_split_are_its_examples(tmp_path):
         "train[2:4]": [range(2, 3), range(1)],
         "train[8:99]": [range(1, 3)],
     }.items():
-        found = datasets.tfds_shards(tmp_path, split)
+        found = tfds_shards(tmp_path, split)
         assert [wanted for *_, wanted in found] == expected, split
     assert Path(found[0][0]).name == "movi_e-train.tfrecord-00002-of-00003"
     (tmp_path / "dataset_info.json").write_text("{")
     with pytest.raises(DatasetError, match="dataset_info.json is damaged"):
-        datasets.tfds_shards(tmp_path, "train")
+        tfds_shards(tmp_path, "train")
 
 
 def test_a_zip_of_something_else_is_no_example(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
         archive.writestr("tracks_3d.npy", b"not an array")
     with pytest.raises(DatasetError, match="a.npz"):
-        datasets.read_example(tmp_path / "a.npz")
+        read_example(tmp_path / "a.npz")

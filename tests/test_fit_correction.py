@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import offline_proof
 import pipeline
 import surprise_examples
 import surprise_training
+from spa.simulation import pools
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -46,7 +46,7 @@ def test_its_windows_are_those_of_the_default_size(table):
         assert len(found[condition, True]) == number
         assert found[condition, False] <= found[condition, True]
     # Of none that is judged.
-    judged = range(offline_proof.FIRST_SEED, surprise_examples.FIRST_RENDERED)
+    judged = range(pools.FIRST_SEED, surprise_examples.FIRST_RENDERED)
     assert not {key[0] for key in table.keys} & set(judged)
 
 

@@ -14,16 +14,15 @@ from hypothesis import strategies as st
 from test_pipeline import SMALL, random_tracks, save_random
 from video_files import make_clip, write_video
 
-import damages
 import offline_proof
 import pipeline
 import surprise
-import synthetic
 import track_autoencoder
 import track_autoencoder_3d
 from offline_proof import Row
 from spa import geometry, statistics
 from spa.errors import USER_ERRORS, PipelineError
+from spa.simulation import damages, pools, scenes, twins
 
 CAMERA = geometry.default_intrinsics(256, 256)
 
@@ -46,7 +45,7 @@ def small(checkpoints, monkeypatch):
     path = Path(checkpoints[1])
     monkeypatch.setattr(offline_proof, "TRAJAN", path)
     for name, value in (("NUM_FRAMES", 8), ("NUM_TRACKS", 40), ("SIDE", 64)):
-        monkeypatch.setattr(offline_proof, name, value)
+        monkeypatch.setattr(pools, name, value)
     return checkpoints[0]
 
 
@@ -167,13 +166,13 @@ def test_what_differs():
     pixels, visible = np.zeros((2, 3, 2)), np.ones((2, 3), bool)
     other = pixels.copy()
     other[1, 2] = [4, 0]
-    assert not offline_proof.differs(pixels, visible, other, visible)  # not more than 4
+    assert not pools.differs(pixels, visible, other, visible)  # not more than 4
     other[1, 2] = [3, 3]
-    assert offline_proof.differs(pixels, visible, other, visible)
+    assert pools.differs(pixels, visible, other, visible)
     hidden = visible.copy()
     hidden[1, 2] = False
-    assert not offline_proof.differs(pixels, hidden, other, hidden)
-    assert offline_proof.differs(pixels, visible, pixels, hidden)
+    assert not pools.differs(pixels, hidden, other, hidden)
+    assert pools.differs(pixels, visible, pixels, hidden)
 
 
 def stored_pair(condition):
@@ -194,19 +193,19 @@ def stored_pair(condition):
     return stored
 
 
-@pytest.mark.parametrize("condition", offline_proof.CONDITIONS)
+@pytest.mark.parametrize("condition", pools.CONDITIONS)
 def test_a_twin_counts_where_it_shows(condition):
     stored = stored_pair(condition)
-    assert not offline_proof.shows(stored, "kick", condition)
+    assert not pools.shows(stored, "kick", condition)
     part = "lk" if condition == "rendered" else "tracks"
     moved = stored[f"kick/{part}"]
     moved[1, 3:, 0] += 5 if condition == "rendered" else 5 * 2 / CAMERA[0]
-    assert offline_proof.shows(stored, "kick", condition)
+    assert pools.shows(stored, "kick", condition)
     moved[1, 3:, 0] -= 2 if condition == "rendered" else 2 * 2 / CAMERA[0]
-    assert not offline_proof.shows(stored, "kick", condition)
+    assert not pools.shows(stored, "kick", condition)
     name = "kick/lkv" if condition == "rendered" else "kick/visible"
     stored[name][0, 4] = False
-    assert offline_proof.shows(stored, "kick", condition)
+    assert pools.shows(stored, "kick", condition)
 
 
 def test_tracks_of_rendered_twins_are_matched_by_where_they_were():
@@ -214,9 +213,9 @@ def test_tracks_of_rendered_twins_are_matched_by_where_they_were():
     for name in ("kick/lk", "kick/lkv"):  # another order, and a track that is new
         stored[name] = np.concatenate([stored[name][::-1], stored[name][:1]])
     stored["kick/lk"][3] += 50
-    assert not offline_proof.shows(stored, "kick", "rendered")
+    assert not pools.shows(stored, "kick", "rendered")
     stored["kick/lk"][0, 2:] += 9  # of what was the scene's last
-    assert offline_proof.shows(stored, "kick", "rendered")
+    assert pools.shows(stored, "kick", "rendered")
 
 
 def test_further_tracks_of_a_twin_take_the_places_of_others():
@@ -226,7 +225,7 @@ def test_further_tracks_of_a_twin_take_the_places_of_others():
         stored[f"kick/{name}"] = np.concatenate([array, array[:1]])
     stored["kick/tracks"][3] = geometry.lift(np.float32([[50, 60]]), CAMERA, 2.0)
     stored["kick/track_ids"] = np.array([0, 1, 2, -1])
-    assert offline_proof.shows(stored, "kick", "true")
+    assert pools.shows(stored, "kick", "true")
     tracks = offline_proof.condition_tracks(stored, "kick", "true", 0)
     assert len(tracks.tracks) == 3  # no more than the scene has
     np.testing.assert_allclose(tracks.tracks[..., 2], 1)
@@ -235,14 +234,14 @@ def test_further_tracks_of_a_twin_take_the_places_of_others():
     assert same.sum() == 2
     np.testing.assert_allclose(pixels[~same], [[[50, 60]] * 5], atol=1e-3)
     stored["kick/visible"][3] = False
-    assert not offline_proof.shows(stored, "kick", "true")
+    assert not pools.shows(stored, "kick", "true")
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(2, 30), st.integers(0, 40), st.integers(0, 10**6))
 def test_as_many_tracks_are_compared_as_the_scene_has(own, others, seed):
     ids = np.r_[np.arange(own), np.full(others, -1)]
-    rows = offline_proof.compared_rows(ids, seed)
+    rows = pools.compared_rows(ids, seed)
     assert len(rows) == own and len(set(rows)) == own
     is_own = ids[rows] >= 0
     np.testing.assert_array_equal(rows[is_own], np.flatnonzero(is_own))  # in place
@@ -261,8 +260,8 @@ def test_a_scene_and_its_twins_have_the_same_noise():
 
 
 def test_a_seed_that_gives_no_scene_has_no_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(synthetic, "MAX_ATTEMPTS", 0)
-    assert offline_proof.make_pool(tmp_path, [1, 2], False, num_workers=0) == []
+    monkeypatch.setattr(scenes, "MAX_ATTEMPTS", 0)
+    assert pools.make_pool(tmp_path, [1, 2], False, num_workers=0) == []
 
 
 # --- Who did it ---
@@ -470,8 +469,8 @@ def test_a_clip_is_judged_by_every_head(small, monkeypatch):
 
 def test_heads_that_leave_kinds_out_count_if_all_are_there(small, monkeypatch):
     names = ["all", "no model"]
-    names += [f"without {kind}" for kind in synthetic.VIOLATIONS]
-    names += [f"no model without {kind}" for kind in synthetic.VIOLATIONS]
+    names += [f"without {kind}" for kind in twins.VIOLATIONS]
+    names += [f"no model without {kind}" for kind in twins.VIOLATIONS]
     there = dict.fromkeys(names, 0)
     monkeypatch.setattr(pipeline, "load_heads", lambda *_, **__: there)
     judges = offline_proof.load_judges(small, pipeline.make_options())
@@ -487,8 +486,8 @@ def test_heads_that_leave_kinds_out_count_if_all_are_there(small, monkeypatch):
 
 def test_twins_from_seeds_to_a_report(small, tmp_path, monkeypatch):
     kinds = "teleport", "appear", "texture_swap"
-    monkeypatch.setattr(synthetic, "VIOLATIONS", kinds)
-    monkeypatch.setattr(synthetic, "impossible_twin", simple_twin)
+    monkeypatch.setattr(twins, "VIOLATIONS", kinds)
+    monkeypatch.setattr(twins, "impossible_twin", simple_twin)
     keywords = {
         "output_dir": str(tmp_path), "checkpoint_path": small, "num_scenes": 1,
         "num_splits": 2,
@@ -501,13 +500,13 @@ def test_twins_from_seeds_to_a_report(small, tmp_path, monkeypatch):
     found = metrics["figures"]["true"]
     assert [found[kind]["num"] for kind in ("teleport", "texture_swap")] == [1, 0]
     assert found["texture_swap"]["paired"]["realism"]["value"] is None
-    assert (tmp_path / "pool" / f"{offline_proof.FIRST_SEED}.npz").exists()
+    assert (tmp_path / "pool" / f"{pools.FIRST_SEED}.npz").exists()
 
     def again(*arguments):
         raise AssertionError("judged again")
 
     monkeypatch.setattr(offline_proof, "judge", again)
-    monkeypatch.setattr(offline_proof, "_make_scene", again)
+    monkeypatch.setattr(pools, "_make_scene", again)
     assert offline_proof.run("synthetic", **keywords) == text
     with pytest.raises(PipelineError, match="other options .options.*output_d"):
         offline_proof.run("synthetic", **keywords | {"num_splits": 3})
@@ -516,7 +515,7 @@ def test_twins_from_seeds_to_a_report(small, tmp_path, monkeypatch):
 def simple_twin(scene, kind):
     """A twin without physics: eight frames are too few for a real one."""
     if kind == "appear":
-        raise synthetic.NoViolation(kind)
+        raise twins.NoViolation(kind)
     tracks, ids = scene.tracks_3d.copy(), np.unique(scene.instance_ids)[-1:]
     if kind == "teleport":
         tracks[scene.instance_ids == ids, 4:] *= [1.5, 1.5, 1]
@@ -526,7 +525,7 @@ def simple_twin(scene, kind):
 
 
 def test_damaged_copies_from_a_video_to_a_report(small, tmp_path, monkeypatch):
-    monkeypatch.setattr(offline_proof, "NUM_FRAMES", 16)
+    monkeypatch.setattr(pools, "NUM_FRAMES", 16)
     kinds = {n: damages.DAMAGES[n] for n in ("shuffled", "object_replaced")}
     kinds["reversed_playback"] = damages.reversed_playback
     monkeypatch.setattr(damages, "DAMAGES", kinds)

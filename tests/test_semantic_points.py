@@ -17,7 +17,6 @@ from video_files import make_clip, write_video
 
 import pipeline
 import semantic_points
-import synthetic
 from semantic_points import Job, Settings
 from spa.clip import clusters, features, tracking
 from spa.clip.semantic import (
@@ -33,6 +32,12 @@ from spa.clip.semantic import (
     without_redundant,
 )
 from spa.errors import PipelineError, PointsError, VideoError
+from spa.simulation.scenes import (
+    body_segmentation,
+    depth_and_segmentation,
+    generate_scene,
+    stand_in_features,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared" / "videos"
@@ -224,8 +229,8 @@ def scenes():
     """20 scenes of two to eight things: seed, and what each pixel shows."""
     found, seed = [], FIRST_SEED
     while len(found) < 20:
-        scene = synthetic.generate_scene(seed, FRAMES, 8, SIDE, SIDE)
-        seen = synthetic.body_segmentation(scene.simulation, scene.camera)
+        scene = generate_scene(seed, FRAMES, 8, SIDE, SIDE)
+        seen = body_segmentation(scene.simulation, scene.camera)
         if 2 <= len(np.unique(shown_most(seen))) <= 8:
             found.append((seed, seen))
         seed += 1
@@ -233,7 +238,7 @@ def scenes():
 
 
 def queries_of(seen, seed, dim=64, **changes):
-    tokens = synthetic.stand_in_features(seen, dim=dim, seed=seed)
+    tokens = stand_in_features(seen, dim=dim, seed=seed)
     return find_queries(
         tokens, np.arange(len(seen)), seen.shape[1:], Sampling(**changes)
     )
@@ -276,23 +281,23 @@ def test_small_moving_things_get_twice_their_share(scenes):
 def test_stand_in_features_are_means_of_unit_vectors():
     seen = np.zeros((2, 8, 8), int)
     seen[:, :, 3:] = 7
-    plain = synthetic.stand_in_features(seen, 2, 32, noise=0.0)
+    plain = stand_in_features(seen, 2, 32, noise=0.0)
     left, right = plain[0, 0]
     assert np.linalg.norm(right) == pytest.approx(1, abs=1e-6)
     other = (left - right / 4) / (3 / 4)  # a quarter of the left patch shows 7
     assert np.linalg.norm(other) == pytest.approx(1, abs=1e-6)
-    noisy = synthetic.stand_in_features(seen, 2, 32, noise=0.1)
+    noisy = stand_in_features(seen, 2, 32, noise=0.1)
     lengths = np.linalg.norm(noisy - plain, axis=-1)
     np.testing.assert_allclose(lengths, 0.1, rtol=1e-5)
     with pytest.raises(ValueError, match="cannot be cut into 3 patches"):
-        synthetic.stand_in_features(seen, 3)
+        stand_in_features(seen, 3)
 
 
 def test_bodies_are_seen_where_instances_are():
-    scene = synthetic.generate_scene(FIRST_SEED, 4, 8, 64, 64)
+    scene = generate_scene(FIRST_SEED, 4, 8, 64, 64)
     arguments = scene.simulation, scene.camera
-    seen = synthetic.body_segmentation(*arguments)
-    depth, instance = synthetic.depth_and_segmentation(*arguments)
+    seen = body_segmentation(*arguments)
+    depth, instance = depth_and_segmentation(*arguments)
     np.testing.assert_array_equal(np.maximum(seen, 0), instance)
     np.testing.assert_array_equal(seen == 0, np.isinf(depth))
     assert len(np.unique(seen[seen < 0])) > 1  # floor, walls, furniture
@@ -369,7 +374,7 @@ def test_a_point_begins_where_its_thing_is_largest():
         half = 4 * max(1, 6 - abs(t - 6))
         seen[t, 32 - half : 32 + half, 32 - half : 32 + half] = 1
     seen[9, 8:12, 4:24], seen[9, 8:12, 40:60] = 2, 2
-    tokens = synthetic.stand_in_features(seen, noise=0.0)
+    tokens = stand_in_features(seen, noise=0.0)
     frames = np.arange(12) * 3 + 1  # of the clip, which are not those of a list
     how = Sampling(method="kmeans", n_clusters=3, num_points_per_entity=5)
     queries = find_queries(tokens, frames, (64, 64), how)

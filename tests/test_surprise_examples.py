@@ -10,16 +10,14 @@ from hypothesis import strategies as st
 from test_offline_proof import simple_twin
 from test_pipeline import SMALL, WINDOW, random_tracks, save_random
 
-import damages
-import offline_proof
 import pipeline
 import surprise
 import surprise_examples
 import surprise_training
-import synthetic
 import track_autoencoder_3d
 from spa import geometry
 from spa.errors import PipelineError
+from spa.simulation import damages, pools
 
 CAMERA = geometry.default_intrinsics(256, 256)
 
@@ -103,7 +101,7 @@ def test_twins_that_show_are_all_there_are(tmp_path, monkeypatch):
         asked.append(condition)
         return kind != "kick"
 
-    monkeypatch.setattr(offline_proof, "shows", shows)
+    monkeypatch.setattr(pools, "shows", shows)
     found = surprise_examples.all_twins(tmp_path / "5.npz", "noisy")
     assert sorted(found) == [(k, "noisy") for k in ("jitter", "none", "teleport")]
     found = surprise_examples.all_twins(tmp_path / "5.npz", "rendered")
@@ -117,10 +115,10 @@ def not_applicable(*_):
 
 def test_from_seeds_to_heads_that_score(tmp_path, monkeypatch):
     for name, value in (("NUM_FRAMES", WINDOW), ("NUM_TRACKS", 60), ("SIDE", 96)):
-        monkeypatch.setattr(offline_proof, name, value)
+        monkeypatch.setattr(pools, name, value)
     kinds = "teleport", "kick"
-    monkeypatch.setattr(synthetic, "VIOLATIONS", kinds)
-    monkeypatch.setattr(synthetic, "impossible_twin", twin)
+    monkeypatch.setattr("spa.simulation.twins.VIOLATIONS", kinds)
+    monkeypatch.setattr("spa.simulation.twins.impossible_twin", twin)
     monkeypatch.setattr(surprise_examples, "KINDS", kinds)
     monkeypatch.setattr(surprise_examples, "VARIED_FRAMES", (6, 2 * WINDOW))
     monkeypatch.setattr(surprise_training, "STEPS", 40)
@@ -202,7 +200,7 @@ def twin(scene, kind):
 
 
 def test_nothing_to_learn_from_is_said(tmp_path, monkeypatch):
-    monkeypatch.setattr(offline_proof, "make_pool", lambda *_: [])
+    monkeypatch.setattr(pools, "make_pool", lambda *_: [])
     counts = dict.fromkeys(
         ("num_rendered", "num_damaged", "num_paired", "num_further"), 0
     ) | {"num_scenes": 1, "num_further_rendered": 0, "num_torn": 0}

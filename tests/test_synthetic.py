@@ -15,15 +15,50 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import synthetic
-import worlds
 from spa.clip.video_writer import write_video
 from spa.files import write_npz
-from synthetic import Camera
-from worlds import Body, Geom, Joint, Soft, World
+from spa.simulation import creatures, scenes
+from spa.simulation.bodies import (
+    Body,
+    Geom,
+    Joint,
+    SceneRejected,
+    Soft,
+    World,
+    _draw_cloth,
+    _draw_jelly,
+)
+from spa.simulation.camera import Camera, look_at, set_frame
+from spa.simulation.camera_paths import camera_is_clear
+from spa.simulation.creatures import (
+    _draw_chain,
+    _draw_doll,
+    _draw_flyer,
+    _draw_walker,
+    _draw_worm,
+    _shifted,
+    draw_creature,
+)
+from spa.simulation.physics import (
+    FIRST_FACE,
+    _check_stable,
+    largest_velocities,
+    simulate,
+    speed_limit,
+)
+from spa.simulation.rays import _cast_at_faces, anchor, cast_rays, place, surface_points
+from spa.simulation.render import (
+    _light,
+    _render_rays,
+    draw_texture,
+    lamp_position,
+    render,
+    value_noise,
+)
+from spa.simulation.worlds import draw_world
 
 FLOOR = Body((Geom("plane", (0, 0, 1)),), moving=False)
-ROOT = pathlib.Path(synthetic.__file__).parent
+ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
 def box(size, position, **options):
@@ -33,7 +68,7 @@ def box(size, position, **options):
 def camera_along_y(eyes, focal=100.0, size=200):
     """A camera that looks along +y: right is +x, down is -z."""
     eyes = np.asarray(eyes, float)
-    extrinsics = synthetic.look_at(eyes, eyes + [0, 1, 0], np.zeros(len(eyes)))
+    extrinsics = look_at(eyes, eyes + [0, 1, 0], np.zeros(len(eyes)))
     intrinsics = np.array([focal, focal, size / 2, size / 2])
     return Camera(intrinsics, extrinsics, size, size)
 
@@ -41,7 +76,7 @@ def camera_along_y(eyes, focal=100.0, size=200):
 # 0, 3, 11: rigid bodies. 109: a falling cloth. 159: jelly. 112, 150: jointed bodies.
 @pytest.fixture(scope="module", params=[0, 3, 11, 109, 112, 150, 159])
 def scene(request):
-    return synthetic.generate_scene(request.param, num_frames=24, num_tracks=200)
+    return scenes.generate_scene(request.param, num_frames=24, num_tracks=200)
 
 
 # --- physics ---
@@ -50,7 +85,7 @@ def scene(request):
 def test_a_dropped_sphere_falls_by_half_g_t_squared():
     fps, num_frames = 24.0, 12
     sphere = Body((Geom("sphere", (0.1,)),), (0, 0, 1.5))
-    simulation = synthetic.simulate(World((FLOOR, sphere)), num_frames, fps)
+    simulation = simulate(World((FLOOR, sphere)), num_frames, fps)
     time = np.arange(num_frames) / fps
     height = simulation.body_position[:, 2, 2]
     # A first-order integrator is late or early by at most half a step.
@@ -60,7 +95,7 @@ def test_a_dropped_sphere_falls_by_half_g_t_squared():
 
 def test_stacked_boxes_at_rest_stay():
     stack = [box((0.2, 0.2, 0.1), (0, 0, 0.1 + 0.2 * i)) for i in range(3)]
-    simulation = synthetic.simulate(World((FLOOR, *stack)), 48, 24.0)
+    simulation = simulate(World((FLOOR, *stack)), 48, 24.0)
     moved = simulation.body_position[:, 2:] - simulation.body_position[:1, 2:]
     assert np.abs(moved).max() < 2e-3
 
@@ -74,7 +109,7 @@ def test_velocity_and_spin_are_in_world_axes():
         velocity=(1, 2, 0),
         spin=(0, 0, 3),
     )
-    simulation = synthetic.simulate(World((FLOOR, body)), 3, 30.0)
+    simulation = simulate(World((FLOOR, body)), 3, 30.0)
     np.testing.assert_allclose(
         simulation.body_position[2, 2, :2], [2 / 30, 4 / 30], rtol=1e-3
     )
@@ -87,7 +122,7 @@ def test_velocity_and_spin_are_in_world_axes():
 def test_driven_bodies_reach_their_velocity():
     drive = np.tile([0.8, 0.0, 0.0, 0.0], (30, 1))
     body = box((0.1, 0.1, 0.1), (0, 0, 1), drive=drive)
-    simulation = synthetic.simulate(World((FLOOR, body)), 30, 30.0)
+    simulation = simulate(World((FLOOR, body)), 30, 30.0)
     velocity = np.diff(simulation.body_position[:, 2], axis=0)[-5:] * 30
     np.testing.assert_allclose(velocity, np.tile([0.8, 0, 0], (5, 1)), atol=0.02)
 
@@ -95,26 +130,26 @@ def test_driven_bodies_reach_their_velocity():
 def test_contacts_stiffer_than_the_timestep_are_refused():
     body = box((0.1, 0.1, 0.1), (0, 0, 1), solref=(0.004, 1.0))
     with pytest.raises(ValueError, match="below twice the timestep"):
-        synthetic.simulate(World((FLOOR, body)), 2, 24.0)
+        simulate(World((FLOOR, body)), 2, 24.0)
 
 
 def test_bodies_inside_each_other_are_rejected():
     pair = [box((0.2, 0.2, 0.2), (0, 0, 1)), box((0.2, 0.2, 0.2), (0.1, 0, 1))]
-    with pytest.raises(synthetic.SceneRejected, match="inside"):
-        synthetic.simulate(World((FLOOR, *pair)), 2, 24.0)
+    with pytest.raises(SceneRejected, match="inside"):
+        simulate(World((FLOOR, *pair)), 2, 24.0)
 
 
 def test_speeds_that_no_fall_explains_are_rejected():
     # A drive that the limit does not know of: 1 km/s is pushed in from outside.
     world = World((FLOOR, box((0.1, 0.1, 0.1), (0, 0, 1))))
-    simulation = synthetic.simulate(world, 2, 24.0)
-    limit = synthetic.speed_limit(world)
-    largest = worlds.largest_velocities(simulation.model, limit)
-    worlds._check_stable(simulation.data, largest)
+    simulation = simulate(world, 2, 24.0)
+    limit = speed_limit(world)
+    largest = largest_velocities(simulation.model, limit)
+    _check_stable(simulation.data, largest)
     for speed in (1000.0, np.nan):
         simulation.data.qvel[0] = speed
-        with pytest.raises(synthetic.SceneRejected, match="unstable"):
-            worlds._check_stable(simulation.data, largest)
+        with pytest.raises(SceneRejected, match="unstable"):
+            _check_stable(simulation.data, largest)
 
 
 # --- joints and soft bodies ---
@@ -136,7 +171,7 @@ def angles(simulation):
 
 def test_a_pendulum_swings_with_its_period():
     fps = 30.0
-    simulation = synthetic.simulate(World((FLOOR, pendulum())), 90, fps)
+    simulation = simulate(World((FLOOR, pendulum())), 90, fps)
     inertia = 1 + 0.4 * 0.1**2  # per mass, about the hinge
     rate = np.sqrt(9.81 * 1.0 / inertia)
     expected = 0.1 * np.cos(rate * np.arange(90) / fps)
@@ -145,7 +180,7 @@ def test_a_pendulum_swings_with_its_period():
 
 def test_a_driven_joint_follows_its_sine():
     body = pendulum(loss=20.0, pull=8.0, swing=(0.5, 1.5, 0.0))
-    angle = angles(synthetic.simulate(World((FLOOR, body)), 120, 30.0))[30:]
+    angle = angles(simulate(World((FLOOR, body)), 120, 30.0))[30:]
     spectrum = np.abs(np.fft.rfft(angle - angle.mean()))
     assert np.fft.rfftfreq(90, 1 / 30)[spectrum.argmax()] == pytest.approx(1.5, abs=0.2)
     assert 0.35 < np.ptp(angle) / 2 < 0.65
@@ -155,39 +190,39 @@ def test_links_out_of_order_are_refused():
     root = box((0.1, 0.1, 0.1), (0, 0, 1))
     link = Body((Geom("sphere", (0.1,)),), parent=0, joint=Joint("ball"))
     with pytest.raises(ValueError, match="links must follow their parents"):
-        synthetic.simulate(World((root, FLOOR, link)), 2, 24.0)
+        simulate(World((root, FLOOR, link)), 2, 24.0)
 
 
 def test_the_links_of_a_creature_are_one_instance():
     rng = np.random.default_rng(0)
     bodies = [FLOOR, box((0.1, 0.1, 0.1), (3, 3, 0.1))]
-    bodies += worlds.draw_creature(rng, 1.0, bodies, 4, 24.0)
+    bodies += draw_creature(rng, 1.0, bodies, 4, 24.0)
     cloth = Soft((3, 3), 0.1, (0, 5, 3))
-    simulation = synthetic.simulate(World(tuple(bodies), softs=(cloth,)), 4, 24.0)
+    simulation = simulate(World(tuple(bodies), softs=(cloth,)), 4, 24.0)
     instance = simulation.instance_of_body
     assert len(bodies) > 5
     np.testing.assert_array_equal(instance, [0, 0, 2] + [3] * (len(bodies) - 2))
-    assert simulation.instance_of(np.array([worlds.FIRST_FACE])) == 1
+    assert simulation.instance_of(np.array([FIRST_FACE])) == 1
 
 
 def test_every_kind_of_creature_and_soft_body_keeps_steady():
     rng = np.random.default_rng(3)
     for draw in (
-        worlds._draw_chain, worlds._draw_walker, worlds._draw_worm,
-        worlds._draw_flyer, worlds._draw_doll,
+        _draw_chain, _draw_walker, _draw_worm,
+        _draw_flyer, _draw_doll,
     ):  # fmt: skip
-        links = [worlds._shifted(body, 1) for body in draw(rng, 1.0, 16, 8.0)]
-        made = synthetic.simulate(World((FLOOR, *links)), 16, 8.0)
+        links = [_shifted(body, 1) for body in draw(rng, 1.0, 16, 8.0)]
+        made = simulate(World((FLOOR, *links)), 16, 8.0)
         middle = made.instance_paths()[:, 0]
         apart = np.linalg.norm(made.body_position[:, 2:] - middle[:, None], axis=-1)
         assert apart.max() < 1.2  # m: none is larger, nothing comes off
         bends = made.body_rotation[:, 2:].swapaxes(2, 3) @ made.body_rotation[:, 2:3]
         assert np.abs(bends - bends[0]).max() > 0.1  # the joints move
-    for draw in (worlds._draw_cloth, worlds._draw_jelly):
+    for draw in (_draw_cloth, _draw_jelly):
         bends = []
         for _ in range(3):  # a sheet that falls flat on the floor stays flat
             soft = draw(rng, 1.0)
-            made = synthetic.simulate(World((FLOOR,), softs=(soft,)), 16, 8.0)
+            made = simulate(World((FLOOR,), softs=(soft,)), 16, 8.0)
             apart = made.vertices[:, :, None] - made.vertices[:, None]
             length = np.linalg.norm(apart, axis=-1)
             bends.append(np.abs(length - length[0]).max() / length[0].max())
@@ -197,8 +232,7 @@ def test_every_kind_of_creature_and_soft_body_keeps_steady():
 
 def test_some_worlds_bend_and_some_do_not():
     drawn = [
-        worlds.draw_world(np.random.default_rng([seed, 1]), 2, 24.0)
-        for seed in range(150)
+        draw_world(np.random.default_rng([seed, 1]), 2, 24.0) for seed in range(150)
     ]
     jointed = [any(body.joint for body in world.bodies) for world in drawn]
     assert 0.15 < np.mean(jointed) < 0.35
@@ -208,8 +242,8 @@ def test_some_worlds_bend_and_some_do_not():
 def test_a_soft_body_stiffer_than_the_timestep_is_rejected(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     cloth = Soft((5, 5), 0.2, (0, 0, 1), stiffness=100.0, velocity=(1, 0, 3))
-    with pytest.raises(synthetic.SceneRejected, match="unstable"):
-        synthetic.simulate(World((FLOOR,), softs=(cloth,)), 48, 24.0)
+    with pytest.raises(SceneRejected, match="unstable"):
+        simulate(World((FLOOR,), softs=(cloth,)), 48, 24.0)
     assert not list(tmp_path.iterdir())  # no log of MuJoCo's
 
 
@@ -223,12 +257,12 @@ def test_a_cloth_hides_what_is_behind_it():
     cloth = Soft((5, 5), 0.25, (0, 2, 1.5), UPRIGHT, pinned=tuple(pins))
     ball = Body((Geom("sphere", (0.3,)),), (0, 4, 1), moving=False)
     world = World((FLOOR, ball), softs=(cloth,))
-    simulation = synthetic.simulate(world, 41, 24.0)
+    simulation = simulate(world, 41, 24.0)
     assert np.abs(simulation.vertices[..., 1] - 2).max() < 0.01
     assert np.ptp(simulation.vertices[:, :, 2]) > 1
     x = np.linspace(-3, 3, 41) + 0.013
     camera = camera_along_y(np.stack([x, 0 * x, 0 * x + 1], -1))
-    made = synthetic.trace_scene(
+    made = scenes.trace_scene(
         simulation, camera, [0], np.array([2]), np.array([[0, -0.3, 0]])
     )
     crossing = np.abs(x) * (1 - 2 / 3.7)
@@ -236,7 +270,7 @@ def test_a_cloth_hides_what_is_behind_it():
     np.testing.assert_array_equal(made.visible[0, clear, 0] > 0, crossing[clear] > 0.5)
     assert 5 < made.visible.sum() < 36
     # Nothing but the skin does this: MuJoCo's own rays go straight through.
-    synthetic.set_frame(simulation, 20)
+    set_frame(simulation, 20)
     geom = np.zeros((1, 1), np.int32)
     way = np.array([0.0, 1.0, 0.0])
     eye = np.array([0.0, 0.0, 1.0])
@@ -244,24 +278,24 @@ def test_a_cloth_hides_what_is_behind_it():
         simulation.model, simulation.data, eye, way, None, True, -1, geom
     )
     assert distance == pytest.approx(3.7)
-    surface, distance = synthetic.cast_rays(simulation, eye, way[None])
-    assert surface[0] >= worlds.FIRST_FACE
+    surface, distance = cast_rays(simulation, eye, way[None])
+    assert surface[0] >= FIRST_FACE
     assert distance[0] == pytest.approx(2.0, abs=0.01)
 
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_rays_meet_skins_where_mujoco_says(seed):
     rng = np.random.default_rng(seed)
-    soft = (worlds._draw_cloth, worlds._draw_jelly)[seed % 2](rng, 1.0)
-    simulation = synthetic.simulate(World((FLOOR,), softs=(soft,)), 12, 8.0)
+    soft = (_draw_cloth, _draw_jelly)[seed % 2](rng, 1.0)
+    simulation = simulate(World((FLOOR,), softs=(soft,)), 12, 8.0)
     met = 0
     for t in (0, 11):
-        synthetic.set_frame(simulation, t)
+        set_frame(simulation, t)
         vertices = simulation.vertices[t]
         eye = vertices.mean(0) + [0.5, -3.0, 1.0]
         rays = rng.choice(vertices, 200) + rng.normal(0, 0.1, (200, 3)) - eye
         normals = np.zeros_like(rays)
-        surface, distance = synthetic.cast_rays(simulation, eye, rays, normals)
+        surface, distance = cast_rays(simulation, eye, rays, normals)
         for i in range(200):
             expected = mujoco.mj_rayFlex(
                 simulation.model, simulation.data, 0, False, False, True, False, 0,
@@ -269,7 +303,7 @@ def test_rays_meet_skins_where_mujoco_says(seed):
             )  # fmt: skip
             plane = -eye[2] / rays[i, 2]
             if expected < 0 or 0 < plane < expected:
-                assert surface[i] < worlds.FIRST_FACE
+                assert surface[i] < FIRST_FACE
                 continue
             assert distance[i] == pytest.approx(expected, abs=1e-6)
             assert (normals[i] * rays[i]).sum() < 0
@@ -290,7 +324,7 @@ def test_rays_and_triangles_meet_as_linear_algebra_says(seed):
             if min(u, v, 1 - u - v) >= 0 and t > 0:
                 expected[i] = min(expected[i], t)
     found = np.full(20, np.inf)
-    ray, _, reach = synthetic._cast_at_faces(corners, rays)
+    ray, _, reach = _cast_at_faces(corners, rays)
     found[ray] = reach
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
@@ -304,11 +338,11 @@ def test_a_point_on_a_cloth_keeps_its_share_of_the_corners(seed):
     weights = rng.dirichlet([1, 1, 1], 4)
     corners = simulation.vertices[:, simulation.skins.faces[face]]
     expected = sum(weights[:, k, None] * corners[:, :, k] for k in range(3))
-    surface = (worlds.FIRST_FACE + face).astype(np.int32)
-    points = synthetic.place(simulation, surface, weights)
+    surface = (FIRST_FACE + face).astype(np.int32)
+    points = place(simulation, surface, weights)
     np.testing.assert_allclose(points, expected, atol=1e-12)
     for t in (0, 7):
-        back = synthetic.anchor(simulation, t, surface, points[t])
+        back = anchor(simulation, t, surface, points[t])
         np.testing.assert_allclose(back, weights, atol=1e-6)
 
 
@@ -316,7 +350,7 @@ def test_a_point_on_a_cloth_keeps_its_share_of_the_corners(seed):
 def _falling_cloth():
     ball = Body((Geom("sphere", (0.4,)),), (0, 0, 0.4), moving=False)
     cloth = Soft((5, 5), 0.2, (0.1, 0, 1.2))
-    return synthetic.simulate(World((FLOOR, ball), softs=(cloth,)), 8, 8.0)
+    return simulate(World((FLOOR, ball), softs=(cloth,)), 8, 8.0)
 
 
 # --- cameras and tracks ---
@@ -325,9 +359,9 @@ def _falling_cloth():
 def test_a_static_point_projects_where_the_pinhole_formula_says():
     eyes = np.stack([0.1 * np.arange(10), -5 + 0.2 * np.arange(10), np.ones(10)], -1)
     camera = camera_along_y(eyes, focal=150.0)
-    simulation = synthetic.simulate(World((FLOOR,)), 10, 24.0)
+    simulation = simulate(World((FLOOR,)), 10, 24.0)
     point = np.array([0.4, 1.3, 0.0])
-    made = synthetic.trace_scene(simulation, camera, [0], np.array([0]), point[None])
+    made = scenes.trace_scene(simulation, camera, [0], np.array([0]), point[None])
     x, y, z = made.tracks_3d[0].T.astype(float)
     across, along, up = (point - eyes).T
     np.testing.assert_allclose(z, along, rtol=1e-6)
@@ -346,7 +380,7 @@ def test_cameras_are_rigid_and_look_at_their_target(numbers, roll):
     direction = target - eye
     if np.linalg.norm(direction[:2]) < 1e-2:  # straight up or down has no horizon
         return
-    extrinsics = synthetic.look_at(eye[None], target[None], np.array([roll]))[0]
+    extrinsics = look_at(eye[None], target[None], np.array([roll]))[0]
     rotation = extrinsics[:3, :3]
     np.testing.assert_allclose(rotation @ rotation.T, np.eye(3), atol=1e-9)
     assert np.linalg.det(rotation) > 0
@@ -360,10 +394,10 @@ def test_a_box_hides_what_is_behind_it():
     # The box spans |x| < 0.5 at y in 1.9..2.1; the point is on a ball at y = 3.7.
     hiding = box((0.5, 0.1, 2.0), (0, 2, 2.0), moving=False)
     ball = Body((Geom("sphere", (0.3,)),), (0, 4, 1), moving=False)
-    simulation = synthetic.simulate(World((FLOOR, hiding, ball)), 41, 24.0)
+    simulation = simulate(World((FLOOR, hiding, ball)), 41, 24.0)
     x = np.linspace(-3, 3, 41) + 0.013
     camera = camera_along_y(np.stack([x, 0 * x, 0 * x + 1], -1))
-    made = synthetic.trace_scene(
+    made = scenes.trace_scene(
         simulation, camera, [0], np.array([3]), np.array([[0, -0.3, 0]])
     )
     crossing = np.abs(x) * (1 - 2.1 / 3.7)  # where the ray leaves the box's far plane
@@ -372,10 +406,10 @@ def test_a_box_hides_what_is_behind_it():
 
 
 def test_points_outside_the_picture_or_behind_the_camera_are_invisible():
-    simulation = synthetic.simulate(World((FLOOR,)), 1, 24.0)
+    simulation = simulate(World((FLOOR,)), 1, 24.0)
     camera = camera_along_y([[0, 0, 1]])  # 90 degrees wide
     points = np.array([[0, 2, 0], [2.1, 2, 0], [0, -2, 0], [1.9, 2, 0]], float)
-    made = synthetic.trace_scene(simulation, camera, [0] * 4, np.zeros(4, int), points)
+    made = scenes.trace_scene(simulation, camera, [0] * 4, np.zeros(4, int), points)
     np.testing.assert_array_equal(made.visible[:, 0, 0], [1, 0, 0, 1])
 
 
@@ -389,10 +423,8 @@ def test_tracks_start_on_their_seed_pixel(scene):
 
 
 def test_depth_and_segmentation_agree_with_tracks():
-    scene = synthetic.generate_scene(5, 6, 200, 64, 80)
-    depth, segmentation = synthetic.depth_and_segmentation(
-        scene.simulation, scene.camera
-    )
+    scene = scenes.generate_scene(5, 6, 200, 64, 80)
+    depth, segmentation = scenes.depth_and_segmentation(scene.simulation, scene.camera)
     n, t = np.arange(200), scene.query_frames
     x, y, z = scene.tracks_3d[n, t].T.astype(float)
     column = np.floor(scene.intrinsics[0] * x / z + 40).astype(int)
@@ -403,25 +435,25 @@ def test_depth_and_segmentation_agree_with_tracks():
 
 def test_depth_at_any_pixel():
     # The floor, 1 m below a camera that looks along +y, is at z = f / (y - cy).
-    simulation = synthetic.simulate(World((FLOOR,)), 1, 24.0)
+    simulation = simulate(World((FLOOR,)), 1, 24.0)
     camera = camera_along_y([[0, 0, 1]], focal=100.0, size=200)
     pixels = np.array([[100, 150], [3.25, 120.4], [-40, 190], [100, 320], [100, 60]])
-    depth = synthetic.depth_at(simulation, camera, 0, pixels)
+    depth = scenes.depth_at(simulation, camera, 0, pixels)
     np.testing.assert_allclose(depth[:4], 100 / (pixels[:4, 1] - 100), rtol=1e-9)
     assert depth[4] == np.inf
-    scene = synthetic.generate_scene(116, 3, 50, 48, 64)
-    maps, _ = synthetic.depth_and_segmentation(scene.simulation, scene.camera)
+    scene = scenes.generate_scene(116, 3, 50, 48, 64)
+    maps, _ = scenes.depth_and_segmentation(scene.simulation, scene.camera)
     row, column = np.indices((48, 64)).reshape(2, -1)
     centres = np.stack([column, row], -1) + 0.5
     for t in range(3):
-        depth = synthetic.depth_at(scene.simulation, scene.camera, t, centres)
+        depth = scenes.depth_at(scene.simulation, scene.camera, t, centres)
         np.testing.assert_allclose(depth, maps[t].ravel(), rtol=1e-6)
 
 
 def test_visibility_is_that_of_one_ray_at_a_time(scene):
     simulation, camera = scene.simulation, scene.camera
     for t in (0, 13):
-        synthetic.set_frame(simulation, t)
+        set_frame(simulation, t)
         for n in range(0, 200, 4):
             point = scene.tracks_3d[n, t].astype(float)
             fx, fy, cx, cy = camera.intrinsics
@@ -458,27 +490,27 @@ def test_the_camera_is_never_inside_a_box(scene):
 
 def test_a_camera_inside_or_close_to_something_is_noticed():
     block = box((1, 1, 1), (0, 5, 1), moving=False)
-    simulation = synthetic.simulate(World((FLOOR, block)), 1, 24.0)
+    simulation = simulate(World((FLOOR, block)), 1, 24.0)
     for y, clear in ((0.0, True), (3.9, False), (5.0, False), (4.6, False)):
         camera = camera_along_y([[0, y, 1.0]])
-        assert synthetic.camera_is_clear(simulation, camera, 0.2) == clear
+        assert camera_is_clear(simulation, camera, 0.2) == clear
 
 
 # --- whole scenes ---
 
 
 def test_scenes_are_the_same_to_the_last_bit(scene):
-    again = synthetic.generate_scene(scene.seed, num_frames=24, num_tracks=200)
+    again = scenes.generate_scene(scene.seed, num_frames=24, num_tracks=200)
     for name, array in scene.arrays().items():
         np.testing.assert_array_equal(array, again.arrays()[name])
-    other = synthetic.generate_scene(scene.seed + 1, num_frames=24, num_tracks=200)
+    other = scenes.generate_scene(scene.seed + 1, num_frames=24, num_tracks=200)
     assert not np.array_equal(scene.tracks_3d, other.tracks_3d)
 
 
 def test_scenes_are_finite_and_of_the_stated_form():
     kinds = set()
     for seed in range(40, 52):
-        scene = synthetic.generate_scene(seed, 20, 64, 96, 128)
+        scene = scenes.generate_scene(seed, 20, 64, 96, 128)
         assert scene.tracks_3d.shape == (64, 20, 3)
         assert scene.tracks_3d.dtype == scene.visible.dtype == np.float32
         assert scene.visible.shape == (64, 20, 1)
@@ -497,7 +529,7 @@ def test_scenes_are_finite_and_of_the_stated_form():
 @pytest.mark.parametrize(("num_frames", "fps"), [(24, 30.0), (150, 8.0)])
 def test_short_and_long_clips(num_frames, fps):
     for seed in (112, 109):
-        scene = synthetic.generate_scene(seed, num_frames, 40, 64, 64, fps)
+        scene = scenes.generate_scene(seed, num_frames, 40, 64, 64, fps)
         assert scene.tracks_3d.shape == (40, num_frames, 3) and scene.fps == fps
         assert np.isfinite(scene.tracks_3d).all() and scene.visible.any(1).all()
 
@@ -507,41 +539,41 @@ def test_short_and_long_clips(num_frames, fps):
 )
 def test_sizes_out_of_range_are_refused(options):
     with pytest.raises(ValueError, match="generate_scene needs|cannot be seeded"):
-        synthetic.generate_scene(**({"seed": 0} | options))
+        scenes.generate_scene(**({"seed": 0} | options))
 
 
 def test_a_seed_without_a_scene_says_so(monkeypatch):
     def never(*_):
-        raise synthetic.SceneRejected("the simulation is unstable")
+        raise SceneRejected("the simulation is unstable")
 
-    monkeypatch.setattr(synthetic, "_try_scene", never)
-    with pytest.raises(synthetic.NoScene, match="no usable scene in .* from seed 7$"):
-        synthetic.generate_scene(7)
+    monkeypatch.setattr(scenes, "_try_scene", never)
+    with pytest.raises(scenes.NoScene, match="no usable scene in .* from seed 7$"):
+        scenes.generate_scene(7)
 
 
 # --- pictures ---
 
 
 def test_texture_stays_with_its_point(scene):
-    texture = synthetic.draw_texture(scene.simulation.world, scene.seed)
+    texture = draw_texture(scene.simulation.world, scene.seed)
     fx, fy, cx, cy = scene.intrinsics.astype(float)
     x, y, z = np.moveaxis(scene.tracks_3d.astype(float), -1, 0)
     pixels = np.stack([fx * x / z + cx, fy * y / z + cy], -1)
     at_seed = np.empty((200, 3))
     for t in np.unique(scene.query_frames):
         n = np.flatnonzero(scene.query_frames == t)
-        at_seed[n] = synthetic._render_rays(scene, texture, t, pixels[n, t], lit=False)
+        at_seed[n] = _render_rays(scene, texture, t, pixels[n, t], lit=False)
     assert at_seed.std(0).max() > 0.03  # there is something to hold on to
     for t in (0, 12, 23):
         n = np.flatnonzero(scene.visible[:, t, 0])
-        now = synthetic._render_rays(scene, texture, t, pixels[n, t], lit=False)
+        now = _render_rays(scene, texture, t, pixels[n, t], lit=False)
         assert (np.abs(now - at_seed[n]).max(-1) < 0.02).mean() > 0.98
 
 
 def lucas_kanade(scene):
     """How far OpenCV is off from each frame to the next (px), how far points went, and
     whose they are: `[M]` each, of all points visible in both and off the borders."""
-    video = synthetic.render(scene)
+    video = render(scene)
     size = np.array([scene.width, scene.height])
     assert video.shape == (len(scene.camera.extrinsics), *size[::-1], 3)
     assert video.dtype == np.uint8
@@ -569,7 +601,7 @@ def lucas_kanade(scene):
 
 
 def test_lucas_kanade_on_rendered_frames_agrees_with_the_truth():
-    error, shift, instance = lucas_kanade(synthetic.generate_scene(1, 24, 300))
+    error, shift, instance = lucas_kanade(scenes.generate_scene(1, 24, 300))
     assert np.median(error[instance == 0]) < 0.3
     assert np.median(error[instance > 0]) < 1.0
     assert np.median(shift) > 1.0  # standing still would not pass
@@ -577,9 +609,7 @@ def test_lucas_kanade_on_rendered_frames_agrees_with_the_truth():
 
 @pytest.mark.parametrize("seed", [109, 159])  # a cloth, a jelly
 def test_lucas_kanade_agrees_on_what_deforms(seed):
-    error, shift, instance = lucas_kanade(
-        synthetic.generate_scene(seed, 8, 300, 192, 192)
-    )
+    error, shift, instance = lucas_kanade(scenes.generate_scene(seed, 8, 300, 192, 192))
     assert (instance == 1).sum() > 100
     assert np.median(error[instance == 1]) < 0.5
     assert np.median(shift[instance == 1]) > 5
@@ -588,15 +618,15 @@ def test_lucas_kanade_agrees_on_what_deforms(seed):
 @pytest.mark.parametrize("kind", ["walker", "worm", "doll"])
 def test_lucas_kanade_agrees_on_what_bends(kind):
     rng = np.random.default_rng(5)
-    links = getattr(worlds, f"_draw_{kind}")(rng, 1.0, 8, 24.0)
-    links = [worlds._shifted(body, 1) for body in links]
-    simulation = synthetic.simulate(World((FLOOR, *links)), 8, 24.0)
+    links = getattr(creatures, f"_draw_{kind}")(rng, 1.0, 8, 24.0)
+    links = [_shifted(body, 1) for body in links]
+    simulation = simulate(World((FLOOR, *links)), 8, 24.0)
     middle = simulation.instance_paths()[4, 0]
     camera = camera_along_y([middle - [0, 1.6, 0]] * 8, focal=250.0, size=224)
     row, column = np.indices((74, 74)).reshape(2, -1) * 3
     pixels = np.stack([column, row], -1) + 0.5
-    frame, surface, anchors = synthetic.surface_points(simulation, camera, 2, pixels)
-    scene = synthetic.trace_scene(simulation, camera, frame, surface, anchors)
+    frame, surface, anchors = surface_points(simulation, camera, 2, pixels)
+    scene = scenes.trace_scene(simulation, camera, frame, surface, anchors)
     error, shift, instance = lucas_kanade(scene)
     assert (instance == 1).sum() > 300
     assert np.median(error[instance == 1]) < 1.0
@@ -605,19 +635,19 @@ def test_lucas_kanade_agrees_on_what_bends(kind):
 
 def test_shadows_fall_under_things():
     ball = Body((Geom("sphere", (0.3,)),), (0, 4, 1.5), moving=False)
-    scene = synthetic.trace_scene(
-        synthetic.simulate(World((FLOOR, ball)), 1, 24.0),
+    scene = scenes.trace_scene(
+        simulate(World((FLOOR, ball)), 1, 24.0),
         camera_along_y([[0, 0, 1]]),
         [0],
         np.array([0]),
         np.zeros((1, 3)),
     )
-    lamp = synthetic.lamp_position(scene.simulation.world, 0)
+    lamp = lamp_position(scene.simulation.world, 0)
     centre = np.array([0, 4, 1.5])
     under = lamp + (centre - lamp) * lamp[2] / (lamp[2] - centre[2])
     points = np.stack([under, under + [1.5, 0, 0]])
-    synthetic.set_frame(scene.simulation, 0)
-    light = synthetic._light(scene, points, np.tile([0.0, 0, 1], (2, 1)))
+    set_frame(scene.simulation, 0)
+    light = _light(scene, points, np.tile([0.0, 0, 1], (2, 1)))
     assert light[0] == pytest.approx(0.55) and light[1] > 0.9
 
 
@@ -626,7 +656,7 @@ def test_shadows_fall_under_things():
 def test_noise_is_smooth_and_bounded(salt, x, y):
     steps = np.linspace(0, 2, 401)
     points = np.stack([x + steps, y + 0 * steps, 0.3 * steps], -1)
-    noise = synthetic.value_noise(points, np.full(401, salt))
+    noise = value_noise(points, np.full(401, salt))
     assert noise.min() >= 0 and noise.max() <= 1
     assert np.abs(np.diff(noise)).max() < 0.02  # slope at most 1.5 a cell and axis
 
@@ -637,11 +667,11 @@ def test_the_shipped_clip_is_the_scene_that_its_readme_names():
     clip = cv2.VideoCapture(str(path))
     assert clip.get(cv2.CAP_PROP_FRAME_COUNT) == 60
     frame = clip.read()[1][..., ::-1].astype(float)
-    scene = synthetic.generate_scene(128, 60, 512, 360, 480, 24.0)
-    texture = synthetic.draw_texture(scene.simulation.world, 128)
+    scene = scenes.generate_scene(128, 60, 512, 360, 480, 24.0)
+    texture = draw_texture(scene.simulation.world, 128)
     row, column = np.indices((360, 480)).reshape(2, -1)
     pixels = np.stack([column, row], -1) + 0.5
-    drawn = 255 * synthetic._render_rays(scene, texture, 0, pixels, lit=True)
+    drawn = 255 * _render_rays(scene, texture, 0, pixels, lit=True)
     # Compression and one ray per pixel instead of four cost a few grey levels.
     assert np.abs(drawn.reshape(frame.shape) - frame).mean() < 12
 

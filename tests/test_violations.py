@@ -15,10 +15,15 @@ import numpy as np
 import pytest
 
 import synthetic
-from synthetic import VIOLATIONS, Camera, NoViolation
-from worlds import Body, Geom, Soft, World
+from spa.simulation import scenes, twins
+from spa.simulation.bodies import Body, Geom, Soft, World, axis_quaternion
+from spa.simulation.camera import Camera, look_at
+from spa.simulation.physics import simulate
+from spa.simulation.rays import follow_points, surface_points
+from spa.simulation.render import _render_rays, render, scene_textures
+from spa.simulation.twins import VIOLATIONS, NoViolation
 
-ROOT = pathlib.Path(synthetic.__file__).parent
+ROOT = pathlib.Path(__file__).resolve().parent.parent
 FPS, FRAMES, SIZE = 24.0, 30, 128
 FLOOR = Body((Geom("plane", (0, 0, 1)),), moving=False)
 WALL = Body((Geom("box", (8, 0.2, 8)),), (0, 3, 8), moving=False)
@@ -27,18 +32,18 @@ WALL = Body((Geom("box", (8, 0.2, 8)),), (0, 3, 8), moving=False)
 def scene_of(*bodies, softs=(), seed=0, frames=FRAMES):
     """What a camera that stands at (0, -4, 1) and looks along +y sees of the bodies."""
     world = World((FLOOR, WALL, *bodies), softs=softs)
-    simulation = synthetic.simulate(world, frames, FPS)
+    simulation = simulate(world, frames, FPS)
     eye = np.tile([0.0, -4.0, 1.0], (frames, 1))
-    extrinsics = synthetic.look_at(eye, eye + [0, 1, 0], np.zeros(frames))
+    extrinsics = look_at(eye, eye + [0, 1, 0], np.zeros(frames))
     camera = Camera(np.array([120.0, 120, 64, 64]), extrinsics, SIZE, SIZE)
     row, column = np.indices((43, 43)).reshape(2, -1) * 3
     pixels = np.stack([column, row], -1) + 0.5
     found = [
-        synthetic.surface_points(simulation, camera, t, pixels)
+        surface_points(simulation, camera, t, pixels)
         for t in (0, frames // 2, frames - 1)
     ]
     points = (np.concatenate(part) for part in zip(*found, strict=True))
-    return synthetic.trace_scene(simulation, camera, *points, seed)
+    return scenes.trace_scene(simulation, camera, *points, seed)
 
 
 def sphere(position, **options):
@@ -63,7 +68,7 @@ def paths(scene, instance=1):
 
 
 def seen_share(scene, frame, instance=1):
-    _, segmentation = synthetic.depth_and_segmentation(
+    _, segmentation = scenes.depth_and_segmentation(
         scene.simulation, scene.camera, frame
     )
     return (segmentation[0] == instance).mean()
@@ -73,7 +78,7 @@ def seen_share(scene, frame, instance=1):
 
 
 def test_vanish_shows_what_was_behind(falling):
-    twin = synthetic.impossible_twin(falling, "vanish")
+    twin = twins.impossible_twin(falling, "vanish")
     t, ball = twin.violation_frame, falling.instance_ids == 1
     assert falling.visible[ball, t].sum() > 3 and not twin.visible[ball, t:].any()
     assert seen_share(falling, t) > 0.005 and seen_share(twin, t) == 0
@@ -83,7 +88,7 @@ def test_vanish_shows_what_was_behind(falling):
 
 
 def test_appear_adds_tracks_of_a_body_that_falls(lying):
-    twin = synthetic.impossible_twin(lying, "appear")
+    twin = twins.impossible_twin(lying, "appear")
     t, count = twin.violation_frame, len(lying.tracks_3d)
     assert twin.violating_ids == [2] and not (lying.instance_ids == 2).any()
     assert (twin.instance_ids[count:] == 2).all() and len(twin.tracks_3d) > count + 2
@@ -95,7 +100,7 @@ def test_appear_adds_tracks_of_a_body_that_falls(lying):
 
 
 def test_teleport_is_one_jump(lying):
-    twin = synthetic.impossible_twin(lying, "teleport")
+    twin = twins.impossible_twin(lying, "teleport")
     t, before, after = twin.violation_frame, paths(lying), paths(twin)
     step = (after[:, t] - after[:, t - 1]).mean(0)
     assert np.linalg.norm(step) > 0.3
@@ -106,7 +111,7 @@ def test_teleport_is_one_jump(lying):
 
 
 def test_time_jump_is_the_motion_some_frames_later(falling):
-    twin = synthetic.impossible_twin(falling, "time_jump")
+    twin = twins.impossible_twin(falling, "time_jump")
     t, before, after = twin.violation_frame, paths(falling), paths(twin)
     fits = [
         k
@@ -118,7 +123,7 @@ def test_time_jump_is_the_motion_some_frames_later(falling):
 
 
 def test_freeze_stays_in_the_air(falling):
-    twin = synthetic.impossible_twin(falling, "freeze")
+    twin = twins.impossible_twin(falling, "freeze")
     t, after = twin.violation_frame, paths(twin)
     np.testing.assert_array_equal(
         after[:, t:], after[:, t : t + 1].repeat(FRAMES - t, 1)
@@ -128,19 +133,19 @@ def test_freeze_stays_in_the_air(falling):
 
 
 def test_pass_through_falls_through_the_floor(lying):
-    twin = synthetic.impossible_twin(lying, "pass_through")
+    twin = twins.impossible_twin(lying, "pass_through")
     t = twin.violation_frame
     height = twin.simulation.body_position[t:, 3, 2]
     time_ = np.arange(FRAMES - t) / FPS
     np.testing.assert_allclose(height, 0.3 - 9.81 * time_**2 / 2, atol=0.03)
     with pytest.raises(NoViolation):  # nothing touches a ball that falls
-        synthetic.impossible_twin(
+        twins.impossible_twin(
             scene_of(sphere((0, 0, 2.5), velocity=(0, 0, 4))), "pass_through"
         )
 
 
 def test_size_change_scales_all_distances(lying):
-    twin = synthetic.impossible_twin(lying, "size_change")
+    twin = twins.impossible_twin(lying, "size_change")
     t, before, after = twin.violation_frame, paths(lying), paths(twin)
     n = np.flatnonzero(np.linalg.norm(before[:, 0] - before[0, 0], axis=-1) > 0.1)
     ratio = np.linalg.norm(after[n] - after[:1], axis=-1)
@@ -157,7 +162,7 @@ def test_size_change_scales_all_distances(lying):
 
 
 def test_shape_change_hides_the_old_points_and_adds_new_ones(lying):
-    twin = synthetic.impossible_twin(lying, "shape_change")
+    twin = twins.impossible_twin(lying, "shape_change")
     t, count = twin.violation_frame, len(lying.tracks_3d)
     ball = np.flatnonzero(lying.instance_ids == 1)
     assert lying.visible[ball, t:].any() and not twin.visible[ball, t:].any()
@@ -169,17 +174,17 @@ def test_shape_change_hides_the_old_points_and_adds_new_ones(lying):
 
 
 def test_texture_swap_changes_colours_and_nothing_else(lying):
-    twin = synthetic.impossible_twin(lying, "texture_swap")
+    twin = twins.impossible_twin(lying, "texture_swap")
     t = twin.violation_frame
     np.testing.assert_array_equal(twin.tracks_3d, lying.tracks_3d)
     np.testing.assert_array_equal(twin.visible, lying.visible)
     row, column = np.indices((SIZE, SIZE)).reshape(2, -1)
     pixels = np.stack([column, row], -1) + 0.5
-    _, owner = synthetic._depth_and_instance(lying.simulation, lying.camera, t, pixels)
+    _, owner = scenes.depth_and_instance(lying.simulation, lying.camera, t, pixels)
     before, after = (
-        synthetic._render_rays(made, textures[1], t, pixels, lit=False)
+        _render_rays(made, textures[1], t, pixels, lit=False)
         for made in (lying, twin)
-        for textures in [synthetic.scene_textures(made)]
+        for textures in [scene_textures(made)]
     )
     change = np.abs(after - before).max(-1)
     assert change[owner != 1].max() == 0
@@ -187,7 +192,7 @@ def test_texture_swap_changes_colours_and_nothing_else(lying):
 
 
 def test_fall_up_reverses_gravity(falling):
-    twin = synthetic.impossible_twin(falling, "fall_up")
+    twin = twins.impossible_twin(falling, "fall_up")
     t = twin.violation_frame
     height = twin.simulation.body_position[:, 3, 2]
     rate = np.diff(height, 2) * FPS**2
@@ -196,7 +201,7 @@ def test_fall_up_reverses_gravity(falling):
 
 
 def test_kick_changes_velocity_once(falling):
-    twin = synthetic.impossible_twin(falling, "kick")
+    twin = twins.impossible_twin(falling, "kick")
     t = twin.violation_frame
     velocity = np.diff(twin.simulation.body_position[:, 3], axis=0) * FPS
     change = np.diff(velocity, axis=0)
@@ -207,7 +212,7 @@ def test_kick_changes_velocity_once(falling):
 
 
 def test_jitter_shakes_at_every_frame(lying):
-    twin = synthetic.impossible_twin(lying, "jitter")
+    twin = twins.impossible_twin(lying, "jitter")
     t, after = twin.violation_frame, paths(twin)
     steps = np.linalg.norm(np.diff(after.mean(0), axis=0), axis=-1)
     assert steps[: t - 1].max() < 0.01 and np.median(steps[t - 1 :]) > 0.05
@@ -223,13 +228,13 @@ SEEDS = (3, 112, 149, 159)
 
 @pytest.fixture(scope="module", params=SEEDS)
 def scene(request):
-    return synthetic.generate_scene(request.param, 24, 200, 96, 128)
+    return scenes.generate_scene(request.param, 24, 200, 96, 128)
 
 
 def twins_of(scene):
     for violation in VIOLATIONS:
         try:
-            yield synthetic.impossible_twin(scene, violation)
+            yield twins.impossible_twin(scene, violation)
         except NoViolation:
             continue
 
@@ -255,7 +260,7 @@ def test_twins_are_the_scene_to_the_last_bit_until_the_moment(scene):
         np.testing.assert_array_equal(twin.visible[:count, :t], scene.visible[:, :t])
         assert not twin.visible[count:, :t].any()
         # Tracks are copied; that poses are the same is seen by casting rays again.
-        tracks, visible = synthetic.follow_points(
+        tracks, visible = follow_points(
             twin.simulation, twin.camera, twin.surfaces[:count], twin.anchors[:count]
         )
         np.testing.assert_array_equal(
@@ -264,19 +269,15 @@ def test_twins_are_the_scene_to_the_last_bit_until_the_moment(scene):
         np.testing.assert_array_equal(visible[:, :t], scene.visible[:, :t, 0] > 0)
         for frame in {0, t - 1}:
             first, second = (
-                synthetic._render_rays(
-                    made, synthetic.scene_textures(made)[0], frame, pixels, True
-                )
+                _render_rays(made, scene_textures(made)[0], frame, pixels, True)
                 for made in (scene, twin)
             )
             np.testing.assert_array_equal(first, second)
             for maps in zip(
-                synthetic._depth_and_instance(
+                scenes.depth_and_instance(
                     scene.simulation, scene.camera, frame, pixels
                 ),
-                synthetic._depth_and_instance(
-                    twin.simulation, twin.camera, frame, pixels
-                ),
+                scenes.depth_and_instance(twin.simulation, twin.camera, frame, pixels),
                 strict=True,
             ):
                 np.testing.assert_array_equal(*maps)
@@ -290,9 +291,7 @@ def test_twins_show_their_violation_in_the_picture(scene):
         t, most = twin.violation_frame, 0
         for frame in range(t, min(24, t + max(2, round(scene.fps))), 2):
             first, second = (
-                synthetic._render_rays(
-                    made, synthetic.scene_textures(made)[1], frame, pixels, False
-                )
+                _render_rays(made, scene_textures(made)[1], frame, pixels, False)
                 for made in (scene, twin)
             )
             most = max(most, (np.abs(first - second).max(-1) > 0.1).sum())
@@ -308,15 +307,13 @@ def test_visible_points_of_twins_are_on_their_surfaces(scene):
             pixels = np.stack(
                 [fx * x[n, t] / z[n, t] + cx, fy * y[n, t] / z[n, t] + cy], -1
             )
-            depth = synthetic.depth_at(twin.simulation, twin.camera, t, pixels)
+            depth = scenes.depth_at(twin.simulation, twin.camera, t, pixels)
             close = np.abs(depth / z[n, t] - 1) < 1e-3
             assert close.mean() > 0.97  # at a silhouette rounding decides
 
 
 def test_twins_are_reproducible(scene):
-    first, second = (
-        synthetic.impossible_twin(scene, "kick").arrays() for _ in range(2)
-    )
+    first, second = (twins.impossible_twin(scene, "kick").arrays() for _ in range(2))
     for name, array in first.items():
         np.testing.assert_array_equal(array, second[name])
 
@@ -324,8 +321,8 @@ def test_twins_are_reproducible(scene):
 @pytest.mark.parametrize("violation", ["kick", "teleport", "fall_up", "pass_through"])
 def test_what_is_not_touched_goes_on_to_the_last_bit(violation):
     """In a scene of nine bodies that lie, roll and are driven."""
-    scene = synthetic.generate_scene(3, 24, 200, 96, 128)
-    twin = synthetic.impossible_twin(scene, violation)
+    scene = scenes.generate_scene(3, 24, 200, 96, 128)
+    twin = twins.impossible_twin(scene, violation)
     before, after = (made.simulation.instance_paths() for made in (scene, twin))
     others = np.arange(before.shape[1]) != twin.violating_ids[0] - 1
     assert others.sum() == 8
@@ -336,9 +333,9 @@ def test_what_is_not_touched_goes_on_to_the_last_bit(violation):
 def test_a_hanging_cloth_can_do_most():
     pins = tuple(5 * column + 4 for column in range(5))
     # Turned out of the picture's plane, and pushed to swing across it.
-    upright = synthetic.axis_quaternion((1, 0, 0), np.pi / 2)
+    upright = axis_quaternion((1, 0, 0), np.pi / 2)
     turn = np.zeros(4)
-    yaw = np.array(synthetic.axis_quaternion((0, 0, 1), 1.0))
+    yaw = np.array(axis_quaternion((0, 0, 1), 1.0))
     mujoco.mju_mulQuat(turn, yaw, np.array(upright))
     cloth = Soft((5, 5), 0.25, (0, 0, 1.0), tuple(turn), (2.5, 1.5, 0), pinned=pins)
     scene = scene_of(softs=(cloth,))
@@ -350,30 +347,30 @@ def test_where_nothing_moves_only_appear_can_be_shown():
     empty = scene_of()
     for violation in VIOLATIONS:
         if violation == "appear":
-            assert synthetic.impossible_twin(empty, violation).violating_ids == [1]
+            assert twins.impossible_twin(empty, violation).violating_ids == [1]
         else:
             with pytest.raises(NoViolation, match=f"scene 0 can show '{violation}'"):
-                synthetic.impossible_twin(empty, violation)
+                twins.impossible_twin(empty, violation)
 
 
 def test_a_body_that_is_not_seen_is_not_chosen():
     behind = sphere((0, 5, 2))  # the wall is between
     with pytest.raises(NoViolation):
-        synthetic.impossible_twin(scene_of(behind), "vanish")
+        twins.impossible_twin(scene_of(behind), "vanish")
 
 
 def test_clips_too_short_to_break_anything():
     short = scene_of(sphere((0, 0, 2)), frames=1)
     with pytest.raises(NoViolation):
-        synthetic.impossible_twin(short, "vanish")
+        twins.impossible_twin(short, "vanish")
 
 
 def test_wrong_names_and_twins_of_twins_are_refused(falling):
     with pytest.raises(ValueError, match="no violation is called 'explode'"):
-        synthetic.impossible_twin(falling, "explode")
-    twin = synthetic.impossible_twin(falling, "freeze")
+        twins.impossible_twin(falling, "explode")
+    twin = twins.impossible_twin(falling, "freeze")
     with pytest.raises(ValueError, match="already violates"):
-        synthetic.impossible_twin(twin, "kick")
+        twins.impossible_twin(twin, "kick")
 
 
 # --- the command ---
@@ -416,10 +413,10 @@ def test_the_command_writes_examples_twins_and_previews(written):
     )
     assert len(expected - names) + 1 <= 2 * (missing + 1)
     with np.load(folder / "scene_000008.npz") as stored:
-        scene = synthetic.generate_scene(8, 8, 60, 48, 64)
+        scene = scenes.generate_scene(8, 8, 60, 48, 64)
         for name, array in scene.arrays().items():
             np.testing.assert_array_equal(stored[name], array)
-        np.testing.assert_array_equal(stored["video"], synthetic.render(scene))
+        np.testing.assert_array_equal(stored["video"], render(scene))
         assert stored["video"].shape == (8, 48, 64, 3)
         assert stored["depth"].shape == stored["segmentation"].shape == (8, 48, 64)
         assert stored["violation"] == "none" and stored["violation_frame"] == -1

@@ -11,6 +11,7 @@ WINDOW = 17  # side of the window that LK matches
 MARGIN = WINDOW // 2  # a window that reaches beyond the frame pulls its point along
 MIN_TEXTURE = 1.0  # (grey levels / px)², mean square gradient in the weakest direction
 MIN_VISIBLE_FRAMES = 2  # a track seen once says nothing about motion
+TRACKS_PER_CELL = 8  # of the seeding grid, in a shot
 SECONDS_BEFORE_BAR = 1.0
 
 

@@ -1,0 +1,344 @@
+"""Any source of examples to an iterator of batches, on Grain."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from collections.abc import Iterator
+
+import grain
+import numpy as np
+import tqdm
+from absl import flags
+
+from spa.data.augmentation import Augmentation, augment_example
+from spa.data.batches import MODELS, prepare_2d_batch, prepare_3d_batch
+from spa.data.examples import Example, FileSource, example_files, read_example
+from spa.data.kubric import KubricSource
+from spa.data.tapvid import TapvidSource, tapvid_files
+from spa.data.tapvid3d import TAPVID3D_SOURCES, read_tapvid3d, tapvid3d_files
+from spa.errors import DatasetError, first_line
+from spa.simulation.pools import ScenePool
+
+
+def load_examples(
+    source,
+    batch_size: int,
+    *,
+    num_support: int = 128,
+    num_query: int = 64,
+    num_output_frames: int = 48,
+    model_type: str = "3dspa",
+    seed: int = 0,
+    augment: bool | Augmentation = True,
+    num_epochs: int | None = None,
+    num_workers: int = 0,
+    use_dino: bool = False,
+    use_depth: bool = False,
+    modality_dropout: float = 0.0,
+    skip_corrupt: bool = False,
+    shard_index: int = 0,
+    shard_count: int = 1,
+    dino_dim: int = 768,
+    first_batch: int = 0,
+) -> Iterator[Example]:
+    """Batches of clips drawn from a source of examples, deterministic from the seed.
+
+    num_support, num_query, num_output_frames: see `prepare_3d_batch`. A clip longer
+    than that is cut: anywhere if augmented, else the first window in which num_query
+    tracks are seen, or most are.
+    model_type: "3dspa" or "trajan". augment: True for the default `Augmentation`
+    (clips are then shuffled too); False for exact tracks in the source's order.
+    num_epochs: None repeats for ever, with fresh splits and augmentation every time.
+    num_workers: processes that prepare batches; 0 uses one thread of this process. The
+    batches are the same for any number.
+    use_dino, use_depth, modality_dropout: features, and how often they are left out;
+    dino_dim is their width where a clip has none. "trajan" takes none.
+    skip_corrupt: files that cannot be used are named and counted on stderr and left
+    out: another clip takes the place, or, without augmentation, the batch is smaller.
+    shard_index, shard_count: of several hosts, each gets batch_size clips of its own.
+    first_batch: how many batches to pass over, which takes no time.
+
+    Returns a Grain iterator of dicts of arrays (see `prepare_3d_batch`, with a leading
+    axis B); its `get_state` and `set_state` resume it in the middle of an epoch, with
+    the same num_workers.
+
+    Raises ValueError for options that do not fit; while iterating, DatasetError, which
+    names the file, for what cannot be read or used.
+
+    Example:
+        batches = load_examples(synthetic_pool(64), batch_size=4)
+        next(batches)["support_tracks"].shape  # (4, 128, 48, 3)
+    """
+    if model_type not in MODELS:
+        raise ValueError(f"model_type is {model_type!r}: it must be 3dspa or trajan")
+    if model_type == "trajan" and (use_dino or use_depth):
+        raise ValueError("trajan takes no features: leave out use_dino and use_depth")
+    if min(batch_size, num_support, num_query, num_output_frames) < 1:
+        raise ValueError(
+            "batches need a clip, track, query and frame or more: got "
+            f"{batch_size=}, {num_support=}, {num_query=}, {num_output_frames=}"
+        )
+    if not 0 <= shard_index < shard_count:
+        raise ValueError(f"shard {shard_index} of {shard_count} does not exist")
+    if not len(source):
+        raise DatasetError("the dataset holds no clips")
+    shuffled = augment is not False
+    if not isinstance(augment, Augmentation):
+        augment = Augmentation() if augment else Augmentation.none()
+    if model_type == "trajan":  # pixels are the same with and without depth
+        augment = dataclasses.replace(augment, unit_depth=0.0, depth=0.0, focal=0.0)
+    prepare = {"prepare": prepare_2d_batch, "features": {}}
+    if model_type == "3dspa":
+        features = {
+            "dino_dim": dino_dim if use_dino else None,
+            "use_depth": use_depth,
+            "modality_dropout": modality_dropout,
+        }
+        prepare = {"prepare": prepare_3d_batch, "features": features}
+    make_clip = _ClipMaker(
+        source=source,
+        augmentation=augment,
+        sizes=(num_support, num_query, num_output_frames),
+        on_error=("replace" if shuffled else "drop") if skip_corrupt else "stop",
+        **prepare,
+    )
+    dataset = grain.MapDataset.range(len(source)).seed(seed)
+    if shuffled:
+        dataset = dataset.shuffle()
+    dataset = dataset.repeat(num_epochs).random_map(lambda i, rng: make_clip(i, rng))
+    dataset = dataset[shard_index::shard_count]
+    # Without end there is no remainder, and Grain cannot count one clip a batch then.
+    endless = num_epochs is None
+    dataset = dataset.batch(batch_size, drop_remainder=endless, batch_fn=_stack)
+    dataset = dataset[first_batch:]
+    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
+    iterable = dataset.to_iter_dataset(options)
+    if num_workers:
+        # Grain asks absl for flags of its own, which fails outside an absl program.
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()
+        workers = grain.MultiprocessingOptions(num_workers=num_workers)
+        iterable = iterable.mp_prefetch(workers)
+    # In this process again: errors become errors here, in their own words.
+    return iter(iterable.map(_Reporter(len(source))).filter(bool))
+
+
+@dataclasses.dataclass(frozen=True)
+class _ClipMaker:
+    """From the number of an example in its source to a clip.
+
+    What is wrong with one comes back as {"error": line}, or for on_error="drop" and
+    "replace" as {"skipped": [line]}, in the last case beside a clip in its place.
+    """
+
+    source: object
+    augmentation: Augmentation
+    prepare: object
+    features: dict
+    sizes: tuple[int, int, int]
+    on_error: str
+
+    def __call__(self, index: int, rng: np.random.Generator) -> dict:
+        skipped = []
+        for attempt in range(len(self.source)):
+            at = (int(index) + attempt) % len(self.source)
+            try:
+                clip = self.make(at, rng)
+                return clip | ({"skipped": skipped} if skipped else {})
+            except (ValueError, OSError) as error:
+                line, name = first_line(error), self.source.name(at)
+                line = line if name in line else f"{name}: {line}"
+            if self.on_error == "stop":
+                return {"error": line}
+            skipped.append(line)
+            if self.on_error == "drop":
+                return {"skipped": skipped}
+        return {"error": f"all {len(self.source)} clips are unusable, such as: {line}"}
+
+    def make(self, index: int, rng: np.random.Generator) -> Example:
+        example = self.source[index]
+        if hasattr(self.source, "expand"):
+            example = self.source.expand(example, rng)
+        _, num_query, num_frames = self.sizes
+        # A clip with few tracks must not need more for a crop than it has.
+        fit = int(((example["visible"] > 0).sum(1) >= 2).sum())
+        if fit == 0:
+            raise ValueError(
+                f"of {len(example['visible'])} tracks, 0 of them are visible in 2 "
+                "frames or more: there is no motion to learn from"
+            )
+        enough = min(num_query, -(-fit // 2))
+        example = augment_example(
+            example, rng, self.augmentation, num_frames, max(2, enough)
+        )
+        return self.prepare(example, rng, *self.sizes, **self.features)
+
+
+def _stack(clips: list[dict]) -> dict:
+    """Clips as a batch, with what was skipped; or the first error."""
+    errors = [clip["error"] for clip in clips if "error" in clip]
+    if errors:
+        return {"error": np.array(errors[0])}
+    skipped = [line for clip in clips for line in clip.pop("skipped", [])]
+    clips = [clip for clip in clips if clip]
+    names = clips[0] if clips else ()
+    batch = {name: np.stack([clip[name] for clip in clips]) for name in names}
+    return batch | ({"skipped": np.array(skipped)} if skipped else {})
+
+
+class _Reporter:
+    """Raises the errors that batches bring along, and counts on stderr what they skip.
+
+    In the process of who iterates, so that no traceback of a worker hides the line.
+    """
+
+    def __init__(self, total: int):
+        self._total, self._skipped = total, set()
+
+    def __call__(self, batch: dict) -> Example:
+        if "error" in batch:
+            raise DatasetError(str(batch["error"]))
+        batch = dict(batch)
+        for line in batch.pop("skipped", np.array([], str)).tolist():
+            if line not in self._skipped:
+                self._skipped.add(line)
+                count = f"{len(self._skipped)} of {self._total}"
+                tqdm.tqdm.write(f"skipped, {count}: {line}", file=sys.stderr)
+        return batch
+
+
+def load_synthetic_dataset(
+    pool: ScenePool, batch_size: int, **options
+) -> Iterator[Example]:
+    """Batches of simulated scenes (`synthetic_pool`); options of `load_examples`."""
+    return load_examples(pool, batch_size, **options)
+
+
+def load_npz_dataset(
+    dataset_path: str | os.PathLike, batch_size: int, **options
+) -> Iterator[Example]:
+    """Batches of a directory of .npz training examples (`datasets.read_example`).
+
+    Also what `synthetic.py` writes; impossible twins are left out. The features' width
+    is that of the first file that has DINOv2 features. Options: `load_examples`.
+    Raises DatasetError if there is no such dataset, and as `load_examples` does.
+    """
+    paths, dino_dim = example_files(dataset_path)
+    options = {"dino_dim": dino_dim} | options
+    source = FileSource(paths, read_example)
+    return load_examples(source, batch_size, **options)
+
+
+def load_kubric3d_dataset(
+    dataset_path: str | os.PathLike,
+    batch_size: int,
+    *,
+    split: str = "train",
+    num_support: int = 128,
+    num_query: int = 64,
+    **options,
+) -> Iterator[Example]:
+    """Batches of Kubric's MOVi clips in a TFDS directory (`datasets.KubricSource`).
+
+    Every time other pixels of a clip are followed. split: as TFDS has it, `train`,
+    `validation`, `train[:10%]`. Options: `load_examples`.
+    Raises DatasetError if there is no such dataset, and as `load_examples` does.
+    """
+    num_tracks = (num_support + num_query) * 3 // 2
+    source = KubricSource(str(dataset_path), split, num_tracks)
+    options |= {"num_support": num_support, "num_query": num_query}
+    return load_examples(source, batch_size, **options)
+
+
+def load_tapvid3d_dataset(
+    dataset_path: str | os.PathLike,
+    batch_size: int,
+    *,
+    data_sources: tuple[str, ...] = TAPVID3D_SOURCES,
+    split: str | None = None,
+    **options,
+) -> Iterator[Example]:
+    """Batches of the TAPVid-3D benchmark's clips (`datasets.tapvid3d_files`).
+
+    Options: `load_examples`. Clips are longer than most models' windows: see there.
+    Raises DatasetError if there is no such dataset, and as `load_examples` does.
+    """
+    paths = tapvid3d_files(dataset_path, data_sources, split)
+    source = FileSource(paths, read_tapvid3d)
+    return load_examples(source, batch_size, **options)
+
+
+def load_tapvid_dataset(
+    dataset_path: str | os.PathLike, batch_size: int, **options
+) -> Iterator[Example]:
+    """Batches of TAP-Vid's clips (`datasets.read_tapvid`), for "3dspa" at unit depth.
+
+    Options: `load_examples`.
+    Raises DatasetError if there is no such dataset, and as `load_examples` does.
+    """
+    source = TapvidSource(tapvid_files(dataset_path))
+    return load_examples(source, batch_size, **options)
+
+
+LOADERS = {
+    "kubric": load_kubric3d_dataset,
+    "tapvid3d": load_tapvid3d_dataset,
+    "tapvid": load_tapvid_dataset,
+    "npz": load_npz_dataset,
+}
+SOURCES = ("synthetic", *LOADERS)
+
+
+def load_dataset(
+    data_source: str,
+    dataset_path: str | os.PathLike | None,
+    batch_size: int,
+    *,
+    pool: ScenePool | None = None,
+    **options,
+) -> Iterator[Example]:
+    """Batches of one of `SOURCES`, with the options of its loader.
+
+    For "synthetic" the scenes are given as `pool`, and dataset_path is not used.
+    Raises ValueError for another source, or one without what it reads from.
+    """
+    _check_source(data_source)
+    if data_source == "synthetic":
+        if pool is None:
+            raise ValueError("simulated scenes come from a pool: give one as pool=")
+        return load_synthetic_dataset(pool, batch_size, **options)
+    if not dataset_path:
+        raise ValueError(f"{data_source} is read from files: give dataset_path")
+    return LOADERS[data_source](dataset_path, batch_size, **options)
+
+
+def dataset_size(
+    data_source: str,
+    dataset_path: str | os.PathLike,
+    split: str | None = None,
+    data_sources: tuple[str, ...] = TAPVID3D_SOURCES,
+) -> int:
+    """How many clips an epoch of the dataset has. (TAP-Vid's are read for it.)
+
+    Raises ValueError for a source that is unknown or simulated, DatasetError if there
+    is no such dataset.
+    """
+    _check_source(data_source)
+    if data_source == "kubric":
+        return len(KubricSource(str(dataset_path), split or "train"))
+    if data_source == "tapvid3d":
+        return len(tapvid3d_files(dataset_path, data_sources, split))
+    if data_source == "tapvid":
+        return len(TapvidSource(tapvid_files(dataset_path)))
+    if data_source == "npz":
+        return len(example_files(dataset_path)[0])
+    raise ValueError("simulated scenes are in no dataset: a pool has its length")
+
+
+def _check_source(data_source: str) -> None:
+    if data_source not in SOURCES:
+        raise ValueError(
+            f"data_source is {data_source!r}: it must be one of {', '.join(SOURCES)}"
+        )

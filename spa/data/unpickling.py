@@ -1,0 +1,66 @@
+"""Pickles of arrays and plain containers, and of nothing else."""
+
+from __future__ import annotations
+
+import codecs
+import functools
+import os
+import pickle
+from collections.abc import Callable
+
+import numpy as np
+
+from spa.errors import DatasetError, first_line
+
+
+def _bytes_of_text(text: str, encoding: str) -> bytes:
+    """What old pickles call to make bytes; the general function does much more."""
+    if encoding not in ("latin1", "latin-1"):
+        raise pickle.UnpicklingError(f"bytes in {encoding!r} are not admitted")
+    return codecs.encode(text, "latin1")
+
+
+@functools.cache
+def _admitted() -> dict[tuple[str, str], Callable]:
+    """Everything that a pickle may name: what arrays and containers are made of."""
+    names = {("_codecs", "encode"): _bytes_of_text}
+    for kind in (bytes, bytearray, complex, set, frozenset):
+        for module in ("builtins", "__builtin__"):  # of Python 3 and 2
+            names[(module, kind.__name__)] = kind
+    multiarray, numeric = np._core.multiarray, np._core.numeric
+    for core in ("numpy.core", "numpy._core"):
+        names[(f"{core}.multiarray", "_reconstruct")] = multiarray._reconstruct
+        names[(f"{core}.multiarray", "scalar")] = multiarray.scalar
+        names[(f"{core}.numeric", "_frombuffer")] = numeric._frombuffer
+    return names | {("numpy", "ndarray"): np.ndarray, ("numpy", "dtype"): np.dtype}
+
+
+class ArrayUnpickler(pickle.Unpickler):
+    """Unpickles numpy arrays, scalars, bytes and plain containers, nothing else.
+
+    A pickle can call any function that it can name. This one can name no other.
+    """
+
+    def find_class(self, module: str, name: str):
+        try:
+            return _admitted()[module, name]
+        except KeyError:
+            raise pickle.UnpicklingError(
+                f"it asks for {module}.{name}, which is no array and may run any code"
+            ) from None
+
+
+def load_pickle(path: str | os.PathLike):
+    """What a pickle of arrays and plain containers holds.
+
+    Raises:
+        DatasetError: if it cannot be read, is damaged, or names anything else; nothing
+            in it is run then.
+    """
+    try:
+        with open(path, "rb") as file:
+            return ArrayUnpickler(file).load()
+    except Exception as error:  # damage shows in many ways
+        raise DatasetError(
+            f"{path} is no pickle of arrays that can be read: {first_line(error)}"
+        ) from error

@@ -1,0 +1,266 @@
+"""Rays through pixels: what they hit, points there, and the points' ways in time."""
+
+from __future__ import annotations
+
+import mujoco
+import numpy as np
+
+from spa import geometry
+from spa.simulation.bodies import SceneRejected, bounding_radius
+from spa.simulation.camera import Camera, set_frame
+from spa.simulation.physics import FIRST_FACE, Simulation
+
+FARTHEST = 30  # how far off a track may start, in arena radii
+# A point is hidden if a surface is nearer than it by more than this share of its
+# distance: far above rounding, far below the size of anything in a scene.
+OCCLUSION_TOLERANCE = 1e-4
+
+
+def cast_rays(
+    simulation: Simulation,
+    origin: np.ndarray,
+    directions: np.ndarray,
+    normals: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The nearest surface along each ray, at the frame that `set_frame` posed.
+
+    origin: `[3]`. directions: `[M, 3]`, of any length. normals: `[M, 3]` float64, if
+      given filled with surface normals in world axes.
+    Returns surface `[M]` int32, a MuJoCo body or FIRST_FACE + a triangle of `skins`,
+    and distance `[M]` in units of the direction's length; both -1 where nothing is hit.
+    """
+    model, count = simulation.model, len(directions)
+    origin = np.ascontiguousarray(origin, np.float64)
+    directions = np.ascontiguousarray(directions, np.float64)
+    geom, distance = np.empty(count, np.int32), np.empty(count)
+    mujoco.mj_multiRay(
+        model,
+        simulation.data,
+        origin,
+        directions.reshape(-1),
+        np.array([1, 1, 1, 1, 1, 0], np.uint8),
+        True,
+        -1,
+        geom,
+        distance,
+        None if normals is None else normals.reshape(-1),
+        count,
+        mujoco.mjMAXVAL,
+    )
+    surface = np.where(geom >= 0, model.geom_bodyid[geom], -1).astype(np.int32)
+    for soft in range(len(simulation.world.softs)):
+        faces = np.flatnonzero(simulation.skins.soft == soft)
+        corners = simulation.data.flexvert_xpos[simulation.skins.faces[faces]] - origin
+        ray, face, reach = _cast_at_faces(corners, directions)
+        nearer = (distance[ray] < 0) | (reach < distance[ray])
+        ray, face = ray[nearer], face[nearer]
+        distance[ray], surface[ray] = reach[nearer], FIRST_FACE + faces[face]
+        if normals is not None:
+            a, b, c = corners[face].swapaxes(0, 1)
+            normal = _cross(b - a, c - a)
+            # Both sides are seen: the normal is that of the side towards the ray.
+            normal *= -np.sign((normal * directions[ray]).sum(-1, keepdims=True))
+            normals[ray] = normal / np.linalg.norm(normal, axis=-1, keepdims=True)
+    return surface, distance
+
+
+def _cast_at_faces(corners: np.ndarray, directions: np.ndarray):
+    """Where rays from the origin meet triangles: `corners [F, 3, 3]`.
+
+    Returns, for the rays that meet one, their index, the nearest triangle's index and
+    the distance in units of the direction's length.
+
+    A ray d passes a triangle (a, b, c) if d.(b x c), d.(c x a) and d.(a x b) have one
+    sign; with n their sum's factor, it meets the plane at a.(b x c) / d.n. Edges that
+    triangles share give the same numbers in both, so that no ray slips between them.
+    """
+    empty = np.zeros(0, int), np.zeros(0, int), np.zeros(0)
+    middle = corners.mean((0, 1))
+    radius = np.linalg.norm(corners - middle, axis=-1).max()
+    along = directions @ middle / (directions**2).sum(-1)
+    apart = np.linalg.norm(along[:, None] * directions - middle, axis=-1)
+    near = np.flatnonzero(apart <= radius)  # none where vertices are not a number
+    if len(near) == 0:
+        return empty
+    a, b, c = corners.swapaxes(0, 1)
+    sides = np.stack([_cross(b, c), _cross(c, a), _cross(a, b)])
+    volume = (a * sides[0]).sum(-1)
+    found = []
+    for part in np.array_split(near, -(-len(near) // 8192)):
+        u, v, w = directions[part] @ sides.swapaxes(1, 2)
+        total = u + v + w
+        inside = ((u >= 0) & (v >= 0) & (w >= 0)) | ((u <= 0) & (v <= 0) & (w <= 0))
+        inside &= total != 0
+        reach = np.divide(volume, total, out=np.full_like(total, np.inf), where=inside)
+        reach[reach <= 0] = np.inf
+        face = reach.argmin(1)
+        reach = reach[np.arange(len(part)), face]
+        hit = np.isfinite(reach)
+        found.append((part[hit], face[hit], reach[hit]))
+    return tuple(np.concatenate(column) for column in zip(*found, strict=True))
+
+
+def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """np.cross, which spends most of its time on finding axes."""
+    ax, ay, az = a[..., 0], a[..., 1], a[..., 2]
+    bx, by, bz = b[..., 0], b[..., 1], b[..., 2]
+    return np.stack([ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx], -1)
+
+
+def anchor(simulation, t: int, surface: np.ndarray, point: np.ndarray) -> np.ndarray:
+    """World points `[M, 3]` at frame t in the terms of their surfaces.
+
+    In the frame and the size of the `Body`, or, on a triangle, the weights of its
+    corners.
+    """
+    anchors = np.empty_like(point)
+    rigid = surface < FIRST_FACE
+    body = surface[rigid]
+    offset = point[rigid] - simulation.body_position[t, body]
+    rotation = simulation.body_rotation[t, body]
+    local = np.einsum("mji,mj->mi", rotation, offset)
+    anchors[rigid] = local / simulation.body_scale[t, body, None]
+    if not rigid.all():
+        corners = simulation.skins.faces[surface[~rigid] - FIRST_FACE]
+        a, b, c = simulation.vertices[t, corners].swapaxes(0, 1)
+        normal, at = _cross(b - a, c - a), point[~rigid]
+        area = (normal * normal).sum(-1)
+        v = (_cross(at - a, c - a) * normal).sum(-1) / area
+        w = (_cross(b - a, at - a) * normal).sum(-1) / area
+        anchors[~rigid] = np.stack([1 - v - w, v, w], -1)
+    return anchors
+
+
+def place(simulation: Simulation, surface: np.ndarray, anchors: np.ndarray):
+    """`[T, N, 3]` where points fixed to surfaces (`anchor`) are in the world."""
+    rigid = surface < FIRST_FACE
+    body = np.where(rigid, surface, 0)
+    local = anchors * simulation.body_scale[:, body, None]
+    points = np.einsum("tnij,tnj->tni", simulation.body_rotation[:, body], local)
+    points += simulation.body_position[:, body]
+    if not rigid.all():
+        corners = simulation.skins.faces[surface[~rigid] - FIRST_FACE]
+        at = np.einsum("tnci,nc->tni", simulation.vertices[:, corners], anchors[~rigid])
+        points[:, ~rigid] = at
+    return points
+
+
+def pixel_rays(camera: Camera, t: int, pixels: np.ndarray) -> np.ndarray:
+    """World directions `[M, 3]`, of unit depth, through `pixels [M, 2]` (x, y)."""
+    rays = geometry.lift(pixels.astype(float), camera.intrinsics)
+    return rays @ camera.extrinsics[t, :3, :3]
+
+
+def seed_points(
+    rng: np.random.Generator, simulation: Simulation, camera: Camera, num_tracks: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Surface points under random pixels of several frames.
+
+    In half of the scenes points are seeded evenly over the picture, as a tracker's grid
+    is; in the others moving bodies get up to half of them.
+    Returns frames `[N]`, surfaces `[N]` and what fixes the points to them `[N, 3]`
+    (`anchor`).
+    Raises SceneRejected where most of the picture is empty.
+    """
+    num_frames = len(simulation.qpos)
+    num_seeds = min(num_frames, int(rng.integers(3, 7)))
+    frames = rng.choice(num_frames, num_seeds, replace=False)
+    per_frame = min(-(-2 * num_tracks // num_seeds), camera.height * camera.width)
+    even = [even_pixels(rng, camera, per_frame) for _ in frames]
+    found = [
+        surface_points(simulation, camera, t, pixels)
+        for t, pixels in zip(frames, even, strict=True)
+    ]
+    frame, surface, anchors = (
+        np.concatenate(part) for part in zip(*found, strict=True)
+    )
+    if len(frame) < 1.2 * num_tracks:
+        raise SceneRejected("most of the picture is empty")
+    pick = rng.choice(len(surface), num_tracks, replace=False)
+    frame, surface, anchors = frame[pick], surface[pick], anchors[pick]
+    if rng.random() < 0.5 and simulation.num_instances:
+        near = [
+            _pixels_at_bodies(rng, simulation, camera, t, per_frame) for t in frames
+        ]
+        found = [
+            surface_points(simulation, camera, t, pixels)
+            for t, pixels in zip(frames, near, strict=True)
+        ]
+        extra = tuple(np.concatenate(part) for part in zip(*found, strict=True))
+        moving = np.flatnonzero(simulation.instance_of(extra[1]))
+        moving = rng.permutation(moving)[: int(num_tracks * rng.uniform(0.1, 0.5))]
+        for kept, more in zip((frame, surface, anchors), extra, strict=True):
+            kept[: len(moving)] = more[moving]
+    return frame, surface, anchors
+
+
+def surface_points(
+    simulation: Simulation, camera: Camera, t: int, pixels: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What is seen through `pixels [M, 2]` at frame t, empty and far-off ones left out.
+
+    Returns frames `[N]` (all t), surfaces `[N]` (`cast_rays`) and anchors `[N, 3]`.
+    """
+    rays = pixel_rays(camera, t, pixels)
+    set_frame(simulation, t)
+    surface, depth = cast_rays(simulation, camera.origin[t], rays)
+    hit = (surface >= 0) & (depth < FARTHEST * simulation.world.scale)
+    point = camera.origin[t] + rays[hit] * depth[hit, None]
+    anchors = anchor(simulation, t, surface[hit], point)
+    return np.full(len(point), t), surface[hit], anchors
+
+
+def even_pixels(rng: np.random.Generator, camera: Camera, count: int) -> np.ndarray:
+    """`[count, 2]` centres of different random pixels."""
+    total = camera.height * camera.width
+    row, column = np.divmod(rng.choice(total, count, replace=False), camera.width)
+    return np.stack([column, row], -1) + 0.5
+
+
+def _pixels_at_bodies(rng, simulation, camera, t: int, count: int) -> np.ndarray:
+    """`[M, 2]` centres of random pixels about where what moves is seen."""
+    moving, softs = np.flatnonzero(simulation.instance_of_body), simulation.world.softs
+    which = rng.integers(len(moving) + len(softs), size=count)
+    reach = [bounding_radius(simulation.world.bodies[k - 1]) for k in moving]
+    reach = np.array(reach + [soft.spacing for soft in softs])
+    position = np.empty((count, 3))
+    rigid = which < len(moving)
+    position[rigid] = simulation.body_position[t, moving[which[rigid]]]
+    for i in range(len(softs)):  # about any of its vertices
+        faces = simulation.skins.faces[simulation.skins.soft == i]
+        chosen = np.flatnonzero(which == len(moving) + i)
+        position[chosen] = simulation.vertices[t, rng.choice(faces[:, 0], len(chosen))]
+    point = position + rng.normal(0, 0.5, (count, 3)) * reach[which, None]
+    point = point - camera.origin[t]
+    point = point @ camera.extrinsics[t, :3, :3].T
+    pixels = np.floor(geometry.project(point, camera.intrinsics)) + 0.5
+    inside = np.all((pixels > 0) & (pixels < (camera.width, camera.height)), axis=-1)
+    return np.unique(pixels[inside], axis=0)
+
+
+def follow_points(
+    simulation: Simulation,
+    camera: Camera,
+    surface: np.ndarray,
+    anchors: np.ndarray,
+    first: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Points fixed to surfaces, followed through the clip.
+
+    surface: `[N]` and anchors: `[N, 3]` as from `surface_points`. first: the frame from
+      which on visibility is wanted; False before.
+    Returns tracks `[N, T, 3]` float64 in the camera frame of each frame, and visibility
+    `[N, T]` bool: in the picture, and no surface nearer along the ray.
+    """
+    rays = place(simulation, surface, anchors) - camera.origin[:, None]
+    tracks = rays @ camera.extrinsics[:, :3, :3].transpose(0, 2, 1)
+    pixel = geometry.project(tracks, camera.intrinsics)  # NaN behind the camera
+    visible = np.all((pixel >= 0) & (pixel < (camera.width, camera.height)), axis=-1)
+    visible[:first] = False
+    for t in range(first, len(visible)):
+        seen = np.flatnonzero(visible[t])
+        set_frame(simulation, t)
+        _, distance = cast_rays(simulation, camera.origin[t], rays[t, seen])
+        # The ray reaches its point at 1; a miss can only be the point itself, grazed.
+        visible[t, seen] = (distance < 0) | (distance > 1 - OCCLUSION_TOLERANCE)
+    return tracks.transpose(1, 0, 2), visible.T
