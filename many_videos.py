@@ -24,13 +24,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-import checkpointing
 import pipeline
 import surprise
 from pipeline import Options, Result
 from spa.clip.video import WORKING_SIZE
 from spa.errors import USER_ERRORS, PipelineError, reason, writing_to
 from spa.files import as_csv, whole_file
+from spa.model import checkpoints
 
 LOG = logging.getLogger(__name__)
 ENDINGS = {
@@ -152,7 +152,7 @@ def score_many(
     output_dir: str | os.PathLike,
     score: Callable[[str], Result],
     options: Options,
-    checkpoint: checkpointing.Checkpoint,
+    checkpoint: checkpoints.Checkpoint,
     *,
     overwrite: bool = False,
     num_shards: int = 1,

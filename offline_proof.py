@@ -42,7 +42,6 @@ import numpy as np
 from jaxtyping import Bool, Float
 from tqdm import tqdm
 
-import checkpointing
 import many_videos
 import pipeline
 import surprise
@@ -59,6 +58,7 @@ from spa.metrics import (
     nearest_support,
     realism,
 )
+from spa.model import checkpoints, prediction
 from spa.simulation import damages, twins
 from spa.simulation.pools import (
     CONDITIONS,
@@ -256,7 +256,7 @@ def _splits(held_out) -> Iterator[tuple[pipeline.WindowPrediction, int, np.ndarr
 def jaccard_2d(
     tracks: pipeline.Tracks3D,
     held_out: pipeline.HeldOut,
-    model: checkpointing.Checkpoint,
+    model: checkpoints.Checkpoint,
 ) -> float:
     """Average Jaccard of a 2D model on the same splits and windows.
 
@@ -285,13 +285,13 @@ def jaccard_2d(
         points = np.concatenate(
             [asked[:, None] - window.start, places[ids, asked]], 1, dtype=np.float32
         )
-        batch = pipeline.support_batch(
+        batch = prediction.support_batch(
             places[shown, frames],
             visible[shown, frames],
             128 * -(-len(shown) // 128),
             model.config.num_output_frames,
         )
-        _, *found, _ = pipeline.predict(model.model, model.params, batch, points)
+        _, *found, _ = prediction.predict(model.model, model.params, batch, points)
         predicted, logits = windows[window.start]
         predicted[rows], logits[rows] = (x[:, : predicted.shape[1]] for x in found)
     windows = [
@@ -330,9 +330,9 @@ class Judges:
         notes: what lacks.
     """
 
-    checkpoint: checkpointing.Checkpoint
+    checkpoint: checkpoints.Checkpoint
     options: pipeline.Options
-    trajan: checkpointing.Checkpoint | None = None
+    trajan: checkpoints.Checkpoint | None = None
     heads: Mapping[str, surprise.Head] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -359,7 +359,7 @@ def load_judges(checkpoint_path: str | None, options: pipeline.Options) -> Judge
     checkpoint, notes = pipeline.load_checkpoint(checkpoint_path, options), []
     trajan = None
     if TRAJAN.exists():
-        trajan = checkpointing.load_checkpoint(str(TRAJAN))
+        trajan = checkpoints.load_checkpoint(str(TRAJAN))
         trajan = dataclasses.replace(trajan, params=jax.device_put(trajan.params))
     else:
         notes.append(f"no {TRAJAN.name}: not compared with it")

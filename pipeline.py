@@ -35,7 +35,6 @@ one: no frame is then far from it, and a clip's score does not hang on a draw.
 
 import contextlib
 import dataclasses
-import functools
 import json
 import logging
 import math
@@ -53,7 +52,6 @@ import scipy.special
 from jaxtyping import Bool, Float, Float16, Int, UInt8, UInt64
 from tqdm import tqdm
 
-import checkpointing
 import surprise
 from spa import geometry, metrics
 from spa.clip import tracking
@@ -72,6 +70,8 @@ from spa.clip.video import (
 )
 from spa.errors import NothingToTrack, PipelineError, PointsError
 from spa.files import as_json, whole_files
+from spa.model import checkpoints
+from spa.model.prediction import predict, support_batch
 
 VERSION = "0.3.0"  # of results; those of another are not gone on with
 LOG = logging.getLogger(__name__)
@@ -79,8 +79,6 @@ DEFAULT_CHECKPOINT = Path(__file__).resolve().parent / "checkpoints/3dspa_mini.n
 FEW_TRACKS, FEW_FRAMES = 64, 16  # below which a score comes with a warning
 LEAST_FOCAL, MOST_FOCAL = 0.1, 50.0  # of the longer side; 157 and 1.1 degrees
 STILL = 2.0  # pixels; below it, all motion may be the tracker's noise
-QUERIES_PER_CALL = 512  # the model's array of queries, so that it compiles once;
-FEW_QUERIES = 128  # or, where there are few, a second time
 NOT_PREDICTED = -20.0  # visible logit where no window predicts a track
 MOST_POINTS = 25_000_000  # tracks times frames; of longer clips fewer tracks are kept
 HELD_SHARE = 4  # one track in so many is held out in a repeated split
@@ -224,11 +222,11 @@ def make_options(preset: str = "mini", **changes) -> Options:
             "num_points_per_entity is of semantic points, and these are a grid's: give "
             "query_sampling=semantic, or leave it out"
         )
-    _check_camera(options)
+    check_camera(options)
     return options
 
 
-def _check_camera(options):
+def check_camera(options):
     camera, fov = options.intrinsics, options.fov
     if camera is not None and fov is not None:
         raise PipelineError("give intrinsics or fov, not both")
@@ -307,7 +305,7 @@ class Result:
 
 def score_video(
     video: str | os.PathLike | UInt8[np.ndarray, "T H W 3"] | Video,
-    checkpoint: str | os.PathLike | checkpointing.Checkpoint | None = None,
+    checkpoint: str | os.PathLike | checkpoints.Checkpoint | None = None,
     *,
     preset: str = "mini",
     video_fps: float = 0.0,
@@ -368,7 +366,7 @@ def lift_video(
     shots = list(zip([0, *cuts], [*cuts, len(video.frames)], strict=True))
     boxes = [content_box(video.frames[start:stop]) for start, stop in shots]
     tracks = track_shots(video, shots, boxes, options, front_ends)
-    depth = front_ends.depth and _depth_of_shots(video, shots, front_ends.depth)
+    depth = front_ends.depth and depth_shots(video, shots, front_ends.depth)
     lifted = lift_tracks(tracks, video, options, depth, front_ends.features)
     lifted = dataclasses.replace(
         lifted, cuts=tuple(cuts), backends=front_ends.names, boxes=_boxes(video, boxes)
@@ -401,17 +399,17 @@ def prepare(video: Video, options: Options) -> tuple[Video, list[int]]:
 
 
 def load_checkpoint(
-    checkpoint: str | os.PathLike | checkpointing.Checkpoint | None, options: Options
-) -> checkpointing.Checkpoint:
+    checkpoint: str | os.PathLike | checkpoints.Checkpoint | None, options: Options
+) -> checkpoints.Checkpoint:
     """The checkpoint to score with, the shipped one for None, checked for fitness.
 
     Raises:
         checkpointing.CheckpointError: if it cannot be read.
         PipelineError: if it cannot score clips in this way.
     """
-    if not isinstance(checkpoint, checkpointing.Checkpoint):
+    if not isinstance(checkpoint, checkpoints.Checkpoint):
         path = DEFAULT_CHECKPOINT if checkpoint is None else checkpoint
-        checkpoint = checkpointing.load_checkpoint(os.fspath(path))
+        checkpoint = checkpoints.load_checkpoint(os.fspath(path))
         LOG.info("checkpoint: %s", checkpoint.name)
     config = checkpoint.config
     if config.model_type != "3dspa":
@@ -452,9 +450,7 @@ class FrontEnds:
     names: dict[str, str | None]
 
 
-def load_front_ends(
-    options: Options, checkpoint: checkpointing.Checkpoint
-) -> FrontEnds:
+def load_front_ends(options: Options, checkpoint: checkpoints.Checkpoint) -> FrontEnds:
     """The tracker, and those networks whose output the checkpoint takes.
 
     The one place where options are handed on to tracking.py, features.py and depth.py.
@@ -607,7 +603,7 @@ def _named(options, prefix):
     return {n: x for n, x in given if n.startswith(prefix) and x is not None}
 
 
-def _depth_of_shots(video, shots, depth) -> Float16[np.ndarray, "T h w"]:
+def depth_shots(video, shots, depth) -> Float16[np.ndarray, "T h w"]:
     """Of all frames; `depth` knows what it must do shot by shot."""
     return depth(video.frames, video.frame_indices, shots)
 
@@ -769,7 +765,7 @@ def depth_around(
 
 def score_tracks(
     tracks: Tracks3D,
-    checkpoint: checkpointing.Checkpoint,
+    checkpoint: checkpoints.Checkpoint,
     options: Options,
     video: Video | None = None,
 ) -> Result:
@@ -948,7 +944,7 @@ class HeldOut:
 
 
 def hold_out(
-    tracks: Tracks3D, checkpoint: checkpointing.Checkpoint, options: Options
+    tracks: Tracks3D, checkpoint: checkpoints.Checkpoint, options: Options
 ) -> HeldOut:
     """Predicts tracks of a clip from tracks that are not held out with them.
 
@@ -980,7 +976,7 @@ def hold_out(
 
 
 def check_features(
-    tracks: Tracks3D, checkpoint: checkpointing.Checkpoint, options: Options
+    tracks: Tracks3D, checkpoint: checkpoints.Checkpoint, options: Options
 ) -> None:
     """That the model gets the features that it must, and can take them.
 
@@ -1182,86 +1178,6 @@ def middle_points(
     return np.concatenate([frame[:, None], position], axis=1).astype(np.float32)
 
 
-def support_batch(
-    tracks: Float[np.ndarray, "n L C"],
-    visible: Bool[np.ndarray, "n L"],
-    num_support: int,
-    num_frames: int,
-    features: dict[str, Float[np.ndarray, "n L D"]] | None = None,
-) -> dict[str, np.ndarray]:
-    """A batch of one clip (DESIGN section 5), padded with invisible tracks and frames
-    to [1, num_support, num_frames, ...]: few shapes, so that little is compiled. Tracks
-    have as many coordinates as the model takes, 2 or 3."""
-    n, length = visible.shape
-    support = np.zeros((1, num_support, num_frames, tracks.shape[-1]), np.float32)
-    shown = np.zeros((1, num_support, num_frames, 1), np.float32)
-    support[0, :n, :length] = np.where(visible[..., None], tracks, 0)
-    shown[0, :n, :length, 0] = visible
-    padded = {}
-    for name, values in (features or {}).items():
-        size = (1, num_support, num_frames, values.shape[-1])
-        padded[name] = np.zeros(size, values.dtype)
-        padded[name][0, :n, :length] = np.where(visible[..., None], values, 0)
-    return padded | {
-        "support_tracks": support,
-        "support_tracks_visible": shown,
-        "boundary_frame": np.array([length], np.int32),
-    }
-
-
-def predict(
-    model, params: dict, batch: dict, query_points: Float[np.ndarray, "Q D"]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
-    """Latents [K, C] of a support batch, and positions [Q, F, D - 1], visible logits
-    [Q, F, 1] and log error scales [Q, F, 1] (None without that head) decoded from them.
-
-    Queries go through in calls of one of two sizes: the last is padded, since none of
-    them has an influence on another.
-    """
-    latents = encode(model, params, batch)
-    tracks, logits, scales = [], [], []
-    for first in range(0, len(query_points), QUERIES_PER_CALL):
-        chunk = query_points[first : first + QUERIES_PER_CALL]
-        padded = padded_queries(chunk)
-        out = jax.device_get(decode(model, params, latents, padded))
-        tracks.append(out.tracks[0, : len(chunk)])
-        logits.append(out.visible_logits[0, : len(chunk)])
-        if out.log_error_scale is not None:
-            scales.append(out.log_error_scale[0, : len(chunk)])
-    scales = np.concatenate(scales) if scales else None
-    return (
-        np.asarray(latents[0]),
-        np.concatenate(tracks),
-        np.concatenate(logits),
-        scales,
-    )
-
-
-def padded_queries(points: Float[np.ndarray, "Q D"]) -> Float[np.ndarray, "1 P D"]:
-    """Query points padded to one of two sizes, and a leading axis."""
-    size = FEW_QUERIES if len(points) <= FEW_QUERIES else QUERIES_PER_CALL
-    padded = np.zeros((1, max(size, len(points)), points.shape[1]), np.float32)
-    padded[0, : len(points)] = points
-    return padded
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def encode(model, params: dict, batch: dict) -> Float[jax.Array, "1 K C"]:
-    """Latents of a support batch."""
-    return model.apply({"params": params}, batch, method="encode")
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def decode(model, params: dict, latents, query_points: Float[np.ndarray, "1 Q D"]):
-    """What the model reads out of latents at query points."""
-
-    def read_out(module):
-        context = module.get_decoder_context({"query_points": query_points})
-        return module.decode(latents, context)
-
-    return model.apply({"params": params}, method=read_out)
-
-
 def blend(
     windows: Sequence[WindowPrediction], num_tracks: int, num_frames: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -1293,13 +1209,13 @@ def blend(
     reached = total > 0
     for row in range(len(rows)):  # one by one: of all at once a copy is too much
         values = mixed[row] / np.where(reached[row], total[row], 1)[:, None]
-        mixed[row] = values[_nearest_frame(reached[row : row + 1])[0]]
+        mixed[row] = values[nearest_frames(reached[row : row + 1])[0]]
     mixed[..., 3][~reached] = NOT_PREDICTED
     ids, splits = rows // most, rows % most
     return ids, splits, mixed[..., :3], mixed[..., 3:], reached & ~given
 
 
-def _nearest_frame(mask):
+def nearest_frames(mask):
     """For each row and frame of a mask [N, T] the nearest frame where it is true, the
     earlier of two. Every row must be true somewhere."""
     num_frames = mask.shape[1]
@@ -1311,7 +1227,7 @@ def _nearest_frame(mask):
 
 
 def load_heads(
-    checkpoint: checkpointing.Checkpoint, leave_one_out: bool = False
+    checkpoint: checkpoints.Checkpoint, leave_one_out: bool = False
 ) -> dict[str, surprise.Head] | None:
     """The heads fitted for a checkpoint, by name; None if there are none.
 
@@ -1341,7 +1257,7 @@ def load_heads(
     return found or None
 
 
-def scoring_head(checkpoint: checkpointing.Checkpoint) -> surprise.Head | None:
+def scoring_head(checkpoint: checkpoints.Checkpoint) -> surprise.Head | None:
     """The head that makes realism of a checkpoint's residuals, if one was fitted.
 
     Raises:
@@ -1352,7 +1268,7 @@ def scoring_head(checkpoint: checkpointing.Checkpoint) -> surprise.Head | None:
 
 def clip_fields(
     tracks: Tracks3D,
-    checkpoint: checkpointing.Checkpoint,
+    checkpoint: checkpoints.Checkpoint,
     options: Options,
     held_out: HeldOut | None = None,
 ) -> Iterator[surprise.Fields]:
@@ -1500,7 +1416,7 @@ def _as_nearest(tracks, window, ids, first):
                 nearest[mine] = others[tree.query(pixels[mine, t])[1]]
     rows = np.flatnonzero(nearest >= 0)
     nearest, asked = nearest[rows], asked[rows]
-    moved = pixels[nearest[:, None], _nearest_frame(visible[nearest])]
+    moved = pixels[nearest[:, None], nearest_frames(visible[nearest])]
     found = np.full((len(ids), *pixels.shape[1:]), np.nan, np.float32)
     found[rows] = pixels[rows, asked][:, None] + moved - pixels[nearest, asked][:, None]
     return surprise.Predictions(found)
@@ -1508,7 +1424,7 @@ def _as_nearest(tracks, window, ids, first):
 
 def percentile(
     realism: float,
-    checkpoint: checkpointing.Checkpoint,
+    checkpoint: checkpoints.Checkpoint,
     backends: dict,
     head: surprise.Head | None = None,
 ) -> float | None:
@@ -1546,7 +1462,7 @@ def _percentile(realism, checkpoint, tracks, ids, head):
 def make_result(
     tracks: Tracks3D,
     held_out: HeldOut,
-    checkpoint: checkpointing.Checkpoint,
+    checkpoint: checkpoints.Checkpoint,
     options: Options,
     video: Video | None,
     fields: Iterable[surprise.Fields] = (),
@@ -1890,7 +1806,7 @@ def read_tracks(
 
 
 def score_tracks_file(
-    path: str | os.PathLike, checkpoint: checkpointing.Checkpoint, options: Options
+    path: str | os.PathLike, checkpoint: checkpoints.Checkpoint, options: Options
 ) -> Result:
     """How real the motion of tracks from elsewhere is, see `read_tracks`."""
     began = time.perf_counter()

@@ -33,7 +33,6 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from tqdm import tqdm
 
-import checkpointing
 import pipeline
 from pipeline import Options, Tracks3D
 from scoring_flags import check_output_dir
@@ -45,6 +44,8 @@ from spa.data.tapvid3d import TAPVID3D_SOURCES, read_tapvid3d
 from spa.errors import DatasetError, PipelineError, first_line, reason
 from spa.files import as_csv, as_json, whole_file, write_npz
 from spa.metrics import SCALINGS, THRESHOLDS, evaluation_intrinsics, tapvid3d_metrics
+from spa.model import checkpoints
+from spa.model.prediction import QUERIES_PER_CALL, decode, encode, support_batch
 
 LOG = logging.getLogger(__name__)
 TAPNET = "pip install 'git+https://github.com/google-deepmind/tapnet.git'"
@@ -296,7 +297,7 @@ def _query_points(path, example) -> Float[np.ndarray, "N 4"]:
 def clip_front_ends(
     files: Sequence[ClipFile],
     options: Options,
-    checkpoint: checkpointing.Checkpoint,
+    checkpoint: checkpoints.Checkpoint,
 ) -> pipeline.FrontEnds | None:
     """The networks that compute what the model takes and some file does not hold; None
     if there is nothing to compute.
@@ -385,7 +386,7 @@ Answer = tuple[Float[np.ndarray, "Q L 3"], Float[np.ndarray, "Q L"]]
 
 def predict_clips(
     clips: Sequence[Clip],
-    checkpoint: checkpointing.Checkpoint,
+    checkpoint: checkpoints.Checkpoint,
     options: Options,
     batch_size: int = 8,
 ) -> list[Prediction]:
@@ -603,7 +604,7 @@ def _supports(
                     yield (i, split, w), None, np.nan
                     continue
                 scale = geometry.clip_scale(tracks[shown], visible[shown, :, None])
-                batch = pipeline.support_batch(
+                batch = support_batch(
                     geometry.normalize(tracks[shown], scale),
                     visible[shown],
                     num_support,
@@ -643,7 +644,7 @@ def encode_windows(
 def _encode_batch(model, params, rows, batch_size) -> dict[Key, Encoded]:
     keys, batches, scales = zip(*rows, strict=True)
     stacked = _stacked(batches, batch_size)
-    latents = np.asarray(pipeline.encode(model, params, stacked))
+    latents = np.asarray(encode(model, params, stacked))
     return {
         key: (latents[i], scale)
         for i, (key, scale) in enumerate(zip(keys, scales, strict=True))
@@ -681,8 +682,8 @@ def decode_points(
         stay = np.broadcast_to(points[:, None, 1:], (*shape, 3)).copy()
         answers[number] = stay, np.full(shape, pipeline.NOT_PREDICTED, np.float32)
         if encoded[key] is not None:
-            for first in range(0, len(points), pipeline.QUERIES_PER_CALL):
-                rows = slice(first, first + pipeline.QUERIES_PER_CALL)
+            for first in range(0, len(points), QUERIES_PER_CALL):
+                rows = slice(first, first + QUERIES_PER_CALL)
                 parts.append((number, rows, *encoded[key], points[rows]))
     for first in range(0, len(parts), batch_size):
         for part, predicted in _decoded(
@@ -704,7 +705,7 @@ def _decoded(model, params, parts, batch_size):
     for row, (_, _, of_window, scale, points) in enumerate(parts):
         latents[row] = of_window
         asked[row, : len(points)] = points / np.float32([1, scale, scale, scale])
-    out = jax.device_get(pipeline.decode(model, params, latents, asked))
+    out = jax.device_get(decode(model, params, latents, asked))
     return zip(parts, zip(out.tracks, out.visible_logits, strict=False), strict=False)
 
 
@@ -789,7 +790,7 @@ class Report:
 def evaluate(
     files: Sequence[ClipFile],
     output_dir: str | os.PathLike,
-    checkpoint: checkpointing.Checkpoint,
+    checkpoint: checkpoints.Checkpoint,
     options: Options,
     *,
     scalings: Sequence[str] = ("median", "per_trajectory"),

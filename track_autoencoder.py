@@ -1,13 +1,5 @@
 """TRAJAN: the 2D track autoencoder, and the core that 3DSPA builds on.
 
-    ModelConfig                  what a model is, as a plain dataclass
-    TrackAutoEncoderResults      what comes out; DecoderContext: what is asked for
-    sinusoidal_embedding         of positions and times
-    JointReadout                 the published decoder's transformer, computed with
-                                 everything that queries share computed once
-    TrackAutoEncoder             encode, decode, and both in one call
-    check_batch                  wrong inputs, named
-
 Allen et al. 2025, "Direct Motion Models for Assessing Generated Videos", section 3.
 Support tracks are embedded one by one, gathered into a few latent tokens, quantised,
 and each query point's whole track is read out of the latents.
@@ -29,140 +21,33 @@ from flax import linen as nn
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-import attention
-import scaffold
 from attention import ImprovedTransformer, LayerNorm, Linear
+from spa.model import scaffold
+from spa.model.arrays import (
+    QUANTISATION_LEVELS,
+    group_frames,
+    lifted,
+    masked_mean,
+    merge_last,
+    pad_frames,
+    round_to_levels,
+    scan_chunks,
+    sinusoidal_embedding,
+)
+from spa.model.config import PRESETS, ModelConfig
+from spa.model.inputs import check_batch, check_query_points, check_shape
+from spa.model.joint_readout import JointReadout
 
 GRID_SIZE = 32  # of the grid that is decoded when no query points are given
-QUANTISATION_LEVELS = 128.0  # steps per unit in the latents
 # The displacements of a track are about a tenth of its positions; the MLP embedding
 # brings them to the size of its other inputs.
 DISPLACEMENT_SCALE = 10.0
 MIN_DEPTH = 0.05  # of the clip's median depth; nearer points are embedded as if there
-MAX_LOG_DEPTH = 6.0
 NODE_KEY_DIM = 64
 # How nodes carry a point, before any training: they count as distance^(-2 * the first),
 # alike up to the second (in the image, at depth 1), and with the ridge of
 # scaffold.blend_weights. What is learned are logs of factors.
 BLEND = (2.0, 0.02, 0.1)
-
-
-@dataclasses.dataclass
-class ModelConfig:
-    """What a model is. The defaults are the published TRAJAN.
-
-    Attributes:
-        model_type: "trajan" or "3dspa".
-        num_coords: coordinates of a point, 2 or 3.
-        num_output_frames: frames of the model's window; shorter clips are padded.
-        num_latent_tokens, latent_token_dim: size of the compressed latents.
-        num_frequencies: of the sinusoidal embedding.
-        track_scale_factor: tracks are divided by it before they are embedded.
-        time_scale_factor: query frames are divided by it before they are embedded.
-        track_token_dim, track_layers, track_mlp_size: the per-track embedding.
-        encoder_latent_dim, latent_layers, latent_mlp_size: tracks to latents.
-        decompress_layers: latents to latents in the decoder, MLPs of latent_mlp_size.
-        decoder_num_channels, readout_layers, readout_mlp_size: the readout.
-        num_heads, qkv_size: of every attention.
-        time_band_dim, time_band_stride: for a query in frame t, the joint readout sees
-            channels t * stride .. t * stride + dim of each latent once more.
-        readout: "joint" (published: query and latents through one transformer) or
-            "cross" (queries cross-attend to latents that all share).
-        track_embedding: "transformer" over time, or "mlp" over the whole track.
-        frames_per_token: frames that share a token in the transformer embedding.
-        relative_positions: tracks are predicted relative to their query point: the
-            prediction for its own frame is taken from all others, so that a track
-            passes through its query point and the frame of the query needs not be known
-            to describe the motion.
-        affine_motion: per frame an affine map of the query point is predicted rather
-            than a position. Rigid motion is such a map, the same for all points of a
-            body (and, under a moving camera, of the world), which a readout would
-            otherwise have to multiply out for each point.
-        projective_embedding: 3D positions are embedded as (x/z, y/z, log z), which stay
-            near 1 however deep the scene is; "mlp" then takes displacements over depth.
-        nested_query_embedding: the published query embedding, a sinusoidal embedding
-            of a sinusoidal embedding; False for a single one.
-        scaffold_frequencies: cosines per coordinate in which each latent token keeps
-            the path of a node of the motion scaffold (scaffold.py), by which query
-            points are carried; the heads then predict what is left. 0 for no scaffold.
-        predict_error_scale: whether there is an `error_scale_head` for the log scale of
-            the position error.
-        use_dino, use_depth: features the model takes (3DSPA).
-        dino_feature_dim, depth_feature_dim: their widths.
-        has_absent_dino, has_absent_depth: whether there is a learned vector for clips
-            without that feature; a model without it cannot run without the feature.
-    """
-
-    model_type: str = "trajan"
-    num_coords: int = 2
-    num_output_frames: int = 150
-    num_latent_tokens: int = 128
-    latent_token_dim: int = 64
-    num_frequencies: int = 32
-    track_scale_factor: float = 1.0
-    time_scale_factor: float = 150.0
-    track_token_dim: int = 256
-    track_layers: int = 2
-    track_mlp_size: int = 1024
-    encoder_latent_dim: int = 512
-    latent_layers: int = 6
-    latent_mlp_size: int = 2048
-    decompress_layers: int = 3
-    decoder_num_channels: int = 1024
-    readout_layers: int = 4
-    readout_mlp_size: int = 1024
-    num_heads: int = 8
-    qkv_size: int = 512
-    time_band_dim: int = 128
-    time_band_stride: int = 5
-    readout: str = "joint"
-    track_embedding: str = "transformer"
-    frames_per_token: int = 1
-    relative_positions: bool = False
-    affine_motion: bool = False
-    projective_embedding: bool = False
-    nested_query_embedding: bool = True
-    scaffold_frequencies: int = 0
-    predict_error_scale: bool = False
-    use_dino: bool = False
-    use_depth: bool = False
-    dino_feature_dim: int = 768
-    depth_feature_dim: int = 256
-    has_absent_dino: bool = True
-    has_absent_depth: bool = True
-
-
-# A model of a few million parameters that trains and runs on two CPU cores. Each track
-# is embedded at once and queries cross-attend, which is where the published model's
-# time goes; the scaffold says most of the motion before anything is learned.
-MINI = {
-    "num_output_frames": 48,
-    "num_latent_tokens": 64,
-    "latent_token_dim": 96,
-    "num_frequencies": 16,
-    "time_scale_factor": 48.0,
-    "track_token_dim": 256,
-    "track_mlp_size": 512,
-    "encoder_latent_dim": 256,
-    "latent_layers": 4,
-    "latent_mlp_size": 512,
-    "decompress_layers": 2,
-    "decoder_num_channels": 256,
-    "readout_layers": 3,
-    "readout_mlp_size": 512,
-    "num_heads": 4,
-    "qkv_size": 256,
-    "time_band_dim": 64,
-    "time_band_stride": 2,
-    "readout": "cross",
-    "track_embedding": "mlp",
-    "relative_positions": True,
-    "affine_motion": True,
-    "projective_embedding": True,
-    "nested_query_embedding": False,
-    "scaffold_frequencies": 16,
-}
-PRESETS = {"base": {}, "mini": MINI}
 
 
 @struct.dataclass
@@ -217,33 +102,6 @@ class TrackAutoEncoderDecoderContext:
     query_position: Float[Array, "*B Q C"]
 
 
-def sinusoidal_embedding(
-    x: Float[Array, "*B C"], num_frequencies: int
-) -> Float[Array, "*B C*2*F"]:
-    """Sines, then cosines, of each coordinate at frequencies 2^(i/3).
-
-    Args:
-        x: coordinates in the last axis.
-        num_frequencies: F.
-
-    Returns:
-        Per coordinate F sines and F cosines, coordinates one after the other.
-    """
-    # Embeddings are nested and reach 1,290 radians, so that the last bit of an angle
-    # is seen. Written as a product of x and the frequencies, the compiler contracts it
-    # with the addition below into one rounding where the published model has two,
-    # which moves its outputs by 1e-2. A matrix product is not contracted.
-    num_coords = x.shape[-1]
-    scales = np.asarray(2.0 ** (np.arange(num_frequencies) / 3), np.float32)
-    frequencies = np.kron(np.eye(num_coords, dtype=np.float32), scales)
-    angles = jnp.matmul(
-        x.astype(jnp.float32), frequencies, precision=jax.lax.Precision.HIGHEST
-    )
-    angles = angles.reshape(*x.shape, num_frequencies)
-    angles = jnp.concatenate([angles, angles + 0.5 * np.float32(np.pi)], axis=-1)
-    return jnp.sin(angles).reshape(*x.shape[:-1], 2 * num_coords * num_frequencies)
-
-
 class ParamStateInit(nn.Module):
     """A learned array that is the same for every clip."""
 
@@ -255,39 +113,6 @@ class ParamStateInit(nn.Module):
 
     def __call__(self, batch_shape: tuple[int, ...]) -> Float[Array, "*B n d"]:
         return jnp.broadcast_to(self.state_init, batch_shape + self.shape)
-
-
-class SharedLatents(NamedTuple):
-    """What the joint readout's first layer computes once per clip.
-
-    `projected` holds (latents * scale) @ kernel of query, key and value, before the
-    LayerNorm's mean and deviation are known, since these depend on the time band.
-    """
-
-    latents: Float[Array, "B L C"]
-    projected: tuple[Float[Array, "B L H D"], ...]
-
-
-class FrameLatents(NamedTuple):
-    """The joint readout's first layer among the latents, for one query frame each.
-
-    Attributes:
-        tokens: latents with their time band.
-        query, key, value: their normalised projections.
-        attended: the latents' attention to latents.
-        log_total: log of that softmax's denominator.
-    """
-
-    tokens: Float[Array, "B U L C"]
-    query: Float[Array, "B U L H D"]
-    key: Float[Array, "B U L H D"]
-    value: Float[Array, "B U L H D"]
-    attended: Float[Array, "B U L H D"]
-    log_total: Float[Array, "B U L H"]
-
-
-def round_to_levels(latents):
-    return jnp.round(latents * QUANTISATION_LEVELS) / QUANTISATION_LEVELS
 
 
 class Nodes(NamedTuple):
@@ -304,232 +129,6 @@ class NearNodes(NamedTuple):
     frame: Int[Array, "B Q"]
     nodes: Float[Array, "B Q L C"]
     log_weights: Float[Array, "B Q L"]
-
-
-class JointReadout(ImprovedTransformer):
-    """The published readout: query token and latents through one transformer.
-
-    Published, each query carries its own copy of all latents through all layers. The
-    same function costs a third less, exactly:
-
-    - In the first layer the latents have not met the query yet. Their projections are
-      computed once per clip but for the time band, and their attention to each other
-      once per query frame (or per query where there are fewer queries than frames).
-      The query is one further key to each of them, so that their softmax becomes a
-      mixture of what it was and of the query's value.
-    - Of the last layer only the query's row is read. Its weights average the tokens
-      first and the value projection is applied to that one average per head.
-
-    tests/reference_model.py has the same function written plainly.
-    """
-
-    band_stride: int = 5
-    band_dim: int = 128
-    num_frames: int = 150
-
-    def share(self, latents: Float[Array, "B L C-band"]) -> SharedLatents:
-        """What all queries of a clip have in common."""
-        block = self.layer_0
-        width = latents.shape[-1]
-        latents = latents.astype(self.dtype)
-        scaled = latents * block.norm_q.scale[:width].astype(self.dtype)
-        projected = tuple(
-            self.project(scaled, dense.kernel[:width])
-            for dense in self.first_projections()
-        )
-        return SharedLatents(latents, projected)
-
-    def first_projections(self) -> tuple[Linear, ...]:
-        att = self.layer_0.self_att
-        return att.dense_query, att.dense_key, att.dense_value
-
-    def project(self, x, kernel) -> jax.Array:
-        """x @ kernel accumulated and returned in float32: differences follow."""
-        return jnp.einsum(
-            "...c,chd->...hd",
-            x.astype(self.dtype),
-            kernel.astype(self.dtype),
-            precision=attention.matmul_precision(self.dtype),
-            preferred_element_type=jnp.float32,
-        )
-
-    def at_frames(
-        self, shared: SharedLatents, frames: Int[Array, "B U"]
-    ) -> FrameLatents:
-        """The latents' own part of the first layer, for queries in these frames."""
-        block, att = self.layer_0, self.layer_0.self_att
-        latents = shared.latents
-        width = latents.shape[-1]
-        band = self.time_band(latents, frames)
-        # LayerNorm over [latents, band], its linear part taken apart:
-        # norm(x) @ W = ((x * scale) @ W - mean(x) * (scale @ W)) / std(x).
-        both = (latents[:, None].astype(jnp.float32), band.astype(jnp.float32))
-        total = width + self.band_dim
-        mean = sum(jnp.sum(x, -1, keepdims=True) for x in both) / total
-        mean_of_squares = sum(jnp.sum(x * x, -1, keepdims=True) for x in both) / total
-        inverse = block.norm_q.inverse_std(mean_of_squares, mean)[..., None]
-        scaled = band * block.norm_q.scale[width:].astype(self.dtype)
-        projected = []
-        for dense, base in zip(self.first_projections(), shared.projected, strict=True):
-            of_band = self.project(scaled, dense.kernel[width:])
-            of_mean = jnp.einsum(
-                "c,chd->hd",
-                block.norm_q.scale,
-                dense.kernel,
-                precision=jax.lax.Precision.HIGHEST,
-            )
-            raw = base[:, None] + of_band - mean[..., None] * of_mean
-            projected.append((raw * inverse).astype(self.dtype))
-        query = att.norm_query(projected[0])
-        key = att.norm_key(projected[1])
-        value = projected[2]
-        logits = jnp.einsum(
-            "bulhd,bukhd->bulhk",
-            self.scaled(query),
-            key,
-            precision=attention.matmul_precision(self.dtype),
-            preferred_element_type=jnp.float32,
-        )
-        log_total = jax.nn.logsumexp(logits, axis=-1)
-        weights = jnp.exp(logits - log_total[..., None]).astype(self.dtype)
-        attended = jnp.einsum(
-            "bulhk,bukhd->bulhd",
-            weights,
-            value,
-            precision=attention.matmul_precision(self.dtype),
-        )
-        tokens = jnp.concatenate(
-            [jnp.broadcast_to(latents[:, None], (*band.shape[:-1], width)), band], -1
-        )
-        return FrameLatents(tokens, query, key, value, attended, log_total)
-
-    def time_band(
-        self, latents: Float[Array, "B L C"], frames: Int[Array, "B U"]
-    ) -> Float[Array, "B U L band"]:
-        """Channels t * stride .. t * stride + band of the latents; zero past them."""
-        padded = jnp.pad(latents, ((0, 0), (0, 0), (0, self.band_dim)))
-        starts = jnp.clip(frames * self.band_stride, 0, latents.shape[-1])
-
-        def slice_one(x, start):
-            return jax.lax.dynamic_slice_in_dim(x, start, self.band_dim, axis=-1)
-
-        per_clip = jax.vmap(slice_one, in_axes=(None, 0))
-        return jax.vmap(per_clip)(padded, starts)
-
-    def scaled(self, query) -> jax.Array:
-        return query * np.asarray(query.shape[-1] ** -0.5, self.dtype)
-
-    def prepare(
-        self, latents: Float[Array, "B L C-band"], num_queries: int
-    ) -> SharedLatents | FrameLatents:
-        """Everything that can be computed before the queries come, chunk by chunk.
-
-        One entry per frame where there are more queries than frames (at TRAJAN's size
-        236 MB a clip in float32), else what is shared by all frames.
-        """
-        shared = self.share(latents)
-        if num_queries <= self.num_frames:
-            return shared
-        frames = jnp.broadcast_to(
-            jnp.arange(self.num_frames), (latents.shape[0], self.num_frames)
-        )
-        return self.at_frames(shared, frames)
-
-    def __call__(
-        self,
-        queries: Float[Array, "B Q C"],
-        prepared: SharedLatents | FrameLatents,
-        query_frame: Int[Array, "B Q"],
-    ) -> Float[Array, "B Q C"]:
-        """The query tokens after all layers.
-
-        Args:
-            queries: embedded query points.
-            prepared: what `prepare` returned for the clips' latents.
-            query_frame: frame of each query.
-
-        Returns:
-            The normed query tokens.
-        """
-        if isinstance(prepared, SharedLatents):
-            own = self.at_frames(prepared, query_frame)
-        else:
-            own = jax.tree.map(
-                lambda x: jax.vmap(lambda y, i: y[i])(x, query_frame), prepared
-            )
-        tokens = self.first_layer(queries.astype(self.dtype), own)
-        for layer in self.layers[1:-1]:
-            tokens = layer(tokens)
-        query = tokens[..., 0, :]
-        if self.num_layers > 1:
-            query = self.last_layer(tokens)
-        return self.norm_encoder(query)
-
-    def first_layer(
-        self, queries: Float[Array, "B Q C"], own: FrameLatents
-    ) -> Float[Array, "B Q 1+L C"]:
-        """The first block, with the query as one further key and as one further row."""
-        block, att = self.layer_0, self.layer_0.self_att
-        precision = attention.matmul_precision(self.dtype)
-        normed = block.norm_q(queries)
-        query, key = self.scaled(att.queries(normed)), att.keys(normed)
-        value = att.dense_value(normed)
-        # Latent rows: exp(r) / (exp(r) + exp(log_total)) of the weight is the query's.
-        to_query = jnp.einsum(
-            "bqlhd,bqhd->bqlh",
-            self.scaled(own.query),
-            key,
-            precision=precision,
-            preferred_element_type=jnp.float32,
-        )
-        share = jax.nn.sigmoid(to_query - own.log_total)[..., None].astype(self.dtype)
-        of_latents = own.attended + share * (value[:, :, None] - own.attended)
-        # Query row: one softmax over itself and the latents.
-        to_self = jnp.einsum(
-            "bqhd,bqhd->bqh",
-            query,
-            key,
-            precision=precision,
-            preferred_element_type=jnp.float32,
-        )
-        to_latents = jnp.einsum(
-            "bqhd,bqlhd->bqhl",
-            query,
-            own.key,
-            precision=precision,
-            preferred_element_type=jnp.float32,
-        )
-        logits = jnp.concatenate([to_self[..., None], to_latents], axis=-1)
-        weights = jax.nn.softmax(logits, axis=-1).astype(self.dtype)
-        of_query = weights[..., :1] * value + jnp.einsum(
-            "bqhl,bqlhd->bqhd", weights[..., 1:], own.value, precision=precision
-        )
-        attended = jnp.concatenate([of_query[:, :, None], of_latents], axis=2)
-        tokens = jnp.concatenate([queries[:, :, None], own.tokens], axis=2)
-        return block.mlp(tokens + att.dense_out(attended))
-
-    def last_layer(self, tokens: Float[Array, "B Q 1+L C"]) -> Float[Array, "B Q C"]:
-        """The last block's query row, values projected after averaging."""
-        block = self.layers[-1]
-        att = block.self_att
-        precision = attention.matmul_precision(self.dtype)
-        normed = block.norm_q(tokens)
-        logits = jnp.einsum(
-            "bqhd,bqlhd->bqhl",
-            self.scaled(att.queries(normed[..., 0, :])),
-            att.keys(normed),
-            precision=precision,
-            preferred_element_type=jnp.float32,
-        )
-        weights = jax.nn.softmax(logits, axis=-1).astype(self.dtype)
-        averaged = jnp.einsum("bqhl,bqlc->bqhc", weights, normed, precision=precision)
-        attended = jnp.einsum(
-            "bqhc,chd->bqhd",
-            averaged,
-            att.dense_value.kernel.astype(self.dtype),
-            precision=precision,
-        )
-        return block.mlp(tokens[..., 0, :] + att.dense_out(attended))
 
 
 class TrackAutoEncoder(nn.Module, ModelConfig):
@@ -1114,163 +713,3 @@ def model_config(model: TrackAutoEncoder) -> ModelConfig:
     """What a model is, without how it is run."""
     names = [field.name for field in dataclasses.fields(ModelConfig)]
     return ModelConfig(**{name: getattr(model, name) for name in names})
-
-
-def lifted(points: Float[Array, "... 3"]) -> Float[Array, "... 3"]:
-    """Points in space, from (x / z, y / z, log z)."""
-    depth = jnp.exp(jnp.clip(points[..., 2:], -MAX_LOG_DEPTH, MAX_LOG_DEPTH))
-    return jnp.concatenate([points[..., :2] * depth, depth], axis=-1)
-
-
-def scan_chunks(method, model, inputs: dict, chunk_size: int, *shared):
-    """Calls `method(model, chunk, *shared)` on chunks of axis 1, results put together.
-
-    The last chunk is filled up with zeros, whose results are dropped. Each chunk is
-    rematerialised in the backward pass, so that memory is bounded there too.
-    """
-    total = jax.tree.leaves(inputs)[0].shape[1]
-    if total <= chunk_size:
-        return method(model, inputs, *shared)
-    num_chunks = -(-total // chunk_size)
-    spare = num_chunks * chunk_size - total
-
-    def split(x):
-        x = jnp.pad(x, ((0, 0), (0, spare), *[(0, 0)] * (x.ndim - 2)))
-        return x.reshape(x.shape[0], num_chunks, chunk_size, *x.shape[2:])
-
-    def join(x):
-        return x.reshape(x.shape[0], num_chunks * chunk_size, *x.shape[3:])[:, :total]
-
-    def body(model, carry, chunk):
-        return carry, method(model, chunk, *shared)
-
-    scan = nn.scan(
-        nn.remat(body, prevent_cse=False),
-        variable_broadcast="params",
-        split_rngs={"params": False},
-        in_axes=1,
-        out_axes=1,
-    )
-    _, outputs = scan(model, None, jax.tree.map(split, inputs))
-    return jax.tree.map(join, outputs)
-
-
-def masked_mean(x: Float[Array, "*B T C"], mask) -> Float[Array, "*B C"]:
-    """Mean over T where the mask is set; zeros where it nowhere is."""
-    total = jnp.sum(jnp.where(mask, x, 0.0), axis=-2)
-    return total / jnp.maximum(1.0, jnp.sum(mask.astype(jnp.float32), axis=-2))
-
-
-def pad_frames(x: Float[Array, "*B T C"], num_frames: int) -> Float[Array, "*B F C"]:
-    """Zero frames after the last one, up to num_frames."""
-    spare = num_frames - x.shape[-2]
-    return jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, spare), (0, 0)])
-
-
-def group_frames(x: Float[Array, "*B T C"], k: int) -> Float[Array, "*B T/k k C"]:
-    """k consecutive frames together, the last group filled up with zero frames."""
-    num_groups = -(-x.shape[-2] // k)
-    x = pad_frames(x, num_groups * k)
-    return x.reshape(*x.shape[:-2], num_groups, k, x.shape[-1])
-
-
-def merge_last(x: Float[Array, "*B T C"]) -> Float[Array, "*B T*C"]:
-    """The last two axes as one (a -1 would fail for an array without elements)."""
-    return x.reshape(*x.shape[:-2], x.shape[-2] * x.shape[-1])
-
-
-# Inputs.
-
-MODEL_INPUTS = (
-    "support_tracks",
-    "support_tracks_visible",
-    "boundary_frame",
-    "query_points",
-)
-
-
-def check_shape(name: str, array, shape: tuple) -> None:
-    """Raises ValueError unless the array has this shape; letters match any size."""
-    actual = tuple(np.shape(array))
-    fits = len(actual) == len(shape) and all(
-        not isinstance(s, int) or a == s for a, s in zip(actual, shape, strict=True)
-    )
-    if not fits:
-        needed = ", ".join(str(s) for s in shape)
-        raise ValueError(f"{name} has shape {list(actual)}, needed is [{needed}]")
-
-
-def check_query_points(config, points) -> jax.Array:
-    """Returns them as an array. Raises ValueError unless `[B, Q, 1 + C]`, in time."""
-    check_shape("query_points", points, ("B", "Q", 1 + config.num_coords))
-    if not isinstance(points, jax.core.Tracer):
-        frames = np.round(np.asarray(points)[..., 0])
-        late = (frames < 0) | (frames >= config.num_output_frames)
-        if late.any():
-            raise ValueError(
-                f"query_points has frame {frames[late][0]:g}, the model has frames "
-                f"0 to {config.num_output_frames - 1}"
-            )
-    return jnp.asarray(points)
-
-
-def check_batch(config, inputs: dict) -> dict:
-    """The batch as arrays, or a ValueError that names the array that is wrong.
-
-    Args:
-        config: model or ModelConfig.
-        inputs: batch of DESIGN section 5.
-
-    Returns:
-        Those of its arrays that the model looks at.
-
-    Raises:
-        ValueError: naming the array, the shape it has and the shape it needs.
-    """
-    for name in MODEL_INPUTS[:3]:
-        if inputs.get(name) is None:
-            raise ValueError(f"the batch has no {name}")
-    names = {*MODEL_INPUTS, *feature_widths(config)}
-    names |= {name.replace("features", "present") for name in names}
-    inputs = {
-        name: jnp.asarray(x)
-        for name, x in inputs.items()
-        if name in names and x is not None
-    }
-    tracks = inputs["support_tracks"]
-    check_shape("support_tracks", tracks, ("B", "N", "T", config.num_coords))
-    batch, num_tracks, num_frames = tracks.shape[:3]
-    if num_frames == 0:
-        raise ValueError(f"support_tracks has shape {list(tracks.shape)}: no frames")
-    if num_frames > config.num_output_frames:
-        raise ValueError(
-            f"support_tracks has shape {list(tracks.shape)}, that is {num_frames} "
-            f"frames, and the model has {config.num_output_frames}; needed is "
-            f"[B, N, T <= {config.num_output_frames}, {config.num_coords}]"
-        )
-    visible_shape = (batch, num_tracks, num_frames, 1)
-    check_shape(
-        "support_tracks_visible", inputs["support_tracks_visible"], visible_shape
-    )
-    check_shape("boundary_frame", inputs["boundary_frame"], (batch,))
-    if "query_points" in inputs:
-        needed = (batch, "Q", 1 + config.num_coords)
-        check_shape("query_points", inputs["query_points"], needed)
-    for name, width in feature_widths(config).items():
-        if name in inputs:
-            needed = (batch, num_tracks, num_frames, width)
-            check_shape(name, inputs[name], needed)
-        present = name.replace("features", "present")
-        if present in inputs:
-            check_shape(present, inputs[present], (batch,))
-    return inputs
-
-
-def feature_widths(config) -> dict[str, int]:
-    """The features a model takes, and their widths."""
-    widths = {}
-    if config.use_dino:
-        widths["dino_features"] = config.dino_feature_dim
-    if config.use_depth:
-        widths["depth_features"] = config.depth_feature_dim
-    return widths

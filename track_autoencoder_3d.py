@@ -20,13 +20,8 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 import track_autoencoder
-from track_autoencoder import (
-    QUANTISATION_LEVELS,
-    ParamStateInit,
-    TrackAutoEncoder,
-    group_frames,
-    masked_mean,
-)
+from spa.model.arrays import QUANTISATION_LEVELS, group_frames, masked_mean
+from track_autoencoder import ParamStateInit, TrackAutoEncoder
 
 FEATURES = ("dino", "depth")
 

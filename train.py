@@ -37,14 +37,22 @@ import tqdm
 from absl import app, flags
 from jax.experimental import multihost_utils
 
-import checkpointing
 import track_autoencoder
 import track_autoencoder_3d
-import training
 from spa.data.examples import example_features
 from spa.data.loading import SOURCES, dataset_size, load_dataset
 from spa.errors import CheckpointError, first_line
 from spa.files import keep_compiled_programs, whole_file
+from spa.model import checkpoints, training
+from spa.model.train_state import (
+    TrainState,
+    make_state,
+    read_about,
+    restore_state,
+    save_state,
+    saved_steps,
+    unfinished,
+)
 from spa.simulation import pools
 
 FLAGS = flags.FLAGS
@@ -286,7 +294,7 @@ class Run:
     step_fn: Callable
     schedule: Callable
     num_steps: int
-    state: training.TrainState
+    state: TrainState
     feeder: training.Feeder | None = None
     batch: dict | None = None
     no_data: str = ""
@@ -435,8 +443,8 @@ def make_model() -> track_autoencoder.TrackAutoEncoder:
 def first_params(model) -> dict:
     """Random parameters, or those of --init_checkpoint."""
     if FLAGS.init_checkpoint is None:
-        return checkpointing.init_params(model, FLAGS.seed)
-    checkpoint = checkpointing.load_checkpoint(FLAGS.init_checkpoint)
+        return checkpoints.init_params(model, FLAGS.seed)
+    checkpoint = checkpoints.load_checkpoint(FLAGS.init_checkpoint)
     found = dataclasses.asdict(checkpoint.config)
     wanted = dataclasses.asdict(track_autoencoder.model_config(model))
     different = [
@@ -591,9 +599,7 @@ def begin() -> Run:
         ),
         schedule=training.make_schedule(*plan),
         num_steps=num_steps,
-        state=training.place(
-            training.make_state(params, optimizer, FLAGS.seed), everywhere
-        ),
+        state=training.place(make_state(params, optimizer, FLAGS.seed), everywhere),
         began=time.time(),
         wandb_id=secrets.token_hex(4),
     )
@@ -608,7 +614,7 @@ def begin() -> Run:
 def refuse_to_overwrite() -> None:
     """Raises ValueError if a run has been written here."""
     there = [checkpoint_path(), in_folder("metrics.jsonl"), in_folder("training.jsonl")]
-    if training.saved_steps(in_folder("state")) or any(map(os.path.exists, there)):
+    if saved_steps(in_folder("state")) or any(map(os.path.exists, there)):
         raise ValueError(
             f"--checkpoint_dir={FLAGS.checkpoint_dir} holds a run: add --resume to go "
             "on with it, or name another directory"
@@ -623,12 +629,12 @@ def resumable() -> list[tuple[int, dict]]:
         TrainingEnded: if there are states and none of them can be read.
     """
     folder, found = in_folder("state"), []
-    steps = training.saved_steps(folder)
-    for path in training.unfinished(folder):
+    steps = saved_steps(folder)
+    for path in unfinished(folder):
         say(f"{path} is half-written: passed over")
     for step in steps:
         try:
-            about = training.read_about(folder, step)
+            about = read_about(folder, step)
         except CheckpointError as error:
             say(f"{error}: passed over")
             continue
@@ -662,7 +668,7 @@ def resume(run: Run, earlier: list[tuple[int, dict]]) -> None:
     """Goes back to the newest whole state. Raises TrainingEnded if there is none."""
     for step, about in earlier:
         try:
-            run.state = training.restore_state(in_folder("state"), step, run.state)
+            run.state = restore_state(in_folder("state"), step, run.state)
         except CheckpointError as error:
             say(f"{error}: passed over")
             continue
@@ -713,7 +719,7 @@ def save(run: Run) -> None:
     }
     folder = in_folder("state")
     try:
-        training.save_state(folder, run.state, about, FLAGS.keep_checkpoints)
+        save_state(folder, run.state, about, FLAGS.keep_checkpoints)
     except CheckpointError as error:
         time.sleep(1)  # for Orbax's other threads to fail, too: report_unraisable
         raise TrainingEnded(f"{error}; {kept(run)}") from error
@@ -734,7 +740,7 @@ def export(run: Run, metrics: dict, held_out: dict) -> None:
     }
     params = jax.device_get(training.on_one_device(run.state.average))
     try:
-        checkpointing.save_checkpoint(
+        checkpoints.save_checkpoint(
             checkpoint_path(), run.model, params, FLAGS.storage, metadata
         )
     except CheckpointError as error:  # weights beyond the stored type
@@ -997,7 +1003,7 @@ def train(stop: StopRequest) -> str:
 
 def stopped_early() -> str:
     """What to say of a run that is interrupted before it takes a step."""
-    steps = training.saved_steps(in_folder("state"))
+    steps = saved_steps(in_folder("state"))
     if not steps:
         return "stopped before the first step; nothing was written yet"
     there = f"the training state of step {steps[0]} is kept"

@@ -199,7 +199,7 @@ def forward(row: Row):
     import cases
     import jax.numpy as jnp
 
-    import checkpointing
+    from spa.model import checkpoint_files
 
     readout = row.what if row.what in ("joint", "cross") else "joint"
     model = cases.make_model("trajan", "base", readout=readout).clone(
@@ -214,7 +214,7 @@ def forward(row: Row):
     if row.part == "decode":
         latents = jnp.asarray(cases.make_latents(model))
     if row.what in ("joint", "cross"):
-        params = checkpointing.unflatten(flat)
+        params = checkpoint_files.unflatten(flat)
         whole = model.clone(
             decoder_scan_chunk_size=row.queries, encoder_scan_chunk_size=row.tracks
         )

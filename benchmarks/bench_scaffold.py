@@ -20,11 +20,10 @@ from absl import app, flags
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path[:0] = [ROOT]
 
-import checkpointing
 import track_autoencoder_3d
-import training
 from spa.data.loading import load_synthetic_dataset
 from spa.files import whole_file
+from spa.model import checkpoints, training
 from spa.simulation import pools
 
 SEED, NUM_SCENES = 1, 256  # train.py's held-out pool
@@ -40,7 +39,7 @@ KINDS = {
 def untrained(changes: dict):
     """The mini model with some fields changed, and parameters with silent heads."""
     model = track_autoencoder_3d.make_model("mini", use_dino=False, **changes)
-    params = checkpointing.init_params(model, 0)
+    params = checkpoints.init_params(model, 0)
     for name in ("track_predictor", "node_query"):
         params[name] = jax.tree.map(jnp.zeros_like, params[name])
     return model, params

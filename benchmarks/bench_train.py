@@ -33,11 +33,11 @@ import bench_forward
 import jax
 import tqdm
 
-import checkpointing
 import track_autoencoder_3d
-import training
 from spa.data.loading import load_synthetic_dataset
 from spa.files import keep_compiled_programs, whole_file
+from spa.model import checkpoints, training
+from spa.model.train_state import make_state
 from spa.simulation import pools
 
 FLAGS = flags.FLAGS
@@ -120,8 +120,8 @@ class Step:
         name = "muon" if setup.preset == "mini" else "adamw"  # as train.py's defaults
         self.optimizer = training.make_optimizer(1e-4, 1000, 10, name)
         self.everywhere, self.shared_out = training.make_shardings()
-        params = checkpointing.init_params(self.model, 0)
-        state = training.make_state(params, self.optimizer, 0)
+        params = checkpoints.init_params(self.model, 0)
+        state = make_state(params, self.optimizer, 0)
         self.state = training.place(state, self.everywhere)
         self.function = training.make_train_step(
             self.model, self.optimizer, sharding=self.everywhere

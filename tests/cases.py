@@ -6,9 +6,10 @@ import zlib
 import jax.numpy as jnp
 import numpy as np
 
-import checkpointing
 import track_autoencoder
 import track_autoencoder_3d
+from spa.model import checkpoint_files, checkpoints
+from spa.model.config import ModelConfig, feature_widths
 
 MODULES = {"trajan": track_autoencoder, "3dspa": track_autoencoder_3d}
 # A model small enough to run in a moment, with every part of the large ones.
@@ -61,8 +62,8 @@ def parameter(name: str, shape) -> np.ndarray:
 
 @functools.lru_cache(maxsize=4)
 def parameters_of(config_items: tuple) -> dict:
-    config = track_autoencoder.ModelConfig(**dict(config_items))
-    shapes = checkpointing.expected_shapes(config)
+    config = ModelConfig(**dict(config_items))
+    shapes = checkpoints.expected_shapes(config)
     return {name: parameter(name, shape) for name, shape in shapes.items()}
 
 
@@ -76,7 +77,7 @@ def flat_parameters(model) -> dict[str, np.ndarray]:
 def parameters(model) -> dict:
     """The same, nested, on JAX's side, or each call of a model would copy them."""
     flat = {name: jnp.asarray(x) for name, x in flat_parameters(model).items()}
-    return checkpointing.unflatten(flat)
+    return checkpoint_files.unflatten(flat)
 
 
 def make_batch(model, seed=0, *, clips=2, tracks=5, queries=4, frames=None, end=None):
@@ -103,7 +104,7 @@ def make_batch(model, seed=0, *, clips=2, tracks=5, queries=4, frames=None, end=
         "query_points": points,
         "boundary_frame": np.full(clips, end, np.int32),
     }
-    for name, width in track_autoencoder.feature_widths(model).items():
+    for name, width in feature_widths(model).items():
         batch[name] = rng.standard_normal((*shape, width)).astype(np.float32)
     return batch
 

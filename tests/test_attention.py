@@ -11,7 +11,7 @@ from flax import linen as nn
 from hypothesis import strategies as st
 
 import attention
-import checkpointing
+from spa.model import checkpoint_files
 
 
 def random(*shape, seed=0):
@@ -156,13 +156,13 @@ def test_transformer_equals_the_plain_one(key_width, self_attention):
         self_attention=self_attention,
     )
     x, keys = random(2, 5, 12), None if key_width is None else random(2, 7, key_width)
-    shapes = checkpointing.flatten(
+    shapes = checkpoint_files.flatten(
         jax.eval_shape(lambda: model.init(jax.random.PRNGKey(0), x, keys))["params"]
     )
     flat = {name: cases.parameter(name, s.shape) for name, s in shapes.items()}
     masks = {"qq_mask": random(2, 5, 5) > 0, "qk_mask": None}
     if keys is not None:
         masks["qk_mask"] = random(2, 1, 7, seed=4) > 0
-    out = model.apply({"params": checkpointing.unflatten(flat)}, x, keys, **masks)
+    out = model.apply({"params": checkpoint_files.unflatten(flat)}, x, keys, **masks)
     expected = reference_model.transformer(flat, x, keys, **masks)
     np.testing.assert_allclose(out, expected, 0, 1e-5)

@@ -35,11 +35,13 @@ import pytest
 from flax.training import checkpoints as flax_checkpoints
 from flax.training.train_state import TrainState
 
-import checkpointing
 import track_autoencoder
 from spa.errors import CheckpointError
 from spa.files import write_npz
-from track_autoencoder import ModelConfig, TrackAutoEncoder
+from spa.model import checkpoint_files, checkpoints
+from spa.model.config import ModelConfig
+from spa.model.published import MODELS, infer_config
+from track_autoencoder import TrackAutoEncoder
 from track_autoencoder_3d import TrackAutoEncoder3D
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -147,7 +149,7 @@ def told_by_shapes(model):
         if not getattr(config, f"use_{name}"):
             setattr(config, f"{name}_feature_dim", width)
             setattr(config, f"has_absent_{name}", True)
-    published = track_autoencoder.model_config(checkpointing.MODELS[model.model_type]())
+    published = track_autoencoder.model_config(MODELS[model.model_type]())
     if config.readout == "cross":
         config.time_band_dim = published.time_band_dim
     if config.track_embedding == "mlp":
@@ -221,7 +223,7 @@ def trajan_file(tmp_path_factory):
 
 
 def test_trajan_public_file(trajan_file):
-    loaded = checkpointing.load_checkpoint(str(trajan_file))
+    loaded = checkpoints.load_checkpoint(str(trajan_file))
     assert type(loaded.model) is TrackAutoEncoder
     assert loaded.config == ModelConfig()  # the published TRAJAN, in every field
     assert loaded.name == "track_autoencoder_ckpt.npz"
@@ -252,8 +254,8 @@ def test_round_trip(preset, model_type, readout, embedding, dtype, tmp_path):
     arrays = cases.flat_parameters(model)
     path = str(tmp_path / "model.npz")
     notes = {"step": 7, "flags": {"preset": preset}, "held_out": [0.5, None]}
-    checkpointing.save_checkpoint(path, model, nested(arrays), dtype, notes)
-    loaded = checkpointing.load_checkpoint(path)
+    checkpoints.save_checkpoint(path, model, nested(arrays), dtype, notes)
+    loaded = checkpoints.load_checkpoint(path)
     assert type(loaded.model) is type(model)
     for field in dataclasses.fields(ModelConfig):
         assert getattr(loaded.model, field.name) == getattr(model, field.name)
@@ -267,7 +269,7 @@ def test_round_trip(preset, model_type, readout, embedding, dtype, tmp_path):
 def test_stored_form_is_the_documented_one(tmp_path):
     model, arrays = small_3dspa()
     path = tmp_path / "model.npz"
-    checkpointing.save_checkpoint(str(path), model, nested(arrays), "float16")
+    checkpoints.save_checkpoint(str(path), model, nested(arrays), "float16")
     with np.load(path, allow_pickle=False) as stored:
         assert set(stored.files) == {*arrays, "config"}
         assert all(stored[name].dtype == np.float16 for name in arrays)
@@ -279,8 +281,8 @@ def test_stored_form_is_the_documented_one(tmp_path):
 def test_how_a_model_runs_is_not_stored(tmp_path):
     model, arrays = small_3dspa(dtype=jax.numpy.bfloat16, decoder_scan_chunk_size=3)
     path = str(tmp_path / "model.npz")
-    checkpointing.save_checkpoint(path, model, nested(arrays))
-    loaded = checkpointing.load_checkpoint(path, decoder_scan_chunk_size=5)
+    checkpoints.save_checkpoint(path, model, nested(arrays))
+    loaded = checkpoints.load_checkpoint(path, decoder_scan_chunk_size=5)
     assert loaded.model.decoder_scan_chunk_size == 5
     assert loaded.model.dtype == jax.numpy.float32
 
@@ -288,8 +290,8 @@ def test_how_a_model_runs_is_not_stored(tmp_path):
 def test_a_loaded_model_computes_the_same(tmp_path):
     model, arrays = small_3dspa(predict_error_scale=True, use_depth=True)
     path = str(tmp_path / "model.npz")
-    checkpointing.save_checkpoint(path, model, nested(arrays))
-    loaded = checkpointing.load_checkpoint(path, use_depth=True)
+    checkpoints.save_checkpoint(path, model, nested(arrays))
+    loaded = checkpoints.load_checkpoint(path, use_depth=True)
     batch = cases.make_batch(model)
     apply = jax.jit(lambda model, p, x: model.apply({"params": p}, x), static_argnums=0)
     before = apply(model, nested(arrays), batch)
@@ -307,7 +309,7 @@ def test_plain_savez_of_other_float_types(dtype, tmp_path):
     if dtype == ml_dtypes.bfloat16:  # numpy forgets the type's name
         with np.load(path) as file:
             assert file["compressor/bias"].dtype == np.dtype("V2")
-    assert_same(checkpointing.load_checkpoint(str(path)).params, stored)
+    assert_same(checkpoints.load_checkpoint(str(path)).params, stored)
 
 
 # What save refuses.
@@ -319,7 +321,7 @@ def test_nan_and_infinity_are_not_written(tmp_path):
         arrays = {name: x.copy() for name, x in arrays.items()}
         arrays["compressor/bias"][3] = bad
         path = str(tmp_path / "model.npz")
-        message = message_of(checkpointing.save_checkpoint, path, model, nested(arrays))
+        message = message_of(checkpoints.save_checkpoint, path, model, nested(arrays))
         assert "compressor/bias" in message and "not finite" in message
     assert os.listdir(tmp_path) == []
 
@@ -330,13 +332,13 @@ def test_overflow_of_float16_is_not_written(tmp_path):
     arrays = arrays | {"compressor/bias": np.full(8, 7e4, np.float32)}
     path = str(tmp_path / "model.npz")
     message = message_of(
-        checkpointing.save_checkpoint, path, model, nested(arrays), "float16"
+        checkpoints.save_checkpoint, path, model, nested(arrays), "float16"
     )
     assert "compressor/bias" in message and "float16" in message
     assert os.listdir(tmp_path) == []
-    checkpointing.save_checkpoint(path, model, nested(arrays), "bfloat16")
+    checkpoints.save_checkpoint(path, model, nested(arrays), "bfloat16")
     assert_same(
-        checkpointing.load_checkpoint(path).params,
+        checkpoints.load_checkpoint(path).params,
         {name: x.astype(ml_dtypes.bfloat16) for name, x in arrays.items()},
     )
 
@@ -345,7 +347,7 @@ def test_parameters_of_another_model_are_not_written(tmp_path):
     model, arrays = small_3dspa()
     other, _ = small_3dspa(latent_token_dim=9)
     path = str(tmp_path / "model.npz")
-    message = message_of(checkpointing.save_checkpoint, path, other, nested(arrays))
+    message = message_of(checkpoints.save_checkpoint, path, other, nested(arrays))
     assert "compressor/kernel is [16, 8], needed is [16, 9]" in message
     assert os.listdir(tmp_path) == []
 
@@ -354,7 +356,7 @@ def test_unknown_storage_type(tmp_path):
     model, arrays = small_3dspa()
     path = str(tmp_path / "model.npz")
     message = message_of(
-        checkpointing.save_checkpoint, path, model, nested(arrays), "int8"
+        checkpoints.save_checkpoint, path, model, nested(arrays), "int8"
     )
     assert "float32, float16, bfloat16" in message
 
@@ -400,7 +402,7 @@ def test_unwritable_directory(tmp_path):
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", Path("/proc/self")):
         with pytest.raises(OSError, match="cannot write") as caught:
-            checkpointing.save_checkpoint(
+            checkpoints.save_checkpoint(
                 str(folder / "model.npz"), model, nested(arrays)
             )
         assert str(folder / "model.npz") in str(caught.value)
@@ -508,7 +510,7 @@ WRITERS = [
 def test_files_of_other_programs(write, tmp_path):
     model, arrays = small_3dspa()
     path = write(tmp_path, nested(arrays))
-    loaded = checkpointing.load_checkpoint(str(path))
+    loaded = checkpoints.load_checkpoint(str(path))
     assert_same(loaded.params, arrays)
     assert loaded.config == told_by_shapes(model)
     assert type(loaded.model) is TrackAutoEncoder3D
@@ -521,7 +523,7 @@ def test_bfloat16_in_a_flax_directory(tmp_path):
     stored = {name: jax.numpy.asarray(x, "bfloat16") for name, x in arrays.items()}
     for write in (write_flax_legacy, write_orbax_pytree):
         path = write(tmp_path, nested(stored))
-        assert_same(checkpointing.load_checkpoint(str(path)).params, stored)
+        assert_same(checkpoints.load_checkpoint(str(path)).params, stored)
 
 
 def test_checksum_of_a_directory_tells_parameters_apart(tmp_path):
@@ -531,7 +533,7 @@ def test_checksum_of_a_directory_tells_parameters_apart(tmp_path):
         (tmp_path / str(i)).mkdir()
         arrays["compressor/bias"] = arrays["compressor/bias"] + np.float32(change)
         path = write_flax_legacy(tmp_path / str(i), nested(arrays))
-        sums.add(checkpointing.load_checkpoint(str(path)).sha256)
+        sums.add(checkpoints.load_checkpoint(str(path)).sha256)
     assert len(sums) == 2
 
 
@@ -555,7 +557,7 @@ checkpointer.save({str(tmp_path / "o")!r}, {{"params": params}})
     four = {"XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count=4"}
     done = run_python("-c", code, env=four)
     assert done.returncode == 0, done.stderr
-    loaded = checkpointing.load_checkpoint(str(tmp_path / "o"))
+    loaded = checkpoints.load_checkpoint(str(tmp_path / "o"))
     assert_same(loaded.params, arrays)
 
 
@@ -602,10 +604,10 @@ def test_pickled_parameters(form, tmp_path):
     model, arrays = small_3dspa()
     path = str(tmp_path / "3dspa_ckpt.npz")
     np.savez(path, **PICKLED[form](nested(arrays)))
-    message = message_of(checkpointing.load_checkpoint, path)
+    message = message_of(checkpoints.load_checkpoint, path)
     assert "pickled" in message and "can run any code" in message
     assert "--allow_pickle" in message and "allow_pickle=True" in message
-    loaded = checkpointing.load_checkpoint(path, allow_pickle=True)
+    loaded = checkpoints.load_checkpoint(path, allow_pickle=True)
     assert_same(loaded.params, arrays)
     assert loaded.config == told_by_shapes(model)
 
@@ -615,13 +617,13 @@ def test_nothing_is_unpickled_without_consent(tmp_path):
     _, arrays = small_3dspa()
     np.savez(path, **arrays, zz=pickled(SideEffect(trap)))
     for function in (
-        checkpointing.load_checkpoint,
-        checkpointing.read_arrays,
-        checkpointing.describe,
+        checkpoints.load_checkpoint,
+        checkpoint_files.read_arrays,
+        checkpoints.describe,
     ):
         assert "pickled" in message_of(function, path)
     assert not trap.exists()
-    message_of(checkpointing.load_checkpoint, path, allow_pickle=True)
+    message_of(checkpoints.load_checkpoint, path, allow_pickle=True)
     assert trap.exists()  # so it would have been seen
 
 
@@ -629,10 +631,10 @@ def test_bare_pickles_are_never_loaded(tmp_path):
     trap, path = tmp_path / "trap", tmp_path / "c.npz"
     path.write_bytes(pickle.dumps({"params": SideEffect(trap)}))
     for allow in (False, True):
-        message = message_of(checkpointing.load_checkpoint, str(path), allow)
+        message = message_of(checkpoints.load_checkpoint, str(path), allow)
         assert "neither .npz nor a Flax checkpoint" in message
     np.save(tmp_path / "c.npy", pickled(SideEffect(trap)))
-    message_of(checkpointing.load_checkpoint, str(tmp_path / "c.npy"))
+    message_of(checkpoints.load_checkpoint, str(tmp_path / "c.npy"))
     assert not trap.exists()
 
 
@@ -643,7 +645,7 @@ def test_pickle_of_a_class_that_is_not_here(tmp_path):
     np.savez(tmp_path / "c.npz", params=pickled(module.State()))
     del sys.modules[module.__name__]
     message = message_of(
-        checkpointing.load_checkpoint, str(tmp_path / "c.npz"), allow_pickle=True
+        checkpoints.load_checkpoint, str(tmp_path / "c.npz"), allow_pickle=True
     )
     assert "module_of_another_program" in message
 
@@ -656,7 +658,7 @@ def test_pickle_of_something_else(value, tmp_path):
         np.savez(path, params=pickled({"compressor": {"kernel": {1, 2}}}))
     else:
         np.savez(path, params=pickled(value))
-    assert path in message_of(checkpointing.load_checkpoint, path, allow_pickle=True)
+    assert path in message_of(checkpoints.load_checkpoint, path, allow_pickle=True)
 
 
 # Mismatches.
@@ -670,7 +672,7 @@ def test_published_3dspa_lists_what_does_not_fit(tmp_path):
     shapes = published_3dspa_shapes()
     path = str(tmp_path / "3dspa_ckpt.npz")
     np.savez(path, **{k: np.zeros(v, np.float16) for k, v in shapes.items()})
-    message = message_of(checkpointing.load_checkpoint, path)
+    message = message_of(checkpoints.load_checkpoint, path)
     assert mismatches_in(message) == [
         "wrong shape: depth_projection/bias is [256], needed is [384]",
         "wrong shape: depth_projection/kernel is [256, 256], needed is [256, 384]",
@@ -682,23 +684,21 @@ def test_published_3dspa_lists_what_does_not_fit(tmp_path):
 def test_published_3dspa_whose_projections_fit(tmp_path):
     shapes = published_3dspa_shapes()
     shapes |= linear("dino_projection", 768, 384) | linear("depth_projection", 256, 384)
-    config = checkpointing.infer_config(
-        {k: np.broadcast_to(0.0, v) for k, v in shapes.items()}
-    )
+    config = infer_config({k: np.broadcast_to(0.0, v) for k, v in shapes.items()})
     assert config == dataclasses.replace(
         track_autoencoder.model_config(TrackAutoEncoder3D()),
         predict_error_scale=False,
         has_absent_dino=False,
         has_absent_depth=False,
     )
-    assert checkpointing.expected_shapes(config) == shapes
+    assert checkpoints.expected_shapes(config) == shapes
 
 
 @pytest.mark.parametrize("with_config", [True, False])
 def test_all_mismatches_at_once(with_config, tmp_path):
     model, arrays = small_3dspa()
     path = tmp_path / "model.npz"
-    checkpointing.save_checkpoint(str(path), model, nested(arrays))
+    checkpoints.save_checkpoint(str(path), model, nested(arrays))
     with np.load(path) as file:
         stored = dict(file)
     if not with_config:
@@ -708,7 +708,7 @@ def test_all_mismatches_at_once(with_config, tmp_path):
     stored["track_readout_attn/layer_0/MLP_out/kernel"] = np.zeros(())
     stored["something/else"] = np.zeros(5)
     np.savez(path, **stored)
-    message = message_of(checkpointing.load_checkpoint, str(path))
+    message = message_of(checkpoints.load_checkpoint, str(path))
     assert "in 5 arrays" in message
     expected = [
         "missing: compressor/kernel [16, 8]",
@@ -731,9 +731,9 @@ def test_any_one_array_may_be_missing():
     shapes = trajan_shapes()
     for name in everything:
         arrays = {k: v for k, v in everything.items() if k != name}
-        config = checkpointing.infer_config(arrays)
+        config = infer_config(arrays)
         assert config == ModelConfig(), name
-        found = checkpointing.find_mismatches(arrays, shapes)
+        found = checkpoints.find_mismatches(arrays, shapes)
         assert found == [f"missing: {name} {list(shapes[name])}"]
 
 
@@ -745,13 +745,13 @@ def test_any_one_array_may_have_a_wrong_shape():
                 continue  # then it is a model with more latents
             shape = [n + (i == axis) for i, n in enumerate(array.shape)]
             arrays = everything | {name: np.broadcast_to(0.0, shape)}
-            assert checkpointing.infer_config(arrays) == ModelConfig(), (name, axis)
+            assert infer_config(arrays) == ModelConfig(), (name, axis)
         arrays = everything | {name: np.zeros(())}
-        assert checkpointing.infer_config(arrays) == ModelConfig(), name
+        assert infer_config(arrays) == ModelConfig(), name
 
 
 def test_mismatches_are_listed_by_kind():
-    found = checkpointing.find_mismatches(
+    found = checkpoints.find_mismatches(
         {"a": np.zeros(3), "b": np.zeros((2, 2)), "d": np.zeros(())},
         {"b": (2, 3), "c": (1,), "d": ()},
     )
@@ -780,7 +780,7 @@ def test_optional_layers_in_any_combination(num_absent, tmp_path):
     for absent in itertools.combinations(OPTIONAL, num_absent):
         path = str(tmp_path / "model.npz")
         np.savez(path, **without(arrays, absent))
-        config = checkpointing.load_checkpoint(path).config
+        config = checkpoints.load_checkpoint(path).config
         assert config.predict_error_scale == ("error_scale_head" not in absent)
         for name in ("dino", "depth"):
             uses = f"{name}_projection" not in absent
@@ -788,10 +788,10 @@ def test_optional_layers_in_any_combination(num_absent, tmp_path):
             if uses:
                 has_absent = f"absent_{name}" not in absent
                 assert getattr(config, f"has_absent_{name}") == has_absent
-                checkpointing.load_checkpoint(path, **{f"use_{name}": True})
+                checkpoints.load_checkpoint(path, **{f"use_{name}": True})
                 continue
             message = message_of(
-                checkpointing.load_checkpoint, path, **{f"use_{name}": True}
+                checkpoints.load_checkpoint, path, **{f"use_{name}": True}
             )
             assert f"not trained with {name}" in message and f"--use_{name}" in message
 
@@ -800,7 +800,7 @@ def test_a_model_without_absent_vectors_needs_the_features(tmp_path):
     model, arrays = full_3dspa()
     path = str(tmp_path / "model.npz")
     np.savez(path, **without(arrays, ["absent_dino"]))
-    loaded = checkpointing.load_checkpoint(path, use_dino=True)
+    loaded = checkpoints.load_checkpoint(path, use_dino=True)
     batch = cases.make_batch(model)
     variables = {"params": loaded.params}
     shape = jax.eval_shape(loaded.model.apply, variables, batch).tracks.shape
@@ -815,7 +815,7 @@ def test_a_model_without_absent_vectors_needs_the_features(tmp_path):
 def test_an_absent_vector_without_its_projection_still_counts(tmp_path):
     """The same output as of the whole model, given no features."""
     model, _ = small_3dspa(use_dino=True, use_depth=True)
-    arrays = flattened(checkpointing.init_params(model, 0))
+    arrays = flattened(checkpoints.init_params(model, 0))
     arrays["absent_dino"] *= 50  # or nobody would see it
     batch = cases.make_batch(model)
     del batch["dino_features"], batch["depth_features"]
@@ -827,12 +827,12 @@ def test_an_absent_vector_without_its_projection_still_counts(tmp_path):
     expected = latents(model, nested(arrays))
     path = str(tmp_path / "model.npz")
     np.savez(path, **without(arrays, ["dino_projection"]))
-    loaded = checkpointing.load_checkpoint(path)
+    loaded = checkpoints.load_checkpoint(path)
     assert not loaded.config.use_dino and loaded.config.use_depth
     found = latents(loaded.model, loaded.params)
     np.testing.assert_allclose(found, expected, 0, 1e-5)
     np.savez(path, **without(arrays, ["dino_projection", "absent_dino"]))
-    loaded = checkpointing.load_checkpoint(path)
+    loaded = checkpoints.load_checkpoint(path)
     other = latents(loaded.model, loaded.params)
     assert np.abs(other - expected).max() > 1e-2
 
@@ -840,10 +840,10 @@ def test_an_absent_vector_without_its_projection_still_counts(tmp_path):
 def test_asking_for_features_of_our_own_file(tmp_path):
     model, arrays = small_3dspa(use_depth=True)
     path = str(tmp_path / "model.npz")
-    checkpointing.save_checkpoint(path, model, nested(arrays))
+    checkpoints.save_checkpoint(path, model, nested(arrays))
     for how in ({}, {"use_dino": False}, {"use_dino": None, "use_depth": True}):
-        checkpointing.load_checkpoint(path, **how)
-    message = message_of(checkpointing.load_checkpoint, path, use_dino=True)
+        checkpoints.load_checkpoint(path, **how)
+    message = message_of(checkpoints.load_checkpoint, path, use_dino=True)
     assert "not trained with dino" in message
 
 
@@ -855,7 +855,7 @@ def small_file(tmp_path_factory):
     """A small checkpoint of ours as bytes, and its arrays."""
     model, arrays = small_3dspa()
     path = tmp_path_factory.mktemp("small") / "model.npz"
-    checkpointing.save_checkpoint(str(path), model, nested(arrays))
+    checkpoints.save_checkpoint(str(path), model, nested(arrays))
     return path.read_bytes(), arrays
 
 
@@ -883,26 +883,26 @@ def write_zip(path, members):
 def test_no_checkpoint(content, tmp_path):
     path = tmp_path / "model.npz"
     path.write_bytes(content)
-    assert str(path) in message_of(checkpointing.load_checkpoint, str(path))
+    assert str(path) in message_of(checkpoints.load_checkpoint, str(path))
 
 
 def test_no_such_file(tmp_path):
-    message = message_of(checkpointing.load_checkpoint, str(tmp_path / "no.npz"))
+    message = message_of(checkpoints.load_checkpoint, str(tmp_path / "no.npz"))
     assert "no such checkpoint" in message
 
 
 @pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs Linux")
 def test_file_that_cannot_be_read():
-    message = message_of(checkpointing.load_checkpoint, "/proc/self/mem")
+    message = message_of(checkpoints.load_checkpoint, "/proc/self/mem")
     assert "cannot read /proc/self/mem" in message
 
 
 def test_npz_without_arrays(tmp_path):
     path = str(tmp_path / "model.npz")
     np.savez(path)
-    assert "no arrays" in message_of(checkpointing.load_checkpoint, path)
+    assert "no arrays" in message_of(checkpoints.load_checkpoint, path)
     np.savez(path, config=np.array("{}"))
-    assert "no arrays" in message_of(checkpointing.load_checkpoint, path)
+    assert "no arrays" in message_of(checkpoints.load_checkpoint, path)
 
 
 def test_zip_of_something_else(tmp_path):
@@ -912,7 +912,7 @@ def test_zip_of_something_else(tmp_path):
     content = pickle.dumps(SideEffect(trap))
     write_zip(path, {"archive/data.pkl": content, "archive/data/0": b"1234"})
     for allow in (False, True):
-        message = message_of(checkpointing.load_checkpoint, str(path), allow)
+        message = message_of(checkpoints.load_checkpoint, str(path), allow)
         assert "no .npz of arrays" in message
     assert not trap.exists()
 
@@ -929,7 +929,7 @@ def test_arrays_that_are_no_numbers(tmp_path):
         np.zeros(3, "V3"),
     ):
         np.savez(path, **arrays | {"compressor/bias": value})
-        message = message_of(checkpointing.load_checkpoint, path)
+        message = message_of(checkpoints.load_checkpoint, path)
         assert "compressor/bias is no array of numbers" in message
 
 
@@ -937,13 +937,13 @@ def test_name_that_is_an_array_and_a_folder(tmp_path):
     _, arrays = small_3dspa()
     path = str(tmp_path / "model.npz")
     np.savez(path, **{"compressor": np.zeros(3)} | arrays)
-    assert "part of another's path" in message_of(checkpointing.load_checkpoint, path)
+    assert "part of another's path" in message_of(checkpoints.load_checkpoint, path)
 
 
 def test_arrays_of_another_program(tmp_path):
     path = str(tmp_path / "resnet.npz")
     np.savez(path, **{"conv1/kernel": np.zeros((3, 3)), "conv1/bias": np.zeros(3)})
-    message = message_of(checkpointing.load_checkpoint, path)
+    message = message_of(checkpoints.load_checkpoint, path)
     assert "no TRAJAN or 3DSPA checkpoint" in message
     assert "conv1/bias, conv1/kernel" in message
 
@@ -952,7 +952,7 @@ def test_directory_without_a_checkpoint(tmp_path):
     for content in ((), ("notes.txt",), ("checkpoint_x", "checkpoint_")):
         for name in content:
             (tmp_path / name).write_text("nothing")
-        message = message_of(checkpointing.load_checkpoint, str(tmp_path))
+        message = message_of(checkpoints.load_checkpoint, str(tmp_path))
         assert str(tmp_path) in message and "checkpoint_N" in message
 
 
@@ -960,12 +960,12 @@ def test_damaged_checkpoint_in_a_directory(tmp_path):
     _, arrays = small_3dspa()
     path = write_flax_legacy(tmp_path, nested(arrays)) / "checkpoint_10"
     path.write_bytes(path.read_bytes()[:-100])
-    message = message_of(checkpointing.load_checkpoint, str(path.parent))
+    message = message_of(checkpoints.load_checkpoint, str(path.parent))
     assert "checkpoint_10" in message and "damaged" in message
     folder = write_orbax_pytree(tmp_path, nested(arrays))
     for file in folder.rglob("d/*"):
         file.write_bytes(file.read_bytes()[:50])
-    message = message_of(checkpointing.load_checkpoint, str(folder))
+    message = message_of(checkpoints.load_checkpoint, str(folder))
     assert str(folder) in message and "damaged" in message
     status, out, error = describe(folder)
     assert (status, out, len(error.splitlines())) == (1, "", 1), error
@@ -976,7 +976,7 @@ def test_truncated_anywhere(small_file, tmp_path):
     path = tmp_path / "model.npz"
     for size in np.linspace(0, len(content) - 1, 60).astype(int):
         path.write_bytes(content[:size])
-        message_of(checkpointing.read_arrays, str(path))
+        message_of(checkpoint_files.read_arrays, str(path))
 
 
 @pytest.mark.parametrize("allow_pickle", [False, True])
@@ -999,7 +999,7 @@ def test_any_flipped_byte_is_an_error_or_does_not_matter(
         damaged[position] ^= rng.integers(1, 256)
         path.write_bytes(damaged)
         try:
-            found, text = checkpointing.read_arrays(str(path), allow_pickle)
+            found, text = checkpoint_files.read_arrays(str(path), allow_pickle)
         except CheckpointError as error:
             assert "\n" not in str(error)
             errors += 1
@@ -1038,7 +1038,7 @@ def test_config_that_is_none(text, part, tmp_path):
     _, arrays = small_3dspa()
     path = str(tmp_path / "model.npz")
     np.savez(path, **arrays, config=np.array(text))
-    message = message_of(checkpointing.load_checkpoint, path)
+    message = message_of(checkpoints.load_checkpoint, path)
     assert path in message and part in message
 
 
@@ -1046,7 +1046,7 @@ def test_config_of_a_newer_version(tmp_path):
     _, arrays = small_3dspa()
     path = str(tmp_path / "model.npz")
     with_config(path, arrays, use_sound=True, ears=2)
-    message = message_of(checkpointing.load_checkpoint, path)
+    message = message_of(checkpoints.load_checkpoint, path)
     assert "ears, use_sound" in message and "newer version" in message
 
 
@@ -1057,7 +1057,7 @@ def test_config_of_an_older_version(tmp_path):
     del config["affine_motion"]
     path = str(tmp_path / "model.npz")
     np.savez(path, **arrays, config=np.array(json.dumps(config)))
-    assert not checkpointing.load_checkpoint(path).config.affine_motion
+    assert not checkpoints.load_checkpoint(path).config.affine_motion
 
 
 @pytest.mark.parametrize(
@@ -1083,7 +1083,7 @@ def test_config_that_makes_no_sense(changes, tmp_path):
     _, arrays = small_3dspa()
     path = str(tmp_path / "model.npz")
     with_config(path, arrays, **changes)
-    assert path in message_of(checkpointing.load_checkpoint, path)
+    assert path in message_of(checkpoints.load_checkpoint, path)
 
 
 CONFIGURATIONS = {
@@ -1111,8 +1111,8 @@ def test_configuration_is_inferred_from_shapes():
     for model_type, changes in configurations():
         model = cases.make_model(model_type, **{**SMALLEST, **changes})
         config = track_autoencoder.model_config(model)
-        shapes = checkpointing.expected_shapes(config)
-        found = checkpointing.infer_config(
+        shapes = checkpoints.expected_shapes(config)
+        found = infer_config(
             {name: np.broadcast_to(0.0, shape) for name, shape in shapes.items()}
         )
         # A transformer embedding without error scales does not tell frames apart from
@@ -1139,10 +1139,10 @@ def test_inference_is_fast(model_type, frequencies, frames, k):
         },
     )
     config = track_autoencoder.model_config(model)
-    shapes = checkpointing.expected_shapes(config)
+    shapes = checkpoints.expected_shapes(config)
     arrays = {name: np.broadcast_to(0.0, shape) for name, shape in shapes.items()}
     start = time.process_time()
-    assert checkpointing.infer_config(arrays) == told_by_shapes(model)
+    assert infer_config(arrays) == told_by_shapes(model)
     assert time.process_time() - start < 0.1
 
 
@@ -1166,9 +1166,9 @@ def test_initial_parameters_are_distributed_as_the_modules_say():
     """Against Flax's own initialisation, array by array."""
     # Relative positions start small: a weight's size is not always its width's.
     model, _ = small_3dspa(**SAME_WIDTHS, use_depth=True, relative_positions=True)
-    fast = flattened(checkpointing.init_params(model, 0))
+    fast = flattened(checkpoints.init_params(model, 0))
     slow = flattened(
-        jax.device_get(checkpointing.init_by_modules(model, jax.random.PRNGKey(0)))
+        jax.device_get(checkpoints.init_by_modules(model, jax.random.PRNGKey(0)))
     )
     assert fast.keys() == slow.keys()
     for name, expected in slow.items():
@@ -1188,9 +1188,9 @@ def test_initial_parameters_are_distributed_as_the_modules_say():
 
 def test_initial_parameters_follow_the_seed():
     model, _ = small_3dspa()
-    first = checkpointing.init_params(model, 3)
-    assert_same(checkpointing.init_params(model, 3), flattened(first))
-    other = flattened(checkpointing.init_params(model, 4))
+    first = checkpoints.init_params(model, 3)
+    assert_same(checkpoints.init_params(model, 3), flattened(first))
+    other = flattened(checkpoints.init_params(model, 4))
     arrays = flattened(first)
     # Nor do two arrays of one shape share their numbers.
     kernels = [x for name, x in arrays.items() if name.endswith("kernel")]
@@ -1201,8 +1201,8 @@ def test_initial_parameters_follow_the_seed():
 def test_initial_parameters_of_a_part_do_not_depend_on_the_rest():
     plain, _ = small_3dspa()
     more, _ = small_3dspa(use_depth=True, predict_error_scale=True)
-    arrays = flattened(checkpointing.init_params(plain, 3))
-    found = flattened(checkpointing.init_params(more, 3))
+    arrays = flattened(checkpoints.init_params(plain, 3))
+    found = flattened(checkpoints.init_params(more, 3))
     assert arrays.keys() < found.keys()
     assert_same(nested({name: found[name] for name in arrays}), arrays)
 
@@ -1211,7 +1211,7 @@ def test_initial_parameters_are_fast():
     """Flax's own take ten times as long: random numbers compiled for each shape."""
     model = cases.make_model("3dspa", "mini")
     start = time.process_time()
-    params = checkpointing.init_params(model, 0)
+    params = checkpoints.init_params(model, 0)
     assert time.process_time() - start < 5
     assert sum(x.size for x in jax.tree.leaves(params)) > 2e6
 
@@ -1230,7 +1230,7 @@ def test_command_describes_a_checkpoint(tmp_path):
     model, arrays = small_3dspa(use_depth=True)
     path = tmp_path / "model.npz"
     notes = {"step": 500, "note": "wrong shape: is what this line is about"}
-    checkpointing.save_checkpoint(str(path), model, nested(arrays), "float16", notes)
+    checkpoints.save_checkpoint(str(path), model, nested(arrays), "float16", notes)
     status, out, _ = describe(path)
     assert status == 0
     count = sum(x.size for x in arrays.values())

@@ -7,11 +7,10 @@ import jax
 import numpy as np
 import pytest
 
-import checkpointing
 import pipeline
 import surprise
-import training
 from spa.data.loading import load_synthetic_dataset
+from spa.model import checkpoints, training
 from spa.simulation import pools, twins
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,7 +38,7 @@ def test_the_default_checkpoint_is_shipped():
 def test_a_shipped_checkpoint_halves_the_errors_of_simple_motion(name):
     path = FOLDER / name
     assert path.stat().st_size <= 16 * 2**20
-    checkpoint = checkpointing.load_checkpoint(str(path))
+    checkpoint = checkpoints.load_checkpoint(str(path))
     pool = pools.synthetic_pool(16, seed=12, num_tracks=200)
     batches = load_synthetic_dataset(
         pool,
@@ -71,7 +70,7 @@ def test_the_sample_clip_scores_above_its_impossible_twin():
 
 
 def test_heads_are_those_of_the_shipped_checkpoint():
-    checkpoint = checkpointing.load_checkpoint(str(pipeline.DEFAULT_CHECKPOINT))
+    checkpoint = checkpoints.load_checkpoint(str(pipeline.DEFAULT_CHECKPOINT))
     heads = pipeline.load_heads(checkpoint, leave_one_out=True)
     kinds = [kind for kind in twins.VIOLATIONS if kind != "texture_swap"]
     left_out = [f"{name}without {kind}" for name in ("", "no model ") for kind in kinds]

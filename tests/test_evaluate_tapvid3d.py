@@ -18,12 +18,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_pipeline import SMALL, WINDOW, save_random
 
-import checkpointing
 import pipeline
 import tapvid3d_evaluation as evaluation
 import track_autoencoder_3d
 from pipeline import make_options
 from spa.errors import PipelineError
+from spa.model import checkpoints
 from tapvid3d_evaluation import ClipFile, Prediction, find_clips, read_clip
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -83,7 +83,7 @@ def checkpoint_path(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def checkpoint(checkpoint_path):
-    return checkpointing.load_checkpoint(checkpoint_path)
+    return checkpoints.load_checkpoint(checkpoint_path)
 
 
 def predict(clips, checkpoint, options=OPTIONS, batch_size=4):
@@ -562,9 +562,7 @@ def test_clips_with_features_and_without_go_together(tmp_path):
     model = track_autoencoder_3d.make_model(
         "mini", **SMALL | {"use_dino": True, "dino_feature_dim": 5}
     )
-    checkpoint = checkpointing.load_checkpoint(
-        save_random(tmp_path / "dino.npz", model)
-    )
+    checkpoint = checkpoints.load_checkpoint(save_random(tmp_path / "dino.npz", model))
     arrays = clip_arrays(num_frames=WINDOW)
     rng = np.random.default_rng(0)
     features = rng.normal(size=(12, WINDOW, 5)).astype(np.float32)

@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import checkpointing
 import many_videos
 import pipeline
 import surprise
 from many_videos import append_row, find_inputs, name_folders, read_rows, score_many
 from spa.errors import PipelineError, VideoError
+from spa.model import checkpoints
 
 OPTIONS = pipeline.make_options()
-CHECKPOINT = checkpointing.Checkpoint(None, {}, None, "none.npz", "abc", {})
+CHECKPOINT = checkpoints.Checkpoint(None, {}, None, "none.npz", "abc", {})
 
 
 def make_score(path, options=OPTIONS):

@@ -22,6 +22,7 @@ import track_autoencoder_3d
 from offline_proof import Row
 from spa import geometry, statistics
 from spa.errors import USER_ERRORS, PipelineError
+from spa.model import prediction
 from spa.simulation import damages, pools, scenes, twins
 
 CAMERA = geometry.default_intrinsics(256, 256)
@@ -136,7 +137,7 @@ def test_jaccard_of_a_2d_model(monkeypatch):
         tracks = np.repeat(points[:, None, 1:], 12, axis=1)
         return None, tracks, np.full((len(points), 12, 1), 5.0, np.float32), None
 
-    monkeypatch.setattr(pipeline, "predict", stay)
+    monkeypatch.setattr(prediction, "predict", stay)
     config = types.SimpleNamespace(num_output_frames=12)
     model = types.SimpleNamespace(config=config, model=None, params=None)
     pixels = np.random.default_rng(0).uniform(20, 200, (6, 1, 2)).repeat(5, axis=1)

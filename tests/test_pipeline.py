@@ -17,7 +17,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from video_files import SIZE, make_clip
 
-import checkpointing
 import pipeline
 import surprise
 import track_autoencoder
@@ -28,6 +27,7 @@ from spa.clip import tracking
 from spa.clip.video import video_from_array
 from spa.errors import USER_ERRORS, CheckpointError, NothingToTrack, PipelineError
 from spa.files import without_nan
+from spa.model import checkpoint_files, checkpoints, prediction
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "videos"
 SETTINGS = settings(max_examples=50, deadline=None)
@@ -62,21 +62,21 @@ def checkpoint_path(tmp_path_factory):
 def save_random(path, model):
     """A checkpoint of random numbers, which is quicker made than an initial one."""
     rng = np.random.default_rng(0)
-    shapes = checkpointing.flatten(checkpointing.parameter_shapes(model))
+    shapes = checkpoint_files.flatten(checkpoints.parameter_shapes(model))
     arrays = {
         name: rng.normal(name.endswith("scale"), shape.shape[0] ** -0.5, shape.shape)
         for name, shape in shapes.items()
     }
     for name in ("track_predictor/kernel", "track_predictor/bias"):
         arrays[name] *= 0.01  # points hardly move, so that some are predicted right
-    params = checkpointing.unflatten(arrays)
-    checkpointing.save_checkpoint(str(path), model, params)
+    params = checkpoint_files.unflatten(arrays)
+    checkpoints.save_checkpoint(str(path), model, params)
     return str(path)
 
 
 @pytest.fixture(scope="module")
 def checkpoint(checkpoint_path):
-    return checkpointing.load_checkpoint(checkpoint_path)
+    return checkpoints.load_checkpoint(checkpoint_path)
 
 
 def random_tracks(seed=0, num_tracks=40, num_frames=30, share=0.8):
@@ -295,8 +295,8 @@ def test_query_points_do_not_count(held_out):
 
 def test_calls_of_any_size_predict_the_same(held_out, checkpoint, monkeypatch):
     tracks, found = held_out
-    monkeypatch.setattr(pipeline, "QUERIES_PER_CALL", 3)
-    monkeypatch.setattr(pipeline, "FEW_QUERIES", 2)
+    monkeypatch.setattr(prediction, "QUERIES_PER_CALL", 3)
+    monkeypatch.setattr(prediction, "FEW_QUERIES", 2)
     options = make_options(num_support_tracks=20)
     again = pipeline.hold_out(tracks, checkpoint, options)
     np.testing.assert_allclose(again.tracks, found.tracks, atol=1e-5)
@@ -403,7 +403,7 @@ def with_prediction(tracks, held_out, predicted):
     held_out = dataclasses.replace(
         held_out, tracks=predicted[held_out.ids], visible_logits=logits
     )
-    stub = checkpointing.Checkpoint(None, {}, None, "none", "", {})
+    stub = checkpoints.Checkpoint(None, {}, None, "none", "", {})
     return pipeline.make_result(tracks, held_out, stub, make_options(), None)
 
 
@@ -439,7 +439,7 @@ def test_realism_is_what_scoring_says(held_out):
         tracks.size,
         found.counted.astype(float),
     )
-    stub = checkpointing.Checkpoint(None, {}, None, "none", "", {})
+    stub = checkpoints.Checkpoint(None, {}, None, "none", "", {})
     result = pipeline.make_result(tracks, found, stub, make_options(), None)
     assert result.realism == metrics.realism(expected)
     assert result.score["occlusion_accuracy"] == expected["occlusion_accuracy"]
@@ -760,7 +760,7 @@ def test_repeated_splits_give_a_mean_and_a_spread(checkpoint):
     for window in found.windows:
         for split, support in enumerate(window.support):
             assert not {(i, split) for i in support} & pairs
-    stub = checkpointing.Checkpoint(None, {}, None, "none", "", {})
+    stub = checkpoints.Checkpoint(None, {}, None, "none", "", {})
     result = pipeline.make_result(tracks, found, stub, options, None)
     each = []
     for split in range(3):
@@ -1217,7 +1217,7 @@ def test_features_beside_tracks_are_used(tmp_path):
 
 def test_stored_features_of_another_width_are_one_line(tmp_path):
     model = track_autoencoder_3d.make_model("mini", **SMALL, use_dino=True)
-    wide = checkpointing.load_checkpoint(save_random(tmp_path / "wide.npz", model))
+    wide = checkpoints.load_checkpoint(save_random(tmp_path / "wide.npz", model))
     tracks = random_tracks(num_tracks=5, num_frames=6)
     np.savez(
         tmp_path / "t.npz",

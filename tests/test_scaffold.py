@@ -15,8 +15,7 @@ import scipy.fft
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import checkpointing
-import scaffold
+from spa.model import checkpoints, scaffold
 
 SEEDS = st.integers(0, 2**32 - 1)
 choose_nodes = jax.jit(scaffold.choose_nodes, static_argnums=2)
@@ -313,7 +312,7 @@ def still_world(frames=12, support=40, queries=10, turn=0.0, sideways=0.0):
 
 def through_the_scaffold(tracks, model, queries=10):
     """The model's predictions where nothing has been learned: its heads say nothing."""
-    params = checkpointing.init_params(model, 0)
+    params = checkpoints.init_params(model, 0)
     for name in ("track_predictor", "node_query"):
         params[name] = jax.tree.map(jnp.zeros_like, params[name])
     support = tracks[:, :-queries]

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import reference_model
 
-import checkpointing
 import track_autoencoder
 import track_autoencoder_3d
+from spa.model import checkpoint_files, checkpoints
 from track_autoencoder import TrackAutoEncoder
 from track_autoencoder_3d import TrackAutoEncoder3D
 
@@ -91,7 +91,7 @@ def published(fixture):
     """Results of TRAJAN with the fixture's parameters and inputs."""
     model = TrackAutoEncoder()
     tree = json.loads((DATA / "trajan_param_tree.json").read_text())
-    params = checkpointing.unflatten(
+    params = checkpoint_files.unflatten(
         {k: cases.parameter(k, s) for k, s in tree.items()}
     )
     return model, params, apply(model, inputs_of(fixture), params)
@@ -105,7 +105,7 @@ def inputs_of(fixture):
 def test_trajan_has_the_published_names_and_shapes():
     tree = json.loads((DATA / "trajan_param_tree.json").read_text())
     config = track_autoencoder.model_config(TrackAutoEncoder())
-    ours = checkpointing.expected_shapes(config)
+    ours = checkpoints.expected_shapes(config)
     assert {name: list(shape) for name, shape in ours.items()} == tree
     assert sum(int(np.prod(shape)) for shape in tree.values()) == 68_333_080
 
@@ -134,7 +134,9 @@ def test_trajan_chunks_agree_and_need_not_divide_the_queries(fixture, published)
 def test_plain_version_agrees_with_the_published_outputs(fixture, published):
     """The reference that speed is measured against computes the same function."""
     model, params, _ = published
-    flat = {name: jnp.asarray(x) for name, x in checkpointing.flatten(params).items()}
+    flat = {
+        name: jnp.asarray(x) for name, x in checkpoint_files.flatten(params).items()
+    }
     config = track_autoencoder.model_config(model)
     latents = reference_model.encode_2d(flat, inputs_of(fixture), config)
     np.testing.assert_allclose(latents, fixture["latents"], 0, 1e-4)
@@ -303,7 +305,7 @@ def test_gradients_are_finite_and_none_comes_from_hidden_positions(
         cases.parameters(model), inputs
     )
     assert np.isfinite(value)
-    for name, grad in checkpointing.flatten(of_params).items():
+    for name, grad in checkpoint_files.flatten(of_params).items():
         assert np.all(np.isfinite(grad)), name
     assert np.any(of_params["track_predictor"]["kernel"])
     assert np.any(of_params["compressor"]["kernel"])  # straight through the rounding
@@ -423,7 +425,7 @@ def test_all_published_configurations_of_3dspa_run(dino, depth):
         use_dino=dino, use_depth=depth, **{**cases.TINY, "dino_feature_dim": 768}
     )
     batch = cases.make_batch(model)
-    params = checkpointing.init_params(model, 0)
+    params = checkpoints.init_params(model, 0)
     out = jax.jit(model.apply)({"params": params}, batch)
     assert ("dino_projection" in params, "depth_projection" in params) == (dino, depth)
     assert out.tracks.shape == (2, 4, 12, 3)
@@ -431,7 +433,7 @@ def test_all_published_configurations_of_3dspa_run(dino, depth):
 
 
 def test_published_sizes_of_3dspa():
-    shapes = checkpointing.expected_shapes(
+    shapes = checkpoints.expected_shapes(
         track_autoencoder.model_config(TrackAutoEncoder3D())
     )
     assert shapes["initializer/state_init"] == (128, 512)
@@ -519,7 +521,7 @@ def test_bfloat16_stays_near_float32_and_parameters_stay_float32():
         half = model.clone(dtype=jnp.bfloat16)
         made = jax.eval_shape(half.init, jax.random.PRNGKey(0), batch)["params"]
         assert {x.dtype for x in jax.tree.leaves(made)} == {jnp.dtype("float32")}
-        params = checkpointing.init_params(half, 0)
+        params = checkpoints.init_params(half, 0)
         out, exact = apply(half, batch, params), apply(model, batch, params)
         assert out.tracks.dtype == jnp.float32
         spread = np.std(exact.tracks)

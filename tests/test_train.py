@@ -23,10 +23,10 @@ import numpy as np
 import pytest
 import train_small
 
-import checkpointing
 import track_autoencoder
 import track_autoencoder_3d
-import training
+from spa.model import checkpoint_files, checkpoints
+from spa.model.train_state import saved_steps
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL_MODEL = str(ROOT / "tests" / "train_small.py")
@@ -96,7 +96,7 @@ def losses_of(folder):
 
 
 def states_of(folder):
-    return training.saved_steps(str(folder / "state"))[::-1]
+    return saved_steps(str(folder / "state"))[::-1]
 
 
 def assert_metrics(lines, steps):
@@ -164,7 +164,7 @@ def test_3dspa(run_3dspa):
     picture = (folder / "learning_curve.png").read_bytes()
     assert picture.startswith(b"\x89PNG") and len(picture) > 10_000
 
-    loaded = checkpointing.load_checkpoint(str(path))
+    loaded = checkpoints.load_checkpoint(str(path))
     features = {"use_dino": False, "use_depth": True}
     model = track_autoencoder_3d.make_model("mini", **train_small.SIZES, **features)
     assert loaded.config == track_autoencoder.model_config(model)
@@ -196,9 +196,9 @@ def test_without_a_login_wandb_is_offline(run_3dspa):
 
 def test_weights_are_the_average_of_small_steps(run_3dspa):
     """So what is written is nearly where it began."""
-    loaded = checkpointing.load_checkpoint(str(run_3dspa[0] / "3dspa_mini.npz"))
-    found = checkpointing.flatten(loaded.params)
-    first = checkpointing.flatten(checkpointing.init_params(loaded.model, 0))
+    loaded = checkpoints.load_checkpoint(str(run_3dspa[0] / "3dspa_mini.npz"))
+    found = checkpoint_files.flatten(loaded.params)
+    first = checkpoint_files.flatten(checkpoints.init_params(loaded.model, 0))
     changed = [name for name in first if np.any(found[name] != first[name])]
     assert changed
     for name in first:
@@ -258,10 +258,10 @@ def test_resumed_run_is_the_uninterrupted_one(run_3dspa, stopped, cache, tmp_pat
     assert losses_of(folder) == losses_of(run_3dspa[0])
     assert [line["step"] for line in lines_of(folder)] == [4, 6]
     a, b = (
-        checkpointing.load_checkpoint(str(path / "3dspa_mini.npz")).params
+        checkpoints.load_checkpoint(str(path / "3dspa_mini.npz")).params
         for path in (folder, run_3dspa[0])
     )
-    a, b = checkpointing.flatten(a), checkpointing.flatten(b)
+    a, b = checkpoint_files.flatten(a), checkpoint_files.flatten(b)
     for name in b:
         np.testing.assert_array_equal(a[name], b[name], err_msg=name)
 
@@ -295,7 +295,7 @@ def test_sigterm_then_a_full_disk(run_3dspa, cache, tmp_path):
     step, saved, exported = map(int, found.groups())
     assert step == saved >= exported > 0 and exported % 3 == 0
     assert states_of(tmp_path) == [step]
-    assert checkpointing.load_checkpoint(str(path)).metadata["step"] == exported
+    assert checkpoints.load_checkpoint(str(path)).metadata["step"] == exported
     assert "learning_curve.png" in os.listdir(tmp_path)
     assert losses_of(tmp_path)[1] != losses_of(run_3dspa[0])[1]  # of other weights
 
@@ -314,7 +314,7 @@ def test_sigterm_then_a_full_disk(run_3dspa, cache, tmp_path):
     assert re.fullmatch(pattern, error[-2]), error
     assert f"resumed after step {step}" in error
     assert step in states or len(states) == 3
-    loaded = checkpointing.read_arrays(str(tmp_path / "state" / str(last) / "state"))
+    loaded = checkpoint_files.read_arrays(str(tmp_path / "state" / str(last) / "state"))
     assert all(np.isfinite(array).all() for array in loaded[0].values())
 
 
@@ -502,7 +502,7 @@ def test_trajan_with_a_pool_and_workers(cache, tmp_path):
     assert status == 0, error
     assert out == f"weights: {folder / 'trajan_mini.npz'}\n"
     assert_metrics(lines_of(folder), [1])
-    loaded = checkpointing.load_checkpoint(str(folder / "trajan_mini.npz"))
+    loaded = checkpoints.load_checkpoint(str(folder / "trajan_mini.npz"))
     assert loaded.config == track_autoencoder.model_config(
         track_autoencoder.make_model("mini")
     )
@@ -542,7 +542,7 @@ def test_weights_that_are_not_finite(cache, tmp_path):
         error[-2],
     ), error
     assert [line["step"] for line in lines_of(tmp_path)] == [1]
-    assert checkpointing.load_checkpoint(str(path)).metadata["step"] == 1
+    assert checkpoints.load_checkpoint(str(path)).metadata["step"] == 1
 
 
 BAD_FLAGS = {

@@ -25,11 +25,18 @@ import pytest
 import scipy.stats
 from absl import flags
 
-import checkpointing
-import training
 from spa import metrics
 from spa.errors import CheckpointError
 from spa.metrics import batch_metrics, image_errors
+from spa.model import checkpoint_files, checkpoints, training
+from spa.model.train_state import (
+    make_state,
+    read_about,
+    restore_state,
+    save_state,
+    saved_steps,
+    unfinished,
+)
 from track_autoencoder import MIN_DEPTH, TrackAutoEncoderResults
 
 # Loss.
@@ -251,26 +258,28 @@ SMALL = cases.ONE_LAYER | {
 
 def small_model(model_type):
     model = cases.make_model(model_type, **SMALL)
-    return model, checkpointing.init_params(model, 0)
+    return model, checkpoints.init_params(model, 0)
 
 
 def test_only_kernels_decay():
     """Without gradients the update is the decay: minus rate times weight decay."""
     names = ("a/dense/kernel", "kernel", "a/dense/bias", "a/norm/scale")
     names += ("initializer/state_init", "absent_dino")
-    params = checkpointing.unflatten({name: np.float32([2.0, -1.0]) for name in names})
+    params = checkpoint_files.unflatten(
+        {name: np.float32([2.0, -1.0]) for name in names}
+    )
     optimizer = training.make_optimizer(1e-3, 100, 0, weight_decay=0.1)
     zeros = jax.tree.map(np.zeros_like, params)
     updates, _ = optimizer.update(zeros, optimizer.init(params), params)
-    for name, update in checkpointing.flatten(updates).items():
+    for name, update in checkpoint_files.flatten(updates).items():
         expected = [-2e-4, 1e-4] if name.endswith("kernel") else [0, 0]
         np.testing.assert_allclose(update, expected, rtol=1e-4, err_msg=name)
 
 
 def test_what_decays_in_a_model():
     model = cases.make_model("3dspa")
-    mask = checkpointing.flatten(
-        training.is_kernel(checkpointing.init_params(model, 0))
+    mask = checkpoint_files.flatten(
+        training.is_kernel(checkpoints.init_params(model, 0))
     )
     kept = {name.split("/")[-1] for name, decays in mask.items() if not decays}
     assert kept == {"bias", "scale", "state_init", "absent_dino", "absent_depth"}
@@ -279,8 +288,8 @@ def test_what_decays_in_a_model():
 
 def test_muon_takes_the_kernels_between_hidden_layers():
     model = cases.make_model("3dspa", readout="cross", frames_per_token=2)
-    params = checkpointing.init_params(model, 0)
-    axes = checkpointing.flatten(training.hidden_matrices(params))
+    params = checkpoints.init_params(model, 0)
+    axes = checkpoint_files.flatten(training.hidden_matrices(params))
     inside = {name.split("/")[0] for name, x in axes.items() if x is not None}
     assert inside == {
         "input_track_transformer",
@@ -290,7 +299,7 @@ def test_muon_takes_the_kernels_between_hidden_layers():
         "decompress_attn",
         "track_readout_attn",
     }
-    for name, shape in checkpointing.flatten(params).items():
+    for name, shape in checkpoint_files.flatten(params).items():
         if axes[name] is not None:
             assert name.endswith("kernel"), name
             inputs = [shape.shape[i] for i in axes[name].reduction_axis]
@@ -353,13 +362,13 @@ def trained(model_type):
     num_steps = NUM_STEPS[model_type]
     changes = SMALL if model_type == "3dspa" else cases.ONE_LAYER
     model = cases.make_model(model_type, **changes)
-    params = checkpointing.init_params(model, 0)
+    params = checkpoints.init_params(model, 0)
     optimizer = training.make_optimizer(1e-2, num_steps, 5)
     step_fn = training.make_train_step(model, optimizer, decay=0.5)
     batch = cases.drifting_batch(model.num_coords)
     runs = []
     for _ in range(2):
-        state, metrics = training.make_state(params, optimizer, 7), []
+        state, metrics = make_state(params, optimizer, 7), []
         states = [jax.device_get(state)]
         for step in range(num_steps):
             state, values = step_fn(state, batch)
@@ -426,7 +435,7 @@ def test_a_step_in_bfloat16():
     model, params = small_model("3dspa")
     optimizer = training.make_optimizer(1e-2, 60, 5)
     step_fn = training.make_train_step(model.clone(dtype=jnp.bfloat16), optimizer)
-    state = training.make_state(params, optimizer, 7)
+    state = make_state(params, optimizer, 7)
     state, found = step_fn(state, cases.drifting_batch(3))
     [first, *_], _ = trained("3dspa")[1][0]
     assert float(found["loss"]) == pytest.approx(first["loss"], rel=0.02)
@@ -446,7 +455,7 @@ def test_every_part_learns_visibility():
         outputs = model.apply({"params": params}, batch)
         return training.compute_loss(outputs, batch, weights)[0]
 
-    found = checkpointing.flatten(jax.device_get(gradient(params)))
+    found = checkpoint_files.flatten(jax.device_get(gradient(params)))
     for name in ("track_mlp_in/kernel", "compressor/kernel", "query_encoder/kernel"):
         assert np.abs(found[name]).max() > 0, name
     assert not np.any(found["error_scale_head/kernel"])
@@ -459,7 +468,7 @@ def test_training_with_features_for_some_clips():
     """768 random numbers per point stand for DINOv2's, the second clip has none."""
     changes = {**SMALL, "dino_feature_dim": 768, "use_depth": True, "use_dino": True}
     model = cases.make_model("3dspa", **changes)
-    params = checkpointing.init_params(model, 0)
+    params = checkpoints.init_params(model, 0)
     batch, rng = cases.drifting_batch(3), np.random.default_rng(11)
     shape = batch["support_tracks"].shape[:3]
     for name, width, present in (("dino", 768, [1, 0]), ("depth", 7, [1, 1])):
@@ -468,13 +477,13 @@ def test_training_with_features_for_some_clips():
         batch[f"{name}_present"] = np.float32(present)
     optimizer = training.make_optimizer(3e-3, 20, 5)
     step_fn = training.make_train_step(model, optimizer)
-    state, losses = training.make_state(params, optimizer, 0), []
+    state, losses = make_state(params, optimizer, 0), []
     for _ in range(20):
         state, metrics = step_fn(state, batch)
         losses.append(float(metrics["loss"]))
     assert np.all(np.isfinite(losses)) and losses[-1] < 0.9 * losses[0]
-    found = checkpointing.flatten(jax.device_get(state.params))
-    before = checkpointing.flatten(params)
+    found = checkpoint_files.flatten(jax.device_get(state.params))
+    before = checkpoint_files.flatten(params)
     for name in ("dino_projection/kernel", "depth_projection/kernel", "absent_dino"):
         assert np.abs(found[name] - before[name]).max() > 1e-3, name
     np.testing.assert_array_equal(found["absent_depth"], before["absent_depth"])
@@ -713,7 +722,7 @@ def stepper():
     step_fn = training.make_train_step(model, optimizer, sharding=everywhere)
 
     def begin():
-        state = training.make_state(params, optimizer, 3)
+        state = make_state(params, optimizer, 3)
         return training.place(state, everywhere)
 
     def steps(state, batches, count):
@@ -740,18 +749,18 @@ def saved(tmp_path_factory):
     for _ in range(2):
         state, _ = steps(state, batches, 2)
         about = {"step": int(state.step), "flags": {"seed": 3, "path": None}}
-        training.save_state(folder, state, about)
+        save_state(folder, state, about)
     return folder, *steps(state, batches, 3)
 
 
 @pytest.mark.parametrize("step, num_workers", [(2, 0), (4, 0), (4, 1)])
 def test_a_restored_state_goes_on_exactly(saved, step, num_workers):
     folder, last, losses = saved
-    assert training.saved_steps(folder) == [4, 2]
-    about = training.read_about(folder, step)
+    assert saved_steps(folder) == [4, 2]
+    about = read_about(folder, step)
     assert about == {"step": step, "flags": {"seed": 3, "path": None}}
     begin, steps = stepper()
-    state = training.restore_state(folder, step, begin())
+    state = restore_state(folder, step, begin())
     assert int(state.step) == step
     batches = make_batches(num_workers, step)
     state, found = steps(state, batches, 7 - step)
@@ -762,18 +771,18 @@ def test_a_restored_state_goes_on_exactly(saved, step, num_workers):
 def test_old_states_go_and_unfinished_ones(tmp_path):
     folder, (begin, _) = str(tmp_path / "state"), stepper()
     state = begin()
-    assert training.saved_steps(folder) == [] == training.unfinished(folder)
+    assert saved_steps(folder) == [] == unfinished(folder)
     for step in range(1, 4):
         state = state.replace(step=jnp.int32(step))
         os.makedirs(os.path.join(folder, "9.orbax-checkpoint-tmp"), exist_ok=True)
-        assert len(training.unfinished(folder)) == 1
-        training.save_state(folder, state, {}, keep=2)
-        assert training.unfinished(folder) == []
-    assert training.saved_steps(folder) == [3, 2]
+        assert len(unfinished(folder)) == 1
+        save_state(folder, state, {}, keep=2)
+        assert unfinished(folder) == []
+    assert saved_steps(folder) == [3, 2]
     # After a damaged state was passed over: it is not what is kept instead of ours.
     state = state.replace(step=jnp.int32(1))
-    training.save_state(folder, state, {}, keep=1)
-    assert training.saved_steps(folder) == [3, 2, 1]
+    save_state(folder, state, {}, keep=1)
+    assert saved_steps(folder) == [3, 2, 1]
 
 
 # What Orbax's threads say after the first of them has failed.
@@ -782,24 +791,24 @@ def test_a_state_that_cannot_be_written_leaves_the_others(tmp_path):
     """As on a full disk: files may not be longer than 10 kB."""
     folder, (begin, _) = str(tmp_path), stepper()
     state = begin()
-    training.save_state(folder, state, {})
+    save_state(folder, state, {})
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
     try:
         with pytest.raises(CheckpointError, match="write .*/1: File too large$"):
             later = state.replace(step=jnp.int32(1))
-            training.save_state(folder, later, {})
+            save_state(folder, later, {})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert os.listdir(folder) == ["0"]
-    assert_equal(training.restore_state(folder, 0, begin()), state)
+    assert_equal(restore_state(folder, 0, begin()), state)
 
 
 @pytest.mark.parametrize("what", ["half of an array", "the list of arrays"])
 def test_a_damaged_state_is_named(tmp_path, what):
     folder, (begin, _) = str(tmp_path), stepper()
     state = begin()
-    training.save_state(folder, state, {})
+    save_state(folder, state, {})
     files = [p for p in (tmp_path / "0" / "state").rglob("*") if p.is_file()]
     if what == "half of an array":
         largest = max(files, key=lambda p: p.stat().st_size)
@@ -808,7 +817,7 @@ def test_a_damaged_state_is_named(tmp_path, what):
         [path] = [p for p in files if p.name == "_METADATA"]
         path.unlink()
     with pytest.raises(CheckpointError, match="/0 is damaged: .") as found:
-        training.restore_state(folder, 0, begin())
+        restore_state(folder, 0, begin())
     assert "\n" not in str(found.value)
 
 

@@ -10,7 +10,7 @@ import runpy
 
 import cases
 
-import track_autoencoder
+from spa.model.config import MINI, PRESETS
 
 SIZES = {
     **cases.TINY,
@@ -22,7 +22,7 @@ SIZES = {
 
 
 def shrink_mini():
-    track_autoencoder.PRESETS["mini"] = track_autoencoder.MINI | SIZES
+    PRESETS["mini"] = MINI | SIZES
 
 
 if __name__ == "__main__":  # test_train.py imports this file

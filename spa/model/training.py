@@ -1,27 +1,10 @@
-"""Training of both autoencoders: loss, step, schedule, evaluation, state on disk.
-
-    LossWeights, compute_loss       one loss for TRAJAN and 3DSPA
-    make_schedule, make_optimizer   AdamW or Muon, warm-up, cosine decay, clipping
-    TrainState, make_train_step     one step, with an average of the weights beside them
-    make_shardings, place, Feeder   batches on their devices, and the wait for them
-    predict, evaluate               held-out errors in pixels, beside the baselines'
-    draw_learning_curve             a picture of them
-    save_state, restore_state       everything that a run needs to go on exactly (Orbax)
-
-Positions are compared as they are seen: in 3D the error is divided by the true depth,
-so that a centimetre counts for more nearby than far away. Published weights are 5000
-for positions and 1e-8 for visibility, under which visibility is never learned.
-"""
+"""Loss, schedule, optimiser, training step and held-out evaluation."""
 
 import collections
 import dataclasses
 import functools
-import os
-import re
-import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,12 +12,10 @@ import numpy as np
 import optax
 import optax.contrib
 import scipy.stats
-from flax import struct
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
 import track_autoencoder
-from spa.errors import CheckpointError, first_line
 from spa.metrics import (
     EVALUATION_SIZE,
     batch_metrics,
@@ -43,6 +24,8 @@ from spa.metrics import (
     nearest_support,
     point_stays,
 )
+from spa.model.inputs import check_shape
+from spa.model.train_state import TrainState
 
 CERTAIN_WITHIN = 8.0 / EVALUATION_SIZE  # TAPIR's certainty: an error below 8 px
 MAX_LOG_SCALE = 8.0
@@ -153,7 +136,7 @@ def first_frames(
         ValueError: naming the array of the batch that does not fit the predictions.
     """
     clips, queries, most, coords = outputs.tracks.shape
-    tracks, check_shape = batch["query_tracks"], track_autoencoder.check_shape
+    tracks = batch["query_tracks"]
     check_shape("query_tracks", tracks, (clips, queries, "T", coords))
     num_frames = tracks.shape[2]
     if num_frames > most:
@@ -261,37 +244,6 @@ def hidden_matrices(params: dict) -> dict:
         )
 
     return jax.tree_util.tree_map_with_path(axes, params)
-
-
-@struct.dataclass
-class TrainState:
-    """What a step changes.
-
-    Attributes:
-        step: number of steps taken.
-        params: parameters.
-        average: their exponential moving average, which is evaluated and shipped.
-        optimizer_state: of optax.
-        key: random numbers of the next step.
-    """
-
-    step: jax.Array
-    params: Any
-    average: Any
-    optimizer_state: Any
-    key: jax.Array
-
-
-def make_state(params: dict, optimizer, seed: int) -> TrainState:
-    """The state before the first step."""
-    return TrainState(
-        step=jnp.zeros((), jnp.int32),
-        # Copies, since a step uses its state up.
-        params=jax.tree.map(jnp.array, params),
-        average=jax.tree.map(jnp.array, params),
-        optimizer_state=optimizer.init(params),
-        key=jax.random.PRNGKey(seed),
-    )
 
 
 def make_train_step(
@@ -555,101 +507,3 @@ def draw_learning_curve(lines: list[dict], title: str, file) -> None:
 def is_finite(tree) -> Array:
     """Whether all numbers of a tree are finite."""
     return jnp.all(jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(tree)]))
-
-
-# State on disk. One folder per step, which Orbax gives its name when it is complete.
-
-
-def saved_steps(folder: str) -> list[int]:
-    """Steps whose state lies complete in a folder, the newest first."""
-    names = os.listdir(folder) if os.path.isdir(folder) else []
-    return sorted((int(name) for name in names if name.isdecimal()), reverse=True)
-
-
-def unfinished(folder: str) -> list[str]:
-    """Paths of states whose writing was cut off."""
-    names = os.listdir(folder) if os.path.isdir(folder) else []
-    names = [name for name in names if re.fullmatch(r"\d+\..*tmp.*", name)]
-    return [os.path.join(folder, name) for name in sorted(names)]
-
-
-def save_state(folder: str, state: TrainState, about: dict, keep: int = 3) -> None:
-    """Writes a training state; it appears whole or not at all. All hosts call this.
-
-    Where in the data it is follows from its step: each takes one batch.
-
-    Args:
-        folder: of all states of a run.
-        state: parameters, their average, optimizer, random numbers.
-        about: what else to keep, anything that JSON can hold.
-        keep: how many of the newest are kept; older ones go when this one is complete.
-
-    Raises:
-        CheckpointError: if it cannot be written. Earlier ones stay as they are.
-    """
-    import orbax.checkpoint as ocp  # seconds to import
-
-    folder = os.path.abspath(folder)
-    path = os.path.join(folder, str(int(state.step)))
-    items = ocp.args.Composite(
-        state=ocp.args.StandardSave(state),
-        about=ocp.args.JsonSave(about),
-    )
-    try:
-        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-            checkpointer.save(path, args=items, force=True)
-    except Exception as error:  # Orbax raises many kinds
-        remove(unfinished(folder))
-        text = first_line(error)
-        code = re.search(r"os_error_code='(\d+)'", text)  # in lines of paths
-        reason = os.strerror(int(code[1])) if code else text
-        raise CheckpointError(f"cannot write {path}: {reason}") from error
-    remove(unfinished(folder))
-    # Newer ones can only be damaged ones that were passed over: they do not count.
-    older = [step for step in saved_steps(folder) if step < int(state.step)]
-    remove([os.path.join(folder, str(step)) for step in older[keep - 1 :]])
-
-
-def remove(folders: list[str]) -> None:
-    """Deletes folders, on one host."""
-    if jax.process_index() == 0:
-        for folder in folders:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def read_about(folder: str, step: int) -> dict:
-    """What save_state was told to keep beside a state. Raises CheckpointError."""
-    import orbax.checkpoint as ocp
-
-    return restore(folder, step, about=ocp.args.JsonRestore())["about"]
-
-
-def restore_state(folder: str, step: int, like: TrainState) -> TrainState:
-    """Reads a training state.
-
-    Args:
-        folder, step: as saved.
-        like: a state of the same shapes, on the devices that this one shall be on.
-
-    Raises:
-        CheckpointError: if it cannot be read.
-    """
-    import orbax.checkpoint as ocp
-
-    def target(x):
-        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
-
-    wanted = ocp.args.StandardRestore(jax.tree.map(target, like))
-    return restore(folder, step, state=wanted)["state"]
-
-
-def restore(folder: str, step: int, **items):
-    """Some items of a state. Raises CheckpointError."""
-    import orbax.checkpoint as ocp
-
-    path = os.path.join(os.path.abspath(folder), str(step))
-    try:
-        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-            return checkpointer.restore(path, args=ocp.args.Composite(**items))
-    except Exception as error:  # Orbax raises many kinds; all mean the same here
-        raise CheckpointError(f"{path} is damaged: {first_line(error)}") from error

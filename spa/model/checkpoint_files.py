@@ -1,0 +1,197 @@
+"""Arrays of checkpoint files: .npz, Orbax folders, msgpack. Nothing is unpickled."""
+
+import os
+import re
+
+import jax
+import ml_dtypes
+import numpy as np
+from flax import serialization
+from flax.core import FrozenDict
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from spa.errors import CheckpointError, first_line
+
+# Where public checkpoints of other programs keep their parameters.
+PARAMETER_KEYS = (
+    ("params",),
+    ("optimizer", "target"),
+    ("target",),
+    ("model",),
+    ("optimizer",),
+)
+ORBAX_FILES = ("_METADATA", "_CHECKPOINT_METADATA", "checkpoint")  # one of them
+STORAGE_TYPES = ("float32", "float16", "bfloat16")
+
+
+def flatten(params: dict) -> dict:
+    """Nested dicts to a flat dict with names joined by "/"."""
+    return {"/".join(map(str, k)): v for k, v in flatten_dict(params).items()}
+
+
+def unflatten(arrays: dict) -> dict:
+    """The inverse of `flatten`."""
+    return unflatten_dict({tuple(name.split("/")): x for name, x in arrays.items()})
+
+
+def read_arrays(path: str, allow_pickle: bool = False) -> tuple[dict, str | None]:
+    """Reads named arrays, and the JSON `config` if there is one.
+
+    Args:
+        path, allow_pickle: as in load_checkpoint.
+
+    Returns:
+        Arrays by name, 16-bit ones as stored, and the text of `config` or None.
+
+    Raises:
+        CheckpointError: as in load_checkpoint.
+    """
+    if not os.path.exists(path):
+        raise CheckpointError(f"no such checkpoint: {path}")
+    if os.path.isdir(path):
+        return find_parameters(path, read_directory(path)), None
+    try:
+        with open(path, "rb") as file:
+            start = file.read(4)
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
+    if not start:
+        raise CheckpointError(f"{path} is empty; get or write it again")
+    if not start.startswith(b"PK"):
+        return find_parameters(path, read_msgpack(path)), None
+    stored = read_npz(path, allow_pickle)
+    # One string is ours. Anything else of that name is another program's.
+    config = stored.get("config")
+    text = None
+    if isinstance(config, np.ndarray) and config.dtype.kind == "U":
+        text = str(stored.pop("config"))
+    return find_parameters(path, stored), text
+
+
+def read_npz(path: str, allow_pickle: bool) -> dict:
+    """The members of an .npz; pickled ones only if allowed."""
+    try:
+        with np.load(path, allow_pickle=allow_pickle) as file:
+            return {name: read_member(path, file, name) for name in file.files}
+    except CheckpointError:
+        raise
+    except Exception as error:  # damage shows in many ways, pickles fail in any
+        raise CheckpointError(
+            f"{path} is damaged or no .npz of arrays, get or write it again: "
+            f"{first_line(error)}"
+        ) from error
+
+
+def read_member(path: str, file: np.lib.npyio.NpzFile, name: str):
+    """One member: an array, or the object that a pickled one is."""
+    try:
+        array = file[name]
+    except ValueError as error:
+        if "allow_pickle" not in str(error):
+            raise
+        raise CheckpointError(
+            f"{path}: '{name}' is a pickled object, and unpickling can run any code; "
+            "if you trust where the file comes from, pass --allow_pickle "
+            "(allow_pickle=True)"
+        ) from None
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"'{name}' is no array")
+    return array.item() if array.dtype == object and array.ndim == 0 else array
+
+
+def read_directory(path: str) -> dict:
+    """The newest checkpoint of a directory that Flax or Orbax wrote.
+
+    That is one checkpoint of Orbax, or `checkpoint_N` (Flax; files or Orbax's) or `N`
+    (Orbax's CheckpointManager) for step N.
+    """
+    steps = {}
+    for name in os.listdir(path):
+        if match := re.fullmatch(r"(?:checkpoint_)?(\d+)", name):
+            steps[int(match[1])] = os.path.join(path, name)
+    newest = steps[max(steps)] if steps else path
+    if os.path.isfile(newest):
+        return read_msgpack(newest)
+    item = os.path.join(newest, "default")
+    return read_orbax(path, item if os.path.isdir(item) else newest)
+
+
+def read_orbax(path: str, folder: str) -> dict:
+    """One Orbax checkpoint, as numpy arrays on whatever devices it was written."""
+    if not set(ORBAX_FILES) & set(os.listdir(folder)):
+        raise CheckpointError(
+            f"{path} holds no Flax checkpoint (checkpoint_N) and no Orbax one"
+        )
+    import orbax.checkpoint  # seconds to import, and only this form needs it
+
+    folder = os.path.abspath(folder)
+    as_numpy = orbax.checkpoint.RestoreArgs(restore_type=np.ndarray)
+    try:
+        with orbax.checkpoint.PyTreeCheckpointer() as checkpointer:
+            stored = checkpointer.metadata(folder).item_metadata
+            if stored is None:
+                raise ValueError("its metadata cannot be read")
+            how = jax.tree.map(lambda _: as_numpy, stored.tree)
+            return checkpointer.restore(folder, restore_args=how)
+    except Exception as error:  # Orbax raises many kinds; all mean the same here
+        raise CheckpointError(
+            f"{path} holds an Orbax checkpoint that is damaged, get or write it again: "
+            f"{first_line(error)}"
+        ) from error
+
+
+def read_msgpack(path: str) -> dict:
+    """A Flax msgpack file, which holds arrays and no code."""
+    try:
+        with open(path, "rb") as file:
+            tree = serialization.msgpack_restore(file.read())
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
+    except Exception as error:  # msgpack's own, and whatever its hooks raise
+        raise CheckpointError(
+            f"{path} is neither .npz nor a Flax checkpoint, or is damaged"
+        ) from error
+    return tree
+
+
+def find_parameters(path: str, tree) -> dict:
+    """Finds the parameters in what was read and names them by their path.
+
+    Raises:
+        CheckpointError: if there are none, or something else is among them.
+    """
+    if isinstance(tree, (dict, FrozenDict)):
+        try:
+            tree = unflatten(flatten(tree))  # names with a "/" become paths too
+        except (TypeError, IndexError) as error:
+            raise CheckpointError(
+                f"{path}: a name is both an array and a part of another's path"
+            ) from error
+    if not isinstance(tree, dict):
+        raise CheckpointError(
+            f"{path} holds an object of type {type(tree).__name__} where nested dicts "
+            "of arrays are needed"
+        )
+    for keys in PARAMETER_KEYS:
+        inner = tree
+        for key in keys:
+            inner = inner.get(key) if isinstance(inner, dict) else None
+        if inner is not None and not is_array(inner):
+            return find_parameters(path, inner)
+    if not tree:
+        raise CheckpointError(f"{path} holds no arrays")
+    return {name: plain_array(path, name, x) for name, x in flatten(tree).items()}
+
+
+def is_array(x) -> bool:
+    return hasattr(x, "shape") or np.isscalar(x)
+
+
+def plain_array(path: str, name: str, value) -> np.ndarray:
+    """An array of real numbers. Raises CheckpointError for anything else."""
+    array = np.asarray(value)
+    if array.dtype == np.dtype("V2"):  # how numpy stores bfloat16: nameless bytes
+        array = array.view(ml_dtypes.bfloat16)
+    if array.dtype.kind not in "fiu" and array.dtype != ml_dtypes.bfloat16:
+        raise CheckpointError(f"{path}: {name} is no array of numbers")
+    return array

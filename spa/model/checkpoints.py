@@ -1,0 +1,344 @@
+"""Weights to models: loading, saving, initialising; a mismatch is an error with a list.
+
+Parameters are a flat .npz of arrays named by their path (docs/DESIGN.md,
+Checkpoints).
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import zlib
+
+import jax
+import numpy as np
+from flax.core import FrozenDict
+
+import track_autoencoder
+import track_autoencoder_3d
+from attention import Linear
+from spa.errors import CheckpointError, first_line
+from spa.files import write_npz
+from spa.model.checkpoint_files import STORAGE_TYPES, flatten, read_arrays, unflatten
+from spa.model.config import ModelConfig, feature_widths
+from spa.model.published import MODELS, has_part, infer_config
+from track_autoencoder import TrackAutoEncoder
+
+TRUNCATED_DEVIATION = 0.87962566  # of a standard normal that is cut off at 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """A model with its parameters.
+
+    Attributes:
+        model: TrackAutoEncoder or TrackAutoEncoder3D.
+        params: its parameters, nested dicts of float32 arrays.
+        config: what the model is.
+        name: file name.
+        sha256: of the file; of the parameters where the checkpoint is a directory.
+        metadata: what the writer noted beside the configuration.
+        folder: where the file lies; empty for none.
+    """
+
+    model: TrackAutoEncoder
+    params: dict
+    config: ModelConfig
+    name: str
+    sha256: str
+    metadata: dict
+    folder: str = ""
+
+
+# Writing.
+
+
+def save_checkpoint(
+    path: str, model: TrackAutoEncoder, params: dict, dtype="float32", metadata=None
+) -> None:
+    """Writes parameters and configuration; the file appears whole or not at all.
+
+    Args:
+        path: file to write, `.npz`.
+        model: the model, whose configuration is stored.
+        params: its parameters.
+        dtype: storage type, "float32", "float16" or "bfloat16".
+        metadata: what else to store, anything that JSON can hold.
+
+    Raises:
+        CheckpointError: if the parameters do not fit the model or are not finite in
+            this type, or the type is none of these.
+        OSError: if the file cannot be written.
+    """
+    if dtype not in STORAGE_TYPES:
+        raise CheckpointError(
+            f"{path} was not written: storage type {dtype} must be one of "
+            f"{', '.join(STORAGE_TYPES)}"
+        )
+    config = track_autoencoder.model_config(model)
+    arrays = {name: np.asarray(x) for name, x in flatten(params).items()}
+    raise_mismatches(path, find_mismatches(arrays, expected_shapes(config, path)))
+    for name, array in arrays.items():
+        with np.errstate(over="ignore"):  # reported below
+            stored = array.astype(dtype)
+        if not np.all(np.isfinite(stored.astype(np.float32))):
+            raise CheckpointError(
+                f"{path} was not written: {name} is not finite as {dtype}"
+            )
+        arrays[name] = stored
+    text = json.dumps({**dataclasses.asdict(config), "metadata": metadata or {}})
+    write_npz(path, {**arrays, "config": np.array(text)})
+
+
+# Reading.
+
+
+def load_checkpoint(
+    path: str,
+    allow_pickle: bool = False,
+    use_dino: bool | None = None,
+    use_depth: bool | None = None,
+    **how,
+) -> Checkpoint:
+    """Reads a checkpoint, whichever form it has, into a model that it fits.
+
+    Args:
+        path: an .npz (ours, TRAJAN's public one, the published 3DSPA one), or a file or
+            directory that Flax or Orbax wrote; of several steps the newest is taken.
+        allow_pickle: whether pickled objects may be loaded, which can run any code.
+        use_dino, use_depth: True asks that the checkpoint takes this feature.
+        **how: `dtype` and `decoder_scan_chunk_size` of the model.
+
+    Returns:
+        Model and parameters.
+
+    Raises:
+        CheckpointError: if there is no such file, it cannot be read, it needs pickle,
+            an asked-for feature is missing, or arrays are missing, unexpected or of a
+            wrong shape (all of them are listed).
+    """
+    arrays, config, metadata = read_checkpoint(path, allow_pickle)
+    raise_mismatches(path, find_mismatches(arrays, expected_shapes(config, path)))
+    for name, asked in (("dino", use_dino), ("depth", use_depth)):
+        if asked and not getattr(config, f"use_{name}"):
+            raise CheckpointError(
+                f"{path} was not trained with {name} features; "
+                f"leave --use_{name} out or use a checkpoint that was"
+            )
+    return Checkpoint(
+        model=MODELS[config.model_type](**dataclasses.asdict(config), **how),
+        params=unflatten({k: np.asarray(v, np.float32) for k, v in arrays.items()}),
+        config=config,
+        name=os.path.basename(os.path.normpath(path)),
+        sha256=checksum(path, arrays),
+        metadata=metadata or {},
+        folder=os.path.dirname(os.path.abspath(path)),
+    )
+
+
+def read_checkpoint(
+    path: str, allow_pickle: bool = False
+) -> tuple[dict, ModelConfig, dict | None]:
+    """Arrays by name, the configuration, stored or inferred, and the writer's notes.
+
+    The notes are None where there was no configuration in the file. Raises as
+    load_checkpoint does, but does not compare arrays with the configuration.
+    """
+    arrays, text = read_arrays(path, allow_pickle)
+    if text is not None:
+        return arrays, *parse_config(path, text)
+    arrays = fold_absent_vectors(arrays)
+    return arrays, infer_config(arrays, path), None
+
+
+def checksum(path: str, arrays: dict) -> str:
+    """SHA-256 of the file, or of names and values where the checkpoint is a folder."""
+    digest = hashlib.sha256()
+    if os.path.isfile(path):
+        with open(path, "rb") as file:
+            for block in iter(lambda: file.read(1 << 20), b""):
+                digest.update(block)
+    else:
+        for name in sorted(arrays):
+            digest.update(name.encode() + np.ascontiguousarray(arrays[name]).tobytes())
+    return digest.hexdigest()
+
+
+# Configuration.
+
+
+def parse_config(path: str, text: str) -> tuple[ModelConfig, dict]:
+    """The stored configuration and the writer's notes. Raises CheckpointError."""
+    try:
+        stored = json.loads(text)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: its config is no JSON: {error}") from error
+    if not isinstance(stored, dict) or str(stored.get("model_type")) not in MODELS:
+        raise CheckpointError(
+            f"{path}: its config names no model_type of {', '.join(MODELS)}; it may "
+            "have been written by a newer version of this program"
+        )
+    metadata = stored.pop("metadata", {})
+    types = {f.name: type(f.default) for f in dataclasses.fields(ModelConfig)}
+    unknown = sorted(stored.keys() - types)
+    if unknown:
+        raise CheckpointError(
+            f"{path}: its config has {', '.join(unknown)}, which this version does not "
+            "know; use a newer version of this program"
+        )
+    for name, value in stored.items():
+        allowed = (int, float) if types[name] is float else (types[name],)
+        if type(value) not in allowed:
+            raise CheckpointError(
+                f"{path}: its config has {name} = {value!r}, needed is "
+                f"{types[name].__name__}"
+            )
+    return ModelConfig(**stored), metadata
+
+
+def fold_absent_vectors(arrays: dict) -> dict:
+    """The same function without vectors for features that the file cannot take.
+
+    A vector that is always added to the track tokens is a part of their bias.
+    """
+    arrays, bias = dict(arrays), "track_token_projection/bias"
+    for name in track_autoencoder_3d.FEATURES:
+        vector = arrays.get(f"absent_{name}")
+        if vector is None or has_part(arrays, f"{name}_projection/"):
+            continue
+        if np.shape(vector) == np.shape(arrays.get(bias)):
+            total = arrays[bias].astype(np.float32) + vector.astype(np.float32)
+            arrays[bias] = total
+            del arrays[f"absent_{name}"]
+    return arrays
+
+
+def expected_shapes(
+    config: ModelConfig, path: str = "the checkpoint"
+) -> dict[str, tuple]:
+    """Names and shapes of the parameters of a model. `path` is for the message.
+
+    Raises:
+        CheckpointError: if a model so configured cannot be built.
+    """
+    try:
+        model = MODELS[config.model_type](**dataclasses.asdict(config))
+        shapes = parameter_shapes(model)
+    except Exception as error:  # any, from sizes that contradict each other
+        raise CheckpointError(
+            f"no model can be built as {path} is configured: {first_line(error)}"
+        ) from error
+    return {name: x.shape for name, x in flatten(shapes).items()}
+
+
+@functools.lru_cache(maxsize=32)
+def parameter_shapes(model: TrackAutoEncoder) -> FrozenDict:
+    """The parameters' shapes and types; nothing is computed."""
+    return FrozenDict(
+        jax.eval_shape(lambda: init_by_modules(model, jax.random.PRNGKey(0)))
+    )
+
+
+def init_by_modules(model: TrackAutoEncoder, key: jax.Array) -> dict:
+    """Parameters as Flax initialises them; slow, see init_params."""
+    coords = model.num_coords
+    batch = {
+        "support_tracks": np.zeros((1, 1, 1, coords), np.float32),
+        "support_tracks_visible": np.ones((1, 1, 1, 1), np.float32),
+        "query_points": np.zeros((1, 1, 1 + coords), np.float32),
+        "boundary_frame": np.ones(1, np.int32),
+    }
+    for name, width in feature_widths(model).items():
+        batch[name] = np.zeros((1, 1, 1, width), np.float32)
+    return model.init(key, batch)["params"]
+
+
+def init_params(model: TrackAutoEncoder, seed: int) -> dict:
+    """Random parameters of a model, distributed as `init_by_modules` draws them.
+
+    Drawn by numpy: compiling random numbers of every shape takes many times longer.
+    Each array depends on seed, name, shape and nothing else.
+
+    Args:
+        model: the model.
+        seed: of the random numbers.
+
+    Returns:
+        Nested dicts of float32 arrays.
+    """
+    shapes = parameter_shapes(model)
+    bound = model.bind({"params": shapes})
+    arrays = {}
+    for name, stored in flatten(shapes).items():
+        rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
+        *path, leaf = name.split("/")
+        module = functools.reduce(getattr, path, bound)
+        arrays[name] = initial_value(rng, module, leaf, stored.shape)
+    return unflatten(arrays)
+
+
+def initial_value(rng, module, leaf: str, shape: tuple) -> np.ndarray:
+    """One array, as the module that it belongs to initialises it."""
+    if leaf in ("scale", "bias", "blend"):
+        return np.full(shape, leaf == "scale", np.float32)
+    values = rng.standard_normal(shape, dtype=np.float32)
+    if isinstance(module, Linear):
+        while (beyond := np.abs(values) > 2).any():
+            values[beyond] = rng.standard_normal(beyond.sum(), dtype=np.float32)
+        deviation = module.init_scale / np.sqrt(np.prod(module.in_shape))
+        return values * np.float32(deviation / TRUNCATED_DEVIATION)
+    return values * np.float32(0.02 if leaf.startswith("absent_") else 1.0)
+
+
+def find_mismatches(arrays: dict, shapes: dict[str, tuple]) -> list[str]:
+    """One line per array that is missing, unexpected or of a wrong shape."""
+    lines = [f"missing: {k} {list(shapes[k])}" for k in sorted(shapes.keys() - arrays)]
+    lines += [
+        f"unexpected: {name} {list(np.shape(arrays[name]))}"
+        for name in sorted(arrays.keys() - shapes)
+    ]
+    lines += [
+        f"wrong shape: {name} is {list(np.shape(arrays[name]))}, "
+        f"needed is {list(shapes[name])}"
+        for name in sorted(shapes.keys() & arrays)
+        if tuple(np.shape(arrays[name])) != tuple(shapes[name])
+    ]
+    return lines
+
+
+def raise_mismatches(path: str, mismatches: list[str]) -> None:
+    """Raises CheckpointError that lists them all, if there are any."""
+    if mismatches:
+        raise CheckpointError(
+            f"{path} does not fit its model in {len(mismatches)} arrays: "
+            + "; ".join(mismatches)
+        )
+
+
+# Command.
+
+
+def describe(path: str, allow_pickle: bool = False) -> tuple[str, bool]:
+    """A text about a checkpoint, and whether it fits the model that it configures.
+
+    The text: configuration, parameters, the writer's notes, what does not fit.
+
+    Raises:
+        CheckpointError: if it cannot be read.
+    """
+    arrays, config, metadata = read_checkpoint(path, allow_pickle)
+    shapes = expected_shapes(config, path)
+    mismatches = find_mismatches(arrays, shapes)
+    count = sum(x.size for x in arrays.values())
+    types = sorted({str(x.dtype) for x in arrays.values()})
+    source = "inferred from shapes" if metadata is None else "stored"
+    lines = [f"{path}: {len(arrays)} arrays, {count:,} parameters, {', '.join(types)}"]
+    lines += [f"configuration ({source}):"]
+    lines += [f"  {k} = {v}" for k, v in dataclasses.asdict(config).items()]
+    if metadata:
+        lines += ["written with:"] + [f"  {k}: {v}" for k, v in metadata.items()]
+    fitting = [k for k in shapes if k in arrays and arrays[k].shape == shapes[k]]
+    lines += [f"fits: {len(fitting)} of {len(shapes)} arrays"]
+    lines += [f"  {line}" for line in mismatches]
+    return "\n".join(lines), not mismatches

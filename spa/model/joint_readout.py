@@ -1,0 +1,266 @@
+"""The published readout: a query token and the latents through one transformer."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+import attention
+from attention import ImprovedTransformer, Linear
+
+
+class SharedLatents(NamedTuple):
+    """What the joint readout's first layer computes once per clip.
+
+    `projected` holds (latents * scale) @ kernel of query, key and value, before the
+    LayerNorm's mean and deviation are known, since these depend on the time band.
+    """
+
+    latents: Float[Array, "B L C"]
+    projected: tuple[Float[Array, "B L H D"], ...]
+
+
+class FrameLatents(NamedTuple):
+    """The joint readout's first layer among the latents, for one query frame each.
+
+    Attributes:
+        tokens: latents with their time band.
+        query, key, value: their normalised projections.
+        attended: the latents' attention to latents.
+        log_total: log of that softmax's denominator.
+    """
+
+    tokens: Float[Array, "B U L C"]
+    query: Float[Array, "B U L H D"]
+    key: Float[Array, "B U L H D"]
+    value: Float[Array, "B U L H D"]
+    attended: Float[Array, "B U L H D"]
+    log_total: Float[Array, "B U L H"]
+
+
+class JointReadout(ImprovedTransformer):
+    """The published readout: query token and latents through one transformer.
+
+    Published, each query carries its own copy of all latents through all layers. The
+    same function costs a third less, exactly:
+
+    - In the first layer the latents have not met the query yet. Their projections are
+      computed once per clip but for the time band, and their attention to each other
+      once per query frame (or per query where there are fewer queries than frames).
+      The query is one further key to each of them, so that their softmax becomes a
+      mixture of what it was and of the query's value.
+    - Of the last layer only the query's row is read. Its weights average the tokens
+      first and the value projection is applied to that one average per head.
+
+    tests/reference_model.py has the same function written plainly.
+    """
+
+    band_stride: int = 5
+    band_dim: int = 128
+    num_frames: int = 150
+
+    def share(self, latents: Float[Array, "B L C-band"]) -> SharedLatents:
+        """What all queries of a clip have in common."""
+        block = self.layer_0
+        width = latents.shape[-1]
+        latents = latents.astype(self.dtype)
+        scaled = latents * block.norm_q.scale[:width].astype(self.dtype)
+        projected = tuple(
+            self.project(scaled, dense.kernel[:width])
+            for dense in self.first_projections()
+        )
+        return SharedLatents(latents, projected)
+
+    def first_projections(self) -> tuple[Linear, ...]:
+        att = self.layer_0.self_att
+        return att.dense_query, att.dense_key, att.dense_value
+
+    def project(self, x, kernel) -> jax.Array:
+        """x @ kernel accumulated and returned in float32: differences follow."""
+        return jnp.einsum(
+            "...c,chd->...hd",
+            x.astype(self.dtype),
+            kernel.astype(self.dtype),
+            precision=attention.matmul_precision(self.dtype),
+            preferred_element_type=jnp.float32,
+        )
+
+    def at_frames(
+        self, shared: SharedLatents, frames: Int[Array, "B U"]
+    ) -> FrameLatents:
+        """The latents' own part of the first layer, for queries in these frames."""
+        block, att = self.layer_0, self.layer_0.self_att
+        latents = shared.latents
+        width = latents.shape[-1]
+        band = self.time_band(latents, frames)
+        # LayerNorm over [latents, band], its linear part taken apart:
+        # norm(x) @ W = ((x * scale) @ W - mean(x) * (scale @ W)) / std(x).
+        both = (latents[:, None].astype(jnp.float32), band.astype(jnp.float32))
+        total = width + self.band_dim
+        mean = sum(jnp.sum(x, -1, keepdims=True) for x in both) / total
+        mean_of_squares = sum(jnp.sum(x * x, -1, keepdims=True) for x in both) / total
+        inverse = block.norm_q.inverse_std(mean_of_squares, mean)[..., None]
+        scaled = band * block.norm_q.scale[width:].astype(self.dtype)
+        projected = []
+        for dense, base in zip(self.first_projections(), shared.projected, strict=True):
+            of_band = self.project(scaled, dense.kernel[width:])
+            of_mean = jnp.einsum(
+                "c,chd->hd",
+                block.norm_q.scale,
+                dense.kernel,
+                precision=jax.lax.Precision.HIGHEST,
+            )
+            raw = base[:, None] + of_band - mean[..., None] * of_mean
+            projected.append((raw * inverse).astype(self.dtype))
+        query = att.norm_query(projected[0])
+        key = att.norm_key(projected[1])
+        value = projected[2]
+        logits = jnp.einsum(
+            "bulhd,bukhd->bulhk",
+            self.scaled(query),
+            key,
+            precision=attention.matmul_precision(self.dtype),
+            preferred_element_type=jnp.float32,
+        )
+        log_total = jax.nn.logsumexp(logits, axis=-1)
+        weights = jnp.exp(logits - log_total[..., None]).astype(self.dtype)
+        attended = jnp.einsum(
+            "bulhk,bukhd->bulhd",
+            weights,
+            value,
+            precision=attention.matmul_precision(self.dtype),
+        )
+        tokens = jnp.concatenate(
+            [jnp.broadcast_to(latents[:, None], (*band.shape[:-1], width)), band], -1
+        )
+        return FrameLatents(tokens, query, key, value, attended, log_total)
+
+    def time_band(
+        self, latents: Float[Array, "B L C"], frames: Int[Array, "B U"]
+    ) -> Float[Array, "B U L band"]:
+        """Channels t * stride .. t * stride + band of the latents; zero past them."""
+        padded = jnp.pad(latents, ((0, 0), (0, 0), (0, self.band_dim)))
+        starts = jnp.clip(frames * self.band_stride, 0, latents.shape[-1])
+
+        def slice_one(x, start):
+            return jax.lax.dynamic_slice_in_dim(x, start, self.band_dim, axis=-1)
+
+        per_clip = jax.vmap(slice_one, in_axes=(None, 0))
+        return jax.vmap(per_clip)(padded, starts)
+
+    def scaled(self, query) -> jax.Array:
+        return query * np.asarray(query.shape[-1] ** -0.5, self.dtype)
+
+    def prepare(
+        self, latents: Float[Array, "B L C-band"], num_queries: int
+    ) -> SharedLatents | FrameLatents:
+        """Everything that can be computed before the queries come, chunk by chunk.
+
+        One entry per frame where there are more queries than frames (at TRAJAN's size
+        236 MB a clip in float32), else what is shared by all frames.
+        """
+        shared = self.share(latents)
+        if num_queries <= self.num_frames:
+            return shared
+        frames = jnp.broadcast_to(
+            jnp.arange(self.num_frames), (latents.shape[0], self.num_frames)
+        )
+        return self.at_frames(shared, frames)
+
+    def __call__(
+        self,
+        queries: Float[Array, "B Q C"],
+        prepared: SharedLatents | FrameLatents,
+        query_frame: Int[Array, "B Q"],
+    ) -> Float[Array, "B Q C"]:
+        """The query tokens after all layers.
+
+        Args:
+            queries: embedded query points.
+            prepared: what `prepare` returned for the clips' latents.
+            query_frame: frame of each query.
+
+        Returns:
+            The normed query tokens.
+        """
+        if isinstance(prepared, SharedLatents):
+            own = self.at_frames(prepared, query_frame)
+        else:
+            own = jax.tree.map(
+                lambda x: jax.vmap(lambda y, i: y[i])(x, query_frame), prepared
+            )
+        tokens = self.first_layer(queries.astype(self.dtype), own)
+        for layer in self.layers[1:-1]:
+            tokens = layer(tokens)
+        query = tokens[..., 0, :]
+        if self.num_layers > 1:
+            query = self.last_layer(tokens)
+        return self.norm_encoder(query)
+
+    def first_layer(
+        self, queries: Float[Array, "B Q C"], own: FrameLatents
+    ) -> Float[Array, "B Q 1+L C"]:
+        """The first block, with the query as one further key and as one further row."""
+        block, att = self.layer_0, self.layer_0.self_att
+        precision = attention.matmul_precision(self.dtype)
+        normed = block.norm_q(queries)
+        query, key = self.scaled(att.queries(normed)), att.keys(normed)
+        value = att.dense_value(normed)
+        # Latent rows: exp(r) / (exp(r) + exp(log_total)) of the weight is the query's.
+        to_query = jnp.einsum(
+            "bqlhd,bqhd->bqlh",
+            self.scaled(own.query),
+            key,
+            precision=precision,
+            preferred_element_type=jnp.float32,
+        )
+        share = jax.nn.sigmoid(to_query - own.log_total)[..., None].astype(self.dtype)
+        of_latents = own.attended + share * (value[:, :, None] - own.attended)
+        # Query row: one softmax over itself and the latents.
+        to_self = jnp.einsum(
+            "bqhd,bqhd->bqh",
+            query,
+            key,
+            precision=precision,
+            preferred_element_type=jnp.float32,
+        )
+        to_latents = jnp.einsum(
+            "bqhd,bqlhd->bqhl",
+            query,
+            own.key,
+            precision=precision,
+            preferred_element_type=jnp.float32,
+        )
+        logits = jnp.concatenate([to_self[..., None], to_latents], axis=-1)
+        weights = jax.nn.softmax(logits, axis=-1).astype(self.dtype)
+        of_query = weights[..., :1] * value + jnp.einsum(
+            "bqhl,bqlhd->bqhd", weights[..., 1:], own.value, precision=precision
+        )
+        attended = jnp.concatenate([of_query[:, :, None], of_latents], axis=2)
+        tokens = jnp.concatenate([queries[:, :, None], own.tokens], axis=2)
+        return block.mlp(tokens + att.dense_out(attended))
+
+    def last_layer(self, tokens: Float[Array, "B Q 1+L C"]) -> Float[Array, "B Q C"]:
+        """The last block's query row, values projected after averaging."""
+        block = self.layers[-1]
+        att = block.self_att
+        precision = attention.matmul_precision(self.dtype)
+        normed = block.norm_q(tokens)
+        logits = jnp.einsum(
+            "bqhd,bqlhd->bqhl",
+            self.scaled(att.queries(normed[..., 0, :])),
+            att.keys(normed),
+            precision=precision,
+            preferred_element_type=jnp.float32,
+        )
+        weights = jax.nn.softmax(logits, axis=-1).astype(self.dtype)
+        averaged = jnp.einsum("bqhl,bqlc->bqhc", weights, normed, precision=precision)
+        attended = jnp.einsum(
+            "bqhc,chd->bqhd",
+            averaged,
+            att.dense_value.kernel.astype(self.dtype),
+            precision=precision,
+        )
+        return block.mlp(tokens[..., 0, :] + att.dense_out(attended))
