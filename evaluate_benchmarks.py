@@ -23,12 +23,25 @@ import sys
 
 from absl import app, flags
 
-import many_videos
-import pipeline
-import scoring_flags
 import video_benchmarks
+from spa import flags as spa_flags
 from spa.errors import PipelineError
 from spa.files import keep_compiled_programs
+from spa.flags import (
+    check_output_dir,
+    define_clip_flags,
+    define_front_end_flags,
+    define_output_flags,
+    define_scoring_flags,
+    errors_in_one_line,
+    given_options,
+    log_decisions,
+    quiet_video_decoder,
+)
+from spa.jobs import NUMBERS, Tally, score_many
+from spa.realism.front_ends import load_front_ends
+from spa.realism.options import make_options
+from spa.realism.scorer import load_checkpoint, score_video
 
 FLAGS = flags.FLAGS
 
@@ -41,11 +54,11 @@ PATHS += ("results_a", "results_b", "pool_dir")
 def define_flags() -> None:
     """Called where this file is run; importing it defines nothing."""
     define_dataset_flags()
-    scoring_flags.define_output_flags("./benchmark_output", result_video_size=0)
-    scoring_flags.define_clip_flags()
-    scoring_flags.define_scoring_flags()
-    scoring_flags.define_front_end_flags()
-    flags.adopt_module_key_flags(scoring_flags)  # --help lists them, too
+    define_output_flags("./benchmark_output", result_video_size=0)
+    define_clip_flags()
+    define_scoring_flags()
+    define_front_end_flags()
+    flags.adopt_module_key_flags(spa_flags)  # --help lists them, too
 
 
 def define_dataset_flags() -> None:
@@ -95,7 +108,7 @@ def define_dataset_flags() -> None:
     flags.DEFINE_string(
         "score_name",
         "realism",
-        "Which number of score.json is judged: " + ", ".join(many_videos.NUMBERS),
+        "Which number of score.json is judged: " + ", ".join(NUMBERS),
     )
     define_offline_flags()
 
@@ -165,20 +178,20 @@ def make_report(clips, values) -> video_benchmarks.Report:
     return video_benchmarks.report_labelled(clips, values)
 
 
-def score_clips(clips) -> many_videos.Tally:
+def score_clips(clips) -> Tally:
     """Scores the videos that are not scored yet."""
-    given = scoring_flags.given_options(FLAGS)
-    options = pipeline.make_options(FLAGS.preset, **given)
-    checkpoint = pipeline.load_checkpoint(FLAGS.checkpoint_path, options)
+    given = given_options(FLAGS)
+    options = make_options(FLAGS.preset, **given)
+    checkpoint = load_checkpoint(FLAGS.checkpoint_path, options)
     score = functools.partial(
-        pipeline.score_video,
+        score_video,
         checkpoint=checkpoint,
         preset=FLAGS.preset,
-        front_ends=pipeline.load_front_ends(options, checkpoint),
+        front_ends=load_front_ends(options, checkpoint),
         **given,
     )
-    logging.getLogger("pipeline").setLevel(logging.WARNING)
-    return many_videos.score_many(
+    logging.getLogger("spa.realism").setLevel(logging.WARNING)
+    return score_many(
         [clip.video for clip in clips],
         FLAGS.output_dir,
         score,
@@ -195,10 +208,8 @@ def run() -> tuple[str, bool]:
     """Does what the flags name; what to print, and whether all went well."""
     if FLAGS.benchmark not in BENCHMARKS:
         raise PipelineError(f"which benchmark? give --benchmark={'|'.join(BENCHMARKS)}")
-    if FLAGS.score_name not in many_videos.NUMBERS:
-        raise PipelineError(
-            f"no score {FLAGS.score_name!r}: have {', '.join(many_videos.NUMBERS)}"
-        )
+    if FLAGS.score_name not in NUMBERS:
+        raise PipelineError(f"no score {FLAGS.score_name!r}: have {', '.join(NUMBERS)}")
     for name in PATHS:
         FLAGS[name].value = FLAGS[name].value and os.path.expanduser(FLAGS[name].value)
     if FLAGS.benchmark == "compare":
@@ -206,7 +217,7 @@ def run() -> tuple[str, bool]:
     if FLAGS.benchmark in OFFLINE:
         return run_offline(), True
     clips = read_clips()
-    scoring_flags.check_output_dir(FLAGS.output_dir)
+    check_output_dir(FLAGS.output_dir)
     tally = score_clips(clips)
     done = f"{tally.scored} scored, {tally.finished} finished before"
     done += f", {tally.failed} failed"
@@ -230,8 +241,8 @@ def run_offline() -> str:
         raise PipelineError(
             f"num_shards and shard_index are not for --benchmark={FLAGS.benchmark}"
         )
-    scoring_flags.check_output_dir(FLAGS.output_dir)
-    logging.getLogger("pipeline").setLevel(logging.WARNING)
+    check_output_dir(FLAGS.output_dir)
+    logging.getLogger("spa.realism").setLevel(logging.WARNING)
     return offline_proof.run(
         FLAGS.benchmark,
         output_dir=FLAGS.output_dir,
@@ -243,7 +254,7 @@ def run_offline() -> str:
         num_workers=FLAGS.num_workers,
         checkpoint_path=FLAGS.checkpoint_path,
         preset=FLAGS.preset,
-        **scoring_flags.given_options(FLAGS),
+        **given_options(FLAGS),
     )
 
 
@@ -252,7 +263,7 @@ def run_compare() -> str:
     for name in ("results_a", "results_b"):
         if not FLAGS[name].value:
             raise PipelineError(f"--benchmark=compare needs --{name}")
-    scoring_flags.check_output_dir(FLAGS.output_dir)
+    check_output_dir(FLAGS.output_dir)
     first, second = (
         video_benchmarks.read_results(path, FLAGS.score_name)
         for path in (FLAGS.results_a, FLAGS.results_b)
@@ -274,9 +285,9 @@ def finish(report, clips, rows, about, done="") -> str:
 def main(argv):
     if len(argv) > 1:
         sys.exit(f"do not know what to do with {argv[1]!r}: give --benchmark=NAME")
-    scoring_flags.quiet_video_decoder()
-    scoring_flags.log_decisions("pipeline", "many_videos", "video_benchmarks")
-    with scoring_flags.errors_in_one_line():
+    quiet_video_decoder()
+    log_decisions("spa", "video_benchmarks")
+    with errors_in_one_line():
         keep_compiled_programs(FLAGS.jax_cache_dir)
         text, is_well = run()
     print(text)

@@ -14,12 +14,20 @@ import sys
 
 from absl import app, flags
 
-import pipeline
-import scoring_flags
 import tapvid3d_evaluation
+from spa import flags as spa_flags
 from spa.data.tapvid3d import TAPVID3D_SOURCES
 from spa.errors import DatasetError, PipelineError
 from spa.files import keep_compiled_programs
+from spa.flags import (
+    NETWORK_OPTIONS,
+    define_cache_flag,
+    define_network_flags,
+    errors_in_one_line,
+    log_decisions,
+)
+from spa.realism.options import make_options
+from spa.realism.scorer import load_checkpoint
 from tapvid3d_evaluation import builtin_metrics, find_clips, tapnet_metrics
 
 FLAGS = flags.FLAGS
@@ -30,7 +38,7 @@ OPTIONS = (
     "num_splits",
     "num_support_tracks",
     "num_output_frames",
-    *scoring_flags.NETWORK_OPTIONS,
+    *NETWORK_OPTIONS,
 )
 
 
@@ -38,7 +46,7 @@ def define_flags() -> None:
     """Called where this file is run; importing it defines nothing."""
     define_data_flags()
     define_model_flags()
-    flags.adopt_module_key_flags(scoring_flags)  # --help lists them, too
+    flags.adopt_module_key_flags(spa_flags)  # --help lists them, too
 
 
 def define_data_flags() -> None:
@@ -71,7 +79,7 @@ def define_data_flags() -> None:
     )
     flags.DEFINE_string("output_dir", "./eval_results", "Directory to write to.")
     flags.DEFINE_boolean("overwrite", False, "Predict again what is predicted.")
-    scoring_flags.define_cache_flag()
+    define_cache_flag()
 
 
 def define_model_flags() -> None:
@@ -105,7 +113,7 @@ def define_model_flags() -> None:
     )
     flags.DEFINE_boolean("use_depth", None, "Depth features, likewise.")
     flags.DEFINE_string("depth", None, "vda, or a transformers model. Default: vda.")
-    scoring_flags.define_network_flags()
+    define_network_flags()
 
 
 def run() -> tuple[str, tapvid3d_evaluation.Report]:
@@ -116,7 +124,7 @@ def run() -> tuple[str, tapvid3d_evaluation.Report]:
         raise PipelineError(
             "--depth is a file of maps, which fits one clip: put `depth` into the clips"
         )
-    options = pipeline.make_options(**{name: FLAGS[name].value for name in OPTIONS})
+    options = make_options(**{name: FLAGS[name].value for name in OPTIONS})
     use_tapnet = FLAGS.metrics == "tapnet"
     if use_tapnet:  # said before hours of work
         tapvid3d_evaluation.tapnet_module("evaluation.metrics")
@@ -130,7 +138,7 @@ def run() -> tuple[str, tapvid3d_evaluation.Report]:
     report = tapvid3d_evaluation.evaluate(
         files,
         FLAGS.output_dir,
-        pipeline.load_checkpoint(FLAGS.checkpoint_path, options),
+        load_checkpoint(FLAGS.checkpoint_path, options),
         options,
         scalings=FLAGS.depth_scalings,
         metrics=METRICS[FLAGS.metrics],
@@ -150,8 +158,8 @@ def run() -> tuple[str, tapvid3d_evaluation.Report]:
 def main(argv):
     if len(argv) > 1:
         sys.exit(f"do not know what to do with {argv[1]!r}: give --dataset_path=DIR")
-    scoring_flags.log_decisions("pipeline", "tapvid3d_evaluation")
-    with scoring_flags.errors_in_one_line(
+    log_decisions("spa", "tapvid3d_evaluation")
+    with errors_in_one_line(
         DatasetError,
         interrupted="what was finished is there; the same command goes on",
     ):

@@ -1,10 +1,10 @@
 """Fits what turns a model's residuals into a score, on simulated scenes and twins.
 
     python fit_surprise.py --checkpoint_path=runs/mini/3dspa_mini.npz
-    python fit_surprise.py --num_scenes=20 --num_rendered=4 --num_damaged=4 \
+    python fit_surprise.py --num_scenes=20 --num_rendered=4 --num_damaged=4 \\
         --num_varied=80 --num_paired=0 --output_dir=/tmp/heads  # a small one
 
-Writes NAME_surprise.npz beside the checkpoint, which pipeline.py then scores with, and
+Writes NAME_surprise.npz beside the checkpoint, which scoring then finds with, and
 NAME_surprise_left_out.npz with heads that never saw one kind of violation, which
 evaluate_benchmarks.py --benchmark=synthetic judges by. Six or seven hours on two CPU
 cores, by an estimate; interrupted, the same command goes on. What is computed of each
@@ -16,9 +16,10 @@ import sys
 from absl import app, flags
 from absl import logging as absl_logging
 
-import scoring_flags
-import surprise_examples
+from spa import flags as spa_flags
 from spa.files import keep_compiled_programs
+from spa.flags import define_cache_flag, errors_in_one_line
+from spa.realism import surprise_examples
 
 FLAGS = flags.FLAGS
 NAMES = (  # of flags, and of what surprise_examples.fit takes
@@ -67,15 +68,15 @@ def define_flags() -> None:
     flags.DEFINE_boolean("left_out", True, "Also heads that never saw a kind.")
     flags.DEFINE_integer("num_workers", 2, "Processes that simulate.", lower_bound=0)
     flags.DEFINE_integer("seed", 0, "Of draws and networks.", lower_bound=0)
-    scoring_flags.define_cache_flag()
-    flags.adopt_module_key_flags(scoring_flags)  # --help lists it, too
+    define_cache_flag()
+    flags.adopt_module_key_flags(spa_flags)  # --help lists it, too
 
 
 def main(argv):
     if len(argv) > 1:
         sys.exit(f"fit_surprise.py takes flags only, not {argv[1]!r}")
     absl_logging.set_verbosity(absl_logging.WARNING)
-    with scoring_flags.errors_in_one_line(interrupted="the same command goes on"):
+    with errors_in_one_line(interrupted="the same command goes on"):
         keep_compiled_programs(FLAGS.jax_cache_dir)
         command = " ".join(["python", *sys.argv])
         given = {name: FLAGS[name].value for name in NAMES}

@@ -18,12 +18,31 @@ import sys
 
 from absl import app, flags
 
-import many_videos
-import pipeline
-import scoring_flags
+from spa import flags as spa_flags
 from spa.clip.video import check_file
 from spa.errors import PipelineError, writing_to
 from spa.files import keep_compiled_programs
+from spa.flags import (
+    check_output_dir,
+    define_clip_flags,
+    define_front_end_flags,
+    define_output_flags,
+    define_scoring_flags,
+    errors_in_one_line,
+    given_options,
+    log_decisions,
+    quiet_video_decoder,
+)
+from spa.jobs import find_inputs, score_many
+from spa.realism.front_ends import load_front_ends
+from spa.realism.options import make_options
+from spa.realism.result import Result, save_result
+from spa.realism.scorer import (
+    load_checkpoint,
+    score_tracks_file,
+    score_video,
+    scoring_head,
+)
 
 FLAGS = flags.FLAGS
 
@@ -33,11 +52,11 @@ MOST_RANKED = 40  # videos in the table on the screen
 def define_flags() -> None:
     """Called where this file is run; importing it defines nothing."""
     define_input_flags()
-    scoring_flags.define_output_flags("./inference_output")
-    scoring_flags.define_clip_flags()
-    scoring_flags.define_scoring_flags()
-    scoring_flags.define_front_end_flags()
-    flags.adopt_module_key_flags(scoring_flags)  # --help lists them, too
+    define_output_flags("./inference_output")
+    define_clip_flags()
+    define_scoring_flags()
+    define_front_end_flags()
+    flags.adopt_module_key_flags(spa_flags)  # --help lists them, too
 
 
 def define_input_flags() -> None:
@@ -75,7 +94,7 @@ def what_is_usable() -> str:
     return environment.table(environment.check(**given))
 
 
-def table(result: pipeline.Result, paths: list[str]) -> str:
+def table(result: Result, paths: list[str]) -> str:
     """The result for a person to read."""
     score = result.score
     spread = score["realism_std"]
@@ -122,28 +141,28 @@ def run() -> tuple[str, bool]:
         raise PipelineError(
             "which video? give --video_path=FILE or --tracks_path=FILE, one of the two"
         )
-    scoring_flags.check_output_dir(FLAGS.output_dir)
-    given = scoring_flags.given_options(FLAGS)
-    options = pipeline.make_options(FLAGS.preset, **given)
-    paths = many_videos.find_inputs(path, column)
+    check_output_dir(FLAGS.output_dir)
+    given = given_options(FLAGS)
+    options = make_options(FLAGS.preset, **given)
+    paths = find_inputs(path, column)
     if paths is None and (FLAGS.num_shards != 1 or FLAGS.shard_index):
         raise PipelineError(
             f"{path} is one file: num_shards and shard_index are for many"
         )
     if paths is None and column == "video_path":
         check_file(path)  # before a model is loaded for nothing
-    checkpoint = pipeline.load_checkpoint(FLAGS.checkpoint_path, options)
+    checkpoint = load_checkpoint(FLAGS.checkpoint_path, options)
     if column == "video_path":
         score = functools.partial(
-            pipeline.score_video,
+            score_video,
             checkpoint=checkpoint,
             preset=FLAGS.preset,
-            front_ends=pipeline.load_front_ends(options, checkpoint),
+            front_ends=load_front_ends(options, checkpoint),
             **given,
         )
     else:
         score = functools.partial(
-            pipeline.score_tracks_file, checkpoint=checkpoint, options=options
+            score_tracks_file, checkpoint=checkpoint, options=options
         )
     if paths is None:
         return run_one(score, path), True
@@ -154,14 +173,14 @@ def run_one(score, path) -> str:
     """Scores one file, into the output directory itself."""
     result = score(path)
     with writing_to(FLAGS.output_dir):
-        paths = pipeline.save_result(result, FLAGS.output_dir, FLAGS.result_video_size)
+        paths = save_result(result, FLAGS.output_dir, FLAGS.result_video_size)
     return table(result, paths)
 
 
 def run_many(score, paths, options, checkpoint) -> tuple[str, bool]:
     """Scores many files, into a sub-folder each."""
-    logging.getLogger("pipeline").setLevel(logging.WARNING)
-    tally = many_videos.score_many(
+    logging.getLogger("spa.realism").setLevel(logging.WARNING)
+    tally = score_many(
         paths,
         FLAGS.output_dir,
         score,
@@ -173,7 +192,7 @@ def run_many(score, paths, options, checkpoint) -> tuple[str, bool]:
         result_video_size=FLAGS.result_video_size,
     )
     text = ranking(tally.rows)
-    if text and pipeline.scoring_head(checkpoint) is None:
+    if text and scoring_head(checkpoint) is None:
         text += f"realism is average Jaccard: no head is fitted for {checkpoint.name}\n"
     text += (
         f"{tally.scored} scored, {tally.finished} finished before, {tally.failed} "
@@ -211,12 +230,12 @@ def _number(value) -> float:
 def main(argv):
     if len(argv) > 1:
         sys.exit(f"do not know what to do with {argv[1]!r}: give --video_path=FILE")
-    scoring_flags.quiet_video_decoder()
-    scoring_flags.log_decisions("pipeline", "many_videos")
+    quiet_video_decoder()
+    log_decisions("spa")
     if FLAGS.check:
         print(what_is_usable())
         return
-    with scoring_flags.errors_in_one_line():
+    with errors_in_one_line():
         keep_compiled_programs(FLAGS.jax_cache_dir)
         text, is_well = run()
     print(text)

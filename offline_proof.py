@@ -42,15 +42,12 @@ import numpy as np
 from jaxtyping import Bool, Float
 from tqdm import tqdm
 
-import many_videos
-import pipeline
-import surprise
 import video_benchmarks
 from spa import geometry, statistics
 from spa.clip.video import check_file, read_video, video_from_array
-from spa.data.augmentation import Augmentation, augment_example
 from spa.errors import NothingToTrack, PipelineError, VideoError
 from spa.files import as_csv, whole_file, without_nan
+from spa.jobs import find_inputs
 from spa.metrics import (
     evaluation_intrinsics,
     held_out_statistics,
@@ -59,35 +56,39 @@ from spa.metrics import (
     realism,
 )
 from spa.model import checkpoints, prediction
+from spa.realism import evidence
+from spa.realism.conditions import condition_tracks
+from spa.realism.front_ends import FrontEnds, lift_video, load_front_ends, prepare
+from spa.realism.heads import Head
+from spa.realism.hold_out import HeldOut, WindowPrediction, blend, hold_out
+from spa.realism.options import (
+    DEFAULT_CHECKPOINT,
+    RESULT_VERSION,
+    Options,
+    make_options,
+)
+from spa.realism.result import make_result
+from spa.realism.scorer import load_checkpoint, load_heads
+from spa.realism.surprise import score_fields
+from spa.realism.tracks import Tracks3D
 from spa.simulation import damages, twins
 from spa.simulation.pools import (
     CONDITIONS,
     FIRST_SEED,
     INTACT,
     NUM_FRAMES,
-    SIDE,
     compared_rows,
     make_pool,
     shows,
 )
-from spa.simulation.scenes import Scene, generate_scene
 from spa.statistics import Estimate
 
 VERSION = 3  # of the files of judged clips: those of another version are refused
-VARIED_TRACKS = 128, 1024  # of varied_clip
-MOST_RENDERED = 1200  # of the tracker's tracks
 BEFORE, AFTER = 2, 12  # frames around a violation in which its culprit may be seen
 FEW_TWINS = 100  # below which a kind's figures come with a note
 # Which no head was fitted on (its tracks show nothing): "all" has left it out, too.
 NEVER_FITTED = ("texture_swap",)
-TRAJAN = pipeline.DEFAULT_CHECKPOINT.with_name("trajan_mini.npz")
-
-# As a tracker sees a clip: noise as in training, lost tracks, neither depth nor focal
-# length; all of its frames.
-SEEN = dataclasses.replace(
-    Augmentation(),
-    noise=1.0, lost=1.0, unit_depth=1.0, crop=0.0, stride=0.0, mirror=0.0,
-)  # fmt: skip
+TRAJAN = DEFAULT_CHECKPOINT.with_name("trajan_mini.npz")
 
 GROUPS = {
     "continuity": ("teleport", "appear", "vanish", "time_jump", "freeze", "jitter"),
@@ -153,7 +154,7 @@ def run(
             that cannot be found or read.
         OSError: a file that cannot be written; a process that simulates was ended.
     """
-    chosen = pipeline.make_options(preset, **options)
+    chosen = make_options(preset, **options)
     output = Path(output_dir)
     if benchmark == "synthetic":
         conditions = tuple(dict.fromkeys(conditions))
@@ -181,11 +182,11 @@ def run(
             raise PipelineError("--benchmark=corruptions needs --video_path")
         if num_seeds < 1:
             raise PipelineError(f"num_seeds is {num_seeds}, must be 1 or more")
-        paths = many_videos.find_inputs(os.path.expanduser(video_path)) or [video_path]
+        paths = find_inputs(os.path.expanduser(video_path)) or [video_path]
         for path in paths:
             check_file(path)
         judges = load_judges(checkpoint_path, chosen)
-        front_ends = pipeline.load_front_ends(chosen, judges.checkpoint)
+        front_ends = load_front_ends(chosen, judges.checkpoint)
         rows, notes = run_corruptions(
             paths, output / "clips", judges, front_ends, num_seeds
         )
@@ -196,7 +197,7 @@ def run(
         raise PipelineError(
             f"no offline benchmark {benchmark!r}: have synthetic, corruptions"
         )
-    about = {"benchmark": benchmark, "version": pipeline.VERSION, **judges.made_with()}
+    about = {"benchmark": benchmark, "version": RESULT_VERSION, **judges.made_with()}
     notes += judges.notes
     found = report(rows, groups, notes, pooled=next(iter(groups)) != "damages")
     paths = video_benchmarks.write_report(found, output, about=about)
@@ -222,7 +223,7 @@ def lost_share(visible: Bool[np.ndarray, "N T"]) -> float:
     return float(lost / before.sum()) if before.any() else float("nan")
 
 
-def nearest_error(tracks: pipeline.Tracks3D, held_out: pipeline.HeldOut) -> float:
+def nearest_error(tracks: Tracks3D, held_out: HeldOut) -> float:
     """Mean error in pixels at 256 where each held-out track is taken to move as its
     nearest support track does, in the splits and windows of `held_out`."""
     errors = []
@@ -246,7 +247,7 @@ def nearest_error(tracks: pipeline.Tracks3D, held_out: pipeline.HeldOut) -> floa
     return float(errors.mean()) if len(errors) else float("nan")
 
 
-def _splits(held_out) -> Iterator[tuple[pipeline.WindowPrediction, int, np.ndarray]]:
+def _splits(held_out) -> Iterator[tuple[WindowPrediction, int, np.ndarray]]:
     """Windows, split by split, with the rows of its held-out tracks."""
     for window in held_out.windows:
         for split in np.unique(window.splits):
@@ -254,8 +255,8 @@ def _splits(held_out) -> Iterator[tuple[pipeline.WindowPrediction, int, np.ndarr
 
 
 def jaccard_2d(
-    tracks: pipeline.Tracks3D,
-    held_out: pipeline.HeldOut,
+    tracks: Tracks3D,
+    held_out: HeldOut,
     model: checkpoints.Checkpoint,
 ) -> float:
     """Average Jaccard of a 2D model on the same splits and windows.
@@ -302,7 +303,7 @@ def jaccard_2d(
         )
         for window in held_out.windows
     ]
-    ids, _, predicted, logits, counted = pipeline.blend(windows, *visible.shape)
+    ids, _, predicted, logits, counted = blend(windows, *visible.shape)
     metrics = held_out_statistics(
         geometry.lift(pixels, camera)[ids],
         visible[ids],
@@ -331,9 +332,9 @@ class Judges:
     """
 
     checkpoint: checkpoints.Checkpoint
-    options: pipeline.Options
+    options: Options
     trajan: checkpoints.Checkpoint | None = None
-    heads: Mapping[str, surprise.Head] = dataclasses.field(default_factory=dict)
+    heads: Mapping[str, Head] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     def made_with(self) -> dict:
@@ -350,20 +351,20 @@ class Judges:
         return json.loads(json.dumps(made))
 
 
-def load_judges(checkpoint_path: str | None, options: pipeline.Options) -> Judges:
+def load_judges(checkpoint_path: str | None, options: Options) -> Judges:
     """The checkpoint, its heads as far as there are any, and trajan_mini.
 
     Raises:
         PipelineError, CheckpointError: a checkpoint that cannot be used.
     """
-    checkpoint, notes = pipeline.load_checkpoint(checkpoint_path, options), []
+    checkpoint, notes = load_checkpoint(checkpoint_path, options), []
     trajan = None
     if TRAJAN.exists():
         trajan = checkpoints.load_checkpoint(str(TRAJAN))
         trajan = dataclasses.replace(trajan, params=jax.device_put(trajan.params))
     else:
         notes.append(f"no {TRAJAN.name}: not compared with it")
-    heads = pipeline.load_heads(checkpoint, leave_one_out=True) or {}
+    heads = load_heads(checkpoint, leave_one_out=True) or {}
     if not heads:
         notes.append(f"no head is fitted for {checkpoint.name}: realism is its own")
     for kind in NEVER_FITTED if heads else ():
@@ -399,9 +400,7 @@ class Judgement:
     left_out: dict[str, Float[np.ndarray, "N T"]]
 
 
-def judge(
-    tracks: pipeline.Tracks3D, judges: Judges, kinds: Sequence[str] = ()
-) -> Judgement:
+def judge(tracks: Tracks3D, judges: Judges, kinds: Sequence[str] = ()) -> Judgement:
     """The score of a clip, the baselines, and how surprising its points are.
 
     Args:
@@ -414,14 +413,14 @@ def judge(
     """
     if len(tracks.tracks) < 2:
         raise NothingToTrack(f"{len(tracks.tracks)} tracks, need at least 2")
-    held_out = pipeline.hold_out(tracks, judges.checkpoint, judges.options)
+    held_out = hold_out(tracks, judges.checkpoint, judges.options)
     visible = tracks.visible[..., 0] > 0
     if not (visible[held_out.ids] & held_out.counted).any():
         raise NothingToTrack("no track can be predicted from others")
     how, fields, heads = (judges.checkpoint, judges.options), (), judges.heads
     if heads:
-        fields = list(pipeline.clip_fields(tracks, *how, held_out))
-    result = pipeline.make_result(
+        fields = list(evidence.clip_fields(tracks, *how, held_out))
+    result = make_result(
         tracks, held_out, *how, None, fields, heads.get("all"), with_spread=False
     )
     camera = evaluation_intrinsics(tracks.intrinsics, tracks.size)
@@ -448,7 +447,7 @@ def _by_other_heads(fields, heads, kinds, shape):
     out the log odds of points."""
     cache = {}  # of sizes and levels, which are the same for all heads
     by_name = {
-        name: surprise.score_fields(fields, heads[name], shape, cache=cache)
+        name: score_fields(fields, heads[name], shape, cache=cache)
         for name in [
             "no model",
             *(f"without {kind}" for kind in kinds),
@@ -468,90 +467,6 @@ def _by_other_heads(fields, heads, kinds, shape):
         }
     points = {kind: by_name.get(f"without {kind}") for kind in kinds}
     return values, {kind: x.points for kind, x in points.items() if x}
-
-
-def condition_tracks(
-    stored: Mapping[str, np.ndarray], kind: str, condition: str, seed: int
-) -> pipeline.Tracks3D:
-    """Tracks of a scene or twin as one of CONDITIONS, at depth 1.
-
-    Of the simulator's own tracks those of `compared_rows`; of rendered pictures
-    MOST_RENDERED of those that the tracker found, drawn at random, for time.
-
-    Args:
-        stored: of a file of `make_pool`.
-        kind: "none", or the violation.
-        seed: of the tracker's noise; the same for a scene and its twins.
-    """
-    camera = geometry.default_intrinsics(SIDE, SIDE)
-    if condition == "rendered":
-        pixels, visible = stored[f"{kind}/lk"], stored[f"{kind}/lkv"]
-        tracks = _at_depth_1(pixels, visible, camera)
-        drawn = pipeline.lots(pipeline.track_keys(tracks), seed)
-        rows = np.sort(np.argsort(drawn)[:MOST_RENDERED])
-        return _at_depth_1(pixels[rows], visible[rows], camera)
-    rows = compared_rows(stored[f"{kind}/track_ids"], seed)
-    tracks, visible = stored[f"{kind}/tracks"][rows], stored[f"{kind}/visible"][rows]
-    if condition == "true":
-        pixels = geometry.project(tracks, stored["intrinsics"])
-        return _at_depth_1(pixels, visible, camera)
-    example = {
-        "tracks_3d": tracks,
-        "visible": visible[..., None].astype(np.float32),
-        "intrinsics": stored["intrinsics"],
-        "height": SIDE,
-        "width": SIDE,
-    }
-    rng = np.random.default_rng([seed, 1])
-    example = augment_example(example, rng, SEEN, tracks.shape[1])
-    pixels = geometry.project(example["tracks_3d"], example["intrinsics"])
-    return _at_depth_1(pixels, example["visible"][..., 0] > 0, camera)
-
-
-def varied_clip(
-    seed: int, frames: tuple[int, int] = (24, 150)
-) -> tuple[Scene, pipeline.Tracks3D]:
-    """An intact scene, its length and its number of tracks drawn, as a tracker sees it.
-
-    Args:
-        seed: of synthetic.py, and of all draws.
-        frames: how many at least and at most.
-
-    Raises:
-        NoScene: the seed gives none.
-    """
-    rng = np.random.default_rng(seed)
-    num_frames = int(rng.integers(frames[0], frames[1] + 1))
-    num_tracks = int(np.exp(rng.uniform(*np.log(VARIED_TRACKS))))
-    scene = generate_scene(seed, num_frames, num_tracks)
-    example = {
-        "tracks_3d": scene.tracks_3d,
-        "visible": scene.visible.astype(np.float32),
-        "intrinsics": scene.intrinsics,
-        "height": scene.height,
-        "width": scene.width,
-    }
-    example = augment_example(example, rng, SEEN, num_frames)
-    tracks = pipeline.Tracks3D(
-        tracks=example["tracks_3d"],
-        visible=example["visible"],
-        intrinsics=example["intrinsics"],
-        size=(scene.height, scene.width),
-        intrinsics_source="assumed",
-    )
-    return scene, tracks
-
-
-def _at_depth_1(pixels, visible, camera) -> pipeline.Tracks3D:
-    pixels = np.where(visible[..., None], pixels, 0).astype(np.float32)
-    return pipeline.Tracks3D(
-        tracks=geometry.lift(pixels, camera, 1.0),
-        visible=visible[..., None].astype(np.float32),
-        intrinsics=camera,
-        size=(SIDE, SIDE),
-        intrinsics_source="assumed",
-        backends={"tracker": "lk", "features": None, "depth": None},
-    )
 
 
 def culprit(
@@ -660,7 +575,7 @@ def run_corruptions(
     paths: Sequence[str],
     folder: Path,
     judges: Judges,
-    front_ends: pipeline.FrontEnds,
+    front_ends: FrontEnds,
     num_seeds: int,
 ) -> tuple[list["Row"], list[str]]:
     """Judges real clips and damaged copies, each piece of a clip to a file of its own.
@@ -712,7 +627,7 @@ def run_corruptions(
 def _pieces(path, options):
     """Pieces [T, H, W, 3] of a video, each with its frames per second."""
     video = read_video(path, options.start, options.duration, options.fps)
-    video, cuts = pipeline.prepare(video, options)
+    video, cuts = prepare(video, options)
     return [(p, video.fps) for p in damages.pieces(video, NUM_FRAMES, cuts)]
 
 
@@ -745,7 +660,7 @@ def _video_values(frames, *, fps, judges, front_ends) -> dict:
     frames and looks for cuts; empty where there is nothing to track."""
     video = video_from_array(frames, fps)
     try:
-        _, tracks = pipeline.lift_video(video, judges.options, front_ends)
+        _, tracks = lift_video(video, judges.options, front_ends)
     except NothingToTrack:
         return {}
     found = _judged(tracks, judges)

@@ -15,8 +15,13 @@ import sys
 from absl import app, flags
 
 import report_page
-import scoring_flags
 from spa.errors import PipelineError, first_line
+from spa.flags import (
+    check_output_dir,
+    errors_in_one_line,
+    log_decisions,
+    quiet_video_decoder,
+)
 
 FLAGS = flags.FLAGS
 MOST_TOLD = 10  # failed videos that the terminal lists
@@ -69,7 +74,7 @@ def run() -> str:
     output = os.path.expanduser(FLAGS.output or os.path.join(paths[0], name))
     if os.path.isdir(output):
         raise PipelineError(f"{output} is a folder: --output names a file")
-    scoring_flags.check_output_dir(os.path.dirname(os.path.abspath(output)))
+    check_output_dir(os.path.dirname(os.path.abspath(output)))
     folders = [report_page.read_folder(path) for path in paths]
     size = report_page.write_page(
         output,
@@ -92,9 +97,9 @@ def run() -> str:
 def main(argv):
     if len(argv) > 1:
         sys.exit(f"do not know what to do with {argv[1]!r}: give --results_dir=FOLDER")
-    scoring_flags.quiet_video_decoder()
-    scoring_flags.log_decisions("report_page")
-    with scoring_flags.errors_in_one_line(
+    quiet_video_decoder()
+    log_decisions("report_page")
+    with errors_in_one_line(
         interrupted="the same command goes on with the videos made so far"
     ):
         text = run()

@@ -36,13 +36,13 @@ from jaxtyping import Float, Int, UInt8
 from scipy.signal import find_peaks
 from tqdm import tqdm
 
-import many_videos
 import visualize
 from spa import statistics
 from spa.clip.video import DEFAULT_FPS
 from spa.clip.video_writer import write_video
 from spa.errors import PipelineError, first_line
 from spa.files import whole_file
+from spa.jobs import read_rows
 
 LOG = logging.getLogger(__name__)
 
@@ -173,7 +173,7 @@ def _latest_rows(folder) -> dict[str, tuple[dict, int]]:
     tables = [p for p in folder.glob("scores*.csv") if p.is_file()]
     for table in sorted(tables, key=lambda p: os.stat(p).st_mtime_ns):
         written = os.stat(table).st_mtime_ns
-        for row in many_videos.read_rows(table):
+        for row in read_rows(table):
             name = row.get("folder") or Path(row.get("video") or "").stem
             if name:
                 rows[name] = (row, written)

@@ -33,9 +33,6 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from tqdm import tqdm
 
-import pipeline
-from pipeline import Options, Tracks3D
-from scoring_flags import check_output_dir
 from spa import geometry
 from spa.clip.tracking import protocol
 from spa.clip.video import WORKING_SIZE, Video, reduced
@@ -43,9 +40,24 @@ from spa.data.examples import read_npz
 from spa.data.tapvid3d import TAPVID3D_SOURCES, read_tapvid3d
 from spa.errors import DatasetError, PipelineError, first_line, reason
 from spa.files import as_csv, as_json, whole_file, write_npz
+from spa.flags import check_output_dir
 from spa.metrics import SCALINGS, THRESHOLDS, evaluation_intrinsics, tapvid3d_metrics
 from spa.model import checkpoints
 from spa.model.prediction import QUERIES_PER_CALL, decode, encode, support_batch
+from spa.realism.front_ends import FrontEnds, load_front_ends
+from spa.realism.hold_out import (
+    NOT_PREDICTED,
+    check_features,
+    clip_windows,
+    deal_splits,
+    features_shown,
+    lots,
+    lowest,
+    split_lots,
+    window_features,
+)
+from spa.realism.options import RESULT_VERSION, Options
+from spa.realism.tracks import Tracks3D, lift_tracks, stored_depth, stored_features
 
 LOG = logging.getLogger(__name__)
 TAPNET = "pip install 'git+https://github.com/google-deepmind/tapnet.git'"
@@ -229,9 +241,7 @@ class Clip:
     tracks: Tracks3D
 
 
-def read_clip(
-    path: str | os.PathLike, front_ends: pipeline.FrontEnds | None = None
-) -> Clip:
+def read_clip(path: str | os.PathLike, front_ends: FrontEnds | None = None) -> Clip:
     """A file of the benchmark, see datasets.read_tapvid3d.
 
     Args:
@@ -256,8 +266,8 @@ def read_clip(
         intrinsics=np.asarray(example["intrinsics"], float),
         size=size,
         intrinsics_source="of the file",
-        dino=pipeline.stored_features(example, "dino_features"),
-        depth=pipeline.stored_depth(example, size),
+        dino=stored_features(example, "dino_features"),
+        depth=stored_depth(example, size),
         path=os.path.abspath(path),
     )
     if computed:
@@ -298,7 +308,7 @@ def clip_front_ends(
     files: Sequence[ClipFile],
     options: Options,
     checkpoint: checkpoints.Checkpoint,
-) -> pipeline.FrontEnds | None:
+) -> FrontEnds | None:
     """The networks that compute what the model takes and some file does not hold; None
     if there is nothing to compute.
 
@@ -313,7 +323,7 @@ def clip_front_ends(
         checkpoint.config, **{f"use_{name}": False for name in everywhere}
     )
     needed = dataclasses.replace(checkpoint, config=config)
-    front_ends = pipeline.load_front_ends(options, needed)
+    front_ends = load_front_ends(options, needed)
     computed = front_ends.features or front_ends.depth
     return front_ends if computed else None
 
@@ -341,7 +351,7 @@ def _with_features(tracks, frames, front_ends) -> Tracks3D:
     if tracks.depth is None and front_ends.depth:
         depth = front_ends.depth(frames, video.frame_indices, [(0, len(frames))])
     features = front_ends.features if tracks.dino is None else None
-    found = pipeline.lift_tracks(
+    found = lift_tracks(
         protocol.Tracks2D(pixels.astype(np.float32), tracks.visible),
         video,
         depth=depth,
@@ -407,7 +417,7 @@ def predict_clips(
     windows = [_windows(len(clip.truth), length) for clip in clips]
     held = [_splits(clip, options) for clip in clips]
     for clip in clips:
-        pipeline.check_features(clip.tracks, checkpoint, options)
+        check_features(clip.tracks, checkpoint, options)
     supports = _supports(clips, windows, held, checkpoint.model, options)
     encoded = encode_windows(checkpoint.model, params, supports, batch_size)
 
@@ -418,14 +428,14 @@ def predict_clips(
 
 
 def _windows(num_frames, length) -> list[tuple[int, int]]:
-    return pipeline.clip_windows(num_frames, length) or [(0, num_frames)]
+    return clip_windows(num_frames, length) or [(0, num_frames)]
 
 
 def _splits(clip, options) -> Bool[np.ndarray, "S N"]:
     """Which tracks are held out in each split: every track in one of them."""
     keys = np.arange(len(clip.query_points), dtype=np.uint64)
-    drawn = pipeline.split_lots(keys, 0, options)
-    return pipeline.deal_splits(drawn[None], options)
+    drawn = split_lots(keys, 0, options)
+    return deal_splits(drawn[None], options)
 
 
 def predict_chains(
@@ -596,9 +606,7 @@ def _supports(
                 _draw(visible & ~hidden[:, None], num_support, options.seed, split, w)
                 for split, hidden in enumerate(held[i])
             ]
-            features = pipeline.window_features(
-                model, clip.tracks, span, support, options
-            )
+            features = window_features(model, clip.tracks, span, support, options)
             for split, shown in enumerate(support):
                 if not len(shown):
                     yield (i, split, w), None, np.nan
@@ -609,7 +617,7 @@ def _supports(
                     visible[shown],
                     num_support,
                     model.num_output_frames,
-                    pipeline.features_shown(features, shown, tracks, visible, scale),
+                    features_shown(features, shown, tracks, visible, scale),
                 )
                 yield (i, split, w), batch, scale
 
@@ -617,8 +625,8 @@ def _supports(
 def _draw(visible, most, *salt) -> Int[np.ndarray, " n"]:
     """At most so many of the tracks that are visible at all. The draw hangs on nothing
     but their numbers in the file: what is held out has no influence."""
-    drawn = pipeline.lots(np.arange(len(visible), dtype=np.uint64), *salt)
-    return pipeline.lowest(np.flatnonzero(visible.any(axis=1)), drawn, most)
+    drawn = lots(np.arange(len(visible), dtype=np.uint64), *salt)
+    return lowest(np.flatnonzero(visible.any(axis=1)), drawn, most)
 
 
 def encode_windows(
@@ -680,7 +688,7 @@ def decode_points(
     for number, (key, points) in enumerate(requests):
         shape = (len(points), model.num_output_frames)
         stay = np.broadcast_to(points[:, None, 1:], (*shape, 3)).copy()
-        answers[number] = stay, np.full(shape, pipeline.NOT_PREDICTED, np.float32)
+        answers[number] = stay, np.full(shape, NOT_PREDICTED, np.float32)
         if encoded[key] is not None:
             for first in range(0, len(points), QUERIES_PER_CALL):
                 rows = slice(first, first + QUERIES_PER_CALL)
@@ -833,7 +841,7 @@ def evaluate(
     def read(path: str, is_done: bool) -> Clip:
         clip = _read(path, None if is_done else front_ends)
         if not is_done:
-            pipeline.check_features(clip.tracks, checkpoint, options)
+            check_features(clip.tracks, checkpoint, options)
         return clip
 
     with tqdm(total=len(jobs), desc="evaluating", unit="clip", smoothing=0) as bar:
@@ -920,7 +928,7 @@ def _stamp(checkpoint, options) -> dict:
     """What a prediction hangs on."""
     given = dataclasses.asdict(options)
     chosen = {name: given[name] for name in DECISIVE}
-    stamp = {"checkpoint": checkpoint.sha256, "version": pipeline.VERSION} | chosen
+    stamp = {"checkpoint": checkpoint.sha256, "version": RESULT_VERSION} | chosen
     return json.loads(json.dumps(stamp))
 
 

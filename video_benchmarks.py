@@ -35,10 +35,10 @@ import numpy as np
 from jaxtyping import Bool, Float
 from tqdm import tqdm
 
-from many_videos import NUMBERS
 from spa import statistics
 from spa.errors import PipelineError, first_line, reason, writing_to
 from spa.files import as_csv, as_json, whole_files
+from spa.jobs import NUMBERS
 from spa.metrics import frechet_distance, motion_sample, video_distance
 from spa.statistics import Estimate, bootstrap
 

@@ -24,11 +24,11 @@ import numpy as np
 from absl import app, flags
 from tqdm import tqdm
 
-import scoring_flags
 import visualize
 from spa.clip.video import DEFAULT_FPS
 from spa.clip.video_writer import write_video
 from spa.errors import VisualizeError
+from spa.flags import check_output_dir, errors_in_one_line, quiet_video_decoder
 
 FLAGS = flags.FLAGS
 VIDEO_ENDINGS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".gif")
@@ -213,7 +213,7 @@ def run() -> list[str]:
         return []
     stem = output_stem()
     data = visualize.load_visualization_data(os.path.expanduser(FLAGS.npz_path))
-    scoring_flags.check_output_dir(str(stem.parent))
+    check_output_dir(str(stem.parent))
     scores, path = data["coords_score"], f"{stem}.mp4"
     if not data["has_scores"]:
         print(
@@ -264,10 +264,10 @@ def summary(data: dict) -> str:
 def main(argv):
     if len(argv) > 1:
         sys.exit(f"do not know what to do with {argv[1]!r}: give --npz_path=FILE")
-    scoring_flags.quiet_video_decoder()
+    quiet_video_decoder()
     # Where a terminal lacks a character, as in a file's name, it gets its number.
     sys.stdout.reconfigure(errors="backslashreplace")
-    with scoring_flags.errors_in_one_line(
+    with errors_in_one_line(
         VisualizeError,
         interrupted="no video is half-written; frames of --save_frames stay",
     ):

@@ -33,13 +33,16 @@ sys.path[:0] = [str(ROOT)]
 import cv2
 import tqdm
 
-import offline_proof
-import pipeline
-import scoring_flags
-import surprise
+from spa import flags as spa_flags
 from spa import geometry
 from spa.clip.video import read_video
 from spa.files import keep_compiled_programs, whole_file
+from spa.flags import define_cache_flag, errors_in_one_line
+from spa.realism import conditions
+from spa.realism.heads import fingerprint
+from spa.realism.options import DEFAULT_CHECKPOINT, make_options
+from spa.realism.scorer import load_checkpoint, score_tracks, score_video, scoring_head
+from spa.realism.tracks import Tracks3D
 from spa.simulation import scenes
 
 FLAGS = flags.FLAGS
@@ -60,12 +63,12 @@ MOST_CORRELATION = 0.2
 MOST_CHANGE = 0.5  # standard deviations over intact clips
 
 
-def simulated_clip(index: int) -> tuple[pipeline.Tracks3D, dict]:
+def simulated_clip(index: int) -> tuple[Tracks3D, dict]:
     """Tracks of an intact scene as a tracker has them, and what the clip is like.
 
     Motions are in pixels per frame, of a frame whose shorter side has 256.
     """
-    scene, tracks = offline_proof.varied_clip(FIRST_SEED + index)
+    scene, tracks = conditions.varied_clip(FIRST_SEED + index)
     like = {
         "seed": FIRST_SEED + index,
         "point_motion": point_motion(tracks),
@@ -76,7 +79,7 @@ def simulated_clip(index: int) -> tuple[pipeline.Tracks3D, dict]:
     return tracks, like
 
 
-def point_motion(tracks: pipeline.Tracks3D) -> float:
+def point_motion(tracks: Tracks3D) -> float:
     """Mean distance that visible points move in the image from frame to frame."""
     pixels = geometry.project(tracks.tracks, tracks.intrinsics)
     seen = tracks.visible[..., 0] > 0
@@ -112,7 +115,7 @@ def simulated(checkpoint, options, num_clips: int) -> dict:
             tracks, like = simulated_clip(index)
         except scenes.NoScene:
             continue
-        result = pipeline.score_tracks(tracks, checkpoint, options)
+        result = score_tracks(tracks, checkpoint, options)
         statistics = ("realism", "average_jaccard", "average_pts_within_thresh")
         clips.append(like | {name: result.score[name] for name in statistics})
     realism = np.array([clip["realism"] for clip in clips])
@@ -147,7 +150,7 @@ def rendered(checkpoint, deviation: float) -> list[dict]:
     """The sample clip's variants, and how many deviations apart they score."""
     frames = read(str(ROOT / "data" / "example_video.mp4"))
     found = {
-        name: pipeline.score_video(clip, checkpoint).realism
+        name: score_video(clip, checkpoint).realism
         for name, clip in variants(frames).items()
     }
     before = found["as it is"]
@@ -173,12 +176,12 @@ def real(checkpoint, folder: str) -> list[dict]:
         row = {"clip": path.stem}
         shown = {"realism": frames, "converted": to_30(frames), "file": str(path)}
         for label, clip in shown.items():
-            score = pipeline.score_video(clip, checkpoint).score
+            score = score_video(clip, checkpoint).score
             row |= {label: score["realism"], f"{label}_std": score["realism_std"]}
         rows.append(row)
     for first, second in zip(clips, list(clips)[1:], strict=False):
         joined = np.concatenate([clips[first], _as(clips[second], clips[first])])
-        score = pipeline.score_video(joined, checkpoint).score
+        score = score_video(joined, checkpoint).score
         rows.append({"clip": f"{first} + {second}", "realism": score["realism"],
                      "realism_std": score["realism_std"]})  # fmt: skip
     return rows
@@ -204,7 +207,7 @@ def write_reference(path: str, found: dict, checkpoint, options) -> None:
         "true tracks with tracker noise, at depth 1",
         "command": "python benchmarks/bench_comparable.py --reference_path=FILE",
         "checkpoint": {"name": checkpoint.name, "sha256": checkpoint.sha256},
-        "head": surprise.fingerprint(pipeline.scoring_head(checkpoint)),
+        "head": fingerprint(scoring_head(checkpoint)),
         "backends": {n: getattr(options, n) for n in ("tracker", "features", "depth")},
         "options": {name: getattr(options, name) for name in SCORING},
         "realism": realism,
@@ -215,10 +218,8 @@ def write_reference(path: str, found: dict, checkpoint, options) -> None:
 
 def measure() -> None:
     """All of it, printed and written."""
-    options = pipeline.make_options("mini")
-    checkpoint = pipeline.load_checkpoint(
-        FLAGS.checkpoint_path or pipeline.DEFAULT_CHECKPOINT, options
-    )
+    options = make_options("mini")
+    checkpoint = load_checkpoint(FLAGS.checkpoint_path or DEFAULT_CHECKPOINT, options)
     found = {"simulated": simulated(checkpoint, options, FLAGS.num_clips)}
     if FLAGS.reference_path:
         write_reference(FLAGS.reference_path, found["simulated"], checkpoint, options)
@@ -241,7 +242,7 @@ def main(argv):
     if len(argv) > 1:
         sys.exit(f"bench_comparable.py takes flags only, not {argv[1]!r}")
     absl_logging.set_verbosity(absl_logging.WARNING)
-    with scoring_flags.errors_in_one_line(interrupted="run it again"):
+    with errors_in_one_line(interrupted="run it again"):
         keep_compiled_programs(FLAGS.jax_cache_dir)
         measure()
 
@@ -252,6 +253,6 @@ if __name__ == "__main__":
     flags.DEFINE_string("videos", "../shared/videos", "Real clips, if they are there.")
     flags.DEFINE_string("reference_path", None, "Where to write the reference table.")
     flags.DEFINE_string("out_dir", str(ROOT / "benchmarks" / "results"), "Where to.")
-    scoring_flags.define_cache_flag()
-    flags.adopt_module_key_flags(scoring_flags)  # --help lists it, too
+    define_cache_flag()
+    flags.adopt_module_key_flags(spa_flags)  # --help lists it, too
     app.run(main)

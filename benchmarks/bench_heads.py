@@ -34,22 +34,21 @@ from tqdm import tqdm
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path[:0] = [ROOT]
 
-import surprise
-import surprise_examples
-import surprise_training
 from spa.files import whole_file
+from spa.realism import surprise, surprise_examples, surprise_training
+from spa.realism.heads import HEADS_VERSION, MODEL, NO_MODEL, standardised
 
 FLAGS = flags.FLAGS
 OUT = Path(ROOT) / "benchmarks" / "results" / "heads.json"
 CONDITIONS = "true", "noisy"  # judged; rendered ones are fitted on, too
 HELD_OUT = 3  # one scene in so many
-EVERYTHING = (*surprise.NO_MODEL, *surprise.MODEL)
+EVERYTHING = (*NO_MODEL, *MODEL)
 # What networks see, by name. As many of each, so that a mean of two is no advantage.
 NETWORKS = {
-    "no model's": (surprise.NO_MODEL, surprise.NO_MODEL),
-    "the model's": (surprise.MODEL, surprise.MODEL),
+    "no model's": (NO_MODEL, NO_MODEL),
+    "the model's": (MODEL, MODEL),
     "both, in each": (EVERYTHING, EVERYTHING),
-    "both, one each": (surprise.NO_MODEL, surprise.MODEL),
+    "both, one each": (NO_MODEL, MODEL),
 }
 TAKEN = "both, one each"
 SINGLE = {
@@ -111,7 +110,7 @@ def surprise_of(variant, statistics, design, examples, is_fitted) -> np.ndarray:
         mean, deviation, weights = surprise_training.line_of(
             rows[is_fitted], design[is_fitted], fitted, pairs
         )
-        raw = surprise.standardised(rows, mean, deviation) @ weights
+        raw = standardised(rows, mean, deviation) @ weights
     usual = surprise_training.usual_of(raw[is_fitted, None], design[is_fitted], fitted)
     return raw - (design @ usual)[:, 0]
 
@@ -152,7 +151,7 @@ def figures(values, examples, rng) -> dict:
 def main(argv):
     if len(argv) > 1:
         sys.exit(f"bench_heads.py takes flags only, not {argv[1]!r}")
-    folders = sorted(Path(FLAGS.work_dir).glob(f"fields_*_{surprise.VERSION}_*"))
+    folders = sorted(Path(FLAGS.work_dir).glob(f"fields_*_{HEADS_VERSION}_*"))
     if len(folders) != 1:
         sys.exit(
             f"{FLAGS.work_dir}: need one folder fields_*, have {len(folders)}: "

@@ -41,8 +41,11 @@ import imageio_ffmpeg
 import jax
 import tqdm
 
-import pipeline
 from spa.files import keep_compiled_programs, whole_file
+from spa.realism import scorer
+from spa.realism.options import make_options
+from spa.realism.result import save_result
+from spa.realism.scorer import load_checkpoint, score_video
 
 FLAGS = flags.FLAGS
 LENGTHS = (50, 150, 600, 3000)
@@ -128,26 +131,26 @@ def measure(num_frames: int, size: tuple[int, int]) -> list[dict]:
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "clip.mp4")
         make_video(path, num_frames, size)
-        checkpoint = pipeline.load_checkpoint(None, pipeline.make_options())
-        originals = {n: getattr(pipeline, n) for ns in STAGES.values() for n in ns}
+        checkpoint = load_checkpoint(None, make_options())
+        originals = {n: getattr(scorer, n) for ns in STAGES.values() for n in ns}
 
         def score():
-            result = pipeline.score_video(path, checkpoint)
-            pipeline.save_result(result, os.path.join(folder, "out"))
+            result = score_video(path, checkpoint)
+            save_result(result, os.path.join(folder, "out"))
             return result
 
         score()  # compiles
         watch, rest = Stopwatch(), memory_gb("VmRSS")
         for stage, names in STAGES.items():
             for name in names:
-                setattr(pipeline, name, watch.around(stage, originals[name]))
+                setattr(scorer, name, watch.around(stage, originals[name]))
         forget_peak()
         start = time.perf_counter()
         result = score()
         watch.seconds["all"] = time.perf_counter() - start
         watch.note_peak("score")
         for name, function in originals.items():
-            setattr(pipeline, name, function)
+            setattr(scorer, name, function)
     inside = sum(watch.seconds[stage] for stage in STAGES)
     watch.seconds["score"] = watch.seconds["all"] - inside
     watch.peak["all"] = max(watch.peak.values())
@@ -184,7 +187,7 @@ def table(rows: list[dict]) -> str:
 
 def main(argv):
     del argv
-    logging.getLogger("pipeline").setLevel(logging.WARNING)
+    logging.getLogger("spa.realism").setLevel(logging.WARNING)
     keep_compiled_programs("~/.cache/3dspa/jax")
     if FLAGS.length:
         size = (320, 180) if FLAGS.length in QUICK else SIZE

@@ -30,10 +30,11 @@ sys.path[:0] = [str(ROOT)]
 import tqdm
 
 import offline_proof
-import pipeline
 from spa.clip import features, semantic, tracking
 from spa.errors import NothingToTrack
 from spa.files import keep_compiled_programs, whole_file, without_nan
+from spa.realism import conditions
+from spa.realism.options import make_options
 from spa.simulation import pools
 from spa.simulation.render import render
 from spa.simulation.scenes import (
@@ -217,7 +218,7 @@ def moving(count: int) -> list[dict]:
 def twins(count: int):
     """Paired accuracy and AUROC on rendered twins, by sampling; after each scene those
     of all so far."""
-    judges = offline_proof.load_judges(None, pipeline.make_options("mini"))
+    judges = offline_proof.load_judges(None, make_options("mini"))
     rows, tracks = [], {name: [] for name in SAMPLINGS}
     for seed in tqdm.tqdm(range(FIRST_SEED, FIRST_SEED + count), "twins"):
         try:
@@ -300,7 +301,7 @@ def judged_twins(stored, seed, judges) -> list[offline_proof.Row]:
         if not intact and not pools.shows(grid, kind, "rendered"):
             continue
         for name in SAMPLINGS:
-            found = offline_proof.condition_tracks(stored[name], kind, "rendered", seed)
+            found = conditions.condition_tracks(stored[name], kind, "rendered", seed)
             try:
                 values = offline_proof.judge(found, judges, kinds if intact else [kind])
             except NothingToTrack:

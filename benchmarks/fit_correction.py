@@ -37,10 +37,9 @@ from absl import app, flags
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT)]
 
-import surprise
-import surprise_examples
-import surprise_training as training
 from spa.files import whole_file
+from spa.realism import surprise, surprise_examples, surprise_training
+from spa.realism.heads import FADES, heads_path, read_heads, write_heads
 from spa.simulation import pools
 
 FLAGS = flags.FLAGS
@@ -88,7 +87,7 @@ def old_heads(folder):
             sys.exit(f"{path} is missing: see the top of fit_correction.py")
         with np.load(path) as stored:
             about = json.loads(stored["about"].item())
-        heads = surprise.read_heads(path, about["checkpoint_sha256"], version=4)
+        heads = read_heads(path, about["checkpoint_sha256"], version=4)
         if heads is None:
             sys.exit(
                 f"{path} is of version {about['version']}, need heads of version 4"
@@ -98,11 +97,13 @@ def old_heads(folder):
 
 
 def examples_of(keys):
-    return [training.Example(s, kind, c, np.zeros(0), None) for s, c, kind in keys]
+    return [
+        surprise_training.Example(s, kind, c, np.zeros(0), None) for s, c, kind in keys
+    ]
 
 
 def scene_of(key):
-    return *training.scene_of(*key[:2]), "none"
+    return *surprise_training.scene_of(*key[:2]), "none"
 
 
 class Fit:
@@ -111,7 +112,7 @@ class Fit:
     def __init__(self, table, heads, without=()):
         """without: scenes that nothing is fitted to."""
         self.table, self.heads, self.found = table, heads, {}
-        of_level = training.VARIED, training.DAMAGED
+        of_level = surprise_training.VARIED, surprise_training.DAMAGED
         keys = [k for k in table.keys if k[0] not in without]
         self.intact = [k for k in keys if k[2] == "none" and k[1] in of_level]
         self.more = [
@@ -120,9 +121,9 @@ class Fit:
             if (k[2] != "none" or k[1] not in of_level) and k[0] not in table.of_lines
         ]
         self.plain = {}
-        for source in training.SOURCES:
+        for source in surprise_training.SOURCES:
             arrays = self.arrays(self.intact, source)
-            self.plain[source] = training.calibrated(heads[source], *arrays)
+            self.plain[source] = surprise_training.calibrated(heads[source], *arrays)
 
     def arrays(self, keys, name):
         t = self.table
@@ -135,10 +136,10 @@ class Fit:
         if (source, kind) not in self.found:
             plain = self.plain[source]
             arrays = self.arrays(self.intact + self.more, source)
-            found = training.corrected(plain, kind, *arrays)
+            found = surprise_training.corrected(plain, kind, *arrays)
             if kind:
                 more = (found.usual - plain.usual) / plain.spread
-                old = self.heads[training.head_name(source, kind)]
+                old = self.heads[surprise_training.head_name(source, kind)]
                 found = dataclasses.replace(
                     old,
                     usual=old.usual + old.spread * more,
@@ -176,10 +177,12 @@ def folds(table, heads, source, correct, seed):
     the change to a piece, and of twins of a kind left out the share that is more
     surprising than its scene (pairs), and than any (AUROC)."""
     rng = np.random.default_rng(seed)
-    scenes = np.array(sorted({k[0] for k in table.keys if k[1] != training.VARIED}))
+    scenes = np.array(
+        sorted({k[0] for k in table.keys if k[1] != surprise_training.VARIED})
+    )
     order = rng.permutation([scene for scene in scenes if scene not in table.of_lines])
     soft, pieces = [], []
-    twins = {name: ([], []) for name in (*CONDITIONS, training.TORN)}
+    twins = {name: ([], []) for name in (*CONDITIONS, surprise_training.TORN)}
 
     def count(condition, head, name, judged, intact):
         for wins, more in zip(
@@ -192,16 +195,16 @@ def folds(table, heads, source, correct, seed):
         of_fold = [key for key in table.keys if key[0] in held]
         fit = Fit(table, heads, held)
         head = fit.head(source) if correct else fit.plain[source]
-        damaged = (training.DAMAGED, training.PAIRED)
+        damaged = (surprise_training.DAMAGED, surprise_training.PAIRED)
         warped = [key for key in of_fold if key[1:] == damaged]
         soft.extend(apart(table, head, source, warped) > 0)
-        cut = [key for key in of_fold if key[1] == training.PIECE]
+        cut = [key for key in of_fold if key[1] == surprise_training.PIECE]
         pieces.extend(apart(table, head, source, cut))
-        torn = [key for key in of_fold if key[1] == training.TORN]
+        torn = [key for key in of_fold if key[1] == surprise_training.TORN]
         intact = list(dict.fromkeys(scene_of(key) for key in torn))
-        count(training.TORN, head, source, torn, intact)
+        count(surprise_training.TORN, head, source, torn, intact)
         for kind in surprise_examples.KINDS:
-            name = training.head_name(source, kind)
+            name = surprise_training.head_name(source, kind)
             own = fit.head(source, kind) if correct else heads[name]
             for condition in CONDITIONS:
                 judged = [k for k in of_fold if k[1:] == (condition, kind)]
@@ -237,23 +240,25 @@ def write(table, fit, about, folder):
     about = dict(about)
     sha256 = about.pop("checkpoint_sha256")
     new = [
-        k for k in fit.intact if k[0] not in table.of_lines and k[1] != training.VARIED
+        k
+        for k in fit.intact
+        if k[0] not in table.of_lines and k[1] != surprise_training.VARIED
     ]
     number = about["num_clips"] + len(fit.more) + len(new)
     about |= {"command": " ".join(["python", *sys.argv]), "num_clips": number}
     of_both = {kind: {} for kind in (None, *surprise_examples.KINDS)}
     for kind, heads in of_both.items():
-        for source in training.SOURCES:
-            heads[training.head_name(source, kind)] = fit.head(source, kind)
+        for source in surprise_training.SOURCES:
+            heads[surprise_training.head_name(source, kind)] = fit.head(source, kind)
     shipped = of_both.pop(None)
     for name, head in shipped.items():
         half = float(table.stored[f"{name}/half"])
         shipped[name] = dataclasses.replace(head, half=half)
-    path = surprise.heads_path("3dspa_mini.npz", folder)
-    surprise.write_heads(path, shipped, sha256, about)
+    path = heads_path("3dspa_mini.npz", folder)
+    write_heads(path, shipped, sha256, about)
     left_out = {name: head for each in of_both.values() for name, head in each.items()}
     beside = path.with_stem(f"{path.stem}_left_out")
-    surprise.write_heads(beside, left_out, sha256, about)
+    write_heads(beside, left_out, sha256, about)
     return path
 
 
@@ -269,9 +274,9 @@ def set_constants(given):
             number = np.nan
         if not (np.isfinite(number) and number >= 0):
             sys.exit(f"--set={each}: {value!r} is no number of 0 and up")
-        setattr(training, name, number)
-    width = surprise.FADES[1] - surprise.FADES[0]
-    if not training.MOST < width:
+        setattr(surprise_training, name, number)
+    width = FADES[1] - FADES[0]
+    if not surprise_training.MOST < width:
         sys.exit(f"MOST must be less than {width}, or more surprise could become less")
 
 
@@ -290,7 +295,7 @@ def main(argv):
             sys.exit(f"--output_dir={FLAGS.output_dir}: {error.strerror}")
     rows = []
     for correct in (False, True):
-        for source in training.SOURCES:
+        for source in surprise_training.SOURCES:
             found = [
                 folds(table, heads, source, correct, seed)
                 for seed in range(FLAGS.draws)

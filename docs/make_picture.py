@@ -16,10 +16,11 @@ sys.path.insert(0, str(ROOT))
 import cv2
 import numpy as np
 
-import pipeline
 import visualize
 from spa import geometry
 from spa.files import keep_compiled_programs, whole_file
+from spa.realism.result import Result
+from spa.realism.scorer import score_video
 
 CLIPS = "example_video", "example_teleport"
 PLAIN = 0.8  # score above which points are small
@@ -27,7 +28,7 @@ WIDTH, GAP, CAPTION = 300, 6, 34
 STEPS = -1, 0, 1, 6  # frames shown, from the one where realism per frame drops most
 
 
-def draw(result: pipeline.Result, frame: int) -> np.ndarray:
+def draw(result: Result, frame: int) -> np.ndarray:
     """A frame [H, W, 3] RGB with the points seen in it, the worst on top."""
     video, points = result.video, result.points
     picture = np.array(video.frames[frame])
@@ -57,7 +58,7 @@ def caption(text: str, width: int) -> np.ndarray:
 
 def main():
     keep_compiled_programs("~/.cache/3dspa/jax")
-    results = [pipeline.score_video(ROOT / f"data/{name}.mp4") for name in CLIPS]
+    results = [score_video(ROOT / f"data/{name}.mp4") for name in CLIPS]
     per_frame = np.array([result.score["per_frame"] for result in results], float)
     moment = int(np.nanargmax(per_frame[0] - per_frame[1]))
     rows, margin = [], ((0, GAP), (0, GAP), (0, 0))

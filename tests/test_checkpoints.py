@@ -7,10 +7,11 @@ import jax
 import numpy as np
 import pytest
 
-import pipeline
-import surprise
 from spa.data.loading import load_synthetic_dataset
 from spa.model import checkpoints, training
+from spa.realism.heads import fingerprint
+from spa.realism.options import DEFAULT_CHECKPOINT, make_options
+from spa.realism.scorer import load_checkpoint, load_heads, score_video, scoring_head
 from spa.simulation import pools, twins
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -60,7 +61,7 @@ def test_a_shipped_checkpoint_halves_the_errors_of_simple_motion(name):
 def test_the_sample_clip_scores_above_its_impossible_twin():
     """What `make demo` shows."""
     names = ("example_video.mp4", "example_teleport.mp4")
-    intact, twin = (pipeline.score_video(ROOT / "data" / name) for name in names)
+    intact, twin = (score_video(ROOT / "data" / name) for name in names)
     assert twin.realism < intact.realism
     assert intact.score["num_frames"] == twin.score["num_frames"] == 60
     # And where: a body is elsewhere from frame 44 on.
@@ -70,8 +71,8 @@ def test_the_sample_clip_scores_above_its_impossible_twin():
 
 
 def test_heads_are_those_of_the_shipped_checkpoint():
-    checkpoint = checkpoints.load_checkpoint(str(pipeline.DEFAULT_CHECKPOINT))
-    heads = pipeline.load_heads(checkpoint, leave_one_out=True)
+    checkpoint = checkpoints.load_checkpoint(str(DEFAULT_CHECKPOINT))
+    heads = load_heads(checkpoint, leave_one_out=True)
     kinds = [kind for kind in twins.VIOLATIONS if kind != "texture_swap"]
     left_out = [f"{name}without {kind}" for name in ("", "no model ") for kind in kinds]
     assert set(heads) == {"all", "no model", *left_out}
@@ -82,7 +83,7 @@ def test_heads_are_those_of_the_shipped_checkpoint():
 
 def test_percentiles_are_read_off_scores_of_the_shipped_head():
     """Of another head's the percentile would be left out of every result."""
-    checkpoint = pipeline.load_checkpoint(None, pipeline.make_options())
-    head = pipeline.scoring_head(checkpoint)
+    checkpoint = load_checkpoint(None, make_options())
+    head = scoring_head(checkpoint)
     stored = json.loads((FOLDER / "3dspa_mini_reference.json").read_text())
-    assert stored["head"] == surprise.fingerprint(head)
+    assert stored["head"] == fingerprint(head)

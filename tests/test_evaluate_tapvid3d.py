@@ -18,12 +18,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_pipeline import SMALL, WINDOW, save_random
 
-import pipeline
 import tapvid3d_evaluation as evaluation
 import track_autoencoder_3d
-from pipeline import make_options
 from spa.errors import PipelineError
 from spa.model import checkpoints
+from spa.realism.front_ends import FrontEnds
+from spa.realism.options import make_options
 from tapvid3d_evaluation import ClipFile, Prediction, find_clips, read_clip
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -606,7 +606,7 @@ def test_features_that_lack_are_computed_where_the_tracks_are(tmp_path):
         return np.ones((len(frames), 8, 8), np.float32)
 
     names = {"tracker": "lk", "features": "dinov2", "depth": "vda"}
-    front_ends = pipeline.FrontEnds(None, features, depth, names)
+    front_ends = FrontEnds(None, features, depth, names)
     clip = read_clip(tmp_path / "clip.npz", front_ends)
     assert clip.tracks.dino(1, 3, np.array([2])).shape == (1, 2, 6)
     assert clip.tracks.depth(1, 3, np.array([2, 3])).shape == (2, 2, 225)

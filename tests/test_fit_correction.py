@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import pipeline
-import surprise_examples
-import surprise_training
+from spa.realism import surprise_examples, surprise_training
+from spa.realism.options import make_options
+from spa.realism.scorer import load_checkpoint, load_heads
 from spa.simulation import pools
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -52,9 +52,9 @@ def test_its_windows_are_those_of_the_default_size(table):
 
 def test_shipped_corrections_are_what_it_fits(script, table):
     """Lines are as they were, so that what is fitted to them can be fitted anew."""
-    options = pipeline.make_options("mini")
-    checkpoint = pipeline.load_checkpoint(None, options)
-    shipped = pipeline.load_heads(checkpoint, leave_one_out=True)
+    options = make_options("mini")
+    checkpoint = load_checkpoint(None, options)
+    shipped = load_heads(checkpoint, leave_one_out=True)
     lines = {
         name: dataclasses.replace(head, correction=None)
         for name, head in shipped.items()

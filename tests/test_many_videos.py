@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import many_videos
-import pipeline
-import surprise
-from many_videos import append_row, find_inputs, name_folders, read_rows, score_many
 from spa.errors import PipelineError, VideoError
+from spa.jobs import LOG, append_row, find_inputs, name_folders, read_rows, score_many
 from spa.model import checkpoints
+from spa.realism.heads import Head
+from spa.realism.options import RESULT_VERSION, make_options
+from spa.realism.result import Result
 
-OPTIONS = pipeline.make_options()
+OPTIONS = make_options()
 CHECKPOINT = checkpoints.Checkpoint(None, {}, None, "none.npz", "abc", {})
 
 
@@ -33,7 +33,7 @@ def make_score(path, options=OPTIONS):
         "warnings": ["dark, rather", "short"],
         "checkpoint": {"name": "none.npz", "sha256": "abc"},
         "options": json.loads(json.dumps(vars(options))),
-        "version": pipeline.VERSION,
+        "version": RESULT_VERSION,
     }
 
 
@@ -51,7 +51,7 @@ class Scorer:
             raise RuntimeError("no memory\nand more")
         points = {"intrinsics": np.eye(3), "coords": np.zeros((self.size, 3))}
         score = make_score(path, self.options)
-        return pipeline.Result(0.25, score, {"a": np.zeros(3)}, points, None)
+        return Result(0.25, score, {"a": np.zeros(3)}, points, None)
 
 
 def rows(folder, name="scores.csv"):
@@ -173,7 +173,7 @@ def test_a_table_keeps_rows_of_other_videos(tmp_path):
 def test_a_table_that_is_not_utf8_keeps_its_bytes(tmp_path, monkeypatch):
     """As an editor may leave it, or where a file's name is not."""
     # pytest-xdist cannot send captured logs that are not UTF-8.
-    monkeypatch.setattr(many_videos.LOG, "disabled", True)
+    monkeypatch.setattr(LOG, "disabled", True)
     (tmp_path / "scores.csv").write_bytes(b"video,folder\n/x/caf\xe9.mp4,caf\xe9\n")
     bad = os.fsdecode(b"bad\xff.mp4")
     score_many([bad], tmp_path, Scorer(), OPTIONS, CHECKPOINT)
@@ -195,15 +195,15 @@ def test_an_interrupted_run_goes_on(tmp_path):
 
 def test_results_of_another_head_are_not_mixed(tmp_path, monkeypatch):
     score_many(["a.mp4"], tmp_path, Scorer(), OPTIONS, CHECKPOINT)
-    head = surprise.Head((), 1.0, *np.ones((3, 2)), np.zeros(7), 1.0)
-    monkeypatch.setattr(pipeline, "scoring_head", lambda _: head)
+    head = Head((), 1.0, *np.ones((3, 2)), np.zeros(7), 1.0)
+    monkeypatch.setattr("spa.jobs.scoring_head", lambda _: head)
     with pytest.raises(PipelineError, match=r"other options \(head\): give --over"):
         score_many(["a.mp4"], tmp_path, Scorer(), OPTIONS, CHECKPOINT)
 
 
 def test_results_of_other_options_are_not_mixed(tmp_path):
     score_many(["a.mp4"], tmp_path, Scorer(), OPTIONS, CHECKPOINT)
-    other = pipeline.make_options(seed=1)
+    other = make_options(seed=1)
     with pytest.raises(PipelineError, match=r"other options \(seed\): give --over"):
         score_many(["a.mp4"], tmp_path, Scorer(), other, CHECKPOINT)
     scorer = Scorer(options=other)
@@ -219,7 +219,7 @@ def test_results_from_before_an_option_have_its_default(tmp_path):
     path.write_text(json.dumps(score))
     tally = score_many(["a.mp4"], tmp_path, Scorer(), OPTIONS, CHECKPOINT)
     assert (tally.finished, tally.scored) == (1, 0)
-    other = pipeline.make_options(query_sampling="semantic")
+    other = make_options(query_sampling="semantic")
     with pytest.raises(PipelineError, match=r"other options \(query_sampling\)"):
         score_many(["a.mp4"], tmp_path, Scorer(), other, CHECKPOINT)
 
@@ -237,7 +237,7 @@ def test_a_new_video_under_an_old_name_is_scored(tmp_path):
 
 def test_results_of_another_version_are_not_mixed(tmp_path, monkeypatch):
     score_many(["a.mp4"], tmp_path, Scorer(), OPTIONS, CHECKPOINT)
-    monkeypatch.setattr(pipeline, "VERSION", "another")
+    monkeypatch.setattr("spa.jobs.RESULT_VERSION", "another")
     with pytest.raises(PipelineError, match=r"other options \(version\): give --over"):
         score_many(["a.mp4"], tmp_path, Scorer(), OPTIONS, CHECKPOINT)
 

@@ -15,14 +15,18 @@ from test_pipeline import SMALL, random_tracks, save_random
 from video_files import make_clip, write_video
 
 import offline_proof
-import pipeline
-import surprise
 import track_autoencoder
 import track_autoencoder_3d
 from offline_proof import Row
 from spa import geometry, statistics
 from spa.errors import USER_ERRORS, PipelineError
 from spa.model import prediction
+from spa.realism import conditions, evidence, surprise
+from spa.realism.hold_out import HeldOut, WindowPrediction
+from spa.realism.options import make_options
+from spa.realism.scorer import score_tracks
+from spa.realism.surprise import ClipSurprise
+from spa.realism.tracks import Tracks3D
 from spa.simulation import damages, pools, scenes, twins
 
 CAMERA = geometry.default_intrinsics(256, 256)
@@ -79,7 +83,7 @@ def test_share_of_tracks_lost():
 def tracks_of(pixels, visible=None):
     pixels = np.asarray(pixels, np.float32)
     visible = np.ones(pixels.shape[:2]) if visible is None else visible
-    return pipeline.Tracks3D(
+    return Tracks3D(
         tracks=geometry.lift(pixels, CAMERA, 1.0),
         visible=np.asarray(visible, np.float32)[..., None],
         intrinsics=CAMERA,
@@ -91,7 +95,7 @@ def tracks_of(pixels, visible=None):
 def held_out_of(tracks, asked, support, frame):
     """One window over all frames, in which `asked` is held out and queried."""
     count, length = len(asked), tracks.tracks.shape[1]
-    window = pipeline.WindowPrediction(
+    window = WindowPrediction(
         0,
         length,
         ids=np.array(asked),
@@ -106,7 +110,7 @@ def held_out_of(tracks, asked, support, frame):
         latents=np.zeros((1, 1, 1)),
     )
     parts = np.array(asked), window.splits, window.tracks, window.visible_logits
-    return pipeline.HeldOut(*parts, np.ones((count, length), bool), [window])
+    return HeldOut(*parts, np.ones((count, length), bool), [window])
 
 
 def test_error_of_the_nearest_support_track():
@@ -227,7 +231,7 @@ def test_further_tracks_of_a_twin_take_the_places_of_others():
     stored["kick/tracks"][3] = geometry.lift(np.float32([[50, 60]]), CAMERA, 2.0)
     stored["kick/track_ids"] = np.array([0, 1, 2, -1])
     assert pools.shows(stored, "kick", "true")
-    tracks = offline_proof.condition_tracks(stored, "kick", "true", 0)
+    tracks = conditions.condition_tracks(stored, "kick", "true", 0)
     assert len(tracks.tracks) == 3  # no more than the scene has
     np.testing.assert_allclose(tracks.tracks[..., 2], 1)
     pixels = geometry.project(tracks.tracks, tracks.intrinsics)
@@ -252,11 +256,11 @@ def test_as_many_tracks_are_compared_as_the_scene_has(own, others, seed):
 def test_a_scene_and_its_twins_have_the_same_noise():
     stored = stored_pair("noisy")
     first, second = (
-        offline_proof.condition_tracks(stored, kind, "noisy", 7)
+        conditions.condition_tracks(stored, kind, "noisy", 7)
         for kind in ("none", "kick")
     )
     np.testing.assert_array_equal(first.tracks, second.tracks)
-    exact = offline_proof.condition_tracks(stored, "none", "true", 7)
+    exact = conditions.condition_tracks(stored, "none", "true", 7)
     assert np.abs(first.tracks - exact.tracks).max() > 0
 
 
@@ -416,7 +420,7 @@ def test_a_report_shows_who_is_better():
 
 def test_a_clip_is_judged_by_every_head(small, monkeypatch):
     """Stand-ins for heads, which are their names, and for what they say."""
-    options = pipeline.make_options(num_splits=2)
+    options = make_options(num_splits=2)
     judges, made = offline_proof.load_judges(small, options), []
     tracks = random_tracks(num_frames=12, num_tracks=30)
     plain = offline_proof.judge(tracks, judges)
@@ -424,7 +428,7 @@ def test_a_clip_is_judged_by_every_head(small, monkeypatch):
         "realism_left_out", "no_model", "no_model_left_out"
     }  # fmt: skip
     assert baselines == {n for n, x in plain.values.items() if x and np.isfinite(x)}
-    result = pipeline.score_tracks(tracks, judges.checkpoint, options)
+    result = score_tracks(tracks, judges.checkpoint, options)
     assert plain.values["realism"] == result.realism
     scores, given = -plain.surprise, result.points["coords_score"].T
     np.testing.assert_array_equal(
@@ -441,11 +445,12 @@ def test_a_clip_is_judged_by_every_head(small, monkeypatch):
         assert split is None  # nobody asks for the spread
         caches.append(cache)
         points, length = np.full(shape, len(head)), len(head)
-        return surprise.ClipSurprise(length, float("nan"), {(0, 12): 0.5}, points)
+        return ClipSurprise(length, float("nan"), {(0, 12): 0.5}, points)
 
-    monkeypatch.setattr(pipeline, "clip_fields", clip_fields)
+    monkeypatch.setattr(evidence, "clip_fields", clip_fields)
     monkeypatch.setattr(surprise, "score_fields", score_fields)
-    monkeypatch.setattr(surprise, "fingerprint", lambda head: head)
+    monkeypatch.setattr(offline_proof, "score_fields", score_fields)
+    monkeypatch.setattr("spa.realism.result.fingerprint", lambda head: head)
     monkeypatch.setattr(surprise, "coords_score", lambda points, head: 1.0 / points)
     heads = ["all", "no model", "without kick", "no model without kick"]
     judges = dataclasses.replace(judges, heads={name: name for name in heads})
@@ -473,15 +478,15 @@ def test_heads_that_leave_kinds_out_count_if_all_are_there(small, monkeypatch):
     names += [f"without {kind}" for kind in twins.VIOLATIONS]
     names += [f"no model without {kind}" for kind in twins.VIOLATIONS]
     there = dict.fromkeys(names, 0)
-    monkeypatch.setattr(pipeline, "load_heads", lambda *_, **__: there)
-    judges = offline_proof.load_judges(small, pipeline.make_options())
+    monkeypatch.setattr(offline_proof, "load_heads", lambda *_, **__: there)
+    judges = offline_proof.load_judges(small, make_options())
     assert judges.heads == there and judges.notes == ()
     del there["without texture_swap"]  # which none was fitted on
     there["all"] = 1
-    judges = offline_proof.load_judges(small, pipeline.make_options())
+    judges = offline_proof.load_judges(small, make_options())
     assert judges.heads == there | {"without texture_swap": 1}
     del there["without kick"]
-    judges = offline_proof.load_judges(small, pipeline.make_options())
+    judges = offline_proof.load_judges(small, make_options())
     assert set(judges.heads) == {"all", "no model"} and len(judges.notes) == 1
 
 

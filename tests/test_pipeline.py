@@ -17,17 +17,36 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from video_files import SIZE, make_clip
 
-import pipeline
-import surprise
 import track_autoencoder
 import track_autoencoder_3d
-from pipeline import make_options
 from spa import geometry, metrics
 from spa.clip import tracking
 from spa.clip.video import video_from_array
 from spa.errors import USER_ERRORS, CheckpointError, NothingToTrack, PipelineError
 from spa.files import without_nan
 from spa.model import checkpoint_files, checkpoints, prediction
+from spa.realism import evidence, surprise
+from spa.realism import front_ends as front_ends_module
+from spa.realism.front_ends import _front_end_name, load_front_ends, track_shots
+from spa.realism.heads import Head, Network, fingerprint, heads_path, write_heads
+from spa.realism.hold_out import (
+    NOT_PREDICTED,
+    WindowFeatures,
+    WindowPrediction,
+    blend,
+    clip_windows,
+    deal_splits,
+    features_shown,
+    hold_out,
+    lots,
+    middle_points,
+    split_lots,
+    track_keys,
+)
+from spa.realism.options import PRESETS, make_options
+from spa.realism.result import make_result, percentile, save_result
+from spa.realism.scorer import score_tracks, score_tracks_file, score_video
+from spa.realism.tracks import Tracks3D, camera_of, lift_tracks, read_tracks
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "videos"
 SETTINGS = settings(max_examples=50, deadline=None)
@@ -86,7 +105,7 @@ def random_tracks(seed=0, num_tracks=40, num_frames=30, share=0.8):
     pixels = rng.uniform(10, 80, (num_tracks, 1, 2)) + steps.cumsum(axis=1)
     visible = (rng.random((num_tracks, num_frames, 1)) < share).astype(np.float32)
     intrinsics = geometry.default_intrinsics(*SIZE)
-    return pipeline.Tracks3D(
+    return Tracks3D(
         tracks=geometry.lift(pixels, intrinsics),
         visible=visible,
         intrinsics=intrinsics,
@@ -99,14 +118,12 @@ def random_tracks(seed=0, num_tracks=40, num_frames=30, share=0.8):
 def held_out(checkpoint):
     tracks = random_tracks()
     options = make_options(num_support_tracks=20, tracking_grid_size=8)
-    return tracks, pipeline.hold_out(tracks, checkpoint, options)
+    return tracks, hold_out(tracks, checkpoint, options)
 
 
 @pytest.fixture(scope="module")
 def result(checkpoint):
-    return pipeline.score_video(
-        make_clip(), checkpoint, video_fps=8, tracking_grid_size=12
-    )
+    return score_video(make_clip(), checkpoint, video_fps=8, tracking_grid_size=12)
 
 
 # --- Windows and splits ---
@@ -115,7 +132,7 @@ def result(checkpoint):
 @SETTINGS
 @given(num_frames=st.integers(2, 400), length=st.integers(2, 150))
 def test_windows_cover_the_clip_and_overlap_by_half(num_frames, length):
-    windows = pipeline.clip_windows(num_frames, length)
+    windows = clip_windows(num_frames, length)
     covered = np.zeros(num_frames, bool)
     for start, stop in windows:
         assert 0 <= start and stop - start == min(length, num_frames)
@@ -132,7 +149,7 @@ def test_windows_do_not_cross_cuts(data, num_frames, length):
     cuts = sorted(data.draw(st.sets(st.integers(1, num_frames - 1), max_size=5)))
     shot = np.searchsorted(cuts, np.arange(num_frames), side="right")
     covered = np.zeros(num_frames, bool)
-    for start, stop in pipeline.clip_windows(num_frames, length, cuts):
+    for start, stop in clip_windows(num_frames, length, cuts):
         assert shot[start] == shot[stop - 1] and 2 <= stop - start <= length
         covered[start:stop] = True
     assert (covered | (np.bincount(shot) == 1)[shot]).all()
@@ -140,26 +157,26 @@ def test_windows_do_not_cross_cuts(data, num_frames, length):
 
 def some_lots(num_splits, num_tracks):
     keys = np.arange(num_tracks, dtype=np.uint64)
-    return np.stack([pipeline.lots(keys, 5, split) for split in range(num_splits)])
+    return np.stack([lots(keys, 5, split) for split in range(num_splits)])
 
 
 @SETTINGS
 @given(num_tracks=st.integers(2, 200), num_splits=st.integers(2, 8))
 def test_splits_are_even_and_repeatable(num_tracks, num_splits):
     options = make_options(num_splits=num_splits)
-    held = pipeline.deal_splits(some_lots(num_splits, num_tracks), options)
+    held = deal_splits(some_lots(num_splits, num_tracks), options)
     counts = held.sum(axis=1)
     assert (held.sum(axis=0) == 1).all()
     assert counts.max() - counts.min() <= 1 and len(counts) == min(
         num_splits, num_tracks
     )
-    again = pipeline.deal_splits(some_lots(num_splits, num_tracks), options)
+    again = deal_splits(some_lots(num_splits, num_tracks), options)
     np.testing.assert_array_equal(again, held)
 
 
 def test_repeated_splits_are_drawn_anew():
     options = make_options(score_all_points=False, num_splits=3)
-    held = pipeline.deal_splits(some_lots(3, 80), options)
+    held = deal_splits(some_lots(3, 80), options)
     assert held.shape == (3, 80) and held.sum(axis=1).tolist() == [20] * 3
     assert (held[0] != held[1]).any() and (held.sum(axis=0) > 1).any()
 
@@ -169,12 +186,12 @@ def test_repeated_splits_are_drawn_anew():
 def test_lots_look_random(salt, other):
     """Uniform, and independent of those of another salt, though keys are in a row."""
     keys = np.arange(4000, dtype=np.uint64)
-    one = pipeline.lots(keys, salt) / 2.0**64
+    one = lots(keys, salt) / 2.0**64
     assert len(np.unique(one)) == 4000
     assert abs(one.mean() - 0.5) < 0.025 and abs(one.std() - 12**-0.5) < 0.015
     assert abs(np.corrcoef(one[1:], one[:-1])[0, 1]) < 0.08
     if salt != other:
-        two = pipeline.lots(keys, other) / 2.0**64
+        two = lots(keys, other) / 2.0**64
         assert abs(np.corrcoef(one, two)[0, 1]) < 0.08
 
 
@@ -187,18 +204,18 @@ def test_a_few_tracks_less_deal_the_others_as_before(checkpoint, score_all_point
         tracks, tracks=tracks.tracks[kept], visible=tracks.visible[kept]
     )
     options = make_options(num_support_tracks=20, score_all_points=score_all_points)
-    one = pipeline.hold_out(tracks, checkpoint, options)
-    two = pipeline.hold_out(fewer, checkpoint, options)
+    one = hold_out(tracks, checkpoint, options)
+    two = hold_out(fewer, checkpoint, options)
     for before, after in zip(one.windows, two.windows, strict=True):
         pairs = set(zip(before.ids.tolist(), before.splits.tolist(), strict=True))
         same = pairs & set(zip(kept[after.ids].tolist(), after.splits, strict=True))
         assert len(same) > 0.9 * len(pairs)
         for shown, again in zip(before.support, after.support, strict=True):
             assert len(set(shown) & set(kept[again])) > 0.8 * len(shown)
-    keys, model = pipeline.track_keys(tracks), checkpoint.model
-    np.testing.assert_array_equal(pipeline.track_keys(fewer), keys[kept])
+    keys, model = track_keys(tracks), checkpoint.model
+    np.testing.assert_array_equal(track_keys(fewer), keys[kept])
     one, two = (
-        pipeline.predict_by_region(
+        evidence.predict_by_region(
             model, checkpoint.params, given, found.windows[0], its_keys, options
         )
         for given, found, its_keys in ((tracks, one, keys), (fewer, two, keys[kept]))
@@ -214,7 +231,7 @@ def test_query_points_are_the_middle_visible_frame(seed):
     rng = np.random.default_rng(seed)
     tracks, visible = rng.normal(size=(9, 7, 3)), rng.random((9, 7)) < 0.5
     visible[np.arange(9), rng.integers(0, 7, 9)] = True
-    points = pipeline.middle_points(tracks, visible)
+    points = middle_points(tracks, visible)
     for point, track, seen in zip(points, tracks, visible, strict=True):
         frames = np.flatnonzero(seen)
         middle = frames[(len(frames) - 1) // 2]
@@ -263,7 +280,7 @@ def test_a_track_does_not_know_its_own_future(held_out, checkpoint):
     given.add(int(tracks.visible[7, :, 0].argmax()))  # by which it is told from others
     others = np.setdiff1d(np.arange(30), sorted(given))
     changed[7, others] += [0.3, -0.2, 0.5]
-    again = pipeline.hold_out(
+    again = hold_out(
         dataclasses.replace(tracks, tracks=changed),
         checkpoint,
         make_options(num_support_tracks=20),
@@ -276,7 +293,7 @@ def test_a_track_does_not_know_its_own_future(held_out, checkpoint):
 def test_hidden_positions_have_no_influence(held_out, checkpoint):
     tracks, found = held_out
     garbage = np.where(tracks.visible > 0, tracks.tracks, np.nan)
-    again = pipeline.hold_out(
+    again = hold_out(
         dataclasses.replace(tracks, tracks=garbage.astype(np.float32)),
         checkpoint,
         make_options(num_support_tracks=20),
@@ -298,7 +315,7 @@ def test_calls_of_any_size_predict_the_same(held_out, checkpoint, monkeypatch):
     monkeypatch.setattr(prediction, "QUERIES_PER_CALL", 3)
     monkeypatch.setattr(prediction, "FEW_QUERIES", 2)
     options = make_options(num_support_tracks=20)
-    again = pipeline.hold_out(tracks, checkpoint, options)
+    again = hold_out(tracks, checkpoint, options)
     np.testing.assert_allclose(again.tracks, found.tracks, atol=1e-5)
 
 
@@ -333,7 +350,7 @@ def test_one_window_step_by_step(held_out, checkpoint):
 def test_few_queries_when_so_asked(checkpoint):
     tracks = random_tracks()
     options = make_options(num_support_tracks=20, num_query_points=3)
-    found = pipeline.hold_out(tracks, checkpoint, options)
+    found = hold_out(tracks, checkpoint, options)
     for window in found.windows:
         assert len(window.ids) == 12
     assert len(found.ids) < 40
@@ -344,7 +361,7 @@ def test_few_queries_when_so_asked(checkpoint):
 
 def make_window(start, stop, ids, value, logit=1.0):
     shape = (len(ids), stop - start)
-    return pipeline.WindowPrediction(
+    return WindowPrediction(
         start,
         stop,
         ids=np.array(ids),
@@ -364,7 +381,7 @@ def test_blend_equals_the_plain_loop():
         make_window(start, stop, rng.permutation(6)[:4], value)
         for start, stop, value in [(0, 8, 1), (4, 12, 5), (7, 15, 9)]
     ]
-    ids, _, tracks, logits, counted = pipeline.blend(windows, 7, 15)
+    ids, _, tracks, logits, counted = blend(windows, 7, 15)
     assert ids.tolist() == sorted({i for w in windows for i in w.ids})
     for row, i in enumerate(ids):
         for t in range(15):
@@ -383,14 +400,14 @@ def test_blend_equals_the_plain_loop():
 
 def test_out_of_reach_the_nearest_prediction_stands():
     windows = [make_window(2, 4, [1], 3.0), make_window(8, 10, [1], 7.0)]
-    ids, _, tracks, logits, counted = pipeline.blend(windows, 3, 12)
+    ids, _, tracks, logits, counted = blend(windows, 3, 12)
     assert ids.tolist() == [1]
     np.testing.assert_array_equal(
         tracks[0, :, 0], [3] * 6 + [7] * 6
     )  # 6 is nearer to 8
     reached = [2, 3, 8, 9]
     np.testing.assert_array_equal(np.flatnonzero(logits[0, :, 0] == 1), reached)
-    assert (np.delete(logits[0, :, 0], reached) == pipeline.NOT_PREDICTED).all()
+    assert (np.delete(logits[0, :, 0], reached) == NOT_PREDICTED).all()
     np.testing.assert_array_equal(np.flatnonzero(counted[0]), [3, 9])
 
 
@@ -404,7 +421,7 @@ def with_prediction(tracks, held_out, predicted):
         held_out, tracks=predicted[held_out.ids], visible_logits=logits
     )
     stub = checkpoints.Checkpoint(None, {}, None, "none", "", {})
-    return pipeline.make_result(tracks, held_out, stub, make_options(), None)
+    return make_result(tracks, held_out, stub, make_options(), None)
 
 
 def test_the_truth_scores_one(held_out):
@@ -440,25 +457,23 @@ def test_realism_is_what_scoring_says(held_out):
         found.counted.astype(float),
     )
     stub = checkpoints.Checkpoint(None, {}, None, "none", "", {})
-    result = pipeline.make_result(tracks, found, stub, make_options(), None)
+    result = make_result(tracks, found, stub, make_options(), None)
     assert result.realism == metrics.realism(expected)
     assert result.score["occlusion_accuracy"] == expected["occlusion_accuracy"]
 
 
 @pytest.mark.parametrize("num_frames", [2, 5, WINDOW, WINDOW + 1])
 def test_clips_of_any_length(checkpoint, num_frames):
-    result = pipeline.score_video(
-        make_clip(num_frames), checkpoint, tracking_grid_size=10
-    )
+    result = score_video(make_clip(num_frames), checkpoint, tracking_grid_size=10)
     assert 0 <= result.realism <= 1
     assert result.points["coords"].shape[0] == num_frames
     assert any("frames" in warning for warning in result.score["warnings"])
     spans = [(w["start"], w["stop"]) for w in result.score["windows"]]
-    assert spans == pipeline.clip_windows(num_frames, WINDOW)
+    assert spans == clip_windows(num_frames, WINDOW)
 
 
 def test_shorter_windows_when_so_asked(checkpoint):
-    result = pipeline.score_video(
+    result = score_video(
         make_clip(12), checkpoint, num_output_frames=6, tracking_grid_size=10
     )
     spans = [(w["start"], w["stop"]) for w in result.score["windows"]]
@@ -467,8 +482,8 @@ def test_shorter_windows_when_so_asked(checkpoint):
 
 def test_same_seed_same_score_and_another_seed_another(result, checkpoint):
     options = {"video_fps": 8, "tracking_grid_size": 12}
-    again = pipeline.score_video(make_clip(), checkpoint, **options)
-    other = pipeline.score_video(make_clip(), checkpoint, seed=1, **options)
+    again = score_video(make_clip(), checkpoint, **options)
+    other = score_video(make_clip(), checkpoint, seed=1, **options)
     assert again.score | {"seconds": 0} == result.score | {"seconds": 0}
     for name, array in result.predictions.items():
         np.testing.assert_array_equal(again.predictions[name], array)
@@ -476,14 +491,14 @@ def test_same_seed_same_score_and_another_seed_another(result, checkpoint):
 
 
 def test_few_tracks_come_with_a_warning(checkpoint):
-    result = pipeline.score_video(make_clip(), checkpoint, tracking_grid_size=3)
+    result = score_video(make_clip(), checkpoint, tracking_grid_size=3)
     assert any("tracks: the score rests" in w for w in result.score["warnings"])
 
 
 @pytest.mark.parametrize("step, is_said", [(0.0, True), (1.5, False)])
 def test_a_clip_that_stands_still_comes_with_a_warning(checkpoint, step, is_said):
     clip = make_clip(20, step=step)
-    result = pipeline.score_video(clip, checkpoint, tracking_grid_size=10)
+    result = score_video(clip, checkpoint, tracking_grid_size=10)
     said = [w for w in result.score["warnings"] if "hardly anything moves" in w]
     assert bool(said) == is_said
 
@@ -492,7 +507,7 @@ def test_a_clip_that_stands_still_comes_with_a_warning(checkpoint, step, is_said
 
 
 def test_files_are_as_the_design_says(result, tmp_path):
-    written = pipeline.save_result(result, tmp_path / "deep" / "er")
+    written = save_result(result, tmp_path / "deep" / "er")
     folder = tmp_path / "deep" / "er"
     assert sorted(map(Path, written)) == sorted(folder.iterdir())  # nothing left over
     score = json.loads((folder / "score.json").read_text())
@@ -519,10 +534,10 @@ def test_files_are_as_the_design_says(result, tmp_path):
 
 
 def test_predictions_file(result, tmp_path):
-    pipeline.save_result(result, tmp_path)
+    save_result(result, tmp_path)
     arrays = dict(np.load(tmp_path / "predictions.npz"))
     num_queries, num_support = len(arrays["tracks_3d"]), len(arrays["support_tracks"])
-    num_windows = len(pipeline.clip_windows(30, WINDOW))
+    num_windows = len(clip_windows(30, WINDOW))
     assert {name: array.shape for name, array in arrays.items()} == {
         "tracks_3d": (num_queries, 30, 3),
         "visible_logits": (num_queries, 30, 1),
@@ -548,7 +563,7 @@ def test_predictions_file(result, tmp_path):
 
 
 def test_scored_file(result, tmp_path):
-    pipeline.save_result(result, tmp_path, result_video_size=64)
+    save_result(result, tmp_path, result_video_size=64)
     arrays = dict(np.load(tmp_path / "result_with_scores.npz"))
     num_points = result.score["num_tracks"]
     assert arrays["coords"].shape == (30, num_points, 3)
@@ -572,16 +587,16 @@ def test_scored_file(result, tmp_path):
 
 
 def test_stored_video_is_the_clip(result, tmp_path):
-    pipeline.save_result(result, tmp_path)
+    save_result(result, tmp_path)
     video = np.load(tmp_path / "result_with_scores.npz")["video"]
     np.testing.assert_array_equal(video.transpose(0, 2, 3, 1), make_clip())
-    pipeline.save_result(result, tmp_path, result_video_size=0)
+    save_result(result, tmp_path, result_video_size=0)
     assert "video" not in np.load(tmp_path / "result_with_scores.npz")
 
 
 def test_scores_without_a_number_become_null(result, tmp_path):
     score = result.score | {"per_frame": [float("nan"), 0.5], "realism_std": np.inf}
-    pipeline.save_result(dataclasses.replace(result, score=score), tmp_path)
+    save_result(dataclasses.replace(result, score=score), tmp_path)
     found = json.loads((tmp_path / "score.json").read_text())
     assert found["per_frame"] == [None, 0.5] and found["realism_std"] is None
 
@@ -596,8 +611,8 @@ def test_large_frames_are_reduced_and_coordinates_are_not(checkpoint, tmp_path):
     video = video_from_array(double, max_size=384)
     assert video.size == (576, 768)
     np.testing.assert_array_equal(video.frames, clip)
-    small = pipeline.score_video(clip, checkpoint, tracking_grid_size=8)
-    large = pipeline.score_video(video, checkpoint, tracking_grid_size=8)
+    small = score_video(clip, checkpoint, tracking_grid_size=8)
+    large = score_video(video, checkpoint, tracking_grid_size=8)
     # At z = 1 with f = the longer side, coordinates do not depend on resolution.
     np.testing.assert_allclose(
         large.points["coords"], small.points["coords"], atol=1e-6
@@ -612,7 +627,7 @@ def test_large_frames_are_reduced_and_coordinates_are_not(checkpoint, tmp_path):
 def test_a_clip_without_texture_gets_no_score(checkpoint, level):
     clip = np.full((10, 80, 100, 3), level, np.uint8)
     with pytest.raises(NothingToTrack, match="no trackable points.*no score"):
-        pipeline.score_video(clip, checkpoint)
+        score_video(clip, checkpoint)
 
 
 def test_tracks_that_are_never_together_get_no_score(checkpoint):
@@ -622,7 +637,7 @@ def test_tracks_that_are_never_together_get_no_score(checkpoint):
     visible[0, :3], visible[1, -3:] = 1, 1
     alone = dataclasses.replace(tracks, visible=visible)
     with pytest.raises(NothingToTrack, match="no score"):
-        pipeline.score_tracks(alone, checkpoint, make_options())
+        score_tracks(alone, checkpoint, make_options())
 
 
 def test_tracks_that_are_sometimes_alone_are_scored(checkpoint):
@@ -630,7 +645,7 @@ def test_tracks_that_are_sometimes_alone_are_scored(checkpoint):
     visible = np.zeros((5, 40, 1), np.float32)
     visible[:3, :10], visible[3, 12:20], visible[4, -3:] = 1, 1, 1
     some = dataclasses.replace(tracks, visible=visible)
-    result = pipeline.score_tracks(some, checkpoint, make_options())
+    result = score_tracks(some, checkpoint, make_options())
     assert result.score["num_tracks"] < 5
     assert np.isfinite(result.realism)
     without_nan(result.score)
@@ -659,40 +674,40 @@ def test_tracks_that_are_sometimes_alone_are_scored(checkpoint):
 )
 def test_options_that_cannot_be(options, message, checkpoint):
     with pytest.raises(USER_ERRORS, match=message):
-        pipeline.score_video(make_clip(4), checkpoint, **options)
+        score_video(make_clip(4), checkpoint, **options)
 
 
 def test_frames_of_a_video_are_chosen_where_it_is_read(checkpoint):
     video = video_from_array(make_clip(4), 8.0)
     with pytest.raises(PipelineError, match="^fps can be chosen for the"):
-        pipeline.score_video(video, checkpoint, fps=4.0)
+        score_video(video, checkpoint, fps=4.0)
     options = make_options(start=1.0, duration=2.0, fps=4.0)
     with pytest.raises(PipelineError, match="^start and duration and fps can"):
-        pipeline.score_tracks_file("tracks.npz", checkpoint, options)
+        score_tracks_file("tracks.npz", checkpoint, options)
 
 
 def test_a_2d_checkpoint_is_refused(tmp_path):
     model = track_autoencoder.make_model("mini", **SMALL)
     path = save_random(tmp_path / "trajan.npz", model)
     with pytest.raises(PipelineError, match="2D model"):
-        pipeline.score_video(make_clip(4), path)
+        score_video(make_clip(4), path)
 
 
 def test_a_checkpoint_that_needs_features_is_refused(tmp_path):
     model = track_autoencoder_3d.make_model("mini", **SMALL, has_absent_dino=False)
     path = save_random(tmp_path / "needs_dino.npz", model)
     with pytest.raises(PipelineError, match="cannot do without dino"):
-        pipeline.score_video(make_clip(4), path)
+        score_video(make_clip(4), path)
 
 
 def test_a_missing_checkpoint_is_named(tmp_path):
     with pytest.raises(CheckpointError, match="nowhere.npz"):
-        pipeline.score_video(make_clip(4), tmp_path / "nowhere.npz")
+        score_video(make_clip(4), tmp_path / "nowhere.npz")
 
 
 def test_none_leaves_the_presets_value():
     options = make_options("mini", seed=None, num_splits=2)
-    assert options == dataclasses.replace(pipeline.PRESETS["mini"], num_splits=2)
+    assert options == dataclasses.replace(PRESETS["mini"], num_splits=2)
 
 
 # --- Shots and borders ---
@@ -702,21 +717,19 @@ def test_windows_and_tracks_stay_within_a_shot(checkpoint):
     """Two places joined: every track is seen in one of them only."""
     first, second = make_clip(14), make_clip(16)[:, ::-1]
     joined = np.concatenate([first, second])
-    result = pipeline.score_video(joined, checkpoint, tracking_grid_size=10)
+    result = score_video(joined, checkpoint, tracking_grid_size=10)
     assert result.score["cuts"] == [14]
     spans = [(w["start"], w["stop"]) for w in result.score["windows"]]
     assert spans == [(0, 12), (2, 14), (14, 26), (18, 30)]
     seen = result.points["visibs"]
     assert not (seen[:14].any(axis=0) & seen[14:].any(axis=0)).any()
     assert seen[:14].any() and seen[14:].any()
-    alone = pipeline.score_video(first, checkpoint, tracking_grid_size=10)
+    alone = score_video(first, checkpoint, tracking_grid_size=10)
     count = len(alone.points["coords"][0])
     np.testing.assert_array_equal(
         result.points["coords"][:14, :count], alone.points["coords"]
     )
-    one_shot = pipeline.score_video(
-        joined, checkpoint, tracking_grid_size=10, ignore_cuts=True
-    )
+    one_shot = score_video(joined, checkpoint, tracking_grid_size=10, ignore_cuts=True)
     assert one_shot.score["cuts"] == [] and one_shot.score["windows"][1]["stop"] == 18
 
 
@@ -724,7 +737,7 @@ def test_borders_get_no_points(checkpoint):
     clip = make_clip(10, (144, 128))
     clip[:, :30], clip[:, -30:] = 16, 16
     clip[4, :30] = 17  # as compression has it
-    result = pipeline.score_video(clip, checkpoint, tracking_grid_size=10)
+    result = score_video(clip, checkpoint, tracking_grid_size=10)
     assert result.score["boxes"] == [[0, 32, 128, 112]]
     camera = geometry.default_intrinsics(144, 128)
     y = geometry.project(result.points["coords"], camera)[..., 1]
@@ -738,8 +751,8 @@ def test_repeated_frames_do_not_count(checkpoint):
     clip = make_clip(20)
     shown = clip[np.arange(25) * 4 // 5]
     options = {"tracking_grid_size": 10}
-    result = pipeline.score_video(shown, checkpoint, video_fps=30, **options)
-    assert result.realism == pipeline.score_video(clip, checkpoint, **options).realism
+    result = score_video(shown, checkpoint, video_fps=30, **options)
+    assert result.realism == score_video(clip, checkpoint, **options).realism
     assert result.score["num_frames"] == 20 and result.score["fps"] == 24
     assert "5 repeated frames dropped" in result.score["notes"][0]
     assert result.points["frame_indices"].tolist() == [
@@ -753,7 +766,7 @@ def test_repeated_frames_do_not_count(checkpoint):
 def test_repeated_splits_give_a_mean_and_a_spread(checkpoint):
     tracks = random_tracks()
     options = make_options(score_all_points=False, num_splits=3, num_support_tracks=20)
-    found = pipeline.hold_out(tracks, checkpoint, options)
+    found = hold_out(tracks, checkpoint, options)
     assert np.bincount(found.splits).tolist() == [10] * 3
     pairs = set(zip(found.ids, found.splits, strict=True))
     assert len(pairs) == 30
@@ -761,7 +774,7 @@ def test_repeated_splits_give_a_mean_and_a_spread(checkpoint):
         for split, support in enumerate(window.support):
             assert not {(i, split) for i in support} & pairs
     stub = checkpoints.Checkpoint(None, {}, None, "none", "", {})
-    result = pipeline.make_result(tracks, found, stub, options, None)
+    result = make_result(tracks, found, stub, options, None)
     each = []
     for split in range(3):
         rows = found.splits == split
@@ -787,9 +800,9 @@ def test_repeated_splits_give_a_mean_and_a_spread(checkpoint):
 
 def test_a_camera_that_is_given():
     size = (96, 128)
-    camera, source = pipeline.camera_of(make_options(intrinsics=(90, 91, 60, 50)), size)
+    camera, source = camera_of(make_options(intrinsics=(90, 91, 60, 50)), size)
     assert camera.tolist() == [90, 91, 60, 50] and source == "given"
-    camera, source = pipeline.camera_of(make_options(fov=90.0), size)
+    camera, source = camera_of(make_options(fov=90.0), size)
     np.testing.assert_allclose(camera, [64, 64, 64, 48])
     assert "field of view of 90 degrees" in source
 
@@ -797,7 +810,7 @@ def test_a_camera_that_is_given():
 @pytest.mark.parametrize("camera", [(0.9, 0.9, 0.5, 0.5), (90, 91, 600, 50)])
 def test_a_camera_of_another_unit_or_clip_is_refused(camera):
     with pytest.raises(PipelineError, match="128x96 cannot have: give pixels"):
-        pipeline.camera_of(make_options(intrinsics=camera), (96, 128))
+        camera_of(make_options(intrinsics=camera), (96, 128))
 
 
 def test_depth_lifts_points_and_is_seen_around_them():
@@ -806,15 +819,15 @@ def test_depth_lifts_points_and_is_seen_around_them():
     pixels = rng.uniform(5, 90, (6, 4, 2)).astype(np.float32)
     tracks = tracking.Tracks2D(pixels, np.ones((6, 4, 1), np.float32))
     maps = rng.uniform(1, 5, (4, 24, 32)).astype(np.float32)
-    lifted = pipeline.lift_tracks(tracks, video, depth=maps)
+    lifted = lift_tracks(tracks, video, depth=maps)
     z = geometry.bilinear_sample(maps, pixels, SIZE)
     np.testing.assert_allclose(lifted.tracks[..., 2], z, rtol=1e-6)
     back = geometry.project(lifted.tracks, lifted.intrinsics)
     np.testing.assert_allclose(back, pixels, atol=1e-3)
     wanted = geometry.depth_features(maps[1:3], pixels[:, 1:3], z[:, 1:3], 2.0, SIZE)
     shown = np.array([4, 1])
-    batch = pipeline.features_shown(
-        pipeline.WindowFeatures(
+    batch = features_shown(
+        WindowFeatures(
             np.array([1, 3, 4]), {"depth": lifted.depth(1, 3, np.array([1, 3, 4]))}
         ),
         shown,
@@ -842,7 +855,7 @@ def test_features_reach_the_model(checkpoint):
 
     given = dataclasses.replace(tracks, dino=stored(dino), depth=stored(taps))
     options = make_options(num_support_tracks=4, num_splits=2)
-    found = pipeline.hold_out(given, checkpoint, options)
+    found = hold_out(given, checkpoint, options)
     window = found.windows[0]
     ever_shown = sorted(set(np.concatenate(window.support)))
     assert len(ever_shown) < 12  # of the others no features are computed
@@ -863,10 +876,10 @@ def test_features_reach_the_model(checkpoint):
     np.testing.assert_allclose(
         window.tracks[asked], out.tracks[0] * scale, atol=2e-3, rtol=1e-3
     )
-    without = pipeline.hold_out(
+    without = hold_out(
         given, checkpoint, dataclasses.replace(options, use_dino=False, use_depth=False)
     )
-    plain = pipeline.hold_out(tracks, checkpoint, options)
+    plain = hold_out(tracks, checkpoint, options)
     np.testing.assert_array_equal(without.tracks, plain.tracks)
     assert np.abs(found.tracks - plain.tracks).max() > 1e-4
 
@@ -875,14 +888,14 @@ def test_features_that_are_asked_for_must_be_there(checkpoint):
     for name in ("dino", "depth"):
         with pytest.raises(PipelineError, match=f"come without {name} feat"):
             options = make_options(**{f"use_{name}": True})
-            pipeline.hold_out(random_tracks(), checkpoint, options)
+            hold_out(random_tracks(), checkpoint, options)
 
 
 def test_features_that_the_checkpoint_lacks_are_refused(tmp_path):
     model = track_autoencoder_3d.make_model("mini", **SMALL, use_dino=False)
     path = save_random(tmp_path / "plain.npz", model)
     with pytest.raises(PipelineError, match="trained without dino features"):
-        pipeline.score_video(make_clip(4), path, use_dino=True)
+        score_video(make_clip(4), path, use_dino=True)
 
 
 def test_front_ends_are_those_that_the_checkpoint_takes(checkpoint, caplog):
@@ -890,24 +903,24 @@ def test_front_ends_are_those_that_the_checkpoint_takes(checkpoint, caplog):
     config = dataclasses.replace(checkpoint.config, use_dino=False)
     lacking = dataclasses.replace(checkpoint, config=config)
     options = make_options(features="dinov2")
-    with caplog.at_level("INFO", logger="pipeline"):
-        found = pipeline.load_front_ends(options, lacking)
+    with caplog.at_level("INFO", logger="spa"):
+        found = load_front_ends(options, lacking)
     assert found.features is None and found.names["features"] is None
     assert "dino features: not used, small.npz was trained without" in caplog.text
-    assert pipeline._front_end_name(options, checkpoint, "dino") == "dinov2"
-    assert pipeline._front_end_name(options, checkpoint, "depth") is None
+    assert _front_end_name(options, checkpoint, "dino") == "dinov2"
+    assert _front_end_name(options, checkpoint, "depth") is None
     switched_off = make_options(features="dinov2", use_dino=False)
-    assert pipeline._front_end_name(switched_off, checkpoint, "dino") is None
+    assert _front_end_name(switched_off, checkpoint, "dino") is None
     asked = make_options(use_depth=True)
-    assert pipeline._front_end_name(asked, checkpoint, "depth") == "vda"
+    assert _front_end_name(asked, checkpoint, "depth") == "vda"
 
 
 def test_depth_none_is_no_depth(checkpoint):
     """Rather than the depth of a flat world."""
-    found = pipeline.load_front_ends(make_options(depth="none"), checkpoint)
+    found = load_front_ends(make_options(depth="none"), checkpoint)
     assert found.depth is None and found.names["depth"] is None
     with pytest.raises(PipelineError, match="use_depth is asked for") as error:
-        pipeline.load_front_ends(make_options(depth="none", use_depth=True), checkpoint)
+        load_front_ends(make_options(depth="none", use_depth=True), checkpoint)
     assert "\n" not in str(error.value)
 
 
@@ -920,9 +933,9 @@ def test_given_maps_of_a_clip_with_cuts(checkpoint, tmp_path, whole_file):
     given = np.random.default_rng(0).uniform(1, 9, (12 if whole_file else 6, 12, 16))
     np.savez(tmp_path / "d.npz", depth=given)
     options = make_options(depth=str(tmp_path / "d.npz"))
-    front_ends = pipeline.load_front_ends(options, checkpoint)
+    front_ends = load_front_ends(options, checkpoint)
     for shots in ([(0, 6)], [(0, 2), (2, 6)]):
-        maps = pipeline._depth_of_shots(clip, shots, front_ends.depth)
+        maps = front_ends_module.depth_shots(clip, shots, front_ends.depth)
         expected = given[indices] if whole_file else given
         np.testing.assert_allclose(maps, expected, rtol=1e-3)
 
@@ -936,9 +949,9 @@ def test_relative_depth_has_its_own_unit_in_each_shot(checkpoint, monkeypatch):
 
     model = DepthModel("net", "relative", predict)
     monkeypatch.setattr("spa.clip.depth.load_depth", lambda name: model)
-    front_ends = pipeline.load_front_ends(make_options(depth="a/net"), checkpoint)
+    front_ends = load_front_ends(make_options(depth="a/net"), checkpoint)
     clip = video_from_array(make_clip(6))
-    maps = pipeline._depth_of_shots(clip, [(0, 2), (2, 6)], front_ends.depth)
+    maps = front_ends_module.depth_shots(clip, [(0, 2), (2, 6)], front_ends.depth)
     np.testing.assert_allclose(maps[0], maps[5], rtol=2e-3)
     assert maps.max() == 10 and maps.min() == 1
 
@@ -947,7 +960,7 @@ def test_a_tracker_that_lacks_is_said_before_any_clip(checkpoint, tmp_path):
     pytest.importorskip("torch", reason="torch is not installed")
     options = make_options(tracker="cotracker3", cotracker_repo=str(tmp_path))
     with pytest.raises(PipelineError, match="no cotracker/predictor.py"):
-        pipeline.load_front_ends(options, checkpoint)
+        load_front_ends(options, checkpoint)
 
 
 @pytest.mark.parametrize("has_file", [False, True])
@@ -969,7 +982,7 @@ def test_cotracker3_is_loaded_once_and_for_long_clips_again(
     monkeypatch.setattr(tracking, "OFFLINE_FRAMES", 3)
     given = {"cotracker_checkpoint": "w.pth"} if has_file else {}
     options = make_options(tracker="cotracker3", **given)
-    front_ends = pipeline.load_front_ends(options, checkpoint)
+    front_ends = load_front_ends(options, checkpoint)
     assert calls == [False]
     for num_frames in (2, 4, 3, 5):
         front_ends.track(make_clip(num_frames), 8)
@@ -1014,7 +1027,7 @@ def test_the_full_preset_runs_with_real_networks(networks, tmp_path):
     path = save_random(
         tmp_path / "full.npz", track_autoencoder_3d.make_model("mini", **sizes)
     )
-    found = pipeline.score_video(
+    found = score_video(
         make_clip(6),
         path,
         preset="full",
@@ -1041,16 +1054,16 @@ def test_semantic_points_are_tracked_and_written_down(
     how = {"query_sampling": "semantic", "dino_model": str(networks / "dino")}
     how["num_points_per_entity"] = 5
     options = make_options(tracking_grid_size=8, **how)
-    with caplog.at_level("INFO", logger="pipeline"):
-        front_ends = pipeline.load_front_ends(options, checkpoint)
+    with caplog.at_level("INFO", logger="spa"):
+        front_ends = load_front_ends(options, checkpoint)
     assert "query points: 5 on each cluster of " in caplog.text
 
     def again(*_, **__):
         raise AssertionError("loaded again")
 
     monkeypatch.setattr("spa.clip.features.load_features", again)
-    with caplog.at_level("INFO", logger="pipeline"):
-        found = pipeline.score_video(
+    with caplog.at_level("INFO", logger="spa"):
+        found = score_video(
             make_clip(8), checkpoint, front_ends=front_ends, tracking_grid_size=8, **how
         )
     num_points, num_entities = re.search(
@@ -1063,7 +1076,7 @@ def test_semantic_points_are_tracked_and_written_down(
     assert found.score["backends"]["features"] is None  # the model does without
     assert any("points are semantic" in x for x in found.score["warnings"])
     assert found.score["percentile"] is None
-    grid = pipeline.score_video(make_clip(8), checkpoint, tracking_grid_size=8)
+    grid = score_video(make_clip(8), checkpoint, tracking_grid_size=8)
     assert grid.score["options"]["query_sampling"] == "grid"
 
 
@@ -1072,10 +1085,10 @@ def test_semantic_points_of_each_shot_lie_in_its_box(checkpoint, networks):
     clip[:, :16] = clip[:, -16:] = 0  # bars
     clip[6:, 16:-16] = clip[6:, 16:-16, ::-1]
     options = make_options(query_sampling="semantic", dino_model=str(networks / "dino"))
-    front_ends = pipeline.load_front_ends(options, checkpoint)
+    front_ends = load_front_ends(options, checkpoint)
     height, width = clip.shape[1:3]
     box = (0, 16, width, height - 16)
-    tracks = pipeline.track_shots(
+    tracks = track_shots(
         video_from_array(clip), [(0, 6), (6, 12)], [box] * 2, options, front_ends
     )
     visible = tracks.visible[..., 0] > 0
@@ -1090,11 +1103,11 @@ def test_sampling_that_cannot_be(checkpoint, tmp_path):
         make_options(query_sampling="random")
     with pytest.raises(PipelineError, match="for videos only"):
         options = make_options(query_sampling="semantic")
-        pipeline.score_tracks_file(tmp_path / "t.npz", checkpoint, options)
+        score_tracks_file(tmp_path / "t.npz", checkpoint, options)
     pytest.importorskip("torch", reason="torch is not installed")
     options = make_options(query_sampling="semantic", dino_model=str(tmp_path))
     with pytest.raises(PipelineError, match="has no config.json: dino_model"):
-        pipeline.load_front_ends(options, checkpoint)
+        load_front_ends(options, checkpoint)
 
 
 def test_features_of_another_width_than_the_checkpoint_takes(networks, tmp_path):
@@ -1102,7 +1115,7 @@ def test_features_of_another_width_than_the_checkpoint_takes(networks, tmp_path)
     path = save_random(tmp_path / "wide.npz", model)
     words = "gives 32 features, wide.npz was trained with 768: give another dino_model"
     with pytest.raises(PipelineError, match=words):
-        pipeline.score_video(
+        score_video(
             make_clip(4), path, use_dino=True, dino_model=str(networks / "dino")
         )
 
@@ -1110,29 +1123,27 @@ def test_features_of_another_width_than_the_checkpoint_takes(networks, tmp_path)
 def test_a_front_end_that_cannot_be_loaded_is_one_line(checkpoint, tmp_path):
     pytest.importorskip("torch", reason="torch is not installed")
     with pytest.raises(PipelineError, match="has no config.json: dino_model"):
-        pipeline.score_video(
-            make_clip(4), checkpoint, use_dino=True, dino_model=str(tmp_path)
-        )
+        score_video(make_clip(4), checkpoint, use_dino=True, dino_model=str(tmp_path))
 
 
 def test_percentile_counts_reference_clips_that_were_scored_alike(
     checkpoint, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(pipeline, "DEFAULT_CHECKPOINT", tmp_path / "any.npz")
+    monkeypatch.setattr("spa.realism.result.DEFAULT_CHECKPOINT", tmp_path / "any.npz")
     alike = {"tracker": "lk", "features": None, "depth": None}
-    assert pipeline.percentile(0.5, checkpoint, alike) is None
+    assert percentile(0.5, checkpoint, alike) is None
     table = {"checkpoint": {"sha256": checkpoint.sha256}, "realism": [0.1, 0.5, 0.7]}
     table |= {"backends": alike}
     path = tmp_path / "small_reference.json"
     path.write_text(json.dumps(table))
-    found = [pipeline.percentile(x, checkpoint, alike) for x in (0.1, 0.5, 0.6, 1.0)]
+    found = [percentile(x, checkpoint, alike) for x in (0.1, 0.5, 0.6, 1.0)]
     assert found == pytest.approx([0, 100 / 3, 200 / 3, 100])
-    assert pipeline.percentile(0.5, checkpoint, alike | {"depth": "vda"}) is None
-    head = surprise.Head((), 1.0, *np.ones((3, 2)), np.zeros(7), 1.0)
-    assert pipeline.percentile(0.5, checkpoint, alike, head) is None
-    path.write_text(json.dumps(table | {"head": surprise.fingerprint(head)}))
-    assert pipeline.percentile(0.5, checkpoint, alike, head) == pytest.approx(100 / 3)
-    assert pipeline.percentile(0.5, checkpoint, alike) is None
+    assert percentile(0.5, checkpoint, alike | {"depth": "vda"}) is None
+    head = Head((), 1.0, *np.ones((3, 2)), np.zeros(7), 1.0)
+    assert percentile(0.5, checkpoint, alike, head) is None
+    path.write_text(json.dumps(table | {"head": fingerprint(head)}))
+    assert percentile(0.5, checkpoint, alike, head) == pytest.approx(100 / 3)
+    assert percentile(0.5, checkpoint, alike) is None
     for damaged in (
         json.dumps(table | {"checkpoint": {"sha256": "of another"}}),
         json.dumps({n: x for n, x in table.items() if n != "backends"}),
@@ -1143,7 +1154,7 @@ def test_percentile_counts_reference_clips_that_were_scored_alike(
         "{",
     ):
         path.write_text(damaged)
-        assert pipeline.percentile(0.5, checkpoint, alike) is None
+        assert percentile(0.5, checkpoint, alike) is None
 
 
 # --- Tracks from elsewhere ---
@@ -1179,7 +1190,7 @@ def test_tracks_of_the_design_and_of_tapip3d_score_the_same(checkpoint, tmp_path
     )
     options = make_options(num_support_tracks=20)
     ours, theirs = (
-        pipeline.score_tracks_file(tmp_path / f"{name}.npz", checkpoint, options)
+        score_tracks_file(tmp_path / f"{name}.npz", checkpoint, options)
         for name in ("ours", "tapip3d")
     )
     assert theirs.realism == pytest.approx(ours.realism, abs=1e-3)
@@ -1193,8 +1204,8 @@ def test_tracks_of_the_design_and_of_tapip3d_score_the_same(checkpoint, tmp_path
         theirs.points["coords"], world.transpose(1, 0, 2), atol=1e-5
     )
     for result in (ours, theirs):
-        pipeline.save_result(result, tmp_path / "out")
-    again = pipeline.read_tracks(tmp_path / "out" / "result_with_scores.npz")[0]
+        save_result(result, tmp_path / "out")
+    again = read_tracks(tmp_path / "out" / "result_with_scores.npz")[0]
     np.testing.assert_allclose(again.tracks, tracks.tracks, atol=1e-4)
 
 
@@ -1207,7 +1218,7 @@ def test_features_beside_tracks_are_used(tmp_path):
         tracks_3d=tracks.tracks, visible=tracks.visible, height=96, width=128,
         dino_features=dino, depth_features=depth,
     )  # fmt: skip
-    found, video = pipeline.read_tracks(tmp_path / "t.npz", make_options(fov=60.0))
+    found, video = read_tracks(tmp_path / "t.npz", make_options(fov=60.0))
     assert video is None and found.size == (96, 128)
     ids = np.array([0, 3])
     np.testing.assert_array_equal(found.dino(2, 5, ids), dino[ids, 2:5])
@@ -1226,7 +1237,7 @@ def test_stored_features_of_another_width_are_one_line(tmp_path):
     )  # fmt: skip
     words = "with 384 dino features, wide.npz was trained with 768: use those of"
     with pytest.raises(PipelineError, match=words) as caught:
-        pipeline.score_tracks_file(tmp_path / "t.npz", wide, make_options())
+        score_tracks_file(tmp_path / "t.npz", wide, make_options())
     assert "\n" not in str(caught.value)
 
 
@@ -1245,7 +1256,7 @@ def test_what_lies_beside_tracks_is_checked(tmp_path, beside, message):
     stored = {"tracks_3d": tracks.tracks, "visible": tracks.visible}
     np.savez(tmp_path / "t.npz", **stored, height=96, width=128, **beside)
     with pytest.raises(PipelineError, match=message) as caught:
-        pipeline.read_tracks(tmp_path / "t.npz")
+        read_tracks(tmp_path / "t.npz")
     assert "\n" not in str(caught.value)
 
 
@@ -1277,7 +1288,7 @@ def test_tracks_that_cannot_be_read_are_refused(tmp_path):
         "video": "must be of the tracks' 6 frames",
     }.items():
         with pytest.raises(PipelineError, match=message) as caught:
-            pipeline.read_tracks(tmp_path / f"{name}.npz")
+            read_tracks(tmp_path / f"{name}.npz")
         assert "\n" not in str(caught.value)
 
 
@@ -1287,11 +1298,11 @@ def test_tracks_that_cannot_be_read_are_refused(tmp_path):
 @pytest.mark.skipif(not SHARED.exists(), reason="no shared clips here")
 def test_a_real_clip_from_its_file(checkpoint_path, tmp_path):
     path = shutil.copy(SHARED / "paragliding.mp4", tmp_path)
-    result = pipeline.score_video(path, checkpoint_path, duration=0.8)
+    result = score_video(path, checkpoint_path, duration=0.8)
     assert result.score["num_tracks"] > 500 and result.score["num_frames"] == 24
     assert result.score["frame_size"] == [854, 480] and result.score["fps"] == 30
     assert np.isfinite(result.predictions["tracks_3d"]).all()
-    pipeline.save_result(result, tmp_path / "out")
+    save_result(result, tmp_path / "out")
     video = np.load(tmp_path / "out" / "result_with_scores.npz")["video"]
     assert video.shape == (24, 3, 288, 512)
 
@@ -1303,13 +1314,13 @@ def random_head(names):
     """A head whose numbers mean nothing, over all fields of these names."""
     rng = np.random.default_rng(3)
     kernel = rng.normal(0, 0.1, (len(names), 1)).astype(np.float32)
-    network = surprise.Network(
+    network = Network(
         tuple(names),
         np.zeros(len(names), np.float32),
         np.ones(len(names), np.float32),
         ((kernel, np.zeros(1, np.float32)),),
     )
-    return surprise.Head(
+    return Head(
         (network,),
         half=0.5,
         mean=np.zeros(70),
@@ -1324,18 +1335,18 @@ def test_with_a_head_realism_comes_from_surprise(held_out, checkpoint, tmp_path)
     """Of the very head that lies beside the checkpoint, and of no other's."""
     tracks, found = held_out
     options = make_options(num_support_tracks=20, tracking_grid_size=8)
-    fields = list(pipeline.clip_fields(tracks, checkpoint, options, found))
+    fields = list(evidence.clip_fields(tracks, checkpoint, options, found))
     assert [(f.start, f.stop) for f in fields] == [
         (w.start, w.stop) for w in found.windows
     ]
     head = random_head(fields[0].names)
     beside = dataclasses.replace(checkpoint, folder=str(tmp_path))
-    path = surprise.heads_path(checkpoint.name, tmp_path)
-    surprise.write_heads(path, {"all": head}, "another", {})
-    result = pipeline.score_tracks(tracks, beside, options)
+    path = heads_path(checkpoint.name, tmp_path)
+    write_heads(path, {"all": head}, "another", {})
+    result = score_tracks(tracks, beside, options)
     assert result.score["realism_measure"] == "average_jaccard"
-    surprise.write_heads(path, {"all": head}, checkpoint.sha256, {})
-    result = pipeline.score_tracks(tracks, beside, options)
+    write_heads(path, {"all": head}, checkpoint.sha256, {})
+    result = score_tracks(tracks, beside, options)
     expected = surprise.score_fields(fields, head, (40, 30))
     assert result.score["realism_measure"] == "surprise"
     assert result.score["surprise"] == pytest.approx(expected.surprise)
@@ -1357,17 +1368,17 @@ def test_with_a_head_realism_comes_from_surprise(held_out, checkpoint, tmp_path)
 
 def test_a_damaged_head_is_one_line(checkpoint, tmp_path):
     beside = dataclasses.replace(checkpoint, folder=str(tmp_path))
-    surprise.heads_path(checkpoint.name, tmp_path).write_bytes(b"no zip")
+    heads_path(checkpoint.name, tmp_path).write_bytes(b"no zip")
     with pytest.raises(PipelineError, match="is damaged: fetch it again"):
-        pipeline.score_tracks(random_tracks(), beside, make_options())
+        score_tracks(random_tracks(), beside, make_options())
 
 
 def test_a_region_is_predicted_from_the_others(held_out, checkpoint):
     tracks, found = held_out
     options = make_options(num_support_tracks=20)
     model, window = checkpoint.model, found.windows[0]
-    by_region = pipeline.predict_by_region(
-        model, checkpoint.params, tracks, window, pipeline.track_keys(tracks), options
+    by_region = evidence.predict_by_region(
+        model, checkpoint.params, tracks, window, track_keys(tracks), options
     )
     seen = tracks.visible[:, window.start : window.stop].any(axis=(1, 2))
     assert sorted(by_region.ids) == list(np.flatnonzero(seen))  # each in one region
@@ -1386,9 +1397,9 @@ def test_a_region_is_predicted_from_the_others(held_out, checkpoint):
 
 def test_many_tracks_are_judged_in_groups(held_out, checkpoint, monkeypatch):
     tracks, found = held_out
-    monkeypatch.setattr(pipeline, "MOST_TOGETHER", 15)
+    monkeypatch.setattr(evidence, "MOST_TOGETHER", 15)
     options = make_options(num_support_tracks=20)
-    fields = list(pipeline.clip_fields(tracks, checkpoint, options, found))
+    fields = list(evidence.clip_fields(tracks, checkpoint, options, found))
     for window in found.windows:
         groups = [f.ids for f in fields if f.start == window.start]
         assert len(groups) == 3 and max(map(len, groups)) <= 15
@@ -1403,11 +1414,11 @@ def test_many_tracks_are_judged_in_groups(held_out, checkpoint, monkeypatch):
 def test_every_group_has_tracks_of_every_split(start):
     """Of which each track's nearest one of another split is looked for."""
     ids, options = np.arange(3700), make_options(num_splits=4)
-    keys = pipeline.lots(ids.astype(np.uint64), 7)
-    rows = [pipeline.split_lots(keys, split, options) for split in range(4)]
-    split = pipeline.deal_splits(np.stack(rows), options).argmax(axis=0)
+    keys = lots(ids.astype(np.uint64), 7)
+    rows = [split_lots(keys, split, options) for split in range(4)]
+    split = deal_splits(np.stack(rows), options).argmax(axis=0)
     window = types.SimpleNamespace(ids=ids, start=start)
-    groups = pipeline._groups(window, keys, options)
+    groups = evidence._groups(window, keys, options)
     assert len(groups) == 4 and sorted(np.concatenate(groups)) == ids.tolist()
     for group in groups:
         assert np.bincount(split[group], minlength=4).min() > 150
@@ -1419,11 +1430,11 @@ def test_the_nearest_of_a_single_split_is_one_that_was_shown():
     start = np.array([[0.0, 0, 1], [0.1, 0, 1], [0.3, 0, 1]])
     step = np.array([[0.01, 0, 0], [0.02, 0, 0], [0.03, 0, 0]])
     moving = start[:, None] + step[:, None] * np.arange(6)[:, None]
-    tracks = pipeline.Tracks3D(
+    tracks = Tracks3D(
         moving, np.ones((3, 6, 1)), np.array([100.0, 100, 128, 128]), (256, 256), "here"
     )
     ids = np.array([0])
-    window = pipeline.WindowPrediction(
+    window = WindowPrediction(
         0,
         6,
         ids=ids,
@@ -1435,9 +1446,9 @@ def test_the_nearest_of_a_single_split_is_one_that_was_shown():
         scale=np.ones(1),
         latents=np.zeros((1, 1, 1)),
     )
-    found = pipeline._as_nearest(tracks, window, ids, np.zeros(1, int)).pixels
+    found = evidence._as_nearest(tracks, window, ids, np.zeros(1, int)).pixels
     expected = 128 + 100 * (0.02 + 0.02 * (np.arange(6) - 2))  # as track 1 does
     np.testing.assert_allclose(found[0, :, 0], expected, rtol=1e-6)
     alone = dataclasses.replace(window, support=[np.zeros(0, int)])
-    found = pipeline._as_nearest(tracks, alone, ids, np.zeros(1, int)).pixels
+    found = evidence._as_nearest(tracks, alone, ids, np.zeros(1, int)).pixels
     assert np.isnan(found).all()

@@ -24,8 +24,8 @@ import numpy as np
 import pytest
 
 import report_page
-from many_videos import COLUMNS
 from spa.errors import PipelineError
+from spa.jobs import COLUMNS
 
 ROOT = Path(__file__).resolve().parent.parent
 FRAMES, FPS, SIZE = 24, 8, (90, 120)

@@ -7,31 +7,41 @@ import logging
 import pytest
 from absl import flags
 
-import pipeline
-import scoring_flags
 from spa.errors import PipelineError
+from spa.flags import (
+    OPTIONS,
+    check_output_dir,
+    define_clip_flags,
+    define_front_end_flags,
+    define_output_flags,
+    define_scoring_flags,
+    errors_in_one_line,
+    given_options,
+    log_decisions,
+)
+from spa.realism.options import PRESETS, Options, make_options
 
 
 def given(arguments):
     """What the flags give, of a set of their own."""
     values = flags.FlagValues()
-    for name in scoring_flags.OPTIONS:
+    for name in OPTIONS:
         flags.DEFINE_string(name, None, "", flag_values=values)
     flags.DEFINE_list("intrinsics", None, "", flag_values=values)
     values(["script", *arguments])
-    return scoring_flags.given_options(values)
+    return given_options(values)
 
 
 def test_every_option_has_a_flag():
     """But for the front end of features, which comes with --use_dino."""
-    fields = {field.name for field in dataclasses.fields(pipeline.Options)}
-    assert {*scoring_flags.OPTIONS, "intrinsics", "features"} == fields
+    fields = {field.name for field in dataclasses.fields(Options)}
+    assert {*OPTIONS, "intrinsics", "features"} == fields
 
 
 def test_flags_become_options():
     found = given(["--tracker=lk", "--intrinsics=1,2,3,4.5"])
     assert found["tracker"] == "lk" and found["depth"] is None
-    assert pipeline.make_options(**found).intrinsics == (1, 2, 3, 4.5)
+    assert make_options(**found).intrinsics == (1, 2, 3, 4.5)
     with pytest.raises(PipelineError, match="need numbers fx,fy,cx,cy"):
         given(["--intrinsics=1,x"])
 
@@ -45,23 +55,21 @@ def test_defined_once_a_script_asks(monkeypatch):
         def into(*arguments, define=define, **keywords):
             define(*arguments, flag_values=values, **keywords)
 
-        monkeypatch.setattr(scoring_flags.flags, f"DEFINE_{name}", into)
-    scoring_flags.define_output_flags("out", result_video_size=0)
-    scoring_flags.define_clip_flags()
-    scoring_flags.define_scoring_flags()
-    scoring_flags.define_front_end_flags()
+        monkeypatch.setattr(flags, f"DEFINE_{name}", into)
+    define_output_flags("out", result_video_size=0)
+    define_clip_flags()
+    define_scoring_flags()
+    define_front_end_flags()
     values(["script"])
-    assert {*scoring_flags.OPTIONS, "intrinsics"} <= set(values)
+    assert {*OPTIONS, "intrinsics"} <= set(values)
     assert values.output_dir == "out" and values.result_video_size == 0
-    options = pipeline.make_options(
-        values.preset, **scoring_flags.given_options(values)
-    )
-    assert options == pipeline.PRESETS["mini"]
+    options = make_options(values.preset, **given_options(values))
+    assert options == PRESETS["mini"]
     assert "output_dir" not in flags.FLAGS
 
 
 def test_what_cannot_be_written_is_said_before_the_work(tmp_path):
-    scoring_flags.check_output_dir(str(tmp_path / "new" / "folder"))
+    check_output_dir(str(tmp_path / "new" / "folder"))
     assert not (tmp_path / "new").exists()
     (tmp_path / "file").touch()
     for path, message in {
@@ -70,7 +78,7 @@ def test_what_cannot_be_written_is_said_before_the_work(tmp_path):
         "/proc/out": "cannot write to /proc/out",
     }.items():
         with pytest.raises(PipelineError, match=message):
-            scoring_flags.check_output_dir(path)
+            check_output_dir(path)
 
 
 @pytest.mark.parametrize(
@@ -90,19 +98,19 @@ def test_what_cannot_be_written_is_said_before_the_work(tmp_path):
 def test_a_script_ends_in_one_line(error, line):
     with (
         pytest.raises(SystemExit) as ended,
-        scoring_flags.errors_in_one_line(KeyError, interrupted="go on"),
+        errors_in_one_line(KeyError, interrupted="go on"),
     ):
         raise error
     assert ended.value.code.startswith(line) and "\n" not in ended.value.code
 
 
 def test_what_is_no_users_fault_is_not_hidden():
-    with pytest.raises(KeyError), scoring_flags.errors_in_one_line():
+    with pytest.raises(KeyError), errors_in_one_line():
         raise KeyError
 
 
 def test_decisions_are_plain_lines_on_stderr(capsys):
-    scoring_flags.log_decisions("a_module")
+    log_decisions("a_module")
     logger = logging.getLogger("a_module")
     try:
         logger.info("%d tracks", 3)

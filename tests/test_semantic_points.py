@@ -15,7 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from video_files import make_clip, write_video
 
-import pipeline
 import semantic_points
 from semantic_points import Job, Settings
 from spa.clip import clusters, features, tracking
@@ -32,6 +31,8 @@ from spa.clip.semantic import (
     without_redundant,
 )
 from spa.errors import PipelineError, PointsError, VideoError
+from spa.realism.front_ends import _tracker
+from spa.realism.options import make_options
 from spa.simulation.scenes import (
     body_segmentation,
     depth_and_segmentation,
@@ -829,17 +830,17 @@ def test_sampling_that_cannot_be_is_refused(changes, words):
 def test_scoring_takes_them_for_semantic_points_only():
     """What would change nothing is refused, and features that are no numbers are said
     in one line."""
-    pipeline.make_options(query_sampling="semantic", num_points_per_entity=4)
+    make_options(query_sampling="semantic", num_points_per_entity=4)
     with pytest.raises(PipelineError, match="these are a grid's: give query_"):
-        pipeline.make_options(num_points_per_entity=16)
+        make_options(num_points_per_entity=16)
 
     def maps(frames, size):
         return [np.full((*size, 4), np.nan, np.float32) for _ in frames]
 
     model = features.FeatureModel("broken", 4, maps)
-    options = pipeline.make_options(query_sampling="semantic")
+    options = make_options(query_sampling="semantic")
     with pytest.raises(PipelineError, match="are not finite numbers: give"):
-        pipeline._tracker(options, model)(make_clip(3), 9)
+        _tracker(options, model)(make_clip(3), 9)
 
 
 @pytest.mark.parametrize(

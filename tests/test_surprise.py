@@ -8,9 +8,19 @@ import scipy.optimize
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import surprise
-import surprise_training
 from spa import metrics
+from spa.realism import surprise, surprise_training
+from spa.realism.heads import (
+    CLIP,
+    FADES,
+    MODEL,
+    Correction,
+    Head,
+    Network,
+    fingerprint,
+    read_heads,
+    write_heads,
+)
 
 
 def straight_tracks(num=60, length=20, seed=0):
@@ -25,7 +35,7 @@ def fields_of(pixels, visible, predicted=None, **predictions):
     """Fields of a window in which `predicted` is what each source says."""
     exact = pixels if predicted is None else predicted
     found = {"nearest": surprise.Predictions(exact)}
-    for name in surprise.MODEL:
+    for name in MODEL:
         scale = np.ones(visible.shape)
         found[name] = surprise.Predictions(exact, np.full(visible.shape, 0.9), scale)
     span = 0, visible.shape[1]
@@ -194,9 +204,7 @@ def test_what_a_short_window_cannot_know_says_nothing():
     assert not np.isnan(surprise.circumstances(found)).any()
     names = ("observed.drift24.usual", "observed.step")
     kernel = np.array([[5.0], [1.0]])
-    network = surprise.Network(
-        names, np.array([2.0, 0]), np.ones(2), ((kernel, np.zeros(1)),)
-    )
+    network = Network(names, np.array([2.0, 0]), np.ones(2), ((kernel, np.zeros(1)),))
     points = surprise.point_surprise(found, [network])
     step = found.values[:, found.names.index("observed.step")]
     np.testing.assert_allclose(points, step, atol=1e-3)  # the mean of the other is 0
@@ -279,7 +287,7 @@ def test_levels_are_quantiles_of_the_residuals(length):
 
 def some_head(names, seed=0, num_statistics=12):
     rng = np.random.default_rng(seed)
-    network = surprise.Network(
+    network = Network(
         tuple(names),
         rng.normal(size=len(names)).astype(np.float32),
         np.full(len(names), 2, np.float32),
@@ -291,7 +299,7 @@ def some_head(names, seed=0, num_statistics=12):
             (rng.normal(size=(3, 1)).astype(np.float32), np.zeros(1, np.float32)),
         ),
     )
-    return surprise.Head(
+    return Head(
         (network, network),
         half=2.0,
         mean=np.zeros(num_statistics),
@@ -305,7 +313,7 @@ def some_head(names, seed=0, num_statistics=12):
 def some_correction(count, seed=0):
     rng = np.random.default_rng(seed)
     one = rng.normal(size=(3, count))
-    return surprise.Correction(*one, usual=rng.normal(size=7), most=0.5, spread=1.5)
+    return Correction(*one, usual=rng.normal(size=7), most=0.5, spread=1.5)
 
 
 def test_a_network_is_that_of_the_formula():
@@ -365,8 +373,8 @@ def test_heads_come_back_from_their_file(tmp_path):
     heads = {"all": some_head(["a", "b"]), "no model": some_head(["b"], 1)}
     correction = some_correction(8)
     heads["all"] = dataclasses.replace(heads["all"], correction=correction)
-    surprise.write_heads(path, heads, "abc", {"command": "x"})
-    found = surprise.read_heads(path, "abc")
+    write_heads(path, heads, "abc", {"command": "x"})
+    found = read_heads(path, "abc")
     assert found.keys() == heads.keys()
     values = np.random.default_rng(0).normal(size=(5, 2)).astype(np.float32)
     for name, head in heads.items():
@@ -376,25 +384,25 @@ def test_heads_come_back_from_their_file(tmp_path):
         x = values[:, : len(head.networks[0].names)]
         np.testing.assert_array_equal(back.networks[1](x), head.networks[1](x))
         np.testing.assert_array_equal(back.usual, head.usual)
-        assert surprise.fingerprint(back) == surprise.fingerprint(head)
+        assert fingerprint(back) == fingerprint(head)
     assert found["no model"].correction is None
     for part in ("mean", "deviation", "weights", "usual", "most", "spread"):
         back = getattr(found["all"].correction, part)
         np.testing.assert_array_equal(back, getattr(correction, part))
-    names = {surprise.fingerprint(head) for head in heads.values()}
+    names = {fingerprint(head) for head in heads.values()}
     for changes in (
         {"spread": 2.5},
         {"correction": None},
         {"correction": dataclasses.replace(correction, most=0.4)},
     ):
-        names.add(surprise.fingerprint(dataclasses.replace(heads["all"], **changes)))
+        names.add(fingerprint(dataclasses.replace(heads["all"], **changes)))
     assert len(names) == 5
-    assert surprise.fingerprint(None) is None
-    assert surprise.read_heads(path, "of another checkpoint") is None
-    assert surprise.read_heads(tmp_path / "none.npz", "abc") is None
+    assert fingerprint(None) is None
+    assert read_heads(path, "of another checkpoint") is None
+    assert read_heads(tmp_path / "none.npz", "abc") is None
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(ValueError, match="is damaged: fetch it again"):
-        surprise.read_heads(path, "abc")
+        read_heads(path, "abc")
 
 
 # --- Fitting ---
@@ -518,7 +526,7 @@ def test_a_correction_is_the_least_of_what_it_says(monkeypatch, farthest):
     np.testing.assert_allclose(found.mean, levels[intact].mean(0), atol=1e-9)
     np.testing.assert_allclose(found.deviation, levels[intact].std(0), atol=1e-5)
     x = (levels - found.mean) / found.deviation
-    x = np.clip(x, -surprise.CLIP, surprise.CLIP)
+    x = np.clip(x, -CLIP, CLIP)
     usual = surprise_training.usual_of(x, rows, examples)
     np.testing.assert_allclose(found.usual, usual @ found.weights)
     x = x - rows @ usual
@@ -596,10 +604,10 @@ def test_a_correction_takes_noise_away_and_finds_what_is_small(monkeypatch):
 
 @pytest.mark.parametrize("fades", [(1.0, 2.5), (-1.0, 0.0)])
 def test_corrections_are_bounded_and_for_what_hardly_shows(monkeypatch, fades):
-    assert surprise_training.MOST < surprise.FADES[1] - surprise.FADES[0]
-    monkeypatch.setattr(surprise, "FADES", fades)
+    assert surprise_training.MOST < FADES[1] - FADES[0]
+    monkeypatch.setattr("spa.realism.heads.FADES", fades)
     rng = np.random.default_rng(0)
-    one = surprise.Correction(
+    one = Correction(
         np.array([1.0, 0]), np.array([2.0, 1]), np.array([3.0, 1]), np.eye(7)[0] / 4,
         most=0.9, spread=2.0,
     )  # fmt: skip
@@ -662,7 +670,7 @@ def test_heads_have_the_corrections_of_what_they_may_see(monkeypatch):
 
     monkeypatch.setattr(surprise_training, "measure", measure)
     networks = {
-        name: ([surprise.Network(tuple(f"{s}.a" for s in seen), 0, 1, ())], kinds[name])
+        name: ([Network(tuple(f"{s}.a" for s in seen), 0, 1, ())], kinds[name])
         for name, seen in sees.items()
     }
     lines = dict.fromkeys(scale, (np.zeros(1), np.ones(1), np.ones(1)))
@@ -673,7 +681,7 @@ def test_heads_have_the_corrections_of_what_they_may_see(monkeypatch):
     for name, head in heads.items():
         source = "no model" if name.startswith("no model") else "all"
         one = plain[source]
-        clipped = np.clip(scale[source] * surprises, -surprise.CLIP, surprise.CLIP)
+        clipped = np.clip(scale[source] * surprises, -CLIP, CLIP)
         values = (clipped - rows @ one.usual) / one.spread
         used = [i for i in order if examples[i].kind not in unseen[kinds[name]]]
         expected = surprise_training.correction_of(
@@ -780,7 +788,7 @@ def test_lines_are_fitted_to_what_networks_have_not_seen(monkeypatch):
 
     def networks_by_head(examples, left_out, seed):
         learned.append({e.scene for e in examples})
-        network = surprise.Network((str(len(learned)),), None, None, ())
+        network = Network((str(len(learned)),), None, None, ())
         found = {name: ([network], None) for name in surprise_training.SOURCES}
         return found | {"without kick": ([network], "kick")}
 

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from test_offline_proof import simple_twin
 from test_pipeline import SMALL, WINDOW, random_tracks, save_random
 
-import pipeline
-import surprise
-import surprise_examples
-import surprise_training
 import track_autoencoder_3d
 from spa import geometry
 from spa.errors import PipelineError
+from spa.realism import evidence, surprise, surprise_examples, surprise_training
+from spa.realism.heads import MODEL, NO_MODEL, read_heads
+from spa.realism.options import make_options
+from spa.realism.scorer import load_checkpoint, load_heads, score_tracks
 from spa.simulation import damages, pools
 
 CAMERA = geometry.default_intrinsics(256, 256)
@@ -140,8 +140,8 @@ def test_from_seeds_to_heads_that_score(tmp_path, monkeypatch):
     }  # fmt: skip
     text = surprise_examples.fit(path, **keywords)
     assert text.endswith(f"written {tmp_path / 'small_surprise.npz'}")
-    checkpoint = pipeline.load_checkpoint(path, pipeline.make_options())
-    heads = pipeline.load_heads(checkpoint, leave_one_out=True)
+    checkpoint = load_checkpoint(path, make_options())
+    heads = load_heads(checkpoint, leave_one_out=True)
     # What makes a correction is of scenes behind those that are learned from.
     [learned] = (tmp_path / "work").glob("fields_*")
     [further] = (tmp_path / "work").glob("further_*")
@@ -171,11 +171,9 @@ def test_from_seeds_to_heads_that_score(tmp_path, monkeypatch):
     for kind in kinds:
         names += [f"without {kind}", f"no model without {kind}"]
     assert sorted(heads) == sorted(names)
-    assert heads["no model"].sources == surprise.NO_MODEL
-    assert set(heads["all"].sources) == {*surprise.NO_MODEL, *surprise.MODEL}
-    result = pipeline.score_tracks(
-        random_tracks(num_frames=WINDOW), checkpoint, pipeline.make_options()
-    )
+    assert heads["no model"].sources == NO_MODEL
+    assert set(heads["all"].sources) == {*NO_MODEL, *MODEL}
+    result = score_tracks(random_tracks(num_frames=WINDOW), checkpoint, make_options())
     assert result.score["realism_measure"] == "surprise"
     assert 0 <= result.realism <= 1
 
@@ -183,12 +181,10 @@ def test_from_seeds_to_heads_that_score(tmp_path, monkeypatch):
     def again(*arguments):
         raise AssertionError("computed again")
 
-    monkeypatch.setattr(pipeline, "clip_fields", again)
+    monkeypatch.setattr(evidence, "clip_fields", again)
     before = (tmp_path / "small_surprise.npz").read_bytes()
     surprise_examples.fit(path, **keywords, output_dir=str(tmp_path / "other"))
-    after = surprise.read_heads(
-        tmp_path / "other" / "small_surprise.npz", checkpoint.sha256
-    )
+    after = read_heads(tmp_path / "other" / "small_surprise.npz", checkpoint.sha256)
     np.testing.assert_array_equal(after["all"].weights, heads["all"].weights)
     assert (tmp_path / "small_surprise.npz").read_bytes() == before
 

@@ -3,26 +3,7 @@
 That a track was reconstructed badly says little by itself: most of the error is how
 much moves, and how far. What tells the impossible from the difficult is how the error
 *changes*, against how far off the model expects to be, against what is usual in the
-clip, and whether neighbours share it. From top to bottom:
-
-    Predictions             of one window, by one way of holding tracks out
-    Fields                  numbers about every point and frame of a window
-    window_fields           tracks and predictions of a window -> Fields
-    neighbours, neighbour_sums, local_mean
-                            which tracks are near a point; means over them
-    standardised            numbers in standard deviations, what is not known as 0
-    Correction, Head        what was fitted: two small networks, a line, a correction
-    point_surprise          Fields -> log odds [M] that a point breaks physics there
-    window_statistics       those -> the statistics of a window: sharpness, sizes,
-                            levels
-    circumstances           what the usual surprise depends on: speed, tracks, frames
-    line_surprise, surprise_of, window_surprise
-                            the statistics -> surprise, 0 for the usual window
-    clip_surprise           that of all windows together
-    score_fields            Fields of a clip -> ClipSurprise
-    coords_score            surprise of points -> 0..1
-    fingerprint             what tells a head from another
-    read_heads, write_heads heads beside a checkpoint, NAME_surprise.npz
+clip, and whether neighbours share it.
 
 Tracks are held out in two ways: at random, so that a body's other tracks predict it,
 and region by region, so that they do not (a body whose tracks all do the impossible
@@ -31,11 +12,7 @@ twins.
 """
 
 import dataclasses
-import hashlib
-import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import scipy.sparse
@@ -44,9 +21,8 @@ import scipy.special
 from jaxtyping import Bool, Float, Int
 
 from spa import metrics
-from spa.files import BAD_FILE, whole_file
+from spa.realism.heads import Head, Network, standardised
 
-VERSION = 5  # of the numbers in Fields and of the statistics: other heads are not used
 NUM_NEAR = 4, 16  # neighbours of a point, one for every NEAR_SHARE tracks of a window
 NEAR_SHARE = 40
 NUM_SHARPNESS = 12  # statistics of `sharpness`
@@ -61,9 +37,6 @@ STEEPNESS = 3.0
 FASTEST = 12.0  # pixels a frame, beyond which nothing was fitted
 TRACKS, FRAMES = (120, 1200), (24, 150)  # of a window, about what there was to fit
 MOST_LOG_SCALE = 8.0
-CLIP = 5.0  # standard deviations beyond which a number says no more
-NO_MODEL = "observed", "nearest"  # sources of fields that no model is needed for
-MODEL = "random", "region"
 # Of which `sizes` has quantiles, and how many frames before and after they need.
 SIZES = {
     **{f"bend{stride}": (stride, stride) for stride in STRIDES},
@@ -75,9 +48,6 @@ MEANS = "visible", "scale"  # of which it has means
 # Of `levels`: quantiles, and sizes that they are of.
 LEVELS = 0.25, 0.5, 0.75, 0.9
 LEVEL_SIZES = "bend3", "bend6", "step", "drift12", "drift24", "error"
-# The surprise up to which all of a correction counts, and from which nothing of it: it
-# is for what hardly shows.
-FADES = 1.0, 2.5
 LOWEST_LOGIT, HIGHEST_LOGIT = -20.0, 20.0
 
 
@@ -122,9 +92,6 @@ class Fields:
     names: tuple[str, ...]
     near: Int[np.ndarray, "N L K"]
     covariates: Float[np.ndarray, "3"]
-
-
-# --- From tracks to numbers ---
 
 
 def window_fields(
@@ -347,112 +314,6 @@ def local_mean(
     both = np.stack([np.where(known, field, 0).ravel(), known.ravel()], axis=1)
     total, count = (sums @ both.astype(field.dtype)).T.reshape(2, *field.shape)
     return np.where(count >= least, total / np.maximum(count, 1), np.nan)
-
-
-# --- What was fitted ---
-
-
-def standardised(
-    values: Float[np.ndarray, "*B C"],
-    mean: Float[np.ndarray, " C"],
-    deviation: Float[np.ndarray, " C"],
-) -> Float[np.ndarray, "*B C"]:
-    """In standard deviations, at most CLIP of them; what is not known (NaN) is taken
-    for the mean, so that it says nothing."""
-    found = np.clip((values - mean) / deviation, -CLIP, CLIP)
-    return np.nan_to_num(found, copy=False)
-
-
-@dataclasses.dataclass(frozen=True)
-class Network:
-    """A perceptron for points: (value - mean) / deviation through layers with ReLU.
-
-    Attributes:
-        names: which of Fields' values it takes.
-        mean, deviation: [C] of these.
-        layers: (kernel, bias) of each.
-    """
-
-    names: tuple[str, ...]
-    mean: np.ndarray
-    deviation: np.ndarray
-    layers: tuple[tuple[np.ndarray, np.ndarray], ...]
-
-    def __call__(self, values: Float[np.ndarray, "M C"]) -> Float[np.ndarray, " M"]:
-        x = standardised(values, self.mean, self.deviation)
-        for kernel, bias in self.layers[:-1]:
-            x = np.maximum(x @ kernel + bias, 0)
-        kernel, bias = self.layers[-1]
-        return (x @ kernel + bias)[:, 0]
-
-
-@dataclasses.dataclass(frozen=True)
-class Correction:
-    """What changes a window's surprise for where the bulk of its residuals lies.
-
-    Attributes:
-        mean, deviation, weights: [V] of `levels`.
-        usual: [7] what these come to in intact windows, as weights of `circumstances`.
-        most: that is added or taken off at most. It is fitted to the small differences
-            of pairs, and large ones between clips are no reason for more.
-        spread: standard deviation of the sum over intact windows.
-    """
-
-    mean: np.ndarray
-    deviation: np.ndarray
-    weights: np.ndarray
-    usual: np.ndarray
-    most: float
-    spread: float
-
-    def __call__(
-        self,
-        surprise: Float[np.ndarray, "*B"],
-        levels: Float[np.ndarray, "*B V"],
-        circumstances: Float[np.ndarray, "*B 7"],
-    ) -> np.ndarray:
-        """The surprise of windows, in standard deviations of intact ones, from what
-        their line says (likewise), their `levels` and their `circumstances`."""
-        found = standardised(levels, self.mean, self.deviation) @ self.weights
-        found = np.clip(found - circumstances @ self.usual, -self.most, self.most)
-        first, last = FADES
-        share = np.clip((last - surprise) / (last - first), 0, 1)
-        return (surprise + share * found) / self.spread
-
-
-@dataclasses.dataclass(frozen=True)
-class Head:
-    """What makes a score of Fields; see fit_surprise.py.
-
-    Attributes:
-        networks: for points; the mean of their outputs counts.
-        half: point surprise at which coords_score is a half.
-        mean, deviation, weights: [S] the line, of `window_statistics` before `levels`.
-        usual: [7] what the line says of intact windows, as weights of `circumstances`;
-            with a correction such that they have surprise 0 after it.
-        spread: the line's standard deviation around what it says of these.
-        correction: of what the line says, None for none.
-    """
-
-    networks: tuple[Network, ...]
-    half: float
-    mean: np.ndarray
-    deviation: np.ndarray
-    weights: np.ndarray
-    usual: np.ndarray
-    spread: float
-    correction: Correction | None = None
-
-    @property
-    def sources(self) -> tuple[str, ...]:
-        """Whose values any of its networks sees."""
-        return sources_of(self.networks)
-
-
-def sources_of(networks: Sequence[Network]) -> tuple[str, ...]:
-    """Whose values any of some networks sees."""
-    seen = {name.split(".")[0] for each in networks for name in each.names}
-    return tuple(source for source in (*NO_MODEL, *MODEL) if source in seen)
 
 
 def point_surprise(
@@ -746,115 +607,3 @@ def coords_score(
     """The surprise of points as scores in 0..1, higher is more real: a half where few
     points of intact clips are as surprising. NaN stays."""
     return scipy.special.expit(STEEPNESS * (head.half - points)).astype(np.float32)
-
-
-# --- Files ---
-
-
-def fingerprint(head: Head | None) -> str | None:
-    """SHA-256 of a head's numbers as they are stored; None for no head.
-
-    A model's scores hang on its head as they do on its weights.
-    """
-    if head is None:
-        return None
-    digest = hashlib.sha256()
-    for name, array in _arrays_of(head).items():
-        digest.update(name.encode() + np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
-
-
-def heads_path(checkpoint_name: str, folder: str | os.PathLike) -> Path:
-    """Where the heads of a checkpoint lie."""
-    return Path(folder) / f"{Path(checkpoint_name).stem}_surprise.npz"
-
-
-def write_heads(
-    path: str | os.PathLike, heads: Mapping[str, Head], sha256: str, about: dict
-) -> None:
-    """Writes heads, the SHA-256 of the checkpoint they were fitted for, and how."""
-    arrays = {
-        f"{name}/{part}": array
-        for name, head in heads.items()
-        for part, array in _arrays_of(head).items()
-    }
-    about = about | {"version": VERSION, "checkpoint_sha256": sha256}
-    with whole_file(path) as file:
-        np.savez_compressed(file, about=np.array(json.dumps(about)), **arrays)
-
-
-_OF_CORRECTION = tuple(field.name for field in dataclasses.fields(Correction))
-_OF_HEAD = tuple(
-    field.name
-    for field in dataclasses.fields(Head)
-    if field.name not in ("networks", "correction")
-)
-
-
-def _arrays_of(head) -> dict[str, np.ndarray]:
-    arrays = {name: np.asarray(getattr(head, name), np.float64) for name in _OF_HEAD}
-    if head.correction is not None:
-        for name in _OF_CORRECTION:
-            value = getattr(head.correction, name)
-            arrays[f"correction/{name}"] = np.asarray(value, np.float64)
-    for i, network in enumerate(head.networks):
-        at = f"networks/{i}"
-        arrays[f"{at}/names"] = np.array(network.names)
-        arrays[f"{at}/mean"] = network.mean.astype(np.float32)
-        arrays[f"{at}/deviation"] = network.deviation.astype(np.float32)
-        for j, (kernel, bias) in enumerate(network.layers):
-            arrays[f"{at}/kernel{j}"] = kernel.astype(np.float32)
-            arrays[f"{at}/bias{j}"] = bias.astype(np.float32)
-    return arrays
-
-
-def read_heads(
-    path: str | os.PathLike, sha256: str, version: int = VERSION
-) -> dict[str, Head] | None:
-    """The heads of a file by name; None if there is none, or none of this version for
-    this checkpoint.
-
-    Raises:
-        ValueError: the file is damaged.
-    """
-    if not os.path.isfile(path):
-        return None
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            about = json.loads(stored["about"].item())
-            if about["version"] != version or about["checkpoint_sha256"] != sha256:
-                return None
-            arrays = dict(stored)
-        names = dict.fromkeys(key.split("/")[0] for key in arrays if "/" in key)
-        return {name: _head_of(arrays, name) for name in names}
-    except BAD_FILE as error:
-        raise ValueError(f"{path} is damaged: fetch it again ({error})") from error
-
-
-def _head_of(arrays, name) -> Head:
-    networks = []
-    while f"{name}/networks/{len(networks)}/mean" in arrays:
-        at = f"{name}/networks/{len(networks)}"
-        count = sum(key.startswith(f"{at}/kernel") for key in arrays)
-        networks.append(
-            Network(
-                tuple(arrays[f"{at}/names"].tolist()),
-                arrays[f"{at}/mean"],
-                arrays[f"{at}/deviation"],
-                tuple(
-                    (arrays[f"{at}/kernel{j}"], arrays[f"{at}/bias{j}"])
-                    for j in range(count)
-                ),
-            )
-        )
-    correction = None
-    if f"{name}/correction/mean" in arrays:
-        at = f"{name}/correction"
-        correction = Correction(**_numbers(arrays, at, _OF_CORRECTION))
-    numbers = _numbers(arrays, name, _OF_HEAD)
-    return Head(tuple(networks), **numbers, correction=correction)
-
-
-def _numbers(arrays, at, names):
-    found = {name: arrays[f"{at}/{name}"] for name in names}
-    return {n: array if array.ndim else array.item() for n, array in found.items()}

@@ -24,13 +24,14 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-import pipeline
-import surprise
-from pipeline import Options, Result
 from spa.clip.video import WORKING_SIZE
 from spa.errors import USER_ERRORS, PipelineError, reason, writing_to
 from spa.files import as_csv, whole_file
 from spa.model import checkpoints
+from spa.realism.heads import fingerprint
+from spa.realism.options import RESULT_VERSION, Options
+from spa.realism.result import Result, save_result
+from spa.realism.scorer import scoring_head
 
 LOG = logging.getLogger(__name__)
 ENDINGS = {
@@ -216,7 +217,7 @@ def _score_one(path, folder, score, result_video_size) -> dict:
         LOG.warning("%s", path, exc_info=True)
         first = (str(error).splitlines() or [""])[0]
         return row | {"error": f"unexpected {type(error).__name__}: {first}"}
-    pipeline.save_result(result, folder, result_video_size)
+    save_result(result, folder, result_video_size)
     return _row_of(_stored_score(folder), folder)
 
 
@@ -227,7 +228,7 @@ def _finished(jobs, options, checkpoint) -> set[Path]:
     wanted = json.loads(json.dumps(dataclasses.asdict(options)))
     # Of an option that came after a result, it has the default.
     before = json.loads(json.dumps(dataclasses.asdict(Options())))
-    head = surprise.fingerprint(pipeline.scoring_head(checkpoint))
+    head = fingerprint(scoring_head(checkpoint))
     done = set()
     for path, folder in jobs:
         stored = _stored_score(folder)
@@ -239,7 +240,7 @@ def _finished(jobs, options, checkpoint) -> set[Path]:
             other.append("checkpoint")
         if stored.get("head") != head:
             other.append("head")
-        if stored.get("version") != pipeline.VERSION:
+        if stored.get("version") != RESULT_VERSION:
             other.append("version")
         if other:
             raise PipelineError(

@@ -38,8 +38,17 @@ import scipy.special
 from jaxtyping import Bool, Float, Int
 from tqdm import tqdm
 
-import surprise
-from surprise import Correction, Fields, Head, Network
+from spa.realism import surprise
+from spa.realism.heads import (
+    MODEL,
+    NO_MODEL,
+    Correction,
+    Head,
+    Network,
+    sources_of,
+    standardised,
+)
+from spa.realism.surprise import Fields
 
 # From the moment on, which frames show it: most kinds are over at once.
 AT_ONCE = -1, 3
@@ -230,7 +239,7 @@ def fit_network(
     """
     values = np.asarray(values, np.float32)
     mean, deviation = _moments(values, least=1e-3)
-    x = surprise.standardised(values, mean, deviation)
+    x = standardised(values, mean, deviation)
     y = np.asarray(is_culprit, np.float32)
     weight = np.where(y > 0, 0.5 / max(y.mean(), 1e-6), 0.5 / max(1 - y.mean(), 1e-6))
     rng = np.random.default_rng(seed)
@@ -353,7 +362,7 @@ def line_of(
     """
     used = np.array([e.condition != VARIED for e in examples])
     mean, deviation = _moments(statistics[used], least=1e-6)
-    x = surprise.standardised(statistics, mean, deviation)
+    x = standardised(statistics, mean, deviation)
     x = x - circumstances @ usual_of(x, circumstances, examples)
     own = _chosen(examples, used)
     kinds, groups = [e.kind for e in own], [(e.scene, e.condition) for e in own]
@@ -421,9 +430,9 @@ def _ridge(design, values, weight):
 
 
 SOURCES = {
-    "all": (surprise.NO_MODEL, surprise.MODEL),
+    "all": (NO_MODEL, MODEL),
     # As many networks, so that the mean of two is no advantage.
-    "no model": (surprise.NO_MODEL, surprise.NO_MODEL),
+    "no model": (NO_MODEL, NO_MODEL),
 }
 
 
@@ -473,7 +482,7 @@ def correction_of(
     """
     is_intact, condition, _ = _intact(examples)
     mean, deviation = _moments(levels[is_intact], least=1e-6)
-    x = surprise.standardised(levels, mean, deviation)
+    x = standardised(levels, mean, deviation)
     usual = usual_of(x, circumstances, examples)
     both = np.column_stack([surprises, x - circumstances @ usual])
     rows, pull = [], np.zeros(x.shape[1])
@@ -630,7 +639,7 @@ def measure(
         outputs, cache = {}, {}  # a network may be of several heads
         for name, own in networks.items():
             points = surprise.point_surprise(fields, own, outputs)
-            sources = surprise.sources_of(own)
+            sources = sources_of(own)
             found = surprise.window_statistics(fields, points, sources, cache)
             statistics[name].append(found)
             if example.kind == "none":
@@ -729,7 +738,7 @@ def fit_heads(
     for name, (own, kind) in networks.items():
         used = np.array([e.kind != kind for e in of_lines])
         chosen = _chosen(of_lines, used)
-        rows = surprise.without_levels(statistics[name], surprise.sources_of(own))
+        rows = surprise.without_levels(statistics[name], sources_of(own))
         lines[name] = line_of(rows[used], circumstances[used], chosen)
     kept_back = {e.scene for e in unseen}
     seen = [e for e in examples if e.scene not in kept_back]

@@ -22,13 +22,16 @@ import scipy.ndimage
 from jaxtyping import Bool, Float
 from tqdm import tqdm
 
-import offline_proof
-import pipeline
-import surprise
-import surprise_training
 from spa import geometry, workers
 from spa.errors import PipelineError
 from spa.files import whole_file
+from spa.realism import evidence, surprise, surprise_training
+from spa.realism.conditions import condition_tracks, varied_clip
+from spa.realism.heads import HEADS_VERSION, heads_path, write_heads
+from spa.realism.hold_out import clip_windows
+from spa.realism.options import make_options
+from spa.realism.scorer import load_checkpoint
+from spa.realism.tracks import Tracks3D
 from spa.simulation import damages, pools
 from spa.simulation.render import render
 from spa.simulation.scenes import VERSION, NoScene, generate_scene
@@ -143,22 +146,22 @@ def softly_warped(
 
 def warped_fields(stored, seed, checkpoint, options):
     """Fields and culprits of a scene whose noisy tracks are warped; see clip_fields."""
-    tracks = offline_proof.condition_tracks(stored, "none", "noisy", seed)
+    tracks = condition_tracks(stored, "none", "noisy", seed)
     pixels = geometry.project(tracks.tracks, tracks.intrinsics)
     visible = tracks.visible[..., 0] > 0
     pixels, moved = softly_warped(pixels, visible, np.random.default_rng([seed, 3]))
     lifted = geometry.lift(pixels.astype(np.float32), tracks.intrinsics, 1.0)
     tracks = dataclasses.replace(tracks, tracks=lifted)
-    for fields in pipeline.clip_fields(tracks, checkpoint, options):
+    for fields in evidence.clip_fields(tracks, checkpoint, options):
         moves = moved[fields.ids[fields.rows], fields.start + fields.frames]
         yield fields, np.where(moves > 0.5, 1, -1).astype(np.int8)
 
 
 def twin_fields(stored, kind, condition, seed, checkpoint, options):
     """Fields and culprits of a scene or twin; see clip_fields."""
-    tracks = offline_proof.condition_tracks(stored, kind, condition, seed)
+    tracks = condition_tracks(stored, kind, condition, seed)
     body = instances(stored, kind, tracks, condition, seed)
-    for fields in pipeline.clip_fields(tracks, checkpoint, options):
+    for fields in evidence.clip_fields(tracks, checkpoint, options):
         guilty = np.isin(body[fields.ids], stored[f"{kind}/ids"])
         moment = int(stored[f"{kind}/frame"])
         yield fields, surprise_training.culprits(fields, kind, moment, guilty)
@@ -171,11 +174,11 @@ def varied_fields(seed, checkpoint, options):
     scored: in the first seconds of a scene more happens than later.
     """
     try:
-        _, tracks = offline_proof.varied_clip(seed, VARIED_FRAMES)
+        _, tracks = varied_clip(seed, VARIED_FRAMES)
     except NoScene:
         return
     length = checkpoint.config.num_output_frames
-    windows = pipeline.clip_windows(tracks.tracks.shape[1], length)
+    windows = clip_windows(tracks.tracks.shape[1], length)
     rng = np.random.default_rng([seed, 4])
     frames = slice(*windows[rng.integers(len(windows))])
     seen = (tracks.visible[:, frames, 0] > 0).any(axis=1)
@@ -186,11 +189,11 @@ def varied_fields(seed, checkpoint, options):
         tracks=tracks.tracks[seen, frames],
         visible=tracks.visible[seen, frames],
     )
-    for fields in pipeline.clip_fields(tracks, checkpoint, options):
+    for fields in evidence.clip_fields(tracks, checkpoint, options):
         yield fields, np.zeros(len(fields.rows), np.int8)
 
 
-def piece_of(tracks: pipeline.Tracks3D, kind: str) -> pipeline.Tracks3D:
+def piece_of(tracks: Tracks3D, kind: str) -> Tracks3D:
     """The tracks of a clip that is cut or thinned out as one of PIECES; those that are
     seen in two frames of it."""
     start, stop, step = PIECES[kind]
@@ -210,12 +213,12 @@ def damaged_fields(file, kind, checkpoint, options):
     with np.load(file) as archive:
         stored = dict(archive)
     of_file, seed = "none" if kind in PIECES else kind, int(file.stem)
-    tracks = offline_proof.condition_tracks(stored, of_file, "rendered", seed)
+    tracks = condition_tracks(stored, of_file, "rendered", seed)
     if kind in PIECES:
         tracks = piece_of(tracks, kind)
     if len(tracks.tracks) < surprise.NUM_NEAR[0]:
         return
-    for fields in pipeline.clip_fields(tracks, checkpoint, options):
+    for fields in evidence.clip_fields(tracks, checkpoint, options):
         yield fields, np.full(len(fields.rows), -1, np.int8)
 
 
@@ -375,8 +378,8 @@ def fit(
             scenes to fit anything on.
         OSError: what cannot be written.
     """
-    options = pipeline.make_options("mini")  # its seed is no part of what is kept
-    checkpoint = pipeline.load_checkpoint(checkpoint_path, options)
+    options = make_options("mini")  # its seed is no part of what is kept
+    checkpoint = load_checkpoint(checkpoint_path, options)
     work = Path(work_dir)
     most_intact = num_varied - num_varied // 2 + num_damaged + num_paired
     _check_numbers(most_intact, num_paired, num_torn)
@@ -395,7 +398,7 @@ def fit(
             )
         )
         further = _further_clips(work, scenes, rendered, paired, num_torn, num_workers)
-    how = f"{checkpoint.sha256[:12]}_{surprise.VERSION}_{VERSION}"
+    how = f"{checkpoint.sha256[:12]}_{HEADS_VERSION}_{VERSION}"
     found = list(examples(clips, work / f"fields_{how}", checkpoint, options))
     more = list(examples(further, work / f"further_{how}", checkpoint, options))
     number = len(found) + len(more)
@@ -409,12 +412,12 @@ def fit(
         "scenes_version": VERSION,
         "num_clips": number,
     }
-    path = surprise.heads_path(checkpoint.name, output_dir or checkpoint.folder)
+    path = heads_path(checkpoint.name, output_dir or checkpoint.folder)
     shipped = {name: heads.pop(name) for name in surprise_training.SOURCES}
-    surprise.write_heads(path, shipped, checkpoint.sha256, about)
+    write_heads(path, shipped, checkpoint.sha256, about)
     if heads:
         beside = path.with_stem(f"{path.stem}_left_out")
-        surprise.write_heads(beside, heads, checkpoint.sha256, about)
+        write_heads(beside, heads, checkpoint.sha256, about)
     return f"{number} clips\nwritten {path}"
 
 

@@ -1,0 +1,110 @@
+"""Simulated scenes as a tracker sees them: true, noisy and rendered tracks."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+
+from spa import geometry
+from spa.data.augmentation import Augmentation, augment_example
+from spa.realism.hold_out import lots, track_keys
+from spa.realism.tracks import Tracks3D
+from spa.simulation.pools import (
+    SIDE,
+    compared_rows,
+)
+from spa.simulation.scenes import Scene, generate_scene
+
+VARIED_TRACKS = 128, 1024  # of varied_clip
+MOST_RENDERED = 1200  # of the tracker's tracks
+
+# As a tracker sees a clip: noise as in training, lost tracks, neither depth nor focal
+# length; all of its frames.
+SEEN = dataclasses.replace(
+    Augmentation(),
+    noise=1.0, lost=1.0, unit_depth=1.0, crop=0.0, stride=0.0, mirror=0.0,
+)  # fmt: skip
+
+
+def condition_tracks(
+    stored: Mapping[str, np.ndarray], kind: str, condition: str, seed: int
+) -> Tracks3D:
+    """Tracks of a scene or twin as one of CONDITIONS, at depth 1.
+
+    Of the simulator's own tracks those of `compared_rows`; of rendered pictures
+    MOST_RENDERED of those that the tracker found, drawn at random, for time.
+
+    Args:
+        stored: of a file of `make_pool`.
+        kind: "none", or the violation.
+        seed: of the tracker's noise; the same for a scene and its twins.
+    """
+    camera = geometry.default_intrinsics(SIDE, SIDE)
+    if condition == "rendered":
+        pixels, visible = stored[f"{kind}/lk"], stored[f"{kind}/lkv"]
+        tracks = _at_depth_1(pixels, visible, camera)
+        drawn = lots(track_keys(tracks), seed)
+        rows = np.sort(np.argsort(drawn)[:MOST_RENDERED])
+        return _at_depth_1(pixels[rows], visible[rows], camera)
+    rows = compared_rows(stored[f"{kind}/track_ids"], seed)
+    tracks, visible = stored[f"{kind}/tracks"][rows], stored[f"{kind}/visible"][rows]
+    if condition == "true":
+        pixels = geometry.project(tracks, stored["intrinsics"])
+        return _at_depth_1(pixels, visible, camera)
+    example = {
+        "tracks_3d": tracks,
+        "visible": visible[..., None].astype(np.float32),
+        "intrinsics": stored["intrinsics"],
+        "height": SIDE,
+        "width": SIDE,
+    }
+    rng = np.random.default_rng([seed, 1])
+    example = augment_example(example, rng, SEEN, tracks.shape[1])
+    pixels = geometry.project(example["tracks_3d"], example["intrinsics"])
+    return _at_depth_1(pixels, example["visible"][..., 0] > 0, camera)
+
+
+def varied_clip(
+    seed: int, frames: tuple[int, int] = (24, 150)
+) -> tuple[Scene, Tracks3D]:
+    """An intact scene, its length and its number of tracks drawn, as a tracker sees it.
+
+    Args:
+        seed: of synthetic.py, and of all draws.
+        frames: how many at least and at most.
+
+    Raises:
+        NoScene: the seed gives none.
+    """
+    rng = np.random.default_rng(seed)
+    num_frames = int(rng.integers(frames[0], frames[1] + 1))
+    num_tracks = int(np.exp(rng.uniform(*np.log(VARIED_TRACKS))))
+    scene = generate_scene(seed, num_frames, num_tracks)
+    example = {
+        "tracks_3d": scene.tracks_3d,
+        "visible": scene.visible.astype(np.float32),
+        "intrinsics": scene.intrinsics,
+        "height": scene.height,
+        "width": scene.width,
+    }
+    example = augment_example(example, rng, SEEN, num_frames)
+    tracks = Tracks3D(
+        tracks=example["tracks_3d"],
+        visible=example["visible"],
+        intrinsics=example["intrinsics"],
+        size=(scene.height, scene.width),
+        intrinsics_source="assumed",
+    )
+    return scene, tracks
+
+
+def _at_depth_1(pixels, visible, camera) -> Tracks3D:
+    pixels = np.where(visible[..., None], pixels, 0).astype(np.float32)
+    return Tracks3D(
+        tracks=geometry.lift(pixels, camera, 1.0),
+        visible=visible[..., None].astype(np.float32),
+        intrinsics=camera,
+        size=(SIDE, SIDE),
+        intrinsics_source="assumed",
+        backends={"tracker": "lk", "features": None, "depth": None},
+    )

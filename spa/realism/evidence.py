@@ -1,0 +1,188 @@
+"""What surprise is made of: tracks held out at random, by region, moved as others."""
+
+import dataclasses
+from collections.abc import Iterator
+
+import cv2
+import jax
+import numpy as np
+import scipy.spatial
+import scipy.special
+from jaxtyping import Float, Int, UInt64
+from tqdm import tqdm
+
+from spa import geometry, metrics
+from spa.model import checkpoints
+from spa.realism import surprise
+from spa.realism.hold_out import (
+    OF_GROUPS,
+    HeldOut,
+    WindowPrediction,
+    hold_out,
+    lots,
+    nearest_frames,
+    predict_window,
+    track_keys,
+)
+from spa.realism.options import Options
+from spa.realism.tracks import Tracks3D
+
+NUM_REGIONS = 8  # of a window, each of which is held out at once;
+ROWS_OF_REGIONS = 2  # so many of them above each other, to begin with
+MOST_TOGETHER = 1200  # tracks of a window that surprise sees at once
+
+
+def clip_fields(
+    tracks: Tracks3D,
+    checkpoint: checkpoints.Checkpoint,
+    options: Options,
+    held_out: HeldOut | None = None,
+) -> Iterator[surprise.Fields]:
+    """Per window, and group of its tracks if there are many, the numbers that surprise
+    is made of, see surprise.window_fields. One by one: of a long clip they are large.
+    None of a window with fewer than four tracks that were held out.
+
+    Args:
+        tracks: of one clip.
+        checkpoint: a 3DSPA model.
+        options: as of `hold_out`.
+        held_out: of `hold_out` with these; made here if it is not given.
+    """
+    held_out = held_out or hold_out(tracks, checkpoint, options)
+    params, keys = jax.device_put(checkpoint.params), track_keys(tracks)
+    for window in tqdm(
+        held_out.windows, "surprise", unit="window", delay=1, leave=False
+    ):
+        if len(np.unique(window.ids)) < surprise.NUM_NEAR[0]:
+            continue
+        by_region = predict_by_region(
+            checkpoint.model, params, tracks, window, keys, options
+        )
+        for ids in _groups(window, keys, options):
+            yield _window_fields(tracks, window, by_region, ids)
+
+
+def _groups(window, keys, options):
+    """A window's tracks dealt at random into groups of a size that surprise is used to:
+    what is sharpest among more of them would be sharper."""
+    ids = np.unique(window.ids)
+    drawn = lots(keys[ids], options.seed, window.start, OF_GROUPS)
+    groups = np.array_split(ids[np.argsort(drawn)], -(-len(ids) // MOST_TOGETHER))
+    return [np.sort(group) for group in groups]
+
+
+def predict_by_region(
+    model,
+    params: dict,
+    tracks: Tracks3D,
+    window: WindowPrediction,
+    keys: UInt64[np.ndarray, " N"],
+    options: Options,
+) -> WindowPrediction:
+    """A window's tracks once more, all of a region of the picture held out at once.
+
+    Regions are NUM_REGIONS clusters (k-means) of the tracks' mean positions.
+    """
+    span = window.start, window.stop
+    pixels, visible = _at_evaluation_size(tracks, np.arange(len(tracks.tracks)), span)
+    seen = np.flatnonzero(visible.any(axis=1))
+    weight = visible[seen, :, None]
+    centres = np.where(weight, pixels[seen], 0).sum(1) / weight.sum(1)
+    region = _regions(centres.astype(np.float32))
+    held = np.zeros((region.max() + 1, len(visible)), bool)
+    held[region, seen] = True
+    options = dataclasses.replace(options, num_query_points=None)
+    return predict_window(model, params, tracks, span, held, keys, options)
+
+
+def _regions(centres: Float[np.ndarray, "N 2"]) -> Int[np.ndarray, " N"]:
+    """NUM_REGIONS clusters of positions, or one for each if they are fewer.
+
+    They start as cells across and down with equally many each, not at random: one track
+    more hardly moves them.
+    """
+    count = len(centres)
+    number = min(NUM_REGIONS, count)
+    columns = max(1, number // ROWS_OF_REGIONS)
+    column = np.argsort(np.argsort(centres[:, 0])) * columns // count
+    start = np.zeros((count, 1), np.int32)
+    for i in range(columns):
+        own = np.flatnonzero(column == i)
+        first, stop = i * number // columns, (i + 1) * number // columns
+        place = np.argsort(np.argsort(centres[own, 1]))
+        start[own, 0] = first + place * (stop - first) // len(own)
+    criteria = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_COUNT, 20, 0.1)
+    flags = cv2.KMEANS_USE_INITIAL_LABELS
+    return cv2.kmeans(centres, number, start, criteria, 1, flags)[1][:, 0]
+
+
+def _at_evaluation_size(tracks, ids, span):
+    """Pixels at 256 [N, L, 2] and what is visible [N, L] of tracks in a window."""
+    camera = metrics.evaluation_intrinsics(tracks.intrinsics, tracks.size)
+    part = np.s_[span[0] : span[1]]
+    pixels = geometry.project(tracks.tracks[ids, part], camera)
+    visible = tracks.visible[ids, part, 0] > 0
+    return pixels, visible & np.isfinite(pixels).all(-1)
+
+
+def _window_fields(tracks, window, by_region, ids):
+    # A track that was held out in several splits counts in the first.
+    unique, first = np.unique(window.ids, return_index=True)
+    first = first[np.searchsorted(unique, ids)]
+    span = window.start, window.stop
+    pixels, visible = _at_evaluation_size(tracks, ids, span)
+    predictions = {
+        "nearest": _as_nearest(tracks, window, ids, first),
+        "random": _predicted_pixels(tracks, window, ids),
+        "region": _predicted_pixels(tracks, by_region, ids),
+    }
+    return surprise.window_fields(pixels, visible, predictions, span, ids)
+
+
+def _predicted_pixels(tracks, window, ids):
+    """Of the tracks `ids`; NaN for those that the window does not predict."""
+    camera = metrics.evaluation_intrinsics(tracks.intrinsics, tracks.size)
+    unique, first = np.unique(window.ids, return_index=True)
+    is_there = np.isin(ids, unique)
+    rows = first[np.searchsorted(unique, ids[is_there])]
+    length = window.stop - window.start
+    pixels = np.full((len(ids), length, 2), np.nan, np.float32)
+    pixels[is_there] = geometry.project(window.tracks[rows], camera)
+    visible = np.full((len(ids), length), np.nan, np.float32)
+    visible[is_there] = scipy.special.expit(window.visible_logits[rows, :, 0])
+    if window.log_error_scale is None:
+        return surprise.Predictions(pixels, visible)
+    limit = surprise.MOST_LOG_SCALE
+    scale = np.full((len(ids), length), np.nan, np.float32)
+    log_scale = np.clip(window.log_error_scale[rows, :, 0], -limit, limit)
+    scale[is_there] = camera[0] * np.exp(log_scale)
+    return surprise.Predictions(pixels, visible, scale)
+
+
+def _as_nearest(tracks, window, ids, first):
+    """Each track of `ids` moved as that one moves which is nearest to it in its query's
+    frame, of those of another split; needs no model. Where all were held out in one
+    split, of those that the model was shown. NaN where there is none."""
+    asked = window.query_points[first, 0].astype(int) - window.start
+    split = window.splits[first]
+    only_one = len(ids) and (split == split[0]).all()
+    shown = window.support[split[0]] if only_one else ids[:0]
+    pixels, visible = _at_evaluation_size(
+        tracks, np.concatenate([ids, shown]), (window.start, window.stop)
+    )
+    split = np.concatenate([split, np.full(len(shown), -1)])
+    nearest = np.full(len(ids), -1)
+    for t in np.unique(asked):
+        for s in np.unique(split[: len(ids)][asked == t]):
+            mine = (asked == t) & (split[: len(ids)] == s) & visible[: len(ids), t]
+            mine = np.flatnonzero(mine)
+            others = np.flatnonzero(visible[:, t] & (split != s))
+            if len(mine) and len(others):
+                tree = scipy.spatial.cKDTree(pixels[others, t])
+                nearest[mine] = others[tree.query(pixels[mine, t])[1]]
+    rows = np.flatnonzero(nearest >= 0)
+    nearest, asked = nearest[rows], asked[rows]
+    moved = pixels[nearest[:, None], nearest_frames(visible[nearest])]
+    found = np.full((len(ids), *pixels.shape[1:]), np.nan, np.float32)
+    found[rows] = pixels[rows, asked][:, None] + moved - pixels[nearest, asked][:, None]
+    return surprise.Predictions(found)

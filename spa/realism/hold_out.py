@@ -1,0 +1,453 @@
+"""Tracks of a clip predicted from others, window by window.
+
+Each track is queried at the middle one of the frames in which it is visible: no
+frame is then far from it, and a clip's score does not hang on a draw.
+"""
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Float, Int, UInt64
+from tqdm import tqdm
+
+from spa import geometry, metrics
+from spa.errors import PipelineError
+from spa.model import checkpoints
+from spa.model.prediction import predict, support_batch
+from spa.realism.options import Options
+from spa.realism.tracks import Tracks3D
+
+LOG = logging.getLogger(__name__)
+NOT_PREDICTED = -20.0  # visible logit where no window predicts a track
+HELD_SHARE = 4  # one track in so many is held out in a repeated split
+# What is drawn, as the last salt of `lots`: no two draws may have the same numbers.
+OF_SPLITS, OF_GROUPS, OF_SUPPORT, OF_QUERIES = range(4)
+
+
+def clip_windows(
+    num_frames: int, length: int, cuts: Sequence[int] = ()
+) -> list[tuple[int, int]]:
+    """Windows (start, stop) that cover a clip, overlapping by half.
+
+    The last one of a shot is moved back to end where the shot ends. A shot shorter than
+    a window is one window; a single frame is none.
+
+    Args:
+        num_frames: of the clip.
+        length: of a window.
+        cuts: frames at which another shot begins.
+    """
+    windows = []
+    for start, stop in zip([0, *cuts], [*cuts, num_frames], strict=True):
+        if stop - start > length:
+            starts = range(start, stop - length, max(1, length // 2))
+            windows += [(s, s + length) for s in [*starts, stop - length]]
+        elif stop - start > 1:
+            windows.append((start, stop))
+    return windows
+
+
+def deal_splits(
+    drawn: UInt64[np.ndarray, "S N"], options: Options
+) -> Bool[np.ndarray, "S N"]:
+    """Which tracks [S, N] are held out in each split.
+
+    With score_all_points each in one of them, equally many in each; else, in each
+    split, one in HELD_SHARE.
+
+    Args:
+        drawn: numbers for tracks, as of `lots`, for each of the options' splits; the
+            lowest decide. With score_all_points one row is enough.
+    """
+    count = drawn.shape[1]
+    if not options.score_all_points:
+        place = np.argsort(np.argsort(drawn, axis=1), axis=1)
+        return place < max(1, count // HELD_SHARE)
+    num_splits = min(options.num_splits, count)
+    # Runs of neighbouring numbers, not every fourth: one track more moves few others.
+    place = np.argsort(np.argsort(drawn[0]))
+    return place * num_splits // max(1, count) == np.arange(num_splits)[:, None]
+
+
+def track_keys(tracks: Tracks3D) -> UInt64[np.ndarray, " N"]:
+    """By what a track is told from the others: where and when it is first visible.
+
+    Draws by these, and not by its number among all tracks, are the same for tracks that
+    two copies of a clip have in common. Else a clip would be compared with its damaged
+    or re-encoded copy, in which a track more or less was found, by other draws
+    throughout; they change the score more than a subtle damage does.
+    """
+    visible = tracks.visible[..., 0] > 0
+    first, each = visible.argmax(axis=1), np.arange(len(visible))
+    position = np.where(visible.any(1)[:, None], tracks.tracks[each, first], 0)
+    camera = metrics.evaluation_intrinsics(tracks.intrinsics, tracks.size)
+    # In quarters of a pixel at 256: points that are seeded at whole pixels keep theirs;
+    # of a network's, which move by a hundredth from run to run, nearly all do.
+    place = np.nan_to_num(4 * geometry.project(position, camera))
+    return _mixed(first, *np.round(place.clip(-1e9, 1e9)).T)
+
+
+def lots(keys: UInt64[np.ndarray, " N"], *salt: int) -> UInt64[np.ndarray, " N"]:
+    """A random number for each track, others for another salt."""
+    return _mixed(keys, *(np.full(len(keys), number % 2**63) for number in salt))
+
+
+def split_lots(
+    keys: UInt64[np.ndarray, " N"], split: int, options: Options
+) -> UInt64[np.ndarray, " N"]:
+    """Those by which tracks are dealt into a split, see `deal_splits`."""
+    return lots(keys, options.seed, split, OF_SPLITS)
+
+
+def _mixed(*numbers) -> UInt64[np.ndarray, " N"]:
+    """Integers [N] to one that looks random: the finaliser of SplitMix64 (Steele, Lea &
+    Flood 2014), applied again for each."""
+    state = np.zeros(len(numbers[0]), np.uint64)
+    for number in numbers:
+        if number.dtype != np.uint64:
+            number = number.astype(np.int64).view(np.uint64)
+        state = state + number + np.uint64(0x9E3779B97F4A7C15)
+        state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        state = state ^ (state >> np.uint64(31))
+    return state
+
+
+@dataclasses.dataclass(frozen=True)
+class WindowPrediction:
+    """The held-out tracks of one window, predicted split by split.
+
+    Attributes:
+        start, stop: frames of the clip.
+        ids: [M] which tracks were predicted.
+        splits: [M] in which split.
+        tracks: [M, L, 3] their predicted positions, camera frame, the clip's unit.
+        visible_logits: [M, L, 1].
+        query_points: [M, 4] (frame of the clip, x, y, z) they were queried with.
+        support: per split, the tracks shown; none where there were none to show.
+        scale: [S] per split, the scale the model saw them at; NaN without support.
+        latents: [S, K, C] per split; NaN without support.
+        log_error_scale: [M, L, 1] log of the error that the model expects, in fractions
+            of the depth; None if the model does not say.
+    """
+
+    start: int
+    stop: int
+    ids: Int[np.ndarray, " M"]
+    splits: Int[np.ndarray, " M"]
+    tracks: Float[np.ndarray, "M L 3"]
+    visible_logits: Float[np.ndarray, "M L 1"]
+    query_points: Float[np.ndarray, "M 4"]
+    support: list[Int[np.ndarray, " n"]]
+    scale: Float[np.ndarray, " S"]
+    latents: Float[np.ndarray, "S K C"]
+    log_error_scale: Float[np.ndarray, "M L 1"] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOut:
+    """Every track that was predicted from others, over the whole clip; once for each
+    split that it was held out in.
+
+    Attributes:
+        ids: [M] which tracks, in order.
+        splits: [M] the split each was held out in.
+        tracks: [M, T, 3] predicted positions, camera frame, the clip's unit.
+        visible_logits: [M, T, 1].
+        counted: [M, T] where there is a prediction to judge: some window predicts the
+            track there, and the position was not given away as its query point.
+        windows: what this was blended from.
+    """
+
+    ids: Int[np.ndarray, " M"]
+    splits: Int[np.ndarray, " M"]
+    tracks: Float[np.ndarray, "M T 3"]
+    visible_logits: Float[np.ndarray, "M T 1"]
+    counted: Bool[np.ndarray, "M T"]
+    windows: list[WindowPrediction]
+
+
+def hold_out(
+    tracks: Tracks3D, checkpoint: checkpoints.Checkpoint, options: Options
+) -> HeldOut:
+    """Predicts tracks of a clip from tracks that are not held out with them.
+
+    Raises:
+        PipelineError: features that are asked for, or that the checkpoint cannot do
+            without, and that the tracks do not have; features of another width.
+    """
+    check_features(tracks, checkpoint, options)
+    num_tracks, num_frames = tracks.visible.shape[:2]
+    keys = track_keys(tracks)
+    rows = [split_lots(keys, split, options) for split in range(options.num_splits)]
+    held = deal_splits(np.stack(rows), options)
+    length = options.num_output_frames or checkpoint.config.num_output_frames
+    spans = clip_windows(num_frames, length, tracks.cuts)
+    LOG.info(
+        "%d window(s) of up to %d frames, %d splits, up to %d support tracks",
+        len(spans),
+        length,
+        len(held),
+        options.num_support_tracks,
+    )
+    LOG.info("device: %s", jax.devices()[0])
+    params = jax.device_put(checkpoint.params)
+    windows = [
+        predict_window(checkpoint.model, params, tracks, span, held, keys, options)
+        for span in tqdm(spans, "predicting", unit="window", delay=1, leave=False)
+    ]
+    return HeldOut(*blend(windows, num_tracks, num_frames), windows)
+
+
+def check_features(
+    tracks: Tracks3D, checkpoint: checkpoints.Checkpoint, options: Options
+) -> None:
+    """That the model gets the features that it must, and can take them.
+
+    Raises:
+        PipelineError: features of another width than the checkpoint's, or none where
+            they are asked for or it cannot do without.
+    """
+    # Those of a front end were checked when it was loaded, and cost time.
+    is_computed = tracks.backends["features"] is not None
+    stored = tracks.dino is not None and not is_computed
+    if stored and checkpoint.config.use_dino and options.use_dino is not False:
+        width = tracks.dino(0, 1, np.arange(1)).shape[-1]
+        wanted = checkpoint.config.dino_feature_dim
+        if width != wanted:
+            raise PipelineError(
+                f"the tracks come with {width} dino features, {checkpoint.name} was "
+                f"trained with {wanted}: use those of another model, or --nouse_dino"
+            )
+    for name in ("dino", "depth"):
+        if getattr(tracks, name) is not None:
+            continue
+        if getattr(options, f"use_{name}"):
+            raise PipelineError(
+                f"use_{name} is asked for, but the tracks come without {name} features"
+            )
+        config = checkpoint.config
+        if getattr(config, f"use_{name}") and not getattr(config, f"has_absent_{name}"):
+            raise PipelineError(
+                f"{checkpoint.name} cannot do without {name} features, and the tracks "
+                "come without: use another checkpoint"
+            )
+
+
+def predict_window(
+    model,
+    params: dict,
+    tracks: Tracks3D,
+    span: tuple[int, int],
+    held: Bool[np.ndarray, "S N"],
+    keys: UInt64[np.ndarray, " N"],
+    options: Options,
+) -> WindowPrediction:
+    """Predicts the held-out tracks of every split from its others, in one window.
+
+    Args:
+        span: its first frame, and the one behind its last.
+        held: which tracks are held out in each split.
+        keys: of `track_keys`, for what is drawn.
+    """
+    start, stop = span
+    window = tracks.tracks[:, start:stop]
+    visible = tracks.visible[:, start:stop, 0] > 0
+    seen = visible.any(axis=1)
+    num_splits, num_tracks = held.shape
+    most = {
+        OF_SUPPORT: options.num_support_tracks, OF_QUERIES: options.num_query_points
+    }  # fmt: skip
+
+    def draw(which, split, role):
+        numbers = lots(keys, options.seed, start, split, role)
+        return lowest(np.flatnonzero(which), numbers, most[role])
+
+    drawn = [
+        (
+            draw(seen & ~hidden, split, OF_SUPPORT),
+            draw(seen & hidden, split, OF_QUERIES),
+        )
+        for split, hidden in enumerate(held)
+    ]
+    support, parts = [shown for shown, _ in drawn], []
+    features = window_features(model, tracks, span, support, options)
+    scales = np.full(num_splits, np.nan, np.float32)
+    latents = np.full(
+        (num_splits, model.num_latent_tokens, model.latent_token_dim),
+        np.nan,
+        np.float32,
+    )
+    for split, (shown, asked) in enumerate(drawn):
+        if len(shown) == 0 or len(asked) == 0:
+            continue
+        scale = geometry.clip_scale(window[shown], visible[shown, :, None])
+        batch = support_batch(
+            geometry.normalize(window[shown], scale),
+            visible[shown],
+            min(options.num_support_tracks, 128 * -(-num_tracks // 128)),
+            model.num_output_frames,
+            features_shown(features, shown, window, visible, scale),
+        )
+        points = middle_points(window[asked], visible[asked])
+        encoded, predicted, logits, expected = predict(
+            model, params, batch, points / [1, scale, scale, scale]
+        )
+        inside = np.s_[:, : stop - start]
+        predicted = geometry.denormalize(predicted[inside], scale)
+        points, of_split = points + [start, 0, 0, 0], np.full(len(asked), split)
+        expected = logits if expected is None else expected
+        parts.append(
+            (asked, of_split, predicted, logits[inside], points, expected[inside])
+        )
+        scales[split], latents[split] = scale, encoded
+    length = stop - start
+    empty = [(0,), (0,), (0, length, 3), (0, length, 1), (0, 4), (0, length, 1)]
+    parts = parts or [tuple(np.zeros(shape, np.float32) for shape in empty)]
+    ids, of_split, predicted, logits, points, expected = map(
+        np.concatenate, zip(*parts, strict=True)
+    )
+    return WindowPrediction(
+        start,
+        stop,
+        ids=ids.astype(int),
+        splits=of_split.astype(int),
+        tracks=predicted,
+        visible_logits=logits,
+        query_points=points.astype(np.float32),
+        support=support,
+        scale=scales,
+        latents=latents,
+        log_error_scale=expected if model.predict_error_scale else None,
+    )
+
+
+def lowest(
+    ids: Int[np.ndarray, " n"], drawn: UInt64[np.ndarray, " N"], most: int | None
+) -> Int[np.ndarray, " m"]:
+    """At most so many of these tracks (None: all), in order; those with the lowest of
+    the numbers `drawn` for all tracks."""
+    if most is None or len(ids) <= most:
+        return ids
+    return np.sort(ids[np.argsort(drawn[ids], kind="stable")[:most]])
+
+
+@dataclasses.dataclass(frozen=True)
+class WindowFeatures:
+    """What the model takes besides positions, of those tracks that it is shown.
+
+    Attributes:
+        ids: [n] which tracks, in order.
+        values: "dino" and "depth", as far as there are any: [n, L, D].
+    """
+
+    ids: Int[np.ndarray, " n"]
+    values: dict[str, np.ndarray]
+
+    def of(self, name: str, shown: Int[np.ndarray, " m"]) -> np.ndarray:
+        """[m, L, D] of some of the tracks."""
+        return self.values[name][np.searchsorted(self.ids, shown)]
+
+
+def window_features(
+    model,
+    tracks: Tracks3D,
+    span: tuple[int, int],
+    support: Sequence[Int[np.ndarray, " m"]],
+    options: Options,
+) -> WindowFeatures:
+    """Features that the model takes, of all tracks that are shown in some split; the
+    others, most of a fine grid's, are never computed."""
+    ids = np.unique(np.concatenate(support))
+    names = [
+        name
+        for name in ("dino", "depth")
+        if getattr(model, f"use_{name}")
+        and getattr(options, f"use_{name}") is not False
+        and getattr(tracks, name) is not None
+    ]
+    if not len(ids):
+        return WindowFeatures(ids, {})
+    return WindowFeatures(ids, {n: getattr(tracks, n)(*span, ids) for n in names})
+
+
+def features_shown(
+    features: WindowFeatures,
+    shown: Int[np.ndarray, " n"],
+    tracks: Float[np.ndarray, "N L 3"],
+    visible: Bool[np.ndarray, "N L"],
+    scale: float,
+) -> dict[str, np.ndarray]:
+    """Those of `window_features` that go into the batch, of the tracks `shown`: the
+    waves of the depth, which follow from the scale, are added here."""
+    batch = {}
+    if "dino" in features.values:
+        batch["dino_features"] = features.of("dino", shown)
+    if "depth" in features.values:
+        z = np.where(visible[shown], tracks[shown, :, 2], scale).astype(np.float32)
+        waves = geometry.depth_waves(z, np.float32(scale))
+        parts = [features.of("depth", shown), waves]
+        batch["depth_features"] = np.concatenate(parts, axis=-1, dtype=np.float32)
+    return batch
+
+
+def middle_points(
+    tracks: Float[np.ndarray, "Q L 3"], visible: Bool[np.ndarray, "Q L"]
+) -> Float[np.ndarray, "Q 4"]:
+    """Query points (frame, x, y, z): each track's middle visible frame, and where it is
+    then. Every track must be visible in some frame."""
+    middle = (visible.sum(axis=1) - 1) // 2
+    frame = (visible.cumsum(axis=1) > middle[:, None]).argmax(axis=1)
+    position = tracks[np.arange(len(tracks)), frame]
+    return np.concatenate([frame[:, None], position], axis=1).astype(np.float32)
+
+
+def blend(
+    windows: Sequence[WindowPrediction], num_tracks: int, num_frames: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """One prediction per track, split and frame from those of overlapping windows.
+
+    A window counts more the farther a frame is from its ends. Where no window predicts
+    a track, its nearest predicted position in time stands, with a visible logit of -20.
+
+    Returns:
+        For every split that a track is predicted in, tracks in order: which track it is
+        [M], which split [M], positions [M, T, 3], logits [M, T, 1], and what counts
+        [M, T], see HeldOut.
+    """
+    most = 1 + max((w.splits.max(initial=0) for w in windows), default=0)
+    keys = [window.ids * most + window.splits for window in windows]
+    rows = np.unique(np.concatenate(keys)) if keys else np.zeros(0, int)
+    total = np.zeros((len(rows), num_frames), np.float32)
+    mixed = np.zeros((len(rows), num_frames, 4), np.float32)
+    given = np.zeros((len(rows), num_frames), bool)
+    for window, key in zip(windows, keys, strict=True):
+        at = np.searchsorted(rows, key)
+        inside = np.arange(window.stop - window.start)
+        share = np.minimum(inside + 1, inside[::-1] + 1).astype(np.float32)
+        frames = np.s_[window.start : window.stop]
+        total[at, frames] += share
+        mixed[at, frames, :3] += window.tracks * share[:, None]
+        mixed[at, frames, 3:] += window.visible_logits * share[:, None]
+        given[at, window.query_points[:, 0].astype(int)] = True
+    reached = total > 0
+    for row in range(len(rows)):  # one by one: of all at once a copy is too much
+        values = mixed[row] / np.where(reached[row], total[row], 1)[:, None]
+        mixed[row] = values[nearest_frames(reached[row : row + 1])[0]]
+    mixed[..., 3][~reached] = NOT_PREDICTED
+    ids, splits = rows // most, rows % most
+    return ids, splits, mixed[..., :3], mixed[..., 3:], reached & ~given
+
+
+def nearest_frames(mask):
+    """For each row and frame of a mask [N, T] the nearest frame where it is true, the
+    earlier of two. Every row must be true somewhere."""
+    num_frames = mask.shape[1]
+    frames = np.arange(num_frames)
+    before = np.maximum.accumulate(np.where(mask, frames, -num_frames), axis=1)
+    after = np.where(mask, frames, 2 * num_frames)[:, ::-1]
+    after = np.minimum.accumulate(after, axis=1)[:, ::-1]
+    return np.where(frames - before <= after - frames, before, after)
