@@ -23,9 +23,12 @@ import sys
 
 from absl import app, flags
 
-import video_benchmarks
 from spa import flags as spa_flags
 from spa.errors import PipelineError
+from spa.evaluation import evalcrafter, intphys2, labelled, videophy2
+from spa.evaluation.comparison import compare, read_results
+from spa.evaluation.reports import Report, as_text, write_report
+from spa.evaluation.tables import Clip, scores_of
 from spa.files import keep_compiled_programs
 from spa.flags import (
     check_output_dir,
@@ -97,7 +100,7 @@ def define_dataset_flags() -> None:
         )
     flags.DEFINE_float(
         "pc_threshold",
-        video_benchmarks.GOOD_PHYSICS,
+        videophy2.GOOD_PHYSICS,
         "videophy2: physical commonsense from here on is good.",
     )
     flags.DEFINE_list(
@@ -149,7 +152,7 @@ def define_offline_flags() -> None:
     )
 
 
-def read_clips() -> list[video_benchmarks.Clip]:
+def read_clips() -> list[Clip]:
     """The dataset that the flags name, checked."""
     name = FLAGS.benchmark
     flag = "ratings_csv" if name == "evalcrafter" else "dataset_path"
@@ -157,25 +160,25 @@ def read_clips() -> list[video_benchmarks.Clip]:
     if not path:
         raise PipelineError(f"--benchmark={name} needs --{flag}")
     if name == "evalcrafter":
-        return video_benchmarks.read_evalcrafter(path, FLAGS.video_dir, FLAGS.aspects)
+        return evalcrafter.read_evalcrafter(path, FLAGS.video_dir, FLAGS.aspects)
     if name == "intphys2":
-        return video_benchmarks.read_intphys2(path, FLAGS.split)
+        return intphys2.read_intphys2(path, FLAGS.split)
     if name == "csv":
-        return video_benchmarks.read_labelled(path, FLAGS.video_dir)
+        return labelled.read_labelled(path, FLAGS.video_dir)
     columns = ("video", "pc", "sa", "joint", "model")
     columns = {column: FLAGS[f"{column}_column"].value for column in columns}
-    return video_benchmarks.read_videophy2(path, FLAGS.video_dir, **columns)
+    return videophy2.read_videophy2(path, FLAGS.video_dir, **columns)
 
 
-def make_report(clips, values) -> video_benchmarks.Report:
+def make_report(clips, values) -> Report:
     """The benchmark's report on its clips' scores."""
     if FLAGS.benchmark == "videophy2":
-        return video_benchmarks.report_videophy2(clips, values, FLAGS.pc_threshold)
+        return videophy2.report_videophy2(clips, values, FLAGS.pc_threshold)
     if FLAGS.benchmark == "evalcrafter":
-        return video_benchmarks.report_evalcrafter(clips, values)
+        return evalcrafter.report_evalcrafter(clips, values)
     if FLAGS.benchmark == "intphys2":
-        return video_benchmarks.report_intphys2(clips, values, FLAGS.answer_threshold)
-    return video_benchmarks.report_labelled(clips, values)
+        return intphys2.report_intphys2(clips, values, FLAGS.answer_threshold)
+    return labelled.report_labelled(clips, values)
 
 
 def score_clips(clips) -> Tally:
@@ -224,7 +227,7 @@ def run() -> tuple[str, bool]:
     if FLAGS.num_shards > 1:
         done += "\nwhen all shards are done, the same command without them reports"
         return done, not tally.failed
-    values = video_benchmarks.scores_of(clips, tally.rows, FLAGS.score_name)
+    values = scores_of(clips, tally.rows, FLAGS.score_name)
     report = make_report(clips, values)
     if tally.failed:
         report.notes.append(f"{tally.failed} of {len(clips)} clips have no score")
@@ -235,7 +238,9 @@ def run() -> tuple[str, bool]:
 
 def run_offline() -> str:
     """The proof that needs no dataset."""
-    import offline_proof  # simulates and damages, which the others do without
+    from spa.evaluation import (
+        twins,  # simulates and damages, which the others do without
+    )
 
     if FLAGS.num_shards != 1 or FLAGS.shard_index:
         raise PipelineError(
@@ -243,7 +248,7 @@ def run_offline() -> str:
         )
     check_output_dir(FLAGS.output_dir)
     logging.getLogger("spa.realism").setLevel(logging.WARNING)
-    return offline_proof.run(
+    return twins.run(
         FLAGS.benchmark,
         output_dir=FLAGS.output_dir,
         video_path=FLAGS.video_path,
@@ -265,10 +270,10 @@ def run_compare() -> str:
             raise PipelineError(f"--benchmark=compare needs --{name}")
     check_output_dir(FLAGS.output_dir)
     first, second = (
-        video_benchmarks.read_results(path, FLAGS.score_name)
+        read_results(path, FLAGS.score_name)
         for path in (FLAGS.results_a, FLAGS.results_b)
     )
-    report = video_benchmarks.compare(first, second)
+    report = compare(first, second)
     about = {"benchmark": "compare", "score": FLAGS.score_name}
     about |= {n: os.path.abspath(FLAGS[n].value) for n in ("results_a", "results_b")}
     return finish(report, (), (), about)
@@ -276,9 +281,9 @@ def run_compare() -> str:
 
 def finish(report, clips, rows, about, done="") -> str:
     """Writes a report; what to print."""
-    paths = video_benchmarks.write_report(report, FLAGS.output_dir, clips, rows, about)
+    paths = write_report(report, FLAGS.output_dir, clips, rows, about)
     written = "\n".join(f"written {path}" for path in paths)
-    parts = [video_benchmarks.as_text(report), done, written]
+    parts = [as_text(report), done, written]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -286,7 +291,7 @@ def main(argv):
     if len(argv) > 1:
         sys.exit(f"do not know what to do with {argv[1]!r}: give --benchmark=NAME")
     quiet_video_decoder()
-    log_decisions("spa", "video_benchmarks")
+    log_decisions("spa")
     with errors_in_one_line():
         keep_compiled_programs(FLAGS.jax_cache_dir)
         text, is_well = run()

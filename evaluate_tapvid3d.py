@@ -14,10 +14,19 @@ import sys
 
 from absl import app, flags
 
-import tapvid3d_evaluation
 from spa import flags as spa_flags
 from spa.data.tapvid3d import TAPVID3D_SOURCES
 from spa.errors import DatasetError, PipelineError
+from spa.evaluation import tapvid3d_clips
+from spa.evaluation.tapvid3d import (
+    Report,
+    builtin_metrics,
+    evaluate,
+    table,
+    tapnet_metrics,
+    write_report,
+)
+from spa.evaluation.tapvid3d_clips import find_clips
 from spa.files import keep_compiled_programs
 from spa.flags import (
     NETWORK_OPTIONS,
@@ -28,7 +37,6 @@ from spa.flags import (
 )
 from spa.realism.options import make_options
 from spa.realism.scorer import load_checkpoint
-from tapvid3d_evaluation import builtin_metrics, find_clips, tapnet_metrics
 
 FLAGS = flags.FLAGS
 METRICS = {"builtin": builtin_metrics, "tapnet": tapnet_metrics}
@@ -116,7 +124,7 @@ def define_model_flags() -> None:
     define_network_flags()
 
 
-def run() -> tuple[str, tapvid3d_evaluation.Report]:
+def run() -> tuple[str, Report]:
     """Evaluates what the flags name; what to print, and what was found."""
     if FLAGS.dataset_path is None:
         raise PipelineError("which data? give --dataset_path=DIR")
@@ -127,7 +135,7 @@ def run() -> tuple[str, tapvid3d_evaluation.Report]:
     options = make_options(**{name: FLAGS[name].value for name in OPTIONS})
     use_tapnet = FLAGS.metrics == "tapnet"
     if use_tapnet:  # said before hours of work
-        tapvid3d_evaluation.tapnet_module("evaluation.metrics")
+        tapvid3d_clips.tapnet_module("evaluation.metrics")
     files = find_clips(
         FLAGS.dataset_path,
         FLAGS.data_sources,
@@ -135,7 +143,7 @@ def run() -> tuple[str, tapvid3d_evaluation.Report]:
         FLAGS.use_minival,
         use_tapnet,
     )
-    report = tapvid3d_evaluation.evaluate(
+    report = evaluate(
         files,
         FLAGS.output_dir,
         load_checkpoint(FLAGS.checkpoint_path, options),
@@ -145,9 +153,9 @@ def run() -> tuple[str, tapvid3d_evaluation.Report]:
         batch_size=FLAGS.batch_size,
         overwrite=FLAGS.overwrite,
     )
-    paths = tapvid3d_evaluation.write_report(report, FLAGS.output_dir)
+    paths = write_report(report, FLAGS.output_dir)
     lines = [
-        tapvid3d_evaluation.table(report.rows),
+        table(report.rows),
         f"{report.predicted} clips predicted, {report.finished} predicted before, "
         f"{len(report.failures)} failed",
         *(f"written: {path}" for path in paths),
@@ -158,7 +166,7 @@ def run() -> tuple[str, tapvid3d_evaluation.Report]:
 def main(argv):
     if len(argv) > 1:
         sys.exit(f"do not know what to do with {argv[1]!r}: give --dataset_path=DIR")
-    log_decisions("spa", "tapvid3d_evaluation")
+    log_decisions("spa")
     with errors_in_one_line(
         DatasetError,
         interrupted="what was finished is there; the same command goes on",

@@ -14,7 +14,6 @@ import sys
 
 from absl import app, flags
 
-import report_page
 from spa.errors import PipelineError, first_line
 from spa.flags import (
     check_output_dir,
@@ -22,6 +21,7 @@ from spa.flags import (
     log_decisions,
     quiet_video_decoder,
 )
+from spa.view import report_folder, report_page
 
 FLAGS = flags.FLAGS
 MOST_TOLD = 10  # failed videos that the terminal lists
@@ -75,7 +75,7 @@ def run() -> str:
     if os.path.isdir(output):
         raise PipelineError(f"{output} is a folder: --output names a file")
     check_output_dir(os.path.dirname(os.path.abspath(output)))
-    folders = [report_page.read_folder(path) for path in paths]
+    folders = [report_folder.read_folder(path) for path in paths]
     size = report_page.write_page(
         output,
         folders,
@@ -98,7 +98,7 @@ def main(argv):
     if len(argv) > 1:
         sys.exit(f"do not know what to do with {argv[1]!r}: give --results_dir=FOLDER")
     quiet_video_decoder()
-    log_decisions("report_page")
+    log_decisions("spa.view")
     with errors_in_one_line(
         interrupted="the same command goes on with the videos made so far"
     ):

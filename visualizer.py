@@ -24,11 +24,19 @@ import numpy as np
 from absl import app, flags
 from tqdm import tqdm
 
-import visualize
 from spa.clip.video import DEFAULT_FPS
 from spa.clip.video_writer import write_video
 from spa.errors import VisualizeError
 from spa.flags import check_output_dir, errors_in_one_line, quiet_video_decoder
+from spa.view import drawing
+from spa.view.drawing import (
+    HIDDEN,
+    is_in_frame,
+    video_of_result,
+    worst_tracks,
+    write_png,
+)
+from spa.view.results import load_visualization_data
 
 FLAGS = flags.FLAGS
 VIDEO_ENDINGS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".gif")
@@ -100,7 +108,7 @@ def define_more_flags() -> None:
     flags.DEFINE_enum(
         "hidden",
         "lost",
-        visualize.HIDDEN,
+        HIDDEN,
         "Points that are not visible. hollow: as rings, grey without a score. lost: as "
         "rings while they have a score, and left out then, as many trackers leave a "
         "point where it was lost. skip: not at all.",
@@ -170,7 +178,7 @@ def output_stem() -> Path:
 
 def painted_frames(data: dict):
     """RGB frames of the video to write."""
-    return visualize.video_of_result(
+    return video_of_result(
         data,
         trail=FLAGS.trail,
         point_size=FLAGS.point_size,
@@ -185,7 +193,7 @@ def with_pictures(frames, folder: Path):
     """Frames as they pass by, each left in the folder as a PNG."""
     number = -1
     for number, frame in enumerate(frames):
-        visualize.write_png(folder / f"frame_{number:05d}.png", frame)
+        write_png(folder / f"frame_{number:05d}.png", frame)
         yield frame
     for path in folder.glob("frame_*.png"):  # of a longer video, drawn earlier
         match = re.fullmatch(r"frame_(\d{5,})\.png", path.name)
@@ -195,14 +203,18 @@ def with_pictures(frames, folder: Path):
 
 def show_in_space() -> None:
     """The 3D view of the result, until Ctrl-C."""
-    import interactive  # not above: who draws a video does without
+    from spa.view.viewer import (
+        free_port,
+        make_scene,
+        show,  # not above: who draws a video does without
+    )
 
-    interactive.free_port("localhost", FLAGS.port)  # before a long file is read
-    data = visualize.load_visualization_data(os.path.expanduser(FLAGS.npz_path))
+    free_port("localhost", FLAGS.port)  # before a long file is read
+    data = load_visualization_data(os.path.expanduser(FLAGS.npz_path))
     data["fps"] = FLAGS.fps or data["fps"]
     normalize = FLAGS.normalize_scores if FLAGS["normalize_scores"].present else None
     normalize = False if FLAGS.no_normalize_scores else normalize
-    interactive.show(interactive.make_scene(data, normalize), FLAGS.port)
+    show(make_scene(data, normalize), FLAGS.port)
 
 
 def run() -> list[str]:
@@ -212,7 +224,7 @@ def run() -> list[str]:
         show_in_space()
         return []
     stem = output_stem()
-    data = visualize.load_visualization_data(os.path.expanduser(FLAGS.npz_path))
+    data = load_visualization_data(os.path.expanduser(FLAGS.npz_path))
     check_output_dir(str(stem.parent))
     scores, path = data["coords_score"], f"{stem}.mp4"
     if not data["has_scores"]:
@@ -226,7 +238,7 @@ def run() -> list[str]:
                 raise VisualizeError(f"without scores there is no --{name}")
     if not np.any(data["visibs"]):
         print(f"{data['path']}: no point is visible in any frame", file=sys.stderr)
-    elif not visualize.is_in_frame(data).any():
+    elif not is_in_frame(data).any():
         print(
             f"{data['path']}: no visible point lies in the picture: are the "
             "intrinsics for this video's size, and the extrinsics world-to-camera?",
@@ -244,9 +256,9 @@ def run() -> list[str]:
         written.append(f"{stem}_scores.png")
         chosen = None
         if FLAGS.worst is not None:
-            chosen = visualize.worst_tracks(scores, FLAGS.worst)
+            chosen = worst_tracks(scores, FLAGS.worst)
         title, fps = Path(data["path"]).name, FLAGS.fps or data["fps"]
-        visualize.plot_scores(written[-1], scores, fps, chosen, title)
+        drawing.plot_scores(written[-1], scores, fps, chosen, title)
     return [summary(data), *(f"written  {name}" for name in written)]
 
 

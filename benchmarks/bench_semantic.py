@@ -29,9 +29,10 @@ sys.path[:0] = [str(ROOT)]
 
 import tqdm
 
-import offline_proof
 from spa.clip import features, semantic, tracking
 from spa.errors import NothingToTrack
+from spa.evaluation.judged import QUESTIONS, Row, compare, estimate
+from spa.evaluation.judges import judge, load_judges
 from spa.files import keep_compiled_programs, whole_file, without_nan
 from spa.realism import conditions
 from spa.realism.options import make_options
@@ -218,7 +219,7 @@ def moving(count: int) -> list[dict]:
 def twins(count: int):
     """Paired accuracy and AUROC on rendered twins, by sampling; after each scene those
     of all so far."""
-    judges = offline_proof.load_judges(None, make_options("mini"))
+    judges = load_judges(None, make_options("mini"))
     rows, tracks = [], {name: [] for name in SAMPLINGS}
     for seed in tqdm.tqdm(range(FIRST_SEED, FIRST_SEED + count), "twins"):
         try:
@@ -237,16 +238,14 @@ def summary(rows, tracks: dict[str, float]) -> dict:
     groups = sorted({row.group for row in rows})
     figures = {}
     for name in SAMPLINGS:
-        parts = [
-            offline_proof.compare(rows, name, kind, MEASURES, groups) for kind in kinds
-        ]
+        parts = [compare(rows, name, kind, MEASURES, groups) for kind in kinds]
         if not parts:
             continue
         total = sum(parts[1:], parts[0])
         figures[name] = {"tracks": tracks[name], "num": total.num}
         for measure in MEASURES:
-            for question in offline_proof.QUESTIONS:
-                found = offline_proof.estimate(total, question, measure)
+            for question in QUESTIONS:
+                found = estimate(total, question, measure)
                 figures[name][f"{measure}, {question}"] = found._asdict()
     return {"scenes": len(groups), "figures": figures}
 
@@ -291,7 +290,7 @@ def add_tracks(stored, kind, scene, video) -> None:
             }
 
 
-def judged_twins(stored, seed, judges) -> list[offline_proof.Row]:
+def judged_twins(stored, seed, judges) -> list[Row]:
     """Scene and twins, with the sampling as their condition. A twin counts where the
     grid's tracks show it, whatever points it is judged by."""
     grid, rows = stored["grid"], []
@@ -303,12 +302,10 @@ def judged_twins(stored, seed, judges) -> list[offline_proof.Row]:
         for name in SAMPLINGS:
             found = conditions.condition_tracks(stored[name], kind, "rendered", seed)
             try:
-                values = offline_proof.judge(found, judges, kinds if intact else [kind])
+                values = judge(found, judges, kinds if intact else [kind])
             except NothingToTrack:
                 continue
-            rows.append(
-                offline_proof.Row(str(seed), str(seed), name, kind, True, values.values)
-            )
+            rows.append(Row(str(seed), str(seed), name, kind, True, values.values))
     return rows
 
 

@@ -23,9 +23,9 @@ from bench_sampling import timed
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path[:0] = [ROOT]
 
-import visualize
 from spa.clip.video_writer import write_video
 from spa.files import whole_file
+from spa.view.drawing import paint_frames
 
 PAINTING_SECONDS = 5.0
 POINTS, FRAMES, SIZE = 2048, 150, 512
@@ -52,7 +52,7 @@ def measure_painting(
 
     def painted(margin):
         frames = (frame for _ in range(num_frames))
-        return visualize.paint_frames(frames, tracks, visibles, scores, margin=margin)
+        return paint_frames(frames, tracks, visibles, scores, margin=margin)
 
     def write():
         with tempfile.TemporaryDirectory() as folder:

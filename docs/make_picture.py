@@ -16,11 +16,11 @@ sys.path.insert(0, str(ROOT))
 import cv2
 import numpy as np
 
-import visualize
 from spa import geometry
 from spa.files import keep_compiled_programs, whole_file
 from spa.realism.result import Result
 from spa.realism.scorer import score_video
+from spa.view.drawing import score_to_color_bgr
 
 CLIPS = "example_video", "example_teleport"
 PLAIN = 0.8  # score above which points are small
@@ -44,7 +44,7 @@ def draw(result: Result, frame: int) -> np.ndarray:
         # One that is lost just now is drawn where it was.
         at = tuple(pixels[frame if seen[frame, n] else frame - 1, n].tolist())
         radius = 16 if scores[n] > PLAIN else 48
-        rgb = visualize.score_to_color_bgr(scores[n])[::-1]
+        rgb = score_to_color_bgr(scores[n])[::-1]
         cv2.circle(picture, at, radius, rgb, -1, cv2.LINE_AA, 4)
     return picture
 

@@ -18,13 +18,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_pipeline import SMALL, WINDOW, save_random
 
-import tapvid3d_evaluation as evaluation
 import track_autoencoder_3d
-from spa.errors import PipelineError
+from spa.errors import DatasetError, PipelineError
+from spa.evaluation import tapvid3d_chains, tapvid3d_clips
+from spa.evaluation.tapvid3d import (
+    METRICS,
+    builtin_metrics,
+    evaluate,
+    summary,
+    tapnet_metrics,
+    write_report,
+)
+from spa.evaluation.tapvid3d_chains import Prediction
+from spa.evaluation.tapvid3d_clips import ClipFile, find_clips, read_clip
 from spa.model import checkpoints
 from spa.realism.front_ends import FrontEnds
 from spa.realism.options import make_options
-from tapvid3d_evaluation import ClipFile, Prediction, find_clips, read_clip
 
 ROOT = Path(__file__).resolve().parent.parent
 OPTIONS = make_options(seed=3)
@@ -87,7 +96,7 @@ def checkpoint(checkpoint_path):
 
 
 def predict(clips, checkpoint, options=OPTIONS, batch_size=4):
-    return evaluation.predict_clips(clips, checkpoint, options, batch_size)
+    return tapvid3d_chains.predict_clips(clips, checkpoint, options, batch_size)
 
 
 # --- What a model is told ---
@@ -174,7 +183,7 @@ def test_without_support_points_stay_and_are_hidden(tmp_path, checkpoint):
 
 def run_chain(windows, points, answer):
     """What a chain comes to, and what it asked: (step, window, points)."""
-    steps, asked = evaluation.chain(windows, points), []
+    steps, asked = tapvid3d_chains.chain(windows, points), []
     request, number = next(steps), 0
     while True:
         asked += [(number, w, q + [windows[w][0], 0, 0, 0]) for w, q in request]
@@ -189,7 +198,7 @@ def run_chain(windows, points, answer):
 @st.composite
 def long_clips(draw):
     num_frames, length = draw(st.integers(1, 90)), draw(st.integers(2, 20))
-    windows = evaluation._windows(num_frames, length)
+    windows = tapvid3d_chains._windows(num_frames, length)
     frames = draw(st.lists(st.integers(0, num_frames - 1), min_size=1, max_size=6))
     rng = np.random.default_rng(draw(st.integers(0, 99)))
     points = rng.uniform(1, 2, (len(frames), 4)).astype(np.float32)
@@ -276,14 +285,14 @@ def test_a_link_is_where_a_track_is_predicted_visible():
         [[1, 1, 1, 1, 1, 9], [3, -1, -1, -1, -1, 9], [-5, -3, -4, -2, -9, 9]]
     )
     tracks = np.arange(18).reshape(3, 6, 1) * np.ones(3)
-    points = evaluation.points_in_overlap(tracks, logits, known, 10)
+    points = tapvid3d_chains.points_in_overlap(tracks, logits, known, 10)
     np.testing.assert_array_equal(points[:, 0], [12, 10, 13])
     np.testing.assert_array_equal(points[:, 1], [2, 6, 15])
 
 
 def test_a_track_begins_where_its_query_is_most_in_the_middle():
     windows = [(0, 8), (4, 12), (8, 16)]
-    found = evaluation.first_windows(windows, np.array([0, 5, 6, 11, 15]))
+    found = tapvid3d_chains.first_windows(windows, np.array([0, 5, 6, 11, 15]))
     np.testing.assert_array_equal(found, [0, 0, 1, 2, 2])
 
 
@@ -295,14 +304,14 @@ def test_pixels_are_those_of_a_frame_whose_shorter_side_is_256(tmp_path):
     clip = make_clip(tmp_path, num_frames=4, num_tracks=3, size=(512, 768))
     shown = np.nan_to_num(clip.truth, nan=1.0)
     moved = shown + shown[..., 2:] / 60 * np.array([3.0, 0, 0])
-    found = evaluation.builtin_metrics(clip, Prediction(moved, clip.visible), "none")
+    found = builtin_metrics(clip, Prediction(moved, clip.visible), "none")
     assert found["occlusion_accuracy"] == 1
     assert found["pts_within_1"] == found["jaccard_1"] == 0
     assert found["pts_within_2"] == found["jaccard_2"] == 1
     assert found["average_jaccard"] == pytest.approx(4 / 5)
     for scaling in ("median", "per_trajectory", "local_neighborhood"):
         twice = Prediction(2 * shown, clip.visible)
-        found = evaluation.builtin_metrics(clip, twice, scaling)
+        found = builtin_metrics(clip, twice, scaling)
         assert found["average_jaccard"] == 1
 
 
@@ -322,13 +331,13 @@ def test_tapnet_gets_a_batch_of_one_clip(tmp_path, monkeypatch):
 
     def metrics(**given):
         calls.append(given)
-        return dict.fromkeys(evaluation.METRICS, np.array([0.25, np.nan, 0.75]))
+        return dict.fromkeys(METRICS, np.array([0.25, np.nan, 0.75]))
 
     stub_of_tapnet(monkeypatch, compute_tapvid3d_metrics=metrics)
     prediction = Prediction(clip.truth + 1, ~clip.visible)
     for scaling in ("per_trajectory", "local_neighborhood"):
-        found = evaluation.tapnet_metrics(clip, prediction, scaling)
-        assert found == dict.fromkeys(evaluation.METRICS, 0.5)
+        found = tapnet_metrics(clip, prediction, scaling)
+        assert found == dict.fromkeys(METRICS, 0.5)
     batched, local = calls
     assert batched["order"] == "b n t" and local["order"] == "n t"
     assert local["get_trackwise_metrics"] and not batched["get_trackwise_metrics"]
@@ -349,19 +358,19 @@ def test_an_installed_tapnet_agrees(tmp_path, scaling):
     rng = np.random.default_rng(0)
     tracks = np.nan_to_num(clip.truth) + rng.normal(0, 0.1, clip.truth.shape)
     prediction = Prediction(tracks, rng.random(clip.visible.shape) < 0.7)
-    found = evaluation.builtin_metrics(clip, prediction, scaling)
-    assert found == pytest.approx(evaluation.tapnet_metrics(clip, prediction, scaling))
+    found = builtin_metrics(clip, prediction, scaling)
+    assert found == pytest.approx(tapnet_metrics(clip, prediction, scaling))
 
 
 def test_means_are_over_clips_and_then_over_sources():
     def row(source, value, error=""):
-        numbers = dict.fromkeys(evaluation.METRICS, value)
+        numbers = dict.fromkeys(METRICS, value)
         start = {"source": source, "scaling": "median", "error": error}
         return start | (numbers if not error else {})
 
     rows = [row("adt", 0.25), row("adt", 0.75), row("pstudio", 0.9)]
     rows.append(row("pstudio", 0, "damaged"))
-    found = evaluation.summary(rows)
+    found = summary(rows)
     assert found["adt"]["median"]["average_jaccard"] == 0.5
     assert found["adt"]["median"]["average_jaccard_std"] == 0.25
     assert found["pstudio"]["median"]["jaccard_16"] == 0.9
@@ -463,12 +472,12 @@ def test_a_file_of_another_form_is_named(tmp_path, change, message):
     arrays = clip_arrays() | change
     arrays = {name: array for name, array in arrays.items() if array is not None}
     np.savez(tmp_path / "bad.npz", **arrays)
-    with pytest.raises(evaluation.DatasetError, match=f"bad.npz.*{message}"):
+    with pytest.raises(DatasetError, match=f"bad.npz.*{message}"):
         read_clip(tmp_path / "bad.npz")
 
 
 def test_one_track_cannot_be_predicted_from_others(tmp_path):
-    with pytest.raises(evaluation.DatasetError, match="has one track"):
+    with pytest.raises(DatasetError, match="has one track"):
         make_clip(tmp_path, num_tracks=1)
 
 
@@ -482,10 +491,8 @@ def test_what_cannot_be_read_fails_and_is_not_counted(tmp_path, checkpoint, capl
     (tmp_path / "adt" / "d.npz").write_bytes(b"no archive")
     files = find_clips(tmp_path, ["adt"])
     files.append(ClipFile("adt", "gone.npz", str(tmp_path / "adt" / "gone.npz")))
-    report = evaluation.evaluate(
-        files, tmp_path / "out", checkpoint, OPTIONS, batch_size=4
-    )
-    evaluation.write_report(report, tmp_path / "out")
+    report = evaluate(files, tmp_path / "out", checkpoint, OPTIONS, batch_size=4)
+    write_report(report, tmp_path / "out")
     assert "gone.npz: no such file; the evaluation will fail" in caplog.text
     assert [name for name, _ in report.failures] == ["adt/d.npz", "adt/gone.npz"]
     found = json.loads((tmp_path / "out" / "metrics.json").read_text())
@@ -494,7 +501,7 @@ def test_what_cannot_be_read_fails_and_is_not_counted(tmp_path, checkpoint, capl
     assert (good["video"], good["scaling"]) == ("c.npz", "median")
     assert [row["video"] for row in failed] == ["d.npz", "gone.npz"]
     for row in failed:
-        assert row["error"] and not any(row[name] for name in evaluation.METRICS)
+        assert row["error"] and not any(row[name] for name in METRICS)
     mean = found["adt"]["median"]["average_jaccard"]
     assert mean == pytest.approx(float(good["average_jaccard"]))
     stored = os.listdir(tmp_path / "out" / "predictions" / "adt")
@@ -504,7 +511,7 @@ def test_what_cannot_be_read_fails_and_is_not_counted(tmp_path, checkpoint, capl
 def test_nothing_there_is_said_at_once(tmp_path, checkpoint):
     files = [ClipFile("adt", "gone.npz", str(tmp_path / "gone.npz"))]
     with pytest.raises(PipelineError, match="none of the 1 files is there, as"):
-        evaluation.evaluate(files, tmp_path / "out", checkpoint, OPTIONS)
+        evaluate(files, tmp_path / "out", checkpoint, OPTIONS)
 
 
 @pytest.mark.parametrize(
@@ -521,7 +528,7 @@ def test_wrong_choices_are_said_at_once(tmp_path, checkpoint, change, message):
     files = find_clips(write_dataset(tmp_path), ["pstudio"])
     with pytest.raises(PipelineError, match=message):
         given = {"output_dir": tmp_path / "out"} | change
-        evaluation.evaluate(files, checkpoint=checkpoint, options=OPTIONS, **given)
+        evaluate(files, checkpoint=checkpoint, options=OPTIONS, **given)
 
 
 # --- Going on ---
@@ -533,7 +540,7 @@ def test_a_second_run_goes_on_where_the_first_stopped(tmp_path, checkpoint):
 
     def run(files, options=OPTIONS, **more):
         more = {"batch_size": 4} | more
-        return evaluation.evaluate(files, out, checkpoint, options, **more)
+        return evaluate(files, out, checkpoint, options, **more)
 
     first = run(files[1:])
     assert (first.predicted, first.finished) == (2, 0)
@@ -587,10 +594,10 @@ def test_what_the_files_hold_is_not_computed(tmp_path, checkpoint):
     arrays = clip_arrays(3)
     np.savez(tmp_path / "adt" / "a.npz", **arrays, dino_features=np.zeros((12, 3, 5)))
     files = find_clips(tmp_path, ["adt"])
-    assert evaluation.clip_front_ends(files, OPTIONS, needy) is None
+    assert tapvid3d_clips.clip_front_ends(files, OPTIONS, needy) is None
     np.savez(tmp_path / "adt" / "b.npz", **arrays)
     with pytest.raises(PipelineError, match="cannot do without dino features"):
-        evaluation.clip_front_ends(find_clips(tmp_path, ["adt"]), OPTIONS, needy)
+        tapvid3d_clips.clip_front_ends(find_clips(tmp_path, ["adt"]), OPTIONS, needy)
 
 
 def test_features_that_lack_are_computed_where_the_tracks_are(tmp_path):
@@ -660,7 +667,7 @@ def test_the_command_from_files_to_files(folder, checkpoint_path):
     assert list(found) == ["drivetrack", "adt", "pstudio", "average"]
     for source in found:
         assert list(found[source]) == ["median", "per_trajectory"]
-        for name in evaluation.METRICS:
+        for name in METRICS:
             assert 0 <= found[source]["median"][name] <= 1
             assert f"{name}_std" in found[source]["median"]
     rows = rows_of(folder / "out")

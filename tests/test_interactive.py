@@ -20,8 +20,23 @@ import pytest
 from browser import find_chromium, open_page
 from scipy.spatial.transform import Rotation
 
-import interactive
 from spa.errors import VisualizeError
+from spa.view.viewer import (
+    ABOVE,
+    ALL,
+    BELOW,
+    NUM_KEY_FRAMES,
+    OF_FRAME,
+    OF_TRACK,
+    Viewer,
+    is_chosen,
+    is_flat,
+    key_frames,
+    make_scene,
+    points_at,
+    trails_at,
+    upwards,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZE = 48, 64
@@ -48,7 +63,7 @@ def write_result(path, **changes):
 
 
 def scene_of(tmp_path, **changes):
-    return interactive.make_scene(write_result(tmp_path / "r.npz", **changes))
+    return make_scene(write_result(tmp_path / "r.npz", **changes))
 
 
 # --- The scene ---
@@ -88,16 +103,16 @@ def test_what_cannot_be_shown_is_said(tmp_path, changes, match):
 def test_scores_of_another_range_can_be_normalised(tmp_path):
     scores = np.repeat([-3.0, 0, 1, 5], 12).reshape(4, 12)
     path = write_result(tmp_path / "r.npz", coords_score=scores)
-    scene = interactive.make_scene(path)
+    scene = make_scene(path)
     assert scene.score_range == (-3, 5)
     with pytest.raises(VisualizeError, match="not within 0..1"):
-        interactive.make_scene(path, normalize=False)
+        make_scene(path, normalize=False)
     path = write_result(tmp_path / "r.npz", coords_score=scores / 10 + 0.4)
-    assert interactive.make_scene(path).score_range == (0, 1)
-    found = interactive.make_scene(path, normalize=True).score_range
+    assert make_scene(path).score_range == (0, 1)
+    found = make_scene(path, normalize=True).score_range
     np.testing.assert_allclose(found, (0.1, 0.9))
     assert scene.scores[0, 0] == -3  # the filter is told true ones
-    ends = interactive.trails_at(scene, 3, 1, np.ones(12, bool))[1]
+    ends = trails_at(scene, 3, 1, np.ones(12, bool))[1]
     assert (ends == (0, 0, 255)).all()
 
 
@@ -119,29 +134,29 @@ def test_pictures_in_any_order_are_the_ones_of_their_frames(tmp_path):
 
 
 def test_up_is_against_the_y_of_cameras():
-    np.testing.assert_allclose(interactive.upwards(np.eye(4)[None]), [0, -1, 0])
+    np.testing.assert_allclose(upwards(np.eye(4)[None]), [0, -1, 0])
     # World with z up, seen by a camera that looks along its y, and down by 30 degrees.
     level = np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])
     down = Rotation.from_euler("x", -30, degrees=True).as_matrix()
     pose = np.eye(4)
     pose[:3, :3] = down @ level
-    np.testing.assert_allclose(interactive.upwards(pose[None]), [0, 0, 1])
+    np.testing.assert_allclose(upwards(pose[None]), [0, 0, 1])
     # One that looks down by 60 degrees is not near to any axis: its own up is taken.
     pose[:3, :3] = Rotation.from_euler("x", -45, degrees=True).as_matrix() @ level
-    found = interactive.upwards(pose[None])
+    found = upwards(pose[None])
     np.testing.assert_allclose(np.abs(found), [0, 0.7071, 0.7071], atol=1e-4)
 
 
 def test_depth_1_is_flat(tmp_path):
-    assert not interactive.is_flat(scene_of(tmp_path))
+    assert not is_flat(scene_of(tmp_path))
     coords = np.random.default_rng(0).normal(size=(4, 12, 3))
     coords[..., 2] = 1
-    assert interactive.is_flat(scene_of(tmp_path, coords=coords))
+    assert is_flat(scene_of(tmp_path, coords=coords))
     # Depth is of the camera, wherever that is in the world.
     pose = np.eye(4)
     pose[2, 3] = -4
     coords[..., 2] = 5
-    assert interactive.is_flat(scene_of(tmp_path, coords=coords, extrinsics=pose))
+    assert is_flat(scene_of(tmp_path, coords=coords, extrinsics=pose))
 
 
 # --- What is drawn ---
@@ -149,12 +164,12 @@ def test_depth_1_is_flat(tmp_path):
 
 def test_filters():
     scores = np.array([0.1, 0.5, 0.9, NAN])
-    chosen = interactive.is_chosen
+    chosen = is_chosen
     assert chosen(scores).tolist() == [True, True, True, True]
     assert chosen(scores, unscored=False).tolist() == [True, True, True, False]
-    below = chosen(scores, interactive.BELOW, 0.5)
+    below = chosen(scores, BELOW, 0.5)
     assert below.tolist() == [True, True, False, False]
-    above = chosen(scores, interactive.ABOVE, 0.6)
+    above = chosen(scores, ABOVE, 0.6)
     assert above.tolist() == [False, False, True, False]
 
 
@@ -164,11 +179,11 @@ def test_a_lost_point_is_where_it_was(tmp_path):
     scores[2:, 1], scores[3, 0] = NAN, NAN
     coords = np.arange(144.0).reshape(4, 12, 3)
     scene = scene_of(tmp_path, visibs=seen, coords_score=scores, coords=coords)
-    present, at = interactive.points_at(scene, 2)
+    present, at = points_at(scene, 2)
     assert present.tolist() == [True, False] + [True] * 10
     np.testing.assert_array_equal(at[0], coords[1, 0])
     np.testing.assert_array_equal(at[2:], coords[2, 2:])
-    assert not interactive.points_at(scene, 3)[0][:2].any()
+    assert not points_at(scene, 3)[0][:2].any()
 
 
 def test_trails_go_back_and_break_where_a_point_is_hidden(tmp_path):
@@ -177,15 +192,15 @@ def test_trails_go_back_and_break_where_a_point_is_hidden(tmp_path):
     coords = np.arange(144.0).reshape(4, 12, 3)
     scene = scene_of(tmp_path, visibs=seen, coords=coords)
     chosen = np.arange(12) < 2
-    ends, rgb = interactive.trails_at(scene, 3, 2, chosen)
+    ends, rgb = trails_at(scene, 3, 2, chosen)
     want = [coords[1:3, 1], coords[2:4, 0], coords[2:4, 1]]
     np.testing.assert_array_equal(ends, want)
     np.testing.assert_array_equal(rgb, np.full((3, 2, 3), (0, 0, 255)))
-    ends, rgb = interactive.trails_at(scene, 1, 5, chosen)
+    ends, rgb = trails_at(scene, 1, 5, chosen)
     np.testing.assert_array_equal(ends, [coords[0:2, 1]])
     np.testing.assert_array_equal(rgb, np.full((1, 2, 3), (255, 0, 0)))
-    assert interactive.trails_at(scene, 0, 5, chosen)[0].shape == (0, 2, 3)
-    assert interactive.trails_at(scene, 3, 0, chosen)[0].shape == (0, 2, 3)
+    assert trails_at(scene, 0, 5, chosen)[0].shape == (0, 2, 3)
+    assert trails_at(scene, 3, 0, chosen)[0].shape == (0, 2, 3)
 
 
 def test_cameras_that_do_not_move_are_one():
@@ -193,10 +208,10 @@ def test_cameras_that_do_not_move_are_one():
     forward[:, 2] = np.arange(100)
     same = Rotation.identity(100)
     turned = Rotation.from_rotvec(np.outer(np.arange(100), [0, np.pi / 180, 0]))
-    assert interactive.key_frames(still, same) == [0]
-    assert len(interactive.key_frames(forward, same)) == interactive.NUM_KEY_FRAMES
-    assert len(interactive.key_frames(still, turned, count=4)) == 4
-    assert interactive.key_frames(forward[:3], same[:3]) == [0, 1, 2]
+    assert key_frames(still, same) == [0]
+    assert len(key_frames(forward, same)) == NUM_KEY_FRAMES
+    assert len(key_frames(still, turned, count=4)) == 4
+    assert key_frames(forward[:3], same[:3]) == [0, 1, 2]
 
 
 # --- The page ---
@@ -205,7 +220,7 @@ def test_cameras_that_do_not_move_are_one():
 @pytest.fixture(scope="module")
 def viewer(tmp_path_factory):
     path = write_result(tmp_path_factory.mktemp("viewer") / "r.npz")
-    with interactive.Viewer(interactive.make_scene(path), port=0) as viewer:
+    with Viewer(make_scene(path), port=0) as viewer:
         yield viewer
 
 
@@ -234,11 +249,11 @@ def test_time_and_filter_change_what_is_sent(viewer):
     np.testing.assert_array_equal(rgb, np.full((12, 3), (255, 0, 0)))
     viewer.time.value = 3
     np.testing.assert_array_equal(sent()[1], np.full((12, 3), (0, 0, 255)))
-    viewer.which.value = interactive.BELOW
+    viewer.which.value = BELOW
     assert sent() is None
-    viewer.by.value = interactive.OF_TRACK  # all of them were red once
+    viewer.by.value = OF_TRACK  # all of them were red once
     np.testing.assert_array_equal(sent()[1], np.full((12, 3), (255, 0, 0)))
-    viewer.by.value, viewer.which.value = interactive.OF_FRAME, interactive.ALL
+    viewer.by.value, viewer.which.value = OF_FRAME, ALL
     viewer.time.value = 0
     assert len(sent()[0]) == 12
 
@@ -285,11 +300,11 @@ def test_the_page_shows_the_points_and_its_slider_moves_them(viewer):
         red, blue = _wait_for(page, lambda red, blue: blue > 300 and not red)
         assert viewer.time.value == 3
         assert blue > 300 and not red
-        viewer.which.value = interactive.BELOW
+        viewer.which.value = BELOW
         red, blue = _wait_for(page, lambda red, blue: not blue)
         assert not red and not blue
         assert page.get_by_text("frame 3: 0 points").is_visible()
-        viewer.which.value = interactive.ABOVE
+        viewer.which.value = ABOVE
         assert _wait_for(page, lambda red, blue: blue > 300)[1] > 300
         page.get_by_role("button", name="look through it").click()
         # Through the camera: the points lie on its picture, which is black here.
@@ -306,14 +321,14 @@ def test_a_port_that_is_taken_is_one_line(viewer):
         other.listen()
         port = other.getsockname()[1]
         with pytest.raises(VisualizeError, match=f"cannot serve at localhost:{port} "):
-            interactive.Viewer(viewer.scene, port)
+            Viewer(viewer.scene, port)
     with pytest.raises(VisualizeError, match="must be in 0..65535"):
-        interactive.Viewer(viewer.scene, 70_000)
+        Viewer(viewer.scene, 70_000)
 
 
 def test_ctrl_c_ends_it_with_one_line(tmp_path):
     path = write_result(tmp_path / "r.npz")
-    code = f"import interactive as i; i.show(i.make_scene({path!r}), 0)"
+    code = f"from spa.view import viewer as i; i.show(i.make_scene({path!r}), 0)"
     process = subprocess.Popen(
         [sys.executable, "-c", code],
         cwd=ROOT,

@@ -14,12 +14,14 @@ from hypothesis import strategies as st
 from test_pipeline import SMALL, random_tracks, save_random
 from video_files import make_clip, write_video
 
-import offline_proof
 import track_autoencoder
 import track_autoencoder_3d
-from offline_proof import Row
 from spa import geometry, statistics
 from spa.errors import USER_ERRORS, PipelineError
+from spa.evaluation import judged, judged_report, twins
+from spa.evaluation.baselines import acceleration, jaccard_2d, lost_share, nearest_error
+from spa.evaluation.judged import Row
+from spa.evaluation.judges import judge, load_judges
 from spa.model import prediction
 from spa.realism import conditions, evidence, surprise
 from spa.realism.hold_out import HeldOut, WindowPrediction
@@ -27,7 +29,8 @@ from spa.realism.options import make_options
 from spa.realism.scorer import score_tracks
 from spa.realism.surprise import ClipSurprise
 from spa.realism.tracks import Tracks3D
-from spa.simulation import damages, pools, scenes, twins
+from spa.simulation import damages, pools, scenes
+from spa.simulation.twins import VIOLATIONS, NoViolation
 
 CAMERA = geometry.default_intrinsics(256, 256)
 
@@ -48,7 +51,7 @@ def checkpoints(tmp_path_factory):
 def small(checkpoints, monkeypatch):
     """The 3D checkpoint's path; the 2D one stands for trajan_mini, scenes are tiny."""
     path = Path(checkpoints[1])
-    monkeypatch.setattr(offline_proof, "TRAJAN", path)
+    monkeypatch.setattr("spa.evaluation.judges.TRAJAN", path)
     for name, value in (("NUM_FRAMES", 8), ("NUM_TRACKS", 40), ("SIDE", 64)):
         monkeypatch.setattr(pools, name, value)
     return checkpoints[0]
@@ -67,17 +70,17 @@ def test_acceleration():
         ]
     )
     visible = np.ones((3, 5), bool)
-    found = offline_proof.acceleration(pixels, visible)
+    found = acceleration(pixels, visible)
     np.testing.assert_allclose(found, [2, 2, 2, 0, 0, 0, 0, 3, 6])
     visible[2, 4] = visible[0, 2] = False  # which is in all three of its track
-    found = offline_proof.acceleration(pixels, visible)
+    found = acceleration(pixels, visible)
     np.testing.assert_allclose(found, [0, 0, 0, 0, 3])
 
 
 def test_share_of_tracks_lost():
     visible = np.array([[1, 1, 0, 1], [1, 1, 1, 1], [0, 0, 0, 0]], bool)
-    assert offline_proof.lost_share(visible) == 1 / 5
-    assert np.isnan(offline_proof.lost_share(visible[2:]))
+    assert lost_share(visible) == 1 / 5
+    assert np.isnan(lost_share(visible[2:]))
 
 
 def tracks_of(pixels, visible=None):
@@ -128,7 +131,7 @@ def test_error_of_the_nearest_support_track():
     tracks = tracks_of(pixels, visible)
     held_out = held_out_of(tracks, [0, 3], [1, 2], frame=1)
     # Of track 0 frames 0 and 2, of track 3 frame 0; never the query's own.
-    found = offline_proof.nearest_error(tracks, held_out)
+    found = nearest_error(tracks, held_out)
     assert found == pytest.approx((2 + 2 + 4) / 3, abs=1e-4)
 
 
@@ -147,7 +150,7 @@ def test_jaccard_of_a_2d_model(monkeypatch):
     pixels = np.random.default_rng(0).uniform(20, 200, (6, 1, 2)).repeat(5, axis=1)
     tracks = tracks_of(pixels)
     held_out = held_out_of(tracks, [0, 1], [2, 3, 4, 5], frame=2)
-    assert offline_proof.jaccard_2d(tracks, held_out, model) == 1
+    assert jaccard_2d(tracks, held_out, model) == 1
     batch, points = asked_for[0]
     np.testing.assert_allclose(points[:, 0], 2)
     np.testing.assert_allclose(points[:, 1:], pixels[:2, 0] / 256, rtol=1e-6)
@@ -158,10 +161,10 @@ def test_jaccard_of_a_2d_model(monkeypatch):
     # (The farther of two and outward, so that the median distance stays.)
     pixels[:2] = [[[128, 128]], [[180, 128]]]
     pixels[1, 0, 0] += 40
-    found = offline_proof.jaccard_2d(tracks_of(pixels), held_out, model)
+    found = jaccard_2d(tracks_of(pixels), held_out, model)
     assert found == pytest.approx(7 / 9)
     config.num_output_frames = 4
-    assert np.isnan(offline_proof.jaccard_2d(tracks, held_out, model))
+    assert np.isnan(jaccard_2d(tracks, held_out, model))
 
 
 # --- What counts ---
@@ -279,7 +282,7 @@ def test_the_culprit_is_sought_around_the_violation():
     surprise[2, 8:23] = np.nan
     surprise[3, 9:] = np.nan
     violates = np.array([True, False, True, False])
-    highest, whose = offline_proof.culprit(surprise, 10, violates)
+    highest, whose = twins.culprit(surprise, 10, violates)
     assert highest.tolist() == [3, 5, 0] and whose.tolist() == [True, False, False]
 
 
@@ -294,7 +297,7 @@ def test_culprits_by_kind_and_group():
         row("a", "jitter", points={"shipped": ([1, 2], [1, 1])}),  # no other points
         row("b", "vanish"),
     ]
-    found = offline_proof.culprits_found(rows, offline_proof.GROUPS)
+    found = judged_report.culprits_found(rows, twins.GROUPS)
     assert set(found) == {"physics", "kick"}
     assert found["kick"]["clips"][:3] == (0.75, 0.5, 1)
     # 3 and 20 against 2, 1, 30, 10: 2 + 3 of 8 pairs.
@@ -318,11 +321,11 @@ MEASURED = ["realism", "lost_share"]
 
 
 def test_both_figures_by_hand():
-    found = offline_proof.compare(ROWS, "true", "kick", MEASURED, "abc")
+    found = judged.compare(ROWS, "true", "kick", MEASURED, "abc")
     assert found.num == 3 and found.left_out == 0
 
     def value(*what):
-        return offline_proof.estimate(found, *what).value
+        return judged.estimate(found, *what).value
 
     # 0.9 > 0.6; a tie; 0.2 < 0.3.
     assert value("paired", "realism") == pytest.approx(0.5)
@@ -337,13 +340,13 @@ def test_both_figures_by_hand():
 
 def test_kinds_are_pooled_over_pairs_and_what_does_not_show_does_not_count():
     parts = [
-        offline_proof.compare(ROWS, "true", kind, MEASURED, "abc")
+        judged.compare(ROWS, "true", kind, MEASURED, "abc")
         for kind in ("kick", "freeze")
     ]
     both = parts[0] + parts[1]
     assert parts[1].num == 1 and both.num == 4
     found = [
-        offline_proof.estimate(both, question, "realism").value
+        judged.estimate(both, question, "realism").value
         for question in ("paired", "across")
     ]
     assert found == pytest.approx([2.5 / 4, 7.5 / 12])
@@ -357,12 +360,12 @@ def test_intervals_are_those_of_scoring():
     for scene in scenes:
         rows.append(row(scene, "none", realism=rng.normal(0.5)))
         rows += [row(scene, "kick", realism=rng.normal()) for _ in range(2)]
-    comparison = offline_proof.compare(rows, "true", "kick", ["realism"], scenes)
+    comparison = judged.compare(rows, "true", "kick", ["realism"], scenes)
     values = np.array([r.values["realism"] for r in rows])
     intact = np.array([r.kind == "none" for r in rows])
     groups = [r.group for r in rows]
     expected = statistics.bootstrap(statistics.auroc, values, intact, groups=groups)
-    found = offline_proof.estimate(comparison, "across", "realism")
+    found = judged.estimate(comparison, "across", "realism")
     np.testing.assert_allclose(found[:3], expected[:3], rtol=1e-9)
     originals = dict(zip(scenes, values[intact], strict=True))
     damaged = [r for r in rows if r.kind == "kick"]
@@ -371,7 +374,7 @@ def test_intervals_are_those_of_scoring():
     groups = [r.group for r in damaged]
     pairs = np.array(higher), np.array(lower)
     expected = statistics.bootstrap(statistics.pairwise_accuracy, *pairs, groups=groups)
-    found = offline_proof.estimate(comparison, "paired", "realism")
+    found = judged.estimate(comparison, "paired", "realism")
     np.testing.assert_allclose(found[:3], expected[:3], rtol=1e-9)
 
 
@@ -382,21 +385,19 @@ def test_a_head_judges_intact_clips_as_it_judges_the_kind_it_never_saw():
         row("a", "freeze", realism_left_out={"freeze": 0.5}),
     ]
     for kind, expected in (("kick", 0), ("freeze", 1)):
-        found = offline_proof.compare(rows, "true", kind, ["realism_left_out"], "a")
-        assert offline_proof.estimate(found, "paired", "realism_left_out").value == (
-            expected
-        )
+        found = judged.compare(rows, "true", kind, ["realism_left_out"], "a")
+        assert judged.estimate(found, "paired", "realism_left_out").value == (expected)
 
 
 def test_what_one_measure_cannot_judge_is_left_out_for_all():
     rows = [*ROWS, row("c", "kick", realism=0.1, lost_share=None)]
-    found = offline_proof.compare(rows, "true", "kick", MEASURED, "abc")
+    found = judged.compare(rows, "true", "kick", MEASURED, "abc")
     assert (found.num, found.left_out, found.pairs.sum()) == (3, 1, 3)
 
 
 def test_a_report_shows_who_is_better():
     rows = [dataclasses.replace(r, condition="noisy") for r in ROWS] + ROWS
-    report = offline_proof.report(rows, offline_proof.GROUPS)
+    report = judged_report.report(rows, twins.GROUPS)
     assert list(report.metrics["figures"]) == ["all", "noisy", "true"]
     kick = report.metrics["figures"]["all"]["kick"]
     assert kick["num"] == 6 and kick["paired"]["lost_share"].value == (
@@ -421,10 +422,10 @@ def test_a_report_shows_who_is_better():
 def test_a_clip_is_judged_by_every_head(small, monkeypatch):
     """Stand-ins for heads, which are their names, and for what they say."""
     options = make_options(num_splits=2)
-    judges, made = offline_proof.load_judges(small, options), []
+    judges, made = load_judges(small, options), []
     tracks = random_tracks(num_frames=12, num_tracks=30)
-    plain = offline_proof.judge(tracks, judges)
-    baselines = set(offline_proof.MEASURES) - {
+    plain = judge(tracks, judges)
+    baselines = set(judged.MEASURES) - {
         "realism_left_out", "no_model", "no_model_left_out"
     }  # fmt: skip
     assert baselines == {n for n, x in plain.values.items() if x and np.isfinite(x)}
@@ -449,12 +450,12 @@ def test_a_clip_is_judged_by_every_head(small, monkeypatch):
 
     monkeypatch.setattr(evidence, "clip_fields", clip_fields)
     monkeypatch.setattr(surprise, "score_fields", score_fields)
-    monkeypatch.setattr(offline_proof, "score_fields", score_fields)
+    monkeypatch.setattr("spa.evaluation.judges.score_fields", score_fields)
     monkeypatch.setattr("spa.realism.result.fingerprint", lambda head: head)
     monkeypatch.setattr(surprise, "coords_score", lambda points, head: 1.0 / points)
     heads = ["all", "no model", "without kick", "no model without kick"]
     judges = dataclasses.replace(judges, heads={name: name for name in heads})
-    found = offline_proof.judge(tracks, judges, ["kick", "freeze"])
+    found = judge(tracks, judges, ["kick", "freeze"])
     assert len(made) == 1  # however many heads there are
     # What no network changes is found once for all but the head that scores.
     assert caches[0] is None and all(cache is caches[1] for cache in caches[2:])
@@ -475,30 +476,30 @@ def test_a_clip_is_judged_by_every_head(small, monkeypatch):
 
 def test_heads_that_leave_kinds_out_count_if_all_are_there(small, monkeypatch):
     names = ["all", "no model"]
-    names += [f"without {kind}" for kind in twins.VIOLATIONS]
-    names += [f"no model without {kind}" for kind in twins.VIOLATIONS]
+    names += [f"without {kind}" for kind in VIOLATIONS]
+    names += [f"no model without {kind}" for kind in VIOLATIONS]
     there = dict.fromkeys(names, 0)
-    monkeypatch.setattr(offline_proof, "load_heads", lambda *_, **__: there)
-    judges = offline_proof.load_judges(small, make_options())
+    monkeypatch.setattr("spa.evaluation.judges.load_heads", lambda *_, **__: there)
+    judges = load_judges(small, make_options())
     assert judges.heads == there and judges.notes == ()
     del there["without texture_swap"]  # which none was fitted on
     there["all"] = 1
-    judges = offline_proof.load_judges(small, make_options())
+    judges = load_judges(small, make_options())
     assert judges.heads == there | {"without texture_swap": 1}
     del there["without kick"]
-    judges = offline_proof.load_judges(small, make_options())
+    judges = load_judges(small, make_options())
     assert set(judges.heads) == {"all", "no model"} and len(judges.notes) == 1
 
 
 def test_twins_from_seeds_to_a_report(small, tmp_path, monkeypatch):
     kinds = "teleport", "appear", "texture_swap"
-    monkeypatch.setattr(twins, "VIOLATIONS", kinds)
-    monkeypatch.setattr(twins, "impossible_twin", simple_twin)
+    monkeypatch.setattr("spa.simulation.twins.VIOLATIONS", kinds)
+    monkeypatch.setattr("spa.simulation.twins.impossible_twin", simple_twin)
     keywords = {
         "output_dir": str(tmp_path), "checkpoint_path": small, "num_scenes": 1,
         "num_splits": 2,
     }  # fmt: skip
-    text = offline_proof.run("synthetic", **keywords)
+    text = twins.run("synthetic", **keywords)
     assert "texture_swap" in text and "average Jaccard, trajan_mini" in text
     assert "note: no head is fitted for 3d.npz" in text
     metrics = json.loads((tmp_path / "metrics.json").read_text())
@@ -511,17 +512,17 @@ def test_twins_from_seeds_to_a_report(small, tmp_path, monkeypatch):
     def again(*arguments):
         raise AssertionError("judged again")
 
-    monkeypatch.setattr(offline_proof, "judge", again)
+    monkeypatch.setattr("spa.evaluation.twins.judge", again)
     monkeypatch.setattr(pools, "_make_scene", again)
-    assert offline_proof.run("synthetic", **keywords) == text
+    assert twins.run("synthetic", **keywords) == text
     with pytest.raises(PipelineError, match="other options .options.*output_d"):
-        offline_proof.run("synthetic", **keywords | {"num_splits": 3})
+        twins.run("synthetic", **keywords | {"num_splits": 3})
 
 
 def simple_twin(scene, kind):
     """A twin without physics: eight frames are too few for a real one."""
     if kind == "appear":
-        raise twins.NoViolation(kind)
+        raise NoViolation(kind)
     tracks, ids = scene.tracks_3d.copy(), np.unique(scene.instance_ids)[-1:]
     if kind == "teleport":
         tracks[scene.instance_ids == ids, 4:] *= [1.5, 1.5, 1]
@@ -541,7 +542,7 @@ def test_damaged_copies_from_a_video_to_a_report(small, tmp_path, monkeypatch):
         "num_seeds": 2, "num_splits": 2, "tracking_grid_size": 8,
     }  # fmt: skip
     path = str(tmp_path / "waves.mp4")
-    text = offline_proof.run("corruptions", video_path=path, **keywords)
+    text = twins.run("corruptions", video_path=path, **keywords)
     assert "1 pieces of 1 videos" in text and "was found in 0 pieces" in text
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     found = metrics["figures"]["real"]
@@ -553,8 +554,8 @@ def test_damaged_copies_from_a_video_to_a_report(small, tmp_path, monkeypatch):
         "damages": ["shuffled", "object_replaced"], "of frames": ["shuffled"],
         "apart": ["reversed_playback"],
     }  # fmt: skip
-    monkeypatch.setattr(offline_proof, "judge", None)
-    assert offline_proof.run("corruptions", video_path=path, **keywords) == text
+    monkeypatch.setattr("spa.evaluation.twins.judge", None)
+    assert twins.run("corruptions", video_path=path, **keywords) == text
 
 
 @pytest.mark.parametrize(
@@ -569,12 +570,10 @@ def test_damaged_copies_from_a_video_to_a_report(small, tmp_path, monkeypatch):
 )
 def test_what_is_wrong_is_said_before_any_work(benchmark, keywords, message, tmp_path):
     with pytest.raises(USER_ERRORS, match=message) as caught:
-        offline_proof.run(benchmark, output_dir=str(tmp_path / "out"), **keywords)
+        twins.run(benchmark, output_dir=str(tmp_path / "out"), **keywords)
     assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
 
 
 def test_simulated_twins_have_no_points_to_choose(tmp_path):
     with pytest.raises(PipelineError, match="leave query_sampling out"):
-        offline_proof.run(
-            "synthetic", output_dir=str(tmp_path), query_sampling="semantic"
-        )
+        twins.run("synthetic", output_dir=str(tmp_path), query_sampling="semantic")

@@ -23,9 +23,9 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 
-import report_page
 from spa.errors import PipelineError
 from spa.jobs import COLUMNS
+from spa.view import report_folder, report_page, report_pictures
 
 ROOT = Path(__file__).resolve().parent.parent
 FRAMES, FPS, SIZE = 24, 8, (90, 120)
@@ -105,7 +105,7 @@ def results(tmp_path_factory):
 @pytest.fixture(scope="module")
 def page_file(results):
     path = results.parent / "report.html"
-    report_page.write_page(path, [report_page.read_folder(results)])
+    report_page.write_page(path, [report_folder.read_folder(results)])
     return path
 
 
@@ -115,7 +115,7 @@ def page_file(results):
 def test_videos_are_ranked_and_those_without_a_number_are_last(tmp_path):
     for name, realism in {"a": 0.2, "b": 0.7, "c": None, "d": 0.4}.items():
         write_result(tmp_path, name, realism, with_video=False)
-    folder = report_page.read_folder(tmp_path)
+    folder = report_folder.read_folder(tmp_path)
     assert [score.name for score in folder.scores] == ["b", "d", "a", "c"]
     first = folder.scores[0]
     assert (first.realism, first.spread, first.percentile) == (0.7, 0.0125, 42)
@@ -134,7 +134,7 @@ def test_the_newest_table_and_newer_results_are_right(tmp_path):
     write_table(tmp_path, told, age=100)
     rows = [{"folder": "mended", "video": "m.mp4", "realism": 0.25, "num_frames": 9}]
     write_table(tmp_path, rows, "scores_0_of_2.csv", age=50)
-    folder = report_page.read_folder(tmp_path)
+    folder = report_folder.read_folder(tmp_path)
     assert [s.name for s in folder.scores] == ["scored_since", "mended"]
     assert folder.scores[1].realism == 0.25 and folder.scores[1].curve == []
     assert folder.failed == [("failed_since", "trouble"), ("only_failed", "trouble")]
@@ -148,7 +148,7 @@ def test_a_damaged_result_is_listed_with_what_is_wrong(tmp_path, text):
     write_result(tmp_path, "good", 0.5, with_video=False)
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "score.json").write_text(text)
-    folder = report_page.read_folder(tmp_path)
+    folder = report_folder.read_folder(tmp_path)
     assert [s.name for s in folder.scores] == ["good"]
     [(name, error)] = folder.failed
     assert name == "bad" and "score.json cannot be read" in error and "\n" not in error
@@ -156,13 +156,13 @@ def test_a_damaged_result_is_listed_with_what_is_wrong(tmp_path, text):
 
 def test_one_videos_own_folder_is_a_page_of_one(tmp_path):
     path = write_result(tmp_path, "alone", 0.5, with_video=False)
-    assert [s.name for s in report_page.read_folder(path).scores] == ["alone"]
+    assert [s.name for s in report_folder.read_folder(path).scores] == ["alone"]
 
 
 def test_a_folder_without_results_is_refused(tmp_path):
     for path in (tmp_path, tmp_path / "missing"):
         with pytest.raises(PipelineError, match="no results|not a directory"):
-            report_page.read_folder(path)
+            report_folder.read_folder(path)
 
 
 # --- Drops ---
@@ -171,37 +171,37 @@ def test_a_folder_without_results_is_refused(tmp_path):
 def test_drops_are_dips_also_at_the_ends_and_beside_gaps():
     curve = np.full(40, 0.9)
     curve[[0, 10, 25, 26]] = 0.6, 0.8, 0.7, 0.7
-    assert report_page.find_drops(curve) == [0, 10, 25]
+    assert report_folder.find_drops(curve) == [0, 10, 25]
     curve[5:8] = np.nan
-    assert report_page.find_drops(curve.tolist()) == [0, 10, 25]
-    assert report_page.find_drops(curve, most=2) == [0, 25]
+    assert report_folder.find_drops(curve.tolist()) == [0, 10, 25]
+    assert report_folder.find_drops(curve, most=2) == [0, 25]
     curve[-1] = 0.1
-    assert 39 in report_page.find_drops(curve)
+    assert 39 in report_folder.find_drops(curve)
 
 
 def test_noise_flat_lines_and_nothing_have_no_drops():
     noise = 0.9 + np.random.default_rng(0).uniform(-0.02, 0.02, 100)
     for curve in (noise, np.full(30, 0.5), [None] * 9, [], [0.1, None, 0.9]):
-        assert report_page.find_drops(curve) == []
+        assert report_folder.find_drops(curve) == []
 
 
 # --- Two folders ---
 
 
 def scored(**realism):
-    scores = [report_page.Score(n, Path(n), realism=r) for n, r in realism.items()]
-    return report_page.Folder(Path("x"), scores, [])
+    scores = [report_folder.Score(n, Path(n), realism=r) for n, r in realism.items()]
+    return report_folder.Folder(Path("x"), scores, [])
 
 
 def test_folders_are_matched_by_name():
     folders = [scored(a=0.5, b=0.9, c=0.1), scored(b=0.3, a=0.6, d=0.4)]
-    entries = report_page.pair_up(folders)
+    entries = report_folder.pair_up(folders)
     assert [e.name for e in entries] == ["b", "a", "c", "d"]
     differences = [e.difference for e in entries]
     assert (
         differences[:2] == pytest.approx([0.6, -0.1]) and differences[2:] == [None] * 2
     )
-    found = report_page.compare(entries)
+    found = report_folder.compare(entries)
     assert found["num_common"] == 2
     assert found["mean_a"] == pytest.approx(0.5)
     assert found["mean_b"] == pytest.approx(1.3 / 3)
@@ -213,7 +213,9 @@ def test_folders_are_matched_by_name():
 
 
 def test_nothing_in_common_compares_to_nothing():
-    found = report_page.compare(report_page.pair_up([scored(a=0.5), scored(b=None)]))
+    found = report_folder.compare(
+        report_folder.pair_up([scored(a=0.5), scored(b=None)])
+    )
     assert found["num_common"] == 0 and found["mean_b"] is None
     assert found["difference"] == {"value": None, "low": None, "high": None}
 
@@ -230,11 +232,11 @@ def test_results_of_several_kinds_are_noted():
 
 
 def test_videos_are_chosen_from_both_ends_or_by_difference():
-    entries = report_page.pair_up([scored(a=0.9, b=0.7, c=0.5, d=0.3)])
-    names = [[e.name for e in report_page.choose(entries, n)] for n in (0, 1, 3, 9)]
+    entries = report_folder.pair_up([scored(a=0.9, b=0.7, c=0.5, d=0.3)])
+    names = [[e.name for e in report_folder.choose(entries, n)] for n in (0, 1, 3, 9)]
     assert names == [[], ["d"], ["d", "a", "c"], ["d", "a", "c", "b"]]
-    pairs = report_page.pair_up([scored(a=0.9, b=0.1), scored(a=0.8, b=0.9)])
-    assert [e.name for e in report_page.choose(pairs, 1)] == ["b"]
+    pairs = report_folder.pair_up([scored(a=0.9, b=0.1), scored(a=0.8, b=0.9)])
+    assert [e.name for e in report_folder.choose(pairs, 1)] == ["b"]
 
 
 # --- What goes into a page ---
@@ -263,7 +265,7 @@ def decoded(path):
 def test_small_videos_are_right_and_kept(tmp_path):
     write_result(tmp_path, "clip", 0.5)
     page = tmp_path / "page.html"
-    folder = report_page.read_folder(tmp_path)
+    folder = report_folder.read_folder(tmp_path)
     report_page.write_page(page, [folder], video_size=63)
     original, painted = sorted((tmp_path / ".report").iterdir())
     about, frames = decoded(original)
@@ -287,7 +289,7 @@ def test_small_videos_are_right_and_kept(tmp_path):
 
 def test_small_videos_of_one_videos_own_folder_are_kept_in_it(tmp_path):
     path = write_result(tmp_path, "alone", 0.5)
-    report_page.write_page(tmp_path / "a.html", [report_page.read_folder(path)])
+    report_page.write_page(tmp_path / "a.html", [report_folder.read_folder(path)])
     assert len(list((path / ".report").iterdir())) == 2
     assert not (tmp_path / ".report").exists()
 
@@ -295,20 +297,20 @@ def test_small_videos_of_one_videos_own_folder_are_kept_in_it(tmp_path):
 def test_of_very_many_tracks_the_worst_and_a_sample_are_drawn():
     lowest = np.random.default_rng(0).permutation(4000) / 4000
     scores = np.stack([np.full(4000, 0.99), 0.9 * lowest])
-    drawn = report_page.drawn_tracks(scores)
+    drawn = report_pictures.drawn_tracks(scores)
     found = np.sort(lowest[drawn]) * 4000
     assert len(set(drawn)) == 1000 and (found[:300] == np.arange(300)).all()
     assert np.diff(found[300:]).max() < 6.5 and found[-1] == 3999
-    assert (report_page.drawn_tracks(scores[:, :1000]) == np.arange(1000)).all()
+    assert (report_pictures.drawn_tracks(scores[:, :1000]) == np.arange(1000)).all()
 
 
 def test_videos_left_out_are_listed(tmp_path):
     for name, realism in {"a": 0.1, "b": 0.5, "c": 0.9}.items():
         write_result(tmp_path, name, realism)
-    folders = [report_page.read_folder(tmp_path)]
-    entries = report_page.pair_up(folders)
-    chosen = report_page.choose(entries, 2)
-    pictures = report_page.add_pictures(folders, entries, chosen, 64, 40, tmp_path)
+    folders = [report_folder.read_folder(tmp_path)]
+    entries = report_folder.pair_up(folders)
+    chosen = report_folder.choose(entries, 2)
+    pictures = report_pictures.add_pictures(folders, entries, chosen, 64, 40, tmp_path)
     data, media = report_page.page_data(folders, entries, pictures)
     sides = {video["name"]: video["sides"][0] for video in data["videos"]}
     assert len(media) == 4 and sides["a"]["painted"] and sides["c"]["painted"]
@@ -318,7 +320,7 @@ def test_videos_left_out_are_listed(tmp_path):
 
 def test_a_page_is_whole_or_not_there(tmp_path, monkeypatch):
     write_result(tmp_path, "clip", 0.5)
-    folder, page = report_page.read_folder(tmp_path), tmp_path / "page.html"
+    folder, page = report_folder.read_folder(tmp_path), tmp_path / "page.html"
     page.write_text("before")
     monkeypatch.setattr(Path, "read_bytes", lambda self: 1 / 0)
     with pytest.raises(ZeroDivisionError):
@@ -328,7 +330,7 @@ def test_a_page_is_whole_or_not_there(tmp_path, monkeypatch):
 
 def test_a_large_page_is_said_to_be_one(tmp_path, monkeypatch, caplog):
     write_result(tmp_path, "clip", 0.5, with_video=False)
-    folder = report_page.read_folder(tmp_path)
+    folder = report_folder.read_folder(tmp_path)
     report_page.write_page(tmp_path / "page.html", [folder])
     assert not caplog.records
     monkeypatch.setattr(report_page, "LARGE_PAGE", 1000)
@@ -340,7 +342,9 @@ def test_a_large_page_is_said_to_be_one(tmp_path, monkeypatch, caplog):
 def test_a_broken_video_is_listed_without_one(tmp_path, caplog):
     path = write_result(tmp_path, "clip", 0.5) / "result_with_scores.npz"
     path.write_bytes(path.read_bytes()[:3000])
-    report_page.write_page(tmp_path / "page.html", [report_page.read_folder(tmp_path)])
+    report_page.write_page(
+        tmp_path / "page.html", [report_folder.read_folder(tmp_path)]
+    )
     assert "clip: no pictures" in caplog.text
     assert '"name":"clip"' in (tmp_path / "page.html").read_text()
 
@@ -644,7 +648,7 @@ def test_two_folders_side_by_side(opened, results, tmp_path):
     write_result(other, "worst_one", 0.6)
     write_result(other, "new_one", 0.3, with_video=False)
     page_file = tmp_path / "both.html"
-    folders = [report_page.read_folder(path) for path in (results, other)]
+    folders = [report_folder.read_folder(path) for path in (results, other)]
     report_page.write_page(page_file, folders, video_size=64)
     page = opened(page_file, **STILL)
     assert names(page)[:2] == ["best_one", "worst_one"] and len(names(page)) == 6

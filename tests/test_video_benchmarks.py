@@ -15,9 +15,28 @@ from test_pipeline import SMALL, save_random
 from video_files import make_clip, write_video
 
 import track_autoencoder_3d
-import video_benchmarks
 from spa.errors import PipelineError
+from spa.evaluation import evalcrafter
+from spa.evaluation.comparison import compare, read_results
+from spa.evaluation.figures import (
+    draw_distributions,
+    draw_estimates,
+    draw_roc,
+    draw_scatter,
+    roc_curve,
+)
+from spa.evaluation.intphys2 import (
+    TYPES,
+    intphys2_answers,
+    read_intphys2,
+    report_intphys2,
+)
+from spa.evaluation.labelled import read_labelled, report_labelled
+from spa.evaluation.reports import Report, write_report
+from spa.evaluation.tables import Clip, find_videos, read_table, scores_of
+from spa.evaluation.videophy2 import read_videophy2, report_videophy2
 from spa.metrics import frechet_distance
+from spa.statistics import Estimate
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -49,7 +68,7 @@ def refused(message, read, *arguments, **keywords):
 def test_text_of_a_table_stays_text(tmp_path):
     table = tmp_path / "t.csv"
     table.write_bytes(b"\xef\xbb\xbfenv,n\nNone, 3 \nNA,\nshort\n")
-    columns, rows = video_benchmarks.read_table(table)
+    columns, rows = read_table(table)
     assert columns == ["env", "n"]
     assert rows == [
         {"env": "None", "n": "3"},
@@ -63,12 +82,12 @@ def test_parquet_is_read_as_csv_is(tmp_path):
     pyarrow = pytest.importorskip("pyarrow")
     table = pyarrow.table({"env": ["None", None], "pc": [4, 2], "sa": [1.5, None]})
     parquet.write_table(table, tmp_path / "t.parquet")
-    columns, rows = video_benchmarks.read_table(tmp_path / "t.parquet")
+    columns, rows = read_table(tmp_path / "t.parquet")
     assert columns == ["env", "pc", "sa"]
     assert rows[0] == {"env": "None", "pc": "4", "sa": "1.5"}
     assert rows[1] == {"env": "", "pc": "2", "sa": ""}
     (tmp_path / "bad.parquet").write_bytes(b"no parquet")
-    refused("cannot be read", video_benchmarks.read_table, tmp_path / "bad.parquet")
+    refused("cannot be read", read_table, tmp_path / "bad.parquet")
 
 
 def test_parquet_without_its_reader_is_one_line(tmp_path, monkeypatch):
@@ -76,7 +95,7 @@ def test_parquet_without_its_reader_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     refused(
         "^.*t.parquet: parquet needs pyarrow: pip install pyarrow",
-        video_benchmarks.read_table, "t.parquet",
+        read_table, "t.parquet",
     )  # fmt: skip
 
 
@@ -92,7 +111,7 @@ def test_tables_that_cannot_be_read_are_refused(tmp_path):
         "folder.csv": "cannot be read: Is a directory",
         "binary.csv": "cannot be read: it is not UTF-8 text",
     }.items():
-        refused(message, video_benchmarks.read_table, tmp_path / name)
+        refused(message, read_table, tmp_path / name)
 
 
 def test_videos_are_found_by_the_end_of_their_address(tmp_path):
@@ -104,22 +123,18 @@ def test_videos_are_found_by_the_end_of_their_address(tmp_path):
         "https://host/c.mp4",
         str(tmp_path / "videos/d.mp4"),
     ]
-    found = video_benchmarks.find_videos(
-        names, tmp_path / "t.csv", str(tmp_path / "videos")
-    )
+    found = find_videos(names, tmp_path / "t.csv", str(tmp_path / "videos"))
     found = [os.path.relpath(path, tmp_path / "videos") for path in found]
     assert found == ["wan/a b.mp4", "sora/a b.mp4", "deep/in/c.mp4", "d.mp4"]
     # Relative to the table, without a folder of videos.
     path = "videos/d.mp4"
-    assert video_benchmarks.find_videos([path], tmp_path / "t.csv") == [
-        str(tmp_path / path)
-    ]
+    assert find_videos([path], tmp_path / "t.csv") == [str(tmp_path / path)]
 
 
 def test_absent_and_confused_videos_are_refused(tmp_path):
     videos, table = tmp_path / "videos", tmp_path / "t.csv"
     touch(videos / "a.mp4")
-    find = video_benchmarks.find_videos
+    find = find_videos
     refused(
         "2 of 3 videos of .* absent, first 'b.mp4'",
         find, ["a.mp4", "b.mp4", ""], table, str(videos),
@@ -159,7 +174,7 @@ def videophy2(tmp_path):
 def test_videophy2_is_read(videophy2):
     videos, rows, table = videophy2
     write_csv(table, rows)
-    clips = video_benchmarks.read_videophy2(table, str(videos))
+    clips = read_videophy2(table, str(videos))
     assert len(clips) == 12
     assert clips[5].video == str(videos / "sora" / "prompt_1.mp4")
     assert clips[5].labels == {"pc": 3.0, "sa": 4.0, "joint": 0.0}
@@ -172,7 +187,7 @@ def test_videophy2_columns_have_names_of_ones_own(videophy2):
     rows = [{names.get(n, n): x for n, x in row.items()} for row in rows]
     rows[2]["physics"] = ""
     write_csv(table, rows)
-    clips = video_benchmarks.read_videophy2(
+    clips = read_videophy2(
         table, str(videos), video="file", pc="physics", model="made by"
     )
     assert len(clips) == 11 and clips[-1].tags == {"model": "cogvideo"}
@@ -180,7 +195,7 @@ def test_videophy2_columns_have_names_of_ones_own(videophy2):
 
 def test_videophy2_errors_come_first(videophy2):
     videos, rows, table = videophy2
-    read = video_benchmarks.read_videophy2
+    read = read_videophy2
     write_csv(table, [{n: x for n, x in row.items() if n != "pc"} for row in rows])
     refused("no column pc: it has caption, video_url", read, table, str(videos))
     write_csv(table, rows)
@@ -195,9 +210,9 @@ def test_videophy2_errors_come_first(videophy2):
 
 def test_videophy2_report(videophy2):
     videos, rows, table = videophy2
-    clips = video_benchmarks.read_videophy2(write_csv(table, rows), str(videos))
+    clips = read_videophy2(write_csv(table, rows), str(videos))
     pc = np.array([clip.labels["pc"] for clip in clips])
-    report = video_benchmarks.report_videophy2(clips, pc / 10)
+    report = report_videophy2(clips, pc / 10)
     metrics = report.metrics
     assert metrics["agreement"]["pc"]["spearman"].value == pytest.approx(1)
     assert metrics["agreement"]["pc"]["pearson"].value == pytest.approx(1)
@@ -210,7 +225,7 @@ def test_videophy2_report(videophy2):
     assert metrics["agreement_of_models"]["pc"] == pytest.approx(1)
     # One that could not be scored, and the opposite order.
     values = np.where(np.arange(12) == 7, np.nan, -pc)
-    metrics = video_benchmarks.report_videophy2(clips, values, 3).metrics
+    metrics = report_videophy2(clips, values, 3).metrics
     assert (metrics["num_clips"], metrics["num_scored"]) == (12, 11)
     assert metrics["auroc_pc_at_least_3"].value == 0
     assert metrics["agreement"]["pc"]["kendall"].value == pytest.approx(-1)
@@ -241,11 +256,11 @@ def test_evalcrafter(tmp_path):
     rows = evalcrafter_rows(tmp_path)
     rows.append(rows[0] | {"motion_quality": 2})  # a second rater
     table = write_csv(tmp_path / "ratings.csv", rows)
-    clips = video_benchmarks.read_evalcrafter(table)
+    clips = evalcrafter.read_evalcrafter(table)
     assert len(clips) == 6 and [clip.group for clip in clips[:2]] == ["0000", "0001"]
     assert clips[0].labels == {"motion_quality": 1.5, "visual_quality": 1.0}
     values = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
-    report = video_benchmarks.report_evalcrafter(clips, values)
+    report = evalcrafter.report_evalcrafter(clips, values)
     metrics = report.metrics
     # Ranks of the ratings are 1, 3.5, 5.5, 2, 3.5, 5.5 for scores in order.
     expected = np.corrcoef([1, 2, 3, 4, 5, 6], [2, 3.5, 5.5, 1, 3.5, 5.5])[0, 1]
@@ -254,14 +269,12 @@ def test_evalcrafter(tmp_path):
     assert list(metrics["models"]) == ["pika", "gen2"]
     assert metrics["models"]["pika"]["rank_by_label"]["visual_quality"] == 1
     assert {"scatter_motion_quality.png", "models.png"} <= set(report.figures)
-    [aspect] = video_benchmarks.read_evalcrafter(table, aspects=["visual_quality"])[
-        0
-    ].labels
+    [aspect] = evalcrafter.read_evalcrafter(table, aspects=["visual_quality"])[0].labels
     assert aspect == "visual_quality"
 
 
 def test_evalcrafter_errors_come_first(tmp_path):
-    read, table = video_benchmarks.read_evalcrafter, tmp_path / "ratings.csv"
+    read, table = evalcrafter.read_evalcrafter, tmp_path / "ratings.csv"
     rows = evalcrafter_rows(tmp_path)
     write_csv(table, rows)
     refused("no column flow", read, table, None, ["flow"])
@@ -288,7 +301,7 @@ def intphys2_rows(folder, name="filename"):
     """A scene for each condition, four clips each."""
     rows = []
     for scene, columns in enumerate(zip(CONDITIONS, ENVS, GAMES, strict=True)):
-        for i, kind in enumerate(video_benchmarks.TYPES):
+        for i, kind in enumerate(TYPES):
             stem = f"{scene:02d}{i}abc"
             touch(folder / "Videos" / f"{stem}.mp4")
             values = (scene, stem, columns[2], columns[0], columns[1], kind, "None")
@@ -308,7 +321,7 @@ def intphys2(tmp_path):
 
 def test_intphys2_is_read(intphys2):
     root, rows = intphys2
-    clips = video_benchmarks.read_intphys2(root)
+    clips = read_intphys2(root)
     assert len(clips) == 24
     first = [clips[4 * scene].tags for scene in range(6)]
     assert [tags["condition"] for tags in first] == [
@@ -329,17 +342,17 @@ def test_intphys2_is_read(intphys2):
         {("name" if n == "filename" else n): x for n, x in r.items()} for r in rows
     ]
     write_csv(root / "Main" / "metadata.csv", renamed)
-    assert video_benchmarks.read_intphys2(root) == clips
+    assert read_intphys2(root) == clips
 
 
 def test_intphys2_report(intphys2):
     """Scene by scene what is right is known; possible is 0.6 where it is."""
-    clips = video_benchmarks.read_intphys2(intphys2[0])
+    clips = read_intphys2(intphys2[0])
     values = np.tile([0.6, 0.4, 0.6, 0.4], 6)
     values[0:4] = 0.4, 0.6, 0.9, 0.3  # one pair wrong, the quadruplet right
     values[8:12] = 0.1, 0.6, 0.6, 0.5  # one pair wrong, the quadruplet wrong
     values[20:24] = 0.5, 0.5, 0.6, np.nan  # a tie, and half a pair
-    metrics = video_benchmarks.report_intphys2(clips, values).metrics
+    metrics = report_intphys2(clips, values).metrics
 
     def found(kind, name):
         of_part = metrics[kind][name]
@@ -364,7 +377,7 @@ def test_intphys2_report(intphys2):
 
 def test_intphys2_errors_come_first(intphys2):
     root, rows = intphys2
-    read, table = video_benchmarks.read_intphys2, root / "Main" / "metadata.csv"
+    read, table = read_intphys2, root / "Main" / "metadata.csv"
     refused("no split 'Test' in .*: have HeldOut, Main", read, root, "Test")
     refused("no folder there has Videos", read, root / "Main")
     refused("no split 'Main' in .*Main/no: no such folder", read, root / "Main" / "no")
@@ -394,13 +407,13 @@ def test_intphys2_as_released(intphys2, caplog):
     for row in more:
         touch(root / "Main" / "Videos" / f"{row['filename']}.mp4")
     write_csv(root / "Main" / "metadata.csv", rows)
-    clips = video_benchmarks.read_intphys2(root)
+    clips = read_intphys2(root)
     assert "env 'Moon_0' of unknown difficulty" in caplog.text
     assert [clip.tags["difficulty"] for clip in clips[::4]] == [
         "other", "medium", "hard", "hard", "medium", "hard", "hard",
     ]  # fmt: skip
     values = np.array([clip.labels["possible"] for clip in clips])
-    metrics = video_benchmarks.report_intphys2(clips, values).metrics
+    metrics = report_intphys2(clips, values).metrics
     assert metrics["overall"]["all"]["pairs"][::3] == (1, 14)
     assert metrics["condition"]["solidity"]["quadruplets"][::3] == (1, 2)
     assert metrics["difficulty"]["other"]["pairs"].num == 2
@@ -408,9 +421,9 @@ def test_intphys2_as_released(intphys2, caplog):
 
 
 def test_answers_for_the_held_out_split(intphys2):
-    clips = video_benchmarks.read_intphys2(intphys2[0], "HeldOut")
+    clips = read_intphys2(intphys2[0], "HeldOut")
     values = np.array([0.4, 0.7, np.nan, 0.6])
-    report = video_benchmarks.report_intphys2(clips, values)
+    report = report_intphys2(clips, values)
     lines = report.files["answers.jsonl"].decode().splitlines()
     assert [json.loads(line) for line in lines] == [
         {
@@ -421,7 +434,7 @@ def test_answers_for_the_held_out_split(intphys2):
         }
         for i, answer in enumerate([False, True, False, False])
     ]
-    answers, _ = video_benchmarks.intphys2_answers(clips, values, 0.5)
+    answers, _ = intphys2_answers(clips, values, 0.5)
     assert answers.count(b'"model_answer": true') == 2
 
 
@@ -441,9 +454,9 @@ def test_labels_and_pairs(tmp_path):
         ("c.mp4", "1", "y"), ("d.mp4", "0", "y"), ("e.mp4", "0", "y"),
     ]  # fmt: skip
     table = labelled(tmp_path, rows, ("video_path", "label", "pair_id"))
-    clips = video_benchmarks.read_labelled(table)
+    clips = read_labelled(table)
     values = np.array([0.5, 0.6, 0.4, 0.3, 0.4])
-    report = video_benchmarks.report_labelled(clips, values)
+    report = report_labelled(clips, values)
     # Within pairs: a below b; c above d, level with e. Across: a above d and e, c above
     # d, level with e.
     assert report.metrics["pairwise_accuracy"].value == pytest.approx(1.5 / 3)
@@ -459,8 +472,8 @@ def test_scores_of_a_table(tmp_path):
         ("d.mp4", 9, "y"),
     ]
     table = labelled(tmp_path, rows, ("video_path", "score", "pair_id"))
-    clips = video_benchmarks.read_labelled(table)
-    report = video_benchmarks.report_labelled(clips, np.array([0.1, 0.2, 0.5, 0.3]))
+    clips = read_labelled(table)
+    report = report_labelled(clips, np.array([0.1, 0.2, 0.5, 0.3]))
     found = report.metrics["agreement"]["score"]["spearman"]
     # Ranks 1 3 2 4 and 1 2 4 3 differ by 0 1 2 1: 1 - 6 * 6 / (4 * 15).
     assert found.value == pytest.approx(0.4)
@@ -468,7 +481,7 @@ def test_scores_of_a_table(tmp_path):
 
 
 def test_errors_of_a_table_come_first(tmp_path):
-    read = video_benchmarks.read_labelled
+    read = read_labelled
     for rows, columns, message in [
         ([("a.mp4", 1)], ("video_path", "rating"), "no column score or label"),
         ([("a.mp4", 1)], ("path", "label"), "no column video_path"),
@@ -520,8 +533,8 @@ def result_folders(tmp_path, num=12):
 
 
 def test_two_folders_are_compared(tmp_path):
-    a, b = map(video_benchmarks.read_results, result_folders(tmp_path))
-    report = video_benchmarks.compare(a, b, num_shuffles=20)
+    a, b = map(read_results, result_folders(tmp_path))
+    report = compare(a, b, num_shuffles=20)
     metrics = report.metrics
     assert (metrics["num_a"], metrics["num_b"], metrics["num_common"]) == (12, 10, 10)
     assert metrics["mean_a"].value == pytest.approx(0.555)
@@ -536,54 +549,50 @@ def test_two_folders_are_compared(tmp_path):
     assert apart["value"] == pytest.approx(frechet_distance(*samples))
     assert apart["by_chance_95"] < apart["value"]
     assert not [note for note in report.notes if "few" in note]
-    same = video_benchmarks.compare(a, a, num_shuffles=5).metrics
+    same = compare(a, a, num_shuffles=5).metrics
     assert same["frechet_motion_distance"]["value"] == pytest.approx(0, abs=1e-9)
     assert same["win_rate_a"].value == 0.5 and same["video_distance"].value == 0
 
 
 def test_few_clips_come_with_a_warning(tmp_path):
-    a, b = map(video_benchmarks.read_results, result_folders(tmp_path, 8))
-    report = video_benchmarks.compare(a, b, num_shuffles=5)
+    a, b = map(read_results, result_folders(tmp_path, 8))
+    report = compare(a, b, num_shuffles=5)
     assert any("8 and 6 clips are few" in note for note in report.notes)
 
 
 def test_results_that_cannot_be_compared_are_refused(tmp_path):
     folder, _ = result_folders(tmp_path)
-    a = video_benchmarks.read_results(folder)
-    refused("has no results", video_benchmarks.read_results, tmp_path / "none")
+    a = read_results(folder)
+    refused("has no results", read_results, tmp_path / "none")
     latents = np.zeros((1, 3, 4))
     other = {"checkpoint": {"name": "x", "sha256": "other"}}
     for i in range(2):
         write_result(tmp_path / "c" / str(i), 0.5, latents, **other)
-    c = video_benchmarks.read_results(tmp_path / "c")
-    refused("differ in checkpoint", video_benchmarks.compare, a, c)
+    c = read_results(tmp_path / "c")
+    refused("differ in checkpoint", compare, a, c)
     write_result(tmp_path / "c" / "9", 0.5, latents)
-    refused(
-        "different options .checkpoint", video_benchmarks.read_results, tmp_path / "c"
-    )
+    refused("different options .checkpoint", read_results, tmp_path / "c")
     write_result(tmp_path / "d" / "only", 0.5, latents)
-    d = video_benchmarks.read_results(tmp_path / "d")
-    refused("12 and 1 results", video_benchmarks.compare, a, d)
+    d = read_results(tmp_path / "d")
+    refused("12 and 1 results", compare, a, d)
     (folder / "clip_0" / "predictions.npz").write_bytes(b"no npz")
-    refused("no result that can be read", video_benchmarks.read_results, folder)
+    refused("no result that can be read", read_results, folder)
 
 
 def test_scores_are_those_of_the_rows(tmp_path):
-    clips = [
-        video_benchmarks.Clip(f"{name}.mp4", name, {"x": 1.0}, {}) for name in "abc"
-    ]
+    clips = [Clip(f"{name}.mp4", name, {"x": 1.0}, {}) for name in "abc"]
     rows = [
         {"video": os.path.abspath("b.mp4"), "realism": "0.5", "num_tracks": 3},
         {"video": os.path.abspath("a.mp4"), "error": "no video"},
         {"video": os.path.abspath("c.mp4"), "realism": 0.25, "num_tracks": 5},
     ]
-    values = video_benchmarks.scores_of(clips, rows)
+    values = scores_of(clips, rows)
     np.testing.assert_array_equal(values, [np.nan, 0.5, 0.25])
-    values = video_benchmarks.scores_of(clips, rows, "num_tracks")
+    values = scores_of(clips, rows, "num_tracks")
     np.testing.assert_array_equal(values, [np.nan, 3, 5])
-    refused("no score 'x': have realism", video_benchmarks.scores_of, clips, rows, "x")
-    report = video_benchmarks.Report({"a": np.nan, "b": {1: np.float64(2)}}, [])
-    video_benchmarks.write_report(report, tmp_path, clips, rows, {"benchmark": "test"})
+    refused("no score 'x': have realism", scores_of, clips, rows, "x")
+    report = Report({"a": np.nan, "b": {1: np.float64(2)}}, [])
+    write_report(report, tmp_path, clips, rows, {"benchmark": "test"})
     assert json.loads((tmp_path / "metrics.json").read_text()) == {
         "benchmark": "test", "a": None, "b": {"1": 2.0}, "notes": [],
     }  # fmt: skip
@@ -592,7 +601,7 @@ def test_scores_are_those_of_the_rows(tmp_path):
     assert [row["realism"] for row in found] == ["", "0.5", "0.25"]
     assert found[0]["error"] == "no video" and found[0]["x"] == "1"
     (tmp_path / "file").touch()
-    refused("cannot write to", video_benchmarks.write_report, report, tmp_path / "file")
+    refused("cannot write to", write_report, report, tmp_path / "file")
 
 
 # --- Pictures ---
@@ -602,7 +611,7 @@ def test_the_drawn_curve_has_the_area():
     rng = np.random.default_rng(0)
     values = rng.integers(0, 12, 60).astype(float)
     positive = rng.random(60) < values / 12
-    alarms, hits = video_benchmarks.roc_curve(values, positive)
+    alarms, hits = roc_curve(values, positive)
     assert (alarms[0], hits[0], alarms[-1], hits[-1]) == (0, 0, 1, 1)
     wins = np.sign(values[positive][:, None] - values[~positive]) / 2 + 0.5
     assert np.trapezoid(hits, alarms) == pytest.approx(wins.mean())
@@ -614,17 +623,17 @@ def test_pictures_of_whatever_was_scored(tmp_path, num):
     values = np.append(np.linspace(0.2, 0.8, num), np.nan)
     same = np.where(np.isnan(values), np.nan, 0.5)
     names = [f"class {i % 5}" for i in range(len(values))]
-    estimate = video_benchmarks.Estimate(0.5, np.nan, np.nan, 1)
-    report = video_benchmarks.Report({}, [])
+    estimate = Estimate(0.5, np.nan, np.nan, 1)
+    report = Report({}, [])
     report.figures = {
-        "all.png": video_benchmarks.draw_distributions(values, None),
-        "classes.png": video_benchmarks.draw_distributions(values, names),
-        "scatter.png": video_benchmarks.draw_scatter(np.round(values), values, "x"),
-        "same.png": video_benchmarks.draw_scatter(same, values, "x"),
-        "roc.png": video_benchmarks.draw_roc({"all": (values, np.round(values))}),
-        "estimates.png": video_benchmarks.draw_estimates({"a": estimate}, "x", 0.5),
+        "all.png": draw_distributions(values, None),
+        "classes.png": draw_distributions(values, names),
+        "scatter.png": draw_scatter(np.round(values), values, "x"),
+        "same.png": draw_scatter(same, values, "x"),
+        "roc.png": draw_roc({"all": (values, np.round(values))}),
+        "estimates.png": draw_estimates({"a": estimate}, "x", 0.5),
     }
-    for path in video_benchmarks.write_report(report, tmp_path)[1:]:
+    for path in write_report(report, tmp_path)[1:]:
         assert Path(path).read_bytes().startswith(b"\x89PNG")
 
 

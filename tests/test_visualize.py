@@ -11,9 +11,32 @@ import numpy as np
 import pytest
 from video_files import make_clip, write_video
 
-import visualize
 from spa.clip import video_writer
 from spa.errors import VideoError, VisualizeError
+from spa.view import results
+from spa.view.drawing import (
+    HIDDEN,
+    _decimal,
+    check_scores,
+    colours_bgr,
+    drawing_order,
+    margin_height,
+    normalize_scores,
+    paint_frames,
+    paint_point_track_with_colors,
+    plot_scores,
+    project_3d_to_2d,
+    project_all_tracks,
+    score_to_color_bgr,
+    video_of_result,
+    worst_tracks,
+    write_png,
+)
+from spa.view.results import (
+    StoredVideo,
+    load_visualization_data,
+    prepare_video_for_visualization,
+)
 
 RED, WHITE, BLUE = (0, 0, 255), (255, 255, 255), (255, 0, 0)  # as OpenCV has them
 
@@ -78,14 +101,12 @@ def some_tracks(num_tracks=40, num_frames=9, size=(60, 80)):
     return video, tracks, visibles, scores
 
 
-@pytest.mark.parametrize("hidden", visualize.HIDDEN)
+@pytest.mark.parametrize("hidden", HIDDEN)
 @pytest.mark.parametrize("trail, point_size", [(5, 2), (0, 1), (2, 5)])
 def test_painting_equals_the_plain_drawing(hidden, trail, point_size):
     arrays = some_tracks()
     before = arrays[0].copy()
-    painted = visualize.paint_point_track_with_colors(
-        *arrays, trail, point_size, hidden=hidden
-    )
+    painted = paint_point_track_with_colors(*arrays, trail, point_size, hidden=hidden)
     expected = plain_painting(*arrays, trail, point_size, hidden)
     np.testing.assert_array_equal(painted, expected)
     np.testing.assert_array_equal(arrays[0], before)
@@ -101,9 +122,7 @@ def one_point(x, y, num_frames=1, size=(40, 60), visibles=None, score=0.0, **opt
     x, y = (np.broadcast_to(np.asarray(a, float), num_frames) for a in (x, y))
     scores = np.full((num_frames, 1), score)
     tracks = np.stack([x, y], axis=-1)[None]
-    return visualize.paint_point_track_with_colors(
-        video, tracks, visibles, scores, **options
-    )
+    return paint_point_track_with_colors(video, tracks, visibles, scores, **options)
 
 
 def test_a_point_covers_the_pixel_that_it_lies_in():
@@ -119,7 +138,7 @@ def test_later_points_lie_on_earlier_ones():
     tracks = np.full((2, 1, 2), 20.5)
     video = np.zeros((1, 40, 40, 3), np.uint8)
     for scores, colour in [([0, 1], BLUE), ([1, 0], RED)]:
-        painted = visualize.paint_point_track_with_colors(
+        painted = paint_point_track_with_colors(
             video, tracks, None, np.array([scores], float)
         )
         assert tuple(painted[0, 20, 20]) == colour
@@ -170,10 +189,10 @@ def test_colours():
         (7, BLUE),
         (np.nan, (128, 128, 128)),
     ]:
-        assert visualize.score_to_color_bgr(score) == colour
+        assert score_to_color_bgr(score) == colour
     scores = np.random.default_rng(0).random((50, 4))
     expected = [[plain_colour(score) for score in row] for row in scores]
-    np.testing.assert_array_equal(visualize.colours_bgr(scores), expected)
+    np.testing.assert_array_equal(colours_bgr(scores), expected)
 
 
 def test_frames_are_taken_one_by_one():
@@ -185,7 +204,7 @@ def test_frames_are_taken_one_by_one():
             taken.append(t)
             yield frame
 
-    painted = visualize.paint_frames(frames(), tracks, visibles, scores)
+    painted = paint_frames(frames(), tracks, visibles, scores)
     assert not taken
     for t, _ in enumerate(painted):
         assert taken == list(range(t + 1))
@@ -204,7 +223,7 @@ def test_paint_frames_refuses_what_does_not_fit():
         ({"running_scores": np.zeros(3)}, "3 running scores for 9 frames"),
     ]:
         with pytest.raises(VisualizeError, match=message):  # before any frame is asked
-            visualize.paint_frames(video, **(good | bad))
+            paint_frames(video, **(good | bad))
     for frames, message in [
         (video[:-1], "8 frames"),
         ([*video, video[0]], "more than"),
@@ -212,19 +231,17 @@ def test_paint_frames_refuses_what_does_not_fit():
         (video[..., 0], "need uint8"),
     ]:
         with pytest.raises(VisualizeError, match=message):
-            list(visualize.paint_frames(frames, **good))
+            list(paint_frames(frames, **good))
 
 
 @pytest.mark.parametrize("width", [33, 80, 512, 1280])
 def test_the_margin_leaves_the_video_where_it_was(width):
     video, tracks, visibles, scores = some_tracks(size=(60, width))
-    plain = visualize.paint_point_track_with_colors(video, tracks, visibles, scores)
-    with_margin = np.stack(
-        list(visualize.paint_frames(video, tracks, visibles, scores))
-    )
+    plain = paint_point_track_with_colors(video, tracks, visibles, scores)
+    with_margin = np.stack(list(paint_frames(video, tracks, visibles, scores)))
     np.testing.assert_array_equal(with_margin[:, :60], plain)
     strip = with_margin[0, 60:]
-    assert strip.shape == (visualize.margin_height(width), width, 3)
+    assert strip.shape == (margin_height(width), width, 3)
     if width > 33:
         found = {tuple(colour) for colour in strip.reshape(-1, 3).tolist()}
         assert {RED, BLUE} <= found
@@ -235,14 +252,14 @@ def test_the_margin_leaves_the_video_where_it_was(width):
 def test_side_by_side_has_the_frame_at_the_left():
     video, tracks, visibles, scores = some_tracks()
     options = {"margin": False, "side_by_side": True}
-    both = list(visualize.paint_frames(video, tracks, visibles, scores, **options))
-    painted = visualize.paint_point_track_with_colors(video, tracks, visibles, scores)
+    both = list(paint_frames(video, tracks, visibles, scores, **options))
+    painted = paint_point_track_with_colors(video, tracks, visibles, scores)
     np.testing.assert_array_equal(both, np.concatenate([video, painted], axis=2))
 
 
 def test_no_frames_stay_none():
     video, tracks, visibles, scores = some_tracks()
-    none = visualize.paint_point_track_with_colors(
+    none = paint_point_track_with_colors(
         video[:0], tracks[:, :0], visibles[:, :0], scores[:0]
     )
     assert none.shape == (0, *video.shape[1:]) and none.dtype == np.uint8
@@ -270,10 +287,10 @@ def test_projection_agrees_with_opencv():
         expected.append(cv2.projectPoints(coords[t], *camera)[0][:, 0])
     expected = np.stack(expected, axis=1)
     for sizes in [{}, {"resize_height": 7, "original_width": 640}]:
-        tracks = visualize.project_all_tracks(coords, intrinsics, extrinsics, **sizes)
+        tracks = project_all_tracks(coords, intrinsics, extrinsics, **sizes)
         assert tracks.shape == (num_tracks, num_frames, 2)
         np.testing.assert_allclose(tracks, expected, atol=0.01)
-    one = visualize.project_all_tracks(coords, intrinsics[2], extrinsics[2])
+    one = project_all_tracks(coords, intrinsics[2], extrinsics[2])
     np.testing.assert_allclose(one[:, 2], expected[:, 2], atol=0.01)
 
 
@@ -282,7 +299,7 @@ def test_projection_by_hand():
     pose = np.eye(4)
     pose[2, 3] = 1  # the world's origin lies a metre before the camera
     points = [[1, -1, 1], [0, 0, -3], [0, 0, -1], [90, 0, 0], [np.nan, 0, 1]]
-    pixels, depths = visualize.project_3d_to_2d(np.array(points), camera, pose)
+    pixels, depths = project_3d_to_2d(np.array(points), camera, pose)
     np.testing.assert_allclose(depths[:4], [2, -2, 0, 1])
     np.testing.assert_allclose(pixels[0], [370, 140])
     assert np.isnan(pixels[[1, 2]]).all() and np.isnan(pixels[4, 0])
@@ -294,41 +311,41 @@ def test_projection_by_hand():
 
 def test_normalised_scores_and_what_they_were():
     scores = np.array([[0.9, np.nan], [0.7, 0.8], [np.inf, 0.75]])
-    normal, ends = visualize.normalize_scores(scores)
+    normal, ends = normalize_scores(scores)
     expected = [[1, np.nan], [0, 0.5], [np.nan, 0.25]]
     np.testing.assert_allclose(normal, expected, atol=1e-6)
     np.testing.assert_allclose(ends, (0.7, 0.9), atol=1e-6)
-    same, ends = visualize.normalize_scores(np.full((2, 2), 0.3))
+    same, ends = normalize_scores(np.full((2, 2), 0.3))
     np.testing.assert_allclose(same, 0.3)
     assert ends == (0, 1)
-    none, ends = visualize.normalize_scores(np.full((2, 2), np.nan))
+    none, ends = normalize_scores(np.full((2, 2), np.nan))
     assert np.isnan(none).all() and ends == (0, 1)
-    elsewhere, ends = visualize.normalize_scores(np.full((2, 2), 4.0))
+    elsewhere, ends = normalize_scores(np.full((2, 2), 4.0))
     assert (elsewhere == 0.5).all() and ends == (4, 4)
 
 
 def test_scores_that_are_not_within_0_to_1():
-    visualize.check_scores(np.array([[0, 1, np.nan]]))
-    visualize.check_scores(np.array([[-1e-7, 1 + 1e-7]]))
+    check_scores(np.array([[0, 1, np.nan]]))
+    check_scores(np.array([[-1e-7, 1 + 1e-7]]))
     for wrong in (-0.1, 1.2, 1.0001, np.inf):
         with pytest.raises(VisualizeError, match="leave out --no_normalize_scores"):
-            visualize.check_scores(np.array([[0.5, wrong]]))
+            check_scores(np.array([[0.5, wrong]]))
 
 
 def test_worst_tracks():
     scores = np.array([[0.9, 0.3, np.nan, 0.5], [0.2, np.nan, np.nan, 0.4]])
-    assert visualize.worst_tracks(scores, 2).tolist() == [0, 1]  # the lowest, once
-    assert visualize.worst_tracks(scores, 9).tolist() == [0, 1, 3]
-    assert visualize.drawing_order(scores).tolist() == [2, 3, 1, 0]
+    assert worst_tracks(scores, 2).tolist() == [0, 1]  # the lowest, once
+    assert worst_tracks(scores, 9).tolist() == [0, 1, 3]
+    assert drawing_order(scores).tolist() == [2, 3, 1, 0]
     with pytest.raises(VisualizeError, match="at least 1"):
-        visualize.worst_tracks(scores, 0)
+        worst_tracks(scores, 0)
     with pytest.raises(VisualizeError, match="no track has a score"):
-        visualize.worst_tracks(np.full((2, 2), np.nan), 1)
+        worst_tracks(np.full((2, 2), np.nan), 1)
 
 
 def test_labels_tell_the_ends_apart():
-    assert visualize._decimal(0.5, 0, 1) == "0.50"
-    assert visualize._decimal(0.9912, 0.991, 0.993) == "0.9912"
+    assert _decimal(0.5, 0, 1) == "0.50"
+    assert _decimal(0.9912, 0.991, 0.993) == "0.9912"
 
 
 # --- Results ---
@@ -366,7 +383,7 @@ def save(path, arrays, compress=False, **changes):
 def test_stored_video_is_what_was_stored(tmp_path, compress, dtype):
     arrays = example(dtype=dtype)
     path = save(tmp_path / "a.npz", arrays, compress)
-    data = visualize.load_visualization_data(path)
+    data = load_visualization_data(path)
     video, truth = data["video"], arrays["video"]
     assert video.shape == truth.shape and video.dtype == truth.dtype
     assert len(video) == 6 and video.ndim == 4
@@ -378,10 +395,10 @@ def test_stored_video_is_what_was_stored(tmp_path, compress, dtype):
     eight_bits = example()["video"].transpose(0, 2, 3, 1)
     np.testing.assert_array_equal(list(video.frames()), eight_bits)
     np.testing.assert_array_equal(list(video.frames(4)), eight_bits[4:])
-    rgb, bgr = visualize.prepare_video_for_visualization(video)
+    rgb, bgr = prepare_video_for_visualization(video)
     np.testing.assert_array_equal(rgb, eight_bits)
     np.testing.assert_array_equal(bgr, eight_bits[..., ::-1])
-    again, _ = visualize.prepare_video_for_visualization(truth)
+    again, _ = prepare_video_for_visualization(truth)
     np.testing.assert_array_equal(again, rgb)
 
 
@@ -392,7 +409,7 @@ def test_other_layouts_of_video(tmp_path):
         ("last", np.ascontiguousarray(truth.transpose(0, 2, 3, 1))),
     ]:
         path = save(tmp_path / f"{name}.npz", example(), video=video)
-        video = visualize.load_visualization_data(path)["video"]
+        video = load_visualization_data(path)["video"]
         np.testing.assert_array_equal(video[:], truth)
         np.testing.assert_array_equal(
             list(video.frames(1, 3)), truth[1:3].transpose(0, 2, 3, 1)
@@ -408,7 +425,7 @@ def test_long_videos_are_not_held_in_memory(tmp_path, compress):
     num_bytes = arrays.pop("video").nbytes
     tracemalloc.start()
     try:
-        assert sum(1 for _ in visualize.video_of_result(path)) == 80
+        assert sum(1 for _ in video_of_result(path)) == 80
         assert tracemalloc.get_traced_memory()[1] < num_bytes / 5
     finally:
         tracemalloc.stop()
@@ -416,11 +433,11 @@ def test_long_videos_are_not_held_in_memory(tmp_path, compress):
 
 def test_a_large_video_in_fortran_order_is_refused(tmp_path, monkeypatch):
     arrays = example()
-    monkeypatch.setattr(visualize, "MOST_WHOLE", arrays["video"].nbytes - 1)
-    visualize.StoredVideo(save(tmp_path / "a.npz", arrays))
+    monkeypatch.setattr(results, "MOST_WHOLE", arrays["video"].nbytes - 1)
+    StoredVideo(save(tmp_path / "a.npz", arrays))
     arrays["video"] = np.asfortranarray(arrays["video"])
     with pytest.raises(VisualizeError, match="save it with np.ascontiguousarray"):
-        visualize.load_visualization_data(save(tmp_path / "b.npz", arrays))
+        load_visualization_data(save(tmp_path / "b.npz", arrays))
 
 
 def test_shapes_that_are_taken(tmp_path):
@@ -428,8 +445,8 @@ def test_shapes_that_are_taken(tmp_path):
     matrices = {
         name: np.tile(arrays[name], (6, 1, 1)) for name in ("intrinsics", "extrinsics")
     }
-    plain = visualize.load_visualization_data(save(tmp_path / "a.npz", arrays))
-    changed = visualize.load_visualization_data(
+    plain = load_visualization_data(save(tmp_path / "a.npz", arrays))
+    changed = load_visualization_data(
         save(
             tmp_path / "b.npz",
             arrays | matrices,
@@ -441,13 +458,13 @@ def test_shapes_that_are_taken(tmp_path):
         np.testing.assert_array_equal(plain[name], changed[name])
     cameras = {name: matrix[:1] for name, matrix in matrices.items()}
     changed = save(tmp_path / "d.npz", arrays | cameras)
-    changed = visualize.load_visualization_data(changed)
+    changed = load_visualization_data(changed)
     np.testing.assert_array_equal(plain["intrinsics"], changed["intrinsics"])
     assert plain["visibs"].dtype == bool and plain["coords_score"].shape == (6, 4)
     assert plain["intrinsics"].shape == (6, 3, 3) and plain["fps"] is None
     single = example(1, 1)
     path = save(tmp_path / "c.npz", single, visibs=np.ones((1, 1, 1)), fps=24.0)
-    data = visualize.load_visualization_data(path)
+    data = load_visualization_data(path)
     assert data["coords_score"].shape == data["visibs"].shape == (1, 1)
     assert data["fps"] == 24
 
@@ -456,9 +473,9 @@ def test_files_of_tapip3d_are_grey(tmp_path):
     arrays = example(dtype=np.float32)
     more = {"depths": np.ones((6, 48, 64)), "query_points": np.zeros((4, 4))}
     path = save(tmp_path / "a.npz", arrays | more, coords_score=None)
-    data = visualize.load_visualization_data(path)
+    data = load_visualization_data(path)
     assert not data["has_scores"] and np.isnan(data["coords_score"]).all()
-    for frame in visualize.video_of_result(data, normalize=True, margin=False):
+    for frame in video_of_result(data, normalize=True, margin=False):
         for x, y in [(16, 12), (48, 36)]:
             assert tuple(frame[y, x]) == (128, 128, 128)
 
@@ -484,7 +501,7 @@ def test_files_of_tapip3d_are_grey(tmp_path):
 def test_results_that_do_not_fit(tmp_path, changes, message):
     path = save(tmp_path / "a.npz", example(), **changes)
     with pytest.raises(VisualizeError, match=message) as caught:
-        visualize.load_visualization_data(path)
+        load_visualization_data(path)
     assert "\n" not in str(caught.value) and path in str(caught.value)
 
 
@@ -496,14 +513,14 @@ def test_files_that_are_none(tmp_path):
         (tmp_path, "is a folder"),
     ]:
         with pytest.raises(VisualizeError, match=message):
-            visualize.load_visualization_data(path)
+            load_visualization_data(path)
 
 
 def test_float_video_that_is_not_within_0_to_1(tmp_path):
     video = np.full((6, 3, 48, 64), 200, np.float32)
     path = save(tmp_path / "a.npz", example(), video=video)
     with pytest.raises(VisualizeError, match="up to 200: need 0..1, or uint8"):
-        list(visualize.video_of_result(path))
+        list(video_of_result(path))
 
 
 def test_a_damaged_video_is_said(tmp_path):
@@ -514,14 +531,14 @@ def test_a_damaged_video_is_said(tmp_path):
     data[start + 2000] ^= 255
     (tmp_path / "a.npz").write_bytes(data)
     with pytest.raises(VisualizeError, match="its video cannot be read"):
-        list(visualize.video_of_result(path))
+        list(video_of_result(path))
 
 
 def test_a_result_is_painted_where_its_points_are(tmp_path):
     scores = np.tile(np.array([0, 0.5, 1, np.nan], np.float32), (6, 1))
     arrays = example() | {"video": np.zeros((6, 3, 48, 64), np.uint8)}
     path = save(tmp_path / "a.npz", arrays, coords_score=scores)
-    frames = list(visualize.video_of_result(path, margin=False))
+    frames = list(video_of_result(path, margin=False))
     assert len(frames) == 6
     for frame in frames:  # RGB
         for (x, y), colour in {
@@ -531,7 +548,7 @@ def test_a_result_is_painted_where_its_points_are(tmp_path):
             (48, 36): (128, 128, 128),
         }.items():
             assert tuple(frame[y, x]) == colour
-    (frame, *_) = visualize.video_of_result(path, margin=False, worst=1)
+    (frame, *_) = video_of_result(path, margin=False, worst=1)
     assert frame[10:15, 14:19].any() and not frame[:, 30:].any()
     assert not frame[20:].any()
 
@@ -540,10 +557,10 @@ def test_lost_points_without_a_score_are_left_out(tmp_path):
     arrays = example() | {"video": np.zeros((6, 3, 48, 64), np.uint8)}
     scores, visible = arrays["coords_score"], arrays["visibs"]
     visible[3:, 0], scores[4:, 0] = False, np.nan
-    frames = list(visualize.video_of_result(save(tmp_path / "a.npz", arrays), trail=0))
+    frames = list(video_of_result(save(tmp_path / "a.npz", arrays), trail=0))
     corner = [frame[:24, :32].any() for frame in frames]
     assert corner == [True, True, True, True, False, False]
-    frames = visualize.video_of_result(tmp_path / "a.npz", trail=0, hidden="hollow")
+    frames = video_of_result(tmp_path / "a.npz", trail=0, hidden="hollow")
     last = list(frames)[-1][:24, :32]  # a ring without a score
     assert not last[12, 16].any() and tuple(last.max(axis=(0, 1))) == (128, 128, 128)
 
@@ -551,8 +568,8 @@ def test_lost_points_without_a_score_are_left_out(tmp_path):
 def test_scores_outside_are_refused_or_normalised(tmp_path):
     path = save(tmp_path / "a.npz", example(), coords_score=np.full((6, 4), 3.0))
     with pytest.raises(VisualizeError, match="scores run from 3 to 3"):
-        visualize.video_of_result(path)
-    assert len(list(visualize.video_of_result(path, normalize=True))) == 6
+        video_of_result(path)
+    assert len(list(video_of_result(path, normalize=True))) == 6
 
 
 def test_a_result_without_video_is_drawn_from_the_file(tmp_path):
@@ -566,7 +583,7 @@ def test_a_result_without_video_is_drawn_from_the_file(tmp_path):
         "frame_size": np.array([128, 96]),
     }
     path = save(tmp_path / "a.npz", example(size=(96, 128)), **named)
-    data = visualize.load_visualization_data(path)
+    data = load_visualization_data(path)
     assert data["video"].shape == (6, 3, 96, 128)
     frames = np.stack(list(data["video"].frames()))
     own, before = (
@@ -577,15 +594,15 @@ def test_a_result_without_video_is_drawn_from_the_file(tmp_path):
     np.testing.assert_array_equal(
         np.asarray(data["video"])[2], frames[2].transpose(2, 0, 1)
     )
-    assert len(list(visualize.video_of_result(data))) == 6
+    assert len(list(video_of_result(data))) == 6
     indices[-1] = 30
     path = save(tmp_path / "b.npz", example(size=(96, 128)), **named)
     with pytest.raises(VisualizeError, match="ends before frame 30"):
-        list(visualize.video_of_result(path))
+        list(video_of_result(path))
     named["video_path"] = np.array("/nowhere/other.mp4")
     path = save(tmp_path / "c.npz", example(), **named)
     with pytest.raises(VisualizeError, match="is not there: /nowhere/other.mp4"):
-        visualize.load_visualization_data(path)
+        load_visualization_data(path)
 
 
 @pytest.mark.parametrize(
@@ -605,12 +622,12 @@ def test_a_named_video_whose_frames_cannot_be(tmp_path, changes, message):
     named = {"video": None, "video_path": np.array(str(tmp_path / "clip.mp4"))}
     path = save(tmp_path / "a.npz", example(), **named, **changes)
     with pytest.raises(VisualizeError, match=message):
-        visualize.load_visualization_data(path)
+        load_visualization_data(path)
 
 
 def test_a_stored_video_has_the_methods_of_an_array(tmp_path):
     arrays = example()
-    video = visualize.StoredVideo(save(tmp_path / "a.npz", arrays))
+    video = StoredVideo(save(tmp_path / "a.npz", arrays))
     assert video.mean() == arrays["video"].mean()
     np.testing.assert_array_equal(
         video.transpose(0, 2, 3, 1), arrays["video"].transpose(0, 2, 3, 1)
@@ -681,7 +698,7 @@ def test_a_video_appears_whole_or_not_at_all(tmp_path):
 
 def test_pictures(tmp_path):
     frame = patches()[0]
-    visualize.write_png(tmp_path / "a.png", frame)
+    write_png(tmp_path / "a.png", frame)
     found = cv2.imread(str(tmp_path / "a.png"))
     np.testing.assert_array_equal(found[..., ::-1], frame)
 
@@ -689,19 +706,19 @@ def test_pictures(tmp_path):
 def test_scores_are_plotted(tmp_path):
     scores = np.random.default_rng(0).random((30, 5))
     scores[3], scores[5, 2] = np.nan, np.inf
-    visualize.plot_scores(tmp_path / "a.png", scores, 10.0, [1, 2], "title")
+    plot_scores(tmp_path / "a.png", scores, 10.0, [1, 2], "title")
     found = cv2.imread(str(tmp_path / "a.png"))
     assert found.shape == (420, 960, 3)
     assert len(np.unique(found.reshape(-1, 3), axis=0)) > 20
     with pytest.raises(VisualizeError, match="no score"):
-        visualize.plot_scores(tmp_path / "b.png", scores * np.nan)
+        plot_scores(tmp_path / "b.png", scores * np.nan)
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
 
 
 def test_titles_are_no_formulas_and_may_have_any_character(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        visualize.plot_scores(
+        plot_scores(
             tmp_path / "a.png", np.full((3, 2), 0.5), title="a$\\x$b \u6f22.npz"
         )
     assert (tmp_path / "a.png").exists()

@@ -16,7 +16,7 @@ import pytest
 from absl import flags
 from test_visualize import decoded, example, save
 
-import visualize
+from spa.view.drawing import margin_height, score_to_color_bgr
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = str(ROOT / "visualizer.py")
@@ -77,7 +77,7 @@ def test_by_default_scores_are_spread_and_the_video_lies_beside(visualizer, resu
     assert f"written  {path}" in out and "scores 0.600 to 0.800" in out
     assert sorted(p.name for p in path.parent.iterdir()) == ["clip.npz", path.name]
     meta, frames = decoded(path)
-    height = 47 + visualize.margin_height(63)
+    height = 47 + margin_height(63)
     assert frames.shape == (6, height + height % 2, 64, 3)
     assert meta["fps"] == 10  # nothing else is known
     expected = [[255, 0, 0], [255, 255, 255], [0, 0, 255], [128, 128, 128]]
@@ -98,7 +98,7 @@ def test_the_true_scores(visualizer, result):
         assert names == [f"frame_{t:05d}.png" for t in range(6)]
         assert decoded(folder / "true.mp4")[0]["fps"] == 12.5
         frame = cv2.imread(str(folder / "true" / names[2]))
-        truth = [visualize.score_to_color_bgr(np.float32(s)) for s in (0.6, 0.7, 0.8)]
+        truth = [score_to_color_bgr(np.float32(s)) for s in (0.6, 0.7, 0.8)]
         np.testing.assert_array_equal(colours(frame)[:3], truth)
 
 
@@ -117,7 +117,7 @@ def test_worst_side_by_side_plot_and_old_frames(visualizer, result):
     names = {path.name for path in (folder / "one").iterdir()}
     assert "frame_00009.png" not in names and "frame_of_mine.png" in names
     frame = cv2.imread(str(folder / "one" / "frame_00001.png"))
-    assert frame.shape == (47 + visualize.margin_height(126), 126, 3)
+    assert frame.shape == (47 + margin_height(126), 126, 3)
     assert not frame[:47, :63].any()
     found = colours(frame[:, 63:])
     assert found[0].tolist() == [0, 0, 255] and not np.any(found[1:])
@@ -131,7 +131,9 @@ def test_fps_of_the_result(visualizer, result, tmp_path):
 
 def test_fps_of_the_plot(visualizer, result, monkeypatch):
     found = []
-    monkeypatch.setattr(visualize, "plot_scores", lambda *given: found.append(given[2]))
+    monkeypatch.setattr(
+        "spa.view.drawing.plot_scores", lambda *given: found.append(given[2])
+    )
     code, _, err = visualizer(f"--npz_path={result}", "--plot", "--fps=24")
     assert code == 0 and found == [24], err
 
@@ -201,7 +203,7 @@ def test_what_cannot_be_written_is_said(visualizer, result, monkeypatch):
     def full(name, count):
         raise OSError(errno.ENOSPC, "the disk is full")
 
-    monkeypatch.setattr("video._check_written", full)
+    monkeypatch.setattr("spa.clip.video_writer._check_written", full)
     code, _, err = visualizer(f"--npz_path={result}")
     assert code == 1 and re.match("cannot write .*: the disk is full\n$", err), err
 

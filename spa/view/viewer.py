@@ -38,9 +38,10 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from scipy.spatial.transform import Rotation
 
-import visualize
 from spa.clip.video import DEFAULT_FPS, reduced
 from spa.errors import VisualizeError
+from spa.view.drawing import GREY, check_scores, colours_bgr, normalize_scores
+from spa.view.results import StoredVideo, load_visualization_data
 
 FLAT_DEPTH, FLAT_WITHIN = 1.0, 1e-3  # where pipeline.py puts points without depth
 NUM_KEY_FRAMES = 8  # cameras shown beside that of the frame, at most
@@ -110,16 +111,16 @@ def make_scene(
             to be normalised; no visible point; cameras that cannot be.
     """
     if not isinstance(data, dict):
-        data = visualize.load_visualization_data(data)
+        data = load_visualization_data(data)
     scores, score_range = data["coords_score"], (0.0, 1.0)
     try:
-        visualize.check_scores(scores)
+        check_scores(scores)
     except VisualizeError:
         if normalize is False:
             raise
         normalize = True
     if normalize:
-        score_range = visualize.normalize_scores(scores)[1]
+        score_range = normalize_scores(scores)[1]
         if score_range[0] == score_range[1]:  # all the same: white, in the middle
             middle = score_range[0]
             apart = max(0.5, 1e-3 * abs(middle))
@@ -168,7 +169,7 @@ class Pictures:
         video: of visualize.
     """
 
-    def __init__(self, video: visualize.StoredVideo):
+    def __init__(self, video: StoredVideo):
         self.video, self.position = video, -1
         self.reader, self.picture = iter(()), None
 
@@ -230,7 +231,7 @@ def _rgb(scene, scores):
     """The colours of scores."""
     low, high = scene.score_range
     scores = (scores - low) / max(high - low, 1e-12)
-    return visualize.colours_bgr(scores)[..., ::-1]
+    return colours_bgr(scores)[..., ::-1]
 
 
 def is_chosen(
@@ -662,7 +663,7 @@ def _heading(scene, flat):
 def _legend(score_range):
     """The colour bar."""
     low, high = score_range
-    rgb = [visualize.colours_bgr(np.float64(s)).tolist()[::-1] for s in (0, 0.5, 1)]
+    rgb = [colours_bgr(np.float64(s)).tolist()[::-1] for s in (0, 0.5, 1)]
     ends = [f"rgb{tuple(colour)}" for colour in rgb]
     return (
         '<div style="padding:0 1em;font-size:.8em">'
@@ -671,7 +672,7 @@ def _legend(score_range):
         '<div style="display:flex;justify-content:space-between">'
         f"<span>{low:.2g}: surprising</span><span>{(low + high) / 2:.2g}</span>"
         f"<span>{high:.2g}: as expected</span></div>"
-        f'<span style="color:rgb{visualize.GREY}">&#9679;</span> without a score</div>'
+        f'<span style="color:rgb{GREY}">&#9679;</span> without a score</div>'
     )
 
 

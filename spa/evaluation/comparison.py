@@ -1,0 +1,214 @@
+"""Two folders of results against each other."""
+
+import json
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from tqdm import tqdm
+
+from spa import statistics
+from spa.errors import PipelineError, first_line
+from spa.evaluation.figures import draw_distributions, draw_scatter
+from spa.evaluation.reports import Report, Table, mean_of_known
+from spa.metrics import frechet_distance, motion_sample, video_distance
+from spa.statistics import bootstrap
+
+NUM_SHUFFLES = 100  # of two sets of clips, for what their distance is by chance
+
+
+class Results(NamedTuple):
+    """Results in a folder, by name.
+
+    scores: of score.json, [N]; latents: the mean over windows, [N, K, C]; settings:
+    what must be alike for results to be compared.
+    """
+
+    names: list[str]
+    scores: Float[np.ndarray, " N"]
+    latents: Float[np.ndarray, "N K C"]
+    settings: dict
+
+
+def read_results(folder: str | os.PathLike, score: str = "realism") -> Results:
+    """What inference.py, or this, wrote to a folder: a sub-folder for each video.
+
+    Raises:
+        PipelineError: no results, damaged ones, or ones of different checkpoints.
+    """
+    paths = sorted(Path(folder).glob("*/score.json"))
+    if not paths:
+        raise PipelineError(
+            f"{folder} has no results: no sub-folder of it has a score.json"
+        )
+    names, scores, latents, settings = [], [], [], {}
+    for path in tqdm(paths, "results", unit="clip", leave=False):
+        stored, of_clip = _read_result(path)
+        if score not in stored:
+            raise PipelineError(f"{path} has no {score!r}")
+        names.append(path.parent.name)
+        scores.append(np.nan if stored[score] is None else float(stored[score]))
+        latents.append(of_clip)
+        found = {
+            "checkpoint": stored["checkpoint"]["sha256"],
+            "version": stored["version"],
+            **stored["options"],
+        }
+        settings = settings or found
+        if found != settings:
+            differ = [n for n in found if found[n] != settings.get(n)]
+            raise PipelineError(
+                f"{folder}: {names[0]} and {names[-1]} were scored with different "
+                f"options ({', '.join(differ)}): score all in one way"
+            )
+    return Results(names, np.array(scores), np.stack(latents), settings)
+
+
+def _read_result(path):
+    """score.json, and the mean of the latents beside it over windows, [K, C]."""
+    try:
+        stored = json.loads(path.read_text())
+        stored["checkpoint"]["sha256"], stored["version"], stored["options"]
+        with np.load(path.parent / "predictions.npz") as arrays:
+            windows = arrays["latents"]
+        sample = motion_sample(windows, flatten=True)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise PipelineError(
+            f"{path.parent} is no result that can be read: {first_line(error)}"
+        ) from error
+    return stored, sample.reshape(windows.shape[1:]).astype(np.float32)
+
+
+def compare(
+    first: Results, second: Results, num_shuffles: int = NUM_SHUFFLES
+) -> Report:
+    """Which of two sets of videos moves more like real ones, and do they move alike.
+
+    Args:
+        first, second: of `read_results`. Those of one name are compared with each
+            other, and resampled together.
+        num_shuffles: how often all clips are dealt anew into two sets of the same
+            sizes, which gives the Fréchet distance that chance alone makes.
+
+    Returns:
+        Means and their difference, the share of names in which the first scores
+        higher, Fréchet motion distance, and how far apart videos of one name move.
+
+    Raises:
+        PipelineError: results of different checkpoints or versions, or a single video.
+    """
+    notes = _check_settings(first, second)
+    common = [name for name in first.names if name in set(second.names)]
+    at = [[results.names.index(n) for n in common] for results in (first, second)]
+    pair = first.scores[at[0]], second.scores[at[1]]
+    kept = ~np.isnan(pair[0] + pair[1])
+    metrics = {
+        "num_a": len(first.names),
+        "num_b": len(second.names),
+        "num_common": len(common),
+        "mean_a": mean_of_known(first.scores, None),
+        "mean_b": mean_of_known(second.scores, None),
+        "difference": _difference(first, second),
+        "win_rate_a": bootstrap(statistics.pairwise_accuracy, *(x[kept] for x in pair)),
+        "frechet_motion_distance": _motion_distance(
+            first.latents, second.latents, num_shuffles
+        ),
+        "video_distance": bootstrap(
+            statistics.mean, _video_distances(first, second, at)
+        ),
+    }
+    apart = metrics["frechet_motion_distance"]
+    if min(len(first.names), len(second.names)) <= 2 * apart["dimensions"]:
+        notes.append(
+            f"{len(first.names)} and {len(second.names)} clips are few for a Gaussian "
+            f"of {apart['dimensions']} dimensions (at least twice as many are needed): "
+            "the Fréchet distance is too large, and comparable only between sets of "
+            "these sizes"
+        )
+    if not common:
+        notes.append("no names in common: no win rate")
+    figures = {"distributions.png": _compared(first, second)}
+    if kept.sum() > 1:
+        figures["scatter.png"] = draw_scatter(
+            *(x[kept] for x in pair), "score in a", "score in b", is_same_scale=True
+        )
+    return Report(metrics, [_compare_table(metrics)], figures, notes=notes)
+
+
+def _check_settings(first, second) -> list[str]:
+    differ = [n for n, x in first.settings.items() if second.settings.get(n) != x]
+    hard = [name for name in ("checkpoint", "version") if name in differ]
+    if hard or first.latents.shape[1:] != second.latents.shape[1:]:
+        raise PipelineError(
+            f"results_a and results_b differ in {' and '.join(hard) or 'latents'}: "
+            "score both in one way to compare them"
+        )
+    if min(len(first.names), len(second.names)) < 2:
+        raise PipelineError(
+            f"{len(first.names)} and {len(second.names)} results: comparing needs at "
+            "least two in each folder"
+        )
+    return [f"scored with different options: {', '.join(differ)}"] if differ else []
+
+
+def _difference(first, second):
+    """Mean of the first less mean of the second; names are resampled."""
+    values = np.concatenate([first.scores, second.scores])
+    is_first = np.arange(len(values)) < len(first.scores)
+    groups = np.array(first.names + second.names)
+    kept = ~np.isnan(values)
+
+    def difference(x, of_first, weights):
+        return statistics.mean(x, weights * of_first) - statistics.mean(
+            x, weights * (1 - of_first)
+        )
+
+    return bootstrap(
+        difference, values[kept], is_first[kept].astype(float), groups=groups[kept]
+    )
+
+
+def _motion_distance(first, second, num_shuffles):
+    """The Fréchet distance of two sets of clips [N, K, C], and what chance makes."""
+    first, second = first.mean(axis=1), second.mean(axis=1)
+    both, rng = np.concatenate([first, second]), np.random.default_rng(0)
+    by_chance = []
+    for _ in tqdm(range(num_shuffles), "shuffles", leave=False):
+        order = rng.permutation(len(both))
+        parts = both[order[: len(first)]], both[order[len(first) :]]
+        by_chance.append(frechet_distance(*parts))
+    found = frechet_distance(first, second)
+    return {
+        "value": found,
+        "dimensions": both.shape[1],
+        "by_chance_mean": float(np.mean(by_chance)),
+        "by_chance_95": float(np.quantile(by_chance, 0.95)),
+        "p_value": (1 + sum(x >= found for x in by_chance)) / (1 + num_shuffles),
+    }
+
+
+def _video_distances(first, second, at):
+    pairs = zip(first.latents[at[0]], second.latents[at[1]], strict=True)
+    return np.array([video_distance(a[None], b[None]) for a, b in pairs])
+
+
+def _compare_table(metrics):
+    apart = metrics["frechet_motion_distance"]
+    chance = f"{apart['by_chance_mean']:.4g} by chance, p = {apart['p_value']:.2g}"
+    rows = [
+        ("mean of a", metrics["mean_a"], f"{metrics['num_a']} clips"),
+        ("mean of b", metrics["mean_b"], f"{metrics['num_b']} clips"),
+        ("a less b", metrics["difference"], ""),
+        ("a wins", metrics["win_rate_a"], f"{metrics['num_common']} names in both"),
+        ("Fréchet motion distance", f"{apart['value']:.4g}", chance),
+        ("distance of one name", metrics["video_distance"], ""),
+    ]
+    return Table("a against b", ("", "value", ""), rows)
+
+
+def _compared(first, second):
+    values = np.concatenate([first.scores, second.scores])
+    names = ["a"] * len(first.scores) + ["b"] * len(second.scores)
+    return draw_distributions(values, names)

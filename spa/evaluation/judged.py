@@ -1,0 +1,199 @@
+"""Judged clips to figures: pairs and AUROC, bootstrapped by scene."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from spa import statistics
+from spa.simulation.pools import (
+    INTACT,
+)
+from spa.statistics import Estimate
+
+# What is compared: name in files, name in tables, and whether the real is higher (1) or
+# lower (-1). Of a head that is fitted on violations, "left_out" is the one which was
+# never fitted on the kind that it is tested on.
+MEASURES = {
+    "realism": ("realism", 1),
+    "realism_left_out": ("realism, kind left out", 1),
+    "no_model": ("head without model", 1),
+    "no_model_left_out": ("head without model, kind left out", 1),
+    "average_jaccard": ("average Jaccard", 1),
+    "trajan_jaccard": ("average Jaccard, trajan_mini", 1),
+    "acceleration_90": ("acceleration, 90th", -1),
+    "acceleration_99": ("acceleration, 99th", -1),
+    "lost_share": ("tracks lost", -1),
+    "nearest_error": ("nearest support", -1),
+}
+SCORES = ("realism_left_out", "realism")  # what must win; the first that is there is
+LEFT_OUT = ("realism_left_out", "no_model_left_out")  # judged, and is one per kind
+QUESTIONS = {"paired": "paired", "across": "across clips (AUROC)"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A judged clip.
+
+    Attributes:
+        group: what is resampled together: the scene, the video.
+        clip: its original, which an intact clip is itself.
+        condition: only clips of one condition are compared.
+        kind: what was done to it, "none" for nothing.
+        counts: whether that shows; the others are not judged.
+        values: of `judge`.
+        points: of the "shipped" score, and of the head "left out": surprise of points
+            near a violation, and whether they are the violating body's.
+    """
+
+    group: str
+    clip: str
+    condition: str
+    kind: str
+    counts: bool
+    values: Mapping[str, object]
+    points: Mapping[str, tuple[Sequence[float], Sequence[int]]] = dataclasses.field(
+        default_factory=dict
+    )
+
+    def value(self, measure: str, kind: str) -> float:
+        """What a measure says of the clip when it is compared in that kind."""
+        found = self.values.get(measure)
+        if isinstance(found, Mapping):
+            found = found.get(kind)
+        return float("nan") if found is None else float(found)
+
+
+@dataclasses.dataclass
+class Comparison:
+    """Wins of the intact over the damaged, counted by group (scene, video).
+
+    With c [G] how often each group counts, c·wins / c·pairs is the paired accuracy and
+    c·above·c / c·across·c the AUROC: what a bootstrap over groups needs, and no more.
+
+    Attributes:
+        wins: per measure [G], of pairs in which the original is above; ties half.
+        pairs: [G].
+        above: per measure [G, G], (intact, damaged) in which the intact one is above.
+        across: [G, G], how many of these there are.
+        num: damaged clips.
+        left_out: damaged clips that some measure could not judge.
+    """
+
+    wins: dict[str, Float[np.ndarray, " G"]]
+    pairs: Float[np.ndarray, " G"]
+    above: dict[str, Float[np.ndarray, "G G"]]
+    across: Float[np.ndarray, "G G"]
+    num: int = 0
+    left_out: int = 0
+
+    def __add__(self, other: "Comparison") -> "Comparison":
+        return Comparison(
+            {name: x + other.wins[name] for name, x in self.wins.items()},
+            self.pairs + other.pairs,
+            {name: x + other.above[name] for name, x in self.above.items()},
+            self.across + other.across,
+            self.num + other.num,
+            self.left_out + other.left_out,
+        )
+
+
+def compare(
+    rows: Sequence[Row],
+    condition: str,
+    kind: str,
+    measures: Sequence[str],
+    groups: Sequence[str],
+) -> Comparison:
+    """Intact clips of a condition against those of one kind of damage.
+
+    A clip that some measure could not judge is left out for all, so that all are put to
+    the same question.
+
+    Args:
+        rows: of any condition and kind.
+        measures: some of MEASURES.
+        groups: all there are.
+    """
+    at = {group: i for i, group in enumerate(groups)}
+    chosen = [r for r in rows if r.condition == condition and r.counts]
+    intact = [r for r in chosen if r.kind == INTACT]
+    damaged = [r for r in chosen if r.kind == kind]
+
+    def known(row):
+        return all(np.isfinite(row.value(name, kind)) for name in measures)
+
+    kept_intact = [row for row in intact if known(row)]
+    kept = [row for row in damaged if known(row)]
+    original = {row.clip: i for i, row in enumerate(kept_intact)}
+    of_intact = np.array([at[row.group] for row in kept_intact], int)
+    of_damaged = np.array([at[row.group] for row in kept], int)
+    pairs = [(original[r.clip], j) for j, r in enumerate(kept) if r.clip in original]
+    first, second = np.array(pairs, int).reshape(-1, 2).T
+    size = len(groups)
+
+    def by_group(wins):
+        return np.bincount(of_damaged[second], wins, size)
+
+    def by_groups(wins):
+        index = of_intact[:, None] * size + of_damaged
+        return np.bincount(index.ravel(), wins.ravel(), size**2).reshape(size, size)
+
+    found = Comparison(
+        {},
+        by_group(np.ones(len(first))),
+        {},
+        by_groups(np.ones((len(kept_intact), len(kept)))),
+        len(kept),
+        len(damaged) - len(kept),
+    )
+    for name in measures:
+        sign = MEASURES[name][1]
+        higher = sign * np.array([row.value(name, kind) for row in kept_intact])
+        lower = sign * np.array([row.value(name, kind) for row in kept])
+        wins = (np.sign(higher[:, None] - lower) + 1) / 2
+        found.wins[name] = by_group(wins[first, second])
+        found.above[name] = by_groups(wins)
+    return found
+
+
+def estimate(
+    comparison: Comparison, question: str, measure: str, baseline: str | None = None
+) -> Estimate:
+    """A figure with its interval; or, given a baseline, how much higher it is than the
+    baseline's.
+
+    Args:
+        comparison: a sum of `compare`.
+        question: "paired" or "across".
+        measure, baseline: names in MEASURES.
+    """
+
+    def figure(name, counts):
+        if question == "paired":
+            return counts @ comparison.wins[name] / (counts @ comparison.pairs)
+        above, across = (
+            np.einsum("...g,...g->...", counts @ x, counts)
+            for x in (comparison.above[name], comparison.across)
+        )
+        return above / across
+
+    def statistic(_, weights):
+        with np.errstate(invalid="ignore", divide="ignore"):
+            found = figure(measure, weights)
+            return found if baseline is None else found - figure(baseline, weights)
+
+    # Groups that nothing is known of must not be drawn.
+    known = comparison.pairs + comparison.across.sum(0) + comparison.across.sum(1)
+    there = np.flatnonzero(known)
+    square = np.ix_(there, there)
+    comparison = dataclasses.replace(
+        comparison,
+        wins={name: x[there] for name, x in comparison.wins.items()},
+        pairs=comparison.pairs[there],
+        above={name: x[square] for name, x in comparison.above.items()},
+        across=comparison.across[square],
+    )
+    found = statistics.bootstrap(statistic, np.arange(len(there)))
+    return found._replace(num=comparison.num)

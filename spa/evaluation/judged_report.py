@@ -1,0 +1,274 @@
+"""Tables and pictures of judged clips."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from tqdm import tqdm
+
+from spa import statistics
+from spa.evaluation.figures import BLUE, draw_distributions, draw_roc
+from spa.evaluation.judged import MEASURES, QUESTIONS, SCORES, Row, compare, estimate
+from spa.evaluation.reports import Report, Table
+from spa.files import as_csv
+from spa.simulation import damages
+from spa.simulation.pools import INTACT
+
+FEW_TWINS = 100  # below which a kind's figures come with a note
+
+
+def report(
+    rows: Sequence[Row],
+    groups: Mapping[str, Sequence[str]],
+    notes: Sequence[str] = (),
+    pooled: bool = True,
+) -> Report:
+    """All figures of judged clips, with tables and pictures.
+
+    Args:
+        rows: of `run_synthetic` or `run_corruptions`.
+        groups: kinds by the group that they are reported in.
+        notes: what a reader must know, to begin with.
+        pooled: whether all groups together are reported, too, and first.
+    """
+    conditions = tuple(dict.fromkeys(row.condition for row in rows))
+    measures = _measured(rows)
+    sections = {name: (name,) for name in conditions}
+    if len(conditions) > 1:
+        sections = {"all": conditions} | sections
+    names = {"pooled": sum(map(tuple, groups.values()), ())} if pooled else {}
+    names |= _names(groups)
+    scenes = sorted({row.group for row in rows})
+    kinds = {kind for chosen in names.values() for kind in chosen}
+    parts = {
+        (condition, kind): compare(rows, condition, kind, measures, scenes)
+        for condition in conditions
+        for kind in kinds
+    }
+    figures, total = {}, len(sections) * len(names)
+    bar = tqdm(total=total, desc="bootstrap", leave=False, delay=2)
+    for section, chosen in sections.items():
+        figures[section] = {}
+        for name, of_name in names.items():
+            found = [parts[c, kind] for c in chosen for kind in of_name]
+            figures[section][name] = _figures(sum(found[1:], found[0]), measures)
+            bar.update()
+    bar.close()
+    notes = list(notes)
+    left_out = sum(part.left_out for part in parts.values())
+    if left_out:
+        notes.append(f"{left_out} damaged clips could not be judged by every measure")
+    culprits = {by: culprits_found(rows, groups, by) for by in ("shipped", "left out")}
+    culprits = {by: found for by, found in culprits.items() if found}
+    score = _score_of(measures)
+    labels = {name: MEASURES[name][0] for name in measures}
+    return Report(
+        metrics={
+            "score": score,
+            "measures": labels,
+            "groups": {name: list(kinds) for name, kinds in groups.items()},
+            "num_intact": sum(row.kind == INTACT for row in rows),
+            "figures": figures,
+            "culprit": culprits,
+        },
+        tables=_tables(figures, score, measures) + _culprit_table(culprits),
+        figures=_pictures(rows, figures, score, measures),
+        files={"results.csv": _results_csv(rows, measures)},
+        notes=notes,
+    )
+
+
+def _names(groups) -> dict[str, tuple[str, ...]]:
+    """Groups of kinds, and after them each kind by itself."""
+    kinds = sum(map(tuple, groups.values()), ())
+    alone = {kind: (kind,) for kind in kinds}
+    return {name: tuple(of_name) for name, of_name in groups.items()} | alone
+
+
+def _measured(rows) -> list[str]:
+    """Measures that some intact clip has a value of."""
+
+    def is_there(name):
+        found = [row.values.get(name) for row in rows if row.kind == INTACT]
+        values = [
+            x for v in found for x in (v.values() if isinstance(v, Mapping) else [v])
+        ]
+        return any(x is not None and np.isfinite(x) for x in values)
+
+    return [name for name in MEASURES if is_there(name)]
+
+
+def _score_of(measures) -> str:
+    return next((name for name in SCORES if name in measures), "realism")
+
+
+def _figures(comparison, measures) -> dict:
+    """Figures of a sum of comparisons, and how far each score is above the others."""
+    found = {"num": comparison.num, "difference": {}}
+    for question in QUESTIONS:
+        found[question] = {m: estimate(comparison, question, m) for m in measures}
+    for score in (name for name in SCORES if name in measures):
+        found["difference"][score] = {
+            question: {
+                other: estimate(comparison, question, score, other)
+                for other in measures
+                if other not in SCORES
+            }
+            for question in QUESTIONS
+        }
+    return found
+
+
+def culprits_found(
+    rows: Sequence[Row], groups: Mapping[str, Sequence[str]], by: str = "shipped"
+) -> dict[str, dict]:
+    """How well surprise points at the violating body: AUROC of its points against the
+    rest, per group and kind; `by` the shipped score, or the head that never saw the
+    kind ("left out").
+
+    Returns:
+        `points`, of all clips' points together, and `clips`, the mean of each clip's
+        own, bootstrapped by group; none of a kind whose body has no points, or all.
+    """
+    of_kind = defaultdict(list)
+    for row in rows:
+        if by not in row.points:
+            continue
+        points, violates = (np.asarray(x, float) for x in row.points[by])
+        if 0 < violates.sum() < len(violates):
+            of_kind[row.kind].append((row.group, points, violates > 0))
+    found = {}
+    for name, kinds in _names(groups).items():
+        clips = [clip for kind in kinds for clip in of_kind[kind]]
+        if not clips:
+            continue
+        scenes, points, violates = zip(*clips, strict=True)
+        each = np.array(
+            [statistics.auroc(p, v) for p, v in zip(points, violates, strict=True)]
+        )
+        of_point = np.repeat(scenes, [len(x) for x in points])
+        together = np.concatenate(points), np.concatenate(violates)
+        found[name] = {
+            "points": statistics.bootstrap(
+                statistics.auroc, *together, groups=of_point
+            ),
+            "clips": statistics.bootstrap(statistics.mean, each, groups=scenes),
+        }
+    return found
+
+
+def _tables(figures, score, measures) -> list[Table]:
+    """Per section the first line (pooled, or the damages) with intervals; then kind by
+    kind, with a star at the best."""
+    tables = []
+    label = MEASURES[score][0]
+    for section, names in figures.items():
+        first, found = next(iter(names.items()))
+        differences = found["difference"][score]
+        rows = []
+        for name in measures:
+            row = [
+                MEASURES[name][0],
+                *(found[question][name] for question in QUESTIONS),
+            ]
+            row += [differences[q].get(name, "") for q in QUESTIONS]
+            rows.append(row)
+        head = (
+            "",
+            *QUESTIONS.values(),
+            "paired: score less it",
+            "across: score less it",
+        )
+        title = f"{section}, {first}: {found['num']} damaged; the score is {label}"
+        tables.append(Table(title, head, rows))
+        tables += [_by_kind(section, names, q, measures) for q in QUESTIONS]
+    return tables
+
+
+def _by_kind(section, names, question, measures):
+    rows = []
+    for name, found in names.items():
+        values = [found[question][m].value for m in measures]
+        best = np.nanmax(values) if np.isfinite(values).any() else np.nan
+        cells = [
+            "-" if np.isnan(x) else f"{x:.3f}{'*' if x >= best - 5e-4 else ' '}"
+            for x in values
+        ]
+        rows.append([name, found["num"], *cells])
+    title = f"{section}, {QUESTIONS[question]}; * is the best in its line"
+    head = ("", "n", *measures)
+    return Table(title, head, rows)
+
+
+def _culprit_table(culprits) -> list[Table]:
+    tables = []
+    for by, found in culprits.items():
+        rows = [[name, x["points"], x["clips"]] for name, x in found.items()]
+        head = ("", "all points", "mean over clips")
+        title = "AUROC of the violating body's points, by surprise, from true tracks"
+        title += "; the kind left out" if by == "left out" else ""
+        tables.append(Table(title, head, rows))
+    return tables
+
+
+def _results_csv(rows, measures) -> bytes:
+    """A line per clip. An intact clip has no kind that a head could have left out."""
+    lines, about = [], ("group", "clip", "condition", "kind", "counts")
+    for row in rows:
+        values = {name: row.value(name, row.kind) for name in measures}
+        values = {n: "" if np.isnan(x) else f"{x:.6g}" for n, x in values.items()}
+        lines.append({name: getattr(row, name) for name in about} | values)
+    return as_csv([*about, *measures], lines)
+
+
+SHOWN = ("average_jaccard", "acceleration_99", "lost_share", "no_model_left_out")
+COLOURS = ("#4d4d4d", "#d6604d", "#b8860b", "#1b7837")
+
+
+def _pictures(rows, figures, score, measures) -> dict:
+    pictures = {"kinds.png": _draw_kinds(next(iter(figures.values())), score, measures)}
+    for condition in dict.fromkeys(row.condition for row in rows):
+        chosen = [r for r in rows if r.condition == condition and r.counts]
+        chosen = [r for r in chosen if r.kind not in damages.APART]
+        intact = np.array([row.kind == INTACT for row in chosen], float)
+        values = {
+            name: MEASURES[name][1] * np.array([r.value(name, r.kind) for r in chosen])
+            for name in ("realism", "acceleration_99", "average_jaccard")
+        }
+        curves = {MEASURES[n][0]: (x, intact) for n, x in values.items()}
+        names = ["intact" if x else "damaged" for x in intact]
+        pictures[f"roc_{condition}.png"] = draw_roc(curves)
+        pictures[f"distributions_{condition}.png"] = draw_distributions(
+            values["realism"], names
+        )
+    return pictures
+
+
+def _draw_kinds(names, score, measures):
+    """Both figures, kind by kind, of the score and some baselines."""
+    from matplotlib.figure import Figure  # a second to import
+
+    figure = Figure((9, 1.4 + 0.3 * len(names)), dpi=120, layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
+    for place, question in zip(axes, QUESTIONS, strict=True):
+        place.axvline(0.5, color="#bbbbbb", linestyle="--", linewidth=1)
+        for i, found in enumerate(names.values()):
+            x = found[question][score]
+            style = {"linewidth": 6, "alpha": 0.25, "color": BLUE}
+            place.plot([x.low, x.high], [i, i], **style)
+        chosen = [name for name in SHOWN if name in measures]
+        for name, colour in zip(chosen, COLOURS, strict=False):
+            values = [found[question][name].value for found in names.values()]
+            style = {"label": MEASURES[name][0], "color": colour, "markersize": 5}
+            place.plot(values, range(len(names)), "|", markeredgewidth=2, **style)
+        values = [found[question][score].value for found in names.values()]
+        style = {"label": MEASURES[score][0], "color": BLUE}
+        place.plot(values, range(len(names)), "o", markersize=5, **style)
+        place.set(xlabel=QUESTIONS[question], xlim=(-0.02, 1.02))
+        place.spines[["top", "right"]].set_visible(False)
+    labels = [f"{name} ({found['num']})" for name, found in names.items()]
+    axes[0].set_yticks(range(len(names)), labels)
+    axes[0].set_ylim(len(names) - 0.5, -0.5)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+    return figure

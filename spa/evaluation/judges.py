@@ -1,0 +1,191 @@
+"""Models and heads that clips are judged with, and what they say of one clip."""
+
+import dataclasses
+import hashlib
+import json
+import pickle
+from collections.abc import Mapping, Sequence
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from spa import geometry
+from spa.errors import NothingToTrack
+from spa.evaluation.baselines import acceleration, jaccard_2d, lost_share, nearest_error
+from spa.evaluation.judged import LEFT_OUT
+from spa.metrics import (
+    evaluation_intrinsics,
+    realism,
+)
+from spa.model import checkpoints
+from spa.realism import evidence
+from spa.realism.heads import Head
+from spa.realism.hold_out import hold_out
+from spa.realism.options import (
+    DEFAULT_CHECKPOINT,
+    Options,
+)
+from spa.realism.result import make_result
+from spa.realism.scorer import load_checkpoint, load_heads
+from spa.realism.surprise import score_fields
+from spa.realism.tracks import Tracks3D
+from spa.simulation import twins
+
+VERSION = 3  # of the files of judged clips: those of another version are refused
+# Which no head was fitted on (its tracks show nothing): "all" has left it out, too.
+NEVER_FITTED = ("texture_swap",)
+TRAJAN = DEFAULT_CHECKPOINT.with_name("trajan_mini.npz")
+
+
+@dataclasses.dataclass(frozen=True)
+class Judges:
+    """What clips are judged with.
+
+    Attributes:
+        checkpoint: the 3DSPA model, whose score is put to the proof.
+        options: how it scores.
+        trajan: the 2D model beside it, with parameters on the device; None if it is
+            not there.
+        heads: of pipeline.load_heads: "all" is the one that scores, "no model" the same
+            on what needs none; "without KIND" and "no model without KIND" never saw
+            that violation. Of the last two all kinds are there, or none.
+        notes: what lacks.
+    """
+
+    checkpoint: checkpoints.Checkpoint
+    options: Options
+    trajan: checkpoints.Checkpoint | None = None
+    heads: Mapping[str, Head] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def made_with(self) -> dict:
+        """What judged clips must agree in, to be compared with others."""
+        heads = hashlib.sha256(pickle.dumps(self.heads)).hexdigest()
+        checkpoint = {n: getattr(self.checkpoint, n) for n in ("name", "sha256")}
+        made = {
+            "checkpoint": checkpoint,
+            "trajan": self.trajan and self.trajan.sha256,
+            "heads": heads if self.heads else None,
+            "judged": VERSION,
+            "options": dataclasses.asdict(self.options),
+        }
+        return json.loads(json.dumps(made))
+
+
+def load_judges(checkpoint_path: str | None, options: Options) -> Judges:
+    """The checkpoint, its heads as far as there are any, and trajan_mini.
+
+    Raises:
+        PipelineError, CheckpointError: a checkpoint that cannot be used.
+    """
+    checkpoint, notes = load_checkpoint(checkpoint_path, options), []
+    trajan = None
+    if TRAJAN.exists():
+        trajan = checkpoints.load_checkpoint(str(TRAJAN))
+        trajan = dataclasses.replace(trajan, params=jax.device_put(trajan.params))
+    else:
+        notes.append(f"no {TRAJAN.name}: not compared with it")
+    heads = load_heads(checkpoint, leave_one_out=True) or {}
+    if not heads:
+        notes.append(f"no head is fitted for {checkpoint.name}: realism is its own")
+    for kind in NEVER_FITTED if heads else ():
+        same = {f"without {kind}": "all", f"no model without {kind}": "no model"}
+        heads = {name: heads[head] for name, head in same.items()} | heads
+    lacking = [
+        f"{prefix}without {kind}"
+        for prefix in ("", "no model ")
+        for kind in twins.VIOLATIONS
+        if f"{prefix}without {kind}" not in heads
+    ]
+    if heads and lacking:
+        notes.append(f"{len(lacking)} heads that leave a kind out are not there: none "
+                     f"is used; first {lacking[0]!r}")  # fmt: skip
+        heads = {name: head for name, head in heads.items() if "without" not in name}
+    return Judges(checkpoint, options, trajan, heads, tuple(notes))
+
+
+@dataclasses.dataclass(frozen=True)
+class Judgement:
+    """What is said about a clip.
+
+    Attributes:
+        values: by the names in MEASURES, each a number, or of LEFT_OUT {kind: number};
+            NaN, or not there, where one is unknown.
+        surprise: per point, the lower its coords_score the higher; NaN where it has
+            none.
+        left_out: the same of heads that never saw a kind, by kind.
+    """
+
+    values: dict[str, object]
+    surprise: Float[np.ndarray, "N T"]
+    left_out: dict[str, Float[np.ndarray, "N T"]]
+
+
+def judge(tracks: Tracks3D, judges: Judges, kinds: Sequence[str] = ()) -> Judgement:
+    """The score of a clip, the baselines, and how surprising its points are.
+
+    Args:
+        tracks: of the clip.
+        judges: of `load_judges`.
+        kinds: violations whose left-out heads judge it, too.
+
+    Raises:
+        NothingToTrack: too few tracks to hold any out.
+    """
+    if len(tracks.tracks) < 2:
+        raise NothingToTrack(f"{len(tracks.tracks)} tracks, need at least 2")
+    held_out = hold_out(tracks, judges.checkpoint, judges.options)
+    visible = tracks.visible[..., 0] > 0
+    if not (visible[held_out.ids] & held_out.counted).any():
+        raise NothingToTrack("no track can be predicted from others")
+    how, fields, heads = (judges.checkpoint, judges.options), (), judges.heads
+    if heads:
+        fields = list(evidence.clip_fields(tracks, *how, held_out))
+    result = make_result(
+        tracks, held_out, *how, None, fields, heads.get("all"), with_spread=False
+    )
+    camera = evaluation_intrinsics(tracks.intrinsics, tracks.size)
+    lengths = acceleration(geometry.project(tracks.tracks, camera), visible)
+    high = np.percentile(lengths, [90, 99]) if len(lengths) else [np.nan] * 2
+    values = {
+        "realism": result.realism,
+        "average_jaccard": result.score["average_jaccard"],
+        "acceleration_90": float(high[0]),
+        "acceleration_99": float(high[1]),
+        "lost_share": lost_share(visible),
+        "nearest_error": nearest_error(tracks, held_out),
+    }
+    if judges.trajan:
+        values["trajan_jaccard"] = jaccard_2d(tracks, held_out, judges.trajan)
+    points = np.full(visible.shape, np.nan, np.float32)
+    points[np.unique(held_out.ids)] = -result.points["coords_score"].T
+    more, left_out = _by_other_heads(fields, heads, kinds, visible.shape)
+    return Judgement(values | more, points, left_out)
+
+
+def _by_other_heads(fields, heads, kinds, shape):
+    """What the heads say that do not score, in MEASURES; and of those that leave a kind
+    out the log odds of points."""
+    cache = {}  # of sizes and levels, which are the same for all heads
+    by_name = {
+        name: score_fields(fields, heads[name], shape, cache=cache)
+        for name in [
+            "no model",
+            *(f"without {kind}" for kind in kinds),
+            *(f"no model without {kind}" for kind in kinds),
+        ]
+        if name in heads
+    }
+
+    def realism_by(name):
+        found = by_name.get(name)
+        return realism({"surprise": found.surprise}) if found else float("nan")
+
+    values = {"no_model": realism_by("no model")}
+    for measure, prefix in zip(LEFT_OUT, ("", "no model "), strict=True):
+        values[measure] = {
+            kind: realism_by(f"{prefix}without {kind}") for kind in kinds
+        }
+    points = {kind: by_name.get(f"without {kind}") for kind in kinds}
+    return values, {kind: x.points for kind, x in points.items() if x}

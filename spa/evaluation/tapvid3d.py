@@ -1,0 +1,374 @@
+"""A checkpoint on TAPVid-3D: metrics of every clip, their means, the report."""
+
+import dataclasses
+import json
+import logging
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from spa.data.examples import read_npz
+from spa.errors import DatasetError, PipelineError, first_line
+from spa.evaluation.tapvid3d_chains import Prediction, predict_clips
+from spa.evaluation.tapvid3d_clips import (
+    Clip,
+    ClipFile,
+    clip_front_ends,
+    read_clip,
+    tapnet_module,
+)
+from spa.files import as_csv, as_json, whole_file, write_npz
+from spa.flags import check_output_dir
+from spa.metrics import SCALINGS, THRESHOLDS, evaluation_intrinsics, tapvid3d_metrics
+from spa.model import checkpoints
+from spa.realism.hold_out import (
+    check_features,
+)
+from spa.realism.options import RESULT_VERSION, Options
+
+LOG = logging.getLogger(__name__)
+METRICS = (
+    "average_jaccard",
+    "average_pts_within_thresh",
+    "occlusion_accuracy",
+    *(f"jaccard_{threshold}" for threshold in THRESHOLDS),
+    *(f"pts_within_{threshold}" for threshold in THRESHOLDS),
+)
+COLUMNS = ("source", "video", "scaling", "num_tracks", "num_frames", *METRICS, "error")
+ON_SCREEN = METRICS[:3]
+# What decides a prediction, of pipeline.Options.
+DECISIVE = (
+    "num_splits",
+    "num_support_tracks",
+    "num_output_frames",
+    "use_dino",
+    "use_depth",
+    "seed",
+    "dino_model",
+    "depth",
+    "vda_encoder",
+    "vda_model_path",
+    "vda_metric",
+)
+
+
+def builtin_metrics(
+    clip: Clip, prediction: Prediction, scaling: str
+) -> dict[str, float]:
+    """The metrics of a clip at 256 pixels, by scoring.tapvid3d_metrics.
+
+    Args:
+        clip: the truth.
+        prediction: of all of its tracks.
+        scaling: of scoring.SCALINGS.
+    """
+    found = tapvid3d_metrics(
+        clip.truth.swapaxes(0, 1),
+        clip.visible.T,
+        prediction.tracks.swapaxes(0, 1),
+        prediction.visible.T,
+        evaluation_intrinsics(clip.intrinsics, clip.tracks.size),
+        scaling=scaling,
+        query_frames=clip.query_points[:, 0].astype(int),
+    )
+    return {name: float(found[name]) for name in METRICS}
+
+
+def tapnet_metrics(
+    clip: Clip, prediction: Prediction, scaling: str
+) -> dict[str, float]:
+    """The same by an installed tapnet's own function.
+
+    It is called with a batch of one clip, which is the one way in which all scalings
+    but local_neighborhood work (DESIGN section 6); that takes no batches, and gives
+    numbers per track, of which this is the mean.
+
+    Raises:
+        PipelineError: if tapnet is not installed.
+    """
+    metrics = tapnet_module("evaluation.metrics")
+    local = scaling == "local_neighborhood"
+    arrays = {
+        "gt_occluded": ~clip.visible.T,
+        "gt_tracks": clip.truth.swapaxes(0, 1),
+        "pred_occluded": ~prediction.visible.T,
+        "pred_tracks": prediction.tracks.swapaxes(0, 1),
+        "query_points": clip.queries_xyt[:, ::-1],  # (t, y, x)
+    }
+    if not local:
+        arrays = {name: array[None] for name, array in arrays.items()}
+    found = metrics.compute_tapvid3d_metrics(
+        **arrays,
+        intrinsics_params=evaluation_intrinsics(clip.intrinsics, clip.tracks.size),
+        get_trackwise_metrics=local,
+        scaling=scaling,
+        order="n t" if local else "b n t",
+    )
+    return {name: float(np.nanmean(found[name])) for name in METRICS}
+
+
+@dataclasses.dataclass
+class Report:
+    """What an evaluation found.
+
+    Attributes:
+        rows: for each clip and scaling, COLUMNS; of a clip that failed, its error and
+            no numbers.
+        failures: (source/name, what is wrong) of those.
+        predicted, finished: how many clips were predicted now, and had been before.
+    """
+
+    rows: list[dict] = dataclasses.field(default_factory=list)
+    failures: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    predicted: int = 0
+    finished: int = 0
+
+
+def evaluate(
+    files: Sequence[ClipFile],
+    output_dir: str | os.PathLike,
+    checkpoint: checkpoints.Checkpoint,
+    options: Options,
+    *,
+    scalings: Sequence[str] = ("median", "per_trajectory"),
+    metrics: Callable[[Clip, Prediction, str], dict[str, float]] = builtin_metrics,
+    batch_size: int = 8,
+    overwrite: bool = False,
+) -> Report:
+    """Predicts clips, keeps the predictions, and measures them.
+
+    Predictions go to OUTPUT_DIR/predictions/SOURCE/NAME.npz as soon as they are there,
+    in the official format. One that is there already, of this model and these options
+    and later than its clip, is measured again but not made again. What is wrong with a
+    file is reported, and the others go on.
+
+    Args:
+        files: of `find_clips`.
+        output_dir: where predictions go.
+        checkpoint, options: see `predict_clips`.
+        scalings: of scoring.SCALINGS.
+        metrics: builtin_metrics or tapnet_metrics.
+        batch_size: clips that are in memory, and windows that are predicted, at once.
+        overwrite: predict again what is there.
+
+    Raises:
+        PipelineError: no such scaling or batch size; output_dir cannot be written to;
+            no file is there at all; predictions of another model or other options
+            are; features lack.
+        OSError: predictions cannot be written, the disk being full.
+    """
+    _check_evaluation(files, scalings, batch_size)
+    check_output_dir(output_dir)
+    places = [Path(output_dir, "predictions", file.source, file.name) for file in files]
+    jobs = list(zip(files, places, strict=True))
+    stamp = _stamp(checkpoint, options)
+    done = set() if overwrite else _finished(jobs, stamp)
+    to_do = [file for file, place in jobs if place not in done]
+    front_ends = clip_front_ends(to_do, options, checkpoint) if to_do else None
+    report = Report(finished=len(done))
+
+    def read(path: str, is_done: bool) -> Clip:
+        clip = _read(path, None if is_done else front_ends)
+        if not is_done:
+            check_features(clip.tracks, checkpoint, options)
+        return clip
+
+    with tqdm(total=len(jobs), desc="evaluating", unit="clip", smoothing=0) as bar:
+        for first in range(0, len(jobs), batch_size):
+            group = jobs[first : first + batch_size]
+            clips = _read_group(group, done, read, report)
+            wanted = [place for place in clips if place not in done]
+            found = {place: _read_prediction(place) for place in clips if place in done}
+            if wanted:
+                arguments = checkpoint, options, batch_size
+                new = predict_clips([clips[place] for place in wanted], *arguments)
+                found |= dict(zip(wanted, new, strict=True))
+            for place in wanted:
+                _write_prediction(place, found[place], stamp)
+            report.predicted += len(wanted)
+            for file, place in group:
+                if place in clips:
+                    clip, prediction = clips[place], found[place]
+                    report.rows += _rows(file, clip, prediction, scalings, metrics)
+            bar.update(len(group))
+    order = {(file.source, file.name): i for i, file in enumerate(files)}
+    report.rows.sort(key=lambda row: order[row["source"], row["video"]])
+    return report
+
+
+def _check_evaluation(files, scalings, batch_size) -> None:
+    for scaling in scalings:
+        if scaling not in SCALINGS:
+            raise PipelineError(
+                f"no depth scaling {scaling!r}: have {', '.join(SCALINGS)}"
+            )
+    if not scalings or len(set(scalings)) < len(scalings):
+        raise PipelineError("depth_scalings: give at least one, and each once")
+    if batch_size < 1:
+        raise PipelineError(f"batch_size is {batch_size}, must be at least 1")
+    missing = [file for file in files if not os.path.isfile(file.path)]
+    if len(missing) == len(files):
+        raise PipelineError(
+            f"none of the {len(files)} files is there, as {files[0].path}"
+        )
+    for file in missing:
+        LOG.warning("%s: no such file; the evaluation will fail at its end", file.path)
+
+
+def _read_group(group, done, read, report) -> dict[Path, Clip]:
+    """The clips that can be read; the others are reported."""
+    clips = {}
+    for file, place in group:
+        try:
+            clips[place] = read(file.path, place in done)
+        except (DatasetError, PipelineError) as error:
+            what = first_line(error)
+            what = what if file.path in what else f"{file.path}: {what}"
+            LOG.warning("%s", what)
+            report.failures.append((f"{file.source}/{file.name}", what))
+            row = {"source": file.source, "video": file.name, "error": what}
+            report.rows.append(row)
+    return clips
+
+
+def _read(path, front_ends) -> Clip:
+    try:
+        return read_clip(path, front_ends)
+    except (DatasetError, PipelineError):
+        raise
+    except Exception as error:  # arrays of text, of no axes...
+        raise DatasetError(f"{path}: {first_line(error)}") from error
+
+
+def _rows(file, clip, prediction, scalings, metrics) -> list[dict]:
+    num_frames, num_tracks = clip.visible.shape
+    start = {"source": file.source, "video": file.name}
+    start |= {"num_tracks": num_tracks, "num_frames": num_frames, "error": ""}
+    return [
+        start | {"scaling": scaling} | metrics(clip, prediction, scaling)
+        for scaling in scalings
+    ]
+
+
+def _stamp(checkpoint, options) -> dict:
+    """What a prediction hangs on."""
+    given = dataclasses.asdict(options)
+    chosen = {name: given[name] for name in DECISIVE}
+    stamp = {"checkpoint": checkpoint.sha256, "version": RESULT_VERSION} | chosen
+    return json.loads(json.dumps(stamp))
+
+
+def _write_prediction(place, prediction, stamp) -> None:
+    arrays = {"tracks_XYZ": prediction.tracks, "visibility": prediction.visible}
+    write_npz(place, arrays | {"made_with": np.array(json.dumps(stamp))})
+
+
+def _read_prediction(place) -> Prediction:
+    with np.load(place) as stored:
+        return Prediction(stored["tracks_XYZ"], stored["visibility"])
+
+
+def _finished(jobs, stamp) -> set[Path]:
+    """Where predictions are that need not be made again.
+
+    Raises:
+        PipelineError: there are others, which must not be mixed with these.
+    """
+    done = set()
+    for file, place in jobs:
+        try:
+            if os.stat(file.path).st_mtime_ns > os.stat(place).st_mtime_ns:
+                continue
+            stored = json.loads(read_npz(place, {"made_with"})["made_with"].item())
+        except (OSError, DatasetError, KeyError, ValueError):
+            continue  # missing, or not ours to trust
+        other = [name for name, value in stamp.items() if stored.get(name) != value]
+        if other:
+            raise PipelineError(
+                f"{place} was predicted with other options ({', '.join(other)}): give "
+                "--overwrite, or another --output_dir"
+            )
+        done.add(place)
+    return done
+
+
+def summary(rows: Sequence[dict]) -> dict[str, dict[str, dict[str, float]]]:
+    """Means over clips, by source and scaling, and their means over sources.
+
+    Args:
+        rows: of a Report; those with an error are left out.
+
+    Returns:
+        {source: {scaling: {metric: mean, metric_std: standard deviation over clips}}},
+        and under "average" the mean over sources, with the deviation between them.
+    """
+    found = {}
+    for row in rows:
+        if not row["error"]:
+            source = found.setdefault(row["source"], {})
+            source.setdefault(row["scaling"], []).append(row)
+    means = {
+        source: {scaling: _means(of_clips) for scaling, of_clips in scalings.items()}
+        for source, scalings in found.items()
+    }
+    by_scaling = {}
+    for scalings in means.values():
+        for scaling, of_source in scalings.items():
+            by_scaling.setdefault(scaling, []).append(of_source)
+    average = {scaling: _means(sources) for scaling, sources in by_scaling.items()}
+    return means | {"average": average}
+
+
+def _means(rows) -> dict[str, float]:
+    means = {}
+    for name in METRICS:
+        values = [row[name] for row in rows]
+        means[name] = float(np.mean(values))
+        means[f"{name}_std"] = float(np.std(values))
+    return means
+
+
+def table(rows: Sequence[dict]) -> str:
+    """The means for a person to read, in percent as the paper gives them."""
+    names = {"average_jaccard": "3D-AJ", "average_pts_within_thresh": "APD"}
+    names["occlusion_accuracy"] = "OA"
+    counts = {}
+    for row in rows:
+        if not row["error"]:
+            key = row["source"], row["scaling"]
+            counts[key] = counts.get(key, 0) + 1
+    lines = [f"{'source':<12}{'scaling':<20}{'clips':>6}" + "".join(
+        f"{names[name]:>8}" for name in ON_SCREEN
+    )]  # fmt: skip
+    for source, scalings in summary(rows).items():
+        for scaling, means in scalings.items():
+            values = "".join(f"{100 * means[name]:8.2f}" for name in ON_SCREEN)
+            count = counts.get((source, scaling), "")
+            lines.append(f"{source:<12}{scaling:<20}{count:>6}{values}")
+    return "\n".join(lines)
+
+
+def write_report(report: Report, output_dir: str | os.PathLike) -> list[str]:
+    """Writes metrics.json and metrics_per_video.csv.
+
+    metrics.json is `summary`; where clips failed, these are in it too, as "failed":
+    {SOURCE/NAME: what is wrong}, since means over what is left are no official numbers.
+
+    Returns:
+        The paths written.
+
+    Raises:
+        OSError: if they cannot be.
+    """
+    folder = Path(output_dir)
+    found = summary(report.rows)
+    if report.failures:
+        found["failed"] = dict(report.failures)
+    with whole_file(folder / "metrics.json") as file:
+        file.write(as_json(found))
+    with whole_file(folder / "metrics_per_video.csv") as file:
+        file.write(as_csv(COLUMNS, report.rows))
+    return [str(folder / name) for name in ("metrics.json", "metrics_per_video.csv")]

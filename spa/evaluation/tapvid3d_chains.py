@@ -1,0 +1,371 @@
+"""Predictions for all tracks of a clip, chained outward over windows."""
+
+import dataclasses
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from spa import geometry
+from spa.evaluation.tapvid3d_clips import Clip
+from spa.model import checkpoints
+from spa.model.prediction import QUERIES_PER_CALL, decode, encode, support_batch
+from spa.realism.hold_out import (
+    NOT_PREDICTED,
+    check_features,
+    clip_windows,
+    deal_splits,
+    features_shown,
+    lots,
+    lowest,
+    split_lots,
+    window_features,
+)
+from spa.realism.options import Options
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """All tracks of a clip, each predicted from tracks of other splits.
+
+    Attributes:
+        tracks: [T, N, 3] in the clip's unit.
+        visible: [T, N] bool.
+        splits: [N] in which each was held out; None if it was read from a file.
+    """
+
+    tracks: Float[np.ndarray, "T N 3"]
+    visible: Bool[np.ndarray, "T N"]
+    splits: Int[np.ndarray, " N"] | None = None
+
+
+# A window of a clip as the model sees it: latents [K, C] and the scale of its support;
+# None where there is no support in it.
+Encoded = tuple[np.ndarray, float] | None
+# Which window: the number of the clip, of the split, of the window.
+Key = tuple[int, int, int]
+# Of a window, query points [Q, 4], frames counted from its start, in the clip's unit.
+Request = tuple[Key, Float[np.ndarray, "Q 4"]]
+# What is predicted for them: positions [Q, L, 3] in the clip's unit, logits [Q, L].
+Answer = tuple[Float[np.ndarray, "Q L 3"], Float[np.ndarray, "Q L"]]
+
+
+def predict_clips(
+    clips: Sequence[Clip],
+    checkpoint: checkpoints.Checkpoint,
+    options: Options,
+    batch_size: int = 8,
+) -> list[Prediction]:
+    """Predicts every track of some clips once, from tracks of other splits.
+
+    Args:
+        clips: of any lengths and numbers of tracks.
+        checkpoint: a 3DSPA model.
+        options: num_splits, num_support_tracks, num_output_frames, use_dino, use_depth
+            and seed are looked at.
+        batch_size: windows that go through the model at once, of any clips.
+
+    Raises:
+        PipelineError: features that are asked for are not there, or do not fit.
+    """
+    params = jax.device_put(checkpoint.params)
+    length = options.num_output_frames or checkpoint.config.num_output_frames
+    windows = [_windows(len(clip.truth), length) for clip in clips]
+    held = [_splits(clip, options) for clip in clips]
+    for clip in clips:
+        check_features(clip.tracks, checkpoint, options)
+    supports = _supports(clips, windows, held, checkpoint.model, options)
+    encoded = encode_windows(checkpoint.model, params, supports, batch_size)
+
+    def predict(requests: list[Request]) -> list[Answer]:
+        return decode_points(checkpoint.model, params, encoded, requests, batch_size)
+
+    return predict_chains(clips, windows, held, predict)
+
+
+def _windows(num_frames, length) -> list[tuple[int, int]]:
+    return clip_windows(num_frames, length) or [(0, num_frames)]
+
+
+def _splits(clip, options) -> Bool[np.ndarray, "S N"]:
+    """Which tracks are held out in each split: every track in one of them."""
+    keys = np.arange(len(clip.query_points), dtype=np.uint64)
+    drawn = split_lots(keys, 0, options)
+    return deal_splits(drawn[None], options)
+
+
+def predict_chains(
+    clips: Sequence[Clip],
+    windows: Sequence[Sequence[tuple[int, int]]],
+    held: Sequence[Bool[np.ndarray, "S N"]],
+    predict: Callable[[list[Request]], list[Answer]],
+) -> list[Prediction]:
+    """Chains of all clips and splits, in step, so that `predict` gets them together.
+
+    Args:
+        clips: of which the query points alone are looked at.
+        windows: of each clip, from its first frame to its last, overlapping.
+        held: of each clip, the split in which each track is predicted.
+        predict: what a model makes of requests.
+    """
+    chains, done = {}, {}
+    for i, clip in enumerate(clips):
+        for split, hidden in enumerate(held[i]):
+            chains[i, split] = chain(windows[i], clip.query_points[hidden])
+    wanted = {key: next(steps) for key, steps in chains.items()}
+    while wanted:
+        requests = [
+            ((*key, window), points)
+            for key, asked in wanted.items()
+            for window, points in asked
+        ]
+        answers = iter(predict(requests))
+        asked, wanted = wanted, {}
+        for key, windows_asked in asked.items():
+            given = [next(answers) for _ in windows_asked]
+            try:
+                wanted[key] = chains[key].send(given)
+            except StopIteration as stop:
+                done[key] = stop.value
+    return [_of_splits(held[i], done, i) for i in range(len(clips))]
+
+
+def _of_splits(held, done, i) -> Prediction:
+    """The tracks of all splits, in the clip's order."""
+    num_frames = done[i, 0][0].shape[1]
+    tracks = np.empty((held.shape[1], num_frames, 3), np.float32)
+    visible = np.empty((held.shape[1], num_frames), bool)
+    for split, hidden in enumerate(held):
+        tracks[hidden], logits = done[i, split]
+        visible[hidden] = logits > 0
+    return Prediction(tracks.swapaxes(0, 1), visible.T, held.argmax(axis=0))
+
+
+def chain(
+    windows: Sequence[tuple[int, int]], query_points: Float[np.ndarray, "N 4"]
+) -> Generator[
+    list[tuple[int, np.ndarray]], list[Answer], tuple[np.ndarray, np.ndarray]
+]:
+    """Predicts tracks over a clip longer than the model's window.
+
+    Each track begins in the window that its query frame is most in the middle of, and
+    goes on from there to both sides: the next window is queried at a frame that it
+    shares with what is predicted, with what is predicted there. The first prediction of
+    a frame stands, the one with the fewest links between it and the query.
+
+    Args:
+        windows: (start, stop) that cover a clip, each overlapping the next.
+        query_points: [N, 4] (frame, x, y, z); all that is ever known of the tracks.
+
+    Yields:
+        What is to be predicted next: numbers of windows, and query points [Q, 4] with
+        frames counted from the window's start.
+
+    Is sent:
+        As many Answers.
+
+    Returns:
+        Positions [N, T, 3] and visible logits [N, T].
+    """
+    num_tracks, num_frames = len(query_points), windows[-1][1]
+    tracks = np.zeros((num_tracks, num_frames, 3), np.float32)
+    logits = np.zeros((num_tracks, num_frames), np.float32)
+    known = np.zeros((num_tracks, num_frames), bool)
+    first = first_windows(windows, query_points[:, 0])
+    for number, step in enumerate(_steps(first, len(windows))):
+        asked = []
+        for w, ids in step:
+            start, stop = windows[w]
+            points = query_points[ids]
+            if number:
+                frames = slice(start, stop)
+                points = points_in_overlap(
+                    tracks[ids, frames], logits[ids, frames], known[ids, frames], start
+                )
+            asked.append((w, points - np.float32([start, 0, 0, 0])))
+        answers = yield asked
+        for (w, ids), (positions, visible) in zip(step, answers, strict=True):
+            start, stop = windows[w]
+            new = np.zeros((num_tracks, num_frames), bool)
+            new[ids, start:stop] = ~known[ids, start:stop]
+            is_new, length = new[ids, start:stop], stop - start
+            tracks[new] = positions[:, :length][is_new]
+            logits[new] = visible[:, :length][is_new]
+            known |= new
+    return tracks, logits
+
+
+def _steps(first, num_windows) -> Iterator[list[tuple[int, np.ndarray]]]:
+    """What can be predicted at once, one after another: windows, and which tracks in
+    them. First where each track begins; then forward from window to window, from the
+    first on, and at the same time backward from the last."""
+    steps = [[(w, first == w) for w in range(num_windows)]]
+    for ahead in range(1, num_windows):
+        back = num_windows - 1 - ahead
+        steps.append([(ahead, first < ahead), (back, first > back)])
+    for step in steps:
+        yield [(w, np.flatnonzero(which)) for w, which in step if which.any()]
+
+
+def first_windows(
+    windows: Sequence[tuple[int, int]], frames: Float[np.ndarray, " N"]
+) -> Int[np.ndarray, " N"]:
+    """The window in which each frame is farthest from the ends; the first of equals."""
+    starts, stops = np.array(windows).T
+    room = np.minimum(frames[:, None] - starts, stops - 1 - frames[:, None])
+    return room.argmax(axis=1)
+
+
+def points_in_overlap(
+    tracks: Float[np.ndarray, "Q L 3"],
+    logits: Float[np.ndarray, "Q L"],
+    known: Bool[np.ndarray, "Q L"],
+    start: int,
+) -> Float[np.ndarray, "Q 4"]:
+    """Query points in a window of what is predicted in part of it.
+
+    Models are queried where a track is visible: of the predicted frames in which it is
+    predicted to be, the one in their middle; if it never is, the likeliest.
+
+    Args:
+        tracks, logits: in the window, as far as they are known.
+        known: where they are, in one piece for each track.
+        start: first frame of the window.
+    """
+    inside = np.arange(known.shape[1])
+    middle = (known * inside).sum(axis=1) / known.sum(axis=1)
+    away = np.abs(inside - middle[:, None])
+    visible = known & (logits > 0)
+    nearest = np.where(visible, away, np.inf).argmin(axis=1)
+    likeliest = np.where(known, logits, -np.inf).argmax(axis=1)
+    frame = np.where(visible.any(axis=1), nearest, likeliest)
+    position = tracks[np.arange(len(tracks)), frame]
+    points = np.concatenate([start + frame[:, None], position], axis=1)
+    return points.astype(np.float32)
+
+
+def _supports(
+    clips, windows, held, model, options
+) -> Iterator[tuple[Key, dict | None, float]]:
+    """For every window of every split: its support batch (DESIGN section 5), and the
+    scale it is seen at. None where no support track is visible."""
+    most = max(len(clip.query_points) for clip in clips)
+    num_support = min(options.num_support_tracks, 128 * -(-most // 128))
+    for i, clip in enumerate(clips):
+        for w, span in enumerate(windows[i]):
+            tracks = clip.tracks.tracks[:, slice(*span)]
+            visible = clip.tracks.visible[:, slice(*span), 0] > 0
+            support = [
+                _draw(visible & ~hidden[:, None], num_support, options.seed, split, w)
+                for split, hidden in enumerate(held[i])
+            ]
+            features = window_features(model, clip.tracks, span, support, options)
+            for split, shown in enumerate(support):
+                if not len(shown):
+                    yield (i, split, w), None, np.nan
+                    continue
+                scale = geometry.clip_scale(tracks[shown], visible[shown, :, None])
+                batch = support_batch(
+                    geometry.normalize(tracks[shown], scale),
+                    visible[shown],
+                    num_support,
+                    model.num_output_frames,
+                    features_shown(features, shown, tracks, visible, scale),
+                )
+                yield (i, split, w), batch, scale
+
+
+def _draw(visible, most, *salt) -> Int[np.ndarray, " n"]:
+    """At most so many of the tracks that are visible at all. The draw hangs on nothing
+    but their numbers in the file: what is held out has no influence."""
+    drawn = lots(np.arange(len(visible), dtype=np.uint64), *salt)
+    return lowest(np.flatnonzero(visible.any(axis=1)), drawn, most)
+
+
+def encode_windows(
+    model,
+    params: dict,
+    supports: Iterable[tuple[Key, dict | None, float]],
+    batch_size: int,
+) -> dict[Key, Encoded]:
+    """Latents of support batches, as many at once as a batch has."""
+    encoded, waiting = {}, []
+    for key, batch, scale in supports:
+        encoded[key] = None
+        if batch is not None:
+            waiting.append((key, batch, scale))
+        if len(waiting) == batch_size:
+            encoded |= _encode_batch(model, params, waiting, batch_size)
+            waiting = []
+    if waiting:
+        encoded |= _encode_batch(model, params, waiting, batch_size)
+    return encoded
+
+
+def _encode_batch(model, params, rows, batch_size) -> dict[Key, Encoded]:
+    keys, batches, scales = zip(*rows, strict=True)
+    stacked = _stacked(batches, batch_size)
+    latents = np.asarray(encode(model, params, stacked))
+    return {
+        key: (latents[i], scale)
+        for i, (key, scale) in enumerate(zip(keys, scales, strict=True))
+    }
+
+
+def _stacked(batches, batch_size) -> dict[str, np.ndarray]:
+    """One batch of many of one clip each, filled up with the last, so that it compiles
+    once. Features that some have are zeros, and said to be absent, in the others."""
+    rows = [*batches] + [batches[-1]] * (batch_size - len(batches))
+    widest = {name: row[name] for row in rows for name in row}
+    stacked = {
+        name: np.concatenate([row.get(name, np.zeros_like(like)) for row in rows])
+        for name, like in widest.items()
+    }
+    for name in ("dino", "depth"):
+        present = [f"{name}_features" in row for row in rows]
+        if any(present) and not all(present):
+            stacked[f"{name}_present"] = np.array(present, np.float32)
+    return stacked
+
+
+def decode_points(
+    model,
+    params: dict,
+    encoded: dict[Key, Encoded],
+    requests: Sequence[Request],
+    batch_size: int,
+) -> list[Answer]:
+    """What the model predicts for query points in windows it has encoded, in the order
+    of the requests. Where a window has no support points stay, and are hidden."""
+    answers, parts = [None] * len(requests), []
+    for number, (key, points) in enumerate(requests):
+        shape = (len(points), model.num_output_frames)
+        stay = np.broadcast_to(points[:, None, 1:], (*shape, 3)).copy()
+        answers[number] = stay, np.full(shape, NOT_PREDICTED, np.float32)
+        if encoded[key] is not None:
+            for first in range(0, len(points), QUERIES_PER_CALL):
+                rows = slice(first, first + QUERIES_PER_CALL)
+                parts.append((number, rows, *encoded[key], points[rows]))
+    for first in range(0, len(parts), batch_size):
+        for part, predicted in _decoded(
+            model, params, parts[first : first + batch_size], batch_size
+        ):
+            number, rows, scale, points = part[0], part[1], part[3], part[4]
+            tracks, logits = (values[: len(points)] for values in predicted)
+            answers[number][0][rows] = geometry.denormalize(tracks, scale)
+            answers[number][1][rows] = logits[..., 0]
+    return answers
+
+
+def _decoded(model, params, parts, batch_size):
+    """Each part, with positions and logits of its points and of what fills them up."""
+    most = max(len(points) for *_, points in parts)
+    num_queries = max(16, 1 << (most - 1).bit_length())  # few sizes: few compilations
+    latents = np.zeros((batch_size, *parts[0][2].shape), np.float32)
+    asked = np.zeros((batch_size, num_queries, 4), np.float32)
+    for row, (_, _, of_window, scale, points) in enumerate(parts):
+        latents[row] = of_window
+        asked[row, : len(points)] = points / np.float32([1, scale, scale, scale])
+    out = jax.device_get(decode(model, params, latents, asked))
+    return zip(parts, zip(out.tracks, out.visible_logits, strict=False), strict=False)

@@ -1,0 +1,301 @@
+"""A folder of results: its clips, rankings, drops, and comparison with another."""
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+from scipy.signal import find_peaks
+from tqdm import tqdm
+
+from spa import statistics
+from spa.errors import PipelineError, first_line
+from spa.jobs import read_rows
+
+RESULT = "result_with_scores.npz"
+MOST_DROPS = 5
+LEAST_DROP = 0.01  # of the score's scale: a shallower one is no drop
+DROP_SPREADS = 3.0  # or so many robust standard deviations of the curve
+
+
+@dataclasses.dataclass
+class Score:
+    """What is known of one video; None where its result does not say.
+
+    Attributes:
+        name: of its folder among the results, by which two folders are matched.
+        folder: where its result is.
+        path: the file that was scored.
+        realism, spread, percentile, jaccard, within, visibility: figures of score.json,
+            spread being between splits.
+        tracks, frames, fps, size: (width, height) of the file.
+        cuts: first frames of shots.
+        warnings, notes: said by the pipeline.
+        curve: [T] the score over time.
+        settings: checkpoint, version and options, which must agree to compare.
+        measure: what realism is made from.
+    """
+
+    name: str
+    folder: Path
+    path: str = ""
+    realism: float | None = None
+    spread: float | None = None
+    percentile: float | None = None
+    jaccard: float | None = None
+    within: float | None = None
+    visibility: float | None = None
+    tracks: float | None = None
+    frames: float | None = None
+    fps: float | None = None
+    size: tuple[int, int] | None = None
+    cuts: list[int] = dataclasses.field(default_factory=list)
+    warnings: list[str] = dataclasses.field(default_factory=list)
+    notes: list[str] = dataclasses.field(default_factory=list)
+    curve: list[float | None] = dataclasses.field(default_factory=list)
+    settings: dict = dataclasses.field(default_factory=dict)
+    measure: str = "surprise"
+
+
+@dataclasses.dataclass
+class Folder:
+    """A folder of results: scores from the highest realism on, and (name, error) of
+    videos that could not be scored."""
+
+    path: Path
+    scores: list[Score]
+    failed: list[tuple[str, str]]
+
+    @property
+    def name(self) -> str:
+        """The folder's own name."""
+        return Path(os.path.abspath(self.path)).name
+
+
+FIGURES = {  # Score's name of what score.json and scores.csv call otherwise
+    "realism": "realism",
+    "spread": "realism_std",
+    "percentile": "percentile",
+    "jaccard": "average_jaccard",
+    "within": "average_pts_within_thresh",
+    "visibility": "occlusion_accuracy",
+    "tracks": "num_tracks",
+    "frames": "num_frames",
+}
+
+
+def read_folder(path: str | os.PathLike) -> Folder:
+    """The results in a folder: sub-folders with a score.json, or its own; and what
+    scores*.csv say of videos that failed. Where tables disagree, the newest is right,
+    and a score.json newer than all of them is.
+
+    Raises:
+        PipelineError: there is no such folder, or neither a result nor a row in it.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise PipelineError(f"{path} is not a directory: results_dir is what "
+                            "inference.py was given as --output_dir")  # fmt: skip
+    found = sorted(path.glob("*/score.json")) or list(path.glob("score.json"))
+    rows, scores, failed = _latest_rows(path), [], []
+    for file in tqdm(found, "results", unit="video", leave=False):
+        name = Path(os.path.abspath(file)).parent.name
+        row, written = rows.pop(name, ({}, 0))
+        if row.get("error") and os.stat(file).st_mtime_ns <= written:
+            failed.append((name, row["error"]))
+            continue
+        try:
+            scores.append(_read_score(name, file))
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            failed.append((name, f"{file} cannot be read: {first_line(error)}"))
+    for name, (row, _) in rows.items():  # what has a row, and no result
+        if row.get("error"):
+            failed.append((name, row["error"]))
+        else:
+            scores.append(_score_of_row(name, path / name, row))
+    if not scores and not failed:
+        raise PipelineError(
+            f"{path} has no results: no score.json in it or in a sub-folder, and no "
+            "scores.csv"
+        )
+    scores.sort(key=lambda score: (-_or(score.realism, -math.inf), score.name))
+    return Folder(path, scores, sorted(failed))
+
+
+def _latest_rows(folder) -> dict[str, tuple[dict, int]]:
+    """A video's last row in the tables, and when that table was written."""
+    rows = {}
+    tables = [p for p in folder.glob("scores*.csv") if p.is_file()]
+    for table in sorted(tables, key=lambda p: os.stat(p).st_mtime_ns):
+        written = os.stat(table).st_mtime_ns
+        for row in read_rows(table):
+            name = row.get("folder") or Path(row.get("video") or "").stem
+            if name:
+                rows[name] = (row, written)
+    return rows
+
+
+def _read_score(name, file) -> Score:
+    stored = json.loads(file.read_text(encoding="utf-8"))
+    if not isinstance(stored, dict):
+        raise ValueError("not an object")
+    if not isinstance(stored.get("realism"), float | int | None):
+        raise ValueError("realism is no number")
+    if not isinstance(stored.get("checkpoint"), dict | None):
+        raise ValueError("checkpoint is no object")
+    size = [_number(x) for x in stored.get("frame_size") or ()]
+    fps = _number(stored.get("fps"))
+    return Score(
+        name,
+        file.parent,
+        path=str(stored.get("video") or ""),
+        **{ours: _number(stored.get(theirs)) for ours, theirs in FIGURES.items()},
+        fps=fps if fps and fps > 0 else None,
+        size=tuple(map(int, size)) if len(size) == 2 and None not in size else None,
+        cuts=[int(t) for t in map(_number, stored.get("cuts") or ()) if t is not None],
+        warnings=[str(x) for x in stored.get("warnings") or ()],
+        notes=[str(x) for x in stored.get("notes") or ()],
+        curve=[_number(x) for x in stored.get("per_frame") or ()],
+        settings={
+            "checkpoint": stored.get("checkpoint"),
+            "version": stored.get("version"),
+            **(stored.get("options") or {}),
+        },
+        measure=str(stored.get("realism_measure") or "surprise"),
+    )
+
+
+def _score_of_row(name, folder, row) -> Score:
+    """Of a table alone: its folder was moved or deleted."""
+    figures = {ours: _number(row.get(theirs)) for ours, theirs in FIGURES.items()}
+    warnings = [x for x in (row.get("warnings") or "").split("; ") if x]
+    return Score(
+        name, folder, path=row.get("video") or "", warnings=warnings, **figures
+    )
+
+
+def _number(value) -> float | None:
+    """A finite number, None for whatever else."""
+    if isinstance(value, bool | list | dict):
+        return None
+    try:
+        value = float(value)
+    except (TypeError, ValueError):
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _or(value, instead):
+    return instead if value is None else value
+
+
+def find_drops(
+    curve: Sequence[float | None] | Float[np.ndarray, " T"], most: int = MOST_DROPS
+) -> list[int]:
+    """The frames in which a score over time is at the bottom of a drop.
+
+    A drop is a dip that is deep (scipy's prominence) for a score, LEAST_DROP, and for
+    this curve, DROP_SPREADS robust standard deviations. One at the clip's ends counts.
+
+    Args:
+        curve: [T]; None or NaN where no point has a score, which is bridged.
+        most: the deepest so many.
+
+    Returns:
+        Frame numbers, in order of time.
+    """
+    values = np.array([np.nan if y is None else y for y in curve], float)
+    known = np.flatnonzero(~np.isnan(values))
+    if len(known) < 3:
+        return []
+    bridged = np.interp(np.arange(len(values)), known, values[known])
+    spread = 1.4826 * np.median(np.abs(bridged - np.median(bridged)))
+    ends = [bridged.max()]  # or what is lowest at an end would be no dip
+    bottoms, found = find_peaks(
+        -np.concatenate([ends, bridged, ends]),
+        prominence=max(LEAST_DROP, DROP_SPREADS * spread),
+        plateau_size=1,
+    )
+    bottoms = found["left_edges"] - 1  # of a flat one, where it begins
+    deepest = np.argsort(-found["prominences"], kind="stable")[:most]
+    return sorted(int(t) for t in bottoms[deepest])
+
+
+@dataclasses.dataclass
+class Entry:
+    """A row of the page: a video as it is in each folder, None where it is not."""
+
+    name: str
+    sides: list[Score | None]
+
+    @property
+    def difference(self) -> float | None:
+        """Realism in the first folder less that in the second."""
+        if len(self.sides) < 2 or None in self.sides:
+            return None
+        first, second = (side.realism for side in self.sides)
+        return None if first is None or second is None else first - second
+
+
+def pair_up(folders: Sequence[Folder]) -> list[Entry]:
+    """Videos by name: of one folder in its order, of two matched, by the difference."""
+    by_name = [{score.name: score for score in f.scores} for f in folders]
+    names = dict.fromkeys(name for scores in by_name for name in scores)
+    entries = [Entry(n, [scores.get(n) for scores in by_name]) for n in names]
+    if len(folders) > 1:
+        entries.sort(key=lambda e: (-_or(e.difference, -math.inf), e.name))
+    return entries
+
+
+def compare(entries: Sequence[Entry]) -> dict:
+    """Two folders against each other.
+
+    Returns:
+        num_common, mean_a, mean_b (each over all videos of its folder), and
+        `difference` and `win_rate` of the first over names in both, as
+        {value, low, high}: 95% bootstrap interval. None where there is no number.
+    """
+    pairs = np.array([
+        [side.realism for side in e.sides] for e in entries if e.difference is not None
+    ]).reshape(-1, 2)  # fmt: skip
+    means = [
+        [e.sides[i].realism for e in entries if e.sides[i] and has_score(e.sides[i])]
+        for i in range(2)
+    ]
+    difference = statistics.bootstrap(statistics.mean, pairs[:, 0] - pairs[:, 1])
+    wins = statistics.bootstrap(statistics.pairwise_accuracy, pairs[:, 0], pairs[:, 1])
+    return {
+        "num_common": len(pairs),
+        "mean_a": mean_of_known(means[0]),
+        "mean_b": mean_of_known(means[1]),
+        "difference": _estimate(difference),
+        "win_rate": _estimate(wins),
+    }
+
+
+def has_score(score):
+    return score.realism is not None
+
+
+def mean_of_known(values):
+    return float(np.mean(values)) if values else None
+
+
+def _estimate(found) -> dict:
+    return {key: _number(getattr(found, key)) for key in ("value", "low", "high")}
+
+
+def choose(entries: Sequence[Entry], most: int) -> list[Entry]:
+    """The entries whose videos are put into the page, at most so many: of one folder
+    from both ends of the ranking, lowest first; of two those that differ most."""
+    if any(len(entry.sides) > 1 for entry in entries):
+        order = sorted(entries, key=lambda e: -abs(_or(e.difference, 0)))
+        return order[: max(most, 0)]
+    left, order = list(entries), []
+    while left and len(order) < most:
+        order.append(left.pop(0 if len(order) % 2 else -1))
+    return order

@@ -1,0 +1,245 @@
+"""A folder of results as one HTML page."""
+
+import base64
+import datetime
+import hashlib
+import html
+import json
+import logging
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from spa.errors import PipelineError
+from spa.files import whole_file
+from spa.view.report_folder import (
+    Entry,
+    Folder,
+    choose,
+    compare,
+    find_drops,
+    has_score,
+    mean_of_known,
+    pair_up,
+)
+from spa.view.report_pictures import Pictures, add_pictures
+
+LOG = logging.getLogger(__name__)
+
+TEMPLATE = Path(__file__).resolve().parent / "report_template.html"
+LARGE_PAGE = 100e6  # bytes, beyond which browsers take their time
+DECIMALS = 4  # of scores in the page
+
+
+def write_page(
+    path: str | os.PathLike,
+    folders: Sequence[Folder],
+    *,
+    video_size: int = 360,
+    crf: int = 28,
+    max_videos: int = 100,
+) -> int:
+    """Writes one or two folders of results as a page, whole or not at all.
+
+    Args:
+        path: where the .html shall be.
+        folders: of `read_folder`; of two, videos of one name are put side by side.
+        video_size: longer side of the videos in it, pixels.
+        crf: their quality in H.264, 0 (best, large) to 51.
+        max_videos: how many are put in, see `choose`; the others are listed without.
+
+    Returns:
+        Its size in bytes.
+
+    Raises:
+        PipelineError: a size, quality or number that cannot be.
+        OSError: it cannot be written.
+    """
+    check_sizes(video_size, crf, max_videos)
+    entries = pair_up(folders)
+    chosen = choose(entries, max_videos)
+    with tempfile.TemporaryDirectory() as scratch:
+        pictures = add_pictures(folders, entries, chosen, video_size, crf, scratch)
+        data, media = page_data(folders, entries, pictures)
+        with whole_file(path) as file:
+            for piece in page_pieces(data, media):
+                file.write(piece)
+    size = os.path.getsize(path)
+    if size > LARGE_PAGE:
+        LOG.warning(
+            "%s has %.0f MB, which browsers open slowly: --max_videos, --video_size "
+            "or --crf (higher) make it smaller",
+            path,
+            size / 1e6,
+        )
+    return size
+
+
+def check_sizes(video_size: int, crf: int, max_videos: int) -> None:
+    """Raises PipelineError for what cannot be."""
+    if not 16 <= video_size <= 4096:
+        raise PipelineError(f"video_size is {video_size}, must be 16 to 4096 pixels")
+    if not 0 <= crf <= 51:
+        raise PipelineError(f"crf is {crf}, must be 0 (best) to 51 (smallest)")
+    if max_videos < 0:
+        raise PipelineError(f"max_videos is {max_videos}, must be 0 or more")
+
+
+def page_data(
+    folders: Sequence[Folder],
+    entries: Sequence[Entry],
+    pictures: dict[int, Pictures],
+) -> tuple[dict, dict[str, Path]]:
+    """What the page's script reads, and its videos by their ids."""
+    media, videos = {}, []
+    for rank, entry in enumerate(entries, 1):
+        sides = [
+            side and _side(side, pictures.get(id(side), Pictures()), media)
+            for side in entry.sides
+        ]
+        videos.append({
+            "name": entry.name,
+            "rank": rank,
+            "difference": _rounded(entry.difference),
+            "sides": sides,
+        })  # fmt: skip
+    data = {
+        "title": " and ".join(folder.name for folder in folders),
+        "folders": [_about_folder(folder) for folder in folders],
+        "basis": _basis(folders),
+        "notes": notes_on(folders),
+        "comparison": compare(entries) if len(folders) > 1 else None,
+        "videos": videos,
+    }
+    return data, media
+
+
+def _side(score, pictures, media) -> dict:
+    """A video in a folder, as the page's script knows it."""
+    ids = {}
+    for kind in ("original", "painted"):
+        file = getattr(pictures, kind)
+        ids[kind] = None if file is None else f"media-{len(media)}"
+        if file is not None:
+            media[ids[kind]] = file
+    thumbnail = base64.b64encode(pictures.thumbnail).decode()
+    curve = [_rounded(y) for y in score.curve]
+    known = [(y, t) for t, y in enumerate(curve) if y is not None]
+    figures = "realism spread percentile jaccard within visibility tracks frames"
+    plain = "size cuts warnings path"
+    return {
+        **{name: _rounded(getattr(score, name)) for name in figures.split()},
+        **{name: getattr(score, name) for name in plain.split()},
+        "fps": pictures.fps or score.fps,
+        "curve": curve,
+        "drops": [{"frame": t, "value": curve[t]} for t in find_drops(score.curve)
+                  if curve[t] is not None],
+        "low": {"value": min(known)[0], "frame": min(known)[1]} if known else None,
+        "thumbnail": f"data:image/jpeg;base64,{thumbnail}" if thumbnail else None,
+        "pixels": pictures.size,
+        "absent": pictures.absent,
+        "notes": [*score.notes, *filter(None, [pictures.note])],
+        **ids,
+    }  # fmt: skip
+
+
+def _rounded(value):
+    return None if value is None else round(float(value), DECIMALS)
+
+
+def _about_folder(folder) -> dict:
+    realism = [score.realism for score in folder.scores if has_score(score)]
+    return {
+        "name": folder.name,
+        "count": len(folder.scores),
+        "mean": mean_of_known(realism),
+        "failed": [{"name": name, "error": error} for name, error in folder.failed],
+    }
+
+
+def _basis(folders) -> str:
+    names = {
+        str((score.settings.get("checkpoint") or {}).get("name"))
+        for folder in folders
+        for score in folder.scores
+        if score.settings.get("checkpoint")
+    }
+    today = datetime.date.today()
+    when = f"Made on {today.day} {today:%B %Y}."
+    return f"Scored by {', '.join(sorted(names))}. {when}" if names else when
+
+
+def notes_on(folders: Sequence[Folder]) -> list[str]:
+    """What stands in the way of comparing the scores of a page, in one line each."""
+    scores = [score for folder in folders for score in folder.scores if score.settings]
+    notes, keys = [], dict.fromkeys(key for s in scores for key in s.settings)
+    differ = [
+        key for key in keys if any(s.settings.get(key) != scores[0].settings.get(key)
+                                   for s in scores)
+    ]  # fmt: skip
+    if "checkpoint" in differ:
+        differ = ["checkpoint", *(key for key in differ if key != "checkpoint")]
+    if differ:
+        notes.append(
+            f"These results differ in how they were made ({', '.join(differ)}): their "
+            "scores are not on one scale."
+        )
+    if any(score.measure != "surprise" for score in scores):
+        notes.append(
+            "Realism is average Jaccard in some of these: no head was fitted for their "
+            "checkpoint, or they have too few tracks. 0.5 and percentiles mean nothing "
+            "for them."
+        )
+    return notes
+
+
+def page_pieces(data: dict, media: dict[str, Path]) -> Iterator[bytes]:
+    """The page's bytes, piece by piece, so that no more than a video is in memory.
+
+    Args:
+        data: what its script reads; JSON takes all of it.
+        media: videos by their elements' ids.
+    """
+    template = TEMPLATE.read_text(encoding="utf-8")
+    filled = {"POLICY": _policy(template), "TITLE": html.escape(data["title"])}
+    # Split once, so that what is filled in is never taken for a place to fill.
+    for i, piece in enumerate(re.split(r"\{\{(\w+)\}\}", template)):
+        if i % 2 == 0:
+            yield piece.encode()
+        elif piece == "DATA":
+            yield as_script(data).encode()
+        elif piece == "MEDIA":
+            for name, path in tqdm(media.items(), "page", leave=False, delay=2):
+                yield f'<script type="text/plain" id="{name}">'.encode()
+                yield base64.b64encode(path.read_bytes())
+                yield b"</script>\n"
+        else:
+            yield filled[piece].encode("utf-8", "replace")
+
+
+def as_script(data) -> str:
+    """JSON for a script element, which no text in it can end, and in ASCII."""
+    text = json.dumps(data, allow_nan=False, separators=(",", ":"))
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def _policy(template) -> str:
+    """What the page may do: run its own script and style, show what is in it; and
+    nothing from a network, whatever a name or a message contains."""
+
+    def hashes(tag):
+        texts = re.findall(rf"<{tag}>(.*?)</{tag}>", template, re.DOTALL)
+        found = (hashlib.sha256(text.encode()).digest() for text in texts)
+        return " ".join(f"'sha256-{base64.b64encode(h).decode()}'" for h in found)
+
+    return (
+        f"default-src 'none'; script-src {hashes('script')}; style-src "
+        f"{hashes('style')}; img-src data:; media-src blob:; base-uri 'none'; "
+        "form-action 'none'"
+    )
