@@ -24,11 +24,11 @@ import sys
 from absl import app, flags
 
 from spa import flags as spa_flags
-from spa.errors import PipelineError
+from spa.errors import UserError
 from spa.evaluation import evalcrafter, intphys2, labelled, videophy2
 from spa.evaluation.comparison import compare, read_results
-from spa.evaluation.reports import Report, as_text, write_report
-from spa.evaluation.tables import Clip, scores_of
+from spa.evaluation.reports import Report, format_report, write_report
+from spa.evaluation.tables import Clip, match_scores
 from spa.files import keep_compiled_programs
 from spa.flags import (
     check_output_dir,
@@ -36,7 +36,7 @@ from spa.flags import (
     define_front_end_flags,
     define_output_flags,
     define_scoring_flags,
-    errors_in_one_line,
+    exit_on_user_error,
     given_options,
     log_decisions,
     quiet_video_decoder,
@@ -158,7 +158,7 @@ def read_clips() -> list[Clip]:
     flag = "ratings_csv" if name == "evalcrafter" else "dataset_path"
     path = FLAGS[flag].value or FLAGS.dataset_path
     if not path:
-        raise PipelineError(f"--benchmark={name} needs --{flag}")
+        raise UserError(f"--benchmark={name} needs --{flag}")
     if name == "evalcrafter":
         return evalcrafter.read_evalcrafter(path, FLAGS.video_dir, FLAGS.aspects)
     if name == "intphys2":
@@ -210,9 +210,9 @@ def score_clips(clips) -> Tally:
 def run() -> tuple[str, bool]:
     """Does what the flags name; what to print, and whether all went well."""
     if FLAGS.benchmark not in BENCHMARKS:
-        raise PipelineError(f"which benchmark? give --benchmark={'|'.join(BENCHMARKS)}")
+        raise UserError(f"which benchmark? give --benchmark={'|'.join(BENCHMARKS)}")
     if FLAGS.score_name not in NUMBERS:
-        raise PipelineError(f"no score {FLAGS.score_name!r}: have {', '.join(NUMBERS)}")
+        raise UserError(f"no score {FLAGS.score_name!r}: have {', '.join(NUMBERS)}")
     for name in PATHS:
         FLAGS[name].value = FLAGS[name].value and os.path.expanduser(FLAGS[name].value)
     if FLAGS.benchmark == "compare":
@@ -227,7 +227,7 @@ def run() -> tuple[str, bool]:
     if FLAGS.num_shards > 1:
         done += "\nwhen all shards are done, the same command without them reports"
         return done, not tally.failed
-    values = scores_of(clips, tally.rows, FLAGS.score_name)
+    values = match_scores(clips, tally.rows, FLAGS.score_name)
     report = make_report(clips, values)
     if tally.failed:
         report.notes.append(f"{tally.failed} of {len(clips)} clips have no score")
@@ -243,7 +243,7 @@ def run_offline() -> str:
     )
 
     if FLAGS.num_shards != 1 or FLAGS.shard_index:
-        raise PipelineError(
+        raise UserError(
             f"num_shards and shard_index are not for --benchmark={FLAGS.benchmark}"
         )
     check_output_dir(FLAGS.output_dir)
@@ -267,7 +267,7 @@ def run_compare() -> str:
     """Two directories of results against each other."""
     for name in ("results_a", "results_b"):
         if not FLAGS[name].value:
-            raise PipelineError(f"--benchmark=compare needs --{name}")
+            raise UserError(f"--benchmark=compare needs --{name}")
     check_output_dir(FLAGS.output_dir)
     first, second = (
         read_results(path, FLAGS.score_name)
@@ -283,7 +283,7 @@ def finish(report, clips, rows, about, done="") -> str:
     """Writes a report; what to print."""
     paths = write_report(report, FLAGS.output_dir, clips, rows, about)
     written = "\n".join(f"written {path}" for path in paths)
-    parts = [as_text(report), done, written]
+    parts = [format_report(report), done, written]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -292,7 +292,7 @@ def main(argv):
         sys.exit(f"do not know what to do with {argv[1]!r}: give --benchmark=NAME")
     quiet_video_decoder()
     log_decisions("spa")
-    with errors_in_one_line():
+    with exit_on_user_error():
         keep_compiled_programs(FLAGS.jax_cache_dir)
         text, is_well = run()
     print(text)

@@ -16,7 +16,7 @@ from absl import app, flags
 
 from spa import flags as spa_flags
 from spa.data.tapvid3d import TAPVID3D_SOURCES
-from spa.errors import DatasetError, PipelineError
+from spa.errors import DatasetError, UserError
 from spa.evaluation import tapvid3d_clips
 from spa.evaluation.tapvid3d import (
     Report,
@@ -32,7 +32,7 @@ from spa.flags import (
     NETWORK_OPTIONS,
     define_cache_flag,
     define_network_flags,
-    errors_in_one_line,
+    exit_on_user_error,
     log_decisions,
 )
 from spa.realism.options import make_options
@@ -127,9 +127,9 @@ def define_model_flags() -> None:
 def run() -> tuple[str, Report]:
     """Evaluates what the flags name; what to print, and what was found."""
     if FLAGS.dataset_path is None:
-        raise PipelineError("which data? give --dataset_path=DIR")
+        raise UserError("which data? give --dataset_path=DIR")
     if FLAGS.depth is not None and FLAGS.depth.endswith(".npz"):
-        raise PipelineError(
+        raise UserError(
             "--depth is a file of maps, which fits one clip: put `depth` into the clips"
         )
     options = make_options(**{name: FLAGS[name].value for name in OPTIONS})
@@ -167,7 +167,7 @@ def main(argv):
     if len(argv) > 1:
         sys.exit(f"do not know what to do with {argv[1]!r}: give --dataset_path=DIR")
     log_decisions("spa")
-    with errors_in_one_line(
+    with exit_on_user_error(
         DatasetError,
         interrupted="what was finished is there; the same command goes on",
     ):

@@ -18,7 +18,7 @@ from absl import logging as absl_logging
 
 from spa import flags as spa_flags
 from spa.files import keep_compiled_programs
-from spa.flags import define_cache_flag, errors_in_one_line
+from spa.flags import define_cache_flag, exit_on_user_error
 from spa.realism import surprise_examples
 
 FLAGS = flags.FLAGS
@@ -76,7 +76,7 @@ def main(argv):
     if len(argv) > 1:
         sys.exit(f"fit_surprise.py takes flags only, not {argv[1]!r}")
     absl_logging.set_verbosity(absl_logging.WARNING)
-    with errors_in_one_line(interrupted="the same command goes on"):
+    with exit_on_user_error(interrupted="the same command goes on"):
         keep_compiled_programs(FLAGS.jax_cache_dir)
         command = " ".join(["python", *sys.argv])
         given = {name: FLAGS[name].value for name in NAMES}

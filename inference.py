@@ -20,7 +20,7 @@ from absl import app, flags
 
 from spa import flags as spa_flags
 from spa.clip.video import check_file
-from spa.errors import PipelineError, writing_to
+from spa.errors import UserError, wrap_write_errors
 from spa.files import keep_compiled_programs
 from spa.flags import (
     check_output_dir,
@@ -28,7 +28,7 @@ from spa.flags import (
     define_front_end_flags,
     define_output_flags,
     define_scoring_flags,
-    errors_in_one_line,
+    exit_on_user_error,
     given_options,
     log_decisions,
     quiet_video_decoder,
@@ -81,7 +81,7 @@ def define_input_flags() -> None:
     )
 
 
-def what_is_usable() -> str:
+def usability_table() -> str:
     """A table of front ends, weights and devices; see --check."""
     from spa.clip import environment
 
@@ -138,7 +138,7 @@ def run() -> tuple[str, bool]:
     path = FLAGS[column].value and os.path.expanduser(FLAGS[column].value)
     FLAGS.output_dir = os.path.expanduser(FLAGS.output_dir)
     if path is None or None not in (FLAGS.video_path, FLAGS.tracks_path):
-        raise PipelineError(
+        raise UserError(
             "which video? give --video_path=FILE or --tracks_path=FILE, one of the two"
         )
     check_output_dir(FLAGS.output_dir)
@@ -146,9 +146,7 @@ def run() -> tuple[str, bool]:
     options = make_options(FLAGS.preset, **given)
     paths = find_inputs(path, column)
     if paths is None and (FLAGS.num_shards != 1 or FLAGS.shard_index):
-        raise PipelineError(
-            f"{path} is one file: num_shards and shard_index are for many"
-        )
+        raise UserError(f"{path} is one file: num_shards and shard_index are for many")
     if paths is None and column == "video_path":
         check_file(path)  # before a model is loaded for nothing
     checkpoint = load_checkpoint(FLAGS.checkpoint_path, options)
@@ -172,7 +170,7 @@ def run() -> tuple[str, bool]:
 def run_one(score, path) -> str:
     """Scores one file, into the output directory itself."""
     result = score(path)
-    with writing_to(FLAGS.output_dir):
+    with wrap_write_errors(FLAGS.output_dir):
         paths = save_result(result, FLAGS.output_dir, FLAGS.result_video_size)
     return table(result, paths)
 
@@ -233,9 +231,9 @@ def main(argv):
     quiet_video_decoder()
     log_decisions("spa")
     if FLAGS.check:
-        print(what_is_usable())
+        print(usability_table())
         return
-    with errors_in_one_line():
+    with exit_on_user_error():
         keep_compiled_programs(FLAGS.jax_cache_dir)
         text, is_well = run()
     print(text)

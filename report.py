@@ -14,10 +14,10 @@ import sys
 
 from absl import app, flags
 
-from spa.errors import PipelineError, first_line
+from spa.errors import UserError, first_line
 from spa.flags import (
     check_output_dir,
-    errors_in_one_line,
+    exit_on_user_error,
     log_decisions,
     quiet_video_decoder,
 )
@@ -61,11 +61,11 @@ def define_flags() -> None:
 def run() -> str:
     """Makes the page that the flags describe; what to print."""
     if not FLAGS.results_dir:
-        raise PipelineError("which results? give --results_dir=FOLDER")
+        raise UserError("which results? give --results_dir=FOLDER")
     report_page.check_sizes(FLAGS.video_size, FLAGS.crf, FLAGS.max_videos)
     paths, name = [os.path.expanduser(FLAGS.results_dir)], "report.html"
     if os.path.isfile(paths[0]):
-        raise PipelineError(
+        raise UserError(
             f"{paths[0]} is a file: results_dir is the --output_dir of inference.py"
         )
     if FLAGS.compare:
@@ -73,7 +73,7 @@ def run() -> str:
         name = "compare.html"
     output = os.path.expanduser(FLAGS.output or os.path.join(paths[0], name))
     if os.path.isdir(output):
-        raise PipelineError(f"{output} is a folder: --output names a file")
+        raise UserError(f"{output} is a folder: --output names a file")
     check_output_dir(os.path.dirname(os.path.abspath(output)))
     folders = [report_folder.read_folder(path) for path in paths]
     size = report_page.write_page(
@@ -99,7 +99,7 @@ def main(argv):
         sys.exit(f"do not know what to do with {argv[1]!r}: give --results_dir=FOLDER")
     quiet_video_decoder()
     log_decisions("spa.view")
-    with errors_in_one_line(
+    with exit_on_user_error(
         interrupted="the same command goes on with the videos made so far"
     ):
         text = run()

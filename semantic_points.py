@@ -25,11 +25,16 @@ from jaxtyping import Float, Int, UInt8
 from tqdm import tqdm
 
 from spa.clip import features, tracking
-from spa.clip.semantic import EntityTracks, Sampling, in_pixels_of, semantic_tracks
-from spa.clip.torch_models import FrontEndError, need_torch
+from spa.clip.semantic import EntityTracks, Sampling, rescale_tracks, semantic_tracks
+from spa.clip.torch_models import need_torch
 from spa.clip.tracking import protocol
 from spa.clip.video import DEFAULT_FPS, Video, read_video
-from spa.errors import PointsError, VideoError, first_line, reason
+from spa.errors import (
+    PointsError,
+    UserError,
+    first_line,
+    reason,
+)
 from spa.files import BAD_FILE, whole_files
 
 LOG = logging.getLogger(__name__)
@@ -39,7 +44,6 @@ FORMAT = 1  # of the files: those of another one are made again only when asked 
 
 
 COTRACKER_FLAGS = ("cotracker_repo", "cotracker_checkpoint")
-USER_ERRORS = (PointsError, VideoError, FrontEndError)
 
 
 def write_points(create: Callable, stem: Path, found: EntityTracks, **about) -> None:
@@ -425,7 +429,7 @@ def save(job: Job, settings: Settings, video: Video, found: EntityTracks) -> Non
             with create(gif) as file:
                 write_gif(file, painted(video.frames, found), video.fps)
         stem = job.path("feat_dump", "")
-        write_points(create, stem, in_pixels_of(found, video), **about)
+        write_points(create, stem, rescale_tracks(found, video), **about)
     if settings.make_vis:
         os.utime(gif)  # later than the .npz, as one of earlier points is not
     else:
@@ -474,7 +478,7 @@ def extract_many(
             video, found = extract(job, settings, model, track)
             is_writing = True
             save(job, settings, video, found)
-        except USER_ERRORS as error:
+        except UserError as error:
             failed[job] = first_line(error)
             LOG.warning("%s", first_line(error))
         except Exception as error:  # one video's trouble is not the others'
@@ -623,7 +627,7 @@ if __name__ == "__main__":
             text, is_well = main(absl_flags.FLAGS)
         except KeyboardInterrupt:
             sys.exit("interrupted: nothing is half-written; the same command goes on")
-        except (*USER_ERRORS, OSError) as error:
+        except (UserError, OSError) as error:
             sys.exit(f"semantic_points.py: {first_line(error)}")
         print(text)
         if not is_well:

@@ -11,8 +11,8 @@ bottom:
     seed_points             surface points under pixels of several frames
     follow_points           points fixed to surfaces -> tracks and their visibility
     generate_scene          all of it from one seed -> Scene
-    depth_and_segmentation, depth_at  depth and instance, per pixel or where asked
-    body_segmentation, stand_in_features
+    depth_and_segmentation, pixel_depth  depth and instance, per pixel or where asked
+    body_segmentation, synthetic_features
                             which body; features of patches, without a network
     impossible_twin         a scene that breaks physics from one moment on
     texture_colours, render solid procedural textures, a lamp with shadows -> video

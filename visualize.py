@@ -8,6 +8,7 @@
 
 from spa.errors import VisualizeError
 from spa.view.drawing import (
+    draw_result,
     normalize_scores,
     paint_frames,
     paint_point_track_with_colors,
@@ -15,7 +16,6 @@ from spa.view.drawing import (
     project_3d_to_2d,
     project_all_tracks,
     score_to_color_bgr,
-    video_of_result,
     worst_tracks,
 )
 from spa.view.results import load_visualization_data, prepare_video_for_visualization
@@ -31,6 +31,6 @@ __all__ = [
     "project_3d_to_2d",
     "project_all_tracks",
     "score_to_color_bgr",
-    "video_of_result",
+    "draw_result",
     "worst_tracks",
 ]

@@ -27,12 +27,12 @@ from tqdm import tqdm
 from spa.clip.video import DEFAULT_FPS
 from spa.clip.video_writer import write_video
 from spa.errors import VisualizeError
-from spa.flags import check_output_dir, errors_in_one_line, quiet_video_decoder
+from spa.flags import check_output_dir, exit_on_user_error, quiet_video_decoder
 from spa.view import drawing
 from spa.view.drawing import (
     HIDDEN,
+    draw_result,
     is_in_frame,
-    video_of_result,
     worst_tracks,
     write_png,
 )
@@ -178,7 +178,7 @@ def output_stem() -> Path:
 
 def painted_frames(data: dict):
     """RGB frames of the video to write."""
-    return video_of_result(
+    return draw_result(
         data,
         trail=FLAGS.trail,
         point_size=FLAGS.point_size,
@@ -279,7 +279,7 @@ def main(argv):
     quiet_video_decoder()
     # Where a terminal lacks a character, as in a file's name, it gets its number.
     sys.stdout.reconfigure(errors="backslashreplace")
-    with errors_in_one_line(
+    with exit_on_user_error(
         VisualizeError,
         interrupted="no video is half-written; frames of --save_frames stay",
     ):

@@ -37,7 +37,7 @@ from spa import flags as spa_flags
 from spa import geometry
 from spa.clip.video import read_video
 from spa.files import keep_compiled_programs, whole_file
-from spa.flags import define_cache_flag, errors_in_one_line
+from spa.flags import define_cache_flag, exit_on_user_error
 from spa.realism import conditions
 from spa.realism.heads import fingerprint
 from spa.realism.options import DEFAULT_CHECKPOINT, make_options
@@ -242,7 +242,7 @@ def main(argv):
     if len(argv) > 1:
         sys.exit(f"bench_comparable.py takes flags only, not {argv[1]!r}")
     absl_logging.set_verbosity(absl_logging.WARNING)
-    with errors_in_one_line(interrupted="run it again"):
+    with exit_on_user_error(interrupted="run it again"):
         keep_compiled_programs(FLAGS.jax_cache_dir)
         measure()
 

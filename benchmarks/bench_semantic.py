@@ -33,7 +33,7 @@ from spa.clip import features, semantic, tracking
 from spa.errors import NothingToTrack
 from spa.evaluation.judged import QUESTIONS, Row, compare, estimate
 from spa.evaluation.judges import judge, load_judges
-from spa.files import keep_compiled_programs, whole_file, without_nan
+from spa.files import keep_compiled_programs, replace_nan, whole_file
 from spa.realism import conditions
 from spa.realism.options import make_options
 from spa.simulation import pools
@@ -42,7 +42,7 @@ from spa.simulation.scenes import (
     NoScene,
     body_segmentation,
     generate_scene,
-    stand_in_features,
+    synthetic_features,
 )
 from spa.simulation.twins import VIOLATIONS, NoViolation, impossible_twin
 
@@ -90,7 +90,7 @@ def smooth_tokens():
     """Features [32, 16, 16, 384] of a scene."""
     scene = generate_scene(FIRST_SEED, FRAMES, 8, SIDE, SIDE)
     segmentation = body_segmentation(scene.simulation, scene.camera)
-    return stand_in_features(segmentation, dim=384)
+    return synthetic_features(segmentation, dim=384)
 
 
 def scenes_with(fits, count: int):
@@ -155,7 +155,7 @@ def clusters(count: int) -> list[dict]:
 
 
 def judged(seen, seed, dim, noise) -> dict:
-    tokens = stand_in_features(seen, dim=dim, noise=noise, seed=seed)
+    tokens = synthetic_features(seen, dim=dim, noise=noise, seed=seed)
     truth = shown_most(seen)
     first, counts = np.unique(seen[0], return_counts=True)
     large = first[counts >= 0.01 * seen[0].size]
@@ -187,7 +187,7 @@ def moving(count: int) -> list[dict]:
 
     shares = {name: [] for name in ("grid", *semantic.METHODS)}
     for seed, seen in scenes_with(fits, count):
-        tokens = stand_in_features(seen, seed=seed)
+        tokens = synthetic_features(seen, seed=seed)
         side = SIDE, SIDE
         for method in semantic.METHODS:
             sampling = semantic.Sampling(method=method)
@@ -270,9 +270,9 @@ def rendered(seed: int) -> dict[str, dict[str, np.ndarray]]:
 
 def add_tracks(stored, kind, scene, video) -> None:
     """What the tracker makes of pictures, from each kind of points."""
-    arrays = pools.arrays_of(kind, scene, video)
+    arrays = pools.scene_arrays(kind, scene, video)
     seen = body_segmentation(scene.simulation, scene.camera)
-    maps = stand_in_features(seen, seed=scene.seed)
+    maps = synthetic_features(seen, seed=scene.seed)
     chosen = semantic.sample_frames(len(video), semantic.Sampling().num_frames)
     model = features.FeatureModel("stand-in", maps.shape[-1], lambda *_: maps[chosen])
     for name, number in SAMPLINGS.items():
@@ -342,7 +342,7 @@ def main(argv):
 
 def write(path, stored):
     with whole_file(path) as file:
-        file.write(json.dumps(without_nan(stored), indent=1).encode())
+        file.write(json.dumps(replace_nan(stored), indent=1).encode())
 
 
 if __name__ == "__main__":

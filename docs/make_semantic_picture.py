@@ -31,7 +31,7 @@ def main() -> None:
     scene = scenes.generate_scene(SEED, FRAMES, 8, SIDE, SIDE)
     video = list(render(scene, samples=2))
     seen = scenes.body_segmentation(scene.simulation, scene.camera)
-    maps = scenes.stand_in_features(seen)
+    maps = scenes.synthetic_features(seen)
     model = features.FeatureModel("stand-in", maps.shape[-1], lambda *_: maps)
     track = tracking.load_tracker("lk")
     found = semantic.semantic_tracks(video, model, track)

@@ -122,7 +122,7 @@ def keep_compiled_programs(directory: str) -> None:
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-def without_nan(value):
+def replace_nan(value):
     """A value with None for each number in it that is not finite, as JSON has it.
 
     Named tuples become dicts by name, other tuples lists, and numpy's numbers Python's.
@@ -134,19 +134,19 @@ def without_nan(value):
     if hasattr(value, "_asdict"):
         value = value._asdict()
     if isinstance(value, Mapping):
-        return {key: without_nan(item) for key, item in value.items()}
+        return {key: replace_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [without_nan(item) for item in value]
+        return [replace_nan(item) for item in value]
     return value
 
 
-def as_json(value) -> bytes:
-    """A value as JSON for a person to read, see `without_nan`."""
-    text = json.dumps(without_nan(value), indent=2, allow_nan=False)
+def encode_json(value) -> bytes:
+    """A value as JSON for a person to read, see `replace_nan`."""
+    text = json.dumps(replace_nan(value), indent=2, allow_nan=False)
     return (text + "\n").encode()
 
 
-def as_csv(
+def encode_csv(
     columns: Sequence[str], rows: Iterable[Mapping], has_header: bool = True
 ) -> bytes:
     """A table as CSV. What a row lacks is empty, and what is in no column left out;

@@ -10,7 +10,7 @@
     given_options           flags -> fields of pipeline.Options
     check_output_dir, quiet_video_decoder, log_decisions
                             the beginning of a run
-    errors_in_one_line      its end, if it is not a good one
+    exit_on_user_error      its end, if it is not a good one
 
 Nothing is defined before a script asks for it, and no flag is read but from the values
 that a script hands in.
@@ -27,7 +27,7 @@ import cv2
 from absl import flags
 
 from spa.clip.video import WORKING_SIZE
-from spa.errors import USER_ERRORS, PipelineError, first_line, reason, writing_to
+from spa.errors import UserError, first_line, reason, wrap_write_errors
 
 # Flags that are fields of pipeline.Options: of the networks, which scripts that read
 # tracks have too,
@@ -223,7 +223,7 @@ def given_options(values: flags.FlagValues) -> dict:
     """The fields of pipeline.Options that flags give.
 
     Raises:
-        pipeline.PipelineError: intrinsics that are not numbers.
+        UserError: intrinsics that are not numbers.
     """
     given = {name: values[name].value for name in OPTIONS}
     if values.intrinsics is None:
@@ -231,7 +231,7 @@ def given_options(values: flags.FlagValues) -> dict:
     try:
         camera = tuple(float(x) for x in values.intrinsics)
     except ValueError:
-        raise PipelineError(
+        raise UserError(
             f"intrinsics are {','.join(values.intrinsics)}: need numbers fx,fy,cx,cy"
         ) from None
     return given | {"intrinsics": camera}
@@ -241,17 +241,17 @@ def check_output_dir(path: str | os.PathLike) -> None:
     """Finds out before the work that its result cannot be written.
 
     Raises:
-        pipeline.PipelineError: saying why.
+        UserError: saying why.
     """
     if not path:
-        raise PipelineError("where to? give --output_dir=DIR")
+        raise UserError("where to? give --output_dir=DIR")
     above = os.path.abspath(path)
     while not os.path.lexists(above):
         above = os.path.dirname(above)
     if not os.path.isdir(above):
-        raise PipelineError(f"cannot write to {path}: {above} is a file")
+        raise UserError(f"cannot write to {path}: {above} is a file")
     # Asking for permissions says nothing of read-only disks, or to root.
-    with writing_to(path), tempfile.TemporaryFile(dir=above):
+    with wrap_write_errors(path), tempfile.TemporaryFile(dir=above):
         pass
 
 
@@ -276,20 +276,20 @@ def log_decisions(*names: str) -> None:
 
 
 @contextlib.contextmanager
-def errors_in_one_line(
+def exit_on_user_error(
     *also: type[Exception],
     interrupted: str = "nothing is half-written; the same command goes on",
 ) -> Iterator[None]:
     """What a user can put right ends a script with one line on stderr and exit code 1.
 
     Args:
-        also: exceptions beside pipeline.USER_ERRORS and OSError whose message says what
+        also: exceptions beside UserError and OSError whose message says what
             is wrong.
         interrupted: what becomes of a run that is stopped by hand.
     """
     try:
         yield
-    except (*USER_ERRORS, *also) as error:
+    except (UserError, *also) as error:
         sys.exit(first_line(error))
     except OSError as error:
         # The message of those that files.py raises has the path in it.

@@ -25,8 +25,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from spa.clip.video import WORKING_SIZE
-from spa.errors import USER_ERRORS, PipelineError, reason, writing_to
-from spa.files import as_csv, whole_file
+from spa.errors import UserError, reason, wrap_write_errors
+from spa.files import encode_csv, whole_file
 from spa.model import checkpoints
 from spa.realism.heads import fingerprint
 from spa.realism.options import RESULT_VERSION, Options
@@ -78,7 +78,7 @@ def find_inputs(path: str, column: str = "video_path") -> list[str] | None:
             a directory must have.
 
     Raises:
-        PipelineError: if there is no file among them.
+        UserError: if there is no file among them.
     """
     if os.path.isdir(path):
         found = [os.path.join(path, name) for name in sorted(os.listdir(path))]
@@ -95,7 +95,7 @@ def find_inputs(path: str, column: str = "video_path") -> list[str] | None:
 
 def _some(found, complaint, column=None):
     if not found:
-        raise PipelineError(complaint + " ".join(ENDINGS.get(column, [])))
+        raise UserError(complaint + " ".join(ENDINGS.get(column, [])))
     return found
 
 
@@ -104,10 +104,10 @@ def _of_csv(path, column):
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             if column not in (reader.fieldnames or ()):
-                raise PipelineError(f"{path} has no column {column}")
+                raise UserError(f"{path} has no column {column}")
             named = [(row[column] or "").strip() for row in reader]
     except (OSError, csv.Error, UnicodeDecodeError) as error:
-        raise PipelineError(f"{path} cannot be read: {reason(error)}") from error
+        raise UserError(f"{path} cannot be read: {reason(error)}") from error
     folder = os.path.dirname(path)
     found = [
         p if os.path.exists(p) else os.path.join(folder, p)
@@ -175,12 +175,12 @@ def score_many(
         How many were scored, finished before, and failed.
 
     Raises:
-        PipelineError: a result of other options is there, or nothing can be written.
+        UserError: a result of other options is there, or nothing can be written.
     """
     if num_shards < 1:
-        raise PipelineError(f"num_shards is {num_shards}, must be at least 1")
+        raise UserError(f"num_shards is {num_shards}, must be at least 1")
     if not 0 <= shard_index < num_shards:
-        raise PipelineError(
+        raise UserError(
             f"shard_index is {shard_index}, must be 0 to num_shards - 1 "
             f"({num_shards - 1})"
         )
@@ -191,7 +191,7 @@ def score_many(
     if num_shards > 1:
         table = f"scores_{shard_index}_of_{num_shards}.csv"
     table, tally = Path(output_dir) / table, Tally(finished=len(done))
-    with writing_to(output_dir):
+    with wrap_write_errors(output_dir):
         _begin_table(table, jobs, done)
         for path, folder in tqdm(jobs, "videos", unit="video", smoothing=0):
             if folder in done:
@@ -210,7 +210,7 @@ def _score_one(path, folder, score, result_video_size) -> dict:
     row = {"video": os.path.abspath(path), "folder": folder.name}
     try:
         result = score(path)
-    except USER_ERRORS as error:
+    except UserError as error:
         LOG.warning("%s", error)
         return row | {"error": str(error)}
     except Exception as error:  # one video's trouble is not the others'
@@ -243,7 +243,7 @@ def _finished(jobs, options, checkpoint) -> set[Path]:
         if stored.get("version") != RESULT_VERSION:
             other.append("version")
         if other:
-            raise PipelineError(
+            raise UserError(
                 f"{folder} was scored with other options ({', '.join(other)}): give "
                 "--overwrite, or another --output_dir"
             )
@@ -280,7 +280,7 @@ def _begin_table(table, jobs, done):
     rows = [row for row in read_rows(table) if row.get("video") not in ours]
     rows += [_row_of(_stored_score(f), f) for _, f in jobs if f in done]
     with whole_file(table) as file:
-        file.write(as_csv(COLUMNS, rows))
+        file.write(encode_csv(COLUMNS, rows))
 
 
 def read_rows(table: str | os.PathLike) -> list[dict[str, str]]:
@@ -301,7 +301,7 @@ def append_row(table: str | os.PathLike, row: dict) -> None:
     Raises:
         OSError: if there is no room for all of it; then there is none of it.
     """
-    line = as_csv(COLUMNS, [row], has_header=False)
+    line = encode_csv(COLUMNS, [row], has_header=False)
     with open(table, "ab", buffering=0) as file:
         before = file.tell()
         if file.write(line) < len(line):  # on a full disk, without an error

@@ -39,11 +39,11 @@ LONG_FILES = [
     "test_report",
     "test_inference",
     "test_data_loader",
-    "test_evaluate_tapvid3d",
+    "test_tapvid3d",
     "test_violations",
-    "test_offline_proof",
-    "test_pipeline",
-    "test_video_benchmarks",
+    "test_twins",
+    "test_scorer",
+    "test_benchmarks",
 ]
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from spa.errors import first_line, reason
 from spa.files import (
-    as_csv,
-    as_json,
+    encode_csv,
+    encode_json,
     keep_compiled_programs,
     whole_file,
     whole_files,
@@ -86,7 +86,7 @@ def test_json_has_none_where_a_number_is_not_finite():
         "b": [1, (np.inf, "nan", None), {"c": np.float64(-np.inf)}],
         "d": np.bool_(True),
     }
-    assert json.loads(as_json(found)) == {
+    assert json.loads(encode_json(found)) == {
         "a": {"value": 0.5, "low": None},
         "b": [1, [None, "nan", None], {"c": None}],
         "d": True,
@@ -95,5 +95,5 @@ def test_json_has_none_where_a_number_is_not_finite():
 
 def test_a_table_keeps_names_that_are_not_utf_8():
     rows = [{"a": os.fsdecode(b"\xff,x"), "c": 1}, {"b": 2}]
-    assert as_csv(["a", "b"], rows) == b'a,b\n"\xff,x",\n,2\n'
-    assert as_csv(["b"], rows[1:], has_header=False) == b"2\n"
+    assert encode_csv(["a", "b"], rows) == b'a,b\n"\xff,x",\n,2\n'
+    assert encode_csv(["b"], rows[1:], has_header=False) == b"2\n"

@@ -208,7 +208,7 @@ def _change_ratio(thumbnails):
     return moving, change / np.maximum(around, 1e-6)
 
 
-def without_repeats(video: Video, cuts: Sequence[int] = ()) -> tuple[Video, list[int]]:
+def drop_repeats(video: Video, cuts: Sequence[int] = ()) -> tuple[Video, list[int]]:
     """A clip without the frames that a conversion of its rate repeated.
 
     The whole clip is looked at, and if it has no pattern, each of its shots.

@@ -20,12 +20,12 @@ import cv2
 from spa.clip import features
 from spa.clip.depth import vda
 from spa.clip.torch_models import (
-    FrontEndError,
     cached_directory,
     hub_directory,
     pick_device,
 )
 from spa.clip.tracking import cotracker3
+from spa.errors import FrontEndError
 
 NON_COMMERCIAL = "CC-BY-NC-4.0 (non-commercial)"
 APACHE = "Apache-2.0"

@@ -26,7 +26,6 @@ from tqdm import tqdm
 
 from spa import geometry
 from spa.clip.torch_models import (
-    FrontEndError,
     hub_directory,
     load_pretrained,
     need,
@@ -34,6 +33,7 @@ from spa.clip.torch_models import (
     pick_device,
     pixel_batches,
 )
+from spa.errors import FrontEndError
 
 DINO_MODEL = "facebook/dinov2-base"
 DINO_TYPES = ("dinov2", "dinov2_with_registers", "dinov3_vit")

@@ -340,12 +340,10 @@ def semantic_tracks(
     if grid_size is not None:
         return tracks
     radius = sampling.filter_radius * max(frames[0].shape[:2]) / WORKING_SIZE
-    return tracks.rows(
-        without_redundant(found.tracks, found.visible[..., 0] > 0, radius)
-    )
+    return tracks.rows(drop_redundant(found.tracks, found.visible[..., 0] > 0, radius))
 
 
-def without_redundant(
+def drop_redundant(
     tracks: Float[np.ndarray, "N T 2"],
     visible: Bool[np.ndarray, "N T"],
     radius: float,
@@ -368,7 +366,7 @@ def without_redundant(
     return np.flatnonzero(kept)
 
 
-def in_pixels_of(found: EntityTracks, video: Video) -> EntityTracks:
+def rescale_tracks(found: EntityTracks, video: Video) -> EntityTracks:
     """Tracks in pixels of a video's (reduced) frames in those of the video itself."""
     height, width = video.frames[0].shape[:2]
     scale = np.array([video.size[1] / width, video.size[0] / height], np.float32)

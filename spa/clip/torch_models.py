@@ -5,7 +5,7 @@ In order of appearance:
     FrontEndError           what a user can put right, in one line
     need                    a package that must be installed
     pick_device             where a network runs
-    importing_from          modules of a cloned repository, whatever else is named so
+    import_path          modules of a cloned repository, whatever else is named so
     hub_directory           a model of the Hugging Face hub, or of a folder, on disk
     load_pretrained         such a model, with every weight of it
     load_weights            a file of weights into a network, all of them or none
@@ -31,13 +31,11 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
+from spa.errors import FrontEndError
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 CONNECT_SECONDS = 10
-
-
-class FrontEndError(ValueError):
-    """Something the user can put right; the message says in one line what and how."""
 
 
 def need(package: str, who: str, install: str | None = None) -> None:
@@ -87,7 +85,7 @@ def pick_device(device: str | None = None) -> str:
 
 
 @contextlib.contextmanager
-def importing_from(folder: str | os.PathLike, *names: str) -> Iterator[None]:
+def import_path(folder: str | os.PathLike, *names: str) -> Iterator[None]:
     """Inside, the top-level modules `names` are those of `folder`, and nobody else's.
 
     Some research code is no package that could be installed, and calls its modules

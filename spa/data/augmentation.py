@@ -19,7 +19,7 @@ class Augmentation:
     crop: of a random start, and of a length shorter than the model's.
     stride: of every second or third frame only, where the clip is long enough.
     mirror: of exchanging left and right (not with DINOv2 features, which cannot be).
-    unit_depth: of forgetting depth and focal length (`at_unit_depth`), for 2D tracks.
+    unit_depth: of forgetting depth and focal length (`flatten_depth`), for 2D tracks.
 
     noise: of tracker noise, at a level drawn between 0 and `noise_pixels` (pixels of a
       picture whose longer side has 256), drift between 0 and `drift_pixels`, and false
@@ -83,7 +83,7 @@ def augment_example(
     if example.get("unit_depth", False):
         return example
     if rng.random() < augmentation.unit_depth:
-        return at_unit_depth(example)
+        return flatten_depth(example)
     if rng.random() < augmentation.focal:
         factor = np.exp(rng.normal(0, augmentation.focal_error))
         example = example | dict(
@@ -205,7 +205,7 @@ def mirrored(example: Example) -> Example:
     )
 
 
-def at_unit_depth(example: Example) -> Example:
+def flatten_depth(example: Example) -> Example:
     """The example as it looks without depth and focal length: pixels lifted at z = 1.
 
     fx = fy = max(H, W), centre at (W/2, H/2), as for any video of unknown intrinsics

@@ -10,9 +10,9 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 from spa import statistics
-from spa.errors import PipelineError, first_line
+from spa.errors import UserError, first_line
 from spa.evaluation.figures import draw_distributions, draw_scatter
-from spa.evaluation.reports import Report, Table, mean_of_known
+from spa.evaluation.reports import Report, Table, mean_known
 from spa.metrics import frechet_distance, motion_sample, video_distance
 from spa.statistics import bootstrap
 
@@ -36,18 +36,18 @@ def read_results(folder: str | os.PathLike, score: str = "realism") -> Results:
     """What inference.py, or this, wrote to a folder: a sub-folder for each video.
 
     Raises:
-        PipelineError: no results, damaged ones, or ones of different checkpoints.
+        UserError: no results, damaged ones, or ones of different checkpoints.
     """
     paths = sorted(Path(folder).glob("*/score.json"))
     if not paths:
-        raise PipelineError(
+        raise UserError(
             f"{folder} has no results: no sub-folder of it has a score.json"
         )
     names, scores, latents, settings = [], [], [], {}
     for path in tqdm(paths, "results", unit="clip", leave=False):
         stored, of_clip = _read_result(path)
         if score not in stored:
-            raise PipelineError(f"{path} has no {score!r}")
+            raise UserError(f"{path} has no {score!r}")
         names.append(path.parent.name)
         scores.append(np.nan if stored[score] is None else float(stored[score]))
         latents.append(of_clip)
@@ -59,7 +59,7 @@ def read_results(folder: str | os.PathLike, score: str = "realism") -> Results:
         settings = settings or found
         if found != settings:
             differ = [n for n in found if found[n] != settings.get(n)]
-            raise PipelineError(
+            raise UserError(
                 f"{folder}: {names[0]} and {names[-1]} were scored with different "
                 f"options ({', '.join(differ)}): score all in one way"
             )
@@ -75,7 +75,7 @@ def _read_result(path):
             windows = arrays["latents"]
         sample = motion_sample(windows, flatten=True)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise PipelineError(
+        raise UserError(
             f"{path.parent} is no result that can be read: {first_line(error)}"
         ) from error
     return stored, sample.reshape(windows.shape[1:]).astype(np.float32)
@@ -97,7 +97,7 @@ def compare(
         higher, Fréchet motion distance, and how far apart videos of one name move.
 
     Raises:
-        PipelineError: results of different checkpoints or versions, or a single video.
+        UserError: results of different checkpoints or versions, or a single video.
     """
     notes = _check_settings(first, second)
     common = [name for name in first.names if name in set(second.names)]
@@ -108,8 +108,8 @@ def compare(
         "num_a": len(first.names),
         "num_b": len(second.names),
         "num_common": len(common),
-        "mean_a": mean_of_known(first.scores, None),
-        "mean_b": mean_of_known(second.scores, None),
+        "mean_a": mean_known(first.scores, None),
+        "mean_b": mean_known(second.scores, None),
         "difference": _difference(first, second),
         "win_rate_a": bootstrap(statistics.pairwise_accuracy, *(x[kept] for x in pair)),
         "frechet_motion_distance": _motion_distance(
@@ -141,12 +141,12 @@ def _check_settings(first, second) -> list[str]:
     differ = [n for n, x in first.settings.items() if second.settings.get(n) != x]
     hard = [name for name in ("checkpoint", "version") if name in differ]
     if hard or first.latents.shape[1:] != second.latents.shape[1:]:
-        raise PipelineError(
+        raise UserError(
             f"results_a and results_b differ in {' and '.join(hard) or 'latents'}: "
             "score both in one way to compare them"
         )
     if min(len(first.names), len(second.names)) < 2:
-        raise PipelineError(
+        raise UserError(
             f"{len(first.names)} and {len(second.names)} results: comparing needs at "
             "least two in each folder"
         )

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from spa.errors import PipelineError
+from spa.errors import UserError
 from spa.evaluation.figures import draw_scatter
 from spa.evaluation.reports import Report, group_by_label, report_ratings
 from spa.evaluation.tables import (
@@ -38,7 +38,7 @@ def read_evalcrafter(
         prompt's number, as group. Several ratings of one video are averaged.
 
     Raises:
-        PipelineError: as for `read_videophy2`.
+        UserError: as for `read_videophy2`.
     """
     columns, rows = read_table(table)
     video = find_column(table, columns, None, ("video_path",))
@@ -47,7 +47,7 @@ def read_evalcrafter(
         others = [name for name in columns if name and name not in (video, model)]
         aspects = [n for n in others if any(_is_number(row[n]) for row in rows)]
         if not aspects:
-            raise PipelineError(f"{table}: no column of ratings: give --aspects")
+            raise UserError(f"{table}: no column of ratings: give --aspects")
     aspects = {name: find_column(table, columns, name, ()) for name in aspects}
     labels = read_labels(table, rows, aspects)
     files = find_videos([row[video] for row in rows], table, video_dir)

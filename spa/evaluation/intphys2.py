@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from spa import statistics
-from spa.errors import PipelineError
+from spa.errors import UserError
 from spa.evaluation.figures import draw_distributions, draw_estimates, draw_roc
 from spa.evaluation.reports import (
     Report,
@@ -77,7 +77,7 @@ def read_intphys2(root: str | os.PathLike, split: str = "Main") -> list[Clip]:
         N_0, N_1. Of the held-out split only videos.
 
     Raises:
-        PipelineError: no such split, a missing column, a type or condition that is
+        UserError: no such split, a missing column, a type or condition that is
             unknown, a scene without its counterparts, a video that is absent.
     """
     folder = Path(root) / split
@@ -85,7 +85,7 @@ def read_intphys2(root: str | os.PathLike, split: str = "Main") -> list[Clip]:
         have = sorted(path.parent.name for path in Path(root).glob("*/Videos"))
         why = f"have {', '.join(have)}" if have else "no folder there has Videos"
         why = why if Path(root).is_dir() else "no such folder"
-        raise PipelineError(f"no split {split!r} in {root}: {why}")
+        raise UserError(f"no split {split!r} in {root}: {why}")
     table, is_held_out = folder / "metadata.csv", split.lower() == "heldout"
     if is_held_out and not table.exists():
         return _unlabelled(folder / "Videos")
@@ -117,7 +117,7 @@ def read_intphys2(root: str | os.PathLike, split: str = "Main") -> list[Clip]:
 def _unlabelled(folder):
     files = sorted(str(path) for path in folder.glob("*.mp4"))
     if not files:
-        raise PipelineError(f"{folder} has no .mp4 file")
+        raise UserError(f"{folder} has no .mp4 file")
     return [Clip(file, file, {}, {}) for file in files]
 
 
@@ -127,7 +127,7 @@ def _intphys2_tags(table, i, row):
     known = {"type": TYPES, "condition": CONDITIONS}
     for column, values in known.items():
         if row[column] not in values:
-            raise PipelineError(
+            raise UserError(
                 f"{table}, row {i + 1}: {column} is {row[column]!r}, must be one of "
                 + ", ".join(values)
             )
@@ -149,7 +149,7 @@ def _check_scenes(table, tags):
     for scene, found in types.items():
         lacking = [name for name in TYPES if name not in found]
         if lacking:
-            raise PipelineError(f"{table}: scene {scene} has no {', '.join(lacking)}")
+            raise UserError(f"{table}: scene {scene} has no {', '.join(lacking)}")
 
 
 def report_intphys2(

@@ -10,7 +10,7 @@ from spa import statistics
 from spa.evaluation.figures import BLUE, draw_distributions, draw_roc
 from spa.evaluation.judged import MEASURES, QUESTIONS, SCORES, Row, compare, estimate
 from spa.evaluation.reports import Report, Table
-from spa.files import as_csv
+from spa.files import encode_csv
 from spa.simulation import damages
 from spa.simulation.pools import INTACT
 
@@ -218,7 +218,7 @@ def _results_csv(rows, measures) -> bytes:
         values = {name: row.value(name, row.kind) for name in measures}
         values = {n: "" if np.isnan(x) else f"{x:.6g}" for n, x in values.items()}
         lines.append({name: getattr(row, name) for name in about} | values)
-    return as_csv([*about, *measures], lines)
+    return encode_csv([*about, *measures], lines)
 
 
 SHOWN = ("average_jaccard", "acceleration_99", "lost_share", "no_model_left_out")

@@ -77,7 +77,7 @@ def load_judges(checkpoint_path: str | None, options: Options) -> Judges:
     """The checkpoint, its heads as far as there are any, and trajan_mini.
 
     Raises:
-        PipelineError, CheckpointError: a checkpoint that cannot be used.
+        UserError, CheckpointError: a checkpoint that cannot be used.
     """
     checkpoint, notes = load_checkpoint(checkpoint_path, options), []
     trajan = None

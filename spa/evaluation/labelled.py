@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from spa import statistics
-from spa.errors import PipelineError
+from spa.errors import UserError
 from spa.evaluation.figures import draw_distributions, draw_roc, draw_scatter
 from spa.evaluation.reports import (
     Report,
@@ -46,23 +46,21 @@ def read_labelled(table: str | os.PathLike, video_dir: str | None = None) -> lis
         one video are averaged.
 
     Raises:
-        PipelineError: as for `read_videophy2`; labels that are all the same, or not
+        UserError: as for `read_videophy2`; labels that are all the same, or not
             two; a pair of one.
     """
     columns, rows = read_table(table)
     video = find_column(table, columns, None, ("video_path",))
     names = {name: name for name in ("score", "label") if name in columns}
     if not names:
-        raise PipelineError(
+        raise UserError(
             f"{table} has no column score or label: it has {', '.join(columns)}"
         )
     labels = read_labels(table, rows, names, required=True)
     for name in names:
         values = {of_row[name] for of_row in labels}
         if len(values) < 2:
-            raise PipelineError(
-                f"{table}: column {name} is {values.pop():g} everywhere"
-            )
+            raise UserError(f"{table}: column {name} is {values.pop():g} everywhere")
     files = find_videos([row[video] for row in rows], table, video_dir)
     pairs = [row["pair_id"] for row in rows] if "pair_id" in columns else None
     clips = merge_rows(
@@ -76,14 +74,14 @@ def read_labelled(table: str | os.PathLike, video_dir: str | None = None) -> lis
     )
     values = {clip.labels["label"] for clip in clips} if "label" in names else ()
     if len(values) > 2:
-        raise PipelineError(
+        raise UserError(
             f"{table}: column label has {len(values)} values, must have two, and one "
             "for each video; call it score if it is a scale"
         )
     sizes = Counter(clip.tags["pair"] for clip in clips) if pairs else {}
     alone = [pair for pair, size in sizes.items() if size < 2]
     if alone:
-        raise PipelineError(
+        raise UserError(
             f"{table}: {len(alone)} pair_id with one video, first {alone[0]!r}: a pair "
             "needs two"
         )

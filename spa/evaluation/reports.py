@@ -12,10 +12,10 @@ import numpy as np
 from jaxtyping import Float
 
 from spa import statistics
-from spa.errors import writing_to
+from spa.errors import wrap_write_errors
 from spa.evaluation.figures import draw_distributions
 from spa.evaluation.tables import Clip, nan_mean
-from spa.files import as_csv, as_json, whole_files
+from spa.files import encode_csv, encode_json, whole_files
 from spa.jobs import NUMBERS
 from spa.statistics import Estimate, bootstrap
 
@@ -110,11 +110,11 @@ def count_labels(values):
     return {
         "num_clips": len(values),
         "num_scored": int((~np.isnan(values)).sum()),
-        "mean": mean_of_known(values, None),
+        "mean": mean_known(values, None),
     }
 
 
-def mean_of_known(values, groups):
+def mean_known(values, groups):
     kept = ~np.isnan(values)
     groups = None if groups is None else np.asarray(groups)[kept]
     return bootstrap(statistics.mean, values[kept], groups=groups)
@@ -160,7 +160,7 @@ def _by_model(clips, values) -> tuple[dict, Table]:
         chosen = of_clips == name
         models[str(name)] = {
             "num_clips": int(chosen.sum()),
-            "score": mean_of_known(values[chosen], None),
+            "score": mean_known(values[chosen], None),
             "labels": {x: nan_mean(y[chosen]) for x, y in labels.items()},
             "agreement": {
                 x: agreement(
@@ -234,11 +234,11 @@ def write_report(
         The paths written.
 
     Raises:
-        PipelineError: if they cannot be.
+        UserError: if they cannot be.
     """
     folder, contents = Path(output_dir), {}
     metrics = {**(about or {}), **report.metrics, "notes": report.notes}
-    contents["metrics.json"] = as_json(metrics)
+    contents["metrics.json"] = encode_json(metrics)
     if clips:
         contents["results.csv"] = _results_csv(clips, rows)
     contents |= report.files
@@ -246,7 +246,7 @@ def write_report(
         picture = io.BytesIO()
         figure.savefig(picture, format="png")
         contents[name] = picture.getvalue()
-    with writing_to(folder), whole_files() as create:
+    with wrap_write_errors(folder), whole_files() as create:
         for name, content in contents.items():
             with create(folder / name) as file:
                 file.write(content)
@@ -262,10 +262,10 @@ def _results_csv(clips, rows) -> bytes:
         found = dict(of_video.get(os.path.abspath(clip.video), {}))
         labels = {n: "" if np.isnan(x) else f"{x:g}" for n, x in clip.labels.items()}
         lines.append(found | dict(clip.tags) | labels | {"video": clip.video})
-    return as_csv(columns, lines)
+    return encode_csv(columns, lines)
 
 
-def as_text(report: Report) -> str:
+def format_report(report: Report) -> str:
     """The tables and notes of a report for a person to read."""
     parts = [_table_text(table) for table in report.tables]
     if report.notes:

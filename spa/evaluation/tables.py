@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlparse
 import numpy as np
 from jaxtyping import Float
 
-from spa.errors import PipelineError, reason
+from spa.errors import UserError, reason
 from spa.jobs import NUMBERS
 
 MISSING = ("", "nan", "none", "null")  # a number that is not there
@@ -39,7 +39,7 @@ def read_table(path: str | os.PathLike) -> tuple[list[str], list[dict[str, str]]
     Text stays text: "None" is a name, and nothing but an empty field is empty.
 
     Raises:
-        PipelineError: what cannot be read, or has no row.
+        UserError: what cannot be read, or has no row.
     """
     path = os.fspath(path)
     try:
@@ -49,12 +49,12 @@ def read_table(path: str | os.PathLike) -> tuple[list[str], list[dict[str, str]]
             with open(path, newline="", encoding="utf-8-sig") as file:
                 reader = csv.DictReader(file)
                 rows, columns = list(reader), list(reader.fieldnames or [])
-    except PipelineError:
+    except UserError:
         raise
     except (OSError, csv.Error, ValueError) as error:
-        raise PipelineError(f"{path} cannot be read: {reason(error)}") from error
+        raise UserError(f"{path} cannot be read: {reason(error)}") from error
     if not rows:
-        raise PipelineError(f"{path} has no rows")
+        raise UserError(f"{path} has no rows")
     return columns, [{n: _as_text(row[n]) for n in columns} for row in rows]
 
 
@@ -62,7 +62,7 @@ def _read_parquet(path):
     try:
         import pyarrow.parquet
     except ImportError:
-        raise PipelineError(
+        raise UserError(
             f"{path}: parquet needs pyarrow: pip install pyarrow, or give a CSV"
         ) from None
     table = pyarrow.parquet.read_table(path)
@@ -81,7 +81,7 @@ def find_column(table, columns, given, defaults, optional=False):
     if optional and not given:
         return None
     wanted = given or " or ".join(defaults)
-    raise PipelineError(
+    raise UserError(
         f"{table} has no column {wanted}: it has {', '.join(map(str, columns))}"
     )
 
@@ -107,7 +107,7 @@ def read_labels(table, rows, names, required=False):
         found = {label: parse_number(row[column]) for label, column in names.items()}
         for label, number in found.items():
             if number is None or (required and np.isnan(number)):
-                raise PipelineError(
+                raise UserError(
                     f"{table}, row {i + 1}: {names[label]} is {row[names[label]]!r}, "
                     "must be a number"
                 )
@@ -124,7 +124,7 @@ def merge_rows(clips: Iterable[Clip]) -> list[Clip]:
     for video, rows in of_video.items():
         for row in rows:
             if row.tags != rows[0].tags:
-                raise PipelineError(
+                raise UserError(
                     f"{video} is listed as {dict(rows[0].tags)} and {dict(row.tags)}"
                 )
         labels = {
@@ -151,18 +151,18 @@ def find_videos(
     by their name alone anywhere below `video_dir`.
 
     Raises:
-        PipelineError: a file that is absent, or two names that lead to one file.
+        UserError: a file that is absent, or two names that lead to one file.
     """
     folders = [video_dir] if video_dir else []
     folders += ["", os.path.dirname(os.fspath(table))]
     if video_dir and not os.path.isdir(video_dir):
-        raise PipelineError(f"--video_dir: no folder {video_dir}")
+        raise UserError(f"--video_dir: no folder {video_dir}")
     below = _names_below(video_dir) if video_dir else {}
     files = {name: _find(name, folders, below) for name in dict.fromkeys(names)}
     absent = [name for name, file in files.items() if file is None]
     if absent:
         where = video_dir or os.path.dirname(os.fspath(table)) or "."
-        raise PipelineError(
+        raise UserError(
             f"{len(absent)} of {len(files)} videos of {table} are absent, first "
             f"{absent[0]!r}: looked in {where}"
             + ("" if video_dir else "; --video_dir says where they are")
@@ -170,7 +170,7 @@ def find_videos(
     first = {}
     for name, file in files.items():
         if first.setdefault(file, name) != name:
-            raise PipelineError(
+            raise UserError(
                 f"{table} names {first[file]!r} and {name!r}, and both lead to {file}: "
                 "keep the models' videos in folders of their own"
             )
@@ -201,7 +201,7 @@ def _find(name, folders, below):
     return below.get(os.path.basename(paths[-1])) if paths else None
 
 
-def scores_of(
+def match_scores(
     clips: Sequence[Clip], rows: Sequence[Mapping], name: str = "realism"
 ) -> Float[np.ndarray, " N"]:
     """The clips' scores out of the rows of scores.csv (many_videos.Tally).
@@ -213,10 +213,10 @@ def scores_of(
         [N], NaN where a clip could not be scored.
 
     Raises:
-        PipelineError: no such score.
+        UserError: no such score.
     """
     if name not in NUMBERS:
-        raise PipelineError(f"no score {name!r}: have {', '.join(NUMBERS)}")
+        raise UserError(f"no score {name!r}: have {', '.join(NUMBERS)}")
     of_video = {row["video"]: row.get(name) for row in rows}
     found = [of_video.get(os.path.abspath(clip.video)) for clip in clips]
     return np.array([np.nan if x in (None, "") else float(x) for x in found])

@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from spa.data.examples import read_npz
-from spa.errors import DatasetError, PipelineError, first_line
+from spa.errors import DatasetError, UserError, first_line
 from spa.evaluation.tapvid3d_chains import Prediction, predict_clips
 from spa.evaluation.tapvid3d_clips import (
     Clip,
@@ -20,7 +20,7 @@ from spa.evaluation.tapvid3d_clips import (
     read_clip,
     tapnet_module,
 )
-from spa.files import as_csv, as_json, whole_file, write_npz
+from spa.files import encode_csv, encode_json, whole_file, write_npz
 from spa.flags import check_output_dir
 from spa.metrics import SCALINGS, THRESHOLDS, evaluation_intrinsics, tapvid3d_metrics
 from spa.model import checkpoints
@@ -87,7 +87,7 @@ def tapnet_metrics(
     numbers per track, of which this is the mean.
 
     Raises:
-        PipelineError: if tapnet is not installed.
+        UserError: if tapnet is not installed.
     """
     metrics = tapnet_module("evaluation.metrics")
     local = scaling == "local_neighborhood"
@@ -155,7 +155,7 @@ def evaluate(
         overwrite: predict again what is there.
 
     Raises:
-        PipelineError: no such scaling or batch size; output_dir cannot be written to;
+        UserError: no such scaling or batch size; output_dir cannot be written to;
             no file is there at all; predictions of another model or other options
             are; features lack.
         OSError: predictions cannot be written, the disk being full.
@@ -202,18 +202,14 @@ def evaluate(
 def _check_evaluation(files, scalings, batch_size) -> None:
     for scaling in scalings:
         if scaling not in SCALINGS:
-            raise PipelineError(
-                f"no depth scaling {scaling!r}: have {', '.join(SCALINGS)}"
-            )
+            raise UserError(f"no depth scaling {scaling!r}: have {', '.join(SCALINGS)}")
     if not scalings or len(set(scalings)) < len(scalings):
-        raise PipelineError("depth_scalings: give at least one, and each once")
+        raise UserError("depth_scalings: give at least one, and each once")
     if batch_size < 1:
-        raise PipelineError(f"batch_size is {batch_size}, must be at least 1")
+        raise UserError(f"batch_size is {batch_size}, must be at least 1")
     missing = [file for file in files if not os.path.isfile(file.path)]
     if len(missing) == len(files):
-        raise PipelineError(
-            f"none of the {len(files)} files is there, as {files[0].path}"
-        )
+        raise UserError(f"none of the {len(files)} files is there, as {files[0].path}")
     for file in missing:
         LOG.warning("%s: no such file; the evaluation will fail at its end", file.path)
 
@@ -224,7 +220,7 @@ def _read_group(group, done, read, report) -> dict[Path, Clip]:
     for file, place in group:
         try:
             clips[place] = read(file.path, place in done)
-        except (DatasetError, PipelineError) as error:
+        except (DatasetError, UserError) as error:
             what = first_line(error)
             what = what if file.path in what else f"{file.path}: {what}"
             LOG.warning("%s", what)
@@ -237,7 +233,7 @@ def _read_group(group, done, read, report) -> dict[Path, Clip]:
 def _read(path, front_ends) -> Clip:
     try:
         return read_clip(path, front_ends)
-    except (DatasetError, PipelineError):
+    except (DatasetError, UserError):
         raise
     except Exception as error:  # arrays of text, of no axes...
         raise DatasetError(f"{path}: {first_line(error)}") from error
@@ -275,7 +271,7 @@ def _finished(jobs, stamp) -> set[Path]:
     """Where predictions are that need not be made again.
 
     Raises:
-        PipelineError: there are others, which must not be mixed with these.
+        UserError: there are others, which must not be mixed with these.
     """
     done = set()
     for file, place in jobs:
@@ -287,7 +283,7 @@ def _finished(jobs, stamp) -> set[Path]:
             continue  # missing, or not ours to trust
         other = [name for name, value in stamp.items() if stored.get(name) != value]
         if other:
-            raise PipelineError(
+            raise UserError(
                 f"{place} was predicted with other options ({', '.join(other)}): give "
                 "--overwrite, or another --output_dir"
             )
@@ -368,7 +364,7 @@ def write_report(report: Report, output_dir: str | os.PathLike) -> list[str]:
     if report.failures:
         found["failed"] = dict(report.failures)
     with whole_file(folder / "metrics.json") as file:
-        file.write(as_json(found))
+        file.write(encode_json(found))
     with whole_file(folder / "metrics_per_video.csv") as file:
-        file.write(as_csv(COLUMNS, report.rows))
+        file.write(encode_csv(COLUMNS, report.rows))
     return [str(folder / name) for name in ("metrics.json", "metrics_per_video.csv")]

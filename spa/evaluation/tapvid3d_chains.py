@@ -67,7 +67,7 @@ def predict_clips(
         batch_size: windows that go through the model at once, of any clips.
 
     Raises:
-        PipelineError: features that are asked for are not there, or do not fit.
+        UserError: features that are asked for are not there, or do not fit.
     """
     params = jax.device_put(checkpoint.params)
     length = options.num_output_frames or checkpoint.config.num_output_frames

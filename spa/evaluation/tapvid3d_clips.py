@@ -15,7 +15,7 @@ from spa.clip.tracking import protocol
 from spa.clip.video import WORKING_SIZE, Video, reduced
 from spa.data.examples import read_npz
 from spa.data.tapvid3d import TAPVID3D_SOURCES, read_tapvid3d
-from spa.errors import DatasetError, PipelineError, first_line, reason
+from spa.errors import DatasetError, UserError, first_line, reason
 from spa.model import checkpoints
 from spa.realism.front_ends import FrontEnds, load_front_ends
 from spa.realism.options import Options
@@ -61,12 +61,12 @@ def find_clips(
         Source by source, in the order of the lists, else by name.
 
     Raises:
-        PipelineError: no such source, folder or split file; nothing in them; tapnet's
+        UserError: no such source, folder or split file; nothing in them; tapnet's
             lists are needed, and it is not installed.
     """
     unknown = [name for name in data_sources if name not in TAPVID3D_SOURCES]
     if unknown or not data_sources or len(set(data_sources)) < len(data_sources):
-        raise PipelineError(
+        raise UserError(
             f"data_sources {','.join(data_sources)}: must be of "
             f"{', '.join(TAPVID3D_SOURCES)}, each once"
         )
@@ -83,21 +83,21 @@ def find_clips(
         if listed is None:
             listed = sorted(path.name for path in folder.glob("*.npz"))
             if not listed:
-                raise PipelineError(f"{folder} holds no .npz: no clips of {source}")
+                raise UserError(f"{folder} holds no .npz: no clips of {source}")
         found += [ClipFile(source, name, str(folder / name)) for name in listed]
     if not found:
-        raise PipelineError(f"{split_file} lists no file of {', '.join(data_sources)}")
+        raise UserError(f"{split_file} lists no file of {', '.join(data_sources)}")
     return found
 
 
 def _folder(dataset_path, part, source) -> Path:
     """Where a source's files lie."""
     if not os.path.isdir(dataset_path):
-        raise PipelineError(f"{dataset_path}: no such directory")
+        raise UserError(f"{dataset_path}: no such directory")
     for folder in (Path(dataset_path, part, source), Path(dataset_path, source)):
         if folder.is_dir():
             return folder
-    raise PipelineError(
+    raise UserError(
         f"{dataset_path} has no folder {source}: leave {source} out of data_sources, "
         "or give another dataset_path"
     )
@@ -112,7 +112,7 @@ def _listed(split_file, data_sources) -> dict[str, list[str]]:
     try:
         lines = Path(split_file).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise PipelineError(f"{split_file} cannot be read: {reason(error)}") from error
+        raise UserError(f"{split_file} cannot be read: {reason(error)}") from error
     names = {source: [] for source in data_sources}
     for number, line in enumerate(lines, 1):
         source, _, name = line.strip().rpartition("/")
@@ -121,7 +121,7 @@ def _listed(split_file, data_sources) -> dict[str, list[str]]:
         if not source and len(data_sources) == 1:
             source = data_sources[0]
         if source not in TAPVID3D_SOURCES or not name.endswith(".npz"):
-            raise PipelineError(
+            raise UserError(
                 f"{split_file}, line {number}: {line.strip()!r} must be "
                 "SOURCE/NAME.npz, as adt/clip_1.npz"
             )
@@ -140,12 +140,12 @@ def tapnet_module(name: str):
     """A module of tapnet.tapvid3d.
 
     Raises:
-        PipelineError: if it is not installed.
+        UserError: if it is not installed.
     """
     try:
         return importlib.import_module(f"tapnet.tapvid3d.{name}")
     except ImportError as error:
-        raise PipelineError(
+        raise UserError(
             f"tapnet cannot be imported ({first_line(error)}), and its split lists "
             f"or metrics are asked for: {TAPNET}, or use --metrics=builtin and "
             "--split_file"
@@ -245,7 +245,7 @@ def clip_front_ends(
     if there is nothing to compute.
 
     Raises:
-        PipelineError: features are asked for, or the checkpoint cannot do without, and
+        UserError: features are asked for, or the checkpoint cannot do without, and
             they cannot be computed here.
     """
     held = [held for held in map(_stored_in, files) if held is not None]

@@ -19,12 +19,12 @@ from jaxtyping import Bool, Float
 from tqdm import tqdm
 
 from spa.clip.video import check_file, read_video, video_from_array
-from spa.errors import NothingToTrack, PipelineError, VideoError
+from spa.errors import NothingToTrack, UserError, VideoError
 from spa.evaluation.judged import Row
 from spa.evaluation.judged_report import FEW_TWINS, report
 from spa.evaluation.judges import Judgement, Judges, judge, load_judges
-from spa.evaluation.reports import as_text, write_report
-from spa.files import whole_file, without_nan
+from spa.evaluation.reports import format_report, write_report
+from spa.files import replace_nan, whole_file
 from spa.jobs import find_inputs
 from spa.realism.conditions import condition_tracks
 from spa.realism.front_ends import FrontEnds, lift_video, load_front_ends, prepare
@@ -86,7 +86,7 @@ def run(
         The report for the screen.
 
     Raises:
-        PipelineError: options that cannot be, judged clips of other options, clips
+        UserError: options that cannot be, judged clips of other options, clips
             that cannot be found or read.
         OSError: a file that cannot be written; a process that simulates was ended.
     """
@@ -96,17 +96,17 @@ def run(
         conditions = tuple(dict.fromkeys(conditions))
         unknown = [name for name in conditions if name not in CONDITIONS]
         if unknown or not conditions:
-            raise PipelineError(
+            raise UserError(
                 f"no condition {', '.join(unknown) or 'is given'}: have "
                 + ", ".join(CONDITIONS)
             )
         if chosen.query_sampling != "grid":
-            raise PipelineError(
+            raise UserError(
                 "simulated twins have their points: leave query_sampling out "
                 "(benchmarks/bench_semantic.py judges semantic ones)"
             )
         if num_scenes < 1:
-            raise PipelineError(f"num_scenes is {num_scenes}, must be 1 or up")
+            raise UserError(f"num_scenes is {num_scenes}, must be 1 or up")
         judges = load_judges(checkpoint_path, chosen)
         pool = Path(pool_dir) if pool_dir else output / "pool"
         seeds = range(FIRST_SEED, FIRST_SEED + num_scenes)
@@ -115,9 +115,9 @@ def run(
         groups = GROUPS
     elif benchmark == "corruptions":
         if not video_path:
-            raise PipelineError("--benchmark=corruptions needs --video_path")
+            raise UserError("--benchmark=corruptions needs --video_path")
         if num_seeds < 1:
-            raise PipelineError(f"num_seeds is {num_seeds}, must be 1 or more")
+            raise UserError(f"num_seeds is {num_seeds}, must be 1 or more")
         paths = find_inputs(os.path.expanduser(video_path)) or [video_path]
         for path in paths:
             check_file(path)
@@ -130,7 +130,7 @@ def run(
         of_frames = tuple(n for n in kinds if n != "object_replaced")
         groups = {"damages": kinds, "of frames": of_frames, "apart": damages.APART}
     else:
-        raise PipelineError(
+        raise UserError(
             f"no offline benchmark {benchmark!r}: have synthetic, corruptions"
         )
     about = {"benchmark": benchmark, "version": RESULT_VERSION, **judges.made_with()}
@@ -138,7 +138,7 @@ def run(
     found = report(rows, groups, notes, pooled=next(iter(groups)) != "damages")
     paths = write_report(found, output, about=about)
     written = "\n".join(f"written {path}" for path in paths)
-    return f"{as_text(found)}\n\n{written}"
+    return f"{format_report(found)}\n\n{written}"
 
 
 def culprit(
@@ -176,7 +176,7 @@ def run_synthetic(
         All of them, and what a reader must know.
     """
     if not files:
-        raise PipelineError("no seed gives a scene: give more --num_scenes")
+        raise UserError("no seed gives a scene: give more --num_scenes")
     rows, made_with = [], judges.made_with()
     jobs = [(condition, file) for file in files for condition in conditions]
     for condition, file in tqdm(jobs, "judging", unit="scene", smoothing=0):
@@ -262,7 +262,7 @@ def run_corruptions(
         All of them, and what a reader must know.
 
     Raises:
-        PipelineError: no video has a piece.
+        UserError: no video has a piece.
     """
     made_with = judges.made_with() | {"num_seeds": num_seeds}
     rows, notes, short = [], [], []
@@ -285,7 +285,7 @@ def run_corruptions(
                 _store(file, made, judged)
             rows += judged
     if not rows:
-        raise PipelineError(short[0] if short else "no video to judge")
+        raise UserError(short[0] if short else "no video to judge")
     notes += [f"left out: {line}" for line in short]
     intact = [row for row in rows if row.kind == INTACT]
     of_video = {row.group for row in rows}
@@ -343,18 +343,18 @@ def _stored(path, made_with) -> list[Row] | None:
     """What was judged before; None if nothing was.
 
     Raises:
-        PipelineError: if it was with other options.
+        UserError: if it was with other options.
     """
     try:
         stored = json.loads(path.read_text())
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise PipelineError(f"{path} cannot be read: {error}") from error
+        raise UserError(f"{path} cannot be read: {error}") from error
     before = stored.get("made_with", {})
     other = [name for name, value in made_with.items() if before.get(name) != value]
     if other:
-        raise PipelineError(
+        raise UserError(
             f"{path} was judged with other options ({', '.join(other)}): give another "
             "--output_dir"
         )
@@ -363,6 +363,6 @@ def _stored(path, made_with) -> list[Row] | None:
 
 def _store(path, made_with, rows) -> None:
     rows = [dataclasses.asdict(row) for row in rows]
-    text = json.dumps(without_nan({"made_with": made_with, "rows": rows}))
+    text = json.dumps(replace_nan({"made_with": made_with, "rows": rows}))
     with whole_file(path) as file:
         file.write(text.encode())

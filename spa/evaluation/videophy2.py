@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
-from spa.errors import PipelineError
+from spa.errors import UserError
 from spa.evaluation.figures import draw_distributions, draw_roc, draw_scatter
 from spa.evaluation.reports import (
     Report,
@@ -57,7 +57,7 @@ def read_videophy2(
         counted in the log.
 
     Raises:
-        PipelineError: what cannot be read, a missing column, a label that is no number,
+        UserError: what cannot be read, a missing column, a label that is no number,
             a video that is absent.
     """
     columns, rows = read_table(table)
@@ -70,7 +70,7 @@ def read_videophy2(
     labels = read_labels(table, rows, names)
     rated = [i for i, of_row in enumerate(labels) if not np.isnan(of_row["pc"])]
     if not rated:
-        raise PipelineError(f"{table}: no row has a number in column {names['pc']}")
+        raise UserError(f"{table}: no row has a number in column {names['pc']}")
     if len(rated) < len(rows):
         LOG.info("%s: %d rows without pc left out", table, len(rows) - len(rated))
     files = find_videos([rows[i][video] for i in rated], table, video_dir)

@@ -55,7 +55,7 @@ def clip_fields(
     ):
         if len(np.unique(window.ids)) < surprise.NUM_NEAR[0]:
             continue
-        by_region = predict_by_region(
+        by_region = predict_regions(
             checkpoint.model, params, tracks, window, keys, options
         )
         for ids in _groups(window, keys, options):
@@ -71,7 +71,7 @@ def _groups(window, keys, options):
     return [np.sort(group) for group in groups]
 
 
-def predict_by_region(
+def predict_regions(
     model,
     params: dict,
     tracks: Tracks3D,

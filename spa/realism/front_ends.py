@@ -9,15 +9,14 @@ import numpy as np
 from jaxtyping import Float16
 
 from spa.clip import tracking
-from spa.clip.cuts import content_box, find_cuts, without_repeats
+from spa.clip.cuts import content_box, drop_repeats, find_cuts
 from spa.clip.semantic import Sampling, semantic_tracks
-from spa.clip.torch_models import FrontEndError
 from spa.clip.tracking import protocol
 from spa.clip.video import (
     Frames,
     Video,
 )
-from spa.errors import PipelineError, PointsError
+from spa.errors import FrontEndError, PointsError, UserError
 from spa.model import checkpoints
 from spa.realism.options import DEFAULT_FRONT_ENDS, Options
 from spa.realism.tracks import Tracks3D, lift_tracks
@@ -33,7 +32,7 @@ def lift_video(
 
     Raises:
         NothingToTrack: no point could be followed.
-        PipelineError: a front end that fails.
+        UserError: a front end that fails.
     """
     video, cuts = prepare(video, options)
     shots = list(zip([0, *cuts], [*cuts, len(video.frames)], strict=True))
@@ -51,7 +50,7 @@ def lift_video(
 def prepare(video: Video, options: Options) -> tuple[Video, list[int]]:
     """The clip without repeated frames, and the frames at which other shots begin."""
     cuts = [] if options.ignore_cuts else find_cuts(video.frames)
-    video, cuts = without_repeats(video, cuts)
+    video, cuts = drop_repeats(video, cuts)
     height, width = video.size
     LOG.info("video: %d frames, %dx%d", len(video.frames), width, height)
     for note in video.notes:
@@ -85,7 +84,7 @@ def load_front_ends(options: Options, checkpoint: checkpoints.Checkpoint) -> Fro
     The one place where options are handed on to tracking.py, features.py and depth.py.
 
     Raises:
-        PipelineError: a front end that is not there, or features that the checkpoint
+        UserError: a front end that is not there, or features that the checkpoint
             cannot do without and nothing computes.
     """
     names = {
@@ -153,7 +152,7 @@ def _features(model, checkpoint) -> Callable:
 
     width = checkpoint.config.dino_feature_dim
     if model.dim != width:
-        raise PipelineError(
+        raise UserError(
             f"{model.name} gives {model.dim} features, {checkpoint.name} was trained "
             f"with {width}: give another dino_model, or leave use_dino out"
         )
@@ -199,7 +198,7 @@ def _front_end_name(options, checkpoint, modality):
     name = options.features if modality == "dino" else options.depth
     if name == "none":
         if asked:
-            raise PipelineError(
+            raise UserError(
                 f"use_{modality} is asked for, but there is none of it to use: leave "
                 f"out use_{modality}, or say which instead of 'none'"
             )
@@ -207,7 +206,7 @@ def _front_end_name(options, checkpoint, modality):
     if has and asked is not False and (name or asked):
         return name or DEFAULT_FRONT_ENDS[modality]
     if has and not getattr(checkpoint.config, f"has_absent_{modality}"):
-        raise PipelineError(
+        raise UserError(
             f"{checkpoint.name} cannot do without {modality} features: use preset "
             f"'full' or use_{modality}, or another checkpoint"
         )
@@ -223,7 +222,7 @@ def _in_one_line():
     try:
         yield
     except (FrontEndError, PointsError) as error:
-        raise PipelineError(str(error)) from error
+        raise UserError(str(error)) from error
 
 
 def _named(options, prefix):

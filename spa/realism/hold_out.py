@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int, UInt64
 from tqdm import tqdm
 
 from spa import geometry, metrics
-from spa.errors import PipelineError
+from spa.errors import UserError
 from spa.model import checkpoints
 from spa.model.prediction import predict, support_batch
 from spa.realism.options import Options
@@ -176,7 +176,7 @@ def hold_out(
     """Predicts tracks of a clip from tracks that are not held out with them.
 
     Raises:
-        PipelineError: features that are asked for, or that the checkpoint cannot do
+        UserError: features that are asked for, or that the checkpoint cannot do
             without, and that the tracks do not have; features of another width.
     """
     check_features(tracks, checkpoint, options)
@@ -208,7 +208,7 @@ def check_features(
     """That the model gets the features that it must, and can take them.
 
     Raises:
-        PipelineError: features of another width than the checkpoint's, or none where
+        UserError: features of another width than the checkpoint's, or none where
             they are asked for or it cannot do without.
     """
     # Those of a front end were checked when it was loaded, and cost time.
@@ -218,7 +218,7 @@ def check_features(
         width = tracks.dino(0, 1, np.arange(1)).shape[-1]
         wanted = checkpoint.config.dino_feature_dim
         if width != wanted:
-            raise PipelineError(
+            raise UserError(
                 f"the tracks come with {width} dino features, {checkpoint.name} was "
                 f"trained with {wanted}: use those of another model, or --nouse_dino"
             )
@@ -226,12 +226,12 @@ def check_features(
         if getattr(tracks, name) is not None:
             continue
         if getattr(options, f"use_{name}"):
-            raise PipelineError(
+            raise UserError(
                 f"use_{name} is asked for, but the tracks come without {name} features"
             )
         config = checkpoint.config
         if getattr(config, f"use_{name}") and not getattr(config, f"has_absent_{name}"):
-            raise PipelineError(
+            raise UserError(
                 f"{checkpoint.name} cannot do without {name} features, and the tracks "
                 "come without: use another checkpoint"
             )

@@ -9,7 +9,7 @@ import numpy as np
 from spa.clip import tracking
 from spa.clip.semantic import POINTS_PER_ENTITY
 from spa.clip.video import WORKING_SIZE
-from spa.errors import PipelineError
+from spa.errors import UserError
 
 RESULT_VERSION = "0.3.0"  # of results; those of another are not gone on with
 DEFAULT_CHECKPOINT = Path(__file__).resolve().parents[2] / "checkpoints/3dspa_mini.npz"
@@ -109,41 +109,41 @@ def make_options(preset: str = "mini", **changes) -> Options:
     """A preset's options with some of them changed; None leaves the preset's.
 
     Raises:
-        PipelineError: no such preset or tracker, or a number that cannot be.
+        UserError: no such preset or tracker, or a number that cannot be.
     """
     if preset not in PRESETS:
-        raise PipelineError(f"no preset {preset!r}: have {', '.join(PRESETS)}")
+        raise UserError(f"no preset {preset!r}: have {', '.join(PRESETS)}")
     given = {name: value for name, value in changes.items() if value is not None}
     options = dataclasses.replace(PRESETS[preset], **given)
     for name, smallest in SMALLEST_OPTIONS.items():
         value = getattr(options, name)
         if value is not None and not smallest <= value < math.inf:
-            raise PipelineError(f"{name} is {value}, must be at least {smallest}")
+            raise UserError(f"{name} is {value}, must be at least {smallest}")
     if options.tracking_grid_size > WORKING_SIZE:  # cells of less than a pixel
-        raise PipelineError(
+        raise UserError(
             f"tracking_grid_size is {options.tracking_grid_size}, must be at most "
             f"{WORKING_SIZE}"
         )
     if options.score_all_points and options.num_splits < 2:
-        raise PipelineError(
+        raise UserError(
             f"num_splits is {options.num_splits}, must be at least 2 for "
             "score_all_points: a track cannot be predicted from itself"
         )
     for name, unit in (("duration", " s"), ("fps", "")):
         value = getattr(options, name)
         if value is not None and not 0 < value < math.inf:
-            raise PipelineError(f"{name} is {value}{unit}, must be more than 0")
+            raise UserError(f"{name} is {value}{unit}, must be more than 0")
     if options.tracker not in tracking.TRACKERS:
         have = ", ".join(tracking.TRACKERS)
         of_preset = f" (of preset {preset!r})" if "tracker" not in given else ""
-        raise PipelineError(f"no tracker {options.tracker!r}{of_preset}: have {have}")
+        raise UserError(f"no tracker {options.tracker!r}{of_preset}: have {have}")
     if options.query_sampling not in QUERY_SAMPLINGS:
-        raise PipelineError(
+        raise UserError(
             f"no query_sampling {options.query_sampling!r}: have "
             + ", ".join(QUERY_SAMPLINGS)
         )
     if "num_points_per_entity" in given and options.query_sampling != "semantic":
-        raise PipelineError(
+        raise UserError(
             "num_points_per_entity is of semantic points, and these are a grid's: give "
             "query_sampling=semantic, or leave it out"
         )
@@ -154,12 +154,12 @@ def make_options(preset: str = "mini", **changes) -> Options:
 def check_camera(options):
     camera, fov = options.intrinsics, options.fov
     if camera is not None and fov is not None:
-        raise PipelineError("give intrinsics or fov, not both")
+        raise UserError("give intrinsics or fov, not both")
     if fov is not None and not 0 < fov < 180:
-        raise PipelineError(f"fov is {fov} degrees, must be between 0 and 180")
+        raise UserError(f"fov is {fov} degrees, must be between 0 and 180")
     if camera is None:
         return
     if len(camera) != 4 or not np.isfinite(camera).all() or min(camera[:2]) <= 0:
-        raise PipelineError(
+        raise UserError(
             f"intrinsics are {tuple(camera)}: need fx, fy, cx, cy in pixels of the clip"
         )

@@ -16,7 +16,7 @@ from spa.clip.video import (
     Video,
     reduced,
 )
-from spa.files import as_json, whole_files
+from spa.files import encode_json, whole_files
 from spa.model import checkpoints
 from spa.realism import surprise
 from spa.realism.heads import Head, fingerprint
@@ -407,7 +407,7 @@ def save_result(
             file.write(_video_info(result).encode())
         # Last: where score.json is, the others are too.
         with create(folder / "score.json") as file:
-            file.write(as_json(result.score))
+            file.write(encode_json(result.score))
     names = "score.json", "result_with_scores.npz", "predictions.npz", "video_info.txt"
     return [str(folder / name) for name in names]
 

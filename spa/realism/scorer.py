@@ -13,7 +13,7 @@ from spa.clip.video import (
     read_video,
     video_from_array,
 )
-from spa.errors import NothingToTrack, PipelineError
+from spa.errors import NothingToTrack, UserError
 from spa.model import checkpoints
 from spa.realism.evidence import clip_fields
 from spa.realism.front_ends import FrontEnds, lift_video, load_front_ends
@@ -53,7 +53,7 @@ def score_video(
     Raises:
         VideoError: a file that cannot be read or has too little in it.
         NothingToTrack: no point could be followed.
-        PipelineError: options that cannot be.
+        UserError: options that cannot be.
         checkpointing.CheckpointError: a checkpoint that cannot be read.
     """
     began = time.perf_counter()
@@ -80,7 +80,7 @@ def _check_only_videos_have(options, names=("start", "duration", "fps")):
     """Refuses options that would change nothing, rather than pass over them."""
     given = [name for name in names if getattr(options, name)]
     if given:
-        raise PipelineError(
+        raise UserError(
             f"{' and '.join(given)} can be chosen for the file of a video only: "
             "give the frames that are to be scored"
         )
@@ -93,7 +93,7 @@ def load_checkpoint(
 
     Raises:
         checkpointing.CheckpointError: if it cannot be read.
-        PipelineError: if it cannot score clips in this way.
+        UserError: if it cannot score clips in this way.
     """
     if not isinstance(checkpoint, checkpoints.Checkpoint):
         path = DEFAULT_CHECKPOINT if checkpoint is None else checkpoint
@@ -101,19 +101,19 @@ def load_checkpoint(
         LOG.info("checkpoint: %s", checkpoint.name)
     config = checkpoint.config
     if config.model_type != "3dspa":
-        raise PipelineError(
+        raise UserError(
             f"{checkpoint.name} is a 2D model ({config.model_type}): scoring needs a "
             "3dspa checkpoint"
         )
     for name in ("dino", "depth"):
         if getattr(options, f"use_{name}") and not getattr(config, f"use_{name}"):
-            raise PipelineError(
+            raise UserError(
                 f"use_{name} is asked for, but {checkpoint.name} was trained without "
                 f"{name} features: leave it out, or give another checkpoint"
             )
     length = options.num_output_frames
     if length is not None and length > config.num_output_frames:
-        raise PipelineError(
+        raise UserError(
             f"num_output_frames is {length}, but {checkpoint.name} has "
             f"{config.num_output_frames}: longer windows need another checkpoint"
         )
@@ -136,7 +136,7 @@ def score_tracks(
 
     Raises:
         NothingToTrack: if no track can be held out and compared.
-        PipelineError: features that do not fit, see `hold_out`; a damaged head.
+        UserError: features that do not fit, see `hold_out`; a damaged head.
     """
     # That a head is damaged is said before minutes of predicting.
     head = scoring_head(checkpoint)
@@ -171,7 +171,7 @@ def load_heads(
             NAME_surprise_left_out.npz.
 
     Raises:
-        PipelineError: a damaged file.
+        UserError: a damaged file.
     """
     found = {}
     for folder in (checkpoint.folder, DEFAULT_CHECKPOINT.parent):
@@ -184,7 +184,7 @@ def load_heads(
                 heads = read_heads(path, checkpoint.sha256)
                 found = (heads or {}) | found
         except ValueError as error:
-            raise PipelineError(str(error)) from error
+            raise UserError(str(error)) from error
     return found or None
 
 
@@ -192,7 +192,7 @@ def scoring_head(checkpoint: checkpoints.Checkpoint) -> Head | None:
     """The head that makes realism of a checkpoint's residuals, if one was fitted.
 
     Raises:
-        PipelineError: a damaged file.
+        UserError: a damaged file.
     """
     return (load_heads(checkpoint) or {}).get("all")
 
@@ -204,7 +204,7 @@ def score_tracks_file(
     began = time.perf_counter()
     _check_only_videos_have(options)
     if options.query_sampling != "grid":
-        raise PipelineError(
+        raise UserError(
             "query_sampling can be chosen for videos only: tracks have their points"
         )
     tracks, video = read_tracks(path, options)

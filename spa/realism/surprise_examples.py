@@ -23,7 +23,7 @@ from jaxtyping import Bool, Float
 from tqdm import tqdm
 
 from spa import geometry, workers
-from spa.errors import PipelineError
+from spa.errors import UserError
 from spa.files import whole_file
 from spa.realism import evidence, surprise, surprise_training
 from spa.realism.conditions import condition_tracks, varied_clip
@@ -374,7 +374,7 @@ def fit(
     that the heads' file names.
 
     Raises:
-        PipelineError, CheckpointError: a checkpoint that cannot be used, or too few
+        UserError, CheckpointError: a checkpoint that cannot be used, or too few
             scenes to fit anything on.
         OSError: what cannot be written.
     """
@@ -406,7 +406,7 @@ def fit(
     try:
         heads = surprise_training.fit_heads(found, kinds, seed, more)
     except surprise_training.TooFew as error:
-        raise PipelineError(f"of {number} clips {error}") from error
+        raise UserError(f"of {number} clips {error}") from error
     about = {
         "command": command,
         "scenes_version": VERSION,
@@ -425,18 +425,18 @@ def _check_numbers(most_intact, num_paired, num_torn):
     """What would be noticed hours later."""
     least = surprise_training.LEAST_INTACT
     if most_intact < least:
-        raise PipelineError(
+        raise UserError(
             f"at most {most_intact} windows say what is usual, need {least}: give more "
             "--num_varied, --num_damaged or --num_paired"
         )
     least = surprise_training.LEAST_PAIRS
     if 0 < num_paired < least:
-        raise PipelineError(
+        raise UserError(
             f"no correction can be fitted to --num_paired={num_paired}: give at least "
             f"{least}, or 0 for heads without one"
         )
     if 0 < num_paired < num_torn:
-        raise PipelineError(
+        raise UserError(
             f"--num_torn={num_torn} scenes are torn of --num_paired={num_paired}: give "
             "at most as many"
         )

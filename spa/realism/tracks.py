@@ -13,7 +13,7 @@ from spa import geometry
 from spa.clip.cuts import find_cuts
 from spa.clip.tracking import protocol
 from spa.clip.video import WORKING_SIZE, Video, reduced
-from spa.errors import NothingToTrack, PipelineError
+from spa.errors import NothingToTrack, UserError
 from spa.realism.options import Options
 
 LOG = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ def lift_tracks(
     pixels = tracks.tracks * np.array(
         [width / small_width, height / small_height], np.float32
     )
-    intrinsics, source = camera_of(options or Options(), video.size)
+    intrinsics, source = choose_camera(options or Options(), video.size)
     z = 1.0 if depth is None else geometry.sample_frames(depth, pixels, video.size)
     window_features = None
     if features is not None:
@@ -115,7 +115,7 @@ def lift_tracks(
     )
 
 
-def camera_of(
+def choose_camera(
     options: Options, size: tuple[int, int]
 ) -> tuple[Float[np.ndarray, "4"], str]:
     """Intrinsics of a clip of (height, width), and where they come from."""
@@ -139,7 +139,7 @@ def _check_intrinsics(camera, size):
     low, high = LEAST_FOCAL * max(size), MOST_FOCAL * max(size)
     inside = 0 <= camera[2] <= width and 0 <= camera[3] <= height
     if not inside or not all(low <= focal <= high for focal in camera[:2]):
-        raise PipelineError(
+        raise UserError(
             f"intrinsics are {','.join(f'{x:g}' for x in camera)}, which a clip of "
             f"{width}x{height} cannot have: give pixels of the clip, fx and fy from "
             f"{low:.0f} to {high:.0f} and cx, cy inside of the frame"
@@ -176,7 +176,7 @@ def read_tracks(
         options: whose camera, if it has one, replaces the file's.
 
     Raises:
-        PipelineError: if it is none of these, has arrays of another shape, or is given
+        UserError: if it is none of these, has arrays of another shape, or is given
             intrinsics that it cannot have.
     """
     from spa.data.examples import (
@@ -187,7 +187,7 @@ def read_tracks(
 
     options, path = options or Options(), os.fspath(path)
     if not os.path.isfile(path):
-        raise PipelineError(f"{path}: no such file")
+        raise UserError(f"{path}: no such file")
     try:
         stored = read_npz(path, {"coords", "visibs", "extrinsics", "fps"})
         if {"coords", "visibs"} <= set(stored):
@@ -195,14 +195,14 @@ def read_tracks(
         else:
             example = read_example(path, with_video=True)
     except DatasetError as error:
-        raise PipelineError(str(error)) from error
+        raise UserError(str(error)) from error
     tracks = example["tracks_3d"]
     extrinsics = _stored_poses(path, stored, tracks.shape[1])
     video = _stored_video(path, example, _stored_fps(path, stored), tracks.shape[1])
     size = int(example["height"]), int(example["width"])
     camera, source = example["intrinsics"], "of the file"
     if options.intrinsics is not None or options.fov is not None:
-        camera, source = camera_of(options, size)
+        camera, source = choose_camera(options, size)
     cuts = () if video is None or options.ignore_cuts else find_cuts(video.frames)
     LOG.info("%s: %d tracks, %d frames", path, *tracks.shape[:2])
     found = Tracks3D(
@@ -238,7 +238,7 @@ def _tapip3d_example(path, stored):
     frames = {}
     if "video" in stored:
         if stored["video"].ndim != 4:
-            raise PipelineError(
+            raise UserError(
                 f"{path}: its video has shape {stored['video'].shape}, must be "
                 "[T, 3, H, W]"
             )
@@ -264,12 +264,12 @@ def _stored_poses(path, stored, num_frames):
         return None
     poses = stored["extrinsics"]
     if poses.shape not in ((4, 4), (num_frames, 4, 4)):
-        raise PipelineError(
+        raise UserError(
             f"{path}: extrinsics have shape {poses.shape}, must be [4, 4] or "
             f"[{num_frames}, 4, 4]"
         )
     if poses.dtype.kind not in "fiu" or not np.isfinite(poses).all():
-        raise PipelineError(f"{path}: extrinsics must be finite numbers")
+        raise UserError(f"{path}: extrinsics must be finite numbers")
     return poses.astype(np.float64)
 
 
@@ -279,7 +279,7 @@ def _stored_fps(path, stored):
     single = fps.size == 1 and fps.dtype.kind in "fiu"
     if not (single and 0 <= fps.item() < math.inf):
         what = fps.item() if fps.size == 1 else f"of shape {fps.shape}"
-        raise PipelineError(f"{path}: fps is {what}, must be one number, 0 if unknown")
+        raise UserError(f"{path}: fps is {what}, must be one number, 0 if unknown")
     return float(fps.item())
 
 
@@ -289,7 +289,7 @@ def _stored_video(path, example, fps, num_frames):
         return None
     frames = example["video"]
     if frames.ndim != 4 or frames.shape[3] != 3 or len(frames) != num_frames:
-        raise PipelineError(
+        raise UserError(
             f"{path}: its video has shape {frames.shape}, must be of the tracks' "
             f"{num_frames} frames, and in colour"
         )

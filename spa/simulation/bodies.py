@@ -219,7 +219,9 @@ def is_clear(body: Body, others: list[Body]) -> bool:
     for other in others:
         if other.geoms[0].shape == "plane":
             continue
-        local = rotation_of(other.quaternion).T @ (position - np.array(other.position))
+        local = rotation_matrix(other.quaternion).T @ (
+            position - np.array(other.position)
+        )
         if other.moving:
             half = np.full(3, bounding_radius(other))
             if abs(local[0]) + abs(local[1]) < 0.5 * half[0]:  # stacked upon it
@@ -250,7 +252,7 @@ def quaternion_product(a, b) -> tuple[float, ...]:
     return tuple(out)
 
 
-def rotation_of(quaternion) -> np.ndarray:
+def rotation_matrix(quaternion) -> np.ndarray:
     """The rotation `[3, 3]` of a unit quaternion (w, x, y, z), by MuJoCo's rounding."""
     out = np.zeros(9)
     mujoco.mju_quat2Mat(out, np.asarray(quaternion, float))
@@ -263,7 +265,7 @@ def rest_poses(bodies) -> list[tuple[np.ndarray, np.ndarray]]:
     for body in bodies:
         position, rotation = (
             np.array(body.position, float),
-            rotation_of(body.quaternion),
+            rotation_matrix(body.quaternion),
         )
         if body.parent is not None:
             above, turn = poses[body.parent]
@@ -313,7 +315,7 @@ def grid_points(soft: Soft) -> np.ndarray:
     sides = [soft.spacing * (np.arange(n) - (n - 1) / 2) for n in soft.count]
     grid = np.stack(np.meshgrid(*sides, indexing="ij"), -1).reshape(-1, len(sides))
     grid = np.pad(grid, ((0, 0), (0, 3 - len(sides))))
-    return grid @ rotation_of(soft.quaternion).T + np.array(soft.position)
+    return grid @ rotation_matrix(soft.quaternion).T + np.array(soft.position)
 
 
 def _draw_cloth(rng: np.random.Generator, scale: float) -> Soft:
@@ -336,7 +338,7 @@ def _draw_cloth(rng: np.random.Generator, scale: float) -> Soft:
         push = rng.choice([-1, 1]) * rng.uniform(0.2, 0.8) * np.sqrt(GRAVITY * height)
         top = [row * columns + columns - 1 for row in range(rows)]
         options["pinned"] = tuple(top if rng.random() < 0.6 else (top[0], top[-1]))
-        options["velocity"] = tuple(push * rotation_of(turn)[:, 2])
+        options["velocity"] = tuple(push * rotation_matrix(turn)[:, 2])
         z = height * rng.uniform(0.7, 1.3)
     elif mode == "drape":
         tilt = axis_quaternion((1, 0, 0), rng.normal(0, 0.1))

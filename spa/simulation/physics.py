@@ -17,7 +17,7 @@ from spa.simulation.bodies import (
     SceneRejected,
     Soft,
     World,
-    rotation_of,
+    rotation_matrix,
 )
 
 STATE = mujoco.mjtState.mjSTATE_INTEGRATION  # physics goes on from it bit for bit
@@ -320,7 +320,7 @@ def _set_velocities(world: World, model: mujoco.MjModel, data: mujoco.MjData) ->
         if body.moving and body.joint is None:
             first = model.body_dofadr[k + 1]
             data.qvel[first : first + 3] = body.velocity
-            spin = rotation_of(body.quaternion).T @ body.spin
+            spin = rotation_matrix(body.quaternion).T @ body.spin
             data.qvel[first + 3 : first + 6] = spin
     for i, soft in enumerate(world.softs):
         data.qvel[_soft_dofs(model, i)] = soft.velocity

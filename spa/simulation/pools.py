@@ -226,7 +226,7 @@ def scene_depth_taps(scene: scenes.Scene, rows: np.ndarray) -> np.ndarray:
         seen = np.flatnonzero(visible[:, t])
         taps, inside = geometry.depth_taps(pixels[seen, t], (scene.height, scene.width))
         z_taps = np.ones(inside.shape)
-        z_taps[inside] = scenes.depth_at(
+        z_taps[inside] = scenes.pixel_depth(
             scene.simulation, scene.camera, t, taps[inside]
         )
         relative = geometry.relative_depth(tracks[seen, t, 2], z_taps, inside)
@@ -320,7 +320,7 @@ def _make_scene(job) -> None:
     except scenes.NoScene:
         return
     video = render(scene, lit=False) if with_video else None
-    arrays = arrays_of(INTACT, scene, video)
+    arrays = scene_arrays(INTACT, scene, video)
     for kind in twins.VIOLATIONS:
         try:
             twin = twins.impossible_twin(scene, kind)
@@ -331,7 +331,7 @@ def _make_scene(job) -> None:
             first = twin.violation_frame
             after = render(twin, lit=False, first=first)
             seen = np.concatenate([video[:first], after])
-        arrays |= arrays_of(kind, twin, seen)
+        arrays |= scene_arrays(kind, twin, seen)
     for name in ("intrinsics", "extrinsics", "fps"):
         arrays[name] = np.asarray(getattr(scene, name))
     arrays["version"] = np.asarray(scenes.VERSION)
@@ -339,7 +339,7 @@ def _make_scene(job) -> None:
         np.savez(file, **arrays)
 
 
-def arrays_of(kind, scene, video) -> dict[str, np.ndarray]:
+def scene_arrays(kind, scene, video) -> dict[str, np.ndarray]:
     """A scene or twin as in the files of `make_pool`; None for no video."""
     arrays = {
         "tracks": scene.tracks_3d,

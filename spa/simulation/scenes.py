@@ -188,7 +188,7 @@ def body_segmentation(simulation: Simulation, camera: Camera) -> np.ndarray:
     return seen
 
 
-def stand_in_features(
+def synthetic_features(
     segmentation: np.ndarray,
     num_patches: int = 16,
     dim: int = 64,
@@ -224,7 +224,7 @@ def _unit_vectors(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarra
     return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
 
-def depth_at(
+def pixel_depth(
     simulation: Simulation, camera: Camera, t: int, pixels: np.ndarray
 ) -> np.ndarray:
     """z-depth `[M]` (m, inf where there is nothing) at `pixels [M, 2]` of frame t.

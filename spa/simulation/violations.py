@@ -19,7 +19,7 @@ from spa.simulation.bodies import (
     bounding_radius,
     draw_shape,
     random_quaternion,
-    rotation_of,
+    rotation_matrix,
 )
 from spa.simulation.camera import set_frame
 from spa.simulation.physics import (
@@ -33,7 +33,7 @@ from spa.simulation.physics import (
     speed_limit,
 )
 from spa.simulation.rays import cast_rays, pixel_rays
-from spa.simulation.scenes import Scene, depth_at
+from spa.simulation.scenes import Scene, pixel_depth
 
 
 def instance_bodies(simulation: Simulation, instance: int) -> np.ndarray:
@@ -149,7 +149,7 @@ def appear(rng, scene: Scene, instance: int, t: int) -> Simulation:
     simulation, camera = scene.simulation, scene.camera
     size = np.array([camera.width, camera.height])
     pixel = size * rng.uniform(0.2, 0.8, (1, 2))
-    depth = depth_at(simulation, camera, t, pixel)[0]
+    depth = pixel_depth(simulation, camera, t, pixel)[0]
     depth = min(depth, 3 * simulation.world.scale) * rng.uniform(0.6, 0.95)
     radius = depth * size.max() * rng.uniform(0.05, 0.12) / camera.intrinsics[0]
     position = camera.origin[t] + pixel_rays(camera, t, pixel)[0] * depth
@@ -327,7 +327,7 @@ def jitter(rng, scene: Scene, instance: int, t: int) -> Simulation:
     angle = np.linalg.norm(turns, axis=1)
     rotation = np.stack(
         [
-            rotation_of(axis_quaternion(axis / a, a))
+            rotation_matrix(axis_quaternion(axis / a, a))
             for axis, a in zip(turns, angle, strict=True)
         ]
     )
@@ -420,7 +420,7 @@ def _with_geoms(simulation: Simulation, t: int, other: dict) -> Simulation:
     num_frames, owner = len(simulation.qpos), model.geom_bodyid[new]
     position, rotation = simulation.body_position, simulation.body_rotation
     poses = dict(simulation.poses)
-    turn = np.stack([rotation_of(q) for q in model.geom_quat[new]])
+    turn = np.stack([rotation_matrix(q) for q in model.geom_quat[new]])
     at = np.einsum("tgij,gj->tgi", rotation[:, owner], model.geom_pos[new])
     for name, fresh in (
         ("geom_xpos", position[:, owner] + at),
@@ -432,7 +432,7 @@ def _with_geoms(simulation: Simulation, t: int, other: dict) -> Simulation:
     # MuJoCo's bounding boxes are about the centre of mass, which is another one now.
     for k in other:
         centre = np.einsum("tij,j->ti", rotation[:, k], model.body_ipos[k])
-        axes = rotation[:, k] @ rotation_of(model.body_iquat[k])
+        axes = rotation[:, k] @ rotation_matrix(model.body_iquat[k])
         for name, fresh in (
             ("xipos", position[:, k] + centre),
             ("ximat", axes.reshape(num_frames, 9)),

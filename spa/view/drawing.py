@@ -420,7 +420,7 @@ def _write(strip, text, left, row):
     cv2.putText(strip, text, (left, base), FONT, scale, INK, thickness, cv2.LINE_AA)
 
 
-def video_of_result(
+def draw_result(
     result: str | os.PathLike | dict,
     trail: int = 5,
     point_size: int = 2,

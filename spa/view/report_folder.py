@@ -13,7 +13,7 @@ from scipy.signal import find_peaks
 from tqdm import tqdm
 
 from spa import statistics
-from spa.errors import PipelineError, first_line
+from spa.errors import UserError, first_line
 from spa.jobs import read_rows
 
 RESULT = "result_with_scores.npz"
@@ -94,11 +94,11 @@ def read_folder(path: str | os.PathLike) -> Folder:
     and a score.json newer than all of them is.
 
     Raises:
-        PipelineError: there is no such folder, or neither a result nor a row in it.
+        UserError: there is no such folder, or neither a result nor a row in it.
     """
     path = Path(path)
     if not path.is_dir():
-        raise PipelineError(f"{path} is not a directory: results_dir is what "
+        raise UserError(f"{path} is not a directory: results_dir is what "
                             "inference.py was given as --output_dir")  # fmt: skip
     found = sorted(path.glob("*/score.json")) or list(path.glob("score.json"))
     rows, scores, failed = _latest_rows(path), [], []
@@ -118,7 +118,7 @@ def read_folder(path: str | os.PathLike) -> Folder:
         else:
             scores.append(_score_of_row(name, path / name, row))
     if not scores and not failed:
-        raise PipelineError(
+        raise UserError(
             f"{path} has no results: no score.json in it or in a sub-folder, and no "
             "scores.csv"
         )
@@ -270,8 +270,8 @@ def compare(entries: Sequence[Entry]) -> dict:
     wins = statistics.bootstrap(statistics.pairwise_accuracy, pairs[:, 0], pairs[:, 1])
     return {
         "num_common": len(pairs),
-        "mean_a": mean_of_known(means[0]),
-        "mean_b": mean_of_known(means[1]),
+        "mean_a": mean_known(means[0]),
+        "mean_b": mean_known(means[1]),
         "difference": _estimate(difference),
         "win_rate": _estimate(wins),
     }
@@ -281,7 +281,7 @@ def has_score(score):
     return score.realism is not None
 
 
-def mean_of_known(values):
+def mean_known(values):
     return float(np.mean(values)) if values else None
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from spa.errors import PipelineError
+from spa.errors import UserError
 from spa.files import whole_file
 from spa.view.report_folder import (
     Entry,
@@ -23,7 +23,7 @@ from spa.view.report_folder import (
     compare,
     find_drops,
     has_score,
-    mean_of_known,
+    mean_known,
     pair_up,
 )
 from spa.view.report_pictures import Pictures, add_pictures
@@ -56,7 +56,7 @@ def write_page(
         Its size in bytes.
 
     Raises:
-        PipelineError: a size, quality or number that cannot be.
+        UserError: a size, quality or number that cannot be.
         OSError: it cannot be written.
     """
     check_sizes(video_size, crf, max_videos)
@@ -80,13 +80,13 @@ def write_page(
 
 
 def check_sizes(video_size: int, crf: int, max_videos: int) -> None:
-    """Raises PipelineError for what cannot be."""
+    """Raises UserError for what cannot be."""
     if not 16 <= video_size <= 4096:
-        raise PipelineError(f"video_size is {video_size}, must be 16 to 4096 pixels")
+        raise UserError(f"video_size is {video_size}, must be 16 to 4096 pixels")
     if not 0 <= crf <= 51:
-        raise PipelineError(f"crf is {crf}, must be 0 (best) to 51 (smallest)")
+        raise UserError(f"crf is {crf}, must be 0 (best) to 51 (smallest)")
     if max_videos < 0:
-        raise PipelineError(f"max_videos is {max_videos}, must be 0 or more")
+        raise UserError(f"max_videos is {max_videos}, must be 0 or more")
 
 
 def page_data(
@@ -156,7 +156,7 @@ def _about_folder(folder) -> dict:
     return {
         "name": folder.name,
         "count": len(folder.scores),
-        "mean": mean_of_known(realism),
+        "mean": mean_known(realism),
         "failed": [{"name": name, "error": error} for name, error in folder.failed],
     }
 

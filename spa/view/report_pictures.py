@@ -15,7 +15,7 @@ from tqdm import tqdm
 from spa.clip.video import DEFAULT_FPS
 from spa.clip.video_writer import write_video
 from spa.errors import first_line
-from spa.view.drawing import drawing_order, video_of_result
+from spa.view.drawing import draw_result, drawing_order
 from spa.view.report_folder import RESULT, Entry, Folder
 from spa.view.results import StoredVideo, load_visualization_data
 
@@ -119,7 +119,7 @@ def _pictures_of(score, video_size, crf, with_video, kept) -> Pictures:
         drawn = drawn_tracks(data["coords_score"])
         for name in ("coords", "coords_score", "visibs"):
             smaller[name] = data[name][:, drawn]
-        painted = video_of_result(
+        painted = draw_result(
             data | smaller, TRAIL, POINT_SIZE, hidden="lost", margin=False
         )
         write_video(found.painted, _slowly(painted, data), fps, crf)

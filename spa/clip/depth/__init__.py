@@ -9,7 +9,7 @@ from spa.clip.depth.maps import DepthModel
 from spa.clip.depth.stored import load_npz
 from spa.clip.depth.transformers_models import load_transformers
 from spa.clip.depth.vda import load_vda
-from spa.clip.torch_models import FrontEndError
+from spa.errors import FrontEndError
 
 
 def load_depth(depth: str | os.PathLike = "none", **options) -> DepthModel:

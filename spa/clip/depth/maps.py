@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Float16, Int, UInt8
 from tqdm import tqdm
 
-from spa.clip.torch_models import FrontEndError
+from spa.errors import FrontEndError
 
 MAP_SIZE = 512  # px, the longer side of the maps that are kept
 NEAREST, FARTHEST = 1e-3, 6e4  # what float16 holds, in whatever unit

@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 
 from spa.clip.depth.maps import DepthModel
-from spa.clip.torch_models import FrontEndError
+from spa.errors import FrontEndError
 
 # What zipfile and numpy say of a file that is damaged, or of another kind.
 BAD_NPZ = (

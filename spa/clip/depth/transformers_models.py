@@ -10,7 +10,6 @@ from spa.clip.depth.maps import DepthModel
 from spa.clip.torch_models import (
     IMAGENET_MEAN,
     IMAGENET_STD,
-    FrontEndError,
     hub_directory,
     load_pretrained,
     need,
@@ -18,6 +17,7 @@ from spa.clip.torch_models import (
     pick_device,
     pixel_batches,
 )
+from spa.errors import FrontEndError
 
 # Of transformers' models that do not say so in their configuration.
 METRIC_TYPES = ("glpn", "zoedepth", "depth_pro")

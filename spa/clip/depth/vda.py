@@ -8,14 +8,14 @@ import numpy as np
 
 from spa.clip.depth.maps import DepthModel
 from spa.clip.torch_models import (
-    FrontEndError,
-    importing_from,
+    import_path,
     load_weights,
     need,
     need_torch,
     pick_device,
     read_weights,
 )
+from spa.errors import FrontEndError
 
 VDA_URL = "https://github.com/DepthAnything/Video-Depth-Anything"
 VDA_SIZES = {"vits": "Small", "vitb": "Base", "vitl": "Large"}
@@ -139,7 +139,7 @@ def _vda_network(repo, encoder, metric):
     """The network with random weights."""
     # Its `utils` is a folder without __init__.py, which any other package of that name
     # would go before.
-    with importing_from(Path(repo).expanduser(), "video_depth_anything", "utils"):
+    with import_path(Path(repo).expanduser(), "video_depth_anything", "utils"):
         try:
             module = importlib.import_module("video_depth_anything.video_depth")
             return module.VideoDepthAnything(

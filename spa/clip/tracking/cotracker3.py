@@ -12,8 +12,7 @@ from jaxtyping import Float, UInt8
 from tqdm import tqdm
 
 from spa.clip.torch_models import (
-    FrontEndError,
-    importing_from,
+    import_path,
     load_weights,
     need_torch,
     pick_device,
@@ -29,6 +28,7 @@ from spa.clip.tracking.protocol import (
     share_of_tracks,
     to_grey,
 )
+from spa.errors import FrontEndError
 
 # Of CoTracker3.
 COTRACKER_SIZE = 384, 512  # (height, width) that the network sees
@@ -139,7 +139,7 @@ def _cotracker_predictor(online, repo):
     code = find_cotracker_code(repo)
     if repo is not None:
         try:
-            with importing_from(code, "cotracker"):
+            with import_path(code, "cotracker"):
                 return _new_predictor(online)
         except ImportError as error:
             raise _cannot_import(error, code) from error

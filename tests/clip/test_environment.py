@@ -1,0 +1,204 @@
+"""environment.py: what it says about folders that are there, and about those that are
+not, without asking the network."""
+
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+from spa.clip import environment, torch_models
+from spa.errors import FrontEndError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def nothing_here(monkeypatch, tmp_path):
+    """Empty caches, an empty folder to stand in, and no network."""
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("asks the network")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr(environment, "cached_directory", lambda name: None)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def torch():
+    pytest.importorskip("transformers", reason="the full layer is not installed")
+    return pytest.importorskip("torch", reason="the full layer is not installed")
+
+
+@pytest.fixture
+def without(monkeypatch):
+    """Says that packages are not installed, and all others are."""
+
+    def say(*packages):
+        monkeypatch.setattr(
+            environment,
+            "_missing",
+            lambda *names: [name for name in names if name in packages],
+        )
+
+    return say
+
+
+def rows(**options):
+    return {f"{row.kind} {row.name}": row for row in environment.check(**options)}
+
+
+def write(*paths):
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+
+
+def test_what_the_mini_preset_needs_is_usable_without_torch(without):
+    without("torch", "transformers", "torchvision", "easydict", "einops")
+    found = rows()
+    usable = {name for name, row in found.items() if row.usable}
+    always = {"device jax", "checkpoint 3dspa_mini", "tracker lk", "depth none"}
+    assert usable == always | {"depth FILE.npz"}
+    for row in found.values():
+        assert row.usable != bool(row.commands), row
+        if not row.usable:
+            assert row.commands[0] == "pip install -r requirements.txt"
+
+
+def test_licences_and_sizes_are_said(without):
+    without("torch")
+    found = rows()
+    non_commercial = {name for name, row in found.items() if "NC" in row.licence}
+    assert non_commercial == {
+        "tracker cotracker3 (offline)",
+        "tracker cotracker3 (online)",
+        "depth vda (vitb)",
+        "depth vda (vitl)",
+    }
+    apache = {name for name, row in found.items() if row.licence == "Apache-2.0"}
+    assert {"features dinov2", "depth vda (vits)"} <= apache
+    for row in found.values():
+        assert bool(row.download) == (not row.usable), row
+
+
+def test_what_lacks_comes_with_commands(without, torch, tmp_path):
+    without("torchvision", "easydict")
+    found = rows()
+    load = "torch.hub.load('facebookresearch/co-tracker:main', 'cotracker3_online'"
+    assert load in found["tracker cotracker3 (online)"].commands[0]
+    assert "hf download facebook/dinov2-base" in found["features dinov2"].commands[0]
+    vda = found["depth vda (vitb)"]
+    assert vda.note.startswith("torchvision and easydict not installed; no clone")
+    install, clone, fetch = vda.commands
+    version = torch.__version__.split("+")[0]
+    assert install == f"pip install torchvision easydict torch=={version}"
+    assert clone.endswith("/DepthAnything/Video-Depth-Anything Video-Depth-Anything")
+    assert fetch == (
+        "curl -L --create-dirs -o "
+        "Video-Depth-Anything/checkpoints/video_depth_anything_vitb.pth "
+        "https://huggingface.co/depth-anything/Video-Depth-Anything-Base/resolve/main/"
+        "video_depth_anything_vitb.pth"
+    )
+
+
+def test_what_torch_hub_has_fetched_is_found(torch, tmp_path, without):
+    without()
+    hub = tmp_path / "torch/hub"
+    write(hub / "facebookresearch_co-tracker_main/hubconf.py")
+    write(hub / "checkpoints/scaled_online.pth")
+    found = rows()
+    assert found["tracker cotracker3 (online)"].usable
+    offline = found["tracker cotracker3 (offline)"]
+    assert not offline.usable
+    assert offline.note == f"no weights at {hub}/checkpoints/scaled_offline.pth"
+
+
+def test_clones_and_files_are_found(torch, tmp_path, without):
+    without()
+    write(
+        tmp_path / "co/cotracker/predictor.py",
+        tmp_path / "co/weights.pth",
+        tmp_path / "vda/video_depth_anything/video_depth.py",
+        tmp_path / "vda/utils/util.py",
+        tmp_path / "vda/checkpoints/video_depth_anything_vits.pth",
+        tmp_path / "dino/config.json",
+    )
+    found = rows(
+        cotracker_repo=tmp_path / "co",
+        cotracker_checkpoint=tmp_path / "co/weights.pth",
+        vda_repo=tmp_path / "vda",
+        dino_model=tmp_path / "dino",
+    )
+    names = "tracker cotracker3", "depth vda (vits)", "features dinov2"
+    assert all(found[name].usable for name in names)
+    large = found["depth vda (vitl)"]
+    assert not large.usable and len(large.commands) == 1
+    place = tmp_path / "vda/checkpoints/video_depth_anything_vitl.pth"
+    assert f" -o {place} " in large.commands[0]
+    # Weights without code, and code without weights.
+    found = rows(cotracker_repo=tmp_path / "co")
+    row = found["tracker cotracker3 (offline)"]
+    place = tmp_path / "torch/hub/checkpoints/scaled_offline.pth"
+    assert row.commands[0].startswith(f"curl -L --create-dirs -o {place} https://")
+
+
+def test_weights_of_metric_vda_are_others(torch, tmp_path, without):
+    without()
+    write(
+        tmp_path / "vda/video_depth_anything/video_depth.py",
+        tmp_path / "vda/checkpoints/metric_video_depth_anything_vits.pth",
+        tmp_path / "vda/checkpoints/video_depth_anything_vitb.pth",
+    )
+    found = rows(vda_repo=tmp_path / "vda", vda_metric=True)
+    assert found["depth vda (vits)"].usable
+    (fetch,) = found["depth vda (vitb)"].commands
+    file = "metric_video_depth_anything_vitb.pth"
+    assert f" -o {tmp_path}/vda/checkpoints/{file} " in fetch
+    assert fetch.endswith(f"/Metric-Video-Depth-Anything-Base/resolve/main/{file}")
+
+
+def test_wrong_folders_are_said(torch, tmp_path, without):
+    without()
+    found = rows(cotracker_repo=tmp_path, dino_model=tmp_path, vda_repo=tmp_path)
+    assert "no cotracker/predictor.py" in found["tracker cotracker3 (online)"].note
+    assert "no config.json" in found["features dinov2"].note
+    assert f"no clone of it at {tmp_path}" in found["depth vda (vits)"].note
+    assert all(row.usable or row.commands for row in found.values())
+
+
+def test_a_model_in_the_cache_of_the_hub_is_found(torch, monkeypatch, without):
+    without()
+    monkeypatch.setattr(environment, "cached_directory", lambda name: f"/cache/{name}")
+    found = rows(depth_model="some/depth")
+    assert found["features dinov2"].note == "/cache/facebook/dinov2-base"
+    assert found["depth some/depth"].usable
+
+
+def test_a_module_called_utils_is_said(monkeypatch, tmp_path, without):
+    without("torch")
+    assert not (ROOT / "utils.py").exists() and not (ROOT / "utils").exists()
+    write(tmp_path / "site/utils/__init__.py")
+    monkeypatch.delitem(sys.modules, "utils", raising=False)
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    note = rows()["depth vda (vits)"].note
+    assert f"a module called utils is at {tmp_path}/site/utils/__init__.py" in note
+
+
+def test_the_table_has_it_all(without):
+    without("torch")
+    found = environment.check()
+    text = environment.table(found)
+    for row in found:
+        assert row.name in text and row.note in text and row.licence in text
+        assert all(f"$ {command}\n" in text + "\n" for command in row.commands)
+    assert "\n\n" not in text
+
+
+def test_no_torch_device_but_the_one_there_is(torch):
+    assert torch_models.pick_device("cpu") == "cpu"
+    with pytest.raises(FrontEndError, match="no device 'nonsense'"):
+        torch_models.pick_device("nonsense")

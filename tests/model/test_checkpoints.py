@@ -1,0 +1,89 @@
+"""The checkpoints that the repository ships, on scenes that no training has seen."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from spa.data.loading import load_synthetic_dataset
+from spa.model import checkpoints, training
+from spa.realism.heads import fingerprint
+from spa.realism.options import DEFAULT_CHECKPOINT, make_options
+from spa.realism.scorer import load_checkpoint, load_heads, score_video, scoring_head
+from spa.simulation import pools, twins
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "checkpoints"
+SHIPPED = sorted(
+    path.name for path in FOLDER.glob("*.npz") if "_surprise" not in path.name
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def optimised():
+    """These models are not tiny: running takes longer than compiling."""
+    name = "jax_disable_most_optimizations"
+    before = jax.config.read(name)
+    jax.config.update(name, False)
+    yield
+    jax.config.update(name, before)
+
+
+def test_the_default_checkpoint_is_shipped():
+    assert "3dspa_mini.npz" in SHIPPED
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_checkpoint_halves_the_errors_of_simple_motion(name):
+    path = FOLDER / name
+    assert path.stat().st_size <= 16 * 2**20
+    checkpoint = checkpoints.load_checkpoint(str(path))
+    pool = pools.synthetic_pool(16, seed=12, num_tracks=200)
+    batches = load_synthetic_dataset(
+        pool,
+        8,
+        num_query=32,
+        model_type=checkpoint.config.model_type,
+        augment=False,
+        num_epochs=1,
+    )
+    found = training.evaluate(checkpoint.model, checkpoint.params, batches)
+    for baseline in ("point_stays", "constant_velocity"):
+        assert found["model_median_px"] <= found[f"{baseline}_median_px"] / 2
+        assert found["model_mean_px"] <= found[f"{baseline}_mean_px"] / 2
+    assert found["occlusion_accuracy"] >= found["always_visible_accuracy"]
+    stored = checkpoint.metadata["held_out"]
+    assert np.isfinite(list(stored.values())).all()
+
+
+def test_the_sample_clip_scores_above_its_impossible_twin():
+    """What `make demo` shows."""
+    names = ("example_video.mp4", "example_teleport.mp4")
+    intact, twin = (score_video(ROOT / "data" / name) for name in names)
+    assert twin.realism < intact.realism
+    assert intact.score["num_frames"] == twin.score["num_frames"] == 60
+    # And where: a body is elsewhere from frame 44 on.
+    per_frame = [np.array(r.score["per_frame"], float) for r in (intact, twin)]
+    assert abs(np.nanargmax(per_frame[0] - per_frame[1]) - 44) <= 1
+    assert intact.score["realism_measure"] == "surprise"
+
+
+def test_heads_are_those_of_the_shipped_checkpoint():
+    checkpoint = checkpoints.load_checkpoint(str(DEFAULT_CHECKPOINT))
+    heads = load_heads(checkpoint, leave_one_out=True)
+    kinds = [kind for kind in twins.VIOLATIONS if kind != "texture_swap"]
+    left_out = [f"{name}without {kind}" for name in ("", "no model ") for kind in kinds]
+    assert set(heads) == {"all", "no model", *left_out}
+    for name, head in heads.items():
+        seen = {n.split(".")[0] for network in head.networks for n in network.names}
+        assert seen.isdisjoint({"random", "region"}) == name.startswith("no model")
+
+
+def test_percentiles_are_read_off_scores_of_the_shipped_head():
+    """Of another head's the percentile would be left out of every result."""
+    checkpoint = load_checkpoint(None, make_options())
+    head = scoring_head(checkpoint)
+    stored = json.loads((FOLDER / "3dspa_mini_reference.json").read_text())
+    assert stored["head"] == fingerprint(head)

@@ -1,0 +1,242 @@
+"""Directories as TensorFlow Datasets writes Kubric's MOVi."""
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+SIZE, FRAMES = 48, 6
+
+
+FOCAL, SENSOR = 35.0, 32.0  # mm
+
+
+HALF = np.array([0.9, 0.6])  # of the plate
+
+
+WALL = -3.0  # z of the wall, in world coordinates
+
+
+def gl_to_pixel(points):
+    """Pixels of points in a camera that looks along -z with y up (pinhole model)."""
+    u = 0.5 + FOCAL / SENSOR * points[..., 0] / -points[..., 2]
+    v = 0.5 - FOCAL / SENSOR * points[..., 1] / -points[..., 2]
+    return np.stack([u, v], -1) * SIZE
+
+
+class Plate:
+    """A turning, moving rectangle before a wall, and a moving, turning camera."""
+
+    def __init__(self):
+        t = np.arange(FRAMES)[:, None]
+        self.eye = np.array([0.3, -0.2, 4.0]) + t * [0.05, 0.03, -0.1]
+        self.camera = Rotation.from_euler("xyz", t * [0.01, 0.02, 0.015] + [0, 0.05, 0])
+        self.place = np.array([-1.0, 0.1, 0.5]) + t * [0.35, 0.05, 0.1]
+        self.turn = Rotation.from_euler("xyz", t * [0.05, 0.1, 0.12] + [0.1, 0.2, 0.3])
+
+    def trace(self, t, pixels):
+        """Distance, id (1 is the plate) and world point seen through pixels [M, 2]."""
+        x = (pixels[:, 0] / SIZE - 0.5) * SENSOR / FOCAL
+        y = -(pixels[:, 1] / SIZE - 0.5) * SENSOR / FOCAL
+        ray = self.camera[t].apply(np.stack([x, y, -np.ones_like(x)], -1))
+        ray /= np.linalg.norm(ray, axis=-1, keepdims=True)
+        wall = (WALL - self.eye[t, 2]) / ray[:, 2]
+        start = self.turn[t].inv().apply(self.eye[t] - self.place[t])
+        local = self.turn[t].inv().apply(ray)
+        plate = -start[2] / local[:, 2]
+        hit = np.abs(start[:2] + plate[:, None] * local[:, :2])
+        on = (plate > 0) & (hit <= HALF).all(-1)
+        distance = np.where(on, plate, wall)
+        return distance, on.astype(np.uint8), self.eye[t] + distance[:, None] * ray
+
+    def arrays(self):
+        """Distance [T, H, W] and segmentation [T, H, W]."""
+        row, column = np.indices((SIZE, SIZE))
+        pixels = np.stack([column, row], -1).reshape(-1, 2) + 0.5
+        seen = [self.trace(t, pixels)[:2] for t in range(FRAMES)]
+        return (np.stack(a).reshape(-1, SIZE, SIZE) for a in zip(*seen, strict=True))
+
+    def truth(self, frame, row, column):
+        """Pixels [N, T, 2] of seeded points, what is seen there, whether near an edge.
+
+        Returns also whether the point is the surface seen, and is in the picture.
+        """
+        pixels = np.empty((len(frame), FRAMES, 2))
+        shown, near = np.empty((2, len(frame), FRAMES), bool)
+        for n, (t0, r, c) in enumerate(zip(frame, row, column, strict=True)):
+            _, on, point = self.trace(t0, np.array([[c + 0.5, r + 0.5]]))
+            for t in range(FRAMES):
+                at = point[0]
+                if on[0]:
+                    local = self.turn[t0].inv().apply(at - self.place[t0])
+                    at = self.turn[t].apply(local) + self.place[t]
+                camera = self.camera[t].inv().apply(at - self.eye[t])
+                pixel = gl_to_pixel(camera)
+                around = pixel + np.array(
+                    [[x, y] for x in (-1, 0, 1) for y in (-1, 0, 1)]
+                )
+                ids = self.trace(t, around)[1]
+                inside = ((pixel >= 0) & (pixel < SIZE)).all()
+                pixels[n, t] = pixel
+                shown[n, t] = inside and ids[4] == on[0]
+                near[n, t] = len(set(ids)) > 1
+        return pixels, shown, near
+
+
+def wxyz(rotation):
+    return np.roll(rotation.as_quat(), 1, axis=-1).astype(np.float32)
+
+
+def movi_example(plate):
+    """A MOVi example as Kubric's movi_e.py fills it, of the plate."""
+    distance, segmentation = plate.arrays()
+    low, high = float(distance.min()), float(distance.max())
+    depth = np.round((distance - low) / (high - low) * 65535).astype(np.uint16)
+    zeros = np.zeros((FRAMES, SIZE, SIZE, 3), np.uint16)
+    instance = {
+        "mass": 1.0,
+        "friction": 0.5,
+        "restitution": 0.5,
+        "positions": plate.place.astype(np.float32),
+        "quaternions": wxyz(plate.turn),
+        "velocities": np.zeros((FRAMES, 3), np.float32),
+        "angular_velocities": np.zeros((FRAMES, 3), np.float32),
+        "bboxes_3d": np.zeros((FRAMES, 8, 3), np.float32),
+        "image_positions": np.zeros((FRAMES, 2), np.float32),
+        "bboxes": [],
+        "bbox_frames": np.zeros(0, np.int32),
+        "visibility": np.full(FRAMES, 9, np.uint16),
+        "asset_id": "plate",
+        "category": "Toys",
+        "scale": 1.0,
+        "is_dynamic": True,
+    }
+    return {
+        "metadata": {
+            "video_name": "0",
+            "width": SIZE,
+            "height": SIZE,
+            "num_frames": FRAMES,
+            "num_instances": 1,
+            "depth_range": np.array([low, high], np.float32),
+            "forward_flow_range": np.zeros(2, np.float32),
+            "backward_flow_range": np.zeros(2, np.float32),
+            "motion_blur": 0.0,
+        },
+        "background": "wall",
+        "instances": [instance],
+        "camera": {
+            "focal_length": FOCAL,
+            "sensor_width": SENSOR,
+            "field_of_view": 2 * np.arctan(SENSOR / FOCAL / 2),
+            "positions": plate.eye.astype(np.float32),
+            "quaternions": wxyz(plate.camera),
+        },
+        "events": {"collisions": []},
+        "video": zeros.astype(np.uint8),
+        "segmentations": segmentation[..., None].astype(np.uint8),
+        "forward_flow": zeros[..., :2],
+        "backward_flow": zeros[..., :2],
+        "depth": depth[..., None],
+        "normal": zeros,
+        "object_coordinates": zeros,
+    }
+
+
+def movi_features(tfds):
+    """The features of Kubric's movi_e.py and movi_f.py, in a small size."""
+    f, s, h = tfds.features, FRAMES, SIZE
+    tensor = {n: f.Tensor(shape=(s, n), dtype=np.float32) for n in (2, 3, 4)}
+    return f.FeaturesDict(
+        {
+            "metadata": {
+                "video_name": f.Text(),
+                "width": np.int32,
+                "height": np.int32,
+                "num_frames": np.int32,
+                "num_instances": np.uint16,
+                "depth_range": f.Tensor(shape=(2,), dtype=np.float32),
+                "forward_flow_range": f.Tensor(shape=(2,), dtype=np.float32),
+                "backward_flow_range": f.Tensor(shape=(2,), dtype=np.float32),
+                "motion_blur": np.float32,
+            },
+            "background": f.Text(),
+            "instances": f.Sequence(
+                {
+                    "mass": np.float32,
+                    "friction": np.float32,
+                    "restitution": np.float32,
+                    "positions": tensor[3],
+                    "quaternions": tensor[4],
+                    "velocities": tensor[3],
+                    "angular_velocities": tensor[3],
+                    "bboxes_3d": f.Tensor(shape=(s, 8, 3), dtype=np.float32),
+                    "image_positions": tensor[2],
+                    "bboxes": f.Sequence(f.BBoxFeature()),
+                    "bbox_frames": f.Sequence(f.Tensor(shape=(), dtype=np.int32)),
+                    "visibility": f.Tensor(shape=(s,), dtype=np.uint16),
+                    "asset_id": f.Text(),
+                    "category": f.ClassLabel(names=["None", "Shoe", "Toys"]),
+                    "scale": np.float32,
+                    "is_dynamic": np.bool_,
+                }
+            ),
+            "camera": {
+                "focal_length": np.float32,
+                "sensor_width": np.float32,
+                "field_of_view": np.float32,
+                "positions": tensor[3],
+                "quaternions": tensor[4],
+            },
+            "events": {
+                "collisions": f.Sequence(
+                    {
+                        "instances": f.Tensor(shape=(2,), dtype=np.uint16),
+                        "frame": np.int32,
+                        "force": np.float32,
+                        "position": f.Tensor(shape=(3,), dtype=np.float32),
+                        "image_position": f.Tensor(shape=(2,), dtype=np.float32),
+                        "contact_normal": f.Tensor(shape=(3,), dtype=np.float32),
+                    }
+                )
+            },
+            "video": f.Video(shape=(s, h, h, 3)),
+            "segmentations": f.Sequence(
+                f.Image(shape=(h, h, 1), dtype=np.uint8), length=s
+            ),
+            "forward_flow": f.Sequence(
+                f.Tensor(shape=(h, h, 2), dtype=np.uint16), length=s
+            ),
+            "backward_flow": f.Sequence(
+                f.Tensor(shape=(h, h, 2), dtype=np.uint16), length=s
+            ),
+            "depth": f.Sequence(f.Image(shape=(h, h, 1), dtype=np.uint16), length=s),
+            "normal": f.Video(shape=(s, h, h, 3), dtype=np.uint16),
+            "object_coordinates": f.Video(shape=(s, h, h, 3), dtype=np.uint16),
+        }
+    )
+
+
+def write_movi(folder, file_format, num_examples=3):
+    """A TFDS directory with a train and a validation split of the plate's clip."""
+    pytest.importorskip("tensorflow", reason="TFDS writes with it")
+    tfds = pytest.importorskip("tensorflow_datasets")
+
+    class MoviE(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            return tfds.core.DatasetInfo(builder=self, features=movi_features(tfds))
+
+        def _split_generators(self, _):
+            counts = {"train": num_examples, "validation": 1}
+            return {split: self.examples(count) for split, count in counts.items()}
+
+        def examples(self, count):
+            for i in range(count):
+                yield i, movi_example(Plate())
+
+        _generate_examples = examples
+
+    builder = MoviE(data_dir=str(folder), file_format=file_format)
+    builder.download_and_prepare()
+    return folder

@@ -1,0 +1,96 @@
+"""benchmarks/fit_correction.py: the shipped corrections are what it fits."""
+
+import dataclasses
+import importlib.util
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from spa.realism import surprise_examples, surprise_training
+from spa.realism.options import make_options
+from spa.realism.scorer import load_checkpoint, load_heads
+from spa.simulation import pools
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def script():
+    before = list(sys.path)
+    path = ROOT / "benchmarks" / "fit_correction.py"
+    spec = importlib.util.spec_from_file_location("fit_correction", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    sys.path[:] = before
+    return module
+
+
+@pytest.fixture(scope="module")
+def table(script):
+    return script.Table(script.TABLE)
+
+
+def test_its_windows_are_those_of_the_default_size(table):
+    found = {}
+    for scene, condition, kind in table.keys:
+        found.setdefault((condition, kind == "none"), set()).add(scene)
+    assert len(table.keys) == len(set(table.keys)) == 3338
+    damaged = surprise_training.DAMAGED
+    assert len(found[surprise_training.VARIED, True]) == 360
+    assert len(found[damaged, True]) == 240 and len(found[damaged, False]) == 200
+    assert len(found[surprise_training.PIECE, False]) == 50
+    assert len(found[surprise_training.TORN, False]) == 20
+    for condition, number in (("true", 96), ("noisy", 96), ("rendered", 56)):
+        assert len(found[condition, True]) == number
+        assert found[condition, False] <= found[condition, True]
+    # Of none that is judged.
+    judged = range(pools.FIRST_SEED, surprise_examples.FIRST_RENDERED)
+    assert not {key[0] for key in table.keys} & set(judged)
+
+
+def test_shipped_corrections_are_what_it_fits(script, table):
+    """Lines are as they were, so that what is fitted to them can be fitted anew."""
+    options = make_options("mini")
+    checkpoint = load_checkpoint(None, options)
+    shipped = load_heads(checkpoint, leave_one_out=True)
+    lines = {
+        name: dataclasses.replace(head, correction=None)
+        for name, head in shipped.items()
+    }
+    fit = script.Fit(table, lines)
+    for source in surprise_training.SOURCES:
+        for kind in (None, *surprise_examples.KINDS):
+            found = fit.head(source, kind)
+            head = shipped[surprise_training.head_name(source, kind)]
+            for name in ("mean", "deviation", "weights", "usual", "most", "spread"):
+                one, other = (getattr(x.correction, name) for x in (found, head))
+                np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+            if kind is None:
+                np.testing.assert_allclose(found.usual, head.usual, atol=1e-4)
+                assert found.spread == pytest.approx(head.spread, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("MOS=1", "no such constant"),
+        ("SHIFT=much", "'much' is no number of 0 and up"),
+        ("OF_PIECES=-1", "'-1' is no number of 0 and up"),
+        ("SHIFT=nan", "'nan' is no number"),
+        ("MOST=1.5", "MOST must be less than 1.5"),
+    ],
+)
+def test_constants_that_cannot_be(script, monkeypatch, given, message):
+    for name in script.CONSTANTS:
+        monkeypatch.setattr(surprise_training, name, getattr(surprise_training, name))
+    with pytest.raises(SystemExit, match=message):
+        script.set_constants([given])
+
+
+def test_heads_of_another_version_are_refused(script, tmp_path):
+    with pytest.raises(SystemExit, match="is missing: see the top"):
+        script.old_heads(tmp_path)
+    with pytest.raises(SystemExit, match="need heads of version 4"):
+        script.old_heads(ROOT / "checkpoints")

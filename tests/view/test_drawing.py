@@ -1,0 +1,695 @@
+"""visualize.py: against a drawing that is slow and obvious, OpenCV's own projection,
+colours and pixels known by hand, and ffmpeg, which reads the videos back."""
+
+import tracemalloc
+import warnings
+import zipfile
+
+import cv2
+import numpy as np
+import pytest
+from drawn_results import decoded, example, save
+from video_files import make_clip, write_video
+
+from spa.clip import video_writer
+from spa.errors import VideoError, VisualizeError
+from spa.view import results
+from spa.view.drawing import (
+    HIDDEN,
+    _decimal,
+    check_scores,
+    colours_bgr,
+    draw_result,
+    drawing_order,
+    margin_height,
+    normalize_scores,
+    paint_frames,
+    paint_point_track_with_colors,
+    plot_scores,
+    project_3d_to_2d,
+    project_all_tracks,
+    score_to_color_bgr,
+    worst_tracks,
+    write_png,
+)
+from spa.view.results import (
+    StoredVideo,
+    load_visualization_data,
+    prepare_video_for_visualization,
+)
+
+RED, WHITE, BLUE = (0, 0, 255), (255, 255, 255), (255, 0, 0)  # as OpenCV has them
+
+
+# --- The slow, obvious version ---
+
+
+def plain_colour(score):
+    if np.isnan(score):
+        return 128, 128, 128
+    if score < 0.5:
+        return int(255 * (score / 0.5)), int(255 * (score / 0.5)), 255
+    fade = int(255 * (1 - (score - 0.5) / 0.5))
+    return 255, fade, fade
+
+
+def plain_place(point, shape):
+    """In sixteenths of a pixel from the centre of the first; None outside."""
+    x, y = (float(value) for value in point)
+    if not (0 <= x < shape[1] and 0 <= y < shape[0]):
+        return None
+    return int(np.round((x - 0.5) * 16)), int(np.round((y - 0.5) * 16))
+
+
+def plain_painting(video, tracks, visibles, scores, trail, point_size, hidden):
+    """Segment by segment, point by point."""
+    painted = []
+    for t, frame in enumerate(video):
+        overlay = frame.copy()
+        for s in range(max(0, t - trail), t):
+            for n, track in enumerate(tracks):
+                start, end = (plain_place(track[i], frame.shape) for i in (s, s + 1))
+                if start is None or end is None or not visibles[n, s : s + 2].all():
+                    continue
+                colour = plain_colour(scores[t, n])
+                cv2.line(overlay, start, end, colour, 1, cv2.LINE_AA, 4)
+        picture = cv2.addWeighted(overlay, 0.7, frame, 0.3, 0)
+        for n, track in enumerate(tracks):
+            place = plain_place(track[t], frame.shape)
+            is_lost = hidden == "lost" and np.isnan(scores[t, n])
+            if place is None or (not visibles[n, t] and (hidden == "skip" or is_lost)):
+                continue
+            filled = -1 if visibles[n, t] else 1
+            pixel = int(np.floor(track[t, 0])), int(np.floor(track[t, 1]))
+            cv2.circle(picture, pixel, point_size, plain_colour(scores[t, n]), filled)
+        painted.append(picture)
+    return np.stack(painted)
+
+
+def some_tracks(num_tracks=40, num_frames=9, size=(60, 80)):
+    """Video, tracks, visibility and scores, with all that can be among them."""
+    rng = np.random.default_rng(0)
+    video = rng.integers(0, 256, (num_frames, *size, 3), dtype=np.uint8)
+    tracks = rng.uniform(-10, [size[1] + 10, size[0] + 10], (num_tracks, 1, 2))
+    tracks = tracks + rng.normal(0, 3, (num_tracks, num_frames, 2)).cumsum(axis=1)
+    tracks[rng.random((num_tracks, num_frames)) < 0.05] = np.nan
+    tracks[0, 1:3], tracks[1, 3] = 1e30, -np.inf
+    visibles = rng.random((num_tracks, num_frames)) < 0.8
+    scores = rng.random((num_frames, num_tracks))
+    scores[rng.random(scores.shape) < 0.1] = np.nan
+    scores[:, :5] = np.linspace(0, 1, 5)
+    return video, tracks, visibles, scores
+
+
+@pytest.mark.parametrize("hidden", HIDDEN)
+@pytest.mark.parametrize("trail, point_size", [(5, 2), (0, 1), (2, 5)])
+def test_painting_equals_the_plain_drawing(hidden, trail, point_size):
+    arrays = some_tracks()
+    before = arrays[0].copy()
+    painted = paint_point_track_with_colors(*arrays, trail, point_size, hidden=hidden)
+    expected = plain_painting(*arrays, trail, point_size, hidden)
+    np.testing.assert_array_equal(painted, expected)
+    np.testing.assert_array_equal(arrays[0], before)
+    assert (painted != before).any(axis=(1, 2, 3)).all()
+
+
+# --- What is where ---
+
+
+def one_point(x, y, num_frames=1, size=(40, 60), visibles=None, score=0.0, **options):
+    """A black video with one point, drawn."""
+    video = np.zeros((num_frames, *size, 3), np.uint8)
+    x, y = (np.broadcast_to(np.asarray(a, float), num_frames) for a in (x, y))
+    scores = np.full((num_frames, 1), score)
+    tracks = np.stack([x, y], axis=-1)[None]
+    return paint_point_track_with_colors(video, tracks, visibles, scores, **options)
+
+
+def test_a_point_covers_the_pixel_that_it_lies_in():
+    (frame,) = one_point(20.5, 10.5, score=1.0)
+    assert tuple(frame[10, 20]) == BLUE
+    rows, columns = np.nonzero(frame.any(axis=-1))
+    assert (rows.min(), rows.max()) == (8, 12)
+    assert (columns.min(), columns.max()) == (18, 22)
+    assert rows.mean() == pytest.approx(10) and columns.mean() == pytest.approx(20)
+
+
+def test_later_points_lie_on_earlier_ones():
+    tracks = np.full((2, 1, 2), 20.5)
+    video = np.zeros((1, 40, 40, 3), np.uint8)
+    for scores, colour in [([0, 1], BLUE), ([1, 0], RED)]:
+        painted = paint_point_track_with_colors(
+            video, tracks, None, np.array([scores], float)
+        )
+        assert tuple(painted[0, 20, 20]) == colour
+
+
+def test_trails_are_blended_once_and_end_after_five_steps():
+    x = 5.5 + 4 * np.arange(10)
+    frame = one_point(x, 10.5, 10, score=0.0)[-1]
+    along = frame[10, :, 2]
+    assert along[41] == 255  # the point
+    # OpenCV's smooth lines reach nine tenths; were they blended twice, it were more.
+    assert along[23:38].min() > 0.5 * 255 and along[23:38].max() <= 0.7 * 255 + 1
+    assert not along[:19].any()
+
+
+def test_trails_break_at_occlusions_and_hidden_points_are_rings():
+    x, visible = 5.5 + 8 * np.arange(5), np.array([[1, 1, 0, 1, 1]], bool)
+    frames = one_point(x, 10.5, 5, visibles=visible)
+    assert not frames[4][10, 15:28].any()  # steps to and from where it was hidden
+    assert frames[4][10, 7:12, 2].all() and frames[4][10, 31:36, 2].all()
+    assert frames[2][10, 21].tolist() == [0, 0, 0]  # the middle of the ring
+    assert frames[2][10, 19, 2] > 128 or frames[2][10, 18, 2] > 128
+    skipped = one_point(x, 10.5, 5, visibles=visible, hidden="skip")
+    assert not skipped[2][8:13, 17:26].any()
+
+
+@pytest.mark.parametrize(
+    "x, y", [(-3, 10), (63, 10), (20, -1e9), (20, 40), (np.nan, 10), (20, np.inf)]
+)
+def test_what_is_outside_is_not_drawn(x, y):
+    assert not one_point(x, y, 3).any()
+    assert not one_point([20, x], [10, y], 2, trail=5, hidden="skip")[1].any()
+
+
+def test_points_without_a_score_are_grey():
+    (frame,) = one_point(20.5, 10.5, score=np.nan)
+    assert tuple(frame[10, 20]) == (128, 128, 128)
+
+
+def test_colours():
+    for score, colour in [
+        (0, RED),
+        (0.5, WHITE),
+        (1, BLUE),
+        (0.25, (127, 127, 255)),
+        (0.75, (255, 127, 127)),
+        (-3, RED),
+        (7, BLUE),
+        (np.nan, (128, 128, 128)),
+    ]:
+        assert score_to_color_bgr(score) == colour
+    scores = np.random.default_rng(0).random((50, 4))
+    expected = [[plain_colour(score) for score in row] for row in scores]
+    np.testing.assert_array_equal(colours_bgr(scores), expected)
+
+
+def test_frames_are_taken_one_by_one():
+    video, tracks, visibles, scores = some_tracks()
+    taken = []
+
+    def frames():
+        for t, frame in enumerate(video):
+            taken.append(t)
+            yield frame
+
+    painted = paint_frames(frames(), tracks, visibles, scores)
+    assert not taken
+    for t, _ in enumerate(painted):
+        assert taken == list(range(t + 1))
+
+
+def test_paint_frames_refuses_what_does_not_fit():
+    video, tracks, visibles, scores = some_tracks()
+    good = {"tracks": tracks, "visibles": visibles, "scores": scores}
+    for bad, message in [
+        ({"tracks": tracks[..., :1]}, "tracks have shape"),
+        ({"scores": scores.T}, "scores have shape"),
+        ({"visibles": visibles.T}, "visibles have shape"),
+        ({"trail": -1}, "trail is -1"),
+        ({"point_size": 0}, "point_size is 0"),
+        ({"hidden": "maybe"}, "have hollow, lost, skip"),
+        ({"running_scores": np.zeros(3)}, "3 running scores for 9 frames"),
+    ]:
+        with pytest.raises(VisualizeError, match=message):  # before any frame is asked
+            paint_frames(video, **(good | bad))
+    for frames, message in [
+        (video[:-1], "8 frames"),
+        ([*video, video[0]], "more than"),
+        (video / 255, r"frame 0 is float64 .* need uint8 \[H, W, 3\]"),
+        (video[..., 0], "need uint8"),
+    ]:
+        with pytest.raises(VisualizeError, match=message):
+            list(paint_frames(frames, **good))
+
+
+@pytest.mark.parametrize("width", [33, 80, 512, 1280])
+def test_the_margin_leaves_the_video_where_it_was(width):
+    video, tracks, visibles, scores = some_tracks(size=(60, width))
+    plain = paint_point_track_with_colors(video, tracks, visibles, scores)
+    with_margin = np.stack(list(paint_frames(video, tracks, visibles, scores)))
+    np.testing.assert_array_equal(with_margin[:, :60], plain)
+    strip = with_margin[0, 60:]
+    assert strip.shape == (margin_height(width), width, 3)
+    if width > 33:
+        found = {tuple(colour) for colour in strip.reshape(-1, 3).tolist()}
+        assert {RED, BLUE} <= found
+        reds, blues = ((strip == c).all(axis=-1).nonzero()[1] for c in (RED, BLUE))
+        assert reds.max() < blues.min()
+
+
+def test_side_by_side_has_the_frame_at_the_left():
+    video, tracks, visibles, scores = some_tracks()
+    options = {"margin": False, "side_by_side": True}
+    both = list(paint_frames(video, tracks, visibles, scores, **options))
+    painted = paint_point_track_with_colors(video, tracks, visibles, scores)
+    np.testing.assert_array_equal(both, np.concatenate([video, painted], axis=2))
+
+
+def test_no_frames_stay_none():
+    video, tracks, visibles, scores = some_tracks()
+    none = paint_point_track_with_colors(
+        video[:0], tracks[:, :0], visibles[:, :0], scores[:0]
+    )
+    assert none.shape == (0, *video.shape[1:]) and none.dtype == np.uint8
+
+
+# --- Projection ---
+
+
+def test_projection_agrees_with_opencv():
+    rng = np.random.default_rng(0)
+    num_frames, num_tracks = 6, 50
+    intrinsics = np.tile(np.eye(3), (num_frames, 1, 1))
+    extrinsics = np.tile(np.eye(4), (num_frames, 1, 1))
+    turns, steps = rng.normal(0, 0.4, (2, num_frames, 3))
+    intrinsics[:, [0, 1], [0, 1]] = rng.uniform(200, 900, (num_frames, 2))
+    intrinsics[:, :2, 2] = rng.uniform(100, 400, (num_frames, 2))
+    coords = rng.normal(0, 1, (num_frames, num_tracks, 3)) + [0, 0, 6]
+    expected = []
+    for t in range(num_frames):
+        extrinsics[t, :3, :3], extrinsics[t, :3, 3] = (
+            cv2.Rodrigues(turns[t])[0],
+            steps[t],
+        )
+        camera = turns[t], steps[t], intrinsics[t], None
+        expected.append(cv2.projectPoints(coords[t], *camera)[0][:, 0])
+    expected = np.stack(expected, axis=1)
+    for sizes in [{}, {"resize_height": 7, "original_width": 640}]:
+        tracks = project_all_tracks(coords, intrinsics, extrinsics, **sizes)
+        assert tracks.shape == (num_tracks, num_frames, 2)
+        np.testing.assert_allclose(tracks, expected, atol=0.01)
+    one = project_all_tracks(coords, intrinsics[2], extrinsics[2])
+    np.testing.assert_allclose(one[:, 2], expected[:, 2], atol=0.01)
+
+
+def test_projection_by_hand():
+    camera = np.array([[100, 0, 320], [0, 200, 240], [0, 0, 1]])
+    pose = np.eye(4)
+    pose[2, 3] = 1  # the world's origin lies a metre before the camera
+    points = [[1, -1, 1], [0, 0, -3], [0, 0, -1], [90, 0, 0], [np.nan, 0, 1]]
+    pixels, depths = project_3d_to_2d(np.array(points), camera, pose)
+    np.testing.assert_allclose(depths[:4], [2, -2, 0, 1])
+    np.testing.assert_allclose(pixels[0], [370, 140])
+    assert np.isnan(pixels[[1, 2]]).all() and np.isnan(pixels[4, 0])
+    np.testing.assert_allclose(pixels[3], [9320, 240])  # not moved to the border
+
+
+# --- Scores ---
+
+
+def test_normalised_scores_and_what_they_were():
+    scores = np.array([[0.9, np.nan], [0.7, 0.8], [np.inf, 0.75]])
+    normal, ends = normalize_scores(scores)
+    expected = [[1, np.nan], [0, 0.5], [np.nan, 0.25]]
+    np.testing.assert_allclose(normal, expected, atol=1e-6)
+    np.testing.assert_allclose(ends, (0.7, 0.9), atol=1e-6)
+    same, ends = normalize_scores(np.full((2, 2), 0.3))
+    np.testing.assert_allclose(same, 0.3)
+    assert ends == (0, 1)
+    none, ends = normalize_scores(np.full((2, 2), np.nan))
+    assert np.isnan(none).all() and ends == (0, 1)
+    elsewhere, ends = normalize_scores(np.full((2, 2), 4.0))
+    assert (elsewhere == 0.5).all() and ends == (4, 4)
+
+
+def test_scores_that_are_not_within_0_to_1():
+    check_scores(np.array([[0, 1, np.nan]]))
+    check_scores(np.array([[-1e-7, 1 + 1e-7]]))
+    for wrong in (-0.1, 1.2, 1.0001, np.inf):
+        with pytest.raises(VisualizeError, match="leave out --no_normalize_scores"):
+            check_scores(np.array([[0.5, wrong]]))
+
+
+def test_worst_tracks():
+    scores = np.array([[0.9, 0.3, np.nan, 0.5], [0.2, np.nan, np.nan, 0.4]])
+    assert worst_tracks(scores, 2).tolist() == [0, 1]  # the lowest, once
+    assert worst_tracks(scores, 9).tolist() == [0, 1, 3]
+    assert drawing_order(scores).tolist() == [2, 3, 1, 0]
+    with pytest.raises(VisualizeError, match="at least 1"):
+        worst_tracks(scores, 0)
+    with pytest.raises(VisualizeError, match="no track has a score"):
+        worst_tracks(np.full((2, 2), np.nan), 1)
+
+
+def test_labels_tell_the_ends_apart():
+    assert _decimal(0.5, 0, 1) == "0.50"
+    assert _decimal(0.9912, 0.991, 0.993) == "0.9912"
+
+
+# --- Results ---
+
+
+@pytest.mark.parametrize("compress", [False, True])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float16, np.float64])
+def test_stored_video_is_what_was_stored(tmp_path, compress, dtype):
+    arrays = example(dtype=dtype)
+    path = save(tmp_path / "a.npz", arrays, compress)
+    data = load_visualization_data(path)
+    video, truth = data["video"], arrays["video"]
+    assert video.shape == truth.shape and video.dtype == truth.dtype
+    assert len(video) == 6 and video.ndim == 4
+    np.testing.assert_array_equal(np.asarray(video), truth)
+    np.testing.assert_array_equal(video[2:4], truth[2:4])
+    np.testing.assert_array_equal(video[-1], truth[-1])
+    np.testing.assert_array_equal(video[::2, 0], truth[::2, 0])
+    np.testing.assert_array_equal(video + 1, truth + 1)
+    eight_bits = example()["video"].transpose(0, 2, 3, 1)
+    np.testing.assert_array_equal(list(video.frames()), eight_bits)
+    np.testing.assert_array_equal(list(video.frames(4)), eight_bits[4:])
+    rgb, bgr = prepare_video_for_visualization(video)
+    np.testing.assert_array_equal(rgb, eight_bits)
+    np.testing.assert_array_equal(bgr, eight_bits[..., ::-1])
+    again, _ = prepare_video_for_visualization(truth)
+    np.testing.assert_array_equal(again, rgb)
+
+
+def test_other_layouts_of_video(tmp_path):
+    truth = example()["video"]
+    for name, video in [
+        ("fortran", np.asfortranarray(truth)),
+        ("last", np.ascontiguousarray(truth.transpose(0, 2, 3, 1))),
+    ]:
+        path = save(tmp_path / f"{name}.npz", example(), video=video)
+        video = load_visualization_data(path)["video"]
+        np.testing.assert_array_equal(video[:], truth)
+        np.testing.assert_array_equal(
+            list(video.frames(1, 3)), truth[1:3].transpose(0, 2, 3, 1)
+        )
+
+
+@pytest.mark.parametrize("compress", [False, True])
+def test_long_videos_are_not_held_in_memory(tmp_path, compress):
+    arrays = example(80, size=(240, 320)) | {
+        "video": np.zeros((80, 3, 240, 320), np.uint8)
+    }
+    path = save(tmp_path / "long.npz", arrays, compress)
+    num_bytes = arrays.pop("video").nbytes
+    tracemalloc.start()
+    try:
+        assert sum(1 for _ in draw_result(path)) == 80
+        assert tracemalloc.get_traced_memory()[1] < num_bytes / 5
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_large_video_in_fortran_order_is_refused(tmp_path, monkeypatch):
+    arrays = example()
+    monkeypatch.setattr(results, "MOST_WHOLE", arrays["video"].nbytes - 1)
+    StoredVideo(save(tmp_path / "a.npz", arrays))
+    arrays["video"] = np.asfortranarray(arrays["video"])
+    with pytest.raises(VisualizeError, match="save it with np.ascontiguousarray"):
+        load_visualization_data(save(tmp_path / "b.npz", arrays))
+
+
+def test_shapes_that_are_taken(tmp_path):
+    arrays = example()
+    matrices = {
+        name: np.tile(arrays[name], (6, 1, 1)) for name in ("intrinsics", "extrinsics")
+    }
+    plain = load_visualization_data(save(tmp_path / "a.npz", arrays))
+    changed = load_visualization_data(
+        save(
+            tmp_path / "b.npz",
+            arrays | matrices,
+            coords_score=arrays["coords_score"][..., None],
+            visibs=None,
+        )
+    )
+    for name in ("coords", "coords_score", "intrinsics", "extrinsics", "visibs"):
+        np.testing.assert_array_equal(plain[name], changed[name])
+    cameras = {name: matrix[:1] for name, matrix in matrices.items()}
+    changed = save(tmp_path / "d.npz", arrays | cameras)
+    changed = load_visualization_data(changed)
+    np.testing.assert_array_equal(plain["intrinsics"], changed["intrinsics"])
+    assert plain["visibs"].dtype == bool and plain["coords_score"].shape == (6, 4)
+    assert plain["intrinsics"].shape == (6, 3, 3) and plain["fps"] is None
+    single = example(1, 1)
+    path = save(tmp_path / "c.npz", single, visibs=np.ones((1, 1, 1)), fps=24.0)
+    data = load_visualization_data(path)
+    assert data["coords_score"].shape == data["visibs"].shape == (1, 1)
+    assert data["fps"] == 24
+
+
+def test_files_of_tapip3d_are_grey(tmp_path):
+    arrays = example(dtype=np.float32)
+    more = {"depths": np.ones((6, 48, 64)), "query_points": np.zeros((4, 4))}
+    path = save(tmp_path / "a.npz", arrays | more, coords_score=None)
+    data = load_visualization_data(path)
+    assert not data["has_scores"] and np.isnan(data["coords_score"]).all()
+    for frame in draw_result(data, normalize=True, margin=False):
+        for x, y in [(16, 12), (48, 36)]:
+            assert tuple(frame[y, x]) == (128, 128, 128)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"coords": None, "extrinsics": None}, "has no coords, extrinsics"),
+        ({"intrinsics": None}, "has no intrinsics"),
+        ({"video": None}, "has no video"),
+        ({"coords": np.zeros((6, 4))}, r"coords have shape \[6, 4\]"),
+        ({"coords": np.zeros((5, 4, 3))}, "coords_score have shape"),
+        ({"coords_score": np.zeros((6, 5))}, r"\[6, 5\].* need \[6, 4\]"),
+        ({"visibs": np.zeros((4, 6))}, "visibs have shape"),
+        ({"intrinsics": np.zeros((5, 3, 3))}, "intrinsics have shape"),
+        ({"extrinsics": np.zeros((3, 4))}, "extrinsics have shape"),
+        ({"video": np.zeros((5, 3, 8, 8), np.uint8)}, "5 frames, its coords 6"),
+        ({"video": np.zeros((6, 1, 8, 8), np.uint8)}, "need uint8, or float"),
+        ({"video": np.array(["a"] * 6)}, "need uint8, or float"),
+        ({"coords": np.full((6, 4, 3), "a")}, "not numbers"),
+    ],
+)
+def test_results_that_do_not_fit(tmp_path, changes, message):
+    path = save(tmp_path / "a.npz", example(), **changes)
+    with pytest.raises(VisualizeError, match=message) as caught:
+        load_visualization_data(path)
+    assert "\n" not in str(caught.value) and path in str(caught.value)
+
+
+def test_files_that_are_none(tmp_path):
+    (tmp_path / "text.npz").write_text("no archive")
+    for path, message in [
+        (tmp_path / "text.npz", "no .npz that can be read"),
+        (tmp_path / "nowhere.npz", "no such file"),
+        (tmp_path, "is a folder"),
+    ]:
+        with pytest.raises(VisualizeError, match=message):
+            load_visualization_data(path)
+
+
+def test_float_video_that_is_not_within_0_to_1(tmp_path):
+    video = np.full((6, 3, 48, 64), 200, np.float32)
+    path = save(tmp_path / "a.npz", example(), video=video)
+    with pytest.raises(VisualizeError, match="up to 200: need 0..1, or uint8"):
+        list(draw_result(path))
+
+
+def test_a_damaged_video_is_said(tmp_path):
+    path = save(tmp_path / "a.npz", example())
+    with zipfile.ZipFile(path) as archive:
+        start = archive.getinfo("video.npy").header_offset
+    data = bytearray((tmp_path / "a.npz").read_bytes())
+    data[start + 2000] ^= 255
+    (tmp_path / "a.npz").write_bytes(data)
+    with pytest.raises(VisualizeError, match="its video cannot be read"):
+        list(draw_result(path))
+
+
+def test_a_result_is_painted_where_its_points_are(tmp_path):
+    scores = np.tile(np.array([0, 0.5, 1, np.nan], np.float32), (6, 1))
+    arrays = example() | {"video": np.zeros((6, 3, 48, 64), np.uint8)}
+    path = save(tmp_path / "a.npz", arrays, coords_score=scores)
+    frames = list(draw_result(path, margin=False))
+    assert len(frames) == 6
+    for frame in frames:  # RGB
+        for (x, y), colour in {
+            (16, 12): (255, 0, 0),
+            (48, 12): (255, 255, 255),
+            (16, 36): (0, 0, 255),
+            (48, 36): (128, 128, 128),
+        }.items():
+            assert tuple(frame[y, x]) == colour
+    (frame, *_) = draw_result(path, margin=False, worst=1)
+    assert frame[10:15, 14:19].any() and not frame[:, 30:].any()
+    assert not frame[20:].any()
+
+
+def test_lost_points_without_a_score_are_left_out(tmp_path):
+    arrays = example() | {"video": np.zeros((6, 3, 48, 64), np.uint8)}
+    scores, visible = arrays["coords_score"], arrays["visibs"]
+    visible[3:, 0], scores[4:, 0] = False, np.nan
+    frames = list(draw_result(save(tmp_path / "a.npz", arrays), trail=0))
+    corner = [frame[:24, :32].any() for frame in frames]
+    assert corner == [True, True, True, True, False, False]
+    frames = draw_result(tmp_path / "a.npz", trail=0, hidden="hollow")
+    last = list(frames)[-1][:24, :32]  # a ring without a score
+    assert not last[12, 16].any() and tuple(last.max(axis=(0, 1))) == (128, 128, 128)
+
+
+def test_scores_outside_are_refused_or_normalised(tmp_path):
+    path = save(tmp_path / "a.npz", example(), coords_score=np.full((6, 4), 3.0))
+    with pytest.raises(VisualizeError, match="scores run from 3 to 3"):
+        draw_result(path)
+    assert len(list(draw_result(path, normalize=True))) == 6
+
+
+def test_a_result_without_video_is_drawn_from_the_file(tmp_path):
+    clip = make_clip(12)  # 96 x 128
+    write_video(tmp_path / "clip.mp4", clip)
+    indices = np.array([1, 3, 4, 7, 10, 11])
+    named = {
+        "video": None,
+        "video_path": np.array("/nowhere/else/clip.mp4"),  # moved, with the result
+        "frame_indices": indices,
+        "frame_size": np.array([128, 96]),
+    }
+    path = save(tmp_path / "a.npz", example(size=(96, 128)), **named)
+    data = load_visualization_data(path)
+    assert data["video"].shape == (6, 3, 96, 128)
+    frames = np.stack(list(data["video"].frames()))
+    own, before = (
+        np.abs(frames.astype(int) - clip[which]).mean()
+        for which in (indices, indices - 1)
+    )
+    assert own < before / 1.5
+    np.testing.assert_array_equal(
+        np.asarray(data["video"])[2], frames[2].transpose(2, 0, 1)
+    )
+    assert len(list(draw_result(data))) == 6
+    indices[-1] = 30
+    path = save(tmp_path / "b.npz", example(size=(96, 128)), **named)
+    with pytest.raises(VisualizeError, match="ends before frame 30"):
+        list(draw_result(path))
+    named["video_path"] = np.array("/nowhere/other.mp4")
+    path = save(tmp_path / "c.npz", example(), **named)
+    with pytest.raises(VisualizeError, match="is not there: /nowhere/other.mp4"):
+        load_visualization_data(path)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"frame_size": np.array(128)}, "frame_size must be two"),
+        ({"frame_size": np.array([128, 0])}, "frame_size must be two"),
+        ({"frame_size": np.array(["a", "b"])}, "frame_size must be two"),
+        ({"frame_indices": np.arange(5)}, "frame_indices have shape"),
+        ({"frame_indices": np.arange(6) - 1}, "must rise from 0 or more"),
+        ({"frame_indices": np.arange(6, dtype=np.uint8)[::-1]}, "must rise"),
+        ({"frame_indices": np.arange(6) + 0.5}, "must be whole numbers"),
+    ],
+)
+def test_a_named_video_whose_frames_cannot_be(tmp_path, changes, message):
+    (tmp_path / "clip.mp4").touch()
+    named = {"video": None, "video_path": np.array(str(tmp_path / "clip.mp4"))}
+    path = save(tmp_path / "a.npz", example(), **named, **changes)
+    with pytest.raises(VisualizeError, match=message):
+        load_visualization_data(path)
+
+
+def test_a_stored_video_has_the_methods_of_an_array(tmp_path):
+    arrays = example()
+    video = StoredVideo(save(tmp_path / "a.npz", arrays))
+    assert video.mean() == arrays["video"].mean()
+    np.testing.assert_array_equal(
+        video.transpose(0, 2, 3, 1), arrays["video"].transpose(0, 2, 3, 1)
+    )
+    assert not hasattr(video, "nothing") and not hasattr(video, "__array_interface__")
+
+
+# --- Files that are written ---
+
+
+def patches(size=(49, 65), num_frames=7):
+    """RGB frames, a quarter red, white, blue and grey each."""
+    frame = np.zeros((*size, 3), np.uint8)
+    middle = size[0] // 2, size[1] // 2
+    frame[: middle[0], : middle[1]] = 255, 0, 0
+    frame[: middle[0], middle[1] :] = 255
+    frame[middle[0] :, : middle[1]] = 0, 0, 255
+    frame[middle[0] :, middle[1] :] = 128
+    return [frame] * num_frames
+
+
+@pytest.mark.parametrize("fps", [10, 24, 29.97])
+def test_a_video_is_read_back(tmp_path, fps):
+    path, frames = tmp_path / "new" / "a.mp4", patches()
+    assert video_writer.write_video(path, iter(frames), fps) == 7
+    meta, found = decoded(path)
+    assert found.shape == (7, 50, 66, 3)  # even
+    assert meta["fps"] == pytest.approx(fps, abs=0.01)
+    assert meta["codec"] == "h264" and "yuv420p" in meta["pix_fmt"]
+    capture = cv2.VideoCapture(str(path))  # which does not look at colour tags
+    for frame in (found[3], capture.read()[1][..., ::-1]):
+        for y, x in [(10, 10), (10, 50), (40, 10), (40, 50)]:
+            expected = frames[0][y, x].astype(int)
+            assert np.abs(frame[y, x] - expected).max() < 12
+    data = path.read_bytes()
+    assert data.index(b"moov") < data.index(b"mdat")  # plays while it loads
+    assert [p.name for p in path.parent.iterdir()] == ["a.mp4"]
+
+
+def test_a_video_appears_whole_or_not_at_all(tmp_path):
+    def failing():
+        yield from patches()
+        raise VisualizeError("no more")
+
+    for frames, message in [
+        (failing(), "no more"),
+        ([], "no frame"),
+        (patches() + patches((20, 20)), "frame 7 is"),
+    ]:
+        with pytest.raises((VisualizeError, VideoError), match=message):
+            video_writer.write_video(tmp_path / "a.mp4", frames, 10)
+    for fps in (0, -1, np.nan, np.inf):
+        with pytest.raises(VideoError, match="fps"):
+            video_writer.write_video(tmp_path / "a.mp4", patches(), fps)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(OSError, match="cannot write"):
+        video_writer.write_video("/proc/none/a.mp4", patches(), 10)
+
+
+def test_pictures(tmp_path):
+    frame = patches()[0]
+    write_png(tmp_path / "a.png", frame)
+    found = cv2.imread(str(tmp_path / "a.png"))
+    np.testing.assert_array_equal(found[..., ::-1], frame)
+
+
+def test_scores_are_plotted(tmp_path):
+    scores = np.random.default_rng(0).random((30, 5))
+    scores[3], scores[5, 2] = np.nan, np.inf
+    plot_scores(tmp_path / "a.png", scores, 10.0, [1, 2], "title")
+    found = cv2.imread(str(tmp_path / "a.png"))
+    assert found.shape == (420, 960, 3)
+    assert len(np.unique(found.reshape(-1, 3), axis=0)) > 20
+    with pytest.raises(VisualizeError, match="no score"):
+        plot_scores(tmp_path / "b.png", scores * np.nan)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_titles_are_no_formulas_and_may_have_any_character(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plot_scores(
+            tmp_path / "a.png", np.full((3, 2), 0.5), title="a$\\x$b \u6f22.npz"
+        )
+    assert (tmp_path / "a.png").exists()
+
+
+@pytest.mark.parametrize("name", ["a:b.mp4", "-x.mp4"])
+def test_names_that_ffmpeg_takes_for_something_else(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    assert video_writer.write_video(name, patches()) == 7
+    assert [path.name for path in tmp_path.iterdir()] == [name]
