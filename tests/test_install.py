@@ -5,6 +5,7 @@ Nothing is fetched: what the package builds on is taken from where the tests run
 
 import importlib.metadata
 import os
+import re
 import shutil
 import site
 import subprocess
@@ -110,10 +111,7 @@ def test_extras_are_what_the_requirement_files_list(installed):
         return {line.split()[0] for line in lines if line and line[0] not in "#-"}
 
     def names(requirements):
-        return {
-            text.replace("=", "<").replace(">", "<").split("<")[0]
-            for text in requirements
-        }
+        return {re.match(r"[\w.-]+", text)[0] for text in requirements}
 
     by_extra = {"": set(), "full": set(), "test": set(), "tf": set()}
     for text in package.requires:
