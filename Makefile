@@ -61,5 +61,6 @@ $(TEST_STAMP): $(wildcard requirements*.txt) | $(VENV)/.created
 	@touch "$@" "$(VENV)/.installed-mini"
 
 clean:
-	rm -rf "$(VENV)" outputs/demo .pytest_cache .ruff_cache .hypothesis
+	rm -rf "$(VENV)" outputs/demo .pytest_cache .ruff_cache .hypothesis build \
+	  3dspa.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

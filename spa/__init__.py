@@ -1,0 +1,1 @@
+"""3DSPA: how real a generated video moves. `spa.realism` scores one."""

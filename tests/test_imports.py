@@ -224,6 +224,9 @@ def test_requirements_bring_whatever_is_imported(path):
     # What is no package on an index: cloned by who wants it.
     packages -= {"cotracker", "video_depth_anything", "tapnet"}
     missing = not_required(
-        packages, "requirements-mini.txt", "requirements.txt", "requirements-tf.txt"
+        packages,
+        "requirements-mini.txt",
+        "requirements-full.txt",
+        "requirements-tf.txt",
     )
     assert not missing, f"{path} imports {sorted(missing)}"

@@ -26,11 +26,11 @@ from spa.clip.torch_models import (
 )
 from spa.clip.tracking import cotracker3
 from spa.errors import FrontEndError
+from spa.shipped import CHECKPOINT
 
 NON_COMMERCIAL = "CC-BY-NC-4.0 (non-commercial)"
 APACHE = "Apache-2.0"
 INSTALL = "pip install -r requirements.txt"
-SHIPPED = Path(__file__).resolve().parents[2] / "checkpoints/3dspa_mini.npz"
 DEPTH_MODEL = "depth-anything/Depth-Anything-V2-Small-hf"
 DIR = "Video-Depth-Anything"
 # Megabytes of weights in float32, as published.
@@ -139,13 +139,13 @@ def _devices():
 
 
 def _shipped_checkpoint():
-    if SHIPPED.exists():
-        return Row("checkpoint", SHIPPED.stem, True, "comes with this repository")
+    if CHECKPOINT.exists():
+        return Row("checkpoint", CHECKPOINT.stem, True, "comes with this repository")
     return Row(
         "checkpoint",
-        SHIPPED.stem,
+        CHECKPOINT.stem,
         False,
-        f"{SHIPPED} is not there",
+        f"{CHECKPOINT} is not there",
         ("git checkout -- checkpoints",),
     )
 

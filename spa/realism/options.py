@@ -2,17 +2,17 @@
 
 import dataclasses
 import math
-from pathlib import Path
 
 import numpy as np
 
+from spa import shipped
 from spa.clip import tracking
 from spa.clip.semantic import POINTS_PER_ENTITY
 from spa.clip.video import WORKING_SIZE
 from spa.errors import UserError
 
 RESULT_VERSION = "0.3.0"  # of results; those of another are not gone on with
-DEFAULT_CHECKPOINT = Path(__file__).resolve().parents[2] / "checkpoints/3dspa_mini.npz"
+DEFAULT_CHECKPOINT = shipped.CHECKPOINT
 
 
 @dataclasses.dataclass(frozen=True)
