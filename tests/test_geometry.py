@@ -104,15 +104,6 @@ def test_points_behind_the_camera_have_no_image():
     np.testing.assert_allclose(pixels[2], [50, 40])
 
 
-def test_scaled_intrinsics_scale_the_image():
-    intrinsics = np.array([300.0, 310.0, 150.0, 90.0])
-    points = np.random.default_rng(0).uniform(1, 3, (5, 3))
-    half = geometry.scale_intrinsics(intrinsics, (200, 320), (100, 160))
-    np.testing.assert_allclose(
-        geometry.project(points, half), geometry.project(points, intrinsics) / 2
-    )
-
-
 def test_intrinsics_matrix_projects():
     intrinsics = np.array([300.0, 310.0, 150.0, 90.0])
     points = np.random.default_rng(0).uniform(1, 3, (5, 3))
