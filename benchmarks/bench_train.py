@@ -34,7 +34,7 @@ import jax
 import tqdm
 
 import track_autoencoder_3d
-from spa.data.loading import load_synthetic_dataset
+from spa.data.loading import load_examples
 from spa.files import keep_compiled_programs, whole_file
 from spa.model import checkpoints, training
 from spa.model.train_state import make_state
@@ -70,7 +70,7 @@ def make_model(setup: Setup):
 
 
 def make_batches(setup: Setup, pool, num_workers: int):
-    return load_synthetic_dataset(
+    return load_examples(
         pool,
         setup.batch_size,
         num_support=setup.num_support,

@@ -38,7 +38,7 @@ LONG_FILES = [
     "test_checkpoints",
     "test_report",
     "test_inference",
-    "test_data_loader",
+    "test_loading",
     "test_tapvid3d",
     "test_violations",
     "test_twins",

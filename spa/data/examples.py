@@ -18,6 +18,7 @@ from spa.errors import DatasetError, first_line
 from spa.geometry import NUM_TAPS
 
 Example = dict[str, np.ndarray]
+DINO_DIM = 768  # width of DINOv2 features where no clip has any
 
 
 def read_npz(
@@ -44,18 +45,20 @@ def read_npz(
 
 def _read_npy(archive: zipfile.ZipFile, member: str) -> np.ndarray:
     with archive.open(member) as file:
-        version = np.lib.format.read_magic(file)
-        read_header = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }.get(version)
-        if read_header is not None and read_header(file)[2].hasobject:
+        if _read_header(file)[2].hasobject:
             array = ArrayUnpickler(file).load()
             if not isinstance(array, np.ndarray):
                 raise ValueError(f"{member} is no array")
             return array
     with archive.open(member) as file:
         return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def _read_header(file) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """The shape, order and type that an .npy begins with; its array follows."""
+    if np.lib.format.read_magic(file) == (1, 0):
+        return np.lib.format.read_array_header_1_0(file)
+    return np.lib.format.read_array_header_2_0(file)
 
 
 def decode_jpeg(data: bytes) -> np.ndarray:
@@ -249,10 +252,12 @@ def one_camera(path, intrinsics, height: int, width: int) -> np.ndarray:
 
 
 class FileSource:
-    """Files with an example in each."""
+    """Files with an example in each; dino_dim: the width of their DINOv2 features."""
 
-    def __init__(self, paths: list[str], read: Callable[[str], Example]):
-        self._paths, self._read = paths, read
+    def __init__(
+        self, paths: list[str], read: Callable[[str], Example], dino_dim: int = DINO_DIM
+    ):
+        self._paths, self._read, self.dino_dim = paths, read, dino_dim
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -270,15 +275,16 @@ class FileSource:
         return self._paths[index]
 
 
-def example_files(dataset_path: str | os.PathLike) -> tuple[list[str], int]:
-    """The .npz examples of a directory, and the width of their DINOv2 features.
+def open_examples(dataset_path: str | os.PathLike) -> FileSource:
+    """Opens the .npz examples of a directory (`read_example`).
 
     Impossible twins of simulated scenes (`violation`) are left out: nothing shall be
-    learned from them. The width is 768 where no file has any.
+    learned from them.
 
-    Raises DatasetError if there is no such directory, or no example in it.
+    Raises:
+        DatasetError: if there is no such directory, or no example in it.
     """
-    kept, impossible, width = [], 0, None
+    kept, impossible, widths = [], 0, []
     paths = list_files(dataset_path, "*.npz", "training examples")
     for path in tqdm.tqdm(paths, "listing examples", disable=len(paths) < 1000):
         try:
@@ -288,8 +294,9 @@ def example_files(dataset_path: str | os.PathLike) -> tuple[list[str], int]:
                     if str(_read_npy(archive, "violation.npy")) not in ("", "none"):
                         impossible += 1
                         continue
-                if width is None and "dino_features.npy" in names:
-                    width = _npy_shape(archive, "dino_features.npy")[-1]
+                if not widths and "dino_features.npy" in names:
+                    with archive.open("dino_features.npy") as file:
+                        widths.append(_read_header(file)[0][-1])
         except Exception:  # noqa: S110 - a damaged file is named when it is read
             pass
         kept.append(path)
@@ -299,13 +306,14 @@ def example_files(dataset_path: str | os.PathLike) -> tuple[list[str], int]:
         )
     if not kept:
         raise DatasetError(f"{dataset_path} holds impossible scenes only")
-    return kept, width or 768
+    return FileSource(kept, read_example, *widths)
 
 
 def example_features(dataset_path: str | os.PathLike) -> set[str]:
-    """What the first readable example of a directory has: "dino", "depth".
+    """Returns what the first readable example of a directory has: "dino", "depth".
 
-    Raises DatasetError if there is no such directory, or no example in it.
+    Raises:
+        DatasetError: if there is no such directory, or no example in it.
     """
     for path in list_files(dataset_path, "*.npz", "training examples"):
         try:
@@ -316,13 +324,6 @@ def example_features(dataset_path: str | os.PathLike) -> set[str]:
         found = {name for name in ("dino", "depth") if f"{name}_features.npy" in names}
         return found | ({"depth"} if "depth.npy" in names else set())
     return set()
-
-
-def _npy_shape(archive: zipfile.ZipFile, member: str) -> tuple[int, ...]:
-    with archive.open(member) as file:
-        if np.lib.format.read_magic(file) == (1, 0):
-            return np.lib.format.read_array_header_1_0(file)[0]
-        return np.lib.format.read_array_header_2_0(file)[0]
 
 
 def list_files(path: str | os.PathLike, pattern: str, what: str) -> list[str]:

@@ -55,7 +55,7 @@ def read_kubric(stored: dict) -> Example:
     }
 
 
-def kubric_example(clip: Example, rng: np.random.Generator, num_tracks: int) -> Example:
+def draw_tracks(clip: Example, rng: np.random.Generator, num_tracks: int) -> Example:
     """Tracks of random pixels of a Kubric clip, each moving with its instance.
 
     Pixels are those of three to six random frames, in half of the clips all alike, in
@@ -94,7 +94,9 @@ def follow_pixels(
     local = np.einsum(
         "nji,nj->ni", extrinsics[frame, :3, :3], local - extrinsics[frame, :3, 3]
     )
-    rotation, position = _with_background(clip)
+    # By segmentation id, the background's, which stands still, first.
+    rotation = np.insert(clip["rotation"], 0, np.eye(3), axis=0)
+    position = np.insert(clip["position"], 0, 0.0, axis=0)
     offset = local - position[instance, frame]
     local = np.einsum("nji,nj->ni", rotation[instance, frame], offset)
     world = np.einsum("ntij,nj->nti", rotation[instance], local) + position[instance]
@@ -126,15 +128,6 @@ def _seed_pixels(segmentation, rng, num_tracks):
     return frames[seed], row, column
 
 
-def _with_background(clip: Example) -> tuple[np.ndarray, np.ndarray]:
-    """Rotations and positions by segmentation id: the background's first."""
-    num_frames = len(clip["distance"])
-    still = np.tile(np.eye(3), (1, num_frames, 1, 1))
-    rotation = np.concatenate([still, clip["rotation"]])
-    position = np.concatenate([np.zeros((1, num_frames, 3)), clip["position"]])
-    return rotation, position
-
-
 def _kubric_visible(clip: Example, tracks: np.ndarray, instance: np.ndarray):
     """`[N, T]` bool; see `follow_pixels`."""
     distance, segmentation = clip["distance"], clip["segmentation"]
@@ -160,9 +153,8 @@ class KubricSource:
     Both are read at random places and without TensorFlow.
     """
 
-    path: str
+    path: str | os.PathLike
     split: str = "train"
-    num_tracks: int = 288
 
     def __post_init__(self):
         shards = tfds_shards(self.path, self.split)
@@ -170,9 +162,12 @@ class KubricSource:
         self._total = [count for _, count, _ in shards]
         self._skip = [wanted.start for _, _, wanted in shards]
         self._ends = np.cumsum([len(wanted) for _, _, wanted in shards])
+        # Shards are opened when they are first read.
+        self._array_records = functools.cache(grain.sources.ArrayRecordDataSource)
+        self._offsets = functools.cache(self._read_offsets)
 
     def __reduce__(self):  # a worker opens the files itself
-        return KubricSource, (self.path, self.split, self.num_tracks)
+        return KubricSource, (self.path, self.split)
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
@@ -188,9 +183,9 @@ class KubricSource:
         except Exception as error:  # damage shows in many ways
             raise DatasetError(f"{self.name(index)}: {first_line(error)}") from error
 
-    def expand(self, clip: Example, rng: np.random.Generator) -> Example:
-        """A clip's tracks, other ones each time."""
-        return kubric_example(clip, rng, self.num_tracks)
+    def expand(self, clip: Example, rng: np.random.Generator, num_tracks: int):
+        """Returns the example of a clip with other tracks each time."""
+        return draw_tracks(clip, rng, num_tracks)
 
     def _place(self, index: int) -> tuple[int, int]:
         shard = int(np.searchsorted(self._ends, index, side="right"))
@@ -200,29 +195,17 @@ class KubricSource:
     def _record(self, shard: int, row: int) -> bytes:
         path = self._shards[shard]
         if "array_record" in os.path.basename(path):
-            return self._array_records(path)[row]
+            return self._array_records((path,))[row]
         first, length = self._offsets(shard)[row]
         with open(path, "rb") as file:
             file.seek(first)
             return file.read(length)
 
-    @functools.cached_property
-    def _open(self) -> dict:
-        return {}
-
-    def _array_records(self, path: str):
-        if path not in self._open:
-            self._open[path] = grain.sources.ArrayRecordDataSource([path])
-        return self._open[path]
-
-    def _offsets(self, shard: int) -> np.ndarray:
-        path = self._shards[shard]
-        if path not in self._open:
-            offsets = tfrecord_offsets(path)
-            if len(offsets) != self._total[shard]:
-                raise ValueError(
-                    f"the file holds {len(offsets)} records, {self._total[shard]} are "
-                    "listed: truncated"
-                )
-            self._open[path] = offsets
-        return self._open[path]
+    def _read_offsets(self, shard: int) -> np.ndarray:
+        offsets = tfrecord_offsets(self._shards[shard])
+        if len(offsets) != self._total[shard]:
+            raise ValueError(
+                f"the file holds {len(offsets)} records, {self._total[shard]} are "
+                "listed: truncated"
+            )
+        return offsets

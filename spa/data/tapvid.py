@@ -67,13 +67,17 @@ def _tapvid_example(title: str, clip: dict, with_video: bool) -> Example:
 
 
 class TapvidSource:
-    """The clips of TAP-Vid pickles. Tracks are kept in memory, videos are not.
+    """The clips of a directory's TAP-Vid pickles, or of one pickle.
 
-    A pickle that cannot be read counts as one clip: the error comes when that is asked
-    for.
+    Tracks are kept in memory, videos are not. A pickle that cannot be read counts as
+    one clip: the error comes when that is asked for.
+
+    Raises:
+        DatasetError: if there is no such directory, or no pickle in it.
     """
 
-    def __init__(self, paths: list[str]):
+    def __init__(self, dataset_path: str | os.PathLike):
+        paths = list_files(dataset_path, "*.pkl", "TAP-Vid pickles")
         self._names: list[str] = []
         self._clips: list[Example | DatasetError] = []
         for path in tqdm.tqdm(paths, "reading TAP-Vid", disable=len(paths) < 2):
@@ -95,11 +99,3 @@ class TapvidSource:
 
     def name(self, index: int) -> str:
         return self._names[index]
-
-
-def tapvid_files(dataset_path: str | os.PathLike) -> list[str]:
-    """The pickles of a TAP-Vid directory, or one.
-
-    Raises DatasetError if there is no such directory, or none in it.
-    """
-    return list_files(dataset_path, "*.pkl", "TAP-Vid pickles")

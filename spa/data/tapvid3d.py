@@ -7,6 +7,7 @@ import pathlib
 
 from spa.data.examples import (
     Example,
+    FileSource,
     checked_example,
     checked_features,
     decode_video,
@@ -60,18 +61,19 @@ def read_tapvid3d(path: str | os.PathLike, with_video: bool = False) -> Example:
     return example | ({"video": video} if with_video else {})
 
 
-def tapvid3d_files(
+def open_tapvid3d(
     dataset_path: str | os.PathLike,
     data_sources: tuple[str, ...] = TAPVID3D_SOURCES,
     split: str | None = None,
-) -> list[str]:
-    """The .npz of a TAPVid-3D directory, of its sub-folders by source.
+) -> FileSource:
+    """Opens the .npz of a TAPVid-3D directory, of its sub-folders by source.
 
     split: a sub-folder as the benchmark names them (minival, full_eval), if there is
     one. A directory without sub-folders of these names is taken as it is.
 
-    Raises DatasetError if there is no such directory, no clip in it, or no source of
-    such a name.
+    Raises:
+        DatasetError: if there is no such directory, no clip in it, or no source of such
+            a name.
     """
     unknown = set(data_sources) - set(TAPVID3D_SOURCES)
     if unknown:
@@ -82,8 +84,9 @@ def tapvid3d_files(
     if split is not None:
         folder /= split
     parts = [folder / name for name in data_sources if (folder / name).is_dir()]
-    if not parts:
-        return list_files(folder, "*.npz", "TAPVid-3D clips")
-    return [
-        path for part in parts for path in list_files(part, "*.npz", "TAPVid-3D clips")
+    paths = [
+        path
+        for part in parts or [folder]
+        for path in list_files(part, "*.npz", "TAPVid-3D clips")
     ]
+    return FileSource(paths, read_tapvid3d)

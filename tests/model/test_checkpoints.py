@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from spa.data.loading import load_synthetic_dataset
+from spa.data.loading import load_examples
 from spa.model import checkpoints, training
 from spa.realism.heads import fingerprint
 from spa.realism.options import DEFAULT_CHECKPOINT, make_options
@@ -41,7 +41,7 @@ def test_a_shipped_checkpoint_halves_the_errors_of_simple_motion(name):
     assert path.stat().st_size <= 16 * 2**20
     checkpoint = checkpoints.load_checkpoint(str(path))
     pool = pools.synthetic_pool(16, seed=12, num_tracks=200)
-    batches = load_synthetic_dataset(
+    batches = load_examples(
         pool,
         8,
         num_query=32,
