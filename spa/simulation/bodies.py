@@ -119,7 +119,7 @@ class World:
     softs: tuple[Soft, ...] = ()
 
     @functools.cached_property
-    def root_of_body(self) -> np.ndarray:
+    def tree_roots(self) -> np.ndarray:
         """`[len(bodies)]` index of the body at the top of each body's tree."""
         roots: list[int] = []
         for k, body in enumerate(self.bodies):

@@ -83,7 +83,7 @@ def _draw_target(rng, simulation: Simulation, motion: str) -> np.ndarray:
 
 def _moving_paths(simulation: Simulation) -> np.ndarray:
     """`[T, M, 3]` the origins of moving bodies and the middles of soft ones."""
-    bodies = simulation.body_position[:, simulation.instance_of_body > 0]
+    bodies = simulation.body_position[:, simulation.body_instances > 0]
     softs = simulation.instance_paths()[:, : len(simulation.world.softs)]
     return np.concatenate([bodies, softs], axis=1)
 

@@ -84,21 +84,21 @@ class Simulation:
         return self.poses["flexvert_xpos"]
 
     @functools.cached_property
-    def instance_of_body(self) -> np.ndarray:
+    def body_instances(self) -> np.ndarray:
         """`[K]`: 0 for what is static; what moves is counted, links with their root.
 
         Soft bodies are instances 1, 2, ... and the others follow in order.
         """
-        bodies, roots = self.world.bodies, self.world.root_of_body
+        bodies, roots = self.world.bodies, self.world.tree_roots
         starts = [k == roots[k] and body.moving for k, body in enumerate(bodies)]
         number = len(self.world.softs) + np.cumsum(starts)
         number = [number[k] if bodies[k].moving else 0 for k in roots]
         return np.array([0, *number], np.int32)
 
-    def instance_of(self, surface: np.ndarray) -> np.ndarray:
+    def surface_instances(self, surface: np.ndarray) -> np.ndarray:
         """`[...]` int32 instances of surfaces (`cast_rays`)."""
         surface = np.asarray(surface)
-        instance = self.instance_of_body[np.where(surface < FIRST_FACE, surface, 0)]
+        instance = self.body_instances[np.where(surface < FIRST_FACE, surface, 0)]
         if len(self.skins.faces):
             face = np.maximum(surface - FIRST_FACE, 0)
             soft = self.skins.soft[face] + 1
@@ -108,18 +108,33 @@ class Simulation:
     @property
     def num_instances(self) -> int:
         """How many there are, numbered from 1 on."""
-        return int(max(self.instance_of_body.max(), len(self.world.softs)))
+        return int(max(self.body_instances.max(), len(self.world.softs)))
+
+    def is_soft(self, instance: int) -> bool:
+        return instance <= len(self.world.softs)
+
+    def instance_bodies(self, instance: int) -> np.ndarray:
+        """MuJoCo's indices of an instance's bodies; of a soft one none."""
+        return np.flatnonzero(self.body_instances == instance)
+
+    def instance_geoms(self, instance: int) -> np.ndarray:
+        """MuJoCo's indices of an instance's geoms; of a soft one none."""
+        bodies = self.instance_bodies(instance)
+        return np.flatnonzero(np.isin(self.model.geom_bodyid, bodies))
+
+    def instance_vertices(self, instance: int) -> np.ndarray:
+        """Indices of a soft instance's vertices; of another none."""
+        return np.unique(self.skins.faces[self.skins.soft == instance - 1])
 
     def instance_paths(self) -> np.ndarray:
         """`[T, I, 3]` (m) the middle of every instance: of its bodies or vertices."""
         paths = []
         for instance in range(1, self.num_instances + 1):
-            if instance <= len(self.world.softs):
-                vertices = np.unique(self.skins.faces[self.skins.soft == instance - 1])
-                paths.append(self.vertices[:, vertices].mean(1))
+            if self.is_soft(instance):
+                points = self.vertices[:, self.instance_vertices(instance)]
             else:
-                bodies = self.instance_of_body == instance
-                paths.append(self.body_position[:, bodies].mean(1))
+                points = self.body_position[:, self.body_instances == instance]
+            paths.append(points.mean(1))
         return np.stack(paths, 1) if paths else np.zeros((len(self.qpos), 0, 3))
 
 
@@ -196,7 +211,7 @@ def _joint_xml(body: Body, k: int) -> str:
 
 def _excludes_xml(world: World) -> str:
     """Links of one tree do not touch each other: they overlap at their joints."""
-    roots = world.root_of_body
+    roots = world.tree_roots
     return "".join(
         f'<exclude body1="b{i}" body2="b{j}"/>'
         for j in range(len(roots))

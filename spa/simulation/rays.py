@@ -187,7 +187,7 @@ def seed_points(
             for t, pixels in zip(frames, near, strict=True)
         ]
         extra = tuple(np.concatenate(part) for part in zip(*found, strict=True))
-        moving = np.flatnonzero(simulation.instance_of(extra[1]))
+        moving = np.flatnonzero(simulation.surface_instances(extra[1]))
         moving = rng.permutation(moving)[: int(num_tracks * rng.uniform(0.1, 0.5))]
         for kept, more in zip((frame, surface, anchors), extra, strict=True):
             kept[: len(moving)] = more[moving]
@@ -219,7 +219,7 @@ def even_pixels(rng: np.random.Generator, camera: Camera, count: int) -> np.ndar
 
 def _pixels_at_bodies(rng, simulation, camera, t: int, count: int) -> np.ndarray:
     """`[M, 2]` centres of random pixels about where what moves is seen."""
-    moving, softs = np.flatnonzero(simulation.instance_of_body), simulation.world.softs
+    moving, softs = np.flatnonzero(simulation.body_instances), simulation.world.softs
     which = rng.integers(len(moving) + len(softs), size=count)
     reach = [bounding_radius(simulation.world.bodies[k - 1]) for k in moving]
     reach = np.array(reach + [soft.spacing for soft in softs])

@@ -48,7 +48,7 @@ def draw_texture(world: World, seed: int) -> Texture:
 def _draw_body_texture(world: World, index: int, seed: int):
     """The texture of a body; the links of a tree have one in common, to their size."""
     body = world.bodies[index - 1]
-    root = int(world.root_of_body[index - 1]) + 1 if index else 0
+    root = int(world.tree_roots[index - 1]) + 1 if index else 0
     rng = np.random.default_rng([seed, 7, root])
     if body.moving:
         return _draw_row(rng, True, bounding_radius(body), (0.35, 0.6))
@@ -149,7 +149,7 @@ def scene_textures(scene: Scene) -> tuple[Texture, Texture]:
     if scene.violation != "texture_swap":
         return texture, texture
     fresh = draw_texture(world, scene.seed + 1)
-    instance = scene.simulation.instance_of_body
+    instance = scene.simulation.body_instances
     softs = 1 + np.arange(len(world.softs))
     swapped = np.isin(np.concatenate([instance, softs]), scene.violating_ids)
     arrays = {}

@@ -118,7 +118,10 @@ def _try_scene(rng, seed, num_frames, num_tracks, height, width, fps) -> Scene:
             points = seed_points(rng, simulation, camera, num_tracks)
         except SceneRejected:
             continue
-        if simulation.num_instances and not simulation.instance_of(points[1]).any():
+        if (
+            simulation.num_instances
+            and not simulation.surface_instances(points[1]).any()
+        ):
             continue  # something moves, and this camera does not see it
         return trace_scene(simulation, camera, *points, seed)
     raise SceneRejected("no camera sees this world well")
@@ -130,7 +133,7 @@ def trace_scene(simulation, camera, frame, surface, anchors, seed: int = 0) -> S
     return Scene(
         tracks_3d=tracks.astype(np.float32),
         visible=visible[..., None].astype(np.float32),
-        instance_ids=simulation.instance_of(surface),
+        instance_ids=simulation.surface_instances(surface),
         query_frames=np.asarray(frame, np.int32),
         intrinsics=camera.intrinsics.astype(np.float32),
         extrinsics=camera.extrinsics.astype(np.float32),
@@ -167,7 +170,7 @@ def depth_and_instance(simulation, camera, t: int, pixels: np.ndarray):
     rays = pixel_rays(camera, t, np.asarray(pixels, float))
     surface, distance = cast_rays(simulation, camera.origin[t], rays)
     hit = surface >= 0
-    instance = simulation.instance_of(np.where(hit, surface, 0))
+    instance = simulation.surface_instances(np.where(hit, surface, 0))
     return np.where(hit, distance, np.inf), np.where(hit, instance, 0)
 
 
@@ -182,7 +185,7 @@ def body_segmentation(simulation: Simulation, camera: Camera) -> np.ndarray:
         set_frame(simulation, t)
         rays = pixel_rays(camera, t, pixels)
         surface, _ = cast_rays(simulation, camera.origin[t], rays)
-        instance = simulation.instance_of(np.maximum(surface, 0))
+        instance = simulation.surface_instances(np.maximum(surface, 0))
         number = np.where(instance > 0, instance, -1 - surface)
         seen[t] = np.where(surface < 0, 0, number).reshape(shape[1:])
     return seen

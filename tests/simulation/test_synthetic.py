@@ -199,10 +199,10 @@ def test_the_links_of_a_creature_are_one_instance():
     bodies += draw_creature(rng, 1.0, bodies, 4, 24.0)
     cloth = Soft((3, 3), 0.1, (0, 5, 3))
     simulation = simulate(World(tuple(bodies), softs=(cloth,)), 4, 24.0)
-    instance = simulation.instance_of_body
+    instance = simulation.body_instances
     assert len(bodies) > 5
     np.testing.assert_array_equal(instance, [0, 0, 2] + [3] * (len(bodies) - 2))
-    assert simulation.instance_of(np.array([FIRST_FACE])) == 1
+    assert simulation.surface_instances(np.array([FIRST_FACE])) == 1
 
 
 def test_every_kind_of_creature_and_soft_body_keeps_steady():
