@@ -54,7 +54,7 @@ class Augmentation:
 
     @classmethod
     def none(cls) -> Augmentation:
-        """Exact tracks, from the first frame on."""
+        """Returns exact tracks, from the first frame on."""
         return cls(*[0.0] * len(dataclasses.fields(cls)))
 
 

@@ -24,7 +24,7 @@ DINO_DIM = 768  # width of DINOv2 features where no clip has any
 def read_npz(
     path: str | os.PathLike, names: set[str] | None = None
 ) -> dict[str, np.ndarray]:
-    """Arrays of an .npz by name, all or those among `names`; object arrays too.
+    """Reads arrays of an .npz by name, all or those among `names`; object arrays too.
 
     Raises:
         DatasetError: as `load_pickle`.
@@ -62,7 +62,7 @@ def _read_header(file) -> tuple[tuple[int, ...], bool, np.dtype]:
 
 
 def decode_jpeg(data: bytes) -> np.ndarray:
-    """`[H, W, 3]` uint8 RGB. Raises ValueError for what is no picture."""
+    """Returns `[H, W, 3]` uint8 RGB. Raises ValueError for what is no picture."""
     data = data.tobytes() if isinstance(data, np.generic | np.ndarray) else bytes(data)
     picture = None
     if data:  # of nothing at all OpenCV complains in its own way
@@ -73,7 +73,7 @@ def decode_jpeg(data: bytes) -> np.ndarray:
 
 
 def decode_video(frames, whole: bool) -> np.ndarray:
-    """Frames, given as an array or as JPEG bytes, or only the first of them."""
+    """Returns frames, given as an array or as JPEG bytes, or only the first of them."""
     if isinstance(frames, np.ndarray) and frames.ndim == 4:
         return frames if whole else frames[:1]
     if not len(frames):
@@ -82,7 +82,7 @@ def decode_video(frames, whole: bool) -> np.ndarray:
 
 
 def checked_example(name: str, example: Example) -> Example:
-    """An example whose visible positions are finite and in front of the camera.
+    """Returns an example whose visible positions are finite and before the camera.
 
     Raises DatasetError, naming the clip, for shapes that do not fit, NaN or infinite
     visible positions, bad intrinsics, and if nothing is visible.
@@ -124,7 +124,7 @@ def checked_example(name: str, example: Example) -> Example:
 
 
 def checked_features(path, stored: dict, tracks: np.ndarray) -> Example:
-    """The optional features of an example that are stored beside its tracks."""
+    """Returns the optional features of an example, stored beside its tracks."""
     features = {}
     if "dino_features" in stored:
         features["dino_features"] = stored["dino_features"]
@@ -171,7 +171,7 @@ def _depth_map(path, depth: np.ndarray, num_frames: int) -> np.ndarray:
 
 
 def read_example(path: str | os.PathLike, with_video: bool = False) -> Example:
-    """An .npz of DESIGN section 5: `tracks_3d [N, T, 3]`, `visible [N, T, 1]`.
+    """Reads an .npz of DESIGN section 5: `tracks_3d [N, T, 3]`, `visible [N, T, 1]`.
 
     Optional: `intrinsics` as `[4]`, `[3, 3]` or `[T, 3, 3]` (one camera: it must not
     zoom), `height` and `width`, `video`, `depth [T, h, w]`, `dino_features [N, T, D]`,
@@ -208,7 +208,7 @@ def read_example(path: str | os.PathLike, with_video: bool = False) -> Example:
 
 
 def frame_size(path, stored: dict) -> tuple[int, int]:
-    """(height, width) of a stored clip's frames, in pixels; DatasetError if unknown."""
+    """Returns (height, width) of a stored clip's frames; DatasetError if unknown."""
     if "height" in stored and "width" in stored:
         size = np.asarray(stored["height"]), np.asarray(stored["width"])
         if any(x.size != 1 or x.dtype.kind not in "fiu" or not x > 0 for x in size):
@@ -232,7 +232,7 @@ def frame_size(path, stored: dict) -> tuple[int, int]:
 
 
 def one_camera(path, intrinsics, height: int, width: int) -> np.ndarray:
-    """`[4]` from any of the forms in which intrinsics are stored."""
+    """Returns `[4]` from any of the forms in which intrinsics are stored."""
     if intrinsics is None:
         return geometry.default_intrinsics(height, width)
     intrinsics = np.asarray(intrinsics, np.float64)
@@ -327,7 +327,7 @@ def example_features(dataset_path: str | os.PathLike) -> set[str]:
 
 
 def list_files(path: str | os.PathLike, pattern: str, what: str) -> list[str]:
-    """Files of a pattern in a directory, in order; a file stands for itself."""
+    """Returns files of a pattern in a directory, in order; a file stands for itself."""
     folder = pathlib.Path(path)
     if folder.is_file():
         return [str(folder)]

@@ -19,7 +19,7 @@ KUBRIC_OCCLUSION = 0.01
 
 
 def read_kubric(stored: dict) -> Example:
-    """Cameras, poses and maps of a decoded MOVi example (Greff et al. 2022).
+    """Returns cameras, poses, maps of a decoded MOVi example (Greff et al. 2022).
 
     Returns `distance [T, H, W]` to the camera's centre in metres, `segmentation
     [T, H, W]` (0 is background, k is instance k - 1), `position [K, T, 3]` and
@@ -56,7 +56,7 @@ def read_kubric(stored: dict) -> Example:
 
 
 def draw_tracks(clip: Example, rng: np.random.Generator, num_tracks: int) -> Example:
-    """Tracks of random pixels of a Kubric clip, each moving with its instance.
+    """Draws random pixels of a Kubric clip, tracks that move with their instance.
 
     Pixels are those of three to six random frames, in half of the clips all alike, in
     the others half of them on instances, for the background is most of a picture.
@@ -69,7 +69,7 @@ def draw_tracks(clip: Example, rng: np.random.Generator, num_tracks: int) -> Exa
 def follow_pixels(
     clip: Example, frame: np.ndarray, row: np.ndarray, column: np.ndarray
 ) -> Example:
-    """The example of chosen pixels `[N]` of a Kubric clip (`read_kubric`).
+    """Returns the example of chosen pixels `[N]` of a clip (`read_kubric`).
 
     A pixel is lifted by its distance, taken to the frame of the instance seen there,
     and moves with that. It is visible where it projects into the picture and one of the

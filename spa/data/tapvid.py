@@ -16,7 +16,7 @@ from spa.errors import DatasetError, first_line
 def read_tapvid(
     path: str | os.PathLike, with_video: bool = False
 ) -> dict[str, Example | DatasetError]:
-    """The clips of a TAP-Vid pickle (Doersch et al. 2022), by name, at unit depth.
+    """Reads the clips of a TAP-Vid pickle (Doersch et al. 2022), at unit depth.
 
     The file holds a dict (DAVIS, RoboTAP) or a list (RGB-Stacking, Kinetics) of
     `{video, points [N, T, 2] in 0..1, occluded [N, T]}`; videos are arrays or sequences

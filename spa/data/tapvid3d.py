@@ -20,7 +20,7 @@ TAPVID3D_SOURCES = ("drivetrack", "adt", "pstudio")
 
 
 def read_tapvid3d(path: str | os.PathLike, with_video: bool = False) -> Example:
-    """An .npz of the TAPVid-3D benchmark (Koppula et al. 2024).
+    """Reads an .npz of the TAPVid-3D benchmark (Koppula et al. 2024).
 
     Beside the example's: `queries_xyt [N, 3]`, and `extrinsics [T, 4, 4]` (world to
     camera) where the file has them. The file's own are `tracks_XYZ [T, N, 3]` in the

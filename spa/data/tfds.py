@@ -17,7 +17,7 @@ TFDS_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 
 
 def tfds_shards(path: str | os.PathLike, split: str) -> list[tuple[str, int, range]]:
-    """The files of a split of a TFDS directory, or of the only one below `path`.
+    """Returns the files of a split of a TFDS directory, the only one below `path`.
 
     split: a name, or a part: `train`, `train[:90%]`, `train[100:200]`.
     Returns for each file its path, how many examples it holds, and which are meant.
@@ -80,7 +80,7 @@ def _bound(text: str | None, default: int, total: int) -> int:
 
 
 def decode_kubric(record: bytes) -> dict:
-    """What `read_kubric` needs of a serialised MOVi example.
+    """Returns what `read_kubric` needs of a serialised MOVi example.
 
     Only this much is decoded: the video, flow, normals and coordinates that are stored
     too are ten times as large. (TFDS's own partial decoding trips over the examples'
@@ -130,7 +130,7 @@ def decode_kubric(record: bytes) -> dict:
 
 
 def tfrecord_offsets(path: str | os.PathLike) -> np.ndarray:
-    """Where the records of a TFRecord file are: `[R, 2]` first byte and length.
+    """Returns where the records of a TFRecord are: `[R, 2]` first byte, length.
 
     The format: length as 8 bytes little-endian, 4 of checksum, the record, 4 of
     checksum. Raises ValueError for a file that ends within a record.

@@ -16,7 +16,7 @@ MOTIONS = ("static", "pan", "orbit", "dolly", "truck", "follow")
 def draw_camera(
     rng: np.random.Generator, simulation: Simulation, height: int, width: int
 ) -> Camera:
-    """A random camera that looks at the arena or at a moving body.
+    """Draws a moving camera that looks at the arena or at a moving body.
 
     Raises SceneRejected if it leaves the room (`camera_is_clear` looks for geometry).
     """
@@ -116,7 +116,7 @@ def _shake(rng, eye, target, roll, fps):
 
 
 def camera_is_clear(simulation: Simulation, camera: Camera, margin: float) -> bool:
-    """Whether nothing comes nearer than `margin` (m) to the camera at any frame.
+    """Returns whether nothing comes nearer than `margin` (m) to the camera.
 
     Rays in 26 directions, and towards each body's origin and each soft one's middle; a
     surface met from its back says that the camera is inside it.

@@ -96,7 +96,7 @@ class Simulation:
         return np.array([0, *number], np.int32)
 
     def surface_instances(self, surface: np.ndarray) -> np.ndarray:
-        """`[...]` int32 instances of surfaces (`cast_rays`)."""
+        """Returns `[...]` int32 instances of surfaces (`cast_rays`)."""
         surface = np.asarray(surface)
         instance = self.body_instances[np.where(surface < FIRST_FACE, surface, 0)]
         if len(self.skins.faces):
@@ -114,20 +114,20 @@ class Simulation:
         return instance <= len(self.world.softs)
 
     def instance_bodies(self, instance: int) -> np.ndarray:
-        """MuJoCo's indices of an instance's bodies; of a soft one none."""
+        """Returns MuJoCo's indices of an instance's bodies; of a soft one none."""
         return np.flatnonzero(self.body_instances == instance)
 
     def instance_geoms(self, instance: int) -> np.ndarray:
-        """MuJoCo's indices of an instance's geoms; of a soft one none."""
+        """Returns MuJoCo's indices of an instance's geoms; of a soft one none."""
         bodies = self.instance_bodies(instance)
         return np.flatnonzero(np.isin(self.model.geom_bodyid, bodies))
 
     def instance_vertices(self, instance: int) -> np.ndarray:
-        """Indices of a soft instance's vertices; of another none."""
+        """Returns indices of a soft instance's vertices; of another none."""
         return np.unique(self.skins.faces[self.skins.soft == instance - 1])
 
     def instance_paths(self) -> np.ndarray:
-        """`[T, I, 3]` (m) the middle of every instance: of its bodies or vertices."""
+        """Returns `[T, I, 3]` (m) the middle of each instance's bodies or vertices."""
         paths = []
         for instance in range(1, self.num_instances + 1):
             if self.is_soft(instance):
@@ -225,9 +225,8 @@ def _set_springs(world: World, model: mujoco.MjModel) -> None:
     for k, body in enumerate(world.bodies):
         if body.moving and body.joint is not None:
             joint = model.joint(f"j{k}").id
-            dofs = model.jnt_dofadr[joint] + np.arange(
-                1 + 2 * (body.joint.kind != "hinge")
-            )
+            count = 1 if body.joint.kind == "hinge" else 3
+            dofs = model.jnt_dofadr[joint] + np.arange(count)
             inertia = model.dof_M0[dofs]
             rate = 2 * np.pi * body.joint.pull
             model.jnt_stiffness[joint] = rate**2 * inertia.mean()
@@ -274,7 +273,7 @@ def _numbers(values) -> str:
 
 
 def soft_bodies(model: mujoco.MjModel, index: int) -> np.ndarray:
-    """`[B]` MuJoCo's bodies that carry a soft body: its vertices, a jelly's corners."""
+    """Returns `[B]` bodies that carry a soft one: its vertices, a jelly's corners."""
     if model.flex_interp[index]:
         first, count = model.flex_nodeadr[index], model.flex_nodenum[index]
         bodies = model.flex_nodebodyid[first : first + count]
@@ -347,7 +346,7 @@ def _soft_dofs(model: mujoco.MjModel, index: int) -> np.ndarray:
 
 
 def run_physics(world, model, data, first: int, count: int, fps: float, limit: float):
-    """Records qpos `[count, nq]` and states `[count, S]` from frame `first` on.
+    """Runs from frame `first` on; returns qpos `[count, nq]`, states `[count, S]`.
 
     data: the state at that frame (`resume`). limit: the speed (m/s) that nothing may
     reach (`largest_velocities`).
@@ -374,7 +373,7 @@ def run_physics(world, model, data, first: int, count: int, fps: float, limit: f
 
 
 def resume(simulation: Simulation, model: mujoco.MjModel, t: int) -> mujoco.MjData:
-    """MuJoCo's state at frame t, for `run_physics` to go on from to the last bit.
+    """Returns MuJoCo's state at frame t, to go on from to the last bit.
 
     model: the simulation's, or a copy with other parameters.
     """
@@ -418,7 +417,7 @@ def _step(model, data, substeps: int, where: np.ndarray, swing: np.ndarray) -> N
 
 
 def record_poses(model, data, qpos: np.ndarray) -> dict[str, np.ndarray]:
-    """Poses by forward kinematics of recorded positions, as rays meet them.
+    """Returns poses of recorded positions by forward kinematics, as rays meet them.
 
     qpos: `[T, nq]`. Returns MuJoCo's arrays by name, `[T, ...]` float64.
     """
@@ -437,7 +436,7 @@ def record_poses(model, data, qpos: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def speed_limit(world: World) -> float:
-    """Twice the speed (m/s) that the fastest body could reach by falling."""
+    """Returns twice the speed (m/s) that the fastest body could reach by falling."""
     moving = [body for body in world.bodies if body.moving] + list(world.softs)
     if not moving:
         return 0.0
@@ -449,7 +448,7 @@ def speed_limit(world: World) -> float:
 
 
 def largest_velocities(model: mujoco.MjModel, limit: float) -> np.ndarray:
-    """`[nv]` the speeds that nothing may reach: `limit` m/s, 150 rad/s."""
+    """Returns `[nv]` speeds that nothing may reach: `limit` m/s, 150 rad/s."""
     joint = model.dof_jntid
     kind, within = model.jnt_type[joint], np.arange(model.nv) - model.jnt_dofadr[joint]
     free, slide = mujoco.mjtJoint.mjJNT_FREE, mujoco.mjtJoint.mjJNT_SLIDE
@@ -468,9 +467,8 @@ def _apply_drives(world, model, data, t: int, fps: float) -> None:
         if body.drive is None:
             continue
         velocity = np.zeros(6)  # angular, linear; world axes
-        mujoco.mj_objectVelocity(
-            model, data, mujoco.mjtObj.mjOBJ_BODY, k + 1, velocity, 0
-        )
+        kind = mujoco.mjtObj.mjOBJ_BODY
+        mujoco.mj_objectVelocity(model, data, kind, k + 1, velocity, 0)
         gain, wanted = 0.4 * fps, body.drive[min(t, len(body.drive) - 1)]
         mass = model.body_subtreemass[k + 1]
         force = mass * gain * (wanted[:3] - velocity[3:])

@@ -182,7 +182,7 @@ def _write_rows(path: str, rows: Iterator[np.ndarray], shape: tuple) -> None:
             file.write(row.astype("<f2").tobytes())
 
 
-def _scene_of(seed: int, num_frames: int, num_tracks: int, index: int):
+def _generate_scene(seed: int, num_frames: int, num_tracks: int, index: int):
     width, height = PICTURE_SIZES[np.random.default_rng([seed, index]).integers(5)]
     # Pools of different seeds share no scene, nor do they with those that synthetic.py
     # writes, whose seeds are below 2**32.
@@ -192,7 +192,7 @@ def _scene_of(seed: int, num_frames: int, num_tracks: int, index: int):
 
 
 def _pool_scene(job) -> Example:
-    scene = _scene_of(*job)
+    scene = _generate_scene(*job)
     names = "tracks_3d visible instance_ids intrinsics fps height width".split()
     example = {name: np.asarray(getattr(scene, name)) for name in names}
     return example | {"visible": example["visible"] > 0}
@@ -200,12 +200,12 @@ def _pool_scene(job) -> Example:
 
 def _pool_depth(job) -> np.ndarray:
     seed, num_frames, num_tracks, per_scene, index = job
-    scene = _scene_of(seed, num_frames, num_tracks, index)
+    scene = _generate_scene(seed, num_frames, num_tracks, index)
     return scene_depth_taps(scene, depth_rows(num_tracks, per_scene))
 
 
 def depth_rows(num_tracks: int, count: int) -> np.ndarray:
-    """`[count]` which tracks of a pool's scene have depth features, in order.
+    """Draws `[count]` which tracks of a pool's scene have depth features, in order.
 
     Random ones, for moving bodies come first in a scene; the same in every scene.
     """
@@ -214,7 +214,7 @@ def depth_rows(num_tracks: int, count: int) -> np.ndarray:
 
 
 def scene_depth_taps(scene: scenes.Scene, rows: np.ndarray) -> np.ndarray:
-    """Exact relative depths `[M, T, 15, 15]` float16 around tracks `rows [M]`.
+    """Returns relative depths `[M, T, 15, 15]` float16 about tracks `rows [M]`.
 
     What `geometry.depth_features` has as its first 225 numbers, by a ray through each
     tap instead of out of a depth map. Zero where the point is hidden.
@@ -354,7 +354,7 @@ def scene_arrays(kind, scene, video) -> dict[str, np.ndarray]:
 
 
 def tracked_arrays(kind: str, video: UInt8[np.ndarray, "T H W 3"]) -> dict:
-    """What the tracker makes of pictures, as in the files of `make_pool`."""
+    """Returns what the tracker makes of pictures, as in files of `make_pool`."""
     most = protocol.TRACKS_PER_CELL * GRID**2
     found = tracking.track(list(video), GRID, "lk", max_tracks=most)
     visible = found.visible[..., 0] > 0
@@ -362,7 +362,7 @@ def tracked_arrays(kind: str, video: UInt8[np.ndarray, "T H W 3"]) -> dict:
 
 
 def compared_rows(track_ids: Int[np.ndarray, " M"], seed: int) -> Int[np.ndarray, " N"]:
-    """Which of a scene's or twin's tracks are compared: as many as the scene has.
+    """Returns which of a scene's or twin's tracks are compared, as many in both.
 
     A twin's other tracks (of a body that the scene does not have) are at the places of
     some of the scene's, drawn at random: a tracker sees them, and their number must not
@@ -385,15 +385,17 @@ def differs(
     second: Float[np.ndarray, "N T 2"],
     second_visible: Bool[np.ndarray, "N T"],
 ) -> bool:
-    """Whether some point is visible in only one of two clips, or more than SHOWN_PIXELS
-    apart where it is visible in both; positions in pixels at 256."""
+    """Returns whether some point is visible in only one of two clips, or elsewhere.
+
+    That is more than SHOWN_PIXELS off; positions in pixels at 256.
+    """
     both = first_visible & second_visible
     apart = np.linalg.norm((first - second)[both], axis=-1)
     return bool((first_visible != second_visible).any() or (apart > SHOWN_PIXELS).any())
 
 
 def shows(stored: Mapping[str, np.ndarray], kind: str, condition: str) -> bool:
-    """Whether a violation can be seen in the tracks: only then does a twin count.
+    """Returns whether a violation can be seen in the tracks: only then a twin counts.
 
     In the simulator's own tracks, with noise or without, by those that are numbered,
     and by the others, should one be visible. In the rendered pictures by the tracker's:

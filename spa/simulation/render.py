@@ -33,11 +33,9 @@ class Texture:
 
 
 def draw_texture(world: World, seed: int) -> Texture:
-    """Random textures: calm ones for what stands still, vivid ones for what moves."""
-    rows = [_draw_body_texture(world, 0, seed)]
-    rows += [
-        _draw_body_texture(world, k, seed) for k in range(1, len(world.bodies) + 1)
-    ]
+    """Draws textures: calm ones for what stands still, vivid ones for what moves."""
+    count = 1 + len(world.bodies)
+    rows = [_draw_body_texture(world, k, seed) for k in range(count)]
     for i, soft in enumerate(world.softs):
         size = soft.spacing * (max(soft.count) - 1)
         rng = np.random.default_rng([seed, 7, 1 << 20, i])
@@ -72,7 +70,7 @@ def _draw_row(rng, vivid: bool, size: float, share=(1.0, 1.0), smallest: float =
 
 
 def value_noise(points: np.ndarray, salt: np.ndarray) -> np.ndarray:
-    """Smooth noise `[M]` in 0..1 at `points [M, 3]`, of one cell per unit length.
+    """Returns smooth noise `[M]` in 0..1 at `points [M, 3]`, of one cell per unit.
 
     Random values at the integer lattice (a hash of the corner and `salt [M]`),
     interpolated with zero slope at the corners.
@@ -108,7 +106,7 @@ def texture_colours(
     local: np.ndarray,
     footprint: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Unlit colours `[M, 3]` in 0..1 of body points: the same wherever the body goes.
+    """Returns unlit colours `[M, 3]` in 0..1 of body points, wherever these go.
 
     body: `[M]` MuJoCo body indices. local: `[M, 3]` in the body's frame. footprint:
     `[M]` size (m) of a pixel there; what is finer fades to its mean. None keeps all.
@@ -137,13 +135,13 @@ def texture_colours(
 
 
 def lamp_position(world: World, seed: int) -> np.ndarray:
-    """`[3]` where the light is: high above the arena, a little to one side."""
+    """Returns `[3]` where the light is: above the arena, a little to one side."""
     angle = np.random.default_rng([seed, 8]).uniform(0, 2 * np.pi)
     return world.scale * np.array([2.5 * np.cos(angle), 2.5 * np.sin(angle), 6.0])
 
 
 def scene_textures(scene: Scene) -> tuple[Texture, Texture]:
-    """The textures of a scene before its violation, and from then on."""
+    """Returns the textures of a scene before its violation, and from then on."""
     world = scene.simulation.world
     texture = draw_texture(world, scene.seed)
     if scene.violation != "texture_swap":
@@ -166,33 +164,28 @@ def scene_textures(scene: Scene) -> tuple[Texture, Texture]:
 def render(
     scene: Scene, samples: int = 1, lit: bool = True, first: int = 0
 ) -> np.ndarray:
-    """The scene's video `[T - first, H, W, 3]` uint8 RGB, by ray casting.
+    """Returns the scene's video `[T - first, H, W, 3]` uint8 RGB, by ray casting.
 
     samples: samples * samples rays per pixel, averaged. lit: with a lamp, its shadows
     and haze; without, the plain texture colour at each pixel's centre. first: frame to
     begin with.
     """
     camera, (before, after) = scene.camera, scene_textures(scene)
-    row, column = np.indices((camera.height * samples, camera.width * samples))
-    pixels = (np.stack([column, row], -1).reshape(-1, 2) + 0.5) / samples
+    pixels = camera.pixel_grid(samples)
     frames = range(first, len(camera.extrinsics))
     video = np.empty((len(frames), camera.height, camera.width, 3), np.uint8)
     quiet = multiprocessing.parent_process() is not None  # bars of workers would mix
     for t in tqdm.tqdm(frames, "rendering", leave=False, disable=quiet):
         violated = scene.violation != "none" and t >= scene.violation_frame
-        colour = _render_rays(scene, after if violated else before, t, pixels, lit)
+        colour = render_rays(scene, after if violated else before, t, pixels, lit)
         colour = colour.reshape(camera.height, samples, camera.width, samples, 3)
         video[t - first] = np.rint(255 * colour.mean((1, 3)))
     return video
 
 
-def _render_rays(scene, texture, t: int, pixels: np.ndarray, lit: bool) -> np.ndarray:
-    """Colours `[M, 3]` in 0..1 seen through pixels at frame t."""
-    simulation, camera, scale = (
-        scene.simulation,
-        scene.camera,
-        scene.simulation.world.scale,
-    )
+def render_rays(scene, texture, t: int, pixels: np.ndarray, lit: bool) -> np.ndarray:
+    """Returns colours `[M, 3]` in 0..1 seen through `pixels [M, 2]` at frame t."""
+    simulation, camera = scene.simulation, scene.camera
     rays, origin = pixel_rays(camera, t, pixels), camera.origin[t]
     normals = np.zeros_like(rays)
     set_frame(simulation, t)
@@ -208,7 +201,7 @@ def _render_rays(scene, texture, t: int, pixels: np.ndarray, lit: bool) -> np.nd
     )
     if lit:
         colour = colour * _light(scene, point, normals[hit])[:, None]
-        haze = 1 - np.exp(-((depth[hit, None] / (25 * scale)) ** 2))
+        haze = 1 - np.exp(-((depth[hit, None] / (25 * simulation.world.scale)) ** 2))
         colour = colour + (sky[hit] - colour) * haze
     sky[hit] = colour
     return np.clip(sky, 0, 1)

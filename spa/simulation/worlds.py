@@ -29,7 +29,7 @@ ARTICULATED, DEFORMING = 0.25, 0.2  # shares of worlds that have such a body
 
 
 def draw_world(rng: np.random.Generator, num_frames: int, fps: float) -> World:
-    """A random world: a floor, walls, furniture and between 0 and 16 moving bodies.
+    """Draws a world: a floor, walls, furniture and between 0 and 16 moving bodies.
 
     num_frames, fps: of the clip, through which driven bodies follow a course.
     Some have a chain or a creature, or a cloth or a jelly besides.

@@ -46,13 +46,19 @@ from spa.simulation.physics import (
     simulate,
     speed_limit,
 )
-from spa.simulation.rays import _cast_at_faces, anchor, cast_rays, place, surface_points
+from spa.simulation.rays import (
+    _meet_triangles,
+    anchor,
+    cast_rays,
+    place,
+    surface_points,
+)
 from spa.simulation.render import (
     _light,
-    _render_rays,
     draw_texture,
     lamp_position,
     render,
+    render_rays,
     value_noise,
 )
 from spa.simulation.worlds import draw_world
@@ -324,7 +330,7 @@ def test_rays_and_triangles_meet_as_linear_algebra_says(seed):
             if min(u, v, 1 - u - v) >= 0 and t > 0:
                 expected[i] = min(expected[i], t)
     found = np.full(20, np.inf)
-    ray, _, reach = _cast_at_faces(corners, rays)
+    ray, _, reach = _meet_triangles(corners, rays)
     found[ray] = reach
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
@@ -562,11 +568,11 @@ def test_texture_stays_with_its_point(scene):
     at_seed = np.empty((200, 3))
     for t in np.unique(scene.query_frames):
         n = np.flatnonzero(scene.query_frames == t)
-        at_seed[n] = _render_rays(scene, texture, t, pixels[n, t], lit=False)
+        at_seed[n] = render_rays(scene, texture, t, pixels[n, t], lit=False)
     assert at_seed.std(0).max() > 0.03  # there is something to hold on to
     for t in (0, 12, 23):
         n = np.flatnonzero(scene.visible[:, t, 0])
-        now = _render_rays(scene, texture, t, pixels[n, t], lit=False)
+        now = render_rays(scene, texture, t, pixels[n, t], lit=False)
         assert (np.abs(now - at_seed[n]).max(-1) < 0.02).mean() > 0.98
 
 
@@ -671,7 +677,7 @@ def test_the_shipped_clip_is_the_scene_that_its_readme_names():
     texture = draw_texture(scene.simulation.world, 128)
     row, column = np.indices((360, 480)).reshape(2, -1)
     pixels = np.stack([column, row], -1) + 0.5
-    drawn = 255 * _render_rays(scene, texture, 0, pixels, lit=True)
+    drawn = 255 * render_rays(scene, texture, 0, pixels, lit=True)
     # Compression and one ray per pixel instead of four cost a few grey levels.
     assert np.abs(drawn.reshape(frame.shape) - frame).mean() < 12
 

@@ -20,7 +20,7 @@ from spa.simulation.bodies import Body, Geom, Soft, World, axis_quaternion
 from spa.simulation.camera import Camera, look_at
 from spa.simulation.physics import simulate
 from spa.simulation.rays import follow_points, surface_points
-from spa.simulation.render import _render_rays, render, scene_textures
+from spa.simulation.render import render, render_rays, scene_textures
 from spa.simulation.twins import VIOLATIONS, NoViolation
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -182,7 +182,7 @@ def test_texture_swap_changes_colours_and_nothing_else(lying):
     pixels = np.stack([column, row], -1) + 0.5
     _, owner = scenes.depth_and_instance(lying.simulation, lying.camera, t, pixels)
     before, after = (
-        _render_rays(made, textures[1], t, pixels, lit=False)
+        render_rays(made, textures[1], t, pixels, lit=False)
         for made in (lying, twin)
         for textures in [scene_textures(made)]
     )
@@ -269,7 +269,7 @@ def test_twins_are_the_scene_to_the_last_bit_until_the_moment(scene):
         np.testing.assert_array_equal(visible[:, :t], scene.visible[:, :t, 0] > 0)
         for frame in {0, t - 1}:
             first, second = (
-                _render_rays(made, scene_textures(made)[0], frame, pixels, True)
+                render_rays(made, scene_textures(made)[0], frame, pixels, True)
                 for made in (scene, twin)
             )
             np.testing.assert_array_equal(first, second)
@@ -291,7 +291,7 @@ def test_twins_show_their_violation_in_the_picture(scene):
         t, most = twin.violation_frame, 0
         for frame in range(t, min(24, t + max(2, round(scene.fps))), 2):
             first, second = (
-                _render_rays(made, scene_textures(made)[1], frame, pixels, False)
+                render_rays(made, scene_textures(made)[1], frame, pixels, False)
                 for made in (scene, twin)
             )
             most = max(most, (np.abs(first - second).max(-1) > 0.1).sum())

@@ -49,7 +49,7 @@ class Object:
 
 
 def find_object(frames: Frames) -> Object:
-    """The largest thing in a clip that moves apart from the camera.
+    """Returns the largest thing in a clip that moves apart from the camera.
 
     Points are tracked by Lucas-Kanade, and between frames STRIDE apart the camera is a
     homography that most of them follow. Those which do not are joined to groups, those
@@ -85,7 +85,7 @@ def find_object(frames: Frames) -> Object:
 
 
 def find_homography(tracks, visible, s, t) -> Float[np.ndarray, "3 3"] | None:
-    """From frame s to frame t, by what most points do; None if too few are in both."""
+    """Returns that from frame s to t which most points follow; None if too few."""
     both = visible[:, s] & visible[:, t]
     if both.sum() < LEAST_POINTS:
         return None
@@ -251,4 +251,5 @@ def shift_picture(picture, offset):
 
 
 def disc(radius: int) -> UInt8[np.ndarray, "k k"]:
+    """Returns a disc for morphology, 2 * radius + 1 pixels wide."""
     return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1,) * 2)

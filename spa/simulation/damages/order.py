@@ -11,7 +11,7 @@ EDGE_FRAMES = 4  # intact at either end of a clip, around a jump
 
 
 def shuffled(frames: Frames, rng: np.random.Generator) -> Frames:
-    """A run of a third of the frames in another order, the same length [T, H, W, 3].
+    """Puts a run of a third of the frames in another order, [T, H, W, 3].
 
     No frame of the run is followed, or preceded, by one that was its neighbour.
     """
@@ -33,7 +33,7 @@ def shuffled(frames: Frames, rng: np.random.Generator) -> Frames:
 
 
 def frozen(frames: Frames, rng: np.random.Generator) -> Frames:
-    """A quarter to a third of the frames replaced by the first of them.
+    """Replaces a quarter to a third of the frames by the first of them.
 
     After that the clip goes on where it would be: its length is the same
     [T, H, W, 3].
@@ -50,7 +50,7 @@ def frozen(frames: Frames, rng: np.random.Generator) -> Frames:
 
 
 def jump(frames: Frames, rng: np.random.Generator) -> Frames:
-    """A sixth to a quarter of the frames left out at one moment, at least four.
+    """Leaves out a sixth to a quarter of the frames at one moment, at least four.
 
     The clip gets shorter by that, to [T - skipped, H, W, 3], for most have no frames to
     spare. Where length must not tell the copy from the clip, cut the clip as short.
@@ -66,7 +66,7 @@ def jump(frames: Frames, rng: np.random.Generator) -> Frames:
 
 
 def reversed_playback(frames: Frames, rng: np.random.Generator) -> Frames:
-    """The clip backward, [T, H, W, 3]. Nothing is drawn from `rng`."""
+    """Plays the clip backward, [T, H, W, 3]. Nothing is drawn from `rng`."""
     check_frames(frames)
     return frames[::-1].copy()
 

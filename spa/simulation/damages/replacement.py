@@ -22,7 +22,7 @@ DIRECTIONS = 16
 def object_replaced(
     frames: Frames, rng: np.random.Generator, found: Object | None = None
 ) -> Frames:
-    """The object of `find_object` slides along a smooth path, [T, H, W, 3].
+    """Slides the object of `find_object` along a smooth path, [T, H, W, 3].
 
     It is cut out of each frame with a soft edge and pasted into the same frame
     elsewhere: where it was at first, then further and further off, up to SLIDE of the

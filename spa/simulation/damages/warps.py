@@ -22,7 +22,7 @@ SOFT_STEP = 0.001  # furthest that a displacement changes from one frame to the 
 
 
 def jittery_warp(frames: Frames, rng: np.random.Generator) -> Frames:
-    """A region warped by a smooth field, another one in each frame, [T, H, W, 3].
+    """Warps a region by a smooth field, another one in each frame, [T, H, W, 3].
 
     The region is a blob of 0.2 to 0.3 of the shorter side in radius, whose warp fades
     to nothing at its edge; outside of it no pixel changes. The longest displacement in
@@ -36,7 +36,7 @@ def jittery_warp(frames: Frames, rng: np.random.Generator) -> Frames:
 
 
 def soft_warp(frames: Frames, rng: np.random.Generator) -> Frames:
-    """A region warped slowly, by a field that grows from zero and turns, [T, H, W, 3].
+    """Warps a region slowly, by a field that grows from zero and turns.
 
     The region is that of `jittery_warp`. In the end the longest displacement is
     SOFT_WARP of the longer side, less where some displacement would change by more
@@ -54,15 +54,17 @@ def soft_warp(frames: Frames, rng: np.random.Generator) -> Frames:
 
 
 def soft_course(num_frames: int) -> Float[np.ndarray, "T 2"]:
-    """Of a soft warp, how much of each of two fields there is in a frame: more and
-    more, and of the second ever more against the first."""
+    """Returns how much of each of two fields a soft warp has in a frame.
+
+    More and more of both, and of the second ever more against the first.
+    """
     time = np.linspace(0, 1, num_frames)
     grown = time**2 * (3 - 2 * time)
     return grown[:, None] * np.stack([np.cos(time), np.sin(time)], axis=-1)
 
 
 def soft_strength(longest: float, fastest: float, side: float, radius: float) -> float:
-    """What a soft warp is multiplied by.
+    """Returns what a soft warp is multiplied by.
 
     Args:
         longest: its longest displacement.
