@@ -8,8 +8,6 @@ World axes are MuJoCo's (z up, metres, seconds). Camera axes are OpenCV's (x rig
 y down, z forward) and pixels have their centres at +0.5 (DESIGN section 3).
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import pathlib

@@ -4,8 +4,6 @@ Pixels are raster coordinates with centres at +0.5, cameras have OpenCV's axes,
 intrinsics are (fx, fy, cx, cy) in pixels (docs/DESIGN.md, Conventions).
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Iterable
 

@@ -1,7 +1,5 @@
 """One training example to one clip of a batch (docs/DESIGN.md, Files: batch)."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from spa import geometry

@@ -1,7 +1,5 @@
 """Training examples: arrays of one clip, checked where they come in."""
 
-from __future__ import annotations
-
 import os
 import pathlib
 import sys

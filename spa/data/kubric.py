@@ -1,7 +1,5 @@
 """Kubric's MOVi scenes: pixels followed through depth, segmentation and poses."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import os

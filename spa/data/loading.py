@@ -1,7 +1,5 @@
 """Any source of examples to an iterator of batches, on Grain."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import sys
@@ -19,7 +17,7 @@ from spa.data.kubric import KubricSource
 from spa.data.tapvid import TapvidSource
 from spa.data.tapvid3d import open_tapvid3d
 from spa.errors import DatasetError, first_line
-from spa.simulation.pools import ScenePool
+from spa.simulation.scene_pool import ScenePool
 
 
 def load_examples(

@@ -1,7 +1,5 @@
 """TAP-Vid's pickles: DAVIS, RoboTAP, RGB-Stacking, Kinetics."""
 
-from __future__ import annotations
-
 import os
 
 import numpy as np

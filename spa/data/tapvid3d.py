@@ -1,7 +1,5 @@
 """TAPVid-3D's files."""
 
-from __future__ import annotations
-
 import os
 import pathlib
 

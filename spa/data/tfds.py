@@ -1,7 +1,5 @@
 """TensorFlow Datasets' directories, read without TensorFlow."""
 
-from __future__ import annotations
-
 import json
 import os
 import pathlib

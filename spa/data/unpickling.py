@@ -1,7 +1,5 @@
 """Pickles of arrays and plain containers, and of nothing else."""
 
-from __future__ import annotations
-
 import codecs
 import functools
 import os

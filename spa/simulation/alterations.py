@@ -3,8 +3,6 @@
 All return copies with a model and data of their own: casting rays poses these.
 """
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 

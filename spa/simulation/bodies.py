@@ -1,7 +1,5 @@
 """Bodies of simulated worlds: shapes, joints, soft bodies; drawing a world of them."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 

@@ -1,7 +1,5 @@
 """Cameras of simulated scenes."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Paths of cameras, drawn so that they see what moves."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from spa.simulation.bodies import SceneRejected, log_uniform, smooth_noise

@@ -1,7 +1,5 @@
 """Jointed bodies that move by themselves: chains, walkers, worms, flyers, dolls."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np

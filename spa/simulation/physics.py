@@ -1,7 +1,5 @@
 """The physics of a world, run by MuJoCo; poses of its bodies in every frame."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import functools

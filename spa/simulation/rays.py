@@ -1,7 +1,5 @@
 """Rays through pixels: what they hit, points there, and the points' ways in time."""
 
-from __future__ import annotations
-
 import mujoco
 import numpy as np
 

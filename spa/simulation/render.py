@@ -1,7 +1,5 @@
 """Pictures of simulated scenes: textures, light, rays cast on the CPU."""
 
-from __future__ import annotations
-
 import dataclasses
 import multiprocessing
 

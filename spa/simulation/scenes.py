@@ -1,7 +1,5 @@
 """Simulated scenes with exact tracks, visibility, cameras, depth and segmentation."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np

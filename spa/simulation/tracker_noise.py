@@ -8,8 +8,6 @@ track's last two visible frames (it keeps all it had where it would have lost th
 track visible in two frames can be a query.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 DRIFT_FRAMES = 32  # after so many frames drift has its stated size

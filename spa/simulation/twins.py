@@ -1,7 +1,5 @@
 """Impossible twins: a scene again, in which one body breaks physics from a frame on."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import mujoco

@@ -5,8 +5,6 @@ simulation in which it does, or raises SceneRejected if this try comes to nothin
 else goes on as before unless it is hit. To add one, list it in VIOLATIONS.
 """
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 

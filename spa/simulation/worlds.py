@@ -1,7 +1,5 @@
 """Worlds drawn at random: walls, furniture, and the bodies that move among them."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np

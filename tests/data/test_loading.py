@@ -15,20 +15,20 @@ from spa.data.augmentation import (
 )
 from spa.data.loading import dataset_size, load_dataset, load_examples
 from spa.errors import DatasetError
-from spa.simulation import pools
+from spa.simulation.scene_pool import synthetic_pool
 
 POOL = {"num_frames": 20, "num_tracks": 48}
 
 
 @pytest.fixture(scope="module")
 def pool():
-    return pools.synthetic_pool(6, seed=3, **POOL)
+    return synthetic_pool(6, seed=3, **POOL)
 
 
 @pytest.fixture(scope="module")
 def depth_pool(tmp_path_factory):
     """A cached pool, four of six scenes with depth features of 30 of 48 tracks."""
-    return pools.synthetic_pool(
+    return synthetic_pool(
         6,
         seed=3,
         cache_dir=tmp_path_factory.mktemp("pool"),

@@ -12,20 +12,21 @@ import numpy as np
 import pytest
 
 from spa import geometry
-from spa.simulation import pools, scenes
+from spa.simulation import scene_pool, scenes
+from spa.simulation.scene_pool import synthetic_pool
 
 POOL = {"num_frames": 20, "num_tracks": 48}
 
 
 @pytest.fixture(scope="module")
 def pool():
-    return pools.synthetic_pool(6, seed=3, **POOL)
+    return synthetic_pool(6, seed=3, **POOL)
 
 
 @pytest.fixture(scope="module")
 def depth_pool(tmp_path_factory):
     """A cached pool, four of six scenes with depth features of 30 of 48 tracks."""
-    return pools.synthetic_pool(
+    return synthetic_pool(
         6,
         seed=3,
         cache_dir=tmp_path_factory.mktemp("pool"),
@@ -36,7 +37,7 @@ def depth_pool(tmp_path_factory):
 
 
 def test_a_pool_does_not_depend_on_its_workers(pool):
-    again = pools.synthetic_pool(6, seed=3, num_workers=2, **POOL)
+    again = synthetic_pool(6, seed=3, num_workers=2, **POOL)
     assert len(again) == len(pool) == 6
     for i in range(6):
         for name, array in pool[i].items():
@@ -50,15 +51,15 @@ def test_pools_hold_generated_scenes_and_share_none(pool):
     )
     np.testing.assert_array_equal(example["tracks_3d"], scene.tracks_3d)
     np.testing.assert_array_equal(example["visible"], scene.visible)
-    other = pools.synthetic_pool(2, seed=4, **POOL)
+    other = synthetic_pool(2, seed=4, **POOL)
     assert not np.array_equal(other[0]["tracks_3d"], pool[0]["tracks_3d"])
     with pytest.raises(IndexError):
         pool[6]
 
 
 def test_a_pool_is_cached_and_a_torn_file_named(pool, tmp_path, monkeypatch):
-    monkeypatch.setattr(pools, "SHARD_SIZE", 2)
-    made = pools.synthetic_pool(6, seed=3, cache_dir=tmp_path, **POOL)
+    monkeypatch.setattr(scene_pool, "SHARD_SIZE", 2)
+    made = synthetic_pool(6, seed=3, cache_dir=tmp_path, **POOL)
     files = sorted(tmp_path.iterdir())
     assert len(files) == 3
 
@@ -66,13 +67,13 @@ def test_a_pool_is_cached_and_a_torn_file_named(pool, tmp_path, monkeypatch):
         raise AssertionError("simulated again")
 
     monkeypatch.setattr(scenes, "generate_scene", fail)
-    found = pools.synthetic_pool(6, seed=3, cache_dir=tmp_path, **POOL)
+    found = synthetic_pool(6, seed=3, cache_dir=tmp_path, **POOL)
     for i in range(6):
         np.testing.assert_array_equal(found[i]["tracks_3d"], pool[i]["tracks_3d"])
         np.testing.assert_array_equal(made[i]["visible"], pool[i]["visible"])
     files[1].write_bytes(files[1].read_bytes()[:1000])
     with pytest.raises(ValueError, match=f"{files[1].name} is unreadable.*delete it"):
-        pools.synthetic_pool(6, seed=3, cache_dir=tmp_path, **POOL)
+        synthetic_pool(6, seed=3, cache_dir=tmp_path, **POOL)
 
 
 def test_a_pool_stores_exact_depth_features(depth_pool, pool):
@@ -111,18 +112,18 @@ def test_a_pool_stores_exact_depth_features(depth_pool, pool):
 
 def test_depth_features_are_cached_and_do_not_depend_on_workers(tmp_path, depth_pool):
     how = {"depth_feature_scenes": 2, "depth_feature_tracks": 30, **POOL}
-    made = pools.synthetic_pool(2, 3, num_workers=1, cache_dir=tmp_path, **how)
-    for other in (pools.synthetic_pool(2, 3, **how), depth_pool):
+    made = synthetic_pool(2, 3, num_workers=1, cache_dir=tmp_path, **how)
+    for other in (synthetic_pool(2, 3, **how), depth_pool):
         for i in range(2):
             np.testing.assert_array_equal(made[i]["depth_taps"], other[i]["depth_taps"])
     file = next(tmp_path.glob("depth*.npy"))
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(ValueError, match=f"{file.name} is unreadable.*delete it"):
-        pools.synthetic_pool(2, 3, cache_dir=tmp_path, **how)
+        synthetic_pool(2, 3, cache_dir=tmp_path, **how)
 
 
 def test_the_bar_of_a_pool_gets_to_its_end(capsys):
-    pools.synthetic_pool(3, seed=9, **POOL)
+    synthetic_pool(3, seed=9, **POOL)
     assert "100%" in capsys.readouterr().err
 
 
