@@ -41,6 +41,7 @@ LONG_FILES = [
     "test_loading",
     "test_tapvid3d",
     "test_violations",
+    "test_synthetic",
     "test_twins",
     "test_scorer",
     "test_benchmarks",
