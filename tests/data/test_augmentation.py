@@ -1,5 +1,7 @@
 """Variants of examples against pinhole arithmetic."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,7 +11,6 @@ from training_examples import make_example, make_plane
 from spa import geometry
 from spa.data.augmentation import (
     Augmentation,
-    _estimated_depth,
     augment_example,
     cut,
     flatten_depth,
@@ -76,13 +77,15 @@ def test_estimated_depth_is_wrong_in_tracks_and_features_alike(form):
     size, camera = (90, 128), example["intrinsics"]
     pixels = geometry.project(example["tracks_3d"], camera)
     z = example["tracks_3d"][..., 2]
-    exact = geometry.depth_features(example["depth"], pixels, z, 1.0, size)
-    taps = exact[..., :225].reshape(30, 12, 15, 15)
+    features = geometry.depth_features(example["depth"], pixels, z, 1.0, size)
+    taps = features[..., :225].reshape(30, 12, 15, 15)
     # A support track knows whether it saw its taps; those outside stay 0.
-    wrong = _estimated_depth(
+    exact = Augmentation.none()
+    wrong = augment_example(
         example | ({"depth_taps": taps} if form == "taps" else {}),
         np.random.default_rng(3),
-        Augmentation(depth_shift=0.3, flicker=0.05),
+        dataclasses.replace(exact, depth=1.0, depth_shift=0.3, flicker=0.05),
+        12,
     )
     assert np.abs(wrong["tracks_3d"][..., 2] / z - 1).max() > 0.02
     np.testing.assert_allclose(
