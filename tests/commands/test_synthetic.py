@@ -6,16 +6,13 @@ import signal
 import subprocess
 import sys
 import time
-import types
 
 import cv2
 import numpy as np
 import pytest
 
-import synthetic
 from spa.simulation import scenes
 from spa.simulation.render import render
-from spa.simulation.twins import NoViolation
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -120,45 +117,31 @@ def test_files_of_other_settings_and_damaged_ones_are_named(written, tmp_path):
     assert "scene_000007.npz is no finished scene" in damaged.stderr.splitlines()[-1]
 
 
-def test_twins_that_cannot_be_shown_are_counted(tmp_path):
+def test_twins_that_cannot_be_shown_are_counted_and_noted(tmp_path):
     flags = [f"--out_dir={tmp_path}", "--num_frames=1", "--num_scenes=2", "--nodepth"]
-    done = command(*flags, "--violations=kick,freeze")
-    assert done.returncode == 0, done.stderr
-    assert "in 4 twins, which are left out: kick 2, freeze 2" in done.stdout
-    names = ["left_out.txt", "scene_000000.npz", "scene_000001.npz"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == names
-    noted = (tmp_path / "left_out.txt").read_text()
-    assert [line.partition(":")[0] for line in noted.splitlines()] == [
+    noted = tmp_path / "left_out.txt"
+    kinds = [
         f"scene_00000{seed}_{kind}" for seed in "01" for kind in ("kick", "freeze")
     ]
-
-
-def test_twins_that_cannot_be_shown_are_not_tried_again(tmp_path, monkeypatch, capsys):
-    """Unless they are asked for in another size: then it is another scene."""
-    tried = []
-
-    def refuse(scene, violation):
-        tried.append((scene.seed, violation, scene.visible.shape[1]))
-        raise NoViolation
-
-    monkeypatch.setattr(synthetic, "impossible_twin", refuse)
-    flags = types.SimpleNamespace(
-        **{"out_dir": str(tmp_path), "violations": "kick,vanish", "num_frames": 8},
-        **{"num_tracks": 60, "height": 48, "width": 64, "fps": None, "depth": False},
-        **{"render": False, "samples": 1, "preview": False, "num_workers": 0},
-        **{"seed": 7, "num_scenes": 1},
-    )
     for _ in range(2):
-        synthetic.main(flags)
-        assert (
-            "in 2 twins, which are left out: kick 1, vanish 1"
-            in capsys.readouterr().out
-        )
-    assert tried == [(7, "kick", 8), (7, "vanish", 8)]
-    (tmp_path / "scene_000007.npz").unlink()
-    flags.num_frames, flags.num_scenes = 9, 2
-    synthetic.main(flags)
-    assert tried[2:] == [(s, v, 9) for s in (7, 8) for v in ("kick", "vanish")]
+        done = command(*flags, "--violations=kick,freeze")
+        assert done.returncode == 0, done.stderr
+        assert "in 4 twins, which are left out: kick 2, freeze 2" in done.stdout
+        names = ["left_out.txt", "scene_000000.npz", "scene_000001.npz"]
+        assert sorted(path.name for path in tmp_path.iterdir()) == names
+        lines = noted.read_text().splitlines()
+        assert [line.partition(":")[0] for line in lines] == kinds
+
+
+def test_what_is_noted_is_not_tried_again(tmp_path):
+    """Scene 7 can show it: so it does, where the note is of another size."""
+    for frames, left in ((8, True), (9, False)):
+        line = f"scene_000007_vanish: {frames} frames, 60 tracks, 64x48, random fps"
+        (tmp_path / "left_out.txt").write_text(f"{line}, version {scenes.VERSION}\n")
+        flags = [f"--out_dir={tmp_path}", "--seed=7", "--num_scenes=1", "--nodepth"]
+        done = command(*flags, "--violations=vanish")
+        assert ("left out: vanish 1" in done.stdout) == left
+        assert (tmp_path / "scene_000007_vanish.npz").exists() != left
 
 
 @pytest.mark.parametrize(
@@ -203,23 +186,3 @@ def test_ctrl_c_ends_in_one_line(tmp_path, num_workers):
     assert "Traceback" not in errors
     assert "stopped; the files that are there are whole" in errors.splitlines()[-1]
     assert list(tmp_path.glob("*.npz")) and not list(tmp_path.glob("*.tmp*"))
-
-
-@pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="asks Linux")
-def test_a_worker_killed_for_memory_ends_in_one_line(tmp_path):
-    process = start(tmp_path, 2)
-    tasks = pathlib.Path(f"/proc/{process.pid}/task")
-    children = " ".join(file.read_text() for file in tasks.glob("*/children")).split()
-    workers = [
-        child
-        for child in children
-        if b"spawn_main" in pathlib.Path(f"/proc/{child}/cmdline").read_bytes()
-    ]
-    try:
-        os.kill(int(workers[0]), signal.SIGKILL)
-        _, errors = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert len(workers) == 2 and process.returncode == 1
-    assert "Traceback" not in errors
-    assert "synthetic.py: a worker process died" in errors.splitlines()[-1]

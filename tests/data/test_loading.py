@@ -4,15 +4,9 @@ import itertools
 
 import numpy as np
 import pytest
-from training_examples import (
-    SIZES,
-    assert_same,
-    make_example,
-)
+from training_examples import SIZES, assert_same, make_example
 
-from spa.data.augmentation import (
-    Augmentation,
-)
+from spa.data.augmentation import Augmentation
 from spa.data.loading import dataset_size, load_dataset, load_examples
 from spa.errors import DatasetError
 from spa.simulation.scene_pool import synthetic_pool
@@ -75,10 +69,6 @@ def test_batches_follow_from_the_seed(pool):
     assert len(np.unique(points.reshape(16, -1), axis=0)) == 16
 
 
-def test_worker_processes_change_nothing(pool):
-    assert_same(take(pool, 3), take(pool, 3, num_workers=1))
-
-
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_the_iterator_resumes_in_the_middle_of_an_epoch(depth_pool, num_workers):
     how = {**SIZES, "num_workers": num_workers, "use_depth": True}
@@ -111,11 +101,6 @@ def test_evaluation_batches_are_exact_and_finite_in_number(pool):
 def test_batches_of_one_clip_go_on_for_ever(pool):
     batches = load_examples(pool, 1, **SIZES)
     assert len(next(batches)["scale"]) == 1
-
-
-def test_an_unknown_model_is_refused(pool):
-    with pytest.raises(ValueError, match="3dspa or trajan"):
-        load_examples(pool, 4, model_type="4d")
 
 
 def test_clips_with_and_without_depth_batch_together(depth_pool):
@@ -159,6 +144,7 @@ def test_shards_of_hosts_are_disjoint_and_complete(pool):
 @pytest.mark.parametrize(
     ("how", "message"),
     [
+        ({"model_type": "4d"}, "3dspa or trajan"),
         ({"model_type": "trajan", "use_depth": True}, "trajan takes no features"),
         ({"shard_index": 2, "shard_count": 2}, "shard 2 of 2"),
         ({"num_query": 0}, "num_query=0"),
