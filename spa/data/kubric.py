@@ -8,9 +8,8 @@ import grain
 import numpy as np
 
 from spa import geometry
-from spa.data.examples import Example
+from spa.data.examples import Example, name_errors
 from spa.data.tfds import decode_kubric, tfds_shards, tfrecord_offsets
-from spa.errors import DatasetError, first_line
 
 # Kubric's own: a point is hidden if what is seen is nearer by more than this share.
 KUBRIC_OCCLUSION = 0.01
@@ -176,10 +175,8 @@ class KubricSource:
 
     def __getitem__(self, index: int) -> Example:
         shard, row = self._place(index)
-        try:
+        with name_errors(self.name(index)):
             return read_kubric(decode_kubric(self._record(shard, row)))
-        except Exception as error:  # damage shows in many ways
-            raise DatasetError(f"{self.name(index)}: {first_line(error)}") from error
 
     def expand(self, clip: Example, rng: np.random.Generator, num_tracks: int):
         """Returns the example of a clip with other tracks each time."""

@@ -10,9 +10,10 @@ from spa.data.examples import (
     checked_features,
     decode_video,
     list_files,
+    name_errors,
     read_npz,
 )
-from spa.errors import DatasetError, first_line
+from spa.errors import DatasetError
 
 TAPVID3D_SOURCES = ("drivetrack", "adt", "pstudio")
 
@@ -35,10 +36,8 @@ def read_tapvid3d(path: str | os.PathLike, with_video: bool = False) -> Example:
             if name == "images_jpeg_bytes":
                 hint = "; the benchmark's own scripts put the pictures in"
             raise DatasetError(f"{path} has no {name}: it is no TAPVid-3D clip{hint}")
-    try:
+    with name_errors(path):
         video = decode_video(stored["images_jpeg_bytes"], with_video)
-    except ValueError as error:
-        raise DatasetError(f"{path}: {first_line(error)}") from error
     tracks, visible = stored["tracks_XYZ"], stored["visibility"]
     if tracks.ndim != 3 or visible.shape != tracks.shape[:2]:
         raise DatasetError(
@@ -52,8 +51,9 @@ def read_tapvid3d(path: str | os.PathLike, with_video: bool = False) -> Example:
         "height": video.shape[1],
         "width": video.shape[2],
     }
-    example = checked_example(str(path), example)
-    example |= checked_features(path, stored, example["tracks_3d"])
+    example = checked_example(path, example)
+    with name_errors(path):
+        example |= checked_features(stored, example["tracks_3d"])
     names = {"queries_xyt": "queries_xyt", "extrinsics_w2c": "extrinsics"}
     example |= {ours: stored[name] for name, ours in names.items() if name in stored}
     return example | ({"video": video} if with_video else {})

@@ -6,9 +6,9 @@ import pathlib
 import re
 import struct
 
-import cv2
 import numpy as np
 
+from spa.data.examples import decode_picture
 from spa.errors import DatasetError, first_line
 
 TFDS_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
@@ -106,10 +106,9 @@ def decode_kubric(record: bytes) -> dict:
 
     maps = {}
     for name in ("depth", "segmentations"):
-        frames = [np.frombuffer(b, np.uint8) for b in values(name, "bytes_list")]
-        frames = [cv2.imdecode(frame, cv2.IMREAD_UNCHANGED) for frame in frames]
-        if not frames or any(frame is None for frame in frames):
-            raise ValueError(f"its {name} cannot be decoded")
+        frames = [decode_picture(frame) for frame in values(name, "bytes_list")]
+        if not frames:
+            raise ValueError(f"its {name} has no frames")
         maps[name] = np.stack(frames).reshape(len(frames), *frames[0].shape[:2], 1)
     count = len(maps["depth"])
     return maps | {
