@@ -1,4 +1,4 @@
-"""From training examples to batches (docs/DESIGN.md, Files: batch)."""
+"""Turns training examples into batches (docs/DESIGN.md, Files: batch)."""
 
 import functools
 

@@ -62,7 +62,7 @@ def contact_row(scene: Scene, video: np.ndarray, columns: int = 6) -> np.ndarray
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What `make_files` writes, and where; as the command's flags of the same names."""
+    """Settings of what is written, and where, as the flags of the same names."""
 
     folder: pathlib.Path
     num_frames: int = 48
@@ -129,14 +129,14 @@ def make_files(
             except NoViolation:
                 report[kind] = "cannot"
                 continue
-            shown = shown or _shown(settings, scene)
+            shown = shown or _render_maps(settings, scene)
             _write_scene(settings, twin, shown, rows)
             report[kind] = "written"
     return report | {"rows": rows}
 
 
 def _is_found(settings: Settings, seed: int, kind: str) -> bool:
-    """Whether a scene's files are there.
+    """Returns whether a scene's files are there.
 
     Raises ValueError if they are, but damaged or made with other settings.
     """
@@ -167,8 +167,10 @@ def _is_found(settings: Settings, seed: int, kind: str) -> bool:
     return not settings.preview or settings.path(seed, kind, ".mp4").exists()
 
 
-def _shown(settings: Settings, scene: Scene, first: int = 0) -> dict[str, np.ndarray]:
-    """What a camera sees from frame `first` on, as far as it is asked for."""
+def _render_maps(
+    settings: Settings, scene: Scene, first: int = 0
+) -> dict[str, np.ndarray]:
+    """Renders what a camera sees from frame `first` on, as far as it is asked for."""
     shown = {}
     if settings.depth:
         maps = depth_and_segmentation(scene.simulation, scene.camera, first)
@@ -185,7 +187,7 @@ def _write_scene(settings: Settings, scene: Scene, possible: dict, rows: list) -
         first = scene.violation_frame
         shown = {
             name: np.concatenate([possible[name][:first], later])
-            for name, later in _shown(settings, scene, first).items()
+            for name, later in _render_maps(settings, scene, first).items()
         }
     arrays = scene.arrays() | shown
     if settings.preview:

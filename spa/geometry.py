@@ -387,6 +387,7 @@ def relative_depth(
 ) -> Float[np.ndarray, " K *points"]:
     """Returns z / z_tap - 1, clipped to [-1, 4]; 0 for taps outside the frame."""
     xp = z_taps.__array_namespace__()
+    # A tap on something close before the camera would drown all others.
     return xp.where(inside, xp.clip(z / z_taps - 1, -1, 4), 0)
 
 

@@ -14,7 +14,7 @@ from spa.simulation import tracker_noise
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """How examples are varied in training; probabilities are per clip.
+    """Settings of how examples are varied in training; probabilities are per clip.
 
     crop: of a random start, and of a length shorter than the model's.
     stride: of every second or third frame only, where the clip is long enough.
@@ -96,7 +96,7 @@ def augment_example(
 
 
 def _noisy(example, rng, augmentation) -> Example:
-    """With errors of position, false occlusions and disappearances unnoticed."""
+    """Adds errors of position, false occlusions and disappearances unnoticed."""
     pixel = max(example["width"], example["height"]) / 256
     tracks, camera = example["tracks_3d"], example["intrinsics"]
     sigma = rng.uniform(0, augmentation.noise_pixels) * pixel
@@ -116,7 +116,7 @@ def _noisy(example, rng, augmentation) -> Example:
 
 
 def _estimated_depth(example, rng, augmentation) -> Example:
-    """With the errors of a depth network: shift, of depth or its inverse; flicker."""
+    """Adds the errors of a depth network: shift, of depth or its inverse; flicker."""
     tracks = example["tracks_3d"]
     depths = tracks[..., 2][example["visible"][..., 0] > 0]
     inverse = bool(rng.random() < 0.5)

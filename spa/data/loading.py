@@ -127,7 +127,7 @@ def load_examples(
 
 @dataclasses.dataclass(frozen=True)
 class _ClipMaker:
-    """From the number of an example in its source to a clip.
+    """Makes a clip of the example of a number.
 
     What is wrong with one comes back as {"error": line}, or for on_error="drop" and
     "replace" as {"skipped": [line]}, in the last case beside a clip in its place.

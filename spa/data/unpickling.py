@@ -12,7 +12,7 @@ from spa.errors import DatasetError, first_line
 
 
 def _encode_latin1(text: str, encoding: str) -> bytes:
-    """What old pickles call to make bytes; the general function does much more."""
+    """Makes bytes, as old pickles do by a general function, and nothing else."""
     if encoding not in ("latin1", "latin-1"):
         raise pickle.UnpicklingError(f"bytes in {encoding!r} are not admitted")
     return codecs.encode(text, "latin1")

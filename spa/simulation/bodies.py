@@ -30,7 +30,7 @@ class Geom:
 
 @dataclasses.dataclass(frozen=True)
 class Joint:
-    """How a body turns about its frame's origin against its parent, or the world.
+    """A joint: a body turns about its frame's origin against its parent, or the world.
 
     kind: hinge (about `axis`, in the body's frame) or ball.
     limit: the largest angle (rad), or None. loss: how fast it stops turning (1/s).

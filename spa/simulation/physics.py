@@ -105,10 +105,11 @@ class Simulation:
 
     @property
     def num_instances(self) -> int:
-        """How many there are, numbered from 1 on."""
+        """The number of instances, which are counted from 1 on."""
         return int(max(self.body_instances.max(), len(self.world.softs)))
 
     def is_soft(self, instance: int) -> bool:
+        """Returns whether an instance is a soft body."""
         return instance <= len(self.world.softs)
 
     def instance_bodies(self, instance: int) -> np.ndarray:
@@ -142,6 +143,7 @@ def build_model(world: World, timestep: float) -> mujoco.MjModel:
     Raises ValueError if a contact is stiffer than the timestep can follow (below twice
     the timestep MuJoCo's contacts explode), or if links are out of order.
     """
+    # A contact is a spring that MuJoCo integrates with this timestep, too.
     stiffest = min(body.solref[0] for body in world.bodies)
     if stiffest < 2 * timestep:
         raise ValueError(
@@ -382,7 +384,7 @@ def resume(simulation: Simulation, model: mujoco.MjModel, t: int) -> mujoco.MjDa
 
 @contextlib.contextmanager
 def _quiet_mujoco():
-    """Without MuJoCo's own report of warnings, to stderr and a log in this folder."""
+    """Keeps MuJoCo from reporting warnings on stderr and in a log in this folder."""
     before = mujoco.get_mju_user_warning()
     mujoco.set_mju_user_warning(lambda text: None)
     try:
@@ -392,7 +394,7 @@ def _quiet_mujoco():
 
 
 def _swings(world: World, model: mujoco.MjModel) -> tuple[np.ndarray, np.ndarray]:
-    """Where in qpos the joints are that swing `[J]`, and their sines `[J, 3]`."""
+    """Returns where in qpos joints are that swing `[J]`, and their sines `[J, 3]`."""
     found = [
         (model.joint(f"j{k}").qposadr[0], body.joint.swing)
         for k, body in enumerate(world.bodies)

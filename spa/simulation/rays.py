@@ -63,7 +63,7 @@ def cast_rays(
 
 
 def _meet_triangles(corners: np.ndarray, directions: np.ndarray):
-    """Where rays from the origin meet triangles: `corners [F, 3, 3]`.
+    """Finds where rays from the origin meet triangles: `corners [F, 3, 3]`.
 
     Returns, for the rays that meet one, their index, the nearest triangle's index and
     the distance in units of the direction's length.

@@ -219,7 +219,7 @@ def _texture_place(simulation, t: int, surface: np.ndarray, point: np.ndarray):
 
 
 def _light(scene: Scene, point: np.ndarray, normal: np.ndarray) -> np.ndarray:
-    """How brightly each surface point `[M]` is lit: by a lamp, or in its shadow."""
+    """Returns how brightly points `[M]` are lit: by a lamp, or in its shadow."""
     lamp = lamp_position(scene.simulation.world, scene.seed)
     ray = point - lamp
     _, distance = cast_rays(scene.simulation, lamp, ray)

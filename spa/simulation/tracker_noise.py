@@ -1,4 +1,4 @@
-"""What real trackers, cameras and depth networks do wrong, for training.
+"""Errors of real trackers, cameras and depth networks, for training.
 
 Pure functions of arrays and a `numpy.random.Generator`; nothing given is changed in
 place. Tracks are `[N, T, 3]` in the camera frame, visibility `[N, T, 1]` 0 or 1.

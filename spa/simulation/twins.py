@@ -46,7 +46,7 @@ def impossible_twin(scene: Scene, violation: str) -> Scene:
     if scene.violation != "none":
         raise ValueError(f"the scene already violates physics ({scene.violation})")
     rng = np.random.default_rng([scene.seed, 9, list(VIOLATIONS).index(violation)])
-    for instance, t in _moments(rng, scene, violation):
+    for instance, t in _draw_moments(rng, scene, violation):
         try:
             twin = _try_twin(rng, scene, violation, instance, t)
         except SceneRejected:
@@ -56,8 +56,8 @@ def impossible_twin(scene: Scene, violation: str) -> Scene:
     raise NoViolation(f"no body of scene {scene.seed} can show {violation!r}")
 
 
-def _moments(rng, scene: Scene, violation: str) -> list[tuple[int, int]]:
-    """Instances and frames to try, at random, each of which is seen then.
+def _draw_moments(rng, scene: Scene, violation: str) -> list[tuple[int, int]]:
+    """Draws instances and frames to try, each of which is seen then.
 
     Seen: by three tracks or more, at the frame and the one before.
 
@@ -95,7 +95,7 @@ def _moments(rng, scene: Scene, violation: str) -> list[tuple[int, int]]:
 
 
 def _is_touched(simulation: Simulation, instance: int, t: int) -> bool:
-    """Whether at frame t something touches an instance."""
+    """Returns whether something touches an instance at frame t."""
     model = simulation.model
     data = resume(simulation, model, t)
     mujoco.mj_forward(model, data)
@@ -154,7 +154,7 @@ def _try_twin(rng, scene: Scene, violation: str, instance: int, t: int) -> Scene
     if violation in ("vanish", "shape_change"):
         gone = scene.instance_ids == instance
     if violation in ("appear", "shape_change"):
-        new = _new_points(rng, simulation, camera, t, instance, max(3, count // 8))
+        new = _draw_points(rng, simulation, camera, t, instance, max(3, count // 8))
         frame = np.concatenate([frame, new[0]])
         surface = np.concatenate([surface, new[1]])
         anchors = np.concatenate([anchors, new[2]])
@@ -183,8 +183,8 @@ def _try_twin(rng, scene: Scene, violation: str, instance: int, t: int) -> Scene
     )
 
 
-def _new_points(rng, simulation, camera, t: int, instance: int, count: int):
-    """Up to `count` surface points of an instance, seen at frame t."""
+def _draw_points(rng, simulation, camera, t: int, instance: int, count: int):
+    """Draws up to `count` surface points of an instance, seen at frame t."""
     pixels = even_pixels(rng, camera, camera.height * camera.width)
     _, segmentation = depth_and_instance(simulation, camera, t, pixels)
     seen = np.flatnonzero(segmentation == instance)

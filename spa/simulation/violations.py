@@ -283,7 +283,7 @@ VIOLATIONS = {
 
 
 def _is_held(simulation: Simulation, instance: int) -> bool:
-    """Whether an instance hangs from the world."""
+    """Returns whether an instance hangs from the world."""
     world = simulation.world
     if simulation.is_soft(instance):
         return bool(world.softs[instance - 1].pinned)

@@ -53,7 +53,7 @@ def draw_world(rng: np.random.Generator, num_frames: int, fps: float) -> World:
 def _draw_walls(
     rng: np.random.Generator, scale: float
 ) -> tuple[list[Body], np.ndarray]:
-    """Up to four walls around the arena, and the room they leave for a camera."""
+    """Draws up to four walls around the arena, and the room they leave for a camera."""
     room = np.array([[-30.0, -30.0, 0.06], [30.0, 30.0, 30.0]]) * scale
     walls = []
     present = rng.random(4) < rng.choice([0.0, 0.5, 1.0], p=(0.2, 0.4, 0.4))

@@ -192,18 +192,12 @@ def spoil(folder, kind):
         path.write_bytes(path.read_bytes()[:999])
         return "clip_2.npz is no .npz"
     example = make_example(2, share=0.9)
-    if kind == "hidden":
-        example["visible"][:] = 0
-    if kind == "nan":
-        example["tracks_3d"][:] = np.nan
-    if kind == "single":
-        example["visible"][:, 1:] = 0
+    example["visible"][:, 1:] = 0
     np.savez(path, **example)
-    says = {"hidden": "no point is visible", "nan": "NaN", "single": "0 of them"}
-    return f"clip_2.npz.*{says[kind]}"
+    return "clip_2.npz.*0 of them"
 
 
-@pytest.mark.parametrize("kind", ["truncated", "hidden", "nan", "single"])
+@pytest.mark.parametrize("kind", ["truncated", "without motion"])
 @pytest.mark.parametrize("exact", [True, False])
 def test_an_unusable_file_stops_the_run_or_is_skipped(tmp_path, capfd, kind, exact):
     message = spoil(write_examples(tmp_path), kind)
@@ -222,7 +216,7 @@ def test_an_unusable_file_stops_the_run_or_is_skipped(tmp_path, capfd, kind, exa
 
 
 def test_errors_in_workers_arrive_as_the_same_line(tmp_path, capfd):
-    message = spoil(write_examples(tmp_path), "nan")
+    message = spoil(write_examples(tmp_path), "without motion")
     how = SIZES | {"augment": False, "num_epochs": 1, "num_workers": 1}
     with pytest.raises(DatasetError, match=f"^{tmp_path}/{message}") as error:
         list(load_dataset("npz", tmp_path, 2, **how))

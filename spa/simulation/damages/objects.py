@@ -35,7 +35,7 @@ AGREEING = 2  # frames on either side, which must agree on an outline
 
 @dataclass(frozen=True)
 class Object:
-    """What moves apart from the camera in a clip, at most WORKING_SIZE px large.
+    """A thing that moves apart from the camera, in frames of at most WORKING_SIZE px.
 
     Attributes:
         masks: [T, h, w] where it is.
@@ -95,8 +95,10 @@ def find_homography(tracks, visible, s, t) -> Float[np.ndarray, "3 3"] | None:
 
 
 def _camera_residuals(tracks, visible) -> Float[np.ndarray, "N K 2"]:
-    """How much further each point went in STRIDE frames than with the camera, pixels;
-    NaN where it is not seen."""
+    """Returns how much further than the camera each point went in STRIDE frames (px).
+
+    NaN where it is not seen.
+    """
     num_tracks, num_frames = visible.shape
     starts = range(0, num_frames - STRIDE, STRIDE)
     apart = np.full((num_tracks, len(starts), 2), np.nan)
@@ -111,7 +113,7 @@ def _camera_residuals(tracks, visible) -> Float[np.ndarray, "N K 2"]:
 
 
 def _moving(apart):
-    """Which tracks [n] move apart from the camera, and how far in STRIDE frames [n]."""
+    """Returns tracks [n] that move apart from the camera, and how far a STRIDE [n]."""
     seen = np.isfinite(apart[..., 0]).sum(axis=1)
     length = np.linalg.norm(np.nan_to_num(apart), axis=-1).sum(axis=1)
     length = length / np.maximum(seen, 1)
@@ -124,7 +126,7 @@ def _moving(apart):
 
 
 def _groups(tracks, visible, apart, length, size):
-    """What may be an object: which tracks [n] are of it, those seen most often first.
+    """Returns tracks [n] of each thing that may be an object, the most seen first.
 
     Neighbours that move alike are a part. Of a part in the frame's border nothing is
     kept. The others that are next to each other are one thing, whose limbs may move
@@ -147,7 +149,7 @@ def _components(joined):
 
 
 def _distances(tracks, visible) -> Float[np.ndarray, "N N"]:
-    """How close points come to each other in one frame, of every STRIDE, pixels."""
+    """Returns how close (px) points come to each other in a frame, of every STRIDE."""
     closest = np.full((len(tracks),) * 2, np.inf)
     for t in range(0, visible.shape[1], STRIDE):
         place = np.where(visible[:, t, None], tracks[:, t], np.nan)
@@ -156,7 +158,7 @@ def _distances(tracks, visible) -> Float[np.ndarray, "N N"]:
 
 
 def _is_alike(apart, length) -> Bool[np.ndarray, "N N"]:
-    """Which points move alike, where both are seen."""
+    """Returns which points move alike, where both are seen."""
     total, count = np.zeros((2, len(apart), len(apart)))
     for motion in apart.transpose(1, 0, 2):
         between = cdist(motion, motion)
@@ -167,13 +169,13 @@ def _is_alike(apart, length) -> Bool[np.ndarray, "N N"]:
 
 
 def _keeps_clear(tracks, visible, size) -> bool:
-    """Whether points are clear of the frame's borders."""
+    """Returns whether points are clear of the frame's borders."""
     gap = np.minimum(tracks, [size[1], size[0]] - tracks).min(axis=-1)
     return (gap[visible] < protocol.MARGIN + BORDER).mean() < 0.02
 
 
 def _is_object(tracks, visible, size) -> bool:
-    """Whether a group is large enough, not too large, and seen all along."""
+    """Returns whether a group is large enough, not too large, and seen all along."""
     if len(tracks) < LEAST_TRACKS or visible.sum(axis=0).min() < LEAST_SEEN:
         return False
     area = [
@@ -185,7 +187,7 @@ def _is_object(tracks, visible, size) -> bool:
 
 
 def _masks(frames, tracks, visible) -> Bool[np.ndarray, "T h w"]:
-    """Where the object is in each frame."""
+    """Returns where the object is in each frame."""
     masks = [
         _cut_out(frame, tracks[visible[:, t], t]) for t, frame in enumerate(frames)
     ]
@@ -207,7 +209,7 @@ def _agreed(masks, tracks, visible, t) -> Bool[np.ndarray, "h w"]:
 
 
 def _cut_out(frame, points) -> Bool[np.ndarray, "h w"]:
-    """What GrabCut makes of an object's points [n, 2] in a frame."""
+    """Returns what GrabCut makes of an object's points [n, 2] in a frame."""
     corners = np.round(cv2.convexHull(points) - 0.5).astype(np.int32)
     hull = np.zeros(frame.shape[:2], np.uint8)
     cv2.fillConvexPoly(hull, corners, 1)

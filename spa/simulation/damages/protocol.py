@@ -1,4 +1,4 @@
-"""What all damages share: the clips that they take, and where in these they happen."""
+"""Clips that damages take, and the places in these at which they happen."""
 
 import itertools
 from collections.abc import Sequence

@@ -44,7 +44,7 @@ def object_replaced(
     check_frames(frames)
     found = find_object(frames) if found is None else found
     scale = max(frames.shape[1:3]) / max(found.masks.shape[1:3])
-    offsets = _path(rng, found.masks) * scale
+    offsets = _draw_path(rng, found.masks) * scale
     masks = [_enlarged(mask, frames.shape[1:3]) for mask in found.masks]
     behind = _backgrounds(frames, masks, found, scale)
     pairs = zip(frames, masks, behind, offsets, strict=True)
@@ -58,8 +58,8 @@ def _enlarged(mask, size) -> Bool[np.ndarray, "H W"]:
     return soft > 0.5
 
 
-def _path(rng, masks) -> Float[np.ndarray, "T 2"]:
-    """Where the object is put, (x, y) in pixels from its own place, from (0, 0) on.
+def _draw_path(rng, masks) -> Float[np.ndarray, "T 2"]:
+    """Draws where the object is put, (x, y) px from its own place, from (0, 0) on.
 
     Of some directions, that in which it stays in the frame longest is taken.
     """

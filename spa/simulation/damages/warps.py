@@ -91,7 +91,7 @@ class Blob:
 
     @property
     def radius(self) -> float:
-        """Of the box, in pixels."""
+        """Half the shorter side of the box, in pixels."""
         return min(self.weight.shape) / 2
 
     @property
