@@ -1,29 +1,18 @@
-"""From training examples to batches (docs/DESIGN.md, Files: batch), under their names.
+"""Turns training examples into batches (docs/DESIGN.md, Files: batch)."""
 
-prepare_3d_batch, prepare_2d_batch      one example to one clip of a batch
-load_dataset, dataset_size              any source of examples, by its name
-load_synthetic_dataset, load_npz_dataset, load_kubric3d_dataset,
-load_tapvid3d_dataset, load_tapvid_dataset
-                                        iterators of batches, of one kind of source
-synthetic_pool, ScenePool               simulated scenes, made once and kept
-Augmentation, augment_example           crop, stride, mirror, tracker noise
-"""
+import functools
 
 from spa.data.augmentation import Augmentation, augment_example
 from spa.data.batches import prepare_2d_batch, prepare_3d_batch
-from spa.data.loading import (
-    SOURCES,
-    dataset_size,
-    load_dataset,
-    load_examples,
-    load_kubric3d_dataset,
-    load_npz_dataset,
-    load_synthetic_dataset,
-    load_tapvid3d_dataset,
-    load_tapvid_dataset,
-)
+from spa.data.loading import SOURCES, dataset_size, load_dataset, load_examples
 from spa.errors import DatasetError
-from spa.simulation.pools import ScenePool, synthetic_pool
+from spa.simulation.scene_pool import ScenePool, synthetic_pool
+
+load_synthetic_dataset = load_examples
+load_npz_dataset = functools.partial(load_dataset, "npz")
+load_kubric3d_dataset = functools.partial(load_dataset, "kubric")
+load_tapvid3d_dataset = functools.partial(load_dataset, "tapvid3d")
+load_tapvid_dataset = functools.partial(load_dataset, "tapvid")
 
 __all__ = [
     "SOURCES",

@@ -2,27 +2,11 @@
 
 A scene is a few bodies under MuJoCo on a floor among walls and furniture, seen by a
 moving camera: rigid ones, chains and creatures with joints, cloth and jelly. Nothing
-here needs OpenGL: what the camera sees is found by casting rays on the CPU. From top to
-bottom:
-
-    (worlds.py              what there is, random worlds, their physics)
-    draw_camera             a random moving camera (static, pan, orbit...)
-    set_frame, cast_rays    nearest surface along rays from one point, at one frame
-    seed_points             surface points under pixels of several frames
-    follow_points           points fixed to surfaces -> tracks and their visibility
-    generate_scene          all of it from one seed -> Scene
-    depth_and_segmentation, pixel_depth  depth and instance, per pixel or where asked
-    body_segmentation, synthetic_features
-                            which body; features of patches, without a network
-    impossible_twin         a scene that breaks physics from one moment on
-    texture_colours, render solid procedural textures, a lamp with shadows -> video
-    main                    the command: scenes to .npz files, previews
+here needs OpenGL: what the camera sees is found by casting rays on the CPU.
 
 World axes are MuJoCo's (z up, metres, seconds). Camera axes are OpenCV's (x right,
 y down, z forward) and pixels have their centres at +0.5 (DESIGN section 3).
 """
-
-from __future__ import annotations
 
 import dataclasses
 import functools
@@ -46,24 +30,13 @@ LEFT_OUT = "left_out.txt"  # lists twins that cannot be shown, not to be tried a
 MAX_SHEET_ROWS = 26  # of a contact sheet
 
 
-def contact_sheet(
-    scenes: list[Scene], videos: list[np.ndarray], columns: int = 6
-) -> np.ndarray:
-    """`[rows * H, columns * W, 3]` uint8: frames of each scene, visible tracks dotted.
+def contact_row(scene: Scene, video: np.ndarray, columns: int = 6) -> np.ndarray:
+    """Returns `[H, columns * W, 3]` uint8: frames of a scene, visible tracks dotted.
 
     Static points are white, every moving instance has a colour of its own. Scenes are
     shown from start to end, twins from the frame before the violation on for a second,
     framed in red where it shows.
     """
-    rows = [
-        contact_row(scene, video, columns)
-        for scene, video in zip(scenes, videos, strict=True)
-    ]
-    return np.concatenate(rows)
-
-
-def contact_row(scene: Scene, video: np.ndarray, columns: int = 6) -> np.ndarray:
-    """`[H, columns * W, 3]` uint8: one row of `contact_sheet`."""
     hues = np.array([[[k * 47 % 180, 255, 255] for k in range(256)]], np.uint8)
     palette = cv2.cvtColor(hues, cv2.COLOR_HSV2RGB)[0].tolist()
     palette[0] = [255, 255, 255]
@@ -89,7 +62,7 @@ def contact_row(scene: Scene, video: np.ndarray, columns: int = 6) -> np.ndarray
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What `make_files` writes, and where; as the command's flags of the same names."""
+    """Settings of what is written, and where, as the flags of the same names."""
 
     folder: pathlib.Path
     num_frames: int = 48
@@ -109,12 +82,12 @@ class Settings:
         return self.height, self.width
 
     def path(self, seed: int, violation: str = "none", suffix: str = ".npz"):
-        """Where the scene of a seed goes, or a twin of it."""
+        """Returns where the scene of a seed goes, or a twin of it."""
         name = f"scene_{seed:06d}_{violation}".removesuffix("_none")
         return self.folder / (name + suffix)
 
     def left_out(self, seed: int, violation: str) -> str:
-        """The line of LEFT_OUT which says that a twin cannot be shown."""
+        """Returns the line of LEFT_OUT which says that a twin cannot be shown."""
         return (
             f"{self.path(seed, violation).stem}: {self.num_frames} frames, "
             f"{self.num_tracks} tracks, {self.width}x{self.height}, "
@@ -156,14 +129,14 @@ def make_files(
             except NoViolation:
                 report[kind] = "cannot"
                 continue
-            shown = shown or _shown(settings, scene)
+            shown = shown or _render_maps(settings, scene)
             _write_scene(settings, twin, shown, rows)
             report[kind] = "written"
     return report | {"rows": rows}
 
 
 def _is_found(settings: Settings, seed: int, kind: str) -> bool:
-    """Whether a scene's files are there.
+    """Returns whether a scene's files are there.
 
     Raises ValueError if they are, but damaged or made with other settings.
     """
@@ -194,8 +167,10 @@ def _is_found(settings: Settings, seed: int, kind: str) -> bool:
     return not settings.preview or settings.path(seed, kind, ".mp4").exists()
 
 
-def _shown(settings: Settings, scene: Scene, first: int = 0) -> dict[str, np.ndarray]:
-    """What a camera sees from frame `first` on, as far as it is asked for."""
+def _render_maps(
+    settings: Settings, scene: Scene, first: int = 0
+) -> dict[str, np.ndarray]:
+    """Renders what a camera sees from frame `first` on, as far as it is asked for."""
     shown = {}
     if settings.depth:
         maps = depth_and_segmentation(scene.simulation, scene.camera, first)
@@ -212,7 +187,7 @@ def _write_scene(settings: Settings, scene: Scene, possible: dict, rows: list) -
         first = scene.violation_frame
         shown = {
             name: np.concatenate([possible[name][:first], later])
-            for name, later in _shown(settings, scene, first).items()
+            for name, later in _render_maps(settings, scene, first).items()
         }
     arrays = scene.arrays() | shown
     if settings.preview:
@@ -226,7 +201,7 @@ def _write_scene(settings: Settings, scene: Scene, possible: dict, rows: list) -
 
 
 def parse_violations(text: str) -> tuple[str, ...]:
-    """Names of violations from "none", "all" or a list with commas.
+    """Returns names of violations from "none", "all" or a list with commas.
 
     Raises ValueError for a name that is none.
     """
@@ -246,7 +221,7 @@ def _make_files(settings: Settings, job: tuple) -> dict[str, object]:
     return make_files(settings, *job)
 
 
-def _lines_of(path: pathlib.Path) -> set[str]:
+def _read_lines(path: pathlib.Path) -> set[str]:
     return set(path.read_text().splitlines()) if path.exists() else set()
 
 
@@ -274,7 +249,7 @@ def main(flags) -> None:
     rows: list[np.ndarray] = []
     seeds = range(flags.seed, flags.seed + flags.num_scenes)
     total = len(seeds) * (1 + len(settings.violations))
-    noted = _lines_of(settings.folder / LEFT_OUT)
+    noted = _read_lines(settings.folder / LEFT_OUT)
     jobs = [
         (seed, [v for v in settings.violations if settings.left_out(seed, v) in noted])
         for seed in seeds

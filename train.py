@@ -53,7 +53,7 @@ from spa.model.train_state import (
     saved_steps,
     unfinished,
 )
-from spa.simulation import pools
+from spa.simulation.scene_pool import ScenePool, synthetic_pool
 
 FLAGS = flags.FLAGS
 WEIGHTS = training.LossWeights()
@@ -477,13 +477,13 @@ def count_steps() -> int:
 
 def make_pool(
     num_scenes: int, seed: int, num_frames: int, depth_scenes: int
-) -> pools.ScenePool:
+) -> ScenePool:
     """Simulated scenes, as long as the model's window or longer.
 
     They have as many tracks as are asked for, and features for all of the support.
     """
     support, query = FLAGS.num_support_tracks, FLAGS.num_query_points
-    return pools.synthetic_pool(
+    return synthetic_pool(
         num_scenes,
         seed=seed,
         num_workers=FLAGS.num_workers,

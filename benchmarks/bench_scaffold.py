@@ -21,10 +21,10 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path[:0] = [ROOT]
 
 import track_autoencoder_3d
-from spa.data.loading import load_synthetic_dataset
+from spa.data.loading import load_examples
 from spa.files import whole_file
 from spa.model import checkpoints, training
-from spa.simulation import pools
+from spa.simulation.scene_pool import synthetic_pool
 
 SEED, NUM_SCENES = 1, 256  # train.py's held-out pool
 KINDS = {
@@ -67,8 +67,8 @@ def measure(batches: list[dict]) -> list[dict]:
 
 def main(argv):
     del argv
-    pool = pools.synthetic_pool(NUM_SCENES, seed=SEED, num_workers=2)
-    batches = load_synthetic_dataset(pool, 16, augment=False, num_epochs=1, seed=SEED)
+    pool = synthetic_pool(NUM_SCENES, seed=SEED, num_workers=2)
+    batches = load_examples(pool, 16, augment=False, num_epochs=1, seed=SEED)
     rows = measure(list(batches))
     for row in rows:
         print(f"{row['latents']:<48} {row['median_px']:.3f} {row['mean_px']:.3f}")

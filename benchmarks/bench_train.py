@@ -34,11 +34,11 @@ import jax
 import tqdm
 
 import track_autoencoder_3d
-from spa.data.loading import load_synthetic_dataset
+from spa.data.loading import load_examples
 from spa.files import keep_compiled_programs, whole_file
 from spa.model import checkpoints, training
 from spa.model.train_state import make_state
-from spa.simulation import pools
+from spa.simulation.scene_pool import synthetic_pool
 
 FLAGS = flags.FLAGS
 MOST_WAIT = 0.05  # of the time, on a GPU with 8 processes
@@ -70,7 +70,7 @@ def make_model(setup: Setup):
 
 
 def make_batches(setup: Setup, pool, num_workers: int):
-    return load_synthetic_dataset(
+    return load_examples(
         pool,
         setup.batch_size,
         num_support=setup.num_support,
@@ -85,7 +85,7 @@ def measure_generator(num_scenes: int, num_workers: int) -> dict:
 
     def seconds(count: int) -> float:
         start = time.perf_counter()
-        pools.synthetic_pool(count, seed=99, num_workers=num_workers)
+        synthetic_pool(count, seed=99, num_workers=num_workers)
         return time.perf_counter() - start
 
     few = max(1, num_workers) * 8  # a process takes 8 scenes at once
@@ -231,9 +231,7 @@ def measure_all(platform: str) -> dict:
         add("generator", measure_generator(scenes * max(1, n), n))
     for setup in setups:
         frames = max(64, make_model(setup).num_output_frames)
-        pool = pools.synthetic_pool(
-            max(scenes, setup.batch_size), 98, max(workers), frames
-        )
+        pool = synthetic_pool(max(scenes, setup.batch_size), 98, max(workers), frames)
         for n in workers:
             add("loader", measure_loader(setup, pool, n, batches))
         step = Step(setup, next(make_batches(setup, pool, 0)))

@@ -44,7 +44,7 @@ def whole_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def whole_files() -> Iterator[Callable]:
-    """Several files of one kind of work: no path is touched before all are complete.
+    """Opens several files of one work: none appears before all are complete.
 
     Where one cannot be written, none of them is, so that those of an earlier time are
     never mixed with new ones.

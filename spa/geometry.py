@@ -4,17 +4,16 @@ Pixels are raster coordinates with centres at +0.5, cameras have OpenCV's axes,
 intrinsics are (fx, fy, cx, cy) in pixels (docs/DESIGN.md, Conventions).
 """
 
-from __future__ import annotations
-
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
 
-DEPTH_TAPS = 7  # to each side: 15 x 15 taps around a point
+DEPTH_TAPS = 7  # to each side of a point
+NUM_TAPS = 2 * DEPTH_TAPS + 1  # to a side of the square around it
 DEPTH_WAVES = 15
-NUM_DEPTH_FEATURES = (2 * DEPTH_TAPS + 1) ** 2 + 1 + 2 * DEPTH_WAVES  # 256
+NUM_DEPTH_FEATURES = NUM_TAPS**2 + 1 + 2 * DEPTH_WAVES  # 256
 SAMPLES_PER_CHUNK = 1 << 24  # numbers held at once while sampling maps
 POINTS_PER_CALL = 1024  # of compiled programs, which then fit clips of any track count
 
@@ -22,7 +21,7 @@ Intrinsics = Float[np.ndarray, "4"]  # fx, fy, cx, cy in pixels
 
 
 def default_intrinsics(height: int, width: int) -> Intrinsics:
-    """Intrinsics assumed where none are known: f = the longer side, centred.
+    """Returns the intrinsics assumed where none are known: f = longer side, centred.
 
     That is a field of view of 53 degrees along the longer side.
 
@@ -36,24 +35,8 @@ def default_intrinsics(height: int, width: int) -> Intrinsics:
     return np.array([focal, focal, width / 2, height / 2])
 
 
-def scale_intrinsics(
-    intrinsics: Intrinsics, size: tuple[int, int], new_size: tuple[int, int]
-) -> Intrinsics:
-    """Intrinsics of the same camera when its frames are resized.
-
-    Args:
-        intrinsics: (fx, fy, cx, cy) for frames of `size`.
-        size, new_size: (height, width) before and after.
-
-    Returns:
-        (fx, fy, cx, cy) for frames of `new_size`.
-    """
-    x, y = new_size[1] / size[1], new_size[0] / size[0]
-    return np.asarray(intrinsics) * np.array([x, y, x, y])
-
-
 def intrinsics_matrix(intrinsics: Intrinsics) -> Float[np.ndarray, "3 3"]:
-    """(fx, fy, cx, cy) as the matrix [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]."""
+    """Returns (fx, fy, cx, cy) as [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]."""
     fx, fy, cx, cy = np.asarray(intrinsics)
     return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
 
@@ -63,7 +46,7 @@ def lift(
     intrinsics: Intrinsics,
     depth: Float[np.ndarray, "N T"] | float = 1.0,
 ) -> Float[np.ndarray, "N T 3"]:
-    """Pixels at a depth to points in the camera frame.
+    """Lifts pixels at a depth to points in the camera frame.
 
     Args:
         tracks: [..., 2] pixel positions (x, y).
@@ -86,7 +69,7 @@ def lift(
 def project(
     points: Float[np.ndarray, "*points 3"], intrinsics: Intrinsics
 ) -> Float[np.ndarray, "*points 2"]:
-    """Camera-frame points to pixels; the inverse of `lift` given their depth.
+    """Projects camera-frame points to pixels; the inverse of `lift` at their depth.
 
     Args:
         points: [..., 3] camera-frame (X, Y, Z), Z positive for what a camera sees.
@@ -106,7 +89,7 @@ def project(
 def world_to_camera(
     points: Float[np.ndarray, "N T 3"], extrinsics: Float[np.ndarray, "*T 4 4"]
 ) -> Float[np.ndarray, "N T 3"]:
-    """World points to the camera's frame.
+    """Takes world points to the camera's frame.
 
     Args:
         points: [N, T, 3] in the world frame.
@@ -122,7 +105,7 @@ def world_to_camera(
 def camera_to_world(
     points: Float[np.ndarray, "N T 3"], extrinsics: Float[np.ndarray, "*T 4 4"]
 ) -> Float[np.ndarray, "N T 3"]:
-    """Camera-frame points to the world; the inverse of `world_to_camera`."""
+    """Takes camera-frame points to the world; the inverse of `world_to_camera`."""
     xp = points.__array_namespace__()
     inverse = xp.linalg.inv(extrinsics[..., :3, :3])
     return (inverse @ (points - extrinsics[..., :3, 3])[..., None])[..., 0]
@@ -133,7 +116,7 @@ def bilinear_sample(
     tracks: Float[np.ndarray, "N T 2"],
     size: tuple[int, int],
 ) -> Float[np.ndarray, "N T *C"]:
-    """Values of per-frame maps at track positions, bilinearly interpolated.
+    """Returns values of per-frame maps at track positions, bilinearly interpolated.
 
     A map of another size than the clip covers the same rectangle: position x of a clip
     W wide is x·w/W of a map w wide, whose pixel centres are at +0.5 too. Beyond the
@@ -191,10 +174,10 @@ def sample_frames(
     size: tuple[int, int],
     out: Shaped[np.ndarray, "N T *C"] | None = None,
 ) -> Shaped[np.ndarray, "N T *C"]:
-    """`bilinear_sample` of maps that come one by one, so that they are never all held.
+    """Samples maps that come one by one, so that they are never all held.
 
-    Compiled, on JAX's default device: about ten times as fast as `bilinear_sample` for
-    maps of many channels.
+    As `bilinear_sample`, but compiled, on JAX's default device: about ten times as fast
+    for maps of many channels.
 
     Args:
         maps: T maps [h, w] or [h, w, C] in order, all of one size; a generator will do.
@@ -208,15 +191,10 @@ def sample_frames(
     Raises:
         ValueError: if there are not T maps, or `out` has a wrong shape.
     """
-    num_tracks, num_frames = tracks.shape[:2]
     compiled, size = _compiled_sample(), tuple(map(float, size))
-    for t, frame in enumerate(_exactly(maps, num_frames)):
-        out = _output(out, (num_tracks, num_frames, *frame.shape[2:]))
-        for part in _parts(num_tracks):
-            (xy,) = _padded(tracks[part, t])
-            values = compiled(frame, xy, size, out.dtype.name)
-            out[part, t] = np.asarray(values)[: part.stop - part.start]
-    return out
+    return _compute_by_frame(
+        lambda frame, xy, dtype: compiled(frame, xy, size, dtype), maps, [tracks], out
+    )
 
 
 @functools.cache
@@ -231,49 +209,48 @@ def _compiled_sample():
     return jax.jit(sample, static_argnums=3)
 
 
-def _exactly(maps: Iterable, num_frames: int) -> Iterator:
-    """The maps, on the device once each; not one too few or too many."""
+def _compute_by_frame(function, maps, points, out, width=None):
+    """Fills `out` [N, T, *C] with a compiled function of each map and the points there.
+
+    points: arrays [N, T, ...]. width: of the values, if it is not that of the maps.
+    """
     import jax
 
-    count = 0
+    (num_tracks, num_frames), count = points[0].shape[:2], 0
     for frame in maps:
         count += 1
         if count > num_frames:
             break
-        yield jax.numpy.asarray(frame)
+        shape = num_tracks, num_frames, *((width,) if width else frame.shape[2:])
+        out = np.empty(shape, np.float32) if out is None else out
+        if out.shape != shape:
+            raise ValueError(f"out has shape {out.shape}, need {shape}")
+        frame = jax.numpy.asarray(frame)  # goes to the device once
+        for start in range(0, num_tracks, POINTS_PER_CALL):
+            part = np.s_[start : start + POINTS_PER_CALL, count - 1]
+            padded = [_padded(array[part]) for array in points]
+            values = np.asarray(function(frame, *padded, out.dtype.name))
+            out[part] = values[: len(out[part])]
     if count != num_frames:
         found = f"more than {num_frames}" if count > num_frames else count
         raise ValueError(
             f"maps have {found} frames, tracks have {num_frames}: both must be of the "
             "same frames"
         )
-
-
-def _output(out, shape):
-    if out is None:
-        return np.empty(shape, np.float32)
-    if out.shape != shape:
-        raise ValueError(f"out has shape {out.shape}, need {shape}")
     return out
 
 
-def _parts(num_points: int) -> list[slice]:
-    starts = range(0, num_points, POINTS_PER_CALL)
-    return [slice(s, min(s + POINTS_PER_CALL, num_points)) for s in starts]
-
-
-def _padded(*arrays):
-    """Arrays of points [n, ...] as float32 of POINTS_PER_CALL points."""
-    for array in arrays:
-        padded = np.zeros((POINTS_PER_CALL, *array.shape[1:]), np.float32)
-        padded[: len(array)] = array
-        yield padded
+def _padded(array):
+    """An array of points [n, ...] as float32 of POINTS_PER_CALL points."""
+    padded = np.zeros((POINTS_PER_CALL, *array.shape[1:]), np.float32)
+    padded[: len(array)] = array
+    return padded
 
 
 def clip_scale(
     tracks: Float[np.ndarray, "N T 3"], visible: Float[np.ndarray, "N T 1"]
 ) -> float:
-    """The clip's scale: median depth of visible support points.
+    """Returns the clip's scale: the median depth of visible support points.
 
     Never of query points: that would tell the model about what it has to predict.
 
@@ -296,14 +273,14 @@ def clip_scale(
 def normalize(
     tracks: Float[np.ndarray, "N T 3"], scale: float
 ) -> Float[np.ndarray, "N T 3"]:
-    """Camera-frame tracks in units of the clip's scale: what the models see."""
+    """Returns camera-frame tracks in units of the clip's scale, as models see them."""
     return tracks / scale
 
 
 def denormalize(
     tracks: Float[np.ndarray, "N T 3"], scale: float
 ) -> Float[np.ndarray, "N T 3"]:
-    """The inverse of `normalize`: back to the clip's own unit."""
+    """Returns tracks in the clip's own unit again; the inverse of `normalize`."""
     return tracks * scale
 
 
@@ -314,7 +291,7 @@ def depth_features(
     scale: float,
     size: tuple[int, int],
 ) -> Float[np.ndarray, "N T 256"]:
-    """Relative depth around each point, and its own log depth in waves.
+    """Returns relative depth around each point, and its own log depth in waves.
 
     225 numbers are z / z_tap - 1, clipped to [-1, 4], for 15 x 15 taps (rows of y, in
     each x) at multiples of max(H, W) / 256 px around the point, 0 for taps outside the
@@ -345,7 +322,7 @@ def depth_feature_frames(
     size: tuple[int, int],
     out: Shaped[np.ndarray, "N T 256"] | None = None,
 ) -> Shaped[np.ndarray, "N T 256"]:
-    """`depth_features` of maps that come one by one, compiled, in bounded memory.
+    """Computes `depth_features` of maps that come one by one, in bounded memory.
 
     Args:
         depth: T maps [h, w] in order, positive, of one size; a generator will do.
@@ -359,15 +336,14 @@ def depth_feature_frames(
     Raises:
         ValueError: if there are not T maps, or `out` has a wrong shape.
     """
-    num_tracks, num_frames = z.shape
     compiled, size = _compiled_depth_features(), tuple(map(int, size))
-    out = _output(out, (num_tracks, num_frames, NUM_DEPTH_FEATURES))
-    for t, frame in enumerate(_exactly(depth, num_frames)):
-        for part in _parts(num_tracks):
-            xy, z_points = _padded(tracks[part, t], z[part, t])
-            values = compiled(frame, xy, z_points, float(scale), size, out.dtype.name)
-            out[part, t] = np.asarray(values)[: part.stop - part.start]
-    return out
+    return _compute_by_frame(
+        lambda frame, xy, z, dtype: compiled(frame, xy, z, float(scale), size, dtype),
+        depth,
+        [tracks, z],
+        out,
+        NUM_DEPTH_FEATURES,
+    )
 
 
 @functools.cache
@@ -386,7 +362,7 @@ def _compiled_depth_features():
 def depth_taps(
     tracks: Float[np.ndarray, "*points 2"], size: tuple[int, int]
 ) -> tuple[Float[np.ndarray, "K *points 2"], Bool[np.ndarray, " K *points"]]:
-    """Where `depth_features` looks around each point, and whether that is in the frame.
+    """Returns where `depth_features` looks, and which of that is in the frame.
 
     Args:
         tracks: [..., 2] pixel positions (x, y).
@@ -409,15 +385,16 @@ def relative_depth(
     z_taps: Float[np.ndarray, " K *points"],
     inside: Bool[np.ndarray, " K *points"],
 ) -> Float[np.ndarray, " K *points"]:
-    """z / z_tap - 1, clipped to [-1, 4]; 0 for taps outside the frame."""
+    """Returns z / z_tap - 1, clipped to [-1, 4]; 0 for taps outside the frame."""
     xp = z_taps.__array_namespace__()
+    # A tap on something close before the camera would drown all others.
     return xp.where(inside, xp.clip(z / z_taps - 1, -1, 4), 0)
 
 
 def depth_waves(
     z: Float[np.ndarray, " *points"], scale: float
 ) -> Float[np.ndarray, "*points W"]:
-    """The log depth l = log(z / scale) of points; sin, then cos of 2^(i/3)·l."""
+    """Returns the log depth l = log(z / scale); sin, then cos of 2^(i/3)·l."""
     xp = z.__array_namespace__()
     log_z = xp.log(z / scale)[..., None]
     waves = 2 ** (xp.arange(DEPTH_WAVES) / 3) * log_z
@@ -427,7 +404,7 @@ def depth_waves(
 def quaternion_matrix(
     quaternions: Float[np.ndarray, "*poses 4"],
 ) -> Float[np.ndarray, "*poses 3 3"]:
-    """Rotation matrices of quaternions (w, x, y, z) of any positive length.
+    """Returns rotation matrices of quaternions (w, x, y, z) of any positive length.
 
     Raises:
         ValueError: if one of them is zero or not finite.
@@ -443,6 +420,3 @@ def quaternion_matrix(
         [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
     ]
     return xp.stack([xp.stack(row, axis=-1) for row in rows], axis=-2)
-
-
-NUM_TAPS = 2 * DEPTH_TAPS + 1  # to a side

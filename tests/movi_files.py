@@ -5,14 +5,8 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 SIZE, FRAMES = 48, 6
-
-
 FOCAL, SENSOR = 35.0, 32.0  # mm
-
-
 HALF = np.array([0.9, 0.6])  # of the plate
-
-
 WALL = -3.0  # z of the wall, in world coordinates
 
 
@@ -91,127 +85,64 @@ def movi_example(plate):
     distance, segmentation = plate.arrays()
     low, high = float(distance.min()), float(distance.max())
     depth = np.round((distance - low) / (high - low) * 65535).astype(np.uint16)
-    zeros = np.zeros((FRAMES, SIZE, SIZE, 3), np.uint16)
     instance = {
-        "mass": 1.0,
-        "friction": 0.5,
-        "restitution": 0.5,
         "positions": plate.place.astype(np.float32),
         "quaternions": wxyz(plate.turn),
-        "velocities": np.zeros((FRAMES, 3), np.float32),
-        "angular_velocities": np.zeros((FRAMES, 3), np.float32),
-        "bboxes_3d": np.zeros((FRAMES, 8, 3), np.float32),
-        "image_positions": np.zeros((FRAMES, 2), np.float32),
         "bboxes": [],
-        "bbox_frames": np.zeros(0, np.int32),
         "visibility": np.full(FRAMES, 9, np.uint16),
-        "asset_id": "plate",
         "category": "Toys",
-        "scale": 1.0,
-        "is_dynamic": True,
     }
     return {
         "metadata": {
             "video_name": "0",
-            "width": SIZE,
-            "height": SIZE,
             "num_frames": FRAMES,
-            "num_instances": 1,
             "depth_range": np.array([low, high], np.float32),
-            "forward_flow_range": np.zeros(2, np.float32),
-            "backward_flow_range": np.zeros(2, np.float32),
-            "motion_blur": 0.0,
         },
-        "background": "wall",
         "instances": [instance],
         "camera": {
             "focal_length": FOCAL,
             "sensor_width": SENSOR,
-            "field_of_view": 2 * np.arctan(SENSOR / FOCAL / 2),
             "positions": plate.eye.astype(np.float32),
             "quaternions": wxyz(plate.camera),
         },
-        "events": {"collisions": []},
-        "video": zeros.astype(np.uint8),
+        "video": np.zeros((FRAMES, SIZE, SIZE, 3), np.uint8),
         "segmentations": segmentation[..., None].astype(np.uint8),
-        "forward_flow": zeros[..., :2],
-        "backward_flow": zeros[..., :2],
+        "forward_flow": np.zeros((FRAMES, SIZE, SIZE, 2), np.uint16),
         "depth": depth[..., None],
-        "normal": zeros,
-        "object_coordinates": zeros,
     }
 
 
 def movi_features(tfds):
-    """The features of Kubric's movi_e.py and movi_f.py, in a small size."""
+    """The features of Kubric's movi_e.py that are read, and one of each other kind."""
     f, s, h = tfds.features, FRAMES, SIZE
-    tensor = {n: f.Tensor(shape=(s, n), dtype=np.float32) for n in (2, 3, 4)}
+
+    def tensor(*shape, dtype=np.float32):
+        return f.Tensor(shape=shape, dtype=dtype)
+
+    def images(dtype):
+        return f.Sequence(f.Image(shape=(h, h, 1), dtype=dtype), length=s)
+
+    poses = {"positions": tensor(s, 3), "quaternions": tensor(s, 4)}
     return f.FeaturesDict(
         {
             "metadata": {
                 "video_name": f.Text(),
-                "width": np.int32,
-                "height": np.int32,
                 "num_frames": np.int32,
-                "num_instances": np.uint16,
-                "depth_range": f.Tensor(shape=(2,), dtype=np.float32),
-                "forward_flow_range": f.Tensor(shape=(2,), dtype=np.float32),
-                "backward_flow_range": f.Tensor(shape=(2,), dtype=np.float32),
-                "motion_blur": np.float32,
+                "depth_range": tensor(2),
             },
-            "background": f.Text(),
             "instances": f.Sequence(
                 {
-                    "mass": np.float32,
-                    "friction": np.float32,
-                    "restitution": np.float32,
-                    "positions": tensor[3],
-                    "quaternions": tensor[4],
-                    "velocities": tensor[3],
-                    "angular_velocities": tensor[3],
-                    "bboxes_3d": f.Tensor(shape=(s, 8, 3), dtype=np.float32),
-                    "image_positions": tensor[2],
+                    **poses,
                     "bboxes": f.Sequence(f.BBoxFeature()),
-                    "bbox_frames": f.Sequence(f.Tensor(shape=(), dtype=np.int32)),
-                    "visibility": f.Tensor(shape=(s,), dtype=np.uint16),
-                    "asset_id": f.Text(),
+                    "visibility": tensor(s, dtype=np.uint16),
                     "category": f.ClassLabel(names=["None", "Shoe", "Toys"]),
-                    "scale": np.float32,
-                    "is_dynamic": np.bool_,
                 }
             ),
-            "camera": {
-                "focal_length": np.float32,
-                "sensor_width": np.float32,
-                "field_of_view": np.float32,
-                "positions": tensor[3],
-                "quaternions": tensor[4],
-            },
-            "events": {
-                "collisions": f.Sequence(
-                    {
-                        "instances": f.Tensor(shape=(2,), dtype=np.uint16),
-                        "frame": np.int32,
-                        "force": np.float32,
-                        "position": f.Tensor(shape=(3,), dtype=np.float32),
-                        "image_position": f.Tensor(shape=(2,), dtype=np.float32),
-                        "contact_normal": f.Tensor(shape=(3,), dtype=np.float32),
-                    }
-                )
-            },
+            "camera": {"focal_length": np.float32, "sensor_width": np.float32, **poses},
             "video": f.Video(shape=(s, h, h, 3)),
-            "segmentations": f.Sequence(
-                f.Image(shape=(h, h, 1), dtype=np.uint8), length=s
-            ),
-            "forward_flow": f.Sequence(
-                f.Tensor(shape=(h, h, 2), dtype=np.uint16), length=s
-            ),
-            "backward_flow": f.Sequence(
-                f.Tensor(shape=(h, h, 2), dtype=np.uint16), length=s
-            ),
-            "depth": f.Sequence(f.Image(shape=(h, h, 1), dtype=np.uint16), length=s),
-            "normal": f.Video(shape=(s, h, h, 3), dtype=np.uint16),
-            "object_coordinates": f.Video(shape=(s, h, h, 3), dtype=np.uint16),
+            "segmentations": images(np.uint8),
+            "forward_flow": f.Sequence(tensor(h, h, 2, dtype=np.uint16), length=s),
+            "depth": images(np.uint16),
         }
     )
 

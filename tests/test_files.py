@@ -3,10 +3,13 @@
 import collections
 import json
 import os
+import resource
+import signal
 
 import numpy as np
 import pytest
 
+from spa.clip.video_writer import write_video
 from spa.errors import first_line, reason
 from spa.files import (
     encode_csv,
@@ -97,3 +100,21 @@ def test_a_table_keeps_names_that_are_not_utf_8():
     rows = [{"a": os.fsdecode(b"\xff,x"), "c": 1}, {"b": 2}]
     assert encode_csv(["a", "b"], rows) == b'a,b\n"\xff,x",\n,2\n'
     assert encode_csv(["b"], rows[1:], has_header=False) == b"2\n"
+
+
+def test_a_file_that_fails_half_way_leaves_nothing(tmp_path):
+    with pytest.raises(TypeError):
+        write_npz(tmp_path / "x.npz", {1: np.zeros(3)})
+    noise = np.random.default_rng(0).integers(0, 255, (8, 64, 64, 3), np.uint8)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, before[1]))  # as on a full disk
+    try:
+        with pytest.raises(OSError, match=r"cannot write .*noise.mp4: .* of 8 frames"):
+            write_video(tmp_path / "noise.mp4", noise, 5)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert not list(tmp_path.iterdir())
+    write_video(tmp_path / "noise.mp4", noise, 5)
+    assert [path.name for path in tmp_path.iterdir()] == ["noise.mp4"]

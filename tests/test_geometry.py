@@ -104,15 +104,6 @@ def test_points_behind_the_camera_have_no_image():
     np.testing.assert_allclose(pixels[2], [50, 40])
 
 
-def test_scaled_intrinsics_scale_the_image():
-    intrinsics = np.array([300.0, 310.0, 150.0, 90.0])
-    points = np.random.default_rng(0).uniform(1, 3, (5, 3))
-    half = geometry.scale_intrinsics(intrinsics, (200, 320), (100, 160))
-    np.testing.assert_allclose(
-        geometry.project(points, half), geometry.project(points, intrinsics) / 2
-    )
-
-
 def test_intrinsics_matrix_projects():
     intrinsics = np.array([300.0, 310.0, 150.0, 90.0])
     points = np.random.default_rng(0).uniform(1, 3, (5, 3))
@@ -196,16 +187,6 @@ def test_linear_maps_are_sampled_exactly_at_any_resolution(seed, shape, size):
     np.testing.assert_allclose(sampled, expected, atol=1e-8)
 
 
-def test_half_resolution_map_of_positions_returns_the_positions():
-    """Averaging 2 x 2 pixels, as a feature extractor's patches do, moves nothing."""
-    y, x = np.meshgrid(np.arange(32) + 0.5, np.arange(48) + 0.5, indexing="ij")
-    positions = np.stack([x, y], axis=-1)
-    half = positions.reshape(16, 2, 24, 2, 2).mean(axis=(1, 3))
-    tracks = np.array([[[1.0, 1.0]], [[24.0, 16.0]], [[46.9, 30.2]]])
-    sampled = geometry.bilinear_sample(half[None], tracks, (32, 48))
-    np.testing.assert_allclose(sampled, tracks)
-
-
 def test_pixel_centres_give_the_pixels_and_edges_hold():
     maps = np.arange(6, dtype=np.uint8).reshape(1, 2, 3)
     tracks = np.array([[[0.5, 0.5]], [[2.5, 1.5]], [[-9, 0.5]], [[99, 99]], [[1, 0]]])
@@ -215,11 +196,10 @@ def test_pixel_centres_give_the_pixels_and_edges_hold():
 
 
 def test_nan_positions_give_nan_and_disturb_nobody():
-    maps = np.ones((1, 4, 4))
     tracks = np.array([[[np.nan, 1.0]], [[1.0, 1.0]]])
-    sampled = geometry.bilinear_sample(maps, tracks, (4, 4))
-    assert np.isnan(sampled[0, 0])
-    assert sampled[1, 0] == 1
+    for sample in (geometry.bilinear_sample, geometry.sample_frames):
+        sampled = sample(np.ones((1, 4, 4)), tracks, (4, 4))
+        assert np.isnan(sampled[0, 0]) and sampled[1, 0] == 1
 
 
 def test_chunks_of_frames_do_not_show(monkeypatch):
@@ -257,12 +237,6 @@ def test_streamed_maps_equal_the_plain_loop(monkeypatch, channels, dtype):
     np.testing.assert_array_equal(
         geometry.sample_frames(maps, tracks, size).astype(dtype), out
     )
-
-
-def test_streamed_nan_positions_give_nan_and_disturb_nobody():
-    tracks = np.array([[[np.nan, 1.0]], [[1.0, 1.0]]])
-    sampled = geometry.sample_frames(np.ones((1, 4, 4, 2)), tracks, (4, 4))
-    assert np.isnan(sampled[0]).all() and (sampled[1] == 1).all()
 
 
 @pytest.mark.parametrize("num_maps, found", [(1, "1"), (3, "more than 2")])

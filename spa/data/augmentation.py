@@ -7,14 +7,14 @@ import dataclasses
 import numpy as np
 
 from spa import geometry
-from spa.data.batches import projected
+from spa.data.batches import project_tracks
 from spa.data.examples import Example
 from spa.simulation import tracker_noise
 
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """How examples are varied in training; probabilities are per clip.
+    """Settings of how examples are varied in training; probabilities are per clip.
 
     crop: of a random start, and of a length shorter than the model's.
     stride: of every second or third frame only, where the clip is long enough.
@@ -54,7 +54,7 @@ class Augmentation:
 
     @classmethod
     def none(cls) -> Augmentation:
-        """Exact tracks, from the first frame on."""
+        """Returns exact tracks, from the first frame on."""
         return cls(*[0.0] * len(dataclasses.fields(cls)))
 
 
@@ -65,7 +65,7 @@ def augment_example(
     num_output_frames: int,
     num_visible: int = 1,
 ) -> Example:
-    """A variant of an example, of at most num_output_frames frames.
+    """Returns a variant of an example, of at most num_output_frames frames.
 
     num_visible: how many tracks should be visible in two frames or more. A crop that
     leaves fewer is drawn again, and at last the one with most is taken of windows that
@@ -73,11 +73,11 @@ def augment_example(
     """
     example = _random_crop(example, rng, augmentation, num_output_frames, num_visible)
     if rng.random() < augmentation.mirror and "dino_features" not in example:
-        example = mirrored(example)
+        example = mirror(example)
     if rng.random() < augmentation.noise:
         example = _noisy(example, rng, augmentation)
     if rng.random() < augmentation.lost:
-        visible = tracker_noise.lost_at_occlusion(rng, example["visible"])
+        visible = tracker_noise.lost_when_hidden(rng, example["visible"])
         rate = rng.uniform(0, augmentation.loss_rate)
         example = example | {"visible": tracker_noise.lost_early(rng, visible, rate)}
     if example.get("unit_depth", False):
@@ -86,22 +86,17 @@ def augment_example(
         return flatten_depth(example)
     if rng.random() < augmentation.focal:
         factor = np.exp(rng.normal(0, augmentation.focal_error))
-        example = example | dict(
-            zip(
-                ("tracks_3d", "intrinsics"),
-                tracker_noise.focal_error(
-                    example["tracks_3d"], example["intrinsics"], factor
-                ),
-                strict=True,
-            )
+        tracks, camera = tracker_noise.focal_error(
+            example["tracks_3d"], example["intrinsics"], factor
         )
+        example = example | {"tracks_3d": tracks, "intrinsics": camera}
     if rng.random() < augmentation.depth:
         example = _estimated_depth(example, rng, augmentation)
     return example
 
 
 def _noisy(example, rng, augmentation) -> Example:
-    """With errors of position, false occlusions and disappearances unnoticed."""
+    """Adds errors of position, false occlusions and disappearances unnoticed."""
     pixel = max(example["width"], example["height"]) / 256
     tracks, camera = example["tracks_3d"], example["intrinsics"]
     sigma = rng.uniform(0, augmentation.noise_pixels) * pixel
@@ -121,7 +116,7 @@ def _noisy(example, rng, augmentation) -> Example:
 
 
 def _estimated_depth(example, rng, augmentation) -> Example:
-    """With the errors of a depth network: shift, of depth or its inverse; flicker."""
+    """Adds the errors of a depth network: shift, of depth or its inverse; flicker."""
     tracks = example["tracks_3d"]
     depths = tracks[..., 2][example["visible"][..., 0] > 0]
     inverse = bool(rng.random() < 0.5)
@@ -173,7 +168,7 @@ def _random_crop(example, rng, augmentation, num_output_frames, num_visible) -> 
 
 
 def cut(example: Example, start: int, length: int, stride: int = 1) -> Example:
-    """`length` frames of an example from `start` on, every `stride`-th."""
+    """Returns `length` frames of an example from `start` on, every `stride`-th."""
     frames = slice(start, start + length * stride, stride)
     parts = {}
     for name in ("tracks_3d", "visible", "dino_features", "depth_taps"):
@@ -184,29 +179,22 @@ def cut(example: Example, start: int, length: int, stride: int = 1) -> Example:
     return example | parts
 
 
-def mirrored(example: Example) -> Example:
-    """Left and right exchanged: the world reflected in the camera's y-z plane.
+def mirror(example: Example) -> Example:
+    """Exchanges left and right: the world reflected in the camera's y-z plane.
 
     Depth maps and relative depths are too; DINOv2 features cannot be.
     """
     fx, fy, cx, cy = np.asarray(example["intrinsics"], np.float32)
-    flipped = {
-        name: example[name][..., ::-1]
-        for name in ("depth", "depth_taps")
-        if name in example
+    stored = {"depth", "depth_taps"} & set(example)
+    return example | {
+        **{name: example[name][..., ::-1] for name in stored},
+        "tracks_3d": example["tracks_3d"] * np.array([-1, 1, 1], np.float32),
+        "intrinsics": np.array([fx, fy, example["width"] - cx, cy], np.float32),
     }
-    return (
-        example
-        | flipped
-        | {
-            "tracks_3d": example["tracks_3d"] * np.array([-1, 1, 1], np.float32),
-            "intrinsics": np.array([fx, fy, example["width"] - cx, cy], np.float32),
-        }
-    )
 
 
 def flatten_depth(example: Example) -> Example:
-    """The example as it looks without depth and focal length: pixels lifted at z = 1.
+    """Returns the example without depth and focal length: pixels lifted at z = 1.
 
     fx = fy = max(H, W), centre at (W/2, H/2), as for any video of unknown intrinsics
     (DESIGN section 3). Hidden points become zero. What is known of depth is gone, and
@@ -214,7 +202,7 @@ def flatten_depth(example: Example) -> Example:
     """
     height, width = int(example["height"]), int(example["width"])
     intrinsics = geometry.default_intrinsics(height, width).astype(np.float32)
-    lifted = geometry.lift(projected(example), intrinsics)
+    lifted = geometry.lift(project_tracks(example), intrinsics)
     known = ("depth", "depth_taps", "depth_rows")
     example = {name: array for name, array in example.items() if name not in known}
     return example | {

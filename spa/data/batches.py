@@ -1,7 +1,5 @@
 """One training example to one clip of a batch (docs/DESIGN.md, Files: batch)."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from spa import geometry
@@ -21,7 +19,7 @@ def prepare_3d_batch(
     use_depth: bool = False,
     modality_dropout: float = 0.0,
 ) -> Example:
-    """One clip of a 3DSPA batch: camera-frame XYZ over one scale per clip.
+    """Returns one clip of a 3DSPA batch: camera-frame XYZ over one scale per clip.
 
     The scale is the median depth of the visible support points. Returns
     `support_tracks [N, F, 3]`, `support_tracks_visible [N, F, 1]`, `query_points
@@ -85,27 +83,24 @@ def prepare_2d_batch(
     num_query: int,
     num_output_frames: int,
 ) -> Example:
-    """One clip of a TRAJAN batch: raster pixels divided by (W, H); `scale` is 1.
+    """Returns one clip of a TRAJAN batch: pixels divided by (W, H); `scale` is 1.
 
-    Takes `tracks_2d [N, T, 2]` (pixels) if the example has them, else projects
-    `tracks_3d`. Otherwise as `prepare_3d_batch`, in two coordinates, without features.
+    Otherwise as `prepare_3d_batch`, in two coordinates, without features.
     """
-    if "tracks_2d" not in example:
-        example = example | {"tracks_2d": projected(example)}
+    example = example | {"tracks_2d": project_tracks(example)}
     tracks, visible = _checked(example, num_output_frames, 2)
     size = np.array([example["width"], example["height"]], np.float32)
     support, query = _split(rng, visible, num_support, num_query)
     clip = _clip(rng, tracks / size, visible, support, query, num_output_frames)
-    unknown = geometry.default_intrinsics(example["height"], example["width"])
     clip |= _frame_size(example)
     return clip | {
-        "intrinsics": np.asarray(example.get("intrinsics", unknown), np.float32),
+        "intrinsics": np.asarray(example["intrinsics"], np.float32),
         "scale": np.float32(1),
     }
 
 
-def projected(example: Example) -> np.ndarray:
-    """Pixels `[N, T, 2]` float32 of an example's tracks, zero where they are hidden."""
+def project_tracks(example: Example) -> np.ndarray:
+    """Returns the tracks in pixels `[N, T, 2]` float32, zero where they are hidden."""
     tracks = np.asarray(example["tracks_3d"], np.float32)
     pixels = geometry.project(tracks, np.asarray(example["intrinsics"], np.float32))
     return np.where(example["visible"] > 0, pixels, np.float32(0))
@@ -196,7 +191,7 @@ def _depth_features(example, tracks, visible, used, scale) -> np.ndarray:
         relative = taps.reshape(*z.shape, NUM_TAPS**2)
         features = np.concatenate([relative, geometry.depth_waves(z, scale)], -1)
     else:
-        pixels = projected(example)[used]
+        pixels = project_tracks(example)[used]
         size = (int(example["height"]), int(example["width"]))
         features = geometry.depth_features(example["depth"], pixels, z, scale, size)
     if not np.isfinite(features[seen]).all():

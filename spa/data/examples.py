@@ -1,12 +1,11 @@
 """Training examples: arrays of one clip, checked where they come in."""
 
-from __future__ import annotations
-
+import contextlib
 import os
 import pathlib
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import cv2
 import numpy as np
@@ -18,12 +17,13 @@ from spa.errors import DatasetError, first_line
 from spa.geometry import NUM_TAPS
 
 Example = dict[str, np.ndarray]
+DINO_DIM = 768  # width of DINOv2 features where no clip has any
 
 
 def read_npz(
     path: str | os.PathLike, names: set[str] | None = None
 ) -> dict[str, np.ndarray]:
-    """Arrays of an .npz by name, all or those among `names`; object arrays too.
+    """Reads arrays of an .npz by name, all or those among `names`; object arrays too.
 
     Raises:
         DatasetError: as `load_pickle`.
@@ -44,12 +44,7 @@ def read_npz(
 
 def _read_npy(archive: zipfile.ZipFile, member: str) -> np.ndarray:
     with archive.open(member) as file:
-        version = np.lib.format.read_magic(file)
-        read_header = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }.get(version)
-        if read_header is not None and read_header(file)[2].hasobject:
+        if _read_header(file)[2].hasobject:
             array = ArrayUnpickler(file).load()
             if not isinstance(array, np.ndarray):
                 raise ValueError(f"{member} is no array")
@@ -58,60 +53,79 @@ def _read_npy(archive: zipfile.ZipFile, member: str) -> np.ndarray:
         return np.lib.format.read_array(file, allow_pickle=False)
 
 
-def decode_jpeg(data: bytes) -> np.ndarray:
-    """`[H, W, 3]` uint8 RGB. Raises ValueError for what is no picture."""
+def _read_header(file) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """The shape, order and type that an .npy begins with; its array follows."""
+    if np.lib.format.read_magic(file) == (1, 0):
+        return np.lib.format.read_array_header_1_0(file)
+    return np.lib.format.read_array_header_2_0(file)
+
+
+@contextlib.contextmanager
+def name_errors(name: str | os.PathLike) -> Iterator[None]:
+    """Turns every error of what is done within into a DatasetError with a name."""
+    try:
+        yield
+    except DatasetError:
+        raise
+    except Exception as error:  # damage shows in many ways
+        raise DatasetError(f"{name}: {first_line(error)}") from error
+
+
+def decode_picture(data: bytes, flags: int = cv2.IMREAD_UNCHANGED) -> np.ndarray:
+    """Returns a picture as OpenCV has it. Raises ValueError for what is none."""
     data = data.tobytes() if isinstance(data, np.generic | np.ndarray) else bytes(data)
     picture = None
     if data:  # of nothing at all OpenCV complains in its own way
-        picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     if picture is None:
         raise ValueError("it holds a picture that cannot be decoded")
-    return picture[..., ::-1]
+    return picture
 
 
 def decode_video(frames, whole: bool) -> np.ndarray:
-    """Frames, given as an array or as JPEG bytes, or only the first of them."""
+    """Returns frames, given as an array or as JPEG bytes, or only the first of them."""
     if isinstance(frames, np.ndarray) and frames.ndim == 4:
         return frames if whole else frames[:1]
     if not len(frames):
         raise ValueError("its video has no frames")
-    return np.stack([decode_jpeg(frame) for frame in (frames if whole else frames[:1])])
+    frames = frames if whole else frames[:1]
+    bgr = np.stack([decode_picture(frame, cv2.IMREAD_COLOR) for frame in frames])
+    return bgr[..., ::-1]
 
 
-def checked_example(name: str, example: Example) -> Example:
-    """An example whose visible positions are finite and in front of the camera.
+def checked_example(name: str | os.PathLike, example: Example) -> Example:
+    """Returns an example whose visible positions are finite and before the camera.
 
     Raises DatasetError, naming the clip, for shapes that do not fit, NaN or infinite
     visible positions, bad intrinsics, and if nothing is visible.
     """
+    with name_errors(name):
+        return example | _checked_arrays(example)
+
+
+def _checked_arrays(example: Example) -> Example:
     tracks, visible = example["tracks_3d"], example["visible"] > 0
     if tracks.ndim != 3 or tracks.shape[2] != 3 or 0 in tracks.shape:
-        raise DatasetError(
-            f"{name}: tracks_3d has shape {tracks.shape}, must be [N, T, 3] in all"
+        raise ValueError(
+            f"tracks_3d has shape {tracks.shape}, must be [N, T, 3] in all"
         )
-    if visible.shape != (*tracks.shape[:2], 1):
-        raise DatasetError(
-            f"{name}: visible has shape {visible.shape}, "
-            f"the tracks need {(*tracks.shape[:2], 1)}"
-        )
+    needed = (*tracks.shape[:2], 1)
+    if visible.shape != needed:
+        raise ValueError(f"visible has shape {visible.shape}, the tracks need {needed}")
     intrinsics = np.asarray(example["intrinsics"], np.float32)
     if intrinsics.shape != (4,):
-        raise DatasetError(
-            f"{name}: intrinsics have shape {intrinsics.shape}, must be [4]"
-        )
+        raise ValueError(f"intrinsics have shape {intrinsics.shape}, must be [4]")
     if not (np.isfinite(intrinsics).all() and (intrinsics[:2] > 0).all()):
-        raise DatasetError(f"{name}: intrinsics {intrinsics.tolist()} are no camera's")
+        raise ValueError(f"intrinsics {intrinsics.tolist()} are no camera's")
     with np.errstate(over="ignore"):  # beyond float32 is infinite
         tracks = np.asarray(tracks, np.float32)
     wrong = int((visible & ~np.isfinite(tracks).all(-1, keepdims=True)).sum())
     if wrong:
-        raise DatasetError(
-            f"{name}: {wrong} positions of visible points are NaN or infinite"
-        )
+        raise ValueError(f"{wrong} positions of visible points are NaN or infinite")
     visible &= tracks[..., 2:] > 0
     if not visible.any():
-        raise DatasetError(f"{name}: no point is visible in any frame")
-    return example | {
+        raise ValueError("no point is visible in any frame")
+    return {
         "tracks_3d": tracks,
         "visible": visible.astype(np.float32),
         "intrinsics": intrinsics,
@@ -120,16 +134,19 @@ def checked_example(name: str, example: Example) -> Example:
     }
 
 
-def checked_features(path, stored: dict, tracks: np.ndarray) -> Example:
-    """The optional features of an example that are stored beside its tracks."""
+def checked_features(stored: dict, tracks: np.ndarray) -> Example:
+    """Returns the optional features of an example, stored beside its tracks.
+
+    Raises ValueError for features that do not fit these.
+    """
     features = {}
     if "dino_features" in stored:
         features["dino_features"] = stored["dino_features"]
     if "depth_features" in stored:
         width, taps = stored["depth_features"].shape[-1], NUM_TAPS**2
         if width != geometry.NUM_DEPTH_FEATURES:
-            raise DatasetError(
-                f"{path}: depth_features has {width} numbers a point, "
+            raise ValueError(
+                f"depth_features has {width} numbers a point, "
                 f"must have {geometry.NUM_DEPTH_FEATURES}"
             )
         # Only these: the waves follow from the track's depth and the clip's scale.
@@ -140,35 +157,33 @@ def checked_features(path, stored: dict, tracks: np.ndarray) -> Example:
     for name, array in features.items():
         if array.shape[:2] != tracks.shape[:2]:
             stored_as = name.replace("taps", "features")
-            raise DatasetError(
-                f"{path}: {stored_as} is of {array.shape[:2]} tracks and frames, the "
+            raise ValueError(
+                f"{stored_as} is of {array.shape[:2]} tracks and frames, the "
                 f"tracks are {tracks.shape[:2]}"
             )
         if not np.isfinite(array).all():
-            raise DatasetError(f"{path}: {name} holds NaN or infinite numbers")
+            raise ValueError(f"{name} holds NaN or infinite numbers")
     if "depth" in stored:
-        features["depth"] = _depth_map(path, stored["depth"], tracks.shape[1])
+        features["depth"] = _depth_map(stored["depth"], tracks.shape[1])
     return features
 
 
-def _depth_map(path, depth: np.ndarray, num_frames: int) -> np.ndarray:
+def _depth_map(depth: np.ndarray, num_frames: int) -> np.ndarray:
     """Depth maps `[T, h, w]` float32, finite: very far where there is nothing."""
     depth = np.asarray(depth, np.float32)
     if depth.ndim == 4 and depth.shape[3] == 1:
         depth = depth[..., 0]
     if depth.ndim != 3 or len(depth) != num_frames:
-        raise DatasetError(
-            f"{path}: depth has shape {depth.shape}, must be [{num_frames}, h, w]"
-        )
+        raise ValueError(f"depth has shape {depth.shape}, must be [{num_frames}, h, w]")
     if not (depth > 0).all():  # also for NaN
-        raise DatasetError(f"{path}: depth holds NaN, or numbers that are not positive")
+        raise ValueError("depth holds NaN, or numbers that are not positive")
     known = np.isfinite(depth)
     farthest = depth[known].max() if known.any() else np.float32(1)
     return np.where(known, depth, 1000 * farthest)
 
 
 def read_example(path: str | os.PathLike, with_video: bool = False) -> Example:
-    """An .npz of DESIGN section 5: `tracks_3d [N, T, 3]`, `visible [N, T, 1]`.
+    """Reads an .npz of DESIGN section 5: `tracks_3d [N, T, 3]`, `visible [N, T, 1]`.
 
     Optional: `intrinsics` as `[4]`, `[3, 3]` or `[T, 3, 3]` (one camera: it must not
     zoom), `height` and `width`, `video`, `depth [T, h, w]`, `dino_features [N, T, D]`,
@@ -187,25 +202,23 @@ def read_example(path: str | os.PathLike, with_video: bool = False) -> Example:
     if "height" not in stored and "depth" not in stored:
         stored |= read_npz(path, {"video"})
     height, width = frame_size(path, stored)
-    intrinsics = one_camera(path, stored.get("intrinsics"), height, width)
     visible = stored["visible"]
-    if visible.ndim == 2:
-        visible = visible[..., None]
     example = {
         "tracks_3d": stored["tracks_3d"],
-        "visible": visible,
-        "intrinsics": intrinsics,
+        "visible": visible[..., None] if visible.ndim == 2 else visible,
+        "intrinsics": one_camera(path, stored.get("intrinsics"), height, width),
         "height": height,
         "width": width,
     }
     if with_video and "video" in stored:
         example["video"] = stored["video"]
-    example = checked_example(str(path), example)
-    return example | checked_features(path, stored, example["tracks_3d"])
+    example = checked_example(path, example)
+    with name_errors(path):
+        return example | checked_features(stored, example["tracks_3d"])
 
 
 def frame_size(path, stored: dict) -> tuple[int, int]:
-    """(height, width) of a stored clip's frames, in pixels; DatasetError if unknown."""
+    """Returns (height, width) of a stored clip's frames; DatasetError if unknown."""
     if "height" in stored and "width" in stored:
         size = np.asarray(stored["height"]), np.asarray(stored["width"])
         if any(x.size != 1 or x.dtype.kind not in "fiu" or not x > 0 for x in size):
@@ -229,7 +242,7 @@ def frame_size(path, stored: dict) -> tuple[int, int]:
 
 
 def one_camera(path, intrinsics, height: int, width: int) -> np.ndarray:
-    """`[4]` from any of the forms in which intrinsics are stored."""
+    """Returns `[4]` from any of the forms in which intrinsics are stored."""
     if intrinsics is None:
         return geometry.default_intrinsics(height, width)
     intrinsics = np.asarray(intrinsics, np.float64)
@@ -249,36 +262,34 @@ def one_camera(path, intrinsics, height: int, width: int) -> np.ndarray:
 
 
 class FileSource:
-    """Files with an example in each."""
+    """Files with an example in each; dino_dim: the width of their DINOv2 features."""
 
-    def __init__(self, paths: list[str], read: Callable[[str], Example]):
-        self._paths, self._read = paths, read
+    def __init__(
+        self, paths: list[str], read: Callable[[str], Example], dino_dim: int = DINO_DIM
+    ):
+        self._paths, self._read, self.dino_dim = paths, read, dino_dim
 
     def __len__(self) -> int:
         return len(self._paths)
 
     def __getitem__(self, index: int) -> Example:
-        path = self._paths[index]
-        try:
-            return self._read(path)
-        except DatasetError:
-            raise
-        except Exception as error:  # arrays of text, of no axes...
-            raise DatasetError(f"{path}: {first_line(error)}") from error
+        with name_errors(self._paths[index]):
+            return self._read(self._paths[index])
 
     def name(self, index: int) -> str:
         return self._paths[index]
 
 
-def example_files(dataset_path: str | os.PathLike) -> tuple[list[str], int]:
-    """The .npz examples of a directory, and the width of their DINOv2 features.
+def open_examples(dataset_path: str | os.PathLike) -> FileSource:
+    """Opens the .npz examples of a directory (`read_example`).
 
     Impossible twins of simulated scenes (`violation`) are left out: nothing shall be
-    learned from them. The width is 768 where no file has any.
+    learned from them.
 
-    Raises DatasetError if there is no such directory, or no example in it.
+    Raises:
+        DatasetError: if there is no such directory, or no example in it.
     """
-    kept, impossible, width = [], 0, None
+    kept, impossible, widths = [], 0, []
     paths = list_files(dataset_path, "*.npz", "training examples")
     for path in tqdm.tqdm(paths, "listing examples", disable=len(paths) < 1000):
         try:
@@ -288,8 +299,9 @@ def example_files(dataset_path: str | os.PathLike) -> tuple[list[str], int]:
                     if str(_read_npy(archive, "violation.npy")) not in ("", "none"):
                         impossible += 1
                         continue
-                if width is None and "dino_features.npy" in names:
-                    width = _npy_shape(archive, "dino_features.npy")[-1]
+                if not widths and "dino_features.npy" in names:
+                    with archive.open("dino_features.npy") as file:
+                        widths.append(_read_header(file)[0][-1])
         except Exception:  # noqa: S110 - a damaged file is named when it is read
             pass
         kept.append(path)
@@ -299,13 +311,14 @@ def example_files(dataset_path: str | os.PathLike) -> tuple[list[str], int]:
         )
     if not kept:
         raise DatasetError(f"{dataset_path} holds impossible scenes only")
-    return kept, width or 768
+    return FileSource(kept, read_example, *widths)
 
 
 def example_features(dataset_path: str | os.PathLike) -> set[str]:
-    """What the first readable example of a directory has: "dino", "depth".
+    """Returns what the first readable example of a directory has: "dino", "depth".
 
-    Raises DatasetError if there is no such directory, or no example in it.
+    Raises:
+        DatasetError: if there is no such directory, or no example in it.
     """
     for path in list_files(dataset_path, "*.npz", "training examples"):
         try:
@@ -318,15 +331,8 @@ def example_features(dataset_path: str | os.PathLike) -> set[str]:
     return set()
 
 
-def _npy_shape(archive: zipfile.ZipFile, member: str) -> tuple[int, ...]:
-    with archive.open(member) as file:
-        if np.lib.format.read_magic(file) == (1, 0):
-            return np.lib.format.read_array_header_1_0(file)[0]
-        return np.lib.format.read_array_header_2_0(file)[0]
-
-
 def list_files(path: str | os.PathLike, pattern: str, what: str) -> list[str]:
-    """Files of a pattern in a directory, in order; a file stands for itself."""
+    """Returns files of a pattern in a directory, in order; a file stands for itself."""
     folder = pathlib.Path(path)
     if folder.is_file():
         return [str(folder)]

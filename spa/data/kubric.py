@@ -1,7 +1,5 @@
 """Kubric's MOVi scenes: pixels followed through depth, segmentation and poses."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import os
@@ -10,16 +8,15 @@ import grain
 import numpy as np
 
 from spa import geometry
-from spa.data.examples import Example
+from spa.data.examples import Example, name_errors
 from spa.data.tfds import decode_kubric, tfds_shards, tfrecord_offsets
-from spa.errors import DatasetError, first_line
 
 # Kubric's own: a point is hidden if what is seen is nearer by more than this share.
 KUBRIC_OCCLUSION = 0.01
 
 
 def read_kubric(stored: dict) -> Example:
-    """Cameras, poses and maps of a decoded MOVi example (Greff et al. 2022).
+    """Returns cameras, poses, maps of a decoded MOVi example (Greff et al. 2022).
 
     Returns `distance [T, H, W]` to the camera's centre in metres, `segmentation
     [T, H, W]` (0 is background, k is instance k - 1), `position [K, T, 3]` and
@@ -55,8 +52,8 @@ def read_kubric(stored: dict) -> Example:
     }
 
 
-def kubric_example(clip: Example, rng: np.random.Generator, num_tracks: int) -> Example:
-    """Tracks of random pixels of a Kubric clip, each moving with its instance.
+def draw_tracks(clip: Example, rng: np.random.Generator, num_tracks: int) -> Example:
+    """Draws random pixels of a Kubric clip, tracks that move with their instance.
 
     Pixels are those of three to six random frames, in half of the clips all alike, in
     the others half of them on instances, for the background is most of a picture.
@@ -69,7 +66,7 @@ def kubric_example(clip: Example, rng: np.random.Generator, num_tracks: int) -> 
 def follow_pixels(
     clip: Example, frame: np.ndarray, row: np.ndarray, column: np.ndarray
 ) -> Example:
-    """The example of chosen pixels `[N]` of a Kubric clip (`read_kubric`).
+    """Returns the example of chosen pixels `[N]` of a clip (`read_kubric`).
 
     A pixel is lifted by its distance, taken to the frame of the instance seen there,
     and moves with that. It is visible where it projects into the picture and one of the
@@ -94,7 +91,9 @@ def follow_pixels(
     local = np.einsum(
         "nji,nj->ni", extrinsics[frame, :3, :3], local - extrinsics[frame, :3, 3]
     )
-    rotation, position = _with_background(clip)
+    # By segmentation id, the background's, which stands still, first.
+    rotation = np.insert(clip["rotation"], 0, np.eye(3), axis=0)
+    position = np.insert(clip["position"], 0, 0.0, axis=0)
     offset = local - position[instance, frame]
     local = np.einsum("nji,nj->ni", rotation[instance, frame], offset)
     world = np.einsum("ntij,nj->nti", rotation[instance], local) + position[instance]
@@ -126,15 +125,6 @@ def _seed_pixels(segmentation, rng, num_tracks):
     return frames[seed], row, column
 
 
-def _with_background(clip: Example) -> tuple[np.ndarray, np.ndarray]:
-    """Rotations and positions by segmentation id: the background's first."""
-    num_frames = len(clip["distance"])
-    still = np.tile(np.eye(3), (1, num_frames, 1, 1))
-    rotation = np.concatenate([still, clip["rotation"]])
-    position = np.concatenate([np.zeros((1, num_frames, 3)), clip["position"]])
-    return rotation, position
-
-
 def _kubric_visible(clip: Example, tracks: np.ndarray, instance: np.ndarray):
     """`[N, T]` bool; see `follow_pixels`."""
     distance, segmentation = clip["distance"], clip["segmentation"]
@@ -160,9 +150,8 @@ class KubricSource:
     Both are read at random places and without TensorFlow.
     """
 
-    path: str
+    path: str | os.PathLike
     split: str = "train"
-    num_tracks: int = 288
 
     def __post_init__(self):
         shards = tfds_shards(self.path, self.split)
@@ -170,9 +159,12 @@ class KubricSource:
         self._total = [count for _, count, _ in shards]
         self._skip = [wanted.start for _, _, wanted in shards]
         self._ends = np.cumsum([len(wanted) for _, _, wanted in shards])
+        # Shards are opened when they are first read.
+        self._array_records = functools.cache(grain.sources.ArrayRecordDataSource)
+        self._offsets = functools.cache(self._read_offsets)
 
     def __reduce__(self):  # a worker opens the files itself
-        return KubricSource, (self.path, self.split, self.num_tracks)
+        return KubricSource, (self.path, self.split)
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
@@ -183,14 +175,12 @@ class KubricSource:
 
     def __getitem__(self, index: int) -> Example:
         shard, row = self._place(index)
-        try:
+        with name_errors(self.name(index)):
             return read_kubric(decode_kubric(self._record(shard, row)))
-        except Exception as error:  # damage shows in many ways
-            raise DatasetError(f"{self.name(index)}: {first_line(error)}") from error
 
-    def expand(self, clip: Example, rng: np.random.Generator) -> Example:
-        """A clip's tracks, other ones each time."""
-        return kubric_example(clip, rng, self.num_tracks)
+    def expand(self, clip: Example, rng: np.random.Generator, num_tracks: int):
+        """Returns the example of a clip with other tracks each time."""
+        return draw_tracks(clip, rng, num_tracks)
 
     def _place(self, index: int) -> tuple[int, int]:
         shard = int(np.searchsorted(self._ends, index, side="right"))
@@ -200,29 +190,17 @@ class KubricSource:
     def _record(self, shard: int, row: int) -> bytes:
         path = self._shards[shard]
         if "array_record" in os.path.basename(path):
-            return self._array_records(path)[row]
+            return self._array_records((path,))[row]
         first, length = self._offsets(shard)[row]
         with open(path, "rb") as file:
             file.seek(first)
             return file.read(length)
 
-    @functools.cached_property
-    def _open(self) -> dict:
-        return {}
-
-    def _array_records(self, path: str):
-        if path not in self._open:
-            self._open[path] = grain.sources.ArrayRecordDataSource([path])
-        return self._open[path]
-
-    def _offsets(self, shard: int) -> np.ndarray:
-        path = self._shards[shard]
-        if path not in self._open:
-            offsets = tfrecord_offsets(path)
-            if len(offsets) != self._total[shard]:
-                raise ValueError(
-                    f"the file holds {len(offsets)} records, {self._total[shard]} are "
-                    "listed: truncated"
-                )
-            self._open[path] = offsets
-        return self._open[path]
+    def _read_offsets(self, shard: int) -> np.ndarray:
+        offsets = tfrecord_offsets(self._shards[shard])
+        if len(offsets) != self._total[shard]:
+            raise ValueError(
+                f"the file holds {len(offsets)} records, {self._total[shard]} are "
+                "listed: truncated"
+            )
+        return offsets

@@ -1,7 +1,5 @@
 """Any source of examples to an iterator of batches, on Grain."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import sys
@@ -14,12 +12,12 @@ from absl import flags
 
 from spa.data.augmentation import Augmentation, augment_example
 from spa.data.batches import MODELS, prepare_2d_batch, prepare_3d_batch
-from spa.data.examples import Example, FileSource, example_files, read_example
+from spa.data.examples import DINO_DIM, Example, open_examples
 from spa.data.kubric import KubricSource
-from spa.data.tapvid import TapvidSource, tapvid_files
-from spa.data.tapvid3d import TAPVID3D_SOURCES, read_tapvid3d, tapvid3d_files
+from spa.data.tapvid import TapvidSource
+from spa.data.tapvid3d import open_tapvid3d
 from spa.errors import DatasetError, first_line
-from spa.simulation.pools import ScenePool
+from spa.simulation.scene_pool import ScenePool
 
 
 def load_examples(
@@ -40,10 +38,10 @@ def load_examples(
     skip_corrupt: bool = False,
     shard_index: int = 0,
     shard_count: int = 1,
-    dino_dim: int = 768,
+    dino_dim: int | None = None,
     first_batch: int = 0,
 ) -> Iterator[Example]:
-    """Batches of clips drawn from a source of examples, deterministic from the seed.
+    """Returns batches of clips drawn from a source, deterministic from the seed.
 
     num_support, num_query, num_output_frames: see `prepare_3d_batch`. A clip longer
     than that is cut: anywhere if augmented, else the first window in which num_query
@@ -54,7 +52,8 @@ def load_examples(
     num_workers: processes that prepare batches; 0 uses one thread of this process. The
     batches are the same for any number.
     use_dino, use_depth, modality_dropout: features, and how often they are left out;
-    dino_dim is their width where a clip has none. "trajan" takes none.
+    dino_dim is their width where a clip has none (if not given, as the source's files
+    have it). "trajan" takes none.
     skip_corrupt: files that cannot be used are named and counted on stderr and left
     out: another clip takes the place, or, without augmentation, the batch is smaller.
     shard_index, shard_count: of several hosts, each gets batch_size clips of its own.
@@ -91,8 +90,9 @@ def load_examples(
         augment = dataclasses.replace(augment, unit_depth=0.0, depth=0.0, focal=0.0)
     prepare = {"prepare": prepare_2d_batch, "features": {}}
     if model_type == "3dspa":
+        width = dino_dim or getattr(source, "dino_dim", DINO_DIM)
         features = {
-            "dino_dim": dino_dim if use_dino else None,
+            "dino_dim": width if use_dino else None,
             "use_depth": use_depth,
             "modality_dropout": modality_dropout,
         }
@@ -127,7 +127,7 @@ def load_examples(
 
 @dataclasses.dataclass(frozen=True)
 class _ClipMaker:
-    """From the number of an example in its source to a clip.
+    """Makes a clip of the example of a number.
 
     What is wrong with one comes back as {"error": line}, or for on_error="drop" and
     "replace" as {"skipped": [line]}, in the last case beside a clip in its place.
@@ -159,9 +159,10 @@ class _ClipMaker:
 
     def make(self, index: int, rng: np.random.Generator) -> Example:
         example = self.source[index]
+        num_support, num_query, num_frames = self.sizes
         if hasattr(self.source, "expand"):
-            example = self.source.expand(example, rng)
-        _, num_query, num_frames = self.sizes
+            num_tracks = (num_support + num_query) * 3 // 2
+            example = self.source.expand(example, rng, num_tracks)
         # A clip with few tracks must not need more for a crop than it has.
         fit = int(((example["visible"] > 0).sum(1) >= 2).sum())
         if fit == 0:
@@ -209,86 +210,16 @@ class _Reporter:
         return batch
 
 
-def load_synthetic_dataset(
-    pool: ScenePool, batch_size: int, **options
-) -> Iterator[Example]:
-    """Batches of simulated scenes (`synthetic_pool`); options of `load_examples`."""
-    return load_examples(pool, batch_size, **options)
-
-
-def load_npz_dataset(
-    dataset_path: str | os.PathLike, batch_size: int, **options
-) -> Iterator[Example]:
-    """Batches of a directory of .npz training examples (`datasets.read_example`).
-
-    Also what `synthetic.py` writes; impossible twins are left out. The features' width
-    is that of the first file that has DINOv2 features. Options: `load_examples`.
-    Raises DatasetError if there is no such dataset, and as `load_examples` does.
-    """
-    paths, dino_dim = example_files(dataset_path)
-    options = {"dino_dim": dino_dim} | options
-    source = FileSource(paths, read_example)
-    return load_examples(source, batch_size, **options)
-
-
-def load_kubric3d_dataset(
-    dataset_path: str | os.PathLike,
-    batch_size: int,
-    *,
-    split: str = "train",
-    num_support: int = 128,
-    num_query: int = 64,
-    **options,
-) -> Iterator[Example]:
-    """Batches of Kubric's MOVi clips in a TFDS directory (`datasets.KubricSource`).
-
-    Every time other pixels of a clip are followed. split: as TFDS has it, `train`,
-    `validation`, `train[:10%]`. Options: `load_examples`.
-    Raises DatasetError if there is no such dataset, and as `load_examples` does.
-    """
-    num_tracks = (num_support + num_query) * 3 // 2
-    source = KubricSource(str(dataset_path), split, num_tracks)
-    options |= {"num_support": num_support, "num_query": num_query}
-    return load_examples(source, batch_size, **options)
-
-
-def load_tapvid3d_dataset(
-    dataset_path: str | os.PathLike,
-    batch_size: int,
-    *,
-    data_sources: tuple[str, ...] = TAPVID3D_SOURCES,
-    split: str | None = None,
-    **options,
-) -> Iterator[Example]:
-    """Batches of the TAPVid-3D benchmark's clips (`datasets.tapvid3d_files`).
-
-    Options: `load_examples`. Clips are longer than most models' windows: see there.
-    Raises DatasetError if there is no such dataset, and as `load_examples` does.
-    """
-    paths = tapvid3d_files(dataset_path, data_sources, split)
-    source = FileSource(paths, read_tapvid3d)
-    return load_examples(source, batch_size, **options)
-
-
-def load_tapvid_dataset(
-    dataset_path: str | os.PathLike, batch_size: int, **options
-) -> Iterator[Example]:
-    """Batches of TAP-Vid's clips (`datasets.read_tapvid`), for "3dspa" at unit depth.
-
-    Options: `load_examples`.
-    Raises DatasetError if there is no such dataset, and as `load_examples` does.
-    """
-    source = TapvidSource(tapvid_files(dataset_path))
-    return load_examples(source, batch_size, **options)
-
-
-LOADERS = {
-    "kubric": load_kubric3d_dataset,
-    "tapvid3d": load_tapvid3d_dataset,
-    "tapvid": load_tapvid_dataset,
-    "npz": load_npz_dataset,
+# What opens each dataset: it gives examples by number, and what is said of each in an
+# error by `name(index)`; if their tracks differ from time to time, these by
+# `expand(example, rng, num_tracks)`; and the width of DINOv2 features as `dino_dim`.
+READERS = {
+    "kubric": KubricSource,
+    "tapvid3d": open_tapvid3d,
+    "tapvid": TapvidSource,
+    "npz": open_examples,
 }
-SOURCES = ("synthetic", *LOADERS)
+SOURCES = ("synthetic", *READERS)
 
 
 def load_dataset(
@@ -297,44 +228,53 @@ def load_dataset(
     batch_size: int,
     *,
     pool: ScenePool | None = None,
+    split: str | None = None,
+    data_sources: tuple[str, ...] | None = None,
     **options,
 ) -> Iterator[Example]:
-    """Batches of one of `SOURCES`, with the options of its loader.
+    """Returns batches of one of `SOURCES`, with the options of `load_examples`.
 
-    For "synthetic" the scenes are given as `pool`, and dataset_path is not used.
-    Raises ValueError for another source, or one without what it reads from.
+    pool: the scenes of "synthetic", which uses no dataset_path. split: a part of
+    "kubric" (`train[:90%]`) or "tapvid3d" (`minival`). data_sources: some of
+    TAPVID3D_SOURCES, of "tapvid3d".
+
+    Raises:
+        ValueError: for another source, or one without what it reads from.
+        DatasetError: if there is no such dataset, and as `load_examples` does.
     """
     _check_source(data_source)
     if data_source == "synthetic":
         if pool is None:
             raise ValueError("simulated scenes come from a pool: give one as pool=")
-        return load_synthetic_dataset(pool, batch_size, **options)
+        return load_examples(pool, batch_size, **options)
     if not dataset_path:
         raise ValueError(f"{data_source} is read from files: give dataset_path")
-    return LOADERS[data_source](dataset_path, batch_size, **options)
+    source = _open_source(data_source, dataset_path, split, data_sources)
+    return load_examples(source, batch_size, **options)
 
 
 def dataset_size(
     data_source: str,
     dataset_path: str | os.PathLike,
     split: str | None = None,
-    data_sources: tuple[str, ...] = TAPVID3D_SOURCES,
+    data_sources: tuple[str, ...] | None = None,
 ) -> int:
-    """How many clips an epoch of the dataset has. (TAP-Vid's are read for it.)
+    """Returns how many clips an epoch of the dataset has. (TAP-Vid's are read for it.)
 
-    Raises ValueError for a source that is unknown or simulated, DatasetError if there
-    is no such dataset.
+    Raises:
+        ValueError: for a source that is unknown or simulated.
+        DatasetError: if there is no such dataset.
     """
     _check_source(data_source)
-    if data_source == "kubric":
-        return len(KubricSource(str(dataset_path), split or "train"))
-    if data_source == "tapvid3d":
-        return len(tapvid3d_files(dataset_path, data_sources, split))
-    if data_source == "tapvid":
-        return len(TapvidSource(tapvid_files(dataset_path)))
-    if data_source == "npz":
-        return len(example_files(dataset_path)[0])
-    raise ValueError("simulated scenes are in no dataset: a pool has its length")
+    if data_source == "synthetic":
+        raise ValueError("simulated scenes are in no dataset: a pool has its length")
+    return len(_open_source(data_source, dataset_path, split, data_sources))
+
+
+def _open_source(data_source: str, dataset_path, split, data_sources):
+    part = {"split": split, "data_sources": data_sources}
+    part = {name: value for name, value in part.items() if value is not None}
+    return READERS[data_source](dataset_path, **part)
 
 
 def _check_source(data_source: str) -> None:

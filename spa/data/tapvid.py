@@ -1,22 +1,24 @@
 """TAP-Vid's pickles: DAVIS, RoboTAP, RGB-Stacking, Kinetics."""
 
-from __future__ import annotations
-
 import os
 
 import numpy as np
 import tqdm
 
 from spa import geometry
-from spa.data.examples import Example, checked_example, decode_video, list_files
+from spa.data.examples import (
+    Example,
+    checked_example,
+    decode_video,
+    list_files,
+    name_errors,
+)
 from spa.data.unpickling import load_pickle
-from spa.errors import DatasetError, first_line
+from spa.errors import DatasetError
 
 
-def read_tapvid(
-    path: str | os.PathLike, with_video: bool = False
-) -> dict[str, Example | DatasetError]:
-    """The clips of a TAP-Vid pickle (Doersch et al. 2022), by name, at unit depth.
+def read_tapvid(path: str | os.PathLike) -> dict[str, Example | DatasetError]:
+    """Reads the clips of a TAP-Vid pickle (Doersch et al. 2022), at unit depth.
 
     The file holds a dict (DAVIS, RoboTAP) or a list (RGB-Stacking, Kinetics) of
     `{video, points [N, T, 2] in 0..1, occluded [N, T]}`; videos are arrays or sequences
@@ -36,25 +38,23 @@ def read_tapvid(
     for name, clip in stored.items():
         title = f"{path}: clip {name}"
         try:
-            clips[str(name)] = _tapvid_example(title, clip, with_video)
+            with name_errors(title):
+                clips[str(name)] = _tapvid_example(title, clip)
         except DatasetError as error:
             clips[str(name)] = error
-        except Exception as error:  # damage shows in many ways
-            clips[str(name)] = DatasetError(f"{title}: {first_line(error)}")
     return clips
 
 
-def _tapvid_example(title: str, clip: dict, with_video: bool) -> Example:
+def _tapvid_example(title: str, clip: dict) -> Example:
     missing = {"video", "points", "occluded"} - set(clip)
     if missing:
         raise DatasetError(f"{title} has no {', '.join(sorted(missing))}")
-    video = decode_video(clip["video"], with_video)
-    height, width = video.shape[1:3]
+    height, width = decode_video(clip["video"], whole=False).shape[1:3]
     intrinsics = geometry.default_intrinsics(height, width)
     points = np.asarray(clip["points"], float)
     visible = ~np.asarray(clip["occluded"], bool)
     if points.ndim != 3 or points.shape[2] != 2:
-        raise DatasetError(f"{title}: points have shape {points.shape}, not [N, T, 2]")
+        raise ValueError(f"points have shape {points.shape}, not [N, T, 2]")
     example = {
         "tracks_3d": geometry.lift(points * (width, height), intrinsics),
         "visible": visible[..., None],
@@ -62,18 +62,21 @@ def _tapvid_example(title: str, clip: dict, with_video: bool) -> Example:
         "height": height,
         "width": width,
     }
-    example = checked_example(title, example) | {"unit_depth": np.asarray(True)}
-    return example | ({"video": video} if with_video else {})
+    return checked_example(title, example) | {"unit_depth": np.asarray(True)}
 
 
 class TapvidSource:
-    """The clips of TAP-Vid pickles. Tracks are kept in memory, videos are not.
+    """The clips of a directory's TAP-Vid pickles, or of one pickle.
 
-    A pickle that cannot be read counts as one clip: the error comes when that is asked
-    for.
+    Tracks are kept in memory, videos are not. A pickle that cannot be read counts as
+    one clip: the error comes when that is asked for.
+
+    Raises:
+        DatasetError: if there is no such directory, or no pickle in it.
     """
 
-    def __init__(self, paths: list[str]):
+    def __init__(self, dataset_path: str | os.PathLike):
+        paths = list_files(dataset_path, "*.pkl", "TAP-Vid pickles")
         self._names: list[str] = []
         self._clips: list[Example | DatasetError] = []
         for path in tqdm.tqdm(paths, "reading TAP-Vid", disable=len(paths) < 2):
@@ -95,11 +98,3 @@ class TapvidSource:
 
     def name(self, index: int) -> str:
         return self._names[index]
-
-
-def tapvid_files(dataset_path: str | os.PathLike) -> list[str]:
-    """The pickles of a TAP-Vid directory, or one.
-
-    Raises DatasetError if there is no such directory, or none in it.
-    """
-    return list_files(dataset_path, "*.pkl", "TAP-Vid pickles")

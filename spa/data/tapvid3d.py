@@ -1,25 +1,25 @@
 """TAPVid-3D's files."""
 
-from __future__ import annotations
-
 import os
 import pathlib
 
 from spa.data.examples import (
     Example,
+    FileSource,
     checked_example,
     checked_features,
     decode_video,
     list_files,
+    name_errors,
     read_npz,
 )
-from spa.errors import DatasetError, first_line
+from spa.errors import DatasetError
 
 TAPVID3D_SOURCES = ("drivetrack", "adt", "pstudio")
 
 
 def read_tapvid3d(path: str | os.PathLike, with_video: bool = False) -> Example:
-    """An .npz of the TAPVid-3D benchmark (Koppula et al. 2024).
+    """Reads an .npz of the TAPVid-3D benchmark (Koppula et al. 2024).
 
     Beside the example's: `queries_xyt [N, 3]`, and `extrinsics [T, 4, 4]` (world to
     camera) where the file has them. The file's own are `tracks_XYZ [T, N, 3]` in the
@@ -36,10 +36,8 @@ def read_tapvid3d(path: str | os.PathLike, with_video: bool = False) -> Example:
             if name == "images_jpeg_bytes":
                 hint = "; the benchmark's own scripts put the pictures in"
             raise DatasetError(f"{path} has no {name}: it is no TAPVid-3D clip{hint}")
-    try:
+    with name_errors(path):
         video = decode_video(stored["images_jpeg_bytes"], with_video)
-    except ValueError as error:
-        raise DatasetError(f"{path}: {first_line(error)}") from error
     tracks, visible = stored["tracks_XYZ"], stored["visibility"]
     if tracks.ndim != 3 or visible.shape != tracks.shape[:2]:
         raise DatasetError(
@@ -53,25 +51,27 @@ def read_tapvid3d(path: str | os.PathLike, with_video: bool = False) -> Example:
         "height": video.shape[1],
         "width": video.shape[2],
     }
-    example = checked_example(str(path), example)
-    example |= checked_features(path, stored, example["tracks_3d"])
+    example = checked_example(path, example)
+    with name_errors(path):
+        example |= checked_features(stored, example["tracks_3d"])
     names = {"queries_xyt": "queries_xyt", "extrinsics_w2c": "extrinsics"}
     example |= {ours: stored[name] for name, ours in names.items() if name in stored}
     return example | ({"video": video} if with_video else {})
 
 
-def tapvid3d_files(
+def open_tapvid3d(
     dataset_path: str | os.PathLike,
     data_sources: tuple[str, ...] = TAPVID3D_SOURCES,
     split: str | None = None,
-) -> list[str]:
-    """The .npz of a TAPVid-3D directory, of its sub-folders by source.
+) -> FileSource:
+    """Opens the .npz of a TAPVid-3D directory, of its sub-folders by source.
 
     split: a sub-folder as the benchmark names them (minival, full_eval), if there is
     one. A directory without sub-folders of these names is taken as it is.
 
-    Raises DatasetError if there is no such directory, no clip in it, or no source of
-    such a name.
+    Raises:
+        DatasetError: if there is no such directory, no clip in it, or no source of such
+            a name.
     """
     unknown = set(data_sources) - set(TAPVID3D_SOURCES)
     if unknown:
@@ -82,8 +82,9 @@ def tapvid3d_files(
     if split is not None:
         folder /= split
     parts = [folder / name for name in data_sources if (folder / name).is_dir()]
-    if not parts:
-        return list_files(folder, "*.npz", "TAPVid-3D clips")
-    return [
-        path for part in parts for path in list_files(part, "*.npz", "TAPVid-3D clips")
+    paths = [
+        path
+        for part in parts or [folder]
+        for path in list_files(part, "*.npz", "TAPVid-3D clips")
     ]
+    return FileSource(paths, read_tapvid3d)

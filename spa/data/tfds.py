@@ -1,23 +1,21 @@
 """TensorFlow Datasets' directories, read without TensorFlow."""
 
-from __future__ import annotations
-
 import json
 import os
 import pathlib
 import re
 import struct
 
-import cv2
 import numpy as np
 
+from spa.data.examples import decode_picture
 from spa.errors import DatasetError, first_line
 
 TFDS_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 
 
 def tfds_shards(path: str | os.PathLike, split: str) -> list[tuple[str, int, range]]:
-    """The files of a split of a TFDS directory, or of the only one below `path`.
+    """Returns the files of a split of a TFDS directory, the only one below `path`.
 
     split: a name, or a part: `train`, `train[:90%]`, `train[100:200]`.
     Returns for each file its path, how many examples it holds, and which are meant.
@@ -80,7 +78,7 @@ def _bound(text: str | None, default: int, total: int) -> int:
 
 
 def decode_kubric(record: bytes) -> dict:
-    """What `read_kubric` needs of a serialised MOVi example.
+    """Returns what `read_kubric` needs of a serialised MOVi example.
 
     Only this much is decoded: the video, flow, normals and coordinates that are stored
     too are ten times as large. (TFDS's own partial decoding trips over the examples'
@@ -108,10 +106,9 @@ def decode_kubric(record: bytes) -> dict:
 
     maps = {}
     for name in ("depth", "segmentations"):
-        frames = [np.frombuffer(b, np.uint8) for b in values(name, "bytes_list")]
-        frames = [cv2.imdecode(frame, cv2.IMREAD_UNCHANGED) for frame in frames]
-        if not frames or any(frame is None for frame in frames):
-            raise ValueError(f"its {name} cannot be decoded")
+        frames = [decode_picture(frame) for frame in values(name, "bytes_list")]
+        if not frames:
+            raise ValueError(f"its {name} has no frames")
         maps[name] = np.stack(frames).reshape(len(frames), *frames[0].shape[:2], 1)
     count = len(maps["depth"])
     return maps | {
@@ -130,7 +127,7 @@ def decode_kubric(record: bytes) -> dict:
 
 
 def tfrecord_offsets(path: str | os.PathLike) -> np.ndarray:
-    """Where the records of a TFRecord file are: `[R, 2]` first byte and length.
+    """Returns where the records of a TFRecord are: `[R, 2]` first byte, length.
 
     The format: length as 8 bytes little-endian, 4 of checksum, the record, 4 of
     checksum. Raises ValueError for a file that ends within a record.

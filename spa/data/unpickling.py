@@ -1,7 +1,5 @@
 """Pickles of arrays and plain containers, and of nothing else."""
 
-from __future__ import annotations
-
 import codecs
 import functools
 import os
@@ -13,8 +11,8 @@ import numpy as np
 from spa.errors import DatasetError, first_line
 
 
-def _bytes_of_text(text: str, encoding: str) -> bytes:
-    """What old pickles call to make bytes; the general function does much more."""
+def _encode_latin1(text: str, encoding: str) -> bytes:
+    """Makes bytes, as old pickles do by a general function, and nothing else."""
     if encoding not in ("latin1", "latin-1"):
         raise pickle.UnpicklingError(f"bytes in {encoding!r} are not admitted")
     return codecs.encode(text, "latin1")
@@ -23,7 +21,7 @@ def _bytes_of_text(text: str, encoding: str) -> bytes:
 @functools.cache
 def _admitted() -> dict[tuple[str, str], Callable]:
     """Everything that a pickle may name: what arrays and containers are made of."""
-    names = {("_codecs", "encode"): _bytes_of_text}
+    names = {("_codecs", "encode"): _encode_latin1}
     for kind in (bytes, bytearray, complex, set, frozenset):
         for module in ("builtins", "__builtin__"):  # of Python 3 and 2
             names[(module, kind.__name__)] = kind
@@ -51,7 +49,7 @@ class ArrayUnpickler(pickle.Unpickler):
 
 
 def load_pickle(path: str | os.PathLike):
-    """What a pickle of arrays and plain containers holds.
+    """Returns what a pickle of arrays and plain containers holds.
 
     Raises:
         DatasetError: if it cannot be read, is damaged, or names anything else; nothing

@@ -9,10 +9,7 @@ from spa import geometry
 from spa.data.augmentation import Augmentation, augment_example
 from spa.realism.hold_out import lots, track_keys
 from spa.realism.tracks import Tracks3D
-from spa.simulation.pools import (
-    SIDE,
-    compared_rows,
-)
+from spa.simulation.pools import SIDE, compared_rows
 from spa.simulation.scenes import Scene, generate_scene
 
 VARIED_TRACKS = 128, 1024  # of varied_clip
@@ -29,7 +26,7 @@ SEEN = dataclasses.replace(
 def condition_tracks(
     stored: Mapping[str, np.ndarray], kind: str, condition: str, seed: int
 ) -> Tracks3D:
-    """Tracks of a scene or twin as one of CONDITIONS, at depth 1.
+    """Returns tracks of a scene or twin as one of CONDITIONS, at depth 1.
 
     Of the simulator's own tracks those of `compared_rows`; of rendered pictures
     MOST_RENDERED of those that the tracker found, drawn at random, for time.
@@ -42,32 +39,27 @@ def condition_tracks(
     camera = geometry.default_intrinsics(SIDE, SIDE)
     if condition == "rendered":
         pixels, visible = stored[f"{kind}/lk"], stored[f"{kind}/lkv"]
-        tracks = _at_depth_1(pixels, visible, camera)
+        tracks = _flat_tracks(pixels, visible, camera)
         drawn = lots(track_keys(tracks), seed)
         rows = np.sort(np.argsort(drawn)[:MOST_RENDERED])
-        return _at_depth_1(pixels[rows], visible[rows], camera)
+        return _flat_tracks(pixels[rows], visible[rows], camera)
     rows = compared_rows(stored[f"{kind}/track_ids"], seed)
     tracks, visible = stored[f"{kind}/tracks"][rows], stored[f"{kind}/visible"][rows]
     if condition == "true":
         pixels = geometry.project(tracks, stored["intrinsics"])
-        return _at_depth_1(pixels, visible, camera)
-    example = {
-        "tracks_3d": tracks,
-        "visible": visible[..., None].astype(np.float32),
-        "intrinsics": stored["intrinsics"],
-        "height": SIDE,
-        "width": SIDE,
-    }
+        return _flat_tracks(pixels, visible, camera)
+    visible = visible[..., None].astype(np.float32)
+    example = _example(tracks, visible, stored["intrinsics"], (SIDE, SIDE))
     rng = np.random.default_rng([seed, 1])
     example = augment_example(example, rng, SEEN, tracks.shape[1])
     pixels = geometry.project(example["tracks_3d"], example["intrinsics"])
-    return _at_depth_1(pixels, example["visible"][..., 0] > 0, camera)
+    return _flat_tracks(pixels, example["visible"][..., 0] > 0, camera)
 
 
 def varied_clip(
     seed: int, frames: tuple[int, int] = (24, 150)
 ) -> tuple[Scene, Tracks3D]:
-    """An intact scene, its length and its number of tracks drawn, as a tracker sees it.
+    """Returns an intact scene of random length and tracks, as a tracker sees it.
 
     Args:
         seed: of synthetic.py, and of all draws.
@@ -80,25 +72,30 @@ def varied_clip(
     num_frames = int(rng.integers(frames[0], frames[1] + 1))
     num_tracks = int(np.exp(rng.uniform(*np.log(VARIED_TRACKS))))
     scene = generate_scene(seed, num_frames, num_tracks)
-    example = {
-        "tracks_3d": scene.tracks_3d,
-        "visible": scene.visible.astype(np.float32),
-        "intrinsics": scene.intrinsics,
-        "height": scene.height,
-        "width": scene.width,
-    }
+    size = scene.height, scene.width
+    example = _example(scene.tracks_3d, scene.visible, scene.intrinsics, size)
     example = augment_example(example, rng, SEEN, num_frames)
     tracks = Tracks3D(
         tracks=example["tracks_3d"],
         visible=example["visible"],
         intrinsics=example["intrinsics"],
-        size=(scene.height, scene.width),
+        size=size,
         intrinsics_source="assumed",
     )
     return scene, tracks
 
 
-def _at_depth_1(pixels, visible, camera) -> Tracks3D:
+def _example(tracks, visible, intrinsics, size) -> dict[str, np.ndarray]:
+    return {
+        "tracks_3d": tracks,
+        "visible": visible,
+        "intrinsics": intrinsics,
+        "height": size[0],
+        "width": size[1],
+    }
+
+
+def _flat_tracks(pixels, visible, camera) -> Tracks3D:
     pixels = np.where(visible[..., None], pixels, 0).astype(np.float32)
     return Tracks3D(
         tracks=geometry.lift(pixels, camera, 1.0),

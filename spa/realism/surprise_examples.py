@@ -33,6 +33,7 @@ from spa.realism.options import make_options
 from spa.realism.scorer import load_checkpoint
 from spa.realism.tracks import Tracks3D
 from spa.simulation import damages, pools
+from spa.simulation.damages import warps
 from spa.simulation.render import render
 from spa.simulation.scenes import VERSION, NoScene, generate_scene
 from spa.simulation.twins import VIOLATIONS
@@ -117,17 +118,17 @@ def softly_warped(
         share of the furthest.
     """
     centre = pixels[tuple(rng.choice(np.argwhere(visible)))]
-    radius = rng.uniform(*damages.BLOB_RADIUS) * pools.SIDE
+    radius = rng.uniform(*warps.BLOB_RADIUS) * pools.SIDE
     place = np.where(visible[..., None], (pixels - centre) / radius, 9)
     distance = np.linalg.norm(place, axis=-1)
-    weight = np.clip((1 - distance) / (1 - damages.BLOB_CORE), 0, 1)
+    weight = np.clip((1 - distance) / (1 - warps.BLOB_CORE), 0, 1)
     weight = weight**2 * (3 - 2 * weight)
-    at = np.clip((place + 1) / 2, 0, 1)[..., ::-1] * (damages.CELLS - 1)
+    at = np.clip((place + 1) / 2, 0, 1)[..., ::-1] * (warps.CELLS - 1)
     one, other = (
         weight[..., None] * np.stack(
             [
                 scipy.ndimage.map_coordinates(
-                    rng.standard_normal((damages.CELLS,) * 2),
+                    rng.standard_normal((warps.CELLS,) * 2),
                     np.moveaxis(at, -1, 0), order=3, mode="nearest",
                 )
                 for _ in "xy"
@@ -136,11 +137,11 @@ def softly_warped(
         )
         for _ in range(2)
     )  # fmt: skip
-    shares = damages.soft_course(pixels.shape[1])
+    shares = warps.soft_course(pixels.shape[1])
     moved = shares[:, :1] * one + shares[:, 1:] * other
     step = np.linalg.norm(np.diff(moved, axis=1, prepend=moved[:, :1]), axis=-1)
     longest = np.linalg.norm(moved, axis=-1).max()
-    strength = damages.soft_strength(longest, step.max(), pools.SIDE, radius)
+    strength = warps.soft_strength(longest, step.max(), pools.SIDE, radius)
     return pixels + strength * moved, step / (step.max() + 1e-6)
 
 

@@ -1,7 +1,5 @@
 """Bodies of simulated worlds: shapes, joints, soft bodies; drawing a world of them."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 
@@ -32,7 +30,7 @@ class Geom:
 
 @dataclasses.dataclass(frozen=True)
 class Joint:
-    """How a body turns about its frame's origin against its parent, or the world.
+    """A joint: a body turns about its frame's origin against its parent, or the world.
 
     kind: hinge (about `axis`, in the body's frame) or ball.
     limit: the largest angle (rad), or None. loss: how fast it stops turning (1/s).
@@ -119,7 +117,7 @@ class World:
     softs: tuple[Soft, ...] = ()
 
     @functools.cached_property
-    def root_of_body(self) -> np.ndarray:
+    def tree_roots(self) -> np.ndarray:
         """`[len(bodies)]` index of the body at the top of each body's tree."""
         roots: list[int] = []
         for k, body in enumerate(self.bodies):
@@ -128,12 +126,12 @@ class World:
 
 
 def log_uniform(rng: np.random.Generator, low: float, high: float, size=None):
-    """Random numbers whose logarithm is uniform between log(low) and log(high)."""
+    """Draws numbers whose logarithm is uniform between log(low) and log(high)."""
     return np.exp(rng.uniform(np.log(low), np.log(high), size))
 
 
 def draw_shape(rng: np.random.Generator, mode: str, radius: float) -> tuple[Geom, ...]:
-    """One geom, or two of them glued together, of about the given radius (m).
+    """Draws one geom, or two glued together, of about the given radius (m).
 
     mode: how the body will move, such as "drop", "roll" or "stack", of which the shapes
     that can be drawn depend.
@@ -160,7 +158,7 @@ def draw_shape(rng: np.random.Generator, mode: str, radius: float) -> tuple[Geom
 
 
 def draw_drive(rng, mode, scale, num_frames, fps) -> np.ndarray:
-    """`[T, 4]` smooth target velocity and yaw rate of a body that moves by itself."""
+    """Draws `[T, 4]` target velocity and yaw rate of a body that moves by itself."""
     speed = np.sqrt(GRAVITY * scale) * log_uniform(rng, 0.1, 0.7)
     heading = rng.uniform(0, 2 * np.pi) + 1.5 * smooth_noise(rng, num_frames, fps, 0.5)
     pace = speed * np.clip(1 + 0.7 * smooth_noise(rng, num_frames, fps, 0.7), 0, None)
@@ -174,7 +172,7 @@ def draw_drive(rng, mode, scale, num_frames, fps) -> np.ndarray:
 def smooth_noise(
     rng: np.random.Generator, num_frames: int, fps: float, frequency: float
 ) -> np.ndarray:
-    """`[T]` of about unit variance: sines of random phase about a frequency (Hz)."""
+    """Draws `[T]` of about unit variance: sines about a frequency (Hz)."""
     hertz = frequency * log_uniform(rng, 0.3, 2.0, 4)
     phase = rng.uniform(0, 2 * np.pi, 4)
     time = np.arange(num_frames)[:, None] / fps
@@ -182,23 +180,20 @@ def smooth_noise(
 
 
 def draw_friction(rng: np.random.Generator) -> tuple[float, float, float]:
-    """Sliding, torsional and rolling friction, from ice to rubber."""
-    return (
-        float(log_uniform(rng, 0.05, 1.2)),
-        0.005,
-        float(log_uniform(rng, 1e-4, 5e-3)),
-    )
+    """Draws sliding, torsional and rolling friction, from ice to rubber."""
+    sliding, rolling = log_uniform(rng, 0.05, 1.2), log_uniform(rng, 1e-4, 5e-3)
+    return float(sliding), 0.005, float(rolling)
 
 
 def half_height(geom: Geom) -> float:
-    """How far an upright geom reaches below its centre."""
+    """Returns how far an upright geom reaches below its centre."""
     if geom.shape == "capsule":
         return geom.size[0] + geom.size[1]
     return geom.size[-1]
 
 
 def bounding_radius(body: Body) -> float:
-    """Radius (m) of a sphere around the body's origin that holds all of it."""
+    """Returns the radius (m) of a sphere about the body's origin that holds it."""
     return max(
         np.linalg.norm(geom.position)
         + (sum(geom.size) if geom.shape == "capsule" else _shape_radius(geom))
@@ -213,7 +208,7 @@ def _shape_radius(geom: Geom) -> float:
 
 
 def is_clear(body: Body, others: list[Body]) -> bool:
-    """Whether a body's start overlaps nothing (conservative: spheres against boxes)."""
+    """Returns whether a body's start overlaps nothing (spheres against boxes)."""
     radius, position = bounding_radius(body), np.array(body.position)
     reach = min(radius, position[2])
     for other in others:
@@ -236,37 +231,36 @@ def is_clear(body: Body, others: list[Body]) -> bool:
 
 
 def axis_quaternion(axis, angle: float) -> tuple[float, ...]:
-    """The quaternion (w, x, y, z) of a turn by `angle` (rad) about a unit axis."""
+    """Returns the quaternion (w, x, y, z) of a turn (rad) about a unit axis."""
     return (np.cos(angle / 2), *(np.sin(angle / 2) * np.asarray(axis, float)))
 
 
 def random_quaternion(rng: np.random.Generator) -> tuple[float, ...]:
-    """A unit quaternion (w, x, y, z), uniform over all rotations."""
+    """Draws a unit quaternion (w, x, y, z), uniform over all rotations."""
     q = rng.normal(size=4)
     return tuple(q / np.linalg.norm(q))
 
 
 def quaternion_product(a, b) -> tuple[float, ...]:
+    """Returns the turn by b, then by a."""
     out = np.zeros(4)
     mujoco.mju_mulQuat(out, np.asarray(a, float), np.asarray(b, float))
     return tuple(out)
 
 
 def rotation_matrix(quaternion) -> np.ndarray:
-    """The rotation `[3, 3]` of a unit quaternion (w, x, y, z), by MuJoCo's rounding."""
+    """Returns the rotation `[3, 3]` of a unit quaternion, by MuJoCo's rounding."""
     out = np.zeros(9)
     mujoco.mju_quat2Mat(out, np.asarray(quaternion, float))
     return out.reshape(3, 3)
 
 
 def rest_poses(bodies) -> list[tuple[np.ndarray, np.ndarray]]:
-    """World position `[3]` and rotation `[3, 3]` of each body before anything moves."""
+    """Returns position `[3]` and rotation `[3, 3]` of each body before it moves."""
     poses: list[tuple[np.ndarray, np.ndarray]] = []
     for body in bodies:
-        position, rotation = (
-            np.array(body.position, float),
-            rotation_matrix(body.quaternion),
-        )
+        position = np.array(body.position, float)
+        rotation = rotation_matrix(body.quaternion)
         if body.parent is not None:
             above, turn = poses[body.parent]
             position, rotation = above + turn @ position, turn @ rotation
@@ -275,7 +269,7 @@ def rest_poses(bodies) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def balls_clear(points: np.ndarray, radii: np.ndarray, others) -> bool:
-    """Whether balls at `points [M, 3]` are above the floor and overlap no body."""
+    """Returns whether balls at `points [M, 3]` are above the floor and in no body."""
     if np.any(points[:, 2] < radii * 0.999):
         return False
     poses = rest_poses(others)
@@ -294,13 +288,13 @@ def balls_clear(points: np.ndarray, radii: np.ndarray, others) -> bool:
 
 
 def draw_throw(rng: np.random.Generator, scale: float) -> tuple[float, ...]:
-    """A velocity that stays about the arena."""
+    """Draws a velocity that stays about the arena."""
     sideways = rng.normal(0, 0.35, 2) * np.sqrt(GRAVITY * scale)
     return (*sideways, np.sqrt(2 * GRAVITY * scale * rng.uniform(0.02, 0.7)))
 
 
 def draw_soft(rng: np.random.Generator, scale: float, others) -> tuple[Soft, ...]:
-    """A cloth or a jelly that starts clear of `others`; none where there is no room."""
+    """Draws a cloth or a jelly clear of `others`; none where there is no room."""
     draw = _draw_cloth if rng.random() < 0.6 else _draw_jelly
     for attempt in range(16):
         soft = draw(rng, scale * (1 - 0.03 * attempt))
@@ -311,7 +305,7 @@ def draw_soft(rng: np.random.Generator, scale: float, others) -> tuple[Soft, ...
 
 
 def grid_points(soft: Soft) -> np.ndarray:
-    """`[V, 3]` the vertices of a soft body at its start, the last count fastest."""
+    """Returns `[V, 3]` vertices of a soft body at its start, the last count fastest."""
     sides = [soft.spacing * (np.arange(n) - (n - 1) / 2) for n in soft.count]
     grid = np.stack(np.meshgrid(*sides, indexing="ij"), -1).reshape(-1, len(sides))
     grid = np.pad(grid, ((0, 0), (0, 3 - len(sides))))

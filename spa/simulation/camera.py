@@ -1,7 +1,5 @@
 """Cameras of simulated scenes."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np
@@ -27,9 +25,14 @@ class Camera:
         rotation, shift = self.extrinsics[:, :3, :3], self.extrinsics[:, :3, 3]
         return -np.einsum("tji,tj->ti", rotation, shift)
 
+    def pixel_grid(self, samples: int = 1) -> np.ndarray:
+        """Returns `[M, 2]` centres of all pixels, or of samples**2 parts of each."""
+        row, column = np.indices((self.height * samples, self.width * samples))
+        return (np.stack([column, row], -1).reshape(-1, 2) + 0.5) / samples
+
 
 def look_at(eye: np.ndarray, target: np.ndarray, roll: np.ndarray) -> np.ndarray:
-    """World-to-camera `[T, 4, 4]` of cameras at `eye [T, 3]` that look at `target`.
+    """Returns world-to-camera `[T, 4, 4]` at `eye [T, 3]`, looking at `target`.
 
     roll: `[T]` radians about the viewing direction. World z is up.
     """

@@ -1,7 +1,5 @@
 """Paths of cameras, drawn so that they see what moves."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from spa.simulation.bodies import SceneRejected, log_uniform, smooth_noise
@@ -16,7 +14,7 @@ MOTIONS = ("static", "pan", "orbit", "dolly", "truck", "follow")
 def draw_camera(
     rng: np.random.Generator, simulation: Simulation, height: int, width: int
 ) -> Camera:
-    """A random camera that looks at the arena or at a moving body.
+    """Draws a moving camera that looks at the arena or at a moving body.
 
     Raises SceneRejected if it leaves the room (`camera_is_clear` looks for geometry).
     """
@@ -83,7 +81,7 @@ def _draw_target(rng, simulation: Simulation, motion: str) -> np.ndarray:
 
 def _moving_paths(simulation: Simulation) -> np.ndarray:
     """`[T, M, 3]` the origins of moving bodies and the middles of soft ones."""
-    bodies = simulation.body_position[:, simulation.instance_of_body > 0]
+    bodies = simulation.body_position[:, simulation.body_instances > 0]
     softs = simulation.instance_paths()[:, : len(simulation.world.softs)]
     return np.concatenate([bodies, softs], axis=1)
 
@@ -116,7 +114,7 @@ def _shake(rng, eye, target, roll, fps):
 
 
 def camera_is_clear(simulation: Simulation, camera: Camera, margin: float) -> bool:
-    """Whether nothing comes nearer than `margin` (m) to the camera at any frame.
+    """Returns whether nothing comes nearer than `margin` (m) to the camera.
 
     Rays in 26 directions, and towards each body's origin and each soft one's middle; a
     surface met from its back says that the camera is inside it.

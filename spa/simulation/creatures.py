@@ -1,7 +1,5 @@
 """Jointed bodies that move by themselves: chains, walkers, worms, flyers, dolls."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np
@@ -29,7 +27,7 @@ LYING = (np.sqrt(0.5), 0.0, np.sqrt(0.5), 0.0)  # turns z to x: geoms along a li
 
 
 def draw_creature(rng, scale, others, num_frames: int, fps: float) -> list[Body]:
-    """A chain or a creature that starts clear of `others`, as bodies to add to them.
+    """Draws a chain or a creature clear of `others`, as bodies to add to them.
 
     The first is its root; no bodies at all where there is no room for it.
     """

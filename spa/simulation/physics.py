@@ -1,7 +1,5 @@
 """The physics of a world, run by MuJoCo; poses of its bodies in every frame."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import functools
@@ -84,21 +82,21 @@ class Simulation:
         return self.poses["flexvert_xpos"]
 
     @functools.cached_property
-    def instance_of_body(self) -> np.ndarray:
+    def body_instances(self) -> np.ndarray:
         """`[K]`: 0 for what is static; what moves is counted, links with their root.
 
         Soft bodies are instances 1, 2, ... and the others follow in order.
         """
-        bodies, roots = self.world.bodies, self.world.root_of_body
+        bodies, roots = self.world.bodies, self.world.tree_roots
         starts = [k == roots[k] and body.moving for k, body in enumerate(bodies)]
         number = len(self.world.softs) + np.cumsum(starts)
         number = [number[k] if bodies[k].moving else 0 for k in roots]
         return np.array([0, *number], np.int32)
 
-    def instance_of(self, surface: np.ndarray) -> np.ndarray:
-        """`[...]` int32 instances of surfaces (`cast_rays`)."""
+    def surface_instances(self, surface: np.ndarray) -> np.ndarray:
+        """Returns `[...]` int32 instances of surfaces (`cast_rays`)."""
         surface = np.asarray(surface)
-        instance = self.instance_of_body[np.where(surface < FIRST_FACE, surface, 0)]
+        instance = self.body_instances[np.where(surface < FIRST_FACE, surface, 0)]
         if len(self.skins.faces):
             face = np.maximum(surface - FIRST_FACE, 0)
             soft = self.skins.soft[face] + 1
@@ -107,19 +105,35 @@ class Simulation:
 
     @property
     def num_instances(self) -> int:
-        """How many there are, numbered from 1 on."""
-        return int(max(self.instance_of_body.max(), len(self.world.softs)))
+        """The number of instances, which are counted from 1 on."""
+        return int(max(self.body_instances.max(), len(self.world.softs)))
+
+    def is_soft(self, instance: int) -> bool:
+        """Returns whether an instance is a soft body."""
+        return instance <= len(self.world.softs)
+
+    def instance_bodies(self, instance: int) -> np.ndarray:
+        """Returns MuJoCo's indices of an instance's bodies; of a soft one none."""
+        return np.flatnonzero(self.body_instances == instance)
+
+    def instance_geoms(self, instance: int) -> np.ndarray:
+        """Returns MuJoCo's indices of an instance's geoms; of a soft one none."""
+        bodies = self.instance_bodies(instance)
+        return np.flatnonzero(np.isin(self.model.geom_bodyid, bodies))
+
+    def instance_vertices(self, instance: int) -> np.ndarray:
+        """Returns indices of a soft instance's vertices; of another none."""
+        return np.unique(self.skins.faces[self.skins.soft == instance - 1])
 
     def instance_paths(self) -> np.ndarray:
-        """`[T, I, 3]` (m) the middle of every instance: of its bodies or vertices."""
+        """Returns `[T, I, 3]` (m) the middle of each instance's bodies or vertices."""
         paths = []
         for instance in range(1, self.num_instances + 1):
-            if instance <= len(self.world.softs):
-                vertices = np.unique(self.skins.faces[self.skins.soft == instance - 1])
-                paths.append(self.vertices[:, vertices].mean(1))
+            if self.is_soft(instance):
+                points = self.vertices[:, self.instance_vertices(instance)]
             else:
-                bodies = self.instance_of_body == instance
-                paths.append(self.body_position[:, bodies].mean(1))
+                points = self.body_position[:, self.body_instances == instance]
+            paths.append(points.mean(1))
         return np.stack(paths, 1) if paths else np.zeros((len(self.qpos), 0, 3))
 
 
@@ -129,6 +143,7 @@ def build_model(world: World, timestep: float) -> mujoco.MjModel:
     Raises ValueError if a contact is stiffer than the timestep can follow (below twice
     the timestep MuJoCo's contacts explode), or if links are out of order.
     """
+    # A contact is a spring that MuJoCo integrates with this timestep, too.
     stiffest = min(body.solref[0] for body in world.bodies)
     if stiffest < 2 * timestep:
         raise ValueError(
@@ -196,7 +211,7 @@ def _joint_xml(body: Body, k: int) -> str:
 
 def _excludes_xml(world: World) -> str:
     """Links of one tree do not touch each other: they overlap at their joints."""
-    roots = world.root_of_body
+    roots = world.tree_roots
     return "".join(
         f'<exclude body1="b{i}" body2="b{j}"/>'
         for j in range(len(roots))
@@ -210,9 +225,8 @@ def _set_springs(world: World, model: mujoco.MjModel) -> None:
     for k, body in enumerate(world.bodies):
         if body.moving and body.joint is not None:
             joint = model.joint(f"j{k}").id
-            dofs = model.jnt_dofadr[joint] + np.arange(
-                1 + 2 * (body.joint.kind != "hinge")
-            )
+            count = 1 if body.joint.kind == "hinge" else 3
+            dofs = model.jnt_dofadr[joint] + np.arange(count)
             inertia = model.dof_M0[dofs]
             rate = 2 * np.pi * body.joint.pull
             model.jnt_stiffness[joint] = rate**2 * inertia.mean()
@@ -259,7 +273,7 @@ def _numbers(values) -> str:
 
 
 def soft_bodies(model: mujoco.MjModel, index: int) -> np.ndarray:
-    """`[B]` MuJoCo's bodies that carry a soft body: its vertices, a jelly's corners."""
+    """Returns `[B]` bodies that carry a soft one: its vertices, a jelly's corners."""
     if model.flex_interp[index]:
         first, count = model.flex_nodeadr[index], model.flex_nodenum[index]
         bodies = model.flex_nodebodyid[first : first + count]
@@ -332,7 +346,7 @@ def _soft_dofs(model: mujoco.MjModel, index: int) -> np.ndarray:
 
 
 def run_physics(world, model, data, first: int, count: int, fps: float, limit: float):
-    """Records qpos `[count, nq]` and states `[count, S]` from frame `first` on.
+    """Runs from frame `first` on; returns qpos `[count, nq]`, states `[count, S]`.
 
     data: the state at that frame (`resume`). limit: the speed (m/s) that nothing may
     reach (`largest_velocities`).
@@ -359,7 +373,7 @@ def run_physics(world, model, data, first: int, count: int, fps: float, limit: f
 
 
 def resume(simulation: Simulation, model: mujoco.MjModel, t: int) -> mujoco.MjData:
-    """MuJoCo's state at frame t, for `run_physics` to go on from to the last bit.
+    """Returns MuJoCo's state at frame t, to go on from to the last bit.
 
     model: the simulation's, or a copy with other parameters.
     """
@@ -370,7 +384,7 @@ def resume(simulation: Simulation, model: mujoco.MjModel, t: int) -> mujoco.MjDa
 
 @contextlib.contextmanager
 def _quiet_mujoco():
-    """Without MuJoCo's own report of warnings, to stderr and a log in this folder."""
+    """Keeps MuJoCo from reporting warnings on stderr and in a log in this folder."""
     before = mujoco.get_mju_user_warning()
     mujoco.set_mju_user_warning(lambda text: None)
     try:
@@ -380,7 +394,7 @@ def _quiet_mujoco():
 
 
 def _swings(world: World, model: mujoco.MjModel) -> tuple[np.ndarray, np.ndarray]:
-    """Where in qpos the joints are that swing `[J]`, and their sines `[J, 3]`."""
+    """Returns where in qpos joints are that swing `[J]`, and their sines `[J, 3]`."""
     found = [
         (model.joint(f"j{k}").qposadr[0], body.joint.swing)
         for k, body in enumerate(world.bodies)
@@ -403,7 +417,7 @@ def _step(model, data, substeps: int, where: np.ndarray, swing: np.ndarray) -> N
 
 
 def record_poses(model, data, qpos: np.ndarray) -> dict[str, np.ndarray]:
-    """Poses by forward kinematics of recorded positions, as rays meet them.
+    """Returns poses of recorded positions by forward kinematics, as rays meet them.
 
     qpos: `[T, nq]`. Returns MuJoCo's arrays by name, `[T, ...]` float64.
     """
@@ -422,7 +436,7 @@ def record_poses(model, data, qpos: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def speed_limit(world: World) -> float:
-    """Twice the speed (m/s) that the fastest body could reach by falling."""
+    """Returns twice the speed (m/s) that the fastest body could reach by falling."""
     moving = [body for body in world.bodies if body.moving] + list(world.softs)
     if not moving:
         return 0.0
@@ -434,7 +448,7 @@ def speed_limit(world: World) -> float:
 
 
 def largest_velocities(model: mujoco.MjModel, limit: float) -> np.ndarray:
-    """`[nv]` the speeds that nothing may reach: `limit` m/s, 150 rad/s."""
+    """Returns `[nv]` speeds that nothing may reach: `limit` m/s, 150 rad/s."""
     joint = model.dof_jntid
     kind, within = model.jnt_type[joint], np.arange(model.nv) - model.jnt_dofadr[joint]
     free, slide = mujoco.mjtJoint.mjJNT_FREE, mujoco.mjtJoint.mjJNT_SLIDE
@@ -453,9 +467,8 @@ def _apply_drives(world, model, data, t: int, fps: float) -> None:
         if body.drive is None:
             continue
         velocity = np.zeros(6)  # angular, linear; world axes
-        mujoco.mj_objectVelocity(
-            model, data, mujoco.mjtObj.mjOBJ_BODY, k + 1, velocity, 0
-        )
+        kind = mujoco.mjtObj.mjOBJ_BODY
+        mujoco.mj_objectVelocity(model, data, kind, k + 1, velocity, 0)
         gain, wanted = 0.4 * fps, body.drive[min(t, len(body.drive) - 1)]
         mass = model.body_subtreemass[k + 1]
         force = mass * gain * (wanted[:3] - velocity[3:])

@@ -1,7 +1,5 @@
 """Rays through pixels: what they hit, points there, and the points' ways in time."""
 
-from __future__ import annotations
-
 import mujoco
 import numpy as np
 
@@ -22,7 +20,7 @@ def cast_rays(
     directions: np.ndarray,
     normals: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The nearest surface along each ray, at the frame that `set_frame` posed.
+    """Returns the nearest surface along each ray, at the frame that `set_frame` posed.
 
     origin: `[3]`. directions: `[M, 3]`, of any length. normals: `[M, 3]` float64, if
       given filled with surface normals in world axes.
@@ -51,21 +49,21 @@ def cast_rays(
     for soft in range(len(simulation.world.softs)):
         faces = np.flatnonzero(simulation.skins.soft == soft)
         corners = simulation.data.flexvert_xpos[simulation.skins.faces[faces]] - origin
-        ray, face, reach = _cast_at_faces(corners, directions)
+        ray, face, reach = _meet_triangles(corners, directions)
         nearer = (distance[ray] < 0) | (reach < distance[ray])
         ray, face = ray[nearer], face[nearer]
         distance[ray], surface[ray] = reach[nearer], FIRST_FACE + faces[face]
         if normals is not None:
             a, b, c = corners[face].swapaxes(0, 1)
-            normal = _cross(b - a, c - a)
+            normal = np.cross(b - a, c - a)
             # Both sides are seen: the normal is that of the side towards the ray.
             normal *= -np.sign((normal * directions[ray]).sum(-1, keepdims=True))
             normals[ray] = normal / np.linalg.norm(normal, axis=-1, keepdims=True)
     return surface, distance
 
 
-def _cast_at_faces(corners: np.ndarray, directions: np.ndarray):
-    """Where rays from the origin meet triangles: `corners [F, 3, 3]`.
+def _meet_triangles(corners: np.ndarray, directions: np.ndarray):
+    """Finds where rays from the origin meet triangles: `corners [F, 3, 3]`.
 
     Returns, for the rays that meet one, their index, the nearest triangle's index and
     the distance in units of the direction's length.
@@ -83,7 +81,7 @@ def _cast_at_faces(corners: np.ndarray, directions: np.ndarray):
     if len(near) == 0:
         return empty
     a, b, c = corners.swapaxes(0, 1)
-    sides = np.stack([_cross(b, c), _cross(c, a), _cross(a, b)])
+    sides = np.stack([np.cross(b, c), np.cross(c, a), np.cross(a, b)])
     volume = (a * sides[0]).sum(-1)
     found = []
     for part in np.array_split(near, -(-len(near) // 8192)):
@@ -100,15 +98,8 @@ def _cast_at_faces(corners: np.ndarray, directions: np.ndarray):
     return tuple(np.concatenate(column) for column in zip(*found, strict=True))
 
 
-def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """np.cross, which spends most of its time on finding axes."""
-    ax, ay, az = a[..., 0], a[..., 1], a[..., 2]
-    bx, by, bz = b[..., 0], b[..., 1], b[..., 2]
-    return np.stack([ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx], -1)
-
-
 def anchor(simulation, t: int, surface: np.ndarray, point: np.ndarray) -> np.ndarray:
-    """World points `[M, 3]` at frame t in the terms of their surfaces.
+    """Returns world points `[M, 3]` at frame t in the terms of their surfaces.
 
     In the frame and the size of the `Body`, or, on a triangle, the weights of its
     corners.
@@ -123,16 +114,16 @@ def anchor(simulation, t: int, surface: np.ndarray, point: np.ndarray) -> np.nda
     if not rigid.all():
         corners = simulation.skins.faces[surface[~rigid] - FIRST_FACE]
         a, b, c = simulation.vertices[t, corners].swapaxes(0, 1)
-        normal, at = _cross(b - a, c - a), point[~rigid]
+        normal, at = np.cross(b - a, c - a), point[~rigid]
         area = (normal * normal).sum(-1)
-        v = (_cross(at - a, c - a) * normal).sum(-1) / area
-        w = (_cross(b - a, at - a) * normal).sum(-1) / area
+        v = (np.cross(at - a, c - a) * normal).sum(-1) / area
+        w = (np.cross(b - a, at - a) * normal).sum(-1) / area
         anchors[~rigid] = np.stack([1 - v - w, v, w], -1)
     return anchors
 
 
 def place(simulation: Simulation, surface: np.ndarray, anchors: np.ndarray):
-    """`[T, N, 3]` where points fixed to surfaces (`anchor`) are in the world."""
+    """Returns `[T, N, 3]` points fixed to surfaces (`anchor`), in the world."""
     rigid = surface < FIRST_FACE
     body = np.where(rigid, surface, 0)
     local = anchors * simulation.body_scale[:, body, None]
@@ -146,7 +137,7 @@ def place(simulation: Simulation, surface: np.ndarray, anchors: np.ndarray):
 
 
 def pixel_rays(camera: Camera, t: int, pixels: np.ndarray) -> np.ndarray:
-    """World directions `[M, 3]`, of unit depth, through `pixels [M, 2]` (x, y)."""
+    """Returns world directions `[M, 3]`, of unit depth, through `pixels [M, 2]`."""
     rays = geometry.lift(pixels.astype(float), camera.intrinsics)
     return rays @ camera.extrinsics[t, :3, :3]
 
@@ -154,7 +145,7 @@ def pixel_rays(camera: Camera, t: int, pixels: np.ndarray) -> np.ndarray:
 def seed_points(
     rng: np.random.Generator, simulation: Simulation, camera: Camera, num_tracks: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Surface points under random pixels of several frames.
+    """Draws surface points under random pixels of several frames.
 
     In half of the scenes points are seeded evenly over the picture, as a tracker's grid
     is; in the others moving bodies get up to half of them.
@@ -180,14 +171,15 @@ def seed_points(
     frame, surface, anchors = frame[pick], surface[pick], anchors[pick]
     if rng.random() < 0.5 and simulation.num_instances:
         near = [
-            _pixels_at_bodies(rng, simulation, camera, t, per_frame) for t in frames
+            _draw_pixels_near_bodies(rng, simulation, camera, t, per_frame)
+            for t in frames
         ]
         found = [
             surface_points(simulation, camera, t, pixels)
             for t, pixels in zip(frames, near, strict=True)
         ]
         extra = tuple(np.concatenate(part) for part in zip(*found, strict=True))
-        moving = np.flatnonzero(simulation.instance_of(extra[1]))
+        moving = np.flatnonzero(simulation.surface_instances(extra[1]))
         moving = rng.permutation(moving)[: int(num_tracks * rng.uniform(0.1, 0.5))]
         for kept, more in zip((frame, surface, anchors), extra, strict=True):
             kept[: len(moving)] = more[moving]
@@ -197,7 +189,7 @@ def seed_points(
 def surface_points(
     simulation: Simulation, camera: Camera, t: int, pixels: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What is seen through `pixels [M, 2]` at frame t, empty and far-off ones left out.
+    """Returns what is seen through `pixels [M, 2]` at frame t, unless far off.
 
     Returns frames `[N]` (all t), surfaces `[N]` (`cast_rays`) and anchors `[N, 3]`.
     """
@@ -211,15 +203,15 @@ def surface_points(
 
 
 def even_pixels(rng: np.random.Generator, camera: Camera, count: int) -> np.ndarray:
-    """`[count, 2]` centres of different random pixels."""
+    """Draws `[count, 2]` centres of different pixels."""
     total = camera.height * camera.width
     row, column = np.divmod(rng.choice(total, count, replace=False), camera.width)
     return np.stack([column, row], -1) + 0.5
 
 
-def _pixels_at_bodies(rng, simulation, camera, t: int, count: int) -> np.ndarray:
+def _draw_pixels_near_bodies(rng, simulation, camera, t: int, count: int) -> np.ndarray:
     """`[M, 2]` centres of random pixels about where what moves is seen."""
-    moving, softs = np.flatnonzero(simulation.instance_of_body), simulation.world.softs
+    moving, softs = np.flatnonzero(simulation.body_instances), simulation.world.softs
     which = rng.integers(len(moving) + len(softs), size=count)
     reach = [bounding_radius(simulation.world.bodies[k - 1]) for k in moving]
     reach = np.array(reach + [soft.spacing for soft in softs])
@@ -245,7 +237,7 @@ def follow_points(
     anchors: np.ndarray,
     first: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Points fixed to surfaces, followed through the clip.
+    """Follows points fixed to surfaces through the clip.
 
     surface: `[N]` and anchors: `[N, 3]` as from `surface_points`. first: the frame from
       which on visibility is wanted; False before.

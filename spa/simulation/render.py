@@ -1,7 +1,5 @@
 """Pictures of simulated scenes: textures, light, rays cast on the CPU."""
 
-from __future__ import annotations
-
 import dataclasses
 import multiprocessing
 
@@ -33,11 +31,9 @@ class Texture:
 
 
 def draw_texture(world: World, seed: int) -> Texture:
-    """Random textures: calm ones for what stands still, vivid ones for what moves."""
-    rows = [_draw_body_texture(world, 0, seed)]
-    rows += [
-        _draw_body_texture(world, k, seed) for k in range(1, len(world.bodies) + 1)
-    ]
+    """Draws textures: calm ones for what stands still, vivid ones for what moves."""
+    count = 1 + len(world.bodies)
+    rows = [_draw_body_texture(world, k, seed) for k in range(count)]
     for i, soft in enumerate(world.softs):
         size = soft.spacing * (max(soft.count) - 1)
         rng = np.random.default_rng([seed, 7, 1 << 20, i])
@@ -48,7 +44,7 @@ def draw_texture(world: World, seed: int) -> Texture:
 def _draw_body_texture(world: World, index: int, seed: int):
     """The texture of a body; the links of a tree have one in common, to their size."""
     body = world.bodies[index - 1]
-    root = int(world.root_of_body[index - 1]) + 1 if index else 0
+    root = int(world.tree_roots[index - 1]) + 1 if index else 0
     rng = np.random.default_rng([seed, 7, root])
     if body.moving:
         return _draw_row(rng, True, bounding_radius(body), (0.35, 0.6))
@@ -72,7 +68,7 @@ def _draw_row(rng, vivid: bool, size: float, share=(1.0, 1.0), smallest: float =
 
 
 def value_noise(points: np.ndarray, salt: np.ndarray) -> np.ndarray:
-    """Smooth noise `[M]` in 0..1 at `points [M, 3]`, of one cell per unit length.
+    """Returns smooth noise `[M]` in 0..1 at `points [M, 3]`, of one cell per unit.
 
     Random values at the integer lattice (a hash of the corner and `salt [M]`),
     interpolated with zero slope at the corners.
@@ -108,7 +104,7 @@ def texture_colours(
     local: np.ndarray,
     footprint: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Unlit colours `[M, 3]` in 0..1 of body points: the same wherever the body goes.
+    """Returns unlit colours `[M, 3]` in 0..1 of body points, wherever these go.
 
     body: `[M]` MuJoCo body indices. local: `[M, 3]` in the body's frame. footprint:
     `[M]` size (m) of a pixel there; what is finer fades to its mean. None keeps all.
@@ -137,19 +133,19 @@ def texture_colours(
 
 
 def lamp_position(world: World, seed: int) -> np.ndarray:
-    """`[3]` where the light is: high above the arena, a little to one side."""
+    """Returns `[3]` where the light is: above the arena, a little to one side."""
     angle = np.random.default_rng([seed, 8]).uniform(0, 2 * np.pi)
     return world.scale * np.array([2.5 * np.cos(angle), 2.5 * np.sin(angle), 6.0])
 
 
 def scene_textures(scene: Scene) -> tuple[Texture, Texture]:
-    """The textures of a scene before its violation, and from then on."""
+    """Returns the textures of a scene before its violation, and from then on."""
     world = scene.simulation.world
     texture = draw_texture(world, scene.seed)
     if scene.violation != "texture_swap":
         return texture, texture
     fresh = draw_texture(world, scene.seed + 1)
-    instance = scene.simulation.instance_of_body
+    instance = scene.simulation.body_instances
     softs = 1 + np.arange(len(world.softs))
     swapped = np.isin(np.concatenate([instance, softs]), scene.violating_ids)
     arrays = {}
@@ -166,33 +162,28 @@ def scene_textures(scene: Scene) -> tuple[Texture, Texture]:
 def render(
     scene: Scene, samples: int = 1, lit: bool = True, first: int = 0
 ) -> np.ndarray:
-    """The scene's video `[T - first, H, W, 3]` uint8 RGB, by ray casting.
+    """Returns the scene's video `[T - first, H, W, 3]` uint8 RGB, by ray casting.
 
     samples: samples * samples rays per pixel, averaged. lit: with a lamp, its shadows
     and haze; without, the plain texture colour at each pixel's centre. first: frame to
     begin with.
     """
     camera, (before, after) = scene.camera, scene_textures(scene)
-    row, column = np.indices((camera.height * samples, camera.width * samples))
-    pixels = (np.stack([column, row], -1).reshape(-1, 2) + 0.5) / samples
+    pixels = camera.pixel_grid(samples)
     frames = range(first, len(camera.extrinsics))
     video = np.empty((len(frames), camera.height, camera.width, 3), np.uint8)
     quiet = multiprocessing.parent_process() is not None  # bars of workers would mix
     for t in tqdm.tqdm(frames, "rendering", leave=False, disable=quiet):
         violated = scene.violation != "none" and t >= scene.violation_frame
-        colour = _render_rays(scene, after if violated else before, t, pixels, lit)
+        colour = render_rays(scene, after if violated else before, t, pixels, lit)
         colour = colour.reshape(camera.height, samples, camera.width, samples, 3)
         video[t - first] = np.rint(255 * colour.mean((1, 3)))
     return video
 
 
-def _render_rays(scene, texture, t: int, pixels: np.ndarray, lit: bool) -> np.ndarray:
-    """Colours `[M, 3]` in 0..1 seen through pixels at frame t."""
-    simulation, camera, scale = (
-        scene.simulation,
-        scene.camera,
-        scene.simulation.world.scale,
-    )
+def render_rays(scene, texture, t: int, pixels: np.ndarray, lit: bool) -> np.ndarray:
+    """Returns colours `[M, 3]` in 0..1 seen through `pixels [M, 2]` at frame t."""
+    simulation, camera = scene.simulation, scene.camera
     rays, origin = pixel_rays(camera, t, pixels), camera.origin[t]
     normals = np.zeros_like(rays)
     set_frame(simulation, t)
@@ -208,7 +199,7 @@ def _render_rays(scene, texture, t: int, pixels: np.ndarray, lit: bool) -> np.nd
     )
     if lit:
         colour = colour * _light(scene, point, normals[hit])[:, None]
-        haze = 1 - np.exp(-((depth[hit, None] / (25 * scale)) ** 2))
+        haze = 1 - np.exp(-((depth[hit, None] / (25 * simulation.world.scale)) ** 2))
         colour = colour + (sky[hit] - colour) * haze
     sky[hit] = colour
     return np.clip(sky, 0, 1)
@@ -228,7 +219,7 @@ def _texture_place(simulation, t: int, surface: np.ndarray, point: np.ndarray):
 
 
 def _light(scene: Scene, point: np.ndarray, normal: np.ndarray) -> np.ndarray:
-    """How brightly each surface point `[M]` is lit: by a lamp, or in its shadow."""
+    """Returns how brightly points `[M]` are lit: by a lamp, or in its shadow."""
     lamp = lamp_position(scene.simulation.world, scene.seed)
     ray = point - lamp
     _, distance = cast_rays(scene.simulation, lamp, ray)

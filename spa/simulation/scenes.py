@@ -1,7 +1,5 @@
 """Simulated scenes with exact tracks, visibility, cameras, depth and segmentation."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np
@@ -62,7 +60,7 @@ class Scene:
     )
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """The example's arrays by name, as they are written to a file."""
+        """Returns the example's arrays by name, as they are written to a file."""
         names = (
             "tracks_3d visible instance_ids query_frames track_ids intrinsics "
             "extrinsics fps seed height width violation violation_frame violating_ids"
@@ -79,7 +77,7 @@ def generate_scene(
     width: int = 256,
     fps: float | None = None,
 ) -> Scene:
-    """A random scene, the same to the last bit for the same arguments.
+    """Returns a random scene, the same to the last bit for the same arguments.
 
     fps: frames per second; drawn from 8 to 30 if None.
     Raises ValueError for sizes out of range, NoScene where no draw can be used.
@@ -118,19 +116,22 @@ def _try_scene(rng, seed, num_frames, num_tracks, height, width, fps) -> Scene:
             points = seed_points(rng, simulation, camera, num_tracks)
         except SceneRejected:
             continue
-        if simulation.num_instances and not simulation.instance_of(points[1]).any():
+        if (
+            simulation.num_instances
+            and not simulation.surface_instances(points[1]).any()
+        ):
             continue  # something moves, and this camera does not see it
         return trace_scene(simulation, camera, *points, seed)
     raise SceneRejected("no camera sees this world well")
 
 
 def trace_scene(simulation, camera, frame, surface, anchors, seed: int = 0) -> Scene:
-    """The scene that shows the given points (`seed_points`) to the given camera."""
+    """Returns the scene that shows given points (`seed_points`) to a given camera."""
     tracks, visible = follow_points(simulation, camera, surface, anchors)
     return Scene(
         tracks_3d=tracks.astype(np.float32),
         visible=visible[..., None].astype(np.float32),
-        instance_ids=simulation.instance_of(surface),
+        instance_ids=simulation.surface_instances(surface),
         query_frames=np.asarray(frame, np.int32),
         intrinsics=camera.intrinsics.astype(np.float32),
         extrinsics=camera.extrinsics.astype(np.float32),
@@ -149,40 +150,42 @@ def trace_scene(simulation, camera, frame, surface, anchors, seed: int = 0) -> S
 def depth_and_segmentation(
     simulation: Simulation, camera: Camera, first: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Per pixel z-depth `[T - first, H, W]` float32 (m, inf where there is nothing) and
-    the instance seen, uint8 (0 is static or nothing), from frame `first` on."""
+    """Returns z-depth and the instance seen, `[T - first, H, W]`, from `first` on.
+
+    Depth is float32 (m, inf where there is nothing), the instance uint8 (0 is static or
+    nothing).
+    """
     shape = (len(simulation.qpos) - first, camera.height, camera.width)
     depth, segmentation = np.empty(shape, np.float32), np.empty(shape, np.uint8)
-    row, column = np.indices(shape[1:])
-    pixels = np.stack([column, row], -1).reshape(-1, 2) + 0.5
     for i in range(len(depth)):
-        seen = depth_and_instance(simulation, camera, first + i, pixels)
+        seen = depth_and_instance(simulation, camera, first + i, camera.pixel_grid())
         depth[i], segmentation[i] = (part.reshape(shape[1:]) for part in seen)
     return depth, segmentation
 
 
 def depth_and_instance(simulation, camera, t: int, pixels: np.ndarray):
-    """z-depth `[M]` and instance `[M]` through `pixels [M, 2]` of frame t."""
+    """Returns z-depth `[M]` and instance `[M]` through `pixels [M, 2]` of frame t."""
     set_frame(simulation, t)
     rays = pixel_rays(camera, t, np.asarray(pixels, float))
     surface, distance = cast_rays(simulation, camera.origin[t], rays)
     hit = surface >= 0
-    instance = simulation.instance_of(np.where(hit, surface, 0))
+    instance = simulation.surface_instances(np.where(hit, surface, 0))
     return np.where(hit, distance, np.inf), np.where(hit, instance, 0)
 
 
 def body_segmentation(simulation: Simulation, camera: Camera) -> np.ndarray:
-    """What each pixel shows `[T, H, W]` int32: an instance (1 and more), a static body
-    (-1 and less: each wall and piece of furniture is its own), or nothing (0)."""
+    """Returns what each pixel shows, `[T, H, W]` int32.
+
+    An instance (1 and more), a static body (-1 and less: each wall and piece of
+    furniture is its own), or nothing (0).
+    """
     shape = len(simulation.qpos), camera.height, camera.width
     seen = np.empty(shape, np.int32)
-    row, column = np.indices(shape[1:])
-    pixels = np.stack([column, row], -1).reshape(-1, 2) + 0.5
     for t in range(len(seen)):
         set_frame(simulation, t)
-        rays = pixel_rays(camera, t, pixels)
+        rays = pixel_rays(camera, t, camera.pixel_grid())
         surface, _ = cast_rays(simulation, camera.origin[t], rays)
-        instance = simulation.instance_of(np.maximum(surface, 0))
+        instance = simulation.surface_instances(np.maximum(surface, 0))
         number = np.where(instance > 0, instance, -1 - surface)
         seen[t] = np.where(surface < 0, 0, number).reshape(shape[1:])
     return seen
@@ -195,7 +198,7 @@ def synthetic_features(
     noise: float = 0.1,
     seed: int = 0,
 ) -> np.ndarray:
-    """Features of patches as of a network that knows things apart, and nothing else.
+    """Returns features of patches as of a network that knows things apart.
 
     segmentation: `[T, H, W]` numbers of things; H and W multiples of num_patches.
     noise: length of a random vector that is added to each patch.
@@ -227,7 +230,7 @@ def _unit_vectors(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarra
 def pixel_depth(
     simulation: Simulation, camera: Camera, t: int, pixels: np.ndarray
 ) -> np.ndarray:
-    """z-depth `[M]` (m, inf where there is nothing) at `pixels [M, 2]` of frame t.
+    """Returns z-depth `[M]` (m, inf where nothing is) at `pixels [M, 2]` of frame t.
 
     The pixels may be anywhere, between centres and outside the picture, too.
     """

@@ -1,34 +1,18 @@
-"""What real trackers, cameras and depth networks do wrong, for training.
+"""Errors of real trackers, cameras and depth networks, for training.
 
 Pure functions of arrays and a `numpy.random.Generator`; nothing given is changed in
 place. Tracks are `[N, T, 3]` in the camera frame, visibility `[N, T, 1]` 0 or 1.
-
-    localisation_noise   points land a little off, by track and by clip
-    drift                errors that add up from the frame in which tracking began
-    false_occlusion      runs of frames in which a visible point is called hidden
-    false_visibility     a hidden point is called visible, stuck where it was last seen
-    lost_early           tracks end at a random frame, and stay lost
-    lost_at_occlusion    tracks end where their point is first hidden
-    focal_error          a focal length that is wrong by a factor
-    depth_flicker        a factor of all depth that changes from frame to frame
-    depth_error          depth, or inverse depth, of a wrong scale and shift
-    depth_error_taps     the same for relative depth around points
 
 No function but `false_visibility` makes a hidden point visible, and none takes a
 track's last two visible frames (it keeps all it had where it would have lost them): a
 track visible in two frames can be a query.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 DRIFT_FRAMES = 32  # after so many frames drift has its stated size
 SMALLEST = np.float32(1e-6)  # by which a shift changes depth, or inverse depth
 NEAREST = 0.2  # of its true depth: no shift brings a visible point nearer than this
-
-
-# ------------------------------------------------------------------ positions
 
 
 def localisation_noise(
@@ -38,7 +22,7 @@ def localisation_noise(
     sigma: float,
     spread: float = 0.5,
 ) -> np.ndarray:
-    """Tracks displaced in the image by Gaussian noise, at the depth they have.
+    """Displaces tracks in the image by Gaussian noise, at the depth they have.
 
     intrinsics: `[4]` fx, fy, cx, cy in pixels. sigma: typical standard deviation in
     pixels of that camera. spread: standard deviation of its logarithm between tracks,
@@ -55,7 +39,7 @@ def drift(
     sigma: float,
     spread: float = 0.5,
 ) -> np.ndarray:
-    """Tracks displaced in the image by random walks, zero in one random frame each.
+    """Displaces tracks in the image by random walks, zero in one random frame each.
 
     sigma: typical standard deviation in pixels, each way, `DRIFT_FRAMES` frames from
     there. Otherwise as `localisation_noise`.
@@ -81,13 +65,10 @@ def _displaced(tracks, intrinsics, pixels) -> np.ndarray:
     return moved
 
 
-# ------------------------------------------------------------------ visibility
-
-
 def false_occlusion(
     rng: np.random.Generator, visible: np.ndarray, rate: float, longest: int = 6
 ) -> np.ndarray:
-    """Visibility with runs of 1 to `longest` frames switched off.
+    """Switches off visibility in runs of 1 to `longest` frames.
 
     rate: the share of (track, frame) pairs at which such a run starts.
     Returns `[N, T, 1]` of the same dtype.
@@ -112,7 +93,7 @@ def false_visibility(
     rate: float,
     longest: int = 6,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Points that are hidden, but called visible for 1 to `longest` frames more.
+    """Calls points visible for 1 to `longest` frames after they were hidden.
 
     A tracker that does not see its point go holds on to what came before it: there the
     track stays at the last position that was seen, in the camera's frame.
@@ -135,7 +116,7 @@ def false_visibility(
 def lost_early(
     rng: np.random.Generator, visible: np.ndarray, rate: float
 ) -> np.ndarray:
-    """Tracks that are lost for good, after and before a random visible frame.
+    """Loses tracks for good, after and before a random visible frame.
 
     rate: the share of tracks lost with every frame further from it, 0 to 1.
     Returns `[N, T, 1]` of the same dtype.
@@ -150,8 +131,8 @@ def lost_early(
     return _keep_two(np.where(kept[..., None], visible, 0), visible)
 
 
-def lost_at_occlusion(rng: np.random.Generator, visible: np.ndarray) -> np.ndarray:
-    """Tracks that end where their point is first hidden, as Lucas-Kanade's do.
+def lost_when_hidden(rng: np.random.Generator, visible: np.ndarray) -> np.ndarray:
+    """Ends tracks where their point is first hidden, as Lucas-Kanade's do.
 
     Of each track one run of visible frames stays: that of a random visible frame.
     Returns `[N, T, 1]` of the same dtype.
@@ -175,13 +156,10 @@ def _keep_two(visible: np.ndarray, before: np.ndarray) -> np.ndarray:
     return kept.astype(before.dtype)
 
 
-# ------------------------------------------------------------------ cameras, depth
-
-
 def focal_error(
     tracks: np.ndarray, intrinsics: np.ndarray, factor: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Tracks lifted with a focal length that is `factor` times the true one.
+    """Lifts tracks with a focal length that is `factor` times the true one.
 
     Returns tracks `[N, T, 3]` float32 and the wrong intrinsics `[4]` float32, which
     project them to the same pixels.
@@ -194,7 +172,7 @@ def focal_error(
 def depth_flicker(
     rng: np.random.Generator, num_frames: int, sigma: float
 ) -> np.ndarray:
-    """What all depth of a frame is multiplied by where depth flickers.
+    """Draws what all depth of a frame is multiplied by where depth flickers.
 
     sigma: standard deviation of its logarithm. Returns `[T]` float32.
     """
@@ -204,7 +182,7 @@ def depth_flicker(
 def depth_error(
     tracks: np.ndarray, scale: float, shift: float, inverse: bool = False
 ) -> np.ndarray:
-    """Tracks lifted with z' = scale (z + shift), in the same pixels.
+    """Lifts tracks with z' = scale (z + shift), in the same pixels.
 
     inverse: 1 / z' = (1 / z + shift) / scale instead, which is what a network leaves
     open that predicts inverse depth up to scale and shift.
@@ -224,7 +202,7 @@ def depth_error(
 def depth_error_taps(
     taps: np.ndarray, z: np.ndarray, shift: float, inverse: bool = False
 ) -> np.ndarray:
-    """Relative depth z / z_tap - 1 around points, as `depth_error` makes it.
+    """Returns relative depth z / z_tap - 1 around points, as `depth_error` makes it.
 
     taps: `[N, T, ...]` in [-1, 4], -1 infinitely far. z: `[N, T]` true depth of the
     points. (A factor of all depth changes nothing; what was nearer than a tap can say,
@@ -245,7 +223,7 @@ def depth_error_taps(
 
 
 def bounded_shift(shift: float, z: np.ndarray, inverse: bool = False) -> float:
-    """The shift, or the nearest that leaves visible depths `z [M]` in proportion.
+    """Returns the shift, or the nearest that keeps visible depths `z [M]` apart.
 
     No depth (or inverse depth) is brought below `NEAREST` of what it was.
     """

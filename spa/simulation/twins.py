@@ -1,7 +1,5 @@
 """Impossible twins: a scene again, in which one body breaks physics from a frame on."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import mujoco
@@ -12,28 +10,8 @@ from spa.simulation.bodies import SceneRejected
 from spa.simulation.physics import Simulation, resume
 from spa.simulation.rays import even_pixels, follow_points, surface_points
 from spa.simulation.scenes import Scene, depth_and_instance
-from spa.simulation.violations import (
-    appear,
-    fall_up,
-    freeze,
-    instance_geoms,
-    jitter,
-    kick,
-    pass_through,
-    shape_change,
-    size_change,
-    teleport,
-    time_jump,
-    vanish,
-)
+from spa.simulation.violations import VIOLATIONS
 
-VIOLATIONS = (
-    *("vanish", "appear"),  # permanence
-    *("teleport", "time_jump", "freeze"),  # continuity
-    "pass_through",  # solidity
-    *("size_change", "shape_change", "texture_swap"),  # immutability
-    *("fall_up", "kick", "jitter"),  # dynamics
-)
 TWIN_ATTEMPTS = 8  # bodies and moments tried per twin before giving up
 
 
@@ -42,24 +20,11 @@ class NoViolation(ValueError):
 
 
 def impossible_twin(scene: Scene, violation: str) -> Scene:
-    """The scene again, but for a violation of physics from one moment on.
+    """Returns the scene again, but for a violation of physics from one moment on.
 
     Poses, camera, depth and pictures are the same to the last bit before
-    `violation_frame`. What happens from then on, to one instance that is seen, and that
-    moves or is touched where this matters; all else goes on as before unless it is hit:
-
-    vanish        it is gone, and what was behind it is seen.
-    appear        a body that was not there comes out of nothing, and falls.
-    teleport      it is elsewhere at once, and goes on from there.
-    time_jump     it is where it would have been some tenths of a second later.
-    freeze        it stays as it is, in the air, too.
-    pass_through  nothing touches it any more: it falls through what it lay on.
-    size_change   it is smaller, or larger, at once.
-    shape_change  it has another shape at once (rigid and jointed bodies only).
-    texture_swap  it has other colours at once; tracks and depth stay the same.
-    fall_up       gravity draws it upwards.
-    kick          its velocity changes with nothing near that did it.
-    jitter        it shakes, by another amount at every frame.
+    `violation_frame`. What then happens, to one instance that is seen, and that moves
+    or is touched where this matters, the functions of VIOLATIONS say.
 
     The tracks are the scene's, in the same order and fixed to the same points: of what
     is gone, and of a shape that is no more, they are hidden from the moment on (and go
@@ -80,8 +45,8 @@ def impossible_twin(scene: Scene, violation: str) -> Scene:
         )
     if scene.violation != "none":
         raise ValueError(f"the scene already violates physics ({scene.violation})")
-    rng = np.random.default_rng([scene.seed, 9, VIOLATIONS.index(violation)])
-    for instance, t in _moments(rng, scene, violation):
+    rng = np.random.default_rng([scene.seed, 9, list(VIOLATIONS).index(violation)])
+    for instance, t in _draw_moments(rng, scene, violation):
         try:
             twin = _try_twin(rng, scene, violation, instance, t)
         except SceneRejected:
@@ -91,8 +56,8 @@ def impossible_twin(scene: Scene, violation: str) -> Scene:
     raise NoViolation(f"no body of scene {scene.seed} can show {violation!r}")
 
 
-def _moments(rng, scene: Scene, violation: str) -> list[tuple[int, int]]:
-    """Instances and frames to try, at random, each of which is seen then.
+def _draw_moments(rng, scene: Scene, violation: str) -> list[tuple[int, int]]:
+    """Draws instances and frames to try, each of which is seen then.
 
     Seen: by three tracks or more, at the frame and the one before.
 
@@ -116,7 +81,7 @@ def _moments(rng, scene: Scene, violation: str) -> list[tuple[int, int]]:
             step = focal * np.linalg.norm(at[later] - at[t]) / depth[t] / longer
             if violation in ("freeze", "time_jump") and step < 0.02:
                 continue
-            if violation == "shape_change" and instance <= len(simulation.world.softs):
+            if violation == "shape_change" and simulation.is_soft(instance):
                 continue
             found.append((instance, int(t)))
             weight.append(seen[t])
@@ -130,19 +95,19 @@ def _moments(rng, scene: Scene, violation: str) -> list[tuple[int, int]]:
 
 
 def _is_touched(simulation: Simulation, instance: int, t: int) -> bool:
-    """Whether at frame t something touches an instance."""
+    """Returns whether something touches an instance at frame t."""
     model = simulation.model
     data = resume(simulation, model, t)
     mujoco.mj_forward(model, data)
-    geoms, soft = instance_geoms(simulation, instance), instance - 1
+    geoms = simulation.instance_geoms(instance)
     touch = np.isin(data.contact.geom, geoms).any(1)
-    if soft < len(simulation.world.softs):
-        touch |= (data.contact.flex == soft).any(1)
+    if simulation.is_soft(instance):
+        touch |= (data.contact.flex == instance - 1).any(1)
     return bool(touch.any())
 
 
 def share_changed(scene: Scene, twin: Scene) -> float:
-    """How far a twin shows: the share of its violating points that give it away.
+    """Returns the share of a twin's violating points that give it away.
 
     Of the points that either scene shows just before or at the moment: those that, at
     one frame at least in the second that follows, are shown by only one of the two, or
@@ -180,21 +145,7 @@ def _try_twin(rng, scene: Scene, violation: str, instance: int, t: int) -> Scene
 
     Raises SceneRejected if this try comes to nothing.
     """
-    make = {
-        "vanish": vanish,
-        "appear": appear,
-        "teleport": teleport,
-        "time_jump": time_jump,
-        "freeze": freeze,
-        "pass_through": pass_through,
-        "size_change": size_change,
-        "shape_change": shape_change,
-        "texture_swap": lambda rng, scene, instance, t: scene.simulation,
-        "fall_up": fall_up,
-        "kick": kick,
-        "jitter": jitter,
-    }[violation]
-    simulation = make(rng, scene, instance, t)
+    simulation = VIOLATIONS[violation](rng, scene, instance, t)
     camera, count = scene.camera, len(scene.tracks_3d)
     if violation == "appear":
         instance = simulation.num_instances
@@ -203,7 +154,7 @@ def _try_twin(rng, scene: Scene, violation: str, instance: int, t: int) -> Scene
     if violation in ("vanish", "shape_change"):
         gone = scene.instance_ids == instance
     if violation in ("appear", "shape_change"):
-        new = _new_points(rng, simulation, camera, t, instance, max(3, count // 8))
+        new = _draw_points(rng, simulation, camera, t, instance, max(3, count // 8))
         frame = np.concatenate([frame, new[0]])
         surface = np.concatenate([surface, new[1]])
         anchors = np.concatenate([anchors, new[2]])
@@ -218,7 +169,7 @@ def _try_twin(rng, scene: Scene, violation: str, instance: int, t: int) -> Scene
         scene,
         tracks_3d=tracks,
         visible=visible,
-        instance_ids=simulation.instance_of(surface),
+        instance_ids=simulation.surface_instances(surface),
         query_frames=frame.astype(np.int32),
         simulation=simulation,
         surfaces=surface.astype(np.int32),
@@ -232,8 +183,8 @@ def _try_twin(rng, scene: Scene, violation: str, instance: int, t: int) -> Scene
     )
 
 
-def _new_points(rng, simulation, camera, t: int, instance: int, count: int):
-    """Up to `count` surface points of an instance, seen at frame t."""
+def _draw_points(rng, simulation, camera, t: int, instance: int, count: int):
+    """Draws up to `count` surface points of an instance, seen at frame t."""
     pixels = even_pixels(rng, camera, camera.height * camera.width)
     _, segmentation = depth_and_instance(simulation, camera, t, pixels)
     seen = np.flatnonzero(segmentation == instance)

@@ -1,7 +1,5 @@
 """Worlds drawn at random: walls, furniture, and the bodies that move among them."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np
@@ -29,7 +27,7 @@ ARTICULATED, DEFORMING = 0.25, 0.2  # shares of worlds that have such a body
 
 
 def draw_world(rng: np.random.Generator, num_frames: int, fps: float) -> World:
-    """A random world: a floor, walls, furniture and between 0 and 16 moving bodies.
+    """Draws a world: a floor, walls, furniture and between 0 and 16 moving bodies.
 
     num_frames, fps: of the clip, through which driven bodies follow a course.
     Some have a chain or a creature, or a cloth or a jelly besides.
@@ -55,7 +53,7 @@ def draw_world(rng: np.random.Generator, num_frames: int, fps: float) -> World:
 def _draw_walls(
     rng: np.random.Generator, scale: float
 ) -> tuple[list[Body], np.ndarray]:
-    """Up to four walls around the arena, and the room they leave for a camera."""
+    """Draws up to four walls around the arena, and the room they leave for a camera."""
     room = np.array([[-30.0, -30.0, 0.06], [30.0, 30.0, 30.0]]) * scale
     walls = []
     present = rng.random(4) < rng.choice([0.0, 0.5, 1.0], p=(0.2, 0.4, 0.4))

@@ -522,8 +522,8 @@ def test_twins_from_seeds_to_a_report(small, tmp_path, monkeypatch):
 
 def test_damaged_copies_from_a_video_to_a_report(small, tmp_path, monkeypatch):
     monkeypatch.setattr(pools, "NUM_FRAMES", 16)
-    kinds = {n: damages.DAMAGES[n] for n in ("shuffled", "object_replaced")}
-    kinds["reversed_playback"] = damages.reversed_playback
+    names = "shuffled", "object_replaced", "reversed_playback"
+    kinds = {name: damages.DAMAGES[name] for name in names}
     monkeypatch.setattr(damages, "DAMAGES", kinds)
     write_video(tmp_path / "waves.mp4", make_clip(20))
     keywords = {

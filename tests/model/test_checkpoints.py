@@ -7,12 +7,13 @@ import jax
 import numpy as np
 import pytest
 
-from spa.data.loading import load_synthetic_dataset
+from spa.data.loading import load_examples
 from spa.model import checkpoints, training
 from spa.realism.heads import fingerprint
 from spa.realism.options import DEFAULT_CHECKPOINT, make_options
 from spa.realism.scorer import load_checkpoint, load_heads, score_video, scoring_head
-from spa.simulation import pools, twins
+from spa.simulation import twins
+from spa.simulation.scene_pool import synthetic_pool
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "checkpoints"
@@ -40,8 +41,8 @@ def test_a_shipped_checkpoint_halves_the_errors_of_simple_motion(name):
     path = FOLDER / name
     assert path.stat().st_size <= 16 * 2**20
     checkpoint = checkpoints.load_checkpoint(str(path))
-    pool = pools.synthetic_pool(16, seed=12, num_tracks=200)
-    batches = load_synthetic_dataset(
+    pool = synthetic_pool(16, seed=12, num_tracks=200)
+    batches = load_examples(
         pool,
         8,
         num_query=32,

@@ -31,17 +31,17 @@ def test_a_soft_warp_is_local_slow_and_grows(seed, num_frames):
     warped, share = surprise_examples.softly_warped(pixels, visible, rng)
     moved = np.where(visible[..., None], warped - pixels, 0)
     length = np.linalg.norm(moved, axis=-1)
-    assert length.max() <= damages.SOFT_WARP * 256 + 1e-6
+    assert length.max() <= damages.warps.SOFT_WARP * 256 + 1e-6
     np.testing.assert_allclose(length[:, 0], 0)
     both = visible[:, 1:] & visible[:, :-1]
     step = np.linalg.norm(np.diff(moved, axis=1), axis=-1)[both]
-    assert step.max(initial=0) <= damages.SOFT_STEP * 256 + 1e-6
+    assert step.max(initial=0) <= damages.warps.SOFT_STEP * 256 + 1e-6
     assert share.min() >= 0 and share.max() <= 1
     # What moves lies within a circle of the largest radius.
     at = pixels[length > 0]
     if len(at):
         widest = np.linalg.norm(at[:, None] - at[None], axis=-1).max()
-        assert widest <= 2 * damages.BLOB_RADIUS[1] * 256 + 1e-6
+        assert widest <= 2 * damages.warps.BLOB_RADIUS[1] * 256 + 1e-6
 
 
 @pytest.mark.parametrize("kind", surprise_examples.PIECES)
@@ -122,7 +122,7 @@ def test_from_seeds_to_heads_that_score(tmp_path, monkeypatch):
     monkeypatch.setattr(surprise_examples, "KINDS", kinds)
     monkeypatch.setattr(surprise_examples, "VARIED_FRAMES", (6, 2 * WINDOW))
     monkeypatch.setattr(surprise_training, "STEPS", 40)
-    monkeypatch.setattr(damages, "MIN_FRAMES", WINDOW)
+    monkeypatch.setattr(damages.protocol, "MIN_FRAMES", WINDOW)
     monkeypatch.setattr(surprise_training, "NOT_SURE", 0)
     monkeypatch.setattr(surprise_training, "LEAST_INTACT", 2)
     monkeypatch.setattr(surprise_training, "LEAST_PAIRS", 1)

@@ -72,7 +72,7 @@ def test_losing_tracks_only_hides_and_leaves_two_frames(seed, share, rate, frame
     for out in (
         tracker_noise.false_occlusion(rng, visible, rate),
         tracker_noise.lost_early(rng, visible, rate),
-        tracker_noise.lost_at_occlusion(rng, visible),
+        tracker_noise.lost_when_hidden(rng, visible),
     ):
         assert out.shape == visible.shape and out.dtype == visible.dtype
         assert (out <= visible).all()
@@ -107,9 +107,9 @@ def test_tracks_end_at_their_rate_and_stay_lost():
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 1000), st.floats(0.3, 1))
-def test_lost_at_occlusion_keeps_one_whole_run(seed, share):
+def test_lost_when_hidden_keeps_one_whole_run(seed, share):
     visible = make_visible(seed, num_frames=20, share=share)
-    out = tracker_noise.lost_at_occlusion(np.random.default_rng(seed), visible)
+    out = tracker_noise.lost_when_hidden(np.random.default_rng(seed), visible)
     for before, after in zip(visible[..., 0] > 0, out[..., 0] > 0, strict=True):
         runs, start = [], None
         for t in range(21):

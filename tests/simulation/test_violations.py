@@ -1,64 +1,26 @@
-"""Impossible twins against what their names say, on scenes whose truth is known; the
-command that writes scenes and twins."""
+"""Impossible twins against what their names say, on scenes whose truth is known."""
 
-import os
-import pathlib
-import signal
-import subprocess
-import sys
-import time
-import types
-
-import cv2
 import mujoco
 import numpy as np
 import pytest
+from simple_worlds import FPS, FRAMES, ball, stand_before
 
-import synthetic
 from spa.simulation import scenes, twins
-from spa.simulation.bodies import Body, Geom, Soft, World, axis_quaternion
-from spa.simulation.camera import Camera, look_at
-from spa.simulation.physics import simulate
-from spa.simulation.rays import follow_points, surface_points
-from spa.simulation.render import _render_rays, render, scene_textures
+from spa.simulation.bodies import Soft, axis_quaternion
+from spa.simulation.rays import follow_points
+from spa.simulation.render import render_rays, scene_textures
 from spa.simulation.twins import VIOLATIONS, NoViolation
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-FPS, FRAMES, SIZE = 24.0, 30, 128
-FLOOR = Body((Geom("plane", (0, 0, 1)),), moving=False)
-WALL = Body((Geom("box", (8, 0.2, 8)),), (0, 3, 8), moving=False)
-
-
-def scene_of(*bodies, softs=(), seed=0, frames=FRAMES):
-    """What a camera that stands at (0, -4, 1) and looks along +y sees of the bodies."""
-    world = World((FLOOR, WALL, *bodies), softs=softs)
-    simulation = simulate(world, frames, FPS)
-    eye = np.tile([0.0, -4.0, 1.0], (frames, 1))
-    extrinsics = look_at(eye, eye + [0, 1, 0], np.zeros(frames))
-    camera = Camera(np.array([120.0, 120, 64, 64]), extrinsics, SIZE, SIZE)
-    row, column = np.indices((43, 43)).reshape(2, -1) * 3
-    pixels = np.stack([column, row], -1) + 0.5
-    found = [
-        surface_points(simulation, camera, t, pixels)
-        for t in (0, frames // 2, frames - 1)
-    ]
-    points = (np.concatenate(part) for part in zip(*found, strict=True))
-    return scenes.trace_scene(simulation, camera, *points, seed)
-
-
-def sphere(position, **options):
-    return Body((Geom("sphere", (0.3,)),), position, **options)
 
 
 @pytest.fixture(scope="module")
 def falling():
     """A ball that falls freely, before a wall, throughout the clip (1.25 s)."""
-    return scene_of(sphere((0, 0, 2.2), velocity=(0, 0, 4.5)))
+    return stand_before(ball((0, 0, 2.2), velocity=(0, 0, 4.5)))
 
 
 @pytest.fixture(scope="module")
 def lying():
-    return scene_of(sphere((0.2, 0, 0.3)))
+    return stand_before(ball((0.2, 0, 0.3)))
 
 
 def paths(scene, instance=1):
@@ -72,9 +34,6 @@ def seen_share(scene, frame, instance=1):
         scene.simulation, scene.camera, frame
     )
     return (segmentation[0] == instance).mean()
-
-
-# --- what each is ---
 
 
 def test_vanish_shows_what_was_behind(falling):
@@ -140,7 +99,7 @@ def test_pass_through_falls_through_the_floor(lying):
     np.testing.assert_allclose(height, 0.3 - 9.81 * time_**2 / 2, atol=0.03)
     with pytest.raises(NoViolation):  # nothing touches a ball that falls
         twins.impossible_twin(
-            scene_of(sphere((0, 0, 2.5), velocity=(0, 0, 4))), "pass_through"
+            stand_before(ball((0, 0, 2.5), velocity=(0, 0, 4))), "pass_through"
         )
 
 
@@ -178,11 +137,10 @@ def test_texture_swap_changes_colours_and_nothing_else(lying):
     t = twin.violation_frame
     np.testing.assert_array_equal(twin.tracks_3d, lying.tracks_3d)
     np.testing.assert_array_equal(twin.visible, lying.visible)
-    row, column = np.indices((SIZE, SIZE)).reshape(2, -1)
-    pixels = np.stack([column, row], -1) + 0.5
+    pixels = lying.camera.pixel_grid()
     _, owner = scenes.depth_and_instance(lying.simulation, lying.camera, t, pixels)
     before, after = (
-        _render_rays(made, textures[1], t, pixels, lit=False)
+        render_rays(made, textures[1], t, pixels, lit=False)
         for made in (lying, twin)
         for textures in [scene_textures(made)]
     )
@@ -220,8 +178,6 @@ def test_jitter_shakes_at_every_frame(lying):
     np.testing.assert_allclose(apart, apart[:, :1].repeat(FRAMES, 1), atol=1e-4)
 
 
-# --- what all have in common ---
-
 # 3: many rigid bodies. 112: a creature, 149: a cloth, 159: a jelly, among others.
 SEEDS = (3, 112, 149, 159)
 
@@ -241,8 +197,7 @@ def twins_of(scene):
 
 def test_twins_are_the_scene_to_the_last_bit_until_the_moment(scene):
     names, count = set(), len(scene.tracks_3d)
-    row, column = np.indices((96, 128)).reshape(2, -1)
-    pixels = (np.stack([column, row], -1) + 0.5)[::7]
+    pixels = scene.camera.pixel_grid()[::7]
     for twin in twins_of(scene):
         names.add(twin.violation)
         t = twin.violation_frame
@@ -269,7 +224,7 @@ def test_twins_are_the_scene_to_the_last_bit_until_the_moment(scene):
         np.testing.assert_array_equal(visible[:, :t], scene.visible[:, :t, 0] > 0)
         for frame in {0, t - 1}:
             first, second = (
-                _render_rays(made, scene_textures(made)[0], frame, pixels, True)
+                render_rays(made, scene_textures(made)[0], frame, pixels, True)
                 for made in (scene, twin)
             )
             np.testing.assert_array_equal(first, second)
@@ -285,13 +240,12 @@ def test_twins_are_the_scene_to_the_last_bit_until_the_moment(scene):
 
 
 def test_twins_show_their_violation_in_the_picture(scene):
-    row, column = np.indices((96, 128)).reshape(2, -1)
-    pixels = (np.stack([column, row], -1) + 0.5)[::5]
+    pixels = scene.camera.pixel_grid()[::5]
     for twin in twins_of(scene):
         t, most = twin.violation_frame, 0
         for frame in range(t, min(24, t + max(2, round(scene.fps))), 2):
             first, second = (
-                _render_rays(made, scene_textures(made)[1], frame, pixels, False)
+                render_rays(made, scene_textures(made)[1], frame, pixels, False)
                 for made in (scene, twin)
             )
             most = max(most, (np.abs(first - second).max(-1) > 0.1).sum())
@@ -338,13 +292,13 @@ def test_a_hanging_cloth_can_do_most():
     yaw = np.array(axis_quaternion((0, 0, 1), 1.0))
     mujoco.mju_mulQuat(turn, yaw, np.array(upright))
     cloth = Soft((5, 5), 0.25, (0, 0, 1.0), tuple(turn), (2.5, 1.5, 0), pinned=pins)
-    scene = scene_of(softs=(cloth,))
+    scene = stand_before(softs=(cloth,))
     names = {twin.violation for twin in twins_of(scene)}
     assert set(VIOLATIONS) - names <= {"shape_change", "pass_through", "fall_up"}
 
 
 def test_where_nothing_moves_only_appear_can_be_shown():
-    empty = scene_of()
+    empty = stand_before()
     for violation in VIOLATIONS:
         if violation == "appear":
             assert twins.impossible_twin(empty, violation).violating_ids == [1]
@@ -354,13 +308,13 @@ def test_where_nothing_moves_only_appear_can_be_shown():
 
 
 def test_a_body_that_is_not_seen_is_not_chosen():
-    behind = sphere((0, 5, 2))  # the wall is between
+    behind = ball((0, 5, 2))  # the wall is between
     with pytest.raises(NoViolation):
-        twins.impossible_twin(scene_of(behind), "vanish")
+        twins.impossible_twin(stand_before(behind), "vanish")
 
 
 def test_clips_too_short_to_break_anything():
-    short = scene_of(sphere((0, 0, 2)), frames=1)
+    short = stand_before(ball((0, 0, 2)), frames=1)
     with pytest.raises(NoViolation):
         twins.impossible_twin(short, "vanish")
 
@@ -371,210 +325,3 @@ def test_wrong_names_and_twins_of_twins_are_refused(falling):
     twin = twins.impossible_twin(falling, "freeze")
     with pytest.raises(ValueError, match="already violates"):
         twins.impossible_twin(twin, "kick")
-
-
-# --- the command ---
-
-SMALL = ["--num_frames=8", "--num_tracks=60", "--height=48", "--width=64"]
-
-
-def command(*flags, **options):
-    return subprocess.run(
-        [sys.executable, str(ROOT / "synthetic.py"), *SMALL, *flags],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        **options,
-    )
-
-
-@pytest.fixture(scope="module")
-def written(tmp_path_factory):
-    """Two scenes with twins and previews, by two workers."""
-    folder = tmp_path_factory.mktemp("scenes")
-    flags = ["--num_scenes=2", "--seed=7", f"--out_dir={folder}", "--render"]
-    flags += ["--violations=teleport,vanish", "--preview"]
-    done = command(*flags, "--num_workers=2")
-    assert done.returncode == 0, done.stderr
-    return folder, flags, done
-
-
-def test_the_command_writes_examples_twins_and_previews(written):
-    folder, _, done = written
-    stems = [
-        f"scene_00000{n}{kind}" for n in "78" for kind in ("", "_teleport", "_vanish")
-    ]
-    names = {path.name for path in folder.iterdir()}
-    expected = {stem + suffix for stem in stems for suffix in (".npz", ".mp4")}
-    missing = sum(int(n) for n in done.stdout.split() if n.isdigit()) - 6
-    assert (
-        names <= expected | {"contact_sheet.png", "left_out.txt"}
-        and "scene_000008.mp4" in names
-    )
-    assert len(expected - names) + 1 <= 2 * (missing + 1)
-    with np.load(folder / "scene_000008.npz") as stored:
-        scene = scenes.generate_scene(8, 8, 60, 48, 64)
-        for name, array in scene.arrays().items():
-            np.testing.assert_array_equal(stored[name], array)
-        np.testing.assert_array_equal(stored["video"], render(scene))
-        assert stored["video"].shape == (8, 48, 64, 3)
-        assert stored["depth"].shape == stored["segmentation"].shape == (8, 48, 64)
-        assert stored["violation"] == "none" and stored["violation_frame"] == -1
-        assert stored["violating_ids"].shape == (0,)
-    clip = cv2.VideoCapture(str(folder / "scene_000007.mp4"))
-    assert clip.get(cv2.CAP_PROP_FRAME_COUNT) == 8
-    sheet = cv2.imread(str(folder / "contact_sheet.png"))
-    assert sheet.shape[1] == 6 * 64 and sheet.shape[0] % 48 == 0
-
-
-def test_files_of_twins_hold_the_violation(written):
-    folder, *_ = written
-    found = sorted(folder.glob("scene_*_*.npz"))
-    assert found
-    for path in found:
-        base = path.with_name(path.name[:12] + ".npz")
-        with np.load(path) as twin, np.load(base) as scene:
-            assert path.stem.endswith(str(twin["violation"]))
-            t = int(twin["violation_frame"])
-            assert 0 < t < 8 and twin["violating_ids"].shape == (1,)
-            for name in ("video", "depth", "segmentation"):
-                np.testing.assert_array_equal(twin[name][:t], scene[name][:t])
-                assert (twin[name][t:] != scene[name][t:]).any()
-
-
-def test_files_are_the_same_by_any_number_of_workers(written, tmp_path):
-    folder, flags, _ = written
-    alone = command(*flags[:2], f"--out_dir={tmp_path}", *flags[3:5], "--num_workers=0")
-    assert alone.returncode == 0, alone.stderr
-    found = sorted(path.name for path in tmp_path.glob("*.npz"))
-    assert found == sorted(path.name for path in folder.glob("*.npz"))
-    for name in found:
-        with np.load(folder / name) as first, np.load(tmp_path / name) as second:
-            assert first.files == second.files
-            for key in first.files:
-                np.testing.assert_array_equal(first[key], second[key])
-
-
-def test_finished_files_are_found_again(written):
-    folder, flags, _ = written
-    times = {path: path.stat().st_mtime_ns for path in folder.glob("scene_*")}
-    again = command(*flags)
-    assert again.returncode == 0 and "0 files written" in again.stdout
-    assert f"{sum(p.suffix == '.npz' for p in times)} found there" in again.stdout
-    assert all(path.stat().st_mtime_ns == time_ for path, time_ in times.items())
-
-
-def test_files_of_other_settings_and_damaged_ones_are_named(written, tmp_path):
-    folder, flags, _ = written
-    other = command(*flags, "--num_frames=9")
-    assert other.returncode == 1 and "Traceback" not in other.stderr
-    assert "other settings" in other.stderr.splitlines()[-1]
-    (tmp_path / "scene_000007.npz").write_bytes(b"PK\x03\x04 half a file")
-    damaged = command("--num_scenes=1", "--seed=7", f"--out_dir={tmp_path}")
-    assert damaged.returncode == 1 and "Traceback" not in damaged.stderr
-    assert "scene_000007.npz is no finished scene" in damaged.stderr.splitlines()[-1]
-
-
-def test_twins_that_cannot_be_shown_are_counted(tmp_path):
-    flags = [f"--out_dir={tmp_path}", "--num_frames=1", "--num_scenes=2", "--nodepth"]
-    done = command(*flags, "--violations=kick,freeze")
-    assert done.returncode == 0, done.stderr
-    assert "in 4 twins, which are left out: kick 2, freeze 2" in done.stdout
-    names = ["left_out.txt", "scene_000000.npz", "scene_000001.npz"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == names
-    noted = (tmp_path / "left_out.txt").read_text()
-    assert [line.partition(":")[0] for line in noted.splitlines()] == [
-        f"scene_00000{seed}_{kind}" for seed in "01" for kind in ("kick", "freeze")
-    ]
-
-
-def test_twins_that_cannot_be_shown_are_not_tried_again(tmp_path, monkeypatch, capsys):
-    """Unless they are asked for in another size: then it is another scene."""
-    tried = []
-
-    def refuse(scene, violation):
-        tried.append((scene.seed, violation, scene.visible.shape[1]))
-        raise NoViolation
-
-    monkeypatch.setattr(synthetic, "impossible_twin", refuse)
-    flags = types.SimpleNamespace(
-        **{"out_dir": str(tmp_path), "violations": "kick,vanish", "num_frames": 8},
-        **{"num_tracks": 60, "height": 48, "width": 64, "fps": None, "depth": False},
-        **{"render": False, "samples": 1, "preview": False, "num_workers": 0},
-        **{"seed": 7, "num_scenes": 1},
-    )
-    for _ in range(2):
-        synthetic.main(flags)
-        assert (
-            "in 2 twins, which are left out: kick 1, vanish 1"
-            in capsys.readouterr().out
-        )
-    assert tried == [(7, "kick", 8), (7, "vanish", 8)]
-    (tmp_path / "scene_000007.npz").unlink()
-    flags.num_frames, flags.num_scenes = 9, 2
-    synthetic.main(flags)
-    assert tried[2:] == [(s, v, 9) for s in (7, 8) for v in ("kick", "vanish")]
-
-
-@pytest.mark.parametrize(
-    ("flag", "message"),
-    [
-        ("--num_tracks=100000", "100000 tracks cannot be seeded"),
-        ("--violations=vanish,explode", "--violations has 'explode'"),
-        ("--out_dir=/dev/null/scenes", "/dev/null"),
-    ],
-)
-def test_bad_flags_end_in_one_line(tmp_path, flag, message):
-    done = command(f"--out_dir={tmp_path}", flag)
-    assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert message in done.stderr.splitlines()[-1]
-
-
-def start(folder, num_workers):
-    """The command in a group of its own, as a shell's job has, at its second file."""
-    process = subprocess.Popen(
-        [
-            *(sys.executable, str(ROOT / "synthetic.py"), f"--out_dir={folder}"),
-            *("--num_scenes=500", "--violations=all", f"--num_workers={num_workers}"),
-        ],
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    for _ in range(600):
-        if list(folder.glob("*.npz")):
-            break
-        time.sleep(0.1)
-    return process
-
-
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_ctrl_c_ends_in_one_line(tmp_path, num_workers):
-    process = start(tmp_path, num_workers)
-    os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "Traceback" not in errors
-    assert "stopped; the files that are there are whole" in errors.splitlines()[-1]
-    assert list(tmp_path.glob("*.npz")) and not list(tmp_path.glob("*.tmp*"))
-
-
-@pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="asks Linux")
-def test_a_worker_killed_for_memory_ends_in_one_line(tmp_path):
-    process = start(tmp_path, 2)
-    tasks = pathlib.Path(f"/proc/{process.pid}/task")
-    children = " ".join(file.read_text() for file in tasks.glob("*/children")).split()
-    workers = [
-        child
-        for child in children
-        if b"spawn_main" in pathlib.Path(f"/proc/{child}/cmdline").read_bytes()
-    ]
-    try:
-        os.kill(int(workers[0]), signal.SIGKILL)
-        _, errors = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert len(workers) == 2 and process.returncode == 1
-    assert "Traceback" not in errors
-    assert "synthetic.py: a worker process died" in errors.splitlines()[-1]

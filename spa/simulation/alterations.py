@@ -1,0 +1,193 @@
+"""Simulations altered from a frame on: bodies moved, retimed, added or reshaped.
+
+All return copies with a model and data of their own: casting rays poses these.
+"""
+
+import copy
+import dataclasses
+
+import mujoco
+import numpy as np
+
+from spa.simulation.bodies import (
+    GRAVITY,
+    Body,
+    Geom,
+    SceneRejected,
+    World,
+    rotation_matrix,
+)
+from spa.simulation.physics import (
+    Simulation,
+    build_model,
+    record_poses,
+    resume,
+    run_physics,
+    simulate,
+    speed_limit,
+)
+
+
+def repose(simulation: Simulation, t: int, later: dict[str, np.ndarray]) -> Simulation:
+    """Returns a copy with other poses `[T - t, ...]`, by name, from frame t on."""
+    model = copy.copy(simulation.model)
+    poses = {
+        name: np.concatenate([array[:t], later.get(name, array[t:])])
+        for name, array in simulation.poses.items()
+    }
+    return dataclasses.replace(
+        simulation, model=model, data=mujoco.MjData(model), poses=poses
+    )
+
+
+def move_instance(
+    simulation: Simulation, instance: int, t: int, rotation, centre, shift, scale=1.0
+) -> Simulation:
+    """Turns, scales and shifts an instance from frame t on.
+
+    rotation: `[L, 3, 3]` about centre `[L, 3]`, then shift `[L, 3]`, with L = T - t.
+    """
+    bodies = simulation.instance_bodies(instance)
+    geoms = simulation.instance_geoms(instance)
+    vertices = simulation.instance_vertices(instance)
+    later = {name: array[t:].copy() for name, array in simulation.poses.items()}
+    for name, rows in (
+        ("xpos", bodies),
+        ("xipos", bodies),
+        ("geom_xpos", geoms),
+        ("flexvert_xpos", vertices),
+    ):
+        points = scale * (later[name][:, rows] - centre[:, None])
+        moved = (points @ rotation.swapaxes(1, 2)) + (centre + shift)[:, None]
+        later[name][:, rows] = moved
+    for name, rows in (("xmat", bodies), ("ximat", bodies), ("geom_xmat", geoms)):
+        axes = later[name][:, rows].reshape(len(rotation), -1, 3, 3)
+        later[name][:, rows] = (rotation[:, None] @ axes).reshape(*axes.shape[:2], 9)
+    return repose(simulation, t, later)
+
+
+def retime_instance(
+    simulation: Simulation, instance: int, t: int, source: dict, frames: np.ndarray
+) -> Simulation:
+    """Poses an instance from frame t on as in `frames` of the poses `source`."""
+    geoms = simulation.instance_geoms(instance)
+    rows = dict.fromkeys(("geom_xpos", "geom_xmat"), geoms)
+    rows["flexvert_xpos"] = simulation.instance_vertices(instance)
+    bodies = simulation.instance_bodies(instance)
+    later = {name: array[t:].copy() for name, array in simulation.poses.items()}
+    for name, array in later.items():
+        chosen = rows.get(name, bodies)
+        array[:, chosen] = source[name][frames][:, chosen]
+    return repose(simulation, t, later)
+
+
+def rerun(simulation: Simulation, t: int, model, data, world=None) -> Simulation:
+    """Returns a copy whose physics goes on from the state of `data` at frame t."""
+    return repose(simulation, t, run_on(simulation, t, model, data, world))
+
+
+def run_on(
+    simulation, t: int, model, data, world: World | None = None, count: int = 0
+) -> dict[str, np.ndarray]:
+    """Returns poses of `count` frames (0: the rest) from the state `data` at frame t.
+
+    Raises SceneRejected if it is unstable, or begins with bodies inside each other.
+    """
+    world = world or simulation.world
+    count = count or len(simulation.qpos) - t
+    before = resume(simulation, simulation.model, t)
+    mujoco.mj_forward(simulation.model, before)
+    warmstart = data.qacc_warmstart.copy()
+    mujoco.mj_forward(model, data)
+    data.qacc_warmstart[:] = warmstart  # where the solver goes on exactly as it did
+    # Bodies at rest reach a little into each other, some more than others.
+    deepest = -0.005 * world.scale
+    if before.ncon:
+        deepest = min(deepest, 1.2 * before.contact.dist.min())
+    if data.ncon and data.contact.dist.min() < deepest:
+        raise SceneRejected("it would be inside something")
+    limit = 2 * speed_limit(simulation.world) + GRAVITY * count / simulation.fps
+    qpos, _ = run_physics(world, model, data, t, count, simulation.fps, limit)
+    return record_poses(model, data, qpos)
+
+
+def add_body(simulation: Simulation, t: int, body: Body) -> Simulation:
+    """Adds a body that is shown from frame t on, and that only static ones touch."""
+    world, num_frames = simulation.world, len(simulation.qpos)
+    static = tuple(other for other in world.bodies if not other.moving)
+    alone = simulate(
+        World((*static, body), world.scale), num_frames - t, simulation.fps
+    )
+    wider = dataclasses.replace(world, bodies=(*world.bodies, body))
+    model = build_model(wider, simulation.model.opt.timestep)
+    old_bodies, old_geoms = simulation.num_bodies, simulation.model.ngeom
+    poses = {}
+    for name, array in simulation.poses.items():
+        new = np.zeros((num_frames, *getattr(mujoco.MjData(model), name).shape))
+        kept = old_geoms if name.startswith("geom") else old_bodies
+        if name == "flexvert_xpos":
+            new[:] = array
+        else:
+            new[:, :kept] = array[:, :kept]
+            first = alone.model.body_geomadr[-1] if name.startswith("geom") else -1
+            mine = alone.poses[name][:, first:]
+            new[t:, kept : kept + mine.shape[1]] = mine
+            new[:t, kept : kept + mine.shape[1]] = mine[:1]
+        poses[name] = new
+    fresh = np.ones((num_frames, model.ngeom - old_geoms), bool)
+    fresh[:t] = False
+    return dataclasses.replace(
+        simulation,
+        world=wider,
+        model=model,
+        data=mujoco.MjData(model),
+        poses=poses,
+        body_scale=np.pad(simulation.body_scale, ((0, 0), (0, 1)), constant_values=1.0),
+        shown=np.insert(simulation.shown, [old_geoms] * fresh.shape[1], fresh, axis=1),
+    )
+
+
+def reshape_bodies(
+    simulation: Simulation, t: int, other: dict[int, tuple[Geom, ...]]
+) -> Simulation:
+    """Gives bodies, by MuJoCo's index, other geoms from frame t on."""
+    bodies = list(simulation.world.bodies)
+    for k, geoms in other.items():
+        bodies[k - 1] = dataclasses.replace(
+            bodies[k - 1], geoms=(*bodies[k - 1].geoms, *geoms)
+        )
+    world = dataclasses.replace(simulation.world, bodies=tuple(bodies))
+    model = build_model(world, simulation.model.opt.timestep)
+    data, old = mujoco.MjData(model), simulation.model
+    within = np.arange(old.ngeom) - old.body_geomadr[old.geom_bodyid]
+    kept = model.body_geomadr[old.geom_bodyid] + within  # where the old geoms are now
+    new = np.setdiff1d(np.arange(model.ngeom), kept)
+    num_frames, owner = len(simulation.qpos), model.geom_bodyid[new]
+    position, rotation = simulation.body_position, simulation.body_rotation
+    poses = dict(simulation.poses)
+    turn = np.stack([rotation_matrix(q) for q in model.geom_quat[new]])
+    at = np.einsum("tgij,gj->tgi", rotation[:, owner], model.geom_pos[new])
+    for name, fresh in (
+        ("geom_xpos", position[:, owner] + at),
+        ("geom_xmat", (rotation[:, owner] @ turn).reshape(num_frames, -1, 9)),
+    ):
+        array = np.zeros((num_frames, *getattr(data, name).shape))
+        array[:, kept], array[:, new] = poses[name], fresh
+        poses[name] = array
+    # MuJoCo's bounding boxes are about the centre of mass, which is another one now.
+    for k in other:
+        centre = np.einsum("tij,j->ti", rotation[:, k], model.body_ipos[k])
+        axes = rotation[:, k] @ rotation_matrix(model.body_iquat[k])
+        for name, fresh in (
+            ("xipos", position[:, k] + centre),
+            ("ximat", axes.reshape(num_frames, 9)),
+        ):
+            poses[name] = poses[name].copy()
+            poses[name][:, k] = fresh
+    shown = np.ones((num_frames, model.ngeom + model.nflex), bool)
+    shown[:t, new] = False
+    replaced = kept[np.isin(old.geom_bodyid, list(other))]
+    shown[t:, replaced] = False
+    return dataclasses.replace(
+        simulation, model=model, data=data, poses=poses, shown=shown
+    )

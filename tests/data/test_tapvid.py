@@ -1,0 +1,101 @@
+"""TAP-Vid's pickles, written here, against pinhole arithmetic."""
+
+import pickle
+
+import numpy as np
+import pytest
+from training_examples import (
+    SIZES,
+    jpeg,
+)
+
+from spa import geometry
+from spa.data.loading import dataset_size, load_dataset
+from spa.data.tapvid import TapvidSource, read_tapvid
+from spa.errors import DatasetError
+
+
+def tapvid_clip(jpegs, num_tracks=6, num_frames=5, height=36, width=60):
+    rng = np.random.default_rng(num_frames)
+    video = np.zeros((num_frames, height, width, 3), np.uint8)
+    if jpegs:
+        video = [jpeg(height, width) for _ in range(num_frames)]
+    return {
+        "video": video,
+        "points": rng.random((num_tracks, num_frames, 2), np.float32),
+        "occluded": rng.random((num_tracks, num_frames)) < 0.3,
+    }
+
+
+@pytest.mark.parametrize("kind", ["davis", "rgb_stacking", "kinetics"])
+def test_tap_vid_clips_are_pixels_at_unit_depth(tmp_path, kind):
+    clips = [tapvid_clip(kind == "kinetics", num_frames=n) for n in (5, 8)]
+    stored = {"bear": clips[0], "dog": clips[1]} if kind == "davis" else clips
+    path = tmp_path / "0000_of_0010.pkl"
+    path.write_bytes(pickle.dumps(stored))
+    found = read_tapvid(path)
+    assert list(found) == (["bear", "dog"] if kind == "davis" else ["0", "1"])
+    for clip, example in zip(clips, found.values(), strict=True):
+        np.testing.assert_array_equal(
+            example["visible"][..., 0], 1.0 - clip["occluded"]
+        )
+        assert (example["tracks_3d"][..., 2] == 1).all() and example["unit_depth"]
+        pixels = geometry.project(example["tracks_3d"], example["intrinsics"])
+        np.testing.assert_allclose(pixels, clip["points"] * [60, 36], atol=0.01)
+        np.testing.assert_array_equal(example["intrinsics"], [60, 60, 30, 18])
+        assert (example["height"], example["width"]) == (36, 60)
+
+
+def test_a_bad_clip_spoils_no_other(tmp_path):
+    clips = {name: tapvid_clip(False) for name in ("good", "nan", "hidden", "odd")}
+    clips["nan"]["points"][:] = np.nan
+    clips["hidden"]["occluded"][:] = True
+    del clips["odd"]["points"]
+    path = tmp_path / "davis.pkl"
+    path.write_bytes(pickle.dumps(clips))
+    (tmp_path / "torn.pkl").write_bytes(path.read_bytes()[:500])
+    source = TapvidSource(tmp_path)
+    assert len(source) == 5 and source[0]["tracks_3d"].shape == (6, 5, 3)
+    for i, message in enumerate(["nan.*NaN", "hidden.*no point", "odd has no points"]):
+        with pytest.raises(DatasetError, match=f"davis.pkl: clip {message}"):
+            source[1 + i]
+    with pytest.raises(DatasetError, match="torn.pkl"):
+        source[4]
+    assert source.name(4).endswith("torn.pkl")
+    path.write_bytes(pickle.dumps("text"))
+    with pytest.raises(DatasetError, match="holds no clips"):
+        read_tapvid(path)
+
+
+def write_tapvid(folder, num_tracks=9, num_frames=30):
+    rng = np.random.default_rng(0)
+    clips = {}
+    for name in ("a", "b", "c"):
+        points = rng.uniform(0.1, 0.9, (num_tracks, num_frames, 2)).astype(np.float32)
+        occluded = rng.random((num_tracks, num_frames)) < 0.2
+        video = np.zeros((num_frames, 24, 40, 3), np.uint8)
+        clips[name] = {"video": video, "points": points, "occluded": occluded}
+    (folder / "tapvid_davis.pkl").write_bytes(pickle.dumps(clips))
+    return clips
+
+
+@pytest.mark.parametrize("model_type", ["trajan", "3dspa"])
+def test_tap_vid_is_pixels_for_both_models(tmp_path, model_type):
+    clips = write_tapvid(tmp_path)
+    how = SIZES | {"augment": False, "num_epochs": 1, "model_type": model_type}
+    (batch,) = load_dataset("tapvid", tmp_path, 3, **how)
+    points = clips["b"]["points"][:, :16] * ~clips["b"]["occluded"][:, :16, None]
+    tracks = batch["query_tracks"][1]
+    if model_type == "3dspa":
+        assert (tracks[..., 2] == batch["query_tracks_visible"][1, ..., 0]).all()
+        # fx = fy = 40 and the centre (20, 12) are what is assumed of 40 x 24 pixels.
+        tracks = tracks[..., :2] * [1, 40 / 24] + 0.5
+        tracks = tracks * batch["query_tracks_visible"][1]
+    for track in tracks:
+        assert np.abs(points - track).max((1, 2)).min() < 1e-5
+    assert dataset_size("tapvid", tmp_path) == 3
+    augmented = load_dataset(
+        "tapvid", tmp_path, 3, **(how | {"augment": True, "num_epochs": 20})
+    )
+    for batch in augmented:
+        assert all(np.isfinite(array).all() for array in batch.values())

@@ -1,0 +1,46 @@
+"""Worlds with a known truth, and cameras that stand straight before them."""
+
+import numpy as np
+
+from spa.simulation import scenes
+from spa.simulation.bodies import Body, Geom, World
+from spa.simulation.camera import Camera, look_at
+from spa.simulation.physics import simulate
+from spa.simulation.rays import surface_points
+
+FPS, FRAMES, SIZE = 24.0, 30, 128
+FLOOR = Body((Geom("plane", (0, 0, 1)),), moving=False)
+WALL = Body((Geom("box", (8, 0.2, 8)),), (0, 3, 8), moving=False)
+
+
+def box(size, position, **options):
+    return Body((Geom("box", size),), position, **options)
+
+
+def ball(position, radius=0.3, **options):
+    return Body((Geom("sphere", (radius,)),), position, **options)
+
+
+def camera_along_y(eyes, focal=100.0, size=200):
+    """A camera that looks along +y: right is +x, down is -z."""
+    eyes = np.asarray(eyes, float)
+    extrinsics = look_at(eyes, eyes + [0, 1, 0], np.zeros(len(eyes)))
+    intrinsics = np.array([focal, focal, size / 2, size / 2])
+    return Camera(intrinsics, extrinsics, size, size)
+
+
+def stand_before(*bodies, softs=(), seed=0, frames=FRAMES):
+    """What a camera that stands at (0, -4, 1) and looks along +y sees of the bodies."""
+    world = World((FLOOR, WALL, *bodies), softs=softs)
+    simulation = simulate(world, frames, FPS)
+    eye = np.tile([0.0, -4.0, 1.0], (frames, 1))
+    extrinsics = look_at(eye, eye + [0, 1, 0], np.zeros(frames))
+    camera = Camera(np.array([120.0, 120, 64, 64]), extrinsics, SIZE, SIZE)
+    row, column = np.indices((43, 43)).reshape(2, -1) * 3
+    pixels = np.stack([column, row], -1) + 0.5
+    found = [
+        surface_points(simulation, camera, t, pixels)
+        for t in (0, frames // 2, frames - 1)
+    ]
+    points = (np.concatenate(part) for part in zip(*found, strict=True))
+    return scenes.trace_scene(simulation, camera, *points, seed)
