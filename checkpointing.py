@@ -22,7 +22,6 @@ from spa.model.checkpoints import (
     read_checkpoint,
     save_checkpoint,
 )
-from spa.model.published import infer_config
 
 __all__ = [
     "Checkpoint",
@@ -31,7 +30,6 @@ __all__ = [
     "expected_shapes",
     "find_mismatches",
     "flatten",
-    "infer_config",
     "init_params",
     "load_checkpoint",
     "read_arrays",

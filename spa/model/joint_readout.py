@@ -61,8 +61,45 @@ class JointReadout(ImprovedTransformer):
     band_dim: int = 128
     num_frames: int = 150
 
+    @staticmethod
+    def reserved_channels(config) -> int:
+        """Returns how many channels of the decoder the time band takes of the latents.
+
+        Raises:
+            ValueError: if it leaves none.
+        """
+        if config.time_band_dim >= config.decoder_num_channels:
+            raise ValueError(
+                f"time_band_dim={config.time_band_dim} must be smaller than "
+                f"decoder_num_channels={config.decoder_num_channels}"
+            )
+        return config.time_band_dim
+
+    @staticmethod
+    def fields(config) -> dict:
+        """Returns the fields that it has beside an ImprovedTransformer's sizes."""
+        return {
+            "band_stride": config.time_band_stride,
+            "band_dim": config.time_band_dim,
+            "num_frames": config.num_output_frames,
+        }
+
+    @staticmethod
+    def chunk_size() -> int:
+        """Returns how many queries' latents stay in the processor's cache."""
+        return 8 if jax.default_backend() == "cpu" else 128
+
+    @staticmethod
+    def query_time(frame: Int[Array, "B Q"], scale: float) -> Float[Array, "B Q"]:
+        """Returns the time that the query token embeds: 0 in every frame of a window.
+
+        A quirk of the published weights, whose queries know their frame by the time
+        band alone. 3DSPA does not have it.
+        """
+        return jnp.floor_divide(frame.astype(jnp.float32), scale)
+
     def share(self, latents: Float[Array, "B L C-band"]) -> SharedLatents:
-        """What all queries of a clip have in common."""
+        """Projects what all queries of a clip have in common: all but the time band."""
         block = self.layer_0
         width = latents.shape[-1]
         latents = latents.astype(self.dtype)
@@ -78,7 +115,7 @@ class JointReadout(ImprovedTransformer):
         return att.dense_query, att.dense_key, att.dense_value
 
     def project(self, x, kernel) -> jax.Array:
-        """x @ kernel accumulated and returned in float32: differences follow."""
+        """Returns x @ kernel in float32: differences follow."""
         return jnp.einsum(
             "...c,chd->...hd",
             x.astype(self.dtype),
@@ -90,7 +127,7 @@ class JointReadout(ImprovedTransformer):
     def at_frames(
         self, shared: SharedLatents, frames: Int[Array, "B U"]
     ) -> FrameLatents:
-        """The latents' own part of the first layer, for queries in these frames."""
+        """Computes the latents' own part of the first layer, for these query frames."""
         block, att = self.layer_0, self.layer_0.self_att
         latents = shared.latents
         width = latents.shape[-1]
@@ -140,7 +177,11 @@ class JointReadout(ImprovedTransformer):
     def time_band(
         self, latents: Float[Array, "B L C"], frames: Int[Array, "B U"]
     ) -> Float[Array, "B U L band"]:
-        """Channels t * stride .. t * stride + band of the latents; zero past them."""
+        """Returns channels t * stride .. t * stride + band of the latents.
+
+        Channels past the last one are zero (published: an identity matrix that runs out
+        of the frame).
+        """
         padded = jnp.pad(latents, ((0, 0), (0, 0), (0, self.band_dim)))
         starts = jnp.clip(frames * self.band_stride, 0, latents.shape[-1])
 
@@ -156,7 +197,7 @@ class JointReadout(ImprovedTransformer):
     def prepare(
         self, latents: Float[Array, "B L C-band"], num_queries: int
     ) -> SharedLatents | FrameLatents:
-        """Everything that can be computed before the queries come, chunk by chunk.
+        """Computes everything that is there before the queries come, chunk by chunk.
 
         One entry per frame where there are more queries than frames (at TRAJAN's size
         236 MB a clip in float32), else what is shared by all frames.
@@ -175,16 +216,17 @@ class JointReadout(ImprovedTransformer):
         prepared: SharedLatents | FrameLatents,
         query_frame: Int[Array, "B Q"],
     ) -> Float[Array, "B Q C"]:
-        """The query tokens after all layers.
+        """Returns the query tokens after all layers.
 
         Args:
             queries: embedded query points.
             prepared: what `prepare` returned for the clips' latents.
-            query_frame: frame of each query.
+            query_frame: frame of each query, moved into the window where it is not.
 
         Returns:
             The normed query tokens.
         """
+        query_frame = jnp.clip(query_frame, 0, self.num_frames - 1)
         if isinstance(prepared, SharedLatents):
             own = self.at_frames(prepared, query_frame)
         else:
@@ -202,7 +244,7 @@ class JointReadout(ImprovedTransformer):
     def first_layer(
         self, queries: Float[Array, "B Q C"], own: FrameLatents
     ) -> Float[Array, "B Q 1+L C"]:
-        """The first block, with the query as one further key and as one further row."""
+        """Runs the first block, the query as one further key and one further row."""
         block, att = self.layer_0, self.layer_0.self_att
         precision = attention.matmul_precision(self.dtype)
         normed = block.norm_q(queries)
@@ -243,7 +285,7 @@ class JointReadout(ImprovedTransformer):
         return block.mlp(tokens + att.dense_out(attended))
 
     def last_layer(self, tokens: Float[Array, "B Q 1+L C"]) -> Float[Array, "B Q C"]:
-        """The last block's query row, values projected after averaging."""
+        """Runs the last block for the query's row, averaging before projecting."""
         block = self.layers[-1]
         att = block.self_att
         precision = attention.matmul_precision(self.dtype)

@@ -1,14 +1,5 @@
 """The motion scaffold: a clip's motion as the paths of a few nodes.
 
-In order of appearance:
-
-    choose_nodes                   tracks that stand for all others
-    node_paths                     their paths, through all frames of the clip
-    cosine_basis                   slow to fast, what paths are made of
-    compress_paths, expand_paths   a path as a few numbers in -1..1, and back
-    blend_weights                  which nodes move a point, and how much
-    carried                        where their motion brings it
-
 A learned bottleneck needs very many steps before it says "as the camera moved" to a
 fraction of a pixel. Here each latent token keeps the path of one node, lossily, and a
 query point moves as the nodes near it do; what is learned is what else to say about
@@ -38,7 +29,7 @@ LARGEST_PART = 50.0
 
 
 def squared_distance(a, b) -> jax.Array:
-    """Of image positions `[..., C]`."""
+    """Returns squared distances of image positions `[..., C]`."""
     weight = np.ones(a.shape[-1], np.float32)
     weight[2:] = DEPTH_WEIGHT
     return jnp.sum(jnp.square((a - b) * weight), axis=-1)
@@ -47,7 +38,7 @@ def squared_distance(a, b) -> jax.Array:
 def choose_nodes(
     points: Float[Array, "B N T C"], visible: Bool[Array, "B N T"], num_nodes: int
 ) -> tuple[Int[Array, "B L"], Float[Array, "B L N"]]:
-    """Tracks that stand for all others: farthest points (Gonzalez 1985), one by one.
+    """Chooses tracks that stand for all others: farthest points (Gonzalez 1985).
 
     The first is the one nearest to the middle; each further one is the farthest from
     all before it, where a track that is seen more often counts as farther. Which tracks
@@ -104,7 +95,7 @@ def node_paths(
     nodes: Int[Array, "B L"],
     distances: Float[Array, "B L N"],
 ) -> Float[Array, "B L T C"]:
-    """The nodes' paths through all frames, also where their own tracks are hidden.
+    """Returns the nodes' paths through all frames, also where they are hidden.
 
     From frame to frame a node moves as those tracks do that are seen in both, the near
     ones first: mostly its own where that is seen, its neighbours' where it is not. A
@@ -132,7 +123,7 @@ def node_paths(
 
 
 def cosine_basis(num_frames: int, num_frequencies: int) -> Float[np.ndarray, "K T"]:
-    """The slowest cosines over so many frames, orthonormal (type II, Ahmed 1974).
+    """Returns the slowest cosines over so many frames, orthonormal (Ahmed 1974).
 
     There are as many as frames; further rows are zero.
     """
@@ -147,7 +138,7 @@ def cosine_basis(num_frames: int, num_frequencies: int) -> Float[np.ndarray, "K 
 def compress_paths(
     paths: Float[Array, "B L T C"], num_frames: int, num_frequencies: int
 ) -> Float[Array, "B L C*K"]:
-    """Paths as a few numbers, so that rounding these is a fraction of what they say.
+    """Compresses paths to a few numbers, of which rounding costs a fraction.
 
     Args:
         paths: of T frames or fewer than num_frames; they then rest.
@@ -176,7 +167,7 @@ def compress_paths(
 def expand_paths(
     numbers: Float[Array, "B L C*K"], num_frames: int, num_frequencies: int
 ) -> Float[Array, "B L T C"]:
-    """The paths that compress_paths was given, but for what it leaves out."""
+    """Returns the paths that compress_paths was given, but for what it leaves out."""
     largest = np.arcsinh(LARGEST_PART / SMALLEST_PART)
     parts = SMALLEST_PART * jnp.sinh(numbers * largest)
     num_coords = numbers.shape[-1] // num_frequencies
@@ -195,7 +186,7 @@ def blend_weights(
     log_weights: Float[Array, "B Q L"],
     ridge: Float[Array, ""],
 ) -> Float[Array, "B Q L"]:
-    """Weights under which nodes carry points; they sum to 1 and may be negative.
+    """Returns weights under which nodes carry points; they sum to 1, some below 0.
 
     Of the map that is linear in (x, y, 1 / z) and fits the nodes' displacements best,
     each node counting as log_weights say, the value at the point. Under a moving camera
@@ -222,7 +213,7 @@ def blend_weights(
 
 
 def linear_in(points: Float[Array, "... C"]) -> Float[Array, "... C"]:
-    """Image positions with 1 / z in place of log z."""
+    """Returns image positions with 1 / z in place of log z."""
     inverse_depth = jnp.exp(-jnp.clip(points[..., 2:], -3.0, 3.0))
     return jnp.concatenate([points[..., :2], inverse_depth], axis=-1)
 
@@ -232,7 +223,7 @@ def carried(
     paths: Float[Array, "B L T C"],
     frames: Int[Array, "B Q"],
 ) -> Float[Array, "B Q T C"]:
-    """Displacements of points since their frames, as the nodes' paths have it."""
+    """Returns displacements of points since their frames, by the nodes' paths."""
     highest = jax.lax.Precision.HIGHEST
     moved = jnp.einsum("bql,bltc->bqtc", weights, paths, precision=highest)
     origin = jnp.take_along_axis(moved, frames[..., None, None], axis=2)
