@@ -17,15 +17,19 @@ import socket
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
+import cases
+import jax
 import numpy as np
 import pytest
 import train_small
 
 import track_autoencoder
 import track_autoencoder_3d
-from spa.model import checkpoint_files, checkpoints
+from spa.model import checkpoint_files, checkpoints, run_data
+from spa.model.run import is_lost_host
 from spa.model.train_state import saved_steps
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -351,52 +355,41 @@ def test_signal_before_a_resumed_step(stopped, cache, tmp_path):
     assert states_of(folder) == states_of(stopped[0])
 
 
-HELD_OUT = """
-import sys, types
-from absl import flags
-import train
-
-flags.FLAGS(["train.py", *sys.argv[1:]])
-model = types.SimpleNamespace(
-    model_type="trajan", num_output_frames=8, use_dino=False, use_depth=False
-)
-print(*[len(batch["boundary_frame"]) for batch in train.make_held_out(model)])
-"""
-
-
-def test_no_more_clips_are_held_out_than_asked_for(cache, tmp_path):
+def test_no_more_clips_are_held_out_than_asked_for(tmp_path):
     rng = np.random.default_rng(0)
     for i in range(8):
         tracks = rng.uniform([-1, -1, 2], [1, 1, 4], (40, 8, 3))
-        np.savez(
-            tmp_path / f"{i}.npz",
-            tracks_3d=tracks,
-            visible=np.ones((40, 8, 1)),
-            height=64,
-            width=64,
-        )
-    script = tmp_path / "held_out.py"
-    script.write_text(HELD_OUT)
-    data = ["--eval_data_source=npz", f"--eval_dataset_path={tmp_path}"]
-    flags = [*SIZES, *data, "--num_eval_scenes=5"]
-    status, out, error = finish(start(cache, *flags, script=str(script), pool=False))
-    assert status == 0, error
-    assert out.split() == ["2", "2", "1"]
+        arrays = {"tracks_3d": tracks, "visible": np.ones((40, 8, 1))}
+        np.savez(tmp_path / f"{i}.npz", **arrays, height=64, width=64)
+    options = types.SimpleNamespace(
+        eval_data_source="npz",
+        eval_dataset_path=str(tmp_path),
+        eval_split=None,
+        num_eval_scenes=5,
+        batch_size=2,
+        num_support_tracks=16,
+        num_query_points=8,
+        skip_corrupt=False,
+    )
+    model = cases.make_model("trajan", num_output_frames=8)
+    held_out = run_data.held_out_batches(options, model)
+    assert [len(batch["boundary_frame"]) for batch in held_out] == [2, 2, 1]
 
 
 # Two hosts that train nothing, three times. The data of the second have an end.
 HOSTS = """
 import sys, types
-from absl import flags
 import jax, jax.numpy as jnp
-import train
+from spa.model import run
 
 host, where, folder = int(sys.argv[1]), *sys.argv[2:]
-flags.FLAGS(["train.py", f"--checkpoint_dir={folder}", "--log_freq=4"])
-flags.FLAGS.set_default("save_freq", 6)
-flags.FLAGS.set_default("eval_freq", 99)
+how = {"log_freq": 4, "save_freq": 6, "eval_freq": 99, "stop_at_step": None}
+options = types.SimpleNamespace(**how)
 jax.distributed.initialize(where, 2, host)
-train.save = lambda run: setattr(run, "saved", run.step)
+
+class Unsaved(run.Run):
+    def save(self):
+        self.saved = self.step
 
 class Feeder:
     def __init__(self, end):
@@ -410,8 +403,12 @@ class Feeder:
 
     restart = rates = lambda self: {}
 
+stop = run.StopRequest()
 for end in (1, 3, 8):
-    run = train.Run(
+    it = Unsaved(
+        options=options,
+        folder=run.RunFolder(folder, "nothing"),
+        again="Go on.",
         model=None,
         held_out=[],
         step_fn=lambda state, batch: (state, {"loss": batch["x"], "grad_norm": 0.0}),
@@ -421,9 +418,9 @@ for end in (1, 3, 8):
         feeder=Feeder(end),
     )
     try:
-        train.take_steps(run, train.StopRequest())
-    except train.TrainingEnded as error:
-        print(f"steps {run.step}: {error}")
+        it.take_steps(stop)
+    except run.TrainingEnded as error:
+        print(f"steps {it.step}: {error}")
 """
 
 
@@ -439,46 +436,25 @@ def test_hosts_end_together_where_the_data_of_one_fail(cache, tmp_path):
     found = []
     for status, out, error in map(finish, processes):
         assert status == 0, error
-        lines = [line for line in out.splitlines() if line.startswith("steps ")]
-        found.append([line.partition(" Go on with: ")[0] for line in lines])
+        found.append([line for line in out.splitlines() if line.startswith("steps ")])
     steps = {1: 0, 3: 4, 8: 8}
     nothing = "nothing was written yet"
     kept = {1: nothing, 3: nothing, 8: "the training state of step 6 is kept"}
     other, torn = "the data of another host have failed", "clip.npz is torn"
-    assert found[0] == [f"steps {steps[n]}: {other}; {kept[n]}." for n in steps]
+    assert found[0] == [f"steps {steps[n]}: {other}; {kept[n]}. Go on." for n in steps]
     assert found[1] == [
-        f"steps {steps[n]}: no batch for step {n}: {torn}; {kept[n]}." for n in steps
+        f"steps {steps[n]}: no batch for step {n}: {torn}; {kept[n]}. Go on."
+        for n in steps
     ]
 
 
-FAILING_DEVICE = """
-import sys
-from unittest import mock
-import jax
-import train
-
-run = mock.MagicMock(wandb=None)
-train.begin, train.is_one_of_many = (lambda: run), (lambda: True)
-train.kept, train.how_to_go_on = (lambda run: "all is kept"), (lambda: "")
-stop = train.StopRequest()
-for said in sys.argv[1:]:
-    train.take_steps = mock.Mock(side_effect=jax.errors.JaxRuntimeError(said))
-    try:
-        train.train(stop)
-    except (train.TrainingEnded, jax.errors.JaxRuntimeError) as error:
-        print(f"{type(error).__name__}: {error}")
-"""
-
-
-def test_memory_that_runs_out_is_no_other_host_s_end(cache, tmp_path):
-    script = tmp_path / "failing.py"
-    script.write_text(FAILING_DEVICE)
-    said = ["RESOURCE_EXHAUSTED: no memory", "UNAVAILABLE: no peer"]
-    status, out, error = finish(start(cache, *said, script=str(script), pool=False))
-    assert status == 0, error
-    memory, peer = out.splitlines()
-    assert memory.startswith("JaxRuntimeError: RESOURCE_EXHAUSTED: no memory")
-    assert peer.startswith("TrainingEnded: another host has ended or is out of")
+def test_memory_that_runs_out_is_no_other_host_s_end():
+    memory, peer = map(
+        jax.errors.JaxRuntimeError,
+        ("RESOURCE_EXHAUSTED: no memory", "UNAVAILABLE: no peer"),
+    )
+    assert not is_lost_host(memory, 2) and is_lost_host(peer, 2)
+    assert not is_lost_host(peer, 1)
 
 
 def test_trajan_with_a_pool_and_workers(cache, tmp_path):
