@@ -3,6 +3,7 @@
 import functools
 import zlib
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -42,6 +43,12 @@ ONE_LAYER = {
     "decompress_layers": 1,
     "readout_layers": 1,
 }
+# As the mini model computes, and quickest to train.
+QUICK = ONE_LAYER | {
+    "readout": "cross",
+    "track_embedding": "mlp",
+    "relative_positions": True,
+}
 
 
 def make_model(model_type, preset="tiny", **changes):
@@ -49,6 +56,12 @@ def make_model(model_type, preset="tiny", **changes):
     if preset == "tiny":
         return MODULES[model_type].make_model("base", **{**TINY, **changes})
     return MODULES[model_type].make_model(preset, **changes)
+
+
+def quick_model(model_type):
+    """Returns a QUICK model and its initial parameters."""
+    model = make_model(model_type, **QUICK)
+    return model, checkpoints.init_params(model, 0)
 
 
 def parameter(name: str, shape) -> np.ndarray:
@@ -78,6 +91,17 @@ def parameters(model) -> dict:
     """The same, nested, on JAX's side, or each call of a model would copy them."""
     flat = {name: jnp.asarray(x) for name, x in flat_parameters(model).items()}
     return checkpoint_files.unflatten(flat)
+
+
+@functools.lru_cache(maxsize=16)
+def compiled(model, discretize):
+    return jax.jit(lambda p, b: model.apply({"params": p}, b, discretize))
+
+
+def apply(model, batch, params=None, discretize=False):
+    """Returns what a model predicts, compiled; with its `parameters`, or others."""
+    params = parameters(model) if params is None else params
+    return compiled(model, discretize)(params, batch)
 
 
 def make_batch(model, seed=0, *, clips=2, tracks=5, queries=4, frames=None, end=None):
