@@ -350,6 +350,11 @@ class TransformerBlock(nn.Module):
         return x + self.MLP_out(hidden)
 
 
+BLOCK_FIELDS = (
+    "width qkv_size num_heads mlp_size key_width self_attention dtype".split()
+)
+
+
 class ImprovedTransformer(nn.Module):
     """A stack of blocks and a final LayerNorm; attributes as in TransformerBlock."""
 
@@ -364,16 +369,8 @@ class ImprovedTransformer(nn.Module):
 
     def setup(self):
         for i in range(self.num_layers):
-            block = TransformerBlock(
-                width=self.width,
-                qkv_size=self.qkv_size,
-                num_heads=self.num_heads,
-                mlp_size=self.mlp_size,
-                key_width=self.key_width,
-                self_attention=self.self_attention,
-                dtype=self.dtype,
-            )
-            setattr(self, f"layer_{i}", block)
+            sizes = {name: getattr(self, name) for name in BLOCK_FIELDS}
+            setattr(self, f"layer_{i}", TransformerBlock(**sizes))
         self.norm_encoder = LayerNorm(self.width, self.dtype)
 
     @property

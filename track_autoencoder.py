@@ -31,25 +31,11 @@ from spa.model.arrays import (
     sinusoidal_embedding,
 )
 from spa.model.carrier import DISPLACEMENT_SCALE, Carrier, Nodes
-from spa.model.config import PRESETS, ModelConfig, feature_widths
+from spa.model.config import PRESETS, ModelConfig
+from spa.model.config import feature_widths as feature_widths
 from spa.model.inputs import check_batch, check_query_points, check_shape
 from spa.model.readouts import READOUTS
 from spa.model.results import TrackAutoEncoderDecoderContext, TrackAutoEncoderResults
-
-__all__ = [
-    "MIN_DEPTH",
-    "PRESETS",
-    "ModelConfig",
-    "ParamStateInit",
-    "TrackAutoEncoder",
-    "TrackAutoEncoderDecoderContext",
-    "TrackAutoEncoderResults",
-    "check_batch",
-    "feature_widths",
-    "make_model",
-    "model_config",
-    "sinusoidal_embedding",
-]
 
 GRID_SIZE = 32  # of the grid that is decoded when no query points are given
 MIN_DEPTH = 0.05  # of the clip's median depth; nearer points are embedded as if there

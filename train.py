@@ -36,41 +36,28 @@ from spa.model.train_state import saved_steps
 
 FLAGS = flags.FLAGS
 
-# Those of base are the published ones, where these are known.
+# What a preset decides about a run. Those of base are published, where that is known.
+PRESETS = ("mini", "base")
 DEFAULTS = {
-    "mini": {
-        "batch_size": 16,
-        "optimizer": "muon",
-        "learning_rate": 1e-3,
-        "num_steps": 5000,
-        "num_epochs": None,
-        "warmup_steps": 200,
-        "eval_freq": 500,
-        "save_freq": 500,
-        "num_support_tracks": 128,
-        "num_query_points": 64,
-        "num_workers": 1,
-    },
-    "base": {
-        "batch_size": 64,
-        "optimizer": "adamw",
-        "learning_rate": 1e-4,
-        "num_steps": None,
-        "num_epochs": 300,
-        "warmup_steps": 10_000,
-        "eval_freq": 1000,
-        "save_freq": 5000,
-        "num_support_tracks": 256,
-        "num_query_points": 64,
-        "num_workers": 8,
-    },
+    "batch_size": (16, 64),
+    "optimizer": ("muon", "adamw"),
+    "learning_rate": (1e-3, 1e-4),
+    "num_steps": (5000, None),
+    "num_epochs": (None, 300),
+    "warmup_steps": (200, 10_000),
+    "eval_freq": (500, 1000),
+    "save_freq": (500, 5000),
+    "num_support_tracks": (128, 256),
+    "num_query_points": (64, 64),
+    "num_workers": (1, 8),
 }
 
 
 def preset_defaults(name: str) -> str:
     """Says the presets' defaults, for the help of a flag."""
-    values = [f"{p}: {d[name]}" for p, d in DEFAULTS.items() if d[name] is not None]
-    return f"Default of {', '.join(values)}."
+    values = zip(PRESETS, DEFAULTS[name], strict=True)
+    said = [f"{preset}: {value}" for preset, value in values if value is not None]
+    return f"Default of {', '.join(said)}."
 
 
 def integer(name: str, text: str, least: int | None = None) -> None:
@@ -78,7 +65,7 @@ def integer(name: str, text: str, least: int | None = None) -> None:
 
 
 flags.DEFINE_enum("model_type", "3dspa", ["3dspa", "trajan"], "Which autoencoder.")
-flags.DEFINE_enum("preset", "mini", list(DEFAULTS), "Size of the model, and defaults.")
+flags.DEFINE_enum("preset", "mini", PRESETS, "Size of the model, and defaults.")
 flags.DEFINE_string("checkpoint_dir", "runs/mini", "Directory to write to.")
 flags.DEFINE_bool("resume", False, "Go on where the run in --checkpoint_dir stopped.")
 flags.DEFINE_string(
@@ -201,7 +188,8 @@ flags.DEFINE_integer("process_id", None, "Which of them this is, likewise.", 0)
 
 def apply_preset() -> None:
     """Gives flags that were left out the preset's values, or the data's."""
-    defaults = dict(DEFAULTS[FLAGS.preset])
+    column = PRESETS.index(FLAGS.preset)
+    defaults = {name: values[column] for name, values in DEFAULTS.items()}
     lengths = ("num_steps", "num_epochs")
     given = [name for name in lengths if FLAGS[name].present]
     if len(given) == 2:

@@ -98,6 +98,13 @@ class JointReadout(ImprovedTransformer):
         """
         return jnp.floor_divide(frame.astype(jnp.float32), scale)
 
+    def product(self, equation: str, a, b, dtype=None) -> jax.Array:
+        """Returns an einsum in the precision of the compute type, as type `dtype`."""
+        precision = attention.matmul_precision(self.dtype)
+        return jnp.einsum(
+            equation, a, b, precision=precision, preferred_element_type=dtype
+        )
+
     def share(self, latents: Float[Array, "B L C-band"]) -> SharedLatents:
         """Projects what all queries of a clip have in common: all but the time band."""
         block = self.layer_0
@@ -116,12 +123,11 @@ class JointReadout(ImprovedTransformer):
 
     def project(self, x, kernel) -> jax.Array:
         """Returns x @ kernel in float32: differences follow."""
-        return jnp.einsum(
+        return self.product(
             "...c,chd->...hd",
             x.astype(self.dtype),
             kernel.astype(self.dtype),
-            precision=attention.matmul_precision(self.dtype),
-            preferred_element_type=jnp.float32,
+            jnp.float32,
         )
 
     def at_frames(
@@ -154,21 +160,12 @@ class JointReadout(ImprovedTransformer):
         query = att.norm_query(projected[0])
         key = att.norm_key(projected[1])
         value = projected[2]
-        logits = jnp.einsum(
-            "bulhd,bukhd->bulhk",
-            self.scaled(query),
-            key,
-            precision=attention.matmul_precision(self.dtype),
-            preferred_element_type=jnp.float32,
+        logits = self.product(
+            "bulhd,bukhd->bulhk", self.scaled(query), key, jnp.float32
         )
         log_total = jax.nn.logsumexp(logits, axis=-1)
         weights = jnp.exp(logits - log_total[..., None]).astype(self.dtype)
-        attended = jnp.einsum(
-            "bulhk,bukhd->bulhd",
-            weights,
-            value,
-            precision=attention.matmul_precision(self.dtype),
-        )
+        attended = self.product("bulhk,bukhd->bulhd", weights, value)
         tokens = jnp.concatenate(
             [jnp.broadcast_to(latents[:, None], (*band.shape[:-1], width)), band], -1
         )
@@ -246,39 +243,22 @@ class JointReadout(ImprovedTransformer):
     ) -> Float[Array, "B Q 1+L C"]:
         """Runs the first block, the query as one further key and one further row."""
         block, att = self.layer_0, self.layer_0.self_att
-        precision = attention.matmul_precision(self.dtype)
         normed = block.norm_q(queries)
         query, key = self.scaled(att.queries(normed)), att.keys(normed)
         value = att.dense_value(normed)
         # Latent rows: exp(r) / (exp(r) + exp(log_total)) of the weight is the query's.
-        to_query = jnp.einsum(
-            "bqlhd,bqhd->bqlh",
-            self.scaled(own.query),
-            key,
-            precision=precision,
-            preferred_element_type=jnp.float32,
+        to_query = self.product(
+            "bqlhd,bqhd->bqlh", self.scaled(own.query), key, jnp.float32
         )
         share = jax.nn.sigmoid(to_query - own.log_total)[..., None].astype(self.dtype)
         of_latents = own.attended + share * (value[:, :, None] - own.attended)
         # Query row: one softmax over itself and the latents.
-        to_self = jnp.einsum(
-            "bqhd,bqhd->bqh",
-            query,
-            key,
-            precision=precision,
-            preferred_element_type=jnp.float32,
-        )
-        to_latents = jnp.einsum(
-            "bqhd,bqlhd->bqhl",
-            query,
-            own.key,
-            precision=precision,
-            preferred_element_type=jnp.float32,
-        )
+        to_self = self.product("bqhd,bqhd->bqh", query, key, jnp.float32)
+        to_latents = self.product("bqhd,bqlhd->bqhl", query, own.key, jnp.float32)
         logits = jnp.concatenate([to_self[..., None], to_latents], axis=-1)
         weights = jax.nn.softmax(logits, axis=-1).astype(self.dtype)
-        of_query = weights[..., :1] * value + jnp.einsum(
-            "bqhl,bqlhd->bqhd", weights[..., 1:], own.value, precision=precision
+        of_query = weights[..., :1] * value + self.product(
+            "bqhl,bqlhd->bqhd", weights[..., 1:], own.value
         )
         attended = jnp.concatenate([of_query[:, :, None], of_latents], axis=2)
         tokens = jnp.concatenate([queries[:, :, None], own.tokens], axis=2)
@@ -288,21 +268,16 @@ class JointReadout(ImprovedTransformer):
         """Runs the last block for the query's row, averaging before projecting."""
         block = self.layers[-1]
         att = block.self_att
-        precision = attention.matmul_precision(self.dtype)
         normed = block.norm_q(tokens)
-        logits = jnp.einsum(
+        logits = self.product(
             "bqhd,bqlhd->bqhl",
             self.scaled(att.queries(normed[..., 0, :])),
             att.keys(normed),
-            precision=precision,
-            preferred_element_type=jnp.float32,
+            jnp.float32,
         )
         weights = jax.nn.softmax(logits, axis=-1).astype(self.dtype)
-        averaged = jnp.einsum("bqhl,bqlc->bqhc", weights, normed, precision=precision)
-        attended = jnp.einsum(
-            "bqhc,chd->bqhd",
-            averaged,
-            att.dense_value.kernel.astype(self.dtype),
-            precision=precision,
+        averaged = self.product("bqhl,bqlc->bqhc", weights, normed)
+        attended = self.product(
+            "bqhc,chd->bqhd", averaged, att.dense_value.kernel.astype(self.dtype)
         )
         return block.mlp(tokens[..., 0, :] + att.dense_out(attended))

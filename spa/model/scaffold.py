@@ -25,7 +25,7 @@ NEIGHBOUR_POWER = 3.0  # tracks near a node count as distance^(-2 * power)
 NEIGHBOUR_RADIUS = 0.006  # up to which they count alike: a tracker's noise
 FAINTEST = -40.0  # log weight of the farthest track: it speaks where no other is seen
 SMALLEST_PART = 0.02  # parts of paths below it are kept linearly, above it by their log
-LARGEST_PART = 50.0
+LARGEST_PART = np.arcsinh(50.0 / SMALLEST_PART)
 
 
 def squared_distance(a, b) -> jax.Array:
@@ -157,9 +157,8 @@ def compress_paths(
         paths,
         precision=jax.lax.Precision.HIGHEST,
     )
-    largest = np.arcsinh(LARGEST_PART / SMALLEST_PART)
     return jnp.reshape(
-        jnp.arcsinh(parts / SMALLEST_PART) / largest,
+        jnp.arcsinh(parts / SMALLEST_PART) / LARGEST_PART,
         (*parts.shape[:2], parts.shape[2] * num_frequencies),
     )
 
@@ -168,8 +167,7 @@ def expand_paths(
     numbers: Float[Array, "B L C*K"], num_frames: int, num_frequencies: int
 ) -> Float[Array, "B L T C"]:
     """Returns the paths that compress_paths was given, but for what it leaves out."""
-    largest = np.arcsinh(LARGEST_PART / SMALLEST_PART)
-    parts = SMALLEST_PART * jnp.sinh(numbers * largest)
+    parts = SMALLEST_PART * jnp.sinh(numbers * LARGEST_PART)
     num_coords = numbers.shape[-1] // num_frequencies
     parts = parts.reshape(*parts.shape[:2], num_coords, num_frequencies)
     return jnp.einsum(
