@@ -229,8 +229,8 @@ class TrackAutoEncoder(Carrier, nn.Module, ModelConfig):
         latents = self.initializer(tokens.shape[:1])
         if self.scaffold_frequencies:
             nodes, paths = self.scaffold_paths(tracks)
-            of_nodes = jnp.take_along_axis(tokens, nodes[..., None], axis=1)
-            latents = latents + self.node_projection(of_nodes)
+            node_tokens = jnp.take_along_axis(tokens, nodes[..., None], axis=1)
+            latents = latents + self.node_projection(node_tokens)
         latents = self.tracks_to_latents(
             latents, tokens, qk_mask=self.latents_mask(tracks)
         )
@@ -435,10 +435,10 @@ class TrackAutoEncoder(Carrier, nn.Module, ModelConfig):
         out = self.track_predictor(tokens).astype(jnp.float32)
         out = out.reshape(*out.shape[:-1], self.num_heads_out, self.num_output_frames)
         out = jnp.swapaxes(out, -1, -2)
-        of_position = out[..., : self.position_outputs]
+        position_values = out[..., : self.position_outputs]
         if self.scaffold_frequencies:
-            of_position = of_position / DISPLACEMENT_SCALE
-        tracks = self.positions(of_position, position, frame)
+            position_values = position_values / DISPLACEMENT_SCALE
+        tracks = self.positions(position_values, position, frame)
         visible = out[..., self.position_outputs : self.position_outputs + 1]
         certain = out[..., -1:] if self.predicts_certainty else jnp.zeros_like(visible)
         scale = None

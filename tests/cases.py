@@ -74,7 +74,7 @@ def parameter(name: str, shape) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=4)
-def parameters_of(config_items: tuple) -> dict:
+def configured_parameters(config_items: tuple) -> dict:
     config = ModelConfig(**dict(config_items))
     shapes = checkpoints.expected_shapes(config)
     return {name: parameter(name, shape) for name, shape in shapes.items()}
@@ -83,7 +83,7 @@ def parameters_of(config_items: tuple) -> dict:
 def flat_parameters(model) -> dict[str, np.ndarray]:
     """Parameters by name, by the fixture's rule."""
     config = track_autoencoder.model_config(model)
-    return parameters_of(tuple(sorted(vars(config).items())))
+    return configured_parameters(tuple(sorted(vars(config).items())))
 
 
 @functools.lru_cache(maxsize=4)
@@ -164,7 +164,7 @@ def drifting_batch(coords, clips=2, support=12, queries=6, frames=12, seed=0):
     }
 
 
-def heads_of(out) -> dict[str, np.ndarray]:
+def present_heads(out) -> dict[str, np.ndarray]:
     """The predictions by name, those that the model has."""
     names = ("tracks", "visible_logits", "certain_logits", "log_error_scale")
     values = {name: getattr(out, name) for name in names}
@@ -173,7 +173,7 @@ def heads_of(out) -> dict[str, np.ndarray]:
 
 def assert_close(out, other, tolerance):
     """All predictions of two results agree, and are finite."""
-    out, other = heads_of(out), heads_of(other)
+    out, other = present_heads(out), present_heads(other)
     assert out.keys() == other.keys()
     for name in out:
         assert np.all(np.isfinite(out[name])), name

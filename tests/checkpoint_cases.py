@@ -139,7 +139,7 @@ def run_python(*arguments, env=None):
     )
 
 
-def message_of(function, *args, **kwargs):
+def error_message(function, *args, **kwargs):
     """The one line of the CheckpointError that this raises."""
     with pytest.raises(CheckpointError) as caught:
         function(*args, **kwargs)

@@ -38,7 +38,7 @@ class NearNodes(NamedTuple):
 
 
 class Carrier:
-    """What TrackAutoEncoder does where `scaffold_frequencies` is not 0."""
+    """Methods of TrackAutoEncoder for `scaffold_frequencies` above 0."""
 
     def setup_scaffold(self):
         channels = self.decoder_num_channels

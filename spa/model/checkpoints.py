@@ -222,12 +222,10 @@ def expected_shapes(
 @functools.lru_cache(maxsize=32)
 def parameter_shapes(model: TrackAutoEncoder) -> FrozenDict:
     """Returns the parameters' shapes and types; nothing is computed."""
-    return FrozenDict(
-        jax.eval_shape(lambda: init_by_modules(model, jax.random.PRNGKey(0)))
-    )
+    return FrozenDict(jax.eval_shape(lambda: flax_params(model, jax.random.PRNGKey(0))))
 
 
-def init_by_modules(model: TrackAutoEncoder, key: jax.Array) -> dict:
+def flax_params(model: TrackAutoEncoder, key: jax.Array) -> dict:
     """Draws parameters as Flax initialises them; slow, see init_params."""
     coords = model.num_coords
     batch = {
@@ -242,7 +240,7 @@ def init_by_modules(model: TrackAutoEncoder, key: jax.Array) -> dict:
 
 
 def init_params(model: TrackAutoEncoder, seed: int) -> dict:
-    """Draws parameters of a model, distributed as `init_by_modules` draws them.
+    """Draws parameters of a model, distributed as `flax_params` draws them.
 
     Drawn by numpy: compiling random numbers of every shape takes many times longer.
     Each array depends on seed, name, shape and nothing else.

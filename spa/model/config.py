@@ -1,11 +1,11 @@
-"""What a model is, as a plain dataclass, and the presets."""
+"""The configuration of a model as a plain dataclass, and the presets."""
 
 import dataclasses
 
 
 @dataclasses.dataclass
 class ModelConfig:
-    """What a model is. The defaults are the published TRAJAN.
+    """Says what a model is. The defaults are the published TRAJAN.
 
     Attributes:
         model_type: "trajan" or "3dspa".

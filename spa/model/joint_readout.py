@@ -12,7 +12,7 @@ from attention import ImprovedTransformer, Linear
 
 
 class SharedLatents(NamedTuple):
-    """What the joint readout's first layer computes once per clip.
+    """Results of the joint readout's first layer that hold for a whole clip.
 
     `projected` holds (latents * scale) @ kernel of query, key and value, before the
     LayerNorm's mean and deviation are known, since these depend on the time band.
@@ -130,7 +130,7 @@ class JointReadout(ImprovedTransformer):
             jnp.float32,
         )
 
-    def at_frames(
+    def frame_latents(
         self, shared: SharedLatents, frames: Int[Array, "B U"]
     ) -> FrameLatents:
         """Computes the latents' own part of the first layer, for these query frames."""
@@ -148,14 +148,14 @@ class JointReadout(ImprovedTransformer):
         scaled = band * block.norm_q.scale[width:].astype(self.dtype)
         projected = []
         for dense, base in zip(self.first_projections(), shared.projected, strict=True):
-            of_band = self.project(scaled, dense.kernel[width:])
-            of_mean = jnp.einsum(
+            band_part = self.project(scaled, dense.kernel[width:])
+            mean_part = jnp.einsum(
                 "c,chd->hd",
                 block.norm_q.scale,
                 dense.kernel,
                 precision=jax.lax.Precision.HIGHEST,
             )
-            raw = base[:, None] + of_band - mean[..., None] * of_mean
+            raw = base[:, None] + band_part - mean[..., None] * mean_part
             projected.append((raw * inverse).astype(self.dtype))
         query = att.norm_query(projected[0])
         key = att.norm_key(projected[1])
@@ -205,7 +205,7 @@ class JointReadout(ImprovedTransformer):
         frames = jnp.broadcast_to(
             jnp.arange(self.num_frames), (latents.shape[0], self.num_frames)
         )
-        return self.at_frames(shared, frames)
+        return self.frame_latents(shared, frames)
 
     def __call__(
         self,
@@ -225,7 +225,7 @@ class JointReadout(ImprovedTransformer):
         """
         query_frame = jnp.clip(query_frame, 0, self.num_frames - 1)
         if isinstance(prepared, SharedLatents):
-            own = self.at_frames(prepared, query_frame)
+            own = self.frame_latents(prepared, query_frame)
         else:
             own = jax.tree.map(
                 lambda x: jax.vmap(lambda y, i: y[i])(x, query_frame), prepared
@@ -251,16 +251,16 @@ class JointReadout(ImprovedTransformer):
             "bqlhd,bqhd->bqlh", self.scaled(own.query), key, jnp.float32
         )
         share = jax.nn.sigmoid(to_query - own.log_total)[..., None].astype(self.dtype)
-        of_latents = own.attended + share * (value[:, :, None] - own.attended)
+        latent_rows = own.attended + share * (value[:, :, None] - own.attended)
         # Query row: one softmax over itself and the latents.
         to_self = self.product("bqhd,bqhd->bqh", query, key, jnp.float32)
         to_latents = self.product("bqhd,bqlhd->bqhl", query, own.key, jnp.float32)
         logits = jnp.concatenate([to_self[..., None], to_latents], axis=-1)
         weights = jax.nn.softmax(logits, axis=-1).astype(self.dtype)
-        of_query = weights[..., :1] * value + self.product(
+        query_row = weights[..., :1] * value + self.product(
             "bqhl,bqlhd->bqhd", weights[..., 1:], own.value
         )
-        attended = jnp.concatenate([of_query[:, :, None], of_latents], axis=2)
+        attended = jnp.concatenate([query_row[:, :, None], latent_rows], axis=2)
         tokens = jnp.concatenate([queries[:, :, None], own.tokens], axis=2)
         return block.mlp(tokens + att.dense_out(attended))
 

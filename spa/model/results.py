@@ -1,4 +1,4 @@
-"""What an autoencoder takes as query points, and what it predicts of them."""
+"""Query points of an autoencoder, and its predictions of them."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Int
 
 @struct.dataclass
 class TrackAutoEncoderResults:
-    """What the autoencoder predicts.
+    """Predictions of the autoencoder.
 
     Attributes:
         tracks: positions, `[*B, Q, T, C]`, in the units of the query points.
@@ -43,7 +43,7 @@ class TrackAutoEncoderResults:
 
 @struct.dataclass
 class TrackAutoEncoderDecoderContext:
-    """Which points to decode.
+    """Points to decode.
 
     Attributes:
         decoder_query: embedded (or plain, see `nested_query_embedding`) positions.

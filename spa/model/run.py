@@ -166,7 +166,7 @@ class Run:
             "training": metrics,
             "held_out": held_out,
         }
-        params = jax.device_get(training.on_one_device(self.state.average))
+        params = jax.device_get(training.local_replica(self.state.average))
         path, dtype = self.folder.weights, self.options.storage
         try:
             checkpoints.save_checkpoint(path, self.model, params, dtype, metadata)
@@ -193,7 +193,7 @@ class Run:
 
     def evaluate(self, metrics: dict) -> None:
         """Tells held-out errors to the screen, metrics.jsonl and the weights' file."""
-        average = training.on_one_device(self.state.average)
+        average = training.local_replica(self.state.average)
         errors = evaluation.evaluate(self.model, average, self.held_out)
         self.export(metrics, errors)
         self.log("metrics.jsonl", metrics | errors)
@@ -225,21 +225,21 @@ class Run:
             self.batch = self.feeder.next(metrics.get("loss"))
         except Exception as error:  # whatever a worker died of
             # It may have been told to stop, too.
-            if stop.came and not is_one_of_many():
+            if stop.came and not has_other_hosts():
                 raise KeyboardInterrupt from None
             self.no_data = f"no batch for step {self.step + 1}: {first_line(error)}"
 
-    def is_to_stop(self, stop: StopRequest) -> bool:
+    def stop_agreed(self, stop: StopRequest) -> bool:
         """Returns whether to stop, which all hosts must do together.
 
         Raises:
             TrainingEnded: on every host, if the data of one have failed.
         """
         said = np.array([stop.came, bool(self.no_data)])
-        if is_one_of_many():
+        if has_other_hosts():
             said = np.any(multihost_utils.process_allgather(said), axis=0)
         if said[1]:
-            if not is_one_of_many():  # or steps were taken since with what they had
+            if not has_other_hosts():  # or steps were taken since with what they had
                 self.save()
             why = self.no_data or "the data of another host have failed"
             raise TrainingEnded(f"{why.rstrip('.')}; {self.kept()}. {self.again}")
@@ -259,15 +259,15 @@ class Run:
         first = self.step + 1
         last = min(self.num_steps, self.options.stop_at_step or self.num_steps)
         count = {"initial": self.step, "total": self.num_steps, "unit": "step"}
-        metrics, alone = {}, not is_one_of_many()
+        metrics, alone = {}, not has_other_hosts()
         stop.is_looked_for = True
         with tqdm.tqdm(desc="training", disable=not is_first_host(), **count) as bar:
             for step in range(first, last + 1):
-                if (alone or step % 10 == 0) and self.is_to_stop(stop):
+                if (alone or step % 10 == 0) and self.stop_agreed(stop):
                     raise KeyboardInterrupt
                 self.take_batch(metrics, stop)
                 if alone or step == first:
-                    self.is_to_stop(stop)
+                    self.stop_agreed(stop)
                 self.state, metrics = self.step_fn(self.state, self.batch)
                 self.step = step
                 bar.update()
@@ -277,7 +277,7 @@ class Run:
                 due = self.due(last)
                 if any(due.values()):
                     if not alone:
-                        self.is_to_stop(stop)
+                        self.stop_agreed(stop)
                     values = self.read_metrics(metrics)
                     bar.set_postfix(loss=f"{values['loss']:.3f}")
                     self.write(values, due)
@@ -319,7 +319,7 @@ class Run:
                 self.wandb.finish()
 
 
-def is_one_of_many() -> bool:
+def has_other_hosts() -> bool:
     return jax.process_count() > 1
 
 

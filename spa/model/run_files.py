@@ -1,4 +1,4 @@
-"""What a training run writes beside its states: lines, a picture, a W&B log."""
+"""Files of a training run beside its states: lines, a picture, a W&B log."""
 
 import contextlib
 import json

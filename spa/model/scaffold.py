@@ -62,7 +62,7 @@ def choose_nodes(
     num_tracks = jnp.maximum(jnp.sum(exists, axis=1), 1)
     middle = jnp.sum(mean, axis=1) / num_tracks[:, None]
 
-    def distances_to(node):
+    def node_distances(node):
         def pick(x):
             return jnp.take_along_axis(x, node.reshape(-1, *[1] * (x.ndim - 1)), axis=1)
 
@@ -74,7 +74,7 @@ def choose_nodes(
 
     def choose(carry, _):
         node, nearest = carry
-        distance = distances_to(node)
+        distance = node_distances(node)
         nearest = jnp.minimum(nearest, distance)
         # When all are taken they are gone through again, alike.
         all_taken = ~jnp.any(exists & (nearest > 0), axis=-1, keepdims=True)
@@ -198,7 +198,7 @@ def blend_weights(
             where nodes surround the point, it keeps it from being extrapolated.
     """
     weight, highest = jax.nn.softmax(log_weights, axis=-1), jax.lax.Precision.HIGHEST
-    offset = linear_in(nodes) - linear_in(points)[:, :, None]
+    offset = inverse_depths(nodes) - inverse_depths(points)[:, :, None]
     middle = jnp.einsum("bql,bqlx->bqx", weight, offset, precision=highest)
     offset = offset - middle[:, :, None]
     weighted = weight[..., None] * offset
@@ -210,7 +210,7 @@ def blend_weights(
     return weight * (1.0 + along)
 
 
-def linear_in(points: Float[Array, "... C"]) -> Float[Array, "... C"]:
+def inverse_depths(points: Float[Array, "... C"]) -> Float[Array, "... C"]:
     """Returns image positions with 1 / z in place of log z."""
     inverse_depth = jnp.exp(-jnp.clip(points[..., 2:], -3.0, 3.0))
     return jnp.concatenate([points[..., :2], inverse_depth], axis=-1)

@@ -15,7 +15,7 @@ from spa.errors import CheckpointError, first_line
 
 @struct.dataclass
 class TrainState:
-    """What a step changes.
+    """All that a step changes.
 
     Attributes:
         step: number of steps taken.

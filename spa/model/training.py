@@ -174,7 +174,7 @@ def place(tree, sharding: jax.sharding.Sharding):
     )
 
 
-def on_one_device(tree):
+def local_replica(tree):
     """Returns a replicated tree as it is on the first device of this host."""
     return jax.tree.map(lambda x: x.addressable_data(0), tree)
 

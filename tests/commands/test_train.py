@@ -95,11 +95,11 @@ def lines_of(folder, name="metrics.jsonl"):
     return [json.loads(line, parse_constant=refuse) for line in lines]
 
 
-def losses_of(folder):
+def training_losses(folder):
     return {x["step"]: x["loss"] for x in lines_of(folder, "training.jsonl")}
 
 
-def states_of(folder):
+def kept_states(folder):
     return saved_steps(str(folder / "state"))[::-1]
 
 
@@ -144,7 +144,7 @@ def test_3dspa(run_3dspa):
         "3dspa_mini.npz", "metrics.jsonl", "training.jsonl", "learning_curve.png",
         "state",
     }  # fmt: skip
-    assert states_of(folder) == [4, 6]
+    assert kept_states(folder) == [4, 6]
     lines = lines_of(folder)
     assert_metrics(lines, [3, 6])
     steps = lines_of(folder, "training.jsonl")
@@ -216,7 +216,7 @@ def test_two_devices_come_to_the_same(run_3dspa, cache, tmp_path):
     status, _, error = finish(start(cache, *flags, "--stop_at_step=3", **two))
     assert status == 0, error
     assert any(re.search("on 2 × cpu, .*, 6 steps$", line) for line in error)
-    expected, found = losses_of(run_3dspa[0]), losses_of(tmp_path)
+    expected, found = training_losses(run_3dspa[0]), training_losses(tmp_path)
     assert found.keys() == {1, 2, 3}
     for step, loss in found.items():
         assert loss == pytest.approx(expected[step], rel=1e-5)
@@ -258,8 +258,8 @@ def test_resumed_run_is_the_uninterrupted_one(run_3dspa, stopped, cache, tmp_pat
     assert damaged.startswith(f"{folder}/state/4 is damaged: ")
     assert damaged.endswith(": passed over")
     assert "resumed after step 2" in error
-    assert states_of(folder) == [2, 4, 6]
-    assert losses_of(folder) == losses_of(run_3dspa[0])
+    assert kept_states(folder) == [2, 4, 6]
+    assert training_losses(folder) == training_losses(run_3dspa[0])
     assert [line["step"] for line in lines_of(folder)] == [4, 6]
     a, b = (
         checkpoints.load_checkpoint(str(path / "3dspa_mini.npz")).params
@@ -298,18 +298,20 @@ def test_sigterm_then_a_full_disk(run_3dspa, cache, tmp_path):
     assert found, error
     step, saved, exported = map(int, found.groups())
     assert step == saved >= exported > 0 and exported % 3 == 0
-    assert states_of(tmp_path) == [step]
+    assert kept_states(tmp_path) == [step]
     assert checkpoints.load_checkpoint(str(path)).metadata["step"] == exported
     assert "learning_curve.png" in os.listdir(tmp_path)
-    assert losses_of(tmp_path)[1] != losses_of(run_3dspa[0])[1]  # of other weights
+    assert (
+        training_losses(tmp_path)[1] != training_losses(run_3dspa[0])[1]
+    )  # of other weights
 
     process = start(cache, *flags, "--resume", "--save_freq=1", "--eval_freq=90000")
-    wait_for(process, lambda: step + 1 in states_of(tmp_path))
+    wait_for(process, lambda: step + 1 in kept_states(tmp_path))
     limit = (10_000, resource.RLIM_INFINITY)
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, limit)
     status, out, error = finish(process)
     assert (status, out) == (1, "")
-    states = states_of(tmp_path)
+    states = kept_states(tmp_path)
     last = states[-1]
     pattern = (
         rf"cannot write {tmp_path}/state/{last + 1}: File too large; the training "
@@ -347,12 +349,13 @@ def test_signal_before_a_resumed_step(stopped, cache, tmp_path):
     shutil.copytree(stopped[0], folder)
     flags = [*SMALL, *SIX_STEPS, f"--checkpoint_dir={folder}", "--resume"]
     error = interrupted(start(cache, *flags, "--num_eval_scenes=100000", pool=False))
-    kept = (
-        f"stopped before it went on; the training state of step {states_of(folder)[-1]}"
+    step = kept_states(folder)[-1]
+    assert error[-2].startswith(
+        f"stopped before it went on; the training state of step {step} is kept. "
+        "Go on with: python train.py "
     )
-    assert error[-2].startswith(f"{kept} is kept. Go on with: python train.py ")
     assert error[-2].endswith(" --resume")
-    assert states_of(folder) == states_of(stopped[0])
+    assert kept_states(folder) == kept_states(stopped[0])
 
 
 def test_no_more_clips_are_held_out_than_asked_for(tmp_path):
@@ -503,7 +506,7 @@ def test_a_loss_that_is_not_finite(cache, tmp_path):
         "the loss or its gradient is not finite at step 4; the training state of step "
         "2 is kept. Try --learning_rate=3e+29"
     )
-    assert states_of(tmp_path) == [2]
+    assert kept_states(tmp_path) == [2]
 
 
 def test_weights_that_are_not_finite(cache, tmp_path):

@@ -117,25 +117,6 @@ def test_lengths_padded_to_even_give_the_same(queries, keys):
     np.testing.assert_allclose(out[:, :queries] * any_key, expected, 0, 1e-5)
 
 
-def test_the_fused_kernel_is_asked_for_by_name(monkeypatch):
-    """The real kernel needs a GPU; here the call to it is traced."""
-    asked = []
-
-    def traced(q, k, v, mask=None, implementation=None):
-        asked.append((q.shape, k.shape, mask is not None, implementation))
-        return jnp.zeros(q.shape, q.dtype)
-
-    monkeypatch.setattr(jax.nn, "dot_product_attention", traced)
-    q, k = random(2, 3, 5, 2, 8), random(2, 3, 7, 2, 8)
-    out = attention.attend(q, k, k, np.ones((3, 1, 7), bool), "cudnn")
-    assert out.shape == (2, 3, 5, 2, 8)
-    attention.attend(q, k, k, None, "cudnn")
-    assert asked == [
-        ((6, 6, 2, 8), (6, 8, 2, 8), True, "cudnn"),
-        ((6, 5, 2, 8), (6, 7, 2, 8), False, "cudnn"),
-    ]
-
-
 @pytest.mark.parametrize("shape", [(2, 3, 6), (4, 5), (5, 1, 5, 6)])
 def test_a_mask_that_does_not_broadcast_is_named(shape):
     q, k = random(2, 5, 2, 8), random(2, 6, 2, 8)

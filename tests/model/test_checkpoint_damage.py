@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from checkpoint_cases import SideEffect, message_of, nested, small_3dspa
+from checkpoint_cases import SideEffect, error_message, nested, small_3dspa
 
 from spa.errors import CheckpointError
 from spa.model import checkpoint_files, checkpoints
@@ -45,26 +45,26 @@ def write_zip(path, members):
 def test_no_checkpoint(content, tmp_path):
     path = tmp_path / "model.npz"
     path.write_bytes(content)
-    assert str(path) in message_of(checkpoints.load_checkpoint, str(path))
+    assert str(path) in error_message(checkpoints.load_checkpoint, str(path))
 
 
 def test_no_such_file(tmp_path):
-    message = message_of(checkpoints.load_checkpoint, str(tmp_path / "no.npz"))
+    message = error_message(checkpoints.load_checkpoint, str(tmp_path / "no.npz"))
     assert "no such checkpoint" in message
 
 
 @pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs Linux")
 def test_file_that_cannot_be_read():
-    message = message_of(checkpoints.load_checkpoint, "/proc/self/mem")
+    message = error_message(checkpoints.load_checkpoint, "/proc/self/mem")
     assert "cannot read /proc/self/mem" in message
 
 
 def test_npz_without_arrays(tmp_path):
     path = str(tmp_path / "model.npz")
     np.savez(path)
-    assert "no arrays" in message_of(checkpoints.load_checkpoint, path)
+    assert "no arrays" in error_message(checkpoints.load_checkpoint, path)
     np.savez(path, config=np.array("{}"))
-    assert "no arrays" in message_of(checkpoints.load_checkpoint, path)
+    assert "no arrays" in error_message(checkpoints.load_checkpoint, path)
 
 
 def test_zip_of_something_else(tmp_path):
@@ -74,7 +74,7 @@ def test_zip_of_something_else(tmp_path):
     content = pickle.dumps(SideEffect(trap))
     write_zip(path, {"archive/data.pkl": content, "archive/data/0": b"1234"})
     for allow in (False, True):
-        message = message_of(checkpoints.load_checkpoint, str(path), allow)
+        message = error_message(checkpoints.load_checkpoint, str(path), allow)
         assert "no .npz of arrays" in message
     assert not trap.exists()
 
@@ -91,7 +91,7 @@ def test_arrays_that_are_no_numbers(tmp_path):
         np.zeros(3, "V3"),
     ):
         np.savez(path, **arrays | {"compressor/bias": value})
-        message = message_of(checkpoints.load_checkpoint, path)
+        message = error_message(checkpoints.load_checkpoint, path)
         assert "compressor/bias is no array of numbers" in message
 
 
@@ -99,14 +99,14 @@ def test_name_that_is_an_array_and_a_folder(tmp_path):
     _, arrays = small_3dspa()
     path = str(tmp_path / "model.npz")
     np.savez(path, **{"compressor": np.zeros(3)} | arrays)
-    assert "part of another's path" in message_of(checkpoints.load_checkpoint, path)
+    assert "part of another's path" in error_message(checkpoints.load_checkpoint, path)
 
 
 def test_directory_without_a_checkpoint(tmp_path):
     for content in ((), ("notes.txt",), ("checkpoint_x", "checkpoint_")):
         for name in content:
             (tmp_path / name).write_text("nothing")
-        message = message_of(checkpoints.load_checkpoint, str(tmp_path))
+        message = error_message(checkpoints.load_checkpoint, str(tmp_path))
         assert str(tmp_path) in message and "checkpoint_N" in message
 
 
@@ -115,7 +115,7 @@ def test_truncated_anywhere(small_file, tmp_path):
     path = tmp_path / "model.npz"
     for size in np.linspace(0, len(content) - 1, 60).astype(int):
         path.write_bytes(content[:size])
-        message_of(checkpoint_files.read_arrays, str(path))
+        error_message(checkpoint_files.read_arrays, str(path))
 
 
 @pytest.mark.parametrize("allow_pickle", [False, True])

@@ -14,8 +14,8 @@ from checkpoint_cases import (
     SideEffect,
     assert_same,
     describe,
+    error_message,
     flattened,
-    message_of,
     nested,
     pickled,
     run_python,
@@ -37,7 +37,7 @@ def published_version(model):
 
 
 def train_state(tree):
-    """What a training script pickles or saves: parameters beside other things."""
+    """Returns what a training script saves: parameters beside other things."""
     moments = {"mu": tree, "nu": tree, "count": 3}
     return {"params": tree, "step": 1000, "opt_state": moments, "rng": [1, 2]}
 
@@ -47,7 +47,7 @@ def write_flat(path, tree):
     return path / "c.npz"
 
 
-def write_flat_below_params(path, tree):
+def write_flat_params(path, tree):
     named = {f"params/{name}": x for name, x in flattened(tree).items()}
     np.savez(path / "c.npz", **named, step=np.int64(5))
     return path / "c.npz"
@@ -111,7 +111,7 @@ def write_orbax_manager(path, tree):
 
 WRITERS = [
     write_flat,
-    write_flat_below_params,
+    write_flat_params,
     write_flax_legacy,
     write_flax_legacy_state,
     write_flax_legacy_target,
@@ -182,12 +182,12 @@ def test_damaged_checkpoint_in_a_directory(tmp_path):
     _, arrays = small_3dspa()
     path = write_flax_legacy(tmp_path, nested(arrays)) / "checkpoint_10"
     path.write_bytes(path.read_bytes()[:-100])
-    message = message_of(checkpoints.load_checkpoint, str(path.parent))
+    message = error_message(checkpoints.load_checkpoint, str(path.parent))
     assert "checkpoint_10" in message and "damaged" in message
     folder = write_orbax_pytree(tmp_path, nested(arrays))
     for file in folder.rglob("d/*"):
         file.write_bytes(file.read_bytes()[:50])
-    message = message_of(checkpoints.load_checkpoint, str(folder))
+    message = error_message(checkpoints.load_checkpoint, str(folder))
     assert str(folder) in message and "damaged" in message
     status, out, error = describe(folder)
     assert (status, out, len(error.splitlines())) == (1, "", 1), error
@@ -219,7 +219,7 @@ def test_pickled_parameters(form, tmp_path):
     model, arrays = small_3dspa()
     path = str(tmp_path / "3dspa_ckpt.npz")
     np.savez(path, **PICKLED[form](nested(arrays)))
-    message = message_of(checkpoints.load_checkpoint, path)
+    message = error_message(checkpoints.load_checkpoint, path)
     assert "pickled" in message and "can run any code" in message
     assert "--allow_pickle" in message and "allow_pickle=True" in message
     loaded = checkpoints.load_checkpoint(path, allow_pickle=True)
@@ -236,9 +236,9 @@ def test_nothing_is_unpickled_without_consent(tmp_path):
         checkpoint_files.read_arrays,
         checkpoints.describe,
     ):
-        assert "pickled" in message_of(function, path)
+        assert "pickled" in error_message(function, path)
     assert not trap.exists()
-    message_of(checkpoints.load_checkpoint, path, allow_pickle=True)
+    error_message(checkpoints.load_checkpoint, path, allow_pickle=True)
     assert trap.exists()  # so it would have been seen
 
 
@@ -246,10 +246,10 @@ def test_bare_pickles_are_never_loaded(tmp_path):
     trap, path = tmp_path / "trap", tmp_path / "c.npz"
     path.write_bytes(pickle.dumps({"params": SideEffect(trap)}))
     for allow in (False, True):
-        message = message_of(checkpoints.load_checkpoint, str(path), allow)
+        message = error_message(checkpoints.load_checkpoint, str(path), allow)
         assert "neither .npz nor a Flax checkpoint" in message
     np.save(tmp_path / "c.npy", pickled(SideEffect(trap)))
-    message_of(checkpoints.load_checkpoint, str(tmp_path / "c.npy"))
+    error_message(checkpoints.load_checkpoint, str(tmp_path / "c.npy"))
     assert not trap.exists()
 
 
@@ -259,7 +259,7 @@ def test_pickle_of_a_class_that_is_not_here(tmp_path):
     sys.modules[module.__name__] = module
     np.savez(tmp_path / "c.npz", params=pickled(module.State()))
     del sys.modules[module.__name__]
-    message = message_of(
+    message = error_message(
         checkpoints.load_checkpoint, str(tmp_path / "c.npz"), allow_pickle=True
     )
     assert "module_of_another_program" in message
@@ -271,7 +271,7 @@ def test_pickle_of_a_class_that_is_not_here(tmp_path):
 def test_pickle_of_something_else(value, tmp_path):
     path = str(tmp_path / "c.npz")
     np.savez(path, params=pickled(value))
-    assert path in message_of(checkpoints.load_checkpoint, path, allow_pickle=True)
+    assert path in error_message(checkpoints.load_checkpoint, path, allow_pickle=True)
 
 
 def test_command_refuses_in_one_line(tmp_path):

@@ -25,7 +25,7 @@ def test_initial_parameters_are_distributed_as_the_modules_say():
     model, _ = small_3dspa(**SAME_WIDTHS, use_depth=True, relative_positions=True)
     fast = flattened(checkpoints.init_params(model, 0))
     slow = flattened(
-        jax.device_get(checkpoints.init_by_modules(model, jax.random.PRNGKey(0)))
+        jax.device_get(checkpoints.flax_params(model, jax.random.PRNGKey(0)))
     )
     assert fast.keys() == slow.keys()
     for name, expected in slow.items():

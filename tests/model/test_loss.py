@@ -43,7 +43,7 @@ def cross_entropy(logit, label):
     return -np.log(probability if label else 1 - probability)
 
 
-def loss_by_loops(outputs, batch):
+def plain_loss(outputs, batch):
     """The terms, number by number."""
     position, visibility, scale, certainty = [], [], [], []
     clips, queries, frames, coords = outputs.tracks.shape
@@ -83,7 +83,7 @@ def test_loss_is_what_loops_give(coords, has_scale):
     for _ in range(5):
         outputs = random_outputs(rng, coords, has_scale=has_scale)
         batch = random_targets(rng, coords)
-        expected = loss_by_loops(outputs, batch)
+        expected = plain_loss(outputs, batch)
         total, terms = loss.compute_loss(outputs, batch, weights)
         assert terms.keys() == expected.keys()
         for name, value in expected.items():
@@ -94,7 +94,7 @@ def test_loss_is_what_loops_give(coords, has_scale):
 
 
 def gradients(outputs, batch, **weights):
-    """Of the loss with these weights, others 0, with respect to the outputs."""
+    """Returns those of the loss with these weights, others 0, by the outputs."""
     zero = dict.fromkeys(("position", "visibility", "error_scale", "certainty"), 0.0)
     weights = loss.LossWeights(**zero | weights)
     return jax.grad(lambda x: loss.compute_loss(x, batch, weights)[0])(outputs)

@@ -1,4 +1,4 @@
-"""What a model's results do not depend on: hidden positions, padding, order, others."""
+"""Results do not depend on hidden positions, padding, order, other queries."""
 
 import cases
 import jax

@@ -52,16 +52,6 @@ def test_only_kernels_decay():
         np.testing.assert_allclose(update, expected, rtol=1e-4, err_msg=name)
 
 
-def test_what_decays_in_a_model():
-    model = cases.make_model("3dspa")
-    mask = checkpoint_files.flatten(
-        training.is_kernel(checkpoints.init_params(model, 0))
-    )
-    kept = {name.split("/")[-1] for name, decays in mask.items() if not decays}
-    assert kept == {"bias", "scale", "state_init", "absent_dino", "absent_depth"}
-    assert {name.split("/")[-1] for name, x in mask.items() if x} == {"kernel"}
-
-
 def test_muon_takes_the_kernels_between_hidden_layers():
     model = cases.make_model("3dspa", readout="cross")
     params = checkpoints.init_params(model, 0)
