@@ -157,13 +157,5 @@ class TrackAutoEncoder3D(TrackAutoEncoder):
 
 
 def make_model(preset: str = "base", **changes) -> TrackAutoEncoder3D:
-    """Returns a model by name.
-
-    Args:
-        preset: "base" (published sizes) or "mini" (a few million parameters).
-        **changes: fields of ModelConfig, or `decoder_scan_chunk_size` or `dtype`.
-
-    Raises:
-        ValueError: for a preset that does not exist.
-    """
+    """Returns a model by name, as `track_autoencoder.make_model` does."""
     return track_autoencoder.from_preset(TrackAutoEncoder3D, preset, changes)

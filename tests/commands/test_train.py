@@ -527,16 +527,10 @@ def test_weights_that_are_not_finite(cache, tmp_path):
 BAD_FLAGS = {
     "--preset=huge": "should be one of <mini|base>",
     "--data_source=imagenet": "should be one of",
-    "--dtype=float64": "should be one of",
     "--batch_size=0": "positive",
     "--batch_size=many": "invalid literal",
-    "--num_steps=0": "positive",
     "--eval_freq=0": "positive",
-    "--save_freq=0": "positive",
     "--learning_rate=-1": "non-negative",
-    "--warmup_steps=-1": "non-negative",
-    "--num_scenes=0": "positive",
-    "--num_eval_scenes=0": "positive",
     "--num_workers=-1": "non-negative",
     "--num_output_frames=1": ">= 2",
     "--ema_decay=1.5": "range [0, 1]",
@@ -565,13 +559,8 @@ BAD_FLAGS = {
     "--checkpoint_dir=STOPPED": "STOPPED holds a run: add --resume to go on with it",
     # What must not change when a run is resumed.
     "RESUME --learning_rate=1": "this run has --learning_rate=5.0, not 1.0;",
-    "RESUME --batch_size=4": "this run has --batch_size=2, not 4;",
-    "RESUME --seed=3": "this run has --seed=0, not 3;",
-    "RESUME --num_steps=9": "this run has --num_steps=6, not 9;",
     "RESUME --preset=base": "this run has --preset=mini, not base;",
-    "RESUME --dtype=bfloat16": "this run has --dtype=float32, not bfloat16;",
     "RESUME --position_weight=1": "this run has --position_weight=20.0, not 1.0;",
-    "RESUME --num_scenes=8": "this run has --num_scenes=4, not 8;",
     "--resume --checkpoint_dir=BROKEN": "no whole training state in BROKEN/state: ",
 }
 # One interpreter for all of them: importing takes most of the time.

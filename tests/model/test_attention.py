@@ -45,14 +45,12 @@ def test_attend_equals_flax(shape):
 
 @hypothesis.given(
     seed=st.integers(0, 2**16),
-    queries=st.integers(1, 5),
-    keys=st.integers(1, 6),
     broadcast=st.sets(st.integers(0, 2)),
 )
 @hypothesis.settings(max_examples=40, deadline=None)
-def test_a_masked_key_is_as_good_as_none(seed, queries, keys, broadcast):
+def test_a_masked_key_is_as_good_as_none(seed, broadcast):
     """Against attending, one query at a time, to just the keys that are admitted."""
-    rng = np.random.default_rng(seed)
+    rng, queries, keys = np.random.default_rng(seed), 3, 4
     q = rng.standard_normal((2, queries, 1, 4)).astype(np.float32)
     k, v = rng.standard_normal((2, 2, keys, 1, 4)).astype(np.float32)
     shape = [1 if i in broadcast else n for i, n in enumerate((2, queries, keys))]

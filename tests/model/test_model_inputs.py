@@ -24,7 +24,7 @@ def test_absent_features_are_a_learned_vector_per_clip():
 
 
 def test_features_of_a_clip_that_has_none_may_be_garbage():
-    model = cases.make_model("3dspa")
+    model = cases.make_model("3dspa", readout="cross", **cases.ONE_LAYER)
     batch = cases.make_batch(model) | {"dino_present": np.array([1, 0], np.float32)}
     spoilt = dict(batch, dino_features=batch["dino_features"].copy())
     spoilt["dino_features"][1] = np.nan
@@ -75,7 +75,7 @@ def test_a_wrong_shape_is_named_with_the_needed_one(name, shape, words):
 
 
 def test_what_the_model_does_not_look_at_may_be_anything():
-    model = cases.make_model("trajan")
+    model = cases.make_model("trajan", readout="cross", **cases.ONE_LAYER)
     batch = cases.make_batch(model)
     more = {"dino_features": np.zeros(3), "name": "clip", "video": None}
 
@@ -126,7 +126,7 @@ def test_a_query_frame_outside_the_window_is_named(frame):
     batch = cases.make_batch(model)
     batch["query_points"][0, 0, 0] = frame
     with pytest.raises(ValueError, match=f"query_points has frame {frame}, .* 0 to 11"):
-        model.apply({"params": cases.parameters(model)}, batch)
+        model.apply({}, batch, method="get_decoder_context")
 
 
 def test_neither_queries_nor_tracks_to_place_a_grid_on():
