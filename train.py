@@ -67,29 +67,25 @@ def integer(name: str, text: str, least: int | None = None) -> None:
 flags.DEFINE_enum("model_type", "3dspa", ["3dspa", "trajan"], "Which autoencoder.")
 flags.DEFINE_enum("preset", "mini", PRESETS, "Size of the model, and defaults.")
 flags.DEFINE_string("checkpoint_dir", "runs/mini", "Directory to write to.")
+STRINGS = {
+    "init_checkpoint": "Weights to begin with, of a model of the same sizes.",
+    "dataset_path": "Of a data source that is not simulated.",
+    "eval_dataset_path": "Held-out data; default: simulated scenes.",
+    "split": "Part of kubric (train, train[:90%]) or tapvid3d (minival) data.",
+    "eval_split": "The same of held-out data; default of kubric: validation.",
+    "pool_dir": "Where simulated scenes are kept for later runs; default: nowhere.",
+    "wandb_project": "Log to W&B too; default: do not.",
+    "wandb_entity": "W&B team or user.",
+    "wandb_run_name": "Name of the W&B run.",
+    "coordinator_address": "HOST:PORT of the first host, where none manages them.",
+}
+for name, text in STRINGS.items():
+    flags.DEFINE_string(name, None, text)
 flags.DEFINE_bool("resume", False, "Go on where the run in --checkpoint_dir stopped.")
-flags.DEFINE_string(
-    "init_checkpoint", None, "Weights to begin with, of a model of the same sizes."
-)
 flags.DEFINE_integer("seed", 0, "Of initialisation, data and noise.", 0, 2**31 - 1)
 
 flags.DEFINE_enum("data_source", "synthetic", SOURCES, "Where tracks come from.")
-flags.DEFINE_string("dataset_path", None, "Of a data source that is not simulated.")
-flags.DEFINE_string(
-    "eval_dataset_path", None, "Held-out data; default: simulated scenes."
-)
-flags.DEFINE_enum(
-    "eval_data_source",
-    None,
-    SOURCES,
-    "What it is; default: as --data_source.",
-)
-flags.DEFINE_string(
-    "split", None, "Part of kubric (train, train[:90%]) or tapvid3d (minival) data."
-)
-flags.DEFINE_string(
-    "eval_split", None, "The same of held-out data; default of kubric: validation."
-)
+flags.DEFINE_enum("eval_data_source", None, SOURCES, "Default: as --data_source.")
 flags.DEFINE_integer("num_scenes", 4096, "Simulated scenes to train on.", 1)
 flags.DEFINE_integer(
     "num_depth_scenes",
@@ -98,11 +94,6 @@ flags.DEFINE_integer(
     0,
 )
 flags.DEFINE_integer("num_eval_scenes", 256, "Clips held out, at most.", 1)
-flags.DEFINE_string(
-    "pool_dir",
-    None,
-    "Where simulated scenes are kept for later runs; default: nowhere.",
-)
 integer("num_workers", "Processes that simulate and prepare batches; 0: this one.", 0)
 flags.DEFINE_bool("skip_corrupt", False, "Count unreadable files and leave them out.")
 flags.DEFINE_float(
@@ -167,9 +158,6 @@ flags.DEFINE_string(
     "~/.cache/3dspa/jax",
     "Where compiled programs are kept for the next run; empty for nowhere.",
 )
-flags.DEFINE_string("wandb_project", None, "Log to W&B too; default: do not.")
-flags.DEFINE_string("wandb_entity", None, "W&B team or user.")
-flags.DEFINE_string("wandb_run_name", None, "Name of the W&B run.")
 flags.DEFINE_enum(
     "wandb_mode",
     None,
@@ -178,9 +166,6 @@ flags.DEFINE_enum(
 )
 flags.DEFINE_bool(
     "distributed", False, "One of several hosts; a cluster's manager is asked which."
-)
-flags.DEFINE_string(
-    "coordinator_address", None, "HOST:PORT of the first host, where none manages them."
 )
 flags.DEFINE_integer("num_processes", None, "How many hosts, likewise.", 1)
 flags.DEFINE_integer("process_id", None, "Which of them this is, likewise.", 0)

@@ -256,8 +256,8 @@ class Run:
             TrainingEnded: if data, numbers or the disk fail.
             OSError: if the disk fails.
         """
-        first = self.step + 1
-        last = min(self.num_steps, self.options.stop_at_step or self.num_steps)
+        options, first = self.options, self.step + 1
+        last = min(self.num_steps, options.stop_at_step or self.num_steps)
         count = {"initial": self.step, "total": self.num_steps, "unit": "step"}
         metrics, alone = {}, not has_other_hosts()
         stop.is_looked_for = True
@@ -274,31 +274,20 @@ class Run:
                 if step == first:
                     jax.block_until_ready(metrics)  # compiled: from here on it counts
                     self.feeder.restart()
-                due = self.due(last)
-                if any(due.values()):
-                    if not alone:
-                        self.stop_agreed(stop)
-                    values = self.read_metrics(metrics)
-                    bar.set_postfix(loss=f"{values['loss']:.3f}")
-                    self.write(values, due)
-                    self.feeder.restart()
-
-    def due(self, last: int) -> dict[str, bool]:
-        """Returns what is due after this step, if `last` is the last one."""
-        step, options = self.step, self.options
-        return {
-            "evaluate": step % options.eval_freq == 0 or step == self.num_steps,
-            "save": step % options.save_freq == 0 or step == last,
-            "log": step % options.log_freq == 0,
-        }
-
-    def write(self, values: dict, due: dict[str, bool]) -> None:
-        """Writes what is due."""
-        self.log("training.jsonl", values)
-        if due["evaluate"]:
-            self.evaluate(values)
-        if due["save"]:
-            self.save()
+                evaluated = step % options.eval_freq == 0 or step == self.num_steps
+                saved = step % options.save_freq == 0 or step == last
+                if not (evaluated or saved or step % options.log_freq == 0):
+                    continue
+                if not alone:
+                    self.stop_agreed(stop)
+                values = self.read_metrics(metrics)
+                bar.set_postfix(loss=f"{values['loss']:.3f}")
+                self.log("training.jsonl", values)
+                if evaluated:
+                    self.evaluate(values)
+                if saved:
+                    self.save()
+                self.feeder.restart()
 
     def stop(self) -> None:
         """Saves what is there when a signal came; a second signal stops it at once."""
