@@ -88,7 +88,7 @@ def spoil(batch, value):
     return batch | {n: np.where(hidden, np.float32(value), batch[n]) for n in names}
 
 
-MODALITIES = [(), ("dino",), ("depth",), ("dino", "depth")]
+MODALITIES = [(), ("dino",), ("dino", "depth")]
 
 
 def gradient_cases():

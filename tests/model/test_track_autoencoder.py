@@ -109,8 +109,7 @@ def test_joint_readout_equals_the_plain_one(kind, options, layers, queries):
     assert_plain(model, batch, reference_model.decode_joint)
 
 
-@pytest.mark.parametrize("kind", ["trajan", "3dspa"])
-@pytest.mark.parametrize("affine", [False, True])
+@pytest.mark.parametrize("kind, affine", [("trajan", True), ("3dspa", False)])
 def test_cross_readout_equals_one_query_at_a_time(kind, affine):
     model = cases.make_model(
         kind, readout="cross", decoder_scan_chunk_size=4, affine_motion=affine
