@@ -27,14 +27,7 @@ TRAJAN_MODULES = {
     "track_predictor",
 }
 # What only 3DSPA has, not always all of it.
-MODULES_3D = {
-    "input_readout_token",
-    "dino_projection",
-    "absent_dino",
-    "depth_projection",
-    "absent_depth",
-    "error_scale_head",
-}
+MODULES_3D = {"input_readout_token", "dino_projection", "depth_projection"}
 # What neither has, but models of ours do.
 OURS = ("track_mlp_in/", "node_projection/", "track_readout_attn/layer_0/cross_att/")
 # Where a size is read: array and axis.
