@@ -227,7 +227,7 @@ class TrackAutoEncoder(Carrier, nn.Module, ModelConfig):
             type(self).encode_tracks, self, tracks, self.encoder_chunk_size()
         )
         latents = self.initializer(tokens.shape[:1])
-        if self.scaffold_frequencies:
+        if self.scaffold_frequencies:  # each latent begins as the token of its node
             nodes, paths = self.scaffold_paths(tracks)
             node_tokens = jnp.take_along_axis(tokens, nodes[..., None], axis=1)
             latents = latents + self.node_projection(node_tokens)
@@ -384,6 +384,7 @@ class TrackAutoEncoder(Carrier, nn.Module, ModelConfig):
         latents = self.decompress_attn(self.decompressor(latents))
         if self.scaffold_frequencies:
             nodes = Nodes(paths, self.node_key(latents).astype(jnp.float32))
+        # What all queries share is computed once, before they come chunk by chunk.
         num_queries = decoder_context.query_frame.shape[1]
         latents = self.track_readout_attn.prepare(latents, num_queries)
         queries = {

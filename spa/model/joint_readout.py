@@ -140,6 +140,7 @@ class JointReadout(ImprovedTransformer):
         band = self.time_band(latents, frames)
         # LayerNorm over [latents, band], its linear part taken apart:
         # norm(x) @ W = ((x * scale) @ W - mean(x) * (scale @ W)) / std(x).
+        # Of these, only the band's product and the two moments depend on the frame.
         both = (latents[:, None].astype(jnp.float32), band.astype(jnp.float32))
         total = width + self.band_dim
         mean = sum(jnp.sum(x, -1, keepdims=True) for x in both) / total
@@ -149,6 +150,7 @@ class JointReadout(ImprovedTransformer):
         projected = []
         for dense, base in zip(self.first_projections(), shared.projected, strict=True):
             band_part = self.project(scaled, dense.kernel[width:])
+            # In float32 whatever the compute type, as `project`: they are subtracted.
             mean_part = jnp.einsum(
                 "c,chd->hd",
                 block.norm_q.scale,
@@ -163,6 +165,7 @@ class JointReadout(ImprovedTransformer):
         logits = self.product(
             "bulhd,bukhd->bulhk", self.scaled(query), key, jnp.float32
         )
+        # Kept, so that first_layer can add one more key to this softmax.
         log_total = jax.nn.logsumexp(logits, axis=-1)
         weights = jnp.exp(logits - log_total[..., None]).astype(self.dtype)
         attended = self.product("bulhk,bukhd->bulhd", weights, value)
@@ -179,6 +182,7 @@ class JointReadout(ImprovedTransformer):
         Channels past the last one are zero (published: an identity matrix that runs out
         of the frame).
         """
+        # A dynamic slice moves its start back where it would run over the end.
         padded = jnp.pad(latents, ((0, 0), (0, 0), (0, self.band_dim)))
         starts = jnp.clip(frames * self.band_stride, 0, latents.shape[-1])
 
@@ -226,7 +230,7 @@ class JointReadout(ImprovedTransformer):
         query_frame = jnp.clip(query_frame, 0, self.num_frames - 1)
         if isinstance(prepared, SharedLatents):
             own = self.frame_latents(prepared, query_frame)
-        else:
+        else:  # there is an entry per frame, of which each query takes its own
             own = jax.tree.map(
                 lambda x: jax.vmap(lambda y, i: y[i])(x, query_frame), prepared
             )
@@ -234,7 +238,7 @@ class JointReadout(ImprovedTransformer):
         for layer in self.layers[1:-1]:
             tokens = layer(tokens)
         query = tokens[..., 0, :]
-        if self.num_layers > 1:
+        if self.num_layers > 1:  # else the first layer was the last, too
             query = self.last_layer(tokens)
         return self.norm_encoder(query)
 
@@ -276,6 +280,8 @@ class JointReadout(ImprovedTransformer):
             jnp.float32,
         )
         weights = jax.nn.softmax(logits, axis=-1).astype(self.dtype)
+        # One value per head instead of one per token and head: products of matrices
+        # are associative.
         averaged = self.product("bqhl,bqlc->bqhc", weights, normed)
         attended = self.product(
             "bqhc,chd->bqhd", averaged, att.dense_value.kernel.astype(self.dtype)
