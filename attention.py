@@ -1,14 +1,5 @@
 """The transformer of TRAJAN and 3DSPA.
 
-In order of appearance:
-
-    Linear, LayerNorm, RMSNorm     parameters with TRAJAN's names, and their arithmetic
-    attention_implementation       which kernel computes the attention, from shapes
-    attend                         masked dot-product attention
-    Attention                      projections around it, normalised queries and keys
-    TransformerBlock               self- and cross-attention in parallel, then an MLP
-    ImprovedTransformer            blocks and a final LayerNorm
-
 The architecture is that of ViT-22B (Dehghani et al. 2023, section 2) with
 cross-attention, as TRAJAN (Allen et al. 2025, "Direct Motion Models for Assessing
 Generated Videos") uses it. Parameters are float32 always; `dtype` is the type that
@@ -32,7 +23,7 @@ CUDNN_HEAD_DIMS = range(8, 129, 8)  # what cuDNN's fused kernel takes before Hop
 
 
 def matmul_precision(dtype) -> jax.lax.Precision:
-    """float32 means float32: an accelerator must not round inputs to TF32 unasked."""
+    """Returns the precision of products: no accelerator rounds float32 to TF32."""
     if jnp.dtype(dtype) == jnp.float32:
         return jax.lax.Precision.HIGHEST
     return jax.lax.Precision.DEFAULT
@@ -97,7 +88,7 @@ class LayerNorm(nn.Module):
         return ((x - mean) * inverse * self.scale).astype(self.dtype)
 
     def inverse_std(self, mean_of_squares, mean):
-        """1 / sqrt(variance + epsilon) from the first two moments."""
+        """Returns 1 / sqrt(variance + epsilon) from the first two moments."""
         variance = jnp.maximum(mean_of_squares - mean * mean, 0.0)
         return jax.lax.rsqrt(variance + EPSILON)
 
@@ -119,7 +110,7 @@ class RMSNorm(nn.Module):
 
 
 def attention_implementation(head_dim: int, dtype, platform: str | None = None) -> str:
-    """Which implementation computes an attention: "cudnn" or "xla".
+    """Returns which implementation computes an attention: "cudnn" or "xla".
 
     cuDNN's fused kernel never writes the attention weights to memory, but takes 16-bit
     types and some head sizes only, and JAX never picks it by itself.
@@ -140,7 +131,7 @@ def attention_implementation(head_dim: int, dtype, platform: str | None = None) 
 
 
 def default_platform() -> str:
-    """Where computations run by default: "cpu", "cuda", "rocm", "tpu", …"""
+    """Returns where computations run by default: "cpu", "cuda", "rocm", "tpu", …"""
     device = jax.config.jax_default_device
     if device is None:
         device = jax.devices()[0]
@@ -158,7 +149,7 @@ def attend(
     mask: Bool[Array, "*#B #Q #K"] | None = None,
     implementation: str | None = None,
 ) -> Float[Array, "*B Q H D"]:
-    """Dot-product attention; a query whose mask admits no key gets zeros.
+    """Computes dot-product attention; a query without an admitted key gets zeros.
 
     Args:
         query, key, value: heads before channels.
@@ -197,7 +188,7 @@ def attend(
 
 
 def attend_xla(query, key, value, mask=None) -> jax.Array:
-    """The same as `attend`, written out: logits, softmax in float32, average."""
+    """Does what `attend` does, written out: logits, softmax in float32, average."""
     precision = matmul_precision(query.dtype)
     logits = jnp.einsum(
         "...qhd,...khd->...hqk",
@@ -213,7 +204,7 @@ def attend_xla(query, key, value, mask=None) -> jax.Array:
 
 
 def softmax(logits, mask=None) -> jax.Array:
-    """Softmax over the last axis; zeros, with zero gradient, where no key is admitted.
+    """Returns the softmax over the last axis; zeros where no key is admitted.
 
     The usual -inf logits make a row without keys NaN backward; a large negative number
     makes it uniform, so that masked keys would count.
@@ -228,7 +219,7 @@ def softmax(logits, mask=None) -> jax.Array:
 
 
 def any_key(mask: Bool[Array, "... Q K"]) -> Bool[Array, "... Q 1 1"]:
-    """Whether a query has any key, shaped to multiply `[..., Q, H, D]`."""
+    """Returns where a query has any key, shaped to multiply `[..., Q, H, D]`."""
     return jnp.any(mask, axis=-1)[..., None, None]
 
 
@@ -354,9 +345,14 @@ class TransformerBlock(nn.Module):
         return self.mlp(out)
 
     def mlp(self, x: Float[Array, "... d1"]) -> Float[Array, "... d1"]:
-        """x plus the MLP of its norm."""
+        """Returns x plus the MLP of its norm."""
         hidden = nn.gelu(self.MLP_in(self.norm_attn(x)), approximate=True)
         return x + self.MLP_out(hidden)
+
+
+BLOCK_FIELDS = (
+    "width qkv_size num_heads mlp_size key_width self_attention dtype".split()
+)
 
 
 class ImprovedTransformer(nn.Module):
@@ -373,16 +369,8 @@ class ImprovedTransformer(nn.Module):
 
     def setup(self):
         for i in range(self.num_layers):
-            block = TransformerBlock(
-                width=self.width,
-                qkv_size=self.qkv_size,
-                num_heads=self.num_heads,
-                mlp_size=self.mlp_size,
-                key_width=self.key_width,
-                self_attention=self.self_attention,
-                dtype=self.dtype,
-            )
-            setattr(self, f"layer_{i}", block)
+            sizes = {name: getattr(self, name) for name in BLOCK_FIELDS}
+            setattr(self, f"layer_{i}", TransformerBlock(**sizes))
         self.norm_encoder = LayerNorm(self.width, self.dtype)
 
     @property

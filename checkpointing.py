@@ -10,35 +10,18 @@ As a command it says what a checkpoint holds, and exits with 1 if it does not fi
 
 import sys
 
-from spa.errors import CheckpointError
-from spa.model.checkpoint_files import flatten, read_arrays, unflatten
-from spa.model.checkpoints import (
-    Checkpoint,
-    describe,
-    expected_shapes,
-    find_mismatches,
-    init_params,
-    load_checkpoint,
-    read_checkpoint,
-    save_checkpoint,
-)
-from spa.model.published import infer_config
-
-__all__ = [
-    "Checkpoint",
-    "CheckpointError",
-    "describe",
-    "expected_shapes",
-    "find_mismatches",
-    "flatten",
-    "infer_config",
-    "init_params",
-    "load_checkpoint",
-    "read_arrays",
-    "read_checkpoint",
-    "save_checkpoint",
-    "unflatten",
-]
+from spa.errors import CheckpointError as CheckpointError
+from spa.model.checkpoint_files import flatten as flatten
+from spa.model.checkpoint_files import read_arrays as read_arrays
+from spa.model.checkpoint_files import unflatten as unflatten
+from spa.model.checkpoints import Checkpoint as Checkpoint
+from spa.model.checkpoints import describe as describe
+from spa.model.checkpoints import expected_shapes as expected_shapes
+from spa.model.checkpoints import find_mismatches as find_mismatches
+from spa.model.checkpoints import init_params as init_params
+from spa.model.checkpoints import load_checkpoint as load_checkpoint
+from spa.model.checkpoints import read_checkpoint as read_checkpoint
+from spa.model.checkpoints import save_checkpoint as save_checkpoint
 
 
 def main(argv):

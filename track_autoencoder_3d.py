@@ -1,8 +1,5 @@
 """3DSPA: the 3D semantic point autoencoder, on TRAJAN's core.
 
-    TrackAutoEncoder3D     the model
-    make_model             its sizes by name
-
 What it adds to track_autoencoder.py: a third coordinate; DINOv2 and depth features,
 projected to the track token and added, with a learned vector where a clip lacks them;
 a readout token per track instead of the mean over time; support tracks that are never
@@ -20,7 +17,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 import track_autoencoder
-from spa.model.arrays import QUANTISATION_LEVELS, group_frames, masked_mean
+from spa.model.arrays import QUANTISATION_LEVELS, masked_mean
 from track_autoencoder import ParamStateInit, TrackAutoEncoder
 
 FEATURES = ("dino", "depth")
@@ -95,25 +92,25 @@ class TrackAutoEncoder3D(TrackAutoEncoder):
 
     def frame_tokens(self, tracks: dict):
         tokens, mask = super().frame_tokens(tracks)
-        return tokens + self.features(tracks, self.frames_per_token), mask
+        return tokens + self.project_features(tracks, average=False), mask
 
     def embed_whole_track(self, tracks: dict) -> Float[Array, "B N C"]:
         token = super().embed_whole_track(tracks)
-        num_frames = tracks["visible"].shape[-1]
-        return token + self.features(tracks, num_frames)[..., 0, :]
+        return token + self.project_features(tracks, average=True)[..., 0, :]
 
-    def features(self, tracks: dict, k: int) -> Float[Array, "B N T/k C"]:
-        """Projected features, averaged over the visible frames of every k."""
+    def project_features(self, tracks: dict, average: bool) -> Float[Array, "B N T C"]:
+        """Projects features of each frame, or (T = 1) their average over a track."""
         total = jnp.zeros((1, 1, 1, self.track_token_dim), self.dtype)
         for name in self.feature_names:
             absent = self.absent_vector(name, tracks)
             if name not in tracks:
                 total = total + absent
                 continue
-            features = group_frames(tracks[name], k)
-            visible = group_frames(tracks["visible"][..., None], k)
-            projection = getattr(self, f"{name}_projection")
-            projected = projection(masked_mean(features, visible))
+            features = tracks[name]
+            if average:
+                features = masked_mean(features, tracks["visible"][..., None])
+                features = features[..., None, :]
+            projected = getattr(self, f"{name}_projection")(features)
             if f"{name}_present" in tracks:
                 present = tracks[f"{name}_present"][..., None, None]
                 projected = jnp.where(present, projected, absent)
@@ -121,7 +118,7 @@ class TrackAutoEncoder3D(TrackAutoEncoder):
         return total
 
     def absent_vector(self, name: str, tracks: dict):
-        """What stands for a missing feature, None where nothing can be missing.
+        """Returns what stands for a missing feature, None where none can be missing.
 
         Raises:
             ValueError: if it is missing and the model has no vector for that.
@@ -136,7 +133,7 @@ class TrackAutoEncoder3D(TrackAutoEncoder):
         return None
 
     def pool_frames(self, tokens, mask, tracks: dict) -> Float[Array, "B N C"]:
-        """Transformer over time, read out through a token that is always visible."""
+        """Runs a transformer over time, which a token that is always visible reads."""
         readout = self.input_readout_token(tokens.shape[:2]).astype(tokens.dtype)
         tokens = jnp.concatenate([readout, tokens], axis=-2)
         mask = jnp.concatenate([jnp.ones_like(mask[..., :1]), mask], axis=-1)
@@ -144,7 +141,7 @@ class TrackAutoEncoder3D(TrackAutoEncoder):
         return tokens[..., 0, :]
 
     def default_grid(self) -> np.ndarray:
-        """A 32 × 32 grid at unit depth, as wide as fx = max(H, W) sees it."""
+        """Returns a 32 × 32 grid at unit depth, as wide as fx = max(H, W) sees it."""
         grid = super().default_grid() - 0.5
         return np.concatenate([grid, np.ones_like(grid[:, :1])], axis=-1)
 
@@ -152,7 +149,7 @@ class TrackAutoEncoder3D(TrackAutoEncoder):
         return frame / self.time_scale_factor
 
     def rounding_noise(self, shape) -> jax.Array:
-        """Noise where the caller gives an rng "quantise" (training), else none."""
+        """Draws noise where the caller gives an rng "quantise", as training does."""
         if not self.has_rng("quantise"):
             return jnp.zeros(shape)
         noise = jax.random.uniform(self.make_rng("quantise"), shape)
@@ -160,13 +157,5 @@ class TrackAutoEncoder3D(TrackAutoEncoder):
 
 
 def make_model(preset: str = "base", **changes) -> TrackAutoEncoder3D:
-    """A model by name.
-
-    Args:
-        preset: "base" (published sizes) or "mini" (a few million parameters).
-        **changes: fields of ModelConfig, or `decoder_scan_chunk_size` or `dtype`.
-
-    Raises:
-        ValueError: for a preset that does not exist.
-    """
+    """Returns a model by name, as `track_autoencoder.make_model` does."""
     return track_autoencoder.from_preset(TrackAutoEncoder3D, preset, changes)

@@ -23,7 +23,9 @@ sys.path[:0] = [ROOT]
 import track_autoencoder_3d
 from spa.data.loading import load_examples
 from spa.files import whole_file
-from spa.model import checkpoints, training
+from spa.model import checkpoints
+from spa.model.evaluation import measure as measure_errors
+from spa.model.loss import first_frames
 from spa.simulation.scene_pool import synthetic_pool
 
 SEED, NUM_SCENES = 1, 256  # train.py's held-out pool
@@ -50,12 +52,12 @@ def measure(batches: list[dict]) -> list[dict]:
     rows = []
     for what, (changes, discretize) in KINDS.items():
         model, params = untrained(changes)
-        # As training.predict, which always rounds.
+        # As evaluation.predict, which always rounds.
         apply = jax.jit(functools.partial(model.apply, discretize=discretize))
         errors = []
         for batch in batches:
             out = jax.device_get(apply({"params": params}, batch))
-            found = training.measure(training.first_frames(out, batch), batch)
+            found = measure_errors(first_frames(out, batch), batch)
             errors.append(found["model_px"])
         errors = jnp.concatenate(errors)
         rows.append(

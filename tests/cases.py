@@ -3,6 +3,7 @@
 import functools
 import zlib
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -42,6 +43,12 @@ ONE_LAYER = {
     "decompress_layers": 1,
     "readout_layers": 1,
 }
+# As the mini model computes, and quickest to train.
+QUICK = ONE_LAYER | {
+    "readout": "cross",
+    "track_embedding": "mlp",
+    "relative_positions": True,
+}
 
 
 def make_model(model_type, preset="tiny", **changes):
@@ -49,6 +56,12 @@ def make_model(model_type, preset="tiny", **changes):
     if preset == "tiny":
         return MODULES[model_type].make_model("base", **{**TINY, **changes})
     return MODULES[model_type].make_model(preset, **changes)
+
+
+def quick_model(model_type):
+    """Returns a QUICK model and its initial parameters."""
+    model = make_model(model_type, **QUICK)
+    return model, checkpoints.init_params(model, 0)
 
 
 def parameter(name: str, shape) -> np.ndarray:
@@ -61,7 +74,7 @@ def parameter(name: str, shape) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=4)
-def parameters_of(config_items: tuple) -> dict:
+def configured_parameters(config_items: tuple) -> dict:
     config = ModelConfig(**dict(config_items))
     shapes = checkpoints.expected_shapes(config)
     return {name: parameter(name, shape) for name, shape in shapes.items()}
@@ -70,7 +83,7 @@ def parameters_of(config_items: tuple) -> dict:
 def flat_parameters(model) -> dict[str, np.ndarray]:
     """Parameters by name, by the fixture's rule."""
     config = track_autoencoder.model_config(model)
-    return parameters_of(tuple(sorted(vars(config).items())))
+    return configured_parameters(tuple(sorted(vars(config).items())))
 
 
 @functools.lru_cache(maxsize=4)
@@ -78,6 +91,17 @@ def parameters(model) -> dict:
     """The same, nested, on JAX's side, or each call of a model would copy them."""
     flat = {name: jnp.asarray(x) for name, x in flat_parameters(model).items()}
     return checkpoint_files.unflatten(flat)
+
+
+@functools.lru_cache(maxsize=16)
+def compiled(model, discretize):
+    return jax.jit(lambda p, b: model.apply({"params": p}, b, discretize))
+
+
+def apply(model, batch, params=None, discretize=False):
+    """Returns what a model predicts, compiled; with its `parameters`, or others."""
+    params = parameters(model) if params is None else params
+    return compiled(model, discretize)(params, batch)
 
 
 def make_batch(model, seed=0, *, clips=2, tracks=5, queries=4, frames=None, end=None):
@@ -140,7 +164,7 @@ def drifting_batch(coords, clips=2, support=12, queries=6, frames=12, seed=0):
     }
 
 
-def heads_of(out) -> dict[str, np.ndarray]:
+def present_heads(out) -> dict[str, np.ndarray]:
     """The predictions by name, those that the model has."""
     names = ("tracks", "visible_logits", "certain_logits", "log_error_scale")
     values = {name: getattr(out, name) for name in names}
@@ -149,7 +173,7 @@ def heads_of(out) -> dict[str, np.ndarray]:
 
 def assert_close(out, other, tolerance):
     """All predictions of two results agree, and are finite."""
-    out, other = heads_of(out), heads_of(other)
+    out, other = present_heads(out), present_heads(other)
     assert out.keys() == other.keys()
     for name in out:
         assert np.all(np.isfinite(out[name])), name

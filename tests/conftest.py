@@ -30,11 +30,14 @@ COMPILATION = {
 OLDER_EMITTERS = "--xla_cpu_use_fusion_emitters=false"
 # By CPU time.
 LONG_FILES = [
+    "test_model_invariances",
     "test_track_autoencoder",
     "test_train",
     "test_training",
     "test_notebook",
-    "test_checkpointing",
+    "test_train_state",
+    "test_checkpoint_forms",
+    "test_model_evaluation",
     "test_checkpoints",
     "test_report",
     "test_inference",

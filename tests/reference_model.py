@@ -98,7 +98,7 @@ def encode_2d(params, batch, config):
     tokens = transformer(sub(params, "input_track_transformer"), tokens, qq_mask=mask)
     count = jnp.maximum(1.0, jnp.sum(visible, axis=2))
     tokens = jnp.sum(tokens * visible, axis=2) / count
-    return latents_of(params, tokens)
+    return gather_latents(params, tokens)
 
 
 def encode_3d(params, batch, config, features=("dino", "depth")):
@@ -126,10 +126,10 @@ def encode_3d(params, batch, config, features=("dino", "depth")):
     tokens = transformer(
         sub(params, "input_track_transformer"), tokens, qq_mask=mask[..., None, :]
     )
-    return latents_of(params, tokens[:, :, 0], jnp.any(shown, -1)[:, None, :])
+    return gather_latents(params, tokens[:, :, 0], jnp.any(shown, -1)[:, None, :])
 
 
-def latents_of(params, tokens, mask=None):
+def gather_latents(params, tokens, mask=None):
     latents = params["initializer/state_init"]
     latents = jnp.broadcast_to(latents, (tokens.shape[0], *latents.shape))
     latents = transformer(

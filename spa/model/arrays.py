@@ -13,7 +13,7 @@ MAX_LOG_DEPTH = 6.0
 def sinusoidal_embedding(
     x: Float[Array, "*B C"], num_frequencies: int
 ) -> Float[Array, "*B C*2*F"]:
-    """Sines, then cosines, of each coordinate at frequencies 2^(i/3).
+    """Returns sines, then cosines, of each coordinate at frequencies 2^(i/3).
 
     Args:
         x: coordinates in the last axis.
@@ -37,12 +37,13 @@ def sinusoidal_embedding(
     return jnp.sin(angles).reshape(*x.shape[:-1], 2 * num_coords * num_frequencies)
 
 
-def round_to_levels(latents):
+def round_to_levels(latents: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Rounds latents to the nearest of 128 levels per unit."""
     return jnp.round(latents * QUANTISATION_LEVELS) / QUANTISATION_LEVELS
 
 
 def lifted(points: Float[Array, "... 3"]) -> Float[Array, "... 3"]:
-    """Points in space, from (x / z, y / z, log z)."""
+    """Returns points in space, from (x / z, y / z, log z)."""
     depth = jnp.exp(jnp.clip(points[..., 2:], -MAX_LOG_DEPTH, MAX_LOG_DEPTH))
     return jnp.concatenate([points[..., :2] * depth, depth], axis=-1)
 
@@ -81,24 +82,17 @@ def scan_chunks(method, model, inputs: dict, chunk_size: int, *shared):
 
 
 def masked_mean(x: Float[Array, "*B T C"], mask) -> Float[Array, "*B C"]:
-    """Mean over T where the mask is set; zeros where it nowhere is."""
+    """Averages over T where the mask is set; zeros where it nowhere is."""
     total = jnp.sum(jnp.where(mask, x, 0.0), axis=-2)
     return total / jnp.maximum(1.0, jnp.sum(mask.astype(jnp.float32), axis=-2))
 
 
 def pad_frames(x: Float[Array, "*B T C"], num_frames: int) -> Float[Array, "*B F C"]:
-    """Zero frames after the last one, up to num_frames."""
+    """Appends zero frames after the last one, up to num_frames."""
     spare = num_frames - x.shape[-2]
     return jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, spare), (0, 0)])
 
 
-def group_frames(x: Float[Array, "*B T C"], k: int) -> Float[Array, "*B T/k k C"]:
-    """k consecutive frames together, the last group filled up with zero frames."""
-    num_groups = -(-x.shape[-2] // k)
-    x = pad_frames(x, num_groups * k)
-    return x.reshape(*x.shape[:-2], num_groups, k, x.shape[-1])
-
-
 def merge_last(x: Float[Array, "*B T C"]) -> Float[Array, "*B T*C"]:
-    """The last two axes as one (a -1 would fail for an array without elements)."""
+    """Joins the last two axes (a -1 would fail for an array without elements)."""
     return x.reshape(*x.shape[:-2], x.shape[-2] * x.shape[-1])

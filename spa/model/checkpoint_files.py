@@ -25,12 +25,12 @@ STORAGE_TYPES = ("float32", "float16", "bfloat16")
 
 
 def flatten(params: dict) -> dict:
-    """Nested dicts to a flat dict with names joined by "/"."""
+    """Turns nested dicts into a flat dict with names joined by "/"."""
     return {"/".join(map(str, k)): v for k, v in flatten_dict(params).items()}
 
 
 def unflatten(arrays: dict) -> dict:
-    """The inverse of `flatten`."""
+    """Turns a flat dict with names joined by "/" into nested dicts."""
     return unflatten_dict({tuple(name.split("/")): x for name, x in arrays.items()})
 
 
@@ -69,7 +69,7 @@ def read_arrays(path: str, allow_pickle: bool = False) -> tuple[dict, str | None
 
 
 def read_npz(path: str, allow_pickle: bool) -> dict:
-    """The members of an .npz; pickled ones only if allowed."""
+    """Reads the members of an .npz; pickled ones only if allowed."""
     try:
         with np.load(path, allow_pickle=allow_pickle) as file:
             return {name: read_member(path, file, name) for name in file.files}
@@ -83,7 +83,7 @@ def read_npz(path: str, allow_pickle: bool) -> dict:
 
 
 def read_member(path: str, file: np.lib.npyio.NpzFile, name: str):
-    """One member: an array, or the object that a pickled one is."""
+    """Reads one member: an array, or the object that a pickled one is."""
     try:
         array = file[name]
     except ValueError as error:
@@ -100,7 +100,7 @@ def read_member(path: str, file: np.lib.npyio.NpzFile, name: str):
 
 
 def read_directory(path: str) -> dict:
-    """The newest checkpoint of a directory that Flax or Orbax wrote.
+    """Reads the newest checkpoint of a directory that Flax or Orbax wrote.
 
     That is one checkpoint of Orbax, or `checkpoint_N` (Flax; files or Orbax's) or `N`
     (Orbax's CheckpointManager) for step N.
@@ -117,7 +117,7 @@ def read_directory(path: str) -> dict:
 
 
 def read_orbax(path: str, folder: str) -> dict:
-    """One Orbax checkpoint, as numpy arrays on whatever devices it was written."""
+    """Reads an Orbax checkpoint as numpy arrays, on whatever devices it was."""
     if not set(ORBAX_FILES) & set(os.listdir(folder)):
         raise CheckpointError(
             f"{path} holds no Flax checkpoint (checkpoint_N) and no Orbax one"
@@ -141,7 +141,7 @@ def read_orbax(path: str, folder: str) -> dict:
 
 
 def read_msgpack(path: str) -> dict:
-    """A Flax msgpack file, which holds arrays and no code."""
+    """Reads a Flax msgpack file, which holds arrays and no code."""
     try:
         with open(path, "rb") as file:
             tree = serialization.msgpack_restore(file.read())
@@ -188,7 +188,7 @@ def is_array(x) -> bool:
 
 
 def plain_array(path: str, name: str, value) -> np.ndarray:
-    """An array of real numbers. Raises CheckpointError for anything else."""
+    """Returns an array of real numbers. Raises CheckpointError for anything else."""
     array = np.asarray(value)
     if array.dtype == np.dtype("V2"):  # how numpy stores bfloat16: nameless bytes
         array = array.view(ml_dtypes.bfloat16)

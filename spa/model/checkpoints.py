@@ -16,14 +16,16 @@ import numpy as np
 from flax.core import FrozenDict
 
 import track_autoencoder
-import track_autoencoder_3d
 from attention import Linear
 from spa.errors import CheckpointError, first_line
 from spa.files import write_npz
 from spa.model.checkpoint_files import STORAGE_TYPES, flatten, read_arrays, unflatten
 from spa.model.config import ModelConfig, feature_widths
-from spa.model.published import MODELS, has_part, infer_config
+from spa.model.published import fold_absent_vectors, published_config
 from track_autoencoder import TrackAutoEncoder
+from track_autoencoder_3d import TrackAutoEncoder3D
+
+MODELS = {"trajan": TrackAutoEncoder, "3dspa": TrackAutoEncoder3D}
 
 TRUNCATED_DEVIATION = 0.87962566  # of a standard normal that is cut off at 2
 
@@ -49,9 +51,6 @@ class Checkpoint:
     sha256: str
     metadata: dict
     folder: str = ""
-
-
-# Writing.
 
 
 def save_checkpoint(
@@ -89,9 +88,6 @@ def save_checkpoint(
         arrays[name] = stored
     text = json.dumps({**dataclasses.asdict(config), "metadata": metadata or {}})
     write_npz(path, {**arrays, "config": np.array(text)})
-
-
-# Reading.
 
 
 def load_checkpoint(
@@ -140,20 +136,21 @@ def load_checkpoint(
 def read_checkpoint(
     path: str, allow_pickle: bool = False
 ) -> tuple[dict, ModelConfig, dict | None]:
-    """Arrays by name, the configuration, stored or inferred, and the writer's notes.
+    """Returns arrays by name, the configuration, and the writer's notes.
 
-    The notes are None where there was no configuration in the file. Raises as
-    load_checkpoint does, but does not compare arrays with the configuration.
+    The notes are None where there was no configuration in the file: it is a published
+    one. Raises as load_checkpoint does, but does not compare arrays with the
+    configuration.
     """
     arrays, text = read_arrays(path, allow_pickle)
     if text is not None:
         return arrays, *parse_config(path, text)
     arrays = fold_absent_vectors(arrays)
-    return arrays, infer_config(arrays, path), None
+    return arrays, published_config(arrays, path), None
 
 
 def checksum(path: str, arrays: dict) -> str:
-    """SHA-256 of the file, or of names and values where the checkpoint is a folder."""
+    """Hashes the file (SHA-256), or names and values where it is a folder."""
     digest = hashlib.sha256()
     if os.path.isfile(path):
         with open(path, "rb") as file:
@@ -165,11 +162,8 @@ def checksum(path: str, arrays: dict) -> str:
     return digest.hexdigest()
 
 
-# Configuration.
-
-
 def parse_config(path: str, text: str) -> tuple[ModelConfig, dict]:
-    """The stored configuration and the writer's notes. Raises CheckpointError."""
+    """Reads the stored configuration and the writer's notes. Raises CheckpointError."""
     try:
         stored = json.loads(text)
     except ValueError as error:
@@ -180,6 +174,12 @@ def parse_config(path: str, text: str) -> tuple[ModelConfig, dict]:
             "have been written by a newer version of this program"
         )
     metadata = stored.pop("metadata", {})
+    frames = stored.pop("frames_per_token", 1)  # which older versions could vary
+    if frames != 1:
+        raise CheckpointError(
+            f"{path}: its config has frames_per_token = {frames!r}; this version knows "
+            "models with one token per frame only: use an older version of this program"
+        )
     types = {f.name: type(f.default) for f in dataclasses.fields(ModelConfig)}
     unknown = sorted(stored.keys() - types)
     if unknown:
@@ -197,27 +197,14 @@ def parse_config(path: str, text: str) -> tuple[ModelConfig, dict]:
     return ModelConfig(**stored), metadata
 
 
-def fold_absent_vectors(arrays: dict) -> dict:
-    """The same function without vectors for features that the file cannot take.
-
-    A vector that is always added to the track tokens is a part of their bias.
-    """
-    arrays, bias = dict(arrays), "track_token_projection/bias"
-    for name in track_autoencoder_3d.FEATURES:
-        vector = arrays.get(f"absent_{name}")
-        if vector is None or has_part(arrays, f"{name}_projection/"):
-            continue
-        if np.shape(vector) == np.shape(arrays.get(bias)):
-            total = arrays[bias].astype(np.float32) + vector.astype(np.float32)
-            arrays[bias] = total
-            del arrays[f"absent_{name}"]
-    return arrays
-
-
 def expected_shapes(
     config: ModelConfig, path: str = "the checkpoint"
 ) -> dict[str, tuple]:
-    """Names and shapes of the parameters of a model. `path` is for the message.
+    """Returns names and shapes of the parameters of a model.
+
+    Args:
+        config: what the model is.
+        path: for the message.
 
     Raises:
         CheckpointError: if a model so configured cannot be built.
@@ -234,14 +221,12 @@ def expected_shapes(
 
 @functools.lru_cache(maxsize=32)
 def parameter_shapes(model: TrackAutoEncoder) -> FrozenDict:
-    """The parameters' shapes and types; nothing is computed."""
-    return FrozenDict(
-        jax.eval_shape(lambda: init_by_modules(model, jax.random.PRNGKey(0)))
-    )
+    """Returns the parameters' shapes and types; nothing is computed."""
+    return FrozenDict(jax.eval_shape(lambda: flax_params(model, jax.random.PRNGKey(0))))
 
 
-def init_by_modules(model: TrackAutoEncoder, key: jax.Array) -> dict:
-    """Parameters as Flax initialises them; slow, see init_params."""
+def flax_params(model: TrackAutoEncoder, key: jax.Array) -> dict:
+    """Draws parameters as Flax initialises them; slow, see init_params."""
     coords = model.num_coords
     batch = {
         "support_tracks": np.zeros((1, 1, 1, coords), np.float32),
@@ -255,7 +240,7 @@ def init_by_modules(model: TrackAutoEncoder, key: jax.Array) -> dict:
 
 
 def init_params(model: TrackAutoEncoder, seed: int) -> dict:
-    """Random parameters of a model, distributed as `init_by_modules` draws them.
+    """Draws parameters of a model, distributed as `flax_params` draws them.
 
     Drawn by numpy: compiling random numbers of every shape takes many times longer.
     Each array depends on seed, name, shape and nothing else.
@@ -279,7 +264,7 @@ def init_params(model: TrackAutoEncoder, seed: int) -> dict:
 
 
 def initial_value(rng, module, leaf: str, shape: tuple) -> np.ndarray:
-    """One array, as the module that it belongs to initialises it."""
+    """Draws one array, as the module that it belongs to initialises it."""
     if leaf in ("scale", "bias", "blend"):
         return np.full(shape, leaf == "scale", np.float32)
     values = rng.standard_normal(shape, dtype=np.float32)
@@ -292,7 +277,7 @@ def initial_value(rng, module, leaf: str, shape: tuple) -> np.ndarray:
 
 
 def find_mismatches(arrays: dict, shapes: dict[str, tuple]) -> list[str]:
-    """One line per array that is missing, unexpected or of a wrong shape."""
+    """Returns a line for each array that is missing, unexpected or wrongly shaped."""
     lines = [f"missing: {k} {list(shapes[k])}" for k in sorted(shapes.keys() - arrays)]
     lines += [
         f"unexpected: {name} {list(np.shape(arrays[name]))}"
@@ -316,13 +301,10 @@ def raise_mismatches(path: str, mismatches: list[str]) -> None:
         )
 
 
-# Command.
-
-
 def describe(path: str, allow_pickle: bool = False) -> tuple[str, bool]:
-    """A text about a checkpoint, and whether it fits the model that it configures.
+    """Describes a checkpoint, and says whether it fits the model that it configures.
 
-    The text: configuration, parameters, the writer's notes, what does not fit.
+    The text has configuration, parameters, the writer's notes, and what does not fit.
 
     Raises:
         CheckpointError: if it cannot be read.
@@ -332,7 +314,7 @@ def describe(path: str, allow_pickle: bool = False) -> tuple[str, bool]:
     mismatches = find_mismatches(arrays, shapes)
     count = sum(x.size for x in arrays.values())
     types = sorted({str(x.dtype) for x in arrays.values()})
-    source = "inferred from shapes" if metadata is None else "stored"
+    source = "as published" if metadata is None else "stored"
     lines = [f"{path}: {len(arrays)} arrays, {count:,} parameters, {', '.join(types)}"]
     lines += [f"configuration ({source}):"]
     lines += [f"  {k} = {v}" for k, v in dataclasses.asdict(config).items()]

@@ -1,11 +1,11 @@
-"""What a model is, as a plain dataclass, and the presets."""
+"""The configuration of a model as a plain dataclass, and the presets."""
 
 import dataclasses
 
 
 @dataclasses.dataclass
 class ModelConfig:
-    """What a model is. The defaults are the published TRAJAN.
+    """Says what a model is. The defaults are the published TRAJAN.
 
     Attributes:
         model_type: "trajan" or "3dspa".
@@ -20,12 +20,10 @@ class ModelConfig:
         decompress_layers: latents to latents in the decoder, MLPs of latent_mlp_size.
         decoder_num_channels, readout_layers, readout_mlp_size: the readout.
         num_heads, qkv_size: of every attention.
+        readout: a name of spa.model.readouts.READOUTS; "joint" is the published one.
         time_band_dim, time_band_stride: for a query in frame t, the joint readout sees
             channels t * stride .. t * stride + dim of each latent once more.
-        readout: "joint" (published: query and latents through one transformer) or
-            "cross" (queries cross-attend to latents that all share).
         track_embedding: "transformer" over time, or "mlp" over the whole track.
-        frames_per_token: frames that share a token in the transformer embedding.
         relative_positions: tracks are predicted relative to their query point: the
             prediction for its own frame is taken from all others, so that a track
             passes through its query point and the frame of the query needs not be known
@@ -73,7 +71,6 @@ class ModelConfig:
     time_band_stride: int = 5
     readout: str = "joint"
     track_embedding: str = "transformer"
-    frames_per_token: int = 1
     relative_positions: bool = False
     affine_motion: bool = False
     projective_embedding: bool = False
@@ -122,7 +119,7 @@ PRESETS = {"base": {}, "mini": MINI}
 
 
 def feature_widths(config) -> dict[str, int]:
-    """The features a model takes, and their widths."""
+    """Returns the features that a model takes, and their widths."""
     widths = {}
     if config.use_dino:
         widths["dino_features"] = config.dino_feature_dim

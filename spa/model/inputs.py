@@ -6,8 +6,6 @@ import numpy as np
 
 from spa.model.config import feature_widths
 
-# Inputs.
-
 MODEL_INPUTS = (
     "support_tracks",
     "support_tracks_visible",
@@ -28,7 +26,7 @@ def check_shape(name: str, array, shape: tuple) -> None:
 
 
 def check_query_points(config, points) -> jax.Array:
-    """Returns them as an array. Raises ValueError unless `[B, Q, 1 + C]`, in time."""
+    """Returns query points as an array. Raises ValueError unless they fit."""
     check_shape("query_points", points, ("B", "Q", 1 + config.num_coords))
     if not isinstance(points, jax.core.Tracer):
         frames = np.round(np.asarray(points)[..., 0])
@@ -42,7 +40,7 @@ def check_query_points(config, points) -> jax.Array:
 
 
 def check_batch(config, inputs: dict) -> dict:
-    """The batch as arrays, or a ValueError that names the array that is wrong.
+    """Returns the batch as arrays, after a check of all shapes.
 
     Args:
         config: model or ModelConfig.

@@ -12,7 +12,7 @@ from attention import ImprovedTransformer, Linear
 
 
 class SharedLatents(NamedTuple):
-    """What the joint readout's first layer computes once per clip.
+    """Results of the joint readout's first layer that hold for a whole clip.
 
     `projected` holds (latents * scale) @ kernel of query, key and value, before the
     LayerNorm's mean and deviation are known, since these depend on the time band.
@@ -61,8 +61,52 @@ class JointReadout(ImprovedTransformer):
     band_dim: int = 128
     num_frames: int = 150
 
+    @staticmethod
+    def reserved_channels(config) -> int:
+        """Returns how many channels of the decoder the time band takes of the latents.
+
+        Raises:
+            ValueError: if it leaves none.
+        """
+        if config.time_band_dim >= config.decoder_num_channels:
+            raise ValueError(
+                f"time_band_dim={config.time_band_dim} must be smaller than "
+                f"decoder_num_channels={config.decoder_num_channels}"
+            )
+        return config.time_band_dim
+
+    @staticmethod
+    def fields(config) -> dict:
+        """Returns the fields that it has beside an ImprovedTransformer's sizes."""
+        return {
+            "band_stride": config.time_band_stride,
+            "band_dim": config.time_band_dim,
+            "num_frames": config.num_output_frames,
+        }
+
+    @staticmethod
+    def chunk_size() -> int:
+        """Returns how many queries' latents stay in the processor's cache."""
+        return 8 if jax.default_backend() == "cpu" else 128
+
+    @staticmethod
+    def query_time(frame: Int[Array, "B Q"], scale: float) -> Float[Array, "B Q"]:
+        """Returns the time that the query token embeds: 0 in every frame of a window.
+
+        A quirk of the published weights, whose queries know their frame by the time
+        band alone. 3DSPA does not have it.
+        """
+        return jnp.floor_divide(frame.astype(jnp.float32), scale)
+
+    def product(self, equation: str, a, b, dtype=None) -> jax.Array:
+        """Returns an einsum in the precision of the compute type, as type `dtype`."""
+        precision = attention.matmul_precision(self.dtype)
+        return jnp.einsum(
+            equation, a, b, precision=precision, preferred_element_type=dtype
+        )
+
     def share(self, latents: Float[Array, "B L C-band"]) -> SharedLatents:
-        """What all queries of a clip have in common."""
+        """Projects what all queries of a clip have in common: all but the time band."""
         block = self.layer_0
         width = latents.shape[-1]
         latents = latents.astype(self.dtype)
@@ -78,25 +122,25 @@ class JointReadout(ImprovedTransformer):
         return att.dense_query, att.dense_key, att.dense_value
 
     def project(self, x, kernel) -> jax.Array:
-        """x @ kernel accumulated and returned in float32: differences follow."""
-        return jnp.einsum(
+        """Returns x @ kernel in float32: differences follow."""
+        return self.product(
             "...c,chd->...hd",
             x.astype(self.dtype),
             kernel.astype(self.dtype),
-            precision=attention.matmul_precision(self.dtype),
-            preferred_element_type=jnp.float32,
+            jnp.float32,
         )
 
-    def at_frames(
+    def frame_latents(
         self, shared: SharedLatents, frames: Int[Array, "B U"]
     ) -> FrameLatents:
-        """The latents' own part of the first layer, for queries in these frames."""
+        """Computes the latents' own part of the first layer, for these query frames."""
         block, att = self.layer_0, self.layer_0.self_att
         latents = shared.latents
         width = latents.shape[-1]
         band = self.time_band(latents, frames)
         # LayerNorm over [latents, band], its linear part taken apart:
         # norm(x) @ W = ((x * scale) @ W - mean(x) * (scale @ W)) / std(x).
+        # Of these, only the band's product and the two moments depend on the frame.
         both = (latents[:, None].astype(jnp.float32), band.astype(jnp.float32))
         total = width + self.band_dim
         mean = sum(jnp.sum(x, -1, keepdims=True) for x in both) / total
@@ -105,33 +149,26 @@ class JointReadout(ImprovedTransformer):
         scaled = band * block.norm_q.scale[width:].astype(self.dtype)
         projected = []
         for dense, base in zip(self.first_projections(), shared.projected, strict=True):
-            of_band = self.project(scaled, dense.kernel[width:])
-            of_mean = jnp.einsum(
+            band_part = self.project(scaled, dense.kernel[width:])
+            # In float32 whatever the compute type, as `project`: they are subtracted.
+            mean_part = jnp.einsum(
                 "c,chd->hd",
                 block.norm_q.scale,
                 dense.kernel,
                 precision=jax.lax.Precision.HIGHEST,
             )
-            raw = base[:, None] + of_band - mean[..., None] * of_mean
+            raw = base[:, None] + band_part - mean[..., None] * mean_part
             projected.append((raw * inverse).astype(self.dtype))
         query = att.norm_query(projected[0])
         key = att.norm_key(projected[1])
         value = projected[2]
-        logits = jnp.einsum(
-            "bulhd,bukhd->bulhk",
-            self.scaled(query),
-            key,
-            precision=attention.matmul_precision(self.dtype),
-            preferred_element_type=jnp.float32,
+        logits = self.product(
+            "bulhd,bukhd->bulhk", self.scaled(query), key, jnp.float32
         )
+        # Kept, so that first_layer can add one more key to this softmax.
         log_total = jax.nn.logsumexp(logits, axis=-1)
         weights = jnp.exp(logits - log_total[..., None]).astype(self.dtype)
-        attended = jnp.einsum(
-            "bulhk,bukhd->bulhd",
-            weights,
-            value,
-            precision=attention.matmul_precision(self.dtype),
-        )
+        attended = self.product("bulhk,bukhd->bulhd", weights, value)
         tokens = jnp.concatenate(
             [jnp.broadcast_to(latents[:, None], (*band.shape[:-1], width)), band], -1
         )
@@ -140,7 +177,12 @@ class JointReadout(ImprovedTransformer):
     def time_band(
         self, latents: Float[Array, "B L C"], frames: Int[Array, "B U"]
     ) -> Float[Array, "B U L band"]:
-        """Channels t * stride .. t * stride + band of the latents; zero past them."""
+        """Returns channels t * stride .. t * stride + band of the latents.
+
+        Channels past the last one are zero (published: an identity matrix that runs out
+        of the frame).
+        """
+        # A dynamic slice moves its start back where it would run over the end.
         padded = jnp.pad(latents, ((0, 0), (0, 0), (0, self.band_dim)))
         starts = jnp.clip(frames * self.band_stride, 0, latents.shape[-1])
 
@@ -156,7 +198,7 @@ class JointReadout(ImprovedTransformer):
     def prepare(
         self, latents: Float[Array, "B L C-band"], num_queries: int
     ) -> SharedLatents | FrameLatents:
-        """Everything that can be computed before the queries come, chunk by chunk.
+        """Computes everything that is there before the queries come, chunk by chunk.
 
         One entry per frame where there are more queries than frames (at TRAJAN's size
         236 MB a clip in float32), else what is shared by all frames.
@@ -167,7 +209,7 @@ class JointReadout(ImprovedTransformer):
         frames = jnp.broadcast_to(
             jnp.arange(self.num_frames), (latents.shape[0], self.num_frames)
         )
-        return self.at_frames(shared, frames)
+        return self.frame_latents(shared, frames)
 
     def __call__(
         self,
@@ -175,19 +217,20 @@ class JointReadout(ImprovedTransformer):
         prepared: SharedLatents | FrameLatents,
         query_frame: Int[Array, "B Q"],
     ) -> Float[Array, "B Q C"]:
-        """The query tokens after all layers.
+        """Returns the query tokens after all layers.
 
         Args:
             queries: embedded query points.
             prepared: what `prepare` returned for the clips' latents.
-            query_frame: frame of each query.
+            query_frame: frame of each query, moved into the window where it is not.
 
         Returns:
             The normed query tokens.
         """
+        query_frame = jnp.clip(query_frame, 0, self.num_frames - 1)
         if isinstance(prepared, SharedLatents):
-            own = self.at_frames(prepared, query_frame)
-        else:
+            own = self.frame_latents(prepared, query_frame)
+        else:  # there is an entry per frame, of which each query takes its own
             own = jax.tree.map(
                 lambda x: jax.vmap(lambda y, i: y[i])(x, query_frame), prepared
             )
@@ -195,72 +238,52 @@ class JointReadout(ImprovedTransformer):
         for layer in self.layers[1:-1]:
             tokens = layer(tokens)
         query = tokens[..., 0, :]
-        if self.num_layers > 1:
+        if self.num_layers > 1:  # else the first layer was the last, too
             query = self.last_layer(tokens)
         return self.norm_encoder(query)
 
     def first_layer(
         self, queries: Float[Array, "B Q C"], own: FrameLatents
     ) -> Float[Array, "B Q 1+L C"]:
-        """The first block, with the query as one further key and as one further row."""
+        """Runs the first block, the query as one further key and one further row."""
         block, att = self.layer_0, self.layer_0.self_att
-        precision = attention.matmul_precision(self.dtype)
         normed = block.norm_q(queries)
         query, key = self.scaled(att.queries(normed)), att.keys(normed)
         value = att.dense_value(normed)
         # Latent rows: exp(r) / (exp(r) + exp(log_total)) of the weight is the query's.
-        to_query = jnp.einsum(
-            "bqlhd,bqhd->bqlh",
-            self.scaled(own.query),
-            key,
-            precision=precision,
-            preferred_element_type=jnp.float32,
+        to_query = self.product(
+            "bqlhd,bqhd->bqlh", self.scaled(own.query), key, jnp.float32
         )
         share = jax.nn.sigmoid(to_query - own.log_total)[..., None].astype(self.dtype)
-        of_latents = own.attended + share * (value[:, :, None] - own.attended)
+        latent_rows = own.attended + share * (value[:, :, None] - own.attended)
         # Query row: one softmax over itself and the latents.
-        to_self = jnp.einsum(
-            "bqhd,bqhd->bqh",
-            query,
-            key,
-            precision=precision,
-            preferred_element_type=jnp.float32,
-        )
-        to_latents = jnp.einsum(
-            "bqhd,bqlhd->bqhl",
-            query,
-            own.key,
-            precision=precision,
-            preferred_element_type=jnp.float32,
-        )
+        to_self = self.product("bqhd,bqhd->bqh", query, key, jnp.float32)
+        to_latents = self.product("bqhd,bqlhd->bqhl", query, own.key, jnp.float32)
         logits = jnp.concatenate([to_self[..., None], to_latents], axis=-1)
         weights = jax.nn.softmax(logits, axis=-1).astype(self.dtype)
-        of_query = weights[..., :1] * value + jnp.einsum(
-            "bqhl,bqlhd->bqhd", weights[..., 1:], own.value, precision=precision
+        query_row = weights[..., :1] * value + self.product(
+            "bqhl,bqlhd->bqhd", weights[..., 1:], own.value
         )
-        attended = jnp.concatenate([of_query[:, :, None], of_latents], axis=2)
+        attended = jnp.concatenate([query_row[:, :, None], latent_rows], axis=2)
         tokens = jnp.concatenate([queries[:, :, None], own.tokens], axis=2)
         return block.mlp(tokens + att.dense_out(attended))
 
     def last_layer(self, tokens: Float[Array, "B Q 1+L C"]) -> Float[Array, "B Q C"]:
-        """The last block's query row, values projected after averaging."""
+        """Runs the last block for the query's row, averaging before projecting."""
         block = self.layers[-1]
         att = block.self_att
-        precision = attention.matmul_precision(self.dtype)
         normed = block.norm_q(tokens)
-        logits = jnp.einsum(
+        logits = self.product(
             "bqhd,bqlhd->bqhl",
             self.scaled(att.queries(normed[..., 0, :])),
             att.keys(normed),
-            precision=precision,
-            preferred_element_type=jnp.float32,
+            jnp.float32,
         )
         weights = jax.nn.softmax(logits, axis=-1).astype(self.dtype)
-        averaged = jnp.einsum("bqhl,bqlc->bqhc", weights, normed, precision=precision)
-        attended = jnp.einsum(
-            "bqhc,chd->bqhd",
-            averaged,
-            att.dense_value.kernel.astype(self.dtype),
-            precision=precision,
+        # One value per head instead of one per token and head: products of matrices
+        # are associative.
+        averaged = self.product("bqhl,bqlc->bqhc", weights, normed)
+        attended = self.product(
+            "bqhc,chd->bqhd", averaged, att.dense_value.kernel.astype(self.dtype)
         )
         return block.mlp(tokens[..., 0, :] + att.dense_out(attended))

@@ -17,9 +17,15 @@ def support_batch(
     num_frames: int,
     features: dict[str, Float[np.ndarray, "n L D"]] | None = None,
 ) -> dict[str, np.ndarray]:
-    """A batch of one clip (DESIGN section 5), padded with invisible tracks and frames
-    to [1, num_support, num_frames, ...]: few shapes, so that little is compiled. Tracks
-    have as many coordinates as the model takes, 2 or 3."""
+    """Returns a batch of one clip (DESIGN section 5), padded with invisible tracks and
+    frames to [1, num_support, num_frames, ...]: few shapes, so that little is compiled.
+
+    Args:
+        tracks: in as many coordinates as the model takes, 2 or 3.
+        visible: where they are seen.
+        num_support, num_frames: sizes after padding.
+        features: by their names in the batch.
+    """
     n, length = visible.shape
     support = np.zeros((1, num_support, num_frames, tracks.shape[-1]), np.float32)
     shown = np.zeros((1, num_support, num_frames, 1), np.float32)
@@ -40,8 +46,8 @@ def support_batch(
 def predict(
     model, params: dict, batch: dict, query_points: Float[np.ndarray, "Q D"]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
-    """Latents [K, C] of a support batch, and positions [Q, F, D - 1], visible logits
-    [Q, F, 1] and log error scales [Q, F, 1] (None without that head) decoded from them.
+    """Returns latents [K, C] of a support batch, and positions [Q, F, D - 1], visible
+    logits [Q, F, 1] and log error scales [Q, F, 1] (None without that head) from them.
 
     Queries go through in calls of one of two sizes: the last is padded, since none of
     them has an influence on another.
@@ -66,7 +72,7 @@ def predict(
 
 
 def padded_queries(points: Float[np.ndarray, "Q D"]) -> Float[np.ndarray, "1 P D"]:
-    """Query points padded to one of two sizes, and a leading axis."""
+    """Returns query points padded to one of two sizes, and a leading axis."""
     size = FEW_QUERIES if len(points) <= FEW_QUERIES else QUERIES_PER_CALL
     padded = np.zeros((1, max(size, len(points)), points.shape[1]), np.float32)
     padded[0, : len(points)] = points
@@ -75,13 +81,13 @@ def padded_queries(points: Float[np.ndarray, "Q D"]) -> Float[np.ndarray, "1 P D
 
 @functools.partial(jax.jit, static_argnums=0)
 def encode(model, params: dict, batch: dict) -> Float[jax.Array, "1 K C"]:
-    """Latents of a support batch."""
+    """Returns the latents of a support batch."""
     return model.apply({"params": params}, batch, method="encode")
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def decode(model, params: dict, latents, query_points: Float[np.ndarray, "1 Q D"]):
-    """What the model reads out of latents at query points."""
+    """Returns what the model reads out of latents at query points."""
 
     def read_out(module):
         context = module.get_decoder_context({"query_points": query_points})

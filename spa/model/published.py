@@ -1,238 +1,129 @@
-"""The configuration of published checkpoints, which have none in their file."""
+"""The configuration of published checkpoints, which have none in their file.
 
-import collections
+They are TRAJAN's and 3DSPA's, in any size: a few named arrays tell it.
+"""
+
 import dataclasses
-import functools
-import itertools
 import re
 
 import numpy as np
 
 import track_autoencoder
-import track_autoencoder_3d
 from spa.errors import CheckpointError
 from spa.model.config import ModelConfig
+from track_autoencoder_3d import FEATURES, TrackAutoEncoder3D
 
-MODELS = {
-    "trajan": track_autoencoder.TrackAutoEncoder,
-    "3dspa": track_autoencoder_3d.TrackAutoEncoder3D,
+# Modules of TRAJAN, all of which 3DSPA has too.
+TRAJAN_MODULES = {
+    "initializer",
+    "track_token_projection",
+    "input_track_transformer",
+    "tracks_to_latents",
+    "compressor",
+    "decompressor",
+    "decompress_attn",
+    "query_encoder",
+    "track_readout_attn",
+    "track_predictor",
 }
-# Every model has these; what has none of them is no checkpoint of ours.
-ALWAYS_THERE = (
-    "initializer/state_init",
-    "compressor/kernel",
-    "decompressor/kernel",
-    "query_encoder/kernel",
-    "track_predictor/kernel",
-)
+# What only 3DSPA has, not always all of it.
+MODULES_3D = {"input_readout_token", "dino_projection", "depth_projection"}
+# What neither has, but models of ours do.
+OURS = ("track_mlp_in/", "node_projection/", "track_readout_attn/layer_0/cross_att/")
+# Where a size is read: array and axis.
+SIZES = {
+    "num_latent_tokens": ("initializer/state_init", 0),
+    "encoder_latent_dim": ("initializer/state_init", 1),
+    "latent_token_dim": ("compressor/bias", 0),
+    "track_token_dim": ("track_token_projection/bias", 0),
+    "track_mlp_size": ("input_track_transformer/layer_0/MLP_in/bias", 0),
+    "latent_mlp_size": ("tracks_to_latents/layer_0/MLP_in/bias", 0),
+    "decoder_num_channels": ("query_encoder/bias", 0),
+    "readout_mlp_size": ("track_readout_attn/layer_0/MLP_in/bias", 0),
+    "num_heads": ("tracks_to_latents/layer_0/self_att/dense_query/kernel", 1),
+    "dino_feature_dim": ("dino_projection/kernel", 0),
+    "depth_feature_dim": ("depth_projection/kernel", 0),
+}
+LAYERS = {
+    "track_layers": "input_track_transformer",
+    "latent_layers": "tracks_to_latents",
+    "decompress_layers": "decompress_attn",
+    "readout_layers": "track_readout_attn",
+}
+OUTPUTS_PER_FRAME = 4  # x, y, visible and certain, or x, y, z and visible
 
 
-def infer_config(arrays: dict, path: str = "the checkpoint") -> ModelConfig:
-    """The configuration that names and shapes tell; the rest as published.
+def published_config(arrays: dict, path: str = "the checkpoint") -> ModelConfig:
+    """Returns the configuration of a published checkpoint, in the size of its arrays.
 
     Args:
         arrays: parameters by name.
         path: for the message.
 
     Returns:
-        The configuration. Where an array that would tell a size is missing or makes no
-        sense the published size stands, so that find_mismatches can name the array.
+        The configuration. Where an array that tells a size is missing or makes no sense
+        the published size stands, so that find_mismatches can name the array.
 
     Raises:
-        CheckpointError: if the arrays are not those of a TRAJAN or 3DSPA model.
+        CheckpointError: if the arrays are those of another model.
     """
-    shapes = {name: tuple(np.shape(x)) for name, x in arrays.items()}
-    if not any(name in shapes for name in ALWAYS_THERE):
+    shapes = {name: np.shape(x) for name, x in arrays.items()}
+    modules = {name.split("/")[0] for name in shapes}
+    if not modules & TRAJAN_MODULES or any(name.startswith(OURS) for name in shapes):
         some = ", ".join(sorted(shapes)[:3])
         raise CheckpointError(
-            f"{path} is no TRAJAN or 3DSPA checkpoint: it has none of "
-            f"{', '.join(ALWAYS_THERE)}; its arrays are {some}, …"
+            f"{path} has no config, which only the published checkpoints of TRAJAN and "
+            f"3DSPA can do without; its arrays are {some}, …"
         )
-    found = infer_sizes(shapes) | infer_features(shapes)
-    found |= infer_track_embedding(shapes) | infer_points(shapes)
-    published = track_autoencoder.model_config(MODELS[found["model_type"]]())
-    known = {name: value for name, value in found.items() if value is not None}
-    return dataclasses.replace(published, **known)
+    is_3d = bool(modules & MODULES_3D)
+    cls = TrackAutoEncoder3D if is_3d else track_autoencoder.TrackAutoEncoder
+    published = track_autoencoder.model_config(cls())
+    found = {name: size(shapes, *where) for name, where in SIZES.items()}
+    found |= {name: count_layers(shapes, LAYERS[name]) for name in LAYERS}
+    head_dim = size(shapes, "tracks_to_latents/layer_0/self_att/norm_key/scale", 0)
+    latents = size(shapes, "decompress_attn/norm_encoder/scale", 0)
+    waves = (size(shapes, "track_token_projection/kernel", 0) or 0) / 2
+    outputs = size(shapes, "track_predictor/bias", 0) or 0
+    found |= {
+        "qkv_size": head_dim and found["num_heads"] and head_dim * found["num_heads"],
+        "time_band_dim": latents
+        and (found["decoder_num_channels"] or published.decoder_num_channels) - latents,
+        "num_frequencies": int(waves / (published.num_coords + 1)),
+        "num_output_frames": outputs // OUTPUTS_PER_FRAME,
+    }
+    known = {name: value for name, value in found.items() if value}
+    config = dataclasses.replace(published, **known)
+    config.predict_error_scale = "error_scale_head" in modules
+    for name in FEATURES if is_3d else ():
+        uses = f"{name}_projection" in modules
+        setattr(config, f"use_{name}", uses)
+        if uses:
+            setattr(config, f"has_absent_{name}", f"absent_{name}" in modules)
+    return config
 
 
-def size(shapes: dict[str, tuple], *sources: tuple[str, int]) -> int | None:
-    """The length of the axis that most of these (name, axis) have; None if none is.
-
-    Most, so that one array that is missing or wrong does not make the others wrong.
-    """
-    found = collections.Counter(
-        shapes[name][axis]
-        for name, axis in sources
-        if name in shapes and axis < len(shapes[name])
-    )
-    return found.most_common(1)[0][0] if found else None
-
-
-def mlp_size(shapes: dict[str, tuple], transformer: str) -> int | None:
-    block = f"{transformer}/layer_0"
-    return size(
-        shapes,
-        (f"{block}/MLP_in/kernel", 1),
-        (f"{block}/MLP_in/bias", 0),
-        (f"{block}/MLP_out/kernel", 0),
-    )
+def size(shapes: dict[str, tuple], name: str, axis: int) -> int | None:
+    shape = shapes.get(name, ())
+    return shape[axis] if axis < len(shape) else None
 
 
 def count_layers(shapes: dict[str, tuple], transformer: str) -> int | None:
-    pattern = re.compile(rf"{transformer}/layer_(\d+)/")
-    layers = [int(match[1]) for match in map(pattern.match, shapes) if match]
-    return 1 + max(layers) if layers else None
+    names = (re.match(rf"{transformer}/layer_(\d+)/", name) for name in shapes)
+    return max((1 + int(match[1]) for match in names if match), default=None)
 
 
-def has_part(shapes: dict[str, tuple], part: str) -> bool:
-    return any(part in name for name in shapes)
+def fold_absent_vectors(arrays: dict) -> dict:
+    """Returns arrays of the same function without vectors for features not taken.
 
-
-def infer_sizes(shapes: dict[str, tuple]) -> dict:
-    """Sizes after the embeddings; None where no array tells."""
-    of = functools.partial(size, shapes)
-    attention = "tracks_to_latents/layer_0/self_att"
-    kernels = [f"{attention}/dense_{name}/kernel" for name in ("query", "key", "value")]
-    num_heads = of(*[(name, 1) for name in kernels])
-    head_dim = of(*[(name, 2) for name in kernels], (f"{attention}/norm_key/scale", 0))
-    channels = of(
-        ("query_encoder/kernel", 1),
-        ("query_encoder/bias", 0),
-        ("track_predictor/kernel", 0),
-    )
-    latents = of(
-        ("decompressor/kernel", 1),
-        ("decompressor/bias", 0),
-        ("decompress_attn/norm_encoder/scale", 0),
-    )
-    cross = has_part(shapes, "track_readout_attn/layer_0/cross_att/")
-    return {
-        "num_latent_tokens": of(("initializer/state_init", 0)),
-        "encoder_latent_dim": of(
-            ("initializer/state_init", 1),
-            ("compressor/kernel", 0),
-            ("tracks_to_latents/norm_encoder/scale", 0),
-        ),
-        "latent_token_dim": of(
-            ("compressor/kernel", 1), ("compressor/bias", 0), ("decompressor/kernel", 0)
-        ),
-        "latent_layers": count_layers(shapes, "tracks_to_latents"),
-        "latent_mlp_size": mlp_size(shapes, "tracks_to_latents"),
-        "decompress_layers": count_layers(shapes, "decompress_attn"),
-        "decoder_num_channels": channels,
-        "readout": "cross" if cross else "joint",
-        "readout_layers": count_layers(shapes, "track_readout_attn"),
-        "readout_mlp_size": mlp_size(shapes, "track_readout_attn"),
-        "num_heads": num_heads,
-        "qkv_size": num_heads and head_dim and num_heads * head_dim,
-        "time_band_dim": (
-            channels - latents if channels and latents and not cross else None
-        ),
-        "predict_error_scale": has_part(shapes, "error_scale_head/"),
-    }
-
-
-def infer_features(shapes: dict[str, tuple]) -> dict:
-    """Which features the model takes, and whether it can do without them."""
-    fields = {}
-    for name in track_autoencoder_3d.FEATURES:
-        uses = fields[f"use_{name}"] = has_part(shapes, f"{name}_projection/")
-        if uses:
-            fields[f"has_absent_{name}"] = f"absent_{name}" in shapes
-            width = size(shapes, (f"{name}_projection/kernel", 0))
-            fields[f"{name}_feature_dim"] = width
-    return fields
-
-
-def infer_track_embedding(shapes: dict[str, tuple]) -> dict:
-    """Kind and sizes of the embedding of a track."""
-    whole = has_part(shapes, "track_mlp_in/")
-    last = "track_mlp_out" if whole else "track_token_projection"
-    fields = {
-        "track_embedding": "mlp" if whole else "transformer",
-        "track_token_dim": size(
-            shapes,
-            (f"{last}/kernel", 1),
-            (f"{last}/bias", 0),
-            ("tracks_to_latents/layer_0/cross_att/dense_key/kernel", 0),
-        ),
-    }
-    if whole:
-        hidden = ("track_mlp_in/kernel", 1), ("track_mlp_in/bias", 0)
-        mlp = size(shapes, *hidden, ("track_mlp_hidden/bias", 0))
-        return {**fields, "track_mlp_size": mlp}
-    name = "input_track_transformer"
-    layers = count_layers(shapes, name)
-    return {**fields, "track_mlp_size": mlp_size(shapes, name), "track_layers": layers}
-
-
-def infer_points(shapes: dict[str, tuple]) -> dict:
-    """Kind of model, and how it takes and gives points: those whose widths all fit."""
-    whole = has_part(shapes, "track_mlp_in/")
-    first = "track_mlp_in" if whole else "track_token_projection"
-    out = (("kernel", 1), ("bias", 0))
-    track_width = size(shapes, (f"{first}/kernel", 0))
-    query_width = size(shapes, ("query_encoder/kernel", 0))
-    predictions = size(shapes, *[(f"track_predictor/{x}", i) for x, i in out])
-    scales = size(shapes, *[(f"error_scale_head/{x}", i) for x, i in out])
-    only_3d = ("input_readout_token/", "dino_projection/", "depth_projection/")
-    looks_3d = any(has_part(shapes, part) for part in only_3d)
-    for coords, affine, nested, frequencies in itertools.product(
-        (3, 2) if looks_3d else (2, 3), (False, True), (True, False), range(1, 129)
-    ):
-        if query_width != embedded_query_width(coords, nested, frequencies):
-            continue
-        frames, rest = divmod(predictions or 0, outputs_per_frame(coords, affine))
-        if rest or scales not in (None, frames):
-            continue
-        k = infer_frames_per_token(
-            track_width, coords, frequencies, frames if whole else None
-        )
-        if k is not None:
-            return {
-                "model_type": "trajan" if coords == 2 else "3dspa",
-                "num_coords": coords,
-                "num_output_frames": frames,
-                "affine_motion": affine,
-                "nested_query_embedding": nested,
-                "num_frequencies": frequencies,
-                "frames_per_token": k,
-            }
-    return {
-        "model_type": "3dspa" if looks_3d else "trajan",
-        "num_output_frames": predictions and predictions // 4,
-    }
-
-
-def embedded_query_width(num_coords: int, nested: bool, num_frequencies: int) -> int:
-    """As TrackAutoEncoder.query_width has it."""
-    inputs = num_coords * 2 * num_frequencies if nested else num_coords
-    return (inputs + 1) * 2 * num_frequencies
-
-
-def outputs_per_frame(num_coords: int, affine: bool) -> int:
-    """As TrackAutoEncoder.num_heads_out has it: 4 in 2D and in 3D, unless affine."""
-    of_position = num_coords * (num_coords + 1 if affine else 1)
-    return of_position + (2 if num_coords == 2 else 1)
-
-
-def infer_frames_per_token(
-    track_width: int | None,
-    num_coords: int,
-    num_frequencies: int,
-    whole_track: int | None,
-) -> int | None:
-    """The k that gives this TrackAutoEncoder.track_width; None if there is none.
-
-    `whole_track` is its number of frames where it is embedded at once (and k is 1).
+    Where there is no projection, the vector is always added to the track tokens: it is
+    a part of their bias.
     """
-    if track_width is None:
-        return None
-    if whole_track is not None:
-        width = whole_track * (num_coords + 1) + num_coords * 2 * num_frequencies
-        return 1 if track_width == width else None
-    per_frame = (num_coords + 1) * 2 * num_frequencies
-    if track_width == per_frame:
-        return 1
-    k, rest = divmod(track_width, per_frame + 1)  # with a flag for each frame
-    return k if k > 1 and rest == 0 else None
+    arrays, bias = dict(arrays), "track_token_projection/bias"
+    for name in FEATURES:
+        vector = arrays.get(f"absent_{name}")
+        if vector is None or f"{name}_projection/kernel" in arrays:
+            continue
+        if np.shape(vector) == np.shape(arrays.get(bias)):
+            arrays[bias] = arrays[bias].astype(np.float32) + vector.astype(np.float32)
+            del arrays[f"absent_{name}"]
+    return arrays

@@ -1,14 +1,5 @@
 """The motion scaffold: a clip's motion as the paths of a few nodes.
 
-In order of appearance:
-
-    choose_nodes                   tracks that stand for all others
-    node_paths                     their paths, through all frames of the clip
-    cosine_basis                   slow to fast, what paths are made of
-    compress_paths, expand_paths   a path as a few numbers in -1..1, and back
-    blend_weights                  which nodes move a point, and how much
-    carried                        where their motion brings it
-
 A learned bottleneck needs very many steps before it says "as the camera moved" to a
 fraction of a pixel. Here each latent token keeps the path of one node, lossily, and a
 query point moves as the nodes near it do; what is learned is what else to say about
@@ -34,11 +25,11 @@ NEIGHBOUR_POWER = 3.0  # tracks near a node count as distance^(-2 * power)
 NEIGHBOUR_RADIUS = 0.006  # up to which they count alike: a tracker's noise
 FAINTEST = -40.0  # log weight of the farthest track: it speaks where no other is seen
 SMALLEST_PART = 0.02  # parts of paths below it are kept linearly, above it by their log
-LARGEST_PART = 50.0
+LARGEST_PART = np.arcsinh(50.0 / SMALLEST_PART)
 
 
 def squared_distance(a, b) -> jax.Array:
-    """Of image positions `[..., C]`."""
+    """Returns squared distances of image positions `[..., C]`."""
     weight = np.ones(a.shape[-1], np.float32)
     weight[2:] = DEPTH_WEIGHT
     return jnp.sum(jnp.square((a - b) * weight), axis=-1)
@@ -47,7 +38,7 @@ def squared_distance(a, b) -> jax.Array:
 def choose_nodes(
     points: Float[Array, "B N T C"], visible: Bool[Array, "B N T"], num_nodes: int
 ) -> tuple[Int[Array, "B L"], Float[Array, "B L N"]]:
-    """Tracks that stand for all others: farthest points (Gonzalez 1985), one by one.
+    """Chooses tracks that stand for all others: farthest points (Gonzalez 1985).
 
     The first is the one nearest to the middle; each further one is the farthest from
     all before it, where a track that is seen more often counts as farther. Which tracks
@@ -71,7 +62,7 @@ def choose_nodes(
     num_tracks = jnp.maximum(jnp.sum(exists, axis=1), 1)
     middle = jnp.sum(mean, axis=1) / num_tracks[:, None]
 
-    def distances_to(node):
+    def node_distances(node):
         def pick(x):
             return jnp.take_along_axis(x, node.reshape(-1, *[1] * (x.ndim - 1)), axis=1)
 
@@ -83,7 +74,7 @@ def choose_nodes(
 
     def choose(carry, _):
         node, nearest = carry
-        distance = distances_to(node)
+        distance = node_distances(node)
         nearest = jnp.minimum(nearest, distance)
         # When all are taken they are gone through again, alike.
         all_taken = ~jnp.any(exists & (nearest > 0), axis=-1, keepdims=True)
@@ -104,7 +95,7 @@ def node_paths(
     nodes: Int[Array, "B L"],
     distances: Float[Array, "B L N"],
 ) -> Float[Array, "B L T C"]:
-    """The nodes' paths through all frames, also where their own tracks are hidden.
+    """Returns the nodes' paths through all frames, also where they are hidden.
 
     From frame to frame a node moves as those tracks do that are seen in both, the near
     ones first: mostly its own where that is seen, its neighbours' where it is not. A
@@ -132,7 +123,7 @@ def node_paths(
 
 
 def cosine_basis(num_frames: int, num_frequencies: int) -> Float[np.ndarray, "K T"]:
-    """The slowest cosines over so many frames, orthonormal (type II, Ahmed 1974).
+    """Returns the slowest cosines over so many frames, orthonormal (Ahmed 1974).
 
     There are as many as frames; further rows are zero.
     """
@@ -147,7 +138,7 @@ def cosine_basis(num_frames: int, num_frequencies: int) -> Float[np.ndarray, "K 
 def compress_paths(
     paths: Float[Array, "B L T C"], num_frames: int, num_frequencies: int
 ) -> Float[Array, "B L C*K"]:
-    """Paths as a few numbers, so that rounding these is a fraction of what they say.
+    """Compresses paths to a few numbers, of which rounding costs a fraction.
 
     Args:
         paths: of T frames or fewer than num_frames; they then rest.
@@ -166,9 +157,8 @@ def compress_paths(
         paths,
         precision=jax.lax.Precision.HIGHEST,
     )
-    largest = np.arcsinh(LARGEST_PART / SMALLEST_PART)
     return jnp.reshape(
-        jnp.arcsinh(parts / SMALLEST_PART) / largest,
+        jnp.arcsinh(parts / SMALLEST_PART) / LARGEST_PART,
         (*parts.shape[:2], parts.shape[2] * num_frequencies),
     )
 
@@ -176,9 +166,8 @@ def compress_paths(
 def expand_paths(
     numbers: Float[Array, "B L C*K"], num_frames: int, num_frequencies: int
 ) -> Float[Array, "B L T C"]:
-    """The paths that compress_paths was given, but for what it leaves out."""
-    largest = np.arcsinh(LARGEST_PART / SMALLEST_PART)
-    parts = SMALLEST_PART * jnp.sinh(numbers * largest)
+    """Returns the paths that compress_paths was given, but for what it leaves out."""
+    parts = SMALLEST_PART * jnp.sinh(numbers * LARGEST_PART)
     num_coords = numbers.shape[-1] // num_frequencies
     parts = parts.reshape(*parts.shape[:2], num_coords, num_frequencies)
     return jnp.einsum(
@@ -195,7 +184,7 @@ def blend_weights(
     log_weights: Float[Array, "B Q L"],
     ridge: Float[Array, ""],
 ) -> Float[Array, "B Q L"]:
-    """Weights under which nodes carry points; they sum to 1 and may be negative.
+    """Returns weights under which nodes carry points; they sum to 1, some below 0.
 
     Of the map that is linear in (x, y, 1 / z) and fits the nodes' displacements best,
     each node counting as log_weights say, the value at the point. Under a moving camera
@@ -209,7 +198,7 @@ def blend_weights(
             where nodes surround the point, it keeps it from being extrapolated.
     """
     weight, highest = jax.nn.softmax(log_weights, axis=-1), jax.lax.Precision.HIGHEST
-    offset = linear_in(nodes) - linear_in(points)[:, :, None]
+    offset = inverse_depths(nodes) - inverse_depths(points)[:, :, None]
     middle = jnp.einsum("bql,bqlx->bqx", weight, offset, precision=highest)
     offset = offset - middle[:, :, None]
     weighted = weight[..., None] * offset
@@ -221,8 +210,8 @@ def blend_weights(
     return weight * (1.0 + along)
 
 
-def linear_in(points: Float[Array, "... C"]) -> Float[Array, "... C"]:
-    """Image positions with 1 / z in place of log z."""
+def inverse_depths(points: Float[Array, "... C"]) -> Float[Array, "... C"]:
+    """Returns image positions with 1 / z in place of log z."""
     inverse_depth = jnp.exp(-jnp.clip(points[..., 2:], -3.0, 3.0))
     return jnp.concatenate([points[..., :2], inverse_depth], axis=-1)
 
@@ -232,7 +221,7 @@ def carried(
     paths: Float[Array, "B L T C"],
     frames: Int[Array, "B Q"],
 ) -> Float[Array, "B Q T C"]:
-    """Displacements of points since their frames, as the nodes' paths have it."""
+    """Returns displacements of points since their frames, by the nodes' paths."""
     highest = jax.lax.Precision.HIGHEST
     moved = jnp.einsum("bql,bltc->bqtc", weights, paths, precision=highest)
     origin = jnp.take_along_axis(moved, frames[..., None, None], axis=2)

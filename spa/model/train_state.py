@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import time
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ from spa.errors import CheckpointError, first_line
 
 @struct.dataclass
 class TrainState:
-    """What a step changes.
+    """All that a step changes.
 
     Attributes:
         step: number of steps taken.
@@ -32,7 +33,7 @@ class TrainState:
 
 
 def make_state(params: dict, optimizer, seed: int) -> TrainState:
-    """The state before the first step."""
+    """Returns the state before the first step."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         # Copies, since a step uses its state up.
@@ -47,13 +48,13 @@ def make_state(params: dict, optimizer, seed: int) -> TrainState:
 
 
 def saved_steps(folder: str) -> list[int]:
-    """Steps whose state lies complete in a folder, the newest first."""
+    """Returns steps whose state lies complete in a folder, the newest first."""
     names = os.listdir(folder) if os.path.isdir(folder) else []
     return sorted((int(name) for name in names if name.isdecimal()), reverse=True)
 
 
 def unfinished(folder: str) -> list[str]:
-    """Paths of states whose writing was cut off."""
+    """Returns paths of states whose writing was cut off."""
     names = os.listdir(folder) if os.path.isdir(folder) else []
     names = [name for name in names if re.fullmatch(r"\d+\..*tmp.*", name)]
     return [os.path.join(folder, name) for name in sorted(names)]
@@ -85,6 +86,7 @@ def save_state(folder: str, state: TrainState, about: dict, keep: int = 3) -> No
         with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
             checkpointer.save(path, args=items, force=True)
     except Exception as error:  # Orbax raises many kinds
+        time.sleep(1)  # for its other threads to fail, too
         remove(unfinished(folder))
         text = first_line(error)
         code = re.search(r"os_error_code='(\d+)'", text)  # in lines of paths
@@ -104,7 +106,7 @@ def remove(folders: list[str]) -> None:
 
 
 def read_about(folder: str, step: int) -> dict:
-    """What save_state was told to keep beside a state. Raises CheckpointError."""
+    """Reads what save_state kept beside a state. Raises CheckpointError."""
     import orbax.checkpoint as ocp
 
     return restore(folder, step, about=ocp.args.JsonRestore())["about"]
@@ -130,7 +132,7 @@ def restore_state(folder: str, step: int, like: TrainState) -> TrainState:
 
 
 def restore(folder: str, step: int, **items):
-    """Some items of a state. Raises CheckpointError."""
+    """Reads some items of a state. Raises CheckpointError."""
     import orbax.checkpoint as ocp
 
     path = os.path.join(os.path.abspath(folder), str(step))

@@ -17,15 +17,19 @@ import socket
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
+import cases
+import jax
 import numpy as np
 import pytest
 import train_small
 
 import track_autoencoder
 import track_autoencoder_3d
-from spa.model import checkpoint_files, checkpoints
+from spa.model import checkpoint_files, checkpoints, run_data
+from spa.model.run import is_lost_host
 from spa.model.train_state import saved_steps
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -91,11 +95,11 @@ def lines_of(folder, name="metrics.jsonl"):
     return [json.loads(line, parse_constant=refuse) for line in lines]
 
 
-def losses_of(folder):
+def training_losses(folder):
     return {x["step"]: x["loss"] for x in lines_of(folder, "training.jsonl")}
 
 
-def states_of(folder):
+def kept_states(folder):
     return saved_steps(str(folder / "state"))[::-1]
 
 
@@ -140,7 +144,7 @@ def test_3dspa(run_3dspa):
         "3dspa_mini.npz", "metrics.jsonl", "training.jsonl", "learning_curve.png",
         "state",
     }  # fmt: skip
-    assert states_of(folder) == [4, 6]
+    assert kept_states(folder) == [4, 6]
     lines = lines_of(folder)
     assert_metrics(lines, [3, 6])
     steps = lines_of(folder, "training.jsonl")
@@ -212,7 +216,7 @@ def test_two_devices_come_to_the_same(run_3dspa, cache, tmp_path):
     status, _, error = finish(start(cache, *flags, "--stop_at_step=3", **two))
     assert status == 0, error
     assert any(re.search("on 2 × cpu, .*, 6 steps$", line) for line in error)
-    expected, found = losses_of(run_3dspa[0]), losses_of(tmp_path)
+    expected, found = training_losses(run_3dspa[0]), training_losses(tmp_path)
     assert found.keys() == {1, 2, 3}
     for step, loss in found.items():
         assert loss == pytest.approx(expected[step], rel=1e-5)
@@ -254,8 +258,8 @@ def test_resumed_run_is_the_uninterrupted_one(run_3dspa, stopped, cache, tmp_pat
     assert damaged.startswith(f"{folder}/state/4 is damaged: ")
     assert damaged.endswith(": passed over")
     assert "resumed after step 2" in error
-    assert states_of(folder) == [2, 4, 6]
-    assert losses_of(folder) == losses_of(run_3dspa[0])
+    assert kept_states(folder) == [2, 4, 6]
+    assert training_losses(folder) == training_losses(run_3dspa[0])
     assert [line["step"] for line in lines_of(folder)] == [4, 6]
     a, b = (
         checkpoints.load_checkpoint(str(path / "3dspa_mini.npz")).params
@@ -294,18 +298,20 @@ def test_sigterm_then_a_full_disk(run_3dspa, cache, tmp_path):
     assert found, error
     step, saved, exported = map(int, found.groups())
     assert step == saved >= exported > 0 and exported % 3 == 0
-    assert states_of(tmp_path) == [step]
+    assert kept_states(tmp_path) == [step]
     assert checkpoints.load_checkpoint(str(path)).metadata["step"] == exported
     assert "learning_curve.png" in os.listdir(tmp_path)
-    assert losses_of(tmp_path)[1] != losses_of(run_3dspa[0])[1]  # of other weights
+    assert (
+        training_losses(tmp_path)[1] != training_losses(run_3dspa[0])[1]
+    )  # of other weights
 
     process = start(cache, *flags, "--resume", "--save_freq=1", "--eval_freq=90000")
-    wait_for(process, lambda: step + 1 in states_of(tmp_path))
+    wait_for(process, lambda: step + 1 in kept_states(tmp_path))
     limit = (10_000, resource.RLIM_INFINITY)
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, limit)
     status, out, error = finish(process)
     assert (status, out) == (1, "")
-    states = states_of(tmp_path)
+    states = kept_states(tmp_path)
     last = states[-1]
     pattern = (
         rf"cannot write {tmp_path}/state/{last + 1}: File too large; the training "
@@ -343,60 +349,50 @@ def test_signal_before_a_resumed_step(stopped, cache, tmp_path):
     shutil.copytree(stopped[0], folder)
     flags = [*SMALL, *SIX_STEPS, f"--checkpoint_dir={folder}", "--resume"]
     error = interrupted(start(cache, *flags, "--num_eval_scenes=100000", pool=False))
-    kept = (
-        f"stopped before it went on; the training state of step {states_of(folder)[-1]}"
+    step = kept_states(folder)[-1]
+    assert error[-2].startswith(
+        f"stopped before it went on; the training state of step {step} is kept. "
+        "Go on with: python train.py "
     )
-    assert error[-2].startswith(f"{kept} is kept. Go on with: python train.py ")
     assert error[-2].endswith(" --resume")
-    assert states_of(folder) == states_of(stopped[0])
+    assert kept_states(folder) == kept_states(stopped[0])
 
 
-HELD_OUT = """
-import sys, types
-from absl import flags
-import train
-
-flags.FLAGS(["train.py", *sys.argv[1:]])
-model = types.SimpleNamespace(
-    model_type="trajan", num_output_frames=8, use_dino=False, use_depth=False
-)
-print(*[len(batch["boundary_frame"]) for batch in train.make_held_out(model)])
-"""
-
-
-def test_no_more_clips_are_held_out_than_asked_for(cache, tmp_path):
+def test_no_more_clips_are_held_out_than_asked_for(tmp_path):
     rng = np.random.default_rng(0)
     for i in range(8):
         tracks = rng.uniform([-1, -1, 2], [1, 1, 4], (40, 8, 3))
-        np.savez(
-            tmp_path / f"{i}.npz",
-            tracks_3d=tracks,
-            visible=np.ones((40, 8, 1)),
-            height=64,
-            width=64,
-        )
-    script = tmp_path / "held_out.py"
-    script.write_text(HELD_OUT)
-    data = ["--eval_data_source=npz", f"--eval_dataset_path={tmp_path}"]
-    flags = [*SIZES, *data, "--num_eval_scenes=5"]
-    status, out, error = finish(start(cache, *flags, script=str(script), pool=False))
-    assert status == 0, error
-    assert out.split() == ["2", "2", "1"]
+        arrays = {"tracks_3d": tracks, "visible": np.ones((40, 8, 1))}
+        np.savez(tmp_path / f"{i}.npz", **arrays, height=64, width=64)
+    options = types.SimpleNamespace(
+        eval_data_source="npz",
+        eval_dataset_path=str(tmp_path),
+        eval_split=None,
+        num_eval_scenes=5,
+        batch_size=2,
+        num_support_tracks=16,
+        num_query_points=8,
+        skip_corrupt=False,
+    )
+    model = cases.make_model("trajan", num_output_frames=8)
+    held_out = run_data.held_out_batches(options, model)
+    assert [len(batch["boundary_frame"]) for batch in held_out] == [2, 2, 1]
 
 
 # Two hosts that train nothing, three times. The data of the second have an end.
 HOSTS = """
 import sys, types
-from absl import flags
 import jax, jax.numpy as jnp
-import train
+from spa.model import run
 
 host, where, folder = int(sys.argv[1]), *sys.argv[2:]
-flags.FLAGS(["train.py", f"--checkpoint_dir={folder}", "--log_freq=4"])
-flags.FLAGS.set_default("save_freq", 6)
-flags.FLAGS.set_default("eval_freq", 99)
+how = {"log_freq": 4, "save_freq": 6, "eval_freq": 99, "stop_at_step": None}
+options = types.SimpleNamespace(**how)
 jax.distributed.initialize(where, 2, host)
-train.save = lambda run: setattr(run, "saved", run.step)
+
+class Unsaved(run.Run):
+    def save(self):
+        self.saved = self.step
 
 class Feeder:
     def __init__(self, end):
@@ -410,8 +406,12 @@ class Feeder:
 
     restart = rates = lambda self: {}
 
+stop = run.StopRequest()
 for end in (1, 3, 8):
-    run = train.Run(
+    it = Unsaved(
+        options=options,
+        folder=run.RunFolder(folder, "nothing"),
+        again="Go on.",
         model=None,
         held_out=[],
         step_fn=lambda state, batch: (state, {"loss": batch["x"], "grad_norm": 0.0}),
@@ -421,9 +421,9 @@ for end in (1, 3, 8):
         feeder=Feeder(end),
     )
     try:
-        train.take_steps(run, train.StopRequest())
-    except train.TrainingEnded as error:
-        print(f"steps {run.step}: {error}")
+        it.take_steps(stop)
+    except run.TrainingEnded as error:
+        print(f"steps {it.step}: {error}")
 """
 
 
@@ -439,46 +439,25 @@ def test_hosts_end_together_where_the_data_of_one_fail(cache, tmp_path):
     found = []
     for status, out, error in map(finish, processes):
         assert status == 0, error
-        lines = [line for line in out.splitlines() if line.startswith("steps ")]
-        found.append([line.partition(" Go on with: ")[0] for line in lines])
+        found.append([line for line in out.splitlines() if line.startswith("steps ")])
     steps = {1: 0, 3: 4, 8: 8}
     nothing = "nothing was written yet"
     kept = {1: nothing, 3: nothing, 8: "the training state of step 6 is kept"}
     other, torn = "the data of another host have failed", "clip.npz is torn"
-    assert found[0] == [f"steps {steps[n]}: {other}; {kept[n]}." for n in steps]
+    assert found[0] == [f"steps {steps[n]}: {other}; {kept[n]}. Go on." for n in steps]
     assert found[1] == [
-        f"steps {steps[n]}: no batch for step {n}: {torn}; {kept[n]}." for n in steps
+        f"steps {steps[n]}: no batch for step {n}: {torn}; {kept[n]}. Go on."
+        for n in steps
     ]
 
 
-FAILING_DEVICE = """
-import sys
-from unittest import mock
-import jax
-import train
-
-run = mock.MagicMock(wandb=None)
-train.begin, train.is_one_of_many = (lambda: run), (lambda: True)
-train.kept, train.how_to_go_on = (lambda run: "all is kept"), (lambda: "")
-stop = train.StopRequest()
-for said in sys.argv[1:]:
-    train.take_steps = mock.Mock(side_effect=jax.errors.JaxRuntimeError(said))
-    try:
-        train.train(stop)
-    except (train.TrainingEnded, jax.errors.JaxRuntimeError) as error:
-        print(f"{type(error).__name__}: {error}")
-"""
-
-
-def test_memory_that_runs_out_is_no_other_host_s_end(cache, tmp_path):
-    script = tmp_path / "failing.py"
-    script.write_text(FAILING_DEVICE)
-    said = ["RESOURCE_EXHAUSTED: no memory", "UNAVAILABLE: no peer"]
-    status, out, error = finish(start(cache, *said, script=str(script), pool=False))
-    assert status == 0, error
-    memory, peer = out.splitlines()
-    assert memory.startswith("JaxRuntimeError: RESOURCE_EXHAUSTED: no memory")
-    assert peer.startswith("TrainingEnded: another host has ended or is out of")
+def test_memory_that_runs_out_is_no_other_host_s_end():
+    memory, peer = map(
+        jax.errors.JaxRuntimeError,
+        ("RESOURCE_EXHAUSTED: no memory", "UNAVAILABLE: no peer"),
+    )
+    assert not is_lost_host(memory, 2) and is_lost_host(peer, 2)
+    assert not is_lost_host(peer, 1)
 
 
 def test_trajan_with_a_pool_and_workers(cache, tmp_path):
@@ -527,7 +506,7 @@ def test_a_loss_that_is_not_finite(cache, tmp_path):
         "the loss or its gradient is not finite at step 4; the training state of step "
         "2 is kept. Try --learning_rate=3e+29"
     )
-    assert states_of(tmp_path) == [2]
+    assert kept_states(tmp_path) == [2]
 
 
 def test_weights_that_are_not_finite(cache, tmp_path):
@@ -548,16 +527,10 @@ def test_weights_that_are_not_finite(cache, tmp_path):
 BAD_FLAGS = {
     "--preset=huge": "should be one of <mini|base>",
     "--data_source=imagenet": "should be one of",
-    "--dtype=float64": "should be one of",
     "--batch_size=0": "positive",
     "--batch_size=many": "invalid literal",
-    "--num_steps=0": "positive",
     "--eval_freq=0": "positive",
-    "--save_freq=0": "positive",
     "--learning_rate=-1": "non-negative",
-    "--warmup_steps=-1": "non-negative",
-    "--num_scenes=0": "positive",
-    "--num_eval_scenes=0": "positive",
     "--num_workers=-1": "non-negative",
     "--num_output_frames=1": ">= 2",
     "--ema_decay=1.5": "range [0, 1]",
@@ -586,13 +559,8 @@ BAD_FLAGS = {
     "--checkpoint_dir=STOPPED": "STOPPED holds a run: add --resume to go on with it",
     # What must not change when a run is resumed.
     "RESUME --learning_rate=1": "this run has --learning_rate=5.0, not 1.0;",
-    "RESUME --batch_size=4": "this run has --batch_size=2, not 4;",
-    "RESUME --seed=3": "this run has --seed=0, not 3;",
-    "RESUME --num_steps=9": "this run has --num_steps=6, not 9;",
     "RESUME --preset=base": "this run has --preset=mini, not base;",
-    "RESUME --dtype=bfloat16": "this run has --dtype=float32, not bfloat16;",
     "RESUME --position_weight=1": "this run has --position_weight=20.0, not 1.0;",
-    "RESUME --num_scenes=8": "this run has --num_scenes=4, not 8;",
     "--resume --checkpoint_dir=BROKEN": "no whole training state in BROKEN/state: ",
 }
 # One interpreter for all of them: importing takes most of the time.

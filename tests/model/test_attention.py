@@ -45,14 +45,12 @@ def test_attend_equals_flax(shape):
 
 @hypothesis.given(
     seed=st.integers(0, 2**16),
-    queries=st.integers(1, 5),
-    keys=st.integers(1, 6),
     broadcast=st.sets(st.integers(0, 2)),
 )
 @hypothesis.settings(max_examples=40, deadline=None)
-def test_a_masked_key_is_as_good_as_none(seed, queries, keys, broadcast):
+def test_a_masked_key_is_as_good_as_none(seed, broadcast):
     """Against attending, one query at a time, to just the keys that are admitted."""
-    rng = np.random.default_rng(seed)
+    rng, queries, keys = np.random.default_rng(seed), 3, 4
     q = rng.standard_normal((2, queries, 1, 4)).astype(np.float32)
     k, v = rng.standard_normal((2, 2, keys, 1, 4)).astype(np.float32)
     shape = [1 if i in broadcast else n for i, n in enumerate((2, queries, keys))]
@@ -115,25 +113,6 @@ def test_lengths_padded_to_even_give_the_same(queries, keys):
     any_key = mask.any(-1)[..., None, None]
     expected = attention.attend(q, k, v, mask, "xla")
     np.testing.assert_allclose(out[:, :queries] * any_key, expected, 0, 1e-5)
-
-
-def test_the_fused_kernel_is_asked_for_by_name(monkeypatch):
-    """The real kernel needs a GPU; here the call to it is traced."""
-    asked = []
-
-    def traced(q, k, v, mask=None, implementation=None):
-        asked.append((q.shape, k.shape, mask is not None, implementation))
-        return jnp.zeros(q.shape, q.dtype)
-
-    monkeypatch.setattr(jax.nn, "dot_product_attention", traced)
-    q, k = random(2, 3, 5, 2, 8), random(2, 3, 7, 2, 8)
-    out = attention.attend(q, k, k, np.ones((3, 1, 7), bool), "cudnn")
-    assert out.shape == (2, 3, 5, 2, 8)
-    attention.attend(q, k, k, None, "cudnn")
-    assert asked == [
-        ((6, 6, 2, 8), (6, 8, 2, 8), True, "cudnn"),
-        ((6, 5, 2, 8), (6, 7, 2, 8), False, "cudnn"),
-    ]
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 6), (4, 5), (5, 1, 5, 6)])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from spa.data.loading import load_examples
-from spa.model import checkpoints, training
+from spa.model import checkpoints, evaluation
 from spa.realism.heads import fingerprint
 from spa.realism.options import DEFAULT_CHECKPOINT, make_options
 from spa.realism.scorer import load_checkpoint, load_heads, score_video, scoring_head
@@ -50,7 +50,7 @@ def test_a_shipped_checkpoint_halves_the_errors_of_simple_motion(name):
         augment=False,
         num_epochs=1,
     )
-    found = training.evaluate(checkpoint.model, checkpoint.params, batches)
+    found = evaluation.evaluate(checkpoint.model, checkpoint.params, batches)
     for baseline in ("point_stays", "constant_velocity"):
         assert found["model_median_px"] <= found[f"{baseline}_median_px"] / 2
         assert found["model_mean_px"] <= found[f"{baseline}_mean_px"] / 2

@@ -1,10 +1,4 @@
-"""The motion scaffold, against plain loops and motions that are known.
-
-choose_nodes, node_paths     plain loops; any order of tracks, tracks never seen
-compress_paths               scipy's cosine transform; what rounding costs
-blend_weights                plain weighted least squares; linear motion is exact
-the whole way                still and moving clips, through the model's own latents
-"""
+"""The motion scaffold, against plain loops and motions that are known."""
 
 import cases
 import jax
@@ -36,7 +30,7 @@ def make_tracks(seed, clips=2, tracks=9, frames=7, coords=3):
     return points, visible
 
 
-# ------------------------------------------------------------------ plain versions
+# Plain versions.
 
 
 def plain_distance(a, b):
@@ -110,7 +104,7 @@ def plain_weights(point, nodes, log_weights, ridge):
     return at_point @ np.linalg.solve(normal, design.T * weight)
 
 
-# ------------------------------------------------------------------ nodes and paths
+# Nodes and paths.
 
 
 @settings(max_examples=20, deadline=None)
@@ -190,7 +184,7 @@ def test_a_hidden_node_moves_with_its_neighbours():
     np.testing.assert_allclose(paths[0], points[0, [0, 6]], 0, 1e-5)
 
 
-# ------------------------------------------------------------------ numbers
+# Numbers.
 
 
 def test_paths_are_kept_as_the_slow_part_of_their_cosine_transform():
@@ -242,7 +236,7 @@ def test_what_rests_stays_at_rest_whatever_is_rounded():
     assert np.ptp(np.asarray(scaffold.expand_paths(numbers, 48, 16)), axis=2).max() == 0
 
 
-# ------------------------------------------------------------------ blending
+# Blending.
 
 
 @settings(max_examples=30, deadline=None)
@@ -290,7 +284,7 @@ def test_points_are_where_they_were_in_their_own_frame():
             np.testing.assert_allclose(moved[0, i, t], expected, 0, 1e-5)
 
 
-# ------------------------------------------------------------------ the whole way
+# The whole way.
 
 
 def still_world(frames=12, support=40, queries=10, turn=0.0, sideways=0.0):

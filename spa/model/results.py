@@ -1,0 +1,58 @@
+"""Query points of an autoencoder, and its predictions of them."""
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Float, Int
+
+
+@struct.dataclass
+class TrackAutoEncoderResults:
+    """Predictions of the autoencoder.
+
+    Attributes:
+        tracks: positions, `[*B, Q, T, C]`, in the units of the query points.
+        visible_logits: visibility before the sigmoid, `[*B, Q, T, 1]`.
+        certain_logits: certainty before the sigmoid, `[*B, Q, T, 1]`; zeros in 3D.
+        log_error_scale: log of the expected position error, `[*B, Q, T, 1]`, or None
+            in a model without that head.
+        latents: the latents before quantisation, `[*B, L, latent_token_dim]`, where
+            they were computed in the same call, else None.
+    """
+
+    tracks: Float[Array, "*B Q T C"]
+    visible_logits: Float[Array, "*B Q T 1"]
+    certain_logits: Float[Array, "*B Q T 1"]
+    log_error_scale: Float[Array, "*B Q T 1"] | None = None
+    latents: Float[Array, "*B L D"] | None = None
+
+    @property
+    def visible(self) -> Float[Array, "*B Q T 1"]:
+        return (self.visible_logits > 0).astype(jnp.float32)
+
+    @property
+    def certain(self) -> Float[Array, "*B Q T 1"]:
+        return (self.certain_logits > 0).astype(jnp.float32)
+
+    @property
+    def visible_and_certain(self) -> Float[Array, "*B Q T 1"]:
+        """Means nothing in 3D, where no certainty is learned."""
+        both = jax.nn.sigmoid(self.visible_logits) * jax.nn.sigmoid(self.certain_logits)
+        return (both > 0.5).astype(jnp.float32)
+
+
+@struct.dataclass
+class TrackAutoEncoderDecoderContext:
+    """Points to decode.
+
+    Attributes:
+        decoder_query: embedded (or plain, see `nested_query_embedding`) positions.
+        query_frame: frame of each query point, `[*B, Q]`.
+        boundary_frame: first padded frame, `[*B]`, or None.
+        query_position: positions as given, `[*B, Q, C]`.
+    """
+
+    decoder_query: Float[Array, "*B Q F"]
+    query_frame: Int[Array, "*B Q"]
+    boundary_frame: Int[Array, "*B"] | None
+    query_position: Float[Array, "*B Q C"]

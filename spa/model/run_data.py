@@ -1,0 +1,259 @@
+"""The model and the data of a training run, as the flags of train.py ask for them.
+
+`options` has the values of these flags by their names. What cannot be is a UserError
+that names the flag.
+"""
+
+import contextlib
+import dataclasses
+import math
+import os
+import signal
+from collections.abc import Iterator
+
+import jax
+
+import track_autoencoder
+import track_autoencoder_3d
+from spa.data.examples import example_features
+from spa.data.loading import dataset_size, load_dataset
+from spa.errors import UserError
+from spa.model import checkpoints
+from spa.simulation import scene_pool
+from track_autoencoder import TrackAutoEncoder
+
+EVALUATION_SEED = 1  # pools of different seeds share no scene
+# Sources that have parts, and which are taken if none is named.
+SPLITS = {
+    "kubric": {"split": "train", "eval_split": "validation"},
+    "tapvid3d": {"split": None, "eval_split": None},
+}
+# Beside tracks, where the files need not be looked into.
+SOURCE_FEATURES = {"kubric": {"depth"}}
+
+
+def check_data(options) -> None:
+    """Raises UserError if there is no such dataset, or held-out data are not."""
+    where = []
+    for source, name, part in (
+        (options.data_source, "dataset_path", "split"),
+        (eval_source(options), "eval_dataset_path", "eval_split"),
+    ):
+        path = getattr(options, name)
+        if source == "synthetic" and path is not None:
+            raise UserError(
+                f"--{name} was given, but the data is simulated: which source is it?"
+            )
+        if source != "synthetic" and path is None:
+            raise UserError(f"data of {source} must be somewhere: give --{name}")
+        if path is not None and not os.path.exists(path):
+            raise UserError(f"no such dataset: --{name}={path}")
+        split = split_argument(options, source, part)
+        where.append((source, path and os.path.realpath(path), split))
+    if where[0] == where[1] and options.data_source != "synthetic":
+        raise UserError(
+            f"--eval_dataset_path={options.eval_dataset_path} holds the clips that are "
+            "trained on: name others, or none for simulated scenes"
+        )
+
+
+def split_argument(options, source: str, name: str) -> dict[str, str | None]:
+    """Returns the loader's argument for a flag, "split" or "eval_split".
+
+    It has none for most sources: then the flag is a UserError.
+    """
+    value = getattr(options, name)
+    if source not in SPLITS:
+        if value is not None:
+            raise UserError(f"--{name}={value}: data of {source} has no such parts")
+        return {}
+    return {"split": SPLITS[source][name] if value is None else value}
+
+
+def eval_source(options) -> str:
+    """Returns where held-out clips come from."""
+    if options.eval_data_source is not None:
+        return options.eval_data_source
+    return "synthetic" if options.eval_dataset_path is None else options.data_source
+
+
+def source_features(options) -> set[str]:
+    """Returns what the training data has beside tracks: "dino", "depth"."""
+    if options.data_source == "synthetic":
+        return {"depth"} if options.num_depth_scenes else set()
+    if options.data_source != "npz":
+        return SOURCE_FEATURES.get(options.data_source, set())
+    return example_features(options.dataset_path)
+
+
+def choose_features(options) -> dict[str, bool]:
+    """Chooses `use_dino` and `use_depth`: as asked for, else what model and data have.
+
+    Raises:
+        UserError: if a feature is asked for that one of them has not.
+    """
+    is_3d = options.model_type == "3dspa"
+    found = source_features(options) if is_3d else set()
+    chosen = {}
+    for name in ("dino", "depth"):
+        asked = getattr(options, f"use_{name}")
+        if asked and not is_3d:
+            raise UserError(f"--use_{name}: only --model_type=3dspa takes features")
+        if asked and name not in found:
+            hint = ": give --num_depth_scenes" if name == "depth" else ""
+            raise UserError(
+                f"--use_{name}: {options.data_source} data has no {name} features"
+                f"{hint if options.data_source == 'synthetic' else ''}"
+            )
+        chosen[f"use_{name}"] = name in found if asked is None else asked
+    return chosen
+
+
+def make_model(options) -> TrackAutoEncoder:
+    """Returns the model that is asked for."""
+    changes = {**choose_features(options), "dtype": options.dtype}
+    for name in ("num_output_frames", "readout"):
+        if getattr(options, name) is not None:
+            changes[name] = getattr(options, name)
+    is_2d = options.model_type == "trajan"
+    module = track_autoencoder if is_2d else track_autoencoder_3d
+    return module.make_model(options.preset, **changes)
+
+
+def first_params(options, model: TrackAutoEncoder) -> dict:
+    """Returns random parameters, or those of --init_checkpoint.
+
+    Raises:
+        UserError: if that is of another model.
+    """
+    if options.init_checkpoint is None:
+        return checkpoints.init_params(model, options.seed)
+    checkpoint = checkpoints.load_checkpoint(options.init_checkpoint)
+    found = dataclasses.asdict(checkpoint.config)
+    wanted = dataclasses.asdict(track_autoencoder.model_config(model))
+    different = [
+        f"{name} {found[name]}, not {value}"
+        for name, value in wanted.items()
+        if found[name] != value
+    ]
+    if different:
+        raise UserError(
+            f"--init_checkpoint={options.init_checkpoint} is another model: it has "
+            f"{'; '.join(different)}"
+        )
+    return checkpoint.params
+
+
+def count_steps(options) -> int:
+    """Returns the steps of the whole run."""
+    if options.num_steps is not None:
+        return options.num_steps
+    if options.data_source == "synthetic":
+        clips = options.num_scenes
+    else:
+        part = split_argument(options, options.data_source, "split")
+        clips = dataset_size(options.data_source, options.dataset_path, **part)
+    return max(1, math.ceil(options.num_epochs * clips / options.batch_size))
+
+
+def scene_pool(
+    options, num_scenes: int, seed: int, num_frames: int, depth_scenes: int
+) -> scene_pool.ScenePool:
+    """Returns simulated scenes, as long as the model's window or longer.
+
+    They have as many tracks as are asked for, and features for all of the support.
+    """
+    support, query = options.num_support_tracks, options.num_query_points
+    return scene_pool.synthetic_pool(
+        num_scenes,
+        seed=seed,
+        num_workers=options.num_workers,
+        num_frames=max(64, num_frames),
+        num_tracks=max(320, support + query),
+        depth_feature_tracks=max(192, support),
+        cache_dir=options.pool_dir,
+        depth_feature_scenes=depth_scenes,
+    )
+
+
+def batches(options, model, source, path, batch_size: int, seed: int, **how):
+    """Returns an iterator of batches as the options and the model want them."""
+    return load_dataset(
+        source,
+        path,
+        batch_size,
+        num_support=options.num_support_tracks,
+        num_query=options.num_query_points,
+        num_output_frames=model.num_output_frames,
+        model_type=model.model_type,
+        seed=seed,
+        use_dino=model.use_dino,
+        use_depth=model.use_depth,
+        skip_corrupt=options.skip_corrupt,
+        **how,
+    )
+
+
+def held_out_batches(options, model) -> list[dict]:
+    """Returns held-out batches, the same on every host, as large as a device's part.
+
+    Raises:
+        UserError: if there is no clip.
+    """
+    source, pool = eval_source(options), None
+    if source == "synthetic":
+        frames = model.num_output_frames
+        depth_scenes = options.num_eval_scenes if model.use_depth else 0
+        sizes = (options.num_eval_scenes, EVALUATION_SEED, frames, depth_scenes)
+        pool = scene_pool(options, *sizes)
+    size = max(1, options.batch_size // jax.device_count())
+    where = (source, options.eval_dataset_path, size, EVALUATION_SEED)
+    how = {"pool": pool, "augment": False, "num_epochs": 1, "num_workers": 0}
+    how |= split_argument(options, source, "eval_split")
+    held_out, count = [], 0
+    for batch in batches(options, model, *where, **how):
+        missing = options.num_eval_scenes - count
+        held_out.append({name: array[:missing] for name, array in batch.items()})
+        count += len(batch["boundary_frame"])
+        if count >= options.num_eval_scenes:
+            break
+    if not held_out:
+        raise UserError(f"no clip is held out in {options.eval_dataset_path}")
+    return held_out
+
+
+def training_batches(options, model, first: int) -> Iterator[dict]:
+    """Returns this host's share of the training data, for ever, from a step on."""
+    host, hosts = jax.process_index(), jax.process_count()
+    order = options.seed
+    how = {"modality_dropout": options.modality_dropout, "first_batch": first}
+    if options.data_source == "synthetic":
+        # Any --seed may be asked for, but none trains on the held-out scenes. Each host
+        # simulates scenes of its own, past all seeds.
+        seed = options.seed + (options.seed >= EVALUATION_SEED) + 2**32 * host
+        depth_scenes = options.num_depth_scenes if model.use_depth else 0
+        shares = [-(-count // hosts) for count in (options.num_scenes, depth_scenes)]
+        sizes = (shares[0], seed, model.num_output_frames, shares[1])
+        how["pool"] = scene_pool(options, *sizes)
+        order = (options.seed + 1_000_003 * host) % 2**31
+    else:  # shares of one order: of another on each host they would overlap
+        how |= {"pool": None, "shard_index": host, "shard_count": hosts}
+        how |= split_argument(options, options.data_source, "split")
+    size = options.batch_size // hosts
+    where = (options.data_source, options.dataset_path, size, order)
+    how |= {"num_epochs": None, "num_workers": options.num_workers}
+    found = batches(options, model, *where, augment=True, **how)
+    with no_interrupts():  # it is the main process that says what Ctrl-C means
+        found.get_state()  # makes the workers that the next line starts
+        found.start_prefetch()
+    return found
+
+
+@contextlib.contextmanager
+def no_interrupts():
+    """Ignores Ctrl-C, also in processes that are started within, there for good."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
