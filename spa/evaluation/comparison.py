@@ -12,7 +12,7 @@ from tqdm import tqdm
 from spa import statistics
 from spa.errors import UserError, first_line
 from spa.evaluation.figures import draw_distributions, draw_scatter
-from spa.evaluation.reports import Report, Table, mean_known
+from spa.evaluation.reports import Report, Table, mean_score, publish_report
 from spa.metrics import frechet_distance, motion_sample, video_distance
 from spa.statistics import bootstrap
 
@@ -108,8 +108,8 @@ def compare(
         "num_a": len(first.names),
         "num_b": len(second.names),
         "num_common": len(common),
-        "mean_a": mean_known(first.scores, None),
-        "mean_b": mean_known(second.scores, None),
+        "mean_a": mean_score(first.scores),
+        "mean_b": mean_score(second.scores),
         "difference": _difference(first, second),
         "win_rate_a": bootstrap(statistics.pairwise_accuracy, *(x[kept] for x in pair)),
         "frechet_motion_distance": _motion_distance(
@@ -137,6 +137,23 @@ def compare(
     return Report(metrics, [_compare_table(metrics)], figures, notes=notes)
 
 
+def compare_folders(
+    output_dir: str,
+    results_a: str | None = None,
+    results_b: str | None = None,
+    score_name: str = "realism",
+) -> str:
+    """Writes the comparison of two folders of results; returns it for the screen."""
+    folders = {"results_a": results_a, "results_b": results_b}
+    for flag, folder in folders.items():
+        if not folder:
+            raise UserError(f"--benchmark=compare needs --{flag}")
+    report = compare(*(read_results(x, score_name) for x in folders.values()))
+    about = {"benchmark": "compare", "score": score_name}
+    about |= {flag: os.path.abspath(folder) for flag, folder in folders.items()}
+    return publish_report(report, output_dir, about)
+
+
 def _check_settings(first, second) -> list[str]:
     differ = [n for n, x in first.settings.items() if second.settings.get(n) != x]
     hard = [name for name in ("checkpoint", "version") if name in differ]
@@ -160,14 +177,12 @@ def _difference(first, second):
     groups = np.array(first.names + second.names)
     kept = ~np.isnan(values)
 
-    def difference(x, of_first, weights):
-        return statistics.mean(x, weights * of_first) - statistics.mean(
-            x, weights * (1 - of_first)
-        )
+    def difference(x, is_first, weights=None):
+        weights = np.ones(len(x)) if weights is None else weights
+        apart = weights * is_first, weights * ~is_first
+        return statistics.mean(x, apart[0]) - statistics.mean(x, apart[1])
 
-    return bootstrap(
-        difference, values[kept], is_first[kept].astype(float), groups=groups[kept]
-    )
+    return bootstrap(difference, values[kept], is_first[kept], groups=groups[kept])
 
 
 def _motion_distance(first, second, num_shuffles):

@@ -9,12 +9,12 @@ from jaxtyping import Float
 
 from spa.errors import UserError
 from spa.evaluation.figures import draw_scatter
-from spa.evaluation.reports import Report, group_by_label, report_ratings
+from spa.evaluation.reports import Report, report_ratings
 from spa.evaluation.tables import (
     Clip,
     find_column,
-    find_videos,
-    merge_rows,
+    label_arrays,
+    make_clips,
     parse_number,
     read_labels,
     read_table,
@@ -26,7 +26,7 @@ def read_evalcrafter(
     video_dir: str | None = None,
     aspects: Sequence[str] | None = None,
 ) -> list[Clip]:
-    """EvalCrafter's human ratings.
+    """Returns the clips of EvalCrafter's human ratings.
 
     Args:
         table: CSV or parquet with video_path, model, and a column per aspect.
@@ -41,19 +41,22 @@ def read_evalcrafter(
         UserError: as for `read_videophy2`.
     """
     columns, rows = read_table(table)
-    video = find_column(table, columns, None, ("video_path",))
-    model = find_column(table, columns, None, ("model",))
+    video = find_column(table, columns, ["video_path"])
+    model = find_column(table, columns, ["model"])
     if aspects is None:
         others = [name for name in columns if name and name not in (video, model)]
         aspects = [n for n in others if any(_is_number(row[n]) for row in rows)]
         if not aspects:
             raise UserError(f"{table}: no column of ratings: give --aspects")
-    aspects = {name: find_column(table, columns, name, ()) for name in aspects}
-    labels = read_labels(table, rows, aspects)
-    files = find_videos([row[video] for row in rows], table, video_dir)
-    return merge_rows(
-        Clip(file, Path(file).stem, of_row, {"model": row[model]})
-        for file, row, of_row in zip(files, rows, labels, strict=True)
+    names = {name: find_column(table, columns, [name]) for name in aspects}
+    return make_clips(
+        table,
+        rows,
+        read_labels(table, rows, names),
+        video,
+        video_dir,
+        tags={"model": model},
+        group=lambda row, file: Path(file).stem,
     )
 
 
@@ -65,19 +68,10 @@ def _is_number(text):
 def report_evalcrafter(
     clips: Sequence[Clip], values: Float[np.ndarray, " N"]
 ) -> Report:
-    """Agreement with each aspect, and the models' ranks.
-
-    Args:
-        clips: of `read_evalcrafter`.
-        values: [N] their scores, NaN where there is none.
-    """
+    """Reports agreement of scores [N], NaN where there is none, with each aspect, and
+    the models' ranks."""
     report = report_ratings(clips, values)
-    report.figures |= {
-        f"scatter_{_file_name(name)}.png": draw_scatter(y, values, name)
-        for name, y in group_by_label(clips).items()
-    }
+    for name, ratings in label_arrays(clips).items():
+        file = "".join(c if c.isalnum() else "_" for c in name)
+        report.figures[f"scatter_{file}.png"] = draw_scatter(ratings, values, name)
     return report
-
-
-def _file_name(name):
-    return "".join(c if c.isalnum() else "_" for c in name)
