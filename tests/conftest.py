@@ -43,7 +43,7 @@ LONG_FILES = [
     "test_violations",
     "test_twins",
     "test_scorer",
-    "test_benchmarks",
+    "test_evaluate_benchmarks",
 ]
 
 
