@@ -46,7 +46,7 @@ PATHS += ("results_a", "results_b", "pool_dir")
 
 
 def define_flags() -> None:
-    """Called where this file is run; importing it defines nothing."""
+    """Defines all flags where this file is run; importing it defines none."""
     define_dataset_flags()
     define_output_flags("./benchmark_output", result_video_size=0)
     define_clip_flags()
@@ -56,7 +56,7 @@ def define_flags() -> None:
 
 
 def define_dataset_flags() -> None:
-    """Which benchmark, and where it lies."""
+    """Defines which benchmark it is, and where it lies."""
     flags.DEFINE_string(
         "benchmark", None, "What to report on: " + ", ".join(BENCHMARKS)
     )
@@ -108,7 +108,7 @@ def define_dataset_flags() -> None:
 
 
 def define_offline_flags() -> None:
-    """Of synthetic and corruptions."""
+    """Defines the flags of synthetic and corruptions."""
     flags.DEFINE_string(
         "video_path",
         None,

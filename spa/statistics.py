@@ -12,6 +12,9 @@ import numpy as np
 import scipy.stats
 from jaxtyping import Bool, Float
 
+Values = Float[np.ndarray, " N"]
+Weights = Float[np.ndarray, "*B N"] | None
+Figures = Float[np.ndarray, "*B"]
 BOOTSTRAP_CHUNK = 200_000  # resamples times entries at a time: what a cache holds
 
 
@@ -25,31 +28,21 @@ class Estimate(NamedTuple):
     num: int
 
 
-def mean(
-    values: Float[np.ndarray, " N"], weights: Float[np.ndarray, "*B N"] | None = None
-) -> Float[np.ndarray, "*B"]:
+def mean(values: Values, weights: Weights = None) -> Figures:
     """Returns the mean of values."""
     weights = np.ones(len(values)) if weights is None else np.asarray(weights)
     with np.errstate(invalid="ignore"):
         return weights @ values / weights.sum(axis=-1)
 
 
-def pearson(
-    x: Float[np.ndarray, " N"],
-    y: Float[np.ndarray, " N"],
-    weights: Float[np.ndarray, "*B N"] | None = None,
-) -> Float[np.ndarray, "*B"]:
+def pearson(x: Values, y: Values, weights: Weights = None) -> Figures:
     """Returns Pearson's correlation of x and y; NaN where one of them does not vary."""
     if weights is None:
         return _scipy_correlation(scipy.stats.pearsonr, x, y)
     return _weighted_correlation(x, y, weights)
 
 
-def spearman(
-    x: Float[np.ndarray, " N"],
-    y: Float[np.ndarray, " N"],
-    weights: Float[np.ndarray, "*B N"] | None = None,
-) -> Float[np.ndarray, "*B"]:
+def spearman(x: Values, y: Values, weights: Weights = None) -> Figures:
     """Returns Spearman's rank correlation, equal values sharing their mean rank; NaN
     where x or y does not vary."""
     if weights is None:
@@ -59,11 +52,7 @@ def spearman(
     )
 
 
-def kendall(
-    x: Float[np.ndarray, " N"],
-    y: Float[np.ndarray, " N"],
-    weights: Float[np.ndarray, "*B N"] | None = None,
-) -> Float[np.ndarray, "*B"]:
+def kendall(x: Values, y: Values, weights: Weights = None) -> Figures:
     """Returns Kendall's tau-b; NaN where x or y does not vary. Weights are integers."""
     if weights is None:
         return _scipy_correlation(scipy.stats.kendalltau, x, y)
@@ -73,10 +62,8 @@ def kendall(
 
 
 def auroc(
-    scores: Float[np.ndarray, " N"],
-    positive: Bool[np.ndarray, " N"],
-    weights: Float[np.ndarray, "*B N"] | None = None,
-) -> Float[np.ndarray, "*B"]:
+    scores: Values, positive: Bool[np.ndarray, " N"], weights: Weights = None
+) -> Figures:
     """Returns the area under the ROC curve: how often a positive scores above a
     negative, ties counting half (Mann and Whitney 1947); NaN where one is missing."""
     positive = np.asarray(positive, bool)
@@ -96,10 +83,8 @@ def auroc(
 
 
 def pairwise_accuracy(
-    higher: Float[np.ndarray, " N"],
-    lower: Float[np.ndarray, " N"],
-    weights: Float[np.ndarray, "*B N"] | None = None,
-) -> Float[np.ndarray, "*B"]:
+    higher: Values, lower: Values, weights: Weights = None
+) -> Figures:
     """Returns the share of pairs in which `higher` is above `lower`, ties counting
     half."""
     return mean((np.sign(higher - lower) + 1) / 2, weights)

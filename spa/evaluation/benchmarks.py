@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from spa.errors import UserError
 from spa.evaluation import comparison, evalcrafter, intphys2, labelled, twins, videophy2
-from spa.evaluation.reports import Report, publish_report
+from spa.evaluation.reports import Report, write_report
 from spa.evaluation.tables import Clip, match_scores
 from spa.flags import check_output_dir
 from spa.jobs import Tally, score_many
@@ -99,7 +99,7 @@ def _run_on_videos(benchmark, values, options):
         "score": values["score_name"],
         "split": reading.get("split"),
     }
-    text = publish_report(report, values["output_dir"], about, clips, tally.rows, done)
+    text = write_report(report, values["output_dir"], about, clips, tally.rows, done)
     return text, not tally.failed
 
 

@@ -31,39 +31,26 @@ from spa.statistics import Estimate, bootstrap
 
 LOG = logging.getLogger(__name__)
 CONDITIONS = {
-    "permanence": "permanence",
-    "immutability": "immutability",
-    "immutability_texture": "immutability",
-    "continuity": "continuity",
-    "continuity_swap": "continuity",
-    "solidity": "solidity",
+    name: name.split("_")[0]
+    for name in (
+        "permanence immutability immutability_texture continuity continuity_swap "
+        "solidity"
+    ).split()
 }
 DIFFICULTIES = {
     "easy": ("BasicLevel_0",),
     "medium": ("SaltFlats_0", "DesertMap_0", "RaceTrack_0", "TropicalIsland_0"),
     "hard": (
-        "PLVDaylight_0",
-        "Egypt_0",
-        "RuralAustralia03_0",
-        "ParkingGarage_0",
-        "None",  # a name, not a missing value
+        "PLVDaylight_0 Egypt_0 RuralAustralia03_0 ParkingGarage_0 None "  # a name
         # Further realistic places of the table that is on the hub:
-        "None_0",
-        "Arena_0",
-        "BasketBallCourt_0",
-        "ConcertHall_0",
-        "ShoppingMall_0",
-    ),
+        "None_0 Arena_0 BasketBallCourt_0 ConcertHall_0 ShoppingMall_0"
+    ).split(),
 }
 OTHER = "other"  # the difficulty of a place that is none of these
-FIXED_CAMERAS = (
-    "FixedMarryPoppins",
-    "FixedJumpSolidity",
-    "RotatingCup",
-    "HotAirBallon",
-    "SphereFallingDown",
-    "SolidityFallingFlat",
-)
+FIXED_CAMERAS = (  # by name of the game
+    "FixedMarryPoppins FixedJumpSolidity RotatingCup HotAirBallon SphereFallingDown "
+    "SolidityFallingFlat"
+).split()
 TYPES = ("1_Possible", "1_Impossible", "2_Possible", "2_Impossible")
 PARTS = {  # of the clips, by tag, that are looked at by themselves
     "condition": tuple(dict.fromkeys(CONDITIONS.values())),

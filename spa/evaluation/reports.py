@@ -1,4 +1,4 @@
-"""Reports of benchmarks: tables, notes and figures; on the screen and in files."""
+"""Reports of benchmarks: tables, notes and figures, on the screen and in files."""
 
 import dataclasses
 import io
@@ -183,24 +183,26 @@ def _agreement_of_means(models, label) -> float:
 def write_report(
     report: Report,
     output_dir: str | os.PathLike,
+    about: Mapping,
     clips: Sequence[Clip] = (),
     rows: Sequence[Mapping] = (),
-    about: Mapping | None = None,
-) -> list[str]:
+    done: str = "",
+) -> str:
     """Writes metrics.json, results.csv of the clips, pictures and further files.
 
     Args:
-        clips, rows: of the benchmark and of scores.csv.
         about: what else metrics.json says: how it was made.
+        clips, rows: of the benchmark and of scores.csv.
+        done: what was done, for the screen.
 
     Returns:
-        The paths written.
+        The report for the screen, and what was written.
 
     Raises:
-        UserError: if they cannot be.
+        UserError: if it cannot be.
     """
     folder, contents = Path(output_dir), {}
-    metrics = {**(about or {}), **report.metrics, "notes": report.notes}
+    metrics = {**about, **report.metrics, "notes": report.notes}
     contents["metrics.json"] = encode_json(metrics)
     if clips:
         contents["results.csv"] = _results_csv(clips, rows)
@@ -213,7 +215,8 @@ def write_report(
         for name, content in contents.items():
             with create(folder / name) as file:
                 file.write(content)
-    return [str(folder / name) for name in contents]
+    written = "\n".join(f"written {folder / name}" for name in contents)
+    return "\n\n".join(filter(None, [format_report(report), done, written]))
 
 
 def _results_csv(clips, rows) -> bytes:
@@ -226,21 +229,6 @@ def _results_csv(clips, rows) -> bytes:
         labels = {n: "" if np.isnan(x) else f"{x:g}" for n, x in clip.labels.items()}
         lines.append(found | dict(clip.tags) | labels | {"video": clip.video})
     return encode_csv(columns, lines)
-
-
-def publish_report(
-    report: Report,
-    output_dir: str | os.PathLike,
-    about: Mapping,
-    clips: Sequence[Clip] = (),
-    rows: Sequence[Mapping] = (),
-    done: str = "",
-) -> str:
-    """Writes a report, see `write_report`; returns it for the screen, with what was
-    done, and what was written."""
-    paths = write_report(report, output_dir, clips, rows, about)
-    written = "\n".join(f"written {path}" for path in paths)
-    return "\n\n".join(filter(None, [format_report(report), done, written]))
 
 
 def format_report(report: Report) -> str:
@@ -268,10 +256,8 @@ def _cell(value) -> str:
     if isinstance(value, Estimate):
         if np.isnan(value.value):
             return "-"
-        interval = (
-            "" if np.isnan(value.low) else f" [{value.low:.3f}, {value.high:.3f}]"
-        )
-        return f"{value.value:.3f}{interval}"
+        interval = f" [{value.low:.3f}, {value.high:.3f}]"
+        return f"{value.value:.3f}" + ("" if np.isnan(value.low) else interval)
     if isinstance(value, float):
         return "-" if np.isnan(value) else f"{value:.3f}"
     return str(value)

@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,7 +27,10 @@ def test_what_a_report_writes(tmp_path):
         {"video": os.path.abspath("a.mp4"), "error": "no video"},
     ]
     report = Report({"a": np.nan, "b": {1: np.float64(2)}}, [])
-    write_report(report, tmp_path, clips, rows, {"benchmark": "test"})
+    text = write_report(report, tmp_path, {"benchmark": "test"}, clips, rows)
+    assert text.splitlines() == [
+        f"written {tmp_path / name}" for name in ("metrics.json", "results.csv")
+    ]
     assert json.loads((tmp_path / "metrics.json").read_text()) == {
         "benchmark": "test", "a": None, "b": {"1": 2.0}, "notes": [],
     }  # fmt: skip
@@ -37,7 +39,7 @@ def test_what_a_report_writes(tmp_path):
     assert [row["realism"] for row in found] == ["", "0.5", ""]
     assert found[0]["error"] == "no video" and found[0]["x"] == "1"
     (tmp_path / "file").touch()
-    refused("cannot write to", write_report, report, tmp_path / "file")
+    refused("cannot write to", write_report, report, tmp_path / "file", {})
 
 
 def test_the_drawn_curve_has_the_area():
@@ -66,5 +68,6 @@ def test_pictures_of_whatever_was_scored(tmp_path, num):
         "roc.png": draw_roc({"all": (values, np.round(values))}),
         "estimates.png": draw_estimates({"a": estimate}, "x", 0.5),
     }
-    for path in write_report(report, tmp_path)[1:]:
-        assert Path(path).read_bytes().startswith(b"\x89PNG")
+    write_report(report, tmp_path, {})
+    for name in report.figures:
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
