@@ -24,7 +24,6 @@ import sys
 from absl import app, flags
 
 from spa import flags as spa_flags
-from spa.errors import UserError
 from spa.evaluation import videophy2
 from spa.evaluation.benchmarks import BENCHMARKS, run_benchmark
 from spa.files import keep_compiled_programs
@@ -48,6 +47,7 @@ PATHS += ("results_a", "results_b", "pool_dir")
 def define_flags() -> None:
     """Defines all flags where this file is run; importing it defines none."""
     define_dataset_flags()
+    define_offline_flags()
     define_output_flags("./benchmark_output", result_video_size=0)
     define_clip_flags()
     define_scoring_flags()
@@ -57,38 +57,35 @@ def define_flags() -> None:
 
 def define_dataset_flags() -> None:
     """Defines which benchmark it is, and where it lies."""
-    flags.DEFINE_string(
-        "benchmark", None, "What to report on: " + ", ".join(BENCHMARKS)
-    )
-    flags.DEFINE_string(
-        "dataset_path",
-        None,
-        "videophy2, csv: the table, CSV or parquet. intphys2: the folder with its "
-        "splits.",
-    )
-    flags.DEFINE_string("ratings_csv", None, "evalcrafter: the table of ratings.")
-    flags.DEFINE_string(
-        "video_dir",
-        None,
-        "Where the videos of a table are, if not where it says. Of addresses the last "
-        "parts are looked for here, and at last the name alone, in any sub-folder.",
-    )
+    names = {
+        "benchmark": "What to report on: " + ", ".join(BENCHMARKS),
+        "dataset_path": "videophy2, csv: the table, CSV or parquet. intphys2: the "
+        "folder with its splits.",
+        "ratings_csv": "evalcrafter: the table of ratings.",
+        "video_dir": "Where the videos of a table are, if not where it says. Of "
+        "addresses the last parts are looked for here, and at last the name alone, in "
+        "any sub-folder.",
+        "results_a": "compare: a directory of results,",
+        "results_b": "and the one to compare it with.",
+    }
+    columns = {
+        "video": "videopath or video_url",
+        "pc": "pc",
+        "sa": "sa",
+        "joint": "joint",
+        "model": "model_name or model",
+    }
+    for name, default in columns.items():
+        text = f"videophy2: name of a column. Default: {default}."
+        names[f"{name}_column"] = text
+    for name, text in names.items():
+        flags.DEFINE_string(name, None, text)
     flags.DEFINE_string("split", "Main", "intphys2: Debug, Main or HeldOut.")
     flags.DEFINE_float(
         "answer_threshold",
         None,
         "intphys2, held-out: possible is what scores higher. Default: the median.",
     )
-    for name, default in [
-        ("video", "videopath or video_url"),
-        ("pc", "pc"),
-        ("sa", "sa"),
-        ("joint", "joint"),
-        ("model", "model_name or model"),
-    ]:
-        flags.DEFINE_string(
-            f"{name}_column", None, f"videophy2: name of a column. Default: {default}."
-        )
     flags.DEFINE_float(
         "pc_threshold",
         videophy2.GOOD_PHYSICS,
@@ -97,14 +94,8 @@ def define_dataset_flags() -> None:
     flags.DEFINE_list(
         "aspects", None, "evalcrafter: columns. Default: all that hold numbers."
     )
-    flags.DEFINE_string("results_a", None, "compare: a directory of results,")
-    flags.DEFINE_string("results_b", None, "and the one to compare it with.")
-    flags.DEFINE_string(
-        "score_name",
-        "realism",
-        "Which number of score.json is judged: " + ", ".join(NUMBERS),
-    )
-    define_offline_flags()
+    text = "Which number of score.json is judged: " + ", ".join(NUMBERS)
+    flags.DEFINE_string("score_name", "realism", text)
 
 
 def define_offline_flags() -> None:
@@ -118,29 +109,18 @@ def define_offline_flags() -> None:
     flags.DEFINE_integer(
         "num_seeds", 5, "corruptions: copies per clip and damage.", lower_bound=1
     )
-    flags.DEFINE_integer(
-        "num_scenes",
-        130,
-        "synthetic: scenes, each with up to twelve impossible twins.",
-        lower_bound=1,
-    )
-    flags.DEFINE_string(
-        "pool_dir",
-        None,
-        "synthetic: where scenes are kept, or lie. Default: pool in --output_dir.",
-    )
+    text = "synthetic: scenes, each with up to twelve impossible twins."
+    flags.DEFINE_integer("num_scenes", 130, text, lower_bound=1)
+    text = "synthetic: where scenes are kept, or lie. Default: pool in --output_dir."
+    flags.DEFINE_string("pool_dir", None, text)
     flags.DEFINE_list(
         "conditions",
         ["true", "noisy", "rendered"],
         "synthetic: exact tracks, those with a tracker's noise, rendered pictures "
         "through the lk tracker.",
     )
-    flags.DEFINE_integer(
-        "num_workers",
-        os.cpu_count() or 1,
-        "synthetic: processes that simulate; 0 for none beside this one.",
-        lower_bound=0,
-    )
+    text = "synthetic: processes that simulate; 0 for none beside this one."
+    flags.DEFINE_integer("num_workers", os.cpu_count() or 1, text, lower_bound=0)
 
 
 def main(argv):
@@ -151,8 +131,6 @@ def main(argv):
     logging.getLogger("spa.realism").setLevel(logging.WARNING)
     with exit_on_user_error():
         keep_compiled_programs(FLAGS.jax_cache_dir)
-        if FLAGS.score_name not in NUMBERS:
-            raise UserError(f"no score {FLAGS.score_name!r}: have {', '.join(NUMBERS)}")
         values = FLAGS.flag_values_dict()
         values |= {n: values[n] and os.path.expanduser(values[n]) for n in PATHS}
         text, is_well = run_benchmark(values, given_options(FLAGS))

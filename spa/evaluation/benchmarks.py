@@ -10,7 +10,7 @@ from spa.evaluation import comparison, evalcrafter, intphys2, labelled, twins, v
 from spa.evaluation.reports import Report, write_report
 from spa.evaluation.tables import Clip, match_scores
 from spa.flags import check_output_dir
-from spa.jobs import Tally, score_many
+from spa.jobs import NUMBERS, Tally, score_many
 from spa.realism.front_ends import load_front_ends
 from spa.realism.options import make_options
 from spa.realism.scorer import load_checkpoint, score_video
@@ -64,7 +64,9 @@ def run_benchmark(values: Mapping[str, object], options: Mapping) -> tuple[str, 
     name = values["benchmark"]
     if name not in BENCHMARKS:
         raise UserError(f"which benchmark? give --benchmark={'|'.join(BENCHMARKS)}")
-    benchmark = BENCHMARKS[name]
+    score_name, benchmark = values["score_name"], BENCHMARKS[name]
+    if score_name not in NUMBERS:
+        raise UserError(f"no score {score_name!r}: have {', '.join(NUMBERS)}")
     if benchmark.read:
         return _run_on_videos(benchmark, values, options)
     is_sharded = values["num_shards"] != 1 or values["shard_index"]

@@ -12,21 +12,7 @@ from jaxtyping import Float
 
 from spa import statistics
 from spa.errors import UserError
-from spa.evaluation.figures import draw_distributions, draw_estimates, draw_roc
-from spa.evaluation.reports import (
-    Report,
-    Table,
-    count_scored,
-    name_classes,
-    separation,
-)
-from spa.evaluation.tables import (
-    Clip,
-    find_column,
-    find_videos,
-    label_arrays,
-    read_table,
-)
+from spa.evaluation import figures, reports, tables
 from spa.statistics import Estimate, bootstrap
 
 LOG = logging.getLogger(__name__)
@@ -59,7 +45,7 @@ PARTS = {  # of the clips, by tag, that are looked at by themselves
 }
 
 
-def read_intphys2(root: str | os.PathLike, split: str = "Main") -> list[Clip]:
+def read_intphys2(root: str | os.PathLike, split: str = "Main") -> list[tables.Clip]:
     """Returns the clips of a split of IntPhys 2.
 
     Args:
@@ -83,26 +69,27 @@ def read_intphys2(root: str | os.PathLike, split: str = "Main") -> list[Clip]:
         why = f"have {', '.join(have)}" if have else "no folder there has Videos"
         why = why if Path(root).is_dir() else "no such folder"
         raise UserError(f"no split {split!r} in {root}: {why}")
-    table, is_held_out = folder / "metadata.csv", split.lower() == "heldout"
-    if is_held_out and not table.exists():
+    path, is_held_out = folder / "metadata.csv", split.lower() == "heldout"
+    if is_held_out and not path.exists():
         return _list_unlabelled(folder / "Videos")
-    columns, rows = read_table(table)
-    if is_held_out and "type" not in columns:
+    table = tables.read_table(path)
+    if is_held_out and "type" not in table.columns:
         return _list_unlabelled(folder / "Videos")
-    name = find_column(table, columns, ["filename", "name"])
+    name = table.column("filename", "name")
     for column in ("SceneIndex", "type", "condition", "env", "game_name"):
-        find_column(table, columns, [column])
-    tags = [_read_tags(table, i, row) for i, row in enumerate(rows)]
-    _check_scenes(table, tags)
-    pairs = zip(rows, tags, strict=True)
+        table.column(column)
+    tags = [_read_tags(path, i, row) for i, row in enumerate(table.rows)]
+    _check_scenes(path, tags)
+    pairs = zip(table.rows, tags, strict=True)
     places = {row["env"] for row, found in pairs if found["difficulty"] == OTHER}
     if places:
         listed = ", ".join(sorted(map(repr, places)))
-        LOG.warning("%s: env %s of unknown difficulty", table, listed)
-    stems = [row[name].removesuffix(".mp4") for row in rows]
-    files = find_videos([f"Videos/{stem}.mp4" for stem in stems], table, str(folder))
+        LOG.warning("%s: env %s of unknown difficulty", path, listed)
+    stems = [row[name].removesuffix(".mp4") for row in table.rows]
+    names = [f"Videos/{stem}.mp4" for stem in stems]
+    files = tables.find_videos(names, path, str(folder))
     return [
-        Clip(
+        tables.Clip(
             file,
             found["scene"].split("_")[0],
             {"possible": float(found["type"].endswith("_Possible"))},
@@ -116,14 +103,14 @@ def _list_unlabelled(folder):
     files = sorted(str(path) for path in folder.glob("*.mp4"))
     if not files:
         raise UserError(f"{folder} has no .mp4 file")
-    return [Clip(file, file, {}, {}) for file in files]
+    return [tables.Clip(file, file, {}, {}) for file in files]
 
 
-def _read_tags(table, i, row):
+def _read_tags(path, i, row):
     for column, known in {"type": TYPES, "condition": CONDITIONS}.items():
         if row[column] not in known:
             raise UserError(
-                f"{table}, row {i + 1}: {column} is {row[column]!r}, must be one of "
+                f"{path}, row {i + 1}: {column} is {row[column]!r}, must be one of "
                 + ", ".join(known)
             )
     difficulty = {env: name for name, envs in DIFFICULTIES.items() for env in envs}
@@ -137,21 +124,21 @@ def _read_tags(table, i, row):
     }
 
 
-def _check_scenes(table, tags):
+def _check_scenes(path, tags):
     types = defaultdict(set)
     for of_row in tags:
         types[of_row["scene"]].add(of_row["type"])
     for scene, found in types.items():
         lacking = [name for name in TYPES if name not in found]
         if lacking:
-            raise UserError(f"{table}: scene {scene} has no {', '.join(lacking)}")
+            raise UserError(f"{path}: scene {scene} has no {', '.join(lacking)}")
 
 
 def report_intphys2(
-    clips: Sequence[Clip],
+    clips: Sequence[tables.Clip],
     values: Float[np.ndarray, " N"],
     answer_threshold: float | None = None,
-) -> Report:
+) -> reports.Report:
     """Reports how often what is possible scores above what is not.
 
     In a pair (the possible and the impossible clip of one number in a scene); in the
@@ -163,11 +150,12 @@ def report_intphys2(
         clips: of `read_intphys2`.
         values: [N] their scores, NaN where there is none; a pair or quadruplet that
             lacks one does not count.
-        answer_threshold: for the held-out split, see `answer_held_out`.
+        answer_threshold: of the held-out split: possible is what scores higher. The
+            median by default.
     """
     if not clips[0].labels:
         return _report_held_out(clips, values, answer_threshold)
-    metrics, rows = count_scored(values), []
+    metrics, rows = reports.count_scored(values), []
     for kind, names in {"overall": ("all",), **PARTS}.items():
         metrics[kind] = {}
         for name in names:
@@ -179,19 +167,19 @@ def report_intphys2(
                 rows.append((label, len(chosen), *found.values()))
     title = "Possible above impossible (share, 0.5 by chance but for both above both)"
     header = ("", "clips", "pairs", "quadruplets", "both above both", "AUROC")
-    possible = label_arrays(clips)["possible"]
-    names = name_classes(possible, "impossible", "possible")
+    possible = tables.label_arrays(clips)["possible"]
+    names = reports.name_classes(possible, "impossible", "possible")
     pairs = {row[0]: row[2] for row in rows}
-    figures = {
-        "distributions.png": draw_distributions(values, names),
-        "roc.png": draw_roc({"possible or not": (values, possible)}),
-        "accuracy.png": draw_estimates(pairs, "pairs ranked right", chance=0.5),
+    pictures = {
+        "distributions.png": figures.draw_distributions(values, names),
+        "roc.png": figures.draw_roc({"possible or not": (values, possible)}),
+        "accuracy.png": figures.draw_estimates(pairs, "pairs ranked right", chance=0.5),
     }
-    return Report(metrics, [Table(title, header, rows)], figures)
+    return reports.Report(metrics, [reports.Table(title, header, rows)], pictures)
 
 
 def _accuracies(clips, values) -> dict[str, Estimate]:
-    possible = label_arrays(clips)["possible"]
+    possible = tables.label_arrays(clips)["possible"]
     scenes = defaultdict(lambda: defaultdict(list))  # scene -> type -> scores
     groups = {clip.tags["scene"]: clip.group for clip in clips}
     for clip, value in zip(clips, values, strict=True):
@@ -224,23 +212,11 @@ def _accuracies(clips, values) -> dict[str, Estimate]:
             groups=of_row,
         )
     groups = [clip.group for clip in clips]
-    return accuracies | {"auroc": separation(values, possible, groups)}
+    return accuracies | {"auroc": reports.separation(values, possible, groups)}
 
 
-def answer_held_out(
-    clips: Sequence[Clip],
-    values: Float[np.ndarray, " N"],
-    threshold: float | None = None,
-) -> tuple[bytes, float]:
-    """Returns the answers for the leaderboard, which clips of the held-out split are
-    possible, as a jsonl file, and the threshold.
-
-    Args:
-        clips: of `read_intphys2`.
-        values: [N] their scores. A clip without one is answered with false.
-        threshold: possible is what scores higher; the median by default, since by
-            design half of the clips are possible.
-    """
+def _report_held_out(clips, values, threshold):
+    # By design half of the clips are possible.
     scored = values[~np.isnan(values)]
     if threshold is None:
         threshold = float(np.median(scored)) if len(scored) else np.nan
@@ -253,18 +229,13 @@ def answer_held_out(
         }
         for clip, value in zip(clips, values, strict=True)
     ]
-    return "".join(json.dumps(a) + "\n" for a in answers).encode(), threshold
-
-
-def _report_held_out(clips, values, threshold):
-    answers, threshold = answer_held_out(clips, values, threshold)
-    num_possible = int((values > threshold).sum())
+    num_possible = sum(answer["model_answer"] for answer in answers)
     counts = {"threshold": threshold, "num_answered_possible": num_possible}
     row = (len(clips), num_possible, threshold)
-    return Report(
-        count_scored(values) | counts,
-        [Table("Answers", ("clips", "possible", "threshold"), [row])],
-        {"distributions.png": draw_distributions(values, None)},
-        {"answers.jsonl": answers},
+    return reports.Report(
+        reports.count_scored(values) | counts,
+        [reports.Table("Answers", ("clips", "possible", "threshold"), [row])],
+        {"distributions.png": figures.draw_distributions(values, None)},
+        {"answers.jsonl": "".join(json.dumps(a) + "\n" for a in answers).encode()},
         ["this split has no labels: answers.jsonl is for the leaderboard"],
     )

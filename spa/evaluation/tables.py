@@ -11,7 +11,6 @@ import numpy as np
 from jaxtyping import Float
 
 from spa.errors import UserError, reason
-from spa.jobs import NUMBERS
 
 MISSING = ("", "nan", "none", "null")  # a number that is not there
 
@@ -33,10 +32,90 @@ class Clip:
     tags: Mapping[str, str]
 
 
-def read_table(path: str | os.PathLike) -> tuple[list[str], list[dict[str, str]]]:
-    """Returns a CSV's or parquet file's columns, and its rows as text.
+@dataclasses.dataclass(frozen=True)
+class TextTable:
+    """A table as text: "None" is a name, and nothing but an empty field is empty."""
 
-    Text stays text: "None" is a name, and nothing but an empty field is empty.
+    path: str
+    columns: Sequence[str]
+    rows: Sequence[Mapping[str, str]]
+
+    def column(
+        self, *names: str, given: str | None = None, is_optional: bool = False
+    ) -> str | None:
+        """Returns the given column, else the first of `names` that is there.
+
+        Raises:
+            UserError: there is none, unless it is optional and none was given.
+        """
+        names = (given,) if given else names
+        for name in names:
+            if name in self.columns:
+                return name
+        if is_optional and not given:
+            return None
+        raise UserError(
+            f"{self.path} has no column {' or '.join(names)}: it has "
+            + ", ".join(map(str, self.columns))
+        )
+
+    def numbers(
+        self, columns: Mapping[str, str], is_required: bool = False
+    ) -> list[dict[str, float]]:
+        """Returns each row's numbers, {label: column} -> [{label: number}].
+
+        Raises:
+            UserError: what is no number, or missing although it is required.
+        """
+        for i, row in enumerate(self.rows):
+            for column in columns.values():
+                number = parse_number(row[column])
+                if number is None or (is_required and np.isnan(number)):
+                    raise UserError(
+                        f"{self.path}, row {i + 1}: {column} is {row[column]!r}, must "
+                        "be a number"
+                    )
+        return [
+            {label: parse_number(row[column]) for label, column in columns.items()}
+            for row in self.rows
+        ]
+
+    def clips(
+        self,
+        labels: Sequence[Mapping[str, float]],
+        video: str,
+        video_dir: str | None,
+        tags: Mapping[str, str],
+        group: Callable[[Mapping[str, str], str], str],
+    ) -> list[Clip]:
+        """Returns a clip for each video, with the mean of its rows' labels.
+
+        Args:
+            labels: of the rows, see `numbers`.
+            video: the column of their files, which `find_videos` finds.
+            tags: {tag: column}.
+            group: a row and its file to the clip's group.
+
+        Raises:
+            UserError: a video that is absent, or has rows with different tags.
+        """
+        files = find_videos([row[video] for row in self.rows], self.path, video_dir)
+        found = defaultdict(list)
+        for file, row, numbers in zip(files, self.rows, labels, strict=True):
+            of_row = {tag: row[column] for tag, column in tags.items()}
+            found[file].append(Clip(file, group(row, file), numbers, of_row))
+        merged = []
+        for file, (clip, *others) in found.items():
+            for other in others:
+                if other.tags != clip.tags:
+                    raise UserError(f"{file} is listed as {clip.tags} and {other.tags}")
+            means = {n: nan_mean(y) for n, y in label_arrays([clip, *others]).items()}
+            merged.append(dataclasses.replace(clip, labels=means))
+        return merged
+
+
+def read_table(path: str | os.PathLike) -> TextTable:
+    """Returns a CSV's or parquet file's table.
 
     Raises:
         UserError: what cannot be read, or has no row.
@@ -51,7 +130,11 @@ def read_table(path: str | os.PathLike) -> tuple[list[str], list[dict[str, str]]
         raise UserError(f"{path} cannot be read: {reason(error)}") from error
     if not rows:
         raise UserError(f"{path} has no rows")
-    return columns, [{n: _cell_text(row[n]) for n in columns} for row in rows]
+    text = [
+        {n: "" if row[n] is None else str(row[n]).strip() for n in columns}
+        for row in rows
+    ]
+    return TextTable(path, columns, text)
 
 
 def _read_csv(path):
@@ -71,34 +154,6 @@ def _read_parquet(path):
     return table.column_names, table.to_pylist()
 
 
-def _cell_text(value):
-    return "" if value is None else str(value).strip()
-
-
-def find_column(
-    table: str | os.PathLike,
-    columns: Sequence[str],
-    names: Sequence[str],
-    given: str | None = None,
-    is_optional: bool = False,
-) -> str | None:
-    """Returns the given column, else the first of `names` that is there.
-
-    Raises:
-        UserError: there is none, unless it is optional and none was given.
-    """
-    names = (given,) if given else names
-    for name in names:
-        if name in columns:
-            return name
-    if is_optional and not given:
-        return None
-    raise UserError(
-        f"{table} has no column {' or '.join(names)}: it has "
-        + ", ".join(map(str, columns))
-    )
-
-
 def parse_number(text: str) -> float | None:
     """Returns a number, NaN if it is missing, None if it is none."""
     lower = text.lower()
@@ -111,68 +166,6 @@ def parse_number(text: str) -> float | None:
     except ValueError:
         return None
     return number if np.isfinite(number) else None
-
-
-def read_labels(
-    table: str | os.PathLike,
-    rows: Sequence[Mapping[str, str]],
-    names: Mapping[str, str],
-    is_required: bool = False,
-) -> list[dict[str, float]]:
-    """Returns each row's numbers in columns, {label: column} -> [{label: number}].
-
-    Raises:
-        UserError: what is no number, or missing although it is required.
-    """
-    labels = []
-    for i, row in enumerate(rows):
-        found = {label: parse_number(row[column]) for label, column in names.items()}
-        for label, number in found.items():
-            if number is None or (is_required and np.isnan(number)):
-                raise UserError(
-                    f"{table}, row {i + 1}: {names[label]} is {row[names[label]]!r}, "
-                    "must be a number"
-                )
-        labels.append(found)
-    return labels
-
-
-def make_clips(
-    table: str | os.PathLike,
-    rows: Sequence[Mapping[str, str]],
-    labels: Sequence[Mapping[str, float]],
-    column: str,
-    video_dir: str | None,
-    tags: Mapping[str, str],
-    group: Callable[[Mapping[str, str], str], str],
-) -> list[Clip]:
-    """Returns a clip for each video of a table, with the mean of its rows' labels.
-
-    Args:
-        table: its path.
-        rows, labels: of `read_table` and `read_labels`.
-        column: the videos'; they are looked for by `find_videos`.
-        tags: {tag: column}.
-        group: a row and its file to the clip's group.
-
-    Raises:
-        UserError: a video that is absent, or has rows with different tags.
-    """
-    files = find_videos([row[column] for row in rows], table, video_dir)
-    found = defaultdict(list)
-    for file, row, numbers in zip(files, rows, labels, strict=True):
-        of_row = {tag: row[name] for tag, name in tags.items()}
-        found[file].append(Clip(file, group(row, file), numbers, of_row))
-    for file, clips in found.items():
-        for clip in clips:
-            if clip.tags != clips[0].tags:
-                raise UserError(f"{file} is listed as {clips[0].tags} and {clip.tags}")
-    return [
-        dataclasses.replace(
-            clips[0], labels={n: nan_mean(y) for n, y in label_arrays(clips).items()}
-        )
-        for clips in found.values()
-    ]
 
 
 def label_arrays(clips: Sequence[Clip]) -> dict[str, Float[np.ndarray, " N"]]:
@@ -253,13 +246,7 @@ def match_scores(
     clips: Sequence[Clip], rows: Sequence[Mapping], name: str = "realism"
 ) -> Float[np.ndarray, " N"]:
     """Returns the clips' scores [N] out of the rows of scores.csv; NaN where a
-    clip could not be scored.
-
-    Raises:
-        UserError: the name is none of `spa.jobs.NUMBERS`.
-    """
-    if name not in NUMBERS:
-        raise UserError(f"no score {name!r}: have {', '.join(NUMBERS)}")
+    clip could not be scored."""
     scores = {row["video"]: row.get(name) for row in rows}
     found = [scores.get(os.path.abspath(clip.video)) for clip in clips]
     return np.array([np.nan if x in (None, "") else float(x) for x in found])

@@ -9,7 +9,6 @@ from table_files import refused, touch, write_csv
 
 from spa.evaluation.intphys2 import (
     TYPES,
-    answer_held_out,
     read_intphys2,
     report_intphys2,
 )
@@ -159,5 +158,5 @@ def test_answers_for_the_held_out_split(intphys2):
         }
         for i, answer in enumerate([False, True, False, False])
     ]
-    answers, _ = answer_held_out(clips, values, 0.5)
+    answers = report_intphys2(clips, values, 0.5).files["answers.jsonl"]
     assert answers.count(b'"model_answer": true') == 2

@@ -13,9 +13,9 @@ from spa.evaluation.tables import Clip, find_videos, match_scores, read_table
 def test_text_of_a_table_stays_text(tmp_path):
     table = tmp_path / "t.csv"
     table.write_bytes(b"\xef\xbb\xbfenv,n\nNone, 3 \nNA,\nshort\n")
-    columns, rows = read_table(table)
-    assert columns == ["env", "n"]
-    assert rows == [
+    table = read_table(table)
+    assert table.columns == ["env", "n"]
+    assert table.rows == [
         {"env": "None", "n": "3"},
         {"env": "NA", "n": ""},
         {"env": "short", "n": ""},
@@ -27,10 +27,11 @@ def test_parquet_is_read_as_csv_is(tmp_path):
     pyarrow = pytest.importorskip("pyarrow")
     table = pyarrow.table({"env": ["None", None], "pc": [4, 2], "sa": [1.5, None]})
     parquet.write_table(table, tmp_path / "t.parquet")
-    columns, rows = read_table(tmp_path / "t.parquet")
-    assert columns == ["env", "pc", "sa"]
-    assert rows[0] == {"env": "None", "pc": "4", "sa": "1.5"}
-    assert rows[1] == {"env": "", "pc": "2", "sa": ""}
+    table = read_table(tmp_path / "t.parquet")
+    assert table.columns == ["env", "pc", "sa"]
+    first, second = table.rows
+    assert first == {"env": "None", "pc": "4", "sa": "1.5"}
+    assert second == {"env": "", "pc": "2", "sa": ""}
     (tmp_path / "bad.parquet").write_bytes(b"no parquet")
     refused("cannot be read", read_table, tmp_path / "bad.parquet")
 
@@ -102,4 +103,3 @@ def test_scores_are_those_of_the_rows(tmp_path):
     np.testing.assert_array_equal(values, [np.nan, 0.5, 0.25])
     values = match_scores(clips, rows, "num_tracks")
     np.testing.assert_array_equal(values, [np.nan, 3, 5])
-    refused("no score 'x': have realism", match_scores, clips, rows, "x")
