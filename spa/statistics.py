@@ -135,6 +135,7 @@ def bootstrap(
     shares, drawn = np.full(num_groups, 1 / num_groups), []
     for start in range(0, num_samples, chunk):
         size = min(chunk, num_samples - start)
+        # A resample is how often each group is drawn, which its entries share.
         counts = rng.multinomial(num_groups, shares, size=size)
         drawn.append(statistic(*data, weights=counts[:, index].astype(float)))
     drawn = np.concatenate(drawn)

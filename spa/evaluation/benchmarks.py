@@ -18,7 +18,7 @@ from spa.realism.scorer import load_checkpoint, score_video
 
 class Benchmark(NamedTuple):
     """What is done for a name: clips are read, scored and reported on, or `run` does it
-    all. Each of these functions takes the flags that parameters of its are named like.
+    all. Each of these functions is given the flags that its parameters are named after.
 
     Attributes:
         read: the dataset's path, and flags, to clips.
@@ -68,22 +68,22 @@ def run_benchmark(values: Mapping[str, object], options: Mapping) -> tuple[str, 
     if score_name not in NUMBERS:
         raise UserError(f"no score {score_name!r}: have {', '.join(NUMBERS)}")
     if benchmark.read:
-        return _run_on_videos(benchmark, values, options)
+        return _score_and_report(benchmark, values, options)
     is_sharded = values["num_shards"] != 1 or values["shard_index"]
     if benchmark.is_scoring and is_sharded:
         raise UserError(f"num_shards and shard_index are not for --benchmark={name}")
     check_output_dir(values["output_dir"])
-    chosen = _select(benchmark.run, values)
+    chosen = _select_flags(benchmark.run, values)
     return benchmark.run(**chosen, **(options if benchmark.is_scoring else {})), True
 
 
-def _run_on_videos(benchmark, values, options):
+def _score_and_report(benchmark, values, options):
     path = values[benchmark.path_flag] or values["dataset_path"]
     if not path:
         raise UserError(
             f"--benchmark={values['benchmark']} needs --{benchmark.path_flag}"
         )
-    reading = _select(benchmark.read, values)
+    reading = _select_flags(benchmark.read, values)
     clips = benchmark.read(path, **reading)
     check_output_dir(values["output_dir"])
     tally = _score_clips(clips, values, options)
@@ -93,7 +93,7 @@ def _run_on_videos(benchmark, values, options):
         done += "\nwhen all shards are done, the same command without them reports"
         return done, not tally.failed
     scores = match_scores(clips, tally.rows, values["score_name"])
-    report = benchmark.report(clips, scores, **_select(benchmark.report, values))
+    report = benchmark.report(clips, scores, **_select_flags(benchmark.report, values))
     if tally.failed:
         report.notes.append(f"{tally.failed} of {len(clips)} clips have no score")
     about = {
@@ -120,11 +120,11 @@ def _score_clips(clips, values, options) -> Tally:
         score=score,
         options=chosen,
         checkpoint=checkpoint,
-        **_select(score_many, values),
+        **_select_flags(score_many, values),
     )
 
 
-def _select(function, values) -> dict:
+def _select_flags(function, values) -> dict:
     """Returns the flags that a function has parameters for."""
     names = inspect.signature(function).parameters
     return {name: values[name] for name in names if name in values}

@@ -118,7 +118,7 @@ def report_ratings(clips: Sequence[Clip], values: Float[np.ndarray, " N"]) -> Re
         report.tables.append(_models_table(models))
         report.figures["models.png"] = draw_distributions(values, names)
     if len(models) > 2:
-        of_means = {name: _agreement_of_means(models, name) for name in labels}
+        of_means = {name: _correlate_means(models, name) for name in labels}
         title, header = "Agreement of the models' means", ("label", "Spearman")
         report.tables.append(Table(title, header, list(of_means.items())))
     report.metrics |= {"agreement_of_models": of_means, "models": models}
@@ -173,7 +173,7 @@ def _models_table(models):
     return Table("Models, by mean score", header, rows)
 
 
-def _agreement_of_means(models, label) -> float:
+def _correlate_means(models, label) -> float:
     # Of few numbers: an interval would say nothing.
     means = np.array([(m["score"].value, m["labels"][label]) for m in models.values()])
     means = means[~np.isnan(means).any(axis=1)]
