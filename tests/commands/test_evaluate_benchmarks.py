@@ -22,11 +22,8 @@ def folder(tmp_path_factory):
     (folder / "clips").mkdir()
     frames = make_clip(12)
     write_video(folder / "clips" / "intact.mp4", frames)
-    write_video(
-        folder / "clips" / "shuffled.mp4",
-        frames[[0, 7, 3, 9, 1, 11, 5, 2, 8, 4, 10, 6]],
-    )
-    (folder / "clips" / "text.mp4").write_text("no video")
+    shuffled = frames[[0, 7, 3, 9, 1, 11, 5, 2, 8, 4, 10, 6]]
+    write_video(folder / "clips" / "shuffled.mp4", shuffled)
     (folder / "mine.csv").write_text(
         "video_path,label,pair_id\nintact.mp4,1,a\nshuffled.mp4,0,a\n"
     )

@@ -13,15 +13,10 @@ def evalcrafter_rows(folder):
         for p in range(3):
             path = f"{model}/{p:04d}.mp4"
             touch(folder / path)
-            rows.append(
-                {
-                    "video_path": path,
-                    "model": model,
-                    "prompt": f"{p} dogs",
-                    "motion_quality": p + 1,
-                    "visual_quality": 5 - p if model == "pika" else 1,
-                }
-            )
+            row = {"video_path": path, "model": model, "prompt": f"{p} dogs"}
+            row["motion_quality"] = p + 1
+            row["visual_quality"] = 5 - p if model == "pika" else 1
+            rows.append(row)
     return rows
 
 
