@@ -22,16 +22,13 @@ import os
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import scipy.stats
+import tqdm
 from absl import app, flags
 from absl import logging as absl_logging
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT)]
-
-import cv2
-import tqdm
+from paths import RESULTS, ROOT
 
 from spa import flags as spa_flags
 from spa import geometry
@@ -46,7 +43,7 @@ from spa.realism.tracks import Tracks3D
 from spa.simulation import scenes
 
 FLAGS = flags.FLAGS
-FIRST_SEED = 2_000_000  # of synthetic.py: no model is trained on these scenes
+FIRST_SEED = 2_000_000  # scenes that no model is trained on
 # Options that a score hangs on, beside the front ends.
 SCORING = (
     "num_splits",
@@ -252,7 +249,7 @@ if __name__ == "__main__":
     flags.DEFINE_string("checkpoint_path", None, "Default: the shipped one.")
     flags.DEFINE_string("videos", "../shared/videos", "Real clips, if they are there.")
     flags.DEFINE_string("reference_path", None, "Where to write the reference table.")
-    flags.DEFINE_string("out_dir", str(ROOT / "benchmarks" / "results"), "Where to.")
+    flags.DEFINE_string("out_dir", str(RESULTS), "Where to.")
     define_cache_flag()
     flags.adopt_module_key_flags(spa_flags)  # --help lists it, too
     app.run(main)

@@ -26,15 +26,15 @@ import sys
 import time
 
 from absl import app, flags
+from paths import RESULTS, ROOT
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-sys.path[:0] = [ROOT, os.path.join(ROOT, "tests")]
+sys.path[:0] = [str(ROOT / "tests")]
 
 
 FLAGS = flags.FLAGS
 flags.DEFINE_bool("quick", False, "Only (N, Q) = (256, 128).")
 flags.DEFINE_integer("repetitions", 3, "Timed runs per row; the best counts.")
-flags.DEFINE_string("out_dir", os.path.join(ROOT, "benchmarks", "results"), "For JSON.")
+flags.DEFINE_string("out_dir", str(RESULTS), "For JSON.")
 flags.DEFINE_string("row", None, "One row as JSON; what the subprocesses get.")
 flags.DEFINE_integer("chunk", None, "Queries decoded at once; default: the model's.")
 

@@ -22,24 +22,21 @@ bootstrapped by scene.
 """
 
 import json
-import os
 import sys
 from pathlib import Path
 
 import numpy as np
 import scipy.stats
 from absl import app, flags
+from paths import RESULTS
 from tqdm import tqdm
-
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-sys.path[:0] = [ROOT]
 
 from spa.files import whole_file
 from spa.realism import surprise, surprise_examples, surprise_training
 from spa.realism.heads import HEADS_VERSION, MODEL, NO_MODEL, standardised
 
 FLAGS = flags.FLAGS
-OUT = Path(ROOT) / "benchmarks" / "results" / "heads.json"
+OUT = RESULTS / "heads.json"
 CONDITIONS = "true", "noisy"  # judged; rendered ones are fitted on, too
 HELD_OUT = 3  # one scene in so many
 EVERYTHING = (*NO_MODEL, *MODEL)

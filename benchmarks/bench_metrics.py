@@ -14,14 +14,11 @@ seconds: where they are fewer, something else was running.
 import json
 import os
 import platform
-import sys
 
 import numpy as np
 from absl import app, flags
 from bench_sampling import timed
-
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-sys.path[:0] = [ROOT]
+from paths import RESULTS
 
 from spa import metrics
 from spa.files import whole_file
@@ -33,7 +30,7 @@ INTRINSICS = np.array([250.0, 250.0, 128.0, 128.0])
 
 
 def make_clips(shape: tuple[int, int, int], spread: float, seed: int = 0) -> dict:
-    """Arguments of scoring.tapvid3d_metrics, [B, N, T]: tracks that wander about within
+    """Arguments of metrics.tapvid3d_metrics, [B, N, T]: tracks that wander about within
     `spread` metres, predictions a few pixels off, a fifth hidden."""
     rng = np.random.default_rng(seed)
     start = rng.uniform(-spread / 2, spread / 2, (*shape[:2], 1, 3))
@@ -92,7 +89,5 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string(
-        "out_dir", os.path.join(ROOT, "benchmarks", "results"), "Where JSON goes."
-    )
+    flags.DEFINE_string("out_dir", str(RESULTS), "Where JSON goes.")
     app.run(main)

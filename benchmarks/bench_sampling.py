@@ -12,15 +12,12 @@ seconds: where they are fewer than twice these, something else was running.
 
 import json
 import os
-import sys
 import time
 
 import jax
 import numpy as np
 from absl import app, flags
-
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-sys.path[:0] = [ROOT]
+from paths import RESULTS
 
 from spa import geometry
 from spa.files import whole_file
@@ -114,7 +111,5 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string(
-        "out_dir", os.path.join(ROOT, "benchmarks", "results"), "Where JSON goes."
-    )
+    flags.DEFINE_string("out_dir", str(RESULTS), "Where JSON goes.")
     app.run(main)

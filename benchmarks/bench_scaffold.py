@@ -11,14 +11,11 @@ Prints a table and writes it as benchmarks/results/scaffold.json.
 import functools
 import json
 import os
-import sys
 
 import jax
 import jax.numpy as jnp
 from absl import app, flags
-
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-sys.path[:0] = [ROOT]
+from paths import RESULTS
 
 import track_autoencoder_3d
 from spa.data.loading import load_examples
@@ -80,7 +77,5 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string(
-        "out_dir", os.path.join(ROOT, "benchmarks", "results"), "Where JSON goes."
-    )
+    flags.DEFINE_string("out_dir", str(RESULTS), "Where JSON goes.")
     app.run(main)

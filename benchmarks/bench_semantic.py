@@ -4,8 +4,9 @@
     python benchmarks/bench_semantic.py --num_twin_scenes=0    # two; keeps former twins
 
 Prints tables and writes them as benchmarks/results/semantic_cpu.json. There is no
-network in it: features are stand-ins, a unit vector per thing (synthetic.py), so the
-figures say what clustering and sampling make of features that tell things apart.
+network in it: features are stand-ins, a unit vector per thing
+(scenes.synthetic_features), so the figures say what clustering and sampling make of
+features that tell things apart.
 
     seconds     clustering of 32 frames of 16 x 16 tokens, and tracking's preparation
     clusters    adjusted Rand index against the thing that most of a patch shows, and
@@ -17,17 +18,13 @@ figures say what clustering and sampling make of features that tell things apart
 
 import json
 import os
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
-from absl import app, flags
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT)]
-
 import tqdm
+from absl import app, flags
+from paths import RESULTS
 
 from spa.clip import features, semantic, tracking
 from spa.errors import NothingToTrack
@@ -47,7 +44,7 @@ from spa.simulation.scenes import (
 from spa.simulation.twins import VIOLATIONS, NoViolation, impossible_twin
 
 FLAGS = flags.FLAGS
-FIRST_SEED = 5_500_000  # of synthetic.py: nothing is trained or fitted on these scenes
+FIRST_SEED = 5_500_000  # scenes that nothing is trained or fitted on
 MOST_OBJECTS = 8
 SIDE, FRAMES = 128, 32  # of scenes that are clustered
 SMALL = 0.1  # of the frame, that all moving things together are at most
@@ -251,7 +248,7 @@ def summary(rows, tracks: dict[str, float]) -> dict:
 
 
 def rendered(seed: int) -> dict[str, dict[str, np.ndarray]]:
-    """A scene and its twins as in offline_proof.make_pool, by sampling."""
+    """A scene and its twins as in pools.make_pool, by sampling."""
     side = pools.SIDE
     scene = generate_scene(seed, pools.NUM_FRAMES, pools.NUM_TRACKS, side, side)
     video = render(scene, lit=False)
@@ -350,6 +347,6 @@ if __name__ == "__main__":
     flags.DEFINE_integer(
         "num_twin_scenes", 10, "Scenes with twins; 0 keeps what was measured before."
     )
-    flags.DEFINE_string("out_dir", str(ROOT / "benchmarks/results"), "Where JSON goes.")
+    flags.DEFINE_string("out_dir", str(RESULTS), "Where JSON goes.")
     flags.DEFINE_string("jax_cache_dir", "~/.cache/3dspa/jax", "For compiled programs.")
     app.run(main)

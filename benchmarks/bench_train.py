@@ -24,14 +24,10 @@ import os
 import sys
 import time
 
-from absl import app, flags
-
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-sys.path[:0] = [ROOT]
-
 import bench_forward
 import jax
 import tqdm
+from absl import app, flags
 
 import track_autoencoder_3d
 from spa.data.loading import load_examples

@@ -13,15 +13,12 @@ seconds: where they are fewer than these, something else was running.
 import json
 import os
 import platform
-import sys
 import tempfile
 
 import numpy as np
 from absl import app, flags
 from bench_sampling import timed
-
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-sys.path[:0] = [ROOT]
+from paths import RESULTS
 
 from spa.clip.video_writer import write_video
 from spa.files import whole_file
@@ -85,7 +82,5 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string(
-        "out_dir", os.path.join(ROOT, "benchmarks", "results"), "Where JSON goes."
-    )
+    flags.DEFINE_string("out_dir", str(RESULTS), "Where JSON goes.")
     app.run(main)

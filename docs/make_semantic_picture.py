@@ -4,7 +4,8 @@
 
 Left the clusters in the first frame, in the middle tracks of semantic points, right as
 many of a grid, both some frames on. There being no network that is small enough to be
-fetched for a picture, features are stand-ins which tell bodies apart (synthetic.py).
+fetched for a picture, features are stand-ins which tell bodies apart
+(scenes.synthetic_features).
 """
 
 import pathlib

@@ -47,7 +47,7 @@ LONG_FILES = [
     "test_synthetic",
     "test_twins",
     "test_scorer",
-    "test_benchmarks",
+    "test_evaluate_benchmarks",
 ]
 
 

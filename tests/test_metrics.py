@@ -1,17 +1,15 @@
 """scoring.py against the official TAPVid-3D outputs, counts by hand, plain loops."""
 
-import time
 from pathlib import Path
 
 import cases
 import numpy as np
 import pytest
 import scipy.linalg
-import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spa import geometry, statistics
+from spa import geometry
 from spa.metrics import (
     SCALINGS,
     THRESHOLDS,
@@ -30,15 +28,6 @@ from spa.metrics import (
     realism,
     tapvid3d_metrics,
     video_distance,
-)
-from spa.statistics import (
-    auroc,
-    bootstrap,
-    kendall,
-    mean,
-    pairwise_accuracy,
-    pearson,
-    spearman,
 )
 
 FIXTURE = np.load(Path(__file__).parent / "data" / "tapvid3d_metrics.npz")
@@ -677,116 +666,3 @@ def test_a_clip_is_the_mean_of_its_windows():
         motion_sample(lost[2:])
     with pytest.raises(ValueError, match="of one checkpoint"):
         video_distance(latents, latents[:, :2])
-
-
-# --- Agreement with labels ---
-
-
-def rated(seed, num=40):
-    """Numbers with many ties, how often each counts, and which are positive."""
-    rng = np.random.default_rng(seed)
-    x = rng.integers(0, 7, num).astype(float)
-    y = np.round(x / 2) + rng.integers(0, 4, num)
-    return x, y, rng.integers(0, 3, (3, num)), rng.random(num) < 0.4
-
-
-CORRELATIONS = {
-    pearson: scipy.stats.pearsonr,
-    spearman: scipy.stats.spearmanr,
-    kendall: scipy.stats.kendalltau,
-}
-
-
-@pytest.mark.parametrize("ours", CORRELATIONS, ids=lambda f: f.__name__)
-@pytest.mark.parametrize("seed", range(3))
-def test_correlations_are_scipys_also_of_repeated_entries(ours, seed, monkeypatch):
-    x, y, counts, _ = rated(seed)
-    theirs = CORRELATIONS[ours]
-    monkeypatch.setattr(statistics, "KENDALL_ROWS", 16)
-    assert ours(x, y) == pytest.approx(theirs(x, y).statistic, abs=1e-12)
-    expected = [theirs(np.repeat(x, n), np.repeat(y, n)).statistic for n in counts]
-    np.testing.assert_allclose(ours(x, y, counts), expected, atol=1e-12)
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_auroc_is_mann_and_whitneys(seed):
-    x, _, counts, positive = rated(seed)
-
-    def theirs(x, positive):
-        test = scipy.stats.mannwhitneyu(x[positive], x[~positive])
-        return test.statistic / (positive.sum() * (~positive).sum())
-
-    assert auroc(x, positive) == pytest.approx(theirs(x, positive), abs=1e-12)
-    expected = [theirs(np.repeat(x, n), np.repeat(positive, n)) for n in counts]
-    np.testing.assert_allclose(auroc(x, positive, counts), expected, atol=1e-12)
-
-
-def test_accuracy_of_pairs_by_hand():
-    higher, lower = np.array([3.0, 1, 2, 5]), np.array([1.0, 2, 2, 4])
-    assert pairwise_accuracy(higher, lower) == 2.5 / 4
-    assert pairwise_accuracy(higher, lower, [0, 2, 1, 1]) == 1.5 / 4
-    assert mean(higher, [0, 2, 1, 1]) == 9 / 4
-
-
-def test_what_does_not_vary_has_no_agreement():
-    x, same = np.arange(4.0), np.full(4, 0.1)
-    for measure in CORRELATIONS:
-        assert np.isnan(measure(x, same))
-        assert np.isnan(measure(x, x, [0, 3, 0, 0]))
-    assert np.isnan(auroc(x, np.zeros(4, bool)))
-    with pytest.raises(ValueError, match="leave out"):
-        spearman(x, np.array([1, 2, np.nan, 4]))
-    with pytest.raises(ValueError, match="must be .N. each"):
-        spearman(x, x[:3])
-
-
-def test_intervals_are_scipys():
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=80)
-    y = x + rng.normal(size=80)
-    found = bootstrap(pearson, x, y, num_samples=4000)
-    theirs = scipy.stats.bootstrap(
-        (x, y), lambda a, b, axis: scipy.stats.pearsonr(a, b, axis=axis).statistic,
-        n_resamples=4000, paired=True, method="percentile", rng=1,
-    ).confidence_interval  # fmt: skip
-    assert found.value == pytest.approx(scipy.stats.pearsonr(x, y).statistic)
-    assert (found.low, found.high) == pytest.approx(tuple(theirs), abs=0.015)
-    assert found == bootstrap(pearson, x, y, num_samples=4000)
-
-
-def test_groups_are_resampled_whole():
-    """Of entries that are copies of each other the interval is that of one each."""
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=50)
-    alone = bootstrap(mean, x, num_samples=4000)
-    groups = np.repeat(np.arange(50), 9)
-    together = bootstrap(mean, np.repeat(x, 9), groups=groups, num_samples=4000)
-    apart = bootstrap(mean, np.repeat(x, 9), num_samples=4000)
-    assert together[:3] == pytest.approx(alone[:3], abs=1e-9)
-    ratio = (together.high - together.low) / (apart.high - apart.low)
-    assert ratio == pytest.approx(3, rel=0.1)
-
-
-def test_bootstrap_of_too_little(monkeypatch):
-    assert np.isnan(bootstrap(mean, np.array([]))).sum() == 3
-    one = bootstrap(mean, np.array([2.0, 4.0]), groups=["a", "a"])
-    assert one.value == 3 and np.isnan(one.low) and one.num == 2
-    # A resample without a positive says nothing; in pieces it is the same.
-    x, positive = np.arange(4.0), np.array([False, False, False, True])
-    found = bootstrap(auroc, x, positive)
-    assert found == (1, 1, 1, 4)
-    whole = bootstrap(mean, x, num_samples=50)
-    monkeypatch.setattr(statistics, "BOOTSTRAP_CHUNK", 30)
-    assert bootstrap(mean, x, num_samples=50) == whole
-    with pytest.raises(ValueError, match="3 groups for 4 entries"):
-        bootstrap(mean, x, groups=[1, 2, 3])
-
-
-def test_intervals_of_thousands_take_a_moment():
-    """As many as VideoPhy-2 has, Kendall's pairs included."""
-    rng = np.random.default_rng(0)
-    x, y = rng.normal(size=3400), rng.integers(1, 6, 3400).astype(float)
-    began = time.process_time()
-    bootstrap(spearman, x, y)
-    bootstrap(kendall, x, y, num_samples=200)
-    assert time.process_time() - began < 20

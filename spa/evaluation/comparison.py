@@ -12,7 +12,7 @@ from tqdm import tqdm
 from spa import statistics
 from spa.errors import UserError, first_line
 from spa.evaluation.figures import draw_distributions, draw_scatter
-from spa.evaluation.reports import Report, Table, mean_known
+from spa.evaluation.reports import Report, Table, mean_score, write_report
 from spa.metrics import frechet_distance, motion_sample, video_distance
 from spa.statistics import bootstrap
 
@@ -33,7 +33,7 @@ class Results(NamedTuple):
 
 
 def read_results(folder: str | os.PathLike, score: str = "realism") -> Results:
-    """What inference.py, or this, wrote to a folder: a sub-folder for each video.
+    """Returns what scoring wrote to a folder, a sub-folder for each video.
 
     Raises:
         UserError: no results, damaged ones, or ones of different checkpoints.
@@ -67,7 +67,7 @@ def read_results(folder: str | os.PathLike, score: str = "realism") -> Results:
 
 
 def _read_result(path):
-    """score.json, and the mean of the latents beside it over windows, [K, C]."""
+    """Returns score.json, and the latents' mean over windows, [K, C]."""
     try:
         stored = json.loads(path.read_text())
         stored["checkpoint"]["sha256"], stored["version"], stored["options"]
@@ -84,7 +84,8 @@ def _read_result(path):
 def compare(
     first: Results, second: Results, num_shuffles: int = NUM_SHUFFLES
 ) -> Report:
-    """Which of two sets of videos moves more like real ones, and do they move alike.
+    """Reports which of two sets of videos moves more like real ones, and whether they
+    move alike.
 
     Args:
         first, second: of `read_results`. Those of one name are compared with each
@@ -100,41 +101,57 @@ def compare(
         UserError: results of different checkpoints or versions, or a single video.
     """
     notes = _check_settings(first, second)
-    common = [name for name in first.names if name in set(second.names)]
-    at = [[results.names.index(n) for n in common] for results in (first, second)]
+    common, *at = np.intersect1d(first.names, second.names, return_indices=True)
     pair = first.scores[at[0]], second.scores[at[1]]
+    latents = first.latents[at[0]], second.latents[at[1]]
+    apart = [video_distance(a[None], b[None]) for a, b in zip(*latents, strict=True)]
     kept = ~np.isnan(pair[0] + pair[1])
+    frechet = _motion_distance(first.latents, second.latents, num_shuffles)
     metrics = {
         "num_a": len(first.names),
         "num_b": len(second.names),
         "num_common": len(common),
-        "mean_a": mean_known(first.scores, None),
-        "mean_b": mean_known(second.scores, None),
+        "mean_a": mean_score(first.scores),
+        "mean_b": mean_score(second.scores),
         "difference": _difference(first, second),
         "win_rate_a": bootstrap(statistics.pairwise_accuracy, *(x[kept] for x in pair)),
-        "frechet_motion_distance": _motion_distance(
-            first.latents, second.latents, num_shuffles
-        ),
-        "video_distance": bootstrap(
-            statistics.mean, _video_distances(first, second, at)
-        ),
+        "frechet_motion_distance": frechet,
+        "video_distance": bootstrap(statistics.mean, np.array(apart)),
     }
-    apart = metrics["frechet_motion_distance"]
-    if min(len(first.names), len(second.names)) <= 2 * apart["dimensions"]:
+    if min(len(first.names), len(second.names)) <= 2 * frechet["dimensions"]:
         notes.append(
             f"{len(first.names)} and {len(second.names)} clips are few for a Gaussian "
-            f"of {apart['dimensions']} dimensions (at least twice as many are needed): "
-            "the Fréchet distance is too large, and comparable only between sets of "
-            "these sizes"
+            f"of {frechet['dimensions']} dimensions (at least twice as many are "
+            "needed): the Fréchet distance is too large, and comparable only between "
+            "sets of these sizes"
         )
-    if not common:
+    if not len(common):
         notes.append("no names in common: no win rate")
-    figures = {"distributions.png": _compared(first, second)}
+    values = np.concatenate([first.scores, second.scores])
+    names = ["a"] * len(first.scores) + ["b"] * len(second.scores)
+    figures = {"distributions.png": draw_distributions(values, names)}
     if kept.sum() > 1:
         figures["scatter.png"] = draw_scatter(
             *(x[kept] for x in pair), "score in a", "score in b", is_same_scale=True
         )
     return Report(metrics, [_compare_table(metrics)], figures, notes=notes)
+
+
+def compare_folders(
+    output_dir: str,
+    results_a: str | None = None,
+    results_b: str | None = None,
+    score_name: str = "realism",
+) -> str:
+    """Writes the comparison of two folders of results; returns it for the screen."""
+    folders = {"results_a": results_a, "results_b": results_b}
+    for flag, folder in folders.items():
+        if not folder:
+            raise UserError(f"--benchmark=compare needs --{flag}")
+    report = compare(*(read_results(x, score_name) for x in folders.values()))
+    about = {"benchmark": "compare", "score": score_name}
+    about |= {flag: os.path.abspath(folder) for flag, folder in folders.items()}
+    return write_report(report, output_dir, about)
 
 
 def _check_settings(first, second) -> list[str]:
@@ -154,24 +171,23 @@ def _check_settings(first, second) -> list[str]:
 
 
 def _difference(first, second):
-    """Mean of the first less mean of the second; names are resampled."""
+    """Returns the mean of the first less that of the second; names are resampled."""
     values = np.concatenate([first.scores, second.scores])
     is_first = np.arange(len(values)) < len(first.scores)
     groups = np.array(first.names + second.names)
     kept = ~np.isnan(values)
 
-    def difference(x, of_first, weights):
-        return statistics.mean(x, weights * of_first) - statistics.mean(
-            x, weights * (1 - of_first)
-        )
+    def difference(x, is_first, weights=None):
+        weights = np.ones(len(x)) if weights is None else weights
+        apart = weights * is_first, weights * ~is_first
+        return statistics.mean(x, apart[0]) - statistics.mean(x, apart[1])
 
-    return bootstrap(
-        difference, values[kept], is_first[kept].astype(float), groups=groups[kept]
-    )
+    return bootstrap(difference, values[kept], is_first[kept], groups=groups[kept])
 
 
 def _motion_distance(first, second, num_shuffles):
-    """The Fréchet distance of two sets of clips [N, K, C], and what chance makes."""
+    """Returns the Fréchet distance of two sets of clips [N, K, C], and what it is by
+    chance."""
     first, second = first.mean(axis=1), second.mean(axis=1)
     both, rng = np.concatenate([first, second]), np.random.default_rng(0)
     by_chance = []
@@ -189,11 +205,6 @@ def _motion_distance(first, second, num_shuffles):
     }
 
 
-def _video_distances(first, second, at):
-    pairs = zip(first.latents[at[0]], second.latents[at[1]], strict=True)
-    return np.array([video_distance(a[None], b[None]) for a, b in pairs])
-
-
 def _compare_table(metrics):
     apart = metrics["frechet_motion_distance"]
     chance = f"{apart['by_chance_mean']:.4g} by chance, p = {apart['p_value']:.2g}"
@@ -206,9 +217,3 @@ def _compare_table(metrics):
         ("distance of one name", metrics["video_distance"], ""),
     ]
     return Table("a against b", ("", "value", ""), rows)
-
-
-def _compared(first, second):
-    values = np.concatenate([first.scores, second.scores])
-    names = ["a"] * len(first.scores) + ["b"] * len(second.scores)
-    return draw_distributions(values, names)

@@ -8,28 +8,18 @@ import numpy as np
 from jaxtyping import Float
 
 from spa.errors import UserError
-from spa.evaluation.figures import draw_scatter
-from spa.evaluation.reports import Report, group_by_label, report_ratings
-from spa.evaluation.tables import (
-    Clip,
-    find_column,
-    find_videos,
-    merge_rows,
-    parse_number,
-    read_labels,
-    read_table,
-)
+from spa.evaluation import figures, reports, tables
 
 
 def read_evalcrafter(
-    table: str | os.PathLike,
+    path: str | os.PathLike,
     video_dir: str | None = None,
     aspects: Sequence[str] | None = None,
-) -> list[Clip]:
-    """EvalCrafter's human ratings.
+) -> list[tables.Clip]:
+    """Returns the clips of EvalCrafter's human ratings.
 
     Args:
-        table: CSV or parquet with video_path, model, and a column per aspect.
+        path: of a CSV or parquet with video_path, model, and a column per aspect.
         video_dir: where videos are, see `find_videos`.
         aspects: names of columns; by default all others that hold numbers.
 
@@ -40,44 +30,35 @@ def read_evalcrafter(
     Raises:
         UserError: as for `read_videophy2`.
     """
-    columns, rows = read_table(table)
-    video = find_column(table, columns, None, ("video_path",))
-    model = find_column(table, columns, None, ("model",))
+    table = tables.read_table(path)
+    video, model = table.column("video_path"), table.column("model")
     if aspects is None:
-        others = [name for name in columns if name and name not in (video, model)]
-        aspects = [n for n in others if any(_is_number(row[n]) for row in rows)]
+        others = [name for name in table.columns if name not in ("", video, model)]
+        aspects = [n for n in others if any(_is_number(row[n]) for row in table.rows)]
         if not aspects:
-            raise UserError(f"{table}: no column of ratings: give --aspects")
-    aspects = {name: find_column(table, columns, name, ()) for name in aspects}
-    labels = read_labels(table, rows, aspects)
-    files = find_videos([row[video] for row in rows], table, video_dir)
-    return merge_rows(
-        Clip(file, Path(file).stem, of_row, {"model": row[model]})
-        for file, row, of_row in zip(files, rows, labels, strict=True)
+            raise UserError(f"{path}: no column of ratings: give --aspects")
+    return table.clips(
+        table.numbers({name: table.column(name) for name in aspects}),
+        video,
+        video_dir,
+        tags={"model": model},
+        group=lambda row, file: Path(file).stem,
     )
 
 
 def _is_number(text):
-    number = parse_number(text)
+    number = tables.parse_number(text)
     return number is not None and not np.isnan(number)
 
 
 def report_evalcrafter(
-    clips: Sequence[Clip], values: Float[np.ndarray, " N"]
-) -> Report:
-    """Agreement with each aspect, and the models' ranks.
-
-    Args:
-        clips: of `read_evalcrafter`.
-        values: [N] their scores, NaN where there is none.
-    """
-    report = report_ratings(clips, values)
-    report.figures |= {
-        f"scatter_{_file_name(name)}.png": draw_scatter(y, values, name)
-        for name, y in group_by_label(clips).items()
-    }
+    clips: Sequence[tables.Clip], values: Float[np.ndarray, " N"]
+) -> reports.Report:
+    """Reports agreement of scores [N], NaN where there is none, with each aspect, and
+    the models' ranks."""
+    report = reports.report_ratings(clips, values)
+    for name, ratings in tables.label_arrays(clips).items():
+        file = "".join(c if c.isalnum() else "_" for c in name)
+        picture = figures.draw_scatter(ratings, values, name)
+        report.figures[f"scatter_{file}.png"] = picture
     return report
-
-
-def _file_name(name):
-    return "".join(c if c.isalnum() else "_" for c in name)

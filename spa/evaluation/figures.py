@@ -12,7 +12,7 @@ BLUE, RED, GREY = "#2166ac", "#b2182b", "#7f7f7f"
 MOST_OVERLAID = 3  # histograms in one picture; more classes get boxes
 
 
-def new_axes(size=(6, 4)):
+def _new_axes(size=(6, 4)):
     from matplotlib.figure import Figure  # a second to import
 
     figure = Figure(size, dpi=120, layout="constrained")
@@ -24,8 +24,8 @@ def new_axes(size=(6, 4)):
 def draw_distributions(
     values: Float[np.ndarray, " N"], names: Sequence[str | None] | None
 ):
-    """A picture of how scores are distributed, in each class if there are some; None
-    is no class. NaN is left out."""
+    """Draws how scores are distributed, in each class if there are some; None is no
+    class. NaN is left out."""
     names = ["all"] * len(values) if names is None else names
     classes = {
         name: values[[n == name for n in names] & ~np.isnan(values)]
@@ -34,7 +34,7 @@ def draw_distributions(
     classes = {name: x for name, x in sorted(classes.items()) if len(x)}
     if len(classes) > MOST_OVERLAID:
         return _draw_boxes(classes)
-    figure, axes = new_axes()
+    figure, axes = _new_axes()
     everything = np.concatenate([*classes.values(), np.zeros(int(not classes))])
     bins = np.histogram_bin_edges(everything, bins=min(30, 5 + len(everything) // 5))
     for (name, x), colour in zip(classes.items(), (RED, BLUE, GREY), strict=False):
@@ -50,7 +50,7 @@ def draw_distributions(
 
 def _draw_boxes(classes):
     ranked = sorted(classes.items(), key=lambda item: np.median(item[1]))
-    figure, axes = new_axes((6, 1.2 + 0.4 * len(ranked)))
+    figure, axes = _new_axes((6, 1.2 + 0.4 * len(ranked)))
     names = [f"{name} ({len(x)})" for name, x in ranked]
     axes.boxplot(
         [x for _, x in ranked],
@@ -72,11 +72,11 @@ def draw_scatter(
     y_name: str = "score",
     is_same_scale: bool = False,
 ):
-    """A picture of scores over labels with the least-squares line, or, of two scores
-    on one scale, with the line on which they are equal. NaN is left out."""
+    """Draws scores over labels with the least-squares line, or, of two scores on one
+    scale, with the line on which they are equal. NaN is left out."""
     kept = ~(np.isnan(x) | np.isnan(y))
     x, y = x[kept], y[kept]
-    figure, axes = new_axes((5, 5) if is_same_scale else (6, 4))
+    figure, axes = _new_axes((5, 5) if is_same_scale else (6, 4))
     distinct = np.unique(x)
     shown = x
     if 1 < len(distinct) <= 12 and not is_same_scale:  # a scale: dots side by side
@@ -102,8 +102,8 @@ def draw_scatter(
 def roc_curve(
     values: Float[np.ndarray, " N"], positive: Bool[np.ndarray, " N"]
 ) -> tuple[Float[np.ndarray, " M"], Float[np.ndarray, " M"]]:
-    """The shares of negatives and of positives at or above each score, from the highest
-    score down, beginning at (0, 0)."""
+    """Returns the shares of negatives and of positives at or above each score, from the
+    highest score down, beginning at (0, 0)."""
     order = np.argsort(-values, kind="stable")
     last = np.append(np.diff(values[order]) != 0, True)  # of equal scores
     positive = positive[order]
@@ -113,9 +113,9 @@ def roc_curve(
 
 
 def draw_roc(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]):
-    """A picture of ROC curves by name, each of scores [N] and labels 0 or 1 [N]; NaN of
-    either is left out."""
-    figure, axes = new_axes((5, 5))
+    """Draws ROC curves by name, each of scores [N] and labels 0 or 1 [N]; NaN of either
+    is left out."""
+    figure, axes = _new_axes((5, 5))
     axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1)
     for (name, (values, positive)), colour in zip(
         curves.items(), (BLUE, RED, GREY), strict=False
@@ -136,8 +136,8 @@ def draw_roc(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]):
 def draw_estimates(
     estimates: Mapping[str, Estimate], name: str, chance: float | None = None
 ):
-    """A picture of estimates with their intervals, one below the other."""
-    figure, axes = new_axes((6, 1 + 0.32 * len(estimates)))
+    """Draws estimates with their intervals, one below the other."""
+    figure, axes = _new_axes((6, 1 + 0.32 * len(estimates)))
     if chance is not None:
         axes.axvline(chance, color=GREY, linestyle="--", linewidth=1)
     for i, found in enumerate(estimates.values()):

@@ -12,58 +12,41 @@ from jaxtyping import Float
 
 from spa import statistics
 from spa.errors import UserError
-from spa.evaluation.figures import draw_distributions, draw_estimates, draw_roc
-from spa.evaluation.reports import (
-    Report,
-    Table,
-    count_labels,
-    group_by_label,
-    join_names,
-    separation,
-)
-from spa.evaluation.tables import Clip, find_column, find_videos, read_table
+from spa.evaluation import figures, reports, tables
 from spa.statistics import Estimate, bootstrap
 
 LOG = logging.getLogger(__name__)
 CONDITIONS = {
-    "permanence": "permanence",
-    "immutability": "immutability",
-    "immutability_texture": "immutability",
-    "continuity": "continuity",
-    "continuity_swap": "continuity",
-    "solidity": "solidity",
+    name: name.split("_")[0]
+    for name in (
+        "permanence immutability immutability_texture continuity continuity_swap "
+        "solidity"
+    ).split()
 }
 DIFFICULTIES = {
     "easy": ("BasicLevel_0",),
     "medium": ("SaltFlats_0", "DesertMap_0", "RaceTrack_0", "TropicalIsland_0"),
     "hard": (
-        "PLVDaylight_0",
-        "Egypt_0",
-        "RuralAustralia03_0",
-        "ParkingGarage_0",
-        "None",  # a name, not a missing value
+        "PLVDaylight_0 Egypt_0 RuralAustralia03_0 ParkingGarage_0 None "  # a name
         # Further realistic places of the table that is on the hub:
-        "None_0",
-        "Arena_0",
-        "BasketBallCourt_0",
-        "ConcertHall_0",
-        "ShoppingMall_0",
-    ),
+        "None_0 Arena_0 BasketBallCourt_0 ConcertHall_0 ShoppingMall_0"
+    ).split(),
 }
 OTHER = "other"  # the difficulty of a place that is none of these
-FIXED_CAMERAS = (
-    "FixedMarryPoppins",
-    "FixedJumpSolidity",
-    "RotatingCup",
-    "HotAirBallon",
-    "SphereFallingDown",
-    "SolidityFallingFlat",
-)
+FIXED_CAMERAS = (  # by name of the game
+    "FixedMarryPoppins FixedJumpSolidity RotatingCup HotAirBallon SphereFallingDown "
+    "SolidityFallingFlat"
+).split()
 TYPES = ("1_Possible", "1_Impossible", "2_Possible", "2_Impossible")
+PARTS = {  # of the clips, by tag, that are looked at by themselves
+    "condition": tuple(dict.fromkeys(CONDITIONS.values())),
+    "difficulty": (*DIFFICULTIES, OTHER),
+    "camera": ("fixed", "moving"),
+}
 
 
-def read_intphys2(root: str | os.PathLike, split: str = "Main") -> list[Clip]:
-    """A split of IntPhys 2.
+def read_intphys2(root: str | os.PathLike, split: str = "Main") -> list[tables.Clip]:
+    """Returns the clips of a split of IntPhys 2.
 
     Args:
         root: the folder with Debug, Main and HeldOut, each with `Videos` and, but for
@@ -86,51 +69,51 @@ def read_intphys2(root: str | os.PathLike, split: str = "Main") -> list[Clip]:
         why = f"have {', '.join(have)}" if have else "no folder there has Videos"
         why = why if Path(root).is_dir() else "no such folder"
         raise UserError(f"no split {split!r} in {root}: {why}")
-    table, is_held_out = folder / "metadata.csv", split.lower() == "heldout"
-    if is_held_out and not table.exists():
-        return _unlabelled(folder / "Videos")
-    columns, rows = read_table(table)
-    if is_held_out and "type" not in columns:
-        return _unlabelled(folder / "Videos")
-    name = find_column(table, columns, None, ("filename", "name"))
+    path, is_held_out = folder / "metadata.csv", split.lower() == "heldout"
+    if is_held_out and not path.exists():
+        return _list_unlabelled(folder / "Videos")
+    table = tables.read_table(path)
+    if is_held_out and "type" not in table.columns:
+        return _list_unlabelled(folder / "Videos")
+    name = table.column("filename", "name")
     for column in ("SceneIndex", "type", "condition", "env", "game_name"):
-        find_column(table, columns, None, (column,))
-    tags = [_intphys2_tags(table, i, row) for i, row in enumerate(rows)]
-    _check_scenes(table, tags)
-    places = {r["env"] for r, t in zip(rows, tags, strict=True) if OTHER in t.values()}
+        table.column(column)
+    tags = [_read_tags(path, i, row) for i, row in enumerate(table.rows)]
+    _check_scenes(path, tags)
+    pairs = zip(table.rows, tags, strict=True)
+    places = {row["env"] for row, found in pairs if found["difficulty"] == OTHER}
     if places:
-        found = ", ".join(sorted(map(repr, places)))
-        LOG.warning("%s: env %s of unknown difficulty", table, found)
-    stems = [row[name].removesuffix(".mp4") for row in rows]
-    files = find_videos([f"Videos/{stem}.mp4" for stem in stems], table, str(folder))
+        listed = ", ".join(sorted(map(repr, places)))
+        LOG.warning("%s: env %s of unknown difficulty", path, listed)
+    stems = [row[name].removesuffix(".mp4") for row in table.rows]
+    names = [f"Videos/{stem}.mp4" for stem in stems]
+    files = tables.find_videos(names, path, str(folder))
     return [
-        Clip(
+        tables.Clip(
             file,
-            of_row["scene"].split("_")[0],
-            {"possible": float(row["type"].endswith("_Possible"))},
-            of_row,
+            found["scene"].split("_")[0],
+            {"possible": float(found["type"].endswith("_Possible"))},
+            found,
         )
-        for file, row, of_row in zip(files, rows, tags, strict=True)
+        for file, found in zip(files, tags, strict=True)
     ]
 
 
-def _unlabelled(folder):
+def _list_unlabelled(folder):
     files = sorted(str(path) for path in folder.glob("*.mp4"))
     if not files:
         raise UserError(f"{folder} has no .mp4 file")
-    return [Clip(file, file, {}, {}) for file in files]
+    return [tables.Clip(file, file, {}, {}) for file in files]
 
 
-def _intphys2_tags(table, i, row):
-    """A row's scene, pair, condition, difficulty and camera."""
-    difficulty = {env: name for name, envs in DIFFICULTIES.items() for env in envs}
-    known = {"type": TYPES, "condition": CONDITIONS}
-    for column, values in known.items():
-        if row[column] not in values:
+def _read_tags(path, i, row):
+    for column, known in {"type": TYPES, "condition": CONDITIONS}.items():
+        if row[column] not in known:
             raise UserError(
-                f"{table}, row {i + 1}: {column} is {row[column]!r}, must be one of "
-                + ", ".join(values)
+                f"{path}, row {i + 1}: {column} is {row[column]!r}, must be one of "
+                + ", ".join(known)
             )
+    difficulty = {env: name for name, envs in DIFFICULTIES.items() for env in envs}
     return {
         "scene": row["SceneIndex"],
         "pair": row["type"][0],
@@ -141,23 +124,22 @@ def _intphys2_tags(table, i, row):
     }
 
 
-def _check_scenes(table, tags):
-    """Of each scene the four types are there."""
+def _check_scenes(path, tags):
     types = defaultdict(set)
     for of_row in tags:
         types[of_row["scene"]].add(of_row["type"])
     for scene, found in types.items():
         lacking = [name for name in TYPES if name not in found]
         if lacking:
-            raise UserError(f"{table}: scene {scene} has no {', '.join(lacking)}")
+            raise UserError(f"{path}: scene {scene} has no {', '.join(lacking)}")
 
 
 def report_intphys2(
-    clips: Sequence[Clip],
+    clips: Sequence[tables.Clip],
     values: Float[np.ndarray, " N"],
-    threshold: float | None = None,
-) -> Report:
-    """How often what is possible scores above what is not.
+    answer_threshold: float | None = None,
+) -> reports.Report:
+    """Reports how often what is possible scores above what is not.
 
     In a pair (the possible and the impossible clip of one number in a scene); in the
     quadruplet, the mean of the two possible ones above that of the two impossible ones,
@@ -168,127 +150,92 @@ def report_intphys2(
         clips: of `read_intphys2`.
         values: [N] their scores, NaN where there is none; a pair or quadruplet that
             lacks one does not count.
-        threshold: of the answers for the held-out split, see `intphys2_answers`.
+        answer_threshold: of the held-out split: possible is what scores higher. The
+            median by default.
     """
     if not clips[0].labels:
-        return _held_out_report(clips, values, threshold)
-    parts, metrics, rows = _intphys2_parts(clips), count_labels(values), []
-    for kind, names in parts.items():
+        return _report_held_out(clips, values, answer_threshold)
+    metrics, rows = reports.count_scored(values), []
+    for kind, names in {"overall": ("all",), **PARTS}.items():
         metrics[kind] = {}
-        for name, chosen in names.items():
-            found = _intphys2_accuracy([clips[i] for i in chosen], values[chosen])
-            metrics[kind][name] = found
-            label = name if kind == "overall" else f"{kind}: {name}"
-            rows.append((label, len(chosen), *found.values()))
-    header = ("", "clips", "pairs", "quadruplets", "both above both", "AUROC")
-    possible = group_by_label(clips)["possible"]
-    pairs = {row[0]: row[2] for row in rows}
-    figures = {
-        "distributions.png": draw_distributions(
-            values, join_names(possible, "impossible", "possible")
-        ),
-        "roc.png": draw_roc({"possible or not": (values, possible)}),
-        "accuracy.png": draw_estimates(pairs, "pairs ranked right", chance=0.5),
-    }
+        for name in names:
+            chosen = [i for i, c in enumerate(clips) if c.tags.get(kind, "all") == name]
+            if chosen:
+                found = _accuracies([clips[i] for i in chosen], values[chosen])
+                metrics[kind][name] = found
+                label = name if kind == "overall" else f"{kind}: {name}"
+                rows.append((label, len(chosen), *found.values()))
     title = "Possible above impossible (share, 0.5 by chance but for both above both)"
-    return Report(metrics, [Table(title, header, rows)], figures)
-
-
-def _intphys2_parts(clips):
-    """Which clips are looked at together: {kind: {name: indices}}."""
-    parts = {"overall": {"all": np.arange(len(clips))}}
-    order = {
-        "condition": list(dict.fromkeys(CONDITIONS.values())),
-        "difficulty": [*DIFFICULTIES, OTHER],
-        "camera": ["fixed", "moving"],
+    header = ("", "clips", "pairs", "quadruplets", "both above both", "AUROC")
+    possible = tables.label_arrays(clips)["possible"]
+    names = reports.name_classes(possible, "impossible", "possible")
+    pairs = {row[0]: row[2] for row in rows}
+    pictures = {
+        "distributions.png": figures.draw_distributions(values, names),
+        "roc.png": figures.draw_roc({"possible or not": (values, possible)}),
+        "accuracy.png": figures.draw_estimates(pairs, "pairs ranked right", chance=0.5),
     }
-    for kind, names in order.items():
-        of_clips = np.array([clip.tags[kind] for clip in clips])
-        found = {name: np.flatnonzero(of_clips == name) for name in names}
-        parts[kind] = {name: chosen for name, chosen in found.items() if len(chosen)}
-    return parts
+    return reports.Report(metrics, [reports.Table(title, header, rows)], pictures)
 
 
-def _intphys2_accuracy(clips, values) -> dict[str, Estimate]:
-    possible = group_by_label(clips)["possible"] > 0
-    scenes, numbers = (
-        np.array([clip.tags[name] for clip in clips]) for name in ("scene", "pair")
-    )
-    groups = dict(zip(scenes, (clip.group for clip in clips), strict=True))
-    pairs, quads, strict = [], [], []
-    for scene, group in groups.items():
-        of_scene = scenes == scene
+def _accuracies(clips, values) -> dict[str, Estimate]:
+    possible = tables.label_arrays(clips)["possible"]
+    scenes = defaultdict(lambda: defaultdict(list))  # scene -> type -> scores
+    groups = {clip.tags["scene"]: clip.group for clip in clips}
+    for clip, value in zip(clips, values, strict=True):
+        scenes[clip.tags["scene"]][clip.tags["type"]].append(value)
+    found = {"pairs": [], "quadruplets": [], "quadruplets_strict": []}
+    for scene, of_type in scenes.items():
+        group = groups[scene]
         for number in ("1", "2"):
-            here = of_scene & (numbers == number)
-            both = np.meshgrid(values[here & possible], values[here & ~possible])
-            both = np.stack(both, axis=-1).reshape(-1, 2)
-            pairs += [(*x, group) for x in both[~np.isnan(both).any(axis=1)]]
-        good, bad = values[of_scene & possible], values[of_scene & ~possible]
-        if not np.isnan(values[of_scene]).any():
-            quads.append((good.mean(), bad.mean(), group))
-            strict.append((float(good.min() > bad.max()), 0.5, group))
+            found["pairs"] += [
+                (good, bad, group)
+                for good in of_type[f"{number}_Possible"]
+                for bad in of_type[f"{number}_Impossible"]
+                if not np.isnan(good + bad)
+            ]
+        good, bad = (
+            np.array(of_type[f"1_{kind}"] + of_type[f"2_{kind}"])
+            for kind in ("Possible", "Impossible")
+        )
+        if not np.isnan([*good, *bad]).any():
+            found["quadruplets"].append((good.mean(), bad.mean(), group))
+            is_strict = float(good.min() > bad.max())
+            found["quadruplets_strict"].append((is_strict, 0.5, group))
+    accuracies = {}
+    for name, rows in found.items():
+        higher, lower, of_row = zip(*rows, strict=True) if rows else ((), (), ())
+        accuracies[name] = bootstrap(
+            statistics.pairwise_accuracy,
+            np.array(higher),
+            np.array(lower),
+            groups=of_row,
+        )
+    groups = [clip.group for clip in clips]
+    return accuracies | {"auroc": reports.separation(values, possible, groups)}
 
-    def accuracy(found):
-        higher, lower, groups = zip(*found, strict=True) if found else ((), (), ())
-        data = np.array(higher, float), np.array(lower, float)
-        return bootstrap(statistics.pairwise_accuracy, *data, groups=groups)
 
-    return {
-        "pairs": accuracy(pairs),
-        "quadruplets": accuracy(quads),
-        "quadruplets_strict": accuracy(strict),
-        "auroc": separation(
-            values, possible.astype(float), [clip.group for clip in clips]
-        ),
-    }
-
-
-def intphys2_answers(
-    clips: Sequence[Clip],
-    values: Float[np.ndarray, " N"],
-    threshold: float | None = None,
-) -> tuple[bytes, float]:
-    """Answers for the leaderboard: which clips of the held-out split are possible.
-
-    Args:
-        clips: of `read_intphys2`.
-        values: [N] their scores. A clip without one is answered with false.
-        threshold: possible is what scores higher; the median by default, since by
-            design half of the clips are possible.
-
-    Returns:
-        A jsonl file, and the threshold.
-    """
+def _report_held_out(clips, values, threshold):
+    # By design half of the clips are possible.
     scored = values[~np.isnan(values)]
     if threshold is None:
         threshold = float(np.median(scored)) if len(scored) else np.nan
-    lines = [
-        json.dumps(
-            {
-                "data_name": "intphys2",
-                "task": "HeldOut",
-                "row_id": Path(clip.video).stem,
-                "model_answer": bool(value > threshold),
-            }
-        )
+    answers = [
+        {
+            "data_name": "intphys2",
+            "task": "HeldOut",
+            "row_id": Path(clip.video).stem,
+            "model_answer": bool(value > threshold),
+        }
         for clip, value in zip(clips, values, strict=True)
     ]
-    return ("\n".join(lines) + "\n").encode(), threshold
-
-
-def _held_out_report(clips, values, threshold):
-    answers, threshold = intphys2_answers(clips, values, threshold)
-    num_possible = int((values > threshold).sum())
-    metrics = {
-        **count_labels(values),
-        "threshold": threshold,
-        "num_answered_possible": num_possible,
-    }
+    num_possible = sum(answer["model_answer"] for answer in answers)
+    counts = {"threshold": threshold, "num_answered_possible": num_possible}
     row = (len(clips), num_possible, threshold)
-    return Report(
-        metrics,
-        [Table("Answers", ("clips", "possible", "threshold"), [row])],
-        {"distributions.png": draw_distributions(values, None)},
-        {"answers.jsonl": answers},
+    return reports.Report(
+        reports.count_scored(values) | counts,
+        [reports.Table("Answers", ("clips", "possible", "threshold"), [row])],
+        {"distributions.png": figures.draw_distributions(values, None)},
+        {"answers.jsonl": "".join(json.dumps(a) + "\n" for a in answers).encode()},
         ["this split has no labels: answers.jsonl is for the leaderboard"],
     )

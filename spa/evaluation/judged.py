@@ -179,7 +179,8 @@ def estimate(
         )
         return above / across
 
-    def statistic(_, weights):
+    def statistic(index, weights=None):
+        weights = np.ones(len(index)) if weights is None else weights
         with np.errstate(invalid="ignore", divide="ignore"):
             found = figure(measure, weights)
             return found if baseline is None else found - figure(baseline, weights)

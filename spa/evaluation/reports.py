@@ -1,9 +1,8 @@
-"""Reports of benchmarks: tables, notes and figures; on the screen and in files."""
+"""Reports of benchmarks: tables, notes and figures, on the screen and in files."""
 
 import dataclasses
 import io
 import os
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +13,7 @@ from jaxtyping import Float
 from spa import statistics
 from spa.errors import wrap_write_errors
 from spa.evaluation.figures import draw_distributions
-from spa.evaluation.tables import Clip, nan_mean
+from spa.evaluation.tables import Clip, label_arrays, nan_mean
 from spa.files import encode_csv, encode_json, whole_files
 from spa.jobs import NUMBERS
 from spa.statistics import Estimate, bootstrap
@@ -53,7 +52,7 @@ def agreement(
     groups: Sequence[str],
     measures: Sequence = (statistics.spearman, statistics.kendall, statistics.pearson),
 ) -> dict[str, Estimate]:
-    """Spearman, Kendall and Pearson of scores with labels; NaN is left out."""
+    """Returns Spearman, Kendall and Pearson of scores with labels; NaN is left out."""
     kept = ~(np.isnan(values) | np.isnan(labels))
     data = values[kept], labels[kept]
     groups = np.asarray(groups)[kept]
@@ -65,179 +64,145 @@ def separation(
     positive: Float[np.ndarray, " N"],
     groups: Sequence[str],
 ) -> Estimate:
-    """AUROC of scores for a label of 0 or 1; NaN of either is left out."""
+    """Returns the AUROC of scores for a label of 0 or 1; NaN of either is left out."""
     kept = ~(np.isnan(values) | np.isnan(positive))
     groups = np.asarray(groups)[kept]
     return bootstrap(statistics.auroc, values[kept], positive[kept] > 0, groups=groups)
 
 
-def report_ratings(clips, values) -> Report:
-    """What there is to say of any ratings: agreement with them, and the models."""
-    groups = [clip.group for clip in clips]
-    agreements = {
-        name: agreement(values, y, groups) for name, y in group_by_label(clips).items()
-    }
-    models, table = _by_model(clips, values)
-    metrics = {
-        **count_labels(values),
-        "agreement": agreements,
-        "agreement_of_models": _agreement_of_models(models),
-        "models": models,
-    }
-    tables = [agreement_table(agreements), table, _models_table(metrics)]
-    return Report(metrics, [t for t in tables if t.rows], _model_figure(clips, values))
+def mean_score(values: Float[np.ndarray, " N"]) -> Estimate:
+    """Returns the mean of scores; NaN is left out."""
+    return bootstrap(statistics.mean, values[~np.isnan(values)])
 
 
-def ordered_pairs(clips, values, truth):
-    """Scores of what should be higher and lower within a pair, and the pair; of more
-    than two videos in one each two."""
-    members = defaultdict(list)
-    for i, clip in enumerate(clips):
-        if not np.isnan(values[i]):
-            members[clip.tags["pair"]].append(i)
-    found = [
-        (values[i], values[j], pair)
-        for pair, those in members.items()
-        for i in those
-        for j in those
-        if truth[i] > truth[j]
-    ]
-    higher, lower, pairs = zip(*found, strict=True) if found else ((), (), ())
-    return np.array(higher, float), np.array(lower, float), list(pairs)
-
-
-def count_labels(values):
+def count_scored(values: Float[np.ndarray, " N"]) -> dict:
+    """Returns what metrics begin with: how many clips there are, and their mean."""
     return {
         "num_clips": len(values),
         "num_scored": int((~np.isnan(values)).sum()),
-        "mean": mean_known(values, None),
+        "mean": mean_score(values),
     }
 
 
-def mean_known(values, groups):
-    kept = ~np.isnan(values)
-    groups = None if groups is None else np.asarray(groups)[kept]
-    return bootstrap(statistics.mean, values[kept], groups=groups)
-
-
-def group_by_label(clips) -> dict[str, np.ndarray]:
-    return {
-        name: np.array([clip.labels[name] for clip in clips])
-        for name in clips[0].labels
-    }
-
-
-def threshold_label(labels, threshold):
-    """1 or 0, NaN where there is no label."""
-    return np.where(np.isnan(labels), np.nan, labels >= threshold)
-
-
-def join_names(positive, negative_name, positive_name):
-    """The name of each clip's class, None where it has none."""
+def name_classes(
+    positive: Float[np.ndarray, " N"], negative_name: str, positive_name: str
+) -> list[str | None]:
+    """Returns the class of each clip by its label of 0 or 1, None where it is NaN."""
     names = {0.0: negative_name, 1.0: positive_name}
     return [names.get(float(x)) for x in positive]
 
 
-def agreement_table(agreements):
+def agreement_table(agreements: Mapping[str, Mapping[str, Estimate]]) -> Table:
+    """Returns the table of `agreement` by label."""
     rows = [(name, *found.values()) for name, found in agreements.items()]
     header = ("label", "Spearman", "Kendall", "Pearson")
     return Table("Agreement with labels", header, rows)
 
 
-def _by_model(clips, values) -> tuple[dict, Table]:
-    """Each model's mean score and labels, from the highest score to the lowest, and
-    agreement among its clips alone, where one model being better than another adds
-    nothing."""
-    labels = group_by_label(clips)
-    models, title = {}, "Models, by mean score"
-    main = next(iter(labels))
-    header = ("model", "clips", "score", *labels, f"Spearman with {main}")
-    groups = np.array([clip.group for clip in clips])
-    if "model" not in clips[0].tags:
-        return {}, Table(title, header, [])
-    of_clips = np.array([clip.tags["model"] for clip in clips])
-    for name in dict.fromkeys(of_clips):
-        chosen = of_clips == name
-        models[str(name)] = {
+def report_ratings(clips: Sequence[Clip], values: Float[np.ndarray, " N"]) -> Report:
+    """Reports agreement of scores with every label, and the models, if any are named.
+
+    Args:
+        clips: with labels, and perhaps the tag model.
+        values: [N] their scores, NaN where there is none.
+    """
+    groups, labels = [clip.group for clip in clips], label_arrays(clips)
+    agreements = {name: agreement(values, y, groups) for name, y in labels.items()}
+    report = Report(
+        {**count_scored(values), "agreement": agreements}, [agreement_table(agreements)]
+    )
+    models, of_means = {}, {}
+    if "model" in clips[0].tags:
+        names = [clip.tags["model"] for clip in clips]
+        models = _rank_models(names, values, labels, np.array(groups))
+        report.tables.append(_models_table(models))
+        report.figures["models.png"] = draw_distributions(values, names)
+    if len(models) > 2:
+        of_means = {name: _correlate_means(models, name) for name in labels}
+        title, header = "Agreement of the models' means", ("label", "Spearman")
+        report.tables.append(Table(title, header, list(of_means.items())))
+    report.metrics |= {"agreement_of_models": of_means, "models": models}
+    return report
+
+
+def _rank_models(names, values, labels, groups) -> dict[str, dict]:
+    """Returns what is found of each model, from the highest mean score to the lowest.
+
+    Agreement is among a model's clips alone, where one model being better than another
+    adds nothing."""
+    models = {}
+    for name in dict.fromkeys(names):
+        chosen = np.array(names) == name
+        of_model = {label: y[chosen] for label, y in labels.items()}
+        models[name] = {
             "num_clips": int(chosen.sum()),
-            "score": mean_known(values[chosen], None),
-            "labels": {x: nan_mean(y[chosen]) for x, y in labels.items()},
+            "score": mean_score(values[chosen]),
+            "labels": {label: nan_mean(y) for label, y in of_model.items()},
             "agreement": {
-                x: agreement(
-                    values[chosen], y[chosen], groups[chosen], [statistics.spearman]
+                label: agreement(
+                    values[chosen], y, groups[chosen], [statistics.spearman]
                 )
-                for x, y in labels.items()
+                for label, y in of_model.items()
             },
         }
-    ranked = dict(
-        sorted(models.items(), key=lambda m: -np.nan_to_num(m[1]["score"][0]))
-    )
+    scores = {name: np.nan_to_num(m["score"].value) for name, m in models.items()}
+    ranked = {name: models[name] for name in sorted(models, key=lambda n: -scores[n])}
+    for rank, found in enumerate(ranked.values()):
+        found["rank"] = rank + 1
+        found["rank_by_label"] = {
+            label: 1 + sum(m["labels"][label] > mean for m in models.values())
+            for label, mean in found["labels"].items()
+        }
+    return ranked
+
+
+def _models_table(models):
+    labels = next(iter(models.values()))["labels"]
+    main = next(iter(labels))
+    header = ("model", "clips", "score", *labels, f"Spearman with {main}")
     rows = [
         (
             name,
-            m["num_clips"],
-            m["score"],
-            *m["labels"].values(),
-            m["agreement"][main]["spearman"],
+            found["num_clips"],
+            found["score"],
+            *found["labels"].values(),
+            found["agreement"][main]["spearman"],
         )
-        for name, m in ranked.items()
+        for name, found in models.items()
     ]
-    for rank, name in enumerate(ranked):
-        models[name]["rank"] = rank + 1
-        models[name]["rank_by_label"] = {
-            x: 1
-            + sum(m["labels"][x] > models[name]["labels"][x] for m in models.values())
-            for x in labels
-        }
-    return ranked, Table(title, header, rows)
+    return Table("Models, by mean score", header, rows)
 
 
-def _agreement_of_models(models) -> dict[str, float]:
-    """Spearman of the models' mean scores with their mean labels: few numbers, and no
-    interval."""
-    found = {}
-    for label in next(iter(models.values()))["labels"] if len(models) > 2 else ():
-        means = np.array(
-            [(m["score"].value, m["labels"][label]) for m in models.values()]
-        )
-        means = means[~np.isnan(means).any(axis=1)]
-        found[label] = float(statistics.spearman(*means.T))
-    return found
-
-
-def _models_table(metrics):
-    rows = list(metrics["agreement_of_models"].items())
-    return Table("Agreement of the models' means", ("label", "Spearman"), rows)
-
-
-def _model_figure(clips, values):
-    if "model" not in clips[0].tags:
-        return {}
-    names = [clip.tags["model"] for clip in clips]
-    return {"models.png": draw_distributions(values, names)}
+def _correlate_means(models, label) -> float:
+    # Of few numbers: an interval would say nothing.
+    means = np.array([(m["score"].value, m["labels"][label]) for m in models.values()])
+    means = means[~np.isnan(means).any(axis=1)]
+    return float(statistics.spearman(*means.T))
 
 
 def write_report(
     report: Report,
     output_dir: str | os.PathLike,
+    about: Mapping,
     clips: Sequence[Clip] = (),
     rows: Sequence[Mapping] = (),
-    about: Mapping | None = None,
-) -> list[str]:
+    done: str = "",
+) -> str:
     """Writes metrics.json, results.csv of the clips, pictures and further files.
 
     Args:
-        clips, rows: of the benchmark and of scores.csv.
         about: what else metrics.json says: how it was made.
+        clips, rows: of the benchmark and of scores.csv.
+        done: what was done, for the screen.
 
     Returns:
-        The paths written.
+        The report for the screen, and what was written.
 
     Raises:
-        UserError: if they cannot be.
+        UserError: if it cannot be.
     """
     folder, contents = Path(output_dir), {}
-    metrics = {**(about or {}), **report.metrics, "notes": report.notes}
+    metrics = {**about, **report.metrics, "notes": report.notes}
     contents["metrics.json"] = encode_json(metrics)
     if clips:
         contents["results.csv"] = _results_csv(clips, rows)
@@ -250,23 +215,24 @@ def write_report(
         for name, content in contents.items():
             with create(folder / name) as file:
                 file.write(content)
-    return [str(folder / name) for name in contents]
+    written = "\n".join(f"written {folder / name}" for name in contents)
+    return "\n\n".join(filter(None, [format_report(report), done, written]))
 
 
 def _results_csv(clips, rows) -> bytes:
-    """A row per clip: what the benchmark says of it, and its scores."""
-    of_video = {row["video"]: row for row in rows}
+    """Returns a row per clip: what the benchmark says of it, and its scores."""
+    scores = {row["video"]: row for row in rows}
     lines, first = [], clips[0]
     columns = ["video", *first.tags, *first.labels, *NUMBERS, "warnings", "error"]
     for clip in clips:
-        found = dict(of_video.get(os.path.abspath(clip.video), {}))
+        found = dict(scores.get(os.path.abspath(clip.video), {}))
         labels = {n: "" if np.isnan(x) else f"{x:g}" for n, x in clip.labels.items()}
         lines.append(found | dict(clip.tags) | labels | {"video": clip.video})
     return encode_csv(columns, lines)
 
 
 def format_report(report: Report) -> str:
-    """The tables and notes of a report for a person to read."""
+    """Returns the tables and notes of a report for a person to read."""
     parts = [_table_text(table) for table in report.tables]
     if report.notes:
         parts.append("\n".join(f"note: {note}" for note in report.notes))
@@ -290,10 +256,8 @@ def _cell(value) -> str:
     if isinstance(value, Estimate):
         if np.isnan(value.value):
             return "-"
-        interval = (
-            "" if np.isnan(value.low) else f" [{value.low:.3f}, {value.high:.3f}]"
-        )
-        return f"{value.value:.3f}{interval}"
+        interval = f" [{value.low:.3f}, {value.high:.3f}]"
+        return f"{value.value:.3f}" + ("" if np.isnan(value.low) else interval)
     if isinstance(value, float):
         return "-" if np.isnan(value) else f"{value:.3f}"
     return str(value)

@@ -1,17 +1,16 @@
-"""Tables of public benchmarks: columns, labels, and the videos that they name."""
+"""Tables of benchmarks: their columns, labels, and the videos that they name."""
 
 import csv
 import dataclasses
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from urllib.parse import unquote, urlparse
 
 import numpy as np
 from jaxtyping import Float
 
 from spa.errors import UserError, reason
-from spa.jobs import NUMBERS
 
 MISSING = ("", "nan", "none", "null")  # a number that is not there
 
@@ -33,29 +32,115 @@ class Clip:
     tags: Mapping[str, str]
 
 
-def read_table(path: str | os.PathLike) -> tuple[list[str], list[dict[str, str]]]:
-    """A CSV's or parquet file's columns, and its rows as text.
+@dataclasses.dataclass(frozen=True)
+class TextTable:
+    """A table as text: "None" is a name, and nothing but an empty field is empty."""
 
-    Text stays text: "None" is a name, and nothing but an empty field is empty.
+    path: str
+    columns: Sequence[str]
+    rows: Sequence[Mapping[str, str]]
+
+    def column(
+        self, *names: str, given: str | None = None, is_optional: bool = False
+    ) -> str | None:
+        """Returns the given column, else the first of `names` that is there.
+
+        Raises:
+            UserError: there is none, unless it is optional and none was given.
+        """
+        names = (given,) if given else names
+        for name in names:
+            if name in self.columns:
+                return name
+        if is_optional and not given:
+            return None
+        raise UserError(
+            f"{self.path} has no column {' or '.join(names)}: it has "
+            + ", ".join(map(str, self.columns))
+        )
+
+    def numbers(
+        self, columns: Mapping[str, str], is_required: bool = False
+    ) -> list[dict[str, float]]:
+        """Returns each row's numbers, {label: column} -> [{label: number}].
+
+        Raises:
+            UserError: what is no number, or missing although it is required.
+        """
+        for i, row in enumerate(self.rows):
+            for column in columns.values():
+                number = parse_number(row[column])
+                if number is None or (is_required and np.isnan(number)):
+                    raise UserError(
+                        f"{self.path}, row {i + 1}: {column} is {row[column]!r}, must "
+                        "be a number"
+                    )
+        return [
+            {label: parse_number(row[column]) for label, column in columns.items()}
+            for row in self.rows
+        ]
+
+    def clips(
+        self,
+        labels: Sequence[Mapping[str, float]],
+        video: str,
+        video_dir: str | None,
+        tags: Mapping[str, str],
+        group: Callable[[Mapping[str, str], str], str],
+    ) -> list[Clip]:
+        """Returns a clip for each video, with the mean of its rows' labels.
+
+        Args:
+            labels: of the rows, see `numbers`.
+            video: the column of their files, which `find_videos` finds.
+            tags: {tag: column}.
+            group: a row and its file to the clip's group.
+
+        Raises:
+            UserError: a video that is absent, or has rows with different tags.
+        """
+        files = find_videos([row[video] for row in self.rows], self.path, video_dir)
+        found = defaultdict(list)
+        for file, row, numbers in zip(files, self.rows, labels, strict=True):
+            of_row = {tag: row[column] for tag, column in tags.items()}
+            found[file].append(Clip(file, group(row, file), numbers, of_row))
+        merged = []
+        for file, (clip, *others) in found.items():
+            for other in others:
+                if other.tags != clip.tags:
+                    raise UserError(f"{file} is listed as {clip.tags} and {other.tags}")
+            means = {n: nan_mean(y) for n, y in label_arrays([clip, *others]).items()}
+            merged.append(dataclasses.replace(clip, labels=means))
+        return merged
+
+
+def read_table(path: str | os.PathLike) -> TextTable:
+    """Returns a CSV's or parquet file's table.
 
     Raises:
         UserError: what cannot be read, or has no row.
     """
     path = os.fspath(path)
+    is_parquet = path.lower().endswith((".parquet", ".pq"))
     try:
-        if path.lower().endswith((".parquet", ".pq")):
-            columns, rows = _read_parquet(path)
-        else:
-            with open(path, newline="", encoding="utf-8-sig") as file:
-                reader = csv.DictReader(file)
-                rows, columns = list(reader), list(reader.fieldnames or [])
+        columns, rows = (_read_parquet if is_parquet else _read_csv)(path)
     except UserError:
         raise
     except (OSError, csv.Error, ValueError) as error:
         raise UserError(f"{path} cannot be read: {reason(error)}") from error
     if not rows:
         raise UserError(f"{path} has no rows")
-    return columns, [{n: _as_text(row[n]) for n in columns} for row in rows]
+    text = [
+        {n: "" if row[n] is None else str(row[n]).strip() for n in columns}
+        for row in rows
+    ]
+    return TextTable(path, columns, text)
+
+
+def _read_csv(path):
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        return list(reader.fieldnames or []), list(reader)
 
 
 def _read_parquet(path):
@@ -69,25 +154,8 @@ def _read_parquet(path):
     return table.column_names, table.to_pylist()
 
 
-def _as_text(value):
-    return "" if value is None else str(value).strip()
-
-
-def find_column(table, columns, given, defaults, optional=False):
-    """The name of a column: the given one, else the first default that is there."""
-    for name in (given,) if given else defaults:
-        if name in columns:
-            return name
-    if optional and not given:
-        return None
-    wanted = given or " or ".join(defaults)
-    raise UserError(
-        f"{table} has no column {wanted}: it has {', '.join(map(str, columns))}"
-    )
-
-
-def parse_number(text):
-    """A number, NaN if it is missing, None if it is none."""
+def parse_number(text: str) -> float | None:
+    """Returns a number, NaN if it is missing, None if it is none."""
     lower = text.lower()
     if lower in ("true", "false"):
         return float(lower == "true")
@@ -100,43 +168,16 @@ def parse_number(text):
     return number if np.isfinite(number) else None
 
 
-def read_labels(table, rows, names, required=False):
-    """Per row the numbers in columns, {label: column} -> [{label: number}]."""
-    labels = []
-    for i, row in enumerate(rows):
-        found = {label: parse_number(row[column]) for label, column in names.items()}
-        for label, number in found.items():
-            if number is None or (required and np.isnan(number)):
-                raise UserError(
-                    f"{table}, row {i + 1}: {names[label]} is {row[names[label]]!r}, "
-                    "must be a number"
-                )
-        labels.append(found)
-    return labels
+def label_arrays(clips: Sequence[Clip]) -> dict[str, Float[np.ndarray, " N"]]:
+    """Returns the clips' labels by name."""
+    return {
+        name: np.array([clip.labels[name] for clip in clips])
+        for name in clips[0].labels
+    }
 
 
-def merge_rows(clips: Iterable[Clip]) -> list[Clip]:
-    """One clip per video, with the mean of its labels."""
-    of_video = defaultdict(list)
-    for clip in clips:
-        of_video[clip.video].append(clip)
-    merged = []
-    for video, rows in of_video.items():
-        for row in rows:
-            if row.tags != rows[0].tags:
-                raise UserError(
-                    f"{video} is listed as {dict(rows[0].tags)} and {dict(row.tags)}"
-                )
-        labels = {
-            name: nan_mean([row.labels[name] for row in rows])
-            for name in rows[0].labels
-        }
-        merged.append(dataclasses.replace(rows[0], labels=labels))
-    return merged
-
-
-def nan_mean(values):
-    values = np.asarray(values, float)
+def nan_mean(values: Float[np.ndarray, " N"]) -> float:
+    """Returns the mean of what is there; NaN of nothing, without a warning."""
     values = values[~np.isnan(values)]
     return float(values.mean()) if len(values) else np.nan
 
@@ -144,7 +185,7 @@ def nan_mean(values):
 def find_videos(
     names: Sequence[str], table: str | os.PathLike, video_dir: str | None = None
 ) -> list[str]:
-    """The files that a table names.
+    """Returns the files that a table names.
 
     A path is looked for in `video_dir`, from here, and from the table's folder; an
     address by as many of its last parts as a file has below those folders; both at last
@@ -157,8 +198,8 @@ def find_videos(
     folders += ["", os.path.dirname(os.fspath(table))]
     if video_dir and not os.path.isdir(video_dir):
         raise UserError(f"--video_dir: no folder {video_dir}")
-    below = _names_below(video_dir) if video_dir else {}
-    files = {name: _find(name, folders, below) for name in dict.fromkeys(names)}
+    below = _index_files(video_dir) if video_dir else {}
+    files = {name: _find_file(name, folders, below) for name in dict.fromkeys(names)}
     absent = [name for name, file in files.items() if file is None]
     if absent:
         where = video_dir or os.path.dirname(os.fspath(table)) or "."
@@ -177,8 +218,8 @@ def find_videos(
     return [files[name] for name in names]
 
 
-def _names_below(folder):
-    """Files below a folder by name; None for names that occur twice."""
+def _index_files(folder):
+    """Returns files below a folder by name; None for names that occur twice."""
     found = {}
     for path, _, names in os.walk(folder):
         for name in names:
@@ -186,7 +227,7 @@ def _names_below(folder):
     return found
 
 
-def _find(name, folders, below):
+def _find_file(name, folders, below):
     if not name:
         return None
     parsed = urlparse(name)
@@ -204,19 +245,8 @@ def _find(name, folders, below):
 def match_scores(
     clips: Sequence[Clip], rows: Sequence[Mapping], name: str = "realism"
 ) -> Float[np.ndarray, " N"]:
-    """The clips' scores out of the rows of scores.csv (many_videos.Tally).
-
-    Args:
-        name: one of many_videos.NUMBERS.
-
-    Returns:
-        [N], NaN where a clip could not be scored.
-
-    Raises:
-        UserError: no such score.
-    """
-    if name not in NUMBERS:
-        raise UserError(f"no score {name!r}: have {', '.join(NUMBERS)}")
-    of_video = {row["video"]: row.get(name) for row in rows}
-    found = [of_video.get(os.path.abspath(clip.video)) for clip in clips]
+    """Returns the clips' scores [N] out of the rows of scores.csv; NaN where a
+    clip could not be scored."""
+    scores = {row["video"]: row.get(name) for row in rows}
+    found = [scores.get(os.path.abspath(clip.video)) for clip in clips]
     return np.array([np.nan if x in (None, "") else float(x) for x in found])

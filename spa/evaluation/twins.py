@@ -23,7 +23,7 @@ from spa.errors import NothingToTrack, UserError, VideoError
 from spa.evaluation.judged import Row
 from spa.evaluation.judged_report import FEW_TWINS, report
 from spa.evaluation.judges import Judgement, Judges, judge, load_judges
-from spa.evaluation.reports import format_report, write_report
+from spa.evaluation.reports import write_report
 from spa.files import replace_nan, whole_file
 from spa.jobs import find_inputs
 from spa.realism.conditions import condition_tracks
@@ -136,9 +136,7 @@ def run(
     about = {"benchmark": benchmark, "version": RESULT_VERSION, **judges.made_with()}
     notes += judges.notes
     found = report(rows, groups, notes, pooled=next(iter(groups)) != "damages")
-    paths = write_report(found, output, about=about)
-    written = "\n".join(f"written {path}" for path in paths)
-    return f"{format_report(found)}\n\n{written}"
+    return write_report(found, output, about)
 
 
 def culprit(

@@ -1,0 +1,112 @@
+"""evaluate_benchmarks.py as a user runs it, on two tiny clips."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_models import SMALL, save_random
+from video_files import make_clip, write_video
+
+import track_autoencoder_3d
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("benchmarks")
+    (folder / "clips").mkdir()
+    frames = make_clip(12)
+    write_video(folder / "clips" / "intact.mp4", frames)
+    shuffled = frames[[0, 7, 3, 9, 1, 11, 5, 2, 8, 4, 10, 6]]
+    write_video(folder / "clips" / "shuffled.mp4", shuffled)
+    (folder / "mine.csv").write_text(
+        "video_path,label,pair_id\nintact.mp4,1,a\nshuffled.mp4,0,a\n"
+    )
+    model = track_autoencoder_3d.make_model("mini", **SMALL)
+    save_random(folder / "small.npz", model)
+    return folder
+
+
+def start(folder, *arguments):
+    flags = {
+        "--checkpoint_path": folder / "small.npz",
+        "--jax_cache_dir": "",  # that of all tests
+        "--tracking_grid_size": 8,
+        "--num_splits": 2,
+        "--output_dir": "none",
+    }
+    names = [str(argument).split("=")[0] for argument in arguments]
+    flags = [f"{k}={v}" for k, v in flags.items() if k not in names]
+    return subprocess.Popen(
+        [sys.executable, ROOT / "evaluate_benchmarks.py", *flags, *arguments],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+    )
+
+
+def finish(process):
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+def test_a_benchmark_from_videos_to_a_report(folder):
+    arguments = [
+        "--benchmark=csv", "--dataset_path=mine.csv", "--video_dir=clips",
+        "--output_dir=out",
+    ]  # fmt: skip
+    code, out, err = finish(start(folder, *arguments))
+    assert code == 0, err
+    assert "2 scored, 0 finished before, 0 failed" in out
+    metrics = json.loads((folder / "out" / "metrics.json").read_text())
+    assert metrics["benchmark"] == "csv" and metrics["num_scored"] == 2
+    scores = [
+        json.loads((folder / "out" / name / "score.json").read_text())
+        for name in ("intact", "shuffled")
+    ]
+    higher = float(np.sign(scores[0]["realism"] - scores[1]["realism"]) + 1) / 2
+    assert metrics["pairwise_accuracy"]["value"] == metrics["auroc"]["value"] == higher
+    assert {"results.csv", "roc.png", "distributions.png", "scores.csv"} <= set(
+        os.listdir(folder / "out")
+    )
+    with np.load(folder / "out" / "intact" / "result_with_scores.npz") as result:
+        assert "video" not in result  # of thousands of clips it would fill the disk
+    # Again, and against itself.
+    again = start(folder, *arguments)
+    against = start(
+        folder, "--benchmark=compare", "--results_a=out", "--results_b=out",
+        "--output_dir=compared",
+    )  # fmt: skip
+    code, out, err = finish(again)
+    assert code == 0 and "0 scored, 2 finished before, 0 failed" in out, err
+    code, out, err = finish(against)
+    assert code == 0, err
+    metrics = json.loads((folder / "compared" / "metrics.json").read_text())
+    assert metrics["win_rate_a"]["value"] == 0.5
+    assert metrics["frechet_motion_distance"]["value"] == pytest.approx(0, abs=1e-6)
+    assert "2 and 2 clips are few" in out
+
+
+def test_what_is_wrong_is_one_line_before_anything_is_scored(folder):
+    (folder / "bad.csv").write_text("video_path,label\nintact.mp4,1\ngone.mp4,0\n")
+    absent = start(
+        folder, "--benchmark=csv", "--dataset_path=bad.csv", "--video_dir=clips"
+    )
+    no_folder = start(
+        folder, "--benchmark=csv", "--dataset_path=mine.csv", "--jax_cache_dir=bad.csv"
+    )
+    for message, process in {
+        "1 of 2 videos of bad.csv are absent, first 'gone.mp4'": absent,
+        "bad.csv is a file: jax_cache_dir must be a directory": no_folder,
+    }.items():
+        code, out, err = finish(process)
+        assert code == 1 and out == "" and message in err
+        assert err.count("\n") == 1, err
+    assert not (folder / "none").exists()

@@ -1,0 +1,73 @@
+"""Reports in files, and their pictures."""
+
+import csv
+import json
+import os
+
+import numpy as np
+import pytest
+from table_files import refused
+
+from spa.evaluation.figures import (
+    draw_distributions,
+    draw_estimates,
+    draw_roc,
+    draw_scatter,
+    roc_curve,
+)
+from spa.evaluation.reports import Report, write_report
+from spa.evaluation.tables import Clip
+from spa.statistics import Estimate
+
+
+def test_what_a_report_writes(tmp_path):
+    clips = [Clip(f"{name}.mp4", name, {"x": 1.0}, {}) for name in "abc"]
+    rows = [
+        {"video": os.path.abspath("b.mp4"), "realism": "0.5", "num_tracks": 3},
+        {"video": os.path.abspath("a.mp4"), "error": "no video"},
+    ]
+    report = Report({"a": np.nan, "b": {1: np.float64(2)}}, [])
+    text = write_report(report, tmp_path, {"benchmark": "test"}, clips, rows)
+    assert text.splitlines() == [
+        f"written {tmp_path / name}" for name in ("metrics.json", "results.csv")
+    ]
+    assert json.loads((tmp_path / "metrics.json").read_text()) == {
+        "benchmark": "test", "a": None, "b": {"1": 2.0}, "notes": [],
+    }  # fmt: skip
+    with open(tmp_path / "results.csv", newline="") as file:
+        found = list(csv.DictReader(file))
+    assert [row["realism"] for row in found] == ["", "0.5", ""]
+    assert found[0]["error"] == "no video" and found[0]["x"] == "1"
+    (tmp_path / "file").touch()
+    refused("cannot write to", write_report, report, tmp_path / "file", {})
+
+
+def test_the_drawn_curve_has_the_area():
+    rng = np.random.default_rng(0)
+    values = rng.integers(0, 12, 60).astype(float)
+    positive = rng.random(60) < values / 12
+    alarms, hits = roc_curve(values, positive)
+    assert (alarms[0], hits[0], alarms[-1], hits[-1]) == (0, 0, 1, 1)
+    wins = np.sign(values[positive][:, None] - values[~positive]) / 2 + 0.5
+    assert np.trapezoid(hits, alarms) == pytest.approx(wins.mean())
+
+
+@pytest.mark.parametrize("num", [0, 1, 40])
+def test_pictures_of_whatever_was_scored(tmp_path, num):
+    """Also of nothing, and of clips that are all alike."""
+    values = np.append(np.linspace(0.2, 0.8, num), np.nan)
+    same = np.where(np.isnan(values), np.nan, 0.5)
+    names = [f"class {i % 5}" for i in range(len(values))]
+    estimate = Estimate(0.5, np.nan, np.nan, 1)
+    report = Report({}, [])
+    report.figures = {
+        "all.png": draw_distributions(values, None),
+        "classes.png": draw_distributions(values, names),
+        "scatter.png": draw_scatter(np.round(values), values, "x"),
+        "same.png": draw_scatter(same, values, "x"),
+        "roc.png": draw_roc({"all": (values, np.round(values))}),
+        "estimates.png": draw_estimates({"a": estimate}, "x", 0.5),
+    }
+    write_report(report, tmp_path, {})
+    for name in report.figures:
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
