@@ -16,7 +16,6 @@ with a row per video, and pictures. `compare` takes two such directories, or two
 inference.py's. `synthetic` and `corruptions` need no dataset: see offline_proof.py.
 """
 
-import functools
 import logging
 import os
 import sys
@@ -42,9 +41,7 @@ from spa.flags import (
     quiet_video_decoder,
 )
 from spa.jobs import NUMBERS, Tally, score_many
-from spa.realism.front_ends import load_front_ends
-from spa.realism.options import make_options
-from spa.realism.scorer import load_checkpoint, score_video
+from spa.realism import Scorer, make_options
 
 FLAGS = flags.FLAGS
 
@@ -183,23 +180,15 @@ def make_report(clips, values) -> Report:
 
 def score_clips(clips) -> Tally:
     """Scores the videos that are not scored yet."""
-    given = given_options(FLAGS)
-    options = make_options(FLAGS.preset, **given)
-    checkpoint = load_checkpoint(FLAGS.checkpoint_path, options)
-    score = functools.partial(
-        score_video,
-        checkpoint=checkpoint,
-        preset=FLAGS.preset,
-        front_ends=load_front_ends(options, checkpoint),
-        **given,
-    )
+    options = make_options(FLAGS.preset, **given_options(FLAGS))
+    scorer = Scorer(FLAGS.checkpoint_path, options)
     logging.getLogger("spa.realism").setLevel(logging.WARNING)
     return score_many(
         [clip.video for clip in clips],
         FLAGS.output_dir,
-        score,
+        scorer.score,
         options,
-        checkpoint,
+        scorer.checkpoint,
         overwrite=FLAGS.overwrite,
         num_shards=FLAGS.num_shards,
         shard_index=FLAGS.shard_index,

@@ -11,7 +11,6 @@ gets a sub-folder, and scores.csv a row; a second run goes on where the first st
 What the user can put right ends in one line on stderr and exit code 1.
 """
 
-import functools
 import logging
 import os
 import sys
@@ -34,15 +33,8 @@ from spa.flags import (
     quiet_video_decoder,
 )
 from spa.jobs import find_inputs, score_many
-from spa.realism.front_ends import load_front_ends
-from spa.realism.options import make_options
-from spa.realism.result import Result, save_result
-from spa.realism.scorer import (
-    load_checkpoint,
-    score_tracks_file,
-    score_video,
-    scoring_head,
-)
+from spa.realism import Scorer, make_options, save_result
+from spa.realism.result import Result
 
 FLAGS = flags.FLAGS
 
@@ -142,56 +134,43 @@ def run() -> tuple[str, bool]:
             "which video? give --video_path=FILE or --tracks_path=FILE, one of the two"
         )
     check_output_dir(FLAGS.output_dir)
-    given = given_options(FLAGS)
-    options = make_options(FLAGS.preset, **given)
+    options = make_options(FLAGS.preset, **given_options(FLAGS))
     paths = find_inputs(path, column)
     if paths is None and (FLAGS.num_shards != 1 or FLAGS.shard_index):
         raise UserError(f"{path} is one file: num_shards and shard_index are for many")
-    if paths is None and column == "video_path":
+    has_videos = column == "video_path"
+    if paths is None and has_videos:
         check_file(path)  # before a model is loaded for nothing
-    checkpoint = load_checkpoint(FLAGS.checkpoint_path, options)
-    if column == "video_path":
-        score = functools.partial(
-            score_video,
-            checkpoint=checkpoint,
-            preset=FLAGS.preset,
-            front_ends=load_front_ends(options, checkpoint),
-            **given,
-        )
-    else:
-        score = functools.partial(
-            score_tracks_file, checkpoint=checkpoint, options=options
-        )
-    if paths is None:
-        return run_one(score, path), True
-    return run_many(score, paths, options, checkpoint)
-
-
-def run_one(score, path) -> str:
-    """Scores one file, into the output directory itself."""
+    scorer = Scorer(FLAGS.checkpoint_path, options, has_videos=has_videos)
+    score = scorer.score if has_videos else scorer.score_tracks
+    if paths is not None:
+        return run_many(score, paths, scorer)
     result = score(path)
     with wrap_write_errors(FLAGS.output_dir):
         paths = save_result(result, FLAGS.output_dir, FLAGS.result_video_size)
-    return table(result, paths)
+    return table(result, paths), True
 
 
-def run_many(score, paths, options, checkpoint) -> tuple[str, bool]:
+def run_many(score, paths, scorer) -> tuple[str, bool]:
     """Scores many files, into a sub-folder each."""
     logging.getLogger("spa.realism").setLevel(logging.WARNING)
     tally = score_many(
         paths,
         FLAGS.output_dir,
         score,
-        options,
-        checkpoint,
+        scorer.options,
+        scorer.checkpoint,
         overwrite=FLAGS.overwrite,
         num_shards=FLAGS.num_shards,
         shard_index=FLAGS.shard_index,
         result_video_size=FLAGS.result_video_size,
     )
     text = ranking(tally.rows)
-    if text and scoring_head(checkpoint) is None:
-        text += f"realism is average Jaccard: no head is fitted for {checkpoint.name}\n"
+    if text and scorer.head is None:
+        text += (
+            f"realism is average Jaccard: no head is fitted for "
+            f"{scorer.checkpoint.name}\n"
+        )
     text += (
         f"{tally.scored} scored, {tally.finished} finished before, {tally.failed} "
         f"failed\nsee scores*.csv in {FLAGS.output_dir}"

@@ -44,7 +44,7 @@ import tqdm
 from spa.files import keep_compiled_programs, whole_file
 from spa.realism import scorer
 from spa.realism.options import make_options
-from spa.realism.result import save_result
+from spa.realism.result_files import save_result
 from spa.realism.scorer import load_checkpoint, score_video
 
 FLAGS = flags.FLAGS
