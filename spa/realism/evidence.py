@@ -6,9 +6,9 @@ from collections.abc import Iterator
 import cv2
 import jax
 import numpy as np
-import scipy.spatial
 import scipy.special
 from jaxtyping import Bool, Float, Int, UInt64
+from scipy.spatial.distance import cdist
 from tqdm import tqdm
 
 from spa import geometry
@@ -202,8 +202,9 @@ def nearest_motion(
         mine = np.flatnonzero(mine)
         others = np.flatnonzero(visible[:, t] & (split_or_shown != s))
         if len(mine) and len(others):
-            tree = scipy.spatial.cKDTree(pixels[others, t])
-            nearest[mine] = others[tree.query(pixels[mine, t])[1]]
+            # So few are asked at once that to build a tree would take longer.
+            away = cdist(pixels[mine, t], pixels[others, t], "sqeuclidean")
+            nearest[mine] = others[away.argmin(axis=1)]
     rows = np.flatnonzero(nearest >= 0)
     nearest, asked = nearest[rows], asked[rows]
     # Where the other is hidden, it is where it was seen nearest in time.

@@ -22,6 +22,7 @@ from spa.realism.tracks import Tracks3D
 
 LOG = logging.getLogger(__name__)
 NOT_PREDICTED = -20.0  # visible logit where no window predicts a track
+ROWS_AT_ONCE = 256  # of a blend: of all of a long clip a copy is too much
 HELD_SHARE = 4  # one track in so many is held out in a repeated split
 # What is drawn, as the last salt of `lots`: no two draws may have the same numbers.
 SPLITS, GROUPS, SUPPORT, QUERIES = range(4)
@@ -448,13 +449,16 @@ def blend(
         mixed[at, frames, 3:] += window.visible_logits * share[:, None]
         given[at, window.query_points[:, 0].astype(int)] = True
     reached = total > 0
-    # A track that is given away as a query in one window counts in none: the others'
-    # share of the mean does not hide that it was known.
-    for row in range(len(rows)):  # one by one: of all at once a copy is too much
-        values = mixed[row] / np.where(reached[row], total[row], 1)[:, None]
-        mixed[row] = values[nearest_frames(reached[row : row + 1])[0]]
+    for row in range(0, len(rows), ROWS_AT_ONCE):
+        part = np.s_[row : row + ROWS_AT_ONCE]
+        there = reached[part, :, None]
+        values = mixed[part] / np.where(there, total[part, :, None], 1)
+        nearest = nearest_frames(reached[part])[..., None]
+        mixed[part] = np.take_along_axis(values, nearest, axis=1)
     mixed[..., 3][~reached] = NOT_PREDICTED
     ids, splits = rows // most, rows % most
+    # What one window was given as a query does not count, though others predict it: the
+    # blend has a share of each.
     return ids, splits, mixed[..., :3], mixed[..., 3:], reached & ~given
 
 
