@@ -43,6 +43,8 @@ LONG_FILES = [
     "test_violations",
     "test_twins",
     "test_scorer",
+    "test_result",
+    "test_hold_out",
     "test_benchmarks",
 ]
 

@@ -97,16 +97,18 @@ class Reference:
 
 
 def read_reference(
-    checkpoint: checkpoints.Checkpoint, head: Head | None = None
+    checkpoint: checkpoints.Checkpoint,
+    head: Head | None = None,
+    folder: Path = DEFAULT_CHECKPOINT.parent,
 ) -> Reference | None:
     """Reads the reference of a checkpoint and its head.
 
     It lies beside the shipped checkpoint, in NAME_reference.json, which also says what
-    the clips are. None if there is none, if it was made with another checkpoint or
+    its clips are. None if there is none, if it was made with another checkpoint or
     head, and if the file is damaged.
     """
     stem = Path(checkpoint.name).stem
-    path = DEFAULT_CHECKPOINT.parent / f"{stem}_reference.json"
+    path = folder / f"{stem}_reference.json"
     if not path.exists():
         return None
     try:
