@@ -128,7 +128,7 @@ def run_first_cell(formats, folder, repository):
 def test_elsewhere_it_clones(formats, tmp_path):
     source = tmp_path / "source"
     source.mkdir()
-    (source / "pipeline.py").touch()
+    (source / "inference.py").touch()
     git = ["git", "-c", "user.name=a", "-c", "user.email=a@b.c", "-C", str(source)]
     subprocess.run([*git, "init", "-q"], check=True)
     subprocess.run([*git, "add", "."], check=True)
