@@ -29,7 +29,7 @@ SEEN = dataclasses.replace(
 def condition_tracks(
     stored: Mapping[str, np.ndarray], kind: str, condition: str, seed: int
 ) -> Tracks3D:
-    """Tracks of a scene or twin as one of CONDITIONS, at depth 1.
+    """Returns tracks of a scene or twin as one of CONDITIONS, at depth 1.
 
     Of the simulator's own tracks those of `compared_rows`; of rendered pictures
     MOST_RENDERED of those that the tracker found, drawn at random, for time.
@@ -48,29 +48,23 @@ def condition_tracks(
         return _at_depth_1(pixels[rows], visible[rows], camera)
     rows = compared_rows(stored[f"{kind}/track_ids"], seed)
     tracks, visible = stored[f"{kind}/tracks"][rows], stored[f"{kind}/visible"][rows]
-    if condition == "true":
-        pixels = geometry.project(tracks, stored["intrinsics"])
-        return _at_depth_1(pixels, visible, camera)
-    example = {
-        "tracks_3d": tracks,
-        "visible": visible[..., None].astype(np.float32),
-        "intrinsics": stored["intrinsics"],
-        "height": SIDE,
-        "width": SIDE,
-    }
-    rng = np.random.default_rng([seed, 1])
-    example = augment_example(example, rng, SEEN, tracks.shape[1])
-    pixels = geometry.project(example["tracks_3d"], example["intrinsics"])
-    return _at_depth_1(pixels, example["visible"][..., 0] > 0, camera)
+    true_camera = stored["intrinsics"]
+    if condition != "true":
+        rng = np.random.default_rng([seed, 1])
+        example = _tracked(tracks, visible, true_camera, (SIDE, SIDE), rng)
+        tracks, true_camera = example["tracks_3d"], example["intrinsics"]
+        visible = example["visible"][..., 0] > 0
+    return _at_depth_1(geometry.project(tracks, true_camera), visible, camera)
 
 
 def varied_clip(
     seed: int, frames: tuple[int, int] = (24, 150)
 ) -> tuple[Scene, Tracks3D]:
-    """An intact scene, its length and its number of tracks drawn, as a tracker sees it.
+    """Returns an intact scene of drawn length and number of tracks, and what a tracker
+    sees of it.
 
     Args:
-        seed: of synthetic.py, and of all draws.
+        seed: of the scene, and of all draws.
         frames: how many at least and at most.
 
     Raises:
@@ -80,22 +74,28 @@ def varied_clip(
     num_frames = int(rng.integers(frames[0], frames[1] + 1))
     num_tracks = int(np.exp(rng.uniform(*np.log(VARIED_TRACKS))))
     scene = generate_scene(seed, num_frames, num_tracks)
-    example = {
-        "tracks_3d": scene.tracks_3d,
-        "visible": scene.visible.astype(np.float32),
-        "intrinsics": scene.intrinsics,
-        "height": scene.height,
-        "width": scene.width,
-    }
-    example = augment_example(example, rng, SEEN, num_frames)
+    visible, size = scene.visible[..., 0] > 0, (scene.height, scene.width)
+    example = _tracked(scene.tracks_3d, visible, scene.intrinsics, size, rng)
     tracks = Tracks3D(
         tracks=example["tracks_3d"],
         visible=example["visible"],
         intrinsics=example["intrinsics"],
-        size=(scene.height, scene.width),
+        size=size,
         intrinsics_source="assumed",
     )
     return scene, tracks
+
+
+def _tracked(tracks, visible, intrinsics, size, rng):
+    """True tracks as a tracker sees them."""
+    example = {
+        "tracks_3d": tracks,
+        "visible": visible[..., None].astype(np.float32),
+        "intrinsics": intrinsics,
+        "height": size[0],
+        "width": size[1],
+    }
+    return augment_example(example, rng, SEEN, tracks.shape[1])
 
 
 def _at_depth_1(pixels, visible, camera) -> Tracks3D:

@@ -21,129 +21,77 @@ DEFAULT_FRONT_ENDS = {"dino": "dinov2", "depth": "vda"}
 
 
 def _option(default, group: str, text: str, **bounds):
-    """A field of Options.
-
-    Args:
-        default: of preset mini.
-        group: which of the flags of a script it belongs to, see spa/flags.py.
-        text: what users read about it.
-        bounds: `least` and `most` that it may be, `above` and `below` which it must
-            lie, what it must be one of (`names`), and its `unit`.
-    """
+    """A field: its default in preset mini, the flags it is among (spa/flags.py), what
+    users read of it; perhaps `least` and `most` that it may be, `above` and `below`
+    which it must lie, the `names` it may have, its `unit`."""
     metadata = {"group": group, "help": text, **bounds}
     return dataclasses.field(default=default, metadata=metadata)
 
 
+# fmt: off
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How a clip is scored; each field's metadata says what it is.
+    """How a clip is scored. Each field's metadata says what it is; PRESETS holds the
+    defaults by name, and `make_options` checks what is chosen."""
 
-    PRESETS holds the defaults by name; `make_options` checks what is chosen.
-    """
-
-    tracker: str = _option(
-        "lk", "tracker", "lk, or cotracker3.", names=tuple(tracking.TRACKERS)
-    )
-    tracking_grid_size: int = _option(
-        32, "scoring", "Points are seeded on a grid this wide.",
-        least=1, most=WORKING_SIZE,  # else cells were less than a pixel
-    )  # fmt: skip
-    query_sampling: str = _option(
-        "grid",
-        "scoring",
+    tracker: str = _option("lk", "tracker",
+        "lk, or cotracker3.", names=tuple(tracking.TRACKERS))
+    tracking_grid_size: int = _option(32, "scoring",
+        "Points are seeded on a grid this wide.",
+        least=1, most=WORKING_SIZE)  # else its cells were less than a pixel
+    query_sampling: str = _option("grid", "scoring",
         "Where points begin: grid, on that one, or semantic, spread over clusters of "
-        "DINOv2 features (--dino_model).",
-        names=("grid", "semantic"),
-    )
-    num_points_per_entity: int = _option(
-        POINTS_PER_ENTITY,
-        "scoring",
-        "With --query_sampling=semantic only: points in each cluster.",
-        least=1,
-    )
-    # The front end of features. It has no flag: it comes with use_dino.
-    features: str | None = _option(None, "", "dinov2, or none.")
-    depth: str | None = _option(
-        None,
-        "modality",
+        "DINOv2 features (--dino_model).", names=("grid", "semantic"))
+    num_points_per_entity: int = _option(POINTS_PER_ENTITY, "scoring",
+        "With --query_sampling=semantic only: points in each cluster.", least=1)
+    features: str | None = _option(None, "",  # no flag: it comes with use_dino
+        "dinov2, or none.")
+    depth: str | None = _option(None, "modality",
         "vda (Video-Depth-Anything), a transformers model by name or directory, or an "
-        ".npz of depth maps. Default: none, points lie at z = 1; full: vda.",
-    )
-    use_dino: bool | None = _option(
-        None,
-        "modality",
+        ".npz of depth maps. Default: none, points lie at z = 1; full: vda.")
+    use_dino: bool | None = _option(None, "modality",
         "DINOv2 features. Default, with --preset=full: if the model was trained with "
-        "them.",
-    )
-    use_depth: bool | None = _option(
-        None, "modality", "Depth and depth features. Default: as --use_dino."
-    )
-    num_splits: int = _option(
-        4,
-        "scoring",
-        "Into how many splits of support and query tracks are dealt.",
-        least=1,
-    )
-    score_all_points: bool = _option(
-        True,
-        "scoring",
+        "them.")
+    use_depth: bool | None = _option(None, "modality",
+        "Depth and depth features. Default: as --use_dino.")
+    num_splits: int = _option(4, "scoring",
+        "Into how many splits of support and query tracks are dealt.", least=1)
+    score_all_points: bool = _option(True, "scoring",
         "Hold out every track once, in one of the splits; else a quarter of them, "
-        "drawn anew for each split.",
-    )
-    num_support_tracks: int = _option(
-        128, "scoring", "At most this many tracks are shown to the model.", least=1
-    )
-    num_query_points: int | None = _option(
-        None,
-        "scoring",
+        "drawn anew for each split.")
+    num_support_tracks: int = _option(128, "scoring",
+        "At most this many tracks are shown to the model.", least=1)
+    num_query_points: int | None = _option(None, "scoring",
         "At most this many tracks are predicted per window and split. Default: all; "
-        "full: 512.",
-        least=1,
-    )
-    num_output_frames: int | None = _option(
-        None, "scoring", "Frames in a window; the checkpoint's by default.", least=2
-    )
-    seed: int = _option(
-        0, "scoring", "Of the choice of tracks. Same seed, same score.", least=0
-    )
+        "full: 512.", least=1)
+    num_output_frames: int | None = _option(None, "scoring",
+        "Frames in a window; the checkpoint's by default.", least=2)
+    seed: int = _option(0, "scoring",
+        "Of the choice of tracks. Same seed, same score.", least=0)
     start: float = _option(0.0, "clip", "Seconds of the video to leave out.", least=0.0)
-    duration: float | None = _option(
-        None, "clip", "Seconds of the video to score; all by default.",
-        above=0, unit=" s",
-    )  # fmt: skip
-    fps: float | None = _option(
-        None,
-        "clip",
+    duration: float | None = _option(None, "clip",
+        "Seconds of the video to score; all by default.", above=0, unit=" s")
+    fps: float | None = _option(None, "clip",
         "Frames per second to keep. Default: the video's; above 30, every second, "
-        "third... of its frames.",
-        above=0,
-    )
-    ignore_cuts: bool = _option(
-        False, "clip", "Take the video for one shot, whatever it shows."
-    )
-    intrinsics: tuple[float, ...] | None = _option(
-        None,
-        "clip",
+        "third... of its frames.", above=0)
+    ignore_cuts: bool = _option(False, "clip",
+        "Take the video for one shot, whatever it shows.")
+    intrinsics: tuple[float, ...] | None = _option(None, "clip",
         "fx,fy,cx,cy in pixels of the video. Default: fx = fy = its longer side, "
-        "centred.",
-    )
-    fov: float | None = _option(
-        None, "clip", "Horizontal field of view in degrees, instead of --intrinsics.",
-        above=0, below=180, unit=" degrees",
-    )  # fmt: skip
+        "centred.")
+    fov: float | None = _option(None, "clip",
+        "Horizontal field of view in degrees, instead of --intrinsics.",
+        above=0, below=180, unit=" degrees")
     cotracker_repo: str | None = _option(None, "tracker", "A clone of co-tracker.")
     cotracker_checkpoint: str | None = _option(None, "tracker", "Its weights.")
     dino_model: str | None = _option(None, "network", "DINOv2 by name or directory.")
     vda_repo: str | None = _option(None, "network", "A clone of Video-Depth-Anything.")
     vda_encoder: str | None = _option(None, "network", "vits, vitb or vitl.")
-    vda_model_path: str | None = _option(
-        None,
-        "network",
-        "Its weights; checkpoints/video_depth_anything_ENCODER.pth by default.",
-    )
-    vda_metric: bool | None = _option(
-        None, "network", "Whether they give metres; by default by their name."
-    )
+    vda_model_path: str | None = _option(None, "network",
+        "Its weights; checkpoints/video_depth_anything_ENCODER.pth by default.")
+    vda_metric: bool | None = _option(None, "network",
+        "Whether they give metres; by default by their name.")
+# fmt: on
 
 
 PRESETS = {
@@ -195,20 +143,14 @@ def _check_bounds(
         return
     if names and value not in names:
         raise UserError(f"no {name} {value!r}: have {', '.join(names)}")
-    is_within = (
-        (least is None or least <= value < math.inf)
-        and (most is None or value <= most)
-        and (above is None or above < value < (math.inf if below is None else below))
-    )
-    if is_within:
-        return
-    if below is not None:
-        must = f"between {above} and {below}"
-    elif above is not None:
-        must = f"more than {above}"
+    if above is not None and not above < value < (below or math.inf):
+        must = f"more than {above}" if below is None else f"between {above} and {below}"
+    elif least is not None and not least <= value < math.inf:
+        must = f"at least {least}"
+    elif most is not None and value > most:
+        must = f"at most {most}"
     else:
-        is_large = most is not None and value > most
-        must = f"at most {most}" if is_large else f"at least {least}"
+        return
     raise UserError(f"{name} is {value}{unit}, must be {must}")
 
 

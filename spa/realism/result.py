@@ -158,8 +158,9 @@ def make_result(
     found = head and _clip_surprise(tracks, held_out, fields, head, has_spread)
     rank = None
     if found:
-        statistics = _clip_statistics(tracks, held_out, options)
-        statistics |= {"surprise": found.surprise}
+        # Of the splits alone nothing is needed: the jackknife has their spread.
+        statistics, *_ = _jaccard_scores(tracks, held_out, options, has_spread=False)
+        statistics["surprise"] = found.surprise
         realism = metrics.realism(statistics)
         spread = found.spread if np.isfinite(found.spread) else None
         ids = np.unique(held_out.ids)
@@ -220,37 +221,20 @@ def _clip_surprise(tracks, held_out, fields, head, has_spread):
     return surprise.score_fields(fields, head, tracks.seen.shape, split)
 
 
-def _clip_statistics(tracks, held_out, options):
-    if options.score_all_points:
-        return _statistics(tracks, held_out)
-    return _mean_statistics(tracks, held_out, _split_statistics(tracks, held_out))
-
-
-def _jaccard_scores(tracks, held_out, options):
+def _jaccard_scores(tracks, held_out, options, has_spread=True):
     """Statistics and realism of the clip, and the spread of realism between splits."""
-    splits = _split_statistics(tracks, held_out)
-    each = [metrics.realism(found) for found in splits]
+    splits = []
+    if has_spread or not options.score_all_points:
+        every = np.unique(held_out.splits)
+        splits = [_statistics(tracks, held_out, held_out.splits == i) for i in every]
+        splits = [each for each in splits if np.isfinite(metrics.realism(each))]
+    each = [metrics.realism(statistics) for statistics in splits]
     spread = float(np.std(each)) if len(each) > 1 else None
-    if options.score_all_points or not each:
+    if options.score_all_points or not splits:
         statistics = _statistics(tracks, held_out)
         return statistics, metrics.realism(statistics), spread
-    means = _mean_statistics(tracks, held_out, splits)
+    means = {name: _mean([found[name] for found in splits]) for name in splits[0]}
     return means, float(np.mean(each)), spread
-
-
-def _split_statistics(tracks, held_out):
-    """Of each split that has something to count."""
-    found = [
-        _statistics(tracks, held_out, held_out.splits == split)
-        for split in np.unique(held_out.splits)
-    ]
-    return [each for each in found if np.isfinite(metrics.realism(each))]
-
-
-def _mean_statistics(tracks, held_out, splits):
-    if not splits:
-        return _statistics(tracks, held_out)
-    return {name: _mean([found[name] for found in splits]) for name in splits[0]}
 
 
 def _mean(values):
