@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Iterator
 
 import cv2
-import jax
 import numpy as np
 import scipy.special
 from jaxtyping import Bool, Float, Int, UInt64
@@ -50,14 +49,14 @@ def clip_fields(
         held_out: of `hold_out` with these; made here if it is not given.
     """
     held_out = held_out or hold_out(tracks, checkpoint, options)
-    params, keys = jax.device_put(checkpoint.params), track_keys(tracks)
+    keys = track_keys(tracks)
     for window in tqdm(
         held_out.windows, "surprise", unit="window", delay=1, leave=False
     ):
         if len(np.unique(window.ids)) < surprise.NUM_NEAR[0]:
             continue
         by_region = predict_regions(
-            checkpoint.model, params, tracks, window, keys, options
+            checkpoint.model, checkpoint.params, tracks, window, keys, options
         )
         known = {
             "random": _predicted_pixels(tracks, window),

@@ -180,11 +180,11 @@ def hold_out(
             without, and that the tracks do not have; features of another width.
     """
     check_features(tracks, checkpoint, options)
-    num_tracks, num_frames = tracks.seen.shape
     keys = track_keys(tracks)
     rows = [split_lots(keys, split, options) for split in range(options.num_splits)]
     held = deal_splits(np.stack(rows), options)
     length = options.num_output_frames or checkpoint.config.num_output_frames
+    num_frames = tracks.seen.shape[1]
     spans = clip_windows(num_frames, length, tracks.cuts)
     LOG.info(
         "%d window(s) of up to %d frames, %d splits, up to %d support tracks",
@@ -194,12 +194,12 @@ def hold_out(
         options.num_support_tracks,
     )
     LOG.info("device: %s", jax.devices()[0])
-    params = jax.device_put(checkpoint.params)
+    model, params = checkpoint.model, checkpoint.params
     windows = [
-        predict_window(checkpoint.model, params, tracks, span, held, keys, options)
+        predict_window(model, params, tracks, span, held, keys, options)
         for span in tqdm(spans, "predicting", unit="window", delay=1, leave=False)
     ]
-    return HeldOut(*blend(windows, num_tracks, num_frames), windows)
+    return HeldOut(*blend(windows, num_frames), windows)
 
 
 def check_features(
@@ -419,7 +419,7 @@ def middle_points(
 
 
 def blend(
-    windows: Sequence[WindowPrediction], num_tracks: int, num_frames: int
+    windows: Sequence[WindowPrediction], num_frames: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Blends overlapping windows to one prediction per track, split and frame.
 

@@ -299,7 +299,7 @@ def test_blend_equals_the_plain_loop():
         make_window(start, stop, rng.permutation(6)[:4], value)
         for start, stop, value in [(0, 8, 1), (4, 12, 5), (7, 15, 9)]
     ]
-    ids, _, tracks, logits, counted = blend(windows, 7, 15)
+    ids, _, tracks, logits, counted = blend(windows, 15)
     assert ids.tolist() == sorted({i for w in windows for i in w.ids})
     for row, i in enumerate(ids):
         for t in range(15):
@@ -318,7 +318,7 @@ def test_blend_equals_the_plain_loop():
 
 def test_out_of_reach_the_nearest_prediction_stands():
     windows = [make_window(2, 4, [1], 3.0), make_window(8, 10, [1], 7.0)]
-    ids, _, tracks, logits, counted = blend(windows, 3, 12)
+    ids, _, tracks, logits, counted = blend(windows, 12)
     assert ids.tolist() == [1]
     np.testing.assert_array_equal(
         tracks[0, :, 0], [3] * 6 + [7] * 6
