@@ -348,32 +348,16 @@ def lowest(
     return np.sort(ids[np.argsort(drawn[ids], kind="stable")[:most]])
 
 
-@dataclasses.dataclass(frozen=True)
-class WindowFeatures:
-    """Features that the model takes, of those tracks that it is shown.
-
-    Attributes:
-        ids: [n] which tracks, in order.
-        values: "dino" and "depth", as far as there are any: [n, L, D].
-    """
-
-    ids: Int[np.ndarray, " n"]
-    values: dict[str, np.ndarray]
-
-    def rows(self, name: str, shown: Int[np.ndarray, " m"]) -> np.ndarray:
-        """Returns those of some of the tracks, [m, L, D]."""
-        return self.values[name][np.searchsorted(self.ids, shown)]
-
-
 def window_features(
     model,
     tracks: Tracks3D,
     span: tuple[int, int],
     support: Sequence[Int[np.ndarray, " m"]],
     options: Options,
-) -> WindowFeatures:
-    """Returns the features of all tracks that are shown in some split. Those of others,
-    most of a fine grid's, are never computed: they would be gigabytes."""
+) -> tuple[Int[np.ndarray, " n"], dict[str, Float[np.ndarray, "n L D"]]]:
+    """Returns all tracks that are shown in some split, in order, and those of their
+    features, "dino" and "depth", that the model takes. Those of other tracks, most of a
+    fine grid's, are never computed: they would be gigabytes."""
     ids = np.unique(np.concatenate(support))
     names = [
         name
@@ -381,28 +365,25 @@ def window_features(
         if getattr(model, f"use_{name}")
         and getattr(options, f"use_{name}") is not False
         and getattr(tracks, name) is not None
+        and len(ids)
     ]
-    if not len(ids):
-        return WindowFeatures(ids, {})
-    return WindowFeatures(ids, {n: getattr(tracks, n)(*span, ids) for n in names})
+    return ids, {name: getattr(tracks, name)(*span, ids) for name in names}
 
 
 def features_shown(
-    features: WindowFeatures,
-    shown: Int[np.ndarray, " n"],
+    features: tuple[Int[np.ndarray, " n"], dict[str, np.ndarray]],
+    shown: Int[np.ndarray, " m"],
     tracks: Float[np.ndarray, "N L 3"],
     visible: Bool[np.ndarray, "N L"],
     scale: float,
 ) -> dict[str, np.ndarray]:
     """Returns those of `window_features` that go into the batch, of the tracks `shown`;
     the waves of the depth, which follow from the scale, are added here."""
-    batch = {}
-    if "dino" in features.values:
-        batch["dino_features"] = features.rows("dino", shown)
-    if "depth" in features.values:
+    ids, values = features
+    batch = {f"{n}_features": x[np.searchsorted(ids, shown)] for n, x in values.items()}
+    if "depth" in values:
         z = np.where(visible[shown], tracks[shown, :, 2], scale).astype(np.float32)
-        waves = geometry.depth_waves(z, np.float32(scale))
-        parts = [features.rows("depth", shown), waves]
+        parts = [batch["depth_features"], geometry.depth_waves(z, np.float32(scale))]
         batch["depth_features"] = np.concatenate(parts, axis=-1, dtype=np.float32)
     return batch
 

@@ -17,7 +17,8 @@ from spa.realism.front_ends import lift_video, load_front_ends
 from spa.realism.heads import Head, heads_path, read_heads
 from spa.realism.hold_out import hold_out
 from spa.realism.options import DEFAULT_CHECKPOINT, Options, make_options
-from spa.realism.result import Result, make_result, read_reference
+from spa.realism.reference import read_reference
+from spa.realism.result import Result, make_result
 from spa.realism.tracks import Tracks3D, read_tracks
 
 LOG = logging.getLogger(__name__)

@@ -15,7 +15,8 @@ from spa.model import checkpoints
 from spa.realism import Scorer, evidence, make_options, surprise
 from spa.realism.heads import Head, Network, fingerprint, heads_path, write_heads
 from spa.realism.hold_out import hold_out
-from spa.realism.result import SCORE_COLUMNS, make_result, read_reference, score_row
+from spa.realism.reference import read_reference
+from spa.realism.result import SCORE_COLUMNS, make_result, score_row
 
 NO_MODEL = checkpoints.Checkpoint(None, {}, None, "none", "", {})
 

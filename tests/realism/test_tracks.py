@@ -11,7 +11,7 @@ from spa.clip import tracking
 from spa.clip.video import video_from_array
 from spa.errors import UserError
 from spa.realism import Scorer, make_options, save_result
-from spa.realism.hold_out import WindowFeatures, features_shown
+from spa.realism.hold_out import features_shown
 from spa.realism.tracks import choose_camera, lift_tracks, read_tracks
 
 
@@ -44,9 +44,7 @@ def test_depth_lifts_points_and_is_seen_around_them():
     wanted = geometry.depth_features(maps[1:3], pixels[:, 1:3], z[:, 1:3], 2.0, SIZE)
     shown = np.array([4, 1])
     batch = features_shown(
-        WindowFeatures(
-            np.array([1, 3, 4]), {"depth": lifted.depth(1, 3, np.array([1, 3, 4]))}
-        ),
+        (np.array([1, 3, 4]), {"depth": lifted.depth(1, 3, np.array([1, 3, 4]))}),
         shown,
         lifted.tracks[:, 1:3],
         np.ones((6, 2), bool),
