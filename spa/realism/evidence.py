@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import scipy.special
 from jaxtyping import Bool, Float, Int, UInt64
+from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 from tqdm import tqdm
 
@@ -201,9 +202,7 @@ def nearest_motion(
         mine = np.flatnonzero(mine)
         others = np.flatnonzero(visible[:, t] & (split_or_shown != s))
         if len(mine) and len(others):
-            # So few are asked at once that to build a tree would take longer.
-            away = cdist(pixels[mine, t], pixels[others, t], "sqeuclidean")
-            nearest[mine] = others[away.argmin(axis=1)]
+            nearest[mine] = others[_nearest_rows(pixels[mine, t], pixels[others, t])]
     rows = np.flatnonzero(nearest >= 0)
     nearest, asked = nearest[rows], asked[rows]
     # Where the other is hidden, it is where it was seen nearest in time.
@@ -211,3 +210,15 @@ def nearest_motion(
     found = np.full((len(ids), *pixels.shape[1:]), np.nan, np.float32)
     found[rows] = pixels[rows, asked][:, None] + moved - pixels[nearest, asked][:, None]
     return surprise.Predictions(found)
+
+
+def _nearest_rows(asked, others):
+    """Which of some positions [m, 2] is nearest to each of those asked for [n, 2]."""
+    # So few are asked for at once that to build a tree takes longer.
+    away = cdist(asked, others, "sqeuclidean")
+    found = away.argmin(axis=1)
+    is_tied = (away == away.min(axis=1, keepdims=True)).sum(axis=1) > 1
+    if is_tied.any():
+        # Points of a grid are often equally near: scores hang on the tree's choice.
+        found[is_tied] = cKDTree(others).query(asked[is_tied])[1]
+    return found
