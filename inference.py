@@ -185,7 +185,7 @@ def ranking(rows: list[dict]) -> str:
 
 
 def _number(value) -> float:
-    """What score.json has as null is NaN."""
+    """Returns NaN for score.json's null."""
     return float("nan") if value is None else value
 
 

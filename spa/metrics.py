@@ -190,7 +190,7 @@ def _thresholds(tracks, intrinsics, fixed):
 
 
 def _pixel_size(tracks, intrinsics):
-    """What one pixel spans at the depth of each point, [*B, N, T]."""
+    """Returns the span of a pixel at the depth of each point, [*B, N, T]."""
     intrinsics = np.asarray(intrinsics)
     focal = np.sqrt(intrinsics[..., 0] * intrinsics[..., 1])
     return tracks[..., 2] / focal[..., None, None]

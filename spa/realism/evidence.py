@@ -1,4 +1,4 @@
-"""What surprise is made of: tracks held out at random, by region, moved as others."""
+"""Evidence for surprise: tracks held out at random, by region, moved as others."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -139,8 +139,8 @@ def _window_pixels(tracks, span):
 
 
 def _predicted_pixels(tracks, window):
-    """The tracks that a window predicts, in order, and what it says of them; of a track
-    that was held out in several splits, in the first."""
+    """Returns the tracks that a window predicts, in order, and its predictions; of a
+    track that was held out in several splits, those of the first."""
     ids, rows = np.unique(window.ids, return_index=True)
     pixels = geometry.project(window.tracks[rows], tracks.camera)
     visible = scipy.special.expit(window.visible_logits[rows, :, 0])
@@ -153,7 +153,7 @@ def _predicted_pixels(tracks, window):
 
 
 def _chosen_tracks(chosen, ids, predictions):
-    """Of predictions of the tracks `ids` those of others, NaN where there is none."""
+    """Returns predictions of other tracks than `ids`, NaN where there is none."""
     is_there = np.isin(chosen, ids)
     rows = np.searchsorted(ids, chosen[is_there])
 

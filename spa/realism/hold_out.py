@@ -332,7 +332,7 @@ def _draw_tracks(seen, held, keys, start, options):
 
 
 def _no_prediction(length):
-    """Of no tracks, so that what is joined to it may be nothing at all."""
+    """Returns parts of no tracks: to them, no further part need be joined."""
     ids, position = np.zeros(0, int), np.zeros((0, length, 3), np.float32)
     logits = position[..., :1]
     return ids, ids, position, logits, np.zeros((0, 4), np.float32), logits

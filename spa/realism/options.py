@@ -1,4 +1,4 @@
-"""What can be chosen about scoring a clip, and the defaults by name.
+"""Choices about scoring a clip, and the defaults by name.
 
 `python -m spa.realism.options` prints it as a table.
 """
@@ -31,8 +31,8 @@ def _option(default, group: str, text: str, **bounds):
 # fmt: off
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How a clip is scored. Each field's metadata says what it is; PRESETS holds the
-    defaults by name, and `make_options` checks what is chosen."""
+    """Choices for scoring a clip. Each field's metadata says what it is; PRESETS holds
+    the defaults by name, and `make_options` checks what is chosen."""
 
     tracker: str = _option("lk", "tracker",
         "lk, or cotracker3.", names=tuple(tracking.TRACKERS))

@@ -38,7 +38,7 @@ SCORE_COLUMNS = (
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What is known about a clip; result_files.save_result writes it.
+    """A scored clip; result_files.save_result writes it.
 
     Attributes:
         realism: the score, 0..1, higher is more real: from surprise, or average
@@ -247,7 +247,7 @@ def _track_means(ids, scores):
 
 
 def _window_entry(tracks, window, found):
-    """What score.json says about a window, scored on its own predictions alone."""
+    """Returns score.json's entry of a window, scored on its own predictions alone."""
     span = window.start, window.stop
     if found:
         statistics = {"surprise": found.windows.get(span, float("nan"))}
@@ -307,7 +307,7 @@ def _warnings(video, tracks, ids, options) -> list[str]:
 
 
 def _is_still(tracks, ids) -> bool:
-    """Whether nearly all tracks stay within STILL pixels (of a 256 px frame)."""
+    """Is true if nearly all tracks stay within STILL pixels (of a 256 px frame)."""
     pixels, visible = tracks.pixels[ids], tracks.seen[ids, :, None]
     low = np.where(visible, pixels, np.inf).min(axis=1)
     high = np.where(visible, pixels, -np.inf).max(axis=1)

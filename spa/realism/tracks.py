@@ -241,7 +241,7 @@ def read_tracks(
 
 
 def _tapip3d_example(path, stored):
-    """What TAPIP3D wrote, as read_example gives it."""
+    """Returns what TAPIP3D wrote, as read_example does."""
     from spa.data.examples import checked_example, frame_size, one_camera, read_npz
     from spa.errors import DatasetError
 
