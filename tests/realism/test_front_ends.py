@@ -173,15 +173,11 @@ def test_semantic_points_of_each_shot_lie_in_its_box(checkpoint, networks):
     assert len(y) > 20 and y.min() >= 16 and y.max() <= height - 16
 
 
-def test_sampling_that_cannot_be(checkpoint, tmp_path):
+def test_sampling_is_for_videos_only(checkpoint, tmp_path):
     options = make_options(query_sampling="semantic")
     scorer = Scorer(checkpoint, options, has_videos=False)
     with pytest.raises(UserError, match="for videos only"):
         scorer.score_tracks(tmp_path / "t.npz")
-    pytest.importorskip("torch", reason="torch is not installed")
-    options = make_options(query_sampling="semantic", dino_model=str(tmp_path))
-    with pytest.raises(UserError, match="has no config.json: dino_model"):
-        load_front_ends(options, checkpoint)
 
 
 def test_features_of_another_width_than_the_checkpoint_takes(networks, tmp_path):
