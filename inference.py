@@ -11,7 +11,6 @@ gets a sub-folder, and scores.csv a row; a second run goes on where the first st
 What the user can put right ends in one line on stderr and exit code 1.
 """
 
-import functools
 import logging
 import os
 import sys
@@ -34,15 +33,8 @@ from spa.flags import (
     quiet_video_decoder,
 )
 from spa.jobs import find_inputs, score_many
-from spa.realism.front_ends import load_front_ends
-from spa.realism.options import make_options
-from spa.realism.result import Result, save_result
-from spa.realism.scorer import (
-    load_checkpoint,
-    score_tracks_file,
-    score_video,
-    scoring_head,
-)
+from spa.realism import Scorer, make_options, save_result
+from spa.realism.result import Result
 
 FLAGS = flags.FLAGS
 
@@ -50,17 +42,7 @@ MOST_RANKED = 40  # videos in the table on the screen
 
 
 def define_flags() -> None:
-    """Called where this file is run; importing it defines nothing."""
-    define_input_flags()
-    define_output_flags("./inference_output")
-    define_clip_flags()
-    define_scoring_flags()
-    define_front_end_flags()
-    flags.adopt_module_key_flags(spa_flags)  # --help lists them, too
-
-
-def define_input_flags() -> None:
-    """What is read."""
+    """Defines all flags, where this file is run; importing it defines nothing."""
     flags.DEFINE_boolean(
         "check",
         False,
@@ -79,10 +61,15 @@ def define_input_flags() -> None:
         "Tracks to score instead of a video: .npz with tracks_3d and visible, or as "
         "TAPIP3D writes them; or many, as for --video_path.",
     )
+    define_output_flags("./inference_output")
+    define_clip_flags()
+    define_scoring_flags()
+    define_front_end_flags()
+    flags.adopt_module_key_flags(spa_flags)  # --help lists them, too
 
 
 def usability_table() -> str:
-    """A table of front ends, weights and devices; see --check."""
+    """Returns a table of front ends, weights and devices; see --check."""
     from spa.clip import environment
 
     names = ("cotracker_repo", "cotracker_checkpoint", "dino_model", "vda_repo")
@@ -95,45 +82,37 @@ def usability_table() -> str:
 
 
 def table(result: Result, paths: list[str]) -> str:
-    """The result for a person to read."""
+    """Returns the result for a person to read."""
     score = result.score
-    spread = score["realism_std"]
-    spread = "" if spread is None else f" ± {spread:.4f} between splits"
-    higher = score["percentile"]
-    higher = [] if higher is None else [int(higher + 0.5)]  # as report.py rounds it
-    measure = []
+    realism = f"{result.realism:.4f}"
+    if score["realism_std"] is not None:
+        realism += f" ± {score['realism_std']:.4f} between splits"
+    lines = [("realism", f"{realism} (0..1, higher is more real)")]
     if score["realism_measure"] == "average_jaccard":
         name = score["checkpoint"]["name"]
-        measure = [f"average Jaccard: no head fitted for {name}, or too few tracks"]
-    lines = [
-        ("realism", f"{result.realism:.4f}{spread} (0..1, higher is more real)"),
-        *(("which is", text) for text in measure),
-        *(("higher than", f"{x}% of intact simulated clips") for x in higher),
+        why = f"no head fitted for {name}, or too few tracks"
+        lines.append(("which is", f"average Jaccard: {why}"))
+    if score["percentile"] is not None:
+        percent = int(score["percentile"] + 0.5)  # as report.py rounds it
+        lines.append(("higher than", f"{percent}% of intact simulated clips"))
+    basis = f"{score['num_tracks']} tracks, {score['num_frames']} frames, "
+    basis += f"{len(score['windows'])} window(s), {score['seconds']:.1f} s"
+    lines += [
         ("average Jaccard", f"{score['average_jaccard']:.4f}"),
         ("points within", f"{score['average_pts_within_thresh']:.4f}"),
         ("visibility right", f"{score['occlusion_accuracy']:.4f}"),
-        ("rests on", _basis(score)),
-        *(
-            ("cuts", "at frames " + ", ".join(map(str, c)))
-            for c in [score["cuts"]]
-            if c
-        ),
-        *(("note", note) for note in score["notes"]),
-        *(("warning", warning) for warning in score["warnings"]),
-        *(("written", path) for path in paths),
+        ("rests on", basis),
     ]
+    if score["cuts"]:
+        lines.append(("cuts", "at frames " + ", ".join(map(str, score["cuts"]))))
+    lines += [("note", note) for note in score["notes"]]
+    lines += [("warning", warning) for warning in score["warnings"]]
+    lines += [("written", path) for path in paths]
     return "\n".join(f"{name:<17} {text}" for name, text in lines)
 
 
-def _basis(score) -> str:
-    return (
-        f"{score['num_tracks']} tracks, {score['num_frames']} frames, "
-        f"{len(score['windows'])} window(s), {score['seconds']:.1f} s"
-    )
-
-
 def run() -> tuple[str, bool]:
-    """Scores what the flags name; what to print, and whether all went well."""
+    """Scores what the flags name; returns what to print, and whether all went well."""
     column = "video_path" if FLAGS.tracks_path is None else "tracks_path"
     path = FLAGS[column].value and os.path.expanduser(FLAGS[column].value)
     FLAGS.output_dir = os.path.expanduser(FLAGS.output_dir)
@@ -142,56 +121,41 @@ def run() -> tuple[str, bool]:
             "which video? give --video_path=FILE or --tracks_path=FILE, one of the two"
         )
     check_output_dir(FLAGS.output_dir)
-    given = given_options(FLAGS)
-    options = make_options(FLAGS.preset, **given)
+    options = make_options(FLAGS.preset, **given_options(FLAGS))
     paths = find_inputs(path, column)
     if paths is None and (FLAGS.num_shards != 1 or FLAGS.shard_index):
         raise UserError(f"{path} is one file: num_shards and shard_index are for many")
-    if paths is None and column == "video_path":
+    has_videos = column == "video_path"
+    if paths is None and has_videos:
         check_file(path)  # before a model is loaded for nothing
-    checkpoint = load_checkpoint(FLAGS.checkpoint_path, options)
-    if column == "video_path":
-        score = functools.partial(
-            score_video,
-            checkpoint=checkpoint,
-            preset=FLAGS.preset,
-            front_ends=load_front_ends(options, checkpoint),
-            **given,
-        )
-    else:
-        score = functools.partial(
-            score_tracks_file, checkpoint=checkpoint, options=options
-        )
-    if paths is None:
-        return run_one(score, path), True
-    return run_many(score, paths, options, checkpoint)
-
-
-def run_one(score, path) -> str:
-    """Scores one file, into the output directory itself."""
+    scorer = Scorer(FLAGS.checkpoint_path, options, has_videos=has_videos)
+    score = scorer.score if has_videos else scorer.score_tracks
+    if paths is not None:
+        return run_many(score, paths, scorer)
     result = score(path)
     with wrap_write_errors(FLAGS.output_dir):
         paths = save_result(result, FLAGS.output_dir, FLAGS.result_video_size)
-    return table(result, paths)
+    return table(result, paths), True
 
 
-def run_many(score, paths, options, checkpoint) -> tuple[str, bool]:
-    """Scores many files, into a sub-folder each."""
+def run_many(score, paths, scorer) -> tuple[str, bool]:
+    """Scores many files, into a sub-folder each; returns as `run` does."""
     logging.getLogger("spa.realism").setLevel(logging.WARNING)
     tally = score_many(
         paths,
         FLAGS.output_dir,
         score,
-        options,
-        checkpoint,
+        scorer.options,
+        scorer.checkpoint,
         overwrite=FLAGS.overwrite,
         num_shards=FLAGS.num_shards,
         shard_index=FLAGS.shard_index,
         result_video_size=FLAGS.result_video_size,
     )
     text = ranking(tally.rows)
-    if text and scoring_head(checkpoint) is None:
-        text += f"realism is average Jaccard: no head is fitted for {checkpoint.name}\n"
+    if text and scorer.head is None:
+        name = scorer.checkpoint.name
+        text += f"realism is average Jaccard: no head is fitted for {name}\n"
     text += (
         f"{tally.scored} scored, {tally.finished} finished before, {tally.failed} "
         f"failed\nsee scores*.csv in {FLAGS.output_dir}"
@@ -200,7 +164,7 @@ def run_many(score, paths, options, checkpoint) -> tuple[str, bool]:
 
 
 def ranking(rows: list[dict]) -> str:
-    """The videos from the most to the least real, for a person to read."""
+    """Returns the videos from the most to the least real, for a person to read."""
     rows = [row for row in rows if not row.get("error")]
     if not rows:
         return ""
@@ -221,7 +185,7 @@ def ranking(rows: list[dict]) -> str:
 
 
 def _number(value) -> float:
-    """What score.json has as null is NaN."""
+    """Returns NaN for score.json's null."""
     return float("nan") if value is None else value
 
 

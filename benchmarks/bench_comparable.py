@@ -38,7 +38,7 @@ from spa.flags import define_cache_flag, exit_on_user_error
 from spa.realism import conditions
 from spa.realism.heads import fingerprint
 from spa.realism.options import DEFAULT_CHECKPOINT, make_options
-from spa.realism.scorer import load_checkpoint, score_tracks, score_video, scoring_head
+from spa.realism.scorer import Scorer, load_checkpoint, score_video, scoring_head
 from spa.realism.tracks import Tracks3D
 from spa.simulation import scenes
 
@@ -106,13 +106,13 @@ def interval(x, y, rng, times: int = 1000) -> list[float]:
 
 def simulated(checkpoint, options, num_clips: int) -> dict:
     """Realism of intact simulated clips, and its rank correlations."""
-    clips = []
+    clips, scorer = [], Scorer(checkpoint, options, has_videos=False)
     for index in tqdm.tqdm(range(num_clips), desc="simulated clips"):
         try:
             tracks, like = simulated_clip(index)
         except scenes.NoScene:
             continue
-        result = score_tracks(tracks, checkpoint, options)
+        result = scorer.score_tracks(tracks)
         statistics = ("realism", "average_jaccard", "average_pts_within_thresh")
         clips.append(like | {name: result.score[name] for name in statistics})
     realism = np.array([clip["realism"] for clip in clips])

@@ -42,7 +42,7 @@ from spa.files import keep_compiled_programs, whole_file
 from spa.model import prediction
 from spa.realism import front_ends, scorer, surprise
 from spa.realism.options import make_options
-from spa.realism.result import save_result
+from spa.realism.result_files import save_result
 from spa.realism.scorer import load_checkpoint, score_video
 
 FLAGS = flags.FLAGS

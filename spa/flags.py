@@ -1,26 +1,17 @@
-"""Flags that the scripts which score videos share, and what they do with them.
-
-    define_clip_flags       which part of a video is scored, and its camera
-    define_scoring_flags    the model, windows and splits
-    define_front_end_flags  trackers and networks; of them
-    define_tracker_flags, define_network_flags
-                            the trackers, and DINOv2 and Video-Depth-Anything
-    define_output_flags     what is kept, and how much of many videos is done
-    define_cache_flag       where compiled programs are kept
-    given_options           flags -> fields of pipeline.Options
-    check_output_dir, quiet_video_decoder, log_decisions
-                            the beginning of a run
-    exit_on_user_error      its end, if it is not a good one
+"""Flags that scripts share, and what they do with them.
 
 Nothing is defined before a script asks for it, and no flag is read but from the values
-that a script hands in.
+that a script hands in. Flags that choose how a clip is scored are made of the fields of
+`Options`; without one, the preset's value holds.
 """
 
 import contextlib
+import dataclasses
 import logging
 import os
 import sys
 import tempfile
+import typing
 from collections.abc import Iterator
 
 import cv2
@@ -28,70 +19,45 @@ from absl import flags
 
 from spa.clip.video import WORKING_SIZE
 from spa.errors import UserError, first_line, reason, wrap_write_errors
+from spa.realism.options import Options, help_text
 
-# Flags that are fields of pipeline.Options: of the networks, which scripts that read
-# tracks have too,
-NETWORK_OPTIONS = (
-    "use_dino",
-    "use_depth",
-    "depth",
-    "dino_model",
-    "vda_repo",
-    "vda_encoder",
-    "vda_model_path",
-    "vda_metric",
-)
-# and all of them. Without one, the preset's value holds.
-OPTIONS = (
-    "seed",
-    "start",
-    "duration",
-    "fps",
-    "ignore_cuts",
-    "fov",
-    "tracker",
-    "tracking_grid_size",
-    "query_sampling",
-    "num_points_per_entity",
-    "num_splits",
-    "score_all_points",
-    "num_support_tracks",
-    "num_query_points",
-    "num_output_frames",
-    *NETWORK_OPTIONS,
-    "cotracker_repo",
-    "cotracker_checkpoint",
-)
+DEFINE = {
+    str: flags.DEFINE_string,
+    int: flags.DEFINE_integer,
+    float: flags.DEFINE_float,
+    bool: flags.DEFINE_boolean,
+}
+
+
+def option_names(*groups: str) -> tuple[str, ...]:
+    """Returns the names of the options of some groups, of all groups for none."""
+    return tuple(
+        field.name
+        for field in dataclasses.fields(Options)
+        if field.metadata["group"] and (not groups or field.metadata["group"] in groups)
+    )
+
+
+# Of the networks, which scripts that read tracks have too.
+NETWORK_OPTIONS = option_names("modality", "network")
+
+
+def _define_options(*groups):
+    for name in option_names(*groups):
+        field = Options.__dataclass_fields__[name]
+        # Of `int | None` the first.
+        kind = (*typing.get_args(field.type), field.type)[0]
+        define = DEFINE.get(kind, flags.DEFINE_list)
+        define(name, None, help_text(field))
 
 
 def define_clip_flags() -> None:
-    """Which part of a video is scored, and its camera."""
-    flags.DEFINE_float("start", None, "Seconds of the video to leave out.")
-    flags.DEFINE_float(
-        "duration", None, "Seconds of the video to score; all by default."
-    )
-    flags.DEFINE_float(
-        "fps",
-        None,
-        "Frames per second to keep. Default: the video's; above 30, every second, "
-        "third... of its frames.",
-    )
-    flags.DEFINE_boolean(
-        "ignore_cuts", None, "Take the video for one shot, whatever it shows."
-    )
-    flags.DEFINE_list(
-        "intrinsics",
-        None,
-        "fx,fy,cx,cy in pixels of the video. Default: fx = fy = its longer side, "
-        "centred.",
-    )
-    flags.DEFINE_float(
-        "fov", None, "Horizontal field of view in degrees, instead of --intrinsics."
-    )
+    """Defines which part of a video is scored, and its camera."""
+    _define_options("clip")
 
 
 def define_scoring_flags() -> None:
-    """What is scored and how."""
+    """Defines what is scored and how."""
     flags.DEFINE_string(
         "preset",
         "mini",
@@ -101,98 +67,23 @@ def define_scoring_flags() -> None:
     flags.DEFINE_string(
         "checkpoint_path", None, "The model; by default checkpoints/3dspa_mini.npz."
     )
-    flags.DEFINE_integer("seed", 0, "Of the choice of tracks. Same seed, same score.")
-    flags.DEFINE_integer(
-        "tracking_grid_size",
-        None,
-        "Points are seeded on a grid this wide. Default: 32; full: 64.",
-    )
-    flags.DEFINE_string(
-        "query_sampling",
-        None,
-        "Where points begin: grid, on that one, or semantic, spread over clusters of "
-        "DINOv2 features (--dino_model). Default: grid.",
-    )
-    flags.DEFINE_integer(
-        "num_points_per_entity",
-        None,
-        "With --query_sampling=semantic only: points in each cluster. Default: 16.",
-    )
-    flags.DEFINE_integer(
-        "num_splits",
-        None,
-        "Into how many splits of support and query tracks are dealt. Default: 4; full: "
-        "1.",
-    )
-    flags.DEFINE_boolean(
-        "score_all_points",
-        None,
-        "Hold out every track once, in one of the splits; else a quarter of them, "
-        "drawn anew for each split. Default: yes; full: no.",
-    )
-    flags.DEFINE_integer(
-        "num_support_tracks",
-        None,
-        "At most this many tracks are shown to the model. Default: 128; full: 2048.",
-    )
-    flags.DEFINE_integer(
-        "num_query_points",
-        None,
-        "At most this many tracks are predicted per window and split. Default: all; "
-        "full: 512.",
-    )
-    flags.DEFINE_integer(
-        "num_output_frames", None, "Frames in a window; the checkpoint's by default."
-    )
+    _define_options("scoring")
 
 
 def define_front_end_flags() -> None:
-    """Trackers and networks."""
-    define_tracker_flags()
-    flags.DEFINE_boolean(
-        "use_dino",
-        None,
-        "DINOv2 features. Default, with --preset=full: if the model was trained with "
-        "them.",
-    )
-    flags.DEFINE_boolean(
-        "use_depth", None, "Depth and depth features. Default: as --use_dino."
-    )
-    flags.DEFINE_string(
-        "depth",
-        None,
-        "vda (Video-Depth-Anything), a transformers model by name or directory, or an "
-        ".npz of depth maps. Default, with --preset=full: vda.",
-    )
-    define_network_flags()
-
-
-def define_tracker_flags() -> None:
-    """Which tracker, and where CoTracker3 is."""
-    flags.DEFINE_string("tracker", None, "lk, or cotracker3. Default: the preset's.")
-    flags.DEFINE_string("cotracker_repo", None, "A clone of co-tracker.")
-    flags.DEFINE_string("cotracker_checkpoint", None, "Its weights.")
+    """Defines trackers and networks."""
+    _define_options("tracker", "modality", "network")
 
 
 def define_network_flags() -> None:
-    """Where DINOv2 and Video-Depth-Anything are. Whether they are used, and for what,
-    each script says itself (use_dino, use_depth, depth)."""
-    flags.DEFINE_string("dino_model", None, "DINOv2 by name or directory.")
-    flags.DEFINE_string("vda_repo", None, "A clone of Video-Depth-Anything.")
-    flags.DEFINE_string("vda_encoder", None, "vits, vitb or vitl.")
-    flags.DEFINE_string(
-        "vda_model_path",
-        None,
-        "Its weights; checkpoints/video_depth_anything_ENCODER.pth by default.",
-    )
-    flags.DEFINE_boolean(
-        "vda_metric", None, "Whether they give metres; by default by their name."
-    )
+    """Defines where DINOv2 and Video-Depth-Anything are. Whether they are used, and for
+    what, a script says itself (use_dino, use_depth, depth)."""
+    _define_options("network")
 
 
 def define_output_flags(output_dir: str, result_video_size: int = WORKING_SIZE) -> None:
-    """What is kept and where, and how much of many videos is done; the arguments are
-    defaults."""
+    """Defines what is kept and where, and how much of many videos is done; the
+    arguments are defaults."""
     flags.DEFINE_string("output_dir", output_dir, "Directory to write to.")
     flags.DEFINE_boolean(
         "overwrite", False, "Of many videos, score again those that are finished."
@@ -211,7 +102,7 @@ def define_output_flags(output_dir: str, result_video_size: int = WORKING_SIZE) 
 
 
 def define_cache_flag() -> None:
-    """Where compiled programs are kept, see files.keep_compiled_programs."""
+    """Defines where compiled programs are kept, see files.keep_compiled_programs."""
     flags.DEFINE_string(
         "jax_cache_dir",
         "~/.cache/3dspa/jax",
@@ -220,12 +111,12 @@ def define_cache_flag() -> None:
 
 
 def given_options(values: flags.FlagValues) -> dict:
-    """The fields of pipeline.Options that flags give.
+    """Returns the fields of Options that flags give.
 
     Raises:
         UserError: intrinsics that are not numbers.
     """
-    given = {name: values[name].value for name in OPTIONS}
+    given = {name: values[name].value for name in option_names()}
     if values.intrinsics is None:
         return given
     try:
@@ -238,7 +129,7 @@ def given_options(values: flags.FlagValues) -> dict:
 
 
 def check_output_dir(path: str | os.PathLike) -> None:
-    """Finds out before the work that its result cannot be written.
+    """Checks before the work that its result can be written.
 
     Raises:
         UserError: saying why.
@@ -256,13 +147,13 @@ def check_output_dir(path: str | os.PathLike) -> None:
 
 
 def quiet_video_decoder() -> None:
-    """A damaged file is reported once, by us, not by every layer below."""
+    """Silences the layers below: a damaged file is reported once, by us."""
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 def log_decisions(*names: str) -> None:
-    """What modules of these names log goes to stderr, as plain lines."""
+    """Sends what modules of these names log to stderr, as plain lines."""
     # Where a terminal lacks a character, as in a file's name, it gets its number.
     sys.stdout.reconfigure(errors="backslashreplace")
     handler = logging.StreamHandler(sys.stderr)
@@ -280,7 +171,7 @@ def exit_on_user_error(
     *also: type[Exception],
     interrupted: str = "nothing is half-written; the same command goes on",
 ) -> Iterator[None]:
-    """What a user can put right ends a script with one line on stderr and exit code 1.
+    """Ends a script in one line on stderr and exit code 1, if a user can put it right.
 
     Args:
         also: exceptions beside UserError and OSError whose message says what

@@ -30,7 +30,8 @@ from spa.files import encode_csv, whole_file
 from spa.model import checkpoints
 from spa.realism.heads import fingerprint
 from spa.realism.options import RESULT_VERSION, Options
-from spa.realism.result import Result, save_result
+from spa.realism.result import Result
+from spa.realism.result_files import save_result
 from spa.realism.scorer import scoring_head
 
 LOG = logging.getLogger(__name__)

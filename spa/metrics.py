@@ -31,8 +31,8 @@ SMALLEST_DEPTH = 1e-12
 def evaluation_intrinsics(
     intrinsics: Float[np.ndarray, "4"], size: tuple[int, int]
 ) -> Float[np.ndarray, "4"]:
-    """Intrinsics of the clip resized so that its shorter side is 256, as the official
-    evaluation measures.
+    """Returns the intrinsics of the clip resized so that its shorter side is 256, as
+    the official evaluation measures.
 
     Args:
         intrinsics: (fx, fy, cx, cy) in pixels of the clip.
@@ -52,7 +52,7 @@ def scale_factor(
     scaling: str = "median",
     query_frames: Int[np.ndarray, "*B N"] | None = None,
 ) -> Float[np.ndarray, "*B n t 1"]:
-    """What predictions are multiplied by before they are compared with the truth.
+    """Returns what predictions are multiplied by before they are compared.
 
     `median` and `mean` match the distances from the camera of points visible in both;
     `median_on_queries` those at the query frames alone; `per_trajectory` each track's
@@ -105,7 +105,7 @@ def tapvid3d_metrics(
     fixed_thresholds: bool = False,
     radius: float = 0.05,
 ) -> dict[str, np.ndarray]:
-    """The metrics of TAPVid-3D, per clip, per track or per point.
+    """Returns the metrics of TAPVid-3D, per clip, per track or per point.
 
     Args:
         tracks, predicted: [*B, N, T, 3] camera-frame positions, true and predicted.
@@ -190,7 +190,7 @@ def _thresholds(tracks, intrinsics, fixed):
 
 
 def _pixel_size(tracks, intrinsics):
-    """What one pixel spans at the depth of each point, [*B, N, T]."""
+    """Returns the span of a pixel at the depth of each point, [*B, N, T]."""
     intrinsics = np.asarray(intrinsics)
     focal = np.sqrt(intrinsics[..., 0] * intrinsics[..., 1])
     return tracks[..., 2] / focal[..., None, None]
@@ -247,7 +247,7 @@ def _local_metrics(
     arrays = (tracks, visible, predicted, predicted_visible, weights)
     unit = [np.broadcast_to(size, visible.shape) for size in unit]
     rows = [
-        _of_neighbours(
+        _neighbour_metrics(
             *(a[clip] for a in arrays), [u[clip] for u in unit], scale[clip], radius
         )
         for clip in np.ndindex(visible.shape[:-2])
@@ -261,7 +261,7 @@ def _local_metrics(
     return {name: np.nanmean(values, axis=-1) for name, values in metrics.items()}
 
 
-def _of_neighbours(
+def _neighbour_metrics(
     tracks, visible, predicted, predicted_visible, weights, unit, scale, radius
 ):
     """One clip's metrics per track, [N], over the points near it.
@@ -320,7 +320,7 @@ def pixel_errors(
     predicted: Float[np.ndarray, "*B N T 3"],
     intrinsics: Float[np.ndarray, "4"],
 ) -> Float[np.ndarray, "*B N T"]:
-    """Distance between true and predicted position in pixels at the true depth.
+    """Returns distances of predicted from true positions, in pixels at true depth.
 
     Args:
         tracks, predicted: camera-frame positions, `predicted` already scaled.
@@ -336,7 +336,7 @@ def pixel_errors(
 def coords_score(
     errors: Float[np.ndarray, "*B N T"], scored: Bool[np.ndarray, "*B N T"]
 ) -> Float[np.ndarray, "*B N T"]:
-    """How well each point was predicted in each frame, in 0..1.
+    """Returns how well each point was predicted in each frame, in 0..1.
 
     The mean over the thresholds d = 1, 2, 4, 8, 16 px of 1 / (1 + (error / d)²): a
     smooth form of "within d pixels", so that a colour map has no steps. 1 for no error,
@@ -363,7 +363,7 @@ def held_out_statistics(
     size: tuple[int, int],
     weights: Float[np.ndarray, "N T"] | None = None,
 ) -> dict[str, float]:
-    """The numbers about a clip's held-out predictions that its score is made of.
+    """Returns the numbers about held-out predictions that a clip's score is made of.
 
     Args:
         tracks, predicted: [N, T, 3] in the camera frame.
@@ -391,7 +391,7 @@ def held_out_statistics(
 
 
 def realism(statistics: Mapping[str, float]) -> float:
-    """The score of a clip: how real its motion is, in 0..1, higher is more real.
+    """Returns a clip's score: how real its motion is, in 0..1, higher is more real.
 
     Of a clip's surprise (surprise.py: in standard deviations of intact clips that move
     alike), the share of intact clips that are more surprising, were they normal: a half
@@ -413,7 +413,7 @@ def realism(statistics: Mapping[str, float]) -> float:
 
 
 def point_stays(batch: dict) -> Float[np.ndarray, "B Q T C"]:
-    """The prediction that every query point stays where it is.
+    """Predicts that every query point stays where it is.
 
     Args:
         batch: of DESIGN section 5, with `query_points [B, Q, 1 + C]` and, for its
@@ -430,7 +430,7 @@ def point_stays(batch: dict) -> Float[np.ndarray, "B Q T C"]:
 
 
 def constant_velocity(batch: dict) -> Float[np.ndarray, "B Q T C"]:
-    """The prediction that a query point keeps the velocity it has at its query.
+    """Predicts that a query point keeps the velocity it has at its query.
 
     A query is a position and has no velocity, so this baseline is given more than a
     model is: the one other visible frame of the query's own track that is nearest in
@@ -464,7 +464,7 @@ def constant_velocity(batch: dict) -> Float[np.ndarray, "B Q T C"]:
 
 
 def nearest_support(batch: dict) -> Float[np.ndarray, "B Q T C"]:
-    """The prediction that a query point moves as its nearest support track does.
+    """Predicts that a query point moves as its nearest support track does.
 
     Nearest in the query's frame, among those visible there. In frames where that track
     is not visible the displacement of its last visible frame holds. Where no support
@@ -496,7 +496,7 @@ def nearest_support(batch: dict) -> Float[np.ndarray, "B Q T C"]:
 
 
 def hold_last(tracks: np.ndarray, visible: np.ndarray) -> np.ndarray:
-    """Positions with each hidden one replaced by the last seen before it.
+    """Returns positions with each hidden one replaced by the last seen before it.
 
     Args:
         tracks: [N, T, C] in any unit.
@@ -515,7 +515,7 @@ def hold_last(tracks: np.ndarray, visible: np.ndarray) -> np.ndarray:
 
 
 def image_errors(tracks: np.ndarray, batch: dict) -> np.ndarray:
-    """Image distances `[B, Q, T]` to the true tracks in pixels at 256.
+    """Returns image distances `[B, Q, T]` to the true tracks in pixels at 256.
 
     In 3D of frames whose shorter side is 256, in 2D of frames resized to 256 × 256, as
     TAPVid-3D and TAP-Vid measure.
@@ -553,7 +553,7 @@ def batch_metrics(
     batch: dict,
     weights: Float[np.ndarray, "B Q T"],
 ) -> dict[str, Float[np.ndarray, " B"]]:
-    """Jaccard and points within thresholds of predictions for a batch, per clip.
+    """Returns Jaccard and points within thresholds of a batch's predictions, per clip.
 
     In 3D those of TAPVid-3D with median scaling; in 2D those of TAP-Vid, which counts
     in pixels of a frame resized to 256 × 256.
@@ -593,7 +593,7 @@ def batch_metrics(
 def motion_sample(
     latents: Float[np.ndarray, "W K C"], flatten: bool = False
 ) -> Float[np.ndarray, " D"]:
-    """What one clip is in a set of clips: the mean of its latents over its windows.
+    """Returns a clip's sample for a set of clips: its latents' mean over windows.
 
     Args:
         latents: of predictions.npz, [W, K, C] for windows, tokens and channels; a
@@ -611,8 +611,8 @@ def motion_sample(
 def video_distance(
     first: Float[np.ndarray, "W K C"], second: Float[np.ndarray, "V K C"]
 ) -> float:
-    """How far apart the motion of two videos is: the root mean square difference of
-    their latents, each the mean over the video's windows.
+    """Returns how far apart the motion of two videos is: the root mean square
+    difference of their latents, each the mean over the video's windows.
 
     Token k of one may be compared with token k of the other, since both grew from the
     same learned vector. Both must be of one checkpoint.
@@ -642,8 +642,8 @@ def _mean_window(latents):
 def frechet_distance(
     first: Float[np.ndarray, "N D"], second: Float[np.ndarray, "M D"]
 ) -> float:
-    """The Fréchet distance of Gaussians fitted to two sets of samples (Heusel et al.
-    2017): |μ₁ - μ₂|² + tr(Σ₁ + Σ₂ - 2 (Σ₁Σ₂)^½), which is a squared distance.
+    """Returns the Fréchet distance of Gaussians fitted to two sets of samples (Heusel
+    et al. 2017): |μ₁ - μ₂|² + tr(Σ₁ + Σ₂ - 2 (Σ₁Σ₂)^½), which is a squared distance.
 
     With Σ₁ = AᵀA and Σ₂ = BᵀB the trace of the root is the sum of the singular values
     of ABᵀ. So nothing of size D × D is decomposed, and neither few samples (singular

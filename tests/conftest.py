@@ -48,6 +48,8 @@ LONG_FILES = [
     "test_twins",
     "test_scorer",
     "test_evaluate_benchmarks",
+    "test_result",
+    "test_hold_out",
 ]
 
 

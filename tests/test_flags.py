@@ -1,71 +1,78 @@
-"""scoring_flags.py: flags and options fit; test_inference.py has what users see."""
+"""Flags become options; test_inference.py has what users see of them."""
 
 import dataclasses
 import errno
+import json
 import logging
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
-from absl import flags
 
 from spa.errors import UserError
-from spa.flags import (
-    OPTIONS,
-    check_output_dir,
-    define_clip_flags,
-    define_front_end_flags,
-    define_output_flags,
-    define_scoring_flags,
-    exit_on_user_error,
-    given_options,
-    log_decisions,
-)
-from spa.realism.options import PRESETS, Options, make_options
+from spa.flags import check_output_dir, exit_on_user_error, log_decisions
+from spa.realism import Options
+from spa.realism.options import PRESETS
+
+SCRIPT = """
+import dataclasses, json, sys
+from absl import flags
+from spa.flags import *
+from spa.realism import make_options
+assert not set(flags.FLAGS) & {"seed", "output_dir"}  # before it asks
+define_output_flags("out", result_video_size=0)
+define_clip_flags()
+define_scoring_flags()
+define_front_end_flags()
+flags.FLAGS(sys.argv)
+assert flags.FLAGS.output_dir == "out" and flags.FLAGS.result_video_size == 0
+given = given_options(flags.FLAGS)
+options = make_options(flags.FLAGS.preset, **given)
+print(json.dumps([sorted(given), dataclasses.asdict(options)]))
+"""
 
 
-def given(arguments):
-    """What the flags give, of a set of their own."""
-    values = flags.FlagValues()
-    for name in OPTIONS:
-        flags.DEFINE_string(name, None, "", flag_values=values)
-    flags.DEFINE_list("intrinsics", None, "", flag_values=values)
-    values(["script", *arguments])
-    return given_options(values)
+def run_script(*arguments):
+    """A script's names of options, and the options that its flags come to."""
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, *arguments],
+        cwd=Path(__file__).resolve().parent.parent,
+        text=True,
+        capture_output=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
-def test_every_option_has_a_flag():
+def as_stored(options):
+    return json.loads(json.dumps(dataclasses.asdict(options)))
+
+
+def test_every_option_has_a_flag_and_none_leaves_the_presets():
     """But for the front end of features, which comes with --use_dino."""
+    names, options = run_script("--preset=full")
     fields = {field.name for field in dataclasses.fields(Options)}
-    assert {*OPTIONS, "intrinsics", "features"} == fields
+    assert {*names, "features"} == fields and len(names) == len(fields) - 1
+    assert options == as_stored(PRESETS["full"])
 
 
 def test_flags_become_options():
-    found = given(["--tracker=lk", "--intrinsics=1,2,3,4.5"])
-    assert found["tracker"] == "lk" and found["depth"] is None
-    assert make_options(**found).intrinsics == (1, 2, 3, 4.5)
-    with pytest.raises(UserError, match="need numbers fx,fy,cx,cy"):
-        given(["--intrinsics=1,x"])
-
-
-def test_defined_once_a_script_asks(monkeypatch):
-    """All of them together, into a set of their own, without a clash."""
-    values = flags.FlagValues()
-    for name in ("string", "integer", "float", "boolean", "list"):
-        define = getattr(flags, f"DEFINE_{name}")
-
-        def into(*arguments, define=define, **keywords):
-            define(*arguments, flag_values=values, **keywords)
-
-        monkeypatch.setattr(flags, f"DEFINE_{name}", into)
-    define_output_flags("out", result_video_size=0)
-    define_clip_flags()
-    define_scoring_flags()
-    define_front_end_flags()
-    values(["script"])
-    assert {*OPTIONS, "intrinsics"} <= set(values)
-    assert values.output_dir == "out" and values.result_video_size == 0
-    options = make_options(values.preset, **given_options(values))
-    assert options == PRESETS["mini"]
-    assert "output_dir" not in flags.FLAGS
+    _, options = run_script(
+        "--tracking_grid_size=7", "--intrinsics=1,2,3,4.5", "--noscore_all_points",
+        "--start=1.5", "--depth=maps.npz", "--use_depth", "--num_query_points=5",
+    )  # fmt: skip
+    changed = dataclasses.replace(
+        PRESETS["mini"],
+        tracking_grid_size=7,
+        intrinsics=(1, 2, 3, 4.5),
+        score_all_points=False,
+        start=1.5,
+        depth="maps.npz",
+        use_depth=True,
+        num_query_points=5,
+    )
+    assert options == as_stored(changed)
 
 
 def test_what_cannot_be_written_is_said_before_the_work(tmp_path):

@@ -1,4 +1,4 @@
-"""scoring.py against the official TAPVid-3D outputs, counts by hand, plain loops."""
+"""metrics.py against the official TAPVid-3D outputs, counts by hand, plain loops."""
 
 from pathlib import Path
 
@@ -396,22 +396,6 @@ def test_constant_velocity_is_what_loops_give(seed):
     np.testing.assert_allclose(found, velocity_by_loops(batch), atol=1e-5)
 
 
-def test_constant_velocity_by_hand():
-    """Seen at 0, 2 and 5, asked for at 2: of two frames before and three after, the
-    frame before is nearer; what is never seen again stays."""
-    x = np.array([0.1, np.nan, 0.5, np.nan, np.nan, 0.4])
-    batch = {
-        "query_tracks": np.float32([[np.stack([x, x], -1)] * 2]),
-        "query_tracks_visible": np.float32([[1, 0, 1, 0, 0, 1], [0, 0, 1, 0, 0, 0]]),
-        "query_points": np.float32([[[2, 0.5, 0.5], [2, 0.5, 0.5]]]),
-    }
-    batch["query_tracks_visible"] = batch["query_tracks_visible"][None, ..., None]
-    found = constant_velocity(batch)[0]
-    expected = [0.1, 0.3, 0.5, 0.7, 0.9, 1.1]
-    np.testing.assert_allclose(found[0, :, 1], expected, rtol=1e-6)
-    np.testing.assert_array_equal(found[1], np.full((6, 2), 0.5, np.float32))
-
-
 @pytest.mark.parametrize("coords", [2, 3])
 def test_constant_velocity_is_exact_for_straight_motion(coords):
     batch = cases.drifting_batch(coords)
@@ -427,46 +411,6 @@ def test_nearest_support_is_exact_for_rigid_translation(coords):
     np.testing.assert_allclose(found, batch["query_tracks"], atol=1e-6)
     stays = np.abs(point_stays(batch) - batch["query_tracks"])
     assert stays.max() > 0.05  # or it would show nothing
-
-
-def test_nearest_support_takes_the_nearest_of_two_bodies():
-    time = np.arange(5, dtype=np.float32)
-    left = np.stack([0.1 + 0.01 * time, np.full(5, 0.5)], -1)
-    right = np.stack([np.full(5, 0.9), 0.5 - 0.02 * time], -1)
-    batch = {
-        "support_tracks": np.stack([left, right])[None].astype(np.float32),
-        "support_tracks_visible": np.ones((1, 2, 5, 1), np.float32),
-        "query_tracks": np.zeros((1, 2, 5, 2), np.float32),
-        "query_points": np.float32([[[2, 0.3, 0.4], [0, 0.7, 0.2]]]),
-    }
-    found = nearest_support(batch)[0]
-    expected = np.stack([0.3 + 0.01 * (time - 2), np.full(5, 0.4)], -1)
-    np.testing.assert_allclose(found[0], expected, atol=1e-6)
-    expected = np.stack([np.full(5, 0.7), 0.2 - 0.02 * time], -1)
-    np.testing.assert_allclose(found[1], expected, atol=1e-6)
-    # Where the nearer one is not seen in the query's frame, the other counts.
-    batch["support_tracks_visible"][0, 0, 2] = 0
-    found = nearest_support(batch)[0, 0]
-    expected = np.stack([np.full(5, 0.3), 0.4 - 0.02 * (time - 2)], -1)
-    np.testing.assert_allclose(found, expected, atol=1e-6)
-    batch["support_tracks_visible"][0, :, 2] = 0
-    found = nearest_support(batch)[0]
-    np.testing.assert_array_equal(found[0], np.full((5, 2), np.float32([0.3, 0.4])))
-    assert np.ptp(found[1][:, 1]) > 0
-
-
-def test_where_the_nearest_track_is_hidden_its_last_displacement_holds():
-    x = np.array([0.0, 0.1, 0.2, 0.3, 0.4])
-    batch = {
-        "support_tracks": np.stack([x, 0 * x], -1)[None, None].astype(np.float32),
-        "support_tracks_visible": np.float32([0, 1, 1, 0, 1]).reshape(1, 1, 5, 1),
-        "query_tracks": np.zeros((1, 1, 5, 2), np.float32),
-        "query_points": np.float32([[[1, 0.6, 0.7]]]),
-    }
-    batch["support_tracks"][0, 0, [0, 3]] = np.nan
-    found = nearest_support(batch)[0, 0]
-    np.testing.assert_allclose(found[:, 0], [0.6, 0.6, 0.7, 0.7, 0.9], atol=1e-6)
-    np.testing.assert_allclose(found[:, 1], 0.7, atol=1e-6)
 
 
 def nearest_support_by_loops(batch):

@@ -115,7 +115,7 @@ def jaccard_2d(
         )
         for window in held_out.windows
     ]
-    ids, _, predicted, logits, counted = blend(windows, *visible.shape)
+    ids, _, predicted, logits, counted = blend(windows, visible.shape[1])
     metrics = held_out_statistics(
         geometry.lift(pixels, camera)[ids],
         visible[ids],

@@ -1,6 +1,5 @@
 """The benchmarks by name, and how one is run. A new one is its file and a line here."""
 
-import functools
 import inspect
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -11,9 +10,8 @@ from spa.evaluation.reports import Report, write_report
 from spa.evaluation.tables import Clip, match_scores
 from spa.flags import check_output_dir
 from spa.jobs import NUMBERS, Tally, score_many
-from spa.realism.front_ends import load_front_ends
 from spa.realism.options import make_options
-from spa.realism.scorer import load_checkpoint, score_video
+from spa.realism.scorer import Scorer
 
 
 class Benchmark(NamedTuple):
@@ -106,20 +104,14 @@ def _score_and_report(benchmark, values, options):
 
 
 def _score_clips(clips, values, options) -> Tally:
-    chosen = make_options(values["preset"], **options)
-    checkpoint = load_checkpoint(values["checkpoint_path"], chosen)
-    score = functools.partial(
-        score_video,
-        checkpoint=checkpoint,
-        preset=values["preset"],
-        front_ends=load_front_ends(chosen, checkpoint),
-        **options,
+    scorer = Scorer(
+        values["checkpoint_path"], make_options(values["preset"], **options)
     )
     return score_many(
         [clip.video for clip in clips],
-        score=score,
-        options=chosen,
-        checkpoint=checkpoint,
+        score=scorer.score,
+        options=scorer.options,
+        checkpoint=scorer.checkpoint,
         **_select_flags(score_many, values),
     )
 

@@ -143,7 +143,7 @@ def judge(tracks: Tracks3D, judges: Judges, kinds: Sequence[str] = ()) -> Judgem
     if heads:
         fields = list(evidence.clip_fields(tracks, *how, held_out))
     result = make_result(
-        tracks, held_out, *how, None, fields, heads.get("all"), with_spread=False
+        tracks, held_out, *how, None, fields, heads.get("all"), has_spread=False
     )
     camera = evaluation_intrinsics(tracks.intrinsics, tracks.size)
     lengths = acceleration(geometry.project(tracks.tracks, camera), visible)

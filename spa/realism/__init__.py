@@ -1,10 +1,19 @@
-"""A clip's realism: what programs import.
+"""How real a clip moves: `Scorer` for many clips, `score_video` for one."""
 
->>> from spa.realism import score_video
->>> score_video("clip.mp4").realism
-"""
+_HOMES = {
+    "Scorer": "scorer",
+    "score_video": "scorer",
+    "save_result": "result_files",
+    "Options": "options",
+    "make_options": "options",
+}
+__all__ = list(_HOMES)
 
-from spa.realism.result import save_result
-from spa.realism.scorer import score_video
 
-__all__ = ["save_result", "score_video"]
+def __getattr__(name):
+    # Lazily: who needs the options alone does not wait for the model.
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -9,7 +9,10 @@ from spa import geometry
 from spa.data.augmentation import Augmentation, augment_example
 from spa.realism.hold_out import lots, track_keys
 from spa.realism.tracks import Tracks3D
-from spa.simulation.pools import SIDE, compared_rows
+from spa.simulation.pools import (
+    SIDE,
+    compared_rows,
+)
 from spa.simulation.scenes import Scene, generate_scene
 
 VARIED_TRACKS = 128, 1024  # of varied_clip
@@ -45,24 +48,23 @@ def condition_tracks(
         return _flat_tracks(pixels[rows], visible[rows], camera)
     rows = compared_rows(stored[f"{kind}/track_ids"], seed)
     tracks, visible = stored[f"{kind}/tracks"][rows], stored[f"{kind}/visible"][rows]
-    if condition == "true":
-        pixels = geometry.project(tracks, stored["intrinsics"])
-        return _flat_tracks(pixels, visible, camera)
-    visible = visible[..., None].astype(np.float32)
-    example = _example(tracks, visible, stored["intrinsics"], (SIDE, SIDE))
-    rng = np.random.default_rng([seed, 1])
-    example = augment_example(example, rng, SEEN, tracks.shape[1])
-    pixels = geometry.project(example["tracks_3d"], example["intrinsics"])
-    return _flat_tracks(pixels, example["visible"][..., 0] > 0, camera)
+    true_camera = stored["intrinsics"]
+    if condition != "true":
+        rng = np.random.default_rng([seed, 1])
+        example = _tracked(tracks, visible, true_camera, (SIDE, SIDE), rng)
+        tracks, true_camera = example["tracks_3d"], example["intrinsics"]
+        visible = example["visible"][..., 0] > 0
+    return _flat_tracks(geometry.project(tracks, true_camera), visible, camera)
 
 
 def varied_clip(
     seed: int, frames: tuple[int, int] = (24, 150)
 ) -> tuple[Scene, Tracks3D]:
-    """Returns an intact scene of random length and tracks, as a tracker sees it.
+    """Returns an intact scene of drawn length and number of tracks, and what a tracker
+    sees of it.
 
     Args:
-        seed: of synthetic.py, and of all draws.
+        seed: of the scene, and of all draws.
         frames: how many at least and at most.
 
     Raises:
@@ -72,9 +74,8 @@ def varied_clip(
     num_frames = int(rng.integers(frames[0], frames[1] + 1))
     num_tracks = int(np.exp(rng.uniform(*np.log(VARIED_TRACKS))))
     scene = generate_scene(seed, num_frames, num_tracks)
-    size = scene.height, scene.width
-    example = _example(scene.tracks_3d, scene.visible, scene.intrinsics, size)
-    example = augment_example(example, rng, SEEN, num_frames)
+    visible, size = scene.visible[..., 0] > 0, (scene.height, scene.width)
+    example = _tracked(scene.tracks_3d, visible, scene.intrinsics, size, rng)
     tracks = Tracks3D(
         tracks=example["tracks_3d"],
         visible=example["visible"],
@@ -85,14 +86,16 @@ def varied_clip(
     return scene, tracks
 
 
-def _example(tracks, visible, intrinsics, size) -> dict[str, np.ndarray]:
-    return {
+def _tracked(tracks, visible, intrinsics, size, rng):
+    """True tracks as a tracker sees them."""
+    example = {
         "tracks_3d": tracks,
-        "visible": visible,
+        "visible": visible[..., None].astype(np.float32),
         "intrinsics": intrinsics,
         "height": size[0],
         "width": size[1],
     }
+    return augment_example(example, rng, SEEN, tracks.shape[1])
 
 
 def _flat_tracks(pixels, visible, camera) -> Tracks3D:

@@ -1,21 +1,21 @@
-"""What surprise is made of: tracks held out at random, by region, moved as others."""
+"""Evidence for surprise: tracks held out at random, by region, moved as others."""
 
 import dataclasses
 from collections.abc import Iterator
 
 import cv2
-import jax
 import numpy as np
-import scipy.spatial
 import scipy.special
-from jaxtyping import Float, Int, UInt64
+from jaxtyping import Bool, Float, Int, UInt64
+from scipy.spatial import cKDTree
+from scipy.spatial.distance import cdist
 from tqdm import tqdm
 
-from spa import geometry, metrics
+from spa import geometry
 from spa.model import checkpoints
 from spa.realism import surprise
 from spa.realism.hold_out import (
-    OF_GROUPS,
+    GROUPS,
     HeldOut,
     WindowPrediction,
     hold_out,
@@ -28,7 +28,7 @@ from spa.realism.options import Options
 from spa.realism.tracks import Tracks3D
 
 NUM_REGIONS = 8  # of a window, each of which is held out at once;
-ROWS_OF_REGIONS = 2  # so many of them above each other, to begin with
+REGION_ROWS = 2  # so many of them above each other, to begin with
 MOST_TOGETHER = 1200  # tracks of a window that surprise sees at once
 
 
@@ -38,9 +38,10 @@ def clip_fields(
     options: Options,
     held_out: HeldOut | None = None,
 ) -> Iterator[surprise.Fields]:
-    """Per window, and group of its tracks if there are many, the numbers that surprise
-    is made of, see surprise.window_fields. One by one: of a long clip they are large.
-    None of a window with fewer than four tracks that were held out.
+    """Yields, per window and group of its tracks, the numbers that surprise is made of.
+
+    See surprise.window_fields. One by one: of a long clip they are large. None of a
+    window with fewer than four tracks that were held out.
 
     Args:
         tracks: of one clip.
@@ -49,24 +50,38 @@ def clip_fields(
         held_out: of `hold_out` with these; made here if it is not given.
     """
     held_out = held_out or hold_out(tracks, checkpoint, options)
-    params, keys = jax.device_put(checkpoint.params), track_keys(tracks)
+    keys = track_keys(tracks)
     for window in tqdm(
         held_out.windows, "surprise", unit="window", delay=1, leave=False
     ):
         if len(np.unique(window.ids)) < surprise.NUM_NEAR[0]:
             continue
         by_region = predict_regions(
-            checkpoint.model, params, tracks, window, keys, options
+            checkpoint.model, checkpoint.params, tracks, window, keys, options
         )
-        for ids in _groups(window, keys, options):
-            yield _window_fields(tracks, window, by_region, ids)
+        known = {
+            "random": _predicted_pixels(tracks, window),
+            "region": _predicted_pixels(tracks, by_region),
+        }
+        span = window.start, window.stop
+        pixels, visible = _window_pixels(tracks, span)
+        for ids in deal_groups(window, keys, options):
+            predictions = {
+                "nearest": nearest_motion(window, pixels, visible, ids),
+                **{name: _chosen_tracks(ids, *found) for name, found in known.items()},
+            }
+            yield surprise.window_fields(
+                pixels[ids], visible[ids], predictions, span, ids
+            )
 
 
-def _groups(window, keys, options):
-    """A window's tracks dealt at random into groups of a size that surprise is used to:
+def deal_groups(
+    window: WindowPrediction, keys: UInt64[np.ndarray, " N"], options: Options
+) -> list[Int[np.ndarray, " n"]]:
+    """Deals a window's tracks at random into groups of a size that surprise is used to:
     what is sharpest among more of them would be sharper."""
     ids = np.unique(window.ids)
-    drawn = lots(keys[ids], options.seed, window.start, OF_GROUPS)
+    drawn = lots(keys[ids], options.seed, window.start, GROUPS)
     groups = np.array_split(ids[np.argsort(drawn)], -(-len(ids) // MOST_TOGETHER))
     return [np.sort(group) for group in groups]
 
@@ -79,12 +94,12 @@ def predict_regions(
     keys: UInt64[np.ndarray, " N"],
     options: Options,
 ) -> WindowPrediction:
-    """A window's tracks once more, all of a region of the picture held out at once.
+    """Predicts a window's tracks once more, all of a region of the picture held out.
 
     Regions are NUM_REGIONS clusters (k-means) of the tracks' mean positions.
     """
     span = window.start, window.stop
-    pixels, visible = _at_evaluation_size(tracks, np.arange(len(tracks.tracks)), span)
+    pixels, visible = _window_pixels(tracks, span)
     seen = np.flatnonzero(visible.any(axis=1))
     weight = visible[seen, :, None]
     centres = np.where(weight, pixels[seen], 0).sum(1) / weight.sum(1)
@@ -103,7 +118,7 @@ def _regions(centres: Float[np.ndarray, "N 2"]) -> Int[np.ndarray, " N"]:
     """
     count = len(centres)
     number = min(NUM_REGIONS, count)
-    columns = max(1, number // ROWS_OF_REGIONS)
+    columns = max(1, number // REGION_ROWS)
     column = np.argsort(np.argsort(centres[:, 0])) * columns // count
     start = np.zeros((count, 1), np.int32)
     for i in range(columns):
@@ -116,73 +131,94 @@ def _regions(centres: Float[np.ndarray, "N 2"]) -> Int[np.ndarray, " N"]:
     return cv2.kmeans(centres, number, start, criteria, 1, flags)[1][:, 0]
 
 
-def _at_evaluation_size(tracks, ids, span):
-    """Pixels at 256 [N, L, 2] and what is visible [N, L] of tracks in a window."""
-    camera = metrics.evaluation_intrinsics(tracks.intrinsics, tracks.size)
-    part = np.s_[span[0] : span[1]]
-    pixels = geometry.project(tracks.tracks[ids, part], camera)
-    visible = tracks.visible[ids, part, 0] > 0
-    return pixels, visible & np.isfinite(pixels).all(-1)
+def _window_pixels(tracks, span):
+    """Pixels at 256 [N, L, 2] and what is visible [N, L] in a window."""
+    part = np.s_[:, span[0] : span[1]]
+    pixels = tracks.pixels[part]
+    return pixels, tracks.seen[part] & np.isfinite(pixels).all(-1)
 
 
-def _window_fields(tracks, window, by_region, ids):
-    # A track that was held out in several splits counts in the first.
+def _predicted_pixels(tracks, window):
+    """Returns the tracks that a window predicts, in order, and its predictions; of a
+    track that was held out in several splits, those of the first."""
+    ids, rows = np.unique(window.ids, return_index=True)
+    pixels = geometry.project(window.tracks[rows], tracks.camera)
+    visible = scipy.special.expit(window.visible_logits[rows, :, 0])
+    if window.log_error_scale is None:
+        return ids, surprise.Predictions(pixels, visible)
+    limit = surprise.MOST_LOG_SCALE
+    log_scale = np.clip(window.log_error_scale[rows, :, 0], -limit, limit)
+    scale = tracks.camera[0] * np.exp(log_scale)
+    return ids, surprise.Predictions(pixels, visible, scale)
+
+
+def _chosen_tracks(chosen, ids, predictions):
+    """Returns predictions of other tracks than `ids`, NaN where there is none."""
+    is_there = np.isin(chosen, ids)
+    rows = np.searchsorted(ids, chosen[is_there])
+
+    def choose(values):
+        if values is None:
+            return None
+        found = np.full((len(chosen), *values.shape[1:]), np.nan, np.float32)
+        found[is_there] = values[rows]
+        return found
+
+    return surprise.Predictions(
+        *(choose(getattr(predictions, n)) for n in ("pixels", "visible", "scale"))
+    )
+
+
+def nearest_motion(
+    window: WindowPrediction,
+    pixels: Float[np.ndarray, "N L 2"],
+    visible: Bool[np.ndarray, "N L"],
+    ids: Int[np.ndarray, " n"],
+) -> surprise.Predictions:
+    """Predicts that each track moves as the one does which is nearest to it in its
+    query's frame; needs no model.
+
+    The nearest of those of another split. Where all were held out in one split, of
+    those that the model was shown. NaN where there is none.
+
+    Args:
+        window: that the tracks are held out in.
+        pixels, visible: of all tracks in the window.
+        ids: the tracks to predict, and to choose from.
+    """
     unique, first = np.unique(window.ids, return_index=True)
     first = first[np.searchsorted(unique, ids)]
-    span = window.start, window.stop
-    pixels, visible = _at_evaluation_size(tracks, ids, span)
-    predictions = {
-        "nearest": _as_nearest(tracks, window, ids, first),
-        "random": _predicted_pixels(tracks, window, ids),
-        "region": _predicted_pixels(tracks, by_region, ids),
-    }
-    return surprise.window_fields(pixels, visible, predictions, span, ids)
-
-
-def _predicted_pixels(tracks, window, ids):
-    """Of the tracks `ids`; NaN for those that the window does not predict."""
-    camera = metrics.evaluation_intrinsics(tracks.intrinsics, tracks.size)
-    unique, first = np.unique(window.ids, return_index=True)
-    is_there = np.isin(ids, unique)
-    rows = first[np.searchsorted(unique, ids[is_there])]
-    length = window.stop - window.start
-    pixels = np.full((len(ids), length, 2), np.nan, np.float32)
-    pixels[is_there] = geometry.project(window.tracks[rows], camera)
-    visible = np.full((len(ids), length), np.nan, np.float32)
-    visible[is_there] = scipy.special.expit(window.visible_logits[rows, :, 0])
-    if window.log_error_scale is None:
-        return surprise.Predictions(pixels, visible)
-    limit = surprise.MOST_LOG_SCALE
-    scale = np.full((len(ids), length), np.nan, np.float32)
-    log_scale = np.clip(window.log_error_scale[rows, :, 0], -limit, limit)
-    scale[is_there] = camera[0] * np.exp(log_scale)
-    return surprise.Predictions(pixels, visible, scale)
-
-
-def _as_nearest(tracks, window, ids, first):
-    """Each track of `ids` moved as that one moves which is nearest to it in its query's
-    frame, of those of another split; needs no model. Where all were held out in one
-    split, of those that the model was shown. NaN where there is none."""
     asked = window.query_points[first, 0].astype(int) - window.start
     split = window.splits[first]
     only_one = len(ids) and (split == split[0]).all()
     shown = window.support[split[0]] if only_one else ids[:0]
-    pixels, visible = _at_evaluation_size(
-        tracks, np.concatenate([ids, shown]), (window.start, window.stop)
-    )
-    split = np.concatenate([split, np.full(len(shown), -1)])
+    every = np.concatenate([ids, shown])
+    pixels, visible = pixels[every], visible[every]
+    # No split has this number: whatever was shown may be moved like.
+    split_or_shown = np.concatenate([split, np.full(len(shown), -1)])
     nearest = np.full(len(ids), -1)
-    for t in np.unique(asked):
-        for s in np.unique(split[: len(ids)][asked == t]):
-            mine = (asked == t) & (split[: len(ids)] == s) & visible[: len(ids), t]
-            mine = np.flatnonzero(mine)
-            others = np.flatnonzero(visible[:, t] & (split != s))
-            if len(mine) and len(others):
-                tree = scipy.spatial.cKDTree(pixels[others, t])
-                nearest[mine] = others[tree.query(pixels[mine, t])[1]]
+    for t, s in np.unique(np.stack([asked, split], axis=1), axis=0):
+        mine = (asked == t) & (split == s) & visible[: len(ids), t]
+        mine = np.flatnonzero(mine)
+        others = np.flatnonzero(visible[:, t] & (split_or_shown != s))
+        if len(mine) and len(others):
+            nearest[mine] = others[_nearest_rows(pixels[mine, t], pixels[others, t])]
     rows = np.flatnonzero(nearest >= 0)
     nearest, asked = nearest[rows], asked[rows]
+    # Where the other is hidden, it is where it was seen nearest in time.
     moved = pixels[nearest[:, None], nearest_frames(visible[nearest])]
     found = np.full((len(ids), *pixels.shape[1:]), np.nan, np.float32)
     found[rows] = pixels[rows, asked][:, None] + moved - pixels[nearest, asked][:, None]
     return surprise.Predictions(found)
+
+
+def _nearest_rows(asked, others):
+    """Which of some positions [m, 2] is nearest to each of those asked for [n, 2]."""
+    # So few are asked for at once that to build a tree takes longer.
+    away = cdist(asked, others, "sqeuclidean")
+    found = away.argmin(axis=1)
+    is_tied = (away == away.min(axis=1, keepdims=True)).sum(axis=1) > 1
+    if is_tied.any():
+        # Points of a grid are often equally near: scores hang on the tree's choice.
+        found[is_tied] = cKDTree(others).query(asked[is_tied])[1]
+    return found

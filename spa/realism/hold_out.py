@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt64
 from tqdm import tqdm
 
-from spa import geometry, metrics
+from spa import geometry
 from spa.errors import UserError
 from spa.model import checkpoints
 from spa.model.prediction import predict, support_batch
@@ -22,15 +22,16 @@ from spa.realism.tracks import Tracks3D
 
 LOG = logging.getLogger(__name__)
 NOT_PREDICTED = -20.0  # visible logit where no window predicts a track
+ROWS_AT_ONCE = 256  # of a blend: of all of a long clip a copy is too much
 HELD_SHARE = 4  # one track in so many is held out in a repeated split
 # What is drawn, as the last salt of `lots`: no two draws may have the same numbers.
-OF_SPLITS, OF_GROUPS, OF_SUPPORT, OF_QUERIES = range(4)
+SPLITS, GROUPS, SUPPORT, QUERIES = range(4)
 
 
 def clip_windows(
     num_frames: int, length: int, cuts: Sequence[int] = ()
 ) -> list[tuple[int, int]]:
-    """Windows (start, stop) that cover a clip, overlapping by half.
+    """Returns windows (start, stop) that cover a clip, overlapping by half.
 
     The last one of a shot is moved back to end where the shot ends. A shot shorter than
     a window is one window; a single frame is none.
@@ -53,7 +54,7 @@ def clip_windows(
 def deal_splits(
     drawn: UInt64[np.ndarray, "S N"], options: Options
 ) -> Bool[np.ndarray, "S N"]:
-    """Which tracks [S, N] are held out in each split.
+    """Returns which tracks [S, N] are held out in each split.
 
     With score_all_points each in one of them, equally many in each; else, in each
     split, one in HELD_SHARE.
@@ -73,38 +74,37 @@ def deal_splits(
 
 
 def track_keys(tracks: Tracks3D) -> UInt64[np.ndarray, " N"]:
-    """By what a track is told from the others: where and when it is first visible.
+    """Returns what tells tracks from each other: where and when one is first visible.
 
-    Draws by these, and not by its number among all tracks, are the same for tracks that
-    two copies of a clip have in common. Else a clip would be compared with its damaged
-    or re-encoded copy, in which a track more or less was found, by other draws
-    throughout; they change the score more than a subtle damage does.
+    Draws by these, and not by a track's number, are the same for tracks that two copies
+    of a clip have in common. Else a clip would be compared with its damaged or
+    re-encoded copy, in which a track more or less was found, by other draws throughout;
+    they change the score more than a subtle damage does.
     """
-    visible = tracks.visible[..., 0] > 0
+    visible = tracks.seen
     first, each = visible.argmax(axis=1), np.arange(len(visible))
-    position = np.where(visible.any(1)[:, None], tracks.tracks[each, first], 0)
-    camera = metrics.evaluation_intrinsics(tracks.intrinsics, tracks.size)
+    place = np.where(visible.any(1)[:, None], tracks.pixels[each, first], 0)
     # In quarters of a pixel at 256: points that are seeded at whole pixels keep theirs;
     # of a network's, which move by a hundredth from run to run, nearly all do.
-    place = np.nan_to_num(4 * geometry.project(position, camera))
+    place = np.nan_to_num(4 * place)
     return _mixed(first, *np.round(place.clip(-1e9, 1e9)).T)
 
 
 def lots(keys: UInt64[np.ndarray, " N"], *salt: int) -> UInt64[np.ndarray, " N"]:
-    """A random number for each track, others for another salt."""
+    """Returns a random number for each track, others for another salt."""
     return _mixed(keys, *(np.full(len(keys), number % 2**63) for number in salt))
 
 
 def split_lots(
     keys: UInt64[np.ndarray, " N"], split: int, options: Options
 ) -> UInt64[np.ndarray, " N"]:
-    """Those by which tracks are dealt into a split, see `deal_splits`."""
-    return lots(keys, options.seed, split, OF_SPLITS)
+    """Returns those by which tracks are dealt into a split, see `deal_splits`."""
+    return lots(keys, options.seed, split, SPLITS)
 
 
 def _mixed(*numbers) -> UInt64[np.ndarray, " N"]:
     """Integers [N] to one that looks random: the finaliser of SplitMix64 (Steele, Lea &
-    Flood 2014), applied again for each."""
+    Flood 2014, "Fast splittable pseudorandom number generators"), once for each."""
     state = np.zeros(len(numbers[0]), np.uint64)
     for number in numbers:
         if number.dtype != np.uint64:
@@ -180,11 +180,11 @@ def hold_out(
             without, and that the tracks do not have; features of another width.
     """
     check_features(tracks, checkpoint, options)
-    num_tracks, num_frames = tracks.visible.shape[:2]
     keys = track_keys(tracks)
     rows = [split_lots(keys, split, options) for split in range(options.num_splits)]
     held = deal_splits(np.stack(rows), options)
     length = options.num_output_frames or checkpoint.config.num_output_frames
+    num_frames = tracks.seen.shape[1]
     spans = clip_windows(num_frames, length, tracks.cuts)
     LOG.info(
         "%d window(s) of up to %d frames, %d splits, up to %d support tracks",
@@ -194,33 +194,33 @@ def hold_out(
         options.num_support_tracks,
     )
     LOG.info("device: %s", jax.devices()[0])
-    params = jax.device_put(checkpoint.params)
+    model, params = checkpoint.model, checkpoint.params
     windows = [
-        predict_window(checkpoint.model, params, tracks, span, held, keys, options)
+        predict_window(model, params, tracks, span, held, keys, options)
         for span in tqdm(spans, "predicting", unit="window", delay=1, leave=False)
     ]
-    return HeldOut(*blend(windows, num_tracks, num_frames), windows)
+    return HeldOut(*blend(windows, num_frames), windows)
 
 
 def check_features(
     tracks: Tracks3D, checkpoint: checkpoints.Checkpoint, options: Options
 ) -> None:
-    """That the model gets the features that it must, and can take them.
+    """Checks that the model gets the features that it must, and can take them.
 
     Raises:
         UserError: features of another width than the checkpoint's, or none where
             they are asked for or it cannot do without.
     """
+    config = checkpoint.config
     # Those of a front end were checked when it was loaded, and cost time.
-    is_computed = tracks.backends["features"] is not None
-    stored = tracks.dino is not None and not is_computed
-    if stored and checkpoint.config.use_dino and options.use_dino is not False:
+    is_stored = tracks.dino is not None and tracks.backends["features"] is None
+    if is_stored and config.use_dino and options.use_dino is not False:
         width = tracks.dino(0, 1, np.arange(1)).shape[-1]
-        wanted = checkpoint.config.dino_feature_dim
-        if width != wanted:
+        if width != config.dino_feature_dim:
             raise UserError(
                 f"the tracks come with {width} dino features, {checkpoint.name} was "
-                f"trained with {wanted}: use those of another model, or --nouse_dino"
+                f"trained with {config.dino_feature_dim}: use those of another model, "
+                "or --nouse_dino"
             )
     for name in ("dino", "depth"):
         if getattr(tracks, name) is not None:
@@ -229,7 +229,6 @@ def check_features(
             raise UserError(
                 f"use_{name} is asked for, but the tracks come without {name} features"
             )
-        config = checkpoint.config
         if getattr(config, f"use_{name}") and not getattr(config, f"has_absent_{name}"):
             raise UserError(
                 f"{checkpoint.name} cannot do without {name} features, and the tracks "
@@ -249,46 +248,34 @@ def predict_window(
     """Predicts the held-out tracks of every split from its others, in one window.
 
     Args:
-        span: its first frame, and the one behind its last.
+        model, params: a 3DSPA model.
+        tracks: of the clip.
+        span: the window's first frame, and the one behind its last.
         held: which tracks are held out in each split.
         keys: of `track_keys`, for what is drawn.
+        options: how many tracks are shown and asked for, and the seed.
     """
     start, stop = span
-    window = tracks.tracks[:, start:stop]
-    visible = tracks.visible[:, start:stop, 0] > 0
-    seen = visible.any(axis=1)
-    num_splits, num_tracks = held.shape
-    most = {
-        OF_SUPPORT: options.num_support_tracks, OF_QUERIES: options.num_query_points
-    }  # fmt: skip
-
-    def draw(which, split, role):
-        numbers = lots(keys, options.seed, start, split, role)
-        return lowest(np.flatnonzero(which), numbers, most[role])
-
-    drawn = [
-        (
-            draw(seen & ~hidden, split, OF_SUPPORT),
-            draw(seen & hidden, split, OF_QUERIES),
-        )
-        for split, hidden in enumerate(held)
-    ]
-    support, parts = [shown for shown, _ in drawn], []
+    window, visible = tracks.tracks[:, start:stop], tracks.seen[:, start:stop]
+    drawn = _draw_tracks(visible.any(axis=1), held, keys, start, options)
+    support = [shown for shown, _ in drawn]
     features = window_features(model, tracks, span, support, options)
-    scales = np.full(num_splits, np.nan, np.float32)
-    latents = np.full(
-        (num_splits, model.num_latent_tokens, model.latent_token_dim),
-        np.nan,
-        np.float32,
-    )
+    # Few different sizes of batch, whatever the clip's number of tracks: a size that
+    # was not seen before is compiled, which takes longer than to predict.
+    num_support = min(options.num_support_tracks, 128 * -(-len(window) // 128))
+    scales = np.full(len(held), np.nan, np.float32)
+    shape = len(held), model.num_latent_tokens, model.latent_token_dim
+    latents = np.full(shape, np.nan, np.float32)
+    parts = [_no_prediction(stop - start)]
     for split, (shown, asked) in enumerate(drawn):
         if len(shown) == 0 or len(asked) == 0:
             continue
+        # Of what is shown alone: the scale must not tell where the others are.
         scale = geometry.clip_scale(window[shown], visible[shown, :, None])
         batch = support_batch(
             geometry.normalize(window[shown], scale),
             visible[shown],
-            min(options.num_support_tracks, 128 * -(-num_tracks // 128)),
+            num_support,
             model.num_output_frames,
             features_shown(features, shown, window, visible, scale),
         )
@@ -296,25 +283,26 @@ def predict_window(
         encoded, predicted, logits, expected = predict(
             model, params, batch, points / [1, scale, scale, scale]
         )
-        inside = np.s_[:, : stop - start]
-        predicted = geometry.denormalize(predicted[inside], scale)
-        points, of_split = points + [start, 0, 0, 0], np.full(len(asked), split)
-        expected = logits if expected is None else expected
+        inside = np.s_[:, : stop - start]  # behind it the batch is padded
         parts.append(
-            (asked, of_split, predicted, logits[inside], points, expected[inside])
+            (
+                asked,
+                np.full(len(asked), split),
+                geometry.denormalize(predicted[inside], scale),
+                logits[inside],
+                points + [start, 0, 0, 0],
+                (logits if expected is None else expected)[inside],
+            )
         )
         scales[split], latents[split] = scale, encoded
-    length = stop - start
-    empty = [(0,), (0,), (0, length, 3), (0, length, 1), (0, 4), (0, length, 1)]
-    parts = parts or [tuple(np.zeros(shape, np.float32) for shape in empty)]
-    ids, of_split, predicted, logits, points, expected = map(
+    ids, splits, predicted, logits, points, expected = map(
         np.concatenate, zip(*parts, strict=True)
     )
     return WindowPrediction(
         start,
         stop,
-        ids=ids.astype(int),
-        splits=of_split.astype(int),
+        ids=ids,
+        splits=splits,
         tracks=predicted,
         visible_logits=logits,
         query_points=points.astype(np.float32),
@@ -325,31 +313,39 @@ def predict_window(
     )
 
 
+def _draw_tracks(seen, held, keys, start, options):
+    """Per split, the tracks shown to the model and those asked for, in one window."""
+
+    def draw(which, split, role, most):
+        # The window's first frame is a salt, too: a track that is left out of one
+        # window's support should not be left out of all.
+        numbers = lots(keys, options.seed, start, split, role)
+        return lowest(np.flatnonzero(which), numbers, most)
+
+    return [
+        (
+            draw(seen & ~hidden, split, SUPPORT, options.num_support_tracks),
+            draw(seen & hidden, split, QUERIES, options.num_query_points),
+        )
+        for split, hidden in enumerate(held)
+    ]
+
+
+def _no_prediction(length):
+    """Returns parts of no tracks: to them, no further part need be joined."""
+    ids, position = np.zeros(0, int), np.zeros((0, length, 3), np.float32)
+    logits = position[..., :1]
+    return ids, ids, position, logits, np.zeros((0, 4), np.float32), logits
+
+
 def lowest(
     ids: Int[np.ndarray, " n"], drawn: UInt64[np.ndarray, " N"], most: int | None
 ) -> Int[np.ndarray, " m"]:
-    """At most so many of these tracks (None: all), in order; those with the lowest of
-    the numbers `drawn` for all tracks."""
+    """Returns at most so many of these tracks (None: all), in order; those with the
+    lowest of the numbers `drawn` for all tracks."""
     if most is None or len(ids) <= most:
         return ids
     return np.sort(ids[np.argsort(drawn[ids], kind="stable")[:most]])
-
-
-@dataclasses.dataclass(frozen=True)
-class WindowFeatures:
-    """What the model takes besides positions, of those tracks that it is shown.
-
-    Attributes:
-        ids: [n] which tracks, in order.
-        values: "dino" and "depth", as far as there are any: [n, L, D].
-    """
-
-    ids: Int[np.ndarray, " n"]
-    values: dict[str, np.ndarray]
-
-    def of(self, name: str, shown: Int[np.ndarray, " m"]) -> np.ndarray:
-        """[m, L, D] of some of the tracks."""
-        return self.values[name][np.searchsorted(self.ids, shown)]
 
 
 def window_features(
@@ -358,9 +354,10 @@ def window_features(
     span: tuple[int, int],
     support: Sequence[Int[np.ndarray, " m"]],
     options: Options,
-) -> WindowFeatures:
-    """Features that the model takes, of all tracks that are shown in some split; the
-    others, most of a fine grid's, are never computed."""
+) -> tuple[Int[np.ndarray, " n"], dict[str, Float[np.ndarray, "n L D"]]]:
+    """Returns all tracks that are shown in some split, in order, and those of their
+    features, "dino" and "depth", that the model takes. Those of other tracks, most of a
+    fine grid's, are never computed: they would be gigabytes."""
     ids = np.unique(np.concatenate(support))
     names = [
         name
@@ -368,28 +365,25 @@ def window_features(
         if getattr(model, f"use_{name}")
         and getattr(options, f"use_{name}") is not False
         and getattr(tracks, name) is not None
+        and len(ids)
     ]
-    if not len(ids):
-        return WindowFeatures(ids, {})
-    return WindowFeatures(ids, {n: getattr(tracks, n)(*span, ids) for n in names})
+    return ids, {name: getattr(tracks, name)(*span, ids) for name in names}
 
 
 def features_shown(
-    features: WindowFeatures,
-    shown: Int[np.ndarray, " n"],
+    features: tuple[Int[np.ndarray, " n"], dict[str, np.ndarray]],
+    shown: Int[np.ndarray, " m"],
     tracks: Float[np.ndarray, "N L 3"],
     visible: Bool[np.ndarray, "N L"],
     scale: float,
 ) -> dict[str, np.ndarray]:
-    """Those of `window_features` that go into the batch, of the tracks `shown`: the
-    waves of the depth, which follow from the scale, are added here."""
-    batch = {}
-    if "dino" in features.values:
-        batch["dino_features"] = features.of("dino", shown)
-    if "depth" in features.values:
+    """Returns those of `window_features` that go into the batch, of the tracks `shown`;
+    the waves of the depth, which follow from the scale, are added here."""
+    ids, values = features
+    batch = {f"{n}_features": x[np.searchsorted(ids, shown)] for n, x in values.items()}
+    if "depth" in values:
         z = np.where(visible[shown], tracks[shown, :, 2], scale).astype(np.float32)
-        waves = geometry.depth_waves(z, np.float32(scale))
-        parts = [features.of("depth", shown), waves]
+        parts = [batch["depth_features"], geometry.depth_waves(z, np.float32(scale))]
         batch["depth_features"] = np.concatenate(parts, axis=-1, dtype=np.float32)
     return batch
 
@@ -397,8 +391,8 @@ def features_shown(
 def middle_points(
     tracks: Float[np.ndarray, "Q L 3"], visible: Bool[np.ndarray, "Q L"]
 ) -> Float[np.ndarray, "Q 4"]:
-    """Query points (frame, x, y, z): each track's middle visible frame, and where it is
-    then. Every track must be visible in some frame."""
+    """Returns query points (frame, x, y, z): each track's middle visible frame, and
+    where it is then. Every track must be visible in some frame."""
     middle = (visible.sum(axis=1) - 1) // 2
     frame = (visible.cumsum(axis=1) > middle[:, None]).argmax(axis=1)
     position = tracks[np.arange(len(tracks)), frame]
@@ -406,9 +400,9 @@ def middle_points(
 
 
 def blend(
-    windows: Sequence[WindowPrediction], num_tracks: int, num_frames: int
+    windows: Sequence[WindowPrediction], num_frames: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """One prediction per track, split and frame from those of overlapping windows.
+    """Blends overlapping windows to one prediction per track, split and frame.
 
     A window counts more the farther a frame is from its ends. Where no window predicts
     a track, its nearest predicted position in time stands, with a visible logit of -20.
@@ -425,6 +419,8 @@ def blend(
     mixed = np.zeros((len(rows), num_frames, 4), np.float32)
     given = np.zeros((len(rows), num_frames), bool)
     for window, key in zip(windows, keys, strict=True):
+        # Towards its ends a window sees only one side of a frame, so it errs there, and
+        # where another takes over there must be no jump: it would look like a bend.
         at = np.searchsorted(rows, key)
         inside = np.arange(window.stop - window.start)
         share = np.minimum(inside + 1, inside[::-1] + 1).astype(np.float32)
@@ -434,17 +430,22 @@ def blend(
         mixed[at, frames, 3:] += window.visible_logits * share[:, None]
         given[at, window.query_points[:, 0].astype(int)] = True
     reached = total > 0
-    for row in range(len(rows)):  # one by one: of all at once a copy is too much
-        values = mixed[row] / np.where(reached[row], total[row], 1)[:, None]
-        mixed[row] = values[nearest_frames(reached[row : row + 1])[0]]
+    for row in range(0, len(rows), ROWS_AT_ONCE):
+        part = np.s_[row : row + ROWS_AT_ONCE]
+        there = reached[part, :, None]
+        values = mixed[part] / np.where(there, total[part, :, None], 1)
+        nearest = nearest_frames(reached[part])[..., None]
+        mixed[part] = np.take_along_axis(values, nearest, axis=1)
     mixed[..., 3][~reached] = NOT_PREDICTED
     ids, splits = rows // most, rows % most
+    # What one window was given as a query does not count, though others predict it: the
+    # blend has a share of each.
     return ids, splits, mixed[..., :3], mixed[..., 3:], reached & ~given
 
 
 def nearest_frames(mask):
-    """For each row and frame of a mask [N, T] the nearest frame where it is true, the
-    earlier of two. Every row must be true somewhere."""
+    """Returns for each row and frame of a mask [N, T] the nearest frame where it is
+    true, the earlier of two. Every row must be true somewhere."""
     num_frames = mask.shape[1]
     frames = np.arange(num_frames)
     before = np.maximum.accumulate(np.where(mask, frames, -num_frames), axis=1)

@@ -1,4 +1,7 @@
-"""What can be chosen about scoring a clip, and the defaults by name."""
+"""Choices about scoring a clip, and the defaults by name.
+
+`python -m spa.realism.options` prints it as a table.
+"""
 
 import dataclasses
 import math
@@ -13,68 +16,82 @@ from spa.errors import UserError
 
 RESULT_VERSION = "0.3.0"  # of results; those of another are not gone on with
 DEFAULT_CHECKPOINT = shipped.CHECKPOINT
+# Where a modality is asked for and the preset has no front end for it.
+DEFAULT_FRONT_ENDS = {"dino": "dinov2", "depth": "vda"}
 
 
+def _option(default, group: str, text: str, **bounds):
+    """A field: its default in preset mini, the flags it is among (spa/flags.py), what
+    users read of it; perhaps `least` and `most` that it may be, `above` and `below`
+    which it must lie, the `names` it may have, its `unit`."""
+    metadata = {"group": group, "help": text, **bounds}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+# fmt: off
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How a clip is scored. PRESETS holds the defaults by name.
+    """Choices for scoring a clip. Each field's metadata says what it is; PRESETS holds
+    the defaults by name, and `make_options` checks what is chosen."""
 
-    Attributes:
-        tracker: a name in tracking.TRACKERS.
-        tracking_grid_size: points are seeded on a grid of this many across and down.
-        query_sampling: where points begin: on that "grid", or "semantic", spread over
-            clusters of features, see semantic_points.py.
-        num_points_per_entity: of semantic sampling, points in each cluster.
-        features: front end of features, "dinov2"; None for none.
-        depth: front end of depth, "vda", a transformers model by name or directory, or
-            an .npz of depth maps; None for none: points lie at z = 1.
-        use_dino, use_depth: whether the model sees features and depth; None: what the
-            checkpoint was trained with.
-        num_splits: into how many splits tracks are dealt, see score_all_points.
-        score_all_points: each track is held out once, in one of the splits. Else a
-            quarter of the tracks is, drawn anew for each split.
-        num_support_tracks: at most this many tracks are shown to the model at once.
-        num_query_points: at most this many tracks are predicted per window and split;
-            None for all.
-        num_output_frames: length of a window; None for the checkpoint's.
-        seed: of the splits and of the choice of support tracks.
-        start, duration: seconds of a file to leave out and to read, None for all.
-        fps: frames per second to keep; None for the clip's, or every second, third...
-            of its frames so that 30 or fewer are left.
-        ignore_cuts: take the clip for one shot.
-        intrinsics: (fx, fy, cx, cy) in pixels of the clip.
-        fov: horizontal field of view in degrees, instead of `intrinsics`.
-        cotracker_repo, cotracker_checkpoint, dino_model, vda_repo, vda_encoder,
-        vda_model_path, vda_metric: of the front ends; None for their own defaults.
-    """
-
-    tracker: str = "lk"
-    tracking_grid_size: int = 32
-    query_sampling: str = "grid"
-    num_points_per_entity: int = POINTS_PER_ENTITY
-    features: str | None = None
-    depth: str | None = None
-    use_dino: bool | None = None
-    use_depth: bool | None = None
-    num_splits: int = 4
-    score_all_points: bool = True
-    num_support_tracks: int = 128
-    num_query_points: int | None = None
-    num_output_frames: int | None = None
-    seed: int = 0
-    start: float = 0.0
-    duration: float | None = None
-    fps: float | None = None
-    ignore_cuts: bool = False
-    intrinsics: tuple[float, ...] | None = None
-    fov: float | None = None
-    cotracker_repo: str | None = None
-    cotracker_checkpoint: str | None = None
-    dino_model: str | None = None
-    vda_repo: str | None = None
-    vda_encoder: str | None = None
-    vda_model_path: str | None = None
-    vda_metric: bool | None = None
+    tracker: str = _option("lk", "tracker",
+        "lk, or cotracker3.", names=tuple(tracking.TRACKERS))
+    tracking_grid_size: int = _option(32, "scoring",
+        "Points are seeded on a grid this wide.",
+        least=1, most=WORKING_SIZE)  # else its cells were less than a pixel
+    query_sampling: str = _option("grid", "scoring",
+        "Where points begin: grid, on that one, or semantic, spread over clusters of "
+        "DINOv2 features (--dino_model).", names=("grid", "semantic"))
+    num_points_per_entity: int = _option(POINTS_PER_ENTITY, "scoring",
+        "With --query_sampling=semantic only: points in each cluster.", least=1)
+    features: str | None = _option(None, "",  # no flag: it comes with use_dino
+        "dinov2, or none.")
+    depth: str | None = _option(None, "modality",
+        "vda (Video-Depth-Anything), a transformers model by name or directory, or an "
+        ".npz of depth maps. Default: none, points lie at z = 1; full: vda.")
+    use_dino: bool | None = _option(None, "modality",
+        "DINOv2 features. Default, with --preset=full: if the model was trained with "
+        "them.")
+    use_depth: bool | None = _option(None, "modality",
+        "Depth and depth features. Default: as --use_dino.")
+    num_splits: int = _option(4, "scoring",
+        "Into how many splits of support and query tracks are dealt.", least=1)
+    score_all_points: bool = _option(True, "scoring",
+        "Hold out every track once, in one of the splits; else a quarter of them, "
+        "drawn anew for each split.")
+    num_support_tracks: int = _option(128, "scoring",
+        "At most this many tracks are shown to the model.", least=1)
+    num_query_points: int | None = _option(None, "scoring",
+        "At most this many tracks are predicted per window and split. Default: all; "
+        "full: 512.", least=1)
+    num_output_frames: int | None = _option(None, "scoring",
+        "Frames in a window; the checkpoint's by default.", least=2)
+    seed: int = _option(0, "scoring",
+        "Of the choice of tracks. Same seed, same score.", least=0)
+    start: float = _option(0.0, "clip", "Seconds of the video to leave out.", least=0.0)
+    duration: float | None = _option(None, "clip",
+        "Seconds of the video to score; all by default.", above=0, unit=" s")
+    fps: float | None = _option(None, "clip",
+        "Frames per second to keep. Default: the video's; above 30, every second, "
+        "third... of its frames.", above=0)
+    ignore_cuts: bool = _option(False, "clip",
+        "Take the video for one shot, whatever it shows.")
+    intrinsics: tuple[float, ...] | None = _option(None, "clip",
+        "fx,fy,cx,cy in pixels of the video. Default: fx = fy = its longer side, "
+        "centred.")
+    fov: float | None = _option(None, "clip",
+        "Horizontal field of view in degrees, instead of --intrinsics.",
+        above=0, below=180, unit=" degrees")
+    cotracker_repo: str | None = _option(None, "tracker", "A clone of co-tracker.")
+    cotracker_checkpoint: str | None = _option(None, "tracker", "Its weights.")
+    dino_model: str | None = _option(None, "network", "DINOv2 by name or directory.")
+    vda_repo: str | None = _option(None, "network", "A clone of Video-Depth-Anything.")
+    vda_encoder: str | None = _option(None, "network", "vits, vitb or vitl.")
+    vda_model_path: str | None = _option(None, "network",
+        "Its weights; checkpoints/video_depth_anything_ENCODER.pth by default.")
+    vda_metric: bool | None = _option(None, "network",
+        "Whether they give metres; by default by their name.")
+# fmt: on
 
 
 PRESETS = {
@@ -90,23 +107,10 @@ PRESETS = {
         num_query_points=512,
     ),
 }
-QUERY_SAMPLINGS = ("grid", "semantic")
-# Where a modality is asked for and the preset has no front end for it.
-DEFAULT_FRONT_ENDS = {"dino": "dinov2", "depth": "vda"}
-SMALLEST_OPTIONS = {
-    "tracking_grid_size": 1,
-    "num_points_per_entity": 1,
-    "num_splits": 1,
-    "num_support_tracks": 1,
-    "num_query_points": 1,
-    "num_output_frames": 2,
-    "seed": 0,
-    "start": 0.0,
-}
 
 
 def make_options(preset: str = "mini", **changes) -> Options:
-    """A preset's options with some of them changed; None leaves the preset's.
+    """Returns a preset's options with some changed; None leaves the preset's.
 
     Raises:
         UserError: no such preset or tracker, or a number that cannot be.
@@ -115,51 +119,67 @@ def make_options(preset: str = "mini", **changes) -> Options:
         raise UserError(f"no preset {preset!r}: have {', '.join(PRESETS)}")
     given = {name: value for name, value in changes.items() if value is not None}
     options = dataclasses.replace(PRESETS[preset], **given)
-    for name, smallest in SMALLEST_OPTIONS.items():
-        value = getattr(options, name)
-        if value is not None and not smallest <= value < math.inf:
-            raise UserError(f"{name} is {value}, must be at least {smallest}")
-    if options.tracking_grid_size > WORKING_SIZE:  # cells of less than a pixel
-        raise UserError(
-            f"tracking_grid_size is {options.tracking_grid_size}, must be at most "
-            f"{WORKING_SIZE}"
-        )
+    for field in dataclasses.fields(Options):
+        _check_bounds(field.name, getattr(options, field.name), **field.metadata)
     if options.score_all_points and options.num_splits < 2:
         raise UserError(
             f"num_splits is {options.num_splits}, must be at least 2 for "
             "score_all_points: a track cannot be predicted from itself"
-        )
-    for name, unit in (("duration", " s"), ("fps", "")):
-        value = getattr(options, name)
-        if value is not None and not 0 < value < math.inf:
-            raise UserError(f"{name} is {value}{unit}, must be more than 0")
-    if options.tracker not in tracking.TRACKERS:
-        have = ", ".join(tracking.TRACKERS)
-        of_preset = f" (of preset {preset!r})" if "tracker" not in given else ""
-        raise UserError(f"no tracker {options.tracker!r}{of_preset}: have {have}")
-    if options.query_sampling not in QUERY_SAMPLINGS:
-        raise UserError(
-            f"no query_sampling {options.query_sampling!r}: have "
-            + ", ".join(QUERY_SAMPLINGS)
         )
     if "num_points_per_entity" in given and options.query_sampling != "semantic":
         raise UserError(
             "num_points_per_entity is of semantic points, and these are a grid's: give "
             "query_sampling=semantic, or leave it out"
         )
-    check_camera(options)
+    if options.intrinsics is not None:
+        _check_camera(options)
     return options
 
 
-def check_camera(options):
-    camera, fov = options.intrinsics, options.fov
-    if camera is not None and fov is not None:
-        raise UserError("give intrinsics or fov, not both")
-    if fov is not None and not 0 < fov < 180:
-        raise UserError(f"fov is {fov} degrees, must be between 0 and 180")
-    if camera is None:
+def _check_bounds(
+    name, value, least=None, most=None, above=None, below=None, names=(), unit="", **_
+):
+    if value is None:
         return
+    if names and value not in names:
+        raise UserError(f"no {name} {value!r}: have {', '.join(names)}")
+    if above is not None and not above < value < (below or math.inf):
+        must = f"more than {above}" if below is None else f"between {above} and {below}"
+    elif least is not None and not least <= value < math.inf:
+        must = f"at least {least}"
+    elif most is not None and value > most:
+        must = f"at most {most}"
+    else:
+        return
+    raise UserError(f"{name} is {value}{unit}, must be {must}")
+
+
+def _check_camera(options):
+    camera = options.intrinsics
+    if options.fov is not None:
+        raise UserError("give intrinsics or fov, not both")
     if len(camera) != 4 or not np.isfinite(camera).all() or min(camera[:2]) <= 0:
         raise UserError(
             f"intrinsics are {tuple(camera)}: need fx, fy, cx, cy in pixels of the clip"
         )
+
+
+def help_text(field: dataclasses.Field) -> str:
+    """Returns what users read about a field of Options, and its defaults."""
+    text, mini, full = (
+        field.metadata["help"],
+        *(getattr(preset, field.name) for preset in PRESETS.values()),
+    )
+    if mini is None:  # the text says what that comes to
+        return text
+    return f"{text} Default: {mini}" + (f"; full: {full}." if full != mini else ".")
+
+
+def options_table() -> str:
+    """Returns all options as a table in Markdown."""
+    rows = [f"| `{f.name}` | {help_text(f)} |" for f in dataclasses.fields(Options)]
+    return "\n".join(["| option | what it is |", "| --- | --- |", *rows])
+
+
+if __name__ == "__main__":
+    print(options_table())

@@ -1,37 +1,44 @@
-"""Held-out predictions to scores per clip, window, frame and point, and to files."""
+"""Held-out predictions to scores per clip, window, frame and point."""
 
 import dataclasses
-import json
-import logging
-import os
-import zipfile
 from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
 
 from spa import geometry, metrics
-from spa.clip.video import (
-    WORKING_SIZE,
-    Video,
-    reduced,
-)
-from spa.files import encode_json, whole_files
+from spa.clip.video import Video
+from spa.files import replace_nan
 from spa.model import checkpoints
 from spa.realism import surprise
 from spa.realism.heads import Head, fingerprint
 from spa.realism.hold_out import HeldOut
-from spa.realism.options import DEFAULT_CHECKPOINT, RESULT_VERSION, Options
+from spa.realism.options import RESULT_VERSION, Options
+from spa.realism.reference import Reference
 from spa.realism.tracks import Tracks3D
 
-LOG = logging.getLogger(__name__)
 FEW_TRACKS, FEW_FRAMES = 64, 16  # below which a score comes with a warning
 STILL = 2.0  # pixels; below it, all motion may be the tracker's noise
+# Of scores.csv, in order: entries of score.json that are numbers, and all columns.
+SCORE_NUMBERS = (
+    "realism",
+    "realism_std",
+    "percentile",
+    "average_jaccard",
+    "average_pts_within_thresh",
+    "occlusion_accuracy",
+    "num_tracks",
+    "num_frames",
+    "seconds",
+)
+SCORE_COLUMNS = (
+    *("video", "folder", *SCORE_NUMBERS),
+    *("num_windows", "num_cuts", "warnings", "error"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What is known about a clip; `save_result` writes it.
+    """A scored clip; result_files.save_result writes it.
 
     Attributes:
         realism: the score, 0..1, higher is more real: from surprise, or average
@@ -49,41 +56,21 @@ class Result:
     video: Video | None
 
 
-def percentile(
-    realism: float,
-    checkpoint: checkpoints.Checkpoint,
-    backends: dict,
-    head: Head | None = None,
-) -> float | None:
-    """The percentage of intact reference clips that score lower, 0 to 100.
+def score_row(score: dict) -> dict:
+    """Returns a clip's row of scores.csv, but for its folder.
 
-    Their scores lie beside the shipped checkpoint, in NAME_reference.json, which also
-    says what they are. None for a checkpoint, a head or `backends` (of Tracks3D) that
-    they were not scored with, and if the file is damaged.
+    Args:
+        score: of its Result, or what score.json has.
     """
-    stem = Path(checkpoint.name).stem
-    path = DEFAULT_CHECKPOINT.parent / f"{stem}_reference.json"
-    if not path.exists():
-        return None
-    try:
-        stored = json.loads(path.read_text())
-        same = stored["checkpoint"]["sha256"] == checkpoint.sha256
-        same = same and stored["backends"] == backends
-        same = same and stored.get("head") == fingerprint(head)
-        reference = np.array(stored["realism"], float)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        LOG.warning("%s is damaged, no percentile: %r", path, error)
-        return None
-    if not same or reference.ndim != 1 or not len(reference):
-        return None
-    return float(100 * np.mean(reference < realism))
-
-
-def _percentile(realism, checkpoint, tracks, ids, head):
-    """None for a clip that is smaller than any of the reference."""
-    if len(ids) < FEW_TRACKS or tracks.visible.shape[1] < FEW_FRAMES:
-        return None
-    return percentile(realism, checkpoint, tracks.backends, head)
+    score = replace_nan(score)  # as score.json has it
+    return {
+        "video": score["video"],
+        **{name: score[name] for name in SCORE_NUMBERS},
+        "num_windows": len(score["windows"]),
+        "num_cuts": len(score["cuts"] or ()),
+        "warnings": "; ".join(score["warnings"]),
+        "error": "",
+    }
 
 
 def make_result(
@@ -94,42 +81,55 @@ def make_result(
     video: Video | None,
     fields: Iterable[surprise.Fields] = (),
     head: Head | None = None,
-    with_spread: bool = True,
+    reference: Reference | None = None,
+    has_spread: bool = True,
 ) -> Result:
-    """Scores of held-out predictions, and the arrays of the files (DESIGN section 5).
+    """Makes scores of held-out predictions, and the arrays of the files.
 
     `per_frame` is the mean coords_score of a frame's points. With a head, realism and
     coords_score come from surprise, and `realism_std` is the jackknife's over splits.
     Without one (or without enough tracks for fields) realism is average Jaccard, of all
     tracks together with score_all_points and else the mean over the splits, and
-    `realism_std` the standard deviation of the realism of each split alone. The
-    jackknife scores the clip anew for every split: without `with_spread` it is left
-    out, and `realism_std` is None (but not without a head, where it costs nothing).
+    `realism_std` the standard deviation of the realism of each split alone.
+
+    Args:
+        tracks: of one clip.
+        held_out: of `hold_out` with this checkpoint and these options.
+        checkpoint: a 3DSPA model.
+        options: how the clip is scored.
+        video: the clip the tracks are of, if there is one.
+        fields: of evidence.clip_fields, for a head.
+        head: fitted for the checkpoint.
+        reference: for the percentile; None for none.
+        has_spread: else there is no jackknife, which scores the clip anew for every
+            split, and `realism_std` is None with a head.
     """
-    statistics, realism, spread = _scores_of_splits(tracks, held_out, options)
-    found = head and _clip_surprise(tracks, held_out, fields, head, with_spread)
+    found = head and _clip_surprise(tracks, held_out, fields, head, has_spread)
+    rank = None
     if found:
-        statistics = statistics | {"surprise": found.surprise}
+        # Of the splits alone nothing is needed: the jackknife has their spread.
+        statistics, *_ = _jaccard_scores(tracks, held_out, options, has_spread=False)
+        statistics["surprise"] = found.surprise
         realism = metrics.realism(statistics)
         spread = found.spread if np.isfinite(found.spread) else None
         ids = np.unique(held_out.ids)
         scores = surprise.coords_score(found.points[ids], head)
+        is_small = len(ids) < FEW_TRACKS or tracks.seen.shape[1] < FEW_FRAMES
+        # The reference has no clip that small, and is of points on a grid.
+        if reference and not is_small and options.query_sampling == "grid":
+            rank = reference.percentile(realism, tracks.backends)
     else:
-        scores = _point_scores(tracks, held_out)
-        ids, scores = _mean_by_track(held_out.ids, scores)
-    path = video.path if video and video.path else tracks.path
+        statistics, realism, spread = _jaccard_scores(tracks, held_out, options)
+        ids, scores = _track_means(held_out.ids, _point_scores(tracks, held_out))
     score = {
-        "video": path,
+        "video": video.path if video and video.path else tracks.path,
         "realism": realism,
         "realism_std": spread,
         "realism_measure": "surprise" if found else "average_jaccard",
         "surprise": None,
-        # The reference is of surprise, and of points on a grid.
-        "percentile": _percentile(realism, checkpoint, tracks, ids, head)
-        if found and options.query_sampling == "grid"
-        else None,
+        "percentile": rank,
         **statistics,
-        "per_frame": _nan_mean(scores, axis=0),
+        "per_frame": _frame_means(scores),
         "windows": [
             _window_entry(tracks, window, found) for window in held_out.windows
         ],
@@ -144,7 +144,7 @@ def make_result(
             "source": tracks.intrinsics_source,
         },
         "seed": options.seed,
-        "num_frames": tracks.visible.shape[1],
+        "num_frames": tracks.seen.shape[1],
         "fps": video.fps if video and video.fps else None,
         "frame_size": [tracks.size[1], tracks.size[0]],
         "version": RESULT_VERSION,
@@ -162,27 +162,27 @@ def make_result(
     )
 
 
-def _clip_surprise(tracks, held_out, fields, head, with_spread):
-    if not with_spread:
-        return surprise.score_fields(fields, head, tracks.visible.shape[:2])
+def _clip_surprise(tracks, held_out, fields, head, has_spread):
+    if not has_spread:
+        return surprise.score_fields(fields, head, tracks.seen.shape)
     split = np.zeros(len(tracks.tracks), int)
     split[held_out.ids[::-1]] = held_out.splits[::-1]  # of several the first
-    return surprise.score_fields(fields, head, tracks.visible.shape[:2], split)
+    return surprise.score_fields(fields, head, tracks.seen.shape, split)
 
 
-def _scores_of_splits(tracks, held_out, options):
+def _jaccard_scores(tracks, held_out, options, has_spread=True):
     """Statistics and realism of the clip, and the spread of realism between splits."""
-    by_split = []
-    for split in np.unique(held_out.splits):
-        found = _statistics(tracks, held_out, held_out.splits == split)
-        if np.isfinite(metrics.realism(found)):
-            by_split.append(found)
-    each = [metrics.realism(found) for found in by_split]
+    splits = []
+    if has_spread or not options.score_all_points:
+        every = np.unique(held_out.splits)
+        splits = [_statistics(tracks, held_out, held_out.splits == i) for i in every]
+        splits = [each for each in splits if np.isfinite(metrics.realism(each))]
+    each = [metrics.realism(statistics) for statistics in splits]
     spread = float(np.std(each)) if len(each) > 1 else None
-    if options.score_all_points or not each:
+    if options.score_all_points or not splits:
         statistics = _statistics(tracks, held_out)
         return statistics, metrics.realism(statistics), spread
-    means = {name: _mean([s[name] for s in by_split]) for name in by_split[0]}
+    means = {name: _mean([found[name] for found in splits]) for name in splits[0]}
     return means, float(np.mean(each)), spread
 
 
@@ -192,9 +192,9 @@ def _mean(values):
 
 
 def _statistics(tracks, held_out, chosen=slice(None)):
-    """scoring.held_out_statistics of the clip, or of some of the held-out tracks."""
+    """metrics.held_out_statistics of the clip, or of some of the held-out tracks."""
     ids, counted = held_out.ids[chosen], held_out.counted[chosen]
-    visible = tracks.visible[ids, :, 0] > 0
+    visible = tracks.seen[ids]
     predicted_visible = held_out.visible_logits[chosen][..., 0] > 0
     # No other point has any influence, and in a long clip most are others.
     rows, frames = np.nonzero(counted | (visible & predicted_visible))
@@ -211,15 +211,14 @@ def _statistics(tracks, held_out, chosen=slice(None)):
 
 def _point_scores(tracks, held_out):
     """coords_score [M, T] of the held-out tracks."""
-    camera = metrics.evaluation_intrinsics(tracks.intrinsics, tracks.size)
-    visible = tracks.visible[held_out.ids, :, 0] > 0
+    visible = tracks.seen[held_out.ids]
     both = visible & (held_out.visible_logits[..., 0] > 0)
     scale = metrics.scale_factor(*_chosen(tracks, held_out, both))
     # Nothing seen both ways: there is no scale to match.
     scale = np.where(np.isfinite(scale), scale, 1)
     scored = visible & held_out.counted
     true, seen, predicted, _ = _chosen(tracks, held_out, scored)
-    errors = metrics.pixel_errors(true, predicted * scale, camera)
+    errors = metrics.pixel_errors(true, predicted * scale, tracks.camera)
     scores = np.full(visible.shape, np.nan, np.float32)
     scores[scored] = metrics.coords_score(errors, seen)[0]
     return scores
@@ -234,7 +233,7 @@ def _chosen(tracks, held_out, where):
     return true, seen, held_out.tracks[rows, frames][None], seen
 
 
-def _mean_by_track(ids, scores):
+def _track_means(ids, scores):
     """Each track once [N], with its mean score over the splits it was held out in."""
     unique, index = np.unique(ids, return_inverse=True)
     if len(unique) == len(ids):
@@ -248,45 +247,42 @@ def _mean_by_track(ids, scores):
 
 
 def _window_entry(tracks, window, found):
-    """What score.json says about a window, scored on its own predictions alone."""
+    """Returns score.json's entry of a window, scored on its own predictions alone."""
     span = window.start, window.stop
     if found:
-        known = {"surprise": found.windows.get(span, float("nan"))}
-        return _entry(window, metrics.realism(known))
-    frames = np.s_[window.start : window.stop]
-    ids = window.ids
-    visible = tracks.visible[ids, frames, 0] > 0
-    weights = np.ones(visible.shape)
-    asked = window.query_points[:, 0].astype(int) - window.start
-    weights[np.arange(len(ids)), asked] = 0
-    realism = metrics.realism(
-        metrics.held_out_statistics(
-            tracks.tracks[ids, frames],
-            visible,
-            window.tracks,
-            window.visible_logits[..., 0] > 0,
-            tracks.intrinsics,
-            tracks.size,
-            weights,
-        )
-    )
-    return _entry(window, realism)
-
-
-def _entry(window, realism):
+        statistics = {"surprise": found.windows.get(span, float("nan"))}
+    else:
+        statistics = _window_statistics(tracks, window)
     return {
         "start": window.start,
         "stop": window.stop,
-        "realism": realism,
+        "realism": metrics.realism(statistics),
         "num_support": min(len(support) for support in window.support),
         "num_queries": len(window.ids),
     }
 
 
-def _nan_mean(values, axis):
-    """Means of what is not NaN, as a list; None where there is nothing."""
-    count = (~np.isnan(values)).sum(axis=axis)
-    total = np.nansum(values, axis=axis, dtype=np.float64)
+def _window_statistics(tracks, window):
+    ids, frames = window.ids, np.s_[window.start : window.stop]
+    visible = tracks.seen[ids, frames]
+    weights = np.ones(visible.shape)
+    asked = window.query_points[:, 0].astype(int) - window.start
+    weights[np.arange(len(ids)), asked] = 0  # was given away
+    return metrics.held_out_statistics(
+        tracks.tracks[ids, frames],
+        visible,
+        window.tracks,
+        window.visible_logits[..., 0] > 0,
+        tracks.intrinsics,
+        tracks.size,
+        weights,
+    )
+
+
+def _frame_means(scores):
+    """Means [T] of the scores [N, T] that are known; None where there are none."""
+    count = (~np.isnan(scores)).sum(axis=0)
+    total = np.nansum(scores, axis=0, dtype=np.float64)
     return [float(t / c) if c else None for t, c in zip(total, count, strict=True)]
 
 
@@ -297,7 +293,7 @@ def _warnings(video, tracks, ids, options) -> list[str]:
             f"points are {options.query_sampling}, and the score is made for those of "
             "a grid: compare it with others of such points only"
         )
-    num_frames = tracks.visible.shape[1]
+    num_frames = tracks.seen.shape[1]
     if len(ids) < FEW_TRACKS:
         warnings.append(f"only {len(ids)} tracks: the score rests on little")
     if num_frames < FEW_FRAMES:
@@ -311,10 +307,8 @@ def _warnings(video, tracks, ids, options) -> list[str]:
 
 
 def _is_still(tracks, ids) -> bool:
-    """Whether nearly all tracks stay within STILL pixels (of a 256 px frame)."""
-    camera = metrics.evaluation_intrinsics(tracks.intrinsics, tracks.size)
-    pixels = geometry.project(tracks.tracks[ids], camera)
-    visible = tracks.visible[ids] > 0
+    """Is true if nearly all tracks stay within STILL pixels (of a 256 px frame)."""
+    pixels, visible = tracks.pixels[ids], tracks.seen[ids, :, None]
     low = np.where(visible, pixels, np.inf).min(axis=1)
     high = np.where(visible, pixels, -np.inf).max(axis=1)
     return bool(np.mean((high - low).max(axis=-1) < STILL) > 0.98)
@@ -327,9 +321,9 @@ def _first_split(tracks, held_out):
     support = np.unique(np.concatenate([window.support[0] for window in windows]))
     points = np.full((len(windows), len(queries), 4), np.nan, np.float32)
     for w, window in enumerate(windows):
-        of_first = window.splits == 0
-        at = np.searchsorted(queries, window.ids[of_first])
-        points[w, at] = window.query_points[of_first]
+        is_first = window.splits == 0
+        at = np.searchsorted(queries, window.ids[is_first])
+        points[w, at] = window.query_points[is_first]
     earliest = (~np.isnan(points[..., 0])).argmax(axis=0)
     return {
         "tracks_3d": held_out.tracks[first].astype(np.float32),
@@ -361,7 +355,7 @@ def _scored_points(tracks, ids, scores, video):
     points = {
         "coords": coords.transpose(1, 0, 2).astype(np.float32),
         "coords_score": scores.T,
-        "visibs": tracks.visible[ids, :, 0].T > 0,
+        "visibs": tracks.seen[ids].T,
         "intrinsics": geometry.intrinsics_matrix(tracks.intrinsics).astype(np.float32),
         "extrinsics": extrinsics.astype(np.float32),
         "frame_size": np.array([tracks.size[1], tracks.size[0]]),
@@ -373,85 +367,3 @@ def _scored_points(tracks, ids, scores, video):
         "fps": np.float64(video.fps),
         "frame_indices": video.frame_indices,
     }
-
-
-def save_result(
-    result: Result,
-    output_dir: str | os.PathLike,
-    result_video_size: int = WORKING_SIZE,
-) -> list[str]:
-    """Writes a result as DESIGN section 5 has it: all files appear, whole, or none.
-
-    Args:
-        result: of `score_video`.
-        output_dir: made if it does not exist.
-        result_video_size: longer side of the video in result_with_scores.npz, at most
-            512; 0 leaves it out.
-
-    Returns:
-        The paths written.
-
-    Raises:
-        OSError: if the directory or a file cannot be written.
-    """
-    folder = Path(output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    points = _stored_points(result, result_video_size)
-    frames = result.video.frames if result.video else ()
-    with whole_files() as create:
-        with create(folder / "predictions.npz") as file:
-            np.savez(file, **result.predictions)
-        with create(folder / "result_with_scores.npz") as file:
-            _write_npz(file, points, frames, result_video_size)
-        with create(folder / "video_info.txt") as file:
-            file.write(_video_info(result).encode())
-        # Last: where score.json is, the others are too.
-        with create(folder / "score.json") as file:
-            file.write(encode_json(result.score))
-    names = "score.json", "result_with_scores.npz", "predictions.npz", "video_info.txt"
-    return [str(folder / name) for name in names]
-
-
-def _stored_points(result, video_size):
-    """The arrays to write, with intrinsics scaled to the frames to be stored."""
-    video, points = result.video, dict(result.points)
-    if video is None or video_size <= 0:
-        return points
-    height, width = reduced(video.frames[0], video_size).shape[:2]
-    scale = np.diag([width / video.size[1], height / video.size[0], 1])
-    points["intrinsics"] = (scale @ points["intrinsics"]).astype(np.float32)
-    return points
-
-
-def _write_npz(file, arrays, frames, video_size):
-    """np.savez with `video [T, 3, H, W]` reduced and written frame by frame."""
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-        for name, array in arrays.items():
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
-                np.lib.format.write_array(entry, np.asarray(array), allow_pickle=False)
-        if video_size <= 0 or not len(frames):
-            return
-        height, width = reduced(frames[0], video_size).shape[:2]
-        header = {
-            "descr": "|u1",
-            "fortran_order": False,
-            "shape": (len(frames), 3, height, width),
-        }
-        with archive.open("video.npy", "w", force_zip64=True) as entry:
-            np.lib.format.write_array_header_1_0(entry, header)
-            for frame in frames:
-                small = reduced(frame, video_size)
-                entry.write(small.transpose(2, 0, 1).tobytes())
-
-
-def _video_info(result) -> str:
-    video, score = result.video, result.score
-    width, height = score["frame_size"]
-    lines = {
-        "fps": score["fps"],
-        "frames": score["num_frames"],
-        "size": f"{width}x{height}",
-        "codec": video.codec if video else "",
-        "rotation": video.rotation if video else 0,
-    }
-    return "".join(f"{key}: {value}\n" for key, value in lines.items())

@@ -1,29 +1,147 @@
 """The way of a clip: a video, or tracks, to its score."""
 
+import dataclasses
 import logging
 import os
 import time
 
+import jax
 import numpy as np
 from jaxtyping import UInt8
 
-from spa.clip.video import (
-    Video,
-    check_file,
-    read_video,
-    video_from_array,
-)
+from spa.clip.video import Video, read_video, video_from_array
 from spa.errors import NothingToTrack, UserError
 from spa.model import checkpoints
 from spa.realism.evidence import clip_fields
-from spa.realism.front_ends import FrontEnds, lift_video, load_front_ends
+from spa.realism.front_ends import lift_video, load_front_ends
 from spa.realism.heads import Head, heads_path, read_heads
 from spa.realism.hold_out import hold_out
 from spa.realism.options import DEFAULT_CHECKPOINT, Options, make_options
+from spa.realism.reference import read_reference
 from spa.realism.result import Result, make_result
 from spa.realism.tracks import Tracks3D, read_tracks
 
 LOG = logging.getLogger(__name__)
+
+
+class Scorer:
+    """Scores clips, one after another, with what it loaded once.
+
+    Attributes:
+        options: how clips are scored.
+        checkpoint: the model, on the device.
+        head: makes realism of its residuals, None if none was fitted.
+        reference: intact clips that others are ranked among, None if there are none.
+        front_ends: tracker, features and depth, None without `has_videos`.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str | os.PathLike | checkpoints.Checkpoint | None = None,
+        options: Options | None = None,
+        *,
+        has_videos: bool = True,
+    ):
+        """Loads all that is needed, so that what lacks is said before any work.
+
+        Args:
+            checkpoint: a file, or one that is loaded; the shipped mini by default.
+            options: of `make_options`; those of preset mini by default.
+            has_videos: else no tracker or network is loaded, and `score` is not to be
+                called: for tracks from elsewhere.
+
+        Raises:
+            CheckpointError: a checkpoint that cannot be read.
+            UserError: a checkpoint, front end or head that cannot be used.
+        """
+        self.options = options or make_options()
+        self.checkpoint = load_checkpoint(checkpoint, self.options)
+        self.head = scoring_head(self.checkpoint)
+        self.reference = read_reference(self.checkpoint, self.head)
+        self.front_ends = None
+        if has_videos:
+            self.front_ends = load_front_ends(self.options, self.checkpoint)
+
+    def score(
+        self,
+        video: str | os.PathLike | UInt8[np.ndarray, "T H W 3"] | Video,
+        video_fps: float = 0.0,
+    ) -> Result:
+        """Returns how real a clip's motion is.
+
+        Args:
+            video: a file, frames [T, H, W, 3] RGB uint8, or a Video.
+            video_fps: of frames in memory, if known.
+
+        Returns:
+            Score, per-point scores and predictions. The same clip, options and seed
+            give the same result on the same machine.
+
+        Raises:
+            VideoError: a file that cannot be read or has too little in it.
+            NothingToTrack: no point could be followed.
+            UserError: options that a clip in memory cannot have.
+        """
+        began, options = time.perf_counter(), self.options
+        if isinstance(video, str | os.PathLike):
+            video = read_video(video, options.start, options.duration, options.fps)
+        elif isinstance(video, Video):
+            _refuse_video_options(options, "start", "duration", "fps")
+        else:
+            _refuse_video_options(options, "start", "duration")
+            video = video_from_array(video, video_fps, kept_fps=options.fps)
+        video, tracks = lift_video(video, options, self.front_ends)
+        return self._result(tracks, video, began)
+
+    def score_tracks(self, tracks: str | os.PathLike | Tracks3D) -> Result:
+        """Returns how real the motion of tracks from elsewhere is.
+
+        Args:
+            tracks: a file, see `read_tracks`, or tracks in memory.
+
+        Raises:
+            NothingToTrack: no track can be held out and compared.
+            UserError: a file that cannot be read, options that only videos have, or
+                features that do not fit, see `hold_out`.
+        """
+        began, options = time.perf_counter(), self.options
+        _refuse_video_options(options, "start", "duration", "fps")
+        if options.query_sampling != "grid":
+            raise UserError(
+                "query_sampling can be chosen for videos only: tracks have their points"
+            )
+        video = None
+        if not isinstance(tracks, Tracks3D):
+            tracks, video = read_tracks(tracks, options)
+        return self._result(tracks, video, began)
+
+    def _result(self, tracks: Tracks3D, video: Video | None, began: float) -> Result:
+        held_out = hold_out(tracks, self.checkpoint, self.options)
+        if not (tracks.seen[held_out.ids] & held_out.counted).any():
+            raise NothingToTrack(
+                "no trackable points (none can be predicted from others and "
+                "compared): no score"
+            )
+        fields = ()
+        if self.head is None:
+            LOG.info(
+                "realism: average Jaccard (no surprise head of this version was fitted "
+                "for this model: run fit_surprise.py)"
+            )
+        else:
+            fields = clip_fields(tracks, self.checkpoint, self.options, held_out)
+        result = make_result(
+            tracks,
+            held_out,
+            self.checkpoint,
+            self.options,
+            video,
+            fields,
+            self.head,
+            self.reference,
+        )
+        result.score["seconds"] = round(time.perf_counter() - began, 3)
+        return result
 
 
 def score_video(
@@ -32,52 +150,25 @@ def score_video(
     *,
     preset: str = "mini",
     video_fps: float = 0.0,
-    front_ends: "FrontEnds | None" = None,
     **options,
 ) -> Result:
-    """How real a clip's motion is.
+    """Returns how real one clip's motion is; for many clips see `Scorer`.
 
     Args:
-        video: a file, frames [T, H, W, 3] RGB uint8, or a Video.
-        checkpoint: a file, or one loaded by `checkpointing.load_checkpoint` (to score
-            many clips); the shipped mini by default.
+        video, video_fps: as of Scorer.score.
+        checkpoint: as of Scorer.
         preset: a name in PRESETS.
-        video_fps: of frames in memory, if known.
-        front_ends: of `load_front_ends`, to score many clips.
         **options: fields of Options, instead of the preset's.
 
-    Returns:
-        Score, per-point scores and predictions. The same clip, options and seed give
-        the same result on the same machine.
-
     Raises:
-        VideoError: a file that cannot be read or has too little in it.
-        NothingToTrack: no point could be followed.
-        UserError: options that cannot be.
-        checkpointing.CheckpointError: a checkpoint that cannot be read.
+        UserError: as of `make_options`, Scorer and its `score`.
     """
-    began = time.perf_counter()
-    options = make_options(preset, **options)
-    if isinstance(video, str | os.PathLike):
-        check_file(video)
-    else:
-        all_frames = ["start", "duration"] + ["fps"] * isinstance(video, Video)
-        _check_only_videos_have(options, all_frames)
-    # What lacks is said before minutes of reading.
-    checkpoint = load_checkpoint(checkpoint, options)
-    front_ends = front_ends or load_front_ends(options, checkpoint)
-    if isinstance(video, str | os.PathLike):
-        video = read_video(video, options.start, options.duration, options.fps)
-    elif not isinstance(video, Video):
-        video = video_from_array(video, video_fps, kept_fps=options.fps)
-    video, lifted = lift_video(video, options, front_ends)
-    result = score_tracks(lifted, checkpoint, options, video)
-    result.score["seconds"] = round(time.perf_counter() - began, 3)
-    return result
+    scorer = Scorer(checkpoint, make_options(preset, **options))
+    return scorer.score(video, video_fps)
 
 
-def _check_only_videos_have(options, names=("start", "duration", "fps")):
-    """Refuses options that would change nothing, rather than pass over them."""
+def _refuse_video_options(options, *names):
+    """Rather than pass over options that would change nothing."""
     given = [name for name in names if getattr(options, name)]
     if given:
         raise UserError(
@@ -89,10 +180,10 @@ def _check_only_videos_have(options, names=("start", "duration", "fps")):
 def load_checkpoint(
     checkpoint: str | os.PathLike | checkpoints.Checkpoint | None, options: Options
 ) -> checkpoints.Checkpoint:
-    """The checkpoint to score with, the shipped one for None, checked for fitness.
+    """Loads the checkpoint to score with onto the device, the shipped one for None.
 
     Raises:
-        checkpointing.CheckpointError: if it cannot be read.
+        CheckpointError: if it cannot be read.
         UserError: if it cannot score clips in this way.
     """
     if not isinstance(checkpoint, checkpoints.Checkpoint):
@@ -117,50 +208,14 @@ def load_checkpoint(
             f"num_output_frames is {length}, but {checkpoint.name} has "
             f"{config.num_output_frames}: longer windows need another checkpoint"
         )
-    return checkpoint
-
-
-def score_tracks(
-    tracks: Tracks3D,
-    checkpoint: checkpoints.Checkpoint,
-    options: Options,
-    video: Video | None = None,
-) -> Result:
-    """Scores 3D tracks: tracks are predicted from others and compared.
-
-    Args:
-        tracks: of one clip.
-        checkpoint: a 3DSPA model.
-        options: how they are split.
-        video: the clip they come from, for the result.
-
-    Raises:
-        NothingToTrack: if no track can be held out and compared.
-        UserError: features that do not fit, see `hold_out`; a damaged head.
-    """
-    # That a head is damaged is said before minutes of predicting.
-    head = scoring_head(checkpoint)
-    held_out = hold_out(tracks, checkpoint, options)
-    visible = tracks.visible[held_out.ids, :, 0] > 0
-    if not (visible & held_out.counted).any():
-        raise NothingToTrack(
-            "no trackable points (none can be predicted from others and compared): no "
-            "score"
-        )
-    if head is None:
-        LOG.info(
-            "realism: average Jaccard (no surprise head of this version was fitted for "
-            "this model: run fit_surprise.py)"
-        )
-        return make_result(tracks, held_out, checkpoint, options, video)
-    fields = clip_fields(tracks, checkpoint, options, held_out)
-    return make_result(tracks, held_out, checkpoint, options, video, fields, head)
+    # Once: from the host it would be copied for every call of the model.
+    return dataclasses.replace(checkpoint, params=jax.device_put(checkpoint.params))
 
 
 def load_heads(
     checkpoint: checkpoints.Checkpoint, leave_one_out: bool = False
 ) -> dict[str, Head] | None:
-    """The heads fitted for a checkpoint, by name; None if there are none.
+    """Loads the heads fitted for a checkpoint, by name; None if there are none.
 
     They lie beside it, or beside the shipped one, in NAME_surprise.npz; "all" is the
     one that scores.
@@ -189,25 +244,9 @@ def load_heads(
 
 
 def scoring_head(checkpoint: checkpoints.Checkpoint) -> Head | None:
-    """The head that makes realism of a checkpoint's residuals, if one was fitted.
+    """Loads the head that makes realism of a checkpoint's residuals, None for none.
 
     Raises:
         UserError: a damaged file.
     """
     return (load_heads(checkpoint) or {}).get("all")
-
-
-def score_tracks_file(
-    path: str | os.PathLike, checkpoint: checkpoints.Checkpoint, options: Options
-) -> Result:
-    """How real the motion of tracks from elsewhere is, see `read_tracks`."""
-    began = time.perf_counter()
-    _check_only_videos_have(options)
-    if options.query_sampling != "grid":
-        raise UserError(
-            "query_sampling can be chosen for videos only: tracks have their points"
-        )
-    tracks, video = read_tracks(path, options)
-    result = score_tracks(tracks, checkpoint, options, video)
-    result.score["seconds"] = round(time.perf_counter() - began, 3)
-    return result

@@ -1,15 +1,16 @@
 """Tracks in the camera frame: lifted from a video's, or read from a file."""
 
 import dataclasses
+import functools
 import logging
 import math
 import os
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
-from spa import geometry
+from spa import geometry, metrics
 from spa.clip.cuts import find_cuts
 from spa.clip.tracking import protocol
 from spa.clip.video import WORKING_SIZE, Video, reduced
@@ -21,8 +22,8 @@ LEAST_FOCAL, MOST_FOCAL = 0.1, 50.0  # of the longer side; 157 and 1.1 degrees
 NUM_TAPS = (2 * geometry.DEPTH_TAPS + 1) ** 2  # depth features that have no scale
 
 
-# Of a window (start, stop) and tracks [n], by number: [n, stop - start, D]. Only what
-# is asked for is computed: of all tracks of a long clip it would be gigabytes.
+# (start, stop, tracks [n] by number) to [n, stop - start, D]. Only what is asked for is
+# computed: of all tracks of a long clip it would be gigabytes.
 Features = Callable[[int, int, np.ndarray], np.ndarray]
 
 
@@ -63,6 +64,21 @@ class Tracks3D:
     boxes: tuple[tuple[int, ...], ...] = ()
     path: str | None = None
 
+    @functools.cached_property
+    def seen(self) -> Bool[np.ndarray, "N T"]:
+        """Where tracks are visible."""
+        return self.visible[..., 0] > 0
+
+    @functools.cached_property
+    def camera(self) -> Float[np.ndarray, "4"]:
+        """(fx, fy, cx, cy) at the evaluation's size, shorter side 256."""
+        return metrics.evaluation_intrinsics(self.intrinsics, self.size)
+
+    @functools.cached_property
+    def pixels(self) -> Float[np.ndarray, "N T 2"]:
+        """Positions in pixels at the evaluation's size, once for all that asks."""
+        return geometry.project(self.tracks, self.camera)
+
 
 def lift_tracks(
     tracks: protocol.Tracks2D,
@@ -71,7 +87,7 @@ def lift_tracks(
     depth: Float[np.ndarray, "T h w"] | None = None,
     features: Callable | None = None,
 ) -> Tracks3D:
-    """Tracks in pixels of `video.frames` to the camera frame.
+    """Lifts tracks in pixels of `video.frames` to the camera frame.
 
     Without depth points lie in the plane z = 1; without a camera in the options it is
     the default one.
@@ -118,7 +134,11 @@ def lift_tracks(
 def choose_camera(
     options: Options, size: tuple[int, int]
 ) -> tuple[Float[np.ndarray, "4"], str]:
-    """Intrinsics of a clip of (height, width), and where they come from."""
+    """Returns intrinsics for a clip of (height, width), and where they come from.
+
+    Raises:
+        UserError: given ones that such a clip cannot have.
+    """
     height, width = size
     if options.intrinsics is not None:
         _check_intrinsics(options.intrinsics, size)
@@ -134,7 +154,7 @@ def choose_camera(
 
 
 def _check_intrinsics(camera, size):
-    """Those of another unit or another size of the clip would be scored in silence."""
+    """Refuses those of another unit or clip: they would be scored in silence."""
     height, width = size
     low, high = LEAST_FOCAL * max(size), MOST_FOCAL * max(size)
     inside = 0 <= camera[2] <= width and 0 <= camera[3] <= height
@@ -152,7 +172,7 @@ def depth_around(
     z: Float[np.ndarray, "N T"],
     size: tuple[int, int],
 ) -> Features:
-    """The relative depths around tracks in a window, [n, L, 225] float16."""
+    """Returns what samples relative depths around tracks, [n, L, 225] float16."""
 
     def around(start, stop, ids):
         at, distance = pixels[ids, start:stop], z[ids, start:stop]
@@ -166,11 +186,11 @@ def depth_around(
 def read_tracks(
     path: str | os.PathLike, options: Options | None = None
 ) -> tuple[Tracks3D, Video | None]:
-    """Tracks that were made elsewhere, in the camera frame, and the video beside them.
+    """Reads tracks made elsewhere, in the camera frame, and the video beside them.
 
     Args:
         path: an .npz with `tracks_3d [N, T, 3]` and `visible [N, T, 1]` (see
-            datasets.read_example), or as TAPIP3D writes it and `save_result` does:
+            spa/data/examples.py), or as TAPIP3D writes it and `save_result` does:
             `coords [T, N, 3]` in the world, `visibs [T, N]`, `extrinsics`, `intrinsics`
             and perhaps `video [T, 3, H, W]`.
         options: whose camera, if it has one, replaces the file's.
@@ -221,7 +241,7 @@ def read_tracks(
 
 
 def _tapip3d_example(path, stored):
-    """What TAPIP3D wrote, as datasets.read_example gives it."""
+    """Returns what TAPIP3D wrote, as read_example does."""
     from spa.data.examples import checked_example, frame_size, one_camera, read_npz
     from spa.errors import DatasetError
 
@@ -304,7 +324,7 @@ def _stored_video(path, example, fps, num_frames):
 
 
 def stored_features(example: dict[str, np.ndarray], name: str) -> Features | None:
-    """Features beside tracks, for the model's windows; None if there are none."""
+    """Returns features beside tracks, for windows; None if there are none."""
     if name not in example:
         return None
     return lambda start, stop, ids: example[name][ids, start:stop]
@@ -313,7 +333,8 @@ def stored_features(example: dict[str, np.ndarray], name: str) -> Features | Non
 def stored_depth(
     example: dict[str, np.ndarray], size: tuple[int, int]
 ) -> Features | None:
-    """Relative depths beside tracks, or those around them in depth maps beside them."""
+    """Returns relative depths beside tracks, or those around them in maps that lie
+    beside them; None if there are neither."""
     tracks = example["tracks_3d"]
     if "depth_taps" in example:
         taps = example["depth_taps"].reshape(*tracks.shape[:2], NUM_TAPS)

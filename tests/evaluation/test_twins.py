@@ -27,7 +27,7 @@ from spa.model import prediction
 from spa.realism import conditions, evidence, surprise
 from spa.realism.hold_out import HeldOut, WindowPrediction
 from spa.realism.options import make_options
-from spa.realism.scorer import score_tracks
+from spa.realism.scorer import Scorer
 from spa.realism.surprise import ClipSurprise
 from spa.realism.tracks import Tracks3D
 from spa.simulation import damages, pools, scenes
@@ -430,7 +430,8 @@ def test_a_clip_is_judged_by_every_head(small, monkeypatch):
         "realism_left_out", "no_model", "no_model_left_out"
     }  # fmt: skip
     assert baselines == {n for n, x in plain.values.items() if x and np.isfinite(x)}
-    result = score_tracks(tracks, judges.checkpoint, options)
+    scorer = Scorer(judges.checkpoint, options, has_videos=False)
+    result = scorer.score_tracks(tracks)
     assert plain.values["realism"] == result.realism
     scores, given = -plain.surprise, result.points["coords_score"].T
     np.testing.assert_array_equal(

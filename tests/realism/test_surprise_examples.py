@@ -13,10 +13,16 @@ from small_models import SMALL, WINDOW, random_tracks, save_random
 import track_autoencoder_3d
 from spa import geometry
 from spa.errors import UserError
-from spa.realism import evidence, surprise, surprise_examples, surprise_training
+from spa.realism import (
+    Scorer,
+    evidence,
+    make_options,
+    surprise,
+    surprise_examples,
+    surprise_training,
+)
 from spa.realism.heads import MODEL, NO_MODEL, read_heads
-from spa.realism.options import make_options
-from spa.realism.scorer import load_checkpoint, load_heads, score_tracks
+from spa.realism.scorer import load_checkpoint, load_heads
 from spa.simulation import damages, pools
 
 CAMERA = geometry.default_intrinsics(256, 256)
@@ -173,7 +179,8 @@ def test_from_seeds_to_heads_that_score(tmp_path, monkeypatch):
     assert sorted(heads) == sorted(names)
     assert heads["no model"].sources == NO_MODEL
     assert set(heads["all"].sources) == {*NO_MODEL, *MODEL}
-    result = score_tracks(random_tracks(num_frames=WINDOW), checkpoint, make_options())
+    scorer = Scorer(checkpoint, has_videos=False)
+    result = scorer.score_tracks(random_tracks(num_frames=WINDOW))
     assert result.score["realism_measure"] == "surprise"
     assert 0 <= result.realism <= 1
 

@@ -1,0 +1,115 @@
+"""Tracks predicted by region, dealt into groups, and moved as their nearest do."""
+
+import dataclasses
+import types
+
+import numpy as np
+import pytest
+from small_models import random_tracks
+
+from spa import geometry
+from spa.realism import evidence, make_options
+from spa.realism.hold_out import (
+    WindowPrediction,
+    deal_splits,
+    hold_out,
+    lots,
+    split_lots,
+    track_keys,
+)
+
+
+@pytest.mark.parametrize("score_all_points", [True, False])
+def test_a_few_tracks_less_deal_the_others_as_before(checkpoint, score_all_points):
+    """In splits, as support, into regions and groups."""
+    tracks = random_tracks(num_tracks=200)
+    kept = np.delete(np.arange(200), [3, 50, 51, 120])
+    fewer = dataclasses.replace(
+        tracks, tracks=tracks.tracks[kept], visible=tracks.visible[kept]
+    )
+    options = make_options(num_support_tracks=20, score_all_points=score_all_points)
+    one = hold_out(tracks, checkpoint, options)
+    two = hold_out(fewer, checkpoint, options)
+    for before, after in zip(one.windows, two.windows, strict=True):
+        pairs = set(zip(before.ids.tolist(), before.splits.tolist(), strict=True))
+        same = pairs & set(zip(kept[after.ids].tolist(), after.splits, strict=True))
+        assert len(same) > 0.9 * len(pairs)
+        for shown, again in zip(before.support, after.support, strict=True):
+            assert len(set(shown) & set(kept[again])) > 0.8 * len(shown)
+    keys, model = track_keys(tracks), checkpoint.model
+    np.testing.assert_array_equal(track_keys(fewer), keys[kept])
+    one, two = (
+        evidence.predict_regions(
+            model, checkpoint.params, given, found.windows[0], its_keys, options
+        )
+        for given, found, its_keys in ((tracks, one, keys), (fewer, two, keys[kept]))
+    )
+    region = np.full(200, -1)
+    region[one.ids] = one.splits
+    assert np.mean(region[kept[two.ids]] == two.splits) > 0.9
+
+
+def test_a_region_is_predicted_from_the_others(held_out, checkpoint):
+    tracks, found = held_out
+    options = make_options(num_support_tracks=20)
+    model, window = checkpoint.model, found.windows[0]
+    by_region = evidence.predict_regions(
+        model, checkpoint.params, tracks, window, track_keys(tracks), options
+    )
+    seen = tracks.visible[:, window.start : window.stop].any(axis=(1, 2))
+    assert sorted(by_region.ids) == list(np.flatnonzero(seen))  # each in one region
+    pixels = geometry.project(tracks.tracks, tracks.intrinsics)
+    visible = tracks.visible[:, window.start : window.stop]
+    middle = (pixels[:, window.start : window.stop] * visible).sum(1) / visible.sum(1)
+    for split in np.unique(by_region.splits):
+        inside = by_region.ids[by_region.splits == split]
+        assert not set(inside) & set(by_region.support[split])
+        centre = middle[inside].mean(0)  # of k-means: no track is nearer to another's
+        for other in np.unique(by_region.splits):
+            away = middle[by_region.ids[by_region.splits == other]].mean(0)
+            near = np.linalg.norm(middle[inside] - centre, axis=1)
+            assert (near <= np.linalg.norm(middle[inside] - away, axis=1) + 1e-3).all()
+
+
+@pytest.mark.parametrize("start", [0, 24])
+def test_every_group_has_tracks_of_every_split(start):
+    """Of which each track's nearest one of another split is looked for."""
+    ids, options = np.arange(3700), make_options(num_splits=4)
+    keys = lots(ids.astype(np.uint64), 7)
+    rows = [split_lots(keys, split, options) for split in range(4)]
+    split = deal_splits(np.stack(rows), options).argmax(axis=0)
+    window = types.SimpleNamespace(ids=ids, start=start)
+    groups = evidence.deal_groups(window, keys, options)
+    assert len(groups) == 4 and sorted(np.concatenate(groups)) == ids.tolist()
+    for group in groups:
+        assert len(group) <= evidence.MOST_TOGETHER
+        assert np.bincount(split[group], minlength=4).min() > 150
+
+
+def test_the_nearest_of_a_single_split_is_one_that_was_shown():
+    """All held-out tracks lie in one split (as in preset full): they have none of
+    another split to move like."""
+    start = np.array([[0.0, 0, 1], [0.1, 0, 1], [0.3, 0, 1]])
+    step = np.array([[0.01, 0, 0], [0.02, 0, 0], [0.03, 0, 0]])
+    moving = start[:, None] + step[:, None] * np.arange(6)[:, None]
+    ids = np.array([0])
+    window = WindowPrediction(
+        0,
+        6,
+        ids=ids,
+        splits=np.zeros(1, int),
+        tracks=moving[:1],
+        visible_logits=np.ones((1, 6, 1)),
+        query_points=np.array([[2, *moving[0, 2]]]),
+        support=[np.array([1, 2])],
+        scale=np.ones(1),
+        latents=np.zeros((1, 1, 1)),
+    )
+    pixels = geometry.project(moving, np.array([100.0, 100, 128, 128]))
+    visible = np.ones((3, 6), bool)
+    found = evidence.nearest_motion(window, pixels, visible, ids).pixels
+    expected = 128 + 100 * (0.02 + 0.02 * (np.arange(6) - 2))  # as track 1 does
+    np.testing.assert_allclose(found[0, :, 0], expected, rtol=1e-6)
+    alone = dataclasses.replace(window, support=[np.zeros(0, int)])
+    found = evidence.nearest_motion(alone, pixels, visible, ids).pixels
+    assert np.isnan(found).all()

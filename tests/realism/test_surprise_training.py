@@ -1,0 +1,482 @@
+"""surprise_training.py against losses and lines that are written down once more."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import scipy.optimize
+from surprise_cases import fields_of, some_head, straight_tracks
+
+from spa.realism import surprise, surprise_training
+from spa.realism.heads import CLIP, FADES, Correction, Network
+
+
+def test_culprits_are_the_violating_points_around_the_moment():
+    fields = fields_of(*straight_tracks(length=30))
+    violating = np.arange(60) < 5
+    found = surprise_training.culprits(fields, "teleport", 15, violating)
+    picture = np.full((60, 30), 9)
+    picture[fields.rows, fields.frames] = found
+    assert (picture[:5, 14:19] == 1).all() and (picture[:5, 19:] == -1).all()
+    assert (picture[:, 1:9] == 0).all() and (picture[5:, 9:] == -1).all()
+    assert not surprise_training.culprits(fields, "none", -1, violating).any()
+    lasting = surprise_training.culprits(fields, "jitter", 10, violating)
+    assert (lasting == 1).sum() == 5 * 13
+
+
+@pytest.mark.parametrize("pair_weight", [0.0, 5.0])
+def test_the_line_is_the_best_one(pair_weight):
+    """Its loss, written down once more, has the same minimum."""
+    rng = np.random.default_rng(0)
+    kinds = np.array(["none", "kick", "jitter"] * 30)
+    groups = [(i // 3, "true") for i in range(90)]
+    x = rng.normal(size=(90, 3)) + (kinds != "none")[:, None] * [1, 0.3, 0]
+    given = np.where(np.arange(90) < 45, 3.0, 1.0)
+    weights = surprise_training.fit_line(x, kinds, groups, given, pair_weight)
+    of_intact = given[kinds != "none"].sum() / (kinds == "none").sum()
+
+    def loss(line):
+        total = (line[:-1] ** 2).sum() / (2 * surprise_training.RIDGE)
+        for i, kind in enumerate(kinds):
+            sign, weight = (1, given[i]) if kind != "none" else (-1, of_intact)
+            total += weight * np.log1p(np.exp(-sign * (x[i] @ line[:-1] + line[-1])))
+            if kind != "none":
+                apart = (x[i] - x[i // 3 * 3]) @ line[:-1]
+                total += pair_weight * given[i] * np.log1p(np.exp(-apart))
+        return total
+
+    best = scipy.optimize.minimize(loss, np.zeros(4))
+    np.testing.assert_allclose(weights, best.x[:-1], atol=1e-3)
+    assert weights[0] > np.abs(weights[1:]).max()
+
+
+def test_the_line_weighs_what_is_left_when_the_usual_is_taken_off():
+    """A twin is faster than its scene, and its one telling statistic larger by less
+    than that alone makes it: what counts is what speed does not explain."""
+    rng = np.random.default_rng(0)
+    kinds = np.array(["none", "kick"] * 200)
+    speed = rng.uniform(-1, 1, 400) + 0.5 * (kinds == "kick")
+    rows = np.stack([np.ones(400), speed, *np.zeros((5, 400))], 1)
+    telling = 2 * speed - 0.5 * (kinds == "kick") + rng.normal(0, 0.1, 400)
+    statistics = np.stack([telling, rng.normal(size=400)], 1)
+    examples = [
+        surprise_training.Example(i // 2, kind, "true", np.zeros(0), lambda: None)
+        for i, kind in enumerate(kinds)
+    ]
+    line = surprise_training.line_of(statistics, rows, examples)
+    assert line[2][0] < -1 and abs(line[2][1]) < 0.2
+    # Clips of any length may be anywhere else on what tells nothing.
+    varied = dataclasses.replace(examples[0], condition=surprise_training.VARIED)
+    more = [np.c_[2 * speed[:100], np.full(100, 1e3)], rows[:100]]
+    more = [np.concatenate(x) for x in zip((statistics, rows), more, strict=True)]
+    again = surprise_training.line_of(*more, examples + [varied] * 100)
+    np.testing.assert_allclose(again[0], line[0])
+    assert again[2][0] < -1 and abs(again[2][1]) < 0.2
+    head = dataclasses.replace(
+        some_head(["a"]), mean=line[0], deviation=line[1], weights=line[2]
+    )
+    head = surprise_training.calibrated(head, statistics, rows, examples)
+    rest = surprise.line_surprise(statistics, head) - rows @ head.usual
+    assert np.mean(rest[1::2] > rest[::2]) > 0.95
+
+
+def paired_windows(rng, count=200, pieces=40, twins=60):
+    """Surprise that hangs on a draw; of four levels one knows the draw, and the other
+    three are a little higher where a scene was warped, but the second of these also
+    much higher where a clip was cut, and the third much lower where it was kicked.
+    -> surprise, levels, circumstances, examples."""
+    damaged, piece = surprise_training.DAMAGED, surprise_training.PIECE
+    paired = surprise_training.PAIRED
+    kinds = "none", "jittery_warp", paired
+    names = [(i, kind, damaged) for i in range(count) for kind in kinds]
+    names += [(i, "first_half", piece) for i in range(pieces)]
+    names += [(1000 + i, "none", surprise_training.VARIED) for i in range(count)]
+    kinds = "none", "kick", "jitter"
+    names += [(1500 + i, kind, "noisy") for i in range(twins) for kind in kinds]
+    names += [(1500 + i, "jitter", "noisy") for i in range(twins // 2)]
+    names += [(i, "frozen", surprise_training.TORN) for i in range(twins // 2)]
+    names += [(i, "jump", surprise_training.TORN) for i in range(twins // 3)]
+    at = np.array([scene for scene, _, _ in names])
+    kind = np.array([kind for _, kind, _ in names])
+    warped, kicked = kind == paired, kind == "kick"
+    cut = np.array([name == piece for _, _, name in names])
+    own = rng.normal(size=(2000, 5))[at]
+    draw = 0.3 * rng.normal(size=len(names))
+    noise = 0.02 * rng.normal(size=(4, len(names)))
+    surprises = own[:, 0] + draw + 0.02 * warped
+    levels = [draw, own[:, 1] + 0.3 * warped, own[:, 2] + 0.3 * warped + 3 * cut]
+    levels.append(own[:, 3] + 0.3 * warped - 3 * kicked)
+    levels[0][kind == "frozen"] += 2
+    for level in levels:
+        level[kind == "jittery_warp"] += 100  # a kind that corrections are not for
+    ones = np.ones((len(names), 1))
+    rows = np.concatenate([ones, rng.normal(size=(len(names), 6))], axis=1)
+    examples = [
+        surprise_training.Example(scene, kind, name, np.zeros(0), None)
+        for scene, kind, name in names
+    ]
+    return surprises, np.stack(levels, 1) + noise.T, rows, examples
+
+
+@pytest.mark.parametrize("farthest", [10.0, 1.0])
+def test_a_correction_is_the_least_of_what_it_says(monkeypatch, farthest):
+    """What it minimises, written down once more with loops, has the same minimum."""
+    monkeypatch.setattr(surprise_training, "FARTHEST", farthest)
+    given = paired_windows(np.random.default_rng(0), 30, 8, 6)
+    surprises, levels, rows, examples = given
+    found = surprise_training.correction_of(*given)
+    intact = np.array([e.kind == "none" for e in examples])
+    np.testing.assert_allclose(found.mean, levels[intact].mean(0), atol=1e-9)
+    np.testing.assert_allclose(found.deviation, levels[intact].std(0), atol=1e-5)
+    x = (levels - found.mean) / found.deviation
+    x = np.clip(x, -CLIP, CLIP)
+    usual = surprise_training.usual_of(x, rows, examples)
+    np.testing.assert_allclose(found.usual, usual @ found.weights)
+    x = x - rows @ usual
+    scene = {
+        (e.scene, e.condition): i for i, e in enumerate(examples) if e.kind == "none"
+    }
+
+    def loss(w):
+        total, part = surprises + x @ w, x @ w
+        warped, pieces, moved, twins = [], [], [], {}
+        for i, e in enumerate(examples):
+            if e.kind == surprise_training.PAIRED:
+                whole = scene[e.scene, e.condition]
+                warped.append(total[i] - total[whole])
+                moved.append(part[i] - part[whole])
+            elif e.condition == surprise_training.PIECE:
+                whole = scene[e.scene, surprise_training.DAMAGED]
+                pieces.append(total[i] - total[whole])
+            elif e.kind in ("kick", "jitter", "frozen", "jump"):
+                of_damaged = e.condition == surprise_training.TORN
+                name = surprise_training.DAMAGED if of_damaged else e.condition
+                apart = x[i] - x[scene[e.scene, name]]
+                share = min(1, farthest / np.linalg.norm(apart))
+                by_kind = twins.setdefault(e.condition, {})
+                by_kind.setdefault(e.kind, []).append(share * apart @ w)
+        of = {
+            name: [total[i] for i, e in enumerate(examples)
+                   if (e.kind, e.condition) == ("none", name)]
+            for name in (surprise_training.DAMAGED, surprise_training.VARIED, "noisy")
+        }  # fmt: skip
+        spread = np.mean(np.square(of[surprise_training.DAMAGED]))
+        spread += np.mean(np.square(of[surprise_training.VARIED])) + np.var(of["noisy"])
+        wanted, of_twins = surprise_training.SHIFT * np.mean(moved), 0
+        for by_kind in twins.values():
+            of_twins += np.mean(np.square(sum(by_kind.values(), [])))
+            shift = np.mean([np.mean(each) for each in by_kind.values()])
+            wanted += surprise_training.TWIN_SHIFT * shift
+        return (
+            np.var(warped)
+            + surprise_training.OF_INTACT * spread
+            + surprise_training.OF_PIECES * np.mean(np.square(pieces))
+            + surprise_training.OF_TWINS * of_twins
+            + surprise_training.CORRECTION_RIDGE * np.sum(w**2)
+            - 2 * wanted
+        )
+
+    best = scipy.optimize.minimize(loss, np.zeros(4), tol=1e-12)
+    np.testing.assert_allclose(found.weights, best.x, atol=1e-4)
+
+
+def test_a_correction_takes_noise_away_and_finds_what_is_small(monkeypatch):
+    monkeypatch.setattr(surprise_training, "TWIN_SHIFT", 0.0)
+    given = paired_windows(np.random.default_rng(0))
+    surprises, levels, _, examples = given
+    found = surprise_training.correction_of(*given)
+    weights = found.weights
+    paired = [e.kind == surprise_training.PAIRED for e in examples]
+    warped = np.flatnonzero(paired)
+    total = surprises + (levels - found.mean) / found.deviation @ weights
+    assert np.mean(surprises[warped] > surprises[warped - 2]) < 0.6
+    assert np.mean(total[warped] > total[warped - 2]) > 0.75
+    assert weights[0] < 0 < weights[1]
+    # What pieces or twins change is weighed less for it, be it up or down.
+    for name, level in (("OF_PIECES", 2), ("OF_TWINS", 3)):
+        assert abs(weights[level]) < 0.8 * weights[1]
+        with monkeypatch.context() as patch:
+            patch.setattr(surprise_training, name, 0.0)
+            free = surprise_training.correction_of(*given).weights
+        assert free[level] > weights[level] + 0.1 * weights[1]
+    # Twins pull: kicked ones are to be more surprising, whose level is lower.
+    monkeypatch.setattr(surprise_training, "TWIN_SHIFT", 1.0)
+    pulled = surprise_training.correction_of(*given).weights
+    assert pulled[3] < weights[3] - 0.1 * weights[1]
+
+
+@pytest.mark.parametrize("fades", [(1.0, 2.5), (-1.0, 0.0)])
+def test_corrections_are_bounded_and_for_what_hardly_shows(monkeypatch, fades):
+    assert surprise_training.MOST < FADES[1] - FADES[0]
+    monkeypatch.setattr("spa.realism.heads.FADES", fades)
+    rng = np.random.default_rng(0)
+    one = Correction(
+        np.array([1.0, 0]), np.array([2.0, 1]), np.array([3.0, 1]), np.eye(7)[0] / 4,
+        most=0.9, spread=2.0,
+    )  # fmt: skip
+    values, around = rng.normal(size=(400, 2)), np.ones((400, 7))
+    before = rng.uniform(-4, 4, 400)
+    after = one(before, values, around)
+    for s, (first, second), found in zip(before, values, after, strict=True):
+        x = min(max((first - 1) / 2 * 3 + second - 0.25, -0.9), 0.9)
+        part = 0 if s > fades[1] else 1
+        if fades[0] < s < fades[1]:
+            part = (fades[1] - s) / (fades[1] - fades[0])
+        assert found == pytest.approx((s + part * x) / 2)
+    assert one(before[0], values[0], around[0]) == pytest.approx(after[0])
+    # More surprise stays more, since less is added than the width.
+    grid = np.linspace(-4, 4, 1000)
+    for value in values[:20]:
+        found = one(grid, np.tile(value, (1000, 1)), around[[0] * 1000])
+        assert (np.diff(found) > 0).all()
+
+
+def test_heads_have_the_corrections_of_what_they_may_see(monkeypatch):
+    """Of "all" or "no model", without twins of the kind that they never saw; intact
+    windows come to 0 ± 1 with it."""
+    given = paired_windows(np.random.default_rng(0))
+    surprises, levels, rows, examples = given
+    kept = [e.condition in ("damaged", "varied") and e.kind == "none" for e in examples]
+    kept = np.array(kept)
+    intact = [e for e, is_intact in zip(examples, kept, strict=True) if is_intact]
+    rest = [e for e, is_intact in zip(examples, kept, strict=True) if not is_intact]
+    unseen = {None: (), "kick": ("kick",), "freeze": ("freeze", "frozen")}
+    kinds = {
+        surprise_training.head_name(source, kind): kind
+        for source in ("all", "no model")
+        for kind in unseen
+    }
+    scale = dict(zip(kinds, (1.0, 0.5, 0.7, 2.0, 3.0, 1.5), strict=True))
+    sees = {
+        name: ["nearest"] if name.startswith("no model") else ["random", "region"]
+        for name in kinds
+    }
+    rng, padded = np.random.default_rng(1), {}
+    own = {name: 0.7 * rng.normal(size=len(surprises)) for name in kinds}
+    own |= {"all": 0.0, "no model": 0.0}
+    for name in ("all", "no model"):
+        more = rng.normal(size=(len(levels), surprise.num_levels(sees[name])))
+        more[:, : levels.shape[1]] = levels + 0.1 * more[:, : levels.shape[1]]
+        for kind in unseen:
+            padded[surprise_training.head_name(name, kind)] = more
+
+    def measure(chosen, networks):
+        of = kept if all(e.kind == "none" for e in chosen) else ~kept
+        assert len(chosen) == of.sum()
+        found = {
+            name: np.column_stack(
+                [scale[name] * (surprises + own[name]), padded[name]]
+            )[of]
+            for name in networks
+        }
+        return found, rows[of], {name: np.arange(4.0) for name in networks}
+
+    monkeypatch.setattr(surprise_training, "measure", measure)
+    networks = {
+        name: ([Network(tuple(f"{s}.a" for s in seen), 0, 1, ())], kinds[name])
+        for name, seen in sees.items()
+    }
+    lines = dict.fromkeys(scale, (np.zeros(1), np.ones(1), np.ones(1)))
+    plain = surprise_training.finished(lines, networks, intact, [])
+    heads = surprise_training.finished(lines, networks, intact, [*intact, *rest])
+    assert all(head.correction is None for head in plain.values())
+    order = np.concatenate([np.flatnonzero(kept), np.flatnonzero(~kept)])
+    for name, head in heads.items():
+        source = "no model" if name.startswith("no model") else "all"
+        one = plain[source]
+        clipped = np.clip(scale[source] * surprises, -CLIP, CLIP)
+        values = (clipped - rows @ one.usual) / one.spread
+        used = [i for i in order if examples[i].kind not in unseen[kinds[name]]]
+        expected = surprise_training.correction_of(
+            values[used], padded[name][used], rows[used], [examples[i] for i in used]
+        )
+        for part in ("mean", "deviation", "weights", "usual"):
+            found = getattr(head.correction, part)
+            np.testing.assert_allclose(found, getattr(expected, part), atol=1e-9)
+        statistics, around, _ = measure(intact, [name])
+        found = surprise.surprise_of(statistics[name], around, head)
+        assert found.mean() == pytest.approx(0, abs=1e-3)
+        assert found.std() == pytest.approx(1, abs=1e-2)
+    for name in ("without kick", "without freeze"):
+        apart = heads["all"].correction.weights - heads[name].correction.weights
+        assert np.abs(apart).max() > 0.05
+
+
+def test_too_few_soft_warps_are_said():
+    def of(condition, kind, culprit, scenes):
+        return [
+            surprise_training.Example(i, kind, condition, np.array([culprit]), None)
+            for i in scenes
+        ]
+
+    learned, lines = range(1, 9, 2), range(0, 8, 2)
+    examples = [*of("true", "none", 0, learned), *of("true", "kick", 1, learned)]
+    examples += [*of("true", "none", 0, lines), *of("true", "kick", 1, lines)]
+    varied = of(surprise_training.VARIED, "none", 0, range(100, 150))
+    further = [*of("damaged", "none", -1, range(200, 219))]
+    further += of("damaged", surprise_training.PAIRED, -1, range(200, 230))
+    assert surprise_training.num_pairs(further) == 19
+    with pytest.raises(surprise_training.TooFew, match="19 .* need.* 20: .*--num_pair"):
+        surprise_training.fit_heads(examples + varied, further=further)
+
+
+def test_a_network_learns_what_no_line_can(monkeypatch):
+    monkeypatch.setattr(surprise_training, "STEPS", 400)
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(4000, 2)).astype(np.float32)
+    labels = (values[:, 0] > 0) ^ (values[:, 1] > 0)
+    network = surprise_training.fit_network(values, labels, ["a", "b"])
+    assert np.mean((network(values) > 0) == labels) > 0.93
+
+
+def test_calibration_takes_out_speed():
+    """Intact windows have surprise 0 ± 1, whatever their speed, and though surprise is
+    no line in it."""
+    rng = np.random.default_rng(0)
+    speed = rng.uniform(-1, 1, 300)
+    row = [np.ones(300), speed, speed, speed**2, speed**2, np.full(300, 5.0)]
+    circumstances = np.stack([*row, np.full(300, 4.0)], 1)
+    curve = (speed - 1.5 * speed**2)[:, None]
+    statistics = rng.normal(0, 0.5, (300, 12)) + curve
+    head = dataclasses.replace(some_head(["a"]), weights=np.ones(12) / 12)
+    intact = surprise_training.Example(0, "none", "true", np.zeros(0), lambda: None)
+    examples = [intact] * 300
+    found = surprise_training.calibrated(head, statistics, circumstances, examples)
+    raw = surprise.line_surprise(statistics, found)
+    rest = (raw - circumstances @ found.usual) / found.spread
+    assert abs(np.corrcoef(rest, speed)[0, 1]) < 0.05
+    assert abs(np.corrcoef(rest, speed**2)[0, 1]) < 0.05
+    assert abs(rest.mean()) < 0.05 and rest.std() == pytest.approx(1, abs=0.05)
+
+
+def test_what_networks_learn_from_no_line_is_fitted_to():
+    def examples(condition, first, count, kinds):
+        return [
+            surprise_training.Example(first + i, kind, condition, np.zeros(0), None)
+            for i in range(count)
+            for kind in kinds
+        ]
+
+    noisy = examples("noisy", 100, 6, ["none", "kick"])
+    rendered = examples("rendered", 10, 4, ["none", "kick"])
+    varied = examples(surprise_training.VARIED, 200, 5, ["none"])
+    damaged = examples(surprise_training.DAMAGED, 300, 3, ["none", "soft_warp"])
+    noisy = [e for e in noisy if e.scene != 102]  # that seed gives no scene
+    everything = [*damaged, *varied, *noisy, *rendered]
+    learned, of_lines = surprise_training.divide(everything)
+    assert len(learned) + len(of_lines) == len(everything)
+    scenes = [{e.scene for e in each} for each in (learned, of_lines)]
+    assert not scenes[0] & scenes[1]
+    assert scenes[0] == {11, 13, 101, 103, 105, 200, 201}
+    assert {e.condition for e in learned} == {
+        "noisy", "rendered", surprise_training.VARIED
+    }  # fmt: skip
+
+
+def test_lines_are_fitted_to_what_networks_have_not_seen(monkeypatch):
+    """Stacking: half, the line to the other half, both; the usual to neither."""
+    kinds = ["none", "kick"]
+    culprit = np.array([1], np.int8)
+    everything = [
+        surprise_training.Example(scene, kind, condition, culprit, None)
+        for condition, scenes in (
+            ("noisy", range(100, 106)),
+            (surprise_training.VARIED, range(200, 240)),
+            (surprise_training.DAMAGED, range(300, 303)),
+        )
+        for scene in scenes
+        for kind in (kinds if condition != surprise_training.VARIED else kinds[:1])
+    ]
+    learned, fitted, usual = [], [], []
+
+    def networks_by_head(examples, left_out, seed):
+        learned.append({e.scene for e in examples})
+        network = Network((str(len(learned)),), None, None, ())
+        found = {name: ([network], None) for name in surprise_training.SOURCES}
+        return found | {"without kick": ([network], "kick")}
+
+    def measure(examples, networks):
+        at = {name: np.zeros((len(examples), 2)) for name in networks}
+        points = {name: np.zeros(4) for name in networks}
+        return at, np.zeros((len(examples), 7)), points
+
+    def line_of(statistics, circumstances, examples):
+        fitted.append([(e.scene, e.kind) for e in examples])
+        return np.zeros(2), np.ones(2), np.ones(2)
+
+    def calibrated(head, statistics, circumstances, examples):
+        usual.append({(e.scene, e.kind) for e in examples})
+        return head
+
+    for own in (networks_by_head, measure, line_of, calibrated):
+        monkeypatch.setattr(surprise_training, own.__name__, own)
+    heads = surprise_training.fit_heads(everything)
+    unseen = {*range(220, 240), *range(300, 303)}
+    first = {101, 103, 105, *range(200, 220)}
+    assert learned == [first, {*range(100, 106), *range(200, 220)}]
+    assert {scene for scene, _ in fitted[0]} == {100, 102, 104, *unseen}
+    assert {kind for _, kind in fitted[0]} == {"none", "kick"}
+    assert {kind for _, kind in fitted[2]} == {"none"}  # without kick
+    assert usual == [{(scene, "none") for scene in unseen}] * 3
+    assert heads["all"].networks[0].names == ("2",)
+    # Too few of anything is said before any network is fitted.
+    with pytest.raises(
+        surprise_training.TooFew, match="a violation without kick: .* --num_scenes"
+    ):
+        surprise_training.fit_heads(everything, ["kick"])
+    few = [e for e in everything if e.scene not in range(225, 240)]
+    with pytest.raises(
+        surprise_training.TooFew, match="16 intact .* need 20: .* --num_varied"
+    ):
+        surprise_training.fit_heads(few)
+    assert len(learned) == 2
+
+
+def test_conditions_do_not_stand_for_the_number_of_tracks():
+    """Rendered windows have more tracks and more surprise, not because of those."""
+    rng = np.random.default_rng(0)
+    tracks = np.r_[np.full(100, 5.8), np.full(100, 7.1), rng.uniform(5, 7, 200)]
+    frames = np.r_[np.full(200, 3.9), rng.uniform(3.2, 3.9, 200)]
+    names = np.repeat(["noisy", "rendered", surprise_training.VARIED], [100, 100, 200])
+    raw = 3.0 * (names == "rendered") - 0.5 * tracks + rng.normal(0, 0.1, 400)
+    # They are faster, too, and not more surprising for that.
+    ones, speed = np.ones(400), rng.uniform(-1, 1, 400) + (names == "rendered")
+    columns = [ones, speed, speed, speed**2, speed**2, tracks, frames]
+    head = dataclasses.replace(some_head(["a"]), weights=np.ones(12) / 12)
+    head = dataclasses.replace(head, deviation=np.full(12, 10.0))
+    examples = [
+        surprise_training.Example(0, "none", str(name), np.zeros(0), lambda: None)
+        for name in names
+    ]
+    statistics = np.repeat(10 * raw[:, None], 12, axis=1)
+    around = np.stack(columns, 1)
+    found = surprise_training.calibrated(head, statistics, around, examples)
+    np.testing.assert_allclose(found.usual[1:], [0, 0, 0, 0, -0.5, 0], atol=0.05)
+    rest = raw - around @ found.usual
+    level = [rest[names == name].mean() for name in np.unique(names)]
+    assert np.mean(level) == pytest.approx(0, abs=0.05)
+
+
+def test_a_network_learns_from_what_fooled_it(monkeypatch):
+    """Few intact points look like culprits; the second fit has seen them."""
+    monkeypatch.setattr(surprise_training, "STEPS", 300)
+    rng = np.random.default_rng(0)
+
+    def points(number, centre):
+        return rng.normal(centre, 0.3, (number, 2)).astype(np.float32)
+
+    alike = points(60, (2, -2))  # a culprit's x; y tells them apart
+    drawn = [
+        surprise_training.Drawn("kick", points(300, (2, 0)), np.ones(300, bool),
+                                np.zeros((0, 2), np.float32)),
+        surprise_training.Drawn("none", points(300, (0, 0)), np.zeros(300, bool),
+                                np.concatenate([points(2000, (0, 0)), alike])),
+    ]  # fmt: skip
+    names, sources = ["observed.x", "observed.y"], [("observed",)]
+    [network] = surprise_training.fit_networks(drawn, names, sources)
+    values = np.concatenate([d.values for d in drawn])
+    labels = np.concatenate([d.is_culprit for d in drawn])
+    first = surprise_training.fit_network(values, labels, names)
+    assert (first(alike) > 0).mean() > 0.8 > 0.2 > (network(alike) > 0).mean()
+    assert (network(drawn[0].values) > 0).mean() > 0.9
+    assert network.names == ("observed.x", "observed.y")

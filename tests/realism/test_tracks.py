@@ -1,0 +1,185 @@
+"""Tracks in the camera frame: lifted from a video's, or made elsewhere."""
+
+import numpy as np
+import pytest
+from small_models import SMALL, random_tracks, save_random
+from video_files import SIZE, make_clip
+
+import track_autoencoder_3d
+from spa import geometry
+from spa.clip import tracking
+from spa.clip.video import video_from_array
+from spa.errors import UserError
+from spa.realism import Scorer, make_options, save_result
+from spa.realism.hold_out import features_shown
+from spa.realism.tracks import choose_camera, lift_tracks, read_tracks
+
+
+def test_a_camera_that_is_given():
+    size = (96, 128)
+    camera, source = choose_camera(make_options(intrinsics=(90, 91, 60, 50)), size)
+    assert camera.tolist() == [90, 91, 60, 50] and source == "given"
+    camera, source = choose_camera(make_options(fov=90.0), size)
+    np.testing.assert_allclose(camera, [64, 64, 64, 48])
+    assert "field of view of 90 degrees" in source
+
+
+@pytest.mark.parametrize("camera", [(0.9, 0.9, 0.5, 0.5), (90, 91, 600, 50)])
+def test_a_camera_of_another_unit_or_clip_is_refused(camera):
+    with pytest.raises(UserError, match="128x96 cannot have: give pixels"):
+        choose_camera(make_options(intrinsics=camera), (96, 128))
+
+
+def test_depth_lifts_points_and_is_seen_around_them():
+    rng = np.random.default_rng(0)
+    video = video_from_array(make_clip(4))
+    pixels = rng.uniform(5, 90, (6, 4, 2)).astype(np.float32)
+    tracks = tracking.Tracks2D(pixels, np.ones((6, 4, 1), np.float32))
+    maps = rng.uniform(1, 5, (4, 24, 32)).astype(np.float32)
+    lifted = lift_tracks(tracks, video, depth=maps)
+    z = geometry.bilinear_sample(maps, pixels, SIZE)
+    np.testing.assert_allclose(lifted.tracks[..., 2], z, rtol=1e-6)
+    back = geometry.project(lifted.tracks, lifted.intrinsics)
+    np.testing.assert_allclose(back, pixels, atol=1e-3)
+    wanted = geometry.depth_features(maps[1:3], pixels[:, 1:3], z[:, 1:3], 2.0, SIZE)
+    shown = np.array([4, 1])
+    batch = features_shown(
+        (np.array([1, 3, 4]), {"depth": lifted.depth(1, 3, np.array([1, 3, 4]))}),
+        shown,
+        lifted.tracks[:, 1:3],
+        np.ones((6, 2), bool),
+        2.0,
+    )
+    np.testing.assert_allclose(batch["depth_features"], wanted[shown], atol=2e-3)
+
+
+def moving_camera(num_frames):
+    """World-to-camera [T, 4, 4] that turns and moves."""
+    poses = np.tile(np.eye(4), (num_frames, 1, 1))
+    angle = np.linspace(0, 0.4, num_frames)
+    poses[:, 0, 0] = poses[:, 2, 2] = np.cos(angle)
+    poses[:, 0, 2], poses[:, 2, 0] = np.sin(angle), -np.sin(angle)
+    poses[:, :3, 3] = np.linspace([0, 0, 0], [0.3, -0.2, 0.1], num_frames)
+    return poses
+
+
+def test_tracks_of_the_design_and_of_tapip3d_score_the_same(checkpoint, tmp_path):
+    tracks = random_tracks(num_tracks=24, num_frames=15)
+    visible, camera = tracks.visible, tracks.intrinsics
+    np.savez(
+        tmp_path / "ours.npz",
+        tracks_3d=tracks.tracks, visible=visible, intrinsics=camera,
+    )  # fmt: skip
+    poses = moving_camera(15)
+    world = geometry.camera_to_world(tracks.tracks, poses)
+    np.savez(
+        tmp_path / "tapip3d.npz",
+        coords=world.transpose(1, 0, 2).astype(np.float32),
+        visibs=visible[..., 0].T > 0,
+        extrinsics=poses.astype(np.float32),
+        intrinsics=np.tile(geometry.intrinsics_matrix(camera), (15, 1, 1)),
+        video=make_clip(15).transpose(0, 3, 1, 2) / np.float32(255),
+        query_points=np.zeros((24, 4)),
+    )
+    options = make_options(num_support_tracks=20)
+    scorer = Scorer(checkpoint, options, has_videos=False)
+    ours, theirs = (
+        scorer.score_tracks(tmp_path / f"{name}.npz") for name in ("ours", "tapip3d")
+    )
+    assert theirs.realism == pytest.approx(ours.realism, abs=1e-3)
+    assert ours.score["frame_size"] == theirs.score["frame_size"] == [128, 96]
+    assert ours.score["video"] == str(tmp_path / "ours.npz") and ours.video is None
+    assert ours.score["backends"] == dict.fromkeys(("tracker", "features", "depth"))
+    np.testing.assert_array_equal(np.stack(theirs.video.frames), make_clip(15))
+    # What is written is in the world again, and its extrinsics lead to the camera.
+    np.testing.assert_allclose(theirs.points["extrinsics"], poses, atol=1e-6)
+    np.testing.assert_allclose(
+        theirs.points["coords"], world.transpose(1, 0, 2), atol=1e-5
+    )
+    for result in (ours, theirs):
+        save_result(result, tmp_path / "out")
+    again = read_tracks(tmp_path / "out" / "result_with_scores.npz")[0]
+    np.testing.assert_allclose(again.tracks, tracks.tracks, atol=1e-4)
+
+
+def test_features_beside_tracks_are_used(tmp_path):
+    tracks = random_tracks(num_tracks=5, num_frames=6)
+    rng = np.random.default_rng(0)
+    dino, depth = rng.normal(size=(5, 6, 8)), rng.normal(size=(5, 6, 256))
+    np.savez(
+        tmp_path / "t.npz",
+        tracks_3d=tracks.tracks, visible=tracks.visible, height=96, width=128,
+        dino_features=dino, depth_features=depth,
+    )  # fmt: skip
+    found, video = read_tracks(tmp_path / "t.npz", make_options(fov=60.0))
+    assert video is None and found.size == (96, 128)
+    ids = np.array([0, 3])
+    np.testing.assert_array_equal(found.dino(2, 5, ids), dino[ids, 2:5])
+    np.testing.assert_array_equal(found.depth(2, 5, ids), depth[ids, 2:5, :225])
+    assert found.intrinsics[0] == pytest.approx(64 / np.tan(np.radians(30)))
+
+
+def test_stored_features_of_another_width_are_one_line(tmp_path):
+    model = track_autoencoder_3d.make_model("mini", **SMALL, use_dino=True)
+    wide = save_random(tmp_path / "wide.npz", model)
+    tracks = random_tracks(num_tracks=5, num_frames=6)
+    np.savez(
+        tmp_path / "t.npz",
+        tracks_3d=tracks.tracks, visible=tracks.visible, height=96, width=128,
+        dino_features=np.zeros((5, 6, 384), np.float32),
+    )  # fmt: skip
+    words = "with 384 dino features, wide.npz was trained with 768: use those of"
+    with pytest.raises(UserError, match=words) as caught:
+        Scorer(wide, has_videos=False).score_tracks(tmp_path / "t.npz")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "beside, message",
+    [
+        ({"extrinsics": np.zeros((6, 3, 4))}, r"\(6, 3, 4\), must be \[4, 4\] or \[6,"),
+        ({"extrinsics": np.full((4, 4), np.nan)}, "must be finite numbers"),
+        ({"fps": np.array([24, 25])}, r"fps is of shape \(2,\), must be one number"),
+        ({"fps": np.array("fast")}, "fps is fast, must be one number"),
+        ({"fps": np.array(-1.0)}, "fps is -1.0, must be one number"),
+    ],
+)
+def test_what_lies_beside_tracks_is_checked(tmp_path, beside, message):
+    tracks = random_tracks(num_tracks=5, num_frames=6)
+    stored = {"tracks_3d": tracks.tracks, "visible": tracks.visible}
+    np.savez(tmp_path / "t.npz", **stored, height=96, width=128, **beside)
+    with pytest.raises(UserError, match=message) as caught:
+        read_tracks(tmp_path / "t.npz")
+    assert "\n" not in str(caught.value)
+
+
+def test_tracks_that_cannot_be_read_are_refused(tmp_path):
+    (tmp_path / "text.npz").write_text("no arrays")
+    tracks = random_tracks(num_tracks=5, num_frames=6)
+    np.savez(tmp_path / "half.npz", tracks_3d=tracks.tracks)
+    coords = tracks.tracks.transpose(1, 0, 2)
+    np.savez(tmp_path / "shape.npz", coords=coords, visibs=np.ones((5, 6)))
+    np.savez(tmp_path / "size.npz", coords=coords, visibs=np.ones((6, 5)))
+    poses = np.eye(4)[None].repeat(3, 0)
+    np.savez(
+        tmp_path / "poses.npz", coords=coords, visibs=np.ones((6, 5)), extrinsics=poses
+    )
+    np.savez(
+        tmp_path / "video.npz",
+        coords=coords, visibs=np.ones((6, 5)), video=np.zeros((4, 3, 64, 64)),
+    )  # fmt: skip
+    flat = {"coords": coords, "visibs": np.ones((6, 5)), "video": np.zeros((6, 64, 64))}
+    np.savez(tmp_path / "flat.npz", **flat)
+    for name, message in {
+        "missing": "no such file",
+        "flat": r"has shape \(6, 64, 64\), must be \[T, 3, H, W\]",
+        "text": "is no .npz that can be read",
+        "half": "has no visible",
+        "shape": r"must be \[T, N, 3\] and \[T, N\]",
+        "size": "how large are its frames",
+        "poses": r"must be \[4, 4\] or \[6, 4, 4\]",
+        "video": "must be of the tracks' 6 frames",
+    }.items():
+        with pytest.raises(UserError, match=message) as caught:
+            read_tracks(tmp_path / f"{name}.npz")
+        assert "\n" not in str(caught.value)
