@@ -6,8 +6,9 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float
 
-QUERIES_PER_CALL = 512  # the model's array of queries, so that it compiles once;
-FEW_QUERIES = 128  # or, where there are few, a second time
+# Queries are decoded in arrays of a multiple of the second number and at most the first,
+# so that few shapes are compiled and little is padded.
+QUERIES_PER_CALL, QUERY_STEP = 512, 128
 
 
 def support_batch(
@@ -49,8 +50,8 @@ def predict(
     """Returns latents [K, C] of a support batch, and positions [Q, F, D - 1], visible
     logits [Q, F, 1] and log error scales [Q, F, 1] (None without that head) from them.
 
-    Queries go through in calls of one of two sizes: the last is padded, since none of
-    them has an influence on another.
+    Queries go through in calls of few sizes: the last is padded, since none of them has
+    an influence on another.
     """
     latents = encode(model, params, batch)
     tracks, logits, scales = [], [], []
@@ -72,9 +73,9 @@ def predict(
 
 
 def padded_queries(points: Float[np.ndarray, "Q D"]) -> Float[np.ndarray, "1 P D"]:
-    """Returns query points padded to one of two sizes, and a leading axis."""
-    size = FEW_QUERIES if len(points) <= FEW_QUERIES else QUERIES_PER_CALL
-    padded = np.zeros((1, max(size, len(points)), points.shape[1]), np.float32)
+    """Returns query points padded to a multiple of QUERY_STEP, and a leading axis."""
+    size = QUERY_STEP * -(-len(points) // QUERY_STEP)
+    padded = np.zeros((1, size, points.shape[1]), np.float32)
     padded[0, : len(points)] = points
     return padded
 
