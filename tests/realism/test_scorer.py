@@ -898,7 +898,7 @@ def test_relative_depth_has_its_own_unit_in_each_shot(checkpoint, monkeypatch):
         return (ramp * (100 if t >= 2 else 1) for t in indices)
 
     model = DepthModel("net", "relative", predict)
-    monkeypatch.setattr("spa.clip.depth.load_depth", lambda name: model)
+    monkeypatch.setattr(front_ends_module, "load_depth", lambda *_: model)
     front_ends = load_front_ends(make_options(depth="a/net"), checkpoint)
     clip = video_from_array(make_clip(6))
     maps = front_ends_module.depth_shots(clip, [(0, 2), (2, 6)], front_ends.depth)
@@ -911,33 +911,6 @@ def test_a_tracker_that_lacks_is_said_before_any_clip(checkpoint, tmp_path):
     options = make_options(tracker="cotracker3", cotracker_repo=str(tmp_path))
     with pytest.raises(UserError, match="no cotracker/predictor.py"):
         load_front_ends(options, checkpoint)
-
-
-@pytest.mark.parametrize("has_file", [False, True])
-def test_cotracker3_is_loaded_once_and_for_long_clips_again(
-    checkpoint, monkeypatch, has_file
-):
-    """A file of weights is one network, whatever the clip."""
-    calls, tracked = [], []
-
-    def load(online, **options):
-        calls.append(online)
-        return f"network {len(calls)}"
-
-    monkeypatch.setattr(tracking, "load_cotracker3", load)
-    monkeypatch.setattr(tracking, "only_online_is_here", lambda: False)
-    monkeypatch.setattr(
-        tracking, "track", lambda *_, **how: tracked.append(how["model"])
-    )
-    monkeypatch.setattr(tracking, "OFFLINE_FRAMES", 3)
-    given = {"cotracker_checkpoint": "w.pth"} if has_file else {}
-    options = make_options(tracker="cotracker3", **given)
-    front_ends = load_front_ends(options, checkpoint)
-    assert calls == [False]
-    for num_frames in (2, 4, 3, 5):
-        front_ends.track(make_clip(num_frames), 8)
-    second = "network 1" if has_file else "network 2"
-    assert tracked == ["network 1", second] * 2
 
 
 @pytest.fixture(scope="module")
@@ -1011,7 +984,7 @@ def test_semantic_points_are_tracked_and_written_down(
     def again(*_, **__):
         raise AssertionError("loaded again")
 
-    monkeypatch.setattr("spa.clip.features.load_features", again)
+    monkeypatch.setattr(front_ends_module, "load_features", again)
     with caplog.at_level("INFO", logger="spa"):
         found = score_video(
             make_clip(8), checkpoint, front_ends=front_ends, tracking_grid_size=8, **how

@@ -2,27 +2,17 @@
 
 import os
 import zipfile
-import zlib
 
 import numpy as np
 
+from spa.clip.availability import Row
 from spa.clip.depth.maps import DepthModel
 from spa.errors import FrontEndError
-
-# What zipfile and numpy say of a file that is damaged, or of another kind.
-BAD_NPZ = (
-    OSError,
-    EOFError,
-    KeyError,
-    RuntimeError,
-    ValueError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
+from spa.files import BAD_FILE
 
 
-def load_npz(path: str | os.PathLike) -> DepthModel:
-    """Depth maps that somebody has made: the array `depth`, `depths`, or the only one.
+def load(depth: str | os.PathLike, options=None) -> DepthModel:
+    """Returns depth maps of a file: its array `depth`, `depths`, or the only one.
 
     They are [T, h, w], z along the optical axis in any unit, and cover the whole frame
     at any resolution. What is not positive and finite is unknown, and taken for the
@@ -31,7 +21,7 @@ def load_npz(path: str | os.PathLike) -> DepthModel:
     Raises:
         FrontEndError: no such file, or no maps in it.
     """
-    path = os.path.expanduser(os.fspath(path))
+    path = os.path.expanduser(os.fspath(depth))
     name, shape, _ = _npz_header(path)
 
     def predict(frames, frame_indices):
@@ -41,8 +31,13 @@ def load_npz(path: str | os.PathLike) -> DepthModel:
     return DepthModel(path, "given", predict)
 
 
+def status(options=None) -> list[Row]:
+    """Returns its row of `inference.py --check`."""
+    return [Row("depth", "FILE.npz", True, "maps [T, h, w] that you have made")]
+
+
 def _npz_header(path):
-    """Name, shape and type of the array of maps in an .npz."""
+    """Returns name, shape and type of the array of maps in an .npz."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = [entry.removesuffix(".npy") for entry in archive.namelist()]
@@ -59,7 +54,7 @@ def _npz_header(path):
         raise FrontEndError(f"{path}: no such file of depth maps") from error
     except FrontEndError:
         raise
-    except BAD_NPZ as error:
+    except BAD_FILE as error:
         raise FrontEndError(f"{path} is no .npz that can be read: {error}") from error
     if fortran:  # whose maps do not lie one behind the other
         raise FrontEndError(
@@ -81,7 +76,7 @@ def _array_header(file):
 
 
 def _wanted_frames(path, shape, frames, frame_indices):
-    """Which of the file's maps are those of `frames`."""
+    """Returns which of the file's maps are those of `frames`."""
     height, width = frames[0].shape[:2]
     if abs(shape[2] / shape[1] * height / width - 1) > 0.05:
         raise FrontEndError(
@@ -99,7 +94,7 @@ def _wanted_frames(path, shape, frames, frame_indices):
 
 
 def _npz_frames(path, name, wanted):
-    """The wanted maps in order, read one by one."""
+    """Yields the wanted maps in order, read one by one."""
     for t, depth in enumerate(_npz_maps(path, name, max(wanted) + 1)):
         if t not in wanted:
             continue
@@ -113,7 +108,7 @@ def _npz_frames(path, name, wanted):
 
 
 def _npz_maps(path, name, count):
-    """The first maps as they are stored. Damage shows only now, as they are read."""
+    """Yields the first maps as they are stored. Damage shows only now."""
     done = 0
     try:
         with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
@@ -122,7 +117,7 @@ def _npz_maps(path, name, count):
                 data = file.read(dtype.itemsize * shape[1] * shape[2])
                 yield np.frombuffer(data, dtype).reshape(shape[1:])
                 done += 1
-    except BAD_NPZ as error:
+    except BAD_FILE as error:
         raise FrontEndError(
             f"map {done} of {name} in {path} cannot be read ({error}): the file is "
             "damaged, make or copy it again"
