@@ -36,7 +36,7 @@ from spa.view.drawing import (
     worst_tracks,
     write_png,
 )
-from spa.view.results import load_visualization_data
+from spa.view.results import read_result
 
 FLAGS = flags.FLAGS
 VIDEO_ENDINGS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".gif")
@@ -210,7 +210,7 @@ def show_in_space() -> None:
     )
 
     free_port("localhost", FLAGS.port)  # before a long file is read
-    data = load_visualization_data(os.path.expanduser(FLAGS.npz_path))
+    data = read_result(os.path.expanduser(FLAGS.npz_path))
     data["fps"] = FLAGS.fps or data["fps"]
     normalize = FLAGS.normalize_scores if FLAGS["normalize_scores"].present else None
     normalize = False if FLAGS.no_normalize_scores else normalize
@@ -224,7 +224,7 @@ def run() -> list[str]:
         show_in_space()
         return []
     stem = output_stem()
-    data = load_visualization_data(os.path.expanduser(FLAGS.npz_path))
+    data = read_result(os.path.expanduser(FLAGS.npz_path))
     check_output_dir(str(stem.parent))
     scores, path = data["coords_score"], f"{stem}.mp4"
     if not data["has_scores"]:

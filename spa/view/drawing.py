@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 
 from spa.errors import VisualizeError
 from spa.files import whole_file
-from spa.view.results import load_visualization_data
+from spa.view.results import read_result
 
 GREY = (128, 128, 128)  # of points without a score
 TRAIL_WEIGHT = 0.7  # of trails over the frame, as published
@@ -438,7 +438,7 @@ def draw_result(
     trackers leave one where it was lost.
 
     Args:
-        result: a result_with_scores.npz, or what `load_visualization_data` made of it.
+        result: a result_with_scores.npz, or what `read_result` made of it.
         trail, point_size, hidden, margin, side_by_side: see `paint_frames`.
         normalize: spread scores over 0..1, see `normalize_scores`; else they are the
             true ones.
@@ -448,10 +448,10 @@ def draw_result(
         T frames, RGB.
 
     Raises:
-        VisualizeError: as `load_visualization_data` and `paint_frames`, at once; scores
+        VisualizeError: as `read_result` and `paint_frames`, at once; scores
             outside of 0..1 that are not to be normalised; a video that cannot be read.
     """
-    data = result if isinstance(result, dict) else load_visualization_data(result)
+    data = result if isinstance(result, dict) else read_result(result)
     true = data["coords_score"]
     if normalize:
         scores, score_range = normalize_scores(true)
@@ -465,7 +465,7 @@ def draw_result(
     )
     visibles = data["visibs"][:, order].T
     painted = paint_frames(
-        (frame[..., ::-1] for frame in data["video"].frames()),
+        (frame[..., ::-1] for frame in data["clip"].frames()),
         tracks,
         visibles,
         scores,
@@ -484,7 +484,7 @@ def is_in_frame(data: dict) -> Bool[np.ndarray, "N T"]:
     """Where a visible point lies within the picture, and can be drawn."""
     tracks = project_all_tracks(data["coords"], data["intrinsics"], data["extrinsics"])
     with np.errstate(invalid="ignore"):
-        inside = ((tracks >= 0) & (tracks < data["video"].size[::-1])).all(axis=-1)
+        inside = ((tracks >= 0) & (tracks < data["clip"].size[::-1])).all(axis=-1)
     return inside & np.asarray(data["visibs"], bool).T
 
 

@@ -15,9 +15,10 @@ from tqdm import tqdm
 from spa.clip.video import DEFAULT_FPS
 from spa.clip.video_writer import write_video
 from spa.errors import first_line
+from spa.view.clips import FileClip, StoredClip
 from spa.view.drawing import draw_result, drawing_order
 from spa.view.report_folder import RESULT, Entry, Folder
-from spa.view.results import StoredVideo, load_visualization_data
+from spa.view.results import read_result
 
 LOG = logging.getLogger(__name__)
 KEPT = ".report"  # folder among the results in which small videos are kept
@@ -100,8 +101,8 @@ def _pictures_of(score, video_size, crf, with_video, kept) -> Pictures:
     npz = score.folder / RESULT
     if not npz.is_file():
         return Pictures(absent=f"no {RESULT} beside its score")
-    data = load_visualization_data(npz)
-    frames = Reduced(data["video"], video_size)
+    data = read_result(npz)
+    frames = ReducedClip(data["clip"], video_size)
     fps = score.fps or data["fps"] or DEFAULT_FPS
     found = Pictures(_thumbnail(next(frames.frames(len(frames) // 2))), fps=fps)
     if not with_video:
@@ -115,7 +116,7 @@ def _pictures_of(score, video_size, crf, with_video, kept) -> Pictures:
         write_video(found.original, _slowly(frames.frames(), data), fps, crf)
     if not found.painted.exists():
         scale = np.diag([*frames.scale, 1.0])
-        smaller = {"video": frames, "intrinsics": scale @ data["intrinsics"]}
+        smaller = {"clip": frames, "intrinsics": scale @ data["intrinsics"]}
         drawn = drawn_tracks(data["coords_score"])
         for name in ("coords", "coords_score", "visibs"):
             smaller[name] = data[name][:, drawn]
@@ -142,7 +143,7 @@ def _slowly(frames, data):
     return tqdm(frames, "frames", total=len(data["coords"]), leave=False, delay=2)
 
 
-class Reduced:
+class ReducedClip:
     """A result's video with even sides of at most `size` pixels, frame by frame.
 
     Attributes:
@@ -150,19 +151,19 @@ class Reduced:
         scale: what x and y are multiplied by.
     """
 
-    def __init__(self, video: StoredVideo, size: int):
-        self.video = video
-        height, width = video.size
+    def __init__(self, clip: StoredClip | FileClip, size: int):
+        self.clip = clip
+        height, width = clip.size
         share = min(1, size / max(height, width))
         self.size = tuple(max(2, round(x * share / 2) * 2) for x in (width, height))
         self.scale = self.size[0] / width, self.size[1] / height
 
     def __len__(self):
-        return len(self.video)
+        return len(self.clip)
 
     def frames(self, start: int = 0) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
         """RGB frames, from one on."""
-        for frame in self.video.frames(start):
+        for frame in self.clip.frames(start):
             yield cv2.resize(frame, self.size, interpolation=cv2.INTER_AREA)
 
 
