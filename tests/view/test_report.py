@@ -224,11 +224,11 @@ def test_results_of_several_kinds_are_noted():
     one, other = scored(a=0.5), scored(a=0.5)
     one.scores[0].settings = {"checkpoint": {"name": "x"}, "version": 3, "seed": 0}
     other.scores[0].settings = {"checkpoint": {"name": "y"}, "version": 3, "seed": 0}
-    [note] = report_page.notes_on([one, other])
+    [note] = report_page.comparability_notes([one, other])
     assert "(checkpoint)" in note
-    assert report_page.notes_on([one, one]) == []
+    assert report_page.comparability_notes([one, one]) == []
     one.scores[0].measure = "average_jaccard"
-    assert "average Jaccard" in report_page.notes_on([one])[0]
+    assert "average Jaccard" in report_page.comparability_notes([one])[0]
 
 
 def test_videos_are_chosen_from_both_ends_or_by_difference():
@@ -244,7 +244,7 @@ def test_videos_are_chosen_from_both_ends_or_by_difference():
 
 def test_no_text_ends_its_element_or_fills_a_place():
     data = {"title": HOSTILE, "x": [CLOSING, "\u2028 & <!-- \udcff"]}
-    text = report_page.as_script(data)
+    text = report_page.script_json(data)
     assert not set("<>&") & set(text) and text.isascii() and json.loads(text) == data
     page = b"".join(report_page.page_pieces(data, {})).decode()
     assert (
