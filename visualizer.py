@@ -161,7 +161,7 @@ def check_interactive_flags() -> None:
 
 
 def output_stem() -> Path:
-    """Where the video goes, without its ending."""
+    """Returns where the video goes, without its ending."""
     npz_path = Path(os.path.expanduser(FLAGS.npz_path))
     name = FLAGS.output_name
     if name is None:
@@ -177,7 +177,6 @@ def output_stem() -> Path:
 
 
 def painted_frames(data: dict):
-    """RGB frames of the video to write."""
     return draw_result(
         data,
         trail=FLAGS.trail,
@@ -189,8 +188,8 @@ def painted_frames(data: dict):
     )
 
 
-def with_pictures(frames, folder: Path):
-    """Frames as they pass by, each left in the folder as a PNG."""
+def save_pictures(frames, folder: Path):
+    """Yields frames as they pass by, each left in the folder as a PNG."""
     number = -1
     for number, frame in enumerate(frames):
         write_png(folder / f"frame_{number:05d}.png", frame)
@@ -201,8 +200,8 @@ def with_pictures(frames, folder: Path):
             path.unlink()
 
 
-def show_in_space() -> None:
-    """The 3D view of the result, until Ctrl-C."""
+def show_scene() -> None:
+    """Shows the result in space, until Ctrl-C."""
     from spa.view.viewer import (
         free_port,
         make_scene,
@@ -218,10 +217,10 @@ def show_in_space() -> None:
 
 
 def run() -> list[str]:
-    """Draws what the flags name; the lines to print."""
+    """Draws what the flags name; returns the lines to print."""
     check_flags()
     if FLAGS.interactive:
-        show_in_space()
+        show_scene()
         return []
     stem = output_stem()
     data = read_result(os.path.expanduser(FLAGS.npz_path))
@@ -246,7 +245,7 @@ def run() -> list[str]:
         )
     frames = painted_frames(data)
     if FLAGS.save_frames:
-        frames = with_pictures(frames, stem)
+        frames = save_pictures(frames, stem)
     written = [path] + [f"{stem}/frame_*.png"] * FLAGS.save_frames
     with contextlib.closing(
         tqdm(frames, "drawing", len(scores), unit="frame", delay=1, leave=False)
@@ -263,7 +262,7 @@ def run() -> list[str]:
 
 
 def summary(data: dict) -> str:
-    """What was drawn, in a line."""
+    """Returns what was drawn, in a line."""
     scores = data["coords_score"]
     num_frames, num_tracks = scores.shape
     known = scores[np.isfinite(scores)]

@@ -28,7 +28,7 @@ def project_3d_to_2d(
     intrinsics: Float[np.ndarray, "3 3"],
     extrinsics: Float[np.ndarray, "4 4"],
 ) -> tuple[Float[np.ndarray, "N 2"], Float[np.ndarray, " N"]]:
-    """Points in the world to pixels of one camera.
+    """Projects points in the world to pixels of one camera.
 
     Args:
         coords_3d: [N, 3] in the world.
@@ -59,7 +59,7 @@ def project_all_tracks(
     original_height: int | None = None,
     original_width: int | None = None,
 ) -> Float[np.ndarray, "N T 2"]:
-    """Tracks in the world to pixels of the video that the intrinsics are for.
+    """Projects tracks in the world to pixels of the video.
 
     Args:
         coords_3d: [T, N, 3] in the world.
@@ -87,7 +87,8 @@ def project_all_tracks(
 
 
 def score_to_color_bgr(score: float) -> tuple[int, int, int]:
-    """The colour of a score: red (0) over white (0.5) to blue (1), grey for NaN.
+    """Returns the colour of a score: red (0) over white (0.5) to blue (1), grey for
+    NaN.
 
     Returns:
         (blue, green, red), 0..255, as OpenCV takes them.
@@ -96,7 +97,7 @@ def score_to_color_bgr(score: float) -> tuple[int, int, int]:
 
 
 def colours_bgr(scores: Float[np.ndarray, "*N"]) -> UInt8[np.ndarray, "*N 3"]:
-    """The colours of many scores; see `score_to_color_bgr`."""
+    """Returns the colours of many scores; see `score_to_color_bgr`."""
     scores = np.asarray(scores, np.float64)
     is_known = ~np.isnan(scores)
     s = np.clip(np.where(is_known, scores, 0), 0, 1)
@@ -113,7 +114,7 @@ def colours_bgr(scores: Float[np.ndarray, "*N"]) -> UInt8[np.ndarray, "*N 3"]:
 def normalize_scores(
     scores: Float[np.ndarray, "T N"],
 ) -> tuple[Float[np.ndarray, "T N"], tuple[float, float]]:
-    """Scores spread over 0..1, so that the lowest is red and the highest blue.
+    """Returns scores spread over 0..1, so that the lowest is red and the highest blue.
 
     Every clip has something red then; the second value says what it was. Scores that
     are all the same, or that there are none of, are left as they are if they lie in
@@ -147,9 +148,9 @@ def check_scores(scores: Float[np.ndarray, "T N"]) -> None:
 
 
 def worst_tracks(scores: Float[np.ndarray, "T N"], count: int) -> Int[np.ndarray, " K"]:
-    """Numbers of the `count` tracks with the lowest score in any frame, the worst
-    first; fewer where fewer have a score. (Not the lowest mean: what breaks once does
-    not stand out in it, and short tracks do.)
+    """Returns numbers of the `count` tracks with the lowest score in any frame, the
+    worst first; fewer where fewer have a score. (Not the lowest mean: what breaks once
+    does not stand out in it, and short tracks do.)
 
     Raises:
         VisualizeError: a count below 1, or no scores at all.
@@ -166,7 +167,7 @@ def worst_tracks(scores: Float[np.ndarray, "T N"], count: int) -> Int[np.ndarray
 
 
 def mean_scores(scores: Float[np.ndarray, "T N"], axis: int) -> np.ndarray:
-    """Means over tracks (axis 1) or frames (axis 0); NaN where there is no score."""
+    """Returns means over tracks (axis 1) or frames (axis 0); NaN of no score."""
     known = np.isfinite(scores)
     total = np.where(known, scores, 0).sum(axis=axis, dtype=np.float64)
     with np.errstate(invalid="ignore"):
@@ -187,7 +188,7 @@ def paint_frames(
     running_scores: Float[np.ndarray, " T"] | None = None,
     side_by_side: bool = False,
 ) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
-    """Frames with tracks on them, one after the other, so that long clips stream.
+    """Paints tracks on frames, one after the other, so that long clips stream.
 
     Within a frame all trails come first, the oldest steps of all tracks before younger
     ones, blended with the frame once; then points, in the order of the tracks. Both
@@ -230,8 +231,8 @@ def paint_frames(
         raise VisualizeError(f"point_size is {point_size}, must be at least 1")
     if hidden not in HIDDEN:
         raise VisualizeError(f"hidden is {hidden!r}: have {', '.join(HIDDEN)}")
-    shown = _shown(visibles, scores, hidden)
-    painted = _painted(frames, tracks, visibles, scores, trail, point_size, shown)
+    shown = _drawn_points(visibles, scores, hidden)
+    painted = _paint_tracks(frames, tracks, visibles, scores, trail, point_size, shown)
     if side_by_side:
         painted = ((f, np.concatenate([f, p], axis=1)) for f, p in painted)
     if not margin:
@@ -243,11 +244,10 @@ def paint_frames(
         raise VisualizeError(
             f"there are {len(running_scores)} running scores for {len(scores)} frames"
         )
-    return _with_margin((p for _, p in painted), running_scores, score_range)
+    return _add_margin((p for _, p in painted), running_scores, score_range)
 
 
 def _checked_visibles(tracks, visibles, scores):
-    """[N, T] bool; all arrays are of the same tracks and frames."""
     if tracks.ndim != 3 or tracks.shape[2] != 2:
         raise VisualizeError(f"tracks have shape {list(tracks.shape)}, need [N, T, 2]")
     num_tracks, num_frames = tracks.shape[:2]
@@ -267,8 +267,8 @@ def _checked_visibles(tracks, visibles, scores):
     return visibles.reshape(num_tracks, num_frames) > 0.5
 
 
-def _shown(visibles, scores, hidden):
-    """[N, T]: which points are drawn where they are inside of the frame."""
+def _drawn_points(visibles, scores, hidden):
+    """Returns which points [N, T] are drawn where they are inside of the frame."""
     known = ~np.isnan(scores.T)
     if hidden == "skip":
         return visibles
@@ -277,8 +277,8 @@ def _shown(visibles, scores, hidden):
     return np.ones_like(visibles)
 
 
-def _painted(frames, tracks, visibles, scores, trail, point_size, shown):
-    """Frames as they were and painted."""
+def _paint_tracks(frames, tracks, visibles, scores, trail, point_size, shown):
+    """Yields frames as they were and painted."""
     num_frames, count = tracks.shape[1], 0
     recent = collections.deque(maxlen=trail + 1)  # positions, and which are seen
     for t, frame in enumerate(frames):
@@ -304,8 +304,8 @@ def _painted(frames, tracks, visibles, scores, trail, point_size, shown):
 
 
 def _positions(points, shape):
-    """Positions [N] as OpenCV takes them, in parts of a pixel, and which lie in the
-    frame [N]."""
+    """Returns positions [N] as OpenCV takes them, in parts of a pixel, and which lie in
+    the frame [N]."""
     x, y = points[:, 0], points[:, 1]
     with np.errstate(invalid="ignore"):
         inside = (x >= 0) & (x < shape[1]) & (y >= 0) & (y < shape[0])
@@ -316,7 +316,7 @@ def _positions(points, shape):
 
 
 def _paint_trails(frame, recent, colours):
-    """A copy of the frame with the trails that end in the last of `recent`."""
+    """Returns a copy of the frame with the trails that end in the last of `recent`."""
     if len(recent) < 2:
         return frame.copy()
     overlay, line, smooth = frame.copy(), cv2.line, cv2.LINE_AA
@@ -329,8 +329,7 @@ def _paint_trails(frame, recent, colours):
 
 
 def _paint_points(picture, points, drawn, seen, colours, point_size):
-    """Discs, and rings for what is not seen, around whole pixels: of small circles
-    between pixels OpenCV makes lopsided diamonds."""
+    # Around whole pixels: of small circles between pixels OpenCV makes diamonds.
     circle, thickness = cv2.circle, np.where(seen, -1, 1).tolist()
     places = np.where(drawn[:, None], points, 0).astype(np.int64).tolist()
     for n in np.flatnonzero(drawn).tolist():
@@ -346,7 +345,7 @@ def paint_point_track_with_colors(
     point_size: int = 2,
     **options,
 ) -> UInt8[np.ndarray, "T H W 3"]:
-    """A whole video with tracks on it, as the published function; see `paint_frames`,
+    """Paints tracks on a whole video, as the published function; see `paint_frames`,
     whose further options it takes. There is no margin unless asked for."""
     options = {"margin": False} | options
     painted = paint_frames(
@@ -357,7 +356,7 @@ def paint_point_track_with_colors(
 
 
 def margin_height(width: int) -> int:
-    """Pixels below a painted frame of this width, for colour bar and score."""
+    """Returns pixels below a painted frame of this width, for colour bar and score."""
     return 2 * _row_height(width) + 4
 
 
@@ -369,8 +368,8 @@ def _row_height(width):
     return round(34 * _font_scale(width)) + 4
 
 
-def _with_margin(pictures, means, score_range):
-    """Pictures with a strip below: the frame and its score, then the colour bar."""
+def _add_margin(pictures, means, score_range):
+    """Yields pictures with a strip below: frame and score, then the colour bar."""
     (low, high), strip = score_range, None
     for t, picture in enumerate(pictures):
         if strip is None:
@@ -386,7 +385,7 @@ def _with_margin(pictures, means, score_range):
 
 
 def _colour_bar(width, low, high):
-    """The strip without what changes from frame to frame."""
+    """Returns the strip without what changes from frame to frame."""
     strip = np.full((margin_height(width), width, 3), PAPER, np.uint8)
     ends = [_decimal(score, low, high) for score in (low, high)]
     row = _row_height(width)
@@ -401,7 +400,7 @@ def _colour_bar(width, low, high):
 
 
 def _decimal(score, low, high):
-    """A score with as many decimals as tell the ends of the bar apart, two or more."""
+    """Returns a score with decimals that tell the ends of the bar apart."""
     span = abs(high - low)
     decimals = 2 if span == 0 else min(6, max(2, 1 - math.floor(math.log10(span))))
     return f"{score:.{decimals}f}"
@@ -412,7 +411,6 @@ def _text_width(text, strip):
 
 
 def _write(strip, text, left, row):
-    """Text in a row of the strip, 0 or 1."""
     width = strip.shape[1]
     base = round((row + 0.82) * _row_height(width))
     thickness = max(1, round(_font_scale(width)))
@@ -431,7 +429,7 @@ def draw_result(
     margin: bool = True,
     side_by_side: bool = False,
 ) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
-    """A result's frames with its tracks on them, read and painted one by one.
+    """Paints a result's tracks on its frames, read and painted one by one.
 
     Tracks are drawn by falling lowest score, so that the worst lie on top. By default
     a point that is neither visible nor scored is not drawn, if any is scored: many
@@ -481,7 +479,7 @@ def draw_result(
 
 
 def is_in_frame(data: dict) -> Bool[np.ndarray, "N T"]:
-    """Where a visible point lies within the picture, and can be drawn."""
+    """Returns where a visible point lies within the picture, and can be drawn."""
     tracks = project_all_tracks(data["coords"], data["intrinsics"], data["extrinsics"])
     with np.errstate(invalid="ignore"):
         inside = ((tracks >= 0) & (tracks < data["clip"].size[::-1])).all(axis=-1)
@@ -489,8 +487,8 @@ def is_in_frame(data: dict) -> Bool[np.ndarray, "N T"]:
 
 
 def drawing_order(scores: Float[np.ndarray, "T N"]) -> Int[np.ndarray, " N"]:
-    """Tracks without a score, then the others by falling lowest score: what is drawn
-    last, on top, is what was worst at some time."""
+    """Returns tracks without a score, then the others by falling lowest score: what is
+    drawn last, on top, is what was worst at some time."""
     lowest = np.where(np.isfinite(scores), scores, np.inf).min(axis=0)
     return np.argsort(-lowest, kind="stable")
 

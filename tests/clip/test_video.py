@@ -20,7 +20,7 @@ from spa.clip.cuts import (
     find_cuts,
     find_repeats,
 )
-from spa.clip.video import _rate_of, frames_taken, read_video, video_from_array
+from spa.clip.video import believed_rate, frames_taken, read_video, video_from_array
 from spa.errors import VideoError
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "videos"
@@ -141,7 +141,7 @@ def test_a_wrong_rate_in_the_header_is_not_believed(video_file, tmp_path):
     ],
 )
 def test_the_header_or_the_times_give_the_rate(header, steps, rate):
-    found, notes = _rate_of(header, np.array(steps, float))
+    found, notes = believed_rate(header, np.array(steps, float))
     assert found == pytest.approx(rate) and len(notes) == (found != header)
 
 
