@@ -36,6 +36,7 @@ LONG_FILES = [
     "test_notebook",
     "test_checkpointing",
     "test_checkpoints",
+    "test_report_browser",
     "test_report",
     "test_inference",
     "test_data_loader",
