@@ -322,7 +322,6 @@ def key_frames(
     positions: Float[np.ndarray, "T 3"],
     rotations: Rotation,
     count: int = NUM_KEY_FRAMES,
-    apart: tuple[float, float] = APART,
 ) -> list[int]:
     """Returns a few frames, evenly spaced, of whose cameras no two are alike.
 
@@ -330,17 +329,16 @@ def key_frames(
         positions: of the cameras.
         rotations: of the cameras, T of them.
         count: at most this many.
-        apart: distance, and degrees: cameras nearer than both are alike.
     """
     found = []
     for t in np.unique(np.linspace(0, len(positions) - 1, count).round().astype(int)):
-        if not any(is_camera_alike(positions, rotations, t, s, apart) for s in found):
+        if not any(is_camera_alike(positions, rotations, t, s) for s in found):
             found.append(int(t))
     return found
 
 
-def is_camera_alike(positions, rotations, one: int, other: int, apart=APART) -> bool:
-    """Returns whether the cameras of two frames are nearer than `apart`."""
+def is_camera_alike(positions, rotations, one: int, other: int) -> bool:
+    """Returns whether the cameras of two frames are nearer than APART."""
     distance = np.linalg.norm(positions[one] - positions[other])
     angle = (rotations[one].inv() * rotations[other]).magnitude()
-    return distance < apart[0] and math.degrees(angle) < apart[1]
+    return distance < APART[0] and math.degrees(angle) < APART[1]

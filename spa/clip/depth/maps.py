@@ -36,7 +36,6 @@ def depth_maps(
     frames: Sequence[UInt8[np.ndarray, "H W 3"]],
     model: DepthModel,
     frame_indices: Int[np.ndarray, " T"] | None = None,
-    progress: bool = True,
 ) -> Float16[np.ndarray, "T h w"]:
     """Returns depth of every frame, along the optical axis, positive.
 
@@ -44,7 +43,6 @@ def depth_maps(
         frames: T frames [H, W, 3], RGB uint8, all of one size.
         model: of `load_depth`.
         frame_indices: which frames of their file these are, for maps of the whole file.
-        progress: show a progress bar where it takes longer than a second.
 
     Returns:
         Maps that cover the whole frame, at most MAP_SIZE px long; a single value a
@@ -54,9 +52,7 @@ def depth_maps(
         FrontEndError: if given maps are not of these frames, or a network fails.
     """
     maps, predicted = None, model.predict(frames, frame_indices)
-    with progress_bar(
-        predicted, name="depth", total=len(frames), shown=progress
-    ) as found:
+    with progress_bar(predicted, name="depth", total=len(frames)) as found:
         for t, depth in enumerate(found):
             depth = _reduced(depth)
             if not np.isfinite(depth).all():
