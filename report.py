@@ -28,7 +28,7 @@ MOST_TOLD = 10  # failed videos that the terminal lists
 
 
 def define_flags() -> None:
-    """Called where this file is run; importing it defines nothing."""
+    """Defines the flags, where this file is run; importing it defines none."""
     flags.DEFINE_string(
         "results_dir",
         None,

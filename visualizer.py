@@ -43,14 +43,8 @@ VIDEO_ENDINGS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".gif")
 
 
 def define_flags() -> None:
-    """Called where this file is run; importing it defines nothing."""
-    define_published_flags()
-    define_more_flags()
-    define_interactive_flags()
-
-
-def define_published_flags() -> None:
-    """Flags of the published script, with its defaults."""
+    """Defines the flags, where this file is run; importing it defines none."""
+    # Those of the published script, with its defaults.
     flags.DEFINE_string(
         "npz_path", None, "The result to draw: result_with_scores.npz, or of TAPIP3D."
     )
@@ -90,10 +84,7 @@ def define_published_flags() -> None:
     flags.DEFINE_boolean(
         "save_frames", False, "Frames as PNGs, too: OUTPUT_NAME/frame_00000.png..."
     )
-
-
-def define_more_flags() -> None:
-    """Flags that the published script has not."""
+    # Those that it has not.
     flags.DEFINE_boolean(
         "side_by_side", False, "The video itself to the left of the painted one."
     )
@@ -113,10 +104,7 @@ def define_more_flags() -> None:
         "rings while they have a score, and left out then, as many trackers leave a "
         "point where it was lost. skip: not at all.",
     )
-
-
-def define_interactive_flags() -> None:
-    """Flags of the 3D view."""
+    # Those of the 3D view.
     flags.DEFINE_boolean(
         "interactive",
         False,
@@ -144,11 +132,6 @@ def check_flags() -> None:
     both = FLAGS["normalize_scores"].present and FLAGS.normalize_scores
     if both and FLAGS.no_normalize_scores:
         raise VisualizeError("give normalize_scores or no_normalize_scores, not both")
-    check_interactive_flags()
-
-
-def check_interactive_flags() -> None:
-    """Refuses what the 3D view would leave out without a word."""
     names = [
         f"--{name}"
         for name in ("worst", "plot", "save_frames", "side_by_side")
@@ -279,8 +262,7 @@ def main(argv):
     # Where a terminal lacks a character, as in a file's name, it gets its number.
     sys.stdout.reconfigure(errors="backslashreplace")
     with exit_on_user_error(
-        VisualizeError,
-        interrupted="no video is half-written; frames of --save_frames stay",
+        interrupted="no video is half-written; frames of --save_frames stay"
     ):
         lines = run()
     if lines:

@@ -83,8 +83,7 @@ class Sampling:
             raise PointsError(f"seed is {self.seed}, must be -2^31 to 2^31 - 1")
 
     def deciding(self) -> dict:
-        """Returns what decides over the points: not what is of the other method
-        only."""
+        """Returns what decides over the points; nothing of the other method."""
         of_others = {
             "bipartite": ("n_clusters", "seed"),
             "kmeans": ("merge_ratio", "num_iters"),

@@ -14,7 +14,7 @@ from jaxtyping import Int, UInt8
 
 from spa.clip.stored_arrays import StoredArray
 from spa.clip.video import check_file
-from spa.errors import VideoError, VisualizeError, first_line
+from spa.errors import VisualizeError, first_line
 from spa.files import BAD_FILE
 
 BRIGHTEST = 1.5  # of a float video in 0..1, which resampling may leave a little above
@@ -117,12 +117,10 @@ class FileClip:
         """Yields RGB frames from one on.
 
         Raises:
-            VisualizeError: the video ends before them.
+            VideoError: it may not be read.
+            VisualizeError: it ends before them.
         """
-        try:
-            check_file(self.path)
-        except VideoError as error:
-            raise VisualizeError(str(error)) from error
+        check_file(self.path)
         capture = cv2.VideoCapture(os.path.abspath(self.path), cv2.CAP_FFMPEG)
         number = -1
         try:

@@ -72,7 +72,7 @@ class Folder:
 
     @property
     def name(self) -> str:
-        """The folder's own name."""
+        """Returns the folder's own name."""
         return Path(os.path.abspath(self.path)).name
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from spa.data.examples import read_npz
-from spa.errors import DatasetError, VisualizeError
+from spa.errors import VisualizeError
 from spa.view.clips import MOST_WHOLE, FileClip, StoredClip, eight_bits
 
 NEEDED = ("coords", "intrinsics", "extrinsics")
@@ -46,7 +46,7 @@ def read_result(npz_path: str | os.PathLike) -> dict:
         video; `fps` (None if unknown), `has_scores`, `path`.
 
     Raises:
-        VisualizeError: not such a file, arrays missing or of shapes that do not fit
+        UserError: not such a file, arrays missing or of shapes that do not fit
             each other, or no video.
     """
     path = os.fspath(npz_path)
@@ -54,10 +54,7 @@ def read_result(npz_path: str | os.PathLike) -> dict:
         raise VisualizeError(f"{path} is a folder: give its result_with_scores.npz")
     if not os.path.exists(path):
         raise VisualizeError(f"{path}: no such file")
-    try:
-        stored = read_npz(path, SMALL)
-    except DatasetError as error:
-        raise VisualizeError(str(error)) from error
+    stored = read_npz(path, SMALL)
     missing = [name for name in NEEDED if name not in stored]
     if missing:
         raise VisualizeError(

@@ -8,7 +8,7 @@ import pytest
 from drawn_results import example, save
 from video_files import make_clip, write_video
 
-from spa.errors import VisualizeError
+from spa.errors import UserError, VisualizeError
 from spa.view import clips, results
 from spa.view.drawing import draw_result
 from spa.view.results import load_visualization_data, prepare_video_for_visualization
@@ -144,7 +144,7 @@ def test_files_that_are_none(tmp_path):
         (tmp_path / "nowhere.npz", "no such file"),
         (tmp_path, "is a folder"),
     ]:
-        with pytest.raises(VisualizeError, match=message):
+        with pytest.raises(UserError, match=message):
             load_visualization_data(path)
 
 
