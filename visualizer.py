@@ -28,15 +28,10 @@ from spa.clip.video import DEFAULT_FPS
 from spa.clip.video_writer import write_video
 from spa.errors import VisualizeError
 from spa.flags import check_output_dir, exit_on_user_error, quiet_video_decoder
-from spa.view import drawing
-from spa.view.drawing import (
-    HIDDEN,
-    draw_result,
-    is_in_frame,
-    worst_tracks,
-    write_png,
-)
+from spa.view.drawing import HIDDEN, draw_result, is_in_frame, write_png
+from spa.view.plots import plot_scores
 from spa.view.results import read_result
+from spa.view.scores import worst_tracks
 
 FLAGS = flags.FLAGS
 VIDEO_ENDINGS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".gif")
@@ -240,7 +235,7 @@ def run() -> list[str]:
         if FLAGS.worst is not None:
             chosen = worst_tracks(scores, FLAGS.worst)
         title, fps = Path(data["path"]).name, FLAGS.fps or data["fps"]
-        drawing.plot_scores(written[-1], scores, fps, chosen, title)
+        plot_scores(written[-1], scores, fps, chosen, title)
     return [summary(data), *(f"written  {name}" for name in written)]
 
 

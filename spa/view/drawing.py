@@ -1,26 +1,29 @@
-"""Points, trails, scores and colour bars on frames; scores over time."""
+"""Points and trails on frames, coloured by score."""
 
 import collections
-import math
 import os
-import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, UInt8
 
 from spa.errors import VisualizeError
 from spa.files import whole_file
+from spa.view.margin import add_margin
 from spa.view.results import read_result
+from spa.view.scores import (
+    check_scores,
+    colours_bgr,
+    drawing_order,
+    mean_scores,
+    normalize_scores,
+    worst_tracks,
+)
 
-GREY = (128, 128, 128)  # of points without a score
 TRAIL_WEIGHT = 0.7  # of trails over the frame, as published
 SHIFT = 4  # binary digits of a pixel that OpenCV is given
-ROUNDED = 1e-5  # by which scores may lie outside of 0..1
 HIDDEN = ("hollow", "lost", "skip")
-INK, PAPER = (230, 230, 230), (32, 32, 32)  # of the margin
-FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
 def project_3d_to_2d(
@@ -84,94 +87,6 @@ def project_all_tracks(
         with np.errstate(over="ignore"):
             tracks[:, t] = project_3d_to_2d(points, *camera)[0]
     return tracks
-
-
-def score_to_color_bgr(score: float) -> tuple[int, int, int]:
-    """Returns the colour of a score: red (0) over white (0.5) to blue (1), grey for
-    NaN.
-
-    Returns:
-        (blue, green, red), 0..255, as OpenCV takes them.
-    """
-    return tuple(colours_bgr(np.array([score], np.float64))[0].tolist())
-
-
-def colours_bgr(scores: Float[np.ndarray, "*N"]) -> UInt8[np.ndarray, "*N 3"]:
-    """Returns the colours of many scores; see `score_to_color_bgr`."""
-    scores = np.asarray(scores, np.float64)
-    is_known = ~np.isnan(scores)
-    s = np.clip(np.where(is_known, scores, 0), 0, 1)
-    # Ratios and rounding as published, to the last digit.
-    up, down = 255 * (s / 0.5), 255 * (1 - (s - 0.5) / 0.5)
-    is_low = s < 0.5
-    blue = np.where(is_low, up, 255)
-    green = np.where(is_low, up, down)
-    red = np.where(is_low, 255, down)
-    colours = np.stack([blue, green, red], axis=-1)
-    return np.where(is_known[..., None], colours, GREY).astype(np.uint8)
-
-
-def normalize_scores(
-    scores: Float[np.ndarray, "T N"],
-) -> tuple[Float[np.ndarray, "T N"], tuple[float, float]]:
-    """Returns scores spread over 0..1, so that the lowest is red and the highest blue.
-
-    Every clip has something red then; the second value says what it was. Scores that
-    are all the same, or that there are none of, are left as they are if they lie in
-    0..1.
-
-    Returns:
-        Scores [T, N], NaN where they are not finite, and the scores that became 0
-        and 1.
-    """
-    known = np.isfinite(scores)
-    scores = np.where(known, scores, np.nan).astype(np.float32)
-    if not known.any():
-        return scores, (0.0, 1.0)
-    low, high = (float(f(scores)) for f in (np.nanmin, np.nanmax))
-    if low == high and 0 <= low <= 1:
-        return scores, (0.0, 1.0)
-    if low == high:
-        return np.where(known, np.float32(0.5), np.nan), (low, high)
-    return (scores - np.float32(low)) / np.float32(high - low), (low, high)
-
-
-def check_scores(scores: Float[np.ndarray, "T N"]) -> None:
-    """Raises VisualizeError unless all scores that there are lie in 0..1, give or take
-    what float32 rounds; colours of what is beyond are those of 0 and 1."""
-    known = scores[~np.isnan(scores)]
-    if known.size and not (known.min() >= -ROUNDED and known.max() <= 1 + ROUNDED):
-        raise VisualizeError(
-            f"scores run from {known.min():g} to {known.max():g}, not within 0..1: "
-            "leave out --no_normalize_scores"
-        )
-
-
-def worst_tracks(scores: Float[np.ndarray, "T N"], count: int) -> Int[np.ndarray, " K"]:
-    """Returns numbers of the `count` tracks with the lowest score in any frame, the
-    worst first; fewer where fewer have a score. (Not the lowest mean: what breaks once
-    does not stand out in it, and short tracks do.)
-
-    Raises:
-        VisualizeError: a count below 1, or no scores at all.
-    """
-    if count < 1:
-        raise VisualizeError(f"worst is {count}, must be at least 1")
-    known = np.isfinite(scores)
-    lowest = np.where(known, scores, np.inf).min(axis=0, initial=np.inf)
-    order = np.argsort(lowest, kind="stable")
-    chosen = order[: min(count, int(known.any(axis=0).sum()))]
-    if not len(chosen):
-        raise VisualizeError("no track has a score, so none is the worst")
-    return chosen
-
-
-def mean_scores(scores: Float[np.ndarray, "T N"], axis: int) -> np.ndarray:
-    """Returns means over tracks (axis 1) or frames (axis 0); NaN of no score."""
-    known = np.isfinite(scores)
-    total = np.where(known, scores, 0).sum(axis=axis, dtype=np.float64)
-    with np.errstate(invalid="ignore"):
-        return total / known.sum(axis=axis)
 
 
 def paint_frames(
@@ -244,7 +159,7 @@ def paint_frames(
         raise VisualizeError(
             f"there are {len(running_scores)} running scores for {len(scores)} frames"
         )
-    return _add_margin((p for _, p in painted), running_scores, score_range)
+    return add_margin((p for _, p in painted), running_scores, score_range)
 
 
 def _checked_visibles(tracks, visibles, scores):
@@ -355,69 +270,6 @@ def paint_point_track_with_colors(
     return np.stack(painted) if painted else np.asarray(video).copy()
 
 
-def margin_height(width: int) -> int:
-    """Returns pixels below a painted frame of this width, for colour bar and score."""
-    return 2 * _row_height(width) + 4
-
-
-def _font_scale(width):
-    return float(np.clip(width / 1000, 0.3, 2.0))
-
-
-def _row_height(width):
-    return round(34 * _font_scale(width)) + 4
-
-
-def _add_margin(pictures, means, score_range):
-    """Yields pictures with a strip below: frame and score, then the colour bar."""
-    (low, high), strip = score_range, None
-    for t, picture in enumerate(pictures):
-        if strip is None:
-            strip = _colour_bar(picture.shape[1], low, high)
-        below = strip.copy()
-        mean = "none" if np.isnan(means[t]) else _decimal(means[t], low, high)
-        _write(below, f"score {mean}", 4, 0)
-        place = f"frame {t}/{len(means) - 1}"
-        left = picture.shape[1] - _text_width(place, below) - 4
-        if left > _text_width(f"score {mean}", below) + 12:
-            _write(below, place, left, 0)
-        yield np.concatenate([picture, below])
-
-
-def _colour_bar(width, low, high):
-    """Returns the strip without what changes from frame to frame."""
-    strip = np.full((margin_height(width), width, 3), PAPER, np.uint8)
-    ends = [_decimal(score, low, high) for score in (low, high)]
-    row = _row_height(width)
-    widths = [_text_width(text, strip) for text in ends]
-    start, stop = 4 + widths[0] + 6, width - 4 - widths[1] - 6
-    _write(strip, ends[0], 4, 1)
-    _write(strip, ends[1], width - 4 - widths[1], 1)
-    if stop > start:
-        top, bottom = row + row // 4, 2 * row - row // 6
-        strip[top:bottom, start:stop] = colours_bgr(np.linspace(0, 1, stop - start))
-    return strip
-
-
-def _decimal(score, low, high):
-    """Returns a score with decimals that tell the ends of the bar apart."""
-    span = abs(high - low)
-    decimals = 2 if span == 0 else min(6, max(2, 1 - math.floor(math.log10(span))))
-    return f"{score:.{decimals}f}"
-
-
-def _text_width(text, strip):
-    return cv2.getTextSize(text, FONT, _font_scale(strip.shape[1]), 1)[0][0]
-
-
-def _write(strip, text, left, row):
-    width = strip.shape[1]
-    base = round((row + 0.82) * _row_height(width))
-    thickness = max(1, round(_font_scale(width)))
-    scale = _font_scale(width)
-    cv2.putText(strip, text, (left, base), FONT, scale, INK, thickness, cv2.LINE_AA)
-
-
 def draw_result(
     result: str | os.PathLike | dict,
     trail: int = 5,
@@ -486,13 +338,6 @@ def is_in_frame(data: dict) -> Bool[np.ndarray, "N T"]:
     return inside & np.asarray(data["visibs"], bool).T
 
 
-def drawing_order(scores: Float[np.ndarray, "T N"]) -> Int[np.ndarray, " N"]:
-    """Returns tracks without a score, then the others by falling lowest score: what is
-    drawn last, on top, is what was worst at some time."""
-    lowest = np.where(np.isfinite(scores), scores, np.inf).min(axis=0)
-    return np.argsort(-lowest, kind="stable")
-
-
 def write_png(path: str | os.PathLike, frame: UInt8[np.ndarray, "H W 3"]) -> None:
     """Writes an RGB frame as a PNG, whole or not at all.
 
@@ -502,67 +347,3 @@ def write_png(path: str | os.PathLike, frame: UInt8[np.ndarray, "H W 3"]) -> Non
     data = cv2.imencode(".png", np.ascontiguousarray(frame[..., ::-1]))[1]
     with whole_file(path) as file:
         file.write(data.tobytes())
-
-
-def plot_scores(
-    path: str | os.PathLike,
-    scores: Float[np.ndarray, "T N"],
-    fps: float | None = None,
-    chosen: Sequence[int] | None = None,
-    title: str = "",
-) -> None:
-    """Draws scores over time as a PNG: their mean, the range in which the middle 80% of
-    points lie, and the mean of the lowest hundredth, which a small thing that does the
-    impossible moves first.
-
-    Args:
-        path: where the picture shall be.
-        scores: [T, N], true scores; NaN where there is none.
-        fps: so that there is an axis in seconds; None for none.
-        chosen: tracks to draw a line for each.
-        title: above it.
-
-    Raises:
-        VisualizeError: no scores at all.
-        OSError: it cannot be written.
-    """
-    from matplotlib.figure import Figure  # not above: it takes a second
-
-    scores = np.where(np.isfinite(scores), scores, np.nan)
-    if np.isnan(scores).all():
-        raise VisualizeError("there is no score to plot")
-    means = mean_scores(scores, axis=1)
-    bands, lowest = np.full((2, len(scores)), np.nan), np.full(len(scores), np.nan)
-    for t, values in enumerate(scores):
-        known = np.sort(values[~np.isnan(values)])
-        if known.size:
-            bands[:, t] = np.quantile(known, [0.1, 0.9])
-            lowest[t] = known[: math.ceil(len(known) / 100)].mean()
-    figure = Figure(figsize=(8, 3.5), dpi=120, layout="constrained")
-    axes = figure.add_subplot()
-    at = np.arange(len(scores))
-    axes.fill_between(
-        at, *bands, color="tab:blue", alpha=0.2, lw=0, label="80% of points"
-    )
-    for i, n in enumerate([] if chosen is None else chosen):
-        name = "worst tracks" if i == 0 else None
-        axes.plot(at, scores[:, n], color="tab:red", lw=0.8, alpha=0.6, label=name)
-    marker = "." if len(scores) < 100 else None
-    axes.plot(at, means, color="tab:blue", marker=marker, label="mean")
-    if chosen is None:
-        axes.plot(at, lowest, color="tab:red", lw=1, label="mean of the lowest 1%")
-    axes.set(xlabel="frame", ylabel="score", xlim=(0, max(1, len(at) - 1)))
-    axes.set_title(title, parse_math=False)  # file names may have dollars
-    low, high = np.nanmin(scores), np.nanmax(scores)
-    if low >= 0 and high <= 1:
-        axes.set_ylim(-0.02, 1.02)
-    axes.grid(alpha=0.3)
-    axes.legend(loc="best", fontsize=8, framealpha=0.6)
-    if fps:
-        axes.secondary_xaxis(
-            "top", functions=(lambda frame: frame / fps, lambda second: second * fps)
-        ).set_xlabel("seconds")
-    with whole_file(path) as file, warnings.catch_warnings():
-        # The font may lack characters of the title, which are boxes then.
-        warnings.filterwarnings("ignore", "Glyph .* missing")
-        figure.savefig(file, format="png")

@@ -16,9 +16,10 @@ from spa.clip.video import DEFAULT_FPS
 from spa.clip.video_writer import write_video
 from spa.errors import first_line
 from spa.view.clips import FileClip, StoredClip
-from spa.view.drawing import draw_result, drawing_order
+from spa.view.drawing import draw_result
 from spa.view.report_folder import RESULT, Entry, Folder
 from spa.view.results import read_result
+from spa.view.scores import drawing_order
 
 LOG = logging.getLogger(__name__)
 KEPT = ".report"  # folder among the results in which small videos are kept

@@ -14,8 +14,8 @@ from scipy.spatial.transform import Rotation
 from spa.clip.video import DEFAULT_FPS
 from spa.errors import VisualizeError
 from spa.view.clips import FileClip, StoredClip
-from spa.view.drawing import check_scores, colours_bgr, normalize_scores
 from spa.view.results import read_result
+from spa.view.scores import check_scores, colours_bgr, normalize_scores
 
 FLAT_DEPTH, FLAT_WITHIN = 1.0, 1e-3  # where points without depth are put
 NUM_KEY_FRAMES = 8  # cameras shown beside that of the frame, at most

@@ -23,7 +23,6 @@ import numpy as np
 
 from spa.clip.video import reduced
 from spa.errors import VisualizeError
-from spa.view.drawing import GREY, colours_bgr
 from spa.view.scene import (
     ABOVE,
     ALL,
@@ -42,6 +41,7 @@ from spa.view.scene import (
     upwards,
     view_angle,
 )
+from spa.view.scores import GREY, colours_bgr
 
 __all__ = ["Viewer", "free_port", "make_scene", "show"]
 

@@ -15,7 +15,8 @@ import pytest
 from absl import flags
 from drawn_results import decoded, example, save
 
-from spa.view.drawing import margin_height, score_to_color_bgr
+from spa.view.margin import margin_height
+from spa.view.scores import score_to_color_bgr
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = str(ROOT / "visualizer.py")

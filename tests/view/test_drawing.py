@@ -10,19 +10,21 @@ import pytest
 from spa.errors import VisualizeError
 from spa.view.drawing import (
     HIDDEN,
+    paint_frames,
+    paint_point_track_with_colors,
+    project_3d_to_2d,
+    project_all_tracks,
+    write_png,
+)
+from spa.view.margin import margin_height
+from spa.view.plots import plot_scores
+from spa.view.scores import (
     check_scores,
     colours_bgr,
     drawing_order,
-    margin_height,
     normalize_scores,
-    paint_frames,
-    paint_point_track_with_colors,
-    plot_scores,
-    project_3d_to_2d,
-    project_all_tracks,
     score_to_color_bgr,
     worst_tracks,
-    write_png,
 )
 
 RED, WHITE, BLUE = (0, 0, 255), (255, 255, 255), (255, 0, 0)  # as OpenCV has them
