@@ -72,13 +72,7 @@ def usability_table() -> str:
     """Returns a table of front ends, weights and devices; see --check."""
     from spa.clip import environment
 
-    names = ("cotracker_repo", "cotracker_checkpoint", "dino_model", "vda_repo")
-    names += ("vda_model_path", "vda_metric")
-    given = {name: FLAGS[name].value for name in names}
-    if FLAGS.depth not in (None, "vda", "none") and not FLAGS.depth.endswith(".npz"):
-        given["depth_model"] = FLAGS.depth
-    given = {name: value for name, value in given.items() if value is not None}
-    return environment.table(environment.check(**given))
+    return environment.table(environment.check(FLAGS))
 
 
 def table(result: Result, paths: list[str]) -> str:

@@ -28,7 +28,7 @@ MOST_TOLD = 10  # failed videos that the terminal lists
 
 
 def define_flags() -> None:
-    """Called where this file is run; importing it defines nothing."""
+    """Defines the flags, where this file is run; importing it defines none."""
     flags.DEFINE_string(
         "results_dir",
         None,
@@ -59,7 +59,7 @@ def define_flags() -> None:
 
 
 def run() -> str:
-    """Makes the page that the flags describe; what to print."""
+    """Makes the page that the flags describe; returns what to print."""
     if not FLAGS.results_dir:
         raise UserError("which results? give --results_dir=FOLDER")
     report_page.check_sizes(FLAGS.video_size, FLAGS.crf, FLAGS.max_videos)

@@ -516,12 +516,10 @@ def main(flags) -> tuple[str, bool]:
 
     def load():
         need_torch("a file of points")
-        given = {n: getattr(settings, n) for n in COTRACKER_FLAGS}
-        given = {name: value for name, value in given.items() if value is not None}
-        track = tracking.load_tracker(settings.tracker, **given)
+        track = tracking.load_tracker(settings.tracker, settings)
         if settings.grid_size is not None:
             return None, track
-        return features.load_features(dino_model=settings.dino_model), track
+        return features.load_features("dinov2", settings), track
 
     made, there, failed = extract_many(jobs, settings, load, flags.rerun)
     lines = [f"{made} made, {there} there before, {len(failed)} failed"]

@@ -9,16 +9,14 @@
 from spa.errors import VisualizeError
 from spa.view.drawing import (
     draw_result,
-    normalize_scores,
     paint_frames,
     paint_point_track_with_colors,
-    plot_scores,
     project_3d_to_2d,
     project_all_tracks,
-    score_to_color_bgr,
-    worst_tracks,
 )
+from spa.view.plots import plot_scores
 from spa.view.results import load_visualization_data, prepare_video_for_visualization
+from spa.view.scores import normalize_scores, score_to_color_bgr, worst_tracks
 
 __all__ = [
     "VisualizeError",

@@ -28,29 +28,18 @@ from spa.clip.video import DEFAULT_FPS
 from spa.clip.video_writer import write_video
 from spa.errors import VisualizeError
 from spa.flags import check_output_dir, exit_on_user_error, quiet_video_decoder
-from spa.view import drawing
-from spa.view.drawing import (
-    HIDDEN,
-    draw_result,
-    is_in_frame,
-    worst_tracks,
-    write_png,
-)
-from spa.view.results import load_visualization_data
+from spa.view.drawing import HIDDEN, draw_result, is_in_frame, write_png
+from spa.view.plots import plot_scores
+from spa.view.results import read_result
+from spa.view.scores import worst_tracks
 
 FLAGS = flags.FLAGS
 VIDEO_ENDINGS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".gif")
 
 
 def define_flags() -> None:
-    """Called where this file is run; importing it defines nothing."""
-    define_published_flags()
-    define_more_flags()
-    define_interactive_flags()
-
-
-def define_published_flags() -> None:
-    """Flags of the published script, with its defaults."""
+    """Defines the flags, where this file is run; importing it defines none."""
+    # Those of the published script, with its defaults.
     flags.DEFINE_string(
         "npz_path", None, "The result to draw: result_with_scores.npz, or of TAPIP3D."
     )
@@ -90,10 +79,7 @@ def define_published_flags() -> None:
     flags.DEFINE_boolean(
         "save_frames", False, "Frames as PNGs, too: OUTPUT_NAME/frame_00000.png..."
     )
-
-
-def define_more_flags() -> None:
-    """Flags that the published script has not."""
+    # Those that it has not.
     flags.DEFINE_boolean(
         "side_by_side", False, "The video itself to the left of the painted one."
     )
@@ -113,10 +99,7 @@ def define_more_flags() -> None:
         "rings while they have a score, and left out then, as many trackers leave a "
         "point where it was lost. skip: not at all.",
     )
-
-
-def define_interactive_flags() -> None:
-    """Flags of the 3D view."""
+    # Those of the 3D view.
     flags.DEFINE_boolean(
         "interactive",
         False,
@@ -144,11 +127,6 @@ def check_flags() -> None:
     both = FLAGS["normalize_scores"].present and FLAGS.normalize_scores
     if both and FLAGS.no_normalize_scores:
         raise VisualizeError("give normalize_scores or no_normalize_scores, not both")
-    check_interactive_flags()
-
-
-def check_interactive_flags() -> None:
-    """Refuses what the 3D view would leave out without a word."""
     names = [
         f"--{name}"
         for name in ("worst", "plot", "save_frames", "side_by_side")
@@ -161,7 +139,7 @@ def check_interactive_flags() -> None:
 
 
 def output_stem() -> Path:
-    """Where the video goes, without its ending."""
+    """Returns where the video goes, without its ending."""
     npz_path = Path(os.path.expanduser(FLAGS.npz_path))
     name = FLAGS.output_name
     if name is None:
@@ -177,7 +155,6 @@ def output_stem() -> Path:
 
 
 def painted_frames(data: dict):
-    """RGB frames of the video to write."""
     return draw_result(
         data,
         trail=FLAGS.trail,
@@ -189,8 +166,8 @@ def painted_frames(data: dict):
     )
 
 
-def with_pictures(frames, folder: Path):
-    """Frames as they pass by, each left in the folder as a PNG."""
+def save_pictures(frames, folder: Path):
+    """Yields frames as they pass by, each left in the folder as a PNG."""
     number = -1
     for number, frame in enumerate(frames):
         write_png(folder / f"frame_{number:05d}.png", frame)
@@ -201,8 +178,8 @@ def with_pictures(frames, folder: Path):
             path.unlink()
 
 
-def show_in_space() -> None:
-    """The 3D view of the result, until Ctrl-C."""
+def show_scene() -> None:
+    """Shows the result in space, until Ctrl-C."""
     from spa.view.viewer import (
         free_port,
         make_scene,
@@ -210,7 +187,7 @@ def show_in_space() -> None:
     )
 
     free_port("localhost", FLAGS.port)  # before a long file is read
-    data = load_visualization_data(os.path.expanduser(FLAGS.npz_path))
+    data = read_result(os.path.expanduser(FLAGS.npz_path))
     data["fps"] = FLAGS.fps or data["fps"]
     normalize = FLAGS.normalize_scores if FLAGS["normalize_scores"].present else None
     normalize = False if FLAGS.no_normalize_scores else normalize
@@ -218,13 +195,13 @@ def show_in_space() -> None:
 
 
 def run() -> list[str]:
-    """Draws what the flags name; the lines to print."""
+    """Draws what the flags name; returns the lines to print."""
     check_flags()
     if FLAGS.interactive:
-        show_in_space()
+        show_scene()
         return []
     stem = output_stem()
-    data = load_visualization_data(os.path.expanduser(FLAGS.npz_path))
+    data = read_result(os.path.expanduser(FLAGS.npz_path))
     check_output_dir(str(stem.parent))
     scores, path = data["coords_score"], f"{stem}.mp4"
     if not data["has_scores"]:
@@ -246,7 +223,7 @@ def run() -> list[str]:
         )
     frames = painted_frames(data)
     if FLAGS.save_frames:
-        frames = with_pictures(frames, stem)
+        frames = save_pictures(frames, stem)
     written = [path] + [f"{stem}/frame_*.png"] * FLAGS.save_frames
     with contextlib.closing(
         tqdm(frames, "drawing", len(scores), unit="frame", delay=1, leave=False)
@@ -258,12 +235,12 @@ def run() -> list[str]:
         if FLAGS.worst is not None:
             chosen = worst_tracks(scores, FLAGS.worst)
         title, fps = Path(data["path"]).name, FLAGS.fps or data["fps"]
-        drawing.plot_scores(written[-1], scores, fps, chosen, title)
+        plot_scores(written[-1], scores, fps, chosen, title)
     return [summary(data), *(f"written  {name}" for name in written)]
 
 
 def summary(data: dict) -> str:
-    """What was drawn, in a line."""
+    """Returns what was drawn, in a line."""
     scores = data["coords_score"]
     num_frames, num_tracks = scores.shape
     known = scores[np.isfinite(scores)]
@@ -280,8 +257,7 @@ def main(argv):
     # Where a terminal lacks a character, as in a file's name, it gets its number.
     sys.stdout.reconfigure(errors="backslashreplace")
     with exit_on_user_error(
-        VisualizeError,
-        interrupted="no video is half-written; frames of --save_frames stay",
+        interrupted="no video is half-written; frames of --save_frames stay"
     ):
         lines = run()
     if lines:

@@ -20,7 +20,7 @@ from spa import geometry
 from spa.files import keep_compiled_programs, whole_file
 from spa.realism.result import Result
 from spa.realism.scorer import score_video
-from spa.view.drawing import score_to_color_bgr
+from spa.view.scores import score_to_color_bgr
 
 CLIPS = "example_video", "example_teleport"
 PLAIN = 0.8  # score above which points are small

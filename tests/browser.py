@@ -1,8 +1,4 @@
-"""A headless browser for tests of pages; see `find_chromium`.
-
-find_chromium   Debian's browser, or a skip that says why
-open_page       a page of it, which notes what its console says
-"""
+"""A headless browser for tests of pages."""
 
 import contextlib
 import os
@@ -31,17 +27,26 @@ def find_chromium():
 
 
 @contextlib.contextmanager
-def open_page(url, width=800, height=600, timeout=120):
-    """A page, and the list of errors that its console and scripts come to."""
+def start_browser(*arguments, timeout=120):
+    """A browser of Playwright."""
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:
         missing("no playwright: pip install -r requirements-dev.txt")
-    errors = []
+    arguments = [*ARGUMENTS, *arguments]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path=find_chromium(), args=ARGUMENTS, timeout=1000 * timeout
+            executable_path=find_chromium(), args=arguments, timeout=1000 * timeout
         )
+        yield browser
+        browser.close()
+
+
+@contextlib.contextmanager
+def open_page(url, width=800, height=600, timeout=120):
+    """A page, and the list of errors that its console and scripts come to."""
+    errors = []
+    with start_browser(timeout=timeout) as browser:
         page = browser.new_page(viewport={"width": width, "height": height})
         page.set_default_timeout(1000 * timeout)
         page.on("pageerror", lambda error: errors.append(str(error)))
@@ -50,4 +55,3 @@ def open_page(url, width=800, height=600, timeout=120):
         )
         page.goto(url)
         yield page, errors
-        browser.close()

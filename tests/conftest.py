@@ -39,6 +39,7 @@ LONG_FILES = [
     "test_checkpoint_forms",
     "test_model_evaluation",
     "test_checkpoints",
+    "test_report_browser",
     "test_report",
     "test_inference",
     "test_loading",

@@ -21,7 +21,7 @@ KMEANS_ROUNDS = 30
 def bipartite_clusters(
     tokens: Float[np.ndarray, "T h w D"], merge_ratio: int = 25, num_iters: int = 11
 ) -> Int[np.ndarray, "T h w"]:
-    """Clusters whose centres are what is left of merging tokens within frames.
+    """Returns clusters whose centres are what merging tokens within frames leaves.
 
     Args:
         tokens: features of patches.
@@ -39,7 +39,8 @@ def bipartite_clusters(
 def merge_tokens(
     tokens: Float[np.ndarray, "T P D"], merge_ratio: int, num_iters: int
 ) -> Float[np.ndarray, "T M D"]:
-    """Bipartite soft matching (ToMe, Bolya et al. 2023), all frames at once.
+    """Merges tokens by bipartite soft matching (ToMe, Bolya et al. 2023), all frames at
+    once.
 
     In each round every second token, from the first on (even), is matched to the most
     similar of the others (odd). The most similar pairs merge, `merge_ratio` percent of
@@ -71,8 +72,8 @@ def merge_tokens(
 def distinct_centroids(
     centroids: Float[np.ndarray, "T M D"],
 ) -> Float[np.ndarray, "K D"]:
-    """All centroids of the first frame, and of later ones, in order, each that has a
-    similarity under DISTINCT to every one kept before it."""
+    """Returns all centroids of the first frame, and of later ones, in order, each that
+    has a similarity under DISTINCT to every one kept before it."""
     kept = centroids[0]
     for later in centroids[1:]:
         # Only a few can be new: the loop is over these.
@@ -88,12 +89,12 @@ def distinct_centroids(
 def most_similar(
     tokens: Float[np.ndarray, "*P D"], centroids: Float[np.ndarray, "K D"]
 ) -> Int[np.ndarray, "*P"]:
-    """The number of each token's most similar centroid, the first of equal ones."""
+    """Returns the number of each token's most similar centroid, the first of equals."""
     return _similarity(tokens, centroids).argmax(axis=-1)
 
 
 def _similarity(first, second):
-    """Cosines between [..., P, D] and [..., M, D], as [..., P, M]."""
+    """Returns cosines between [..., P, D] and [..., M, D], [..., P, M]."""
     product = _unit(first) @ np.swapaxes(_unit(second), -1, -2)
     return np.round(product, DECIMALS)
 
@@ -106,8 +107,8 @@ def _unit(vectors):
 def kmeans_clusters(
     tokens: Float[np.ndarray, "T h w D"], n_clusters: int = 32, seed: int = 0
 ) -> Int[np.ndarray, "T h w"]:
-    """K-means of all patches, the best of some starts; as many clusters as there are
-    different patches where these are fewer."""
+    """Returns clusters by k-means of all patches, the best of some starts; as many as
+    there are different patches where these are fewer."""
     flat = np.asarray(tokens, np.float32).reshape(-1, tokens.shape[-1])
     n_clusters = min(n_clusters, _num_different(flat, n_clusters))
     if n_clusters == 1:  # OpenCV takes a single row for a column
@@ -119,7 +120,6 @@ def kmeans_clusters(
 
 
 def _num_different(rows, enough):
-    """How many different rows there are, counted up to `enough`."""
     different = set()
     for row in rows:
         different.add(row.tobytes())
@@ -129,7 +129,7 @@ def _num_different(rows, enough):
 
 
 def kmeans(points, count, seed, rounds=KMEANS_ROUNDS, starts=1, begun=None):
-    """Labels [n] and centres [count, D]; OpenCV's, from k-means++ or from labels."""
+    """Returns labels [n] and centres [count, D], from k-means++ or from labels."""
     cv2.setRNGSeed(seed)
     stop = cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, rounds, 1e-3
     how = cv2.KMEANS_PP_CENTERS if begun is None else cv2.KMEANS_USE_INITIAL_LABELS

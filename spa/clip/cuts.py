@@ -10,7 +10,8 @@ from jaxtyping import Bool, UInt8
 from spa.clip.video import SMALLEST_SIDE, Frames, Video, reduced
 
 # Cuts. Measured on the pairs of four real clips and a rendered one: up to 7 of 300
-# keypoints match between clips, at least 99 within one over 10 frames.
+# keypoints match between clips, at least 99 within one over 10 frames. Colours or
+# differences of pixels would take a flash, a fade or a fast pan for a cut.
 SIFT_SIZE = 256  # longer side of what is matched, pixels
 NUM_KEYPOINTS = 300
 FEW_KEYPOINTS = 6  # a frame with fewer cannot be compared
@@ -48,7 +49,7 @@ def _thumbnails(frames) -> UInt8[np.ndarray, "T h w 3"]:
 
 
 def find_cuts(frames: Sequence[UInt8[np.ndarray, "h w 3"]]) -> list[int]:
-    """Where another shot begins: the first frame of each shot but the first.
+    """Returns where other shots begin: the first frame of each shot but the first.
 
     A cut is where no frame of the last SIDE before it matches one of the first SIDE
     after it, while the frames on either side match each other. A flash, black frames, a
@@ -65,6 +66,8 @@ def find_cuts(frames: Sequence[UInt8[np.ndarray, "h w 3"]]) -> list[int]:
     changed = np.array([0, *_mean_change(thumbnails)]) > LEAST_CHANGE
     seen = _Keypoints(frames)
     last = len(frames) - 1
+    # Frames STRIDE apart are compared first: most clips have no cut, and matching
+    # every pair would take eight times as long.
     suspects = [
         suspect
         for start in range(0, last, STRIDE)
@@ -74,7 +77,6 @@ def find_cuts(frames: Sequence[UInt8[np.ndarray, "h w 3"]]) -> list[int]:
 
 
 def _mean_change(thumbnails):
-    """[T-1] mean absolute difference to the frame before."""
     pairs = zip(thumbnails[:-1], thumbnails[1:], strict=True)
     return np.array([cv2.absdiff(a, b).mean() for a, b in pairs])
 
@@ -87,10 +89,10 @@ class _Keypoints:
         # The threshold is half of OpenCV's: rendered scenes have little contrast.
         self.sift = cv2.SIFT_create(nfeatures=NUM_KEYPOINTS, contrastThreshold=0.02)
 
-    def at(self, t):
-        """Unit descriptors [K, 128] of a frame."""
+    def describe(self, t):
+        """Returns unit descriptors [K, 128] of a frame."""
         if t not in self.known:
-            if len(self.known) > 4 * REACH:
+            if len(self.known) > 4 * REACH:  # memory of a long clip stays bounded
                 self.known.clear()
             grey = cv2.cvtColor(reduced(self.frames[t], SIFT_SIZE), cv2.COLOR_RGB2GRAY)
             found = self.sift.detectAndCompute(grey, None)[1]
@@ -99,35 +101,37 @@ class _Keypoints:
             self.known[t] = found / np.maximum(norms, 1e-6)
         return self.known[t]
 
-    def shows_something(self, t):
-        return len(self.at(t)) >= FEW_KEYPOINTS
+    def has_keypoints(self, t):
+        return len(self.describe(t)) >= FEW_KEYPOINTS
 
     def is_blank(self, t):
         return reduced(self.frames[t], THUMBNAIL).std(axis=(0, 1)).max() < BLANK
 
-    def match(self, s, t):
-        """Whether two frames show the same place."""
-        a, b = self.at(s), self.at(t)
+    def is_match(self, s, t):
+        """Returns whether two frames show the same place."""
+        a, b = self.describe(s), self.describe(t)
         fewer = min(len(a), len(b))
         if fewer < FEW_KEYPOINTS:
             return False
         distance = np.sqrt(np.maximum(2 - 2 * a @ b.T, 0))
         to, back = distance.argmin(axis=1), distance.argmin(axis=0)
+        # Repeated textures, as of windows or leaves, match anything: a pair counts only
+        # if each is the other's nearest, and much nearer than its second nearest.
         mutual = back[to] == np.arange(len(a))
         clear = _is_clear(distance) & _is_clear(distance.T)[to]
+        # Three at least: of frames with few keypoints one or two match by chance.
         return (mutual & clear).sum() >= max(3, SAME_SHOT * fewer)
 
 
 def _is_clear(distance):
-    """Whether the nearest is much nearer than the second, row by row."""
     nearest = np.partition(distance, 1, axis=1)
     return nearest[:, 0] < MATCH_RATIO * nearest[:, 1]
 
 
 def _suspects(seen, changed, start, stop) -> Iterator[int]:
-    """Frames in start+1..stop that do not match the one before, where start and stop
-    do not match each other."""
-    if not changed[start + 1 : stop + 1].any() or seen.match(start, stop):
+    """Yields frames in start+1..stop that do not match the one before, by bisection
+    where start and stop do not match each other."""
+    if not changed[start + 1 : stop + 1].any() or seen.is_match(start, stop):
         return
     if stop == start + 1:
         yield stop
@@ -138,26 +142,29 @@ def _suspects(seen, changed, start, stop) -> Iterator[int]:
 
 
 def _is_cut(seen, t, num_frames):
-    if not seen.shows_something(t):
+    if not seen.has_keypoints(t):
         return False
+    # Any match across it makes it no cut: what blurs or hides one frame, as a flash or
+    # a fast pan does, does not hide SIDE of them.
     earlier = range(t - 1, max(-1, t - REACH), -1)
-    before = [i for i in earlier if seen.shows_something(i)][:SIDE]
-    after = [i for i in range(t, min(num_frames, t + SIDE)) if seen.shows_something(i)]
-    if not before or any(seen.match(i, j) for i in before for j in after):
+    before = [i for i in earlier if seen.has_keypoints(i)][:SIDE]
+    after = [i for i in range(t, min(num_frames, t + SIDE)) if seen.has_keypoints(i)]
+    if not before or any(seen.is_match(i, j) for i in before for j in after):
         return False
     # A pan may pass over what has no keypoints; black frames may lie at a cut.
     if not all(seen.is_blank(i) for i in range(before[0] + 1, t)):
         return False
+    # A side whose own frames do not match is a chaos, such as confetti, and no shot.
     return all(
-        len(side) == 1 or seen.match(side[0], side[1]) for side in (before, after)
+        len(side) == 1 or seen.is_match(side[0], side[1]) for side in (before, after)
     )
 
 
 def find_repeats(
     frames: Sequence[UInt8[np.ndarray, "h w 3"]],
 ) -> tuple[Bool[np.ndarray, " T"], str]:
-    """Frames that repeat the one before, at regular places, as a conversion from 24 to
-    30 frames a second leaves them. Compression noise does not matter.
+    """Returns frames that repeat the one before, at regular places, as a conversion
+    from 24 to 30 frames a second leaves them. Compression noise does not matter.
 
     Irregular ones are not among them: a video that freezes is worth a low score.
 
@@ -181,11 +188,14 @@ def find_repeats(
 
 
 def _repeated_phases(moving, repeated, period):
-    """Which of each `period` frames are repeated [period]; none if not regular."""
+    """Returns which of each `period` frames are repeated [period]; none if
+    irregular."""
     phase = np.arange(len(moving)) % period
     known = np.bincount(phase[moving], minlength=period)
     fitting = np.bincount(phase[moving & repeated], minlength=period)
+    # Frames in which nothing moves say nothing: only moving ones are counted.
     chosen = (fitting >= REGULAR * known) & (known >= LEAST_CYCLES)
+    # Repeats elsewhere, too, are a freeze or slow motion, not a conversion.
     stray = fitting[~chosen].sum() > STRAY * known[~chosen].sum()
     if chosen.sum() > MOST_REPEATED * period or stray:
         return np.zeros(period, bool)
@@ -193,10 +203,11 @@ def _repeated_phases(moving, repeated, period):
 
 
 def _change_ratio(thumbnails):
-    """Where something moves [T], and a frame's change by that around it [T]."""
+    """Returns where something moves [T], and a frame's change by that around it [T]."""
     change = [0.0]
     for a, b in zip(thumbnails[:-1], thumbnails[1:], strict=True):
         difference = cv2.absdiff(a, b).astype(np.float32).mean(axis=-1).ravel()
+        # Not the mean: what moves may be small, and noise is everywhere.
         largest = max(1, round(LARGEST_CHANGES * len(difference)))
         change.append(np.partition(difference, -largest)[-largest:].mean())
     change = np.array(change)
@@ -209,7 +220,7 @@ def _change_ratio(thumbnails):
 
 
 def drop_repeats(video: Video, cuts: Sequence[int] = ()) -> tuple[Video, list[int]]:
-    """A clip without the frames that a conversion of its rate repeated.
+    """Returns a clip without the frames that a conversion of its rate repeated.
 
     The whole clip is looked at, and if it has no pattern, each of its shots.
 
@@ -245,7 +256,7 @@ def drop_repeats(video: Video, cuts: Sequence[int] = ()) -> tuple[Video, list[in
 def content_box(
     frames: Sequence[UInt8[np.ndarray, "h w 3"]],
 ) -> tuple[int, int, int, int]:
-    """The part of the frames inside of borders of one colour (letterbox, pillarbox).
+    """Returns the part of the frames inside of borders of one colour (letterbox).
 
     A line of pixels is border if it has one colour throughout, the same in all frames,
     and all lines farther out have it too.
@@ -259,13 +270,14 @@ def content_box(
     sampled = [frames[t] for t in np.unique(chosen)]
     top, bottom = _border_ends(sampled, axis=1)
     left, right = _border_ends(sampled, axis=0)
+    # A clip that fades in from black would have no inside.
     if bottom - top < SMALLEST_SIDE // 2 or right - left < SMALLEST_SIDE // 2:
         return 0, 0, width, height
     return left, top, right, bottom
 
 
 def _border_ends(frames, axis):
-    """Where the picture begins and ends, from lines along `axis`."""
+    # Where the picture begins and ends, from lines along `axis`.
     flat, colours = True, []
     for frame in frames:
         flat = flat & (frame.std(axis=axis).max(axis=-1) < FLAT)

@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import scipy.ndimage
 from jaxtyping import Bool, Float, Int, UInt8
-from tqdm import tqdm
 
 from spa.clip import features
 from spa.clip.clusters import bipartite_clusters, kmeans, kmeans_clusters
+from spa.clip.progress import progress_bar
 from spa.clip.tracking import protocol
 from spa.clip.video import WORKING_SIZE, Video
 from spa.errors import PointsError
@@ -83,7 +83,7 @@ class Sampling:
             raise PointsError(f"seed is {self.seed}, must be -2^31 to 2^31 - 1")
 
     def deciding(self) -> dict:
-        """What decides over the points: not what is of the other method only."""
+        """Returns what decides over the points; nothing of the other method."""
         of_others = {
             "bipartite": ("n_clusters", "seed"),
             "kmeans": ("merge_ratio", "num_iters"),
@@ -128,7 +128,7 @@ class EntityTracks:
     queries: Queries | None = None
 
     def rows(self, which: np.ndarray) -> "EntityTracks":
-        """Some of them."""
+        """Returns some of them."""
         return dataclasses.replace(
             self,
             tracks=self.tracks[which],
@@ -138,15 +138,15 @@ class EntityTracks:
         )
 
     def seen_more_than_once(self) -> protocol.Tracks2D:
-        """Those that say something about motion."""
+        """Returns those that say something about motion."""
         counts = self.visible[..., 0].sum(axis=1)
         kept = counts >= min(protocol.MIN_VISIBLE_FRAMES, self.tracks.shape[1])
         return protocol.Tracks2D(self.tracks[kept], self.visible[kept])
 
 
 def sample_frames(num_frames: int, count: int) -> Int[np.ndarray, " K"]:
-    """Numbers of `count` frames spread evenly from the first of a clip to its last; of
-    all of them if there are fewer."""
+    """Returns numbers of `count` frames spread evenly from the first of a clip to its
+    last; of all of them if there are fewer."""
     count = min(num_frames, count)
     return np.round(np.linspace(0, num_frames - 1, count)).astype(int)
 
@@ -156,24 +156,18 @@ def clip_tokens(
     model: features.FeatureModel,
     num_patches: int = 16,
 ) -> Float[np.ndarray, "T h w D"]:
-    """Features of all patches of all frames, float32; the frames are squeezed into a
-    square, as in Trokens."""
-    bar = tqdm(
-        model.maps(frames, (num_patches, num_patches)),
-        desc="features",
-        total=len(frames),
-        unit="frame",
-        delay=features.SECONDS_BEFORE_BAR,
-        leave=False,
-        disable=None,  # no bar in a log
-    )
-    return np.stack([np.asarray(found, np.float32) for found in bar])
+    """Returns features of all patches of all frames, float32; the frames are squeezed
+    into a square, as in Trokens."""
+    maps = model.maps(frames, (num_patches, num_patches))
+    maps = progress_bar(maps, name="features", total=len(frames))
+    return np.stack([np.asarray(found, np.float32) for found in maps])
 
 
 def cluster(
     tokens: Float[np.ndarray, "T h w D"], sampling: Sampling
 ) -> Int[np.ndarray, "T h w"]:
-    """The cluster of each patch, over all frames together; some may have no patch.
+    """Returns the cluster of each patch, over all frames together; some may have no
+    patch.
 
     Raises:
         PointsError: features that are not finite.
@@ -193,7 +187,7 @@ def find_queries(
     size: tuple[int, int],
     sampling: Sampling,
 ) -> Queries:
-    """Points on each entity, in the frame in which it is largest.
+    """Returns points on each entity, in the frame in which it is largest.
 
     Args:
         tokens: features of patches of some frames.
@@ -233,14 +227,14 @@ def find_queries(
 def patch_pixels(
     mask: Bool[np.ndarray, "h w"], size: tuple[int, int]
 ) -> Float[np.ndarray, "n 2"]:
-    """Centres (x, y) of the pixels of a frame of `size` that lie in patches of a mask,
-    row by row."""
-    y, x = np.nonzero(mask[_patch_of_pixels(mask.shape, size)])
+    """Returns centres (x, y) of the pixels of a frame of `size` that lie in patches of
+    a mask, row by row."""
+    y, x = np.nonzero(mask[_patch_numbers(mask.shape, size)])
     return np.stack([x, y], axis=1) + 0.5
 
 
-def _patch_of_pixels(shape, size):
-    """The row and column, as numpy.ix_, of the patch in which each pixel's centre
+def _patch_numbers(shape, size):
+    """Returns row and column, as numpy.ix_, of the patch in which each pixel's centre
     lies."""
     return np.ix_(
         *(
@@ -251,17 +245,18 @@ def _patch_of_pixels(shape, size):
 
 
 def _has_pixel(shape, size):
-    """Which patches [h, w] have a pixel; all but in frames of fewer pixels."""
+    """Returns which patches [h, w] have a pixel; all but in frames of fewer pixels."""
     found = np.zeros(shape, bool)
-    found[_patch_of_pixels(shape, size)] = True
+    found[_patch_numbers(shape, size)] = True
     return found
 
 
 def spread_points(
     pixels: Float[np.ndarray, "n 2"], count: int
 ) -> Float[np.ndarray, "m 2"]:
-    """At most `count` of some pixels, evenly spread: k-means of their positions, and of
-    each cluster the pixel that is nearest to its centre. All where there are fewer."""
+    """Returns at most `count` of some pixels, evenly spread: k-means of their
+    positions, and of each cluster the pixel that is nearest to its centre. All where
+    there are fewer."""
     if len(pixels) <= count:
         return pixels
     labels, centres = kmeans(pixels.astype(np.float32), count, seed=0)
@@ -273,8 +268,9 @@ def spread_points(
 
 
 def grid_queries(size: tuple[int, int], grid_size: int) -> Queries:
-    """A grid of points in the first frame, of one entity, with a margin of 1/64 of the
-    width on all sides, as CoTracker's; of a quarter of the height if that is less."""
+    """Returns a grid of points in the first frame, of one entity, with a margin of 1/64
+    of the width on all sides, as CoTracker's; of a quarter of the height if that is
+    less."""
     height, width = size
     margin = np.minimum(width / 64, np.array(size) / 4)
     if grid_size == 1:
@@ -293,7 +289,8 @@ def semantic_queries(
     model: features.FeatureModel,
     sampling: Sampling,
 ) -> Queries:
-    """Points on the entities of a clip [T, H, W, 3], by a network's features."""
+    """Returns points on the entities of a clip [T, H, W, 3], by a network's
+    features."""
     chosen = sample_frames(len(frames), sampling.num_frames)
     tokens = clip_tokens([frames[t] for t in chosen], model, sampling.num_patches)
     return find_queries(tokens, chosen, frames[0].shape[:2], sampling)
@@ -307,7 +304,7 @@ def semantic_tracks(
     grid_size: int | None = None,
     max_tracks: int | None = None,
 ) -> EntityTracks:
-    """Tracks of points on the entities of a clip, both ways in time.
+    """Tracks points on the entities of a clip, both ways in time.
 
     Args:
         frames: T frames [H, W, 3], RGB uint8, all of one size.
@@ -348,7 +345,7 @@ def drop_redundant(
     visible: Bool[np.ndarray, "N T"],
     radius: float,
 ) -> Int[np.ndarray, " K"]:
-    """The tracks that say something of their own.
+    """Returns the tracks that say something of their own.
 
     One is left out if in some frame both it and an earlier one that is kept are
     visible, and if in all such frames they are nearer than `radius`.
@@ -367,7 +364,7 @@ def drop_redundant(
 
 
 def rescale_tracks(found: EntityTracks, video: Video) -> EntityTracks:
-    """Tracks in pixels of a video's (reduced) frames in those of the video itself."""
+    """Returns tracks in pixels of a video's reduced frames in those of the video."""
     height, width = video.frames[0].shape[:2]
     scale = np.array([video.size[1] / width, video.size[0] / height], np.float32)
     return dataclasses.replace(found, tracks=found.tracks * scale)

@@ -143,8 +143,8 @@ def read_video(
     capture = cv2.VideoCapture(place, cv2.CAP_FFMPEG)
     if rate == 0 and (start or duration or fps):
         raise VideoError(f"{path} has no frame rate: read it whole")
-    first = _frames_in(start, rate)
-    stop = None if duration is None else first + max(1, _frames_in(duration, rate))
+    first = _count_frames(start, rate)
+    stop = None if duration is None else first + max(1, _count_frames(duration, rate))
     kept, notes = _kept_rate(rate, fps)
     notes = *mistaken, *notes
     span = first, stop, (kept / rate if rate else 1.0)
@@ -204,23 +204,23 @@ def check_file(path: str) -> None:
         raise VideoError(f"{path} may not be read: permission denied")
 
 
-def _frames_in(seconds, rate):
+def _count_frames(seconds, rate):
     return round(min(seconds * rate, 1e12))
 
 
 def _true_rate(path):
-    """A file's frames per second, 0 if unknown, and what to say of its header."""
+    """Returns a file's frames per second, 0 if unknown, and notes on its header."""
     capture, times = cv2.VideoCapture(path, cv2.CAP_FFMPEG), []
     header = capture.get(cv2.CAP_PROP_FPS)
     while len(times) <= STEPS_FOR_RATE and capture.grab():
         times.append(capture.get(cv2.CAP_PROP_POS_MSEC))
     capture.release()
-    return _rate_of(header, np.diff(times))
+    return believed_rate(header, np.diff(times))
 
 
-def _rate_of(header, steps):
-    """The header's frames per second, or what the ms between its first frames come to
-    where that is far from it; and what to say of that."""
+def believed_rate(header, steps):
+    """Returns the header's frames per second, or what the ms between its first frames
+    come to where that is far from it; and notes on that."""
     header = header if 0 < header < math.inf else 0.0
     usual = np.median(steps) if len(steps) else 0.0
     if usual <= 0:
@@ -237,9 +237,9 @@ def _rate_of(header, steps):
 
 
 def _edited_seconds(path):
-    """What the edit list of an .mp4 or .mov leaves of its video, which players and
-    OpenCV go by but for its count of frames; infinite where there is none. Phones and
-    ffmpeg trim in this way, without coding anew."""
+    """Returns what the edit list of an .mp4 or .mov leaves of its video; infinite where
+    there is none. Phones and ffmpeg trim in this way, without coding anew; OpenCV goes
+    by it but for its count of frames."""
     try:
         with open(path, "rb") as file:
             content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
@@ -259,7 +259,7 @@ def _edited_seconds(path):
 
 
 def _boxes(data):
-    """(kind, contents) of each box in a part of an .mp4 file."""
+    """Yields (kind, contents) of each box in a part of an .mp4 file."""
     while len(data) >= 8:
         size, start = _integer(data[:4]), 8
         if size == 1:
@@ -276,8 +276,8 @@ def _integer(data):
 
 
 def _read_frames(path, capture, span, max_size, memory):
-    """Frames, reduced; their (height, width) before that; their numbers in the file;
-    and the time in ms of every frame decoded."""
+    """Returns frames, reduced; their (height, width) before that; their numbers in the
+    file; and the time in ms of every frame decoded."""
     # OpenCV rather than an ffmpeg process: JAX's threads do not survive a fork.
     first, stop, share = span
     frames, size, indices, times = FrameStore(memory), None, [], []
@@ -308,7 +308,7 @@ def _read_frames(path, capture, span, max_size, memory):
 
 
 def _kept_rate(rate, wanted):
-    """Frames per second that are kept of a file with `rate`, and what to say of it."""
+    """Returns frames per second that are kept of a file with `rate`, and notes."""
     if wanted is None:
         # A little more than 30 is 30, written down badly.
         factor = math.ceil(rate / (1.005 * HIGHEST_FPS)) if rate else 1
@@ -323,8 +323,8 @@ def _kept_rate(rate, wanted):
 
 
 def frames_taken(num_frames: int, share: float) -> Int[np.ndarray, " K"]:
-    """Numbers of the frames that are kept for a `share` in 0..1 of the frame rate, as
-    evenly spaced as whole frames can be."""
+    """Returns numbers of the frames that are kept for a `share` in 0..1 of the frame
+    rate, as evenly spaced as whole frames can be."""
     return np.array([n for n in range(num_frames) if _is_taken(n, share)], int)
 
 
@@ -350,7 +350,7 @@ def video_from_array(
     max_size: int = WORKING_SIZE,
     kept_fps: float | None = None,
 ) -> Video:
-    """Frames that are in memory already, as `read_video` would give them.
+    """Returns frames that are in memory already, as `read_video` would.
 
     Args:
         frames: [T, H, W, 3] RGB uint8.
@@ -395,7 +395,7 @@ def _check_size(name, height, width):
 
 
 def reduced(frame: UInt8[np.ndarray, "H W 3"], max_size: int):
-    """A copy [h, w, 3] with its longer side at most max_size, averaged by area."""
+    """Returns a copy [h, w, 3], its longer side at most max_size, averaged by area."""
     height, width = frame.shape[:2]
     shrink = max_size / max(height, width)
     if shrink >= 1:

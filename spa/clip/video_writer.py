@@ -95,7 +95,6 @@ def _h264_writer(name, shape, fps, crf, preset):
 
 
 def _evened(frame):
-    """A frame with even height and width."""
     height, width = frame.shape[:2]
     if height % 2 or width % 2:
         frame = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")

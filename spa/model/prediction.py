@@ -6,8 +6,8 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float
 
-# Queries are decoded in arrays of a multiple of the second number and at most the first,
-# so that few shapes are compiled and little is padded.
+# Queries are decoded in arrays of at most the first number and a multiple of the
+# second, so that few shapes are compiled and little is padded.
 QUERIES_PER_CALL, QUERY_STEP = 512, 128
 
 

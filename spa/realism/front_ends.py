@@ -1,22 +1,20 @@
 """A video to 3D tracks: repeats and cuts, tracker, features and depth, loaded once."""
 
-import contextlib
 import dataclasses
+import functools
 import logging
 from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Float16
 
-from spa.clip import tracking
 from spa.clip.cuts import content_box, drop_repeats, find_cuts
+from spa.clip.depth import depth_maps, load_depth
+from spa.clip.features import load_features, point_features
 from spa.clip.semantic import Sampling, semantic_tracks
-from spa.clip.tracking import protocol
-from spa.clip.video import (
-    Frames,
-    Video,
-)
-from spa.errors import FrontEndError, PointsError, UserError
+from spa.clip.tracking import load_tracker, protocol
+from spa.clip.video import Frames, Video
+from spa.errors import UserError
 from spa.model import checkpoints
 from spa.realism.options import DEFAULT_FRONT_ENDS, Options
 from spa.realism.tracks import Tracks3D, lift_tracks
@@ -28,7 +26,7 @@ MOST_POINTS = 25_000_000  # tracks times frames; of longer clips fewer tracks ar
 def lift_video(
     video: Video, options: Options, front_ends: "FrontEnds"
 ) -> tuple[Video, Tracks3D]:
-    """Tracks of a clip in the camera frame, and the clip without repeated frames.
+    """Returns a clip without repeated frames, and its tracks in the camera frame.
 
     Raises:
         NothingToTrack: no point could be followed.
@@ -48,7 +46,7 @@ def lift_video(
 
 
 def prepare(video: Video, options: Options) -> tuple[Video, list[int]]:
-    """The clip without repeated frames, and the frames at which other shots begin."""
+    """Returns the clip without repeated frames, and where other shots begin."""
     cuts = [] if options.ignore_cuts else find_cuts(video.frames)
     video, cuts = drop_repeats(video, cuts)
     height, width = video.size
@@ -65,7 +63,7 @@ class FrontEnds:
     """What turns frames into tracks, features and depth, loaded once for many clips.
 
     Attributes:
-        track: (frames, max_tracks) to Tracks2D in pixels of the frames.
+        track: (frames, max_tracks=...) to Tracks2D in pixels of the frames.
         features: (frames, tracks [N, T, 2]) to [N, T, D]; None for none.
         depth: (frames, which frames of their file these are [T], shots) to depth maps
             [T, h, w] along the optical axis, positive; None for none.
@@ -79,96 +77,59 @@ class FrontEnds:
 
 
 def load_front_ends(options: Options, checkpoint: checkpoints.Checkpoint) -> FrontEnds:
-    """The tracker, and those networks whose output the checkpoint takes.
-
-    The one place where options are handed on to tracking.py, features.py and depth.py.
+    """Loads the tracker, and those networks whose output the checkpoint takes.
 
     Raises:
         UserError: a front end that is not there, or features that the checkpoint
             cannot do without and nothing computes.
     """
-    names = {
-        name: _front_end_name(options, checkpoint, name) for name in ("dino", "depth")
-    }
-    model = features = depth = None
+    dino, depth = (_front_end_name(options, checkpoint, x) for x in ("dino", "depth"))
     is_semantic = options.query_sampling == "semantic"
-    with _in_one_line():
-        if names["dino"] or is_semantic:  # one network for both
-            model = _load_features(names["dino"] or DEFAULT_FRONT_ENDS["dino"], options)
-        if names["dino"]:
-            features = _features(model, checkpoint)
-        if names["depth"]:
-            depth = _depth(names["depth"], options)
-    LOG.info(
-        "features: %s, depth: %s", names["dino"] or "none", names["depth"] or "none"
-    )
+    model = features = maps = None
+    if dino or is_semantic:  # one network for both
+        model = load_features(dino or DEFAULT_FRONT_ENDS["dino"], options)
+    if dino:
+        features = _point_features(model, checkpoint)
+    if depth:
+        maps = _shot_depth(load_depth(depth, options))
+    LOG.info("features: %s, depth: %s", dino or "none", depth or "none")
     LOG.info(
         "query points: %s",
         f"{options.num_points_per_entity} on each cluster of {model.name}'s features"
         if is_semantic
         else f"a grid of {options.tracking_grid_size}",
     )
-    backends = {"tracker": options.tracker, "features": names["dino"]}
-    backends["depth"] = names["depth"]
-    return FrontEnds(_tracker(options, model), features, depth, backends)
+    track = load_tracker(options.tracker, options, options.tracking_grid_size)
+    if is_semantic:
+        track = _semantic_tracker(track, model, options)
+    names = {"tracker": options.tracker, "features": dino, "depth": depth}
+    return FrontEnds(track, features, maps, names)
 
 
-def _load_features(name, options):
-    from spa.clip.features import load_features
+def _semantic_tracker(track, model, options) -> Callable:
+    """Returns a tracker of points on clusters of the model's features."""
+    sampling = Sampling(num_points_per_entity=options.num_points_per_entity)
 
-    return load_features(name, **_named(options, "dino_"))
-
-
-def _tracker(options, model) -> Callable:
-    """Of (frames, max_tracks). `model` is the one that semantic points come from."""
-    given = _named(options, "cotracker_")
-    with _in_one_line():
-        track = tracking.load_tracker(
-            options.tracker, options.tracking_grid_size, **given
-        )
-
-    def grid(frames, max_tracks):
-        return track(frames, max_tracks=max_tracks)
-
-    def semantic(frames, max_tracks):
-        found = semantic_tracks(
-            frames, model, track, sampling=_sampling(options), max_tracks=max_tracks
-        )
+    def track_entities(frames, max_tracks):
+        found = semantic_tracks(frames, model, track, sampling, max_tracks=max_tracks)
         num_entities = len(np.unique(found.queries.entities))
         LOG.info("points: %d on %d entities", len(found.queries.points), num_entities)
         return found.seen_more_than_once()
 
-    chosen = {"grid": grid, "semantic": semantic}
-    return _said_in_one_line(chosen[options.query_sampling])
+    return track_entities
 
 
-def _sampling(options) -> Sampling:
-    return Sampling(num_points_per_entity=options.num_points_per_entity)
-
-
-def _features(model, checkpoint) -> Callable:
-    """Of (frames, tracks)."""
-    from spa.clip.features import point_features
-
+def _point_features(model, checkpoint) -> Callable:
     width = checkpoint.config.dino_feature_dim
     if model.dim != width:
         raise UserError(
             f"{model.name} gives {model.dim} features, {checkpoint.name} was trained "
             f"with {width}: give another dino_model, or leave use_dino out"
         )
-    return _said_in_one_line(
-        lambda frames, tracks: point_features(frames, tracks, model, progress=False)
-    )
+    return functools.partial(point_features, model=model, progress=False)
 
 
-def _depth(name, options) -> Callable:
-    """Of (frames, which frames of the file these are, shots (start, stop))."""
-    from spa.clip.depth import load_depth
-    from spa.clip.depth.maps import depth_maps
-
-    given = _named(options, "vda_") if name == "vda" else {}
-    model = load_depth(name, **given)
-
+def _shot_depth(model) -> Callable:
     def maps(frames, indices, shots):
         # Relative depth has another unit in each shot. Maps of a file are of the whole
         # file or of all that is scored, which cannot be told from a shot.
@@ -180,19 +141,11 @@ def _depth(name, options) -> Callable:
         ]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    return _said_in_one_line(maps)
-
-
-def _said_in_one_line(function):
-    def call(*args):
-        with _in_one_line():
-            return function(*args)
-
-    return call
+    return maps
 
 
 def _front_end_name(options, checkpoint, modality):
-    """The name of the front end for "dino" or "depth", None if it is not needed."""
+    """Returns the front end for "dino" or "depth", None if it is not needed."""
     asked = getattr(options, f"use_{modality}")
     has = getattr(checkpoint.config, f"use_{modality}")
     name = options.features if modality == "dino" else options.depth
@@ -216,23 +169,8 @@ def _front_end_name(options, checkpoint, modality):
     return None
 
 
-@contextlib.contextmanager
-def _in_one_line():
-    """Front ends say what a user can put right in an error of their own."""
-    try:
-        yield
-    except (FrontEndError, PointsError) as error:
-        raise UserError(str(error)) from error
-
-
-def _named(options, prefix):
-    """The options of one front end that were given."""
-    given = dataclasses.asdict(options).items()
-    return {n: x for n, x in given if n.startswith(prefix) and x is not None}
-
-
 def depth_shots(video, shots, depth) -> Float16[np.ndarray, "T h w"]:
-    """Of all frames; `depth` knows what it must do shot by shot."""
+    """Returns depth maps of all frames; `depth` is that of `FrontEnds`."""
     return depth(video.frames, video.frame_indices, shots)
 
 
@@ -243,7 +181,7 @@ def track_shots(
     options: Options,
     front_ends: FrontEnds,
 ) -> protocol.Tracks2D:
-    """Tracks of every shot by itself, in pixels of `video.frames`.
+    """Tracks every shot by itself, in pixels of `video.frames`.
 
     Args:
         video: the clip.
@@ -256,33 +194,25 @@ def track_shots(
         Tracks [N, T, 2] of all shots, each visible in its own shot only.
     """
     num_frames, found = len(video.frames), []
+    most = protocol.TRACKS_PER_CELL * options.tracking_grid_size**2
     for (start, stop), box in zip(shots, boxes, strict=True):
-        most = MOST_POINTS // num_frames * (stop - start) // num_frames
-        most = min(
-            protocol.TRACKS_PER_CELL * options.tracking_grid_size**2, max(1, most)
-        )
+        # A long clip's tracks are shared out by the length of its shots.
+        share = MOST_POINTS // num_frames * (stop - start) // num_frames
         part = Frames(video.frames, range(start, stop), box)
-        found.append(front_ends.track(part, most))
-    LOG.info(
-        "tracker %s: %d tracks", options.tracker, sum(len(f.tracks) for f in found)
-    )
-    if len(shots) == 1:
-        corner = np.array(boxes[0][:2], np.float32)
-        return protocol.Tracks2D(found[0].tracks + corner, found[0].visible)
-    total = sum(len(f.tracks) for f in found)
-    tracks = np.zeros((total, num_frames, 2), np.float32)
-    visible = np.zeros((total, num_frames, 1), np.float32)
-    first = 0
-    for (start, stop), box, shot in zip(shots, boxes, found, strict=True):
-        rows = slice(first, first + len(shot.tracks))
-        tracks[rows, start:stop] = shot.tracks + np.array(box[:2], np.float32)
-        visible[rows, start:stop] = shot.visible
-        first = rows.stop
+        tracked = front_ends.track(part, max_tracks=min(most, max(1, share)))
+        before_and_after = (0, 0), (start, num_frames - stop), (0, 0)
+        corner = np.array(box[:2], np.float32)
+        found.append([
+            np.pad(tracked.tracks + corner, before_and_after),
+            np.pad(tracked.visible, before_and_after),
+        ])  # fmt: skip
+    tracks, visible = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    LOG.info("tracker %s: %d tracks", options.tracker, len(tracks))
     return protocol.Tracks2D(tracks, visible)
 
 
 def _boxes(video, boxes):
-    """Boxes in pixels of the clip; none if no shot has a border."""
+    """Returns boxes in pixels of the clip; none if no shot has a border."""
     small_height, small_width = video.frames[0].shape[:2]
     if all(box == (0, 0, small_width, small_height) for box in boxes):
         return ()

@@ -1,26 +1,29 @@
-"""Points, trails, scores and colour bars on frames; scores over time."""
+"""Points and trails on frames, coloured by score."""
 
 import collections
-import math
 import os
-import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, UInt8
 
 from spa.errors import VisualizeError
 from spa.files import whole_file
-from spa.view.results import load_visualization_data
+from spa.view.margin import add_margin
+from spa.view.results import read_result
+from spa.view.scores import (
+    check_scores,
+    colours_bgr,
+    drawing_order,
+    mean_scores,
+    normalize_scores,
+    worst_tracks,
+)
 
-GREY = (128, 128, 128)  # of points without a score
 TRAIL_WEIGHT = 0.7  # of trails over the frame, as published
 SHIFT = 4  # binary digits of a pixel that OpenCV is given
-ROUNDED = 1e-5  # by which scores may lie outside of 0..1
 HIDDEN = ("hollow", "lost", "skip")
-INK, PAPER = (230, 230, 230), (32, 32, 32)  # of the margin
-FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
 def project_3d_to_2d(
@@ -28,7 +31,7 @@ def project_3d_to_2d(
     intrinsics: Float[np.ndarray, "3 3"],
     extrinsics: Float[np.ndarray, "4 4"],
 ) -> tuple[Float[np.ndarray, "N 2"], Float[np.ndarray, " N"]]:
-    """Points in the world to pixels of one camera.
+    """Projects points in the world to pixels of one camera.
 
     Args:
         coords_3d: [N, 3] in the world.
@@ -59,7 +62,7 @@ def project_all_tracks(
     original_height: int | None = None,
     original_width: int | None = None,
 ) -> Float[np.ndarray, "N T 2"]:
-    """Tracks in the world to pixels of the video that the intrinsics are for.
+    """Projects tracks in the world to pixels of the video.
 
     Args:
         coords_3d: [T, N, 3] in the world.
@@ -86,93 +89,6 @@ def project_all_tracks(
     return tracks
 
 
-def score_to_color_bgr(score: float) -> tuple[int, int, int]:
-    """The colour of a score: red (0) over white (0.5) to blue (1), grey for NaN.
-
-    Returns:
-        (blue, green, red), 0..255, as OpenCV takes them.
-    """
-    return tuple(colours_bgr(np.array([score], np.float64))[0].tolist())
-
-
-def colours_bgr(scores: Float[np.ndarray, "*N"]) -> UInt8[np.ndarray, "*N 3"]:
-    """The colours of many scores; see `score_to_color_bgr`."""
-    scores = np.asarray(scores, np.float64)
-    is_known = ~np.isnan(scores)
-    s = np.clip(np.where(is_known, scores, 0), 0, 1)
-    # Ratios and rounding as published, to the last digit.
-    up, down = 255 * (s / 0.5), 255 * (1 - (s - 0.5) / 0.5)
-    is_low = s < 0.5
-    blue = np.where(is_low, up, 255)
-    green = np.where(is_low, up, down)
-    red = np.where(is_low, 255, down)
-    colours = np.stack([blue, green, red], axis=-1)
-    return np.where(is_known[..., None], colours, GREY).astype(np.uint8)
-
-
-def normalize_scores(
-    scores: Float[np.ndarray, "T N"],
-) -> tuple[Float[np.ndarray, "T N"], tuple[float, float]]:
-    """Scores spread over 0..1, so that the lowest is red and the highest blue.
-
-    Every clip has something red then; the second value says what it was. Scores that
-    are all the same, or that there are none of, are left as they are if they lie in
-    0..1.
-
-    Returns:
-        Scores [T, N], NaN where they are not finite, and the scores that became 0
-        and 1.
-    """
-    known = np.isfinite(scores)
-    scores = np.where(known, scores, np.nan).astype(np.float32)
-    if not known.any():
-        return scores, (0.0, 1.0)
-    low, high = (float(f(scores)) for f in (np.nanmin, np.nanmax))
-    if low == high and 0 <= low <= 1:
-        return scores, (0.0, 1.0)
-    if low == high:
-        return np.where(known, np.float32(0.5), np.nan), (low, high)
-    return (scores - np.float32(low)) / np.float32(high - low), (low, high)
-
-
-def check_scores(scores: Float[np.ndarray, "T N"]) -> None:
-    """Raises VisualizeError unless all scores that there are lie in 0..1, give or take
-    what float32 rounds; colours of what is beyond are those of 0 and 1."""
-    known = scores[~np.isnan(scores)]
-    if known.size and not (known.min() >= -ROUNDED and known.max() <= 1 + ROUNDED):
-        raise VisualizeError(
-            f"scores run from {known.min():g} to {known.max():g}, not within 0..1: "
-            "leave out --no_normalize_scores"
-        )
-
-
-def worst_tracks(scores: Float[np.ndarray, "T N"], count: int) -> Int[np.ndarray, " K"]:
-    """Numbers of the `count` tracks with the lowest score in any frame, the worst
-    first; fewer where fewer have a score. (Not the lowest mean: what breaks once does
-    not stand out in it, and short tracks do.)
-
-    Raises:
-        VisualizeError: a count below 1, or no scores at all.
-    """
-    if count < 1:
-        raise VisualizeError(f"worst is {count}, must be at least 1")
-    known = np.isfinite(scores)
-    lowest = np.where(known, scores, np.inf).min(axis=0, initial=np.inf)
-    order = np.argsort(lowest, kind="stable")
-    chosen = order[: min(count, int(known.any(axis=0).sum()))]
-    if not len(chosen):
-        raise VisualizeError("no track has a score, so none is the worst")
-    return chosen
-
-
-def mean_scores(scores: Float[np.ndarray, "T N"], axis: int) -> np.ndarray:
-    """Means over tracks (axis 1) or frames (axis 0); NaN where there is no score."""
-    known = np.isfinite(scores)
-    total = np.where(known, scores, 0).sum(axis=axis, dtype=np.float64)
-    with np.errstate(invalid="ignore"):
-        return total / known.sum(axis=axis)
-
-
 def paint_frames(
     frames: Iterable[UInt8[np.ndarray, "H W 3"]],
     tracks: Float[np.ndarray, "N T 2"],
@@ -187,7 +103,7 @@ def paint_frames(
     running_scores: Float[np.ndarray, " T"] | None = None,
     side_by_side: bool = False,
 ) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
-    """Frames with tracks on them, one after the other, so that long clips stream.
+    """Paints tracks on frames, one after the other, so that long clips stream.
 
     Within a frame all trails come first, the oldest steps of all tracks before younger
     ones, blended with the frame once; then points, in the order of the tracks. Both
@@ -230,8 +146,8 @@ def paint_frames(
         raise VisualizeError(f"point_size is {point_size}, must be at least 1")
     if hidden not in HIDDEN:
         raise VisualizeError(f"hidden is {hidden!r}: have {', '.join(HIDDEN)}")
-    shown = _shown(visibles, scores, hidden)
-    painted = _painted(frames, tracks, visibles, scores, trail, point_size, shown)
+    shown = _drawn_points(visibles, scores, hidden)
+    painted = _paint_tracks(frames, tracks, visibles, scores, trail, point_size, shown)
     if side_by_side:
         painted = ((f, np.concatenate([f, p], axis=1)) for f, p in painted)
     if not margin:
@@ -243,11 +159,10 @@ def paint_frames(
         raise VisualizeError(
             f"there are {len(running_scores)} running scores for {len(scores)} frames"
         )
-    return _with_margin((p for _, p in painted), running_scores, score_range)
+    return add_margin((p for _, p in painted), running_scores, score_range)
 
 
 def _checked_visibles(tracks, visibles, scores):
-    """[N, T] bool; all arrays are of the same tracks and frames."""
     if tracks.ndim != 3 or tracks.shape[2] != 2:
         raise VisualizeError(f"tracks have shape {list(tracks.shape)}, need [N, T, 2]")
     num_tracks, num_frames = tracks.shape[:2]
@@ -267,8 +182,8 @@ def _checked_visibles(tracks, visibles, scores):
     return visibles.reshape(num_tracks, num_frames) > 0.5
 
 
-def _shown(visibles, scores, hidden):
-    """[N, T]: which points are drawn where they are inside of the frame."""
+def _drawn_points(visibles, scores, hidden):
+    """Returns which points [N, T] are drawn where they are inside of the frame."""
     known = ~np.isnan(scores.T)
     if hidden == "skip":
         return visibles
@@ -277,8 +192,8 @@ def _shown(visibles, scores, hidden):
     return np.ones_like(visibles)
 
 
-def _painted(frames, tracks, visibles, scores, trail, point_size, shown):
-    """Frames as they were and painted."""
+def _paint_tracks(frames, tracks, visibles, scores, trail, point_size, shown):
+    """Yields frames as they were and painted."""
     num_frames, count = tracks.shape[1], 0
     recent = collections.deque(maxlen=trail + 1)  # positions, and which are seen
     for t, frame in enumerate(frames):
@@ -304,8 +219,8 @@ def _painted(frames, tracks, visibles, scores, trail, point_size, shown):
 
 
 def _positions(points, shape):
-    """Positions [N] as OpenCV takes them, in parts of a pixel, and which lie in the
-    frame [N]."""
+    """Returns positions [N] as OpenCV takes them, in parts of a pixel, and which lie in
+    the frame [N]."""
     x, y = points[:, 0], points[:, 1]
     with np.errstate(invalid="ignore"):
         inside = (x >= 0) & (x < shape[1]) & (y >= 0) & (y < shape[0])
@@ -316,7 +231,7 @@ def _positions(points, shape):
 
 
 def _paint_trails(frame, recent, colours):
-    """A copy of the frame with the trails that end in the last of `recent`."""
+    """Returns a copy of the frame with the trails that end in the last of `recent`."""
     if len(recent) < 2:
         return frame.copy()
     overlay, line, smooth = frame.copy(), cv2.line, cv2.LINE_AA
@@ -329,8 +244,7 @@ def _paint_trails(frame, recent, colours):
 
 
 def _paint_points(picture, points, drawn, seen, colours, point_size):
-    """Discs, and rings for what is not seen, around whole pixels: of small circles
-    between pixels OpenCV makes lopsided diamonds."""
+    # Around whole pixels: of small circles between pixels OpenCV makes diamonds.
     circle, thickness = cv2.circle, np.where(seen, -1, 1).tolist()
     places = np.where(drawn[:, None], points, 0).astype(np.int64).tolist()
     for n in np.flatnonzero(drawn).tolist():
@@ -346,7 +260,7 @@ def paint_point_track_with_colors(
     point_size: int = 2,
     **options,
 ) -> UInt8[np.ndarray, "T H W 3"]:
-    """A whole video with tracks on it, as the published function; see `paint_frames`,
+    """Paints tracks on a whole video, as the published function; see `paint_frames`,
     whose further options it takes. There is no margin unless asked for."""
     options = {"margin": False} | options
     painted = paint_frames(
@@ -354,70 +268,6 @@ def paint_point_track_with_colors(
     )
     painted = list(painted)
     return np.stack(painted) if painted else np.asarray(video).copy()
-
-
-def margin_height(width: int) -> int:
-    """Pixels below a painted frame of this width, for colour bar and score."""
-    return 2 * _row_height(width) + 4
-
-
-def _font_scale(width):
-    return float(np.clip(width / 1000, 0.3, 2.0))
-
-
-def _row_height(width):
-    return round(34 * _font_scale(width)) + 4
-
-
-def _with_margin(pictures, means, score_range):
-    """Pictures with a strip below: the frame and its score, then the colour bar."""
-    (low, high), strip = score_range, None
-    for t, picture in enumerate(pictures):
-        if strip is None:
-            strip = _colour_bar(picture.shape[1], low, high)
-        below = strip.copy()
-        mean = "none" if np.isnan(means[t]) else _decimal(means[t], low, high)
-        _write(below, f"score {mean}", 4, 0)
-        place = f"frame {t}/{len(means) - 1}"
-        left = picture.shape[1] - _text_width(place, below) - 4
-        if left > _text_width(f"score {mean}", below) + 12:
-            _write(below, place, left, 0)
-        yield np.concatenate([picture, below])
-
-
-def _colour_bar(width, low, high):
-    """The strip without what changes from frame to frame."""
-    strip = np.full((margin_height(width), width, 3), PAPER, np.uint8)
-    ends = [_decimal(score, low, high) for score in (low, high)]
-    row = _row_height(width)
-    widths = [_text_width(text, strip) for text in ends]
-    start, stop = 4 + widths[0] + 6, width - 4 - widths[1] - 6
-    _write(strip, ends[0], 4, 1)
-    _write(strip, ends[1], width - 4 - widths[1], 1)
-    if stop > start:
-        top, bottom = row + row // 4, 2 * row - row // 6
-        strip[top:bottom, start:stop] = colours_bgr(np.linspace(0, 1, stop - start))
-    return strip
-
-
-def _decimal(score, low, high):
-    """A score with as many decimals as tell the ends of the bar apart, two or more."""
-    span = abs(high - low)
-    decimals = 2 if span == 0 else min(6, max(2, 1 - math.floor(math.log10(span))))
-    return f"{score:.{decimals}f}"
-
-
-def _text_width(text, strip):
-    return cv2.getTextSize(text, FONT, _font_scale(strip.shape[1]), 1)[0][0]
-
-
-def _write(strip, text, left, row):
-    """Text in a row of the strip, 0 or 1."""
-    width = strip.shape[1]
-    base = round((row + 0.82) * _row_height(width))
-    thickness = max(1, round(_font_scale(width)))
-    scale = _font_scale(width)
-    cv2.putText(strip, text, (left, base), FONT, scale, INK, thickness, cv2.LINE_AA)
 
 
 def draw_result(
@@ -431,14 +281,14 @@ def draw_result(
     margin: bool = True,
     side_by_side: bool = False,
 ) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
-    """A result's frames with its tracks on them, read and painted one by one.
+    """Paints a result's tracks on its frames, read and painted one by one.
 
     Tracks are drawn by falling lowest score, so that the worst lie on top. By default
     a point that is neither visible nor scored is not drawn, if any is scored: many
     trackers leave one where it was lost.
 
     Args:
-        result: a result_with_scores.npz, or what `load_visualization_data` made of it.
+        result: a result_with_scores.npz, or what `read_result` made of it.
         trail, point_size, hidden, margin, side_by_side: see `paint_frames`.
         normalize: spread scores over 0..1, see `normalize_scores`; else they are the
             true ones.
@@ -448,10 +298,10 @@ def draw_result(
         T frames, RGB.
 
     Raises:
-        VisualizeError: as `load_visualization_data` and `paint_frames`, at once; scores
+        VisualizeError: as `read_result` and `paint_frames`, at once; scores
             outside of 0..1 that are not to be normalised; a video that cannot be read.
     """
-    data = result if isinstance(result, dict) else load_visualization_data(result)
+    data = result if isinstance(result, dict) else read_result(result)
     true = data["coords_score"]
     if normalize:
         scores, score_range = normalize_scores(true)
@@ -465,7 +315,7 @@ def draw_result(
     )
     visibles = data["visibs"][:, order].T
     painted = paint_frames(
-        (frame[..., ::-1] for frame in data["video"].frames()),
+        (frame[..., ::-1] for frame in data["clip"].frames()),
         tracks,
         visibles,
         scores,
@@ -481,18 +331,11 @@ def draw_result(
 
 
 def is_in_frame(data: dict) -> Bool[np.ndarray, "N T"]:
-    """Where a visible point lies within the picture, and can be drawn."""
+    """Returns where a visible point lies within the picture, and can be drawn."""
     tracks = project_all_tracks(data["coords"], data["intrinsics"], data["extrinsics"])
     with np.errstate(invalid="ignore"):
-        inside = ((tracks >= 0) & (tracks < data["video"].size[::-1])).all(axis=-1)
+        inside = ((tracks >= 0) & (tracks < data["clip"].size[::-1])).all(axis=-1)
     return inside & np.asarray(data["visibs"], bool).T
-
-
-def drawing_order(scores: Float[np.ndarray, "T N"]) -> Int[np.ndarray, " N"]:
-    """Tracks without a score, then the others by falling lowest score: what is drawn
-    last, on top, is what was worst at some time."""
-    lowest = np.where(np.isfinite(scores), scores, np.inf).min(axis=0)
-    return np.argsort(-lowest, kind="stable")
 
 
 def write_png(path: str | os.PathLike, frame: UInt8[np.ndarray, "H W 3"]) -> None:
@@ -504,67 +347,3 @@ def write_png(path: str | os.PathLike, frame: UInt8[np.ndarray, "H W 3"]) -> Non
     data = cv2.imencode(".png", np.ascontiguousarray(frame[..., ::-1]))[1]
     with whole_file(path) as file:
         file.write(data.tobytes())
-
-
-def plot_scores(
-    path: str | os.PathLike,
-    scores: Float[np.ndarray, "T N"],
-    fps: float | None = None,
-    chosen: Sequence[int] | None = None,
-    title: str = "",
-) -> None:
-    """Draws scores over time as a PNG: their mean, the range in which the middle 80% of
-    points lie, and the mean of the lowest hundredth, which a small thing that does the
-    impossible moves first.
-
-    Args:
-        path: where the picture shall be.
-        scores: [T, N], true scores; NaN where there is none.
-        fps: so that there is an axis in seconds; None for none.
-        chosen: tracks to draw a line for each.
-        title: above it.
-
-    Raises:
-        VisualizeError: no scores at all.
-        OSError: it cannot be written.
-    """
-    from matplotlib.figure import Figure  # not above: it takes a second
-
-    scores = np.where(np.isfinite(scores), scores, np.nan)
-    if np.isnan(scores).all():
-        raise VisualizeError("there is no score to plot")
-    means = mean_scores(scores, axis=1)
-    bands, lowest = np.full((2, len(scores)), np.nan), np.full(len(scores), np.nan)
-    for t, values in enumerate(scores):
-        known = np.sort(values[~np.isnan(values)])
-        if known.size:
-            bands[:, t] = np.quantile(known, [0.1, 0.9])
-            lowest[t] = known[: math.ceil(len(known) / 100)].mean()
-    figure = Figure(figsize=(8, 3.5), dpi=120, layout="constrained")
-    axes = figure.add_subplot()
-    at = np.arange(len(scores))
-    axes.fill_between(
-        at, *bands, color="tab:blue", alpha=0.2, lw=0, label="80% of points"
-    )
-    for i, n in enumerate([] if chosen is None else chosen):
-        name = "worst tracks" if i == 0 else None
-        axes.plot(at, scores[:, n], color="tab:red", lw=0.8, alpha=0.6, label=name)
-    marker = "." if len(scores) < 100 else None
-    axes.plot(at, means, color="tab:blue", marker=marker, label="mean")
-    if chosen is None:
-        axes.plot(at, lowest, color="tab:red", lw=1, label="mean of the lowest 1%")
-    axes.set(xlabel="frame", ylabel="score", xlim=(0, max(1, len(at) - 1)))
-    axes.set_title(title, parse_math=False)  # file names may have dollars
-    low, high = np.nanmin(scores), np.nanmax(scores)
-    if low >= 0 and high <= 1:
-        axes.set_ylim(-0.02, 1.02)
-    axes.grid(alpha=0.3)
-    axes.legend(loc="best", fontsize=8, framealpha=0.6)
-    if fps:
-        axes.secondary_xaxis(
-            "top", functions=(lambda frame: frame / fps, lambda second: second * fps)
-        ).set_xlabel("seconds")
-    with whole_file(path) as file, warnings.catch_warnings():
-        # The font may lack characters of the title, which are boxes then.
-        warnings.filterwarnings("ignore", "Glyph .* missing")
-        figure.savefig(file, format="png")

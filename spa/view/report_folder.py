@@ -4,7 +4,7 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +72,7 @@ class Folder:
 
     @property
     def name(self) -> str:
-        """The folder's own name."""
+        """Returns the folder's own name."""
         return Path(os.path.abspath(self.path)).name
 
 
@@ -89,9 +89,9 @@ FIGURES = {  # Score's name of what score.json and scores.csv call otherwise
 
 
 def read_folder(path: str | os.PathLike) -> Folder:
-    """The results in a folder: sub-folders with a score.json, or its own; and what
-    scores*.csv say of videos that failed. Where tables disagree, the newest is right,
-    and a score.json newer than all of them is.
+    """Reads the results in a folder: sub-folders with a score.json, or its own; and
+    what scores*.csv say of videos that failed. Where tables disagree, the newest is
+    right, and a score.json newer than all of them is.
 
     Raises:
         UserError: there is no such folder, or neither a result nor a row in it.
@@ -116,7 +116,7 @@ def read_folder(path: str | os.PathLike) -> Folder:
         if row.get("error"):
             failed.append((name, row["error"]))
         else:
-            scores.append(_score_of_row(name, path / name, row))
+            scores.append(_table_score(name, path / name, row))
     if not scores and not failed:
         raise UserError(
             f"{path} has no results: no score.json in it or in a sub-folder, and no "
@@ -127,7 +127,7 @@ def read_folder(path: str | os.PathLike) -> Folder:
 
 
 def _latest_rows(folder) -> dict[str, tuple[dict, int]]:
-    """A video's last row in the tables, and when that table was written."""
+    """Returns a video's last row in the tables, and when that table was written."""
     rows = {}
     tables = [p for p in folder.glob("scores*.csv") if p.is_file()]
     for table in sorted(tables, key=lambda p: os.stat(p).st_mtime_ns):
@@ -169,8 +169,8 @@ def _read_score(name, file) -> Score:
     )
 
 
-def _score_of_row(name, folder, row) -> Score:
-    """Of a table alone: its folder was moved or deleted."""
+def _table_score(name, folder, row) -> Score:
+    # Its folder was moved or deleted: the table is all there is.
     figures = {ours: _number(row.get(theirs)) for ours, theirs in FIGURES.items()}
     warnings = [x for x in (row.get("warnings") or "").split("; ") if x]
     return Score(
@@ -179,7 +179,7 @@ def _score_of_row(name, folder, row) -> Score:
 
 
 def _number(value) -> float | None:
-    """A finite number, None for whatever else."""
+    """Returns a finite number, None for whatever else."""
     if isinstance(value, bool | list | dict):
         return None
     try:
@@ -196,7 +196,7 @@ def _or(value, instead):
 def find_drops(
     curve: Sequence[float | None] | Float[np.ndarray, " T"], most: int = MOST_DROPS
 ) -> list[int]:
-    """The frames in which a score over time is at the bottom of a drop.
+    """Returns the frames in which a score over time is at the bottom of a drop.
 
     A drop is a dip that is deep (scipy's prominence) for a score, LEAST_DROP, and for
     this curve, DROP_SPREADS robust standard deviations. One at the clip's ends counts.
@@ -242,7 +242,8 @@ class Entry:
 
 
 def pair_up(folders: Sequence[Folder]) -> list[Entry]:
-    """Videos by name: of one folder in its order, of two matched, by the difference."""
+    """Returns videos by name: of one folder in its order, of two matched, by the
+    difference."""
     by_name = [{score.name: score for score in f.scores} for f in folders]
     names = dict.fromkeys(name for scores in by_name for name in scores)
     entries = [Entry(n, [scores.get(n) for scores in by_name]) for n in names]
@@ -252,7 +253,7 @@ def pair_up(folders: Sequence[Folder]) -> list[Entry]:
 
 
 def compare(entries: Sequence[Entry]) -> dict:
-    """Two folders against each other.
+    """Compares two folders.
 
     Returns:
         num_common, mean_a, mean_b (each over all videos of its folder), and
@@ -262,27 +263,21 @@ def compare(entries: Sequence[Entry]) -> dict:
     pairs = np.array([
         [side.realism for side in e.sides] for e in entries if e.difference is not None
     ]).reshape(-1, 2)  # fmt: skip
-    means = [
-        [e.sides[i].realism for e in entries if e.sides[i] and has_score(e.sides[i])]
-        for i in range(2)
-    ]
     difference = statistics.bootstrap(statistics.mean, pairs[:, 0] - pairs[:, 1])
     wins = statistics.bootstrap(statistics.pairwise_accuracy, pairs[:, 0], pairs[:, 1])
     return {
         "num_common": len(pairs),
-        "mean_a": mean_known(means[0]),
-        "mean_b": mean_known(means[1]),
+        "mean_a": mean_realism(entry.sides[0] for entry in entries),
+        "mean_b": mean_realism(entry.sides[1] for entry in entries),
         "difference": _estimate(difference),
         "win_rate": _estimate(wins),
     }
 
 
-def has_score(score):
-    return score.realism is not None
-
-
-def mean_known(values):
-    return float(np.mean(values)) if values else None
+def mean_realism(scores: Iterable[Score | None]) -> float | None:
+    """Returns the mean realism of those that have one, None of nothing."""
+    known = [s.realism for s in scores if s is not None and s.realism is not None]
+    return float(statistics.mean(known)) if known else None
 
 
 def _estimate(found) -> dict:
@@ -290,8 +285,9 @@ def _estimate(found) -> dict:
 
 
 def choose(entries: Sequence[Entry], most: int) -> list[Entry]:
-    """The entries whose videos are put into the page, at most so many: of one folder
-    from both ends of the ranking, lowest first; of two those that differ most."""
+    """Returns the entries whose videos are put into the page, at most so many: of one
+    folder from both ends of the ranking, lowest first; of two those that differ
+    most."""
     if any(len(entry.sides) > 1 for entry in entries):
         order = sorted(entries, key=lambda e: -abs(_or(e.difference, 0)))
         return order[: max(most, 0)]

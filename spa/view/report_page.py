@@ -22,15 +22,15 @@ from spa.view.report_folder import (
     choose,
     compare,
     find_drops,
-    has_score,
-    mean_known,
+    mean_realism,
     pair_up,
 )
 from spa.view.report_pictures import Pictures, add_pictures
 
 LOG = logging.getLogger(__name__)
 
-TEMPLATE = Path(__file__).resolve().parent / "report_template.html"
+PARTS = Path(__file__).resolve().parent / "report"
+SCRIPTS = ("figures.js", "ranking.js", "video.js", "plot.js")  # one after the other
 LARGE_PAGE = 100e6  # bytes, beyond which browsers take their time
 DECIMALS = 4  # of scores in the page
 
@@ -94,11 +94,11 @@ def page_data(
     entries: Sequence[Entry],
     pictures: dict[int, Pictures],
 ) -> tuple[dict, dict[str, Path]]:
-    """What the page's script reads, and its videos by their ids."""
+    """Returns what the page's script reads, and its videos by their ids."""
     media, videos = {}, []
     for rank, entry in enumerate(entries, 1):
         sides = [
-            side and _side(side, pictures.get(id(side), Pictures()), media)
+            side and _describe_side(side, pictures.get(id(side), Pictures()), media)
             for side in entry.sides
         ]
         videos.append({
@@ -109,17 +109,17 @@ def page_data(
         })  # fmt: skip
     data = {
         "title": " and ".join(folder.name for folder in folders),
-        "folders": [_about_folder(folder) for folder in folders],
-        "basis": _basis(folders),
-        "notes": notes_on(folders),
+        "folders": [_describe_folder(folder) for folder in folders],
+        "basis": _describe_scorers(folders),
+        "notes": comparability_notes(folders),
         "comparison": compare(entries) if len(folders) > 1 else None,
         "videos": videos,
     }
     return data, media
 
 
-def _side(score, pictures, media) -> dict:
-    """A video in a folder, as the page's script knows it."""
+def _describe_side(score, pictures, media) -> dict:
+    """Returns a video in a folder, as the page's script knows it."""
     ids = {}
     for kind in ("original", "painted"):
         file = getattr(pictures, kind)
@@ -151,17 +151,16 @@ def _rounded(value):
     return None if value is None else round(float(value), DECIMALS)
 
 
-def _about_folder(folder) -> dict:
-    realism = [score.realism for score in folder.scores if has_score(score)]
+def _describe_folder(folder) -> dict:
     return {
         "name": folder.name,
         "count": len(folder.scores),
-        "mean": mean_known(realism),
+        "mean": mean_realism(folder.scores),
         "failed": [{"name": name, "error": error} for name, error in folder.failed],
     }
 
 
-def _basis(folders) -> str:
+def _describe_scorers(folders) -> str:
     names = {
         str((score.settings.get("checkpoint") or {}).get("name"))
         for folder in folders
@@ -173,8 +172,9 @@ def _basis(folders) -> str:
     return f"Scored by {', '.join(sorted(names))}. {when}" if names else when
 
 
-def notes_on(folders: Sequence[Folder]) -> list[str]:
-    """What stands in the way of comparing the scores of a page, in one line each."""
+def comparability_notes(folders: Sequence[Folder]) -> list[str]:
+    """Returns what stands in the way of comparing the scores of a page, line by
+    line."""
     scores = [score for folder in folders for score in folder.scores if score.settings]
     notes, keys = [], dict.fromkeys(key for s in scores for key in s.settings)
     differ = [
@@ -198,20 +198,27 @@ def notes_on(folders: Sequence[Folder]) -> list[str]:
 
 
 def page_pieces(data: dict, media: dict[str, Path]) -> Iterator[bytes]:
-    """The page's bytes, piece by piece, so that no more than a video is in memory.
+    """Yields the page's bytes, piece by piece, so that no more than a video is in
+    memory.
 
     Args:
         data: what its script reads; JSON takes all of it.
         media: videos by their elements' ids.
     """
-    template = TEMPLATE.read_text(encoding="utf-8")
-    filled = {"POLICY": _policy(template), "TITLE": html.escape(data["title"])}
+    style, script = _read_parts("style.css"), _read_parts(*SCRIPTS)
+    filled = {
+        "POLICY": _security_policy(style, script),
+        "TITLE": html.escape(data["title"]),
+        "STYLE": style,
+        "SCRIPT": script,
+    }
+    template = (PARTS / "page.html").read_text(encoding="utf-8")
     # Split once, so that what is filled in is never taken for a place to fill.
     for i, piece in enumerate(re.split(r"\{\{(\w+)\}\}", template)):
         if i % 2 == 0:
             yield piece.encode()
         elif piece == "DATA":
-            yield as_script(data).encode()
+            yield script_json(data).encode()
         elif piece == "MEDIA":
             for name, path in tqdm(media.items(), "page", leave=False, delay=2):
                 yield f'<script type="text/plain" id="{name}">'.encode()
@@ -221,25 +228,27 @@ def page_pieces(data: dict, media: dict[str, Path]) -> Iterator[bytes]:
             yield filled[piece].encode("utf-8", "replace")
 
 
-def as_script(data) -> str:
-    """JSON for a script element, which no text in it can end, and in ASCII."""
+def script_json(data) -> str:
+    """Returns JSON for a script element, in ASCII, which no text in it can end."""
     text = json.dumps(data, allow_nan=False, separators=(",", ":"))
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text
 
 
-def _policy(template) -> str:
-    """What the page may do: run its own script and style, show what is in it; and
-    nothing from a network, whatever a name or a message contains."""
+def _read_parts(*names):
+    return "\n" + "".join((PARTS / name).read_text(encoding="utf-8") for name in names)
 
-    def hashes(tag):
-        texts = re.findall(rf"<{tag}>(.*?)</{tag}>", template, re.DOTALL)
-        found = (hashlib.sha256(text.encode()).digest() for text in texts)
-        return " ".join(f"'sha256-{base64.b64encode(h).decode()}'" for h in found)
+
+def _security_policy(style, script) -> str:
+    """Returns what the page may do: run its own script and style, show what is in it;
+    and nothing from a network, whatever a name or a message contains."""
+
+    def digest(text):
+        digest = hashlib.sha256(text.encode()).digest()
+        return f"'sha256-{base64.b64encode(digest).decode()}'"
 
     return (
-        f"default-src 'none'; script-src {hashes('script')}; style-src "
-        f"{hashes('style')}; img-src data:; media-src blob:; base-uri 'none'; "
-        "form-action 'none'"
+        f"default-src 'none'; script-src {digest(script)}; style-src {digest(style)}; "
+        "img-src data:; media-src blob:; base-uri 'none'; form-action 'none'"
     )

@@ -15,9 +15,11 @@ from tqdm import tqdm
 from spa.clip.video import DEFAULT_FPS
 from spa.clip.video_writer import write_video
 from spa.errors import first_line
-from spa.view.drawing import draw_result, drawing_order
+from spa.view.clips import FileClip, StoredClip
+from spa.view.drawing import draw_result
 from spa.view.report_folder import RESULT, Entry, Folder
-from spa.view.results import StoredVideo, load_visualization_data
+from spa.view.results import read_result
+from spa.view.scores import drawing_order
 
 LOG = logging.getLogger(__name__)
 KEPT = ".report"  # folder among the results in which small videos are kept
@@ -59,7 +61,7 @@ def add_pictures(
     crf: int,
     scratch: str | os.PathLike,
 ) -> dict[int, Pictures]:
-    """Thumbnails of all entries, and videos of those chosen.
+    """Makes thumbnails of all entries, and videos of those chosen.
 
     Videos are kept in a folder `.report` in that of the results, so that a second run,
     or one after an interruption, makes only what is new.
@@ -84,10 +86,10 @@ def add_pictures(
     ]
     pictures = {}
     for side, folder in tqdm(sides, "pictures", unit="video", smoothing=0):
-        with_video = id(side) in wanted
+        has_video = id(side) in wanted
         try:
             kept = (folder if os.access(folder, os.W_OK) else Path(scratch)) / KEPT
-            found = _pictures_of(side, video_size, crf, with_video, kept)
+            found = _make_pictures(side, video_size, crf, has_video, kept)
         except (OSError, ValueError, IndexError, cv2.error) as error:
             found = Pictures(absent=f"no pictures: {first_line(error)}")
             if os.path.exists(side.folder / RESULT):
@@ -96,15 +98,15 @@ def add_pictures(
     return pictures
 
 
-def _pictures_of(score, video_size, crf, with_video, kept) -> Pictures:
+def _make_pictures(score, video_size, crf, has_video, kept) -> Pictures:
     npz = score.folder / RESULT
     if not npz.is_file():
         return Pictures(absent=f"no {RESULT} beside its score")
-    data = load_visualization_data(npz)
-    frames = Reduced(data["video"], video_size)
+    data = read_result(npz)
+    frames = ReducedClip(data["clip"], video_size)
     fps = score.fps or data["fps"] or DEFAULT_FPS
     found = Pictures(_thumbnail(next(frames.frames(len(frames) // 2))), fps=fps)
-    if not with_video:
+    if not has_video:
         found.absent = "left out to keep the page small: see --max_videos"
         return found
     found.size = frames.size
@@ -112,23 +114,23 @@ def _pictures_of(score, video_size, crf, with_video, kept) -> Pictures:
         found.note = f"{MOST_DRAWN:,} of the tracks are drawn, the worst among them"
     found.original, found.painted = _kept_paths(npz, video_size, crf, kept)
     if not found.original.exists():
-        write_video(found.original, _slowly(frames.frames(), data), fps, crf)
+        write_video(found.original, _progress(frames.frames(), data), fps, crf)
     if not found.painted.exists():
         scale = np.diag([*frames.scale, 1.0])
-        smaller = {"video": frames, "intrinsics": scale @ data["intrinsics"]}
+        smaller = {"clip": frames, "intrinsics": scale @ data["intrinsics"]}
         drawn = drawn_tracks(data["coords_score"])
         for name in ("coords", "coords_score", "visibs"):
             smaller[name] = data[name][:, drawn]
         painted = draw_result(
             data | smaller, TRAIL, POINT_SIZE, hidden="lost", margin=False
         )
-        write_video(found.painted, _slowly(painted, data), fps, crf)
+        write_video(found.painted, _progress(painted, data), fps, crf)
     return found
 
 
 def drawn_tracks(scores: Float[np.ndarray, "T N"]) -> Int[np.ndarray, " K"]:
-    """The tracks that a small video shows: all, or of very many the worst, and of the
-    others as many as MOST_DRAWN leaves, evenly from bad to good."""
+    """Returns the tracks that a small video shows: all, or of very many the worst, and
+    of the others as many as MOST_DRAWN leaves, evenly from bad to good."""
     order = drawing_order(scores)[::-1]
     if len(order) <= MOST_DRAWN:
         return np.sort(order)
@@ -137,12 +139,11 @@ def drawn_tracks(scores: Float[np.ndarray, "T N"]) -> Int[np.ndarray, " K"]:
     return np.sort(np.concatenate([worst, others[even.astype(int)]]))
 
 
-def _slowly(frames, data):
-    """A bar for a clip that may take a while."""
+def _progress(frames, data):
     return tqdm(frames, "frames", total=len(data["coords"]), leave=False, delay=2)
 
 
-class Reduced:
+class ReducedClip:
     """A result's video with even sides of at most `size` pixels, frame by frame.
 
     Attributes:
@@ -150,19 +151,19 @@ class Reduced:
         scale: what x and y are multiplied by.
     """
 
-    def __init__(self, video: StoredVideo, size: int):
-        self.video = video
-        height, width = video.size
+    def __init__(self, clip: StoredClip | FileClip, size: int):
+        self.clip = clip
+        height, width = clip.size
         share = min(1, size / max(height, width))
         self.size = tuple(max(2, round(x * share / 2) * 2) for x in (width, height))
         self.scale = self.size[0] / width, self.size[1] / height
 
     def __len__(self):
-        return len(self.video)
+        return len(self.clip)
 
     def frames(self, start: int = 0) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
-        """RGB frames, from one on."""
-        for frame in self.video.frames(start):
+        """Yields RGB frames from one on."""
+        for frame in self.clip.frames(start):
             yield cv2.resize(frame, self.size, interpolation=cv2.INTER_AREA)
 
 
@@ -174,8 +175,8 @@ def _thumbnail(frame) -> bytes:
 
 
 def _kept_paths(npz, video_size, crf, kept) -> tuple[Path, Path]:
-    """Where a result's two videos are kept: under another name for another result, size
-    or quality, whereupon those of before are removed."""
+    """Returns where a result's two videos are kept: under another name for another
+    result, size or quality, whereupon those of before are removed."""
     name = hashlib.sha256(os.fsencode(os.path.abspath(npz))).hexdigest()[:16]
     about = os.stat(npz)
     made_from = about.st_mtime_ns, about.st_size, video_size, crf, DRAWN

@@ -1,15 +1,18 @@
 """environment.py: what it says about folders that are there, and about those that are
 not, without asking the network."""
 
+import importlib.machinery
+import importlib.util
 import socket
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from spa.clip import environment, torch_models
-from spa.errors import FrontEndError
+from spa.clip import environment
 
+PACKAGES = ("torch", "transformers", "torchvision", "easydict", "einops")
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -23,7 +26,8 @@ def nothing_here(monkeypatch, tmp_path):
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    monkeypatch.setattr(environment, "cached_directory", lambda name: None)
+    cache = tmp_path / "hub_cache"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
     monkeypatch.chdir(tmp_path)
 
 
@@ -38,17 +42,26 @@ def without(monkeypatch):
     """Says that packages are not installed, and all others are."""
 
     def say(*packages):
-        monkeypatch.setattr(
-            environment,
-            "_missing",
-            lambda *names: [name for name in names if name in packages],
-        )
+        def find_spec(name, *rest):
+            if name in PACKAGES:
+                return (
+                    None
+                    if name in packages
+                    else importlib.machinery.ModuleSpec(name, None)
+                )
+            return found(name, *rest)
+
+        found = importlib.util.find_spec
+        monkeypatch.setattr(importlib.util, "find_spec", find_spec)
 
     return say
 
 
 def rows(**options):
-    return {f"{row.kind} {row.name}": row for row in environment.check(**options)}
+    return {
+        f"{row.kind} {row.name}": row
+        for row in environment.check(SimpleNamespace(**options))
+    }
 
 
 def write(*paths):
@@ -170,11 +183,17 @@ def test_wrong_folders_are_said(torch, tmp_path, without):
     assert all(row.usable or row.commands for row in found.values())
 
 
-def test_a_model_in_the_cache_of_the_hub_is_found(torch, monkeypatch, without):
+def test_a_model_in_the_cache_of_the_hub_is_found(torch, tmp_path, without):
     without()
-    monkeypatch.setattr(environment, "cached_directory", lambda name: f"/cache/{name}")
-    found = rows(depth_model="some/depth")
-    assert found["features dinov2"].note == "/cache/facebook/dinov2-base"
+    snapshots = []
+    for model in ("facebook--dinov2-base", "some--depth"):
+        folder = tmp_path / f"hub_cache/models--{model}"
+        snapshots.append(folder / "snapshots/abc")
+        write(snapshots[-1] / "config.json", snapshots[-1] / "model.safetensors")
+        write(folder / "refs/main")
+        (folder / "refs/main").write_text("abc")
+    found = rows(depth="some/depth")
+    assert found["features dinov2"].note == str(snapshots[0])
     assert found["depth some/depth"].usable
 
 
@@ -196,9 +215,3 @@ def test_the_table_has_it_all(without):
         assert row.name in text and row.note in text and row.licence in text
         assert all(f"$ {command}\n" in text + "\n" for command in row.commands)
     assert "\n\n" not in text
-
-
-def test_no_torch_device_but_the_one_there_is(torch):
-    assert torch_models.pick_device("cpu") == "cpu"
-    with pytest.raises(FrontEndError, match="no device 'nonsense'"):
-        torch_models.pick_device("nonsense")

@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+import types
 import warnings
 from pathlib import Path
 
@@ -28,10 +29,10 @@ from spa.clip.semantic import (
     grid_queries,
     patch_pixels,
     sample_frames,
+    semantic_tracks,
     spread_points,
 )
 from spa.errors import PointsError, UserError, VideoError
-from spa.realism.front_ends import _tracker
 from spa.realism.options import make_options
 from spa.simulation.scenes import (
     body_segmentation,
@@ -624,7 +625,8 @@ def make(folder, jobs, rerun=False, **changes):
 
     def load():
         loaded.append(1)
-        model = features.load_features(dino_model=folder / "dino")
+        options = types.SimpleNamespace(dino_model=folder / "dino")
+        model = features.load_features("dinov2", options)
         return model, tracking.load_tracker("lk")
 
     sampling = Sampling(
@@ -838,9 +840,8 @@ def test_scoring_takes_them_for_semantic_points_only():
         return [np.full((*size, 4), np.nan, np.float32) for _ in frames]
 
     model = features.FeatureModel("broken", 4, maps)
-    options = make_options(query_sampling="semantic")
     with pytest.raises(UserError, match="are not finite numbers: give"):
-        _tracker(options, model)(make_clip(3), 9)
+        semantic_tracks(make_clip(3), model, tracking.load_tracker("lk"))
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """visualizer.py as a user runs it: its flags, files, exit code and stderr."""
 
 import contextlib
-import errno
 import io
 import os
 import re
@@ -16,7 +15,8 @@ import pytest
 from absl import flags
 from drawn_results import decoded, example, save
 
-from spa.view.drawing import margin_height, score_to_color_bgr
+from spa.view.margin import margin_height
+from spa.view.scores import score_to_color_bgr
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = str(ROOT / "visualizer.py")
@@ -129,15 +129,6 @@ def test_fps_of_the_result(visualizer, result, tmp_path):
     assert decoded(tmp_path / "known_visualized.mp4")[0]["fps"] == 24
 
 
-def test_fps_of_the_plot(visualizer, result, monkeypatch):
-    found = []
-    monkeypatch.setattr(
-        "spa.view.drawing.plot_scores", lambda *given: found.append(given[2])
-    )
-    code, _, err = visualizer(f"--npz_path={result}", "--plot", "--fps=24")
-    assert code == 0 and found == [24], err
-
-
 def test_a_file_of_tapip3d_is_drawn_in_grey_and_says_what_to_do(visualizer, tmp_path):
     arrays = example(dtype=np.float32)
     path = save(tmp_path / "tapip.npz", arrays, coords_score=None)
@@ -197,15 +188,6 @@ def test_a_result_of_which_nothing_can_be_seen(visualizer, result):
     np.savez(result, **arrays | {"visibs": np.zeros_like(arrays["visibs"])})
     code, out, err = visualizer(f"--npz_path={result}")
     assert code == 0 and err.endswith("no point is visible in any frame\n")
-
-
-def test_what_cannot_be_written_is_said(visualizer, result, monkeypatch):
-    def full(name, count):
-        raise OSError(errno.ENOSPC, "the disk is full")
-
-    monkeypatch.setattr("spa.clip.video_writer._check_written", full)
-    code, _, err = visualizer(f"--npz_path={result}")
-    assert code == 1 and re.match("cannot write .*: the disk is full\n$", err), err
 
 
 def test_names_of_files(visualizer, result):

@@ -63,7 +63,7 @@ def test_relative_depth_has_its_own_unit_in_each_shot(checkpoint, monkeypatch):
         return (ramp * (100 if t >= 2 else 1) for t in indices)
 
     model = DepthModel("net", "relative", predict)
-    monkeypatch.setattr("spa.clip.depth.load_depth", lambda name: model)
+    monkeypatch.setattr("spa.realism.front_ends.load_depth", lambda *_: model)
     front_ends = load_front_ends(make_options(depth="a/net"), checkpoint)
     clip = video_from_array(make_clip(6))
     maps = front_ends_module.depth_shots(clip, [(0, 2), (2, 6)], front_ends.depth)

@@ -1,41 +1,30 @@
-"""visualize.py: against a drawing that is slow and obvious, OpenCV's own projection,
-colours and pixels known by hand, and ffmpeg, which reads the videos back."""
+"""Drawing against one that is slow and obvious, OpenCV's own projection, and colours
+and pixels known by hand."""
 
-import tracemalloc
 import warnings
-import zipfile
 
 import cv2
 import numpy as np
 import pytest
-from drawn_results import decoded, example, save
-from video_files import make_clip, write_video
 
-from spa.clip import video_writer
-from spa.errors import VideoError, VisualizeError
-from spa.view import results
+from spa.errors import VisualizeError
 from spa.view.drawing import (
     HIDDEN,
-    _decimal,
-    check_scores,
-    colours_bgr,
-    draw_result,
-    drawing_order,
-    margin_height,
-    normalize_scores,
     paint_frames,
     paint_point_track_with_colors,
-    plot_scores,
     project_3d_to_2d,
     project_all_tracks,
-    score_to_color_bgr,
-    worst_tracks,
     write_png,
 )
-from spa.view.results import (
-    StoredVideo,
-    load_visualization_data,
-    prepare_video_for_visualization,
+from spa.view.margin import margin_height
+from spa.view.plots import plot_scores
+from spa.view.scores import (
+    check_scores,
+    colours_bgr,
+    drawing_order,
+    normalize_scores,
+    score_to_color_bgr,
+    worst_tracks,
 )
 
 RED, WHITE, BLUE = (0, 0, 255), (255, 255, 255), (255, 0, 0)  # as OpenCV has them
@@ -343,325 +332,11 @@ def test_worst_tracks():
         worst_tracks(np.full((2, 2), np.nan), 1)
 
 
-def test_labels_tell_the_ends_apart():
-    assert _decimal(0.5, 0, 1) == "0.50"
-    assert _decimal(0.9912, 0.991, 0.993) == "0.9912"
-
-
-# --- Results ---
-
-
-@pytest.mark.parametrize("compress", [False, True])
-@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float16, np.float64])
-def test_stored_video_is_what_was_stored(tmp_path, compress, dtype):
-    arrays = example(dtype=dtype)
-    path = save(tmp_path / "a.npz", arrays, compress)
-    data = load_visualization_data(path)
-    video, truth = data["video"], arrays["video"]
-    assert video.shape == truth.shape and video.dtype == truth.dtype
-    assert len(video) == 6 and video.ndim == 4
-    np.testing.assert_array_equal(np.asarray(video), truth)
-    np.testing.assert_array_equal(video[2:4], truth[2:4])
-    np.testing.assert_array_equal(video[-1], truth[-1])
-    np.testing.assert_array_equal(video[::2, 0], truth[::2, 0])
-    np.testing.assert_array_equal(video + 1, truth + 1)
-    eight_bits = example()["video"].transpose(0, 2, 3, 1)
-    np.testing.assert_array_equal(list(video.frames()), eight_bits)
-    np.testing.assert_array_equal(list(video.frames(4)), eight_bits[4:])
-    rgb, bgr = prepare_video_for_visualization(video)
-    np.testing.assert_array_equal(rgb, eight_bits)
-    np.testing.assert_array_equal(bgr, eight_bits[..., ::-1])
-    again, _ = prepare_video_for_visualization(truth)
-    np.testing.assert_array_equal(again, rgb)
-
-
-def test_other_layouts_of_video(tmp_path):
-    truth = example()["video"]
-    for name, video in [
-        ("fortran", np.asfortranarray(truth)),
-        ("last", np.ascontiguousarray(truth.transpose(0, 2, 3, 1))),
-    ]:
-        path = save(tmp_path / f"{name}.npz", example(), video=video)
-        video = load_visualization_data(path)["video"]
-        np.testing.assert_array_equal(video[:], truth)
-        np.testing.assert_array_equal(
-            list(video.frames(1, 3)), truth[1:3].transpose(0, 2, 3, 1)
-        )
-
-
-@pytest.mark.parametrize("compress", [False, True])
-def test_long_videos_are_not_held_in_memory(tmp_path, compress):
-    arrays = example(80, size=(240, 320)) | {
-        "video": np.zeros((80, 3, 240, 320), np.uint8)
-    }
-    path = save(tmp_path / "long.npz", arrays, compress)
-    num_bytes = arrays.pop("video").nbytes
-    tracemalloc.start()
-    try:
-        assert sum(1 for _ in draw_result(path)) == 80
-        assert tracemalloc.get_traced_memory()[1] < num_bytes / 5
-    finally:
-        tracemalloc.stop()
-
-
-def test_a_large_video_in_fortran_order_is_refused(tmp_path, monkeypatch):
-    arrays = example()
-    monkeypatch.setattr(results, "MOST_WHOLE", arrays["video"].nbytes - 1)
-    StoredVideo(save(tmp_path / "a.npz", arrays))
-    arrays["video"] = np.asfortranarray(arrays["video"])
-    with pytest.raises(VisualizeError, match="save it with np.ascontiguousarray"):
-        load_visualization_data(save(tmp_path / "b.npz", arrays))
-
-
-def test_shapes_that_are_taken(tmp_path):
-    arrays = example()
-    matrices = {
-        name: np.tile(arrays[name], (6, 1, 1)) for name in ("intrinsics", "extrinsics")
-    }
-    plain = load_visualization_data(save(tmp_path / "a.npz", arrays))
-    changed = load_visualization_data(
-        save(
-            tmp_path / "b.npz",
-            arrays | matrices,
-            coords_score=arrays["coords_score"][..., None],
-            visibs=None,
-        )
-    )
-    for name in ("coords", "coords_score", "intrinsics", "extrinsics", "visibs"):
-        np.testing.assert_array_equal(plain[name], changed[name])
-    cameras = {name: matrix[:1] for name, matrix in matrices.items()}
-    changed = save(tmp_path / "d.npz", arrays | cameras)
-    changed = load_visualization_data(changed)
-    np.testing.assert_array_equal(plain["intrinsics"], changed["intrinsics"])
-    assert plain["visibs"].dtype == bool and plain["coords_score"].shape == (6, 4)
-    assert plain["intrinsics"].shape == (6, 3, 3) and plain["fps"] is None
-    single = example(1, 1)
-    path = save(tmp_path / "c.npz", single, visibs=np.ones((1, 1, 1)), fps=24.0)
-    data = load_visualization_data(path)
-    assert data["coords_score"].shape == data["visibs"].shape == (1, 1)
-    assert data["fps"] == 24
-
-
-def test_files_of_tapip3d_are_grey(tmp_path):
-    arrays = example(dtype=np.float32)
-    more = {"depths": np.ones((6, 48, 64)), "query_points": np.zeros((4, 4))}
-    path = save(tmp_path / "a.npz", arrays | more, coords_score=None)
-    data = load_visualization_data(path)
-    assert not data["has_scores"] and np.isnan(data["coords_score"]).all()
-    for frame in draw_result(data, normalize=True, margin=False):
-        for x, y in [(16, 12), (48, 36)]:
-            assert tuple(frame[y, x]) == (128, 128, 128)
-
-
-@pytest.mark.parametrize(
-    "changes, message",
-    [
-        ({"coords": None, "extrinsics": None}, "has no coords, extrinsics"),
-        ({"intrinsics": None}, "has no intrinsics"),
-        ({"video": None}, "has no video"),
-        ({"coords": np.zeros((6, 4))}, r"coords have shape \[6, 4\]"),
-        ({"coords": np.zeros((5, 4, 3))}, "coords_score have shape"),
-        ({"coords_score": np.zeros((6, 5))}, r"\[6, 5\].* need \[6, 4\]"),
-        ({"visibs": np.zeros((4, 6))}, "visibs have shape"),
-        ({"intrinsics": np.zeros((5, 3, 3))}, "intrinsics have shape"),
-        ({"extrinsics": np.zeros((3, 4))}, "extrinsics have shape"),
-        ({"video": np.zeros((5, 3, 8, 8), np.uint8)}, "5 frames, its coords 6"),
-        ({"video": np.zeros((6, 1, 8, 8), np.uint8)}, "need uint8, or float"),
-        ({"video": np.array(["a"] * 6)}, "need uint8, or float"),
-        ({"coords": np.full((6, 4, 3), "a")}, "not numbers"),
-    ],
-)
-def test_results_that_do_not_fit(tmp_path, changes, message):
-    path = save(tmp_path / "a.npz", example(), **changes)
-    with pytest.raises(VisualizeError, match=message) as caught:
-        load_visualization_data(path)
-    assert "\n" not in str(caught.value) and path in str(caught.value)
-
-
-def test_files_that_are_none(tmp_path):
-    (tmp_path / "text.npz").write_text("no archive")
-    for path, message in [
-        (tmp_path / "text.npz", "no .npz that can be read"),
-        (tmp_path / "nowhere.npz", "no such file"),
-        (tmp_path, "is a folder"),
-    ]:
-        with pytest.raises(VisualizeError, match=message):
-            load_visualization_data(path)
-
-
-def test_float_video_that_is_not_within_0_to_1(tmp_path):
-    video = np.full((6, 3, 48, 64), 200, np.float32)
-    path = save(tmp_path / "a.npz", example(), video=video)
-    with pytest.raises(VisualizeError, match="up to 200: need 0..1, or uint8"):
-        list(draw_result(path))
-
-
-def test_a_damaged_video_is_said(tmp_path):
-    path = save(tmp_path / "a.npz", example())
-    with zipfile.ZipFile(path) as archive:
-        start = archive.getinfo("video.npy").header_offset
-    data = bytearray((tmp_path / "a.npz").read_bytes())
-    data[start + 2000] ^= 255
-    (tmp_path / "a.npz").write_bytes(data)
-    with pytest.raises(VisualizeError, match="its video cannot be read"):
-        list(draw_result(path))
-
-
-def test_a_result_is_painted_where_its_points_are(tmp_path):
-    scores = np.tile(np.array([0, 0.5, 1, np.nan], np.float32), (6, 1))
-    arrays = example() | {"video": np.zeros((6, 3, 48, 64), np.uint8)}
-    path = save(tmp_path / "a.npz", arrays, coords_score=scores)
-    frames = list(draw_result(path, margin=False))
-    assert len(frames) == 6
-    for frame in frames:  # RGB
-        for (x, y), colour in {
-            (16, 12): (255, 0, 0),
-            (48, 12): (255, 255, 255),
-            (16, 36): (0, 0, 255),
-            (48, 36): (128, 128, 128),
-        }.items():
-            assert tuple(frame[y, x]) == colour
-    (frame, *_) = draw_result(path, margin=False, worst=1)
-    assert frame[10:15, 14:19].any() and not frame[:, 30:].any()
-    assert not frame[20:].any()
-
-
-def test_lost_points_without_a_score_are_left_out(tmp_path):
-    arrays = example() | {"video": np.zeros((6, 3, 48, 64), np.uint8)}
-    scores, visible = arrays["coords_score"], arrays["visibs"]
-    visible[3:, 0], scores[4:, 0] = False, np.nan
-    frames = list(draw_result(save(tmp_path / "a.npz", arrays), trail=0))
-    corner = [frame[:24, :32].any() for frame in frames]
-    assert corner == [True, True, True, True, False, False]
-    frames = draw_result(tmp_path / "a.npz", trail=0, hidden="hollow")
-    last = list(frames)[-1][:24, :32]  # a ring without a score
-    assert not last[12, 16].any() and tuple(last.max(axis=(0, 1))) == (128, 128, 128)
-
-
-def test_scores_outside_are_refused_or_normalised(tmp_path):
-    path = save(tmp_path / "a.npz", example(), coords_score=np.full((6, 4), 3.0))
-    with pytest.raises(VisualizeError, match="scores run from 3 to 3"):
-        draw_result(path)
-    assert len(list(draw_result(path, normalize=True))) == 6
-
-
-def test_a_result_without_video_is_drawn_from_the_file(tmp_path):
-    clip = make_clip(12)  # 96 x 128
-    write_video(tmp_path / "clip.mp4", clip)
-    indices = np.array([1, 3, 4, 7, 10, 11])
-    named = {
-        "video": None,
-        "video_path": np.array("/nowhere/else/clip.mp4"),  # moved, with the result
-        "frame_indices": indices,
-        "frame_size": np.array([128, 96]),
-    }
-    path = save(tmp_path / "a.npz", example(size=(96, 128)), **named)
-    data = load_visualization_data(path)
-    assert data["video"].shape == (6, 3, 96, 128)
-    frames = np.stack(list(data["video"].frames()))
-    own, before = (
-        np.abs(frames.astype(int) - clip[which]).mean()
-        for which in (indices, indices - 1)
-    )
-    assert own < before / 1.5
-    np.testing.assert_array_equal(
-        np.asarray(data["video"])[2], frames[2].transpose(2, 0, 1)
-    )
-    assert len(list(draw_result(data))) == 6
-    indices[-1] = 30
-    path = save(tmp_path / "b.npz", example(size=(96, 128)), **named)
-    with pytest.raises(VisualizeError, match="ends before frame 30"):
-        list(draw_result(path))
-    named["video_path"] = np.array("/nowhere/other.mp4")
-    path = save(tmp_path / "c.npz", example(), **named)
-    with pytest.raises(VisualizeError, match="is not there: /nowhere/other.mp4"):
-        load_visualization_data(path)
-
-
-@pytest.mark.parametrize(
-    "changes, message",
-    [
-        ({"frame_size": np.array(128)}, "frame_size must be two"),
-        ({"frame_size": np.array([128, 0])}, "frame_size must be two"),
-        ({"frame_size": np.array(["a", "b"])}, "frame_size must be two"),
-        ({"frame_indices": np.arange(5)}, "frame_indices have shape"),
-        ({"frame_indices": np.arange(6) - 1}, "must rise from 0 or more"),
-        ({"frame_indices": np.arange(6, dtype=np.uint8)[::-1]}, "must rise"),
-        ({"frame_indices": np.arange(6) + 0.5}, "must be whole numbers"),
-    ],
-)
-def test_a_named_video_whose_frames_cannot_be(tmp_path, changes, message):
-    (tmp_path / "clip.mp4").touch()
-    named = {"video": None, "video_path": np.array(str(tmp_path / "clip.mp4"))}
-    path = save(tmp_path / "a.npz", example(), **named, **changes)
-    with pytest.raises(VisualizeError, match=message):
-        load_visualization_data(path)
-
-
-def test_a_stored_video_has_the_methods_of_an_array(tmp_path):
-    arrays = example()
-    video = StoredVideo(save(tmp_path / "a.npz", arrays))
-    assert video.mean() == arrays["video"].mean()
-    np.testing.assert_array_equal(
-        video.transpose(0, 2, 3, 1), arrays["video"].transpose(0, 2, 3, 1)
-    )
-    assert not hasattr(video, "nothing") and not hasattr(video, "__array_interface__")
-
-
-# --- Files that are written ---
-
-
-def patches(size=(49, 65), num_frames=7):
-    """RGB frames, a quarter red, white, blue and grey each."""
-    frame = np.zeros((*size, 3), np.uint8)
-    middle = size[0] // 2, size[1] // 2
-    frame[: middle[0], : middle[1]] = 255, 0, 0
-    frame[: middle[0], middle[1] :] = 255
-    frame[middle[0] :, : middle[1]] = 0, 0, 255
-    frame[middle[0] :, middle[1] :] = 128
-    return [frame] * num_frames
-
-
-@pytest.mark.parametrize("fps", [10, 24, 29.97])
-def test_a_video_is_read_back(tmp_path, fps):
-    path, frames = tmp_path / "new" / "a.mp4", patches()
-    assert video_writer.write_video(path, iter(frames), fps) == 7
-    meta, found = decoded(path)
-    assert found.shape == (7, 50, 66, 3)  # even
-    assert meta["fps"] == pytest.approx(fps, abs=0.01)
-    assert meta["codec"] == "h264" and "yuv420p" in meta["pix_fmt"]
-    capture = cv2.VideoCapture(str(path))  # which does not look at colour tags
-    for frame in (found[3], capture.read()[1][..., ::-1]):
-        for y, x in [(10, 10), (10, 50), (40, 10), (40, 50)]:
-            expected = frames[0][y, x].astype(int)
-            assert np.abs(frame[y, x] - expected).max() < 12
-    data = path.read_bytes()
-    assert data.index(b"moov") < data.index(b"mdat")  # plays while it loads
-    assert [p.name for p in path.parent.iterdir()] == ["a.mp4"]
-
-
-def test_a_video_appears_whole_or_not_at_all(tmp_path):
-    def failing():
-        yield from patches()
-        raise VisualizeError("no more")
-
-    for frames, message in [
-        (failing(), "no more"),
-        ([], "no frame"),
-        (patches() + patches((20, 20)), "frame 7 is"),
-    ]:
-        with pytest.raises((VisualizeError, VideoError), match=message):
-            video_writer.write_video(tmp_path / "a.mp4", frames, 10)
-    for fps in (0, -1, np.nan, np.inf):
-        with pytest.raises(VideoError, match="fps"):
-            video_writer.write_video(tmp_path / "a.mp4", patches(), fps)
-    assert not list(tmp_path.iterdir())
-    with pytest.raises(OSError, match="cannot write"):
-        video_writer.write_video("/proc/none/a.mp4", patches(), 10)
+# --- Pictures ---
 
 
 def test_pictures(tmp_path):
-    frame = patches()[0]
+    frame = some_tracks()[0][0]
     write_png(tmp_path / "a.png", frame)
     found = cv2.imread(str(tmp_path / "a.png"))
     np.testing.assert_array_equal(found[..., ::-1], frame)
@@ -686,10 +361,3 @@ def test_titles_are_no_formulas_and_may_have_any_character(tmp_path):
             tmp_path / "a.png", np.full((3, 2), 0.5), title="a$\\x$b \u6f22.npz"
         )
     assert (tmp_path / "a.png").exists()
-
-
-@pytest.mark.parametrize("name", ["a:b.mp4", "-x.mp4"])
-def test_names_that_ffmpeg_takes_for_something_else(tmp_path, monkeypatch, name):
-    monkeypatch.chdir(tmp_path)
-    assert video_writer.write_video(name, patches()) == 7
-    assert [path.name for path in tmp_path.iterdir()] == [name]

@@ -1,11 +1,4 @@
-"""interactive.py: what is drawn, by hand; and the page in a real browser.
-
-Contents
-    the scene       results in all their shapes, bad ones, what is up, what is flat
-    what is drawn   filters, lost points, trails, cameras that are apart
-    the page        a server on a free port, its points as pixels, slider and filter
-    the command     Ctrl-C; a port that is taken
-"""
+"""The 3D view: what is drawn, by hand; and the page in a real browser."""
 
 import signal
 import socket
@@ -21,22 +14,20 @@ from browser import find_chromium, open_page
 from scipy.spatial.transform import Rotation
 
 from spa.errors import VisualizeError
-from spa.view.viewer import (
+from spa.view.scene import (
     ABOVE,
     ALL,
     BELOW,
     NUM_KEY_FRAMES,
-    OF_FRAME,
-    OF_TRACK,
-    Viewer,
+    frame_points,
     is_chosen,
     is_flat,
     key_frames,
     make_scene,
-    points_at,
-    trails_at,
+    trail_segments,
     upwards,
 )
+from spa.view.viewer import OF_FRAME, OF_TRACK, Viewer
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZE = 48, 64
@@ -112,7 +103,7 @@ def test_scores_of_another_range_can_be_normalised(tmp_path):
     found = make_scene(path, normalize=True).score_range
     np.testing.assert_allclose(found, (0.1, 0.9))
     assert scene.scores[0, 0] == -3  # the filter is told true ones
-    ends = trails_at(scene, 3, 1, np.ones(12, bool))[1]
+    ends = trail_segments(scene, 3, 1, np.ones(12, bool))[1]
     assert (ends == (0, 0, 255)).all()
 
 
@@ -179,11 +170,11 @@ def test_a_lost_point_is_where_it_was(tmp_path):
     scores[2:, 1], scores[3, 0] = NAN, NAN
     coords = np.arange(144.0).reshape(4, 12, 3)
     scene = scene_of(tmp_path, visibs=seen, coords_score=scores, coords=coords)
-    present, at = points_at(scene, 2)
+    present, at = frame_points(scene, 2)
     assert present.tolist() == [True, False] + [True] * 10
     np.testing.assert_array_equal(at[0], coords[1, 0])
     np.testing.assert_array_equal(at[2:], coords[2, 2:])
-    assert not points_at(scene, 3)[0][:2].any()
+    assert not frame_points(scene, 3)[0][:2].any()
 
 
 def test_trails_go_back_and_break_where_a_point_is_hidden(tmp_path):
@@ -192,15 +183,15 @@ def test_trails_go_back_and_break_where_a_point_is_hidden(tmp_path):
     coords = np.arange(144.0).reshape(4, 12, 3)
     scene = scene_of(tmp_path, visibs=seen, coords=coords)
     chosen = np.arange(12) < 2
-    ends, rgb = trails_at(scene, 3, 2, chosen)
+    ends, rgb = trail_segments(scene, 3, 2, chosen)
     want = [coords[1:3, 1], coords[2:4, 0], coords[2:4, 1]]
     np.testing.assert_array_equal(ends, want)
     np.testing.assert_array_equal(rgb, np.full((3, 2, 3), (0, 0, 255)))
-    ends, rgb = trails_at(scene, 1, 5, chosen)
+    ends, rgb = trail_segments(scene, 1, 5, chosen)
     np.testing.assert_array_equal(ends, [coords[0:2, 1]])
     np.testing.assert_array_equal(rgb, np.full((1, 2, 3), (255, 0, 0)))
-    assert trails_at(scene, 0, 5, chosen)[0].shape == (0, 2, 3)
-    assert trails_at(scene, 3, 0, chosen)[0].shape == (0, 2, 3)
+    assert trail_segments(scene, 0, 5, chosen)[0].shape == (0, 2, 3)
+    assert trail_segments(scene, 3, 0, chosen)[0].shape == (0, 2, 3)
 
 
 def test_cameras_that_do_not_move_are_one():
@@ -230,10 +221,10 @@ def test_cameras_are_where_they_were(viewer):
     np.testing.assert_allclose(frustum.wxyz, [1, 0, 0, 0], atol=1e-6)
     np.testing.assert_allclose(2 * np.arctan(24 / 60), frustum.fov)
     np.testing.assert_allclose(frustum.aspect, 64 / 48)
-    position = np.array(frustum.position) / viewer.scale + viewer.centre
+    position = np.array(frustum.position) / viewer.placed.scale + viewer.placed.centre
     np.testing.assert_allclose(position, [0, 0, 0], atol=1e-5)
-    assert viewer.depth == 2.5
-    np.testing.assert_allclose(viewer.farthest, 1.01 * 2.9 / 2.5)
+    assert viewer.placed.depth == 2.5
+    np.testing.assert_allclose(viewer.placed.farthest, 1.01 * 2.9 / 2.5)
 
 
 def test_time_and_filter_change_what_is_sent(viewer):
@@ -244,7 +235,7 @@ def test_time_and_filter_change_what_is_sent(viewer):
         return None if points is None else (points.points, points.colors)
 
     points, rgb = sent()
-    where = points / viewer.scale + viewer.centre
+    where = points / viewer.placed.scale + viewer.placed.centre
     np.testing.assert_allclose(where, viewer.scene.coords[0], atol=1e-5)
     np.testing.assert_array_equal(rgb, np.full((12, 3), (255, 0, 0)))
     viewer.time.value = 3

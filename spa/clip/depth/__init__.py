@@ -1,55 +1,45 @@
-"""Depth models by name."""
+"""Sources of depth by name. Each is a module of this folder, listed in DEPTHS, with
+
+load(depth, options)    a DepthModel; depth is what was asked for: name, file or model
+status(options)         rows of `inference.py --check`
+
+where options is anything that has the source's own as attributes; those that it lacks,
+or that are None, take the source's default.
+"""
 
 import os
-from collections.abc import Callable
 
-import numpy as np
-
-from spa.clip.depth.maps import DepthModel
-from spa.clip.depth.stored import load_npz
-from spa.clip.depth.transformers_models import load_transformers
-from spa.clip.depth.vda import load_vda
+from spa.clip.depth import nothing, stored, transformers_models, vda
+from spa.clip.depth.maps import DepthModel, depth_maps
 from spa.errors import FrontEndError
 
+__all__ = ["DEPTHS", "DepthModel", "depth_maps", "load_depth"]
 
-def load_depth(depth: str | os.PathLike = "none", **options) -> DepthModel:
-    """A source of depth, loaded once for many clips.
+FILE, MODEL = "FILE.npz", "MODEL"  # whatever ends in .npz, and any other name
+DEPTHS = {"none": nothing, FILE: stored, MODEL: transformers_models, "vda": vda}
+
+
+def load_depth(depth: str | os.PathLike = "none", options=None) -> DepthModel:
+    """Returns a source of depth, loaded once for many clips.
 
     Args:
         depth: a name in DEPTHS, an .npz of maps, or a transformers model for depth
             estimation: its name on the Hugging Face hub, or its folder.
-        **options: of the source.
+        options: has the source's own options as attributes.
 
     Raises:
         FrontEndError: no such source, or it cannot be loaded; says what to do.
     """
     depth = os.fspath(depth)
-    if depth in DEPTHS:
-        return DEPTHS[depth](**options)
     if depth.endswith(".npz"):
-        return load_npz(depth, **options)
+        return DEPTHS[FILE].load(depth, options)
     try:
-        return load_transformers(depth, **options)
+        return DEPTHS.get(depth, DEPTHS[MODEL]).load(depth, options)
     except FrontEndError as error:
-        if "/" in depth or os.path.isdir(depth):
+        if depth in DEPTHS or "/" in depth or os.path.isdir(depth):
             raise
-        have = ", ".join(DEPTHS)
+        have = ", ".join(name for name in DEPTHS if name not in (FILE, MODEL))
         raise FrontEndError(
             f"no depth {depth!r}: have {have}, an .npz file, or a transformers model "
             "like depth-anything/Depth-Anything-V2-Small-hf or its folder"
         ) from error
-
-
-def load_none() -> DepthModel:
-    """Depth 1 everywhere: positions in the image plane."""
-
-    def predict(frames, frame_indices):
-        return (np.ones((1, 1), np.float32) for _ in frames)
-
-    return DepthModel("none", "none", predict)
-
-
-DEPTHS: dict[str, Callable[..., DepthModel]] = {
-    "none": load_none,
-    "vda": load_vda,
-}

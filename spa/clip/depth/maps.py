@@ -6,14 +6,13 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 from jaxtyping import Float, Float16, Int, UInt8
-from tqdm import tqdm
 
+from spa.clip.progress import progress_bar
 from spa.errors import FrontEndError
 
 MAP_SIZE = 512  # px, the longer side of the maps that are kept
 NEAREST, FARTHEST = 1e-3, 6e4  # what float16 holds, in whatever unit
 QUANTILE_SAMPLES = 1 << 22
-SECONDS_BEFORE_BAR = 1.0
 
 
 @dataclass(frozen=True)
@@ -37,15 +36,13 @@ def depth_maps(
     frames: Sequence[UInt8[np.ndarray, "H W 3"]],
     model: DepthModel,
     frame_indices: Int[np.ndarray, " T"] | None = None,
-    progress: bool = True,
 ) -> Float16[np.ndarray, "T h w"]:
-    """Depth of every frame, along the optical axis, positive.
+    """Returns depth of every frame, along the optical axis, positive.
 
     Args:
         frames: T frames [H, W, 3], RGB uint8, all of one size.
         model: of `load_depth`.
         frame_indices: which frames of their file these are, for maps of the whole file.
-        progress: show a progress bar where it takes longer than a second.
 
     Returns:
         Maps that cover the whole frame, at most MAP_SIZE px long; a single value a
@@ -54,16 +51,8 @@ def depth_maps(
     Raises:
         FrontEndError: if given maps are not of these frames, or a network fails.
     """
-    with tqdm(
-        model.predict(frames, frame_indices),
-        desc="depth",
-        total=len(frames),
-        unit="frame",
-        delay=SECONDS_BEFORE_BAR,
-        leave=False,
-        disable=None if progress else True,  # None: no bar in a log
-    ) as found:
-        maps = None
+    maps, predicted = None, model.predict(frames, frame_indices)
+    with progress_bar(predicted, name="depth", total=len(frames)) as found:
         for t, depth in enumerate(found):
             depth = _reduced(depth)
             if not np.isfinite(depth).all():
@@ -81,15 +70,13 @@ def depth_maps(
 
 
 def _float16_range(depth, kind):
-    """Shift and scale that bring a clip's maps to where float16 is fine. Relative depth
-    may have any; others must stay as they are."""
+    # Relative depth may have any shift and scale; others must stay as they are.
     if kind != "relative":
         return 0, 1
     return depth.mean(), max(depth.std(), 1e-3 * np.abs(depth).max()) or 1
 
 
 def _reduced(depth):
-    """A map as float32 with its longer side at most MAP_SIZE, averaged by area."""
     depth = np.ascontiguousarray(depth, np.float32)
     shrink = MAP_SIZE / max(depth.shape)
     if shrink >= 1:

@@ -2,27 +2,18 @@
 
 import os
 import zipfile
-import zlib
 
 import numpy as np
 
+from spa.clip.availability import Row
 from spa.clip.depth.maps import DepthModel
+from spa.clip.stored_arrays import StoredArray
 from spa.errors import FrontEndError
-
-# What zipfile and numpy say of a file that is damaged, or of another kind.
-BAD_NPZ = (
-    OSError,
-    EOFError,
-    KeyError,
-    RuntimeError,
-    ValueError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
+from spa.files import BAD_FILE
 
 
-def load_npz(path: str | os.PathLike) -> DepthModel:
-    """Depth maps that somebody has made: the array `depth`, `depths`, or the only one.
+def load(depth: str | os.PathLike, options=None) -> DepthModel:
+    """Returns depth maps of a file: its array `depth`, `depths`, or the only one.
 
     They are [T, h, w], z along the optical axis in any unit, and cover the whole frame
     at any resolution. What is not positive and finite is unknown, and taken for the
@@ -31,57 +22,56 @@ def load_npz(path: str | os.PathLike) -> DepthModel:
     Raises:
         FrontEndError: no such file, or no maps in it.
     """
-    path = os.path.expanduser(os.fspath(path))
-    name, shape, _ = _npz_header(path)
+    path = os.path.expanduser(os.fspath(depth))
+    maps = _find_maps(path)
 
     def predict(frames, frame_indices):
-        wanted = _wanted_frames(path, shape, frames, frame_indices)
-        return _npz_frames(path, name, set(wanted.tolist()))
+        wanted = _wanted_frames(path, maps.shape, frames, frame_indices)
+        return _read_frames(maps, set(wanted.tolist()))
 
     return DepthModel(path, "given", predict)
 
 
-def _npz_header(path):
-    """Name, shape and type of the array of maps in an .npz."""
+def status(options=None) -> list[Row]:
+    """Returns its row of `inference.py --check`."""
+    return [Row("depth", "FILE.npz", True, "maps [T, h, w] that you have made")]
+
+
+def _find_maps(path):
+    """Returns the array of maps in an .npz."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = [entry.removesuffix(".npy") for entry in archive.namelist()]
-            chosen = [name for name in ("depth", "depths") if name in names]
-            chosen = chosen or (names if len(names) == 1 else [])
-            if not chosen:
-                raise FrontEndError(
-                    f"{path} has the arrays {', '.join(names)}: call that of the depth "
-                    "maps [T, h, w] 'depth'"
-                )
-            with archive.open(f"{chosen[0]}.npy") as file:
-                shape, fortran, dtype = _array_header(file)
+        chosen = [name for name in ("depth", "depths") if name in names]
+        chosen = chosen or (names if len(names) == 1 else [])
+        if not chosen:
+            raise FrontEndError(
+                f"{path} has the arrays {', '.join(names)}: call that of the depth "
+                "maps [T, h, w] 'depth'"
+            )
+        maps = StoredArray(path, chosen[0])
     except FileNotFoundError as error:
         raise FrontEndError(f"{path}: no such file of depth maps") from error
     except FrontEndError:
         raise
-    except BAD_NPZ as error:
+    except BAD_FILE as error:
         raise FrontEndError(f"{path} is no .npz that can be read: {error}") from error
-    if fortran:  # whose maps do not lie one behind the other
+    if maps.is_fortran:  # whose maps do not lie one behind the other
         raise FrontEndError(
-            f"{chosen[0]} in {path} is stored in Fortran order: store it as "
+            f"{maps.name} in {path} is stored in Fortran order: store it as "
             "np.ascontiguousarray gives it"
         )
-    if len(shape) != 3 or dtype.kind not in "fiu" or 0 in shape:
+    shape = maps.shape
+    if len(shape) != 3 or maps.dtype.kind not in "fiu" or 0 in shape:
         raise FrontEndError(
-            f"{chosen[0]} in {path} is {dtype} {list(shape)}, need numbers [T, h, w]"
+            f"{maps.name} in {path} is {maps.dtype} {list(shape)}, need numbers "
+            "[T, h, w]"
         )
-    return chosen[0], shape, dtype
-
-
-def _array_header(file):
-    version = np.lib.format.read_magic(file)
-    if version == (1, 0):
-        return np.lib.format.read_array_header_1_0(file)
-    return np.lib.format.read_array_header_2_0(file)
+    return maps
 
 
 def _wanted_frames(path, shape, frames, frame_indices):
-    """Which of the file's maps are those of `frames`."""
+    """Returns which of the file's maps are those of `frames`."""
     height, width = frames[0].shape[:2]
     if abs(shape[2] / shape[1] * height / width - 1) > 0.05:
         raise FrontEndError(
@@ -98,32 +88,26 @@ def _wanted_frames(path, shape, frames, frame_indices):
     )
 
 
-def _npz_frames(path, name, wanted):
-    """The wanted maps in order, read one by one."""
-    for t, depth in enumerate(_npz_maps(path, name, max(wanted) + 1)):
-        if t not in wanted:
-            continue
-        depth = depth.astype(np.float32)
-        known = np.isfinite(depth) & (depth > 0)
-        if not known.any():
-            raise FrontEndError(
-                f"map {t} of {name} in {path} has no positive depth anywhere"
-            )
-        yield np.where(known, depth, np.median(depth[known]))
-
-
-def _npz_maps(path, name, count):
-    """The first maps as they are stored. Damage shows only now, as they are read."""
-    done = 0
+def _read_frames(maps, wanted):
+    """Yields the wanted maps in order, read one by one."""
+    place, t = f"{maps.name} in {maps.path}", -1
     try:
-        with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
-            shape, _, dtype = _array_header(file)
-            while done < count:
-                data = file.read(dtype.itemsize * shape[1] * shape[2])
-                yield np.frombuffer(data, dtype).reshape(shape[1:])
-                done += 1
-    except BAD_NPZ as error:
+        for t, depth in enumerate(maps.rows()):
+            if t in wanted:
+                yield _fill_unknown(depth.astype(np.float32), f"map {t} of {place}")
+            if t == max(wanted):
+                return
+    except FrontEndError:
+        raise
+    except BAD_FILE as error:
         raise FrontEndError(
-            f"map {done} of {name} in {path} cannot be read ({error}): the file is "
-            "damaged, make or copy it again"
+            f"map {t + 1} of {place} cannot be read ({error}): the file is damaged, "
+            "make or copy it again"
         ) from error
+
+
+def _fill_unknown(depth, name):
+    known = np.isfinite(depth) & (depth > 0)
+    if not known.any():
+        raise FrontEndError(f"{name} has no positive depth anywhere")
+    return np.where(known, depth, np.median(depth[known]))

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
+from spa.clip.availability import Row
 from spa.clip.depth.maps import DepthModel
+from spa.clip.hub import hub_directory, hub_status, load_pretrained
 from spa.clip.torch_models import (
     IMAGENET_MEAN,
     IMAGENET_STD,
-    hub_directory,
-    load_pretrained,
     need,
     need_torch,
     pick_device,
@@ -19,25 +19,21 @@ from spa.clip.torch_models import (
 )
 from spa.errors import FrontEndError
 
+DEPTH_MODEL = "depth-anything/Depth-Anything-V2-Small-hf"
+MEGABYTES = 99
+BATCH_SIZES = {"cpu": 1, "cuda": 8}
 # Of transformers' models that do not say so in their configuration.
 METRIC_TYPES = ("glpn", "zoedepth", "depth_pro")
 INVERSE_TYPES = ("dpt",)
 
 
-def load_transformers(
-    depth_model: str | os.PathLike,
-    depth_metric: bool | None = None,
-    device: str | None = None,
-    batch_size: int | None = None,
-) -> DepthModel:
-    """A depth estimation model of transformers, frame by frame.
+def load(depth: str | os.PathLike, options=None) -> DepthModel:
+    """Loads a depth estimation model of transformers, which sees frame by frame.
 
     Args:
-        depth_model: a name on the Hugging Face hub, or a folder of `save_pretrained`.
-        depth_metric: whether it gives depth rather than relative inverse depth; by
-            default what its configuration says.
-        device: for torch; a GPU if there is one.
-        batch_size: frames at once; 8 on a GPU, 1 on the CPU.
+        depth: a name on the Hugging Face hub, or a folder of `save_pretrained`.
+        options: has depth_metric: whether it gives depth rather than relative inverse
+            depth; by default what its configuration says.
 
     Returns:
         The model, in float16 on a GPU.
@@ -47,22 +43,30 @@ def load_transformers(
     """
     need_torch("depth estimation")
     need("transformers", "depth estimation", "pip install -r requirements.txt")
-    device = pick_device(device)
-    folder = hub_directory(depth_model, "depth estimation", "depth")
+    device = pick_device()
+    folder = hub_directory(depth, "depth estimation", "depth")
     network = load_pretrained("AutoModelForDepthEstimation", folder, device)
-    if depth_metric is None:
-        depth_metric = _gives_metric(network.config, depth_model)
-    settings = _preprocessing(folder)
-    batch_size = batch_size or (1 if device == "cpu" else 8)
+    is_metric = getattr(options, "depth_metric", None)
+    if is_metric is None:
+        is_metric = _is_metric(network.config, depth)
+    settings = _read_preprocessing(folder)
 
     def predict(frames, frame_indices):
-        yield from _network_depth(network, frames, settings, batch_size)
+        yield from _network_depth(network, frames, settings, BATCH_SIZES[device])
 
-    kind = "metric" if depth_metric else "relative"
-    return DepthModel(str(depth_model), kind, predict)
+    return DepthModel(str(depth), "metric" if is_metric else "relative", predict)
 
 
-def _gives_metric(config, name):
+def status(options=None) -> list[Row]:
+    """Returns its row of `inference.py --check`: the model asked for, or a small
+    one."""
+    model = str(getattr(options, "depth", None) or "none")
+    if model in ("none", "vda") or model.endswith(".npz"):
+        model = DEPTH_MODEL
+    return [hub_status("depth", model, "depth", model, DEPTH_MODEL, MEGABYTES)]
+
+
+def _is_metric(config, name):
     stated = getattr(config, "depth_estimation_type", None)
     if stated in ("metric", "relative"):
         return stated == "metric"
@@ -74,9 +78,9 @@ def _gives_metric(config, name):
     )
 
 
-def _preprocessing(folder):
-    """What preprocessor_config.json says: read by hand, since transformers' own image
-    processors want torchvision.
+def _read_preprocessing(folder):
+    """Reads preprocessor_config.json by hand, since transformers' own image processors
+    want torchvision.
 
     Raises:
         FrontEndError: if it is no JSON, or states a size in words not known here.
@@ -118,7 +122,7 @@ def _is_length(value):
 
 
 def network_size(size: tuple[int, int], settings: dict) -> tuple[int, int]:
-    """(height, width) that a network sees of frames of `size`.
+    """Returns (height, width) that a network sees of frames of `size`.
 
     With the aspect kept, `settings["size"]` is what both sides have at least; otherwise
     frames are stretched to it. A size that is stated as shortest_edge, longest_edge or
@@ -143,7 +147,7 @@ def network_size(size: tuple[int, int], settings: dict) -> tuple[int, int]:
 
 
 def _network_depth(network, frames, settings, batch_size):
-    """What a depth estimation model gives, [h, w] for each frame."""
+    """Yields what a depth estimation model gives, [h, w] for each frame."""
     import torch
 
     backbone = getattr(network.config, "backbone_config", None)

@@ -1,28 +1,38 @@
 """Pyramidal Lucas-Kanade (OpenCV), forward and backward; needs no weights."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
-from tqdm import tqdm
 
 from spa import geometry
+from spa.clip.availability import Row
+from spa.clip.progress import progress_bar
 from spa.clip.tracking.protocol import (
     MIN_VISIBLE_FRAMES,
-    SECONDS_BEFORE_BAR,
     WINDOW,
     Tracks2D,
+    grey_frame,
     is_inside,
+    seed_limit,
     seed_points,
-    share_of_tracks,
-    to_grey,
 )
 
 PYRAMID_LEVELS = 4  # halvings: reaches motions of about WINDOW / 2 * 2**4 px a frame
 MAX_ROUND_TRIP = 1.0  # px between a point and where tracking there and back puts it
 PATCH = 9  # side of the patch compared with the seed's
 MIN_CORRELATION = 0.5  # of that patch with the seed's, normalised
+
+
+def load(options=None) -> Callable[..., Tracks2D]:
+    """Returns `track_lk`; there is nothing to load."""
+    return track_lk
+
+
+def status(options=None) -> list[Row]:
+    """Returns its row of `inference.py --check`."""
+    return [Row("tracker", "lk", True, f"OpenCV {cv2.__version__}; needs no weights")]
 
 
 def track_lk(
@@ -34,7 +44,7 @@ def track_lk(
     queries: Float[np.ndarray, "N 3"] | None = None,
     progress: bool = True,
 ) -> Tracks2D:
-    """Pyramidal Lucas-Kanade (Lucas & Kanade 1981; Bouguet 2001), both ways in time.
+    """Tracks by pyramidal Lucas-Kanade (Lucas & Kanade 1981; Bouguet 2001), both ways.
 
     Args:
         frames: T frames [H, W, 3], RGB uint8.
@@ -60,28 +70,20 @@ def track_lk(
     if queries is None:
         max_tracks = max_tracks or 8 * grid_size**2
 
-        def seeds_at(t, grey, taken, left):
+        def find_seeds(t, grey, taken, left):
             if t % seed_every:
                 return taken[:0]
-            limit = share_of_tracks(t, num_frames, seed_every, left)
+            limit = seed_limit(t, num_frames, seed_every, left)
             return seed_points(grey, grid_size, taken, limit)
     else:
         max_tracks = len(queries)
         points = (queries[:, 1:] / to_clip - 0.5).astype(np.float32)
 
-        def seeds_at(t, grey, taken, left):
+        def find_seeds(t, grey, taken, left):
             return points[queries[:, 0] == t]
 
-    bar = tqdm(
-        total=2 * num_frames,
-        desc="tracking",
-        unit="frame",
-        delay=SECONDS_BEFORE_BAR,
-        leave=False,
-        disable=None if progress else True,  # None: no bar in a log
-    )
-    positions, visible = _sweep(frames, small, seeds_at, max_tracks, bar)
-    bar.close()
+    with progress_bar(name="tracking", total=2 * num_frames, shown=progress) as bar:
+        positions, visible = _sweep(frames, small, find_seeds, max_tracks, bar)
     if queries is None:
         kept = visible.sum(axis=1) >= min(MIN_VISIBLE_FRAMES, num_frames)
     else:  # they came in the order of their frames
@@ -90,11 +92,11 @@ def track_lk(
     return Tracks2D(tracks, visible[kept, :, None].astype(np.float32))
 
 
-def _sweep(frames, size, seeds_at, max_tracks, bar):
-    """Positions [N, T, 2], pixel centres at integers, and visibility [N, T] of points
+def _sweep(frames, size, find_seeds, max_tracks, bar):
+    """Returns positions [N, T, 2], centres at integers, and visibility [N, T] of points
     followed through frames reduced to `size`: on from their seed frame, then back.
 
-    `seeds_at` gives the new points [n, 2] of a frame: of (its number, the frame in
+    `find_seeds` gives the new points [n, 2] of a frame: of (its number, the frame in
     grey, points [m, 2] that are there already, how many more there may be).
     """
     num_frames = len(frames)
@@ -116,11 +118,11 @@ def _sweep(frames, size, seeds_at, max_tracks, bar):
         )
 
     for t in range(num_frames):
-        grey = to_grey(frames[t], size)
+        grey = grey_frame(frames[t], size)
         if t:
             follow(slice(count), t, 1, grey)
         taken = positions[:count, t][visible[:count, t]]
-        seeds = seeds_at(t, grey, taken, max_tracks - count)
+        seeds = find_seeds(t, grey, taken, max_tracks - count)
         if len(seeds):
             new = slice(count, count + len(seeds))
             positions[new, t], visible[new, t], seeded_at[new] = seeds, True, t
@@ -130,7 +132,7 @@ def _sweep(frames, size, seeds_at, max_tracks, bar):
         bar.update()
 
     for t in reversed(range(num_frames)):
-        grey = to_grey(frames[t], size)
+        grey = grey_frame(frames[t], size)
         if t < num_frames - 1:
             follow(np.flatnonzero(seeded_at[:count] > t), t, -1, grey)
         before = grey
@@ -139,7 +141,7 @@ def _sweep(frames, size, seeds_at, max_tracks, bar):
 
 
 def _follow(before, after, positions, visible, templates):
-    """Positions [n, 2] and visibility [n] one frame on; what is lost stays put."""
+    """Returns positions [n, 2] and visibility [n] one frame on; what is lost stays."""
     positions, alive = positions.copy(), np.flatnonzero(visible)
     visible = np.zeros_like(visible)
     if len(alive) == 0:
@@ -159,7 +161,8 @@ def _follow(before, after, positions, visible, templates):
 
 
 def _lucas_kanade(before, after, points):
-    """Where points [n, 2] of one grey frame are in another, and whether found [n]."""
+    """Returns where points [n, 2] of a grey frame are in another, and which are
+    found."""
     there, status, _ = cv2.calcOpticalFlowPyrLK(
         before,
         after,
@@ -173,8 +176,8 @@ def _lucas_kanade(before, after, points):
 
 
 def _patches(grey, points):
-    """Patches [n, PATCH²] around points [n, 2], zero mean and unit norm each, so that
-    their product is the normalised cross-correlation."""
+    """Returns patches [n, PATCH²] around points [n, 2], zero mean and unit norm each,
+    so that their product is the normalised cross-correlation."""
     reach = np.arange(PATCH, dtype=np.float32) - PATCH // 2
     offsets = np.stack(np.meshgrid(reach, reach), axis=-1).reshape(1, -1, 2)
     taps = (points[:, None] + offsets + np.float32(0.5)).reshape(-1, 1, 2)

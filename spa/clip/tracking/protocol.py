@@ -1,4 +1,4 @@
-"""2D tracks, and where a tracker may put points."""
+"""2D tracks, and where a tracker puts new points."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,6 @@ MARGIN = WINDOW // 2  # a window that reaches beyond the frame pulls its point a
 MIN_TEXTURE = 1.0  # (grey levels / px)², mean square gradient in the weakest direction
 MIN_VISIBLE_FRAMES = 2  # a track seen once says nothing about motion
 TRACKS_PER_CELL = 8  # of the seeding grid, in a shot
-SECONDS_BEFORE_BAR = 1.0
 
 
 @dataclass(frozen=True)
@@ -29,8 +28,8 @@ class Tracks2D:
     visible: Float[np.ndarray, "N T 1"]
 
 
-def to_grey(frame, size):
-    """[H, W, 3] RGB to grey of `size`, by area so that nothing aliases."""
+def grey_frame(frame, size):
+    """Returns an RGB frame [H, W, 3] in grey, reduced to `size` by area."""
     grey = cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY)
     if grey.shape == tuple(size):
         return grey
@@ -38,24 +37,22 @@ def to_grey(frame, size):
 
 
 def is_inside(points, shape, margin=MARGIN):
-    """Which points [..., 2] (centres at integers) have so much of a frame around them,
-    by default the whole window."""
+    """Returns which points [..., 2] (centres at integers) have so much of a frame
+    around them, by default the whole window."""
     limits = np.array([shape[1], shape[0]]) - 1 - margin
     return ((points >= margin) & (points <= limits)).all(axis=-1)
 
 
-def share_of_tracks(t, num_frames, seed_every, left):
-    """How many of the `left` tracks the seed frame t may take: the first one all, the
-    others alike."""
+def seed_limit(t, num_frames, seed_every, left):
+    """Returns how many of the `left` tracks the seed frame t takes at most: the first
+    one all, the others alike."""
     rounds_left = len(range(t, num_frames, seed_every))
     return -(-left // rounds_left) if t else left
 
 
 def seed_points(grey, grid_size, taken, limit):
-    """The best corner [n, 2] of each cell that has texture and no point of `taken`.
-
-    At most `limit`, spread evenly over the free cells.
-    """
+    """Returns the best corner [n, 2] of each cell that has texture and no point of
+    `taken`; at most `limit`, spread evenly over the free cells."""
     texture = corner_strength(grey)
     rows = np.linspace(0, grey.shape[0], grid_size + 1).astype(int)
     columns = np.linspace(0, grey.shape[1], grid_size + 1).astype(int)
@@ -77,8 +74,8 @@ def seed_points(grey, grid_size, taken, limit):
 
 
 def corner_strength(grey) -> Float[np.ndarray, "H W"]:
-    """Mean square gradient in the weakest direction, (grey levels / px)²; 0 so
-    near the frame's edge that a point would soon be lost."""
+    """Returns the mean square gradient in the weakest direction, (grey levels / px)²;
+    0 so near the frame's edge that a point would soon be lost."""
     # OpenCV's eigenvalue is 4 times that, whatever the block's size.
     texture = cv2.cornerMinEigenVal(grey.astype(np.float32), 7, ksize=3) / 4
     margin = MARGIN + 2

@@ -1,0 +1,65 @@
+"""Features of track points, sampled from a network's maps as they come.
+
+A clip's maps are never all in memory. They cover the whole frame, whatever their size,
+and a patch's feature stands at the patch's centre.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Float16, UInt8
+
+from spa import geometry
+from spa.clip.progress import progress_bar
+
+
+@dataclass(frozen=True)
+class FeatureModel:
+    """A network that turns frames into maps of features.
+
+    Attributes:
+        name: which, for the result.
+        dim: D, features of a position.
+        maps: frames [T, H, W, 3] uint8, and perhaps the size (h, w) of their maps, to
+            an iterator of T maps [h, w, D] float16. Without a size they are as near
+            the frames' shape as can be.
+    """
+
+    name: str
+    dim: int
+    maps: Callable[..., Iterator[np.ndarray]]
+
+
+def point_features(
+    frames: Sequence[UInt8[np.ndarray, "H W 3"]],
+    tracks: Float[np.ndarray, "N T 2"],
+    model: FeatureModel,
+    progress: bool = True,
+) -> Float16[np.ndarray, "N T D"]:
+    """Returns features at track positions, frame by frame.
+
+    Args:
+        frames: T frames [H, W, 3], RGB uint8, all of one size.
+        tracks: [N, T, 2] pixel positions (x, y) in `frames`, centres at +0.5. What is
+            found where a track is not visible is of no use.
+        model: of `load_features`.
+        progress: show a progress bar where it takes longer than a second.
+
+    Returns:
+        [N, T, D] float16: 1.5 kB a position for DINOv2-base, so give the tracks and the
+        frames of a window rather than those of a long clip.
+
+    Raises:
+        ValueError: if frames and tracks differ in number.
+    """
+    if len(frames) != tracks.shape[1]:
+        raise ValueError(
+            f"{len(frames)} frames, but tracks of {tracks.shape[1]}: both must be of "
+            "the same frames"
+        )
+    out = np.empty((*tracks.shape[:2], model.dim), np.float16)
+    maps = progress_bar(
+        model.maps(frames), name="features", total=len(frames), shown=progress
+    )
+    return geometry.sample_frames(maps, tracks, frames[0].shape[:2], out)

@@ -1,0 +1,180 @@
+"""Depth models of transformers, built small and random, saved to a folder and loaded
+from it as published ones are."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from depth_cases import depth_by_formula, one_line, random_clip
+
+from spa.clip import depth
+from spa.clip.depth import transformers_models
+from spa.clip.depth.maps import depth_maps
+from spa.errors import FrontEndError
+
+torch = pytest.importorskip("torch", reason="the full layer is not installed")
+transformers = pytest.importorskip("transformers", reason="no full layer")
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def save_depth_anything(folder, kind="relative", settings=None):
+    backbone = transformers.Dinov2Config(
+        hidden_size=16,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        patch_size=14,
+        image_size=28,
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+        reshape_hidden_states=False,
+        apply_layernorm=True,
+    )
+    config = transformers.DepthAnythingConfig(
+        backbone_config=backbone,
+        reassemble_hidden_size=16,
+        neck_hidden_sizes=[8, 8, 8, 8],
+        fusion_hidden_size=8,
+        head_hidden_size=4,
+        depth_estimation_type=kind,
+        max_depth=20,
+    )
+    torch.manual_seed(0)
+    network = transformers.DepthAnythingForDepthEstimation(config)
+    for name, weight in network.named_parameters():
+        if "head" in name:
+            weight.data.uniform_(0, 0.5)  # or most of the random output is 0
+    network.save_pretrained(folder)
+    size = {"size": {"height": 28, "width": 28}, "ensure_multiple_of": 14}
+    stated = size | {"image_mean": MEAN, "image_std": STD, "keep_aspect_ratio": True}
+    stated = stated if settings is None else size | settings
+    (folder / "preprocessor_config.json").write_text(json.dumps(stated))
+    return network.eval()
+
+
+def network_depth(network, clip, mean=MEAN, std=STD):
+    pixels = (clip / 255 - np.array(mean)) / np.array(std)
+    pixels = torch.tensor(pixels, dtype=torch.float32).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        return network(pixel_values=pixels).predicted_depth.numpy()
+
+
+@pytest.mark.parametrize("kind", ["relative", "metric"])
+def test_depth_anything_equals_its_definition(tmp_path, kind):
+    network = save_depth_anything(tmp_path, kind)
+    clip = random_clip(5, 28, 42)
+    model = depth.load_depth(str(tmp_path))
+    maps = depth_maps(clip, model)
+    found = network_depth(network, clip)
+    assert found.std() > 1e-3
+    expected = depth_by_formula(found) if kind == "relative" else found
+    assert model.kind == kind and maps.shape == (5, 28, 42)
+    # float16 rests in the way: of inverse depth, then of depth.
+    tolerance = 0.02 if kind == "relative" else 1e-3
+    np.testing.assert_allclose(maps, expected, rtol=tolerance, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "settings, mean, std",
+    [
+        # GLPN's, as published.
+        ({"do_rescale": True, "do_resize": True}, (0, 0, 0), (1, 1, 1)),
+        (
+            {"image_mean": [0.5, 0.4, 0.3], "image_std": [1, 1, 1]},
+            (0.5, 0.4, 0.3),
+            (1, 1, 1),
+        ),
+        ({"image_mean": [0.5, 0.4, 0.3], "do_normalize": False}, (0, 0, 0), (1, 1, 1)),
+        ({"do_normalize": True}, MEAN, STD),
+    ],
+)
+def test_colours_are_normalised_where_it_is_so_stated(tmp_path, settings, mean, std):
+    network = save_depth_anything(tmp_path, "metric", settings)
+    clip = random_clip(2, 28, 28)
+    maps = depth_maps(clip, depth.load_depth(tmp_path))
+    expected = network_depth(network, clip, mean, std)
+    np.testing.assert_allclose(maps, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("{", "no JSON that can be read"),
+        ("[1]", "size of frames"),
+        ('{"size": {"height": 5}}', "size of frames"),
+        ('{"size": {"longest_edge": "x"}}', "size of frames"),
+        ('{"size": [384, 384]}', "size of frames"),
+    ],
+)
+def test_settings_that_cannot_be_used_are_refused(tmp_path, text, message):
+    save_depth_anything(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(text)
+    with pytest.raises(FrontEndError, match=message) as error:
+        depth.load_depth(tmp_path)
+    assert "preprocessor_config.json" in one_line(error)
+
+
+def test_depth_metric_can_be_said(tmp_path):
+    save_depth_anything(tmp_path)
+    options = SimpleNamespace(depth_metric=True)
+    assert depth.load_depth(tmp_path, options).kind == "metric"
+
+
+@pytest.mark.parametrize(
+    "size, settings, expected",
+    [
+        ((720, 1280), {"size": 518, "keep_aspect": True, "multiple": 14}, (518, 924)),
+        ((1280, 720), {"size": 518, "keep_aspect": True, "multiple": 14}, (924, 518)),
+        (
+            (720, 1280),
+            {
+                "size": {"height": 384, "width": 512},
+                "keep_aspect": False,
+                "multiple": 1,
+            },
+            (384, 512),
+        ),
+        (
+            (100, 100),
+            {"size": {"shortest_edge": 70}, "keep_aspect": True, "multiple": 32},
+            (64, 64),
+        ),
+        (
+            (300, 600),
+            {"size": {"longest_edge": 420}, "keep_aspect": False, "multiple": 14},
+            (210, 420),
+        ),
+        (
+            (300, 600),
+            {
+                "size": {"shortest_edge": 300, "longest_edge": 280},
+                "keep_aspect": False,
+                "multiple": 14,
+            },
+            (140, 280),
+        ),
+    ],
+)
+def test_what_a_network_sees(size, settings, expected):
+    assert transformers_models.network_size(size, settings) == expected
+
+
+def test_a_model_of_another_kind_is_refused(tmp_path):
+    config = transformers.Dinov2Config(
+        hidden_size=8, num_hidden_layers=1, num_attention_heads=1, image_size=28
+    )
+    transformers.Dinov2Model(config).save_pretrained(tmp_path)
+    with pytest.raises(FrontEndError, match="no model to load") as error:
+        depth.load_depth(tmp_path)
+    assert str(tmp_path) in one_line(error)
+
+
+def test_an_unknown_source_is_refused():
+    # An .npz and a model of transformers are named themselves, not by their kind.
+    for name in ("midas", "npz", "transformers"):
+        words = f"no depth '{name}': have none, vda, an .npz file, or a transformers"
+        with pytest.raises(FrontEndError, match=words) as error:
+            depth.load_depth(name)
+        one_line(error)
+    with pytest.raises(FrontEndError, match="no folder /no/such/folder"):
+        depth.load_depth("/no/such/folder")
