@@ -26,7 +26,7 @@ def dipping(low=0.4):
     return [None] + [low if t == DIP else 0.95 for t in range(1, FRAMES)]
 
 
-def write_result(folder, name, realism, curve=None, with_video=True, **changes):
+def write_result(folder, name, realism, curve=None, has_video=True, **changes):
     """One video's sub-folder as DESIGN section 5 has it; two points that stand still,
     a surprising one at (90, 45) and a usual one at (30, 45)."""
     curve = [None] + [0.9] * (FRAMES - 1) if curve is None else curve
@@ -43,7 +43,7 @@ def write_result(folder, name, realism, curve=None, with_video=True, **changes):
         **{"realism_measure": "surprise", "seconds": 1.0},
     }
     (path / "score.json").write_text(json.dumps(score | changes))
-    if not with_video:
+    if not has_video:
         return path
     video = np.empty((FRAMES, 3, *SIZE), np.uint8)
     video[:] = np.array([grey(t) for t in range(FRAMES)])[:, None, None, None]
@@ -75,8 +75,8 @@ def write_results(folder):
     write_result(folder, "middle_one", 0.5, dipping(), warnings=["few tracks"])
     write_result(folder, "best_one", 0.9)
     write_result(folder, "worst_one", 0.1)
-    write_result(folder, "unstored", 0.3, dipping(), with_video=False)
-    write_result(folder, HOSTILE, 0.2, with_video=False)
+    write_result(folder, "unstored", 0.3, dipping(), has_video=False)
+    write_result(folder, HOSTILE, 0.2, has_video=False)
     error = f"not a video {CLOSING}"
     write_table(folder, [{"folder": CLOSING[1:9], "video": "x.mp4", "error": error}])
     return folder

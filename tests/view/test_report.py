@@ -35,7 +35,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def test_videos_are_ranked_and_those_without_a_number_are_last(tmp_path):
     for name, realism in {"a": 0.2, "b": 0.7, "c": None, "d": 0.4}.items():
-        write_result(tmp_path, name, realism, with_video=False)
+        write_result(tmp_path, name, realism, has_video=False)
     folder = report_folder.read_folder(tmp_path)
     assert [score.name for score in folder.scores] == ["b", "d", "a", "c"]
     first = folder.scores[0]
@@ -44,10 +44,10 @@ def test_videos_are_ranked_and_those_without_a_number_are_last(tmp_path):
 
 
 def test_the_newest_table_and_newer_results_are_right(tmp_path):
-    write_result(tmp_path, "failed_since", 0.5, with_video=False)
+    write_result(tmp_path, "failed_since", 0.5, has_video=False)
     past = time.time() - 500
     os.utime(tmp_path / "failed_since" / "score.json", (past, past))
-    write_result(tmp_path, "scored_since", 0.6, with_video=False)
+    write_result(tmp_path, "scored_since", 0.6, has_video=False)
     told = [
         {"folder": name, "video": f"{name}.mp4", "error": "trouble"}
         for name in ("failed_since", "scored_since", "only_failed", "mended")
@@ -66,7 +66,7 @@ def test_the_newest_table_and_newer_results_are_right(tmp_path):
     ["{", "[1]", '{"realism": "high"}', '{"cuts": 3}', '{"checkpoint": "small.npz"}'],
 )
 def test_a_damaged_result_is_listed_with_what_is_wrong(tmp_path, text):
-    write_result(tmp_path, "good", 0.5, with_video=False)
+    write_result(tmp_path, "good", 0.5, has_video=False)
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "score.json").write_text(text)
     folder = report_folder.read_folder(tmp_path)
@@ -76,7 +76,7 @@ def test_a_damaged_result_is_listed_with_what_is_wrong(tmp_path, text):
 
 
 def test_one_videos_own_folder_is_a_page_of_one(tmp_path):
-    path = write_result(tmp_path, "alone", 0.5, with_video=False)
+    path = write_result(tmp_path, "alone", 0.5, has_video=False)
     assert [s.name for s in report_folder.read_folder(path).scores] == ["alone"]
 
 
@@ -241,7 +241,7 @@ def test_a_page_is_whole_or_not_there(tmp_path, monkeypatch):
 
 
 def test_a_large_page_is_said_to_be_one(tmp_path, monkeypatch, caplog):
-    write_result(tmp_path, "clip", 0.5, with_video=False)
+    write_result(tmp_path, "clip", 0.5, has_video=False)
     folder = report_folder.read_folder(tmp_path)
     report_page.write_page(tmp_path / "page.html", [folder])
     assert not caplog.records

@@ -280,7 +280,7 @@ def test_two_folders_side_by_side(opened, results, tmp_path):
     other = tmp_path / "second"
     write_result(other, "best_one", 0.8, dipping(0.5))
     write_result(other, "worst_one", 0.6)
-    write_result(other, "new_one", 0.3, with_video=False)
+    write_result(other, "new_one", 0.3, has_video=False)
     page_file = tmp_path / "both.html"
     folders = [report_folder.read_folder(path) for path in (results, other)]
     report_page.write_page(page_file, folders, video_size=64)
