@@ -41,8 +41,8 @@ from spa.flags import (
     log_decisions,
     quiet_video_decoder,
 )
-from spa.jobs import NUMBERS, Tally, score_many
 from spa.realism.front_ends import load_front_ends
+from spa.realism.many import NUMBERS, Tally, score_many
 from spa.realism.options import make_options
 from spa.realism.scorer import load_checkpoint, score_video
 

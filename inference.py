@@ -33,8 +33,9 @@ from spa.flags import (
     log_decisions,
     quiet_video_decoder,
 )
-from spa.jobs import find_inputs, score_many
+from spa.jobs import find_inputs
 from spa.realism.front_ends import load_front_ends
+from spa.realism.many import score_many
 from spa.realism.options import make_options
 from spa.realism.result import Result, save_result
 from spa.realism.scorer import (

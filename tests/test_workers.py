@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from spa.workers import AHEAD, TIDYING, ordered_map
+from spa.jobs import AHEAD, TIDYING, ordered_map
 
 WRITE = """
 import time

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from spa.errors import UserError, reason
-from spa.jobs import NUMBERS
+from spa.realism.many import NUMBERS
 
 MISSING = ("", "nan", "none", "null")  # a number that is not there
 

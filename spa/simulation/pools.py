@@ -14,14 +14,14 @@ from jaxtyping import Bool, Float, Int, UInt8
 from scipy.spatial import cKDTree
 from tqdm import tqdm
 
-from spa import geometry, workers
+from spa import geometry
 from spa.clip import tracking
 from spa.clip.tracking import protocol
 from spa.files import whole_file, write_npz
 from spa.geometry import NUM_TAPS
+from spa.jobs import ordered_map
 from spa.simulation import scenes, twins
 from spa.simulation.render import render
-from spa.workers import ordered_map
 
 Example = dict[str, np.ndarray]  # arrays of a scene, by name
 SHARD_SIZE = 256  # scenes per file of a cached pool
@@ -297,7 +297,7 @@ def make_pool(
         if not is_made(path, with_video)
     ]
     if jobs:
-        with workers.ordered_map(min(num_workers, len(jobs))) as run_all:
+        with ordered_map(min(num_workers, len(jobs))) as run_all:
             for _ in tqdm(run_all(_make_scene, jobs), "scenes", total=len(jobs)):
                 pass
     return [path for path in paths.values() if path.exists()]

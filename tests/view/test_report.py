@@ -24,7 +24,7 @@ import numpy as np
 import pytest
 
 from spa.errors import UserError
-from spa.jobs import COLUMNS
+from spa.realism.many import COLUMNS
 from spa.view import report_folder, report_page, report_pictures
 
 ROOT = Path(__file__).resolve().parents[2]
