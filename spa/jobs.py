@@ -273,9 +273,8 @@ def run_items(
         for outcome, trace in run(functools.partial(_attempt, work, save), items):
             bar.update()
             if outcome.error:
-                LOG.warning(
-                    "%s", f"{outcome.item.path}\n{trace}" if trace else outcome.error
-                )
+                said = f"{outcome.item.path}\n{trace}" if trace else outcome.error
+                LOG.warning("%s", said)
             yield outcome
 
 
