@@ -15,6 +15,7 @@ from absl import app, flags
 
 from spa.clip import features, tracking
 from spa.clip.semantic import Sampling
+from spa.clip.semantic_files import read_points as read_points  # for who imports it
 from spa.clip.semantic_many import (
     Settings,
     extract_many,

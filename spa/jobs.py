@@ -33,6 +33,7 @@ ENDINGS = {
     "tracks_path": [".npz"],
 }
 AHEAD = 8  # jobs per worker that are begun before the first one's result is taken
+BAR = {"smoothing": 0, "disable": None, "leave": None}  # none in a log
 TIDYING = 10  # seconds a worker has, once told to end, for what it does at its end
 
 
@@ -268,7 +269,7 @@ def run_items(
     """
     with (
         ordered_map(min(num_workers, len(items))) as run,
-        tqdm(total=len(items), desc=what, unit=unit, smoothing=0, disable=None) as bar,
+        tqdm(total=len(items), desc=what, unit=unit, **BAR) as bar,
     ):
         for outcome, trace in run(functools.partial(_attempt, work, save), items):
             bar.update()

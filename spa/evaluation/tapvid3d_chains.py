@@ -57,7 +57,7 @@ def predict_clips(
     options: Options,
     batch_size: int = 8,
 ) -> list[Prediction]:
-    """Predicts every track of some clips once, from tracks of other splits.
+    """Returns a prediction of every track of some clips, from tracks of other splits.
 
     Args:
         clips: of any lengths and numbers of tracks.
@@ -101,7 +101,8 @@ def predict_chains(
     held: Sequence[Bool[np.ndarray, "S N"]],
     predict: Callable[[list[Request]], list[Answer]],
 ) -> list[Prediction]:
-    """Chains of all clips and splits, in step, so that `predict` gets them together.
+    """Returns the chains of all clips and splits, run in step, so that `predict` gets
+    them together.
 
     Args:
         clips: of which the query points alone are looked at.
@@ -128,10 +129,10 @@ def predict_chains(
                 wanted[key] = chains[key].send(given)
             except StopIteration as stop:
                 done[key] = stop.value
-    return [_of_splits(held[i], done, i) for i in range(len(clips))]
+    return [_merge_splits(held[i], done, i) for i in range(len(clips))]
 
 
-def _of_splits(held, done, i) -> Prediction:
+def _merge_splits(held, done, i) -> Prediction:
     """The tracks of all splits, in the clip's order."""
     num_frames = done[i, 0][0].shape[1]
     tracks = np.empty((held.shape[1], num_frames, 3), np.float32)
@@ -180,7 +181,7 @@ def chain(
             points = query_points[ids]
             if number:
                 frames = slice(start, stop)
-                points = points_in_overlap(
+                points = link_points(
                     tracks[ids, frames], logits[ids, frames], known[ids, frames], start
                 )
             asked.append((w, points - np.float32([start, 0, 0, 0])))
@@ -211,19 +212,20 @@ def _steps(first, num_windows) -> Iterator[list[tuple[int, np.ndarray]]]:
 def first_windows(
     windows: Sequence[tuple[int, int]], frames: Float[np.ndarray, " N"]
 ) -> Int[np.ndarray, " N"]:
-    """The window in which each frame is farthest from the ends; the first of equals."""
+    """Returns the window in which each frame is farthest from the ends; the first of
+    equals."""
     starts, stops = np.array(windows).T
     room = np.minimum(frames[:, None] - starts, stops - 1 - frames[:, None])
     return room.argmax(axis=1)
 
 
-def points_in_overlap(
+def link_points(
     tracks: Float[np.ndarray, "Q L 3"],
     logits: Float[np.ndarray, "Q L"],
     known: Bool[np.ndarray, "Q L"],
     start: int,
 ) -> Float[np.ndarray, "Q 4"]:
-    """Query points in a window of what is predicted in part of it.
+    """Returns query points in a window of what is predicted in part of it.
 
     Models are queried where a track is visible: of the predicted frames in which it is
     predicted to be, the one in their middle; if it never is, the likeliest.
@@ -289,7 +291,7 @@ def encode_windows(
     supports: Iterable[tuple[Key, dict | None, float]],
     batch_size: int,
 ) -> dict[Key, Encoded]:
-    """Latents of support batches, as many at once as a batch has."""
+    """Returns latents of support batches, as many at once as a batch has."""
     encoded, waiting = {}, []
     for key, batch, scale in supports:
         encoded[key] = None
@@ -336,8 +338,8 @@ def decode_points(
     requests: Sequence[Request],
     batch_size: int,
 ) -> list[Answer]:
-    """What the model predicts for query points in windows it has encoded, in the order
-    of the requests. Where a window has no support points stay, and are hidden."""
+    """Returns what the model predicts for query points in windows it has encoded, in
+    the order of the requests. Where a window has no support points stay, and are hidden."""
     answers, parts = [None] * len(requests), []
     for number, (key, points) in enumerate(requests):
         shape = (len(points), model.num_output_frames)

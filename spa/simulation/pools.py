@@ -8,6 +8,7 @@ import pathlib
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
@@ -268,10 +269,25 @@ SHOWN_PIXELS = 4.0  # at 256, that some point must be from where it would be
 SAME_PIXELS = 0.1  # within which two clips' tracks are one, before anything happened
 
 
+class SceneSize(NamedTuple):
+    """Frames and tracks of a scene, and pixels of each side of its pictures."""
+
+    num_frames: int = NUM_FRAMES
+    num_tracks: int = NUM_TRACKS
+    side: int = SIDE
+
+
+SCENE_SIZE = SceneSize()
+
+
 def make_pool(
-    folder: str | os.PathLike, seeds: Sequence[int], with_video: bool, num_workers: int
+    folder: str | os.PathLike,
+    seeds: Sequence[int],
+    is_rendered: bool,
+    num_workers: int,
+    size: SceneSize = SCENE_SIZE,
 ) -> list[Path]:
-    """Files of scenes with their twins, one a seed; what is there is not made again.
+    """Makes files of scenes with their twins, one a seed, as far as they are not there.
 
     Of each KIND in none and the violations it holds `KIND/tracks [N, T, 3]`, `visible
     [N, T]`, `frame`, `ids`, `track_ids [N]`, `instance [N]`, with video `lk [M, T, 2]`
@@ -280,8 +296,9 @@ def make_pool(
 
     Args:
         seeds: of synthetic.py.
-        with_video: whether tracks of rendered pictures are wanted.
+        is_rendered: whether tracks of rendered pictures are wanted.
         num_workers: processes to simulate in.
+        size: of what is made.
 
     Returns:
         The files, in order; none for a seed that gives no scene.
@@ -292,9 +309,9 @@ def make_pool(
     folder = Path(folder)
     paths = {seed: folder / f"{seed}.npz" for seed in seeds}
     jobs = [
-        (str(path), seed, with_video)
+        (str(path), seed, is_rendered, size)
         for seed, path in paths.items()
-        if not is_made(path, with_video)
+        if not is_made(path, is_rendered)
     ]
     if jobs:
         with ordered_map(min(num_workers, len(jobs))) as run_all:
@@ -303,10 +320,12 @@ def make_pool(
     return [path for path in paths.values() if path.exists()]
 
 
-def is_made(path, with_video) -> bool:
+def is_made(path: str | os.PathLike, is_rendered: bool) -> bool:
+    """Returns whether a scene's file is there, of this version and with the tracks that
+    are wanted."""
     try:
         with np.load(path) as stored:
-            names = {f"{INTACT}/lk" if with_video else f"{INTACT}/tracks"}
+            names = {f"{INTACT}/lk" if is_rendered else f"{INTACT}/tracks"}
             version = stored["version"] if "version" in stored else scenes.VERSION
             return names <= set(stored.files) and version == scenes.VERSION
     except (OSError, ValueError, zipfile.BadZipFile):
@@ -314,12 +333,12 @@ def is_made(path, with_video) -> bool:
 
 
 def _make_scene(job) -> None:
-    path, seed, with_video = job
+    path, seed, is_rendered, size = job
     try:
-        scene = scenes.generate_scene(seed, NUM_FRAMES, NUM_TRACKS, SIDE, SIDE)
+        scene = scenes.generate_scene(seed, *size, size.side)
     except scenes.NoScene:
         return
-    video = render(scene, lit=False) if with_video else None
+    video = render(scene, lit=False) if is_rendered else None
     arrays = scene_arrays(INTACT, scene, video)
     for kind in twins.VIOLATIONS:
         try:
@@ -327,7 +346,7 @@ def _make_scene(job) -> None:
         except twins.NoViolation:
             continue
         seen = None
-        if with_video:  # the pictures before the violation are the same
+        if is_rendered:  # the pictures before the violation are the same
             first = twin.violation_frame
             after = render(twin, lit=False, first=first)
             seen = np.concatenate([video[:first], after])

@@ -285,7 +285,7 @@ def test_a_link_is_where_a_track_is_predicted_visible():
         [[1, 1, 1, 1, 1, 9], [3, -1, -1, -1, -1, 9], [-5, -3, -4, -2, -9, 9]]
     )
     tracks = np.arange(18).reshape(3, 6, 1) * np.ones(3)
-    points = tapvid3d_chains.points_in_overlap(tracks, logits, known, 10)
+    points = tapvid3d_chains.link_points(tracks, logits, known, 10)
     np.testing.assert_array_equal(points[:, 0], [12, 10, 13])
     np.testing.assert_array_equal(points[:, 1], [2, 6, 15])
 
