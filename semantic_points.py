@@ -175,10 +175,7 @@ def run() -> tuple[str, bool]:
         f"{len(outcomes) - len(failed)} made, {len(items) - len(outcomes)} there "
         f"before, {len(failed)} failed"
     ]
-    for outcome in failed:
-        item, error = outcome.item, outcome.error
-        named = error if error.startswith(item.path) else f"{item.path}: {error}"
-        lines.append(f"failed ({item.dataset}): {named}")
+    lines += [f"failed ({x.item.dataset}): {x.message}" for x in failed]
     return "\n".join([*lines, f"see {folder}"]), not failed
 
 

@@ -58,6 +58,12 @@ class Outcome:
     result: object = None
     error: str = ""
 
+    @property
+    def message(self) -> str:
+        """The error, with the item's path if it is not there yet."""
+        path = self.item.path
+        return self.error if path in self.error else f"{path}: {self.error}"
+
 
 # --- Which items ---
 
@@ -274,7 +280,7 @@ def run_items(
         for outcome, trace in run(functools.partial(_attempt, work, save), items):
             bar.update()
             if outcome.error:
-                said = f"{outcome.item.path}\n{trace}" if trace else outcome.error
+                said = f"{outcome.item.path}\n{trace}" if trace else outcome.message
                 LOG.warning("%s", said)
             yield outcome
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from spa.clip.video import read_video, video_from_array
-from spa.errors import NothingToTrack, UserError
+from spa.errors import NothingToTrack, UserError, VideoError
 from spa.evaluation.judged import Row
 from spa.evaluation.judges import Judges, judge, judge_items
 from spa.jobs import Item, run_items
@@ -52,7 +52,7 @@ def run_corruptions(
         unit="video",
     ):
         if video.error:
-            failures.append(f"{video.item.path}: {video.error}")
+            failures.append(video.message)
             continue
         folder, path = video.item.place, video.item.path
         pieces = {
@@ -101,7 +101,10 @@ def _pieces(path, options, num_frames):
     """Pieces [T, H, W, 3] of a video, each with its frames per second."""
     video = read_video(path, options.start, options.duration, options.fps)
     video, cuts = prepare(video, options)
-    return [(p, video.fps) for p in damages.pieces(video, num_frames, cuts)]
+    try:
+        return [(p, video.fps) for p in damages.pieces(video, num_frames, cuts)]
+    except ValueError as error:  # no shot is as long
+        raise VideoError(str(error)) from error
 
 
 def _judge_piece(place, piece, values, num_seeds, options) -> list[Row]:

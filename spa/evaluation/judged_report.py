@@ -58,9 +58,9 @@ def report(
     left_out = sum(part.left_out for part in parts.values())
     if left_out:
         notes.append(f"{left_out} damaged clips could not be judged by every measure")
-    culprits = {by: culprits_found(rows, groups, by) for by in ("shipped", "left out")}
+    culprits = {by: culprit_figures(rows, groups, by) for by in ("shipped", "left out")}
     culprits = {by: found for by, found in culprits.items() if found}
-    score = _score_of(measures)
+    score = _main_score(measures)
     labels = {name: MEASURES[name][0] for name in measures}
     return Report(
         metrics={
@@ -98,7 +98,7 @@ def _measured(rows) -> list[str]:
     return [name for name in MEASURES if is_there(name)]
 
 
-def _score_of(measures) -> str:
+def _main_score(measures) -> str:
     return next((name for name in SCORES if name in measures), "realism")
 
 
@@ -119,7 +119,7 @@ def _figures(comparison, measures) -> dict:
     return found
 
 
-def culprits_found(
+def culprit_figures(
     rows: Sequence[Row], groups: Mapping[str, Sequence[str]], by: str = "shipped"
 ) -> dict[str, dict]:
     """How well surprise points at the violating body: AUROC of its points against the
@@ -181,11 +181,11 @@ def _tables(figures, score, measures) -> list[Table]:
         )
         title = f"{section}, {first}: {found['num']} damaged; the score is {label}"
         tables.append(Table(title, head, rows))
-        tables += [_by_kind(section, names, q, measures) for q in QUESTIONS]
+        tables += [_kinds_table(section, names, q, measures) for q in QUESTIONS]
     return tables
 
 
-def _by_kind(section, names, question, measures):
+def _kinds_table(section, names, question, measures):
     rows = []
     for name, found in names.items():
         values = [found[question][m].value for m in measures]

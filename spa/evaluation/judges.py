@@ -226,7 +226,7 @@ def judge_items(
     judged = {item: x["rows"] for item, x in stored.items() if x is not None}
     judged = {item: [Row(**row) for row in rows] for item, rows in judged.items()}
     judged |= {outcome.item: outcome.result for outcome in outcomes}
-    failures = [f"{x.item.path}: {x.error}" for x in outcomes if x.error]
+    failures = [outcome.message for outcome in outcomes if outcome.error]
     return [row for item in items for row in judged[item] or ()], failures
 
 

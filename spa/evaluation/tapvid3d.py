@@ -125,10 +125,8 @@ class Report:
     predicted: int = 0
     finished: int = 0
 
-    def add_failure(self, item: "ClipItem", error: str) -> None:
+    def add_failure(self, file: ClipFile, error: str) -> None:
         """Adds a clip that could not be evaluated."""
-        file = item.file
-        error = error if file.path in error else f"{file.path}: {error}"
         self.failures.append((f"{file.source}/{file.name}", error))
         self.rows.append({"source": file.source, "video": file.name, "error": error})
 
@@ -210,7 +208,7 @@ def evaluate(
         for outcome in group:
             item = outcome.item
             if outcome.error:
-                report.add_failure(item, outcome.error)
+                report.add_failure(item.file, outcome.message)
                 continue
             prediction = found.get(item) or _read_prediction(item.place)
             report.rows += _rows(

@@ -339,7 +339,7 @@ def decode_points(
     batch_size: int,
 ) -> list[Answer]:
     """Returns what the model predicts for query points in windows it has encoded, in
-    the order of the requests. Where a window has no support points stay, and are hidden."""
+    the order of the requests. Where a window has no support points stay, hidden."""
     answers, parts = [None] * len(requests), []
     for number, (key, points) in enumerate(requests):
         shape = (len(points), model.num_output_frames)

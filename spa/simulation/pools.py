@@ -272,12 +272,9 @@ SAME_PIXELS = 0.1  # within which two clips' tracks are one, before anything hap
 class SceneSize(NamedTuple):
     """Frames and tracks of a scene, and pixels of each side of its pictures."""
 
-    num_frames: int = NUM_FRAMES
-    num_tracks: int = NUM_TRACKS
-    side: int = SIDE
-
-
-SCENE_SIZE = SceneSize()
+    num_frames: int
+    num_tracks: int
+    side: int
 
 
 def make_pool(
@@ -285,7 +282,7 @@ def make_pool(
     seeds: Sequence[int],
     is_rendered: bool,
     num_workers: int,
-    size: SceneSize = SCENE_SIZE,
+    size: SceneSize | None = None,
 ) -> list[Path]:
     """Makes files of scenes with their twins, one a seed, as far as they are not there.
 
@@ -298,7 +295,7 @@ def make_pool(
         seeds: of synthetic.py.
         is_rendered: whether tracks of rendered pictures are wanted.
         num_workers: processes to simulate in.
-        size: of what is made.
+        size: of what is made; that of all judged scenes for None.
 
     Returns:
         The files, in order; none for a seed that gives no scene.
@@ -306,7 +303,7 @@ def make_pool(
     Raises:
         OSError: if one cannot be written.
     """
-    folder = Path(folder)
+    folder, size = Path(folder), size or SceneSize(NUM_FRAMES, NUM_TRACKS, SIDE)
     paths = {seed: folder / f"{seed}.npz" for seed in seeds}
     jobs = [
         (str(path), seed, is_rendered, size)
