@@ -50,7 +50,7 @@ def define_flags() -> None:
 
 
 def define_input_flags() -> None:
-    """What is read and tracked, by what, and where files go."""
+    """Defines what is read and tracked, by what, and where files go."""
     flags.DEFINE_string("csv_path", None, "A CSV with columns video_path and dataset.")
     flags.DEFINE_string("base_feat_path", "outputs/semantic_points", "Where files go.")
     flags.DEFINE_string("tracker", "lk", "lk, or cotracker3.")
@@ -68,7 +68,7 @@ def define_input_flags() -> None:
 
 
 def define_sampling_flags() -> None:
-    """How points are chosen."""
+    """Defines how points are chosen."""
     defaults = Sampling()
     flags.DEFINE_integer(
         "num_frames_clustering",
@@ -111,7 +111,7 @@ def define_sampling_flags() -> None:
 
 
 def given_settings() -> Settings:
-    """What the flags ask for.
+    """Returns what the flags ask for.
 
     Raises:
         PointsError: what cannot be.
@@ -147,7 +147,7 @@ def given_settings() -> Settings:
 
 
 def load_networks(settings: Settings) -> tuple:
-    """The feature model, None for a grid, and the tracker."""
+    """Returns the feature model, None for a grid, and the tracker."""
     need_torch("a file of points")
     given = {name: getattr(settings, name) for name in COTRACKER_FLAGS}
     given = {name: value for name, value in given.items() if value is not None}
@@ -158,7 +158,7 @@ def load_networks(settings: Settings) -> tuple:
 
 
 def run() -> tuple[str, bool]:
-    """Does what the flags name; what to print, and whether all went well."""
+    """Does what the flags name; returns what to print, and whether all went well."""
     if not FLAGS.csv_path:
         raise PointsError("which videos? give --csv_path=FILE")
     settings = given_settings()

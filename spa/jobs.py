@@ -52,7 +52,7 @@ class Item:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What became of an item: its result, or in one line what is wrong with it."""
+    """An item's result, or in one line what is wrong with it."""
 
     item: Item
     result: object = None
@@ -286,7 +286,7 @@ def run_items(
 
 
 def _attempt(work, save, item) -> tuple[Outcome, str]:
-    """The outcome of an item, and the traceback of an error that is no user's."""
+    """Returns an item's outcome, and the traceback of an error that is no user's."""
     is_saving = False
     try:
         result = work(item)

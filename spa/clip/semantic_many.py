@@ -40,7 +40,7 @@ class PointsItem(jobs.Item):
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What is made of each video.
+    """Choices of what is made of each video.
 
     Attributes:
         sampling: how points are chosen.
@@ -194,7 +194,7 @@ def _stored_provenance(item) -> dict | None:
 
 
 def _lacks_file(item, settings) -> bool:
-    """Whether a file is not there beside the .npz, or of earlier points."""
+    """Returns whether a file lacks beside the .npz, or is of earlier points."""
     gif = item.file("gif_dump", ".gif")
     lacks_gif = not gif.exists() or jobs.is_newer(item.place, gif)
     return (

@@ -41,44 +41,43 @@ def run_corruptions(
     Raises:
         UserError: no video has a piece; see `judges.judge_items`.
     """
-    made_with = judges.provenance()
-    made_with |= {"num_seeds": num_seeds, "tracker": front_ends.names}
     items = [Item(path, Path(folder) / _clip_name(path)) for path in paths]
     rows, failures = [], []
-    for video in run_items(
-        items,
-        lambda item: _pieces(item.path, judges.options, num_frames),
-        what="videos",
-        unit="video",
-    ):
+
+    def work(item):
+        return _pieces(item.path, judges.options, num_frames)
+
+    for video in run_items(items, work, what="videos", unit="video"):
         if video.error:
             failures.append(video.message)
             continue
-        folder, path = video.item.place, video.item.path
-        pieces = {
-            Item(f"{path}, piece {i}", folder / f"{i}.json"): piece
-            for i, piece in enumerate(video.result)
-        }
-
-        def work(item, pieces=pieces):
-            frames, fps = pieces[item]
-            values = functools.partial(
-                _video_values, fps=fps, judges=judges, front_ends=front_ends
-            )
-            return _judge_piece(item.place, frames, values, num_seeds, judges.options)
-
-        found, wrong = judge_items(
-            list(pieces),
-            made_with | {"bytes": os.path.getsize(path)},
-            work,
-            "pieces",
-            "piece",
-        )
+        found, wrong = _judge_pieces(video, judges, front_ends, num_seeds)
         rows += found
         failures += wrong
     if not rows:
         raise UserError(failures[0] if failures else "no video to judge")
     return rows, _notes(rows, failures, num_seeds)
+
+
+def _judge_pieces(video, judges, front_ends, num_seeds):
+    folder, path = video.item.place, video.item.path
+    pieces = {
+        Item(f"{path}, piece {i}", folder / f"{i}.json"): piece
+        for i, piece in enumerate(video.result)
+    }
+    made_with = judges.provenance() | {
+        "num_seeds": num_seeds,
+        "bytes": os.path.getsize(path),
+        "tracker": front_ends.names,
+    }
+
+    def work(item):
+        frames, fps = pieces[item]
+        how = {"fps": fps, "judges": judges, "front_ends": front_ends}
+        values = functools.partial(_video_values, **how)
+        return _judge_piece(item.place, frames, values, num_seeds, judges.options)
+
+    return judge_items(list(pieces), made_with, work, "pieces", "piece")
 
 
 def _clip_name(path) -> str:

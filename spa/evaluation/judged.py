@@ -56,7 +56,7 @@ class Row:
     )
 
     def value(self, measure: str, kind: str) -> float:
-        """What a measure says of the clip when it is compared in that kind."""
+        """Returns what a measure says of the clip when it is compared in that kind."""
         found = self.values.get(measure)
         if isinstance(found, Mapping):
             found = found.get(kind)
@@ -104,7 +104,7 @@ def compare(
     measures: Sequence[str],
     groups: Sequence[str],
 ) -> Comparison:
-    """Intact clips of a condition against those of one kind of damage.
+    """Compares intact clips of a condition with those of one kind of damage.
 
     A clip that some measure could not judge is left out for all, so that all are put to
     the same question.
@@ -159,8 +159,8 @@ def compare(
 def estimate(
     comparison: Comparison, question: str, measure: str, baseline: str | None = None
 ) -> Estimate:
-    """A figure with its interval; or, given a baseline, how much higher it is than the
-    baseline's.
+    """Returns a figure with its interval; given a baseline, how much higher it is than
+    the baseline's.
 
     Args:
         comparison: a sum of `compare`.

@@ -23,7 +23,7 @@ def report(
     notes: Sequence[str] = (),
     pooled: bool = True,
 ) -> Report:
-    """All figures of judged clips, with tables and pictures.
+    """Returns all figures of judged clips, with tables and pictures.
 
     Args:
         rows: of `run_synthetic` or `run_corruptions`.
@@ -122,9 +122,11 @@ def _figures(comparison, measures) -> dict:
 def culprit_figures(
     rows: Sequence[Row], groups: Mapping[str, Sequence[str]], by: str = "shipped"
 ) -> dict[str, dict]:
-    """How well surprise points at the violating body: AUROC of its points against the
-    rest, per group and kind; `by` the shipped score, or the head that never saw the
-    kind ("left out").
+    """Returns how well surprise points at the violating body: AUROC of its points
+    against the rest, per group and kind.
+
+    Args:
+        by: the "shipped" score, or the head that never saw the kind ("left out").
 
     Returns:
         `points`, of all clips' points together, and `clips`, the mean of each clip's

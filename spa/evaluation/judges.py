@@ -37,7 +37,7 @@ TRAJAN = DEFAULT_CHECKPOINT.with_name("trajan_mini.npz")
 
 @dataclasses.dataclass(frozen=True)
 class Judges:
-    """What clips are judged with.
+    """Models and heads that clips are judged with.
 
     Attributes:
         checkpoint: the 3DSPA model, whose score is put to the proof.
@@ -106,7 +106,7 @@ def load_judges(checkpoint_path: str | None, options: Options) -> Judges:
 
 @dataclasses.dataclass(frozen=True)
 class Judgement:
-    """What is said about a clip.
+    """All that is said about a clip.
 
     Attributes:
         values: by the names in MEASURES, each a number, or of LEFT_OUT {kind: number};
@@ -164,8 +164,8 @@ def judge(tracks: Tracks3D, judges: Judges, kinds: Sequence[str] = ()) -> Judgem
 
 
 def _further_judgements(fields, heads, kinds, shape):
-    """What the heads say that do not score, in MEASURES; and of those that leave a kind
-    out the log odds of points."""
+    """Returns what the heads say that do not score, in MEASURES; of those that leave a
+    kind out also the log odds of points."""
     cache = {}  # of sizes and levels, which are the same for all heads
     left_out = [f"{p}without {kind}" for p in ("", "no model ") for kind in kinds]
     found = {
@@ -231,7 +231,6 @@ def judge_items(
 
 
 def _read_judged(path: Path) -> dict | None:
-    """What was judged before; None if nothing was."""
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:

@@ -111,7 +111,7 @@ def tapnet_metrics(
 
 @dataclasses.dataclass
 class Report:
-    """What an evaluation found.
+    """Findings of an evaluation.
 
     Attributes:
         rows: for each clip and scaling, COLUMNS; of a clip that failed, its error and
@@ -252,7 +252,6 @@ def _rows(file, clip, prediction, scalings, metrics) -> list[dict]:
 
 
 def _provenance(checkpoint, options) -> dict:
-    """What a prediction hangs on."""
     given = dataclasses.asdict(options)
     chosen = {name: given[name] for name in DECISIVE}
     made = {"checkpoint": checkpoint.sha256, "version": RESULT_VERSION} | chosen

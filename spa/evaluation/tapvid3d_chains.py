@@ -1,6 +1,7 @@
 """Predictions for all tracks of a clip, chained outward over windows."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
 import jax
@@ -40,9 +41,8 @@ class Prediction:
     splits: Int[np.ndarray, " N"] | None = None
 
 
-# A window of a clip as the model sees it: latents [K, C] and the scale of its support;
-# None where there is no support in it.
-Encoded = tuple[np.ndarray, float] | None
+# A window of a clip as the model sees it: latents [K, C] and the scale of its support.
+Encoded = tuple[np.ndarray, float]
 # Which window: the number of the clip, of the split, of the window.
 Key = tuple[int, int, int]
 # Of a window, query points [Q, 4], frames counted from its start, in the clip's unit.
@@ -198,9 +198,11 @@ def chain(
 
 
 def _steps(first, num_windows) -> Iterator[list[tuple[int, np.ndarray]]]:
-    """What can be predicted at once, one after another: windows, and which tracks in
-    them. First where each track begins; then forward from window to window, from the
-    first on, and at the same time backward from the last."""
+    """Yields what can be predicted at once: windows, and which tracks in them.
+
+    First where each track begins; then forward from window to window, from the first
+    on, and at the same time backward from the last.
+    """
     steps = [[(w, first == w) for w in range(num_windows)]]
     for ahead in range(1, num_windows):
         back = num_windows - 1 - ahead
@@ -291,28 +293,15 @@ def encode_windows(
     supports: Iterable[tuple[Key, dict | None, float]],
     batch_size: int,
 ) -> dict[Key, Encoded]:
-    """Returns latents of support batches, as many at once as a batch has."""
-    encoded, waiting = {}, []
-    for key, batch, scale in supports:
-        encoded[key] = None
-        if batch is not None:
-            waiting.append((key, batch, scale))
-        if len(waiting) == batch_size:
-            encoded |= _encode_batch(model, params, waiting, batch_size)
-            waiting = []
-    if waiting:
-        encoded |= _encode_batch(model, params, waiting, batch_size)
+    """Returns latents of the support batches there are, with their scales."""
+    encoded = {}
+    there = (support for support in supports if support[1] is not None)
+    while rows := list(itertools.islice(there, batch_size)):
+        keys, batches, scales = zip(*rows, strict=True)
+        latents = np.asarray(encode(model, params, _stacked(batches, batch_size)))
+        # The batch is filled up: there are more latents than keys.
+        encoded |= dict(zip(keys, zip(latents, scales, strict=False), strict=True))
     return encoded
-
-
-def _encode_batch(model, params, rows, batch_size) -> dict[Key, Encoded]:
-    keys, batches, scales = zip(*rows, strict=True)
-    stacked = _stacked(batches, batch_size)
-    latents = np.asarray(encode(model, params, stacked))
-    return {
-        key: (latents[i], scale)
-        for i, (key, scale) in enumerate(zip(keys, scales, strict=True))
-    }
 
 
 def _stacked(batches, batch_size) -> dict[str, np.ndarray]:
@@ -345,7 +334,7 @@ def decode_points(
         shape = (len(points), model.num_output_frames)
         stay = np.broadcast_to(points[:, None, 1:], (*shape, 3)).copy()
         answers[number] = stay, np.full(shape, NOT_PREDICTED, np.float32)
-        if encoded[key] is not None:
+        if key in encoded:
             for first in range(0, len(points), QUERIES_PER_CALL):
                 rows = slice(first, first + QUERIES_PER_CALL)
                 parts.append((number, rows, *encoded[key], points[rows]))

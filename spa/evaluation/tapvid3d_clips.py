@@ -91,7 +91,6 @@ def find_clips(
 
 
 def _folder(dataset_path, part, source) -> Path:
-    """Where a source's files lie."""
     if not os.path.isdir(dataset_path):
         raise UserError(f"{dataset_path}: no such directory")
     for folder in (Path(dataset_path, part, source), Path(dataset_path, source)):
@@ -215,7 +214,7 @@ def read_clip(path: str | os.PathLike, front_ends: FrontEnds | None = None) -> C
 
 
 def _query_points(path, example) -> Float[np.ndarray, "N 4"]:
-    """The true position of each track in its query frame."""
+    """Returns the true position of each track in its query frame."""
     tracks = example["tracks_3d"]
     queries = np.asarray(example.get("queries_xyt", np.zeros(0)))
     if queries.shape != (len(tracks), 3) or queries.dtype.kind not in "fiu":
@@ -261,7 +260,7 @@ def clip_front_ends(
 
 
 def _held_features(file) -> set[str] | None:
-    """ "dino" and "depth", as far as a file has them; None if it cannot be read."""
+    """Returns which of "dino" and "depth" a file has; None if it cannot be read."""
     try:
         with zipfile.ZipFile(file.path) as archive:
             names = set(archive.namelist())

@@ -34,7 +34,7 @@ COLUMNS = ("video", "folder", *NUMBERS, "num_windows", "num_cuts", "warnings", "
 
 @dataclasses.dataclass
 class Tally:
-    """How many videos were scored, had been scored before, and could not be.
+    """Numbers of videos that were scored, had been scored before, and could not be.
 
     rows: of the table, in the order of the files.
     """
@@ -130,7 +130,6 @@ def name_items(paths: Sequence[str], output_dir: str | os.PathLike) -> list[Item
 
 
 def _read_score(path) -> dict | None:
-    """What score.json says, None if there is none."""
     try:
         score = json.loads(path.read_text())
     except (OSError, ValueError):
@@ -151,8 +150,8 @@ def _made_with(options, checkpoint) -> dict:
 
 
 def _stored_options(before, item) -> dict | None:
-    """What a result was made with. Of an option that came after it, it has the default,
-    as in `before`."""
+    """Returns what a result was made with; of an option that came after it that is the
+    default, as in `before`."""
     score = _read_score(item.place)
     if score is None:
         return None
