@@ -37,7 +37,7 @@ from spa.flags import (
     log_decisions,
     quiet_video_decoder,
 )
-from spa.jobs import NUMBERS
+from spa.realism.many import NUMBERS
 
 FLAGS = flags.FLAGS
 PATHS = ("dataset_path", "ratings_csv", "video_dir", "video_path", "output_dir")

@@ -16,7 +16,7 @@ from absl import app, flags
 
 from spa import flags as spa_flags
 from spa.data.tapvid3d import TAPVID3D_SOURCES
-from spa.errors import DatasetError, UserError
+from spa.errors import UserError
 from spa.evaluation import tapvid3d_clips
 from spa.evaluation.tapvid3d import (
     Report,
@@ -40,7 +40,7 @@ from spa.realism.scorer import load_checkpoint
 
 FLAGS = flags.FLAGS
 METRICS = {"builtin": builtin_metrics, "tapnet": tapnet_metrics}
-# Flags that are fields of pipeline.Options; without one, its default holds.
+# Flags that are fields of options.Options; without one, its default holds.
 OPTIONS = (
     "seed",
     "num_splits",
@@ -168,8 +168,7 @@ def main(argv):
         sys.exit(f"do not know what to do with {argv[1]!r}: give --dataset_path=DIR")
     log_decisions("spa")
     with exit_on_user_error(
-        DatasetError,
-        interrupted="what was finished is there; the same command goes on",
+        interrupted="what was finished is there; the same command goes on"
     ):
         keep_compiled_programs(FLAGS.jax_cache_dir)
         text, report = run()

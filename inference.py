@@ -32,8 +32,9 @@ from spa.flags import (
     log_decisions,
     quiet_video_decoder,
 )
-from spa.jobs import find_inputs, score_many
+from spa.jobs import find_inputs
 from spa.realism import Scorer, make_options, save_result
+from spa.realism.many import score_many
 from spa.realism.result import Result
 
 FLAGS = flags.FLAGS

@@ -21,10 +21,10 @@ import tqdm
 from spa import geometry
 from spa.clip.video_writer import write_video
 from spa.files import whole_file, write_npz
+from spa.jobs import ordered_map
 from spa.simulation.render import render
 from spa.simulation.scenes import VERSION, Scene, depth_and_segmentation, generate_scene
 from spa.simulation.twins import VIOLATIONS, NoViolation, impossible_twin
-from spa.workers import ordered_map
 
 LEFT_OUT = "left_out.txt"  # lists twins that cannot be shown, not to be tried again
 MAX_SHEET_ROWS = 26  # of a contact sheet

@@ -17,8 +17,7 @@ sys.path.insert(0, str(ROOT))
 import cv2
 import numpy as np
 
-import semantic_points
-from spa.clip import features, semantic, tracking
+from spa.clip import features, semantic, semantic_pictures, tracking
 from spa.files import whole_file
 from spa.simulation import scenes
 from spa.simulation.render import render
@@ -42,7 +41,7 @@ def main() -> None:
     queries = found.queries
     rows = queries.points[:, 0] == 0
     panels = [
-        semantic_points.overlay(
+        semantic_pictures.draw_clusters(
             video[0],
             queries.labels[0],
             queries.points[rows, 1:],
@@ -50,7 +49,7 @@ def main() -> None:
         )[:, SIDE:]
     ]
     panels += [
-        list(semantic_points.painted(video[: SHOWN + 1], shown))[-1]
+        list(semantic_pictures.draw_trails(video[: SHOWN + 1], shown))[-1]
         for shown in (found, grid)
     ]
     panels = [cv2.resize(panel, (320, 320)) for panel in panels]

@@ -1,182 +1,144 @@
-"""Many videos: which they are, a folder for each, and one table that grows.
+"""Many items, one mechanism: which they are, what is finished, and doing the rest.
 
-From top to bottom:
-
-    find_inputs             a file, directory, glob or CSV -> paths
-    name_folders            paths -> a folder for each
-    score_many              scores what is not scored yet -> Tally
-    read_rows, append_row   scores.csv
-
-A video that cannot be scored becomes a row with its error. What is finished is not
-scored again: a folder with a score.json, which is written last, of the same file,
-unchanged since, and of the same options, checkpoint and version.
+An item is a file to read and a place for its result. What one of them lacks is said in
+a line and the others go on; what was made in another way is never mixed in.
 """
 
+import collections
+import contextlib
 import csv
 import dataclasses
-import errno
+import functools
 import glob
-import json
 import logging
+import multiprocessing
 import os
-from collections.abc import Callable, Sequence
+import re
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from tqdm import tqdm
 
-from spa.clip.video import WORKING_SIZE
-from spa.errors import UserError, reason, wrap_write_errors
-from spa.files import encode_csv, whole_file
-from spa.model import checkpoints
-from spa.realism.heads import fingerprint
-from spa.realism.options import RESULT_VERSION, Options
-from spa.realism.result import Result
-from spa.realism.result_files import save_result
-from spa.realism.scorer import scoring_head
+from spa.errors import UserError, first_line, reason
 
 LOG = logging.getLogger(__name__)
 ENDINGS = {
     "video_path": ".mp4 .mov .avi .mkv .webm .m4v .mpg .mpeg .gif .wmv .flv".split(),
     "tracks_path": [".npz"],
 }
-NUMBERS = (
-    "realism",
-    "realism_std",
-    "percentile",
-    "average_jaccard",
-    "average_pts_within_thresh",
-    "occlusion_accuracy",
-    "num_tracks",
-    "num_frames",
-    "seconds",
-)
-COLUMNS = ("video", "folder", *NUMBERS, "num_windows", "num_cuts", "warnings", "error")
+AHEAD = 8  # jobs per worker that are begun before the first one's result is taken
+BAR = {"smoothing": 0, "disable": None, "leave": None}  # none in a log
+TIDYING = 10  # seconds a worker has, once told to end, for what it does at its end
 
 
-@dataclasses.dataclass
-class Tally:
-    """How many videos were scored, had been scored before, and could not be.
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """One of many.
 
-    rows: of the table, what was there before included.
+    Attributes:
+        path: what is read; an absolute path where results say whose they are.
+        place: the file that is written last: where it is, the item is finished.
     """
 
-    scored: int = 0
-    finished: int = 0
-    failed: int = 0
-    rows: list[dict] = dataclasses.field(default_factory=list)
+    path: str
+    place: Path
 
 
-# --- Which videos ---
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """An item's result, or in one line what is wrong with it."""
+
+    item: Item
+    result: object = None
+    error: str = ""
+
+    @property
+    def message(self) -> str:
+        """The error, with the item's path if it is not there yet."""
+        path = self.item.path
+        return self.error if path in self.error else f"{path}: {self.error}"
+
+
+# --- Which items ---
+
+
+def read_csv(
+    path: str | os.PathLike, columns: Sequence[str] = (), errors: str = "strict"
+) -> tuple[list[str], list[dict[str, str]]]:
+    """Returns the columns and the rows of a CSV, as text that is as it stands there.
+
+    Args:
+        path: UTF-8, with a byte order mark or without.
+        columns: those that it must have.
+        errors: of `open`, for what is not UTF-8.
+
+    Raises:
+        UserError: it cannot be read, or lacks a column.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8-sig", errors=errors) as file:
+            reader = csv.DictReader(file, restval="")
+            rows, there = list(reader), list(reader.fieldnames or ())
+    except (OSError, csv.Error, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read: {reason(error)}") from error
+    if missing := sorted(set(columns) - set(there)):
+        raise UserError(
+            f"{path} has no column {' and no column '.join(missing)}: need "
+            + " and ".join(columns)
+        )
+    return there, rows
+
+
+def find_listed(name: str, table: str | os.PathLike) -> str:
+    """Returns the path of a file that a table names: from here if it is there, else
+    from where the table lies."""
+    beside = os.path.join(os.path.dirname(table), name)
+    return beside if not os.path.exists(name) and os.path.exists(beside) else name
 
 
 def find_inputs(path: str, column: str = "video_path") -> list[str] | None:
-    """The files that a path stands for, None if it is a single file's.
+    """Returns the files that a path stands for, None if it is a single file's.
 
     Args:
         path: a directory, a glob, or a CSV with a column of that name, whose paths are
             looked for from here, else from where it lies. Anything else is one file.
-        column: "video_path" or "tracks_path", which also says what endings the files of
-            a directory must have.
+        column: in ENDINGS, which says how the files of a directory must end.
 
     Raises:
-        UserError: if there is no file among them.
+        UserError: there is no file among them.
     """
     if os.path.isdir(path):
+        endings = ENDINGS[column]
         found = [os.path.join(path, name) for name in sorted(os.listdir(path))]
-        found = [p for p in found if os.path.splitext(p)[1].lower() in ENDINGS[column]]
-        return _some(found, f"{path} has no file that ends in one of ", column)
-    if path.lower().endswith(".csv"):
-        return _of_csv(path, column)
-    if not os.path.exists(path) and glob.has_magic(path):
-        found = sorted(glob.glob(path, recursive=True))
-        found = [p for p in found if os.path.isfile(p)]
-        return _some(found, f"no file is like {path}")
-    return None
-
-
-def _some(found, complaint, column=None):
+        found = [p for p in found if os.path.splitext(p)[1].lower() in endings]
+        nothing = f"{path} has no file that ends in one of {' '.join(endings)}"
+    elif path.lower().endswith(".csv"):
+        named = (row[column].strip() for row in read_csv(path, [column])[1])
+        found = [find_listed(name, path) for name in dict.fromkeys(filter(None, named))]
+        nothing = f"{path} names no file in its column {column}"
+    elif not os.path.exists(path) and glob.has_magic(path):
+        found = [
+            p for p in sorted(glob.glob(path, recursive=True)) if os.path.isfile(p)
+        ]
+        nothing = f"no file is like {path}"
+    else:
+        return None
     if not found:
-        raise UserError(complaint + " ".join(ENDINGS.get(column, [])))
+        raise UserError(nothing)
     return found
 
 
-def _of_csv(path, column):
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            if column not in (reader.fieldnames or ()):
-                raise UserError(f"{path} has no column {column}")
-            named = [(row[column] or "").strip() for row in reader]
-    except (OSError, csv.Error, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read: {reason(error)}") from error
-    folder = os.path.dirname(path)
-    found = [
-        p if os.path.exists(p) else os.path.join(folder, p)
-        for p in dict.fromkeys(filter(None, named))
-    ]
-    return _some(found, f"{path} names no file in its column {column}")
-
-
-def name_folders(paths: Sequence[str], output_dir: str | os.PathLike) -> list[Path]:
-    """A sub-folder for each path: its stem, with _2, _3 where that is taken, by another
-    path or by a result of another file that is there already."""
-    taken, folders = set(), []
-    for path in paths:
-        stem = Path(path).stem
-        name, count = stem, 1
-        while name in taken or _is_of_another(Path(output_dir) / name, path):
-            count += 1
-            name = f"{stem}_{count}"
-        taken.add(name)
-        folders.append(Path(output_dir) / name)
-    return folders
-
-
-def _is_of_another(folder, path):
-    score = _stored_score(folder)
-    return score is not None and score.get("video") != os.path.abspath(path)
-
-
-def _stored_score(folder) -> dict | None:
-    """What score.json says, None if there is none."""
-    try:
-        score = json.loads((folder / "score.json").read_text())
-    except (OSError, ValueError):
-        return None
-    return score if isinstance(score, dict) else None
-
-
-# --- Scoring them ---
-
-
-def score_many(
-    paths: Sequence[str],
-    output_dir: str | os.PathLike,
-    score: Callable[[str], Result],
-    options: Options,
-    checkpoint: checkpoints.Checkpoint,
-    *,
-    overwrite: bool = False,
-    num_shards: int = 1,
-    shard_index: int = 0,
-    result_video_size: int = WORKING_SIZE,
-) -> Tally:
-    """Scores files one after another, each to a folder of its own.
-
-    Args:
-        paths: the files, all of them; the same for all shards.
-        output_dir: where folders and scores.csv (scores_I_of_N.csv with shards) go.
-        score: a path to its result.
-        options, checkpoint: those that `score` uses, which finished results must have.
-        overwrite: score again what is finished.
-        num_shards, shard_index: only every num_shards-th file, from the index on.
-        result_video_size: see pipeline.save_result.
-
-    Returns:
-        How many were scored, finished before, and failed.
+def pick_shard(items: Sequence, num_shards: int, shard_index: int) -> Sequence:
+    """Returns every num_shards-th item, from the index on.
 
     Raises:
-        UserError: a result of other options is there, or nothing can be written.
+        UserError: there is no such shard.
     """
     if num_shards < 1:
         raise UserError(f"num_shards is {num_shards}, must be at least 1")
@@ -185,126 +147,260 @@ def score_many(
             f"shard_index is {shard_index}, must be 0 to num_shards - 1 "
             f"({num_shards - 1})"
         )
-    folders = name_folders(paths, output_dir)
-    jobs = list(zip(paths, folders, strict=True))[shard_index::num_shards]
-    done = set() if overwrite else _finished(jobs, options, checkpoint)
-    table = "scores.csv"
-    if num_shards > 1:
-        table = f"scores_{shard_index}_of_{num_shards}.csv"
-    table, tally = Path(output_dir) / table, Tally(finished=len(done))
-    with wrap_write_errors(output_dir):
-        _begin_table(table, jobs, done)
-        for path, folder in tqdm(jobs, "videos", unit="video", smoothing=0):
-            if folder in done:
-                tally.rows.append(_row_of(_stored_score(folder), folder))
-                continue
-            row = _score_one(path, folder, score, result_video_size)
-            append_row(table, row)
-            tally.rows.append(row)
-            tally.failed += bool(row["error"])
-            tally.scored += not row["error"]
-    return tally
+    return items[shard_index::num_shards]
 
 
-def _score_one(path, folder, score, result_video_size) -> dict:
-    """Its row in the table; the result is written."""
-    row = {"video": os.path.abspath(path), "folder": folder.name}
+# --- Where their results go ---
+
+
+def name_results(
+    paths: Sequence[str],
+    folder: str | os.PathLike,
+    owner: Callable[[str], str | None],
+    ending: str = "",
+) -> list[str]:
+    """Returns a name for the result of each path in a folder.
+
+    That which its result has there already; else its stem, with _2, _3 where that is
+    taken by another path or by a result of another file. Names that differ in case
+    only are one, as they are on some disks.
+
+    Args:
+        paths: of files, all different.
+        folder: may not be there yet.
+        owner: a name to the absolute path whose result is there; None if there is none.
+        ending: of the files in the folder that results are told by.
+    """
+    there, owner = _numbered_names(folder, ending), functools.cache(owner)
+    given, taken, names = set(), set(), []
+    for path in paths:
+        stem, path = Path(path).stem, os.path.abspath(path)
+        owners = {name: owner(name) for name in there.get(stem.casefold(), ())}
+        own = [name for name in owners if owners[name] == path and name not in given]
+        others = {name.casefold() for name in owners if owners[name]}
+        name, count = own[0] if own else stem, 1
+        while not own and name.casefold() in others | taken:
+            count += 1
+            name = f"{stem}_{count}"
+        given.add(name)
+        taken.add(name.casefold())
+        names.append(name)
+    return names
+
+
+def _numbered_names(folder, ending) -> dict[str, list[str]]:
+    """Names in a folder by the stem, in small letters, that they may have been given
+    for, in the order in which they are given."""
     try:
-        result = score(path)
-    except UserError as error:
-        LOG.warning("%s", error)
-        return row | {"error": str(error)}
-    except Exception as error:  # one video's trouble is not the others'
-        LOG.warning("%s", path, exc_info=True)
-        first = (str(error).splitlines() or [""])[0]
-        return row | {"error": f"unexpected {type(error).__name__}: {first}"}
-    save_result(result, folder, result_video_size)
-    return _row_of(_stored_score(folder), folder)
+        files = os.listdir(folder)
+    except OSError:
+        files = []
+    found = collections.defaultdict(list)
+    for name in (f[: len(f) - len(ending)] for f in files if f.endswith(ending)):
+        found[name.casefold()].append((1, name))
+        if numbered := re.fullmatch(r"(.+)_([2-9]|[1-9]\d+)", name):
+            found[numbered[1].casefold()].append((int(numbered[2]), name))
+    return {stem: [name for _, name in sorted(names)] for stem, names in found.items()}
 
 
-def _finished(jobs, options, checkpoint) -> set[Path]:
-    """Folders with a result, later than its video; of other options, or of another
-    checkpoint or version, there may be none, lest a table mixes what cannot be
-    compared."""
-    wanted = json.loads(json.dumps(dataclasses.asdict(options)))
-    # Of an option that came after a result, it has the default.
-    before = json.loads(json.dumps(dataclasses.asdict(Options())))
-    head = fingerprint(scoring_head(checkpoint))
-    done = set()
-    for path, folder in jobs:
-        stored = _stored_score(folder)
-        if stored is None or _is_newer(path, folder / "score.json"):
+# --- What is finished ---
+
+
+def unfinished(
+    items: Iterable[Item],
+    made_with: Mapping[str, object],
+    stored: Callable[[Item], Mapping[str, object] | None],
+    verb: str = "made",
+    remedy: str = "give --overwrite, or another --output_dir",
+) -> list[Item]:
+    """Returns the items without a result, or with one that is older than their file.
+
+    Args:
+        made_with: what a result must have been made with, as JSON would give it back.
+        stored: what the result of an item was made with; None if it has none.
+        verb, remedy: for the message.
+
+    Raises:
+        UserError: a result was made with something else: a folder that mixes both
+            would compare what cannot be compared.
+    """
+    wanted = []
+    for item in items:
+        had = stored(item)
+        if had is None or is_newer(item.path, item.place):
+            wanted.append(item)
             continue
-        had = before | stored.get("options", {})
-        other = [name for name, value in wanted.items() if had[name] != value]
-        if stored.get("checkpoint", {}).get("sha256") != checkpoint.sha256:
-            other.append("checkpoint")
-        if stored.get("head") != head:
-            other.append("head")
-        if stored.get("version") != RESULT_VERSION:
-            other.append("version")
+        other = [name for name, value in made_with.items() if had.get(name) != value]
         if other:
             raise UserError(
-                f"{folder} was scored with other options ({', '.join(other)}): give "
-                "--overwrite, or another --output_dir"
+                f"{item.place} was {verb} with other options ({', '.join(other)}): "
+                + remedy
             )
-        done.add(folder)
-    return done
+    return wanted
 
 
-def _is_newer(path, than) -> bool:
-    """Whether a file was written after another; False if it is not there."""
+def is_newer(path: str | os.PathLike, than: str | os.PathLike) -> bool:
+    """Returns whether a file was written after another; no if one is not there."""
     try:
         return os.stat(path).st_mtime_ns > os.stat(than).st_mtime_ns
     except OSError:
         return False
 
 
-# --- The table ---
+# --- Doing the rest ---
 
 
-def _row_of(score, folder) -> dict:
-    return {
-        "video": score["video"],
-        "folder": folder.name,
-        **{name: score[name] for name in NUMBERS},
-        "num_windows": len(score["windows"]),
-        "num_cuts": len(score["cuts"] or ()),
-        "warnings": "; ".join(score["warnings"]),
-        "error": "",
-    }
+def run_items(
+    items: Sequence[Item],
+    work: Callable[[Item], object],
+    save: Callable[[Item, object], object] | None = None,
+    *,
+    what: str = "items",
+    unit: str = "item",
+    num_workers: int = 0,
+) -> Iterator[Outcome]:
+    """Works on items, and yields what becomes of each, in order, as it is asked for.
 
-
-def _begin_table(table, jobs, done):
-    """A table of what is finished, and what it had of other videos."""
-    ours = {os.path.abspath(path) for path, _ in jobs}
-    rows = [row for row in read_rows(table) if row.get("video") not in ours]
-    rows += [_row_of(_stored_score(f), f) for _, f in jobs if f in done]
-    with whole_file(table) as file:
-        file.write(encode_csv(COLUMNS, rows))
-
-
-def read_rows(table: str | os.PathLike) -> list[dict[str, str]]:
-    """The rows of a scores.csv; none if there is no such file. What is not UTF-8, as
-    from an editor or in a file's name, comes back as it was when it is written."""
-    try:
-        with open(
-            table, newline="", encoding="utf-8", errors="surrogateescape"
-        ) as file:
-            return list(csv.DictReader(file))
-    except FileNotFoundError:
-        return []
-
-
-def append_row(table: str | os.PathLike, row: dict) -> None:
-    """Adds a row, in one piece.
+    Args:
+        items: those to be done.
+        work: an item to its result. Whatever it raises is that item's trouble: it is
+            logged, and the others go on.
+        save: writes the result; what it returns is the outcome's result. An OSError of
+            it is the disk's, so every item's: it ends the run.
+        what, unit: for the progress bar.
+        num_workers: processes; then `work` and `save` must be picklable.
 
     Raises:
-        OSError: if there is no room for all of it; then there is none of it.
+        OSError: of `save`; ChildProcessError if a worker dies.
     """
-    line = encode_csv(COLUMNS, [row], has_header=False)
-    with open(table, "ab", buffering=0) as file:
-        before = file.tell()
-        if file.write(line) < len(line):  # on a full disk, without an error
-            file.truncate(before)
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with (
+        ordered_map(min(num_workers, len(items))) as run,
+        tqdm(total=len(items), desc=what, unit=unit, **BAR) as bar,
+    ):
+        for outcome, trace in run(functools.partial(_attempt, work, save), items):
+            bar.update()
+            if outcome.error:
+                said = f"{outcome.item.path}\n{trace}" if trace else outcome.message
+                LOG.warning("%s", said)
+            yield outcome
+
+
+def _attempt(work, save, item) -> tuple[Outcome, str]:
+    """Returns an item's outcome, and the traceback of an error that is no user's."""
+    is_saving = False
+    try:
+        result = work(item)
+        is_saving = True
+        return Outcome(item, save(item, result) if save else result), ""
+    except UserError as error:
+        return Outcome(item, error=first_line(error)), ""
+    except Exception as error:
+        if is_saving and isinstance(error, OSError):
+            raise
+        what = f"unexpected {type(error).__name__}: {first_line(error)}"
+        return Outcome(item, error=what), traceback.format_exc().rstrip()
+
+
+@contextlib.contextmanager
+def ordered_map(num_workers: int) -> Iterator[Callable[[Callable, Iterable], Iterator]]:
+    """Gives a lazy `map` over worker processes, whose results come in order.
+
+    All that runs in several processes goes through here: another runner takes the
+    place of this function. For 0 workers it is `map` itself. The workers end when the
+    context does, or this process, whatever they are at, and tidy up (`finally`)
+    before, if that takes no longer than TIDYING. Ctrl-C is this process's business:
+    they hear nothing of it.
+
+    Raises, while results are taken, what the mapped function raised, and
+    ChildProcessError where a worker has died, which it does if memory runs out.
+
+    Example:
+        with ordered_map(2) as run:
+            print(list(run(abs, [-1, 2])))  # [1, 2]
+    """
+    if num_workers == 0:
+        yield map
+        return
+    # Spawned, not forked: JAX's threads do not survive a fork.
+    spawn = multiprocessing.get_context("spawn")
+    # Workers read its end when this process closes it, or is gone.
+    theirs, ours = spawn.Pipe(duplex=False)
+    executor = ProcessPoolExecutor(num_workers, spawn, _begin_worker, (theirs,))
+    try:
+        yield functools.partial(_map, executor, AHEAD * num_workers)
+    finally:
+        ours.close()
+        executor.shutdown(cancel_futures=True)
+        theirs.close()
+
+
+def _map(executor, ahead: int, function: Callable, jobs: Iterable) -> Iterator:
+    begun = collections.deque()
+    try:
+        for job in jobs:
+            begun.append(_begin(executor, function, job))
+            if len(begun) == ahead:
+                yield begun.popleft().result()
+        while begun:
+            yield begun.popleft().result()
+    except BrokenProcessPool as error:
+        raise ChildProcessError(
+            "a worker process died, as they do when memory runs out: use fewer workers"
+        ) from error
+
+
+def _begin(executor, function, job):
+    """Hands a job over, for which the executor may start a worker."""
+    # Blocked signals stay so in a child, from its first moment on.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        return executor.submit(_do, function, job)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+# Of a worker: whether it is at a job, whose `finally` is to run, and whether it is to
+# end. Then it does no more job but goes on taking them until the executor says that
+# there is none: one that left at once, halfway through handing over a result, would
+# leave the executor waiting for the other half.
+_at_work = _is_ending = False
+
+
+def _begin_worker(parent) -> None:
+    signal.signal(signal.SIGTERM, _on_sigterm)
+    threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+
+
+def _watch(parent) -> None:
+    """Ends this worker when the other process closes its end of a pipe."""
+    global _is_ending
+    with contextlib.suppress(EOFError, OSError):
+        parent.recv()
+    _is_ending = True
+    signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
+    until = time.monotonic() + TIDYING
+    while time.monotonic() < until:
+        if not (_at_work or multiprocessing.parent_process().is_alive()):
+            break
+        time.sleep(0.1)
+    os._exit(1)
+
+
+def _on_sigterm(*_) -> None:
+    if _at_work:
+        raise SystemExit(1)
+    if not _is_ending:
+        os._exit(1)
+
+
+def _do(function, job):
+    global _at_work
+    try:
+        _at_work = True
+        try:
+            return None if _is_ending else function(job)
+        finally:
+            _at_work = False
+    except SystemExit:
+        if not _is_ending:  # the executor would take it for a result, and go on
+            os._exit(1)

@@ -1,47 +1,15 @@
-"""many_videos.py: which files, which folders, and a table that grows, with a scorer
-that takes no time; inference's own tests run it with the real one."""
+"""Which items there are, what their results are called, which are finished, and what
+becomes of the others."""
 
 import json
+import operator
 import os
-import resource
 from pathlib import Path
 
-import numpy as np
 import pytest
-from stored_scores import OPTIONS, make_score
 
 from spa.errors import UserError, VideoError
-from spa.jobs import LOG, append_row, find_inputs, name_folders, read_rows, score_many
-from spa.model import checkpoints
-from spa.realism.heads import Head
-from spa.realism.options import make_options
-from spa.realism.result import Result
-
-CHECKPOINT = checkpoints.Checkpoint(None, {}, None, "none.npz", "abc", {})
-
-
-class Scorer:
-    """Says what it was asked for; cannot score what has "bad" in its name."""
-
-    def __init__(self, size=4, options=OPTIONS):
-        self.asked, self.size, self.options = [], size, options
-
-    def __call__(self, path):
-        self.asked.append(Path(path).name)
-        if "bad" in path:
-            raise VideoError(f"{path} is not a video")
-        if "broken" in path:
-            raise RuntimeError("no memory\nand more")
-        points = {"intrinsics": np.eye(3), "coords": np.zeros((self.size, 3))}
-        score = make_score(path, self.options)
-        return Result(0.25, score, {"a": np.zeros(3)}, points, None)
-
-
-def rows(folder, name="scores.csv"):
-    return {Path(row["video"]).name: row for row in read_rows(folder / name)}
-
-
-# --- Which files ---
+from spa.jobs import Item, find_inputs, name_results, read_csv, run_items, unfinished
 
 
 @pytest.fixture
@@ -70,9 +38,12 @@ def test_directories_and_globs(videos):
 
 def test_a_table_of_files(videos):
     table = videos / "list.csv"
-    table.write_text(f"id,video_path\n1,b.mp4\n2,{videos}/deep/c.mp4\n3,\n4,b.mp4\n")
+    text = f"\ufeffvideo_path,id\nb.mp4,1\n{videos}/deep/c.mp4,2\n,3\n b.mp4,4\n"
+    table.write_text(text, encoding="utf-8")
     found = find_inputs(str(table))
     assert found == [str(videos / "b.mp4"), str(videos / "deep/c.mp4")]
+    columns, rows = read_csv(table, ["id"])
+    assert columns == ["video_path", "id"] and rows[3]["video_path"] == " b.mp4"
 
 
 def test_what_holds_no_file_is_refused(videos):
@@ -95,194 +66,83 @@ def test_what_holds_no_file_is_refused(videos):
         find_inputs(str(videos), "tracks_path")
 
 
-def test_folders_are_stems_and_count_on_a_clash(tmp_path):
-    paths = ["a/clip.mp4", "b/clip.mp4", "c/other.mp4", "c/clip.mov", "d/clip_2.mp4"]
-    names = [folder.name for folder in name_folders(paths, tmp_path)]
-    assert names == ["clip", "clip_2", "other", "clip_3", "clip_2_2"]
+# --- Names ---
 
 
-def test_a_folder_of_another_video_is_left_alone(tmp_path):
-    score_many(["a/clip.mp4"], tmp_path, Scorer(), OPTIONS, CHECKPOINT)
-    assert name_folders(["b/clip.mp4"], tmp_path)[0].name == "clip_2"
-    assert name_folders(["a/clip.mp4"], tmp_path)[0].name == "clip"
+def test_names_are_stems_and_count_on_a_clash(tmp_path):
+    paths = "a/clip.mp4 b/clip.mp4 c/other.mp4 c/Clip.mov d/clip_2.mp4".split()
+    names = name_results(paths, tmp_path, lambda name: None)
+    assert names == ["clip", "clip_2", "other", "Clip_3", "clip_2_2"]
 
 
-# --- Scoring them ---
+def test_results_that_are_there_keep_their_names(tmp_path):
+    owners = {"Clip": "/a/Clip.mp4", "clip_2": "/b/clip.mp4", "clip_3": None}
+    for name in owners:
+        (tmp_path / f"{name}.npz").touch()
+
+    def names(*paths):
+        return name_results(paths, tmp_path, owners.get, ".npz")
+
+    assert names("/b/clip.mp4") == ["clip_2"]
+    assert names("/c/clip.mp4", "/a/Clip.mp4") == ["clip_3", "Clip"]
+    assert names("/c/CLIP_2.mp4") == ["CLIP_2_2"]
+    (tmp_path / "Clip.npz").unlink()  # which does not rename the other
+    assert names("/b/clip.mp4", "/a/Clip.mp4") == ["clip_2", "Clip"]
 
 
-def test_the_table_grows_and_bad_ones_are_rows(tmp_path):
-    seen = []
-
-    def score(path):
-        seen.append(len(rows(tmp_path)))
-        return scorer(path)
-
-    scorer = Scorer()
-    tally = score_many(
-        ["a.mp4", "bad.mp4", "broken.mp4", "c.mp4"],
-        tmp_path, score, OPTIONS, CHECKPOINT,
-    )  # fmt: skip
-    assert (tally.scored, tally.finished, tally.failed) == (2, 0, 2)
-    assert seen == [0, 1, 2, 3]
-    found = rows(tmp_path)
-    assert found["a.mp4"]["realism"] == "0.25" and found["a.mp4"]["error"] == ""
-    assert found["a.mp4"]["warnings"] == "dark, rather; short"
-    assert found["a.mp4"]["num_windows"] == "2" and found["a.mp4"]["num_cuts"] == "1"
-    assert found["bad.mp4"]["error"] == "bad.mp4 is not a video"
-    assert found["broken.mp4"]["error"] == "unexpected RuntimeError: no memory"
-    assert found["bad.mp4"]["realism"] == ""
-    assert not (tmp_path / "bad").exists()
+# --- Going on ---
 
 
-def test_what_is_finished_is_left_alone(tmp_path):
-    score_many(["a.mp4", "bad.mp4"], tmp_path, Scorer(), OPTIONS, CHECKPOINT)
-    again, paths = Scorer(), ["a.mp4", "bad.mp4", "c.mp4"]
-    tally = score_many(paths, tmp_path, again, OPTIONS, CHECKPOINT)
-    assert again.asked == ["bad.mp4", "c.mp4"]
-    assert (tally.scored, tally.finished, tally.failed) == (1, 1, 1)
-    assert len(read_rows(tmp_path / "scores.csv")) == 3
-    anew = Scorer()
-    score_many(paths, tmp_path, anew, OPTIONS, CHECKPOINT, overwrite=True)
-    assert anew.asked == paths
-    assert len(read_rows(tmp_path / "scores.csv")) == 3
+def stored(item):
+    return json.loads(item.place.read_text()) if item.place.exists() else None
 
 
-def test_a_table_keeps_rows_of_other_videos(tmp_path):
-    score_many(["a.mp4"], tmp_path, Scorer(), OPTIONS, CHECKPOINT)
-    score_many(["c.mp4"], tmp_path, Scorer(), OPTIONS, CHECKPOINT)
-    assert list(rows(tmp_path)) == ["a.mp4", "c.mp4"]
+def test_what_is_there_newer_and_made_alike_is_finished(tmp_path):
+    items = [Item(str(tmp_path / name), tmp_path / f"{name}.json") for name in "abcd"]
+    for item in items[:3]:
+        item.place.write_text(json.dumps({"seed": 1, "more": 2}))
+    for item in items[:2]:  # the third is gone, its result is not
+        Path(item.path).touch()
+    os.utime(items[0].path, (1, 1))
+    os.utime(items[1].path, ns=(2**62, 2**62))
+    assert unfinished(items, {"seed": 1}, stored) == [items[1], items[3]]
+    with pytest.raises(UserError, match=r"a.json was made with .*\(seed, size\): give"):
+        unfinished(items, {"seed": 2, "size": 3, "more": 2}, stored)
 
 
-def test_a_table_that_is_not_utf8_keeps_its_bytes(tmp_path, monkeypatch):
-    """As an editor may leave it, or where a file's name is not."""
-    # pytest-xdist cannot send captured logs that are not UTF-8.
-    monkeypatch.setattr(LOG, "disabled", True)
-    (tmp_path / "scores.csv").write_bytes(b"video,folder\n/x/caf\xe9.mp4,caf\xe9\n")
-    bad = os.fsdecode(b"bad\xff.mp4")
-    score_many([bad], tmp_path, Scorer(), OPTIONS, CHECKPOINT)
-    lines = (tmp_path / "scores.csv").read_bytes().splitlines()
-    assert lines[1].startswith(b"/x/caf\xe9.mp4,caf\xe9,")
-    assert os.fsencode(os.path.abspath(bad)) + b",bad\xff," in lines[2]
+def work(item):
+    if item.path == "bad":
+        raise VideoError("bad is not a video\nat all")
+    if item.path == "broken":
+        raise OSError("no memory")
+    return item.path.upper()
 
 
-def test_an_interrupted_run_goes_on(tmp_path):
-    """Cut off while it writes: no score.json, so that it is done again."""
-    score_many(["a.mp4", "b.mp4"], tmp_path, Scorer(), OPTIONS, CHECKPOINT)
-    (tmp_path / "b" / "score.json").unlink()
-    (tmp_path / "scores.csv").unlink()
-    again = Scorer()
-    score_many(["a.mp4", "b.mp4"], tmp_path, again, OPTIONS, CHECKPOINT)
-    assert again.asked == ["b.mp4"]
-    assert sorted(rows(tmp_path)) == ["a.mp4", "b.mp4"]
+def test_what_fails_is_said_and_the_others_go_on(caplog):
+    items = [Item(name, Path(name)) for name in ("a", "bad", "broken", "d")]
+    found = list(run_items(items, work))
+    assert [outcome.item for outcome in found] == items
+    assert [x.result for x in found] == ["A", None, None, "D"]
+    errors = ["", "bad is not a video", "unexpected OSError: no memory", ""]
+    assert [x.error for x in found] == errors
+    assert "Traceback" in caplog.text and caplog.text.count("bad is not") == 1
 
 
-def test_results_of_another_head_are_not_mixed(tmp_path, monkeypatch):
-    score_many(["a.mp4"], tmp_path, Scorer(), OPTIONS, CHECKPOINT)
-    head = Head((), 1.0, *np.ones((3, 2)), np.zeros(7), 1.0)
-    monkeypatch.setattr("spa.jobs.scoring_head", lambda _: head)
-    with pytest.raises(UserError, match=r"other options \(head\): give --over"):
-        score_many(["a.mp4"], tmp_path, Scorer(), OPTIONS, CHECKPOINT)
+def test_workers_do_the_same(caplog):
+    items = [Item("a", Path("x/a")), Item("broken", None), Item("d", Path("x/d"))]
+    job = operator.attrgetter("place.stem")
+    found = list(run_items(items, job, num_workers=2))
+    assert [x.result for x in found] == ["a", None, "d"]
+    assert found[1].error.startswith("unexpected AttributeError: ")
+    assert "Traceback" in caplog.text
 
 
-def test_results_of_other_options_are_not_mixed(tmp_path):
-    score_many(["a.mp4"], tmp_path, Scorer(), OPTIONS, CHECKPOINT)
-    other = make_options(seed=1)
-    with pytest.raises(UserError, match=r"other options \(seed\): give --over"):
-        score_many(["a.mp4"], tmp_path, Scorer(), other, CHECKPOINT)
-    scorer = Scorer(options=other)
-    score_many(["a.mp4"], tmp_path, scorer, other, CHECKPOINT, overwrite=True)
-    assert scorer.asked == ["a.mp4"]
+def test_a_disk_that_is_full_ends_the_run():
+    def save(item, result):
+        raise (OSError if item.path == "c" else ValueError)("full")
 
-
-def test_results_from_before_an_option_have_its_default(tmp_path):
-    score_many(["a.mp4"], tmp_path, Scorer(), OPTIONS, CHECKPOINT)
-    path = tmp_path / "a" / "score.json"
-    score = json.loads(path.read_text())
-    del score["options"]["query_sampling"]
-    path.write_text(json.dumps(score))
-    tally = score_many(["a.mp4"], tmp_path, Scorer(), OPTIONS, CHECKPOINT)
-    assert (tally.finished, tally.scored) == (1, 0)
-    other = make_options(query_sampling="semantic")
-    with pytest.raises(UserError, match=r"other options \(query_sampling\)"):
-        score_many(["a.mp4"], tmp_path, Scorer(), other, CHECKPOINT)
-
-
-def test_a_new_video_under_an_old_name_is_scored(tmp_path):
-    video = tmp_path / "a.mp4"
-    video.touch()
-    os.utime(video, (1e9, 1e9))
-    for when, asked in ((1e9, ["a.mp4"]), (1e9, []), (4e9, ["a.mp4"])):
-        os.utime(video, (when, when))
-        scorer = Scorer()
-        score_many([str(video)], tmp_path / "out", scorer, OPTIONS, CHECKPOINT)
-        assert scorer.asked == asked
-
-
-def test_results_of_another_version_are_not_mixed(tmp_path, monkeypatch):
-    score_many(["a.mp4"], tmp_path, Scorer(), OPTIONS, CHECKPOINT)
-    monkeypatch.setattr("spa.jobs.RESULT_VERSION", "another")
-    with pytest.raises(UserError, match=r"other options \(version\): give --over"):
-        score_many(["a.mp4"], tmp_path, Scorer(), OPTIONS, CHECKPOINT)
-
-
-def test_shards_share_the_work(tmp_path):
-    paths, asked = [f"{i}.mp4" for i in range(7)], []
-    for shard in range(3):
-        scorer = Scorer()
-        score_many(
-            paths, tmp_path, scorer, OPTIONS, CHECKPOINT,
-            num_shards=3, shard_index=shard,
-        )  # fmt: skip
-        asked.append(scorer.asked)
-        assert list(rows(tmp_path, f"scores_{shard}_of_3.csv")) == scorer.asked
-    assert [len(part) for part in asked] == [3, 2, 2]
-    assert sorted(sum(asked, [])) == paths
-    with pytest.raises(UserError, match="num_shards is 0, must be at least 1"):
-        score_many(paths, tmp_path, Scorer(), OPTIONS, CHECKPOINT, num_shards=0)
-    with pytest.raises(UserError, match="shard_index is 3, must be 0 to"):
-        score_many(paths, tmp_path, Scorer(), OPTIONS, CHECKPOINT,
-                   num_shards=3, shard_index=3)  # fmt: skip
-
-
-# --- What cannot be written ---
-
-
-def test_a_full_disk_stops_and_leaves_nothing_half_written(tmp_path):
-    """A limit on the size of files stands for the disk."""
-    score_many(["a.mp4"], tmp_path, Scorer(5), OPTIONS, CHECKPOINT)
-    before_it = {p.name: p.read_bytes() for p in (tmp_path / "a").iterdir()}
-    assert len(before_it) == 4
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
-    try:
-        with pytest.raises(UserError, match="cannot write to .*File too large"):
-            score_many(
-                ["a.mp4", "b.mp4"], tmp_path, Scorer(10_000), OPTIONS, CHECKPOINT,
-                overwrite=True,
-            )  # fmt: skip
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    after_it = {p.name: p.read_bytes() for p in (tmp_path / "a").iterdir()}
-    assert after_it == before_it
-    assert not (tmp_path / "b").exists()
-
-
-def test_half_a_row_is_none(tmp_path):
-    table = tmp_path / "scores.csv"
-    table.write_bytes(b"video\n" * 10)
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (70, before[1]))
-    try:
-        with pytest.raises(OSError, match="No space left"):
-            append_row(table, {"video": "a.mp4", "error": "long" * 10})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert table.read_bytes() == b"video\n" * 10
-
-
-def test_where_nothing_can_be_written_is_one_line(tmp_path):
-    (tmp_path / "file").touch()
-    for folder in (tmp_path / "file", "/proc/nothing"):
-        with pytest.raises(UserError, match="cannot write to") as caught:
-            score_many(["a.mp4"], folder, Scorer(), OPTIONS, CHECKPOINT)
-        assert "\n" not in str(caught.value)
+    items, seen = [Item(name, Path(name)) for name in "abcd"], []
+    with pytest.raises(OSError, match="full"):
+        for outcome in run_items(items, work, save):
+            seen.append(outcome.error)
+    assert seen == ["unexpected ValueError: full"] * 2

@@ -7,11 +7,14 @@ import multiprocessing
 import operator
 import os
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
-from spa.workers import AHEAD, TIDYING, ordered_map
+from spa.jobs import AHEAD, TIDYING, ordered_map
 
 WRITE = """
 import time
@@ -21,6 +24,19 @@ def write(job):
     path, seconds = job
     with files.whole_file(path) as file:
         time.sleep(seconds)
+"""
+
+SLEEPS = """
+import time
+from spa.jobs import ordered_map
+
+if __name__ == "__main__":
+    try:
+        with ordered_map(2) as run:
+            for _ in run(time.sleep, [0, 60, 60]):
+                print("begun", flush=True)
+    except KeyboardInterrupt:
+        print("stopped")
 """
 
 
@@ -105,3 +121,22 @@ def test_workers_are_ended_halfway_through_handing_over_a_large_result():
         began = time.monotonic()
     assert time.monotonic() - began < TIDYING
     assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("number, said", [(signal.SIGINT, "stopped\n"), (9, "")])
+def test_workers_end_quietly_when_their_parent_does(tmp_path, number, said):
+    """By Ctrl-C, which a terminal sends to all of them, or killed with no time to tell
+    them: they hold its stdout open for as long as they are there."""
+    (tmp_path / "sleeps.py").write_text(SLEEPS)
+    parent = subprocess.Popen(
+        [sys.executable, tmp_path / "sleeps.py"], text=True, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])},
+    )  # fmt: skip
+    assert parent.stdout.readline() == "begun\n"
+    if number == signal.SIGINT:
+        os.killpg(parent.pid, number)
+    else:
+        os.kill(parent.pid, number)
+    out, err = parent.communicate(timeout=TIDYING)
+    assert out == said and "Traceback" not in err

@@ -1,4 +1,4 @@
-"""What knows nothing of the score, or less: acceleration, lost tracks, 2D models."""
+"""Measures that know less than the score: acceleration, lost tracks, 2D models."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -20,23 +20,23 @@ from spa.realism.tracks import Tracks3D
 def acceleration(
     pixels: Float[np.ndarray, "N T 2"], visible: Bool[np.ndarray, "N T"]
 ) -> Float[np.ndarray, " M"]:
-    """Lengths of the second difference of positions, in their unit per frame², wherever
-    a track is visible in three consecutive frames."""
+    """Returns lengths of the second difference of positions, in their unit per frame²,
+    wherever a track is visible in three consecutive frames."""
     bend = pixels[:, 2:] - 2 * pixels[:, 1:-1] + pixels[:, :-2]
     seen = visible[:, 2:] & visible[:, 1:-1] & visible[:, :-2]
     return np.linalg.norm(bend[seen], axis=-1)
 
 
 def lost_share(visible: Bool[np.ndarray, "N T"]) -> float:
-    """The share of visible points that are not visible in the next frame; NaN where
-    none is followed by a frame."""
+    """Returns the share of visible points that are not visible in the next frame; NaN
+    where none is followed by a frame."""
     before = visible[:, :-1]
     lost = (before & ~visible[:, 1:]).sum()
     return float(lost / before.sum()) if before.any() else float("nan")
 
 
 def nearest_error(tracks: Tracks3D, held_out: HeldOut) -> float:
-    """Mean error in pixels at 256 where each held-out track is taken to move as its
+    """Returns the mean error in pixels at 256 if each held-out track moved as its
     nearest support track does, in the splits and windows of `held_out`."""
     errors = []
     for window, split, rows in _splits(held_out):
@@ -60,7 +60,7 @@ def nearest_error(tracks: Tracks3D, held_out: HeldOut) -> float:
 
 
 def _splits(held_out) -> Iterator[tuple[WindowPrediction, int, np.ndarray]]:
-    """Windows, split by split, with the rows of its held-out tracks."""
+    """Yields windows, split by split, with the rows of its held-out tracks."""
     for window in held_out.windows:
         for split in np.unique(window.splits):
             yield window, int(split), np.flatnonzero(window.splits == split)
@@ -71,7 +71,7 @@ def jaccard_2d(
     held_out: HeldOut,
     model: checkpoints.Checkpoint,
 ) -> float:
-    """Average Jaccard of a 2D model on the same splits and windows.
+    """Returns the average Jaccard of a 2D model on the same splits and windows.
 
     Positions go in divided by the frame's size, and are compared at depth 1. NaN where
     a window is longer than the model's.

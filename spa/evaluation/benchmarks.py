@@ -9,7 +9,7 @@ from spa.evaluation import comparison, evalcrafter, intphys2, labelled, twins, v
 from spa.evaluation.reports import Report, write_report
 from spa.evaluation.tables import Clip, match_scores
 from spa.flags import check_output_dir
-from spa.jobs import NUMBERS, Tally, score_many
+from spa.realism.many import NUMBERS, Tally, score_many
 from spa.realism.options import make_options
 from spa.realism.scorer import Scorer
 

@@ -7,9 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from spa import statistics
-from spa.simulation.pools import (
-    INTACT,
-)
+from spa.simulation.pools import INTACT
 from spa.statistics import Estimate
 
 # What is compared: name in files, name in tables, and whether the real is higher (1) or
@@ -58,7 +56,7 @@ class Row:
     )
 
     def value(self, measure: str, kind: str) -> float:
-        """What a measure says of the clip when it is compared in that kind."""
+        """Returns what a measure says of the clip when it is compared in that kind."""
         found = self.values.get(measure)
         if isinstance(found, Mapping):
             found = found.get(kind)
@@ -106,7 +104,7 @@ def compare(
     measures: Sequence[str],
     groups: Sequence[str],
 ) -> Comparison:
-    """Intact clips of a condition against those of one kind of damage.
+    """Compares intact clips of a condition with those of one kind of damage.
 
     A clip that some measure could not judge is left out for all, so that all are put to
     the same question.
@@ -133,18 +131,18 @@ def compare(
     first, second = np.array(pairs, int).reshape(-1, 2).T
     size = len(groups)
 
-    def by_group(wins):
+    def count_pairs(wins):
         return np.bincount(of_damaged[second], wins, size)
 
-    def by_groups(wins):
+    def count_crosses(wins):
         index = of_intact[:, None] * size + of_damaged
         return np.bincount(index.ravel(), wins.ravel(), size**2).reshape(size, size)
 
     found = Comparison(
         {},
-        by_group(np.ones(len(first))),
+        count_pairs(np.ones(len(first))),
         {},
-        by_groups(np.ones((len(kept_intact), len(kept)))),
+        count_crosses(np.ones((len(kept_intact), len(kept)))),
         len(kept),
         len(damaged) - len(kept),
     )
@@ -153,16 +151,16 @@ def compare(
         higher = sign * np.array([row.value(name, kind) for row in kept_intact])
         lower = sign * np.array([row.value(name, kind) for row in kept])
         wins = (np.sign(higher[:, None] - lower) + 1) / 2
-        found.wins[name] = by_group(wins[first, second])
-        found.above[name] = by_groups(wins)
+        found.wins[name] = count_pairs(wins[first, second])
+        found.above[name] = count_crosses(wins)
     return found
 
 
 def estimate(
     comparison: Comparison, question: str, measure: str, baseline: str | None = None
 ) -> Estimate:
-    """A figure with its interval; or, given a baseline, how much higher it is than the
-    baseline's.
+    """Returns a figure with its interval; given a baseline, how much higher it is than
+    the baseline's.
 
     Args:
         comparison: a sum of `compare`.

@@ -23,7 +23,7 @@ def report(
     notes: Sequence[str] = (),
     pooled: bool = True,
 ) -> Report:
-    """All figures of judged clips, with tables and pictures.
+    """Returns all figures of judged clips, with tables and pictures.
 
     Args:
         rows: of `run_synthetic` or `run_corruptions`.
@@ -58,9 +58,9 @@ def report(
     left_out = sum(part.left_out for part in parts.values())
     if left_out:
         notes.append(f"{left_out} damaged clips could not be judged by every measure")
-    culprits = {by: culprits_found(rows, groups, by) for by in ("shipped", "left out")}
+    culprits = {by: culprit_figures(rows, groups, by) for by in ("shipped", "left out")}
     culprits = {by: found for by, found in culprits.items() if found}
-    score = _score_of(measures)
+    score = _main_score(measures)
     labels = {name: MEASURES[name][0] for name in measures}
     return Report(
         metrics={
@@ -98,7 +98,7 @@ def _measured(rows) -> list[str]:
     return [name for name in MEASURES if is_there(name)]
 
 
-def _score_of(measures) -> str:
+def _main_score(measures) -> str:
     return next((name for name in SCORES if name in measures), "realism")
 
 
@@ -119,12 +119,14 @@ def _figures(comparison, measures) -> dict:
     return found
 
 
-def culprits_found(
+def culprit_figures(
     rows: Sequence[Row], groups: Mapping[str, Sequence[str]], by: str = "shipped"
 ) -> dict[str, dict]:
-    """How well surprise points at the violating body: AUROC of its points against the
-    rest, per group and kind; `by` the shipped score, or the head that never saw the
-    kind ("left out").
+    """Returns how well surprise points at the violating body: AUROC of its points
+    against the rest, per group and kind.
+
+    Args:
+        by: the "shipped" score, or the head that never saw the kind ("left out").
 
     Returns:
         `points`, of all clips' points together, and `clips`, the mean of each clip's
@@ -181,11 +183,11 @@ def _tables(figures, score, measures) -> list[Table]:
         )
         title = f"{section}, {first}: {found['num']} damaged; the score is {label}"
         tables.append(Table(title, head, rows))
-        tables += [_by_kind(section, names, q, measures) for q in QUESTIONS]
+        tables += [_kinds_table(section, names, q, measures) for q in QUESTIONS]
     return tables
 
 
-def _by_kind(section, names, question, measures):
+def _kinds_table(section, names, question, measures):
     rows = []
     for name, found in names.items():
         values = [found[question][m].value for m in measures]

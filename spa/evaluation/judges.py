@@ -4,28 +4,25 @@ import dataclasses
 import hashlib
 import json
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import jax
 import numpy as np
 from jaxtyping import Float
 
 from spa import geometry
-from spa.errors import NothingToTrack
+from spa.errors import NothingToTrack, UserError
 from spa.evaluation.baselines import acceleration, jaccard_2d, lost_share, nearest_error
-from spa.evaluation.judged import LEFT_OUT
-from spa.metrics import (
-    evaluation_intrinsics,
-    realism,
-)
+from spa.evaluation.judged import LEFT_OUT, Row
+from spa.files import replace_nan, whole_file
+from spa.jobs import Item, run_items, unfinished
+from spa.metrics import evaluation_intrinsics, realism
 from spa.model import checkpoints
 from spa.realism import evidence
 from spa.realism.heads import Head
 from spa.realism.hold_out import hold_out
-from spa.realism.options import (
-    DEFAULT_CHECKPOINT,
-    Options,
-)
+from spa.realism.options import DEFAULT_CHECKPOINT, Options
 from spa.realism.result import make_result
 from spa.realism.scorer import load_checkpoint, load_heads
 from spa.realism.surprise import score_fields
@@ -40,7 +37,7 @@ TRAJAN = DEFAULT_CHECKPOINT.with_name("trajan_mini.npz")
 
 @dataclasses.dataclass(frozen=True)
 class Judges:
-    """What clips are judged with.
+    """Models and heads that clips are judged with.
 
     Attributes:
         checkpoint: the 3DSPA model, whose score is put to the proof.
@@ -59,8 +56,8 @@ class Judges:
     heads: Mapping[str, Head] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
-    def made_with(self) -> dict:
-        """What judged clips must agree in, to be compared with others."""
+    def provenance(self) -> dict:
+        """Returns what judged clips must agree in, to be compared with others."""
         heads = hashlib.sha256(pickle.dumps(self.heads)).hexdigest()
         checkpoint = {n: getattr(self.checkpoint, n) for n in ("name", "sha256")}
         made = {
@@ -74,7 +71,7 @@ class Judges:
 
 
 def load_judges(checkpoint_path: str | None, options: Options) -> Judges:
-    """The checkpoint, its heads as far as there are any, and trajan_mini.
+    """Returns the checkpoint, its heads as far as there are any, and trajan_mini.
 
     Raises:
         UserError, CheckpointError: a checkpoint that cannot be used.
@@ -99,15 +96,17 @@ def load_judges(checkpoint_path: str | None, options: Options) -> Judges:
         if f"{prefix}without {kind}" not in heads
     ]
     if heads and lacking:
-        notes.append(f"{len(lacking)} heads that leave a kind out are not there: none "
-                     f"is used; first {lacking[0]!r}")  # fmt: skip
+        notes.append(
+            f"{len(lacking)} heads that leave a kind out are not there: none is used; "
+            f"first {lacking[0]!r}"
+        )
         heads = {name: head for name, head in heads.items() if "without" not in name}
     return Judges(checkpoint, options, trajan, heads, tuple(notes))
 
 
 @dataclasses.dataclass(frozen=True)
 class Judgement:
-    """What is said about a clip.
+    """All that is said about a clip.
 
     Attributes:
         values: by the names in MEASURES, each a number, or of LEFT_OUT {kind: number};
@@ -123,7 +122,7 @@ class Judgement:
 
 
 def judge(tracks: Tracks3D, judges: Judges, kinds: Sequence[str] = ()) -> Judgement:
-    """The score of a clip, the baselines, and how surprising its points are.
+    """Returns the score of a clip, the baselines, and how surprising its points are.
 
     Args:
         tracks: of the clip.
@@ -160,32 +159,81 @@ def judge(tracks: Tracks3D, judges: Judges, kinds: Sequence[str] = ()) -> Judgem
         values["trajan_jaccard"] = jaccard_2d(tracks, held_out, judges.trajan)
     points = np.full(visible.shape, np.nan, np.float32)
     points[np.unique(held_out.ids)] = -result.points["coords_score"].T
-    more, left_out = _by_other_heads(fields, heads, kinds, visible.shape)
+    more, left_out = _further_judgements(fields, heads, kinds, visible.shape)
     return Judgement(values | more, points, left_out)
 
 
-def _by_other_heads(fields, heads, kinds, shape):
-    """What the heads say that do not score, in MEASURES; and of those that leave a kind
-    out the log odds of points."""
+def _further_judgements(fields, heads, kinds, shape):
+    """Returns what the heads say that do not score, in MEASURES; of those that leave a
+    kind out also the log odds of points."""
     cache = {}  # of sizes and levels, which are the same for all heads
-    by_name = {
+    left_out = [f"{p}without {kind}" for p in ("", "no model ") for kind in kinds]
+    found = {
         name: score_fields(fields, heads[name], shape, cache=cache)
-        for name in [
-            "no model",
-            *(f"without {kind}" for kind in kinds),
-            *(f"no model without {kind}" for kind in kinds),
-        ]
+        for name in ["no model", *left_out]
         if name in heads
     }
 
-    def realism_by(name):
-        found = by_name.get(name)
-        return realism({"surprise": found.surprise}) if found else float("nan")
+    def head_realism(name):
+        if name not in found:
+            return float("nan")
+        return realism({"surprise": found[name].surprise})
 
-    values = {"no_model": realism_by("no model")}
+    values = {"no_model": head_realism("no model")}
     for measure, prefix in zip(LEFT_OUT, ("", "no model "), strict=True):
-        values[measure] = {
-            kind: realism_by(f"{prefix}without {kind}") for kind in kinds
-        }
-    points = {kind: by_name.get(f"without {kind}") for kind in kinds}
+        values[measure] = {k: head_realism(f"{prefix}without {k}") for k in kinds}
+    points = {kind: found.get(f"without {kind}") for kind in kinds}
     return values, {kind: x.points for kind, x in points.items() if x}
+
+
+def judge_items(
+    items: Sequence[Item],
+    provenance: Mapping[str, object],
+    work: Callable[[Item], list[Row]],
+    what: str,
+    unit: str,
+) -> tuple[list[Row], list[str]]:
+    """Judges what is not judged yet, each item to a JSON file of its own.
+
+    Args:
+        provenance: what all of it must have been judged with.
+        work: an item to its judged clips.
+        what, unit: of `jobs.run_items`.
+
+    Returns:
+        The judged clips of all items, in order, and what is wrong with the others.
+
+    Raises:
+        UserError: items that were judged with something else.
+        OSError: a file that cannot be written.
+    """
+    stored = {item: _read_judged(item.place) for item in items}
+
+    def save(item, rows):
+        text = {"made_with": provenance, "rows": list(map(dataclasses.asdict, rows))}
+        with whole_file(item.place) as file:
+            file.write(json.dumps(replace_nan(text)).encode())
+        return rows
+
+    to_do = unfinished(
+        items,
+        provenance,
+        lambda item: stored[item] and stored[item].get("made_with", {}),
+        "judged",
+        "give another --output_dir",
+    )
+    outcomes = list(run_items(to_do, work, save, what=what, unit=unit))
+    judged = {item: x["rows"] for item, x in stored.items() if x is not None}
+    judged = {item: [Row(**row) for row in rows] for item, rows in judged.items()}
+    judged |= {outcome.item: outcome.result for outcome in outcomes}
+    failures = [outcome.message for outcome in outcomes if outcome.error]
+    return [row for item in items for row in judged[item] or ()], failures
+
+
+def _read_judged(path: Path) -> dict | None:
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error

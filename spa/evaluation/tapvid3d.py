@@ -1,6 +1,7 @@
 """A checkpoint on TAPVid-3D: metrics of every clip, their means, the report."""
 
 import dataclasses
+import itertools
 import json
 import logging
 import os
@@ -8,7 +9,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from spa.data.examples import read_npz
 from spa.errors import DatasetError, UserError, first_line
@@ -22,11 +22,10 @@ from spa.evaluation.tapvid3d_clips import (
 )
 from spa.files import encode_csv, encode_json, whole_file, write_npz
 from spa.flags import check_output_dir
+from spa.jobs import Item, run_items, unfinished
 from spa.metrics import SCALINGS, THRESHOLDS, evaluation_intrinsics, tapvid3d_metrics
 from spa.model import checkpoints
-from spa.realism.hold_out import (
-    check_features,
-)
+from spa.realism.hold_out import check_features
 from spa.realism.options import RESULT_VERSION, Options
 
 LOG = logging.getLogger(__name__)
@@ -39,7 +38,7 @@ METRICS = (
 )
 COLUMNS = ("source", "video", "scaling", "num_tracks", "num_frames", *METRICS, "error")
 ON_SCREEN = METRICS[:3]
-# What decides a prediction, of pipeline.Options.
+# What decides a prediction, of options.Options.
 DECISIVE = (
     "num_splits",
     "num_support_tracks",
@@ -58,12 +57,12 @@ DECISIVE = (
 def builtin_metrics(
     clip: Clip, prediction: Prediction, scaling: str
 ) -> dict[str, float]:
-    """The metrics of a clip at 256 pixels, by scoring.tapvid3d_metrics.
+    """Returns the metrics of a clip at 256 pixels, by metrics.tapvid3d_metrics.
 
     Args:
         clip: the truth.
         prediction: of all of its tracks.
-        scaling: of scoring.SCALINGS.
+        scaling: of metrics.SCALINGS.
     """
     found = tapvid3d_metrics(
         clip.truth.swapaxes(0, 1),
@@ -80,7 +79,7 @@ def builtin_metrics(
 def tapnet_metrics(
     clip: Clip, prediction: Prediction, scaling: str
 ) -> dict[str, float]:
-    """The same by an installed tapnet's own function.
+    """Returns the same by an installed tapnet's own function.
 
     It is called with a batch of one clip, which is the one way in which all scalings
     but local_neighborhood work (DESIGN section 6); that takes no batches, and gives
@@ -112,7 +111,7 @@ def tapnet_metrics(
 
 @dataclasses.dataclass
 class Report:
-    """What an evaluation found.
+    """Findings of an evaluation.
 
     Attributes:
         rows: for each clip and scaling, COLUMNS; of a clip that failed, its error and
@@ -126,6 +125,18 @@ class Report:
     predicted: int = 0
     finished: int = 0
 
+    def add_failure(self, file: ClipFile, error: str) -> None:
+        """Adds a clip that could not be evaluated."""
+        self.failures.append((f"{file.source}/{file.name}", error))
+        self.rows.append({"source": file.source, "video": file.name, "error": error})
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipItem(Item):
+    """A file of the benchmark, with the place of its prediction."""
+
+    file: ClipFile
+
 
 def evaluate(
     files: Sequence[ClipFile],
@@ -138,7 +149,7 @@ def evaluate(
     batch_size: int = 8,
     overwrite: bool = False,
 ) -> Report:
-    """Predicts clips, keeps the predictions, and measures them.
+    """Predicts clips, writes the predictions, and returns what they measure.
 
     Predictions go to OUTPUT_DIR/predictions/SOURCE/NAME.npz as soon as they are there,
     in the official format. One that is there already, of this model and these options
@@ -149,7 +160,7 @@ def evaluate(
         files: of `find_clips`.
         output_dir: where predictions go.
         checkpoint, options: see `predict_clips`.
-        scalings: of scoring.SCALINGS.
+        scalings: of metrics.SCALINGS.
         metrics: builtin_metrics or tapnet_metrics.
         batch_size: clips that are in memory, and windows that are predicted, at once.
         overwrite: predict again what is there.
@@ -162,40 +173,47 @@ def evaluate(
     """
     _check_evaluation(files, scalings, batch_size)
     check_output_dir(output_dir)
-    places = [Path(output_dir, "predictions", file.source, file.name) for file in files]
-    jobs = list(zip(files, places, strict=True))
-    stamp = _stamp(checkpoint, options)
-    done = set() if overwrite else _finished(jobs, stamp)
-    to_do = [file for file, place in jobs if place not in done]
-    front_ends = clip_front_ends(to_do, options, checkpoint) if to_do else None
-    report = Report(finished=len(done))
+    items = [
+        ClipItem(
+            file.path, Path(output_dir, "predictions", file.source, file.name), file
+        )
+        for file in files
+    ]
+    provenance = _provenance(checkpoint, options)
+    to_do = set(items)
+    if not overwrite:
+        to_do = set(unfinished(items, provenance, _stored_provenance, "predicted"))
+    front_ends = None
+    if to_do:
+        wanted = [item.file for item in items if item in to_do]
+        front_ends = clip_front_ends(wanted, options, checkpoint)
 
-    def read(path: str, is_done: bool) -> Clip:
-        clip = _read(path, None if is_done else front_ends)
-        if not is_done:
+    def read(item: ClipItem) -> Clip:
+        clip = _read(item.path, front_ends if item in to_do else None)
+        if item in to_do:
             check_features(clip.tracks, checkpoint, options)
         return clip
 
-    with tqdm(total=len(jobs), desc="evaluating", unit="clip", smoothing=0) as bar:
-        for first in range(0, len(jobs), batch_size):
-            group = jobs[first : first + batch_size]
-            clips = _read_group(group, done, read, report)
-            wanted = [place for place in clips if place not in done]
-            found = {place: _read_prediction(place) for place in clips if place in done}
-            if wanted:
-                arguments = checkpoint, options, batch_size
-                new = predict_clips([clips[place] for place in wanted], *arguments)
-                found |= dict(zip(wanted, new, strict=True))
-            for place in wanted:
-                _write_prediction(place, found[place], stamp)
-            report.predicted += len(wanted)
-            for file, place in group:
-                if place in clips:
-                    clip, prediction = clips[place], found[place]
-                    report.rows += _rows(file, clip, prediction, scalings, metrics)
-            bar.update(len(group))
-    order = {(file.source, file.name): i for i, file in enumerate(files)}
-    report.rows.sort(key=lambda row: order[row["source"], row["video"]])
+    report = Report(finished=len(items) - len(to_do))
+    clips = run_items(items, read, what="evaluating", unit="clip")
+    while group := list(itertools.islice(clips, batch_size)):
+        wanted = {x.item: x.result for x in group if x.item in to_do and not x.error}
+        found = {}
+        if wanted:
+            new = predict_clips(list(wanted.values()), checkpoint, options, batch_size)
+            found = dict(zip(wanted, new, strict=True))
+        for item, prediction in found.items():
+            _write_prediction(item.place, prediction, provenance)
+        report.predicted += len(found)
+        for outcome in group:
+            item = outcome.item
+            if outcome.error:
+                report.add_failure(item.file, outcome.message)
+                continue
+            prediction = found.get(item) or _read_prediction(item.place)
+            report.rows += _rows(
+                item.file, outcome.result, prediction, scalings, metrics
+            )
     return report
 
 
@@ -214,26 +232,10 @@ def _check_evaluation(files, scalings, batch_size) -> None:
         LOG.warning("%s: no such file; the evaluation will fail at its end", file.path)
 
 
-def _read_group(group, done, read, report) -> dict[Path, Clip]:
-    """The clips that can be read; the others are reported."""
-    clips = {}
-    for file, place in group:
-        try:
-            clips[place] = read(file.path, place in done)
-        except (DatasetError, UserError) as error:
-            what = first_line(error)
-            what = what if file.path in what else f"{file.path}: {what}"
-            LOG.warning("%s", what)
-            report.failures.append((f"{file.source}/{file.name}", what))
-            row = {"source": file.source, "video": file.name, "error": what}
-            report.rows.append(row)
-    return clips
-
-
 def _read(path, front_ends) -> Clip:
     try:
         return read_clip(path, front_ends)
-    except (DatasetError, UserError):
+    except UserError:
         raise
     except Exception as error:  # arrays of text, of no axes...
         raise DatasetError(f"{path}: {first_line(error)}") from error
@@ -249,17 +251,25 @@ def _rows(file, clip, prediction, scalings, metrics) -> list[dict]:
     ]
 
 
-def _stamp(checkpoint, options) -> dict:
-    """What a prediction hangs on."""
+def _provenance(checkpoint, options) -> dict:
     given = dataclasses.asdict(options)
     chosen = {name: given[name] for name in DECISIVE}
-    stamp = {"checkpoint": checkpoint.sha256, "version": RESULT_VERSION} | chosen
-    return json.loads(json.dumps(stamp))
+    made = {"checkpoint": checkpoint.sha256, "version": RESULT_VERSION} | chosen
+    return json.loads(json.dumps(made))
 
 
-def _write_prediction(place, prediction, stamp) -> None:
+def _stored_provenance(item) -> dict | None:
+    if not os.path.exists(item.path):
+        return None  # which fails, whatever was predicted for it
+    try:
+        return json.loads(read_npz(item.place, {"made_with"})["made_with"].item())
+    except (OSError, DatasetError, KeyError, ValueError):
+        return None  # missing, or not ours to trust
+
+
+def _write_prediction(place, prediction, provenance) -> None:
     arrays = {"tracks_XYZ": prediction.tracks, "visibility": prediction.visible}
-    write_npz(place, arrays | {"made_with": np.array(json.dumps(stamp))})
+    write_npz(place, arrays | {"made_with": np.array(json.dumps(provenance))})
 
 
 def _read_prediction(place) -> Prediction:
@@ -267,32 +277,8 @@ def _read_prediction(place) -> Prediction:
         return Prediction(stored["tracks_XYZ"], stored["visibility"])
 
 
-def _finished(jobs, stamp) -> set[Path]:
-    """Where predictions are that need not be made again.
-
-    Raises:
-        UserError: there are others, which must not be mixed with these.
-    """
-    done = set()
-    for file, place in jobs:
-        try:
-            if os.stat(file.path).st_mtime_ns > os.stat(place).st_mtime_ns:
-                continue
-            stored = json.loads(read_npz(place, {"made_with"})["made_with"].item())
-        except (OSError, DatasetError, KeyError, ValueError):
-            continue  # missing, or not ours to trust
-        other = [name for name, value in stamp.items() if stored.get(name) != value]
-        if other:
-            raise UserError(
-                f"{place} was predicted with other options ({', '.join(other)}): give "
-                "--overwrite, or another --output_dir"
-            )
-        done.add(place)
-    return done
-
-
 def summary(rows: Sequence[dict]) -> dict[str, dict[str, dict[str, float]]]:
-    """Means over clips, by source and scaling, and their means over sources.
+    """Returns means over clips, by source and scaling, and their means over sources.
 
     Args:
         rows: of a Report; those with an error are left out.
@@ -307,15 +293,14 @@ def summary(rows: Sequence[dict]) -> dict[str, dict[str, dict[str, float]]]:
             source = found.setdefault(row["source"], {})
             source.setdefault(row["scaling"], []).append(row)
     means = {
-        source: {scaling: _means(of_clips) for scaling, of_clips in scalings.items()}
+        source: {scaling: _means(clips) for scaling, clips in scalings.items()}
         for source, scalings in found.items()
     }
-    by_scaling = {}
+    sources = {}
     for scalings in means.values():
-        for scaling, of_source in scalings.items():
-            by_scaling.setdefault(scaling, []).append(of_source)
-    average = {scaling: _means(sources) for scaling, sources in by_scaling.items()}
-    return means | {"average": average}
+        for scaling, mean in scalings.items():
+            sources.setdefault(scaling, []).append(mean)
+    return means | {"average": {name: _means(rows) for name, rows in sources.items()}}
 
 
 def _means(rows) -> dict[str, float]:
@@ -328,7 +313,7 @@ def _means(rows) -> dict[str, float]:
 
 
 def table(rows: Sequence[dict]) -> str:
-    """The means for a person to read, in percent as the paper gives them."""
+    """Returns the means for a person to read, in percent as the paper gives them."""
     names = {"average_jaccard": "3D-AJ", "average_pts_within_thresh": "APD"}
     names["occlusion_accuracy"] = "OA"
     counts = {}

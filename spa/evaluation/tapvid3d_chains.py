@@ -1,6 +1,7 @@
 """Predictions for all tracks of a clip, chained outward over windows."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
 import jax
@@ -40,9 +41,8 @@ class Prediction:
     splits: Int[np.ndarray, " N"] | None = None
 
 
-# A window of a clip as the model sees it: latents [K, C] and the scale of its support;
-# None where there is no support in it.
-Encoded = tuple[np.ndarray, float] | None
+# A window of a clip as the model sees it: latents [K, C] and the scale of its support.
+Encoded = tuple[np.ndarray, float]
 # Which window: the number of the clip, of the split, of the window.
 Key = tuple[int, int, int]
 # Of a window, query points [Q, 4], frames counted from its start, in the clip's unit.
@@ -57,7 +57,7 @@ def predict_clips(
     options: Options,
     batch_size: int = 8,
 ) -> list[Prediction]:
-    """Predicts every track of some clips once, from tracks of other splits.
+    """Returns a prediction of every track of some clips, from tracks of other splits.
 
     Args:
         clips: of any lengths and numbers of tracks.
@@ -101,7 +101,8 @@ def predict_chains(
     held: Sequence[Bool[np.ndarray, "S N"]],
     predict: Callable[[list[Request]], list[Answer]],
 ) -> list[Prediction]:
-    """Chains of all clips and splits, in step, so that `predict` gets them together.
+    """Returns the chains of all clips and splits, run in step, so that `predict` gets
+    them together.
 
     Args:
         clips: of which the query points alone are looked at.
@@ -128,10 +129,10 @@ def predict_chains(
                 wanted[key] = chains[key].send(given)
             except StopIteration as stop:
                 done[key] = stop.value
-    return [_of_splits(held[i], done, i) for i in range(len(clips))]
+    return [_merge_splits(held[i], done, i) for i in range(len(clips))]
 
 
-def _of_splits(held, done, i) -> Prediction:
+def _merge_splits(held, done, i) -> Prediction:
     """The tracks of all splits, in the clip's order."""
     num_frames = done[i, 0][0].shape[1]
     tracks = np.empty((held.shape[1], num_frames, 3), np.float32)
@@ -180,7 +181,7 @@ def chain(
             points = query_points[ids]
             if number:
                 frames = slice(start, stop)
-                points = points_in_overlap(
+                points = link_points(
                     tracks[ids, frames], logits[ids, frames], known[ids, frames], start
                 )
             asked.append((w, points - np.float32([start, 0, 0, 0])))
@@ -197,9 +198,11 @@ def chain(
 
 
 def _steps(first, num_windows) -> Iterator[list[tuple[int, np.ndarray]]]:
-    """What can be predicted at once, one after another: windows, and which tracks in
-    them. First where each track begins; then forward from window to window, from the
-    first on, and at the same time backward from the last."""
+    """Yields what can be predicted at once: windows, and which tracks in them.
+
+    First where each track begins; then forward from window to window, from the first
+    on, and at the same time backward from the last.
+    """
     steps = [[(w, first == w) for w in range(num_windows)]]
     for ahead in range(1, num_windows):
         back = num_windows - 1 - ahead
@@ -211,19 +214,20 @@ def _steps(first, num_windows) -> Iterator[list[tuple[int, np.ndarray]]]:
 def first_windows(
     windows: Sequence[tuple[int, int]], frames: Float[np.ndarray, " N"]
 ) -> Int[np.ndarray, " N"]:
-    """The window in which each frame is farthest from the ends; the first of equals."""
+    """Returns the window in which each frame is farthest from the ends; the first of
+    equals."""
     starts, stops = np.array(windows).T
     room = np.minimum(frames[:, None] - starts, stops - 1 - frames[:, None])
     return room.argmax(axis=1)
 
 
-def points_in_overlap(
+def link_points(
     tracks: Float[np.ndarray, "Q L 3"],
     logits: Float[np.ndarray, "Q L"],
     known: Bool[np.ndarray, "Q L"],
     start: int,
 ) -> Float[np.ndarray, "Q 4"]:
-    """Query points in a window of what is predicted in part of it.
+    """Returns query points in a window of what is predicted in part of it.
 
     Models are queried where a track is visible: of the predicted frames in which it is
     predicted to be, the one in their middle; if it never is, the likeliest.
@@ -289,28 +293,15 @@ def encode_windows(
     supports: Iterable[tuple[Key, dict | None, float]],
     batch_size: int,
 ) -> dict[Key, Encoded]:
-    """Latents of support batches, as many at once as a batch has."""
-    encoded, waiting = {}, []
-    for key, batch, scale in supports:
-        encoded[key] = None
-        if batch is not None:
-            waiting.append((key, batch, scale))
-        if len(waiting) == batch_size:
-            encoded |= _encode_batch(model, params, waiting, batch_size)
-            waiting = []
-    if waiting:
-        encoded |= _encode_batch(model, params, waiting, batch_size)
+    """Returns latents of the support batches there are, with their scales."""
+    encoded = {}
+    there = (support for support in supports if support[1] is not None)
+    while rows := list(itertools.islice(there, batch_size)):
+        keys, batches, scales = zip(*rows, strict=True)
+        latents = np.asarray(encode(model, params, _stacked(batches, batch_size)))
+        # The batch is filled up: there are more latents than keys.
+        encoded |= dict(zip(keys, zip(latents, scales, strict=False), strict=True))
     return encoded
-
-
-def _encode_batch(model, params, rows, batch_size) -> dict[Key, Encoded]:
-    keys, batches, scales = zip(*rows, strict=True)
-    stacked = _stacked(batches, batch_size)
-    latents = np.asarray(encode(model, params, stacked))
-    return {
-        key: (latents[i], scale)
-        for i, (key, scale) in enumerate(zip(keys, scales, strict=True))
-    }
 
 
 def _stacked(batches, batch_size) -> dict[str, np.ndarray]:
@@ -336,14 +327,14 @@ def decode_points(
     requests: Sequence[Request],
     batch_size: int,
 ) -> list[Answer]:
-    """What the model predicts for query points in windows it has encoded, in the order
-    of the requests. Where a window has no support points stay, and are hidden."""
+    """Returns what the model predicts for query points in windows it has encoded, in
+    the order of the requests. Where a window has no support points stay, hidden."""
     answers, parts = [None] * len(requests), []
     for number, (key, points) in enumerate(requests):
         shape = (len(points), model.num_output_frames)
         stay = np.broadcast_to(points[:, None, 1:], (*shape, 3)).copy()
         answers[number] = stay, np.full(shape, NOT_PREDICTED, np.float32)
-        if encoded[key] is not None:
+        if key in encoded:
             for first in range(0, len(points), QUERIES_PER_CALL):
                 rows = slice(first, first + QUERIES_PER_CALL)
                 parts.append((number, rows, *encoded[key], points[rows]))

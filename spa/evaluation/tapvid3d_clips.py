@@ -46,7 +46,7 @@ def find_clips(
     use_minival: bool = False,
     tapnet_lists: bool = False,
 ) -> list[ClipFile]:
-    """The files to evaluate, those that are listed but missing included.
+    """Returns the files to evaluate, those that are listed but missing included.
 
     Args:
         dataset_path: a directory with a folder for each source, or with a folder
@@ -91,7 +91,6 @@ def find_clips(
 
 
 def _folder(dataset_path, part, source) -> Path:
-    """Where a source's files lie."""
     if not os.path.isdir(dataset_path):
         raise UserError(f"{dataset_path}: no such directory")
     for folder in (Path(dataset_path, part, source), Path(dataset_path, source)):
@@ -137,7 +136,7 @@ def _tapnet_list(data_sources, use_minival) -> dict[str, list[str]]:
 
 
 def tapnet_module(name: str):
-    """A module of tapnet.tapvid3d.
+    """Returns a module of tapnet.tapvid3d.
 
     Raises:
         UserError: if it is not installed.
@@ -174,7 +173,7 @@ class Clip:
 
 
 def read_clip(path: str | os.PathLike, front_ends: FrontEnds | None = None) -> Clip:
-    """A file of the benchmark, see datasets.read_tapvid3d.
+    """Returns a clip of the benchmark, of a file as data.tapvid3d.read_tapvid3d.
 
     Args:
         path: of the .npz.
@@ -203,7 +202,7 @@ def read_clip(path: str | os.PathLike, front_ends: FrontEnds | None = None) -> C
         path=os.path.abspath(path),
     )
     if computed:
-        tracks = _with_features(tracks, example["video"], front_ends)
+        tracks = _add_features(tracks, example["video"], front_ends)
     return Clip(
         truth=raw["tracks_XYZ"],
         visible=raw["visibility"] > 0,
@@ -215,7 +214,7 @@ def read_clip(path: str | os.PathLike, front_ends: FrontEnds | None = None) -> C
 
 
 def _query_points(path, example) -> Float[np.ndarray, "N 4"]:
-    """The true position of each track in its query frame."""
+    """Returns the true position of each track in its query frame."""
     tracks = example["tracks_3d"]
     queries = np.asarray(example.get("queries_xyt", np.zeros(0)))
     if queries.shape != (len(tracks), 3) or queries.dtype.kind not in "fiu":
@@ -241,14 +240,14 @@ def clip_front_ends(
     options: Options,
     checkpoint: checkpoints.Checkpoint,
 ) -> FrontEnds | None:
-    """The networks that compute what the model takes and some file does not hold; None
-    if there is nothing to compute.
+    """Returns the networks that compute what the model takes and some file does not
+    hold; None if there is nothing to compute.
 
     Raises:
         UserError: features are asked for, or the checkpoint cannot do without, and
             they cannot be computed here.
     """
-    held = [held for held in map(_stored_in, files) if held is not None]
+    held = [held for held in map(_held_features, files) if held is not None]
     everywhere = set.intersection(*held) if held else set()
     # As if the model did not take what need not be computed.
     config = dataclasses.replace(
@@ -260,8 +259,8 @@ def clip_front_ends(
     return front_ends if computed else None
 
 
-def _stored_in(file) -> set[str] | None:
-    """ "dino" and "depth", as far as a file has them; None if it cannot be read."""
+def _held_features(file) -> set[str] | None:
+    """Returns which of "dino" and "depth" a file has; None if it cannot be read."""
     try:
         with zipfile.ZipFile(file.path) as archive:
             names = set(archive.namelist())
@@ -271,7 +270,7 @@ def _stored_in(file) -> set[str] | None:
     return found | ({"depth"} if "depth.npy" in names else set())
 
 
-def _with_features(tracks, frames, front_ends) -> Tracks3D:
+def _add_features(tracks, frames, front_ends) -> Tracks3D:
     """Tracks with the features that they lack, computed from the clip's frames."""
     frames = [reduced(frame, WORKING_SIZE) for frame in frames]
     video = Video(frames, tracks.size, 0.0, np.arange(len(frames)))

@@ -7,7 +7,6 @@ import numpy as np
 
 from spa import geometry, metrics
 from spa.clip.video import Video
-from spa.files import replace_nan
 from spa.model import checkpoints
 from spa.realism import surprise
 from spa.realism.heads import Head, fingerprint
@@ -18,22 +17,6 @@ from spa.realism.tracks import Tracks3D
 
 FEW_TRACKS, FEW_FRAMES = 64, 16  # below which a score comes with a warning
 STILL = 2.0  # pixels; below it, all motion may be the tracker's noise
-# Of scores.csv, in order: entries of score.json that are numbers, and all columns.
-SCORE_NUMBERS = (
-    "realism",
-    "realism_std",
-    "percentile",
-    "average_jaccard",
-    "average_pts_within_thresh",
-    "occlusion_accuracy",
-    "num_tracks",
-    "num_frames",
-    "seconds",
-)
-SCORE_COLUMNS = (
-    *("video", "folder", *SCORE_NUMBERS),
-    *("num_windows", "num_cuts", "warnings", "error"),
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,23 +37,6 @@ class Result:
     predictions: dict[str, np.ndarray]
     points: dict[str, np.ndarray]
     video: Video | None
-
-
-def score_row(score: dict) -> dict:
-    """Returns a clip's row of scores.csv, but for its folder.
-
-    Args:
-        score: of its Result, or what score.json has.
-    """
-    score = replace_nan(score)  # as score.json has it
-    return {
-        "video": score["video"],
-        **{name: score[name] for name in SCORE_NUMBERS},
-        "num_windows": len(score["windows"]),
-        "num_cuts": len(score["cuts"] or ()),
-        "warnings": "; ".join(score["warnings"]),
-        "error": "",
-    }
 
 
 def make_result(

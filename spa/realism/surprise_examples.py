@@ -22,9 +22,10 @@ import scipy.ndimage
 from jaxtyping import Bool, Float
 from tqdm import tqdm
 
-from spa import geometry, workers
+from spa import geometry
 from spa.errors import UserError
 from spa.files import whole_file
+from spa.jobs import ordered_map
 from spa.realism import evidence, surprise, surprise_training
 from spa.realism.conditions import condition_tracks, varied_clip
 from spa.realism.heads import HEADS_VERSION, heads_path, write_heads
@@ -270,7 +271,7 @@ def damaged_pool(
     paths = [folder / f"{seed}.npz" for seed in seeds]
     jobs = [(str(p), kinds) for p in paths if not pools.is_made(p, True)]
     if jobs:
-        with workers.ordered_map(min(num_workers, len(jobs))) as run_all:
+        with ordered_map(min(num_workers, len(jobs))) as run_all:
             for _ in tqdm(run_all(_make_damaged, jobs), "damaged", total=len(jobs)):
                 pass
     clips = []

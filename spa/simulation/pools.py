@@ -4,16 +4,18 @@ import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from scipy.spatial import cKDTree
 from tqdm import tqdm
 
-from spa import geometry, workers
+from spa import geometry
 from spa.clip import tracking
 from spa.clip.tracking import protocol
 from spa.files import whole_file
+from spa.jobs import ordered_map
 from spa.simulation import scenes, twins
 from spa.simulation.render import render
 
@@ -26,10 +28,22 @@ SHOWN_PIXELS = 4.0  # at 256, that some point must be from where it would be
 SAME_PIXELS = 0.1  # within which two clips' tracks are one, before anything happened
 
 
+class SceneSize(NamedTuple):
+    """Frames and tracks of a scene, and pixels of each side of its pictures."""
+
+    num_frames: int
+    num_tracks: int
+    side: int
+
+
 def make_pool(
-    folder: str | os.PathLike, seeds: Sequence[int], with_video: bool, num_workers: int
+    folder: str | os.PathLike,
+    seeds: Sequence[int],
+    is_rendered: bool,
+    num_workers: int,
+    size: SceneSize | None = None,
 ) -> list[Path]:
-    """Files of scenes with their twins, one a seed; what is there is not made again.
+    """Makes files of scenes with their twins, one a seed, as far as they are not there.
 
     Of each KIND in none and the violations it holds `KIND/tracks [N, T, 3]`, `visible
     [N, T]`, `frame`, `ids`, `track_ids [N]`, `instance [N]`, with video `lk [M, T, 2]`
@@ -38,8 +52,9 @@ def make_pool(
 
     Args:
         seeds: of synthetic.py.
-        with_video: whether tracks of rendered pictures are wanted.
+        is_rendered: whether tracks of rendered pictures are wanted.
         num_workers: processes to simulate in.
+        size: of what is made; that of all judged scenes for None.
 
     Returns:
         The files, in order; none for a seed that gives no scene.
@@ -47,24 +62,26 @@ def make_pool(
     Raises:
         OSError: if one cannot be written.
     """
-    folder = Path(folder)
+    folder, size = Path(folder), size or SceneSize(NUM_FRAMES, NUM_TRACKS, SIDE)
     paths = {seed: folder / f"{seed}.npz" for seed in seeds}
     jobs = [
-        (str(path), seed, with_video)
+        (str(path), seed, is_rendered, size)
         for seed, path in paths.items()
-        if not is_made(path, with_video)
+        if not is_made(path, is_rendered)
     ]
     if jobs:
-        with workers.ordered_map(min(num_workers, len(jobs))) as run_all:
+        with ordered_map(min(num_workers, len(jobs))) as run_all:
             for _ in tqdm(run_all(_make_scene, jobs), "scenes", total=len(jobs)):
                 pass
     return [path for path in paths.values() if path.exists()]
 
 
-def is_made(path, with_video) -> bool:
+def is_made(path: str | os.PathLike, is_rendered: bool) -> bool:
+    """Returns whether a scene's file is there, of this version and with the tracks that
+    are wanted."""
     try:
         with np.load(path) as stored:
-            names = {f"{INTACT}/lk" if with_video else f"{INTACT}/tracks"}
+            names = {f"{INTACT}/lk" if is_rendered else f"{INTACT}/tracks"}
             version = stored["version"] if "version" in stored else scenes.VERSION
             return names <= set(stored.files) and version == scenes.VERSION
     except (OSError, ValueError, zipfile.BadZipFile):
@@ -72,12 +89,12 @@ def is_made(path, with_video) -> bool:
 
 
 def _make_scene(job) -> None:
-    path, seed, with_video = job
+    path, seed, is_rendered, size = job
     try:
-        scene = scenes.generate_scene(seed, NUM_FRAMES, NUM_TRACKS, SIDE, SIDE)
+        scene = scenes.generate_scene(seed, *size, size.side)
     except scenes.NoScene:
         return
-    video = render(scene, lit=False) if with_video else None
+    video = render(scene, lit=False) if is_rendered else None
     arrays = scene_arrays(INTACT, scene, video)
     for kind in twins.VIOLATIONS:
         try:
@@ -85,7 +102,7 @@ def _make_scene(job) -> None:
         except twins.NoViolation:
             continue
         seen = None
-        if with_video:  # the pictures before the violation are the same
+        if is_rendered:  # the pictures before the violation are the same
             first = twin.violation_frame
             after = render(twin, lit=False, first=first)
             seen = np.concatenate([video[:first], after])

@@ -11,8 +11,8 @@ from tqdm import tqdm
 from spa import geometry
 from spa.files import whole_file, write_npz
 from spa.geometry import NUM_TAPS
+from spa.jobs import ordered_map
 from spa.simulation import scenes
-from spa.workers import ordered_map
 
 Example = dict[str, np.ndarray]  # arrays of a scene, by name
 SHARD_SIZE = 256  # scenes per file of a cached pool

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from spa import statistics
 from spa.errors import UserError, first_line
-from spa.jobs import read_rows
+from spa.realism.many import read_rows
 
 RESULT = "result_with_scores.npz"
 MOST_DROPS = 5

@@ -15,8 +15,9 @@ from spa.model import checkpoints
 from spa.realism import Scorer, evidence, make_options, surprise
 from spa.realism.heads import Head, Network, fingerprint, heads_path, write_heads
 from spa.realism.hold_out import hold_out
+from spa.realism.many import COLUMNS, row
 from spa.realism.reference import read_reference
-from spa.realism.result import SCORE_COLUMNS, make_result, score_row
+from spa.realism.result import make_result
 
 NO_MODEL = checkpoints.Checkpoint(None, {}, None, "none", "", {})
 
@@ -132,9 +133,9 @@ def test_percentile_counts_reference_clips_that_were_scored_alike(checkpoint, tm
 
 def test_a_row_is_the_same_of_a_result_and_of_its_file(result):
     score = result.score | {"realism_std": float("nan"), "warnings": ["one", "two"]}
-    row = score_row(score)
-    assert row == score_row(json.loads(encode_json(score)))
-    assert {*row, "folder"} == set(SCORE_COLUMNS)
+    found = row(score, "a")
+    assert found == row(json.loads(encode_json(score)), "a")
+    assert set(found) == set(COLUMNS)
     assert row["realism"] == result.realism and row["realism_std"] is None
     assert row["warnings"] == "one; two" and row["num_windows"] == 4
 

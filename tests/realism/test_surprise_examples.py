@@ -197,7 +197,7 @@ def test_from_seeds_to_heads_that_score(tmp_path, monkeypatch):
 
 
 def twin(scene, kind):
-    """As in test_offline_proof.py, where kicked bodies are moved, too."""
+    """As in simple_twins.py, where kicked bodies are moved, too."""
     found = simple_twin(scene, "teleport")
     return dataclasses.replace(found, violation=kind)
 

@@ -1,0 +1,81 @@
+"""Files of semantic points: Trokens' (Kumar et al. 2025), and an .npz beside each."""
+
+import json
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from spa.clip.semantic import EntityTracks
+from spa.errors import PointsError, reason
+from spa.files import BAD_FILE
+
+
+def write_points(create: Callable, stem: Path, found: EntityTracks, **about) -> None:
+    """Writes STEM.pkl, as Trokens does, and STEM.npz beside it.
+
+    Both hold `pred_tracks [T, N, 2]`, `pred_visibility [T, N]` bool, `obj_ids [N]` and
+    `point_queries [N]` int64 (query frames): the first as torch tensors with tracks in
+    float16, which is half a pixel off beyond 512, the second in float32. The .npz takes
+    its name last: where it is, the video is finished.
+
+    Args:
+        create: of `files.whole_files`, by which both appear or neither.
+        stem: the path without its ending.
+        found: tracks in pixels of the video.
+        **about: further entries of the .npz.
+    """
+    import torch
+
+    arrays = {
+        "pred_tracks": found.tracks.transpose(1, 0, 2).astype(np.float32),
+        "pred_visibility": found.visible[..., 0].T > 0,
+        "obj_ids": found.entities.astype(np.int64),
+        "point_queries": found.query_frames.astype(np.int64),
+    }
+    most = np.finfo(np.float16).max  # a track may be lost far outside
+    halved = arrays["pred_tracks"].clip(-most, most).astype(np.float16)
+    tensors = {
+        name: torch.from_numpy(np.ascontiguousarray(array))
+        for name, array in (arrays | {"pred_tracks": halved}).items()
+    }
+    with create(f"{stem}.pkl") as file:
+        pickle.dump(tensors, file)
+    with create(f"{stem}.npz") as file:
+        np.savez_compressed(file, **arrays, **about)
+
+
+def read_points(path: str | os.PathLike) -> EntityTracks:
+    """Returns the tracks of an .npz of `write_points`; nothing is unpickled.
+
+    Raises:
+        PointsError: not such a file.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return EntityTracks(
+                tracks=stored["pred_tracks"].transpose(1, 0, 2),
+                visible=stored["pred_visibility"].T[..., None].astype(np.float32),
+                entities=stored["obj_ids"],
+                query_frames=stored["point_queries"],
+            )
+    except (*BAD_FILE, AttributeError) as error:
+        raise PointsError(
+            f"{path} is no file of semantic points ({reason(error)}): give the .npz "
+            "that semantic_points.py writes"
+        ) from error
+
+
+def read_provenance(path: str | os.PathLike) -> dict | None:
+    """Returns whose points a file holds (`video_path`) and how they were made
+    (`made_with`); None if there is none, or one that is damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return {
+                "video_path": stored["video_path"].item(),
+                "made_with": {**json.loads(stored["made_with"].item())},
+            }
+    except BAD_FILE:
+        return None

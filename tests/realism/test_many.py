@@ -1,0 +1,224 @@
+"""Many files scored: what goes on, what is mixed with nothing, and a table that grows,
+with a scorer that takes no time; inference's own tests run it with the real one."""
+
+import json
+import os
+import resource
+from pathlib import Path
+
+import numpy as np
+import pytest
+from stored_scores import OPTIONS, make_score
+
+from spa.errors import UserError, VideoError
+from spa.jobs import LOG
+from spa.model import checkpoints
+from spa.realism.many import append_row, name_items, read_rows, score_many
+from spa.realism.options import make_options
+from spa.realism.result import Result
+
+CHECKPOINT = checkpoints.Checkpoint(None, {}, None, "none.npz", "abc", {})
+
+
+class Scorer:
+    """Says what it was asked for; cannot score what has "bad" in its name."""
+
+    def __init__(self, size=4, options=OPTIONS):
+        self.asked, self.size, self.options = [], size, options
+
+    def __call__(self, path):
+        self.asked.append(Path(path).name)
+        if "bad" in path:
+            raise VideoError(f"{path} is not a video")
+        if "broken" in path:
+            raise RuntimeError("no memory\nand more")
+        points = {"intrinsics": np.eye(3), "coords": np.zeros((self.size, 3))}
+        score = make_score(path, self.options)
+        return Result(0.25, score, {"a": np.zeros(3)}, points, None)
+
+
+def rows(folder, name="scores.csv"):
+    return {Path(row["video"]).name: row for row in read_rows(folder / name)}
+
+
+def test_a_folder_of_another_video_is_left_alone(tmp_path):
+    score_many(["a/clip.mp4"], tmp_path, Scorer(), OPTIONS, CHECKPOINT)
+    names = [
+        item.place.parent.name
+        for path in ("a/clip.mp4", "b/clip.mp4")
+        for item in name_items([path], tmp_path)
+    ]
+    assert names == ["clip", "clip_2"]
+
+
+def test_the_table_grows_and_bad_ones_are_rows(tmp_path):
+    seen = []
+
+    def score(path):
+        seen.append(len(rows(tmp_path)))
+        return scorer(path)
+
+    scorer = Scorer()
+    tally = score_many(
+        ["a.mp4", "bad.mp4", "broken.mp4", "c.mp4"],
+        tmp_path, score, OPTIONS, CHECKPOINT,
+    )  # fmt: skip
+    assert (tally.scored, tally.finished, tally.failed) == (2, 0, 2)
+    assert seen == [0, 1, 2, 3]
+    found = rows(tmp_path)
+    assert found["a.mp4"]["realism"] == "0.25" and found["a.mp4"]["error"] == ""
+    assert found["a.mp4"]["warnings"] == "dark, rather; short"
+    assert found["a.mp4"]["num_windows"] == "2" and found["a.mp4"]["num_cuts"] == "1"
+    assert found["bad.mp4"]["error"] == "bad.mp4 is not a video"
+    assert found["broken.mp4"]["error"] == "unexpected RuntimeError: no memory"
+    assert found["bad.mp4"]["realism"] == ""
+    assert not (tmp_path / "bad").exists()
+
+
+def test_what_is_finished_is_left_alone(tmp_path):
+    score_many(["a.mp4", "bad.mp4"], tmp_path, Scorer(), OPTIONS, CHECKPOINT)
+    again, paths = Scorer(), ["a.mp4", "bad.mp4", "c.mp4"]
+    tally = score_many(paths, tmp_path, again, OPTIONS, CHECKPOINT)
+    assert again.asked == ["bad.mp4", "c.mp4"]
+    assert (tally.scored, tally.finished, tally.failed) == (1, 1, 1)
+    assert len(read_rows(tmp_path / "scores.csv")) == 3
+    anew = Scorer()
+    score_many(paths, tmp_path, anew, OPTIONS, CHECKPOINT, overwrite=True)
+    assert anew.asked == paths
+    assert len(read_rows(tmp_path / "scores.csv")) == 3
+
+
+def test_a_table_keeps_rows_of_other_videos(tmp_path):
+    score_many(["a.mp4"], tmp_path, Scorer(), OPTIONS, CHECKPOINT)
+    score_many(["c.mp4"], tmp_path, Scorer(), OPTIONS, CHECKPOINT)
+    assert list(rows(tmp_path)) == ["a.mp4", "c.mp4"]
+
+
+def test_a_table_that_is_not_utf8_keeps_its_bytes(tmp_path, monkeypatch):
+    """As an editor may leave it, or where a file's name is not."""
+    # pytest-xdist cannot send captured logs that are not UTF-8.
+    monkeypatch.setattr(LOG, "disabled", True)
+    (tmp_path / "scores.csv").write_bytes(b"video,folder\n/x/caf\xe9.mp4,caf\xe9\n")
+    bad = os.fsdecode(b"bad\xff.mp4")
+    score_many([bad], tmp_path, Scorer(), OPTIONS, CHECKPOINT)
+    lines = (tmp_path / "scores.csv").read_bytes().splitlines()
+    assert lines[1].startswith(b"/x/caf\xe9.mp4,caf\xe9,")
+    assert os.fsencode(os.path.abspath(bad)) + b",bad\xff," in lines[2]
+
+
+def test_an_interrupted_run_goes_on(tmp_path):
+    """Cut off while it writes: no score.json, so that it is done again."""
+    score_many(["a.mp4", "b.mp4"], tmp_path, Scorer(), OPTIONS, CHECKPOINT)
+    (tmp_path / "b" / "score.json").unlink()
+    (tmp_path / "scores.csv").unlink()
+    again = Scorer()
+    score_many(["a.mp4", "b.mp4"], tmp_path, again, OPTIONS, CHECKPOINT)
+    assert again.asked == ["b.mp4"]
+    assert sorted(rows(tmp_path)) == ["a.mp4", "b.mp4"]
+
+
+@pytest.mark.parametrize(
+    "name, change",
+    [
+        ("seed", {"options": {"seed": 1}}),
+        ("checkpoint", {"checkpoint": {"sha256": "another"}}),
+        ("head", {"head": "another"}),
+        ("version", {"version": "another"}),
+    ],
+)
+def test_results_made_in_another_way_are_not_mixed(tmp_path, name, change):
+    score_many(["a.mp4"], tmp_path, Scorer(), OPTIONS, CHECKPOINT)
+    path = tmp_path / "a" / "score.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(UserError, match=rf"other options \({name}\): give --over"):
+        score_many(["a.mp4"], tmp_path, Scorer(), OPTIONS, CHECKPOINT)
+    scorer = Scorer()
+    score_many(["a.mp4"], tmp_path, scorer, OPTIONS, CHECKPOINT, overwrite=True)
+    assert scorer.asked == ["a.mp4"]
+
+
+def test_results_from_before_an_option_have_its_default(tmp_path):
+    score_many(["a.mp4"], tmp_path, Scorer(), OPTIONS, CHECKPOINT)
+    path = tmp_path / "a" / "score.json"
+    score = json.loads(path.read_text())
+    del score["options"]["query_sampling"]
+    path.write_text(json.dumps(score))
+    tally = score_many(["a.mp4"], tmp_path, Scorer(), OPTIONS, CHECKPOINT)
+    assert (tally.finished, tally.scored) == (1, 0)
+    other = make_options(query_sampling="semantic")
+    with pytest.raises(UserError, match=r"other options \(query_sampling\)"):
+        score_many(["a.mp4"], tmp_path, Scorer(), other, CHECKPOINT)
+
+
+def test_a_new_video_under_an_old_name_is_scored(tmp_path):
+    video = tmp_path / "a.mp4"
+    video.touch()
+    os.utime(video, (1e9, 1e9))
+    for when, asked in ((1e9, ["a.mp4"]), (1e9, []), (4e9, ["a.mp4"])):
+        os.utime(video, (when, when))
+        scorer = Scorer()
+        score_many([str(video)], tmp_path / "out", scorer, OPTIONS, CHECKPOINT)
+        assert scorer.asked == asked
+
+
+def test_shards_share_the_work(tmp_path):
+    paths, asked = [f"{i}.mp4" for i in range(7)], []
+    for shard in range(3):
+        scorer = Scorer()
+        score_many(
+            paths, tmp_path, scorer, OPTIONS, CHECKPOINT,
+            num_shards=3, shard_index=shard,
+        )  # fmt: skip
+        asked.append(scorer.asked)
+        assert list(rows(tmp_path, f"scores_{shard}_of_3.csv")) == scorer.asked
+    assert [len(part) for part in asked] == [3, 2, 2]
+    assert sorted(sum(asked, [])) == paths
+    with pytest.raises(UserError, match="num_shards is 0, must be at least 1"):
+        score_many(paths, tmp_path, Scorer(), OPTIONS, CHECKPOINT, num_shards=0)
+    with pytest.raises(UserError, match="shard_index is 3, must be 0 to"):
+        score_many(paths, tmp_path, Scorer(), OPTIONS, CHECKPOINT,
+                   num_shards=3, shard_index=3)  # fmt: skip
+
+
+# --- What cannot be written ---
+
+
+def test_a_full_disk_stops_and_leaves_nothing_half_written(tmp_path):
+    """A limit on the size of files stands for the disk."""
+    score_many(["a.mp4"], tmp_path, Scorer(5), OPTIONS, CHECKPOINT)
+    before_it = {p.name: p.read_bytes() for p in (tmp_path / "a").iterdir()}
+    assert len(before_it) == 4
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        with pytest.raises(UserError, match="cannot write to .*File too large"):
+            score_many(
+                ["a.mp4", "b.mp4"], tmp_path, Scorer(10_000), OPTIONS, CHECKPOINT,
+                overwrite=True,
+            )  # fmt: skip
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    after_it = {p.name: p.read_bytes() for p in (tmp_path / "a").iterdir()}
+    assert after_it == before_it
+    assert not (tmp_path / "b").exists()
+
+
+def test_half_a_row_is_none(tmp_path):
+    table = tmp_path / "scores.csv"
+    table.write_bytes(b"video\n" * 10)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (70, before[1]))
+    try:
+        with pytest.raises(OSError, match="No space left"):
+            append_row(table, {"video": "a.mp4", "error": "long" * 10})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert table.read_bytes() == b"video\n" * 10
+
+
+def test_where_nothing_can_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", "/proc/nothing"):
+        with pytest.raises(UserError, match="cannot write to") as caught:
+            score_many(["a.mp4"], folder, Scorer(), OPTIONS, CHECKPOINT)
+        assert "\n" not in str(caught.value)
