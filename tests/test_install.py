@@ -62,14 +62,14 @@ def installed(source, tmp_path_factory):
     return folder, install(folder, source)
 
 
-def run(environment, folder, *arguments):
+def run(environment, folder, *arguments, status=0):
     """Runs a program of an environment in a folder; what it prints."""
     env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     env["JAX_PLATFORMS"] = "cpu"
     program, *arguments = arguments
     command = [environment / "bin" / program, *arguments]
     done = subprocess.run(command, cwd=folder, env=env, text=True, capture_output=True)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == status, done.stderr
     return done.stdout
 
 
@@ -84,6 +84,15 @@ print(repr(score_video({str(CLIP)!r}, **{OPTIONS}).realism), spa.__file__)
     assert Path(file) == packages / "spa/__init__.py"
     assert float(realism) == score_video(CLIP, **OPTIONS).realism
     assert 0 < float(realism) < 1
+
+
+def test_the_console_command_is_that_of_the_clone(installed, tmp_path):
+    def flags(text):
+        return set(re.findall(r"^  --\S+", text, re.MULTILINE))
+
+    text = run(installed[0], tmp_path, "3dspa", "--help", status=1)  # absl's status
+    script = run(installed[0], ROOT, "python", "inference.py", "--help", status=1)
+    assert {"  --video_path:", "  --seed:"} < flags(text) == flags(script)
 
 
 def test_the_whole_package_is_installed(installed):

@@ -2,7 +2,6 @@
 
 import json
 import os
-import runpy
 import shutil
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from small_models import SMALL, save_random
 from video_files import make_clip, write_video
 
 import track_autoencoder_3d
+from spa import command
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = ROOT.parent / "shared" / "videos"
@@ -190,8 +190,7 @@ def test_what_has_no_score_is_ranked_last():
         | dict.fromkeys(names, realism)
         for folder, realism in {"a": None, "b": 0.25, "c": 0.5}.items()
     ]
-    ranking = runpy.run_path(str(ROOT / "inference.py"))["ranking"]
-    lines = ranking(scored).splitlines()
+    lines = command.ranking(scored).splitlines()
     assert [line.split()[0] for line in lines] == ["video", "c", "b", "a"]
     assert lines[3].split() == ["a", "nan", "nan", "nan", "7"]
 

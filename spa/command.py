@@ -1,0 +1,211 @@
+"""Scores how real the motion in a video is, or in many.
+
+    python inference.py --video_path=clip.mp4 --output_dir=outputs/clip
+    python inference.py --video_path=clips --output_dir=outputs
+    python inference.py --check
+
+Writes score.json, result_with_scores.npz (points and their scores, for the visualizer),
+predictions.npz and video_info.txt to the output directory, says on the way what it
+decided, and ends with a short table. Of many videos (a directory, a glob, a CSV) each
+gets a sub-folder, and scores.csv a row; a second run goes on where the first stopped.
+What the user can put right ends in one line on stderr and exit code 1.
+Where 3DSPA is installed, `3dspa` is the same from any folder.
+"""
+
+import logging
+import os
+import sys
+
+from absl import app, flags
+
+from spa import flags as spa_flags
+from spa.clip.video import check_file
+from spa.errors import UserError, wrap_write_errors
+from spa.files import keep_compiled_programs
+from spa.flags import (
+    check_output_dir,
+    define_clip_flags,
+    define_front_end_flags,
+    define_output_flags,
+    define_scoring_flags,
+    exit_on_user_error,
+    given_options,
+    log_decisions,
+    quiet_video_decoder,
+)
+from spa.jobs import find_inputs
+from spa.realism import Scorer, make_options, save_result
+from spa.realism.many import score_many
+from spa.realism.result import Result
+
+FLAGS = flags.FLAGS
+
+MOST_RANKED = 40  # videos in the table on the screen
+
+
+def define_flags() -> None:
+    """Defines all flags, where this file is run; importing it defines nothing."""
+    flags.DEFINE_boolean(
+        "check",
+        False,
+        "Say which trackers, networks, weights and devices are usable here, and how to "
+        "get the others; score nothing.",
+    )
+    flags.DEFINE_string(
+        "video_path",
+        None,
+        "The video to score; or many: a directory, a glob (in quotes), or a CSV with a "
+        "column video_path.",
+    )
+    flags.DEFINE_string(
+        "tracks_path",
+        None,
+        "Tracks to score instead of a video: .npz with tracks_3d and visible, or as "
+        "TAPIP3D writes them; or many, as for --video_path.",
+    )
+    define_output_flags("./inference_output")
+    define_clip_flags()
+    define_scoring_flags()
+    define_front_end_flags()
+    for module in (sys.modules[__name__], spa_flags):
+        for flag in FLAGS.get_key_flags_for_module(module):
+            # --help lists what belongs to the script that was started.
+            FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+
+
+def usability_table() -> str:
+    """Returns a table of front ends, weights and devices; see --check."""
+    from spa.clip import environment
+
+    return environment.table(environment.check(FLAGS))
+
+
+def table(result: Result, paths: list[str]) -> str:
+    """Returns the result for a person to read."""
+    score = result.score
+    realism = f"{result.realism:.4f}"
+    if score["realism_std"] is not None:
+        realism += f" ± {score['realism_std']:.4f} between splits"
+    lines = [("realism", f"{realism} (0..1, higher is more real)")]
+    if score["realism_measure"] == "average_jaccard":
+        name = score["checkpoint"]["name"]
+        why = f"no head fitted for {name}, or too few tracks"
+        lines.append(("which is", f"average Jaccard: {why}"))
+    if score["percentile"] is not None:
+        percent = int(score["percentile"] + 0.5)  # as report.py rounds it
+        lines.append(("higher than", f"{percent}% of intact simulated clips"))
+    basis = f"{score['num_tracks']} tracks, {score['num_frames']} frames, "
+    basis += f"{len(score['windows'])} window(s), {score['seconds']:.1f} s"
+    lines += [
+        ("average Jaccard", f"{score['average_jaccard']:.4f}"),
+        ("points within", f"{score['average_pts_within_thresh']:.4f}"),
+        ("visibility right", f"{score['occlusion_accuracy']:.4f}"),
+        ("rests on", basis),
+    ]
+    if score["cuts"]:
+        lines.append(("cuts", "at frames " + ", ".join(map(str, score["cuts"]))))
+    lines += [("note", note) for note in score["notes"]]
+    lines += [("warning", warning) for warning in score["warnings"]]
+    lines += [("written", path) for path in paths]
+    return "\n".join(f"{name:<17} {text}" for name, text in lines)
+
+
+def run() -> tuple[str, bool]:
+    """Scores what the flags name; returns what to print, and whether all went well."""
+    column = "video_path" if FLAGS.tracks_path is None else "tracks_path"
+    path = FLAGS[column].value and os.path.expanduser(FLAGS[column].value)
+    FLAGS.output_dir = os.path.expanduser(FLAGS.output_dir)
+    if path is None or None not in (FLAGS.video_path, FLAGS.tracks_path):
+        raise UserError(
+            "which video? give --video_path=FILE or --tracks_path=FILE, one of the two"
+        )
+    check_output_dir(FLAGS.output_dir)
+    options = make_options(FLAGS.preset, **given_options(FLAGS))
+    paths = find_inputs(path, column)
+    if paths is None and (FLAGS.num_shards != 1 or FLAGS.shard_index):
+        raise UserError(f"{path} is one file: num_shards and shard_index are for many")
+    has_videos = column == "video_path"
+    if paths is None and has_videos:
+        check_file(path)  # before a model is loaded for nothing
+    scorer = Scorer(FLAGS.checkpoint_path, options, has_videos=has_videos)
+    score = scorer.score if has_videos else scorer.score_tracks
+    if paths is not None:
+        return run_many(score, paths, scorer)
+    result = score(path)
+    with wrap_write_errors(FLAGS.output_dir):
+        paths = save_result(result, FLAGS.output_dir, FLAGS.result_video_size)
+    return table(result, paths), True
+
+
+def run_many(score, paths, scorer) -> tuple[str, bool]:
+    """Scores many files, into a sub-folder each; returns as `run` does."""
+    logging.getLogger("spa.realism").setLevel(logging.WARNING)
+    tally = score_many(
+        paths,
+        FLAGS.output_dir,
+        score,
+        scorer.options,
+        scorer.checkpoint,
+        overwrite=FLAGS.overwrite,
+        num_shards=FLAGS.num_shards,
+        shard_index=FLAGS.shard_index,
+        result_video_size=FLAGS.result_video_size,
+    )
+    text = ranking(tally.rows)
+    if text and scorer.head is None:
+        name = scorer.checkpoint.name
+        text += f"realism is average Jaccard: no head is fitted for {name}\n"
+    text += (
+        f"{tally.scored} scored, {tally.finished} finished before, {tally.failed} "
+        f"failed\nsee scores*.csv in {FLAGS.output_dir}"
+    )
+    return text, not tally.failed
+
+
+def ranking(rows: list[dict]) -> str:
+    """Returns the videos from the most to the least real, for a person to read."""
+    rows = [row for row in rows if not row.get("error")]
+    if not rows:
+        return ""
+    rows = sorted(
+        rows, key=lambda row: (row["realism"] is None, -_number(row["realism"]))
+    )
+    width = max(len("video"), *(len(row["folder"]) for row in rows))
+    lines = [f"{'video':<{width}}  realism  points within  visibility right  tracks"]
+    for row in rows[:MOST_RANKED]:
+        lines.append(
+            f"{row['folder']:<{width}}  {_number(row['realism']):7.4f}"
+            f"  {_number(row['average_pts_within_thresh']):13.4f}"
+            f"  {_number(row['occlusion_accuracy']):16.4f}  {row['num_tracks']:6}"
+        )
+    if len(rows) > MOST_RANKED:
+        lines.append(f"... and {len(rows) - MOST_RANKED} more")
+    return "\n".join(lines) + "\n"
+
+
+def _number(value) -> float:
+    """Returns NaN for score.json's null."""
+    return float("nan") if value is None else value
+
+
+def main(argv):
+    if len(argv) > 1:
+        sys.exit(f"do not know what to do with {argv[1]!r}: give --video_path=FILE")
+    quiet_video_decoder()
+    log_decisions("spa")
+    if FLAGS.check:
+        print(usability_table())
+        return
+    with exit_on_user_error():
+        keep_compiled_programs(FLAGS.jax_cache_dir)
+        text, is_well = run()
+    print(text)
+    if not is_well:
+        sys.exit(1)
+
+
+def run_as_script() -> None:
+    """Runs the command: what inference.py does, and 3dspa where it is installed."""
+    sys.modules["__main__"].__doc__ = __doc__  # --help begins with it
+    define_flags()
+    app.run(main)
