@@ -58,7 +58,7 @@ def define_flags() -> None:
 
 
 def define_data_flags() -> None:
-    """What is read, measured and written."""
+    """Defines flags of what is read, measured and written."""
     flags.DEFINE_string("dataset_path", None, "Directory with a folder per source.")
     flags.DEFINE_list("data_sources", list(TAPVID3D_SOURCES), "Which of the sources.")
     flags.DEFINE_string(

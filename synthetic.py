@@ -5,7 +5,7 @@ moving camera: rigid ones, chains and creatures with joints, cloth and jelly. No
 here needs OpenGL: what the camera sees is found by casting rays on the CPU.
 
 World axes are MuJoCo's (z up, metres, seconds). Camera axes are OpenCV's (x right,
-y down, z forward) and pixels have their centres at +0.5 (DESIGN section 3).
+y down, z forward) and pixels have their centres at +0.5 (docs/DESIGN.md).
 """
 
 import dataclasses

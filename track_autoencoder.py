@@ -470,7 +470,7 @@ class TrackAutoEncoder(Carrier, nn.Module, ModelConfig):
         """Encodes the support tracks and decodes the query points.
 
         Args:
-            inputs: batch of DESIGN section 5; without `query_points` a grid is decoded.
+            inputs: batch of docs/formats.md; without `query_points` a grid is decoded.
             discretize: whether latents are quantised.
 
         Returns:

@@ -7,7 +7,7 @@ visible stay out of the latents; and the log scale of the position error per que
 frame, so that a hard clip can be told from an impossible one. Padding of any kind
 (frames, tracks) is inert.
 
-Coordinates are camera-frame XYZ over one scale per clip (DESIGN section 3).
+Coordinates are camera-frame XYZ over one scale per clip (docs/DESIGN.md).
 """
 
 import jax

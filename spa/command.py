@@ -204,7 +204,7 @@ def main(argv):
         sys.exit(1)
 
 
-def run_as_script() -> None:
+def run_script() -> None:
     """Runs the command: what inference.py does, and 3dspa where it is installed."""
     sys.modules["__main__"].__doc__ = __doc__  # --help begins with it
     define_flags()

@@ -192,7 +192,7 @@ def sample_frames(
         ValueError: if there are not T maps, or `out` has a wrong shape.
     """
     compiled, size = _compiled_sample(), tuple(map(float, size))
-    return _compute_by_frame(
+    return _compute_frames(
         lambda frame, xy, dtype: compiled(frame, xy, size, dtype), maps, [tracks], out
     )
 
@@ -209,7 +209,7 @@ def _compiled_sample():
     return jax.jit(sample, static_argnums=3)
 
 
-def _compute_by_frame(function, maps, points, out, width=None):
+def _compute_frames(function, maps, points, out, width=None):
     """Fills `out` [N, T, *C] with a compiled function of each map and the points there.
 
     points: arrays [N, T, ...]. width: of the values, if it is not that of the maps.
@@ -337,7 +337,7 @@ def depth_feature_frames(
         ValueError: if there are not T maps, or `out` has a wrong shape.
     """
     compiled, size = _compiled_depth_features(), tuple(map(int, size))
-    return _compute_by_frame(
+    return _compute_frames(
         lambda frame, xy, z, dtype: compiled(frame, xy, z, float(scale), size, dtype),
         depth,
         [tracks, z],

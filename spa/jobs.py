@@ -367,7 +367,7 @@ _at_work = _is_ending = False
 
 
 def _begin_worker(parent) -> None:
-    signal.signal(signal.SIGTERM, _on_sigterm)
+    signal.signal(signal.SIGTERM, _handle_sigterm)
     threading.Thread(target=_watch, args=(parent,), daemon=True).start()
 
 
@@ -386,7 +386,7 @@ def _watch(parent) -> None:
     os._exit(1)
 
 
-def _on_sigterm(*_) -> None:
+def _handle_sigterm(*_) -> None:
     if _at_work:
         raise SystemExit(1)
     if not _is_ending:

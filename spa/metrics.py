@@ -76,15 +76,15 @@ def scale_factor(
         with np.errstate(divide="ignore", invalid="ignore"):
             return tracks[..., 2:] / predicted[..., 2:]
     if scaling in ("per_trajectory", "local_neighborhood"):
-        true_depth = _at_frames(tracks[..., 2], query_frames)
-        depth = _at_frames(predicted[..., 2], query_frames)
+        true_depth = _select_frames(tracks[..., 2], query_frames)
+        depth = _select_frames(predicted[..., 2], query_frames)
         ratio = np.maximum(true_depth, SMALLEST_DEPTH)
         return (ratio / np.maximum(depth, SMALLEST_DEPTH))[..., None]
     distances = _distances(tracks), _distances(predicted)
     both = visible & predicted_visible
     if scaling == "median_on_queries":
-        both = _at_frames(both, query_frames)
-        distances = [_at_frames(d, query_frames) for d in distances]
+        both = _select_frames(both, query_frames)
+        distances = [_select_frames(d, query_frames) for d in distances]
     true_size, size = (
         _average(np.where(both, d, np.nan), scaling == "mean") for d in distances
     )
@@ -165,7 +165,7 @@ def _distances(points):
     return np.sqrt(np.maximum(np.square(points).sum(axis=-1), SMALLEST_DEPTH))
 
 
-def _at_frames(values, frames):
+def _select_frames(values, frames):
     """[*B, N, T] at each track's own frame, [*B, N, 1]."""
     return np.take_along_axis(values, np.asarray(frames)[..., None], axis=-1)
 
@@ -303,7 +303,7 @@ def _neighbour_metrics(
 
 
 def _near(points, radius):
-    """Which of the points [N, 3] lie near which, [N, N]."""
+    """Returns a mask [N, N] of which points [N, 3] lie near which."""
     return _squared_distance(points[:, None], points) < radius**2
 
 
@@ -416,7 +416,7 @@ def point_stays(batch: dict) -> Float[np.ndarray, "B Q T C"]:
     """Predicts that every query point stays where it is.
 
     Args:
-        batch: of DESIGN section 5, with `query_points [B, Q, 1 + C]` and, for its
+        batch: of docs/formats.md, with `query_points [B, Q, 1 + C]` and, for its
             number of frames, `query_tracks [B, Q, T, C]`.
 
     Returns:
@@ -522,7 +522,7 @@ def image_errors(tracks: np.ndarray, batch: dict) -> np.ndarray:
 
     Args:
         tracks: predictions `[B, Q, T, C]` for the batch's query tracks.
-        batch: of DESIGN section 5, with `query_tracks` and, in 3D, `intrinsics` and
+        batch: of docs/formats.md, with `query_tracks` and, in 3D, `intrinsics` and
             `frame_size`; without the latter the principal point is taken for the
             frame's centre.
 

@@ -65,7 +65,7 @@ def quick_model(model_type):
 
 
 def parameter(name: str, shape) -> np.ndarray:
-    """The value that DESIGN section 4 gives to a parameter of the fixture."""
+    """The value that docs/notes.md gives to a parameter of the fixture."""
     rng = np.random.default_rng(zlib.crc32(name.encode()))
     value = rng.standard_normal(shape, dtype=np.float32)
     if name.endswith("state_init"):

@@ -2,7 +2,7 @@
 
 Functions of a flat dict of parameters, `"compressor/kernel"` and so on. Nothing is
 shared between queries: each carries a copy of all latents through every layer, all
-queries at once, as the published computation does (DESIGN section 7).
+queries at once, as the published computation does (docs/training.md).
 """
 
 import jax

@@ -27,7 +27,7 @@ def dipping(low=0.4):
 
 
 def write_result(folder, name, realism, curve=None, has_video=True, **changes):
-    """One video's sub-folder as DESIGN section 5 has it; two points that stand still,
+    """One video's sub-folder as docs/formats.md has it; two points that stand still,
     a surprising one at (90, 45) and a usual one at (30, 45)."""
     curve = [None] + [0.9] * (FRAMES - 1) if curve is None else curve
     path = folder / name

@@ -26,7 +26,7 @@ POINTS_PER_ENTITY = 16
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """How query points are chosen.
+    """Choices for query points.
 
     Attributes:
         num_frames: of the clip, spread over it, that are clustered; all of a shorter

@@ -197,7 +197,7 @@ def flatten_depth(example: Example) -> Example:
     """Returns the example without depth and focal length: pixels lifted at z = 1.
 
     fx = fy = max(H, W), centre at (W/2, H/2), as for any video of unknown intrinsics
-    (DESIGN section 3). Hidden points become zero. What is known of depth is gone, and
+    (docs/DESIGN.md). Hidden points become zero. What is known of depth is gone, and
     `unit_depth` says so.
     """
     height, width = int(example["height"]), int(example["width"])

@@ -183,7 +183,7 @@ def _depth_map(depth: np.ndarray, num_frames: int) -> np.ndarray:
 
 
 def read_example(path: str | os.PathLike, with_video: bool = False) -> Example:
-    """Reads an .npz of DESIGN section 5: `tracks_3d [N, T, 3]`, `visible [N, T, 1]`.
+    """Reads an .npz of docs/formats.md: `tracks_3d [N, T, 3]`, `visible [N, T, 1]`.
 
     Optional: `intrinsics` as `[4]`, `[3, 3]` or `[T, 3, 3]` (one camera: it must not
     zoom), `height` and `width`, `video`, `depth [T, h, w]`, `dino_features [N, T, D]`,

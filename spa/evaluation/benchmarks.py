@@ -15,8 +15,8 @@ from spa.realism.scorer import Scorer
 
 
 class Benchmark(NamedTuple):
-    """What is done for a name: clips are read, scored and reported on, or `run` does it
-    all. Each of these functions is given the flags that its parameters are named after.
+    """The functions of a benchmark: clips are read, scored and reported on, or `run`
+    does it all. Each is given the flags that its parameters are named after.
 
     Attributes:
         read: the dataset's path, and flags, to clips.

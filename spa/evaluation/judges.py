@@ -44,7 +44,7 @@ class Judges:
         options: how it scores.
         trajan: the 2D model beside it, with parameters on the device; None if it is
             not there.
-        heads: of pipeline.load_heads: "all" is the one that scores, "no model" the same
+        heads: of scorer.load_heads: "all" is the one that scores, "no model" the same
             on what needs none; "without KIND" and "no model without KIND" never saw
             that violation. Of the last two all kinds are there, or none.
         notes: what lacks.

@@ -29,7 +29,7 @@ class Table(NamedTuple):
 
 @dataclasses.dataclass
 class Report:
-    """What is found out.
+    """The findings of a benchmark.
 
     Attributes:
         metrics: what metrics.json holds, with Estimates.

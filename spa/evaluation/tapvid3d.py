@@ -82,7 +82,7 @@ def tapnet_metrics(
     """Returns the same by an installed tapnet's own function.
 
     It is called with a batch of one clip, which is the one way in which all scalings
-    but local_neighborhood work (DESIGN section 6); that takes no batches, and gives
+    but local_neighborhood work (docs/notes.md); that takes no batches, and gives
     numbers per track, of which this is the mean.
 
     Raises:

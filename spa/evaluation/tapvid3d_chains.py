@@ -89,7 +89,7 @@ def _windows(num_frames, length) -> list[tuple[int, int]]:
 
 
 def _splits(clip, options) -> Bool[np.ndarray, "S N"]:
-    """Which tracks are held out in each split: every track in one of them."""
+    """Returns which tracks each split holds out: every track is held out in one."""
     keys = np.arange(len(clip.query_points), dtype=np.uint64)
     drawn = split_lots(keys, 0, options)
     return deal_splits(drawn[None], options)
@@ -252,8 +252,8 @@ def link_points(
 def _supports(
     clips, windows, held, model, options
 ) -> Iterator[tuple[Key, dict | None, float]]:
-    """For every window of every split: its support batch (DESIGN section 5), and the
-    scale it is seen at. None where no support track is visible."""
+    """Yields for every window of every split its support batch (docs/formats.md), None
+    where no support track is visible, and the scale it is seen at."""
     most = max(len(clip.query_points) for clip in clips)
     num_support = min(options.num_support_tracks, 128 * -(-most // 128))
     for i, clip in enumerate(clips):

@@ -44,7 +44,7 @@ def check_batch(config, inputs: dict) -> dict:
 
     Args:
         config: model or ModelConfig.
-        inputs: batch of DESIGN section 5.
+        inputs: batch of docs/formats.md.
 
     Returns:
         Those of its arrays that the model looks at.

@@ -18,7 +18,7 @@ def support_batch(
     num_frames: int,
     features: dict[str, Float[np.ndarray, "n L D"]] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Returns a batch of one clip (DESIGN section 5), padded with invisible tracks and
+    """Returns a batch of one clip (docs/formats.md), padded with invisible tracks and
     frames to [1, num_support, num_frames, ...]: few shapes, so that little is compiled.
 
     Args:

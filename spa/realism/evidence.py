@@ -213,7 +213,7 @@ def nearest_motion(
 
 
 def _nearest_rows(asked, others):
-    """Which of some positions [m, 2] is nearest to each of those asked for [n, 2]."""
+    """Returns the row of the position [m, 2] nearest to each one asked for [n, 2]."""
     # So few are asked for at once that to build a tree takes longer.
     away = cdist(asked, others, "sqeuclidean")
     found = away.argmin(axis=1)

@@ -60,7 +60,7 @@ def prepare(video: Video, options: Options) -> tuple[Video, list[int]]:
 
 @dataclasses.dataclass(frozen=True)
 class FrontEnds:
-    """What turns frames into tracks, features and depth, loaded once for many clips.
+    """Functions from frames to tracks, features and depth, loaded once for many clips.
 
     Attributes:
         track: (frames, max_tracks=...) to Tracks2D in pixels of the frames.

@@ -281,7 +281,7 @@ def _is_still(tracks, ids) -> bool:
 
 
 def _first_split(tracks, held_out):
-    """The arrays of predictions.npz (DESIGN section 5): split 0 and its support."""
+    """The arrays of predictions.npz (docs/formats.md): split 0 and its support."""
     windows, first = held_out.windows, held_out.splits == 0
     queries = held_out.ids[first]
     support = np.unique(np.concatenate([window.support[0] for window in windows]))
@@ -308,7 +308,7 @@ def _first_split(tracks, held_out):
 
 
 def _scored_points(tracks, ids, scores, video):
-    """The arrays of result_with_scores.npz (DESIGN section 5) but for the video.
+    """The arrays of result_with_scores.npz (docs/formats.md) but for the video.
 
     Where poses are unknown the camera does not move as far as is known: world and
     camera frame are one.

@@ -1,4 +1,4 @@
-"""The files of a result (DESIGN section 5), and its row in a table of many."""
+"""The files of a result (docs/formats.md), and its row in a table of many."""
 
 import os
 import zipfile
@@ -18,7 +18,7 @@ def save_result(
     output_dir: str | os.PathLike,
     result_video_size: int = WORKING_SIZE,
 ) -> list[str]:
-    """Writes a result as DESIGN section 5 has it: all files appear, whole, or none.
+    """Writes a result as docs/formats.md has it: all files appear, whole, or none.
 
     Args:
         result: of a Scorer.

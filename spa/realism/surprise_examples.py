@@ -228,12 +228,12 @@ def clip_fields(file, kind, condition, checkpoint, options):
     """Of each window of a clip, its Fields and culprits as in Example.
 
     Args:
-        file: of offline_proof.make_pool or of damaged_pool; its stem alone counts for
+        file: of pools.make_pool or of damaged_pool; its stem alone counts for
             VARIED.
         kind: of violation or of PIECES, SOFT_WARP or "none".
-        condition: one of offline_proof.CONDITIONS, or surprise_training's VARIED,
+        condition: one of pools.CONDITIONS, or surprise_training's VARIED,
             DAMAGED, TORN or PIECE.
-        checkpoint, options: of pipeline.py.
+        checkpoint, options: of scoring.
     """
     seed = int(file.stem)
     if condition == surprise_training.VARIED:

@@ -66,7 +66,7 @@ class Tracks3D:
 
     @functools.cached_property
     def seen(self) -> Bool[np.ndarray, "N T"]:
-        """Where tracks are visible."""
+        """A mask of where tracks are visible."""
         return self.visible[..., 0] > 0
 
     @functools.cached_property

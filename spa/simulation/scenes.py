@@ -22,7 +22,7 @@ class NoScene(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """A training example (DESIGN section 5) and what it was made from.
+    """A training example (docs/formats.md) and what it was made from.
 
     tracks_3d: `[N, T, 3]` float32, metres, in the camera frame of each frame.
     visible: `[N, T, 1]` float32, 0 or 1. instance_ids: `[N]` int32, 0 is static.

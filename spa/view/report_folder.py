@@ -24,7 +24,7 @@ DROP_SPREADS = 3.0  # or so many robust standard deviations of the curve
 
 @dataclasses.dataclass
 class Score:
-    """What is known of one video; None where its result does not say.
+    """One video's result; None where it does not say.
 
     Attributes:
         name: of its folder among the results, by which two folders are matched.
@@ -34,7 +34,7 @@ class Score:
             spread being between splits.
         tracks, frames, fps, size: (width, height) of the file.
         cuts: first frames of shots.
-        warnings, notes: said by the pipeline.
+        warnings, notes: said by scoring.
         curve: [T] the score over time.
         settings: checkpoint, version and options, which must agree to compare.
         measure: what realism is made from.

@@ -32,7 +32,7 @@ DRAWN = 1  # counted up when videos are drawn in another way
 
 @dataclasses.dataclass
 class Pictures:
-    """What the page shows of one result.
+    """Pictures of one result on the page.
 
     Attributes:
         thumbnail: a JPEG, empty if there is none.

@@ -186,7 +186,7 @@ def upwards(extrinsics: Float[np.ndarray, "T 4 4"]) -> Float[np.ndarray, "3"]:
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """Where a scene is shown: around the origin, at size 1, be it of mm or km.
+    """The place of a scene in view: around the origin, at size 1, be it of mm or km.
 
     Attributes:
         centre, scale: what is taken off coordinates, and what they are multiplied by.

@@ -45,7 +45,7 @@ def test_shapes_written_out_here_are_those_of_the_fixture():
 
 
 def test_trajan_public_file(tmp_path):
-    """Its form, with values by the rule of DESIGN section 4."""
+    """Its form, with values by the rule of docs/notes.md."""
     path = tmp_path / "track_autoencoder_ckpt.npz"
     values = {name: cases.parameter(name, TREE[name]) for name in TREE}
     np.savez(path, **values)

@@ -176,8 +176,8 @@ def test_query_points_do_not_count(held_out):
 
 
 def test_one_window_step_by_step(held_out, checkpoint):
-    """Support, scale and query as DESIGN sections 3 and 5 have them, fed to the model
-    unpadded and without the pipeline's own steps."""
+    """Support, scale and query as docs/DESIGN.md and formats.md have them, fed to the
+    model unpadded and step by step."""
     tracks, found = held_out
     window, split = found.windows[1], 2
     span = np.s_[window.start : window.stop]

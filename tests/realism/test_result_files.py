@@ -1,4 +1,4 @@
-"""What `save_result` writes is as DESIGN section 5 has it."""
+"""What `save_result` writes is as docs/formats.md has it."""
 
 import dataclasses
 import json

@@ -17,7 +17,7 @@ QUANTILE_SAMPLES = 1 << 22
 
 @dataclass(frozen=True)
 class DepthModel:
-    """Where depth comes from.
+    """A source of depth, loaded.
 
     Attributes:
         name: which, for the result.
