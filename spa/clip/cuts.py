@@ -278,16 +278,27 @@ def content_box(
 
 def _border_ends(frames, axis):
     # Where the picture begins and ends, from lines along `axis`.
+    count = frames[0].shape[1 - axis]
+    # Of most clips no outermost line is flat, and the others need not be looked at.
+    if not any(
+        all(_is_flat(frame.take(line, 1 - axis)) for frame in frames)
+        for line in (0, count - 1)
+    ):
+        return 0, count
     flat, colours = True, []
     for frame in frames:
         flat = flat & (frame.std(axis=axis).max(axis=-1) < FLAT)
         colours.append(frame.mean(axis=axis))
     flat &= np.ptp(colours, axis=0).max(axis=-1) < STEADY
-    count, colour = len(flat), np.mean(colours, axis=0)
+    colour = np.mean(colours, axis=0)
     start = _border_width(flat, colour)
     stop = count - _border_width(flat[::-1], colour[::-1])
     start += BORDER_EDGE * (start > 0)
     return start, stop - BORDER_EDGE * (stop < count)
+
+
+def _is_flat(line):
+    return line.std(axis=0).max() < FLAT
 
 
 def _border_width(flat, colour):
