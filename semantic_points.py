@@ -53,7 +53,9 @@ def define_input_flags() -> None:
     """Defines what is read and tracked, by what, and where files go."""
     flags.DEFINE_string("csv_path", None, "A CSV with columns video_path and dataset.")
     flags.DEFINE_string("base_feat_path", "outputs/semantic_points", "Where files go.")
-    flags.DEFINE_string("tracker", "lk", "lk, or cotracker3.")
+    flags.DEFINE_string(
+        "tracker", "lk", "One of: " + ", ".join(tracking.TRACKERS) + "."
+    )
     flags.DEFINE_string("cotracker_repo", None, "A clone of co-tracker.")
     flags.DEFINE_string("cotracker_checkpoint", None, "Its weights.")
     flags.DEFINE_string(

@@ -172,7 +172,8 @@ def row(score: dict, folder: str) -> dict:
     return {
         "video": score["video"],
         "folder": folder,
-        **replace_nan({name: score[name] for name in NUMBERS}),
+        # A result from before there was a column has nothing in it.
+        **replace_nan({name: score.get(name) for name in NUMBERS}),
         "num_windows": len(score["windows"]),
         "num_cuts": len(score["cuts"] or ()),
         "warnings": "; ".join(score["warnings"]),

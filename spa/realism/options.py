@@ -35,7 +35,7 @@ class Options:
     the defaults by name, and `make_options` checks what is chosen."""
 
     tracker: str = _option("lk", "tracker",
-        "lk, or cotracker3.", names=tuple(tracking.TRACKERS))
+        "One of: " + ", ".join(tracking.TRACKERS) + ".", names=tuple(tracking.TRACKERS))
     tracking_grid_size: int = _option(32, "scoring",
         "Points are seeded on a grid this wide.",
         least=1, most=WORKING_SIZE)  # else its cells were less than a pixel
