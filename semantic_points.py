@@ -111,11 +111,7 @@ def define_sampling_flags() -> None:
 
 
 def given_settings() -> Settings:
-    """Returns what the flags ask for.
-
-    Raises:
-        PointsError: what cannot be.
-    """
+    """Returns what the flags ask for; PointsError for what cannot be."""
     if FLAGS.tracker not in tracking.TRACKERS:
         have = ", ".join(tracking.TRACKERS)
         raise PointsError(f"no tracker {FLAGS.tracker!r}: have {have}")

@@ -31,17 +31,11 @@ def project_3d_to_2d(
     intrinsics: Float[np.ndarray, "3 3"],
     extrinsics: Float[np.ndarray, "4 4"],
 ) -> tuple[Float[np.ndarray, "N 2"], Float[np.ndarray, " N"]]:
-    """Projects points in the world to pixels of one camera.
+    """Projects points in the world to pixels of one camera (intrinsics in pixels,
+    extrinsics world-to-camera), and returns their depths, too.
 
-    Args:
-        coords_3d: [N, 3] in the world.
-        intrinsics: [3, 3] in pixels.
-        extrinsics: world-to-camera, [4, 4].
-
-    Returns:
-        Pixels [N, 2] and depths [N]. What is not in front of the camera has no pixel:
-        NaN, where the published function has a mirror image, or (0, 0).
-    """
+    What is not in front of the camera has no pixel: NaN, where the published function
+    has a mirror image, or (0, 0)."""
     points = np.asarray(coords_3d, np.float64)
     pose = np.asarray(extrinsics, np.float64)
     with np.errstate(invalid="ignore", over="ignore"):
@@ -64,19 +58,10 @@ def project_all_tracks(
 ) -> Float[np.ndarray, "N T 2"]:
     """Projects tracks in the world to pixels of the video.
 
-    Args:
-        coords_3d: [T, N, 3] in the world.
-        intrinsics: [3, 3] or one per frame, in pixels of the video.
-        extrinsics: world-to-camera, [4, 4] or one per frame.
-        resize_height, resize_width: size at which the published function projects,
-            before it scales pixels back. The result does not hang on it; like the next
-            two it is here so that callers need not change.
-        original_height, original_width: size of the video.
-
-    Returns:
-        Pixels [N, T, 2], where they are: NaN behind the camera, and not moved to the
-        border where they are out of the frame, as the published function does.
-    """
+    Cameras are one or one per frame, intrinsics in pixels of the video, extrinsics
+    world-to-camera. The sizes are here so that callers of the published function, which
+    projects at another size and scales back, need not change. NaN behind the camera;
+    not moved to the border where out of the frame, as there."""
     del resize_height, resize_width, original_height, original_width
     num_frames, num_tracks = coords_3d.shape[:2]
     intrinsics = np.broadcast_to(intrinsics, (num_frames, 3, 3))
@@ -111,26 +96,21 @@ def paint_frames(
     the point is visible and inside the frame at both of its ends.
 
     Args:
-        frames: T frames, BGR. They are not changed.
-        tracks: pixels, [N, T, 2]; NaN where there is no point.
-        visibles: [N, T]; None: all are visible.
-        scores: [T, N] in 0..1; NaN, drawn grey, where there is none.
+        frames: BGR; they are not changed.
+        tracks: pixels; NaN where there is no point.
+        visibles: None: all are visible.
+        scores: 0..1; NaN, drawn grey, where there is none.
         trail: steps of a trail, 0 for none.
         point_size: radius of points in pixels.
         hidden: points that are not visible are rings, "hollow", grey without a score;
             or left out, "skip"; or "lost": rings that have a score, while those without
             one are left out, if any point has one.
-        margin: whether there is a strip below with a colour bar and the mean score of
-            the frame. The video is at the top left, where it was, and as it was.
+        margin: a strip of `margin_height` below with a colour bar and the mean score.
         score_range: what the scores 0 and 1 were before they were normalised, which is
             what the margin says.
-        running_scores: [T], the true scores that the margin says, frame by frame; None:
-            the means of `scores`.
+        running_scores: the true scores that the margin says, frame by frame; None: the
+            means of `scores`.
         side_by_side: the frame itself to the left of the painted one.
-
-    Yields:
-        T frames, BGR, [H, W, 3]; higher by the margin (`margin_height`), and twice as
-        wide side by side.
 
     Raises:
         VisualizeError: at once, for arrays that do not fit each other or options that
@@ -219,8 +199,8 @@ def _paint_tracks(frames, tracks, visibles, scores, trail, point_size, shown):
 
 
 def _positions(points, shape):
-    """Returns positions [N] as OpenCV takes them, in parts of a pixel, and which lie in
-    the frame [N]."""
+    """Returns positions as OpenCV takes them, in parts of a pixel, and which lie
+    inside."""
     x, y = points[:, 0], points[:, 1]
     with np.errstate(invalid="ignore"):
         inside = (x >= 0) & (x < shape[1]) & (y >= 0) & (y < shape[0])
@@ -281,10 +261,10 @@ def draw_result(
     margin: bool = True,
     side_by_side: bool = False,
 ) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
-    """Paints a result's tracks on its frames, read and painted one by one.
+    """Yields a result's frames, RGB, with its tracks, read and painted one by one.
 
-    Tracks are drawn by falling lowest score, so that the worst lie on top. By default
-    a point that is neither visible nor scored is not drawn, if any is scored: many
+    Tracks are drawn by falling lowest score, so that the worst lie on top. By default a
+    point that is neither visible nor scored is not drawn, if any is scored: many
     trackers leave one where it was lost.
 
     Args:
@@ -293,13 +273,6 @@ def draw_result(
         normalize: spread scores over 0..1, see `normalize_scores`; else they are the
             true ones.
         worst: draw only so many tracks, those with the lowest scores.
-
-    Yields:
-        T frames, RGB.
-
-    Raises:
-        VisualizeError: as `read_result` and `paint_frames`, at once; scores
-            outside of 0..1 that are not to be normalised; a video that cannot be read.
     """
     data = result if isinstance(result, dict) else read_result(result)
     true = data["coords_score"]
@@ -339,11 +312,7 @@ def is_in_frame(data: dict) -> Bool[np.ndarray, "N T"]:
 
 
 def write_png(path: str | os.PathLike, frame: UInt8[np.ndarray, "H W 3"]) -> None:
-    """Writes an RGB frame as a PNG, whole or not at all.
-
-    Raises:
-        OSError: it cannot be written.
-    """
+    """Writes an RGB frame as a PNG, whole or not at all."""
     data = cv2.imencode(".png", np.ascontiguousarray(frame[..., ::-1]))[1]
     with whole_file(path) as file:
         file.write(data.tobytes())

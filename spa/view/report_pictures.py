@@ -32,17 +32,9 @@ DRAWN = 1  # counted up when videos are drawn in another way
 
 @dataclasses.dataclass
 class Pictures:
-    """Pictures of one result on the page.
-
-    Attributes:
-        thumbnail: a JPEG, empty if there is none.
-        original, painted: H.264 files, None if the result has no video, or was not
-            chosen to have one in the page.
-        size: (width, height) of both.
-        fps: of both.
-        absent: why there is no video.
-        note: what the video leaves out.
-    """
+    """A JPEG and two H.264 files of one result on the page, as far as it has a video
+    and was chosen to show it; `absent` says why not, `note` what the video leaves
+    out."""
 
     thumbnail: bytes = b""
     original: Path | None = None
@@ -61,22 +53,11 @@ def add_pictures(
     crf: int,
     scratch: str | os.PathLike,
 ) -> dict[int, Pictures]:
-    """Makes thumbnails of all entries, and videos of those chosen.
+    """Returns thumbnails of all entries and videos of those chosen, by id() of a Score.
 
-    Videos are kept in a folder `.report` in that of the results, so that a second run,
-    or one after an interruption, makes only what is new.
-
-    Args:
-        folders: that the sides of entries are of.
-        entries: all that the page lists.
-        chosen: those with videos.
-        video_size: longer side of the videos, pixels.
-        crf: quality of H.264, 0 (best) to 51.
-        scratch: a folder for videos of folders in which nothing can be written.
-
-    Returns:
-        By id() of a Score.
-    """
+    Videos are kept in a folder `.report` in that of the results, or in `scratch` where
+    nothing can be written, so that a second run, or one after an interruption, makes
+    only what is new."""
     wanted = {id(side) for entry in chosen for side in entry.sides}
     sides = [
         (side, folder.path)
@@ -144,12 +125,8 @@ def _progress(frames, data):
 
 
 class ReducedClip:
-    """A result's video with even sides of at most `size` pixels, frame by frame.
-
-    Attributes:
-        size: (width, height).
-        scale: what x and y are multiplied by.
-    """
+    """A result's video with even sides of at most so many pixels, frame by frame;
+    `size` is (width, height), `scale` what x and y are multiplied by."""
 
     def __init__(self, clip: StoredClip | FileClip, size: int):
         self.clip = clip

@@ -20,10 +20,8 @@ SMALL = {
 
 
 def load_visualization_data(npz_path: str | os.PathLike) -> dict:
-    """Returns `read_result` with all of its `video`, under its published name.
-
-    `video` is an array [T, 3, H, W], or, of more than MOST_WHOLE bytes, the clip.
-    """
+    """Returns `read_result` with its `video`, under its published name: an array [T, 3,
+    H, W], or, of more than MOST_WHOLE bytes, the clip."""
     data = read_result(npz_path)
     clip = data["clip"]
     is_small = 3 * len(clip) * math.prod(clip.size) <= MOST_WHOLE
@@ -31,12 +29,9 @@ def load_visualization_data(npz_path: str | os.PathLike) -> dict:
 
 
 def read_result(npz_path: str | os.PathLike) -> dict:
-    """Returns a result's arrays as they are drawn, checked. Memory does not grow with
-    the video, which stays in its file.
-
-    Args:
-        npz_path: result_with_scores.npz, or a file as TAPIP3D writes it (without
-            scores).
+    """Returns the arrays of a result_with_scores.npz, or of a file as TAPIP3D writes
+    it, as they are drawn, checked. Memory does not grow with the video, which stays in
+    its file.
 
     Returns:
         As published: `coords [T, N, 3]`, `coords_score [T, N]` (NaN where there is
@@ -44,10 +39,6 @@ def read_result(npz_path: str | os.PathLike) -> dict:
         `extrinsics [T, 4, 4]`, `visibs [T, N]` bool (all true where the file has none).
         Further `clip`, a StoredClip, or a FileClip where the result only names its
         video; `fps` (None if unknown), `has_scores`, `path`.
-
-    Raises:
-        UserError: not such a file, arrays missing or of shapes that do not fit
-            each other, or no video.
     """
     path = os.fspath(npz_path)
     if os.path.isdir(path):
@@ -187,19 +178,10 @@ def _are_whole(numbers):
 def prepare_video_for_visualization(
     video: np.ndarray,
 ) -> tuple[UInt8[np.ndarray, "T H W 3"], UInt8[np.ndarray, "T H W 3"]]:
-    """Returns a video as frames to show and as frames that OpenCV draws on.
+    """Returns a video as frames to show, RGB, and as frames that OpenCV draws on, BGR.
 
-    Args:
-        video: [T, 3, H, W], float in 0..1 or uint8 (which the published function takes
-            for white), or a clip. All of it is held in memory; `paint_frames` does
-            without.
-
-    Returns:
-        RGB and BGR, each [T, H, W, 3] uint8.
-
-    Raises:
-        VisualizeError: another shape, or floats that are not in 0..1.
-    """
+    It is [T, 3, H, W], float in 0..1 or uint8 (which the published function takes for
+    white), or a clip. All of it is held in memory; `paint_frames` does without."""
     if isinstance(video, StoredClip | FileClip):
         rgb = np.stack(list(video.frames()))
     else:

@@ -32,15 +32,11 @@ class Scene:
     """Tracks of a clip with scores and cameras.
 
     Attributes:
-        coords: [T, N, 3] in the world; anything where not visible.
-        scores: [T, N], NaN where there is none.
-        visible: [T, N]; where it is true, `coords` are finite.
-        intrinsics: [T, 3, 3] in pixels of `size`.
-        extrinsics: [T, 4, 4] world-to-camera.
-        size: (height, width) that the intrinsics are for.
-        pictures: of which `pictures[t]` is the frame [H, W, 3] RGB uint8, of any size;
-            None to show none.
-        fps: frames per second.
+        coords: in the world; anything where not visible.
+        scores: NaN where there is none.
+        visible: where it is true, `coords` are finite.
+        intrinsics, extrinsics: in pixels of `size` (height, width); world-to-camera.
+        pictures: frames, RGB uint8 of any size; None to show none.
         title: what the page calls it.
         score_range: the scores that are red and blue.
     """
@@ -62,19 +58,11 @@ def make_scene(
     normalize: bool | None = None,
     title: str | None = None,
 ) -> Scene:
-    """Returns a result as a scene.
+    """Returns a result, or what `results.read_result` made of it, as a scene.
 
-    Args:
-        data: a result_with_scores.npz, a file of TAPIP3D, or what `results.read_result`
-            made of it.
-        normalize: whether the lowest score is red and the highest blue; else 0 and 1
-            are. None: only where scores do not lie within 0..1.
-        title: what the page calls it; None: the result's folder and name.
-
-    Raises:
-        VisualizeError: as `read_result`; scores outside of 0..1 that are not
-            to be normalised; no visible point; cameras that cannot be.
-    """
+    With `normalize` the lowest score is red and the highest blue; else 0 and 1 are;
+    None: only where scores do not lie within 0..1. The page calls it by its folder and
+    name, unless there is a title."""
     if not isinstance(data, dict):
         data = read_result(data)
     scores, score_range = data["coords_score"], (0.0, 1.0)
@@ -190,8 +178,7 @@ class Placement:
 
     Attributes:
         centre, scale: what is taken off coordinates, and what they are multiplied by.
-        positions: [T, 3] of the cameras, as shown.
-        rotations: of the cameras, T of them.
+        positions, rotations: of the cameras, as shown.
         is_flat: see `is_flat`.
         depth: of the usual point, in the world.
         farthest: depth of what lies behind nearly all points, in usual depths.
@@ -264,14 +251,9 @@ def is_chosen(
     threshold: float = 0.5,
     unscored: bool = True,
 ) -> Bool[np.ndarray, " N"]:
-    """Returns the points that a filter lets through.
-
-    Args:
-        scores: NaN where there is none.
-        which: ALL; or BELOW or ABOVE the threshold, to which equal scores belong, too.
-        threshold: 0..1.
-        unscored: of ALL, whether points without a score are among them.
-    """
+    """Returns the points that a filter lets through: ALL, with or without those that
+    have no score; or BELOW or ABOVE the threshold, to which equal scores belong,
+    too."""
     if which == BELOW:
         return scores <= threshold  # False for NaN
     if which == ABOVE:
@@ -285,8 +267,7 @@ def frame_points(
     """Returns which points there are in a frame, and where.
 
     They are those which are visible, and those with a score that were visible in the
-    frame before: lost, they are where they were, as nobody knows where they are now.
-    """
+    frame before: lost, they are where they were, as nobody knows where they are now."""
     seen, coords = scene.visible[frame], scene.coords[frame]
     if not frame:
         return seen, coords
@@ -297,18 +278,9 @@ def frame_points(
 def trail_segments(
     scene: Scene, frame: int, length: int, chosen: Bool[np.ndarray, " N"]
 ) -> tuple[Float[np.ndarray, "S 2 3"], UInt8[np.ndarray, "S 2 3"]]:
-    """Returns where points of a frame came from, as segments between frames.
-
-    Args:
-        scene: what is shown.
-        frame: the one in which they end.
-        length: frames that they go back.
-        chosen: of which points.
-
-    Returns:
-        Ends [S, 2, 3] of segments in the world, and their colours: of the score in the
-        frame in which the segment ends. None crosses a frame where the point is hidden.
-    """
+    """Returns where the chosen points of a frame came from, `length` frames back:
+    segments in the world, none across a frame where the point is hidden, and their
+    colours, of the score in the frame in which the segment ends."""
     ends, scores = [np.zeros((0, 2, 3), np.float32)], [np.zeros(0, np.float32)]
     for t in range(max(frame - length, 0) + 1, frame + 1):
         both = chosen & scene.visible[t - 1] & scene.visible[t]
@@ -323,13 +295,8 @@ def key_frames(
     rotations: Rotation,
     count: int = NUM_KEY_FRAMES,
 ) -> list[int]:
-    """Returns a few frames, evenly spaced, of whose cameras no two are alike.
-
-    Args:
-        positions: of the cameras.
-        rotations: of the cameras, T of them.
-        count: at most this many.
-    """
+    """Returns at most `count` frames, evenly spaced, of whose cameras no two are
+    alike."""
     found = []
     for t in np.unique(np.linspace(0, len(positions) - 1, count).round().astype(int)):
         if not any(is_camera_alike(positions, rotations, t, s) for s in found):

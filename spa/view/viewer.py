@@ -54,11 +54,7 @@ GREEN, DIM = (60, 220, 120), (110, 110, 110)  # camera of the frame, and the oth
 
 
 def show(scene: Scene, port: int = 8080, host: str = "localhost") -> None:
-    """Shows a scene until Ctrl-C.
-
-    Raises:
-        VisualizeError: the port cannot be had, or viser is not installed.
-    """
+    """Shows a scene until Ctrl-C."""
     try:
         with Viewer(scene, port, host) as viewer:
             print(f"3D view: {viewer.url} (Ctrl-C ends it)", flush=True)
@@ -71,23 +67,9 @@ class Viewer:
     """A scene in the browser: tracks, cameras and pictures of one frame at a time.
 
     `time`, `playing`, `fps`, `trail`, `which`, `threshold`, `by`, `unscored`,
-    `point_size`, `pictures` and `picture_depth` are the controls; setting one's
-    `value` is as if it was moved in the page.
-
-    Args:
-        scene: what to show.
-        port: where; 0 for any that is free.
-        host: whom to serve; "0.0.0.0" is everyone in the network.
-
-    Attributes:
-        scene: what is shown.
-        placed: where it is shown.
-        server: of viser.
-        url: where the page is.
-
-    Raises:
-        VisualizeError: the port cannot be had, or viser is not installed.
-    """
+    `point_size`, `pictures` and `picture_depth` are the controls; setting one's `value`
+    is as if it was moved in the page. Port 0 is any that is free; host "0.0.0.0" serves
+    everyone in the network. VisualizeError: the port cannot be had, or viser lacks."""
 
     def __init__(self, scene: Scene, port: int = 8080, host: str = "localhost"):
         self.scene, self.placed = scene, place_scene(scene)
@@ -335,11 +317,7 @@ def _status(scene, frame, chosen):
 
 
 def free_port(host: str, port: int) -> int:
-    """Returns the port itself if it is free; of port 0, any that is.
-
-    Raises:
-        VisualizeError: it is taken, or not allowed.
-    """
+    """Returns the port itself if it is free and allowed; of port 0, any that is."""
     if not 0 <= port < 65536:
         raise VisualizeError(
             f"port is {port}, must be in 0..65535 (0: any that is free)"

@@ -28,19 +28,11 @@ INVERSE_TYPES = ("dpt",)
 
 
 def load(depth: str | os.PathLike, options=None) -> DepthModel:
-    """Loads a depth estimation model of transformers, which sees frame by frame.
+    """Loads a depth estimation model of transformers, which sees frame by frame, in
+    float16 on a GPU.
 
-    Args:
-        depth: a name on the Hugging Face hub, or a folder of `save_pretrained`.
-        options: has depth_metric: whether it gives depth rather than relative inverse
-            depth; by default what its configuration says.
-
-    Returns:
-        The model, in float16 on a GPU.
-
-    Raises:
-        FrontEndError: if it cannot be loaded, or does not say which depth it gives.
-    """
+    `depth_metric` of the options is whether it gives depth rather than relative inverse
+    depth; by default what its configuration says."""
     need_torch("depth estimation")
     need("transformers", "depth estimation", "pip install -r requirements.txt")
     device = pick_device()
@@ -79,12 +71,8 @@ def _is_metric(config, name):
 
 
 def _read_preprocessing(folder):
-    """Reads preprocessor_config.json by hand, since transformers' own image processors
-    want torchvision.
-
-    Raises:
-        FrontEndError: if it is no JSON, or states a size in words not known here.
-    """
+    """Reads preprocessor_config.json by hand, since transformers' own want
+    torchvision."""
     path = Path(folder) / "preprocessor_config.json"
     try:
         stored = json.loads(path.read_text()) if path.exists() else {}

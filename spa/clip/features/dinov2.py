@@ -14,19 +14,9 @@ BATCH_SIZES = {"cpu": 1, "cuda": 16}
 
 
 def load(options=None, long_side_patches: int = LONG_SIDE_PATCHES) -> FeatureModel:
-    """Loads DINOv2: the last layer's patch tokens, normalised as the network does.
-
-    Args:
-        options: has dino_model: a name on the Hugging Face hub, or a folder of
-            `save_pretrained`.
-        long_side_patches: patches along the frame's longer side.
-
-    Returns:
-        The model, in float16 on a GPU.
-
-    Raises:
-        FrontEndError: if it cannot be loaded; says what to do.
-    """
+    """Loads DINOv2: the last layer's patch tokens, normalised as the network does; in
+    float16 on a GPU. `dino_model` of the options is a name on the Hugging Face hub, or
+    a folder of `save_pretrained`."""
     need_torch("DINOv2")
     need("transformers", "DINOv2", "pip install -r requirements.txt")
     name = getattr(options, "dino_model", None) or DINO_MODEL

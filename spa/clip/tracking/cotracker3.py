@@ -44,13 +44,8 @@ POINT_FRAMES_PER_CALL = {"cpu": 1 << 15, "cuda": 1 << 18}
 
 @dataclass(frozen=True)
 class Network:
-    """One of CoTracker3's networks, ready to run.
-
-    Attributes:
-        predictor: its CoTrackerPredictor, or CoTrackerOnlinePredictor.
-        online: which of the two.
-        device: where it runs.
-    """
+    """One of CoTracker3's networks, ready to run: its CoTrackerPredictor, or
+    CoTrackerOnlinePredictor."""
 
     predictor: Any
     online: bool
@@ -58,17 +53,11 @@ class Network:
 
 
 def load(options=None) -> Callable[..., Tracks2D]:
-    """Returns `track_cotracker3` with the network that a clip's length asks for.
+    """Returns `track_cotracker3` with the network that a clip's length asks for;
+    options are cotracker_repo and cotracker_checkpoint, see `load_network`.
 
     One network is loaded now, so that what lacks is said before a clip is read, the
-    other when a clip needs it. A file of weights is one network, whatever the clip.
-
-    Args:
-        options: has cotracker_repo and cotracker_checkpoint, see `load_network`.
-
-    Raises:
-        FrontEndError: if code or weights cannot be had; says what to do.
-    """
+    other when a clip needs it. A file of weights is one network, whatever the clip."""
     need_torch("CoTracker3")
     repo = getattr(options, "cotracker_repo", None)
     checkpoint = getattr(options, "cotracker_checkpoint", None)
@@ -133,17 +122,15 @@ def load_network(
     cotracker_repo: str | os.PathLike | None = None,
     cotracker_checkpoint: str | os.PathLike | None = None,
 ) -> Network:
-    """Loads CoTracker3 from a clone, from the installed package `cotracker`, or from
-    torch.hub, in this order; its code and weights are CC-BY-NC-4.0.
+    """Loads CoTracker3 from a clone of github.com/facebookresearch/co-tracker, from the
+    installed package `cotracker`, or from torch.hub, in this order; its code and
+    weights are CC-BY-NC-4.0.
 
     Args:
         online: the network for long clips. A file of weights decides for itself.
-        cotracker_repo: a clone of github.com/facebookresearch/co-tracker.
+        cotracker_repo: the clone.
         cotracker_checkpoint: weights, scaled_offline.pth or scaled_online.pth; by
             default those in torch.hub's cache, fetched if need be.
-
-    Raises:
-        FrontEndError: if code or weights cannot be had; says what to do.
     """
     device, state = pick_device(), None
     if cotracker_checkpoint is not None:
@@ -160,11 +147,7 @@ def load_network(
 
 def find_code(cotracker_repo: str | os.PathLike | None = None) -> str | None:
     """Returns where CoTracker3's code is: the clone, the installed package, or
-    torch.hub's cache; None if nowhere.
-
-    Raises:
-        FrontEndError: if the clone is none.
-    """
+    torch.hub's cache; None if nowhere. FrontEndError if the clone is none."""
     if cotracker_repo is not None:
         repo = os.path.expanduser(os.fspath(cotracker_repo))
         if not os.path.isfile(os.path.join(repo, "cotracker", "predictor.py")):
@@ -286,25 +269,14 @@ def track_cotracker3(
     queries: Float[np.ndarray, "N 3"] | None = None,
     progress: bool = True,
 ) -> Tracks2D:
-    """Tracks by CoTracker3 (Karaev et al. 2024), both ways in time.
+    """Tracks by CoTracker3 (Karaev et al. 2024), both ways in time; see `track_lk`.
 
     Args:
-        frames: T frames [H, W, 3], RGB uint8.
-        grid_size: cells across and down; each gets one point, at its best corner.
-        network: of `load_network`.
         seed_every: frames between those in which empty cells are seeded anew.
         reach: frames, each way, that a point is followed at least, or to the clip's
             ends; keeps time and memory of a long clip in proportion to its length. All
             of a clip of at most OFFLINE_FRAMES if points are given; at most half of
             these, of longer clips, with the offline network.
-        max_tracks: upper bound on N, by default 8 grids full, shared out as for
-            `track_lk`.
-        queries: [N, 3] (frame, x, y) to follow instead, see `track`.
-        progress: show a progress bar where it takes longer than a second.
-
-    Returns:
-        Tracks in pixels of `frames`, in order of the frame they were seeded in; of
-        queries in theirs.
     """
     num_frames, (height, width) = len(frames), frames[0].shape[:2]
     if num_frames > OFFLINE_FRAMES and not network.online:
