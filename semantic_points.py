@@ -23,7 +23,7 @@ from spa.clip.semantic_many import (
     name_items,
     read_list,
 )
-from spa.clip.torch_models import need_torch
+from spa.clip.torch_models import need
 from spa.errors import PointsError
 from spa.flags import (
     check_output_dir,
@@ -144,7 +144,7 @@ def given_settings() -> Settings:
 
 def load_networks(settings: Settings) -> tuple:
     """Returns the feature model, None for a grid, and the tracker."""
-    need_torch("a file of points")
+    need("torch", "a file of points")
     given = {name: getattr(settings, name) for name in COTRACKER_FLAGS}
     given = {name: value for name, value in given.items() if value is not None}
     track = tracking.load_tracker(settings.tracker, **given)

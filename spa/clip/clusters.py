@@ -26,7 +26,7 @@ def bipartite_clusters(
     shape = tokens.shape
     flat = np.asarray(tokens, float).reshape(shape[0], -1, shape[-1])
     centroids = distinct_centroids(merge_tokens(flat, merge_ratio, num_iters))
-    return most_similar(flat, centroids).reshape(shape[:3])
+    return _similarity(flat, centroids).argmax(axis=-1).reshape(shape[:3])
 
 
 def merge_tokens(
@@ -77,13 +77,6 @@ def distinct_centroids(
                 added = np.concatenate([added, centroid[None]])
         kept = np.concatenate([kept, added])
     return kept
-
-
-def most_similar(
-    tokens: Float[np.ndarray, "*P D"], centroids: Float[np.ndarray, "K D"]
-) -> Int[np.ndarray, "*P"]:
-    """Returns the number of each token's most similar centroid, the first of equals."""
-    return _similarity(tokens, centroids).argmax(axis=-1)
 
 
 def _similarity(first, second):

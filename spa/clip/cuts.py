@@ -1,6 +1,7 @@
 """What frames show of a clip's making: hard cuts, repeated frames, uniform borders."""
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
 
 import cv2
@@ -55,8 +56,9 @@ def find_cuts(frames: Sequence[UInt8[np.ndarray, "h w 3"]]) -> list[int]:
     after it, while the frames on either side match each other. A flash, black frames, a
     fast pan, a thing that vanishes or moves at once, a jump in time within a shot: none
     of these is a cut. Frames that show nothing are looked past."""
-    thumbnails = _thumbnails(frames)
-    changed = np.array([0, *_mean_change(thumbnails)]) > LEAST_CHANGE
+    pairs = itertools.pairwise(_thumbnails(frames))
+    changed = np.array([0, *(cv2.absdiff(a, b).mean() for a, b in pairs)])
+    changed = changed > LEAST_CHANGE
     seen = _Keypoints(frames)
     last = len(frames) - 1
     # Frames STRIDE apart are compared first: most clips have no cut, and matching
@@ -67,11 +69,6 @@ def find_cuts(frames: Sequence[UInt8[np.ndarray, "h w 3"]]) -> list[int]:
         for suspect in _suspects(seen, changed, start, min(start + STRIDE, last))
     ]
     return [t for t in suspects if _is_cut(seen, t, len(frames))]
-
-
-def _mean_change(thumbnails):
-    pairs = zip(thumbnails[:-1], thumbnails[1:], strict=True)
-    return np.array([cv2.absdiff(a, b).mean() for a, b in pairs])
 
 
 class _Keypoints:
@@ -191,7 +188,7 @@ def _repeated_phases(moving, repeated, period):
 def _change_ratio(thumbnails):
     """Returns where something moves [T], and a frame's change by that around it [T]."""
     change = [0.0]
-    for a, b in zip(thumbnails[:-1], thumbnails[1:], strict=True):
+    for a, b in itertools.pairwise(thumbnails):
         difference = cv2.absdiff(a, b).astype(np.float32).mean(axis=-1).ravel()
         # Not the mean: what moves may be small, and noise is everywhere.
         largest = max(1, round(LARGEST_CHANGES * len(difference)))

@@ -260,17 +260,6 @@ def grid_queries(size: tuple[int, int], grid_size: int) -> Queries:
     return Queries(points, np.zeros(len(points), np.int64), labels, np.zeros(1, int))
 
 
-def semantic_queries(
-    frames: Sequence[UInt8[np.ndarray, "H W 3"]],
-    model: features.FeatureModel,
-    sampling: Sampling,
-) -> Queries:
-    """Returns points on the entities of a clip, by a network's features."""
-    chosen = sample_frames(len(frames), sampling.num_frames)
-    tokens = clip_tokens([frames[t] for t in chosen], model, sampling.num_patches)
-    return find_queries(tokens, chosen, frames[0].shape[:2], sampling)
-
-
 def semantic_tracks(
     frames: Sequence[UInt8[np.ndarray, "H W 3"]],
     model: features.FeatureModel | None,
@@ -292,7 +281,10 @@ def semantic_tracks(
     """
     sampling = sampling or Sampling()
     if grid_size is None:
-        queries = semantic_queries(frames, model, sampling)
+        chosen = sample_frames(len(frames), sampling.num_frames)
+        seen = [frames[t] for t in chosen]
+        tokens = clip_tokens(seen, model, sampling.num_patches)
+        queries = find_queries(tokens, chosen, frames[0].shape[:2], sampling)
     else:
         queries = grid_queries(frames[0].shape[:2], grid_size)
     rows = np.arange(len(queries.points))

@@ -152,14 +152,14 @@ def extract_many(
     if not to_do:
         return []
     model, track = load()
-
-    def work(item):
-        return extract(item, settings, model, track)
-
-    def save(item, found):
-        save_files(item, settings, *found)
-
-    return list(jobs.run_items(to_do, work, save, what="videos", unit="video"))
+    outcomes = jobs.run_items(
+        to_do,
+        lambda item: extract(item, settings, model, track),
+        lambda item, found: save_files(item, settings, *found),
+        what="videos",
+        unit="video",
+    )
+    return list(outcomes)
 
 
 def _stored_provenance(item) -> dict | None:

@@ -17,24 +17,18 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
+from spa.clip.availability import INSTALL
 from spa.errors import FrontEndError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-def need(package: str, who: str, install: str | None = None) -> None:
+def need(package: str, who: str, install: str = INSTALL) -> None:
     """Raises FrontEndError unless a package is installed, with the command that brings
     it."""
     if importlib.util.find_spec(package) is None:
-        raise FrontEndError(
-            f"{who} needs {package}, which is not installed: "
-            f"{install or f'pip install {package}'}"
-        )
-
-
-def need_torch(who: str) -> None:
-    need("torch", who, "pip install -r requirements.txt")
+        raise FrontEndError(f"{who} needs {package}, which is not installed: {install}")
 
 
 def pick_device() -> str:

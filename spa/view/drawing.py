@@ -1,6 +1,7 @@
 """Points and trails on frames, coloured by score."""
 
 import collections
+import itertools
 import os
 from collections.abc import Iterable, Iterator
 
@@ -189,7 +190,7 @@ def _paint_tracks(frames, tracks, visibles, scores, trail, point_size, shown):
         seen = inside & visibles[:, t]
         colours = [tuple(colour) for colour in colours_bgr(scores[t]).tolist()]
         recent.append((positions, seen))
-        picture = _paint_trails(frame, list(recent), colours)
+        picture = _paint_trails(frame, recent, colours)
         drawn = inside & shown[:, t]
         _paint_points(picture, tracks[:, t], drawn, seen, colours, point_size)
         count += 1
@@ -215,9 +216,7 @@ def _paint_trails(frame, recent, colours):
     if len(recent) < 2:
         return frame.copy()
     overlay, line, smooth = frame.copy(), cv2.line, cv2.LINE_AA
-    for (starts, seen_before), (ends, seen) in zip(
-        recent[:-1], recent[1:], strict=True
-    ):
+    for (starts, seen_before), (ends, seen) in itertools.pairwise(recent):
         for n in np.flatnonzero(seen_before & seen).tolist():
             line(overlay, starts[n], ends[n], colours[n], 1, smooth, SHIFT)
     return cv2.addWeighted(overlay, TRAIL_WEIGHT, frame, 1 - TRAIL_WEIGHT, 0)
@@ -243,10 +242,8 @@ def paint_point_track_with_colors(
     """Paints tracks on a whole video, as the published function; see `paint_frames`,
     whose further options it takes. There is no margin unless asked for."""
     options = {"margin": False} | options
-    painted = paint_frames(
-        video, tracks, visibles, scores, trail, point_size, **options
-    )
-    painted = list(painted)
+    arrays = video, tracks, visibles, scores
+    painted = list(paint_frames(*arrays, trail, point_size, **options))
     return np.stack(painted) if painted else np.asarray(video).copy()
 
 
@@ -283,14 +280,12 @@ def draw_result(
         scores, score_range = true, (0.0, 1.0)
     order = drawing_order(true) if worst is None else worst_tracks(true, worst)[::-1]
     scores = scores[:, order]
-    tracks = project_all_tracks(
-        data["coords"][:, order], data["intrinsics"], data["extrinsics"]
-    )
-    visibles = data["visibs"][:, order].T
+    cameras = data["intrinsics"], data["extrinsics"]
+    tracks = project_all_tracks(data["coords"][:, order], *cameras)
     painted = paint_frames(
         (frame[..., ::-1] for frame in data["clip"].frames()),
         tracks,
-        visibles,
+        data["visibs"][:, order].T,
         scores,
         trail,
         point_size,

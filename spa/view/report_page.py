@@ -98,7 +98,15 @@ def page_data(
         })  # fmt: skip
     data = {
         "title": " and ".join(folder.name for folder in folders),
-        "folders": [_describe_folder(folder) for folder in folders],
+        "folders": [
+            {
+                "name": folder.name,
+                "count": len(folder.scores),
+                "mean": mean_realism(folder.scores),
+                "failed": [{"name": n, "error": error} for n, error in folder.failed],
+            }
+            for folder in folders
+        ],
         "basis": _describe_scorers(folders),
         "notes": comparability_notes(folders),
         "comparison": compare(entries) if len(folders) > 1 else None,
@@ -137,15 +145,6 @@ def _describe_side(score, pictures, media) -> dict:
 
 def _rounded(value):
     return None if value is None else round(float(value), DECIMALS)
-
-
-def _describe_folder(folder) -> dict:
-    return {
-        "name": folder.name,
-        "count": len(folder.scores),
-        "mean": mean_realism(folder.scores),
-        "failed": [{"name": name, "error": error} for name, error in folder.failed],
-    }
 
 
 def _describe_scorers(folders) -> str:

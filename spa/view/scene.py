@@ -220,14 +220,6 @@ def place_scene(scene: Scene) -> Placement:
     )
 
 
-def lowest_scores(scene: Scene) -> Float[np.ndarray, " N"]:
-    """Returns the lowest score of each track, NaN where it has none."""
-    lowest = np.full(scene.scores.shape[1], np.nan, np.float32)
-    for row in scene.scores:
-        lowest = np.fmin(lowest, row)
-    return lowest
-
-
 def view_angle(scene: Scene, frame: int) -> tuple[float, float]:
     """Returns the vertical field of view (radians) and the aspect of a frame's camera;
     its axis is taken to be in the middle."""

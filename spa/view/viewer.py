@@ -33,7 +33,6 @@ from spa.view.scene import (
     is_camera_alike,
     is_chosen,
     key_frames,
-    lowest_scores,
     make_scene,
     place_scene,
     score_colours,
@@ -73,7 +72,7 @@ class Viewer:
 
     def __init__(self, scene: Scene, port: int = 8080, host: str = "localhost"):
         self.scene, self.placed = scene, place_scene(scene)
-        self.lowest = lowest_scores(scene)
+        self.lowest = np.fmin.reduce(scene.scores)  # of each track
         self.server = _start_server(host, port)
         self.url = f"http://{host}:{self.server.get_port()}"
         self._lock, self._closed = threading.Lock(), threading.Event()

@@ -132,8 +132,10 @@ def test_fps_of_the_result(visualizer, result, tmp_path):
 def test_a_file_of_tapip3d_is_drawn_in_grey_and_says_what_to_do(visualizer, tmp_path):
     arrays = example(dtype=np.float32)
     path = save(tmp_path / "tapip.npz", arrays, coords_score=None)
-    code, out, err = visualizer(f"--npz_path={path}")
+    code, out, err = visualizer(f"--npz_path={path}", "--save_frames")
     assert code == 0 and "no scores" in out
+    frame = cv2.imread(str(tmp_path / "tapip_visualized/frame_00002.png"))
+    assert (np.array(colours(frame, (48, 64))) == 128).all()
     assert err.count("\n") == 1
     assert "points are grey" in err and "inference.py --tracks_path=" in err
     code, _, err = visualizer(f"--npz_path={path}", "--plot")

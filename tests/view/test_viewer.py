@@ -107,11 +107,11 @@ def test_scores_of_another_range_can_be_normalised(tmp_path):
     assert (ends == (0, 0, 255)).all()
 
 
-@pytest.mark.parametrize("score", [3.0, -2000.0])
-def test_one_score_outside_has_a_range_around_it(tmp_path, score):
-    scene = scene_of(tmp_path, coords_score=np.full((4, 12), score))
-    low, high = scene.score_range
-    assert high - low >= 1 and (low + high) / 2 == pytest.approx(score)
+def test_one_score_outside_has_a_range_around_it(tmp_path):
+    for score in (3.0, -2000.0):
+        scene = scene_of(tmp_path, coords_score=np.full((4, 12), score))
+        low, high = scene.score_range
+        assert high - low >= 1 and (low + high) / 2 == pytest.approx(score)
 
 
 def test_pictures_in_any_order_are_the_ones_of_their_frames(tmp_path):
@@ -155,13 +155,10 @@ def test_depth_1_is_flat(tmp_path):
 
 def test_filters():
     scores = np.array([0.1, 0.5, 0.9, NAN])
-    chosen = is_chosen
-    assert chosen(scores).tolist() == [True, True, True, True]
-    assert chosen(scores, unscored=False).tolist() == [True, True, True, False]
-    below = chosen(scores, BELOW, 0.5)
-    assert below.tolist() == [True, True, False, False]
-    above = chosen(scores, ABOVE, 0.6)
-    assert above.tolist() == [False, False, True, False]
+    assert is_chosen(scores).tolist() == [True, True, True, True]
+    assert is_chosen(scores, unscored=False).tolist() == [True, True, True, False]
+    assert is_chosen(scores, BELOW, 0.5).tolist() == [True, True, False, False]
+    assert is_chosen(scores, ABOVE, 0.6).tolist() == [False, False, True, False]
 
 
 def test_a_lost_point_is_where_it_was(tmp_path):
@@ -320,13 +317,8 @@ def test_a_port_that_is_taken_is_one_line(viewer):
 def test_ctrl_c_ends_it_with_one_line(tmp_path):
     path = write_result(tmp_path / "r.npz")
     code = f"from spa.view import viewer as i; i.show(i.make_scene({path!r}), 0)"
-    process = subprocess.Popen(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
+    command, pipe = [sys.executable, "-c", code], subprocess.PIPE
+    process = subprocess.Popen(command, cwd=ROOT, text=True, stdout=pipe, stderr=pipe)
     assert process.stdout.readline().startswith("3D view: http://localhost:")
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=120)

@@ -13,7 +13,6 @@ from spa.clip.torch_models import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     need,
-    need_torch,
     pick_device,
     pixel_batches,
 )
@@ -33,8 +32,8 @@ def load(depth: str | os.PathLike, options=None) -> DepthModel:
 
     `depth_metric` of the options is whether it gives depth rather than relative inverse
     depth; by default what its configuration says."""
-    need_torch("depth estimation")
-    need("transformers", "depth estimation", "pip install -r requirements.txt")
+    for package in ("torch", "transformers"):
+        need(package, "depth estimation")
     device = pick_device()
     folder = hub_directory(depth, "depth estimation", "depth")
     network = load_pretrained("AutoModelForDepthEstimation", folder, device)

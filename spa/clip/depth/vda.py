@@ -20,7 +20,6 @@ from spa.clip.torch_models import (
     import_path,
     load_weights,
     need,
-    need_torch,
     pick_device,
     read_weights,
 )
@@ -47,7 +46,7 @@ def load(depth: str = "vda", options=None) -> DepthModel:
     "vits" (by default), "vitb" or "vitl"; `vda_model_path`, weights, by default
     checkpoints/video_depth_anything_{encoder}.pth, here or in the clone; `vda_metric`,
     whether they are of a metric network, by default if the file's name says so."""
-    need_torch("Video-Depth-Anything")
+    need("torch", "Video-Depth-Anything")
     repo, model_path, is_metric = _read_options(options)
     encoder = getattr(options, "vda_encoder", None) or "vits"
     if encoder not in NETWORKS:
@@ -194,8 +193,7 @@ def clip_depth(network, frames, device: str, metric: bool):
     A long clip goes through in segments; where two overlap, the later one gets the
     scale and shift of the earlier one, unless they are metric, and is faded in.
     """
-    last = None
-    hop = SEGMENT - OVERLAP
+    last, hop = None, SEGMENT - OVERLAP
     starts = range(0, max(1, len(frames) - OVERLAP), hop)
     for start in starts:
         segment = frames[start : start + SEGMENT]

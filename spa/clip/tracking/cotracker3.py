@@ -16,7 +16,7 @@ from spa.clip.progress import progress_bar
 from spa.clip.torch_models import (
     import_path,
     load_weights,
-    need_torch,
+    need,
     pick_device,
     read_weights,
     resized,
@@ -58,7 +58,7 @@ def load(options=None) -> Callable[..., Tracks2D]:
 
     One network is loaded now, so that what lacks is said before a clip is read, the
     other when a clip needs it. A file of weights is one network, whatever the clip."""
-    need_torch("CoTracker3")
+    need("torch", "CoTracker3")
     repo = getattr(options, "cotracker_repo", None)
     checkpoint = getattr(options, "cotracker_checkpoint", None)
 
@@ -67,20 +67,14 @@ def load(options=None) -> Callable[..., Tracks2D]:
         return load_network(online, repo, checkpoint)
 
     has_both = checkpoint is None
-    network(has_both and _is_online_alone_here())
+    offline, online = (os.path.exists(published_weights(x)[0]) for x in NAMES)
+    network(has_both and online and not offline)
 
     def track_clip(frames, grid_size, **how):
         is_long = len(frames) > OFFLINE_FRAMES
         return track_cotracker3(frames, grid_size, network(has_both and is_long), **how)
 
     return track_clip
-
-
-def _is_online_alone_here():
-    offline, online = (
-        os.path.exists(published_weights(online)[0]) for online in (False, True)
-    )
-    return online and not offline
 
 
 def status(options=None) -> list[Row]:
@@ -381,7 +375,9 @@ def _call_network(network, frames, times, points):
     at_once = WINDOWS[True] if network.online else len(frames)
     budget = POINT_FRAMES_PER_CALL["cpu" if network.device == "cpu" else "cuda"]
     per_call = max(1, budget // at_once)
-    follow = _follow_online if network.online else _follow_offline
+    follow = functools.partial(network.predictor, backward_tracking=True)
+    if network.online:
+        follow = functools.partial(_follow_online, network.predictor)
     parts = []
     for first in range(0, len(points), per_call):
         part = np.s_[first : first + per_call]
@@ -389,7 +385,7 @@ def _call_network(network, frames, times, points):
         inside = points[part].clip(0, np.array(frames[0].shape[1::-1]) - 1)
         queries = np.concatenate([times[part, None], inside], axis=1)
         queries = torch.from_numpy(queries.astype(np.float32)).to(network.device)[None]
-        tracks, visible = follow(network.predictor, video, queries)
+        tracks, visible = follow(video, queries=queries)
         parts.append((tracks[0].cpu().numpy(), visible[0].cpu().numpy()))
     positions = np.concatenate([part[0] for part in parts], axis=1).swapaxes(0, 1)
     visible = np.concatenate([part[1] for part in parts], axis=1).swapaxes(0, 1)
@@ -398,13 +394,8 @@ def _call_network(network, frames, times, points):
     return positions, visible
 
 
-def _follow_offline(predictor, video, queries):
-    """Returns tracks [1, T, N, 2] and visibility [1, T, N] of queries [1, N, 3],
-    (t, x, y)."""
-    return predictor(video, queries=queries, backward_tracking=True)
-
-
 def _follow_online(predictor, video, queries):
+    """Returns tracks [1, T, N, 2] and visibility [1, T, N] of queries [1, N, 3]."""
     # This network looks ahead only: a second pass over the flipped clip looks back.
     import torch
 
