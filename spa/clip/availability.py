@@ -17,7 +17,8 @@ class Row:
     depth (`kind`), by the name that it is asked for.
 
     `note` says what it is or what lacks, `commands` what makes it usable, `download`
-    the size of what they fetch, and `licence` whose that is ("" if ours)."""
+    the size of what they fetch, and `licence` whose that is ("" if ours).
+    """
 
     kind: str
     name: str

@@ -55,7 +55,8 @@ def find_cuts(frames: Sequence[UInt8[np.ndarray, "h w 3"]]) -> list[int]:
     A cut is where no frame of the last SIDE before it matches one of the first SIDE
     after it, while the frames on either side match each other. A flash, black frames, a
     fast pan, a thing that vanishes or moves at once, a jump in time within a shot: none
-    of these is a cut. Frames that show nothing are looked past."""
+    of these is a cut. Frames that show nothing are looked past.
+    """
     pairs = itertools.pairwise(_thumbnails(frames))
     changed = np.array([0, *(cv2.absdiff(a, b).mean() for a, b in pairs)])
     changed = changed > LEAST_CHANGE
@@ -157,7 +158,8 @@ def find_repeats(
     conversion from 24 to 30 frames a second leaves them, and the pattern in words (""
     for none). Compression noise does not matter.
 
-    Irregular ones are not among them: a video that freezes is worth a low score."""
+    Irregular ones are not among them: a video that freezes is worth a low score.
+    """
     moving, ratio = _change_ratio(_thumbnails(frames))
     for period in range(2, LONGEST_PERIOD + 1):
         for share in STILL_SHARES:
@@ -206,7 +208,8 @@ def drop_repeats(video: Video, cuts: Sequence[int] = ()) -> tuple[Video, list[in
     """Returns a clip without the frames that a conversion of its rate repeated, and its
     cuts (see `find_cuts`) as they are then.
 
-    The whole clip is looked at, and if it has no pattern, each of its shots."""
+    The whole clip is looked at, and if it has no pattern, each of its shots.
+    """
     dropped, pattern = find_repeats(video.frames)
     patterns = [pattern]
     if not pattern:
@@ -236,7 +239,8 @@ def content_box(
     one colour (letterbox); all of the frame where there is none, or nothing else.
 
     A line of pixels is border if it has one colour throughout, the same in all frames,
-    and all lines farther out have it too."""
+    and all lines farther out have it too.
+    """
     height, width = frames[0].shape[:2]
     chosen = np.linspace(0, len(frames) - 1, FRAMES_FOR_BORDERS).astype(int)
     sampled = [frames[t] for t in np.unique(chosen)]

@@ -47,7 +47,8 @@ def hub_directory(name: str | os.PathLike, who: str, option: str) -> str:
 
     `name` is a folder, or a name on the hub such as "facebook/dinov2-base", which is
     fetched if it is not in the hub's cache; `who` needs it, by `option`: for
-    messages."""
+    messages.
+    """
     from huggingface_hub import snapshot_download
 
     name = os.path.expanduser(os.fspath(name))

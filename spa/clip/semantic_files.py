@@ -20,7 +20,8 @@ def write_points(create: Callable, stem: Path, found: EntityTracks, **about) -> 
     Both hold `pred_tracks [T, N, 2]` in pixels of the video, `pred_visibility [T, N]`
     bool, `obj_ids [N]` and `point_queries [N]` int64 (query frames): the first as torch
     tensors with tracks in float16, which is half a pixel off beyond 512, the second in
-    float32. The .npz takes its name last: where it is, the video is finished."""
+    float32. The .npz takes its name last: where it is, the video is finished.
+    """
     import torch
 
     arrays = {

@@ -89,7 +89,8 @@ def read_list(csv_path: str) -> list[tuple[str, str]]:
     """Returns the videos of a list, absolute paths, each with its dataset; none twice.
 
     It is a CSV with columns video_path (looked for from here, else from where the CSV
-    lies) and dataset, a folder's name."""
+    lies) and dataset, a folder's name.
+    """
     found = {}
     _, rows = jobs.read_csv(csv_path, ["video_path", "dataset"])
     for number, row in enumerate(rows, 1):
@@ -135,7 +136,8 @@ def extract_many(
     called once, and only if something is to be done.
 
     Raises UserError where points made in another way are there, OSError for a file that
-    cannot be written."""
+    cannot be written.
+    """
     to_do = items
     if not rerun:
         to_do = jobs.unfinished(

@@ -49,7 +49,8 @@ def import_path(folder: str | os.PathLike, *names: str) -> Iterator[None]:
     Some research code is no package that could be installed, and calls its modules
     `utils`. Inside, such a name means the folder's, even where another module of that
     name is loaded or installed; afterwards everything is as it was. What has been
-    imported inside goes on working."""
+    imported inside goes on working.
+    """
     folder = os.path.abspath(folder)
     specs = [importlib.machinery.PathFinder.find_spec(name, [folder]) for name in names]
     for name, spec in zip(names, specs, strict=True):
@@ -129,7 +130,8 @@ def pixel_batches(
     """Yields frames as batches of float32 tensors [b, 3, height, width] on the CPU,
     resized to `size` (height, width), in 0..1, normalised.
 
-    By hand, since transformers' image processors want torchvision."""
+    By hand, since transformers' image processors want torchvision.
+    """
     import torch
 
     mean, std = np.float32(mean), np.float32(std)

@@ -28,7 +28,8 @@ def write_video(
 
     Frames of an odd height or width get their last row or column twice, since yuv420p
     has two of each in common. `crf` is quality, from 0 (all that there is) to 51; a
-    slow `preset` makes smaller files."""
+    slow `preset` makes smaller files.
+    """
     if not 0 < fps < math.inf:
         raise VideoError(f"fps is {fps:g}, must be more than 0")
     frames, count = iter(frames), 0

@@ -36,7 +36,8 @@ def project_3d_to_2d(
     extrinsics world-to-camera), and returns their depths, too.
 
     What is not in front of the camera has no pixel: NaN, where the published function
-    has a mirror image, or (0, 0)."""
+    has a mirror image, or (0, 0).
+    """
     points = np.asarray(coords_3d, np.float64)
     pose = np.asarray(extrinsics, np.float64)
     with np.errstate(invalid="ignore", over="ignore"):
@@ -62,7 +63,8 @@ def project_all_tracks(
     Cameras are one or one per frame, intrinsics in pixels of the video, extrinsics
     world-to-camera. The sizes are here so that callers of the published function, which
     projects at another size and scales back, need not change. NaN behind the camera;
-    not moved to the border where out of the frame, as there."""
+    not moved to the border where out of the frame, as there.
+    """
     del resize_height, resize_width, original_height, original_width
     num_frames, num_tracks = coords_3d.shape[:2]
     intrinsics = np.broadcast_to(intrinsics, (num_frames, 3, 3))

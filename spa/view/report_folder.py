@@ -28,7 +28,8 @@ class Score:
 
     Two folders are matched by `name`. `size` is (width, height) of the file, `curve`
     the score over time, `settings` checkpoint, version and options, which must agree to
-    compare, and `measure` what realism is made from."""
+    compare, and `measure` what realism is made from.
+    """
 
     name: str
     folder: Path
@@ -191,7 +192,8 @@ def find_drops(
 
     A drop is a dip that is deep (scipy's prominence) for a score, LEAST_DROP, and for
     this curve, DROP_SPREADS robust standard deviations. One at the clip's ends counts.
-    Frames without a score are bridged."""
+    Frames without a score are bridged.
+    """
     values = np.array([np.nan if y is None else y for y in curve], float)
     known = np.flatnonzero(~np.isnan(values))
     if len(known) < 3:

@@ -48,7 +48,8 @@ def write_page(
 
     Videos of one name are put side by side, their longer side `video_size` pixels;
     `crf` is their quality in H.264, 0 (best, large) to 51. All but `max_videos` (see
-    `choose`) are listed without."""
+    `choose`) are listed without.
+    """
     check_sizes(video_size, crf, max_videos)
     entries = pair_up(folders)
     chosen = choose(entries, max_videos)

@@ -57,7 +57,8 @@ def add_pictures(
 
     Videos are kept in a folder `.report` in that of the results, or in `scratch` where
     nothing can be written, so that a second run, or one after an interruption, makes
-    only what is new."""
+    only what is new.
+    """
     wanted = {id(side) for entry in chosen for side in entry.sides}
     sides = [
         (side, folder.path)

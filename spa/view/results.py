@@ -181,7 +181,8 @@ def prepare_video_for_visualization(
     """Returns a video as frames to show, RGB, and as frames that OpenCV draws on, BGR.
 
     It is [T, 3, H, W], float in 0..1 or uint8 (which the published function takes for
-    white), or a clip. All of it is held in memory; `paint_frames` does without."""
+    white), or a clip. All of it is held in memory; `paint_frames` does without.
+    """
     if isinstance(video, StoredClip | FileClip):
         rgb = np.stack(list(video.frames()))
     else:

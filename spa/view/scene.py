@@ -62,7 +62,8 @@ def make_scene(
 
     With `normalize` the lowest score is red and the highest blue; else 0 and 1 are;
     None: only where scores do not lie within 0..1. The page calls it by its folder and
-    name, unless there is a title."""
+    name, unless there is a title.
+    """
     if not isinstance(data, dict):
         data = read_result(data)
     scores, score_range = data["coords_score"], (0.0, 1.0)
@@ -259,7 +260,8 @@ def frame_points(
     """Returns which points there are in a frame, and where.
 
     They are those which are visible, and those with a score that were visible in the
-    frame before: lost, they are where they were, as nobody knows where they are now."""
+    frame before: lost, they are where they were, as nobody knows where they are now.
+    """
     seen, coords = scene.visible[frame], scene.coords[frame]
     if not frame:
         return seen, coords

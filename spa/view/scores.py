@@ -38,7 +38,8 @@ def normalize_scores(
 
     Every clip has something red then; the second value says what it was. Scores that
     are all the same, or that there are none of, are left as they are if they lie in
-    0..1."""
+    0..1.
+    """
     known = np.isfinite(scores)
     scores = np.where(known, scores, np.nan).astype(np.float32)
     if not known.any():

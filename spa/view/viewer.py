@@ -68,7 +68,8 @@ class Viewer:
     `time`, `playing`, `fps`, `trail`, `which`, `threshold`, `by`, `unscored`,
     `point_size`, `pictures` and `picture_depth` are the controls; setting one's `value`
     is as if it was moved in the page. Port 0 is any that is free; host "0.0.0.0" serves
-    everyone in the network. VisualizeError: the port cannot be had, or viser lacks."""
+    everyone in the network. VisualizeError: the port cannot be had, or viser lacks.
+    """
 
     def __init__(self, scene: Scene, port: int = 8080, host: str = "localhost"):
         self.scene, self.placed = scene, place_scene(scene)

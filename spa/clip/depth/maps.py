@@ -42,7 +42,8 @@ def depth_maps(
 
     Maps cover the whole frame, at most MAP_SIZE px long; a single value a frame where
     depth is not known. Relative depth has the clip's own unit. Raises FrontEndError if
-    given maps are not of these frames, or a network fails."""
+    given maps are not of these frames, or a network fails.
+    """
     maps, predicted = None, model.predict(frames, frame_indices)
     with progress_bar(predicted, name="depth", total=len(frames)) as found:
         for t, depth in enumerate(found):
@@ -82,7 +83,8 @@ def inverse_to_depth(maps: Float[np.ndarray, "T h w"]) -> None:
 
     Scale and shift of r are unknown, so one of many depths is chosen, the same for all
     frames: r' = clip((r - q01) / (q99 - q01), 0, 1), z = 1 / (0.1 + 0.9 r'), in 1..10.
-    A flat r says nothing: z = 1."""
+    A flat r says nothing: z = 1.
+    """
     step = max(1, int(np.sqrt(maps.size / QUANTILE_SAMPLES)))
     low, high = np.quantile(maps[:, ::step, ::step].astype(np.float32), [0.01, 0.99])
     if not high > low:

@@ -17,7 +17,8 @@ def load(depth: str | os.PathLike, options=None) -> DepthModel:
 
     They are [T, h, w], z along the optical axis in any unit, and cover the whole frame
     at any resolution. What is not positive and finite is unknown, and taken for the
-    median of its frame."""
+    median of its frame.
+    """
     path = os.path.expanduser(os.fspath(depth))
     maps = _find_maps(path)
 

@@ -31,7 +31,8 @@ def load(depth: str | os.PathLike, options=None) -> DepthModel:
     float16 on a GPU.
 
     `depth_metric` of the options is whether it gives depth rather than relative inverse
-    depth; by default what its configuration says."""
+    depth; by default what its configuration says.
+    """
     for package in ("torch", "transformers"):
         need(package, "depth estimation")
     device = pick_device()

@@ -45,7 +45,8 @@ def load(depth: str = "vda", options=None) -> DepthModel:
     `vda_repo`, a clone of github.com/DepthAnything/Video-Depth-Anything; `vda_encoder`,
     "vits" (by default), "vitb" or "vitl"; `vda_model_path`, weights, by default
     checkpoints/video_depth_anything_{encoder}.pth, here or in the clone; `vda_metric`,
-    whether they are of a metric network, by default if the file's name says so."""
+    whether they are of a metric network, by default if the file's name says so.
+    """
     need("torch", "Video-Depth-Anything")
     repo, model_path, is_metric = _read_options(options)
     encoder = getattr(options, "vda_encoder", None) or "vits"

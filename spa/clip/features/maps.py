@@ -20,7 +20,8 @@ class FeatureModel:
 
     `maps` takes frames [T, H, W, 3] uint8, and perhaps the size (h, w) of their maps,
     to an iterator of T maps [h, w, D] float16. Without a size they are as near the
-    frames' shape as can be."""
+    frames' shape as can be.
+    """
 
     name: str
     dim: int

@@ -57,7 +57,8 @@ def load(options=None) -> Callable[..., Tracks2D]:
     options are cotracker_repo and cotracker_checkpoint, see `load_network`.
 
     One network is loaded now, so that what lacks is said before a clip is read, the
-    other when a clip needs it. A file of weights is one network, whatever the clip."""
+    other when a clip needs it. A file of weights is one network, whatever the clip.
+    """
     need("torch", "CoTracker3")
     repo = getattr(options, "cotracker_repo", None)
     checkpoint = getattr(options, "cotracker_checkpoint", None)
