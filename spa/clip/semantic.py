@@ -305,9 +305,7 @@ def semantic_tracks(
 
 
 def drop_redundant(
-    tracks: Float[np.ndarray, "N T 2"],
-    visible: Bool[np.ndarray, "N T"],
-    radius: float,
+    tracks: Float[np.ndarray, "N T 2"], visible: Bool[np.ndarray, "N T"], radius: float
 ) -> Int[np.ndarray, " K"]:
     """Returns the tracks that say something of their own.
 

@@ -80,9 +80,7 @@ def check_sizes(video_size: int, crf: int, max_videos: int) -> None:
 
 
 def page_data(
-    folders: Sequence[Folder],
-    entries: Sequence[Entry],
-    pictures: dict[int, Pictures],
+    folders: Sequence[Folder], entries: Sequence[Entry], pictures: dict[int, Pictures]
 ) -> tuple[dict, dict[str, Path]]:
     """Returns what the page's script reads, and its videos by their ids."""
     media, videos = {}, []

@@ -8,13 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from spa.clip.availability import (
-    APACHE,
-    INSTALL,
-    NON_COMMERCIAL,
-    Row,
-    missing_packages,
-)
+from spa.clip.availability import APACHE, INSTALL, NON_COMMERCIAL, Row, missing_packages
 from spa.clip.depth.maps import DepthModel
 from spa.clip.torch_models import (
     import_path,
