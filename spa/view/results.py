@@ -60,47 +60,38 @@ def read_result(npz_path: str | os.PathLike) -> dict:
         raise VisualizeError(
             f"{path}: its coords have shape {list(coords.shape)}, need [T, N, 3]"
         )
-    num_frames, num_tracks = coords.shape[:2]
-    scores = stored.get("coords_score")
-    has_scores = scores is not None
-    if scores is None:
-        scores = np.full((num_frames, num_tracks), np.nan, np.float32)
-    visible = stored.get("visibs", np.ones((num_frames, num_tracks), bool))
+    shape, num_frames = coords.shape[:2], len(coords)
+    scores = stored.get("coords_score", np.full(shape, np.nan, np.float32))
+    visible = stored.get("visibs", np.ones(shape, bool))
+    for name, array in (("coords_score", scores), ("visibs", visible)):
+        _check_shape(path, name, array, shape, (*shape, 1))
     return {
         "coords": coords,
-        "coords_score": _point_values(path, "coords_score", scores, coords),
+        "coords_score": scores.reshape(shape),
         "clip": _find_clip(path, stored, num_frames),
         "intrinsics": _cameras(path, stored, "intrinsics", num_frames),
         "extrinsics": _cameras(path, stored, "extrinsics", num_frames),
-        "visibs": _point_values(path, "visibs", visible, coords) > 0.5,
+        "visibs": visible.reshape(shape) > 0.5,
         "fps": _fps(stored),
-        "has_scores": has_scores and bool(np.isfinite(scores).any()),
+        "has_scores": bool(np.isfinite(scores).any()),
         "path": path,
     }
-
-
-def _point_values(path, name, array, coords):
-    """Returns [T, N, 1] or [T, N] as [T, N]."""
-    shape = coords.shape[:2]
-    if array.shape not in (shape, (*shape, 1)):
-        raise VisualizeError(
-            f"{path}: its {name} have shape {list(array.shape)}, which does not fit "
-            f"coords of {list(coords.shape)}: need {list(shape)}"
-        )
-    return array.reshape(shape)
 
 
 def _cameras(path, stored, name, num_frames):
     """Returns one camera or one per frame as one per frame."""
     matrices, side = stored[name], {"intrinsics": 3, "extrinsics": 4}[name]
-    shapes = (side, side), (1, side, side), (num_frames, side, side)
-    if matrices.shape not in shapes:
+    one, each = (side, side), (num_frames, side, side)
+    _check_shape(path, name, matrices, one, each, (1, *one))
+    return np.broadcast_to(matrices, each)
+
+
+def _check_shape(path, name, array, *shapes):
+    if array.shape not in shapes:
+        needed = " or ".join(str(list(shape)) for shape in shapes)
         raise VisualizeError(
-            f"{path}: its {name} have shape {list(matrices.shape)}, need "
-            f"[{side}, {side}] or, with coords of {num_frames} frames, "
-            f"[{num_frames}, {side}, {side}]"
+            f"{path}: its {name} have shape {list(array.shape)}, need {needed}"
         )
-    return np.broadcast_to(matrices, (num_frames, side, side))
 
 
 def _fps(stored):
@@ -143,11 +134,7 @@ def _find_clip(path, stored, num_frames):
 def _frame_indices(path, stored, num_frames):
     """Returns which frames of its video a result is of."""
     indices = stored.get("frame_indices", np.arange(num_frames))
-    if indices.shape != (num_frames,):
-        raise VisualizeError(
-            f"{path}: its frame_indices have shape {list(indices.shape)}, its coords "
-            f"{num_frames} frames"
-        )
+    _check_shape(path, "frame_indices", indices, (num_frames,))
     if not _are_whole(indices):
         raise VisualizeError(f"{path}: its frame_indices must be whole numbers")
     indices = indices.astype(np.int64)  # differences of unsigned ones are never < 0

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import comb
+from scipy.stats.contingency import crosstab
 from video_files import make_clip
 
 from spa.clip import clusters, tracking
@@ -164,16 +166,13 @@ def shown_most(seen, patches=16):
 
 def adjusted_rand(first, second):
     """Hubert & Arabie 1985, by counting pairs in a contingency table."""
-    first, second = (np.unique(x, return_inverse=True)[1] for x in (first, second))
-    table = np.zeros((first.max() + 1, second.max() + 1))
-    np.add.at(table, (first.ravel(), second.ravel()), 1)
-
-    def pairs(counts):
-        return (counts * (counts - 1) / 2).sum()
-
-    rows, columns = pairs(table.sum(1)), pairs(table.sum(0))
-    expected = rows * columns / pairs(table.sum())
-    return (pairs(table) - expected) / ((rows + columns) / 2 - expected)
+    table = crosstab(np.ravel(first), np.ravel(second)).count
+    rows, columns, both, every = (
+        comb(counts, 2).sum()
+        for counts in (table.sum(1), table.sum(0), table, table.sum())
+    )
+    expected = rows * columns / every
+    return (both - expected) / ((rows + columns) / 2 - expected)
 
 
 def test_adjusted_rand_is_right():

@@ -67,13 +67,10 @@ def test_a_result_becomes_a_scene(tmp_path):
     assert (scene.size, scene.fps, scene.score_range) == (SIZE, 5, (0, 1))
     assert scene.pictures[3].shape == (*SIZE, 3)
     assert scene.title.endswith("r.npz")
-
-
-def test_a_file_of_tapip3d_has_grey_points_only(tmp_path):
+    # A file of TAPIP3D has grey points only.
     video = np.zeros((4, 3, *SIZE), np.float32)
     scene = scene_of(tmp_path, coords_score=None, video=video, fps=None)
-    assert np.isnan(scene.scores).all()
-    assert scene.fps == 10
+    assert np.isnan(scene.scores).all() and scene.fps == 10
 
 
 @pytest.mark.parametrize(
