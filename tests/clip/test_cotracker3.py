@@ -327,11 +327,8 @@ def test_long_clips_take_the_online_network(hub, clone, monkeypatch):
     fetch(hub, clone, "scaled_offline", "scaled_online")
     used = networks_used(monkeypatch, load(), 150, 151, 3, 200)
     assert used == ["offline", "online"] * 2
-
-
-def test_a_file_of_weights_is_one_network(clone, monkeypatch):
-    follow = load(clone, clone / "scaled_offline.pth")
-    assert networks_used(monkeypatch, follow, 3, 151) == ["offline"] * 2
+    one = load(clone, clone / "scaled_offline.pth")  # of weights, for all clips
+    assert networks_used(monkeypatch, one, 3, 151) == ["offline"] * 2
 
 
 def test_what_lacks_is_said_when_a_clip_needs_it(hub, clone, no_network, monkeypatch):
@@ -347,23 +344,16 @@ def test_what_lacks_is_said_when_a_clip_needs_it(hub, clone, no_network, monkeyp
 # What goes wrong with it.
 
 
-def test_an_older_clone_is_refused(tmp_path, torch):
-    (tmp_path / "cotracker").mkdir()
-    text = "class CoTrackerPredictor:\n    def __init__(self, checkpoint): pass\n"
-    (tmp_path / "cotracker/predictor.py").write_text(text)
-    with pytest.raises(FrontEndError, match="not CoTracker3's"):
-        load(tmp_path)
-
-
 @pytest.mark.parametrize(
     "line, message",
     [
         ("import einops_x.layers", "needs einops_x, .*: pip install einops_x, or"),
         ("from os import gone", "cannot be imported .*: fetch the newest"),
+        ("class CoTrackerPredictor: pass", "not CoTracker3's|remove that folder"),
     ],
 )
 @pytest.mark.parametrize("way", ["clone", "package", "hub"])
-def test_code_that_cannot_be_imported(
+def test_code_that_cannot_be_imported_or_is_older(
     tmp_path, torch, monkeypatch, forgotten_afterwards, line, message, way
 ):
     folder, repo = tmp_path / "hub/facebookresearch_co-tracker_main", None
@@ -380,16 +370,6 @@ def test_code_that_cannot_be_imported(
     with pytest.raises(FrontEndError, match=message) as error:
         load(repo)
     assert "\n" not in str(error.value)
-
-
-def test_code_of_an_older_torch_hub(tmp_path, torch, monkeypatch, forgotten_afterwards):
-    folder = tmp_path / "hub/facebookresearch_co-tracker_main"
-    folder.mkdir(parents=True)
-    (folder / "hubconf.py").write_text("def cotracker2(): pass\n")
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with pytest.raises(FrontEndError, match="remove that folder") as error:
-        load()
-    assert str(folder) in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -141,26 +141,19 @@ def test_clones_and_files_are_found(torch, tmp_path, without):
     assert not large.usable and len(large.commands) == 1
     place = tmp_path / "vda/checkpoints/video_depth_anything_vitl.pth"
     assert f" -o {place} " in large.commands[0]
-    # Weights without code, and code without weights.
+    # Those of a metric network are others.
+    write(tmp_path / "vda/checkpoints/metric_video_depth_anything_vitb.pth")
+    found = rows(vda_repo=tmp_path / "vda", vda_metric=True)
+    assert found["depth vda (vitb)"].usable
+    (fetch,) = found["depth vda (vits)"].commands
+    file = "metric_video_depth_anything_vits.pth"
+    assert f" -o {tmp_path}/vda/checkpoints/{file} " in fetch
+    assert fetch.endswith(f"/Metric-Video-Depth-Anything-Small/resolve/main/{file}")
+    # Code without weights.
     found = rows(cotracker_repo=tmp_path / "co")
     row = found["tracker cotracker3 (offline)"]
     place = tmp_path / "torch/hub/checkpoints/scaled_offline.pth"
     assert row.commands[0].startswith(f"curl -L --create-dirs -o {place} https://")
-
-
-def test_weights_of_metric_vda_are_others(torch, tmp_path, without):
-    without()
-    write(
-        tmp_path / "vda/video_depth_anything/video_depth.py",
-        tmp_path / "vda/checkpoints/metric_video_depth_anything_vits.pth",
-        tmp_path / "vda/checkpoints/video_depth_anything_vitb.pth",
-    )
-    found = rows(vda_repo=tmp_path / "vda", vda_metric=True)
-    assert found["depth vda (vits)"].usable
-    (fetch,) = found["depth vda (vitb)"].commands
-    file = "metric_video_depth_anything_vitb.pth"
-    assert f" -o {tmp_path}/vda/checkpoints/{file} " in fetch
-    assert fetch.endswith(f"/Metric-Video-Depth-Anything-Base/resolve/main/{file}")
 
 
 def test_wrong_folders_are_said(torch, tmp_path, without):

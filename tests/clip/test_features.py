@@ -150,15 +150,12 @@ def test_maps_come_batch_by_batch(dino):
 # --- What goes wrong ---
 
 
-def test_unknown_features_are_refused():
+def test_what_does_not_fit_is_refused(dino):
     with pytest.raises(ValueError, match="no features 'clip': have dinov2"):
         features.load_features("clip")
-
-
-def test_frames_and_tracks_of_different_length_are_refused(dino):
-    model = load(dino[1])
+    clip, tracks = random_clip(2, 20, 20), np.zeros((1, 3, 2))
     with pytest.raises(ValueError, match="2 frames, but tracks of 3"):
-        features.point_features(random_clip(2, 20, 20), np.zeros((1, 3, 2)), model)
+        features.point_features(clip, tracks, load(dino[1]))
 
 
 @pytest.mark.parametrize("name", ["/no/such/folder", "./dino", "dinov2-base", "a/b/c"])

@@ -93,9 +93,6 @@ def test_drops_are_dips_also_at_the_ends_and_beside_gaps():
     assert report_folder.find_drops(curve, most=2) == [0, 25]
     curve[-1] = 0.1
     assert 39 in report_folder.find_drops(curve)
-
-
-def test_noise_flat_lines_and_nothing_have_no_drops():
     noise = 0.9 + np.random.default_rng(0).uniform(-0.02, 0.02, 100)
     for curve in (noise, np.full(30, 0.5), [None] * 9, [], [0.1, None, 0.9]):
         assert report_folder.find_drops(curve) == []
@@ -124,9 +121,7 @@ def test_folders_are_matched_by_name():
     # Of two names resampled, a quarter of samples are twice the one or the other.
     assert found["difference"]["low"] == pytest.approx(-0.1)
     assert found["difference"]["high"] == pytest.approx(0.6)
-
-
-def test_nothing_in_common_compares_to_nothing():
+    # Nothing in common compares to nothing.
     entries = report_folder.pair_up([scored(a=0.5), scored(b=None)])
     found = report_folder.compare(entries)
     assert found["num_common"] == 0 and found["mean_b"] is None
