@@ -25,8 +25,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def need(package: str, who: str, install: str = INSTALL) -> None:
-    """Raises FrontEndError unless a package is installed, with the command that brings
-    it."""
+    """Raises FrontEndError, with the command to install it, unless a package is
+    here."""
     if importlib.util.find_spec(package) is None:
         raise FrontEndError(f"{who} needs {package}, which is not installed: {install}")
 

@@ -226,9 +226,8 @@ def believed_rate(header, steps):
 
 
 def _edited_seconds(path):
-    """Returns what the edit list of an .mp4 or .mov leaves of its video; infinite where
-    there is none. Phones and ffmpeg trim in this way; OpenCV goes by it but for its
-    count."""
+    """Returns what the edit list of an .mp4 or .mov leaves of its video, else infinity.
+    Phones and ffmpeg trim in this way; OpenCV goes by it but for its count."""
     try:
         with open(path, "rb") as file:
             content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))

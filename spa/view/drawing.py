@@ -202,8 +202,7 @@ def _paint_tracks(frames, tracks, visibles, scores, trail, point_size, shown):
 
 
 def _positions(points, shape):
-    """Returns positions as OpenCV takes them, in parts of a pixel, and which lie
-    inside."""
+    """Returns positions in OpenCV's parts of a pixel, and which are in the frame."""
     x, y = points[:, 0], points[:, 1]
     with np.errstate(invalid="ignore"):
         inside = (x >= 0) & (x < shape[1]) & (y >= 0) & (y < shape[0])

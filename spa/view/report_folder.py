@@ -54,8 +54,7 @@ class Score:
 
 @dataclasses.dataclass
 class Folder:
-    """Scores from the highest realism on, and (name, error) of videos that have
-    none."""
+    """Scores from the highest realism on, and (name, error) of the other videos."""
 
     path: Path
     scores: list[Score]

@@ -32,9 +32,8 @@ DRAWN = 1  # counted up when videos are drawn in another way
 
 @dataclasses.dataclass
 class Pictures:
-    """A JPEG and two H.264 files of one result on the page, as far as it has a video
-    and was chosen to show it; `absent` says why not, `note` what the video leaves
-    out."""
+    """A JPEG and two H.264 files of one result on the page; `absent` says why there is
+    no video, `note` what it leaves out."""
 
     thumbnail: bytes = b""
     original: Path | None = None
@@ -111,8 +110,8 @@ def _make_pictures(score, video_size, crf, has_video, kept) -> Pictures:
 
 
 def drawn_tracks(scores: Float[np.ndarray, "T N"]) -> Int[np.ndarray, " K"]:
-    """Returns the tracks that a small video shows: all, or of very many the worst, and
-    of the others as many as MOST_DRAWN leaves, evenly from bad to good."""
+    """Returns the tracks that a small video shows: of very many the worst, and of the
+    others what MOST_DRAWN leaves, evenly from bad to good."""
     order = drawing_order(scores)[::-1]
     if len(order) <= MOST_DRAWN:
         return np.sort(order)

@@ -245,8 +245,7 @@ def is_chosen(
     unscored: bool = True,
 ) -> Bool[np.ndarray, " N"]:
     """Returns the points that a filter lets through: ALL, with or without those that
-    have no score; or BELOW or ABOVE the threshold, to which equal scores belong,
-    too."""
+    have no score; BELOW or ABOVE the threshold, or at it."""
     if which == BELOW:
         return scores <= threshold  # False for NaN
     if which == ABOVE:
@@ -289,7 +288,7 @@ def key_frames(
     rotations: Rotation,
     count: int = NUM_KEY_FRAMES,
 ) -> list[int]:
-    """Returns at most `count` frames, evenly spaced, of whose cameras no two are
+    """Returns at most `count` evenly spaced frames of which no two cameras are
     alike."""
     found = []
     for t in np.unique(np.linspace(0, len(positions) - 1, count).round().astype(int)):

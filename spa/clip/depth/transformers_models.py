@@ -71,8 +71,7 @@ def _is_metric(config, name):
 
 
 def _read_preprocessing(folder):
-    """Reads preprocessor_config.json by hand, since transformers' own want
-    torchvision."""
+    """Reads preprocessor_config.json by hand: transformers' own want torchvision."""
     path = Path(folder) / "preprocessor_config.json"
     try:
         stored = json.loads(path.read_text()) if path.exists() else {}

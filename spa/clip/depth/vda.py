@@ -149,8 +149,7 @@ def find_weights(
     vda_model_path: str | os.PathLike | None = None,
     vda_metric: bool | None = None,
 ) -> str:
-    """Returns the file of weights; if it is not there, FrontEndError says where it
-    is."""
+    """Returns the file of weights; FrontEndError says where to fetch them."""
     file, url = published_weights(vda_encoder, bool(vda_metric))
     if vda_model_path is not None:
         places = [Path(vda_model_path).expanduser()]
