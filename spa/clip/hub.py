@@ -19,8 +19,8 @@ CONNECT_SECONDS = 10
 def hub_status(
     kind: str, name: str, option: str, model: str, published: str, megabytes: int
 ) -> Row:
-    """Returns a row of `inference.py --check` for a model of transformers, given by
-    name or folder in `option`; `published` is the default, Apache-2.0, of so many
+    """Returns a row of `inference.py --check` for a model of transformers, by name or
+    folder in `option`; `published`, the default, is Apache-2.0 and has so many
     megabytes."""
 
     def row(note, *commands):

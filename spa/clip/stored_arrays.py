@@ -33,8 +33,7 @@ class StoredArray:
             yield file
 
     def rows(self, start: int = 0) -> Iterator[np.ndarray]:
-        """Yields rows from one on, each read when it is asked for; damage shows only
-        then."""
+        """Yields rows from one on, each read when asked for; damage shows only then."""
         num_bytes = math.prod(self.shape[1:]) * self.dtype.itemsize
         with self._opened() as file:
             file.seek(start * num_bytes, os.SEEK_CUR)

@@ -25,15 +25,14 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def need(package: str, who: str, install: str = INSTALL) -> None:
-    """Raises FrontEndError, with the command to install it, unless a package is
-    here."""
+    """Checks that a package is installed; FrontEndError says how to bring it."""
     if importlib.util.find_spec(package) is None:
         raise FrontEndError(f"{who} needs {package}, which is not installed: {install}")
 
 
 def pick_device() -> str:
-    """Returns "cuda" or "cpu"; Apple's "mps" cannot sample volumes, as CoTracker3
-    does."""
+    """Returns "cuda" if it is there, else "cpu": Apple's "mps" cannot sample
+    volumes."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
@@ -84,8 +83,7 @@ def import_path(folder: str | os.PathLike, *names: str) -> Iterator[None]:
 
 
 def read_weights(path: str | os.PathLike) -> dict:
-    """Returns the tensors of a torch file by name; refuses one that holds anything
-    else."""
+    """Returns the tensors of a torch file by name; refuses one of anything else."""
     import torch
 
     path = os.path.expanduser(os.fspath(path))

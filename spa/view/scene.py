@@ -288,8 +288,8 @@ def key_frames(
     rotations: Rotation,
     count: int = NUM_KEY_FRAMES,
 ) -> list[int]:
-    """Returns at most `count` evenly spaced frames of which no two cameras are
-    alike."""
+    """Returns at most `count` frames, evenly spaced, no two of whose cameras are
+    one."""
     found = []
     for t in np.unique(np.linspace(0, len(positions) - 1, count).round().astype(int)):
         if not any(is_camera_alike(positions, rotations, t, s) for s in found):

@@ -44,8 +44,7 @@ POINT_FRAMES_PER_CALL = {"cpu": 1 << 15, "cuda": 1 << 18}
 
 @dataclass(frozen=True)
 class Network:
-    """One of CoTracker3's networks, ready to run: its CoTrackerPredictor, or
-    CoTrackerOnlinePredictor."""
+    """CoTrackerPredictor, or CoTrackerOnlinePredictor, ready to run."""
 
     predictor: Any
     online: bool
