@@ -177,7 +177,7 @@ def show_scene() -> None:
     # Not above: who draws a video does without.
     from spa.view.viewer import free_port, make_scene, show
 
-    free_port("localhost", FLAGS.port)  # before a long file is read
+    free_port(FLAGS.port)  # before a long file is read
     data = read_result(os.path.expanduser(FLAGS.npz_path))
     data["fps"] = FLAGS.fps or data["fps"]
     normalize = FLAGS.normalize_scores if FLAGS["normalize_scores"].present else None

@@ -53,16 +53,11 @@ class Scene:
     score_range: tuple[float, float] = (0.0, 1.0)
 
 
-def make_scene(
-    data: str | os.PathLike | dict,
-    normalize: bool | None = None,
-    title: str | None = None,
-) -> Scene:
+def make_scene(data: str | os.PathLike | dict, normalize: bool | None = None) -> Scene:
     """Returns a result, or what `results.read_result` made of it, as a scene.
 
     With `normalize` the lowest score is red and the highest blue; else 0 and 1 are;
-    None: only where scores do not lie within 0..1. The page calls it by its folder and
-    name, unless there is a title.
+    None: only where scores do not lie within 0..1.
     """
     if not isinstance(data, dict):
         data = read_result(data)
@@ -83,8 +78,6 @@ def make_scene(
     if not visible.any():
         raise VisualizeError("no point is visible in any frame: nothing to show")
     intrinsics, extrinsics = _checked_cameras(data)
-    if title is None:
-        title = "/".join(Path(data["path"]).parts[-2:])
     return Scene(
         coords=data["coords"],
         scores=np.where(np.isfinite(scores), scores, np.nan).astype(np.float32),
@@ -94,7 +87,7 @@ def make_scene(
         size=tuple(data["clip"].size),
         pictures=Pictures(data["clip"]),
         fps=data["fps"] or DEFAULT_FPS,
-        title=title,
+        title="/".join(Path(data["path"]).parts[-2:]),
         score_range=score_range,
     )
 
