@@ -46,7 +46,7 @@ def opened(browser):
     """Opens a page, offline; its console has no errors, and it asks for nothing."""
     troubles, contexts = [], []
 
-    def is_own(url):
+    def refuse_foreign(url):
         if not url.startswith(("file:", "blob:", "data:")):
             troubles.append(url)
 
@@ -59,7 +59,7 @@ def opened(browser):
         page = context.new_page()
         page.on("console", lambda m: troubles.append(m.text) if m.type != "log" else 0)
         page.on("pageerror", lambda error: troubles.append(str(error)))
-        page.on("request", lambda request: is_own(request.url))
+        page.on("request", lambda request: refuse_foreign(request.url))
         page.goto(path.as_uri())
         return page
 
