@@ -156,7 +156,7 @@ def count_steps(options) -> int:
     return max(1, math.ceil(options.num_epochs * clips / options.batch_size))
 
 
-def scene_pool(
+def simulate_scenes(
     options, num_scenes: int, seed: int, num_frames: int, depth_scenes: int
 ) -> scene_pool.ScenePool:
     """Returns simulated scenes, as long as the model's window or longer.
@@ -205,7 +205,7 @@ def held_out_batches(options, model) -> list[dict]:
         frames = model.num_output_frames
         depth_scenes = options.num_eval_scenes if model.use_depth else 0
         sizes = (options.num_eval_scenes, EVALUATION_SEED, frames, depth_scenes)
-        pool = scene_pool(options, *sizes)
+        pool = simulate_scenes(options, *sizes)
     size = max(1, options.batch_size // jax.device_count())
     where = (source, options.eval_dataset_path, size, EVALUATION_SEED)
     how = {"pool": pool, "augment": False, "num_epochs": 1, "num_workers": 0}
@@ -234,7 +234,7 @@ def training_batches(options, model, first: int) -> Iterator[dict]:
         depth_scenes = options.num_depth_scenes if model.use_depth else 0
         shares = [-(-count // hosts) for count in (options.num_scenes, depth_scenes)]
         sizes = (shares[0], seed, model.num_output_frames, shares[1])
-        how["pool"] = scene_pool(options, *sizes)
+        how["pool"] = simulate_scenes(options, *sizes)
         order = (options.seed + 1_000_003 * host) % 2**31
     else:  # shares of one order: of another on each host they would overlap
         how |= {"pool": None, "shard_index": host, "shard_count": hosts}

@@ -136,8 +136,8 @@ def test_a_row_is_the_same_of_a_result_and_of_its_file(result):
     found = row(score, "a")
     assert found == row(json.loads(encode_json(score)), "a")
     assert set(found) == set(COLUMNS)
-    assert row["realism"] == result.realism and row["realism_std"] is None
-    assert row["warnings"] == "one; two" and row["num_windows"] == 4
+    assert found["realism"] == result.realism and found["realism_std"] is None
+    assert found["warnings"] == "one; two" and found["num_windows"] == 4
 
 
 def random_head(names):
