@@ -23,7 +23,7 @@ from spa.clip.semantic_many import (
     name_items,
     read_list,
 )
-from spa.clip.torch_models import need_torch
+from spa.clip.torch_models import need
 from spa.errors import PointsError
 from spa.flags import (
     check_output_dir,
@@ -113,11 +113,7 @@ def define_sampling_flags() -> None:
 
 
 def given_settings() -> Settings:
-    """Returns what the flags ask for.
-
-    Raises:
-        PointsError: what cannot be.
-    """
+    """Returns what the flags ask for; PointsError for what cannot be."""
     if FLAGS.tracker not in tracking.TRACKERS:
         have = ", ".join(tracking.TRACKERS)
         raise PointsError(f"no tracker {FLAGS.tracker!r}: have {have}")
@@ -150,7 +146,7 @@ def given_settings() -> Settings:
 
 def load_networks(settings: Settings) -> tuple:
     """Returns the feature model, None for a grid, and the tracker."""
-    need_torch("a file of points")
+    need("torch", "a file of points")
     track = tracking.load_tracker(settings.tracker, settings)
     if settings.grid_size is not None:
         return None, track

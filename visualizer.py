@@ -127,23 +127,17 @@ def check_flags() -> None:
     both = FLAGS["normalize_scores"].present and FLAGS.normalize_scores
     if both and FLAGS.no_normalize_scores:
         raise VisualizeError("give normalize_scores or no_normalize_scores, not both")
-    names = [
-        f"--{name}"
-        for name in ("worst", "plot", "save_frames", "side_by_side")
-        if FLAGS[name].value
-    ]
+    writing = "worst", "plot", "save_frames", "side_by_side"
+    names = ", ".join(f"--{name}" for name in writing if FLAGS[name].value)
     if FLAGS.interactive and names:
-        raise VisualizeError(
-            f"--interactive writes no files: leave out it or {', '.join(names)}"
-        )
+        raise VisualizeError(f"--interactive writes no files: leave out it or {names}")
 
 
 def output_stem() -> Path:
     """Returns where the video goes, without its ending."""
     npz_path = Path(os.path.expanduser(FLAGS.npz_path))
     name = FLAGS.output_name
-    if name is None:
-        name = f"{npz_path.stem}_visualized"
+    name = f"{npz_path.stem}_visualized" if name is None else name
     if os.path.basename(name) != name or name in ("", ".", ".."):
         raise VisualizeError(
             f"output_name is {name!r}, must be a name: its folder is --output_dir"
@@ -180,13 +174,10 @@ def save_pictures(frames, folder: Path):
 
 def show_scene() -> None:
     """Shows the result in space, until Ctrl-C."""
-    from spa.view.viewer import (
-        free_port,
-        make_scene,
-        show,  # not above: who draws a video does without
-    )
+    # Not above: who draws a video does without.
+    from spa.view.viewer import free_port, make_scene, show
 
-    free_port("localhost", FLAGS.port)  # before a long file is read
+    free_port(FLAGS.port)  # before a long file is read
     data = read_result(os.path.expanduser(FLAGS.npz_path))
     data["fps"] = FLAGS.fps or data["fps"]
     normalize = FLAGS.normalize_scores if FLAGS["normalize_scores"].present else None
@@ -231,9 +222,7 @@ def run() -> list[str]:
         write_video(path, frames, FLAGS.fps or data["fps"] or DEFAULT_FPS)
     if FLAGS.plot:
         written.append(f"{stem}_scores.png")
-        chosen = None
-        if FLAGS.worst is not None:
-            chosen = worst_tracks(scores, FLAGS.worst)
+        chosen = FLAGS.worst and worst_tracks(scores, FLAGS.worst)
         title, fps = Path(data["path"]).name, FLAGS.fps or data["fps"]
         plot_scores(written[-1], scores, fps, chosen, title)
     return [summary(data), *(f"written  {name}" for name in written)]

@@ -13,16 +13,11 @@ INSTALL = "pip install -r requirements.txt"
 
 @dataclass(frozen=True)
 class Row:
-    """Something that may be usable here.
+    """Something that may be usable here: a device, checkpoint, tracker, features or
+    depth (`kind`), by the name that it is asked for.
 
-    Attributes:
-        kind: "device", "checkpoint", "tracker", "features" or "depth".
-        name: as it is asked for.
-        usable: whether it is.
-        note: what it is, or what lacks.
-        commands: what makes it usable, in order; none if it is.
-        download: what that fetches, "" if nothing.
-        licence: of what is fetched or would be, "" if it is ours.
+    `note` says what it is or what lacks, `commands` what makes it usable, `download`
+    the size of what they fetch, and `licence` whose that is ("" if ours).
     """
 
     kind: str

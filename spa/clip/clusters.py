@@ -21,19 +21,12 @@ KMEANS_ROUNDS = 30
 def bipartite_clusters(
     tokens: Float[np.ndarray, "T h w D"], merge_ratio: int = 25, num_iters: int = 11
 ) -> Int[np.ndarray, "T h w"]:
-    """Returns clusters whose centres are what merging tokens within frames leaves.
-
-    Args:
-        tokens: features of patches.
-        merge_ratio, num_iters: of `merge_tokens`.
-
-    Returns:
-        Labels: each patch's most similar centroid, of `distinct_centroids`.
-    """
+    """Returns the most similar centroid of each patch: of `distinct_centroids` of what
+    `merge_tokens` leaves of each frame."""
     shape = tokens.shape
     flat = np.asarray(tokens, float).reshape(shape[0], -1, shape[-1])
     centroids = distinct_centroids(merge_tokens(flat, merge_ratio, num_iters))
-    return most_similar(flat, centroids).reshape(shape[:3])
+    return _similarity(flat, centroids).argmax(axis=-1).reshape(shape[:3])
 
 
 def merge_tokens(
@@ -84,13 +77,6 @@ def distinct_centroids(
                 added = np.concatenate([added, centroid[None]])
         kept = np.concatenate([kept, added])
     return kept
-
-
-def most_similar(
-    tokens: Float[np.ndarray, "*P D"], centroids: Float[np.ndarray, "K D"]
-) -> Int[np.ndarray, "*P"]:
-    """Returns the number of each token's most similar centroid, the first of equals."""
-    return _similarity(tokens, centroids).argmax(axis=-1)
 
 
 def _similarity(first, second):

@@ -1,6 +1,7 @@
 """What frames show of a clip's making: hard cuts, repeated frames, uniform borders."""
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
 
 import cv2
@@ -49,21 +50,16 @@ def _thumbnails(frames) -> UInt8[np.ndarray, "T h w 3"]:
 
 
 def find_cuts(frames: Sequence[UInt8[np.ndarray, "h w 3"]]) -> list[int]:
-    """Returns where other shots begin: the first frame of each shot but the first.
+    """Returns the first frame of each shot but the first, in order.
 
     A cut is where no frame of the last SIDE before it matches one of the first SIDE
     after it, while the frames on either side match each other. A flash, black frames, a
     fast pan, a thing that vanishes or moves at once, a jump in time within a shot: none
     of these is a cut. Frames that show nothing are looked past.
-
-    Args:
-        frames: T frames [h, w, 3], RGB uint8.
-
-    Returns:
-        Frame numbers in 1..T-1, in order.
     """
-    thumbnails = _thumbnails(frames)
-    changed = np.array([0, *_mean_change(thumbnails)]) > LEAST_CHANGE
+    pairs = itertools.pairwise(_thumbnails(frames))
+    changed = np.array([0, *(cv2.absdiff(a, b).mean() for a, b in pairs)])
+    changed = changed > LEAST_CHANGE
     seen = _Keypoints(frames)
     last = len(frames) - 1
     # Frames STRIDE apart are compared first: most clips have no cut, and matching
@@ -74,11 +70,6 @@ def find_cuts(frames: Sequence[UInt8[np.ndarray, "h w 3"]]) -> list[int]:
         for suspect in _suspects(seen, changed, start, min(start + STRIDE, last))
     ]
     return [t for t in suspects if _is_cut(seen, t, len(frames))]
-
-
-def _mean_change(thumbnails):
-    pairs = zip(thumbnails[:-1], thumbnails[1:], strict=True)
-    return np.array([cv2.absdiff(a, b).mean() for a, b in pairs])
 
 
 class _Keypoints:
@@ -163,16 +154,11 @@ def _is_cut(seen, t, num_frames):
 def find_repeats(
     frames: Sequence[UInt8[np.ndarray, "h w 3"]],
 ) -> tuple[Bool[np.ndarray, " T"], str]:
-    """Returns frames that repeat the one before, at regular places, as a conversion
-    from 24 to 30 frames a second leaves them. Compression noise does not matter.
+    """Returns which frames [T] of a shot repeat the one before, at regular places, as a
+    conversion from 24 to 30 frames a second leaves them, and the pattern in words (""
+    for none). Compression noise does not matter.
 
     Irregular ones are not among them: a video that freezes is worth a low score.
-
-    Args:
-        frames: T frames of one shot.
-
-    Returns:
-        Which frames are repeated [T], and the pattern in words; none, and "".
     """
     moving, ratio = _change_ratio(_thumbnails(frames))
     for period in range(2, LONGEST_PERIOD + 1):
@@ -188,8 +174,7 @@ def find_repeats(
 
 
 def _repeated_phases(moving, repeated, period):
-    """Returns which of each `period` frames are repeated [period]; none if
-    irregular."""
+    """Returns which of each `period` frames are repeated; none if irregular."""
     phase = np.arange(len(moving)) % period
     known = np.bincount(phase[moving], minlength=period)
     fitting = np.bincount(phase[moving & repeated], minlength=period)
@@ -205,7 +190,7 @@ def _repeated_phases(moving, repeated, period):
 def _change_ratio(thumbnails):
     """Returns where something moves [T], and a frame's change by that around it [T]."""
     change = [0.0]
-    for a, b in zip(thumbnails[:-1], thumbnails[1:], strict=True):
+    for a, b in itertools.pairwise(thumbnails):
         difference = cv2.absdiff(a, b).astype(np.float32).mean(axis=-1).ravel()
         # Not the mean: what moves may be small, and noise is everywhere.
         largest = max(1, round(LARGEST_CHANGES * len(difference)))
@@ -220,16 +205,10 @@ def _change_ratio(thumbnails):
 
 
 def drop_repeats(video: Video, cuts: Sequence[int] = ()) -> tuple[Video, list[int]]:
-    """Returns a clip without the frames that a conversion of its rate repeated.
+    """Returns a clip without the frames that a conversion of its rate repeated, and its
+    cuts (see `find_cuts`) as they are then.
 
     The whole clip is looked at, and if it has no pattern, each of its shots.
-
-    Args:
-        video: the clip.
-        cuts: see `find_cuts`.
-
-    Returns:
-        The clip, with a note if it has fewer frames now, and its cuts.
     """
     dropped, pattern = find_repeats(video.frames)
     patterns = [pattern]
@@ -256,14 +235,11 @@ def drop_repeats(video: Video, cuts: Sequence[int] = ()) -> tuple[Video, list[in
 def content_box(
     frames: Sequence[UInt8[np.ndarray, "h w 3"]],
 ) -> tuple[int, int, int, int]:
-    """Returns the part of the frames inside of borders of one colour (letterbox).
+    """Returns (left, top, right, bottom), in pixels, of what is inside of borders of
+    one colour (letterbox); all of the frame where there is none, or nothing else.
 
     A line of pixels is border if it has one colour throughout, the same in all frames,
     and all lines farther out have it too.
-
-    Returns:
-        (left, top, right, bottom) in pixels; all of the frame where there is no border,
-        or nothing else.
     """
     height, width = frames[0].shape[:2]
     chosen = np.linspace(0, len(frames) - 1, FRAMES_FOR_BORDERS).astype(int)

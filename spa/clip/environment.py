@@ -13,15 +13,8 @@ from spa.shipped import CHECKPOINT
 
 
 def check(options=None) -> list[Row]:
-    """Returns what is usable here with some options, those of the front ends.
-
-    Args:
-        options: has them as attributes.
-
-    Returns:
-        Rows in the order of a clip's way: devices, checkpoint, trackers, features,
-        depth.
-    """
+    """Returns what is usable here with the front ends' options, which are attributes:
+    rows in the order of a clip's way, from devices to depth."""
     front_ends = [
         row
         for table in (TRACKERS, FEATURES, DEPTHS)
@@ -55,8 +48,7 @@ def _shipped_checkpoint():
 
 
 def table(rows: list[Row]) -> str:
-    """Returns the rows for a person to read: what is usable, and how to get the
-    rest."""
+    """Returns the rows for a person to read."""
     width = max(len(row.name) for row in rows)
     lines = []
     for row in rows:

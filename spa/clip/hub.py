@@ -19,15 +19,9 @@ CONNECT_SECONDS = 10
 def hub_status(
     kind: str, name: str, option: str, model: str, published: str, megabytes: int
 ) -> Row:
-    """Returns a row of `inference.py --check` for a model of transformers.
-
-    Args:
-        kind, name: of the row.
-        option: the option that names the model.
-        model: its name on the hub, or its folder.
-        published: the model that is taken by default, Apache-2.0.
-        megabytes: size of that one's weights.
-    """
+    """Returns a row of `inference.py --check` for a model of transformers, by name or
+    folder in `option`; `published`, the default, is Apache-2.0 and has so many
+    megabytes."""
 
     def row(note, *commands):
         ours = model == published
@@ -51,15 +45,9 @@ def hub_status(
 def hub_directory(name: str | os.PathLike, who: str, option: str) -> str:
     """Returns the folder that holds a model's configuration and weights.
 
-    Args:
-        name: a folder, or a name on the hub such as "facebook/dinov2-base", which is
-            fetched if it is not in the hub's cache.
-        who: what needs it, for messages.
-        option: the option that names it, for messages.
-
-    Raises:
-        FrontEndError: if the folder holds no model, or the model is neither in the
-            cache nor can be fetched.
+    `name` is a folder, or a name on the hub such as "facebook/dinov2-base", which is
+    fetched if it is not in the hub's cache; `who` needs it, by `option`: for
+    messages.
     """
     from huggingface_hub import snapshot_download
 
@@ -123,18 +111,8 @@ def _check_connection(name, who):
 
 
 def load_pretrained(auto_class: str, folder: str, device: str):
-    """Loads a transformers model of a folder, ready to run, with every weight of it.
-
-    In float16 on a GPU, in float32 elsewhere.
-
-    Args:
-        auto_class: "AutoModel", "AutoModelForDepthEstimation", ...
-        folder: of `hub_directory`.
-        device: of `torch_models.pick_device`.
-
-    Raises:
-        FrontEndError: if the folder holds another kind of model, or weights lack.
-    """
+    """Returns a transformers model of a folder of `hub_directory`, ready to run, with
+    every weight of it; in float16 on a GPU, in float32 elsewhere."""
     import torch
     import transformers
     from transformers.utils import logging

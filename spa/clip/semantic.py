@@ -26,25 +26,21 @@ POINTS_PER_ENTITY = 16
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """Choices for query points.
+    """Choices for query points; PointsError for a number that cannot be.
 
     Attributes:
-        num_frames: of the clip, spread over it, that are clustered; all of a shorter
-            one.
+        num_frames: of the clip, spread over it, that are clustered.
         num_patches: across and down that features are computed for, whatever the
             frame's shape; 16 is 224 x 224 pixels for patches of 14.
         method: one of METHODS.
-        merge_ratio: bipartite: percent of the tokens merged in a round.
-        num_iters: bipartite: rounds.
+        merge_ratio, num_iters: bipartite: percent of the tokens merged in a round,
+            rounds.
         n_clusters: kmeans: clusters, fewer where there are fewer different patches.
         num_points_per_entity: points in each cluster, or connected component.
         use_connected_components: each connected part of a cluster is an entity.
         filter_radius: tracks that stay nearer than this to an earlier one are left out;
             pixels of a frame whose longer side has 512, 0 for none.
         seed: kmeans: of its starts. Points within a cluster do not depend on it.
-
-    Raises:
-        PointsError: a number that cannot be.
     """
 
     num_frames: int = 32
@@ -97,10 +93,10 @@ class Queries:
     """Points to track, and the clusters that they come from.
 
     Attributes:
-        points: [N, 3] float32 (frame of the clip, x, y), by frame, then entity.
-        entities: [N] which entity each lies on.
-        labels: [K, h, w] the cluster of each patch of the clustered frames.
-        frames: [K] which frames of the clip these are.
+        points: float32 (frame of the clip, x, y), by frame, then entity.
+        entities: which entity each lies on.
+        labels: the cluster of each patch of the clustered frames.
+        frames: which frames of the clip these are.
     """
 
     points: Float[np.ndarray, "N 3"]
@@ -111,15 +107,9 @@ class Queries:
 
 @dataclasses.dataclass(frozen=True)
 class EntityTracks:
-    """Tracks of points that lie on entities.
-
-    Attributes:
-        tracks: [N, T, 2] float32 pixels (x, y).
-        visible: [N, T, 1] float32, 1 where the point is seen.
-        entities: [N] which entity each began on.
-        query_frames: [N] the frame that it began in.
-        queries: what was tracked, redundant ones included; None if read from a file.
-    """
+    """Tracks (see `protocol.Tracks2D`) of points that lie on entities: which entity
+    each began on, the frame it began in, and what was tracked, redundant ones included
+    (None if read from a file)."""
 
     tracks: Float[np.ndarray, "N T 2"]
     visible: Float[np.ndarray, "N T 1"]
@@ -145,8 +135,7 @@ class EntityTracks:
 
 
 def sample_frames(num_frames: int, count: int) -> Int[np.ndarray, " K"]:
-    """Returns numbers of `count` frames spread evenly from the first of a clip to its
-    last; of all of them if there are fewer."""
+    """Returns numbers of `count` frames, or all, spread evenly from first to last."""
     count = min(num_frames, count)
     return np.round(np.linspace(0, num_frames - 1, count)).astype(int)
 
@@ -167,11 +156,7 @@ def cluster(
     tokens: Float[np.ndarray, "T h w D"], sampling: Sampling
 ) -> Int[np.ndarray, "T h w"]:
     """Returns the cluster of each patch, over all frames together; some may have no
-    patch.
-
-    Raises:
-        PointsError: features that are not finite.
-    """
+    patch. PointsError for features that are not finite."""
     if not np.isfinite(tokens).all():
         raise PointsError(
             "features of the clip are not finite numbers: give another dino_model"
@@ -187,14 +172,8 @@ def find_queries(
     size: tuple[int, int],
     sampling: Sampling,
 ) -> Queries:
-    """Returns points on each entity, in the frame in which it is largest.
-
-    Args:
-        tokens: features of patches of some frames.
-        frames: which frames of the clip these are.
-        size: (height, width) of the clip's frames.
-        sampling: how many, and of what.
-    """
+    """Returns points on each entity, in the frame in which it is largest, from features
+    of patches of some frames (which, of the clip) of a `size` (height, width)."""
     labels = cluster(tokens, sampling)
     has_pixel = _has_pixel(labels.shape[1:], size)
     found, entity = [], 0
@@ -227,15 +206,13 @@ def find_queries(
 def patch_pixels(
     mask: Bool[np.ndarray, "h w"], size: tuple[int, int]
 ) -> Float[np.ndarray, "n 2"]:
-    """Returns centres (x, y) of the pixels of a frame of `size` that lie in patches of
-    a mask, row by row."""
+    """Returns centres (x, y), row by row, of a frame's pixels in patches of a mask."""
     y, x = np.nonzero(mask[_patch_numbers(mask.shape, size)])
     return np.stack([x, y], axis=1) + 0.5
 
 
 def _patch_numbers(shape, size):
-    """Returns row and column, as numpy.ix_, of the patch in which each pixel's centre
-    lies."""
+    """Returns row and column, as numpy.ix_, of the patch of each pixel's centre."""
     return np.ix_(
         *(
             ((np.arange(pixels) + 0.5) * patches // pixels).astype(int)
@@ -254,9 +231,8 @@ def _has_pixel(shape, size):
 def spread_points(
     pixels: Float[np.ndarray, "n 2"], count: int
 ) -> Float[np.ndarray, "m 2"]:
-    """Returns at most `count` of some pixels, evenly spread: k-means of their
-    positions, and of each cluster the pixel that is nearest to its centre. All where
-    there are fewer."""
+    """Returns at most `count` of some pixels, evenly spread: of each cluster by k-means
+    of their positions the pixel that is nearest to its centre."""
     if len(pixels) <= count:
         return pixels
     labels, centres = kmeans(pixels.astype(np.float32), count, seed=0)
@@ -284,18 +260,6 @@ def grid_queries(size: tuple[int, int], grid_size: int) -> Queries:
     return Queries(points, np.zeros(len(points), np.int64), labels, np.zeros(1, int))
 
 
-def semantic_queries(
-    frames: Sequence[UInt8[np.ndarray, "H W 3"]],
-    model: features.FeatureModel,
-    sampling: Sampling,
-) -> Queries:
-    """Returns points on the entities of a clip [T, H, W, 3], by a network's
-    features."""
-    chosen = sample_frames(len(frames), sampling.num_frames)
-    tokens = clip_tokens([frames[t] for t in chosen], model, sampling.num_patches)
-    return find_queries(tokens, chosen, frames[0].shape[:2], sampling)
-
-
 def semantic_tracks(
     frames: Sequence[UInt8[np.ndarray, "H W 3"]],
     model: features.FeatureModel | None,
@@ -307,20 +271,20 @@ def semantic_tracks(
     """Tracks points on the entities of a clip, both ways in time.
 
     Args:
-        frames: T frames [H, W, 3], RGB uint8, all of one size.
+        frames: RGB uint8, all of one size.
         model: of `features.load_features`; of no use for a grid.
         track: of `tracking.load_tracker`.
         sampling: how points are chosen; the defaults for None.
-        grid_size: a plain grid of so many across and down instead, of which nothing
-            is left out.
+        grid_size: a plain grid of so many across and down instead, of which nothing is
+            left out.
         max_tracks: upper bound on N, by an even choice; none by default.
-
-    Raises:
-        FrontEndError: a tracker that fails; says what to do.
     """
     sampling = sampling or Sampling()
     if grid_size is None:
-        queries = semantic_queries(frames, model, sampling)
+        chosen = sample_frames(len(frames), sampling.num_frames)
+        seen = [frames[t] for t in chosen]
+        tokens = clip_tokens(seen, model, sampling.num_patches)
+        queries = find_queries(tokens, chosen, frames[0].shape[:2], sampling)
     else:
         queries = grid_queries(frames[0].shape[:2], grid_size)
     rows = np.arange(len(queries.points))
@@ -341,9 +305,7 @@ def semantic_tracks(
 
 
 def drop_redundant(
-    tracks: Float[np.ndarray, "N T 2"],
-    visible: Bool[np.ndarray, "N T"],
-    radius: float,
+    tracks: Float[np.ndarray, "N T 2"], visible: Bool[np.ndarray, "N T"], radius: float
 ) -> Int[np.ndarray, " K"]:
     """Returns the tracks that say something of their own.
 

@@ -14,18 +14,13 @@ from spa.files import BAD_FILE
 
 
 def write_points(create: Callable, stem: Path, found: EntityTracks, **about) -> None:
-    """Writes STEM.pkl, as Trokens does, and STEM.npz beside it.
+    """Writes STEM.pkl, as Trokens does, and STEM.npz beside it, which holds `about`,
+    too; `create` is of `files.whole_files`, by which both appear or neither.
 
-    Both hold `pred_tracks [T, N, 2]`, `pred_visibility [T, N]` bool, `obj_ids [N]` and
-    `point_queries [N]` int64 (query frames): the first as torch tensors with tracks in
-    float16, which is half a pixel off beyond 512, the second in float32. The .npz takes
-    its name last: where it is, the video is finished.
-
-    Args:
-        create: of `files.whole_files`, by which both appear or neither.
-        stem: the path without its ending.
-        found: tracks in pixels of the video.
-        **about: further entries of the .npz.
+    Both hold `pred_tracks [T, N, 2]` in pixels of the video, `pred_visibility [T, N]`
+    bool, `obj_ids [N]` and `point_queries [N]` int64 (query frames): the first as torch
+    tensors with tracks in float16, which is half a pixel off beyond 512, the second in
+    float32. The .npz takes its name last: where it is, the video is finished.
     """
     import torch
 
@@ -48,11 +43,7 @@ def write_points(create: Callable, stem: Path, found: EntityTracks, **about) -> 
 
 
 def read_points(path: str | os.PathLike) -> EntityTracks:
-    """Returns the tracks of an .npz of `write_points`; nothing is unpickled.
-
-    Raises:
-        PointsError: not such a file.
-    """
+    """Returns the tracks of an .npz of `write_points`; nothing is unpickled."""
     try:
         with np.load(path, allow_pickle=False) as stored:
             return EntityTracks(

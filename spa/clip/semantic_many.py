@@ -40,20 +40,10 @@ class PointsItem(jobs.Item):
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Choices of what is made of each video.
-
-    Attributes:
-        sampling: how points are chosen.
-        tracker: a name in tracking.TRACKERS.
-        grid_size: of a plain grid instead of semantic points; None for these.
-        fps: frames per second to keep; None as in `video.read_video`.
-        dino_model: where features come from, in words; None for a grid.
-        make_vis: whether GIFs are made.
-        debug_mode: whether pictures of clusters are made, of videos that are finished,
-            too.
-        cotracker_repo, cotracker_checkpoint: of the tracker cotracker3; None for the
-            published ones.
-    """
+    """Choices of what is made of each video: the tracker by name, a plain grid instead
+    of semantic points (`grid_size`), frames per second as in `read_video`, where
+    features come from, whether GIFs are made, and pictures of clusters (`debug_mode`),
+    of videos that are finished, too. None is the default, or no grid."""
 
     sampling: Sampling
     tracker: str = "lk"
@@ -98,13 +88,8 @@ def folder_name(settings: Settings) -> str:
 def read_list(csv_path: str) -> list[tuple[str, str]]:
     """Returns the videos of a list, absolute paths, each with its dataset; none twice.
 
-    Args:
-        csv_path: a CSV with columns video_path (looked for from here, else from where
-            the CSV lies) and dataset.
-
-    Raises:
-        UserError: a list that cannot be read, without these columns, without a row,
-            or with a dataset that cannot be a folder's name.
+    It is a CSV with columns video_path (looked for from here, else from where the CSV
+    lies) and dataset, a folder's name.
     """
     found = {}
     _, rows = jobs.read_csv(csv_path, ["video_path", "dataset"])
@@ -146,21 +131,12 @@ def name_items(videos: Sequence[tuple[str, str]], folder: Path) -> list[PointsIt
 def extract_many(
     items: Sequence[PointsItem], settings: Settings, load: Callable, rerun: bool = False
 ) -> list[jobs.Outcome]:
-    """Makes points of videos, one after another.
+    """Makes points of videos, one after another, and returns what became of those which
+    were not finished; with `rerun` all are made anew. `load` gives (model, tracker),
+    called once, and only if something is to be done.
 
-    Args:
-        items: of `name_items`.
-        settings: what is made of each.
-        load: to (model, tracker); called once, and only if something is to be done.
-        rerun: make those anew that are there.
-
-    Returns:
-        What became of those which were not finished.
-
-    Raises:
-        UserError: points made in another way are there.
-        FrontEndError: what cannot be loaded.
-        OSError: a file that cannot be written.
+    Raises UserError where points made in another way are there, OSError for a file that
+    cannot be written.
     """
     to_do = items
     if not rerun:
@@ -178,14 +154,14 @@ def extract_many(
     if not to_do:
         return []
     model, track = load()
-
-    def work(item):
-        return extract(item, settings, model, track)
-
-    def save(item, found):
-        save_files(item, settings, *found)
-
-    return list(jobs.run_items(to_do, work, save, what="videos", unit="video"))
+    outcomes = jobs.run_items(
+        to_do,
+        lambda item: extract(item, settings, model, track),
+        lambda item, found: save_files(item, settings, *found),
+        what="videos",
+        unit="video",
+    )
+    return list(outcomes)
 
 
 def _stored_provenance(item) -> dict | None:
@@ -208,12 +184,7 @@ def extract(
     model: features.FeatureModel | None,
     track: Callable[..., protocol.Tracks2D],
 ) -> tuple[Video, EntityTracks]:
-    """Returns a video of the list, and its tracks in pixels of its (reduced) frames.
-
-    Raises:
-        VideoError: it cannot be read.
-        FrontEndError: its tracker fails.
-    """
+    """Returns a video of the list, and its tracks in pixels of its (reduced) frames."""
     video = read_video(item.path, fps=settings.fps)
     wanted = settings.sampling.num_frames
     if settings.grid_size is None and len(video.frames) < wanted:
@@ -229,11 +200,7 @@ def extract(
 def save_files(
     item: PointsItem, settings: Settings, video: Video, found: EntityTracks
 ) -> None:
-    """Writes all files of a video, together; pictures of earlier points go.
-
-    Raises:
-        OSError: they cannot be written.
-    """
+    """Writes all files of a video, together; pictures of earlier points go."""
     about = {
         "video_path": item.path,
         "made_with": json.dumps(settings.provenance()),

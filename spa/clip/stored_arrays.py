@@ -10,19 +10,8 @@ import numpy as np
 
 
 class StoredArray:
-    """An array of an .npz, stored or deflated.
-
-    Args:
-        path: the file.
-        name: of the array.
-
-    Attributes:
-        shape, dtype: of the array.
-        is_fortran: whether its rows lie all over the file, and not one by one.
-
-    Raises:
-        any of spa.files.BAD_FILE: it cannot be read.
-    """
+    """An array of an .npz, stored or deflated; any of spa.files.BAD_FILE if it cannot
+    be read. If `is_fortran`, its rows lie all over the file, and not one by one."""
 
     def __init__(self, path: str | os.PathLike, name: str):
         self.path, self.name = path, name
@@ -44,11 +33,7 @@ class StoredArray:
             yield file
 
     def rows(self, start: int = 0) -> Iterator[np.ndarray]:
-        """Yields rows from one on, each read when it is asked for.
-
-        Raises:
-            any of spa.files.BAD_FILE: the file is damaged, which shows only then.
-        """
+        """Yields rows from one on, each read when asked for; damage shows only then."""
         num_bytes = math.prod(self.shape[1:]) * self.dtype.itemsize
         with self._opened() as file:
             file.seek(start * num_bytes, os.SEEK_CUR)

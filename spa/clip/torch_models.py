@@ -17,38 +17,22 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
+from spa.clip.availability import INSTALL
 from spa.errors import FrontEndError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-def need(package: str, who: str, install: str | None = None) -> None:
-    """Checks that a package is installed.
-
-    Args:
-        package: the module's name.
-        who: what needs it.
-        install: the command that brings it, if not `pip install PACKAGE`.
-
-    Raises:
-        FrontEndError: if it is not installed.
-    """
+def need(package: str, who: str, install: str = INSTALL) -> None:
+    """Checks that a package is installed; FrontEndError says how to bring it."""
     if importlib.util.find_spec(package) is None:
-        raise FrontEndError(
-            f"{who} needs {package}, which is not installed: "
-            f"{install or f'pip install {package}'}"
-        )
-
-
-def need_torch(who: str) -> None:
-    """Checks that torch is installed."""
-    need("torch", who, "pip install -r requirements.txt")
+        raise FrontEndError(f"{who} needs {package}, which is not installed: {install}")
 
 
 def pick_device() -> str:
-    """Returns "cuda" if there is such a GPU, else "cpu"; Apple's "mps" cannot sample
-    volumes, as CoTracker3 does."""
+    """Returns "cuda" if it is there, else "cpu": Apple's "mps" cannot sample
+    volumes."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
@@ -65,9 +49,6 @@ def import_path(folder: str | os.PathLike, *names: str) -> Iterator[None]:
     `utils`. Inside, such a name means the folder's, even where another module of that
     name is loaded or installed; afterwards everything is as it was. What has been
     imported inside goes on working.
-
-    Raises:
-        FrontEndError: if the folder has no such module.
     """
     folder = os.path.abspath(folder)
     specs = [importlib.machinery.PathFinder.find_spec(name, [folder]) for name in names]
@@ -102,11 +83,7 @@ def import_path(folder: str | os.PathLike, *names: str) -> Iterator[None]:
 
 
 def read_weights(path: str | os.PathLike) -> dict:
-    """Reads the tensors of a torch file by name.
-
-    Raises:
-        FrontEndError: no such file, or it holds anything else.
-    """
+    """Returns the tensors of a torch file by name; refuses one of anything else."""
     import torch
 
     path = os.path.expanduser(os.fspath(path))
@@ -127,11 +104,7 @@ def read_weights(path: str | os.PathLike) -> dict:
 
 
 def load_weights(model, state: dict, path: str | os.PathLike, who: str) -> None:
-    """Puts weights into a network, all of them.
-
-    Raises:
-        FrontEndError: if names or shapes differ.
-    """
+    """Puts weights into a network, all of them; refuses other names or shapes."""
     try:
         model.load_state_dict(state)
     except RuntimeError as error:  # its second line on: what differs
@@ -152,18 +125,10 @@ def pixel_batches(
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
 ):
-    """Yields frames resized, in 0..1, normalised, in batches.
+    """Yields frames as batches of float32 tensors [b, 3, height, width] on the CPU,
+    resized to `size` (height, width), in 0..1, normalised.
 
     By hand, since transformers' image processors want torchvision.
-
-    Args:
-        frames: T frames [H, W, 3], RGB uint8.
-        size: (height, width) that the network sees.
-        batch_size: frames in a batch; the last may have fewer.
-        mean, std: of the colours, in 0..1.
-
-    Yields:
-        float32 tensors [b, 3, height, width] on the CPU.
     """
     import torch
 

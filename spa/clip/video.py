@@ -32,15 +32,13 @@ class Video:
     """A clip, at most WORKING_SIZE px on its longer side.
 
     Attributes:
-        frames: T frames [h, w, 3], RGB uint8.
+        frames: RGB uint8, turned as the file says (`rotation`, degrees).
         size: (height, width) of the clip itself, as displayed.
         fps: frames per second, 0 if unknown.
+        frame_indices: which frames of the file these are.
         path: of the file, None for an array.
-        codec: its codec, "" if unknown.
-        rotation: degrees that the file says to turn frames by; `frames` are turned.
-        frame_indices: [T] which frames of the file these are.
-        warnings: what a user should know about it.
-        notes: what was decided about it.
+        codec: "" if unknown.
+        warnings, notes: what a user should know about it, and what was decided.
     """
 
     frames: Sequence[UInt8[np.ndarray, "h w 3"]]
@@ -55,13 +53,8 @@ class Video:
 
 
 class Frames(Sequence):
-    """Some frames of others, or a part of each, looked up when they are asked for.
-
-    Args:
-        source: frames [h, w, 3].
-        indices: which of them.
-        box: (left, top, right, bottom) in pixels of them, None for all.
-    """
+    """Frames by their indices in others, or a part of each, (left, top, right, bottom)
+    in pixels, looked up when they are asked for."""
 
     def __init__(self, source, indices, box=None):
         self.source, self.indices, self.box = source, indices, box
@@ -124,16 +117,12 @@ def read_video(
 
     Args:
         path: a file that ffmpeg can decode.
-        start: seconds to leave out at the beginning.
-        duration: seconds to read, None for all.
+        start, duration: seconds to leave out at the beginning, and to read, None for
+            all.
         fps: frames per second to keep; None for those of the file, or every second,
             third... of them, so that 30 or fewer are left.
         max_size: longer sides are reduced to this many pixels.
         memory: bytes of frames held in memory; the others go to a temporary file.
-
-    Raises:
-        VideoError: no such file, not a video, nothing decoded, fewer than two frames,
-            frames smaller than 64 px, or no room for them.
     """
     path = os.fspath(path)
     check_file(path)
@@ -237,9 +226,8 @@ def believed_rate(header, steps):
 
 
 def _edited_seconds(path):
-    """Returns what the edit list of an .mp4 or .mov leaves of its video; infinite where
-    there is none. Phones and ffmpeg trim in this way, without coding anew; OpenCV goes
-    by it but for its count of frames."""
+    """Returns what the edit list of an .mp4 or .mov leaves of its video, else infinity.
+    Phones and ffmpeg trim in this way; OpenCV goes by it but for its count."""
     try:
         with open(path, "rb") as file:
             content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
@@ -350,18 +338,8 @@ def video_from_array(
     max_size: int = WORKING_SIZE,
     kept_fps: float | None = None,
 ) -> Video:
-    """Returns frames that are in memory already, as `read_video` would.
-
-    Args:
-        frames: [T, H, W, 3] RGB uint8.
-        fps: their rate, 0 if unknown.
-        max_size: longer sides are reduced to this many pixels.
-        kept_fps: frames per second to keep, as `fps` of `read_video`.
-
-    Raises:
-        VideoError: not [T, H, W, 3] uint8, fewer than two frames, or too small; a rate
-            that cannot be, or one to keep of an unknown one.
-    """
+    """Returns frames [T, H, W, 3] RGB uint8 of a rate (0 if unknown) as `read_video`
+    would; `kept_fps` is its `fps`."""
     if not 0 <= fps < math.inf:
         raise VideoError(f"video has {fps} fps: give a number, 0 if unknown")
     if kept_fps and not fps:

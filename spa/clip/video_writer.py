@@ -23,24 +23,12 @@ def write_video(
     crf: int = CRF,
     preset: str = "veryfast",
 ) -> int:
-    """Writes RGB frames as H.264 (yuv420p, which browsers play), whole or not at all.
+    """Writes RGB frames, all of one size, as H.264 (yuv420p, which browsers play),
+    whole or not at all; returns how many.
 
     Frames of an odd height or width get their last row or column twice, since yuv420p
-    has two of each in common.
-
-    Args:
-        path: where the .mp4 shall be.
-        frames: RGB, all of one size.
-        fps: frames per second.
-        crf: quality, from 0 (all that there is) to 51.
-        preset: of x264; a slow one makes smaller files.
-
-    Returns:
-        How many frames were written.
-
-    Raises:
-        VideoError: no frames, frames of several sizes, a rate that cannot be.
-        OSError: it cannot be written.
+    has two of each in common. `crf` is quality, from 0 (all that there is) to 51; a
+    slow `preset` makes smaller files.
     """
     if not 0 < fps < math.inf:
         raise VideoError(f"fps is {fps:g}, must be more than 0")

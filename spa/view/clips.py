@@ -22,11 +22,7 @@ MOST_WHOLE = 2**30  # bytes of a video that can only be read as a whole
 
 
 class StoredClip:
-    """The `video` of an .npz: [T, 3, H, W] or [T, H, W, 3], uint8 or float in 0..1.
-
-    Raises:
-        VisualizeError: it is no video.
-    """
+    """The `video` of an .npz: [T, 3, H, W] or [T, H, W, 3], uint8 or float in 0..1."""
 
     def __init__(self, path: str | os.PathLike):
         self.path = os.fspath(path)
@@ -59,11 +55,7 @@ class StoredClip:
         return self.stored.shape[0]
 
     def frames(self, start: int = 0) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
-        """Yields RGB frames from one on.
-
-        Raises:
-            VisualizeError: the file is damaged, or holds other numbers.
-        """
+        """Yields RGB frames from one on."""
         is_whole = self.stored.is_fortran
         try:
             rows = self._stored_array()[start:] if is_whole else self.stored.rows(start)
@@ -95,16 +87,8 @@ class StoredClip:
 
 
 class FileClip:
-    """Frames of a video file that a result names.
-
-    Args:
-        path: the video.
-        indices: [T] which of its frames.
-        size: (height, width) that the result's camera is for; None for the video's.
-
-    Raises:
-        VisualizeError: it cannot be read.
-    """
+    """Frames of a video file that a result names, those of `indices`, in the `size`
+    (height, width) that the result's camera is for; None for the video's."""
 
     def __init__(self, path: str, indices: Int[np.ndarray, " T"], size=None):
         self.path, self.indices, self.size = path, np.asarray(indices), size
@@ -114,12 +98,7 @@ class FileClip:
         return len(self.indices)
 
     def frames(self, start: int = 0) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
-        """Yields RGB frames from one on.
-
-        Raises:
-            VideoError: it may not be read.
-            VisualizeError: it ends before them.
-        """
+        """Yields RGB frames from one on."""
         check_file(self.path)
         capture = cv2.VideoCapture(os.path.abspath(self.path), cv2.CAP_FFMPEG)
         number = -1
@@ -145,11 +124,7 @@ class FileClip:
 
 
 def eight_bits(values: np.ndarray) -> UInt8[np.ndarray, "..."]:
-    """Returns colours 0..255 of uint8, of other integers, or of float in 0..1.
-
-    Raises:
-        VisualizeError: floats that are not in 0..1.
-    """
+    """Returns colours 0..255 of uint8, of other integers, or of float in 0..1."""
     if values.dtype == np.uint8:
         return values
     if values.dtype.kind in "iu":

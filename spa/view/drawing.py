@@ -1,6 +1,7 @@
 """Points and trails on frames, coloured by score."""
 
 import collections
+import itertools
 import os
 from collections.abc import Iterable, Iterator
 
@@ -31,16 +32,11 @@ def project_3d_to_2d(
     intrinsics: Float[np.ndarray, "3 3"],
     extrinsics: Float[np.ndarray, "4 4"],
 ) -> tuple[Float[np.ndarray, "N 2"], Float[np.ndarray, " N"]]:
-    """Projects points in the world to pixels of one camera.
+    """Projects points in the world to pixels of one camera (intrinsics in pixels,
+    extrinsics world-to-camera), and returns their depths, too.
 
-    Args:
-        coords_3d: [N, 3] in the world.
-        intrinsics: [3, 3] in pixels.
-        extrinsics: world-to-camera, [4, 4].
-
-    Returns:
-        Pixels [N, 2] and depths [N]. What is not in front of the camera has no pixel:
-        NaN, where the published function has a mirror image, or (0, 0).
+    What is not in front of the camera has no pixel: NaN, where the published function
+    has a mirror image, or (0, 0).
     """
     points = np.asarray(coords_3d, np.float64)
     pose = np.asarray(extrinsics, np.float64)
@@ -64,18 +60,10 @@ def project_all_tracks(
 ) -> Float[np.ndarray, "N T 2"]:
     """Projects tracks in the world to pixels of the video.
 
-    Args:
-        coords_3d: [T, N, 3] in the world.
-        intrinsics: [3, 3] or one per frame, in pixels of the video.
-        extrinsics: world-to-camera, [4, 4] or one per frame.
-        resize_height, resize_width: size at which the published function projects,
-            before it scales pixels back. The result does not hang on it; like the next
-            two it is here so that callers need not change.
-        original_height, original_width: size of the video.
-
-    Returns:
-        Pixels [N, T, 2], where they are: NaN behind the camera, and not moved to the
-        border where they are out of the frame, as the published function does.
+    Cameras are one or one per frame, intrinsics in pixels of the video, extrinsics
+    world-to-camera. The sizes are here so that callers of the published function, which
+    projects at another size and scales back, need not change. NaN behind the camera;
+    not moved to the border where out of the frame, as there.
     """
     del resize_height, resize_width, original_height, original_width
     num_frames, num_tracks = coords_3d.shape[:2]
@@ -111,26 +99,21 @@ def paint_frames(
     the point is visible and inside the frame at both of its ends.
 
     Args:
-        frames: T frames, BGR. They are not changed.
-        tracks: pixels, [N, T, 2]; NaN where there is no point.
-        visibles: [N, T]; None: all are visible.
-        scores: [T, N] in 0..1; NaN, drawn grey, where there is none.
+        frames: BGR; they are not changed.
+        tracks: pixels; NaN where there is no point.
+        visibles: None: all are visible.
+        scores: 0..1; NaN, drawn grey, where there is none.
         trail: steps of a trail, 0 for none.
         point_size: radius of points in pixels.
         hidden: points that are not visible are rings, "hollow", grey without a score;
             or left out, "skip"; or "lost": rings that have a score, while those without
             one are left out, if any point has one.
-        margin: whether there is a strip below with a colour bar and the mean score of
-            the frame. The video is at the top left, where it was, and as it was.
+        margin: a strip of `margin_height` below with a colour bar and the mean score.
         score_range: what the scores 0 and 1 were before they were normalised, which is
             what the margin says.
-        running_scores: [T], the true scores that the margin says, frame by frame; None:
-            the means of `scores`.
+        running_scores: the true scores that the margin says, frame by frame; None: the
+            means of `scores`.
         side_by_side: the frame itself to the left of the painted one.
-
-    Yields:
-        T frames, BGR, [H, W, 3]; higher by the margin (`margin_height`), and twice as
-        wide side by side.
 
     Raises:
         VisualizeError: at once, for arrays that do not fit each other or options that
@@ -209,7 +192,7 @@ def _paint_tracks(frames, tracks, visibles, scores, trail, point_size, shown):
         seen = inside & visibles[:, t]
         colours = [tuple(colour) for colour in colours_bgr(scores[t]).tolist()]
         recent.append((positions, seen))
-        picture = _paint_trails(frame, list(recent), colours)
+        picture = _paint_trails(frame, recent, colours)
         drawn = inside & shown[:, t]
         _paint_points(picture, tracks[:, t], drawn, seen, colours, point_size)
         count += 1
@@ -219,8 +202,7 @@ def _paint_tracks(frames, tracks, visibles, scores, trail, point_size, shown):
 
 
 def _positions(points, shape):
-    """Returns positions [N] as OpenCV takes them, in parts of a pixel, and which lie in
-    the frame [N]."""
+    """Returns positions in OpenCV's parts of a pixel, and which are in the frame."""
     x, y = points[:, 0], points[:, 1]
     with np.errstate(invalid="ignore"):
         inside = (x >= 0) & (x < shape[1]) & (y >= 0) & (y < shape[0])
@@ -235,9 +217,7 @@ def _paint_trails(frame, recent, colours):
     if len(recent) < 2:
         return frame.copy()
     overlay, line, smooth = frame.copy(), cv2.line, cv2.LINE_AA
-    for (starts, seen_before), (ends, seen) in zip(
-        recent[:-1], recent[1:], strict=True
-    ):
+    for (starts, seen_before), (ends, seen) in itertools.pairwise(recent):
         for n in np.flatnonzero(seen_before & seen).tolist():
             line(overlay, starts[n], ends[n], colours[n], 1, smooth, SHIFT)
     return cv2.addWeighted(overlay, TRAIL_WEIGHT, frame, 1 - TRAIL_WEIGHT, 0)
@@ -263,10 +243,8 @@ def paint_point_track_with_colors(
     """Paints tracks on a whole video, as the published function; see `paint_frames`,
     whose further options it takes. There is no margin unless asked for."""
     options = {"margin": False} | options
-    painted = paint_frames(
-        video, tracks, visibles, scores, trail, point_size, **options
-    )
-    painted = list(painted)
+    arrays = video, tracks, visibles, scores
+    painted = list(paint_frames(*arrays, trail, point_size, **options))
     return np.stack(painted) if painted else np.asarray(video).copy()
 
 
@@ -281,10 +259,10 @@ def draw_result(
     margin: bool = True,
     side_by_side: bool = False,
 ) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
-    """Paints a result's tracks on its frames, read and painted one by one.
+    """Yields a result's frames, RGB, with its tracks, read and painted one by one.
 
-    Tracks are drawn by falling lowest score, so that the worst lie on top. By default
-    a point that is neither visible nor scored is not drawn, if any is scored: many
+    Tracks are drawn by falling lowest score, so that the worst lie on top. By default a
+    point that is neither visible nor scored is not drawn, if any is scored: many
     trackers leave one where it was lost.
 
     Args:
@@ -293,13 +271,6 @@ def draw_result(
         normalize: spread scores over 0..1, see `normalize_scores`; else they are the
             true ones.
         worst: draw only so many tracks, those with the lowest scores.
-
-    Yields:
-        T frames, RGB.
-
-    Raises:
-        VisualizeError: as `read_result` and `paint_frames`, at once; scores
-            outside of 0..1 that are not to be normalised; a video that cannot be read.
     """
     data = result if isinstance(result, dict) else read_result(result)
     true = data["coords_score"]
@@ -310,14 +281,12 @@ def draw_result(
         scores, score_range = true, (0.0, 1.0)
     order = drawing_order(true) if worst is None else worst_tracks(true, worst)[::-1]
     scores = scores[:, order]
-    tracks = project_all_tracks(
-        data["coords"][:, order], data["intrinsics"], data["extrinsics"]
-    )
-    visibles = data["visibs"][:, order].T
+    cameras = data["intrinsics"], data["extrinsics"]
+    tracks = project_all_tracks(data["coords"][:, order], *cameras)
     painted = paint_frames(
         (frame[..., ::-1] for frame in data["clip"].frames()),
         tracks,
-        visibles,
+        data["visibs"][:, order].T,
         scores,
         trail,
         point_size,
@@ -339,11 +308,7 @@ def is_in_frame(data: dict) -> Bool[np.ndarray, "N T"]:
 
 
 def write_png(path: str | os.PathLike, frame: UInt8[np.ndarray, "H W 3"]) -> None:
-    """Writes an RGB frame as a PNG, whole or not at all.
-
-    Raises:
-        OSError: it cannot be written.
-    """
+    """Writes an RGB frame as a PNG, whole or not at all."""
     data = cv2.imencode(".png", np.ascontiguousarray(frame[..., ::-1]))[1]
     with whole_file(path) as file:
         file.write(data.tobytes())

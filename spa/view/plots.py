@@ -20,21 +20,10 @@ def plot_scores(
     chosen: Sequence[int] | None = None,
     title: str = "",
 ) -> None:
-    """Draws scores over time as a PNG: their mean, the range in which the middle 80% of
-    points lie, and the mean of the lowest hundredth, which a small thing that does the
-    impossible moves first.
-
-    Args:
-        path: where the picture shall be.
-        scores: [T, N], true scores; NaN where there is none.
-        fps: so that there is an axis in seconds; None for none.
-        chosen: tracks to draw a line for each.
-        title: above it.
-
-    Raises:
-        VisualizeError: no scores at all.
-        OSError: it cannot be written.
-    """
+    """Draws true scores over time as a PNG: their mean, the range in which the middle
+    80% of points lie, and the mean of the lowest hundredth, which a small thing that
+    does the impossible moves first; or a line for each of the `chosen` tracks. With
+    `fps` there is an axis in seconds."""
     from matplotlib.figure import Figure  # not above: it takes a second
 
     scores = np.where(np.isfinite(scores), scores, np.nan)

@@ -24,20 +24,11 @@ DROP_SPREADS = 3.0  # or so many robust standard deviations of the curve
 
 @dataclasses.dataclass
 class Score:
-    """One video's result; None where it does not say.
+    """One video's result, as in score.json; None where it does not say.
 
-    Attributes:
-        name: of its folder among the results, by which two folders are matched.
-        folder: where its result is.
-        path: the file that was scored.
-        realism, spread, percentile, jaccard, within, visibility: figures of score.json,
-            spread being between splits.
-        tracks, frames, fps, size: (width, height) of the file.
-        cuts: first frames of shots.
-        warnings, notes: said by scoring.
-        curve: [T] the score over time.
-        settings: checkpoint, version and options, which must agree to compare.
-        measure: what realism is made from.
+    Two folders are matched by `name`. `size` is (width, height) of the file, `curve`
+    the score over time, `settings` checkpoint, version and options, which must agree to
+    compare, and `measure` what realism is made from.
     """
 
     name: str
@@ -63,8 +54,7 @@ class Score:
 
 @dataclasses.dataclass
 class Folder:
-    """A folder of results: scores from the highest realism on, and (name, error) of
-    videos that could not be scored."""
+    """Scores from the highest realism on, and (name, error) of the other videos."""
 
     path: Path
     scores: list[Score]
@@ -196,17 +186,12 @@ def _or(value, instead):
 def find_drops(
     curve: Sequence[float | None] | Float[np.ndarray, " T"], most: int = MOST_DROPS
 ) -> list[int]:
-    """Returns the frames in which a score over time is at the bottom of a drop.
+    """Returns the frames, in order, in which a score over time is at the bottom of one
+    of its deepest drops.
 
     A drop is a dip that is deep (scipy's prominence) for a score, LEAST_DROP, and for
     this curve, DROP_SPREADS robust standard deviations. One at the clip's ends counts.
-
-    Args:
-        curve: [T]; None or NaN where no point has a score, which is bridged.
-        most: the deepest so many.
-
-    Returns:
-        Frame numbers, in order of time.
+    Frames without a score are bridged.
     """
     values = np.array([np.nan if y is None else y for y in curve], float)
     known = np.flatnonzero(~np.isnan(values))
@@ -242,8 +227,7 @@ class Entry:
 
 
 def pair_up(folders: Sequence[Folder]) -> list[Entry]:
-    """Returns videos by name: of one folder in its order, of two matched, by the
-    difference."""
+    """Returns videos by name: of one folder in its order, of two by the difference."""
     by_name = [{score.name: score for score in f.scores} for f in folders]
     names = dict.fromkeys(name for scores in by_name for name in scores)
     entries = [Entry(n, [scores.get(n) for scores in by_name]) for n in names]
@@ -253,13 +237,9 @@ def pair_up(folders: Sequence[Folder]) -> list[Entry]:
 
 
 def compare(entries: Sequence[Entry]) -> dict:
-    """Compares two folders.
-
-    Returns:
-        num_common, mean_a, mean_b (each over all videos of its folder), and
-        `difference` and `win_rate` of the first over names in both, as
-        {value, low, high}: 95% bootstrap interval. None where there is no number.
-    """
+    """Compares two folders: means over all videos of each, and `difference` and
+    `win_rate` of the first over names in both, as {value, low, high}: 95% bootstrap
+    interval. None where there is no number."""
     pairs = np.array([
         [side.realism for side in e.sides] for e in entries if e.difference is not None
     ]).reshape(-1, 2)  # fmt: skip

@@ -43,21 +43,12 @@ def write_page(
     crf: int = 28,
     max_videos: int = 100,
 ) -> int:
-    """Writes one or two folders of results as a page, whole or not at all.
+    """Writes one or two folders of results as a page, whole or not at all; returns its
+    size in bytes.
 
-    Args:
-        path: where the .html shall be.
-        folders: of `read_folder`; of two, videos of one name are put side by side.
-        video_size: longer side of the videos in it, pixels.
-        crf: their quality in H.264, 0 (best, large) to 51.
-        max_videos: how many are put in, see `choose`; the others are listed without.
-
-    Returns:
-        Its size in bytes.
-
-    Raises:
-        UserError: a size, quality or number that cannot be.
-        OSError: it cannot be written.
+    Videos of one name are put side by side, their longer side `video_size` pixels;
+    `crf` is their quality in H.264, 0 (best, large) to 51. All but `max_videos` (see
+    `choose`) are listed without.
     """
     check_sizes(video_size, crf, max_videos)
     entries = pair_up(folders)
@@ -80,7 +71,6 @@ def write_page(
 
 
 def check_sizes(video_size: int, crf: int, max_videos: int) -> None:
-    """Raises UserError for what cannot be."""
     if not 16 <= video_size <= 4096:
         raise UserError(f"video_size is {video_size}, must be 16 to 4096 pixels")
     if not 0 <= crf <= 51:
@@ -90,9 +80,7 @@ def check_sizes(video_size: int, crf: int, max_videos: int) -> None:
 
 
 def page_data(
-    folders: Sequence[Folder],
-    entries: Sequence[Entry],
-    pictures: dict[int, Pictures],
+    folders: Sequence[Folder], entries: Sequence[Entry], pictures: dict[int, Pictures]
 ) -> tuple[dict, dict[str, Path]]:
     """Returns what the page's script reads, and its videos by their ids."""
     media, videos = {}, []
@@ -109,7 +97,15 @@ def page_data(
         })  # fmt: skip
     data = {
         "title": " and ".join(folder.name for folder in folders),
-        "folders": [_describe_folder(folder) for folder in folders],
+        "folders": [
+            {
+                "name": folder.name,
+                "count": len(folder.scores),
+                "mean": mean_realism(folder.scores),
+                "failed": [{"name": n, "error": error} for n, error in folder.failed],
+            }
+            for folder in folders
+        ],
         "basis": _describe_scorers(folders),
         "notes": comparability_notes(folders),
         "comparison": compare(entries) if len(folders) > 1 else None,
@@ -119,7 +115,6 @@ def page_data(
 
 
 def _describe_side(score, pictures, media) -> dict:
-    """Returns a video in a folder, as the page's script knows it."""
     ids = {}
     for kind in ("original", "painted"):
         file = getattr(pictures, kind)
@@ -149,15 +144,6 @@ def _describe_side(score, pictures, media) -> dict:
 
 def _rounded(value):
     return None if value is None else round(float(value), DECIMALS)
-
-
-def _describe_folder(folder) -> dict:
-    return {
-        "name": folder.name,
-        "count": len(folder.scores),
-        "mean": mean_realism(folder.scores),
-        "failed": [{"name": name, "error": error} for name, error in folder.failed],
-    }
 
 
 def _describe_scorers(folders) -> str:
@@ -198,13 +184,8 @@ def comparability_notes(folders: Sequence[Folder]) -> list[str]:
 
 
 def page_pieces(data: dict, media: dict[str, Path]) -> Iterator[bytes]:
-    """Yields the page's bytes, piece by piece, so that no more than a video is in
-    memory.
-
-    Args:
-        data: what its script reads; JSON takes all of it.
-        media: videos by their elements' ids.
-    """
+    """Yields the page's bytes, of which no more than a video is in memory: `data` is
+    what its script reads, `media` videos by their elements' ids."""
     style, script = _read_parts("style.css"), _read_parts(*SCRIPTS)
     filled = {
         "POLICY": _security_policy(style, script),

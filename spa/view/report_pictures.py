@@ -32,17 +32,8 @@ DRAWN = 1  # counted up when videos are drawn in another way
 
 @dataclasses.dataclass
 class Pictures:
-    """Pictures of one result on the page.
-
-    Attributes:
-        thumbnail: a JPEG, empty if there is none.
-        original, painted: H.264 files, None if the result has no video, or was not
-            chosen to have one in the page.
-        size: (width, height) of both.
-        fps: of both.
-        absent: why there is no video.
-        note: what the video leaves out.
-    """
+    """A JPEG and two H.264 files of one result on the page; `absent` says why there is
+    no video, `note` what it leaves out."""
 
     thumbnail: bytes = b""
     original: Path | None = None
@@ -61,21 +52,11 @@ def add_pictures(
     crf: int,
     scratch: str | os.PathLike,
 ) -> dict[int, Pictures]:
-    """Makes thumbnails of all entries, and videos of those chosen.
+    """Returns thumbnails of all entries and videos of those chosen, by id() of a Score.
 
-    Videos are kept in a folder `.report` in that of the results, so that a second run,
-    or one after an interruption, makes only what is new.
-
-    Args:
-        folders: that the sides of entries are of.
-        entries: all that the page lists.
-        chosen: those with videos.
-        video_size: longer side of the videos, pixels.
-        crf: quality of H.264, 0 (best) to 51.
-        scratch: a folder for videos of folders in which nothing can be written.
-
-    Returns:
-        By id() of a Score.
+    Videos are kept in a folder `.report` in that of the results, or in `scratch` where
+    nothing can be written, so that a second run, or one after an interruption, makes
+    only what is new.
     """
     wanted = {id(side) for entry in chosen for side in entry.sides}
     sides = [
@@ -129,8 +110,8 @@ def _make_pictures(score, video_size, crf, has_video, kept) -> Pictures:
 
 
 def drawn_tracks(scores: Float[np.ndarray, "T N"]) -> Int[np.ndarray, " K"]:
-    """Returns the tracks that a small video shows: all, or of very many the worst, and
-    of the others as many as MOST_DRAWN leaves, evenly from bad to good."""
+    """Returns the tracks that a small video shows: of very many the worst, and of the
+    others what MOST_DRAWN leaves, evenly from bad to good."""
     order = drawing_order(scores)[::-1]
     if len(order) <= MOST_DRAWN:
         return np.sort(order)
@@ -144,12 +125,8 @@ def _progress(frames, data):
 
 
 class ReducedClip:
-    """A result's video with even sides of at most `size` pixels, frame by frame.
-
-    Attributes:
-        size: (width, height).
-        scale: what x and y are multiplied by.
-    """
+    """A result's video with even sides of at most so many pixels, frame by frame;
+    `size` is (width, height), `scale` what x and y are multiplied by."""
 
     def __init__(self, clip: StoredClip | FileClip, size: int):
         self.clip = clip

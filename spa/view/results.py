@@ -20,10 +20,8 @@ SMALL = {
 
 
 def load_visualization_data(npz_path: str | os.PathLike) -> dict:
-    """Returns `read_result` with all of its `video`, under its published name.
-
-    `video` is an array [T, 3, H, W], or, of more than MOST_WHOLE bytes, the clip.
-    """
+    """Returns `read_result` with its `video`, under its published name: an array [T, 3,
+    H, W], or, of more than MOST_WHOLE bytes, the clip."""
     data = read_result(npz_path)
     clip = data["clip"]
     is_small = 3 * len(clip) * math.prod(clip.size) <= MOST_WHOLE
@@ -31,12 +29,9 @@ def load_visualization_data(npz_path: str | os.PathLike) -> dict:
 
 
 def read_result(npz_path: str | os.PathLike) -> dict:
-    """Returns a result's arrays as they are drawn, checked. Memory does not grow with
-    the video, which stays in its file.
-
-    Args:
-        npz_path: result_with_scores.npz, or a file as TAPIP3D writes it (without
-            scores).
+    """Returns the arrays of a result_with_scores.npz, or of a file as TAPIP3D writes
+    it, as they are drawn, checked. Memory does not grow with the video, which stays in
+    its file.
 
     Returns:
         As published: `coords [T, N, 3]`, `coords_score [T, N]` (NaN where there is
@@ -44,10 +39,6 @@ def read_result(npz_path: str | os.PathLike) -> dict:
         `extrinsics [T, 4, 4]`, `visibs [T, N]` bool (all true where the file has none).
         Further `clip`, a StoredClip, or a FileClip where the result only names its
         video; `fps` (None if unknown), `has_scores`, `path`.
-
-    Raises:
-        UserError: not such a file, arrays missing or of shapes that do not fit
-            each other, or no video.
     """
     path = os.fspath(npz_path)
     if os.path.isdir(path):
@@ -69,47 +60,38 @@ def read_result(npz_path: str | os.PathLike) -> dict:
         raise VisualizeError(
             f"{path}: its coords have shape {list(coords.shape)}, need [T, N, 3]"
         )
-    num_frames, num_tracks = coords.shape[:2]
-    scores = stored.get("coords_score")
-    has_scores = scores is not None
-    if scores is None:
-        scores = np.full((num_frames, num_tracks), np.nan, np.float32)
-    visible = stored.get("visibs", np.ones((num_frames, num_tracks), bool))
+    shape, num_frames = coords.shape[:2], len(coords)
+    scores = stored.get("coords_score", np.full(shape, np.nan, np.float32))
+    visible = stored.get("visibs", np.ones(shape, bool))
+    for name, array in (("coords_score", scores), ("visibs", visible)):
+        _check_shape(path, name, array, shape, (*shape, 1))
     return {
         "coords": coords,
-        "coords_score": _point_values(path, "coords_score", scores, coords),
+        "coords_score": scores.reshape(shape),
         "clip": _find_clip(path, stored, num_frames),
         "intrinsics": _cameras(path, stored, "intrinsics", num_frames),
         "extrinsics": _cameras(path, stored, "extrinsics", num_frames),
-        "visibs": _point_values(path, "visibs", visible, coords) > 0.5,
+        "visibs": visible.reshape(shape) > 0.5,
         "fps": _fps(stored),
-        "has_scores": has_scores and bool(np.isfinite(scores).any()),
+        "has_scores": bool(np.isfinite(scores).any()),
         "path": path,
     }
-
-
-def _point_values(path, name, array, coords):
-    """Returns [T, N, 1] or [T, N] as [T, N]."""
-    shape = coords.shape[:2]
-    if array.shape not in (shape, (*shape, 1)):
-        raise VisualizeError(
-            f"{path}: its {name} have shape {list(array.shape)}, which does not fit "
-            f"coords of {list(coords.shape)}: need {list(shape)}"
-        )
-    return array.reshape(shape)
 
 
 def _cameras(path, stored, name, num_frames):
     """Returns one camera or one per frame as one per frame."""
     matrices, side = stored[name], {"intrinsics": 3, "extrinsics": 4}[name]
-    shapes = (side, side), (1, side, side), (num_frames, side, side)
-    if matrices.shape not in shapes:
+    one, each = (side, side), (num_frames, side, side)
+    _check_shape(path, name, matrices, one, each, (1, *one))
+    return np.broadcast_to(matrices, each)
+
+
+def _check_shape(path, name, array, *shapes):
+    if array.shape not in shapes:
+        needed = " or ".join(str(list(shape)) for shape in shapes)
         raise VisualizeError(
-            f"{path}: its {name} have shape {list(matrices.shape)}, need "
-            f"[{side}, {side}] or, with coords of {num_frames} frames, "
-            f"[{num_frames}, {side}, {side}]"
+            f"{path}: its {name} have shape {list(array.shape)}, need {needed}"
         )
-    return np.broadcast_to(matrices, (num_frames, side, side))
 
 
 def _fps(stored):
@@ -152,11 +134,7 @@ def _find_clip(path, stored, num_frames):
 def _frame_indices(path, stored, num_frames):
     """Returns which frames of its video a result is of."""
     indices = stored.get("frame_indices", np.arange(num_frames))
-    if indices.shape != (num_frames,):
-        raise VisualizeError(
-            f"{path}: its frame_indices have shape {list(indices.shape)}, its coords "
-            f"{num_frames} frames"
-        )
+    _check_shape(path, "frame_indices", indices, (num_frames,))
     if not _are_whole(indices):
         raise VisualizeError(f"{path}: its frame_indices must be whole numbers")
     indices = indices.astype(np.int64)  # differences of unsigned ones are never < 0
@@ -187,18 +165,10 @@ def _are_whole(numbers):
 def prepare_video_for_visualization(
     video: np.ndarray,
 ) -> tuple[UInt8[np.ndarray, "T H W 3"], UInt8[np.ndarray, "T H W 3"]]:
-    """Returns a video as frames to show and as frames that OpenCV draws on.
+    """Returns a video as frames to show, RGB, and as frames that OpenCV draws on, BGR.
 
-    Args:
-        video: [T, 3, H, W], float in 0..1 or uint8 (which the published function takes
-            for white), or a clip. All of it is held in memory; `paint_frames` does
-            without.
-
-    Returns:
-        RGB and BGR, each [T, H, W, 3] uint8.
-
-    Raises:
-        VisualizeError: another shape, or floats that are not in 0..1.
+    It is [T, 3, H, W], float in 0..1 or uint8 (which the published function takes for
+    white), or a clip. All of it is held in memory; `paint_frames` does without.
     """
     if isinstance(video, StoredClip | FileClip):
         rgb = np.stack(list(video.frames()))

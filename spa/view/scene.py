@@ -32,15 +32,11 @@ class Scene:
     """Tracks of a clip with scores and cameras.
 
     Attributes:
-        coords: [T, N, 3] in the world; anything where not visible.
-        scores: [T, N], NaN where there is none.
-        visible: [T, N]; where it is true, `coords` are finite.
-        intrinsics: [T, 3, 3] in pixels of `size`.
-        extrinsics: [T, 4, 4] world-to-camera.
-        size: (height, width) that the intrinsics are for.
-        pictures: of which `pictures[t]` is the frame [H, W, 3] RGB uint8, of any size;
-            None to show none.
-        fps: frames per second.
+        coords: in the world; anything where not visible.
+        scores: NaN where there is none.
+        visible: where it is true, `coords` are finite.
+        intrinsics, extrinsics: in pixels of `size` (height, width); world-to-camera.
+        pictures: frames, RGB uint8 of any size; None to show none.
         title: what the page calls it.
         score_range: the scores that are red and blue.
     """
@@ -57,23 +53,11 @@ class Scene:
     score_range: tuple[float, float] = (0.0, 1.0)
 
 
-def make_scene(
-    data: str | os.PathLike | dict,
-    normalize: bool | None = None,
-    title: str | None = None,
-) -> Scene:
-    """Returns a result as a scene.
+def make_scene(data: str | os.PathLike | dict, normalize: bool | None = None) -> Scene:
+    """Returns a result, or what `results.read_result` made of it, as a scene.
 
-    Args:
-        data: a result_with_scores.npz, a file of TAPIP3D, or what `results.read_result`
-            made of it.
-        normalize: whether the lowest score is red and the highest blue; else 0 and 1
-            are. None: only where scores do not lie within 0..1.
-        title: what the page calls it; None: the result's folder and name.
-
-    Raises:
-        VisualizeError: as `read_result`; scores outside of 0..1 that are not
-            to be normalised; no visible point; cameras that cannot be.
+    With `normalize` the lowest score is red and the highest blue; else 0 and 1 are;
+    None: only where scores do not lie within 0..1.
     """
     if not isinstance(data, dict):
         data = read_result(data)
@@ -94,8 +78,6 @@ def make_scene(
     if not visible.any():
         raise VisualizeError("no point is visible in any frame: nothing to show")
     intrinsics, extrinsics = _checked_cameras(data)
-    if title is None:
-        title = "/".join(Path(data["path"]).parts[-2:])
     return Scene(
         coords=data["coords"],
         scores=np.where(np.isfinite(scores), scores, np.nan).astype(np.float32),
@@ -105,7 +87,7 @@ def make_scene(
         size=tuple(data["clip"].size),
         pictures=Pictures(data["clip"]),
         fps=data["fps"] or DEFAULT_FPS,
-        title=title,
+        title="/".join(Path(data["path"]).parts[-2:]),
         score_range=score_range,
     )
 
@@ -190,8 +172,7 @@ class Placement:
 
     Attributes:
         centre, scale: what is taken off coordinates, and what they are multiplied by.
-        positions: [T, 3] of the cameras, as shown.
-        rotations: of the cameras, T of them.
+        positions, rotations: of the cameras, as shown.
         is_flat: see `is_flat`.
         depth: of the usual point, in the world.
         farthest: depth of what lies behind nearly all points, in usual depths.
@@ -233,14 +214,6 @@ def place_scene(scene: Scene) -> Placement:
     )
 
 
-def lowest_scores(scene: Scene) -> Float[np.ndarray, " N"]:
-    """Returns the lowest score of each track, NaN where it has none."""
-    lowest = np.full(scene.scores.shape[1], np.nan, np.float32)
-    for row in scene.scores:
-        lowest = np.fmin(lowest, row)
-    return lowest
-
-
 def view_angle(scene: Scene, frame: int) -> tuple[float, float]:
     """Returns the vertical field of view (radians) and the aspect of a frame's camera;
     its axis is taken to be in the middle."""
@@ -264,14 +237,8 @@ def is_chosen(
     threshold: float = 0.5,
     unscored: bool = True,
 ) -> Bool[np.ndarray, " N"]:
-    """Returns the points that a filter lets through.
-
-    Args:
-        scores: NaN where there is none.
-        which: ALL; or BELOW or ABOVE the threshold, to which equal scores belong, too.
-        threshold: 0..1.
-        unscored: of ALL, whether points without a score are among them.
-    """
+    """Returns the points that a filter lets through: ALL, with or without those that
+    have no score; BELOW or ABOVE the threshold, or at it."""
     if which == BELOW:
         return scores <= threshold  # False for NaN
     if which == ABOVE:
@@ -297,18 +264,9 @@ def frame_points(
 def trail_segments(
     scene: Scene, frame: int, length: int, chosen: Bool[np.ndarray, " N"]
 ) -> tuple[Float[np.ndarray, "S 2 3"], UInt8[np.ndarray, "S 2 3"]]:
-    """Returns where points of a frame came from, as segments between frames.
-
-    Args:
-        scene: what is shown.
-        frame: the one in which they end.
-        length: frames that they go back.
-        chosen: of which points.
-
-    Returns:
-        Ends [S, 2, 3] of segments in the world, and their colours: of the score in the
-        frame in which the segment ends. None crosses a frame where the point is hidden.
-    """
+    """Returns where the chosen points of a frame came from, `length` frames back:
+    segments in the world, none across a frame where the point is hidden, and their
+    colours, of the score in the frame in which the segment ends."""
     ends, scores = [np.zeros((0, 2, 3), np.float32)], [np.zeros(0, np.float32)]
     for t in range(max(frame - length, 0) + 1, frame + 1):
         both = chosen & scene.visible[t - 1] & scene.visible[t]
@@ -323,13 +281,8 @@ def key_frames(
     rotations: Rotation,
     count: int = NUM_KEY_FRAMES,
 ) -> list[int]:
-    """Returns a few frames, evenly spaced, of whose cameras no two are alike.
-
-    Args:
-        positions: of the cameras.
-        rotations: of the cameras, T of them.
-        count: at most this many.
-    """
+    """Returns at most `count` frames, evenly spaced, no two of whose cameras are
+    one."""
     found = []
     for t in np.unique(np.linspace(0, len(positions) - 1, count).round().astype(int)):
         if not any(is_camera_alike(positions, rotations, t, s) for s in found):

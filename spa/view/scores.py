@@ -10,12 +10,8 @@ ROUNDED = 1e-5  # by which scores may lie outside of 0..1
 
 
 def score_to_color_bgr(score: float) -> tuple[int, int, int]:
-    """Returns the colour of a score: red (0) over white (0.5) to blue (1), grey for
-    NaN.
-
-    Returns:
-        (blue, green, red), 0..255, as OpenCV takes them.
-    """
+    """Returns the colour of a score, (blue, green, red), 0..255, as OpenCV takes them:
+    red (0) over white (0.5) to blue (1), grey for NaN."""
     return tuple(colours_bgr(np.array([score], np.float64))[0].tolist())
 
 
@@ -37,15 +33,12 @@ def colours_bgr(scores: Float[np.ndarray, "*N"]) -> UInt8[np.ndarray, "*N 3"]:
 def normalize_scores(
     scores: Float[np.ndarray, "T N"],
 ) -> tuple[Float[np.ndarray, "T N"], tuple[float, float]]:
-    """Returns scores spread over 0..1, so that the lowest is red and the highest blue.
+    """Returns scores spread over 0..1, so that the lowest is red and the highest blue
+    (NaN where not finite), and the scores that became 0 and 1.
 
     Every clip has something red then; the second value says what it was. Scores that
     are all the same, or that there are none of, are left as they are if they lie in
     0..1.
-
-    Returns:
-        Scores [T, N], NaN where they are not finite, and the scores that became 0
-        and 1.
     """
     known = np.isfinite(scores)
     scores = np.where(known, scores, np.nan).astype(np.float32)
@@ -73,11 +66,7 @@ def check_scores(scores: Float[np.ndarray, "T N"]) -> None:
 def worst_tracks(scores: Float[np.ndarray, "T N"], count: int) -> Int[np.ndarray, " K"]:
     """Returns numbers of the `count` tracks with the lowest score in any frame, the
     worst first; fewer where fewer have a score. (Not the lowest mean: what breaks once
-    does not stand out in it, and short tracks do.)
-
-    Raises:
-        VisualizeError: a count below 1, or no scores at all.
-    """
+    does not stand out in it, and short tracks do.)"""
     if count < 1:
         raise VisualizeError(f"worst is {count}, must be at least 1")
     known = np.isfinite(scores)

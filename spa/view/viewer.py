@@ -33,7 +33,6 @@ from spa.view.scene import (
     is_camera_alike,
     is_chosen,
     key_frames,
-    lowest_scores,
     make_scene,
     place_scene,
     score_colours,
@@ -45,6 +44,7 @@ from spa.view.scores import GREY, colours_bgr
 
 __all__ = ["Viewer", "free_port", "make_scene", "show"]
 
+HOST = "localhost"
 FRAME_SIZE, KEY_FRAME_SIZE = 384, 128  # pixels, longer side, of pictures as sent
 PICTURE_DEPTH = 0.25  # of a camera's picture, in depths of the usual point
 KEY_FRAME_DEPTH = 0.1  # the same of the others, which are many
@@ -53,14 +53,10 @@ OF_FRAME, OF_TRACK = "of the frame", "lowest of the track"
 GREEN, DIM = (60, 220, 120), (110, 110, 110)  # camera of the frame, and the others
 
 
-def show(scene: Scene, port: int = 8080, host: str = "localhost") -> None:
-    """Shows a scene until Ctrl-C.
-
-    Raises:
-        VisualizeError: the port cannot be had, or viser is not installed.
-    """
+def show(scene: Scene, port: int = 8080) -> None:
+    """Shows a scene until Ctrl-C."""
     try:
-        with Viewer(scene, port, host) as viewer:
+        with Viewer(scene, port) as viewer:
             print(f"3D view: {viewer.url} (Ctrl-C ends it)", flush=True)
             threading.Event().wait()
     except KeyboardInterrupt:
@@ -71,29 +67,15 @@ class Viewer:
     """A scene in the browser: tracks, cameras and pictures of one frame at a time.
 
     `time`, `playing`, `fps`, `trail`, `which`, `threshold`, `by`, `unscored`,
-    `point_size`, `pictures` and `picture_depth` are the controls; setting one's
-    `value` is as if it was moved in the page.
-
-    Args:
-        scene: what to show.
-        port: where; 0 for any that is free.
-        host: whom to serve; "0.0.0.0" is everyone in the network.
-
-    Attributes:
-        scene: what is shown.
-        placed: where it is shown.
-        server: of viser.
-        url: where the page is.
-
-    Raises:
-        VisualizeError: the port cannot be had, or viser is not installed.
+    `point_size`, `pictures` and `picture_depth` are the controls; setting one's `value`
+    is as if it was moved in the page. Port 0 is any that is free.
     """
 
-    def __init__(self, scene: Scene, port: int = 8080, host: str = "localhost"):
+    def __init__(self, scene: Scene, port: int = 8080):
         self.scene, self.placed = scene, place_scene(scene)
-        self.lowest = lowest_scores(scene)
-        self.server = _start_server(host, port)
-        self.url = f"http://{host}:{self.server.get_port()}"
+        self.lowest = np.fmin.reduce(scene.scores)  # of each track
+        self.server = _start_server(port)
+        self.url = f"http://{HOST}:{self.server.get_port()}"
         self._lock, self._closed = threading.Lock(), threading.Event()
         self._drawn = None  # what the controls were when the page was last drawn
         _set_stage(self.server, scene, self.placed)
@@ -334,12 +316,8 @@ def _status(scene, frame, chosen):
     )
 
 
-def free_port(host: str, port: int) -> int:
-    """Returns the port itself if it is free; of port 0, any that is.
-
-    Raises:
-        VisualizeError: it is taken, or not allowed.
-    """
+def free_port(port: int) -> int:
+    """Returns the port itself if it is free and allowed; of port 0, any that is."""
     if not 0 <= port < 65536:
         raise VisualizeError(
             f"port is {port}, must be in 0..65535 (0: any that is free)"
@@ -348,16 +326,16 @@ def free_port(host: str, port: int) -> int:
         # As servers do: a port is free although old connections to it linger.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((host, port))
+            probe.bind((HOST, port))
         except OSError as error:
             raise VisualizeError(
-                f"cannot serve at {host}:{port} ({error.strerror or error}): give "
+                f"cannot serve at {HOST}:{port} ({error.strerror or error}): give "
                 "another --port, or 0 for any that is free"
             ) from error
         return probe.getsockname()[1]
 
 
-def _start_server(host, port):
+def _start_server(port):
     """Starts a viser server at this very port; viser would quietly take the next."""
     try:
         import viser  # not above: only who looks at a scene needs it
@@ -365,10 +343,10 @@ def _start_server(host, port):
         raise VisualizeError(
             "the 3D view needs viser: pip install -r requirements-mini.txt"
         ) from error
-    port = free_port(host, port)
+    port = free_port(port)
     # Where logging is on, it says when it opens and closes.
     logging.getLogger("websockets").setLevel(logging.WARNING)
-    server = _quietly(viser.ViserServer, host=host, port=port, verbose=False)
+    server = _quietly(viser.ViserServer, host=HOST, port=port, verbose=False)
     if server.get_port() != port:
         _quietly(server.stop)
         raise VisualizeError(f"port {port} was taken just now: give another --port")

@@ -20,12 +20,9 @@ def test_inverse_depth_is_depth_whatever_its_scale_and_shift(scale, shift):
     np.testing.assert_allclose(maps, depth_by_formula(inverse), rtol=1e-3)
     assert maps.min() == 1 and maps.max() == 10
     assert maps.flat[inverse.argmax()] == 1  # the largest is the nearest
-
-
-def test_flat_inverse_depth_says_nothing():
-    maps = np.full((2, 4, 5), 7, np.float16)
-    inverse_to_depth(maps)
-    assert (maps == 1).all()
+    flat = np.full((2, 4, 5), 7, np.float16)  # says nothing
+    inverse_to_depth(flat)
+    assert (flat == 1).all()
 
 
 def test_quantiles_of_large_maps_are_of_a_part_of_them(monkeypatch):
@@ -105,16 +102,10 @@ def test_large_maps_are_reduced_by_area(tmp_path):
     [
         ({"depth": np.ones((3, 12, 18))}, "of 3 frames, the clip has 4: give"),
         ({"depth": np.ones((4, 18, 12))}, "maps of 12x18, frames are 180x120"),
-        (
-            {"depth": np.ones((4, 12))},
-            r"depth in .* is float64 \[4, 12\], need numbers",
-        ),
+        ({"depth": np.ones((4, 12))}, r"is float64 \[4, 12\], need numbers"),
         ({"depth": np.full((4, 12, 18), "a")}, "need numbers"),
         ({"depth": np.asfortranarray(np.ones((4, 12, 18)))}, "in Fortran order: store"),
-        (
-            {"a": np.ones(2), "b": np.ones(2)},
-            "arrays a, b: call that of the depth maps",
-        ),
+        ({"a": np.ones(2), "b": np.ones(2)}, "arrays a, b: call that of the"),
     ],
 )
 def test_given_maps_that_do_not_fit_are_refused(tmp_path, arrays, message):
@@ -125,17 +116,20 @@ def test_given_maps_that_do_not_fit_are_refused(tmp_path, arrays, message):
     one_line(error)
 
 
-@pytest.mark.parametrize(
-    "content, message",
-    [(None, "no such file of depth maps"), (b"depth", "no .npz that can be read")],
-)
-def test_files_without_maps_are_refused(tmp_path, content, message):
+def test_files_without_maps_are_refused(tmp_path):
     path = tmp_path / "d.npz"
-    if content:
-        path.write_bytes(content)
-    with pytest.raises(FrontEndError, match=message) as error:
-        depth.load_depth(path)
-    assert str(path) in one_line(error)
+
+    def refused(message):
+        with pytest.raises(FrontEndError, match=message) as error:
+            depth.load_depth(path)
+        assert str(path) in one_line(error)
+
+    refused("no such file of depth maps")
+    path.write_bytes(b"depth")
+    refused("no .npz that can be read")
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("depth", b"1")  # without its ending
+    refused("no .npz that can be read")
 
 
 def flip_a_byte(path):
@@ -169,11 +163,3 @@ def test_damaged_maps_are_said_in_one_line(tmp_path, save, damage):
     with pytest.raises(FrontEndError, match="damaged") as error:
         depth_maps(random_clip(4, 120, 180), depth.load_depth(path))
     assert str(path) in one_line(error)
-
-
-def test_an_array_without_its_ending_is_said_in_one_line(tmp_path):
-    with zipfile.ZipFile(tmp_path / "d.npz", "w") as archive:
-        archive.writestr("depth", b"1")
-    with pytest.raises(FrontEndError, match="can be read") as error:
-        depth.load_depth(tmp_path / "d.npz")
-    one_line(error)

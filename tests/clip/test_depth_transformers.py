@@ -17,6 +17,7 @@ torch = pytest.importorskip("torch", reason="the full layer is not installed")
 transformers = pytest.importorskip("transformers", reason="no full layer")
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+OTHER = (0.5, 0.4, 0.3)
 
 
 def save_depth_anything(folder, kind="relative", settings=None):
@@ -72,6 +73,8 @@ def test_depth_anything_equals_its_definition(tmp_path, kind):
     # float16 rests in the way: of inverse depth, then of depth.
     tolerance = 0.02 if kind == "relative" else 1e-3
     np.testing.assert_allclose(maps, expected, rtol=tolerance, atol=1e-3)
+    options = SimpleNamespace(depth_metric=kind != "metric")  # goes before
+    assert depth.load_depth(tmp_path, options).kind != kind
 
 
 @pytest.mark.parametrize(
@@ -79,12 +82,8 @@ def test_depth_anything_equals_its_definition(tmp_path, kind):
     [
         # GLPN's, as published.
         ({"do_rescale": True, "do_resize": True}, (0, 0, 0), (1, 1, 1)),
-        (
-            {"image_mean": [0.5, 0.4, 0.3], "image_std": [1, 1, 1]},
-            (0.5, 0.4, 0.3),
-            (1, 1, 1),
-        ),
-        ({"image_mean": [0.5, 0.4, 0.3], "do_normalize": False}, (0, 0, 0), (1, 1, 1)),
+        ({"image_mean": OTHER, "image_std": [1, 1, 1]}, OTHER, (1, 1, 1)),
+        ({"image_mean": OTHER, "do_normalize": False}, (0, 0, 0), (1, 1, 1)),
         ({"do_normalize": True}, MEAN, STD),
     ],
 )
@@ -114,48 +113,19 @@ def test_settings_that_cannot_be_used_are_refused(tmp_path, text, message):
     assert "preprocessor_config.json" in one_line(error)
 
 
-def test_depth_metric_can_be_said(tmp_path):
-    save_depth_anything(tmp_path)
-    options = SimpleNamespace(depth_metric=True)
-    assert depth.load_depth(tmp_path, options).kind == "metric"
-
-
 @pytest.mark.parametrize(
-    "size, settings, expected",
+    "size, wanted, keep_aspect, multiple, expected",
     [
-        ((720, 1280), {"size": 518, "keep_aspect": True, "multiple": 14}, (518, 924)),
-        ((1280, 720), {"size": 518, "keep_aspect": True, "multiple": 14}, (924, 518)),
-        (
-            (720, 1280),
-            {
-                "size": {"height": 384, "width": 512},
-                "keep_aspect": False,
-                "multiple": 1,
-            },
-            (384, 512),
-        ),
-        (
-            (100, 100),
-            {"size": {"shortest_edge": 70}, "keep_aspect": True, "multiple": 32},
-            (64, 64),
-        ),
-        (
-            (300, 600),
-            {"size": {"longest_edge": 420}, "keep_aspect": False, "multiple": 14},
-            (210, 420),
-        ),
-        (
-            (300, 600),
-            {
-                "size": {"shortest_edge": 300, "longest_edge": 280},
-                "keep_aspect": False,
-                "multiple": 14,
-            },
-            (140, 280),
-        ),
+        ((720, 1280), 518, True, 14, (518, 924)),
+        ((1280, 720), 518, True, 14, (924, 518)),
+        ((720, 1280), {"height": 384, "width": 512}, False, 1, (384, 512)),
+        ((100, 100), {"shortest_edge": 70}, True, 32, (64, 64)),
+        ((300, 600), {"longest_edge": 420}, False, 14, (210, 420)),
+        ((30, 60), {"shortest_edge": 30, "longest_edge": 28}, False, 14, (14, 28)),
     ],
 )
-def test_what_a_network_sees(size, settings, expected):
+def test_what_a_network_sees(size, wanted, keep_aspect, multiple, expected):
+    settings = {"size": wanted, "keep_aspect": keep_aspect, "multiple": multiple}
     assert transformers_models.network_size(size, settings) == expected
 
 

@@ -43,13 +43,10 @@ def without(monkeypatch):
 
     def say(*packages):
         def find_spec(name, *rest):
-            if name in PACKAGES:
-                return (
-                    None
-                    if name in packages
-                    else importlib.machinery.ModuleSpec(name, None)
-                )
-            return found(name, *rest)
+            if name not in PACKAGES:
+                return found(name, *rest)
+            is_here = name not in packages
+            return importlib.machinery.ModuleSpec(name, None) if is_here else None
 
         found = importlib.util.find_spec
         monkeypatch.setattr(importlib.util, "find_spec", find_spec)
@@ -58,10 +55,8 @@ def without(monkeypatch):
 
 
 def rows(**options):
-    return {
-        f"{row.kind} {row.name}": row
-        for row in environment.check(SimpleNamespace(**options))
-    }
+    found = environment.check(SimpleNamespace(**options))
+    return {f"{row.kind} {row.name}": row for row in found}
 
 
 def write(*paths):
@@ -86,12 +81,8 @@ def test_licences_and_sizes_are_said(without):
     without("torch")
     found = rows()
     non_commercial = {name for name, row in found.items() if "NC" in row.licence}
-    assert non_commercial == {
-        "tracker cotracker3 (offline)",
-        "tracker cotracker3 (online)",
-        "depth vda (vitb)",
-        "depth vda (vitl)",
-    }
+    trackers = {"tracker cotracker3 (offline)", "tracker cotracker3 (online)"}
+    assert non_commercial == trackers | {"depth vda (vitb)", "depth vda (vitl)"}
     apache = {name for name, row in found.items() if row.licence == "Apache-2.0"}
     assert {"features dinov2", "depth vda (vits)"} <= apache
     for row in found.values():
@@ -110,12 +101,10 @@ def test_what_lacks_comes_with_commands(without, torch, tmp_path):
     version = torch.__version__.split("+")[0]
     assert install == f"pip install torchvision easydict torch=={version}"
     assert clone.endswith("/DepthAnything/Video-Depth-Anything Video-Depth-Anything")
-    assert fetch == (
-        "curl -L --create-dirs -o "
-        "Video-Depth-Anything/checkpoints/video_depth_anything_vitb.pth "
-        "https://huggingface.co/depth-anything/Video-Depth-Anything-Base/resolve/main/"
-        "video_depth_anything_vitb.pth"
-    )
+    file = "video_depth_anything_vitb.pth"
+    place = f"Video-Depth-Anything/checkpoints/{file}"
+    assert fetch.startswith(f"curl -L --create-dirs -o {place} https://huggingface.co/")
+    assert fetch.endswith(f"/Video-Depth-Anything-Base/resolve/main/{file}")
 
 
 def test_what_torch_hub_has_fetched_is_found(torch, tmp_path, without):
@@ -152,26 +141,19 @@ def test_clones_and_files_are_found(torch, tmp_path, without):
     assert not large.usable and len(large.commands) == 1
     place = tmp_path / "vda/checkpoints/video_depth_anything_vitl.pth"
     assert f" -o {place} " in large.commands[0]
-    # Weights without code, and code without weights.
+    # Those of a metric network are others.
+    write(tmp_path / "vda/checkpoints/metric_video_depth_anything_vitb.pth")
+    found = rows(vda_repo=tmp_path / "vda", vda_metric=True)
+    assert found["depth vda (vitb)"].usable
+    (fetch,) = found["depth vda (vits)"].commands
+    file = "metric_video_depth_anything_vits.pth"
+    assert f" -o {tmp_path}/vda/checkpoints/{file} " in fetch
+    assert fetch.endswith(f"/Metric-Video-Depth-Anything-Small/resolve/main/{file}")
+    # Code without weights.
     found = rows(cotracker_repo=tmp_path / "co")
     row = found["tracker cotracker3 (offline)"]
     place = tmp_path / "torch/hub/checkpoints/scaled_offline.pth"
     assert row.commands[0].startswith(f"curl -L --create-dirs -o {place} https://")
-
-
-def test_weights_of_metric_vda_are_others(torch, tmp_path, without):
-    without()
-    write(
-        tmp_path / "vda/video_depth_anything/video_depth.py",
-        tmp_path / "vda/checkpoints/metric_video_depth_anything_vits.pth",
-        tmp_path / "vda/checkpoints/video_depth_anything_vitb.pth",
-    )
-    found = rows(vda_repo=tmp_path / "vda", vda_metric=True)
-    assert found["depth vda (vits)"].usable
-    (fetch,) = found["depth vda (vitb)"].commands
-    file = "metric_video_depth_anything_vitb.pth"
-    assert f" -o {tmp_path}/vda/checkpoints/{file} " in fetch
-    assert fetch.endswith(f"/Metric-Video-Depth-Anything-Base/resolve/main/{file}")
 
 
 def test_wrong_folders_are_said(torch, tmp_path, without):

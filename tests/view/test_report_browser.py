@@ -46,6 +46,10 @@ def opened(browser):
     """Opens a page, offline; its console has no errors, and it asks for nothing."""
     troubles, contexts = [], []
 
+    def refuse_foreign(url):
+        if not url.startswith(("file:", "blob:", "data:")):
+            troubles.append(url)
+
     def open_page(path, width=1200, height=900, **options):
         context = browser.new_context(
             viewport={"width": width, "height": height}, offline=True, **options
@@ -55,14 +59,7 @@ def opened(browser):
         page = context.new_page()
         page.on("console", lambda m: troubles.append(m.text) if m.type != "log" else 0)
         page.on("pageerror", lambda error: troubles.append(str(error)))
-        page.on(
-            "request",
-            lambda r: (
-                None
-                if r.url.startswith(("file:", "blob:", "data:"))
-                else troubles.append(r.url)
-            ),
-        )
+        page.on("request", lambda request: refuse_foreign(request.url))
         page.goto(path.as_uri())
         return page
 
@@ -195,9 +192,8 @@ def test_clicks_on_the_plot_and_drops_seek(opened, page_file):
     assert f"frame {DIP} · 0.400" in page.inner_text("#clock")
     marks = page.locator("#plot .drop-mark")
     assert marks.count() == 1
-    assert float(marks.first.get_attribute("cx")) == pytest.approx(
-        cursor(page), abs=0.5
-    )
+    at = float(marks.first.get_attribute("cx"))
+    assert at == pytest.approx(cursor(page), abs=0.5)
 
 
 def test_the_keyboard_alone(opened, page_file):
@@ -248,9 +244,8 @@ def test_a_phone_needs_no_sideways_scrolling(opened, page_file):
     page.locator("#ranking tbody tr").first.tap()
     scroll, client = page.locator("dialog").evaluate(wide)
     assert scroll <= client
-    first, second = (
-        page.locator("#panes figure").nth(i).bounding_box() for i in (0, 1)
-    )
+    figures = page.locator("#panes figure")
+    first, second = (figures.nth(i).bounding_box() for i in (0, 1))
     assert second["y"] >= first["y"] + first["height"]  # one above the other
 
 
@@ -263,9 +258,8 @@ def test_light_and_dark_can_both_be_read(opened, page_file):
               getComputedStyle(document.querySelector('.summary')).color]"""
         )
         levels = np.array([re.findall(r"\d+", c)[:3] for c in found], float) / 255
-        linear = np.where(
-            levels <= 0.04045, levels / 12.92, ((levels + 0.055) / 1.055) ** 2.4
-        )
+        powers = ((levels + 0.055) / 1.055) ** 2.4
+        linear = np.where(levels <= 0.04045, levels / 12.92, powers)
         return linear @ [0.2126, 0.7152, 0.0722]
 
     for scheme in ("light", "dark"):

@@ -67,13 +67,10 @@ def test_a_result_becomes_a_scene(tmp_path):
     assert (scene.size, scene.fps, scene.score_range) == (SIZE, 5, (0, 1))
     assert scene.pictures[3].shape == (*SIZE, 3)
     assert scene.title.endswith("r.npz")
-
-
-def test_a_file_of_tapip3d_has_grey_points_only(tmp_path):
+    # A file of TAPIP3D has grey points only.
     video = np.zeros((4, 3, *SIZE), np.float32)
     scene = scene_of(tmp_path, coords_score=None, video=video, fps=None)
-    assert np.isnan(scene.scores).all()
-    assert scene.fps == 10
+    assert np.isnan(scene.scores).all() and scene.fps == 10
 
 
 @pytest.mark.parametrize(
@@ -105,13 +102,10 @@ def test_scores_of_another_range_can_be_normalised(tmp_path):
     assert scene.scores[0, 0] == -3  # the filter is told true ones
     ends = trail_segments(scene, 3, 1, np.ones(12, bool))[1]
     assert (ends == (0, 0, 255)).all()
-
-
-@pytest.mark.parametrize("score", [3.0, -2000.0])
-def test_one_score_outside_has_a_range_around_it(tmp_path, score):
-    scene = scene_of(tmp_path, coords_score=np.full((4, 12), score))
-    low, high = scene.score_range
-    assert high - low >= 1 and (low + high) / 2 == pytest.approx(score)
+    for score in (3.0, -2000.0):  # one alone has a range around it
+        scene = scene_of(tmp_path, coords_score=np.full((4, 12), score))
+        low, high = scene.score_range
+        assert high - low >= 1 and (low + high) / 2 == pytest.approx(score)
 
 
 def test_pictures_in_any_order_are_the_ones_of_their_frames(tmp_path):
@@ -155,13 +149,10 @@ def test_depth_1_is_flat(tmp_path):
 
 def test_filters():
     scores = np.array([0.1, 0.5, 0.9, NAN])
-    chosen = is_chosen
-    assert chosen(scores).tolist() == [True, True, True, True]
-    assert chosen(scores, unscored=False).tolist() == [True, True, True, False]
-    below = chosen(scores, BELOW, 0.5)
-    assert below.tolist() == [True, True, False, False]
-    above = chosen(scores, ABOVE, 0.6)
-    assert above.tolist() == [False, False, True, False]
+    assert is_chosen(scores).tolist() == [True, True, True, True]
+    assert is_chosen(scores, unscored=False).tolist() == [True, True, True, False]
+    assert is_chosen(scores, BELOW, 0.5).tolist() == [True, True, False, False]
+    assert is_chosen(scores, ABOVE, 0.6).tolist() == [False, False, True, False]
 
 
 def test_a_lost_point_is_where_it_was(tmp_path):
@@ -320,13 +311,8 @@ def test_a_port_that_is_taken_is_one_line(viewer):
 def test_ctrl_c_ends_it_with_one_line(tmp_path):
     path = write_result(tmp_path / "r.npz")
     code = f"from spa.view import viewer as i; i.show(i.make_scene({path!r}), 0)"
-    process = subprocess.Popen(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
+    command, pipe = [sys.executable, "-c", code], subprocess.PIPE
+    process = subprocess.Popen(command, cwd=ROOT, text=True, stdout=pipe, stderr=pipe)
     assert process.stdout.readline().startswith("3D view: http://localhost:")
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=120)

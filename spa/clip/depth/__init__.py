@@ -20,16 +20,9 @@ DEPTHS = {"none": nothing, FILE: stored, MODEL: transformers_models, "vda": vda}
 
 
 def load_depth(depth: str | os.PathLike = "none", options=None) -> DepthModel:
-    """Returns a source of depth, loaded once for many clips.
-
-    Args:
-        depth: a name in DEPTHS, an .npz of maps, or a transformers model for depth
-            estimation: its name on the Hugging Face hub, or its folder.
-        options: has the source's own options as attributes.
-
-    Raises:
-        FrontEndError: no such source, or it cannot be loaded; says what to do.
-    """
+    """Returns a source of depth, loaded once for many clips: a name in DEPTHS, an .npz
+    of maps, or a transformers model for depth estimation, by its name on the Hugging
+    Face hub or its folder."""
     depth = os.fspath(depth)
     if depth.endswith(".npz"):
         return DEPTHS[FILE].load(depth, options)

@@ -23,8 +23,8 @@ class DepthModel:
         name: which, for the result.
         kind: "metric": z itself. "relative": inverse depth up to scale and shift.
             "given": z itself, from a file. "none": unknown.
-        predict: (frames [T, H, W, 3] uint8, indices [T] of these frames in the file
-            they are from, or None) to an iterator of T maps [h, w].
+        predict: (frames, numbers of these frames in the file they are from, or None) to
+            an iterator of T maps [h, w].
     """
 
     name: str
@@ -37,19 +37,12 @@ def depth_maps(
     model: DepthModel,
     frame_indices: Int[np.ndarray, " T"] | None = None,
 ) -> Float16[np.ndarray, "T h w"]:
-    """Returns depth of every frame, along the optical axis, positive.
+    """Returns depth of every frame, along the optical axis, positive; `frame_indices`
+    are which frames of their file these are, for maps of the whole file.
 
-    Args:
-        frames: T frames [H, W, 3], RGB uint8, all of one size.
-        model: of `load_depth`.
-        frame_indices: which frames of their file these are, for maps of the whole file.
-
-    Returns:
-        Maps that cover the whole frame, at most MAP_SIZE px long; a single value a
-        frame where depth is not known. Relative depth has the clip's own unit.
-
-    Raises:
-        FrontEndError: if given maps are not of these frames, or a network fails.
+    Maps cover the whole frame, at most MAP_SIZE px long; a single value a frame where
+    depth is not known. Relative depth has the clip's own unit. Raises FrontEndError if
+    given maps are not of these frames, or a network fails.
     """
     maps, predicted = None, model.predict(frames, frame_indices)
     with progress_bar(predicted, name="depth", total=len(frames)) as found:
@@ -86,14 +79,11 @@ def _reduced(depth):
 
 
 def inverse_to_depth(maps: Float[np.ndarray, "T h w"]) -> None:
-    """Turns relative inverse depth r of a clip into depth, in place.
+    """Turns relative inverse depth r [T, h, w] (larger is nearer) into depth, in place.
 
     Scale and shift of r are unknown, so one of many depths is chosen, the same for all
     frames: r' = clip((r - q01) / (q99 - q01), 0, 1), z = 1 / (0.1 + 0.9 r'), in 1..10.
     A flat r says nothing: z = 1.
-
-    Args:
-        maps: [T, h, w] inverse depth up to scale and shift, larger is nearer.
     """
     step = max(1, int(np.sqrt(maps.size / QUANTILE_SAMPLES)))
     low, high = np.quantile(maps[:, ::step, ::step].astype(np.float32), [0.01, 0.99])

@@ -18,9 +18,6 @@ def load(depth: str | os.PathLike, options=None) -> DepthModel:
     They are [T, h, w], z along the optical axis in any unit, and cover the whole frame
     at any resolution. What is not positive and finite is unknown, and taken for the
     median of its frame.
-
-    Raises:
-        FrontEndError: no such file, or no maps in it.
     """
     path = os.path.expanduser(os.fspath(depth))
     maps = _find_maps(path)
@@ -38,7 +35,6 @@ def status(options=None) -> list[Row]:
 
 
 def _find_maps(path):
-    """Returns the array of maps in an .npz."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = [entry.removesuffix(".npy") for entry in archive.namelist()]

@@ -13,7 +13,6 @@ from spa.clip.torch_models import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     need,
-    need_torch,
     pick_device,
     pixel_batches,
 )
@@ -28,21 +27,14 @@ INVERSE_TYPES = ("dpt",)
 
 
 def load(depth: str | os.PathLike, options=None) -> DepthModel:
-    """Loads a depth estimation model of transformers, which sees frame by frame.
+    """Loads a depth estimation model of transformers, which sees frame by frame, in
+    float16 on a GPU.
 
-    Args:
-        depth: a name on the Hugging Face hub, or a folder of `save_pretrained`.
-        options: has depth_metric: whether it gives depth rather than relative inverse
-            depth; by default what its configuration says.
-
-    Returns:
-        The model, in float16 on a GPU.
-
-    Raises:
-        FrontEndError: if it cannot be loaded, or does not say which depth it gives.
+    `depth_metric` of the options is whether it gives depth rather than relative inverse
+    depth; by default what its configuration says.
     """
-    need_torch("depth estimation")
-    need("transformers", "depth estimation", "pip install -r requirements.txt")
+    for package in ("torch", "transformers"):
+        need(package, "depth estimation")
     device = pick_device()
     folder = hub_directory(depth, "depth estimation", "depth")
     network = load_pretrained("AutoModelForDepthEstimation", folder, device)
@@ -79,12 +71,7 @@ def _is_metric(config, name):
 
 
 def _read_preprocessing(folder):
-    """Reads preprocessor_config.json by hand, since transformers' own image processors
-    want torchvision.
-
-    Raises:
-        FrontEndError: if it is no JSON, or states a size in words not known here.
-    """
+    """Reads preprocessor_config.json by hand: transformers' own want torchvision."""
     path = Path(folder) / "preprocessor_config.json"
     try:
         stored = json.loads(path.read_text()) if path.exists() else {}

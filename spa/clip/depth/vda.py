@@ -8,19 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from spa.clip.availability import (
-    APACHE,
-    INSTALL,
-    NON_COMMERCIAL,
-    Row,
-    missing_packages,
-)
+from spa.clip.availability import APACHE, INSTALL, NON_COMMERCIAL, Row, missing_packages
 from spa.clip.depth.maps import DepthModel
 from spa.clip.torch_models import (
     import_path,
     load_weights,
     need,
-    need_torch,
     pick_device,
     read_weights,
 )
@@ -42,21 +35,13 @@ SEGMENT, OVERLAP = 256, 16  # frames given to it at once, and shared by two
 def load(depth: str = "vda", options=None) -> DepthModel:
     """Loads Video-Depth-Anything from a clone of its repository.
 
-    The small network is Apache-2.0; Base and Large are CC-BY-NC-4.0.
-
-    Args:
-        depth: of no use.
-        options: has vda_repo: a clone of github.com/DepthAnything/Video-Depth-Anything;
-            vda_encoder: "vits" (by default), "vitb" or "vitl"; vda_model_path: weights,
-            by default checkpoints/video_depth_anything_{encoder}.pth, here or in the
-            clone; vda_metric: whether they are of a metric network, by default if the
-            file's name begins with "metric_".
-
-    Raises:
-        FrontEndError: if code, weights or something it imports is not here; says what
-            to do.
+    The small network is Apache-2.0; Base and Large are CC-BY-NC-4.0. Options:
+    `vda_repo`, a clone of github.com/DepthAnything/Video-Depth-Anything; `vda_encoder`,
+    "vits" (by default), "vitb" or "vitl"; `vda_model_path`, weights, by default
+    checkpoints/video_depth_anything_{encoder}.pth, here or in the clone; `vda_metric`,
+    whether they are of a metric network, by default if the file's name says so.
     """
-    need_torch("Video-Depth-Anything")
+    need("torch", "Video-Depth-Anything")
     repo, model_path, is_metric = _read_options(options)
     encoder = getattr(options, "vda_encoder", None) or "vits"
     if encoder not in NETWORKS:
@@ -136,11 +121,7 @@ def _torch_version():
 
 
 def check_code(vda_repo: str | os.PathLike | None) -> None:
-    """Checks that a clone is there, and what its code imports.
-
-    Raises:
-        FrontEndError: saying what lacks and the command that brings it.
-    """
+    """Raises FrontEndError unless a clone is there, and what its code imports."""
     clone = f"a clone: git clone {URL} DIR"
     if vda_repo is None:
         raise FrontEndError(f"Video-Depth-Anything needs vda_repo=DIR, {clone}")
@@ -156,8 +137,7 @@ def check_code(vda_repo: str | os.PathLike | None) -> None:
 
 
 def published_weights(encoder: str, metric: bool) -> tuple[str, str]:
-    """Returns the name of a published file of weights, and the address it is fetched
-    from."""
+    """Returns the name of a published file of weights, and the address of it."""
     file = f"{'metric_' if metric else ''}video_depth_anything_{encoder}.pth"
     model = f"{'Metric-' if metric else ''}Video-Depth-Anything-{SIZES[encoder]}"
     return file, f"https://huggingface.co/depth-anything/{model}/resolve/main/{file}"
@@ -169,11 +149,7 @@ def find_weights(
     vda_model_path: str | os.PathLike | None = None,
     vda_metric: bool | None = None,
 ) -> str:
-    """Returns the file of weights.
-
-    Raises:
-        FrontEndError: if it is not there, with where it is fetched from.
-    """
+    """Returns the file of weights; FrontEndError says where to fetch them."""
     file, url = published_weights(vda_encoder, bool(vda_metric))
     if vda_model_path is not None:
         places = [Path(vda_model_path).expanduser()]
@@ -211,8 +187,7 @@ def clip_depth(network, frames, device: str, metric: bool):
     A long clip goes through in segments; where two overlap, the later one gets the
     scale and shift of the earlier one, unless they are metric, and is faded in.
     """
-    last = None
-    hop = SEGMENT - OVERLAP
+    last, hop = None, SEGMENT - OVERLAP
     starts = range(0, max(1, len(frames) - OVERLAP), hop)
     for start in starts:
         segment = frames[start : start + SEGMENT]
@@ -232,7 +207,7 @@ def clip_depth(network, frames, device: str, metric: bool):
 
 
 def _aligned(maps, last):
-    """Returns maps with the scale and shift that bring their first frames nearest to
+    """Returns maps with the scale and shift that bring their beginning nearest to
     `last`."""
     step = max(1, maps.shape[1] // 64)
     here = maps[: len(last), ::step, ::step].ravel().astype(np.float64)

@@ -18,15 +18,7 @@ FEATURES = {"dinov2": dinov2}
 
 
 def load_features(features: str = "dinov2", options=None) -> FeatureModel:
-    """Returns a feature network, loaded once for many clips.
-
-    Args:
-        features: a name in FEATURES.
-        options: has the network's own options as attributes.
-
-    Raises:
-        FrontEndError: no such name, or it cannot be loaded; says what to do.
-    """
+    """Returns a feature network by name, loaded once for many clips."""
     if features not in FEATURES:
         raise FrontEndError(f"no features {features!r}: have {', '.join(FEATURES)}")
     return FEATURES[features].load(options)

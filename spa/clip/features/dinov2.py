@@ -3,7 +3,7 @@
 from spa.clip.availability import Row
 from spa.clip.features.maps import FeatureModel
 from spa.clip.hub import hub_directory, hub_status, load_pretrained
-from spa.clip.torch_models import need, need_torch, pick_device, pixel_batches
+from spa.clip.torch_models import need, pick_device, pixel_batches
 from spa.errors import FrontEndError
 
 DINO_MODEL = "facebook/dinov2-base"
@@ -14,21 +14,11 @@ BATCH_SIZES = {"cpu": 1, "cuda": 16}
 
 
 def load(options=None, long_side_patches: int = LONG_SIDE_PATCHES) -> FeatureModel:
-    """Loads DINOv2: the last layer's patch tokens, normalised as the network does.
-
-    Args:
-        options: has dino_model: a name on the Hugging Face hub, or a folder of
-            `save_pretrained`.
-        long_side_patches: patches along the frame's longer side.
-
-    Returns:
-        The model, in float16 on a GPU.
-
-    Raises:
-        FrontEndError: if it cannot be loaded; says what to do.
-    """
-    need_torch("DINOv2")
-    need("transformers", "DINOv2", "pip install -r requirements.txt")
+    """Loads DINOv2: the last layer's patch tokens, normalised as the network does; in
+    float16 on a GPU. `dino_model` of the options is a name on the Hugging Face hub, or
+    a folder of `save_pretrained`."""
+    for package in ("torch", "transformers"):
+        need(package, "DINOv2")
     name = getattr(options, "dino_model", None) or DINO_MODEL
     device = pick_device()
     folder = hub_directory(name, "DINOv2", "dino_model")
@@ -50,8 +40,8 @@ def load(options=None, long_side_patches: int = LONG_SIDE_PATCHES) -> FeatureMod
 def status(options=None) -> list[Row]:
     """Returns its row of `inference.py --check`."""
     name = str(getattr(options, "dino_model", None) or DINO_MODEL)
-    row = hub_status("features", "dinov2", "dino_model", name, DINO_MODEL, MEGABYTES)
-    return [row]
+    names = "features", "dinov2", "dino_model"
+    return [hub_status(*names, name, DINO_MODEL, MEGABYTES)]
 
 
 def _patch_grid(size, long_side):

@@ -16,14 +16,11 @@ from spa.clip.progress import progress_bar
 
 @dataclass(frozen=True)
 class FeatureModel:
-    """A network that turns frames into maps of features.
+    """A network that turns frames into maps of features, D (`dim`) for each position.
 
-    Attributes:
-        name: which, for the result.
-        dim: D, features of a position.
-        maps: frames [T, H, W, 3] uint8, and perhaps the size (h, w) of their maps, to
-            an iterator of T maps [h, w, D] float16. Without a size they are as near
-            the frames' shape as can be.
+    `maps` takes frames [T, H, W, 3] uint8, and perhaps the size (h, w) of their maps,
+    to an iterator of T maps [h, w, D] float16. Without a size they are as near the
+    frames' shape as can be.
     """
 
     name: str
@@ -40,18 +37,15 @@ def point_features(
     """Returns features at track positions, frame by frame.
 
     Args:
-        frames: T frames [H, W, 3], RGB uint8, all of one size.
-        tracks: [N, T, 2] pixel positions (x, y) in `frames`, centres at +0.5. What is
-            found where a track is not visible is of no use.
+        frames: RGB uint8, all of one size.
+        tracks: pixel positions (x, y) in `frames`, centres at +0.5. What is found where
+            a track is not visible is of no use.
         model: of `load_features`.
         progress: show a progress bar where it takes longer than a second.
 
     Returns:
-        [N, T, D] float16: 1.5 kB a position for DINOv2-base, so give the tracks and the
-        frames of a window rather than those of a long clip.
-
-    Raises:
-        ValueError: if frames and tracks differ in number.
+        float16, 1.5 kB a position for DINOv2-base: so give the tracks and the frames of
+        a window rather than those of a long clip.
     """
     if len(frames) != tracks.shape[1]:
         raise ValueError(

@@ -23,16 +23,7 @@ TRACKERS = {"lk": lk, "cotracker3": cotracker3}
 def load_tracker(
     tracker: str = "lk", options=None, grid_size: int = 32
 ) -> Callable[..., Tracks2D]:
-    """Returns `track` by a tracker that is loaded once for many clips.
-
-    Args:
-        tracker: a name in TRACKERS.
-        options: has the tracker's own options as attributes.
-        grid_size: see `track`.
-
-    Raises:
-        FrontEndError: it cannot be loaded; says what to do.
-    """
+    """Returns `track` by a tracker that is loaded once for many clips."""
     loaded = TRACKERS[tracker].load(options)
     return functools.partial(track, grid_size=grid_size, tracker=loaded)
 
@@ -47,23 +38,20 @@ def track(
     """Tracks points through a clip.
 
     Args:
-        frames: T frames [H, W, 3], RGB uint8, all of one size.
+        frames: RGB uint8, all of one size.
         grid_size: points are seeded on a grid of grid_size x grid_size.
         tracker: a name in TRACKERS, or what its module's `load` gave.
-        queries: [N, 3] points to follow instead of seeding any: the frame's number and
-            (x, y) in pixels of `frames`.
+        queries: points to follow instead of seeding any: the frame's number and (x, y)
+            in pixels of `frames`.
         **options: of the tracker's function.
 
     Returns:
-        Tracks of every point found, in pixels of `frames`; none (N = 0) for a clip
-        with nothing to hold on to. Of `queries` every one, in their order, visible in
-        its own frame whatever becomes of it in others.
+        Tracks of every point found, in pixels of `frames`; none (N = 0) for a clip with
+        nothing to hold on to. Of `queries` every one, in their order, visible in its
+        own frame whatever becomes of it in others.
 
     Raises:
-        ValueError: unknown tracker, frames of a wrong shape or type, grid_size < 1,
-            queries outside of the clip.
-        FrontEndError (a ValueError): a tracker's network cannot be had; says what to
-            do.
+        ValueError: unknown tracker, frames or queries that cannot be, grid_size < 1.
     """
     if not callable(tracker):
         if tracker not in TRACKERS:

@@ -16,7 +16,7 @@ from spa.clip.progress import progress_bar
 from spa.clip.torch_models import (
     import_path,
     load_weights,
-    need_torch,
+    need,
     pick_device,
     read_weights,
     resized,
@@ -44,13 +44,7 @@ POINT_FRAMES_PER_CALL = {"cpu": 1 << 15, "cuda": 1 << 18}
 
 @dataclass(frozen=True)
 class Network:
-    """One of CoTracker3's networks, ready to run.
-
-    Attributes:
-        predictor: its CoTrackerPredictor, or CoTrackerOnlinePredictor.
-        online: which of the two.
-        device: where it runs.
-    """
+    """CoTrackerPredictor, or CoTrackerOnlinePredictor, ready to run."""
 
     predictor: Any
     online: bool
@@ -58,18 +52,13 @@ class Network:
 
 
 def load(options=None) -> Callable[..., Tracks2D]:
-    """Returns `track_cotracker3` with the network that a clip's length asks for.
+    """Returns `track_cotracker3` with the network that a clip's length asks for;
+    options are cotracker_repo and cotracker_checkpoint, see `load_network`.
 
     One network is loaded now, so that what lacks is said before a clip is read, the
     other when a clip needs it. A file of weights is one network, whatever the clip.
-
-    Args:
-        options: has cotracker_repo and cotracker_checkpoint, see `load_network`.
-
-    Raises:
-        FrontEndError: if code or weights cannot be had; says what to do.
     """
-    need_torch("CoTracker3")
+    need("torch", "CoTracker3")
     repo = getattr(options, "cotracker_repo", None)
     checkpoint = getattr(options, "cotracker_checkpoint", None)
 
@@ -78,20 +67,14 @@ def load(options=None) -> Callable[..., Tracks2D]:
         return load_network(online, repo, checkpoint)
 
     has_both = checkpoint is None
-    network(has_both and _is_online_alone_here())
+    offline, online = (os.path.exists(published_weights(x)[0]) for x in NAMES)
+    network(has_both and online and not offline)
 
     def track_clip(frames, grid_size, **how):
         is_long = len(frames) > OFFLINE_FRAMES
         return track_cotracker3(frames, grid_size, network(has_both and is_long), **how)
 
     return track_clip
-
-
-def _is_online_alone_here():
-    offline, online = (
-        os.path.exists(published_weights(online)[0]) for online in (False, True)
-    )
-    return online and not offline
 
 
 def status(options=None) -> list[Row]:
@@ -133,17 +116,15 @@ def load_network(
     cotracker_repo: str | os.PathLike | None = None,
     cotracker_checkpoint: str | os.PathLike | None = None,
 ) -> Network:
-    """Loads CoTracker3 from a clone, from the installed package `cotracker`, or from
-    torch.hub, in this order; its code and weights are CC-BY-NC-4.0.
+    """Loads CoTracker3 from a clone of github.com/facebookresearch/co-tracker, from the
+    installed package `cotracker`, or from torch.hub, in this order; its code and
+    weights are CC-BY-NC-4.0.
 
     Args:
         online: the network for long clips. A file of weights decides for itself.
-        cotracker_repo: a clone of github.com/facebookresearch/co-tracker.
+        cotracker_repo: the clone.
         cotracker_checkpoint: weights, scaled_offline.pth or scaled_online.pth; by
             default those in torch.hub's cache, fetched if need be.
-
-    Raises:
-        FrontEndError: if code or weights cannot be had; says what to do.
     """
     device, state = pick_device(), None
     if cotracker_checkpoint is not None:
@@ -160,11 +141,7 @@ def load_network(
 
 def find_code(cotracker_repo: str | os.PathLike | None = None) -> str | None:
     """Returns where CoTracker3's code is: the clone, the installed package, or
-    torch.hub's cache; None if nowhere.
-
-    Raises:
-        FrontEndError: if the clone is none.
-    """
+    torch.hub's cache; None if nowhere. FrontEndError if the clone is none."""
     if cotracker_repo is not None:
         repo = os.path.expanduser(os.fspath(cotracker_repo))
         if not os.path.isfile(os.path.join(repo, "cotracker", "predictor.py")):
@@ -286,25 +263,14 @@ def track_cotracker3(
     queries: Float[np.ndarray, "N 3"] | None = None,
     progress: bool = True,
 ) -> Tracks2D:
-    """Tracks by CoTracker3 (Karaev et al. 2024), both ways in time.
+    """Tracks by CoTracker3 (Karaev et al. 2024), both ways in time; see `track_lk`.
 
     Args:
-        frames: T frames [H, W, 3], RGB uint8.
-        grid_size: cells across and down; each gets one point, at its best corner.
-        network: of `load_network`.
         seed_every: frames between those in which empty cells are seeded anew.
         reach: frames, each way, that a point is followed at least, or to the clip's
             ends; keeps time and memory of a long clip in proportion to its length. All
             of a clip of at most OFFLINE_FRAMES if points are given; at most half of
             these, of longer clips, with the offline network.
-        max_tracks: upper bound on N, by default 8 grids full, shared out as for
-            `track_lk`.
-        queries: [N, 3] (frame, x, y) to follow instead, see `track`.
-        progress: show a progress bar where it takes longer than a second.
-
-    Returns:
-        Tracks in pixels of `frames`, in order of the frame they were seeded in; of
-        queries in theirs.
     """
     num_frames, (height, width) = len(frames), frames[0].shape[:2]
     if num_frames > OFFLINE_FRAMES and not network.online:
@@ -409,7 +375,9 @@ def _call_network(network, frames, times, points):
     at_once = WINDOWS[True] if network.online else len(frames)
     budget = POINT_FRAMES_PER_CALL["cpu" if network.device == "cpu" else "cuda"]
     per_call = max(1, budget // at_once)
-    follow = _follow_online if network.online else _follow_offline
+    follow = functools.partial(network.predictor, backward_tracking=True)
+    if network.online:
+        follow = functools.partial(_follow_online, network.predictor)
     parts = []
     for first in range(0, len(points), per_call):
         part = np.s_[first : first + per_call]
@@ -417,7 +385,7 @@ def _call_network(network, frames, times, points):
         inside = points[part].clip(0, np.array(frames[0].shape[1::-1]) - 1)
         queries = np.concatenate([times[part, None], inside], axis=1)
         queries = torch.from_numpy(queries.astype(np.float32)).to(network.device)[None]
-        tracks, visible = follow(network.predictor, video, queries)
+        tracks, visible = follow(video, queries=queries)
         parts.append((tracks[0].cpu().numpy(), visible[0].cpu().numpy()))
     positions = np.concatenate([part[0] for part in parts], axis=1).swapaxes(0, 1)
     visible = np.concatenate([part[1] for part in parts], axis=1).swapaxes(0, 1)
@@ -426,13 +394,8 @@ def _call_network(network, frames, times, points):
     return positions, visible
 
 
-def _follow_offline(predictor, video, queries):
-    """Returns tracks [1, T, N, 2] and visibility [1, T, N] of queries [1, N, 3],
-    (t, x, y)."""
-    return predictor(video, queries=queries, backward_tracking=True)
-
-
 def _follow_online(predictor, video, queries):
+    """Returns tracks [1, T, N, 2] and visibility [1, T, N] of queries [1, N, 3]."""
     # This network looks ahead only: a second pass over the flipped clip looks back.
     import torch
 

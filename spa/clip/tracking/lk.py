@@ -47,15 +47,14 @@ def track_lk(
     """Tracks by pyramidal Lucas-Kanade (Lucas & Kanade 1981; Bouguet 2001), both ways.
 
     Args:
-        frames: T frames [H, W, 3], RGB uint8.
+        frames: RGB uint8.
         grid_size: cells across and down; each gets one point, at its best corner.
         seed_every: frames between those in which empty cells are seeded anew.
         max_size: longer sides are reduced to this many pixels for tracking.
         max_tracks: upper bound on N, by default 8 grids full; what is left of it is
-            shared out over the remaining seed frames, so that memory stays bounded
-            in a long clip and its end is covered like its beginning.
-        queries: [N, 3] (frame, x, y) to follow instead, see `track`.
-        progress: show a progress bar where it takes longer than a second.
+            shared out over the remaining seed frames, so that memory stays bounded in a
+            long clip and its end is covered like its beginning.
+        queries: points to follow instead, see `track`.
 
     Returns:
         Tracks in pixels of `frames`, in order of the frame they were seeded in; of

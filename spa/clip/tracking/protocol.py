@@ -16,13 +16,8 @@ TRACKS_PER_CELL = 8  # of the seeding grid, in a shot
 
 @dataclass(frozen=True)
 class Tracks2D:
-    """Point tracks in a clip.
-
-    Attributes:
-        tracks: [N, T, 2] float32 pixel positions (x, y), pixel centres at +0.5. Where
-            a point is not visible: its last known position, to be ignored.
-        visible: [N, T, 1] float32, 1 where the point is seen.
-    """
+    """Point tracks in a clip: float32 pixels (x, y), pixel centres at +0.5, and 1 where
+    the point is seen. Where it is not: its last known position, to be ignored."""
 
     tracks: Float[np.ndarray, "N T 2"]
     visible: Float[np.ndarray, "N T 1"]
