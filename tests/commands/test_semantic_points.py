@@ -186,7 +186,8 @@ def make(folder, items, rerun=False, **changes):
 
     def load():
         loaded.append(1)
-        model = features.load_features(dino_model=folder / "dino")
+        options = make_options(dino_model=str(folder / "dino"))
+        model = features.load_features(options=options)
         return model, tracking.load_tracker("lk")
 
     sampling = Sampling(
