@@ -37,7 +37,7 @@ COTRACKER_FLAGS = ("cotracker_repo", "cotracker_checkpoint")
 
 
 def define_flags() -> None:
-    """Called where this file is run; importing it defines nothing."""
+    """Defines all flags, where this file is run; importing it defines nothing."""
     define_input_flags()
     define_sampling_flags()
     flags.DEFINE_boolean("make_vis", False, "GIFs with trails coloured by entity.")

@@ -158,7 +158,7 @@ def rendered(checkpoint, deviation: float) -> list[dict]:
     ]  # fmt: skip
 
 
-def to_30(frames: np.ndarray) -> np.ndarray:
+def repeat_frames(frames: np.ndarray) -> np.ndarray:
     """24 frames a second shown at 30: every fourth frame twice, and none left out."""
     return frames[np.arange(-(-len(frames) * 5 // 4)) * 4 // 5]
 
@@ -171,20 +171,24 @@ def real(checkpoint, folder: str) -> list[dict]:
     for path in tqdm.tqdm(paths, desc="real clips"):
         frames = clips[path.stem]
         row = {"clip": path.stem}
-        shown = {"realism": frames, "converted": to_30(frames), "file": str(path)}
+        shown = {
+            "realism": frames,
+            "converted": repeat_frames(frames),
+            "file": str(path),
+        }
         for label, clip in shown.items():
             score = score_video(clip, checkpoint).score
             row |= {label: score["realism"], f"{label}_std": score["realism_std"]}
         rows.append(row)
     for first, second in zip(clips, list(clips)[1:], strict=False):
-        joined = np.concatenate([clips[first], _as(clips[second], clips[first])])
+        joined = np.concatenate([clips[first], _resized(clips[second], clips[first])])
         score = score_video(joined, checkpoint).score
         rows.append({"clip": f"{first} + {second}", "realism": score["realism"],
                      "realism_std": score["realism_std"]})  # fmt: skip
     return rows
 
 
-def _as(frames, like):
+def _resized(frames, like):
     """Frames of the size of others."""
     height, width = like.shape[1:3]
     return np.stack([cv2.resize(x, (width, height)) for x in frames])

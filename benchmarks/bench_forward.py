@@ -134,7 +134,7 @@ def compare(slow: Row, fast: Row) -> dict:
     for row in (slow, fast):
         function, _, arguments, _ = forward(row)
         compiled = jax.jit(function).lower(*arguments).compile()
-        tracks.append(np.asarray(tracks_of(compiled(*arguments))))
+        tracks.append(np.asarray(predicted_tracks(compiled(*arguments))))
         sides.append((compiled, arguments))
     for _ in range(FLAGS.repetitions):
         for i, side in enumerate(sides):
@@ -147,7 +147,7 @@ def compare(slow: Row, fast: Row) -> dict:
     }
 
 
-def tracks_of(out):
+def predicted_tracks(out):
     """Predicted tracks `[1, Q, T, 2]`, whichever program they come from."""
     tracks = out[0] if isinstance(out, tuple) else out.tracks
     return tracks.reshape(1, -1, *tracks.shape[-2:])

@@ -91,7 +91,7 @@ def fit_all_networks(drawn, names) -> dict[tuple[str, bool], list]:
     return found
 
 
-def surprise_of(variant, statistics, design, examples, is_fitted) -> np.ndarray:
+def variant_surprise(variant, statistics, design, examples, is_fitted) -> np.ndarray:
     """[E] of one variant, a line fitted to some of the examples, which also say what is
     usual. Unlike in fit_surprise.py, networks are not fitted anew after that."""
     fitted = [e for e, used in zip(examples, is_fitted, strict=True) if used]
@@ -170,7 +170,7 @@ def main(argv):
     is_fitted = np.arange(len(measured)) < len(of_line)
     rows, judged = [], measured[len(of_line) :]
     for variant in tqdm(variants(), "lines"):
-        values = surprise_of(variant, statistics, design, measured, is_fitted)
+        values = variant_surprise(variant, statistics, design, measured, is_fitted)
         found = figures(values[~is_fitted], judged, np.random.default_rng(0))
         rows.append(variant | found)
         print(json.dumps(rows[-1]))

@@ -84,7 +84,7 @@ class Stopwatch:
         self.peak[name] = max(self.peak.get(name, 0.0), memory_gb("VmHWM"))
         forget_peak()
 
-    def around(self, name: str, function):
+    def wrapped(self, name: str, function):
         """The function, timed; what it starts on a device is waited for."""
 
         def timed(*args, **kwargs):
@@ -141,7 +141,7 @@ def measure(num_frames: int, size: tuple[int, int]) -> list[dict]:
         with contextlib.ExitStack() as timed:
             for stage, functions in STAGES.items():
                 for module, name in functions:
-                    function = watch.around(stage, getattr(module, name))
+                    function = watch.wrapped(stage, getattr(module, name))
                     timed.enter_context(mock.patch.object(module, name, function))
             forget_peak()
             start = time.perf_counter()

@@ -90,7 +90,7 @@ def smooth_tokens():
     return synthetic_features(segmentation, dim=384)
 
 
-def scenes_with(fits, count: int):
+def find_scenes(fits, count: int):
     """The first so many scenes that fit: seed, and what each pixel shows."""
     found, seed = [], FIRST_SEED
     while len(found) < count:
@@ -135,13 +135,15 @@ def clusters(count: int) -> list[dict]:
     rows = []
     for what, merged in (("bodies", False), ("moving bodies, one background", True)):
 
-        def seen_as(seen, merged=merged):
+        def merged_things(seen, merged=merged):
             return np.maximum(seen, 0) if merged else seen
 
         def fits(seen):
-            return 2 <= len(np.unique(shown_most(seen_as(seen)))) <= MOST_OBJECTS
+            return 2 <= len(np.unique(shown_most(merged_things(seen)))) <= MOST_OBJECTS
 
-        scenes = [(seed, seen_as(seen)) for seed, seen in scenes_with(fits, count)]
+        scenes = [
+            (seed, merged_things(seen)) for seed, seen in find_scenes(fits, count)
+        ]
         for dim, noise in STAND_INS:
             found = [judged(seen, seed, dim, noise) for seed, seen in scenes]
             means = {n: float(np.mean([x[n] for x in found])) for n in found[0]}
@@ -164,12 +166,12 @@ def judged(seen, seed, dim, noise) -> dict:
         )
         found[method] = adjusted_rand(truth, queries.labels)
         found[f"{method}, reached"] = float(
-            np.isin(large, things_at(seen, queries)).mean()
+            np.isin(large, shown_things(seen, queries)).mean()
         )
     return found
 
 
-def things_at(seen, queries) -> np.ndarray:
+def shown_things(seen, queries) -> np.ndarray:
     """What the pixel of each query shows."""
     frame, x, y = queries.points.astype(int).T
     height, width = seen.shape[1:]
@@ -183,19 +185,19 @@ def moving(count: int) -> list[dict]:
         return 0.002 <= (seen > 0).mean() <= SMALL and (seen[0] > 0).any()
 
     shares = {name: [] for name in ("grid", *semantic.METHODS)}
-    for seed, seen in scenes_with(fits, count):
+    for seed, seen in find_scenes(fits, count):
         tokens = synthetic_features(seen, seed=seed)
         side = SIDE, SIDE
         for method in semantic.METHODS:
             sampling = semantic.Sampling(method=method)
             queries = semantic.find_queries(tokens, np.arange(FRAMES), side, sampling)
-            shares[method].append((things_at(seen, queries) > 0).mean())
+            shares[method].append((shown_things(seen, queries) > 0).mean())
             if method == "bipartite":
                 # A grid of as many: of a finer one an even choice.
                 number = len(queries.points)
                 grid = semantic.grid_queries(side, int(np.ceil(np.sqrt(number))))
                 which = np.linspace(0, len(grid.points) - 1, number).astype(int)
-                on = things_at(seen, grid)[which] > 0
+                on = shown_things(seen, grid)[which] > 0
                 shares["grid"].append(on.mean())
     grid = float(np.mean(shares["grid"]))
     return [
@@ -223,7 +225,7 @@ def twins(count: int):
             stored = rendered(seed)
         except NoScene:
             continue
-        rows += in_all(judged_twins(stored, seed, judges))
+        rows += complete(judged_twins(stored, seed, judges))
         for name in SAMPLINGS:
             tracks[name].append(len(stored[name]["none/lk"]))
         yield summary(rows, {name: float(np.mean(n)) for name, n in tracks.items()})
@@ -280,7 +282,7 @@ def add_tracks(stored, kind, scene, video) -> None:
                 model,
                 tracking.load_tracker("lk"),
                 semantic.Sampling(num_points_per_entity=number),
-            ).seen_more_than_once()
+            ).repeatedly_seen()
             stored[name] |= {
                 f"{kind}/lk": found.tracks,
                 f"{kind}/lkv": found.visible[..., 0] > 0,
@@ -306,7 +308,7 @@ def judged_twins(stored, seed, judges) -> list[Row]:
     return rows
 
 
-def in_all(rows):
+def complete(rows):
     """Clips that were judged from all kinds of points."""
     judged = {}
     for row in rows:

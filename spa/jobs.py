@@ -61,7 +61,7 @@ class Outcome:
 
     @property
     def message(self) -> str:
-        """The error, with the item's path if it is not there yet."""
+        """Returns the error, with the item's path if it is not there yet."""
         path = self.item.path
         return self.error if path in self.error else f"{path}: {self.error}"
 

@@ -314,7 +314,7 @@ def predict_window(
 
 
 def _draw_tracks(seen, held, keys, start, options):
-    """Per split, the tracks shown to the model and those asked for, in one window."""
+    """Returns per split the tracks shown and those asked for, in one window."""
 
     def draw(which, split, role, most):
         # The window's first frame is a salt, too: a track that is left out of one

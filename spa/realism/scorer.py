@@ -168,7 +168,7 @@ def score_video(
 
 
 def _refuse_video_options(options, *names):
-    """Rather than pass over options that would change nothing."""
+    """Refuses options that would change nothing, rather than pass over them."""
     given = [name for name in names if getattr(options, name)]
     if given:
         raise UserError(
