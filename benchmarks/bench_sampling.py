@@ -82,7 +82,7 @@ def measure_sampling(
 
 
 def timed(what: str, function, repetitions: int) -> dict:
-    """The fastest of some repetitions, after one that compiles."""
+    """Returns the fastest of some repetitions, after one that compiles."""
     function()
     found = []
     for _ in range(repetitions):

@@ -56,7 +56,7 @@ MEASURES = ("realism_left_out", "realism", "average_jaccard", "acceleration_90")
 
 
 def timed(function, times: int = 3) -> float:
-    """Seconds, the least of some runs."""
+    """Returns seconds, the least of some runs."""
     best = float("inf")
     for _ in range(times):
         began = time.perf_counter()
@@ -66,7 +66,7 @@ def timed(function, times: int = 3) -> float:
 
 
 def seconds() -> list[dict]:
-    """What clustering costs."""
+    """Returns what clustering costs."""
     rows = []
     for dim in (384, 768):  # of the small DINOv2, and of the default
         tokens = np.random.default_rng(0).standard_normal((32, 16, 16, dim))
@@ -84,14 +84,14 @@ def seconds() -> list[dict]:
 
 
 def smooth_tokens():
-    """Features [32, 16, 16, 384] of a scene."""
+    """Returns features [32, 16, 16, 384] of a scene."""
     scene = generate_scene(FIRST_SEED, FRAMES, 8, SIDE, SIDE)
     segmentation = body_segmentation(scene.simulation, scene.camera)
     return synthetic_features(segmentation, dim=384)
 
 
 def find_scenes(fits, count: int):
-    """The first so many scenes that fit: seed, and what each pixel shows."""
+    """Returns the first so many scenes that fit: seed, and what each pixel shows."""
     found, seed = [], FIRST_SEED
     while len(found) < count:
         try:
@@ -107,7 +107,7 @@ def find_scenes(fits, count: int):
 
 
 def shown_most(segmentation: np.ndarray, num_patches: int = 16) -> np.ndarray:
-    """What most of each patch [T, h, w] shows."""
+    """Returns what most of each patch [T, h, w] shows."""
     count, height, width = segmentation.shape
     grid = (num_patches, height // num_patches, num_patches, width // num_patches)
     things = np.unique(segmentation)
@@ -116,7 +116,7 @@ def shown_most(segmentation: np.ndarray, num_patches: int = 16) -> np.ndarray:
 
 
 def adjusted_rand(first: np.ndarray, second: np.ndarray) -> float:
-    """The adjusted Rand index of two labellings (Hubert & Arabie 1985)."""
+    """Returns the adjusted Rand index of two labellings (Hubert & Arabie 1985)."""
     _, first = np.unique(first, return_inverse=True)
     _, second = np.unique(second, return_inverse=True)
     table = np.zeros((first.max() + 1, second.max() + 1))
@@ -130,8 +130,8 @@ def adjusted_rand(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def clusters(count: int) -> list[dict]:
-    """Clusters of scenes against what they show; by bodies, and with all that stands
-    still as one thing."""
+    """Returns clusters of scenes against what they show; by bodies, and with all that
+    stands still as one thing."""
     rows = []
     for what, merged in (("bodies", False), ("moving bodies, one background", True)):
 
@@ -172,14 +172,14 @@ def judged(seen, seed, dim, noise) -> dict:
 
 
 def shown_things(seen, queries) -> np.ndarray:
-    """What the pixel of each query shows."""
+    """Returns what the pixel of each query shows."""
     frame, x, y = queries.points.astype(int).T
     height, width = seen.shape[1:]
     return seen[frame, np.minimum(y, height - 1), np.minimum(x, width - 1)]
 
 
 def moving(count: int) -> list[dict]:
-    """Shares of points on small moving things, semantic and of a grid."""
+    """Returns shares of points on small moving things, semantic and of a grid."""
 
     def fits(seen):
         return 0.002 <= (seen > 0).mean() <= SMALL and (seen[0] > 0).any()
@@ -232,7 +232,7 @@ def twins(count: int):
 
 
 def summary(rows, tracks: dict[str, float]) -> dict:
-    """Figures of all kinds together, of the same twins for each sampling."""
+    """Returns figures of all kinds together, of the same twins for each sampling."""
     kinds = [kind for kind in VIOLATIONS if any(r.kind == kind for r in rows)]
     groups = sorted({row.group for row in rows})
     figures = {}
@@ -250,7 +250,7 @@ def summary(rows, tracks: dict[str, float]) -> dict:
 
 
 def rendered(seed: int) -> dict[str, dict[str, np.ndarray]]:
-    """A scene and its twins as in pools.make_pool, by sampling."""
+    """Returns a scene and its twins as in pools.make_pool, by sampling."""
     side = pools.SIDE
     scene = generate_scene(seed, pools.NUM_FRAMES, pools.NUM_TRACKS, side, side)
     video = render(scene, lit=False)
@@ -268,7 +268,7 @@ def rendered(seed: int) -> dict[str, dict[str, np.ndarray]]:
 
 
 def add_tracks(stored, kind, scene, video) -> None:
-    """What the tracker makes of pictures, from each kind of points."""
+    """Adds what the tracker makes of pictures, from each kind of points."""
     arrays = pools.scene_arrays(kind, scene, video)
     seen = body_segmentation(scene.simulation, scene.camera)
     maps = synthetic_features(seen, seed=scene.seed)
@@ -290,8 +290,8 @@ def add_tracks(stored, kind, scene, video) -> None:
 
 
 def judged_twins(stored, seed, judges) -> list[Row]:
-    """Scene and twins, with the sampling as their condition. A twin counts where the
-    grid's tracks show it, whatever points it is judged by."""
+    """Returns scene and twins, with the sampling as their condition. A twin counts where
+    the grid's tracks show it, whatever points it is judged by."""
     grid, rows = stored["grid"], []
     kinds = [k for k in VIOLATIONS if f"{k}/lk" in grid]
     for kind in (pools.INTACT, *kinds):
@@ -309,7 +309,7 @@ def judged_twins(stored, seed, judges) -> list[Row]:
 
 
 def complete(rows):
-    """Clips that were judged from all kinds of points."""
+    """Returns clips that were judged from all kinds of points."""
     judged = {}
     for row in rows:
         judged.setdefault((row.clip, row.kind), set()).add(row.condition)
