@@ -92,8 +92,8 @@ def fit_all_networks(drawn, names) -> dict[tuple[str, bool], list]:
 
 
 def variant_surprise(variant, statistics, design, examples, is_fitted) -> np.ndarray:
-    """Returns [E] of one variant, a line fitted to some of the examples, which also say
-    what is usual. Unlike in fit_surprise.py, networks are not fitted anew after that."""
+    """Returns [E] of one variant, a line fitted to some of the examples, which also
+    say what is usual. Unlike in fit_surprise.py, networks are not fitted anew then."""
     fitted = [e for e, used in zip(examples, is_fitted, strict=True) if used]
     rows = statistics[variant["sees"], variant["twice"]]
     sources = sorted(set().union(*NETWORKS[variant["sees"]]))

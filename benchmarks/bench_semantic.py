@@ -290,8 +290,8 @@ def add_tracks(stored, kind, scene, video) -> None:
 
 
 def judged_twins(stored, seed, judges) -> list[Row]:
-    """Returns scene and twins, with the sampling as their condition. A twin counts where
-    the grid's tracks show it, whatever points it is judged by."""
+    """Returns scene and twins, with the sampling as their condition. A twin counts
+    where the grid's tracks show it, whatever points it is judged by."""
     grid, rows = stored["grid"], []
     kinds = [k for k in VIOLATIONS if f"{k}/lk" in grid]
     for kind in (pools.INTACT, *kinds):
