@@ -51,7 +51,7 @@ OPTIONS = (
 
 
 def define_flags() -> None:
-    """Called where this file is run; importing it defines nothing."""
+    """Defines all flags, where this file is run; importing it defines nothing."""
     define_data_flags()
     define_model_flags()
     flags.adopt_module_key_flags(spa_flags)  # --help lists them, too
@@ -91,7 +91,7 @@ def define_data_flags() -> None:
 
 
 def define_model_flags() -> None:
-    """The model, and what it sees."""
+    """Defines the flags of the model, and of what it sees."""
     flags.DEFINE_string(
         "checkpoint_path", None, "The model; by default checkpoints/3dspa_mini.npz."
     )

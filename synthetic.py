@@ -78,7 +78,7 @@ class Settings:
 
     @property
     def frame_size(self) -> tuple[int, int]:
-        """Height and width."""
+        """Returns height and width."""
         return self.height, self.width
 
     def path(self, seed: int, violation: str = "none", suffix: str = ".npz"):

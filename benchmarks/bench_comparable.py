@@ -77,7 +77,7 @@ def simulated_clip(index: int) -> tuple[Tracks3D, dict]:
 
 
 def point_motion(tracks: Tracks3D) -> float:
-    """Mean distance that visible points move in the image from frame to frame."""
+    """Returns how far visible points move in the image in the mean, a frame."""
     pixels = geometry.project(tracks.tracks, tracks.intrinsics)
     seen = tracks.visible[..., 0] > 0
     step = np.linalg.norm(np.diff(pixels, axis=1), axis=-1)
@@ -85,7 +85,7 @@ def point_motion(tracks: Tracks3D) -> float:
 
 
 def camera_motion(scene: scenes.Scene) -> float:
-    """How far the camera's motion alone moves the image of a typical point."""
+    """Returns how far the camera's motion alone moves the image of a typical point."""
     rotation, translation = scene.extrinsics[:, :3, :3], scene.extrinsics[:, :3, 3]
     turn = rotation[1:] @ rotation[:-1].transpose(0, 2, 1)
     cosine = (np.trace(turn, axis1=1, axis2=2) - 1) / 2
@@ -98,14 +98,14 @@ def camera_motion(scene: scenes.Scene) -> float:
 
 
 def interval(x, y, rng, times: int = 1000) -> list[float]:
-    """95% of Spearman's correlation, bootstrapped by clip."""
+    """Returns 95% of Spearman's correlation, bootstrapped by clip."""
     rows = rng.integers(len(x), size=(times, len(x)))
     found = [scipy.stats.spearmanr(x[row], y[row]).statistic for row in rows]
     return [float(value) for value in np.nanpercentile(found, [2.5, 97.5])]
 
 
 def simulated(checkpoint, options, num_clips: int) -> dict:
-    """Realism of intact simulated clips, and its rank correlations."""
+    """Returns realism of intact simulated clips, and its rank correlations."""
     clips, scorer = [], Scorer(checkpoint, options, has_videos=False)
     for index in tqdm.tqdm(range(num_clips), desc="simulated clips"):
         try:
@@ -133,7 +133,7 @@ def simulated(checkpoint, options, num_clips: int) -> dict:
 
 
 def variants(frames: np.ndarray) -> dict[str, np.ndarray]:
-    """A clip as it is, and as it should score alike."""
+    """Returns a clip as it is, and as it should score alike."""
     small = [cv2.resize(x, None, fx=0.5, fy=0.5, interpolation=3) for x in frames]
     return {
         "as it is": frames,
@@ -144,7 +144,7 @@ def variants(frames: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def rendered(checkpoint, deviation: float) -> list[dict]:
-    """The sample clip's variants, and how many deviations apart they score."""
+    """Returns the sample clip's variants, and how many deviations apart they score."""
     frames = read(str(ROOT / "data" / "example_video.mp4"))
     found = {
         name: score_video(clip, checkpoint).realism
@@ -158,45 +158,49 @@ def rendered(checkpoint, deviation: float) -> list[dict]:
     ]  # fmt: skip
 
 
-def to_30(frames: np.ndarray) -> np.ndarray:
-    """24 frames a second shown at 30: every fourth frame twice, and none left out."""
+def repeat_frames(frames: np.ndarray) -> np.ndarray:
+    """Returns 24 frames a second shown at 30: every fourth frame twice."""
     return frames[np.arange(-(-len(frames) * 5 // 4)) * 4 // 5]
 
 
 def real(checkpoint, folder: str) -> list[dict]:
-    """Real clips, converted to another frame rate and joined by cuts."""
+    """Scores real clips, converted to another frame rate and joined by cuts."""
     paths = sorted(Path(folder).glob("*.mp4"))
     clips = {path.stem: read(str(path)) for path in paths}
     rows = []
     for path in tqdm.tqdm(paths, desc="real clips"):
         frames = clips[path.stem]
         row = {"clip": path.stem}
-        shown = {"realism": frames, "converted": to_30(frames), "file": str(path)}
+        shown = {
+            "realism": frames,
+            "converted": repeat_frames(frames),
+            "file": str(path),
+        }
         for label, clip in shown.items():
             score = score_video(clip, checkpoint).score
             row |= {label: score["realism"], f"{label}_std": score["realism_std"]}
         rows.append(row)
     for first, second in zip(clips, list(clips)[1:], strict=False):
-        joined = np.concatenate([clips[first], _as(clips[second], clips[first])])
+        joined = np.concatenate([clips[first], _resized(clips[second], clips[first])])
         score = score_video(joined, checkpoint).score
         rows.append({"clip": f"{first} + {second}", "realism": score["realism"],
                      "realism_std": score["realism_std"]})  # fmt: skip
     return rows
 
 
-def _as(frames, like):
+def _resized(frames, like):
     """Frames of the size of others."""
     height, width = like.shape[1:3]
     return np.stack([cv2.resize(x, (width, height)) for x in frames])
 
 
 def read(path: str) -> np.ndarray:
-    """`[T, H, W, 3]`, at the working size."""
+    """Reads frames `[T, H, W, 3]`, at the working size."""
     return np.stack(read_video(path).frames)
 
 
 def write_reference(path: str, found: dict, checkpoint, options) -> None:
-    """The table that percentiles are read off, for clips scored with these options."""
+    """Writes the table that percentiles of clips with these options are read off."""
     realism = sorted(round(clip["realism"], 6) for clip in found["clips"])
     about = {
         "what": f"realism of {len(realism)} intact simulated clips (synthetic.py, "
@@ -214,7 +218,7 @@ def write_reference(path: str, found: dict, checkpoint, options) -> None:
 
 
 def measure() -> None:
-    """All of it, printed and written."""
+    """Measures, prints and writes all of it."""
     options = make_options("mini")
     checkpoint = load_checkpoint(FLAGS.checkpoint_path or DEFAULT_CHECKPOINT, options)
     found = {"simulated": simulated(checkpoint, options, FLAGS.num_clips)}

@@ -58,7 +58,7 @@ class Row:
 
 
 def rows(platform: str, quick: bool) -> list[Row]:
-    """All rows for a device. The published computation needs tens of GB when large."""
+    """Returns all rows for a device. The published one needs tens of GB when large."""
     out = [Row("matrix", "", 0, 0, dtype) for dtype in ("float32", "bfloat16")]
     out += [Row("published", "all", *SMALL), Row("plain, chunked", "decode", *SMALL)]
     for dtype in ("float32", "bfloat16"):
@@ -134,7 +134,7 @@ def compare(slow: Row, fast: Row) -> dict:
     for row in (slow, fast):
         function, _, arguments, _ = forward(row)
         compiled = jax.jit(function).lower(*arguments).compile()
-        tracks.append(np.asarray(tracks_of(compiled(*arguments))))
+        tracks.append(np.asarray(predicted_tracks(compiled(*arguments))))
         sides.append((compiled, arguments))
     for _ in range(FLAGS.repetitions):
         for i, side in enumerate(sides):
@@ -147,8 +147,8 @@ def compare(slow: Row, fast: Row) -> dict:
     }
 
 
-def tracks_of(out):
-    """Predicted tracks `[1, Q, T, 2]`, whichever program they come from."""
+def predicted_tracks(out):
+    """Returns predicted tracks `[1, Q, T, 2]`, whichever program they come from."""
     tracks = out[0] if isinstance(out, tuple) else out.tracks
     return tracks.reshape(1, -1, *tracks.shape[-2:])
 
@@ -167,7 +167,7 @@ def timed(compiled, arguments) -> float:
 
 
 def peak_gb(device) -> float:
-    """Peak of the device's memory; on a CPU of this process."""
+    """Returns the peak of the device's memory; on a CPU of this process."""
     stats = device.memory_stats()
     if stats and "peak_bytes_in_use" in stats:
         return stats["peak_bytes_in_use"] / 1e9
@@ -195,7 +195,7 @@ def matrix_product(row: Row):
 
 
 def forward(row: Row):
-    """Function to time, the same unchunked to count, arguments, parameter count."""
+    """Returns what to time, the same unchunked to count, arguments, parameters."""
     import cases
     import jax.numpy as jnp
 
@@ -261,7 +261,7 @@ def published(model):
 
 
 def plain(model, chunk: int):
-    """The plain decoder, over chunks of queries."""
+    """Returns the plain decoder, over chunks of queries."""
     import jax
     import reference_model
 
@@ -310,13 +310,13 @@ def run(repetitions: int, *todo: Row) -> dict:
 
 
 def run_row(row: Row) -> dict:
-    """A row's figures. Large rows run once, on a CPU for minutes."""
+    """Measures a row's figures. Large rows run once, on a CPU for minutes."""
     repetitions = 1 if (row.tracks, row.queries) == LARGE else FLAGS.repetitions
     return {**dataclasses.asdict(row), **run(repetitions, row)}
 
 
 def run_pair(name: str, slow, fast, needed: float, same: bool) -> dict:
-    """How many times faster one side of a pair is, and whether both say the same."""
+    """Measures how much faster one side of a pair is, and whether both say the same."""
     sides = [Row(*side, *SMALL) for side in (slow, fast)]
     found = {"name": name, "needed": needed, **run(FLAGS.repetitions, *sides)}
     difference = found.get("largest_difference", 0.0)
@@ -328,7 +328,7 @@ def run_pair(name: str, slow, fast, needed: float, same: bool) -> dict:
 
 
 def misses(results: list[dict], ratios: list[dict], platform: str) -> list[str]:
-    """What the design asks for and this run did not reach."""
+    """Returns what the design asks for and this run did not reach."""
     out = [r["name"] for r in ratios if r.get("ratio", 0.0) < r["needed"]]
     for r in results:
         whole = (r["what"], r["part"], r["tracks"]) == ("joint", "all", LARGE[0])
@@ -342,7 +342,7 @@ def misses(results: list[dict], ratios: list[dict], platform: str) -> list[str]:
 
 
 def add_rates(results: list[dict]) -> None:
-    """Each row's share of the matrix rate in its type."""
+    """Adds each row's share of the matrix rate in its type."""
     rates = {r["dtype"]: r.get("gflop_per_s") for r in results if r["what"] == "matrix"}
     for result in results:
         rate = rates.get(result["dtype"])
@@ -351,7 +351,7 @@ def add_rates(results: list[dict]) -> None:
 
 
 def table(results: list[dict]) -> str:
-    """The rows as text."""
+    """Returns the rows as text."""
     lines = [" ".join(f"{name:>14}" for name in COLUMNS)]
     for result in results:
         result = {**result, "what": f"{result['what']} {result['part']}".strip()}

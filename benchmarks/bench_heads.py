@@ -66,7 +66,7 @@ BOOTSTRAP = 500
 
 
 def variants() -> list[dict]:
-    """What is compared: the head that is taken, then others by what is different."""
+    """Returns what is compared: the head that is taken, then others by what differs."""
     base = {"sees": TAKEN, "twice": True, "line": "both", "pairs": None}
     changed = [{}]
     changed += [{"sees": name} for name in NETWORKS if name != TAKEN]
@@ -79,7 +79,7 @@ def variants() -> list[dict]:
 
 
 def fit_all_networks(drawn, names) -> dict[tuple[str, bool], list]:
-    """Networks by what they see, and whether they were fitted twice."""
+    """Returns networks by what they see, and whether they were fitted twice."""
     found = {}
     needed = {(each["sees"], each["twice"]) for each in variants()}
     for sees, twice in tqdm(sorted(needed), "networks"):
@@ -91,9 +91,9 @@ def fit_all_networks(drawn, names) -> dict[tuple[str, bool], list]:
     return found
 
 
-def surprise_of(variant, statistics, design, examples, is_fitted) -> np.ndarray:
-    """[E] of one variant, a line fitted to some of the examples, which also say what is
-    usual. Unlike in fit_surprise.py, networks are not fitted anew after that."""
+def variant_surprise(variant, statistics, design, examples, is_fitted) -> np.ndarray:
+    """Returns [E] of one variant, a line fitted to some of the examples, which also
+    say what is usual. Unlike in fit_surprise.py, networks are not fitted anew then."""
     fitted = [e for e, used in zip(examples, is_fitted, strict=True) if used]
     rows = statistics[variant["sees"], variant["twice"]]
     sources = sorted(set().union(*NETWORKS[variant["sees"]]))
@@ -113,7 +113,7 @@ def surprise_of(variant, statistics, design, examples, is_fitted) -> np.ndarray:
 
 
 def figures(values, examples, rng) -> dict:
-    """AUROC and share of pairs, both with intervals."""
+    """Returns AUROC and share of pairs, both with intervals."""
     scenes = sorted({e.scene for e in examples})
     by_scene = {scene: [] for scene in scenes}
     for value, example in zip(values, examples, strict=True):
@@ -170,7 +170,7 @@ def main(argv):
     is_fitted = np.arange(len(measured)) < len(of_line)
     rows, judged = [], measured[len(of_line) :]
     for variant in tqdm(variants(), "lines"):
-        values = surprise_of(variant, statistics, design, measured, is_fitted)
+        values = variant_surprise(variant, statistics, design, measured, is_fitted)
         found = figures(values[~is_fitted], judged, np.random.default_rng(0))
         rows.append(variant | found)
         print(json.dumps(rows[-1]))

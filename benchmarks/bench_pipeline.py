@@ -80,12 +80,12 @@ class Stopwatch:
         self.within = outer
 
     def note_peak(self, name: str) -> None:
-        """The highest memory since the last call was this stage's."""
+        """Takes the highest memory since the last call for this stage's."""
         self.peak[name] = max(self.peak.get(name, 0.0), memory_gb("VmHWM"))
         forget_peak()
 
-    def around(self, name: str, function):
-        """The function, timed; what it starts on a device is waited for."""
+    def wrapped(self, name: str, function):
+        """Returns the function, timed; what it starts on a device is waited for."""
 
         def timed(*args, **kwargs):
             with self.stage(name):
@@ -95,7 +95,7 @@ class Stopwatch:
 
 
 def memory_gb(what: str) -> float:
-    """VmHWM (highest) or VmRSS (now) of this process; NaN where there is no /proc."""
+    """Returns VmHWM (highest) or VmRSS (now) of this process; NaN without /proc."""
     try:
         with open("/proc/self/status") as file:
             lines = dict(line.split(":", 1) for line in file)
@@ -111,7 +111,7 @@ def forget_peak() -> None:
 
 
 def make_video(path: str, num_frames: int, size: tuple[int, int]) -> None:
-    """A detailed picture, panned over."""
+    """Writes a video of a detailed picture that is panned over."""
     width, height = size
     pan = f"crop={width}:{height}:x='mod(n,200)':y='mod(n,100)/2'"
     source = f"mandelbrot=s={width + 200}x{height + 50}:rate=30:end_pts=1"
@@ -125,7 +125,7 @@ def make_video(path: str, num_frames: int, size: tuple[int, int]) -> None:
 
 
 def measure(num_frames: int, size: tuple[int, int]) -> list[dict]:
-    """Rows of one length."""
+    """Returns rows of one length."""
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "clip.mp4")
         make_video(path, num_frames, size)
@@ -141,7 +141,7 @@ def measure(num_frames: int, size: tuple[int, int]) -> list[dict]:
         with contextlib.ExitStack() as timed:
             for stage, functions in STAGES.items():
                 for module, name in functions:
-                    function = watch.around(stage, getattr(module, name))
+                    function = watch.wrapped(stage, getattr(module, name))
                     timed.enter_context(mock.patch.object(module, name, function))
             forget_peak()
             start = time.perf_counter()
@@ -167,14 +167,14 @@ def measure(num_frames: int, size: tuple[int, int]) -> list[dict]:
 
 
 def measure_apart(num_frames: int) -> list[dict]:
-    """`measure` in a process of its own: no length inherits another's memory."""
+    """Runs `measure` in a process of its own: no length inherits another's memory."""
     command = [sys.executable, __file__, f"--length={num_frames}"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def table(rows: list[dict]) -> str:
-    """Rows as text."""
+    """Returns rows as text."""
     lines = [" ".join(f"{name:>12}" for name in rows[0])]
     for row in rows:
         texts = [f"{x:.3g}" if isinstance(x, float) else str(x) for x in row.values()]

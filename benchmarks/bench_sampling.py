@@ -62,7 +62,7 @@ def measure_sampling(
     def sample():
         return geometry.sample_frames(turns(maps), tracks, CLIP, features)
 
-    def look_around():
+    def sample_depth():
         chosen = tracks[: len(near)]
         z = np.ones(chosen.shape[:2], np.float32)
         return geometry.depth_feature_frames(turns(depth), chosen, z, 1.0, CLIP, near)
@@ -70,7 +70,7 @@ def measure_sampling(
     rows = [
         timed("lifting", lift, repetitions),
         timed("sampling features", sample, repetitions),
-        timed(f"depth features of {len(near)} tracks", look_around, repetitions),
+        timed(f"depth features of {len(near)} tracks", sample_depth, repetitions),
     ]
     both = {
         "what": "lifting and sampling",
@@ -82,7 +82,7 @@ def measure_sampling(
 
 
 def timed(what: str, function, repetitions: int) -> dict:
-    """The fastest of some repetitions, after one that compiles."""
+    """Returns the fastest of some repetitions, after one that compiles."""
     function()
     found = []
     for _ in range(repetitions):

@@ -36,7 +36,7 @@ KINDS = {
 
 
 def untrained(changes: dict):
-    """The mini model with some fields changed, and parameters with silent heads."""
+    """Returns the mini model, some fields changed, and parameters with silent heads."""
     model = track_autoencoder_3d.make_model("mini", use_dino=False, **changes)
     params = checkpoints.init_params(model, 0)
     for name in ("track_predictor", "node_query"):
@@ -45,7 +45,7 @@ def untrained(changes: dict):
 
 
 def measure(batches: list[dict]) -> list[dict]:
-    """Held-out errors in pixels, per kind of latents."""
+    """Returns held-out errors in pixels, per kind of latents."""
     rows = []
     for what, (changes, discretize) in KINDS.items():
         model, params = untrained(changes)

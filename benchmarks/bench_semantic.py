@@ -56,7 +56,7 @@ MEASURES = ("realism_left_out", "realism", "average_jaccard", "acceleration_90")
 
 
 def timed(function, times: int = 3) -> float:
-    """Seconds, the least of some runs."""
+    """Returns seconds, the least of some runs."""
     best = float("inf")
     for _ in range(times):
         began = time.perf_counter()
@@ -66,7 +66,7 @@ def timed(function, times: int = 3) -> float:
 
 
 def seconds() -> list[dict]:
-    """What clustering costs."""
+    """Returns what clustering costs."""
     rows = []
     for dim in (384, 768):  # of the small DINOv2, and of the default
         tokens = np.random.default_rng(0).standard_normal((32, 16, 16, dim))
@@ -84,14 +84,14 @@ def seconds() -> list[dict]:
 
 
 def smooth_tokens():
-    """Features [32, 16, 16, 384] of a scene."""
+    """Returns features [32, 16, 16, 384] of a scene."""
     scene = generate_scene(FIRST_SEED, FRAMES, 8, SIDE, SIDE)
     segmentation = body_segmentation(scene.simulation, scene.camera)
     return synthetic_features(segmentation, dim=384)
 
 
-def scenes_with(fits, count: int):
-    """The first so many scenes that fit: seed, and what each pixel shows."""
+def find_scenes(fits, count: int):
+    """Returns the first so many scenes that fit: seed, and what each pixel shows."""
     found, seed = [], FIRST_SEED
     while len(found) < count:
         try:
@@ -107,7 +107,7 @@ def scenes_with(fits, count: int):
 
 
 def shown_most(segmentation: np.ndarray, num_patches: int = 16) -> np.ndarray:
-    """What most of each patch [T, h, w] shows."""
+    """Returns what most of each patch [T, h, w] shows."""
     count, height, width = segmentation.shape
     grid = (num_patches, height // num_patches, num_patches, width // num_patches)
     things = np.unique(segmentation)
@@ -116,7 +116,7 @@ def shown_most(segmentation: np.ndarray, num_patches: int = 16) -> np.ndarray:
 
 
 def adjusted_rand(first: np.ndarray, second: np.ndarray) -> float:
-    """The adjusted Rand index of two labellings (Hubert & Arabie 1985)."""
+    """Returns the adjusted Rand index of two labellings (Hubert & Arabie 1985)."""
     _, first = np.unique(first, return_inverse=True)
     _, second = np.unique(second, return_inverse=True)
     table = np.zeros((first.max() + 1, second.max() + 1))
@@ -130,18 +130,20 @@ def adjusted_rand(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def clusters(count: int) -> list[dict]:
-    """Clusters of scenes against what they show; by bodies, and with all that stands
-    still as one thing."""
+    """Returns clusters of scenes against what they show; by bodies, and with all that
+    stands still as one thing."""
     rows = []
     for what, merged in (("bodies", False), ("moving bodies, one background", True)):
 
-        def seen_as(seen, merged=merged):
+        def merged_things(seen, merged=merged):
             return np.maximum(seen, 0) if merged else seen
 
         def fits(seen):
-            return 2 <= len(np.unique(shown_most(seen_as(seen)))) <= MOST_OBJECTS
+            return 2 <= len(np.unique(shown_most(merged_things(seen)))) <= MOST_OBJECTS
 
-        scenes = [(seed, seen_as(seen)) for seed, seen in scenes_with(fits, count)]
+        scenes = [
+            (seed, merged_things(seen)) for seed, seen in find_scenes(fits, count)
+        ]
         for dim, noise in STAND_INS:
             found = [judged(seen, seed, dim, noise) for seed, seen in scenes]
             means = {n: float(np.mean([x[n] for x in found])) for n in found[0]}
@@ -164,38 +166,38 @@ def judged(seen, seed, dim, noise) -> dict:
         )
         found[method] = adjusted_rand(truth, queries.labels)
         found[f"{method}, reached"] = float(
-            np.isin(large, things_at(seen, queries)).mean()
+            np.isin(large, shown_things(seen, queries)).mean()
         )
     return found
 
 
-def things_at(seen, queries) -> np.ndarray:
-    """What the pixel of each query shows."""
+def shown_things(seen, queries) -> np.ndarray:
+    """Returns what the pixel of each query shows."""
     frame, x, y = queries.points.astype(int).T
     height, width = seen.shape[1:]
     return seen[frame, np.minimum(y, height - 1), np.minimum(x, width - 1)]
 
 
 def moving(count: int) -> list[dict]:
-    """Shares of points on small moving things, semantic and of a grid."""
+    """Returns shares of points on small moving things, semantic and of a grid."""
 
     def fits(seen):
         return 0.002 <= (seen > 0).mean() <= SMALL and (seen[0] > 0).any()
 
     shares = {name: [] for name in ("grid", *semantic.METHODS)}
-    for seed, seen in scenes_with(fits, count):
+    for seed, seen in find_scenes(fits, count):
         tokens = synthetic_features(seen, seed=seed)
         side = SIDE, SIDE
         for method in semantic.METHODS:
             sampling = semantic.Sampling(method=method)
             queries = semantic.find_queries(tokens, np.arange(FRAMES), side, sampling)
-            shares[method].append((things_at(seen, queries) > 0).mean())
+            shares[method].append((shown_things(seen, queries) > 0).mean())
             if method == "bipartite":
                 # A grid of as many: of a finer one an even choice.
                 number = len(queries.points)
                 grid = semantic.grid_queries(side, int(np.ceil(np.sqrt(number))))
                 which = np.linspace(0, len(grid.points) - 1, number).astype(int)
-                on = things_at(seen, grid)[which] > 0
+                on = shown_things(seen, grid)[which] > 0
                 shares["grid"].append(on.mean())
     grid = float(np.mean(shares["grid"]))
     return [
@@ -223,14 +225,14 @@ def twins(count: int):
             stored = rendered(seed)
         except NoScene:
             continue
-        rows += in_all(judged_twins(stored, seed, judges))
+        rows += complete(judged_twins(stored, seed, judges))
         for name in SAMPLINGS:
             tracks[name].append(len(stored[name]["none/lk"]))
         yield summary(rows, {name: float(np.mean(n)) for name, n in tracks.items()})
 
 
 def summary(rows, tracks: dict[str, float]) -> dict:
-    """Figures of all kinds together, of the same twins for each sampling."""
+    """Returns figures of all kinds together, of the same twins for each sampling."""
     kinds = [kind for kind in VIOLATIONS if any(r.kind == kind for r in rows)]
     groups = sorted({row.group for row in rows})
     figures = {}
@@ -248,7 +250,7 @@ def summary(rows, tracks: dict[str, float]) -> dict:
 
 
 def rendered(seed: int) -> dict[str, dict[str, np.ndarray]]:
-    """A scene and its twins as in pools.make_pool, by sampling."""
+    """Returns a scene and its twins as in pools.make_pool, by sampling."""
     side = pools.SIDE
     scene = generate_scene(seed, pools.NUM_FRAMES, pools.NUM_TRACKS, side, side)
     video = render(scene, lit=False)
@@ -266,7 +268,7 @@ def rendered(seed: int) -> dict[str, dict[str, np.ndarray]]:
 
 
 def add_tracks(stored, kind, scene, video) -> None:
-    """What the tracker makes of pictures, from each kind of points."""
+    """Adds what the tracker makes of pictures, from each kind of points."""
     arrays = pools.scene_arrays(kind, scene, video)
     seen = body_segmentation(scene.simulation, scene.camera)
     maps = synthetic_features(seen, seed=scene.seed)
@@ -280,7 +282,7 @@ def add_tracks(stored, kind, scene, video) -> None:
                 model,
                 tracking.load_tracker("lk"),
                 semantic.Sampling(num_points_per_entity=number),
-            ).seen_more_than_once()
+            ).repeatedly_seen()
             stored[name] |= {
                 f"{kind}/lk": found.tracks,
                 f"{kind}/lkv": found.visible[..., 0] > 0,
@@ -288,8 +290,8 @@ def add_tracks(stored, kind, scene, video) -> None:
 
 
 def judged_twins(stored, seed, judges) -> list[Row]:
-    """Scene and twins, with the sampling as their condition. A twin counts where the
-    grid's tracks show it, whatever points it is judged by."""
+    """Returns scene and twins, with the sampling as their condition. A twin counts
+    where the grid's tracks show it, whatever points it is judged by."""
     grid, rows = stored["grid"], []
     kinds = [k for k in VIOLATIONS if f"{k}/lk" in grid]
     for kind in (pools.INTACT, *kinds):
@@ -306,8 +308,8 @@ def judged_twins(stored, seed, judges) -> list[Row]:
     return rows
 
 
-def in_all(rows):
-    """Clips that were judged from all kinds of points."""
+def complete(rows):
+    """Returns clips that were judged from all kinds of points."""
     judged = {}
     for row in rows:
         judged.setdefault((row.clip, row.kind), set()).add(row.condition)

@@ -130,7 +130,7 @@ class Step:
         return metrics["loss"]
 
     def flops(self) -> float:
-        """Of one step, without what chunks compute again."""
+        """Returns those of one step, without what chunks compute again."""
         whole = self.model.clone(
             encoder_scan_chunk_size=self.setup.num_support,
             decoder_scan_chunk_size=self.setup.num_query,
@@ -177,7 +177,7 @@ def measure_training(step: Step, pool, num_workers: int, count: int) -> dict:
 
 
 def measure_matrix(dtype: str) -> float:
-    """FLOP per second of a large product of matrices on one device."""
+    """Returns FLOP per second of a large product of matrices on one device."""
     row = bench_forward.Row("matrix", "", 0, 0, dtype)
     function, _, arguments, _ = bench_forward.matrix_product(row)
     compiled = jax.jit(function).lower(*arguments).compile()
@@ -187,7 +187,7 @@ def measure_matrix(dtype: str) -> float:
 
 
 def table(rows: list[dict]) -> str:
-    """Rows as text."""
+    """Returns rows as text."""
     lines = [" ".join(f"{name:>18}" for name in rows[0])]
     for row in rows:
         texts = [f"{x:.3g}" if isinstance(x, float) else str(x) for x in row.values()]
@@ -196,7 +196,7 @@ def table(rows: list[dict]) -> str:
 
 
 def misses(found: dict, platform: str) -> list[str]:
-    """What was asked for and this run did not reach."""
+    """Returns what was asked for and this run did not reach."""
     return [
         f"steps of {row['preset']} {row['dtype']} waited {row['data_wait']:.1%} of the "
         f"time for data of 8 processes"
@@ -208,7 +208,7 @@ def misses(found: dict, platform: str) -> list[str]:
 
 
 def measure_all(platform: str) -> dict:
-    """All rows."""
+    """Measures all rows."""
     quick, on_gpu = FLAGS.quick, platform != "cpu"
     workers = [0, 1, 2] + ([8] if on_gpu or os.cpu_count() >= 10 else [])
     scenes, batches, steps = (16, 8, 4) if quick else (64, 40, 20)

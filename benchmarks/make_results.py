@@ -39,20 +39,20 @@ READOUT = (
 
 
 def table(header: list[str], rows: list[list]) -> str:
-    """A Markdown table."""
+    """Returns a Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
 def number(value) -> str:
-    """Three figures, or a dash for what is not there."""
+    """Returns three figures, or a dash for what is not there."""
     if value is None:
         return "-"
     return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
 
 
 def not_measured(command: str, platform: str | None = None) -> str:
-    """What stands where there is no file, with how to make it."""
+    """Returns what stands where there is no file, with how to make it."""
     if platform is None:
         return f"Not measured: `{command}`."
     title = platform.replace("cpu", "CPU").replace("gpu", "GPU")
@@ -60,7 +60,7 @@ def not_measured(command: str, platform: str | None = None) -> str:
 
 
 def forward_section(platform: str) -> str:
-    """What bench_forward.py measured on a kind of device."""
+    """Returns what bench_forward.py measured on a kind of device."""
     path = RESULTS / f"forward_{platform}.json"
     if not path.exists():
         return not_measured(FORWARD, platform)
@@ -91,7 +91,7 @@ def forward_section(platform: str) -> str:
 
 
 def readout_section() -> str:
-    """Held-out errors of the joint and the cross readout, trained alike."""
+    """Returns held-out errors of the joint and the cross readout, trained alike."""
     lines = [
         "## Joint and cross readout, trained alike at mini size",
         "Trained before the small model had its motion scaffold, which leaves both "
@@ -129,7 +129,7 @@ def readout_section() -> str:
 
 
 def training_section(platform: str) -> str:
-    """What bench_train.py measured on a kind of device."""
+    """Returns what bench_train.py measured on a kind of device."""
     command = "python benchmarks/bench_train.py"
     path = RESULTS / f"train_{platform}.json"
     if not path.exists():
@@ -152,7 +152,7 @@ def training_section(platform: str) -> str:
 
 
 def comparable_section() -> str:
-    """What bench_comparable.py found."""
+    """Returns what bench_comparable.py found."""
     command = "python benchmarks/bench_comparable.py"
     path = RESULTS / "comparable.json"
     if not path.exists():
@@ -209,7 +209,7 @@ def comparable_section() -> str:
 
 
 def scaffold_section() -> str:
-    """What bench_scaffold.py measured."""
+    """Returns what bench_scaffold.py measured."""
     command = "python benchmarks/bench_scaffold.py"
     path = RESULTS / "scaffold.json"
     if not path.exists():
@@ -228,7 +228,7 @@ def scaffold_section() -> str:
 
 
 def pipeline_section(platform: str) -> str:
-    """What bench_pipeline.py measured on a kind of device."""
+    """Returns what bench_pipeline.py measured on a kind of device."""
     command = "python benchmarks/bench_pipeline.py"
     path = RESULTS / f"pipeline_{platform}.json"
     if not path.exists():
@@ -250,7 +250,7 @@ def pipeline_section(platform: str) -> str:
 
 
 def timed_section(name: str, platform: str) -> str:
-    """What bench_NAME.py measured on a kind of device: seconds, and how many may be."""
+    """Returns what bench_NAME.py measured on a device: seconds, and how many may be."""
     command = f"python benchmarks/bench_{name}.py"
     path = RESULTS / f"{name}_{platform}.json"
     if not path.exists():
@@ -282,7 +282,7 @@ QUESTIONS = {"paired": "paired", "across": "across clips"}
 
 
 def interval(value: dict | None) -> str:
-    """A figure of metrics.json with its 95% interval."""
+    """Returns a figure of metrics.json with its 95% interval."""
     if value is None or value["value"] is None:
         return "-"
     if value["low"] is None:
@@ -291,7 +291,7 @@ def interval(value: dict | None) -> str:
 
 
 def proof_section(name: str, more_flags: str) -> str:
-    """What evaluate_benchmarks.py found on twins, or on damaged copies."""
+    """Returns what evaluate_benchmarks.py found on twins, or on damaged copies."""
     command = PROOF.format(name, more_flags)
     path = RESULTS / f"{name}.json"
     if not path.exists():
@@ -325,7 +325,7 @@ def proof_section(name: str, more_flags: str) -> str:
 
 
 def proof_table(found: dict, score: str, measures: dict) -> str:
-    """Both figures of every measure, and how much higher the score's are."""
+    """Returns both figures of every measure, and how much higher the score's are."""
     rows = []
     for name, label in measures.items():
         less = found["difference"][score]
@@ -337,7 +337,7 @@ def proof_table(found: dict, score: str, measures: dict) -> str:
 
 
 def kinds_table(names: dict, question: str, measures: dict) -> str:
-    """One figure of every measure, kind by kind."""
+    """Returns one figure of every measure, kind by kind."""
     rows = []
     for name, found in names.items():
         values = [found[question][measure]["value"] for measure in measures]
@@ -352,7 +352,7 @@ def kinds_table(names: dict, question: str, measures: dict) -> str:
 
 
 def correction_section() -> str:
-    """What fit_correction.py found, and what simulated twins were before it."""
+    """Returns what fit_correction.py found, and what simulated twins were before it."""
     path, before = RESULTS / "folds.json", RESULTS / "synthetic_version4.json"
     command = (
         "python benchmarks/fit_correction.py "
@@ -420,7 +420,7 @@ def tried_section() -> str:
 
 
 def heads_table() -> str:
-    """What bench_heads.py measured."""
+    """Returns what bench_heads.py measured."""
     command = "`python benchmarks/bench_heads.py`, after `python fit_surprise.py`"
     path = RESULTS / "heads.json"
     if not path.exists():
@@ -445,7 +445,7 @@ def heads_table() -> str:
 
 
 def semantic_section() -> str:
-    """What bench_semantic.py measured."""
+    """Returns what bench_semantic.py measured."""
     command = "python benchmarks/bench_semantic.py"
     path = RESULTS / "semantic_cpu.json"
     if not path.exists():

@@ -29,7 +29,7 @@ STEPS = -1, 0, 1, 6  # frames shown, from the one where realism per frame drops 
 
 
 def draw(result: Result, frame: int) -> np.ndarray:
-    """A frame [H, W, 3] RGB with the points seen in it, the worst on top."""
+    """Returns a frame [H, W, 3] RGB with the points seen in it, the worst on top."""
     video, points = result.video, result.points
     picture = np.array(video.frames[frame])
     height = round(WIDTH * picture.shape[0] / picture.shape[1])
@@ -50,7 +50,7 @@ def draw(result: Result, frame: int) -> np.ndarray:
 
 
 def caption(text: str, width: int) -> np.ndarray:
-    """A white strip with a line of text."""
+    """Returns a white strip with a line of text."""
     strip = np.full((CAPTION, width, 3), 255, np.uint8)
     font, ink = cv2.FONT_HERSHEY_SIMPLEX, (30, 30, 30)
     return cv2.putText(strip, text, (2, 23), font, 0.62, ink, 1, cv2.LINE_AA)

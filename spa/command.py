@@ -146,6 +146,7 @@ def run_many(score, paths, scorer) -> tuple[str, bool]:
         score,
         scorer.options,
         scorer.checkpoint,
+        head=scorer.head,
         overwrite=FLAGS.overwrite,
         num_shards=FLAGS.num_shards,
         shard_index=FLAGS.shard_index,

@@ -30,7 +30,7 @@ BAD_FILE = (
 
 @contextlib.contextmanager
 def whole_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
-    """A binary file to write; `path` is only touched when it is complete.
+    """Opens a binary file to write; `path` is only touched when it is complete.
 
     Args:
         path: where the file shall be. Its folder is made.
@@ -123,7 +123,7 @@ def keep_compiled_programs(directory: str) -> None:
 
 
 def replace_nan(value):
-    """A value with None for each number in it that is not finite, as JSON has it.
+    """Returns a value with None for each number in it that is not finite.
 
     Named tuples become dicts by name, other tuples lists, and numpy's numbers Python's.
     """
@@ -141,7 +141,7 @@ def replace_nan(value):
 
 
 def encode_json(value) -> bytes:
-    """A value as JSON for a person to read, see `replace_nan`."""
+    """Returns a value as JSON for a person to read, see `replace_nan`."""
     text = json.dumps(replace_nan(value), indent=2, allow_nan=False)
     return (text + "\n").encode()
 
@@ -149,7 +149,7 @@ def encode_json(value) -> bytes:
 def encode_csv(
     columns: Sequence[str], rows: Iterable[Mapping], has_header: bool = True
 ) -> bytes:
-    """A table as CSV. What a row lacks is empty, and what is in no column left out;
+    """Returns a table as CSV. What a row lacks is empty, what is in no column left out;
     names of files that are not UTF-8 stay as they are."""
     text = io.StringIO()
     writer = csv.DictWriter(

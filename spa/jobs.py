@@ -10,6 +10,7 @@ import csv
 import dataclasses
 import functools
 import glob
+import json
 import logging
 import multiprocessing
 import os
@@ -60,7 +61,7 @@ class Outcome:
 
     @property
     def message(self) -> str:
-        """The error, with the item's path if it is not there yet."""
+        """Returns the error, with the item's path if it is not there yet."""
         path = self.item.path
         return self.error if path in self.error else f"{path}: {self.error}"
 
@@ -216,7 +217,7 @@ def unfinished(
     """Returns the items without a result, or with one that is older than their file.
 
     Args:
-        made_with: what a result must have been made with, as JSON would give it back.
+        made_with: what a result must have been made with; compared as JSON has it.
         stored: what the result of an item was made with; None if it has none.
         verb, remedy: for the message.
 
@@ -224,7 +225,7 @@ def unfinished(
         UserError: a result was made with something else: a folder that mixes both
             would compare what cannot be compared.
     """
-    wanted = []
+    made_with, wanted = json.loads(json.dumps(made_with)), []
     for item in items:
         had = stored(item)
         if had is None or is_newer(item.path, item.place):

@@ -161,7 +161,7 @@ def _check(tracks, visible, predicted, predicted_visible, level):
 
 
 def _distances(points):
-    """Distance from the camera, [..., N, T]; never quite zero."""
+    """Returns the distance from the camera, [..., N, T]; never quite zero."""
     return np.sqrt(np.maximum(np.square(points).sum(axis=-1), SMALLEST_DEPTH))
 
 
@@ -171,7 +171,7 @@ def _select_frames(values, frames):
 
 
 def _average(values, mean: bool):
-    """Mean or median of what is not NaN over tracks and frames, as [*B, 1, 1]."""
+    """Returns the mean or median over tracks and frames, as [*B, 1, 1], NaN apart."""
     average = np.mean if mean else np.median
     averages = np.full(values.shape[:-2] + (1, 1), np.nan)
     for clip in np.ndindex(values.shape[:-2]):

@@ -127,7 +127,7 @@ class EntityTracks:
             query_frames=self.query_frames[which],
         )
 
-    def seen_more_than_once(self) -> protocol.Tracks2D:
+    def repeatedly_seen(self) -> protocol.Tracks2D:
         """Returns those that say something about motion."""
         counts = self.visible[..., 0].sum(axis=1)
         kept = counts >= min(protocol.MIN_VISIBLE_FRAMES, self.tracks.shape[1])

@@ -158,7 +158,7 @@ def _split(rng, visible: np.ndarray, num_support: int, num_query: int, rows=None
 
 
 def _clip(rng, positions, visible, support, query, num_output_frames) -> Example:
-    """Support, queries and targets, padded with invisible frames."""
+    """Returns support, queries and targets, padded with invisible frames."""
     num_frames = positions.shape[1]
     # A random visible frame of each query track: the largest of random numbers there.
     draw = np.where(visible[query], rng.random((len(query), num_frames)), -1)
@@ -179,7 +179,7 @@ def _clip(rng, positions, visible, support, query, num_output_frames) -> Example
 
 
 def _depth_features(example, tracks, visible, used, scale) -> np.ndarray:
-    """`[n, T, 256]` of the tracks `used [n]`, zero where hidden."""
+    """Returns `[n, T, 256]` of the tracks `used [n]`, zero where hidden."""
     seen = visible[used]
     z = np.where(seen, tracks[used][..., 2], np.float32(scale))
     if "depth_taps" in example:
@@ -207,7 +207,7 @@ def _frame_size(example: Example) -> Example:
 
 
 def _dino_features(example, visible, used, width: int) -> np.ndarray:
-    """`[n, T, D]` of the tracks `used [n]`, zero where hidden."""
+    """Returns `[n, T, D]` of the tracks `used [n]`, zero where hidden."""
     features = np.asarray(example["dino_features"][used])
     if features.shape[2] != width:
         raise ValueError(

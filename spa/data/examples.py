@@ -169,7 +169,7 @@ def checked_features(stored: dict, tracks: np.ndarray) -> Example:
 
 
 def _depth_map(depth: np.ndarray, num_frames: int) -> np.ndarray:
-    """Depth maps `[T, h, w]` float32, finite: very far where there is nothing."""
+    """Returns depth maps `[T, h, w]` float32, very far where there is nothing."""
     depth = np.asarray(depth, np.float32)
     if depth.ndim == 4 and depth.shape[3] == 1:
         depth = depth[..., 0]

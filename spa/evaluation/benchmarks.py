@@ -112,6 +112,7 @@ def _score_clips(clips, values, options) -> Tally:
         score=scorer.score,
         options=scorer.options,
         checkpoint=scorer.checkpoint,
+        head=scorer.head,
         **_select_flags(score_many, values),
     )
 

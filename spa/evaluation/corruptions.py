@@ -81,7 +81,7 @@ def _judge_pieces(video, judges, front_ends, num_seeds):
 
 
 def _clip_name(path) -> str:
-    """A name that no other path has."""
+    """Returns a name that no other path has."""
     return f"{Path(path).stem}_{zlib.crc32(os.path.abspath(path).encode()):08x}"
 
 
@@ -107,7 +107,7 @@ def _pieces(path, options, num_frames):
 
 
 def _judge_piece(place, piece, values, num_seeds, options) -> list[Row]:
-    """A piece, and all of its damaged copies."""
+    """Judges a piece, and all of its damaged copies."""
     video = place.parent.name
     row = functools.partial(Row, video, f"{video}/{place.stem}", "real")
     rows = [row(INTACT, True, values(piece))]

@@ -214,7 +214,7 @@ def _culprit_table(culprits) -> list[Table]:
 
 
 def _results_csv(rows, measures) -> bytes:
-    """A line per clip. An intact clip has no kind that a head could have left out."""
+    """Returns a line per clip. An intact clip has no kind that a head left out."""
     lines, about = [], ("group", "clip", "condition", "kind", "counts")
     for row in rows:
         values = {name: row.value(name, row.kind) for name in measures}
@@ -247,7 +247,7 @@ def _pictures(rows, figures, score, measures) -> dict:
 
 
 def _draw_kinds(names, score, measures):
-    """Both figures, kind by kind, of the score and some baselines."""
+    """Draws both figures, kind by kind, of the score and some baselines."""
     from matplotlib.figure import Figure  # a second to import
 
     figure = Figure((9, 1.4 + 0.3 * len(names)), dpi=120, layout="constrained")

@@ -11,13 +11,12 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from spa import geometry
 from spa.errors import NothingToTrack, UserError
 from spa.evaluation.baselines import acceleration, jaccard_2d, lost_share, nearest_error
 from spa.evaluation.judged import LEFT_OUT, Row
 from spa.files import replace_nan, whole_file
 from spa.jobs import Item, run_items, unfinished
-from spa.metrics import evaluation_intrinsics, realism
+from spa.metrics import realism
 from spa.model import checkpoints
 from spa.realism import evidence
 from spa.realism.heads import Head
@@ -60,14 +59,13 @@ class Judges:
         """Returns what judged clips must agree in, to be compared with others."""
         heads = hashlib.sha256(pickle.dumps(self.heads)).hexdigest()
         checkpoint = {n: getattr(self.checkpoint, n) for n in ("name", "sha256")}
-        made = {
+        return {
             "checkpoint": checkpoint,
             "trajan": self.trajan and self.trajan.sha256,
             "heads": heads if self.heads else None,
             "judged": VERSION,
             "options": dataclasses.asdict(self.options),
         }
-        return json.loads(json.dumps(made))
 
 
 def load_judges(checkpoint_path: str | None, options: Options) -> Judges:
@@ -135,7 +133,7 @@ def judge(tracks: Tracks3D, judges: Judges, kinds: Sequence[str] = ()) -> Judgem
     if len(tracks.tracks) < 2:
         raise NothingToTrack(f"{len(tracks.tracks)} tracks, need at least 2")
     held_out = hold_out(tracks, judges.checkpoint, judges.options)
-    visible = tracks.visible[..., 0] > 0
+    visible = tracks.seen
     if not (visible[held_out.ids] & held_out.counted).any():
         raise NothingToTrack("no track can be predicted from others")
     how, fields, heads = (judges.checkpoint, judges.options), (), judges.heads
@@ -144,8 +142,7 @@ def judge(tracks: Tracks3D, judges: Judges, kinds: Sequence[str] = ()) -> Judgem
     result = make_result(
         tracks, held_out, *how, None, fields, heads.get("all"), has_spread=False
     )
-    camera = evaluation_intrinsics(tracks.intrinsics, tracks.size)
-    lengths = acceleration(geometry.project(tracks.tracks, camera), visible)
+    lengths = acceleration(tracks.pixels, visible)
     high = np.percentile(lengths, [90, 99]) if len(lengths) else [np.nan] * 2
     values = {
         "realism": result.realism,

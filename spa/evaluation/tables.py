@@ -1,6 +1,5 @@
 """Tables of benchmarks: their columns, labels, and the videos that they name."""
 
-import csv
 import dataclasses
 import os
 from collections import defaultdict
@@ -11,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from spa.errors import UserError, reason
+from spa.jobs import read_csv
 
 MISSING = ("", "nan", "none", "null")  # a number that is not there
 
@@ -123,10 +123,10 @@ def read_table(path: str | os.PathLike) -> TextTable:
     path = os.fspath(path)
     is_parquet = path.lower().endswith((".parquet", ".pq"))
     try:
-        columns, rows = (_read_parquet if is_parquet else _read_csv)(path)
+        columns, rows = (_read_parquet if is_parquet else read_csv)(path)
     except UserError:
         raise
-    except (OSError, csv.Error, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {reason(error)}") from error
     if not rows:
         raise UserError(f"{path} has no rows")
@@ -135,12 +135,6 @@ def read_table(path: str | os.PathLike) -> TextTable:
         for row in rows
     ]
     return TextTable(path, columns, text)
-
-
-def _read_csv(path):
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        return list(reader.fieldnames or []), list(reader)
 
 
 def _read_parquet(path):

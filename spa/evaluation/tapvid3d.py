@@ -254,8 +254,7 @@ def _rows(file, clip, prediction, scalings, metrics) -> list[dict]:
 def _provenance(checkpoint, options) -> dict:
     given = dataclasses.asdict(options)
     chosen = {name: given[name] for name in DECISIVE}
-    made = {"checkpoint": checkpoint.sha256, "version": RESULT_VERSION} | chosen
-    return json.loads(json.dumps(made))
+    return {"checkpoint": checkpoint.sha256, "version": RESULT_VERSION} | chosen
 
 
 def _stored_provenance(item) -> dict | None:

@@ -133,7 +133,7 @@ def predict_chains(
 
 
 def _merge_splits(held, done, i) -> Prediction:
-    """The tracks of all splits, in the clip's order."""
+    """Returns the tracks of all splits, in the clip's order."""
     num_frames = done[i, 0][0].shape[1]
     tracks = np.empty((held.shape[1], num_frames, 3), np.float32)
     visible = np.empty((held.shape[1], num_frames), bool)

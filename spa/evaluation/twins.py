@@ -251,7 +251,7 @@ def _judge_scene(file, condition, judges) -> list[Row]:
 
 
 def _culprits(found: Judgement, stored, kind, seed) -> dict:
-    """Row.points of a twin."""
+    """Returns Row.points of a twin."""
     rows = compared_rows(stored[f"{kind}/track_ids"], seed)
     violates = np.isin(stored[f"{kind}/instance"][rows], stored[f"{kind}/ids"])
     judged = {"shipped": found.surprise, "left out": found.left_out.get(kind)}

@@ -110,6 +110,7 @@ class JointReadout(ImprovedTransformer):
         block = self.layer_0
         width = latents.shape[-1]
         latents = latents.astype(self.dtype)
+        # Mean and deviation hang on the frame's band: frame_latents divides by them.
         scaled = latents * block.norm_q.scale[:width].astype(self.dtype)
         projected = tuple(
             self.project(scaled, dense.kernel[:width])
@@ -205,7 +206,7 @@ class JointReadout(ImprovedTransformer):
         """
         shared = self.share(latents)
         if num_queries <= self.num_frames:
-            return shared
+            return shared  # of most frames nobody would read an entry
         frames = jnp.broadcast_to(
             jnp.arange(self.num_frames), (latents.shape[0], self.num_frames)
         )
@@ -235,6 +236,7 @@ class JointReadout(ImprovedTransformer):
                 lambda x: jax.vmap(lambda y, i: y[i])(x, query_frame), prepared
             )
         tokens = self.first_layer(queries.astype(self.dtype), own)
+        # Between the ends nothing can be shared: latents have seen their query.
         for layer in self.layers[1:-1]:
             tokens = layer(tokens)
         query = tokens[..., 0, :]

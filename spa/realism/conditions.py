@@ -87,7 +87,7 @@ def varied_clip(
 
 
 def _tracked(tracks, visible, intrinsics, size, rng):
-    """True tracks as a tracker sees them."""
+    """Returns true tracks as a tracker sees them."""
     example = {
         "tracks_3d": tracks,
         "visible": visible[..., None].astype(np.float32),

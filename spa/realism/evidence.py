@@ -111,7 +111,7 @@ def predict_regions(
 
 
 def _regions(centres: Float[np.ndarray, "N 2"]) -> Int[np.ndarray, " N"]:
-    """NUM_REGIONS clusters of positions, or one for each if they are fewer.
+    """Returns clusters of positions: NUM_REGIONS, or one for each if they are fewer.
 
     They start as cells across and down with equally many each, not at random: one track
     more hardly moves them.

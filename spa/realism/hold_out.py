@@ -263,6 +263,7 @@ def predict_window(
     # Few different sizes of batch, whatever the clip's number of tracks: a size that
     # was not seen before is compiled, which takes longer than to predict.
     num_support = min(options.num_support_tracks, 128 * -(-len(window) // 128))
+    # NaN stays where a split has nothing to show or to ask for.
     scales = np.full(len(held), np.nan, np.float32)
     shape = len(held), model.num_latent_tokens, model.latent_token_dim
     latents = np.full(shape, np.nan, np.float32)
@@ -290,7 +291,7 @@ def predict_window(
                 np.full(len(asked), split),
                 geometry.denormalize(predicted[inside], scale),
                 logits[inside],
-                points + [start, 0, 0, 0],
+                points + [start, 0, 0, 0],  # the model counts from the window on
                 (logits if expected is None else expected)[inside],
             )
         )
@@ -314,7 +315,7 @@ def predict_window(
 
 
 def _draw_tracks(seen, held, keys, start, options):
-    """Per split, the tracks shown to the model and those asked for, in one window."""
+    """Returns per split the tracks shown and those asked for, in one window."""
 
     def draw(which, split, role, most):
         # The window's first frame is a salt, too: a track that is left out of one
@@ -413,6 +414,7 @@ def blend(
         [M, T], see HeldOut.
     """
     most = 1 + max((w.splits.max(initial=0) for w in windows), default=0)
+    # One number for track and split, which sorts by track first.
     keys = [window.ids * most + window.splits for window in windows]
     rows = np.unique(np.concatenate(keys)) if keys else np.zeros(0, int)
     total = np.zeros((len(rows), num_frames), np.float32)

@@ -13,11 +13,10 @@ from spa.errors import wrap_write_errors
 from spa.files import encode_csv, replace_nan, whole_file
 from spa.jobs import Item, name_results, pick_shard, read_csv, run_items, unfinished
 from spa.model import checkpoints
-from spa.realism.heads import fingerprint
+from spa.realism.heads import Head, fingerprint
 from spa.realism.options import RESULT_VERSION, Options
 from spa.realism.result import Result
 from spa.realism.result_files import save_result
-from spa.realism.scorer import scoring_head
 
 NUMBERS = (
     "realism",
@@ -53,6 +52,7 @@ def score_many(
     options: Options,
     checkpoint: checkpoints.Checkpoint,
     *,
+    head: Head | None = None,
     overwrite: bool = False,
     num_shards: int = 1,
     shard_index: int = 0,
@@ -67,7 +67,8 @@ def score_many(
         paths: the files, all of them; the same for all shards.
         output_dir: where folders and scores.csv (scores_I_of_N.csv with shards) go.
         score: a path to its result.
-        options, checkpoint: those that `score` uses, which finished results must have.
+        options, checkpoint, head: those that `score` uses, which finished results must
+            have.
         overwrite: score again what is finished.
         num_shards, shard_index: only every num_shards-th file, from the index on.
         result_video_size: see `save_result`.
@@ -79,12 +80,14 @@ def score_many(
         UserError: a result of other options is there, or nothing can be written.
     """
     items = pick_shard(name_items(paths, output_dir), num_shards, shard_index)
-    to_do = items
+    to_do, read = items, functools.cache(_read_score)
     if not overwrite:
-        stored = functools.partial(_stored_options, json.loads(_encode(Options())))
-        to_do = unfinished(items, _provenance(options, checkpoint), stored, "scored")
+        made_with = _provenance(options, checkpoint, head)
+        to_do = unfinished(
+            items, made_with, lambda item: _stored_options(read(item.place)), "scored"
+        )
     done = {item.place for item in items} - {item.place for item in to_do}
-    rows = {place: row(_read_score(place), place.parent.name) for place in done}
+    rows = {place: row(read(place), place.parent.name) for place in done}
     table = "scores.csv"
     if num_shards > 1:
         table = f"scores_{shard_index}_of_{num_shards}.csv"
@@ -138,26 +141,21 @@ def _read_score(path) -> dict | None:
     return score if isinstance(score, dict) else None
 
 
-def _encode(options) -> str:
-    return json.dumps(dataclasses.asdict(options))
-
-
-def _provenance(options, checkpoint) -> dict:
-    return json.loads(_encode(options)) | {
+def _provenance(options, checkpoint, head) -> dict:
+    return dataclasses.asdict(options) | {
         "checkpoint": checkpoint.sha256,
-        "head": fingerprint(scoring_head(checkpoint)),
+        "head": fingerprint(head),
         "version": RESULT_VERSION,
     }
 
 
-def _stored_options(before, item) -> dict | None:
-    """Returns what a result was made with; of an option that came after it that is the
-    default, as in `before`."""
-    score = _read_score(item.place)
+def _stored_options(score) -> dict | None:
+    """Returns what a result was made with; of an option that came after it the
+    default."""
     if score is None:
         return None
     return (
-        before
+        dataclasses.asdict(Options())
         | score.get("options", {})
         | {
             "checkpoint": score.get("checkpoint", {}).get("sha256"),

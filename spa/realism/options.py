@@ -21,9 +21,9 @@ DEFAULT_FRONT_ENDS = {"dino": "dinov2", "depth": "vda"}
 
 
 def _option(default, group: str, text: str, **bounds):
-    """A field: its default in preset mini, the flags it is among (spa/flags.py), what
-    users read of it; perhaps `least` and `most` that it may be, `above` and `below`
-    which it must lie, the `names` it may have, its `unit`."""
+    """Returns a field: its default in preset mini, the flags it is among, what users
+    read of it; perhaps `least` and `most` that it may be, `above` and `below` which it
+    must lie, the `names` it may have, its `unit`."""
     metadata = {"group": group, "help": text, **bounds}
     return dataclasses.field(default=default, metadata=metadata)
 

@@ -137,7 +137,7 @@ def _clip_surprise(tracks, held_out, fields, head, has_spread):
 
 
 def _jaccard_scores(tracks, held_out, options, has_spread=True):
-    """Statistics and realism of the clip, and the spread of realism between splits."""
+    """Returns statistics and realism of the clip, and its spread between splits."""
     splits = []
     if has_spread or not options.score_all_points:
         every = np.unique(held_out.splits)
@@ -158,7 +158,7 @@ def _mean(values):
 
 
 def _statistics(tracks, held_out, chosen=slice(None)):
-    """metrics.held_out_statistics of the clip, or of some of the held-out tracks."""
+    """Returns statistics of the clip, or of some of the held-out tracks."""
     ids, counted = held_out.ids[chosen], held_out.counted[chosen]
     visible = tracks.seen[ids]
     predicted_visible = held_out.visible_logits[chosen][..., 0] > 0
@@ -176,7 +176,7 @@ def _statistics(tracks, held_out, chosen=slice(None)):
 
 
 def _point_scores(tracks, held_out):
-    """coords_score [M, T] of the held-out tracks."""
+    """Returns coords_score [M, T] of the held-out tracks."""
     visible = tracks.seen[held_out.ids]
     both = visible & (held_out.visible_logits[..., 0] > 0)
     scale = metrics.scale_factor(*_chosen(tracks, held_out, both))
@@ -191,8 +191,8 @@ def _point_scores(tracks, held_out):
 
 
 def _chosen(tracks, held_out, where):
-    """True and predicted positions [1, P, 3], each with what is visible [1, P], of the
-    points that a mask [M, T] chooses: all of them are visible."""
+    """Returns true and predicted positions [1, P, 3], each with what is visible [1, P],
+    of the points that a mask [M, T] chooses: all of them are visible."""
     rows, frames = np.nonzero(where)
     true = tracks.tracks[held_out.ids[rows], frames][None]
     seen = np.ones(true.shape[:2], bool)
@@ -200,7 +200,7 @@ def _chosen(tracks, held_out, where):
 
 
 def _track_means(ids, scores):
-    """Each track once [N], with its mean score over the splits it was held out in."""
+    """Returns each track once [N], with its mean score over its splits."""
     unique, index = np.unique(ids, return_inverse=True)
     if len(unique) == len(ids):
         return ids, scores
@@ -281,7 +281,7 @@ def _is_still(tracks, ids) -> bool:
 
 
 def _first_split(tracks, held_out):
-    """The arrays of predictions.npz (docs/formats.md): split 0 and its support."""
+    """Returns the arrays of predictions.npz (docs/formats.md): split 0, its support."""
     windows, first = held_out.windows, held_out.splits == 0
     queries = held_out.ids[first]
     support = np.unique(np.concatenate([window.support[0] for window in windows]))
@@ -308,7 +308,7 @@ def _first_split(tracks, held_out):
 
 
 def _scored_points(tracks, ids, scores, video):
-    """The arrays of result_with_scores.npz (docs/formats.md) but for the video.
+    """Returns the arrays of result_with_scores.npz (docs/formats.md) but the video.
 
     Where poses are unknown the camera does not move as far as is known: world and
     camera frame are one.

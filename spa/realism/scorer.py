@@ -4,6 +4,7 @@ import dataclasses
 import logging
 import os
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -168,7 +169,7 @@ def score_video(
 
 
 def _refuse_video_options(options, *names):
-    """Rather than pass over options that would change nothing."""
+    """Refuses options that would change nothing, rather than pass over them."""
     given = [name for name in names if getattr(options, name)]
     if given:
         raise UserError(
@@ -228,8 +229,8 @@ def load_heads(
     Raises:
         UserError: a damaged file.
     """
-    found = {}
-    for folder in (checkpoint.folder, DEFAULT_CHECKPOINT.parent):
+    found, beside = {}, Path(checkpoint.folder)
+    for folder in dict.fromkeys([beside, DEFAULT_CHECKPOINT.parent]):
         path = heads_path(checkpoint.name, folder)
         paths = [path]
         if leave_one_out:

@@ -127,7 +127,7 @@ def lift_tracks(
         size=video.size,
         intrinsics_source=source,
         dino=window_features,
-        depth=None if depth is None else depth_around(depth, pixels, z, video.size),
+        depth=None if depth is None else depth_sampler(depth, pixels, z, video.size),
     )
 
 
@@ -166,7 +166,7 @@ def _check_intrinsics(camera, size):
         )
 
 
-def depth_around(
+def depth_sampler(
     maps: Float[np.ndarray, "T h w"],
     pixels: Float[np.ndarray, "N T 2"],
     z: Float[np.ndarray, "N T"],
@@ -174,13 +174,13 @@ def depth_around(
 ) -> Features:
     """Returns what samples relative depths around tracks, [n, L, 225] float16."""
 
-    def around(start, stop, ids):
+    def sample(start, stop, ids):
         at, distance = pixels[ids, start:stop], z[ids, start:stop]
         out = np.empty((*distance.shape, geometry.NUM_DEPTH_FEATURES), np.float16)
         geometry.depth_feature_frames(maps[start:stop], at, distance, 1.0, size, out)
         return out[..., :NUM_TAPS]
 
-    return around
+    return sample
 
 
 def read_tracks(
@@ -279,7 +279,7 @@ def _tapip3d_example(path, stored):
 
 
 def _stored_poses(path, stored, num_frames):
-    """World-to-camera beside tracks, [T, 4, 4] or [4, 4]; None if there is none."""
+    """Returns world-to-camera poses beside tracks, [T, 4, 4] or [4, 4], or None."""
     if "extrinsics" not in stored:
         return None
     poses = stored["extrinsics"]
@@ -304,7 +304,7 @@ def _stored_fps(path, stored):
 
 
 def _stored_video(path, example, fps, num_frames):
-    """The video beside tracks, None if there is none."""
+    """Returns the video beside tracks, None if there is none."""
     if "video" not in example:
         return None
     frames = example["video"]
@@ -344,4 +344,4 @@ def stored_depth(
     visible = example["visible"] > 0
     seen = np.where(visible, tracks, np.float32([0, 0, 1]))
     pixels = geometry.project(seen, example["intrinsics"])
-    return depth_around(example["depth"], pixels, seen[..., 2], size)
+    return depth_sampler(example["depth"], pixels, seen[..., 2], size)

@@ -83,10 +83,10 @@ def retime_instance(
 
 def rerun(simulation: Simulation, t: int, model, data, world=None) -> Simulation:
     """Returns a copy whose physics goes on from the state of `data` at frame t."""
-    return repose(simulation, t, run_on(simulation, t, model, data, world))
+    return repose(simulation, t, continued_poses(simulation, t, model, data, world))
 
 
-def run_on(
+def continued_poses(
     simulation, t: int, model, data, world: World | None = None, count: int = 0
 ) -> dict[str, np.ndarray]:
     """Returns poses of `count` frames (0: the rest) from the state `data` at frame t.

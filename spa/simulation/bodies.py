@@ -118,7 +118,7 @@ class World:
 
     @functools.cached_property
     def tree_roots(self) -> np.ndarray:
-        """`[len(bodies)]` index of the body at the top of each body's tree."""
+        """Returns `[len(bodies)]` the index of the body atop each body's tree."""
         roots: list[int] = []
         for k, body in enumerate(self.bodies):
             roots.append(k if body.parent is None else roots[body.parent])

@@ -115,7 +115,7 @@ def _make_scene(job) -> None:
 
 
 def scene_arrays(kind, scene, video) -> dict[str, np.ndarray]:
-    """A scene or twin as in the files of `make_pool`; None for no video."""
+    """Returns a scene or twin as in the files of `make_pool`; None for no video."""
     arrays = {
         "tracks": scene.tracks_3d,
         "visible": scene.visible[..., 0] > 0,

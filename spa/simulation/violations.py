@@ -13,12 +13,12 @@ import numpy as np
 from spa import geometry
 from spa.simulation.alterations import (
     add_body,
+    continued_poses,
     move_instance,
     repose,
     rerun,
     reshape_bodies,
     retime_instance,
-    run_on,
 )
 from spa.simulation.bodies import (
     GRAVITY,
@@ -104,7 +104,9 @@ def time_jump(rng, scene: Scene, instance: int, t: int) -> Simulation:
     """It is where it would have been some tenths of a second later."""
     simulation, last = scene.simulation, len(scene.simulation.qpos) - 1
     jump = max(2, round(scene.fps * rng.uniform(0.3, 0.8)))
-    more = run_on(simulation, last, *_resume_copy(simulation, last), count=jump + 1)
+    more = continued_poses(
+        simulation, last, *_resume_copy(simulation, last), count=jump + 1
+    )
     source = {
         name: np.concatenate([array, more[name][1:]])
         for name, array in simulation.poses.items()

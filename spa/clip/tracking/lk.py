@@ -107,7 +107,7 @@ def _sweep(frames, size, find_seeds, max_tracks, bar):
     count, before = 0, None
 
     def follow(which, t, step, grey):
-        """From frame t - step to frame t."""
+        """Follows points from frame t - step to frame t."""
         positions[which, t], visible[which, t] = _follow(
             before,
             grey,

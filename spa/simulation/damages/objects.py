@@ -247,7 +247,7 @@ def _largest_part(mask):
 
 
 def shift_picture(picture, offset):
-    """A picture [h, w(, c)] moved by (x, y) pixels; zeros come in."""
+    """Returns a picture [h, w(, c)] moved by (x, y) pixels; zeros come in."""
     move = np.float64([[1, 0, offset[0]], [0, 1, offset[1]]])
     return cv2.warpAffine(picture, move, picture.shape[1::-1])
 
