@@ -32,11 +32,10 @@ def matmul_precision(dtype) -> jax.lax.Precision:
 class Linear(nn.Module):
     """A linear map from the trailing `in_shape` axes to `out_shape` axes.
 
-    Attributes:
-        in_shape, out_shape: sizes of the contracted and of the produced axes.
-        use_bias: whether a bias is added.
-        dtype: type the product is computed in and returned as.
-        init_scale: size of the initial weights, 1 for outputs as large as the inputs.
+    in_shape, out_shape: sizes of the contracted and of the produced axes.
+    use_bias: whether a bias is added.
+    dtype: type the product is computed in and returned as.
+    init_scale: size of the initial weights, 1 for outputs as large as the inputs.
     """
 
     in_shape: tuple[int, ...]
@@ -115,13 +114,10 @@ def attention_implementation(head_dim: int, dtype, platform: str | None = None) 
     cuDNN's fused kernel never writes the attention weights to memory, but takes 16-bit
     types and some head sizes only, and JAX never picks it by itself.
 
-    Args:
-        head_dim: channels per head.
-        dtype: compute dtype.
-        platform: "cpu", "cuda", "rocm", …; None for that of JAX's default device.
-
-    Returns:
-        "cudnn" on a GPU in bfloat16 or float16 with a head size it takes, else "xla".
+    head_dim: channels per head. dtype: compute dtype. platform: "cpu", "cuda", "rocm",
+    …; None for that of JAX's default device.
+    Returns "cudnn" on a GPU in bfloat16 or float16 with a head size it takes, else
+    "xla".
     """
     platform = default_platform() if platform is None else platform
     is_16_bit = jnp.dtype(dtype) in (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16))
@@ -151,17 +147,11 @@ def attend(
 ) -> Float[Array, "*B Q H D"]:
     """Computes dot-product attention; a query without an admitted key gets zeros.
 
-    Args:
-        query, key, value: heads before channels.
-        mask: True where a query may attend to a key; broadcast over batch axes,
-            queries and keys, the same for all heads.
-        implementation: "xla" or "cudnn"; None asks attention_implementation.
-
-    Returns:
-        The averaged values, in the dtype of `value`.
-
-    Raises:
-        ValueError: if the mask does not broadcast to `[*B, Q, K]`.
+    query, key, value: heads before channels. mask: True where a query may attend to a
+    key; broadcast over batch axes, queries and keys, the same for all heads.
+    implementation: "xla" or "cudnn"; None asks attention_implementation.
+    Returns the averaged values, in the dtype of `value`. Raises ValueError if the mask
+    does not broadcast to `[*B, Q, K]`.
     """
     batch, num_heads = query.shape[:-3], query.shape[-2]
     full = (*batch, query.shape[-3], key.shape[-3])
@@ -251,11 +241,10 @@ def check_mask(mask, shape: tuple[int, ...]) -> jax.Array:
 class Attention(nn.Module):
     """Multi-head attention with RMS-normalised queries and keys.
 
-    Attributes:
-        query_width, key_width: channels of the two inputs.
-        qkv_size: channels of all heads together.
-        num_heads: heads; must divide qkv_size.
-        dtype: compute dtype.
+    query_width, key_width: channels of the two inputs.
+    qkv_size: channels of all heads together.
+    num_heads: heads; must divide qkv_size.
+    dtype: compute dtype.
     """
 
     query_width: int
@@ -302,12 +291,11 @@ class Attention(nn.Module):
 class TransformerBlock(nn.Module):
     """One pre-normalised block: attention in parallel from the same normed queries.
 
-    Attributes:
-        width: channels of the residual stream.
-        key_width: channels of the cross-attended tokens; None for no cross-attention.
-        self_attention: False for queries that must not see each other.
-        qkv_size, num_heads, mlp_size: sizes.
-        dtype: compute dtype.
+    width: channels of the residual stream.
+    key_width: channels of the cross-attended tokens; None for no cross-attention.
+    self_attention: False for queries that must not see each other.
+    qkv_size, num_heads, mlp_size: sizes.
+    dtype: compute dtype.
     """
 
     width: int
@@ -386,16 +374,10 @@ class ImprovedTransformer(nn.Module):
     ) -> Float[Array, "*B Q d1"]:
         """Runs all layers.
 
-        Args:
-            queries: tokens of the residual stream.
-            inputs_kv: tokens to cross-attend to; needed iff key_width is set.
-            qq_mask, qk_mask: which query may attend to which query, which token.
-
-        Returns:
-            The normed tokens.
-
-        Raises:
-            ValueError: if a mask does not broadcast.
+        queries: tokens of the residual stream. inputs_kv: tokens to cross-attend to;
+        needed iff key_width is set. qq_mask, qk_mask: which query may attend to which
+        query, which token.
+        Returns the normed tokens. Raises ValueError if a mask does not broadcast.
         """
         queries = queries.astype(self.dtype)
         for layer in self.layers:

@@ -25,8 +25,7 @@ def read_npz(
 ) -> dict[str, np.ndarray]:
     """Reads arrays of an .npz by name, all or those among `names`; object arrays too.
 
-    Raises:
-        DatasetError: as `load_pickle`.
+    Raises DatasetError as `load_pickle`.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -190,8 +189,7 @@ def read_example(path: str | os.PathLike, with_video: bool = False) -> Example:
     `depth_features [N, T, 256]`. The size is `height` and `width`, else the video's,
     else the depth maps', else twice the camera's centre.
 
-    Raises:
-        DatasetError: naming the file, if it is damaged or not such an example.
+    Raises DatasetError, naming the file, if it is damaged or not such an example.
     """
     names = "tracks_3d visible intrinsics height width depth dino_features"
     names = {*names.split(), "depth_features"}
@@ -286,8 +284,7 @@ def open_examples(dataset_path: str | os.PathLike) -> FileSource:
     Impossible twins of simulated scenes (`violation`) are left out: nothing shall be
     learned from them.
 
-    Raises:
-        DatasetError: if there is no such directory, or no example in it.
+    Raises DatasetError if there is no such directory, or no example in it.
     """
     kept, impossible, widths = [], 0, []
     paths = list_files(dataset_path, "*.npz", "training examples")
@@ -317,8 +314,7 @@ def open_examples(dataset_path: str | os.PathLike) -> FileSource:
 def example_features(dataset_path: str | os.PathLike) -> set[str]:
     """Returns what the first readable example of a directory has: "dino", "depth".
 
-    Raises:
-        DatasetError: if there is no such directory, or no example in it.
+    Raises DatasetError if there is no such directory, or no example in it.
     """
     for path in list_files(dataset_path, "*.npz", "training examples"):
         try:

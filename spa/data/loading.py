@@ -238,9 +238,8 @@ def load_dataset(
     "kubric" (`train[:90%]`) or "tapvid3d" (`minival`). data_sources: some of
     TAPVID3D_SOURCES, of "tapvid3d".
 
-    Raises:
-        ValueError: for another source, or one without what it reads from.
-        DatasetError: if there is no such dataset, and as `load_examples` does.
+    Raises ValueError for another source, or one without what it reads from,
+    DatasetError if there is no such dataset, and as `load_examples` does.
     """
     _check_source(data_source)
     if data_source == "synthetic":
@@ -261,9 +260,8 @@ def dataset_size(
 ) -> int:
     """Returns how many clips an epoch of the dataset has. (TAP-Vid's are read for it.)
 
-    Raises:
-        ValueError: for a source that is unknown or simulated.
-        DatasetError: if there is no such dataset.
+    Raises ValueError for a source that is unknown or simulated, DatasetError if there
+    is no such dataset.
     """
     _check_source(data_source)
     if data_source == "synthetic":

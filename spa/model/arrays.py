@@ -15,12 +15,8 @@ def sinusoidal_embedding(
 ) -> Float[Array, "*B C*2*F"]:
     """Returns sines, then cosines, of each coordinate at frequencies 2^(i/3).
 
-    Args:
-        x: coordinates in the last axis.
-        num_frequencies: F.
-
-    Returns:
-        Per coordinate F sines and F cosines, coordinates one after the other.
+    x: coordinates in the last axis. num_frequencies: F.
+    Returns per coordinate F sines and F cosines, coordinates one after the other.
     """
     # Embeddings are nested and reach 1,290 radians, so that the last bit of an angle
     # is seen. Written as a product of x and the frequencies, the compiler contracts it

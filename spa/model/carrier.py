@@ -80,11 +80,9 @@ class Carrier:
     ) -> tuple[Int[Array, "B L"], Float[Array, "B L P"]]:
         """Chooses the nodes and compresses their paths. Nothing in it is learned.
 
-        Args:
-            tracks: as TrackAutoEncoder.per_track_inputs returns them.
-
-        Returns:
-            The nodes, as indices of tracks, and their paths, `path_size` numbers each.
+        tracks: as TrackAutoEncoder.per_track_inputs returns them.
+        Returns the nodes, as indices of tracks, and their paths, `path_size` numbers
+        each.
         """
         visible = (tracks["visible"] & tracks["in_clip"])[..., None]
         points = jax.lax.stop_gradient(self.embedded_position(tracks["tracks"]))

@@ -37,14 +37,9 @@ def unflatten(arrays: dict) -> dict:
 def read_arrays(path: str, allow_pickle: bool = False) -> tuple[dict, str | None]:
     """Reads named arrays, and the JSON `config` if there is one.
 
-    Args:
-        path, allow_pickle: as in load_checkpoint.
-
-    Returns:
-        Arrays by name, 16-bit ones as stored, and the text of `config` or None.
-
-    Raises:
-        CheckpointError: as in load_checkpoint.
+    path, allow_pickle: as in load_checkpoint.
+    Returns arrays by name, 16-bit ones as stored, and the text of `config` or None.
+    Raises CheckpointError as in load_checkpoint.
     """
     if not os.path.exists(path):
         raise CheckpointError(f"no such checkpoint: {path}")
@@ -157,8 +152,7 @@ def read_msgpack(path: str) -> dict:
 def find_parameters(path: str, tree) -> dict:
     """Finds the parameters in what was read and names them by their path.
 
-    Raises:
-        CheckpointError: if there are none, or something else is among them.
+    Raises CheckpointError if there are none, or something else is among them.
     """
     if isinstance(tree, (dict, FrozenDict)):
         try:

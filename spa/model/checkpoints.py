@@ -34,14 +34,13 @@ TRUNCATED_DEVIATION = 0.87962566  # of a standard normal that is cut off at 2
 class Checkpoint:
     """A model with its parameters.
 
-    Attributes:
-        model: TrackAutoEncoder or TrackAutoEncoder3D.
-        params: its parameters, nested dicts of float32 arrays.
-        config: what the model is.
-        name: file name.
-        sha256: of the file; of the parameters where the checkpoint is a directory.
-        metadata: what the writer noted beside the configuration.
-        folder: where the file lies; empty for none.
+    model: TrackAutoEncoder or TrackAutoEncoder3D.
+    params: its parameters, nested dicts of float32 arrays.
+    config: what the model is.
+    name: file name.
+    sha256: of the file; of the parameters where the checkpoint is a directory.
+    metadata: what the writer noted beside the configuration.
+    folder: where the file lies; empty for none.
     """
 
     model: TrackAutoEncoder
@@ -58,17 +57,11 @@ def save_checkpoint(
 ) -> None:
     """Writes parameters and configuration; the file appears whole or not at all.
 
-    Args:
-        path: file to write, `.npz`.
-        model: the model, whose configuration is stored.
-        params: its parameters.
-        dtype: storage type, "float32", "float16" or "bfloat16".
-        metadata: what else to store, anything that JSON can hold.
-
-    Raises:
-        CheckpointError: if the parameters do not fit the model or are not finite in
-            this type, or the type is none of these.
-        OSError: if the file cannot be written.
+    path: file to write, `.npz`. model: the model, whose configuration is stored.
+    params: its parameters. dtype: storage type, "float32", "float16" or "bfloat16".
+    metadata: what else to store, anything that JSON can hold.
+    Raises CheckpointError if the parameters do not fit the model or are not finite in
+    this type, or the type is none of these, OSError if the file cannot be written.
     """
     if dtype not in STORAGE_TYPES:
         raise CheckpointError(
@@ -99,20 +92,14 @@ def load_checkpoint(
 ) -> Checkpoint:
     """Reads a checkpoint, whichever form it has, into a model that it fits.
 
-    Args:
-        path: an .npz (ours, TRAJAN's public one, the published 3DSPA one), or a file or
-            directory that Flax or Orbax wrote; of several steps the newest is taken.
-        allow_pickle: whether pickled objects may be loaded, which can run any code.
-        use_dino, use_depth: True asks that the checkpoint takes this feature.
-        **how: `dtype` and `decoder_scan_chunk_size` of the model.
-
-    Returns:
-        Model and parameters.
-
-    Raises:
-        CheckpointError: if there is no such file, it cannot be read, it needs pickle,
-            an asked-for feature is missing, or arrays are missing, unexpected or of a
-            wrong shape (all of them are listed).
+    path: an .npz (ours, TRAJAN's public one, the published 3DSPA one), or a file or
+    directory that Flax or Orbax wrote; of several steps the newest is taken.
+    allow_pickle: whether pickled objects may be loaded, which can run any code.
+    use_dino, use_depth: True asks that the checkpoint takes this feature. **how:
+    `dtype` and `decoder_scan_chunk_size` of the model.
+    Returns model and parameters. Raises CheckpointError if there is no such file, it
+    cannot be read, it needs pickle, an asked-for feature is missing, or arrays are
+    missing, unexpected or of a wrong shape (all of them are listed).
     """
     arrays, config, metadata = read_checkpoint(path, allow_pickle)
     raise_mismatches(path, find_mismatches(arrays, expected_shapes(config, path)))
@@ -202,12 +189,8 @@ def expected_shapes(
 ) -> dict[str, tuple]:
     """Returns names and shapes of the parameters of a model.
 
-    Args:
-        config: what the model is.
-        path: for the message.
-
-    Raises:
-        CheckpointError: if a model so configured cannot be built.
+    config: what the model is. path: for the message.
+    Raises CheckpointError if a model so configured cannot be built.
     """
     try:
         model = MODELS[config.model_type](**dataclasses.asdict(config))
@@ -245,12 +228,8 @@ def init_params(model: TrackAutoEncoder, seed: int) -> dict:
     Drawn by numpy: compiling random numbers of every shape takes many times longer.
     Each array depends on seed, name, shape and nothing else.
 
-    Args:
-        model: the model.
-        seed: of the random numbers.
-
-    Returns:
-        Nested dicts of float32 arrays.
+    model: the model. seed: of the random numbers.
+    Returns nested dicts of float32 arrays.
     """
     shapes = parameter_shapes(model)
     bound = model.bind({"params": shapes})
@@ -306,8 +285,7 @@ def describe(path: str, allow_pickle: bool = False) -> tuple[str, bool]:
 
     The text has configuration, parameters, the writer's notes, and what does not fit.
 
-    Raises:
-        CheckpointError: if it cannot be read.
+    Raises CheckpointError if it cannot be read.
     """
     arrays, config, metadata = read_checkpoint(path, allow_pickle)
     shapes = expected_shapes(config, path)

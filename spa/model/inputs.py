@@ -42,15 +42,9 @@ def check_query_points(config, points) -> jax.Array:
 def check_batch(config, inputs: dict) -> dict:
     """Returns the batch as arrays, after a check of all shapes.
 
-    Args:
-        config: model or ModelConfig.
-        inputs: batch of docs/formats.md.
-
-    Returns:
-        Those of its arrays that the model looks at.
-
-    Raises:
-        ValueError: naming the array, the shape it has and the shape it needs.
+    config: model or ModelConfig. inputs: batch of docs/formats.md.
+    Returns those of its arrays that the model looks at. Raises ValueError, naming the
+    array, the shape it has and the shape it needs.
     """
     for name in MODEL_INPUTS[:3]:
         if inputs.get(name) is None:

@@ -25,11 +25,10 @@ class SharedLatents(NamedTuple):
 class FrameLatents(NamedTuple):
     """The joint readout's first layer among the latents, for one query frame each.
 
-    Attributes:
-        tokens: latents with their time band.
-        query, key, value: their normalised projections.
-        attended: the latents' attention to latents.
-        log_total: log of that softmax's denominator.
+    tokens: latents with their time band.
+    query, key, value: their normalised projections.
+    attended: the latents' attention to latents.
+    log_total: log of that softmax's denominator.
     """
 
     tokens: Float[Array, "B U L C"]
@@ -65,8 +64,7 @@ class JointReadout(ImprovedTransformer):
     def reserved_channels(config) -> int:
         """Returns how many channels of the decoder the time band takes of the latents.
 
-        Raises:
-            ValueError: if it leaves none.
+        Raises ValueError if it leaves none.
         """
         if config.time_band_dim >= config.decoder_num_channels:
             raise ValueError(
@@ -219,13 +217,10 @@ class JointReadout(ImprovedTransformer):
     ) -> Float[Array, "B Q C"]:
         """Returns the query tokens after all layers.
 
-        Args:
-            queries: embedded query points.
-            prepared: what `prepare` returned for the clips' latents.
-            query_frame: frame of each query, moved into the window where it is not.
-
-        Returns:
-            The normed query tokens.
+        queries: embedded query points. prepared: what `prepare` returned for the clips'
+        latents. query_frame: frame of each query, moved into the window where it is
+        not.
+        Returns the normed query tokens.
         """
         query_frame = jnp.clip(query_frame, 0, self.num_frames - 1)
         if isinstance(prepared, SharedLatents):

@@ -62,17 +62,11 @@ def compute_loss(
     error (whose gradient does not reach the positions); in 2D certainty as in TAPIR
     (Doersch et al. 2023, section 3.2).
 
-    Args:
-        outputs: predictions of the model.
-        batch: with `query_tracks`, `query_tracks_visible` and `boundary_frame`. Query
-            tracks may have fewer frames than the model; the rest is not compared.
-        weights: of the terms.
-
-    Returns:
-        The total, and the terms by name, unweighted.
-
-    Raises:
-        ValueError: naming the array of the batch that does not fit the predictions.
+    outputs: predictions of the model. batch: with `query_tracks`,
+    `query_tracks_visible` and `boundary_frame`. Query tracks may have fewer frames than
+    the model; the rest is not compared. weights: of the terms.
+    Returns the total, and the terms by name, unweighted. Raises ValueError, naming the
+    array of the batch that does not fit the predictions.
     """
     outputs = first_frames(outputs, batch)
     visible = batch["query_tracks_visible"]
@@ -108,8 +102,7 @@ def first_frames(
 ) -> TrackAutoEncoderResults:
     """Returns the predictions for those frames that the batch's query tracks have.
 
-    Raises:
-        ValueError: naming the array of the batch that does not fit the predictions.
+    Raises ValueError, naming the array of the batch that does not fit the predictions.
     """
     clips, queries, most, coords = outputs.tracks.shape
     tracks = batch["query_tracks"]

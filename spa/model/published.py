@@ -56,16 +56,10 @@ OUTPUTS_PER_FRAME = 4  # x, y, visible and certain, or x, y, z and visible
 def published_config(arrays: dict, path: str = "the checkpoint") -> ModelConfig:
     """Returns the configuration of a published checkpoint, in the size of its arrays.
 
-    Args:
-        arrays: parameters by name.
-        path: for the message.
-
-    Returns:
-        The configuration. Where an array that tells a size is missing or makes no sense
-        the published size stands, so that find_mismatches can name the array.
-
-    Raises:
-        CheckpointError: if the arrays are those of another model.
+    arrays: parameters by name. path: for the message.
+    Returns the configuration. Where an array that tells a size is missing or makes no
+    sense the published size stands, so that find_mismatches can name the array. Raises
+    CheckpointError if the arrays are those of another model.
     """
     shapes = {name: np.shape(x) for name, x in arrays.items()}
     modules = {name.split("/")[0] for name in shapes}

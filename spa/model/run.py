@@ -72,17 +72,16 @@ class StopRequest:
 class Run:
     """A run under way.
 
-    Attributes:
-        options: values of the flags of train.py by their names, see run_data.
-        folder: where it writes; again: how the user goes on with it.
-        model, held_out, step_fn, schedule: what it is made of.
-        num_steps: when it is complete.
-        state: after `step` steps.
-        feeder: of the batches from there on; batch: the last that came of it.
-        no_data: why no more come on this host; empty while they do.
-        saved: step of the newest state on disk; exported: of the weights.
-        began: time when it would have begun without interruptions.
-        wandb: W&B's run, or None; wandb_id names it over interruptions.
+    options: values of the flags of train.py by their names, see run_data.
+    folder: where it writes; again: how the user goes on with it.
+    model, held_out, step_fn, schedule: what it is made of.
+    num_steps: when it is complete.
+    state: after `step` steps.
+    feeder: of the batches from there on; batch: the last that came of it.
+    no_data: why no more come on this host; empty while they do.
+    saved: step of the newest state on disk; exported: of the weights.
+    began: time when it would have begun without interruptions.
+    wandb: W&B's run, or None; wandb_id names it over interruptions.
     """
 
     options: Any
@@ -119,8 +118,7 @@ class Run:
     def resume(self, earlier: list[tuple[int, dict]]) -> None:
         """Goes back to the newest whole state. Raises TrainingEnded without one.
 
-        Args:
-            earlier: as `resumable` returns them.
+        earlier: as `resumable` returns them.
         """
         for step, about in earlier:
             try:
@@ -202,8 +200,7 @@ class Run:
     def read_metrics(self, metrics: dict) -> dict[str, float]:
         """Reads a step's metrics as numbers, which waits for the device.
 
-        Raises:
-            TrainingEnded: if loss or gradient are not finite.
+        Raises TrainingEnded if loss or gradient are not finite.
         """
         values = {name: float(x) for name, x in metrics.items()}
         if not math.isfinite(values["loss"] + values["grad_norm"]):
@@ -232,8 +229,7 @@ class Run:
     def stop_agreed(self, stop: StopRequest) -> bool:
         """Returns whether to stop, which all hosts must do together.
 
-        Raises:
-            TrainingEnded: on every host, if the data of one have failed.
+        Raises TrainingEnded on every host, if the data of one have failed.
         """
         said = np.array([stop.came, bool(self.no_data)])
         if has_other_hosts():
@@ -251,10 +247,8 @@ class Run:
         Hosts take each step together: one whose data fail goes on with the last batch
         that it had until all know of it, which is before anything is made of that step.
 
-        Raises:
-            KeyboardInterrupt: by a signal.
-            TrainingEnded: if data, numbers or the disk fail.
-            OSError: if the disk fails.
+        Raises KeyboardInterrupt by a signal, TrainingEnded if data, numbers or the disk
+        fail, OSError if the disk fails.
         """
         options, first = self.options, self.step + 1
         last = min(self.num_steps, options.stop_at_step or self.num_steps)
@@ -395,9 +389,8 @@ def begin(options, folder: RunFolder, again: str) -> Run:
 def resumable(options, folder: RunFolder) -> list[tuple[int, dict]]:
     """Returns steps that can be resumed from, the newest first, and what is beside.
 
-    Raises:
-        UserError: if an option differs that must not.
-        TrainingEnded: if there are states and none of them can be read.
+    Raises UserError if an option differs that must not, TrainingEnded if there are
+    states and none of them can be read.
     """
     found = []
     steps = saved_steps(folder.states)
@@ -441,16 +434,12 @@ def refuse_changes(before: dict, now: dict) -> None:
 def train(options, folder: RunFolder, again: str, stop: StopRequest) -> str:
     """Trains, and returns what to tell the user.
 
-    Args:
-        options: values of the flags of train.py by their names, see run_data.
-        folder: where to write.
-        again: how the user goes on with this run if it stops.
-        stop: told by a signal.
-
-    Raises:
-        TrainingEnded: if it is interrupted, or fails with something kept.
-        UserError: for options or data that do not fit together.
-        OSError: if something cannot be written.
+    options: values of the flags of train.py by their names, see run_data. folder: where
+    to write. again: how the user goes on with this run if it stops. stop: told by a
+    signal.
+    Raises TrainingEnded if it is interrupted, or fails with something kept, UserError
+    for options or data that do not fit together, OSError if something cannot be
+    written.
     """
     run = begin(options, folder, again)
     try:

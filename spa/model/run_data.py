@@ -89,8 +89,7 @@ def source_features(options) -> set[str]:
 def choose_features(options) -> dict[str, bool]:
     """Chooses `use_dino` and `use_depth`: as asked for, else what model and data have.
 
-    Raises:
-        UserError: if a feature is asked for that one of them has not.
+    Raises UserError if a feature is asked for that one of them has not.
     """
     is_3d = options.model_type == "3dspa"
     found = source_features(options) if is_3d else set()
@@ -123,8 +122,7 @@ def make_model(options) -> TrackAutoEncoder:
 def first_params(options, model: TrackAutoEncoder) -> dict:
     """Returns random parameters, or those of --init_checkpoint.
 
-    Raises:
-        UserError: if that is of another model.
+    Raises UserError if that is of another model.
     """
     if options.init_checkpoint is None:
         return checkpoints.init_params(model, options.seed)
@@ -197,8 +195,7 @@ def batches(options, model, source, path, batch_size: int, seed: int, **how):
 def held_out_batches(options, model) -> list[dict]:
     """Returns held-out batches, the same on every host, as large as a device's part.
 
-    Raises:
-        UserError: if there is no clip.
+    Raises UserError if there is no clip.
     """
     source, pool = eval_source(options), None
     if source == "synthetic":

@@ -32,9 +32,8 @@ def say(text: str) -> None:
 class RunFolder:
     """The --checkpoint_dir of a run.
 
-    Args:
-        path: of the folder.
-        name: of the weights, "{model_type}_{preset}".
+    path: of the folder.
+    name: of the weights, "{model_type}_{preset}".
     """
 
     def __init__(self, path: str, name: str):
@@ -92,10 +91,8 @@ class RunFolder:
 def start_wandb(options, run_id: str, config: dict):
     """Returns the W&B run that is asked for; None if there is none, or it fails.
 
-    Args:
-        options: as in run_data.
-        run_id: name of the run over interruptions.
-        config: what W&B shows of it.
+    options: as in run_data. run_id: name of the run over interruptions. config: what
+    W&B shows of it.
     """
     if options.wandb_project is None or not is_first_host():
         return None

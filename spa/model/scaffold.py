@@ -44,15 +44,12 @@ def choose_nodes(
     all before it, where a track that is seen more often counts as farther. Which tracks
     they are does not depend on the order of tracks, nor on tracks that are never seen.
 
-    Args:
-        points: image positions; what hidden ones hold does not matter.
-        visible: where points are seen.
-        num_nodes: L. If there are fewer tracks, all are taken again, and so on.
-
-    Returns:
-        The nodes' tracks, and their squared distances to all tracks: the mean over the
-        frames where both are seen, or where there is none, that of mean positions and
-        NEVER_TOGETHER.
+    points: image positions; what hidden ones hold does not matter. visible: where
+    points are seen. num_nodes: L. If there are fewer tracks, all are taken again, and
+    so on.
+    Returns the nodes' tracks, and their squared distances to all tracks: the mean over
+    the frames where both are seen, or where there is none, that of mean positions and
+    NEVER_TOGETHER.
     """
     points = jnp.where(visible[..., None], points, 0.0)
     seen = visible.astype(jnp.float32)
@@ -101,8 +98,7 @@ def node_paths(
     ones first: mostly its own where that is seen, its neighbours' where it is not. A
     path lies where the node's own track does on average. Without any track it rests.
 
-    Args:
-        points, visible, nodes, distances: see choose_nodes.
+    points, visible, nodes, distances: see choose_nodes.
     """
     log_weight = -NEIGHBOUR_POWER * jnp.log(distances + NEIGHBOUR_RADIUS**2)
     log_weight = log_weight - jnp.max(log_weight, axis=-1, keepdims=True)
@@ -140,14 +136,10 @@ def compress_paths(
 ) -> Float[Array, "B L C*K"]:
     """Compresses paths to a few numbers, of which rounding costs a fraction.
 
-    Args:
-        paths: of T frames or fewer than num_frames; they then rest.
-        num_frames: of the basis.
-        num_frequencies: K, cosines kept of each coordinate. Motion faster than
-            K / (2 * num_frames) periods a frame is lost.
-
-    Returns:
-        Per coordinate K numbers, within -1..1 for positions up to about 3.
+    paths: of T frames or fewer than num_frames; they then rest. num_frames: of the
+    basis. num_frequencies: K, cosines kept of each coordinate. Motion faster than K /
+    (2 * num_frames) periods a frame is lost.
+    Returns per coordinate K numbers, within -1..1 for positions up to about 3.
     """
     spare = num_frames - paths.shape[2]
     paths = jnp.pad(paths, ((0, 0), (0, 0), (0, spare), (0, 0)), mode="edge")
@@ -190,12 +182,10 @@ def blend_weights(
     each node counting as log_weights say, the value at the point. Under a moving camera
     what stands still moves by such a map, to first order.
 
-    Args:
-        points: image positions.
-        nodes: those of the nodes in the frame of each point.
-        log_weights: up to a constant.
-        ridge: how much, as a share of the nodes' spread, the slope is held back: near 0
-            where nodes surround the point, it keeps it from being extrapolated.
+    points: image positions. nodes: those of the nodes in the frame of each point.
+    log_weights: up to a constant. ridge: how much, as a share of the nodes' spread, the
+    slope is held back: near 0 where nodes surround the point, it keeps it from being
+    extrapolated.
     """
     weight, highest = jax.nn.softmax(log_weights, axis=-1), jax.lax.Precision.HIGHEST
     offset = inverse_depths(nodes) - inverse_depths(points)[:, :, None]

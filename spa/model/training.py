@@ -52,19 +52,14 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """Returns AdamW or Muon under make_schedule, with gradients clipped together.
 
-    Args:
-        learning_rate: the peak.
-        num_steps, warmup_steps: of the schedule.
-        name: "adamw" (published), or "muon" (Jordan et al. 2024, "Muon: An optimizer
-            for hidden layers"; updates as large as AdamW's as in Liu et al. 2025,
-            "Muon is scalable for LLM training", section 2.2), which needs a fraction
-            of the steps. What is not inside the network, and every vector, then takes
-            AdamW at half the rate.
-        weight_decay: of products' kernels (under Muon those that are its own).
-        clip_norm: of all gradients together.
-
-    Raises:
-        ValueError: for another name.
+    learning_rate: the peak. num_steps, warmup_steps: of the schedule. name: "adamw"
+    (published), or "muon" (Jordan et al. 2024, "Muon: An optimizer for hidden layers";
+    updates as large as AdamW's as in Liu et al. 2025, "Muon is scalable for LLM
+    training", section 2.2), which needs a fraction of the steps. What is not inside the
+    network, and every vector, then takes AdamW at half the rate. weight_decay: of
+    products' kernels (under Muon those that are its own). clip_norm: of all gradients
+    together.
+    Raises ValueError for another name.
     """
     schedule = make_schedule(learning_rate, num_steps, warmup_steps)
     if name == "adamw":
@@ -125,15 +120,11 @@ def make_train_step(
 ) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
     """Returns a compiled step: loss, gradient, update, average.
 
-    Args:
-        model: the model.
-        optimizer: see make_optimizer.
-        weights: of the loss.
-        decay: of the moving average; early on (1 + step) / (10 + step) if smaller.
-        sharding: where states and metrics lie, if on several devices (make_shardings).
-
-    Returns:
-        A function from (state, batch) to (state, metrics). The given state is used up.
+    model: the model. optimizer: see make_optimizer. weights: of the loss. decay: of the
+    moving average; early on (1 + step) / (10 + step) if smaller. sharding: where states
+    and metrics lie, if on several devices (make_shardings).
+    Returns a function from (state, batch) to (state, metrics). The given state is used
+    up.
     """
 
     def loss_fn(params, batch, key):
@@ -185,9 +176,8 @@ class Feeder:
     A wait counts if nothing was left to compute when it was over, and then as a whole:
     a batch that comes while the step before is still under way has kept nobody waiting.
 
-    Args:
-        batches: iterator of dicts of arrays.
-        sharding: of a batch, see make_shardings.
+    batches: iterator of dicts of arrays.
+    sharding: of a batch, see make_shardings.
     """
 
     def __init__(self, batches: Iterator[dict], sharding: jax.sharding.Sharding):

@@ -50,17 +50,11 @@ def make_pool(
     and `lkv [M, T]`, tracks in pixels of the rendered pictures; and `intrinsics`,
     `extrinsics`, `fps`.
 
-    Args:
-        seeds: of synthetic.py.
-        is_rendered: whether tracks of rendered pictures are wanted.
-        num_workers: processes to simulate in.
-        size: of what is made; that of all judged scenes for None.
-
-    Returns:
-        The files, in order; none for a seed that gives no scene.
-
-    Raises:
-        OSError: if one cannot be written.
+    seeds: of synthetic.py. is_rendered: whether tracks of rendered pictures are wanted.
+    num_workers: processes to simulate in. size: of what is made; that of all judged
+    scenes for None.
+    Returns the files, in order; none for a seed that gives no scene. Raises OSError if
+    one cannot be written.
     """
     folder, size = Path(folder), size or SceneSize(NUM_FRAMES, NUM_TRACKS, SIDE)
     paths = {seed: folder / f"{seed}.npz" for seed in seeds}
@@ -143,9 +137,8 @@ def compared_rows(track_ids: Int[np.ndarray, " M"], seed: int) -> Int[np.ndarray
     some of the scene's, drawn at random: a tracker sees them, and their number must not
     tell the twin from its scene.
 
-    Args:
-        track_ids: the number of each track in the scene, -1 where it has none.
-        seed: of the draw.
+    track_ids: the number of each track in the scene, -1 where it has none. seed: of the
+    draw.
     """
     rows, others = np.flatnonzero(track_ids >= 0), np.flatnonzero(track_ids < 0)
     rng = np.random.default_rng([seed, 2])

@@ -37,10 +37,9 @@ AGREEING = 2  # frames on either side, which must agree on an outline
 class Object:
     """A thing that moves apart from the camera, in frames of at most WORKING_SIZE px.
 
-    Attributes:
-        masks: [T, h, w] where it is.
-        tracks: [N, T, 2] pixel positions of points that are not on it.
-        visible: [N, T] where these are seen.
+    masks: [T, h, w] where it is.
+    tracks: [N, T, 2] pixel positions of points that are not on it.
+    visible: [N, T] where these are seen.
     """
 
     masks: Bool[np.ndarray, "T h w"]
@@ -57,11 +56,8 @@ def find_object(frames: Frames) -> Object:
     is the object. GrabCut (Rother et al. 2004) finds its outline in each frame, from
     the group's points and their hull.
 
-    Args:
-        frames: [T, H, W, 3] RGB uint8.
-
-    Raises:
-        NotApplicable: no group is large enough and seen in every frame.
+    frames: [T, H, W, 3] RGB uint8.
+    Raises NotApplicable: no group is large enough and seen in every frame.
     """
     small = np.stack([reduced(frame, WORKING_SIZE) for frame in frames])
     result = tracking.track(small, GRID, max_size=WORKING_SIZE, progress=False)

@@ -29,17 +29,11 @@ def object_replaced(
     longer side, and maybe back. Behind it stands what the nearest frames show there,
     moved as the camera moved; what none shows is painted in (Telea 2004).
 
-    Args:
-        frames: [T, H, W, 3] RGB uint8.
-        rng: draws the path, and nothing else.
-        found: what `find_object(frames)` returned, if that is known: finding it takes
-            longer than all the rest.
-
-    Returns:
-        Frames [T, H, W, 3].
-
-    Raises:
-        NotApplicable: nothing is found that moves apart from the camera.
+    frames: [T, H, W, 3] RGB uint8. rng: draws the path, and nothing else. found: what
+    `find_object(frames)` returned, if that is known: finding it takes longer than all
+    the rest.
+    Returns frames [T, H, W, 3]. Raises NotApplicable: nothing is found that moves apart
+    from the camera.
     """
     check_frames(frames)
     found = find_object(frames) if found is None else found
