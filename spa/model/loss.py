@@ -50,9 +50,7 @@ def relative_errors(
 
 
 def compute_loss(
-    outputs: TrackAutoEncoderResults,
-    batch: dict,
-    weights: LossWeights = WEIGHTS,
+    outputs: TrackAutoEncoderResults, batch: dict, weights: LossWeights = WEIGHTS
 ) -> tuple[Float[Array, ""], dict]:
     """Computes the training loss of 2D and 3D models.
 

@@ -74,8 +74,7 @@ def save_state(folder: str, state: TrainState, about: dict, keep: int = 3) -> No
     folder = os.path.abspath(folder)
     path = os.path.join(folder, str(int(state.step)))
     items = ocp.args.Composite(
-        state=ocp.args.StandardSave(state),
-        about=ocp.args.JsonSave(about),
+        state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(about)
     )
     try:
         with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:

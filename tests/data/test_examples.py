@@ -5,10 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from training_examples import (
-    jpeg,
-    one_line,
-)
+from training_examples import jpeg, one_line
 
 from spa.data.examples import (
     FileSource,

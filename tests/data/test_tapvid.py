@@ -4,10 +4,7 @@ import pickle
 
 import numpy as np
 import pytest
-from training_examples import (
-    SIZES,
-    jpeg,
-)
+from training_examples import SIZES, jpeg
 
 from spa import geometry
 from spa.data.loading import dataset_size, load_dataset

@@ -5,10 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from training_examples import (
-    SIZES,
-    jpeg,
-)
+from training_examples import SIZES, jpeg
 
 from spa import geometry
 from spa.data.augmentation import Augmentation
@@ -106,12 +103,7 @@ def test_tapvid3d_clips_longer_than_the_window_are_cut(tmp_path):
         assert errors.min() < 1e-5
     starts = set()
     for batch in load_dataset(
-        "tapvid3d",
-        tmp_path,
-        1,
-        augment=Augmentation(crop=0.01),
-        num_epochs=12,
-        **SIZES,
+        "tapvid3d", tmp_path, 1, augment=Augmentation(crop=0.01), num_epochs=12, **SIZES
     ):
         assert batch["boundary_frame"] <= 16
         starts.add(float(np.median(batch["support_tracks"][0, :, 0, 0])))

@@ -43,10 +43,7 @@ def test_attend_equals_flax(shape):
     np.testing.assert_allclose(attention.attend(q, k, v), expected, 0, 1e-5)
 
 
-@hypothesis.given(
-    seed=st.integers(0, 2**16),
-    broadcast=st.sets(st.integers(0, 2)),
-)
+@hypothesis.given(seed=st.integers(0, 2**16), broadcast=st.sets(st.integers(0, 2)))
 @hypothesis.settings(max_examples=40, deadline=None)
 def test_a_masked_key_is_as_good_as_none(seed, broadcast):
     """Against attending, one query at a time, to just the keys that are admitted."""

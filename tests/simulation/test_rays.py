@@ -13,10 +13,7 @@ from spa.simulation import scenes
 from spa.simulation.bodies import Body, Geom, Soft, World, draw_soft
 from spa.simulation.camera import look_at, set_frame
 from spa.simulation.camera_paths import camera_is_clear
-from spa.simulation.physics import (
-    FIRST_FACE,
-    simulate,
-)
+from spa.simulation.physics import FIRST_FACE, simulate
 from spa.simulation.rays import anchor, cast_rays, place
 
 
@@ -133,10 +130,7 @@ def test_a_static_point_projects_where_the_pinhole_formula_says():
 
 
 @settings(max_examples=50, deadline=None)
-@given(
-    st.lists(st.floats(-5, 5), min_size=6, max_size=6),
-    st.floats(-1, 1),
-)
+@given(st.lists(st.floats(-5, 5), min_size=6, max_size=6), st.floats(-1, 1))
 def test_cameras_are_rigid_and_look_at_their_target(numbers, roll):
     eye, target = np.array(numbers[:3]), np.array(numbers[3:])
     direction = target - eye

@@ -6,9 +6,7 @@ from simple_worlds import FLOOR, camera_along_y
 
 from spa.simulation import scenes
 from spa.simulation.bodies import SceneRejected, World
-from spa.simulation.physics import (
-    simulate,
-)
+from spa.simulation.physics import simulate
 
 
 @pytest.mark.parametrize("seed", [3, 109, 112, 159])
