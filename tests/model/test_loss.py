@@ -194,13 +194,11 @@ def test_query_tracks_shorter_than_the_window():
         ("query_tracks", np.s_[:, :, [0] * 14], r"\[3, 4, 14, 3\], that is 14 frames"),
         ("query_tracks", np.s_[:, :3], r"\[3, 3, 7, 3\], needed is \[3, 4, T, 3\]"),
         ("query_tracks_visible", np.s_[:, :, :5], r"needed is \[3, 4, 7, 1\]"),
-        ("boundary_frame", np.s_[:1], r"has shape \[1\], needed is \[3\]"),
+        ("boundary_frame", np.s_[:1], r"needed is \[3\]"),
     ],
 )
 def test_targets_that_do_not_fit_are_named(name, part, message):
     rng = np.random.default_rng(10)
     outputs, batch = random_outputs(rng, 3), random_targets(rng, 3)
-    with pytest.raises(
-        ValueError, match=f"{name} has shape.*{message}|{name} {message}"
-    ):
+    with pytest.raises(ValueError, match=f"{name} has shape .*{message}"):
         loss.compute_loss(outputs, batch | {name: batch[name][part]})

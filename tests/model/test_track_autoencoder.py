@@ -213,8 +213,9 @@ def test_quantisation_rounds_to_a_step_and_passes_gradients():
     key = {"quantise": jax.random.PRNGKey(1)}
     noisy = model.apply({}, latents, True, method="quantise", rngs=key)
     assert 0 < np.abs(noisy - quantised).max() <= 0.5 / 128
-    total = lambda x: model.apply({}, x, True, method="quantise").sum()  # noqa: E731
-    grad = jax.grad(total)(latents)
+    grad = jax.grad(lambda x: model.apply({}, x, True, method="quantise").sum())(
+        latents
+    )
     np.testing.assert_array_equal(grad, np.ones_like(grad))
 
 
