@@ -23,6 +23,15 @@ def scene(request):
     return scenes.generate_scene(request.param, num_frames=24, num_tracks=200)
 
 
+def mujoco_ray(simulation, eye, ray, soft=None):
+    """How far MuJoCo's own ray goes, to a body or to one soft one; -1 for ever."""
+    world = simulation.model, simulation.data
+    if soft is None:
+        geom = np.zeros((1, 1), np.int32)
+        return mujoco.mj_ray(*world, eye, ray, None, True, -1, geom)
+    return mujoco.mj_rayFlex(*world, 0, False, False, True, False, soft, eye, ray)
+
+
 UPRIGHT = (np.sqrt(0.5), np.sqrt(0.5), 0.0, 0.0)
 
 
@@ -38,21 +47,16 @@ def test_a_cloth_hides_what_is_behind_it():
     assert np.ptp(simulation.vertices[:, :, 2]) > 1
     x = np.linspace(-3, 3, 41) + 0.013
     camera = camera_along_y(np.stack([x, 0 * x, 0 * x + 1], -1))
-    made = scenes.trace_scene(
-        simulation, camera, [0], np.array([2]), np.array([[0, -0.3, 0]])
-    )
+    point = [0], np.array([2]), np.array([[0, -0.3, 0]])
+    made = scenes.trace_scene(simulation, camera, *point)
     crossing = np.abs(x) * (1 - 2 / 3.7)
     clear = np.abs(crossing - 0.5) > 0.03  # a hanging cloth narrows a little
     np.testing.assert_array_equal(made.visible[0, clear, 0] > 0, crossing[clear] > 0.5)
     assert 5 < made.visible.sum() < 36
     # Nothing but the skin does this: MuJoCo's own rays go straight through.
     set_frame(simulation, 20)
-    geom = np.zeros((1, 1), np.int32)
-    way = np.array([0.0, 1.0, 0.0])
-    eye = np.array([0.0, 0.0, 1.0])
-    distance = mujoco.mj_ray(
-        simulation.model, simulation.data, eye, way, None, True, -1, geom
-    )
+    way, eye = np.array([0.0, 1.0, 0.0]), np.array([0.0, 0.0, 1.0])
+    distance = mujoco_ray(simulation, eye, way)
     assert distance == pytest.approx(3.7)
     surface, distance = cast_rays(simulation, eye, way[None])
     assert surface[0] >= FIRST_FACE
@@ -77,10 +81,7 @@ def test_rays_meet_skins_where_mujoco_says(seed, sides):
         normals = np.zeros_like(rays)
         surface, distance = cast_rays(simulation, eye, rays, normals)
         for i in range(200):
-            expected = mujoco.mj_rayFlex(
-                simulation.model, simulation.data, 0, False, False, True, False, 0,
-                eye, rays[i],
-            )  # fmt: skip
+            expected = mujoco_ray(simulation, eye, rays[i], 0)
             plane = -eye[2] / rays[i, 2]
             if expected < 0 or 0 < plane < expected:
                 assert surface[i] < FIRST_FACE
@@ -153,9 +154,8 @@ def test_a_box_hides_what_is_behind_it():
     simulation = simulate(World((FLOOR, hiding, ball)), 41, 24.0)
     x = np.linspace(-3, 3, 41) + 0.013
     camera = camera_along_y(np.stack([x, 0 * x, 0 * x + 1], -1))
-    made = scenes.trace_scene(
-        simulation, camera, [0], np.array([3]), np.array([[0, -0.3, 0]])
-    )
+    point = [0], np.array([3]), np.array([[0, -0.3, 0]])
+    made = scenes.trace_scene(simulation, camera, *point)
     crossing = np.abs(x) * (1 - 2.1 / 3.7)  # where the ray leaves the box's far plane
     np.testing.assert_array_equal(made.visible[0, :, 0] > 0, crossing > 0.5)
     assert 5 < made.visible.sum() < 36
@@ -188,16 +188,9 @@ def test_visibility_is_that_of_one_ray_at_a_time(scene):
             x, y = fx * point[0] / point[2] + cx, fy * point[1] / point[2] + cy
             inside = point[2] > 0 and 0 <= x < 256 and 0 <= y < 256
             ray = camera.extrinsics[t, :3, :3].T @ point
-            geom = np.zeros((1, 1), np.int32)
-            distance = mujoco.mj_ray(
-                simulation.model, simulation.data, camera.origin[t], ray, None, True,
-                -1, geom,
-            )  # fmt: skip
+            distance = mujoco_ray(simulation, camera.origin[t], ray)
             for soft in range(len(simulation.world.softs)):
-                cloth = mujoco.mj_rayFlex(
-                    simulation.model, simulation.data, 0, False, False, True, False,
-                    soft, camera.origin[t], ray,
-                )  # fmt: skip
+                cloth = mujoco_ray(simulation, camera.origin[t], ray, soft)
                 if cloth >= 0 and (distance < 0 or cloth < distance):
                     distance = cloth
             expected = inside and (distance < 0 or distance > 1 - 1e-4)
