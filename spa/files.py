@@ -16,24 +16,15 @@ import numpy as np
 from spa.errors import reason
 
 # What numpy, zipfile and json say of a file that is damaged, or of another kind.
-BAD_FILE = (
-    OSError,
-    EOFError,
-    KeyError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
+BAD_FILE = (OSError, EOFError, KeyError, RuntimeError, TypeError, ValueError)
+BAD_FILE += (zipfile.BadZipFile, zlib.error)
 
 
 @contextlib.contextmanager
 def whole_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
-    """A binary file to write; `path` is only touched when it is complete.
+    """Opens a file to write; `path` is only touched when it is complete.
 
-    path: where the file shall be. Its folder is made.
-    Raises OSError, naming `path`, if it cannot be written.
+    Its folder is made. Raises OSError, naming `path`, if it cannot be written.
     """
     with whole_files() as create, create(path) as file:
         yield file
@@ -50,7 +41,6 @@ def whole_files() -> Iterator[Callable]:
             with create("a.bin") as file:
                 file.write(...)
 
-    Yields what `whole_file` is for a single one. They take their names in this order.
     Raises OSError, naming the file that cannot be written.
     """
     partials = {}
@@ -96,7 +86,7 @@ def write_npz(
 def keep_compiled_programs(directory: str) -> None:
     """Turns on JAX's persistent compilation cache; an empty name leaves it off.
 
-    Raises NotADirectoryError: it is a file.
+    Raises NotADirectoryError if it is a file.
     """
     import jax  # not above: who only reads and writes files does not wait for it
 

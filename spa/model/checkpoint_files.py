@@ -13,13 +13,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from spa.errors import CheckpointError, first_line
 
 # Where public checkpoints of other programs keep their parameters.
-PARAMETER_KEYS = (
-    ("params",),
-    ("optimizer", "target"),
-    ("target",),
-    ("model",),
-    ("optimizer",),
-)
+PARAMETER_KEYS = ("params", "optimizer/target", "target", "model", "optimizer")
 ORBAX_FILES = ("_METADATA", "_CHECKPOINT_METADATA", "checkpoint")  # one of them
 STORAGE_TYPES = ("float32", "float16", "bfloat16")
 
@@ -35,11 +29,9 @@ def unflatten(arrays: dict) -> dict:
 
 
 def read_arrays(path: str, allow_pickle: bool = False) -> tuple[dict, str | None]:
-    """Reads named arrays, and the JSON `config` if there is one.
+    """Reads named arrays, 16-bit ones as stored, and the text of `config` or None.
 
-    path, allow_pickle: as in load_checkpoint.
-    Returns arrays by name, 16-bit ones as stored, and the text of `config` or None.
-    Raises CheckpointError as in load_checkpoint.
+    Raises CheckpointError as load_checkpoint does.
     """
     if not os.path.exists(path):
         raise CheckpointError(f"no such checkpoint: {path}")
@@ -54,11 +46,9 @@ def read_arrays(path: str, allow_pickle: bool = False) -> tuple[dict, str | None
         raise CheckpointError(f"{path} is empty; get or write it again")
     if not start.startswith(b"PK"):
         return find_parameters(path, read_msgpack(path)), None
-    stored = read_npz(path, allow_pickle)
+    stored, text = read_npz(path, allow_pickle), None
     # One string is ours. Anything else of that name is another program's.
-    config = stored.get("config")
-    text = None
-    if isinstance(config, np.ndarray) and config.dtype.kind == "U":
+    if getattr(getattr(stored.get("config"), "dtype", None), "kind", "") == "U":
         text = str(stored.pop("config"))
     return find_parameters(path, stored), text
 
@@ -139,14 +129,13 @@ def read_msgpack(path: str) -> dict:
     """Reads a Flax msgpack file, which holds arrays and no code."""
     try:
         with open(path, "rb") as file:
-            tree = serialization.msgpack_restore(file.read())
+            return serialization.msgpack_restore(file.read())
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
     except Exception as error:  # msgpack's own, and whatever its hooks raise
         raise CheckpointError(
             f"{path} is neither .npz nor a Flax checkpoint, or is damaged"
         ) from error
-    return tree
 
 
 def find_parameters(path: str, tree) -> dict:
@@ -168,7 +157,7 @@ def find_parameters(path: str, tree) -> dict:
         )
     for keys in PARAMETER_KEYS:
         inner = tree
-        for key in keys:
+        for key in keys.split("/"):
             inner = inner.get(key) if isinstance(inner, dict) else None
         if inner is not None and not is_array(inner):
             return find_parameters(path, inner)

@@ -12,7 +12,6 @@ class ModelConfig:
     num_output_frames: frames of the model's window; shorter clips are padded.
     num_latent_tokens, latent_token_dim: size of the compressed latents.
     num_frequencies: of the sinusoidal embedding.
-    track_scale_factor: tracks are divided by it before they are embedded.
     time_scale_factor: query frames are divided by it before they are embedded.
     track_token_dim, track_layers, track_mlp_size: the per-track embedding.
     encoder_latent_dim, latent_layers, latent_mlp_size: tracks to latents.
@@ -52,7 +51,6 @@ class ModelConfig:
     num_latent_tokens: int = 128
     latent_token_dim: int = 64
     num_frequencies: int = 32
-    track_scale_factor: float = 1.0
     time_scale_factor: float = 150.0
     track_token_dim: int = 256
     track_layers: int = 2
