@@ -441,10 +441,11 @@ class TrackAutoEncoder(Carrier, nn.Module, ModelConfig):
     def __call__(
         self, inputs: dict, discretize: bool = True
     ) -> TrackAutoEncoderResults:
-        """Encodes the support tracks and decodes the query points, a grid without these.
+        """Encodes the support tracks and decodes the query points.
 
-        inputs: batch of docs/formats.md. discretize: whether latents are quantised.
-        Raises ValueError for an array that is missing or has a wrong shape.
+        inputs: batch of docs/formats.md; without `query_points` a grid is decoded.
+        discretize: whether latents are quantised. Raises ValueError for an array that
+        is missing or has a wrong shape.
         """
         latents = self.encode(inputs)
         context = self.get_decoder_context(inputs)
@@ -452,7 +453,7 @@ class TrackAutoEncoder(Carrier, nn.Module, ModelConfig):
 
 
 def make_model(preset: str = "base", **changes) -> TrackAutoEncoder:
-    """Returns a model by name: "base" (published sizes) or "mini" (a few million weights).
+    """Returns a model by name, "base" (published sizes) or "mini".
 
     changes: fields of ModelConfig, or `decoder_scan_chunk_size` or `dtype`. Raises
     ValueError for a preset that does not exist.

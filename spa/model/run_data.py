@@ -129,11 +129,8 @@ def first_params(options, model: TrackAutoEncoder) -> dict:
     checkpoint = checkpoints.load_checkpoint(options.init_checkpoint)
     found = dataclasses.asdict(checkpoint.config)
     wanted = dataclasses.asdict(track_autoencoder.model_config(model))
-    different = [
-        f"{name} {found[name]}, not {value}"
-        for name, value in wanted.items()
-        if found[name] != value
-    ]
+    names = [name for name, value in wanted.items() if found[name] != value]
+    different = [f"{name} {found[name]}, not {wanted[name]}" for name in names]
     if different:
         raise UserError(
             f"--init_checkpoint={options.init_checkpoint} is another model: it has "
