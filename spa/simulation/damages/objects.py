@@ -37,9 +37,8 @@ AGREEING = 2  # frames on either side, which must agree on an outline
 class Object:
     """A thing that moves apart from the camera, in frames of at most WORKING_SIZE px.
 
-    masks: [T, h, w] where it is.
-    tracks: [N, T, 2] pixel positions of points that are not on it.
-    visible: [N, T] where these are seen.
+    masks: where it is. tracks: pixel positions of points that are not on it, and where
+    these are `visible`.
     """
 
     masks: Bool[np.ndarray, "T h w"]
@@ -54,10 +53,8 @@ def find_object(frames: Frames) -> Object:
     homography that most of them follow. Those which do not are joined to groups, those
     in the frame's border left out. The group seen most often, in points times frames,
     is the object. GrabCut (Rother et al. 2004) finds its outline in each frame, from
-    the group's points and their hull.
-
-    frames: [T, H, W, 3] RGB uint8.
-    Raises NotApplicable: no group is large enough and seen in every frame.
+    the group's points and their hull. Raises NotApplicable if no group is large enough
+    and seen in every frame.
     """
     small = np.stack([reduced(frame, WORKING_SIZE) for frame in frames])
     result = tracking.track(small, GRID, max_size=WORKING_SIZE, progress=False)

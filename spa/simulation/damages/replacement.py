@@ -2,7 +2,7 @@
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Float, UInt8
 
 from spa.simulation.damages.objects import (
     Object,
@@ -29,27 +29,19 @@ def object_replaced(
     longer side, and maybe back. Behind it stands what the nearest frames show there,
     moved as the camera moved; what none shows is painted in (Telea 2004).
 
-    frames: [T, H, W, 3] RGB uint8. rng: draws the path, and nothing else. found: what
-    `find_object(frames)` returned, if that is known: finding it takes longer than all
-    the rest.
-    Returns frames [T, H, W, 3]. Raises NotApplicable: nothing is found that moves apart
-    from the camera.
+    found: what `find_object(frames)` returned, if that is known: finding it takes
+    longer than all the rest. Raises NotApplicable if nothing moves apart from the
+    camera.
     """
     check_frames(frames)
     found = find_object(frames) if found is None else found
     scale = max(frames.shape[1:3]) / max(found.masks.shape[1:3])
     offsets = _draw_path(rng, found.masks) * scale
-    masks = [_enlarged(mask, frames.shape[1:3]) for mask in found.masks]
+    size = frames.shape[2:0:-1]
+    masks = [cv2.resize(mask.astype(np.float32), size) > 0.5 for mask in found.masks]
     behind = _backgrounds(frames, masks, found, scale)
     pairs = zip(frames, masks, behind, offsets, strict=True)
     return np.stack([_pasted(*pair, EDGE * scale) for pair in pairs])
-
-
-def _enlarged(mask, size) -> Bool[np.ndarray, "H W"]:
-    if mask.shape == size:
-        return mask
-    soft = cv2.resize(mask.astype(np.float32), size[::-1])
-    return soft > 0.5
 
 
 def _draw_path(rng, masks) -> Float[np.ndarray, "T 2"]:

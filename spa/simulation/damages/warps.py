@@ -66,8 +66,8 @@ def soft_course(num_frames: int) -> Float[np.ndarray, "T 2"]:
 def soft_strength(longest: float, fastest: float, side: float, radius: float) -> float:
     """Returns what a soft warp is multiplied by.
 
-    longest: its longest displacement. fastest: the most that one changes from a frame
-    to the next. side: the frame's longer side, pixels. radius: of the region, pixels.
+    longest: its longest displacement; fastest: the most that one changes from a frame
+    to the next. side, radius: of the frame (the longer one) and the region, pixels.
     """
     strength = min(SOFT_WARP * side, UNFOLDED * radius) / max(longest, 1e-6)
     return min(strength, SOFT_STEP * side / max(fastest, 1e-6))
@@ -75,10 +75,9 @@ def soft_strength(longest: float, fastest: float, side: float, radius: float) ->
 
 @dataclass(frozen=True)
 class Blob:
-    """A region of a frame.
+    """A region of a frame, and the pixel at which the box begins that it fits in.
 
-    top, left: of the box that it fits in, pixels.
-    weight: [h, w] float32 in that box: 1 in the middle, 0 from the edge on.
+    weight: float32 in that box, 1 in the middle, 0 from the edge on.
     """
 
     top: int
