@@ -25,6 +25,7 @@ import jax
 import numpy as np
 import pytest
 import train_small
+from training_examples import make_example
 
 import track_autoencoder
 import track_autoencoder_3d
@@ -139,20 +140,16 @@ def test_3dspa(run_3dspa):
     path = folder / "3dspa_mini.npz"
     assert status == 0, error
     assert out == f"weights: {path}\n"
-    written = set(os.listdir(folder)) - {"wandb"}
-    assert written == {
-        "3dspa_mini.npz", "metrics.jsonl", "training.jsonl", "learning_curve.png",
-        "state",
-    }  # fmt: skip
+    names = "3dspa_mini.npz metrics.jsonl training.jsonl learning_curve.png state"
+    assert set(os.listdir(folder)) - {"wandb"} == set(names.split())
     assert kept_states(folder) == [4, 6]
     lines = lines_of(folder)
     assert_metrics(lines, [3, 6])
     steps = lines_of(folder, "training.jsonl")
     assert [line["step"] for line in steps] == [1, 2, 3, 4, 5, 6]
     assert steps[2]["loss"] == lines[0]["loss"]
-    assert [x["learning_rate"] for x in steps] == pytest.approx(
-        [5e-5 * i for i in range(6)], rel=1e-2, abs=1e-12
-    )
+    rates = [x["learning_rate"] for x in steps]
+    np.testing.assert_allclose(rates, 5e-5 * np.arange(6), 1e-2, 1e-12)
     assert all(0 <= x["data_wait"] <= 1 and x["steps_per_second"] for x in steps[1:])
     reports = [line for line in error if re.match(r"step \d+: loss", line)]
     assert len(reports) == 2
@@ -197,9 +194,8 @@ def test_two_devices_come_to_the_same(run_3dspa, cache, tmp_path):
     assert status == 0, error
     assert any(re.search("on 2 × cpu, .*, 6 steps$", line) for line in error)
     expected, found = training_losses(run_3dspa[0]), training_losses(tmp_path)
-    assert found.keys() == {1, 2, 3}
-    for step, loss in found.items():
-        assert loss == pytest.approx(expected[step], rel=1e-5)
+    first = {step: expected[step] for step in (1, 2, 3)}
+    assert found == pytest.approx(first, rel=1e-5)
 
 
 # Interrupted and resumed.
@@ -241,13 +237,9 @@ def test_resumed_run_is_the_uninterrupted_one(run_3dspa, stopped, cache, tmp_pat
     assert kept_states(folder) == [2, 4, 6]
     assert training_losses(folder) == training_losses(run_3dspa[0])
     assert [line["step"] for line in lines_of(folder)] == [4, 6]
-    a, b = (
-        checkpoints.load_checkpoint(str(path / "3dspa_mini.npz")).params
-        for path in (folder, run_3dspa[0])
-    )
-    a, b = checkpoint_files.flatten(a), checkpoint_files.flatten(b)
-    for name in b:
-        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+    paths = [path / "3dspa_mini.npz" for path in (folder, run_3dspa[0])]
+    a, b = (checkpoints.load_checkpoint(str(path)).params for path in paths)
+    jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
 def wait_for(process, happened):
@@ -281,9 +273,8 @@ def test_sigterm_then_a_full_disk(run_3dspa, cache, tmp_path):
     assert kept_states(tmp_path) == [step]
     assert checkpoints.load_checkpoint(str(path)).metadata["step"] == exported
     assert "learning_curve.png" in os.listdir(tmp_path)
-    assert (
-        training_losses(tmp_path)[1] != training_losses(run_3dspa[0])[1]
-    )  # of other weights
+    of_others = training_losses(run_3dspa[0])
+    assert training_losses(tmp_path)[1] != of_others[1]
 
     process = start(cache, *flags, "--resume", "--save_freq=1", "--eval_freq=90000")
     wait_for(process, lambda: step + 1 in kept_states(tmp_path))
@@ -339,21 +330,13 @@ def test_signal_before_a_resumed_step(stopped, cache, tmp_path):
 
 
 def test_no_more_clips_are_held_out_than_asked_for(tmp_path):
-    rng = np.random.default_rng(0)
     for i in range(8):
-        tracks = rng.uniform([-1, -1, 2], [1, 1, 4], (40, 8, 3))
-        arrays = {"tracks_3d": tracks, "visible": np.ones((40, 8, 1))}
-        np.savez(tmp_path / f"{i}.npz", **arrays, height=64, width=64)
-    options = types.SimpleNamespace(
-        eval_data_source="npz",
-        eval_dataset_path=str(tmp_path),
-        eval_split=None,
-        num_eval_scenes=5,
-        batch_size=2,
-        num_support_tracks=16,
-        num_query_points=8,
-        skip_corrupt=False,
-    )
+        example = make_example(i, 40, 8, share=1.0)
+        np.savez(tmp_path / f"{i}.npz", **example)
+    where = {"eval_data_source": "npz", "eval_dataset_path": str(tmp_path)}
+    sizes = {"num_eval_scenes": 5, "batch_size": 2, "num_support_tracks": 16}
+    how = {"num_query_points": 8, "eval_split": None, "skip_corrupt": False}
+    options = types.SimpleNamespace(**where, **sizes, **how)
     model = cases.make_model("trajan", num_output_frames=8)
     held_out = run_data.held_out_batches(options, model)
     assert [len(batch["boundary_frame"]) for batch in held_out] == [2, 2, 1]
@@ -444,25 +427,16 @@ def test_trajan_with_a_pool_and_workers(cache, tmp_path):
     Its --seed is that of the held-out scenes, which it must not train on.
     """
     pool, folder = tmp_path / "pool", tmp_path / "run"
-    flags = [
-        *SIZES,
-        "--model_type=trajan",
-        f"--checkpoint_dir={folder}",
-        f"--pool_dir={pool}",
-        "--num_workers=1",
-        "--num_steps=1",
-        "--seed=1",
-        "--storage=float32",
-    ]
+    flags = [*SIZES, f"--checkpoint_dir={folder}", f"--pool_dir={pool}"]
+    flags += ["--model_type=trajan", "--num_workers=1", "--num_steps=1", "--seed=1"]
     process = start(cache, *flags, script="train.py", pool=False)
     status, out, error = finish(process)
     assert status == 0, error
     assert out == f"weights: {folder / 'trajan_mini.npz'}\n"
     assert_metrics(lines_of(folder), [1])
     loaded = checkpoints.load_checkpoint(str(folder / "trajan_mini.npz"))
-    assert loaded.config == track_autoencoder.model_config(
-        track_autoencoder.make_model("mini")
-    )
+    mini = track_autoencoder.make_model("mini")
+    assert loaded.config == track_autoencoder.model_config(mini)
     shards = sorted(pool.iterdir())
     assert len(shards) == 2
     scenes = [np.load(shard)["tracks_3d"] for shard in shards]
@@ -569,12 +543,11 @@ def test_bad_flags(stopped, cache, tmp_path):
             text = text.replace(name, str(value))
         return text
 
-    bad = [written_out(flag) for flag in BAD_FLAGS]
+    bad = json.dumps([written_out(flag) for flag in BAD_FLAGS])
     small = [*SMALL, f"--checkpoint_dir={tmp_path / 'run'}"]
     script = tmp_path / "try_all.py"
     script.write_text(TRY_ALL)
-    process = start(cache, json.dumps(bad), *small, script=str(script))
-    status, out, error = finish(process)
+    status, out, error = finish(start(cache, bad, *small, script=str(script)))
     assert status == 0, error
     found = [json.loads(line) for line in out.splitlines()]
     assert len(found) == len(BAD_FLAGS)

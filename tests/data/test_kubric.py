@@ -3,14 +3,13 @@ makes of it."""
 
 import io
 import json
-import os
 import pickle
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from checkpoint_cases import run_python
 from movi_files import FRAMES, SIZE, Plate, movi_example, write_movi
 from training_examples import SIZES, one_line
 
@@ -31,10 +30,9 @@ def movi(tmp_path_factory):
 def test_kubric_tracks_are_where_geometry_puts_them():
     """No file: poses, cameras and quantised distance against the pinhole formulas."""
     stored, plate = movi_example(Plate()), Plate()
-    stored["instances"] = {
-        name: np.stack([stored["instances"][0][name]])
-        for name in ("positions", "quaternions")
-    }
+    [thing] = stored["instances"]
+    poses = ("positions", "quaternions")
+    stored["instances"] = {name: thing[name][None] for name in poses}
     clip = read_kubric(stored)
     rng = np.random.default_rng(0)
     frame = rng.integers(FRAMES, size=300)
@@ -88,9 +86,8 @@ def test_kubric_follows_the_same_pixels_to_the_same_places():
     example = follow_pixels(clip, frame, kubric["row"], kubric["column"])
     tracks = example["tracks_3d"].astype(float)
     seeds, extrinsics = tracks[np.arange(len(frame)), frame], clip["extrinsics"][frame]
-    points = np.einsum(
-        "nji,nj->ni", extrinsics[:, :3, :3], seeds - extrinsics[:, :3, 3]
-    )
+    local = seeds - extrinsics[:, :3, 3]
+    points = np.einsum("nji,nj->ni", extrinsics[:, :3, :3], local)
     np.testing.assert_allclose(points, kubric["points"], atol=1e-5)
     distance = np.linalg.norm(tracks, axis=-1)
     np.testing.assert_allclose(distance, kubric["distance"], atol=1e-5)
@@ -112,13 +109,7 @@ clip = source[2]
 example = source.expand(clip, np.random.default_rng(0), 50)
 print(len(source), clip["distance"].shape, example["tracks_3d"].shape)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=Path(__file__).resolve().parents[2],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
-    )
+    done = run_python("-c", code)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "3 (6, 48, 48) (50, 6, 3)"
 

@@ -214,11 +214,9 @@ def test_a_directory_of_nothing_usable_is_an_error(tmp_path):
 
 
 def test_sources_have_names(pool):
-    with pytest.raises(ValueError, match="one of synthetic, kubric"):
-        load_dataset("imagenet", "x", 4)
-    with pytest.raises(ValueError, match="give one as pool="):
-        load_dataset("synthetic", None, 4)
-    with pytest.raises(ValueError, match="give dataset_path"):
-        load_dataset("kubric", None, 4)
+    wrong = {"imagenet": "one of synthetic, kubric", "synthetic": "give one as pool="}
+    for source, message in (wrong | {"kubric": "give dataset_path"}).items():
+        with pytest.raises(ValueError, match=message):
+            load_dataset(source, None, 4)
     batches = load_dataset("synthetic", None, 4, pool=pool, **SIZES)
     assert_same([next(batches)], take(pool, 1))

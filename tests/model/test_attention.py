@@ -68,9 +68,8 @@ def test_gradients_of_a_row_without_keys_are_zero():
     q, k, v = (random(1, 3, 1, 4, seed=s) for s in range(3))
     mask = np.zeros((1, 3, 3), bool)
     mask[:, 1:] = True
-    grads = jax.grad(lambda *x: attention.attend(*x, mask).sum(), argnums=(0, 1, 2))(
-        q, k, v
-    )
+    gradient = jax.grad(lambda *x: attention.attend(*x, mask).sum(), (0, 1, 2))
+    grads = gradient(q, k, v)
     assert all(np.all(np.isfinite(g)) for g in grads)
     assert not np.any(grads[0][:, 0])
 
@@ -112,19 +111,11 @@ def test_a_mask_that_does_not_broadcast_is_named(shape):
 @pytest.mark.parametrize("key_width", [None, 6])
 @pytest.mark.parametrize("self_attention", [True, False])
 def test_transformer_equals_the_plain_one(key_width, self_attention):
-    model = attention.ImprovedTransformer(
-        width=12,
-        qkv_size=16,
-        num_heads=2,
-        mlp_size=20,
-        num_layers=2,
-        key_width=key_width,
-        self_attention=self_attention,
-    )
+    sizes = 12, 16, 2, 20, 2  # width, qkv_size, num_heads, mlp_size, num_layers
+    model = attention.ImprovedTransformer(*sizes, key_width, self_attention)
     x, keys = random(2, 5, 12), None if key_width is None else random(2, 7, key_width)
-    shapes = checkpoint_files.flatten(
-        jax.eval_shape(lambda: model.init(jax.random.PRNGKey(0), x, keys))["params"]
-    )
+    made = jax.eval_shape(lambda: model.init(jax.random.PRNGKey(0), x, keys))
+    shapes = checkpoint_files.flatten(made["params"])
     flat = {name: cases.parameter(name, s.shape) for name, s in shapes.items()}
     masks = {"qq_mask": random(2, 5, 5) > 0, "qk_mask": None}
     if keys is not None:

@@ -98,28 +98,14 @@ def test_command_describes_a_checkpoint(tmp_path):
 # What is not written.
 
 
-def test_nan_and_infinity_are_not_written(tmp_path):
-    model, arrays = small_3dspa()
-    for bad in (np.nan, np.inf):
-        arrays = {name: x.copy() for name, x in arrays.items()}
-        arrays["compressor/bias"][3] = bad
-        path = str(tmp_path / "model.npz")
-        message = error_message(
-            checkpoints.save_checkpoint, path, model, nested(arrays)
-        )
-        assert "compressor/bias" in message and "not finite" in message
-    assert os.listdir(tmp_path) == []
-
-
 @pytest.mark.filterwarnings("error")
-def test_overflow_of_float16_is_not_written(tmp_path):
+def test_what_is_not_finite_in_its_type_is_not_written(tmp_path):
     model, arrays = small_3dspa()
-    arrays = arrays | {"compressor/bias": np.full(8, 7e4, np.float32)}
-    path = str(tmp_path / "model.npz")
-    message = error_message(
-        checkpoints.save_checkpoint, path, model, nested(arrays), "float16"
-    )
-    assert "compressor/bias" in message and "float16" in message
+    path, save = str(tmp_path / "model.npz"), checkpoints.save_checkpoint
+    for bad, dtype in ((np.nan, "float32"), (np.inf, "float32"), (7e4, "float16")):
+        wrong = arrays | {"compressor/bias": np.full(8, bad, np.float32)}
+        message = error_message(save, path, model, nested(wrong), dtype)
+        assert f"compressor/bias is not finite as {dtype}" in message
     assert os.listdir(tmp_path) == []
 
 
@@ -171,19 +157,17 @@ def test_config_of_an_older_version(tmp_path):
     model, arrays = small_3dspa()
     config = dataclasses.asdict(track_autoencoder.model_config(model))
     del config["affine_motion"]
-    config["frames_per_token"] = 1  # which older versions could vary
+    config |= {"frames_per_token": 1, "track_scale_factor": 1.0}  # options once
     path = str(tmp_path / "model.npz")
     np.savez(path, **arrays, config=np.array(json.dumps(config)))
     assert checkpoints.load_checkpoint(path).config == dataclasses.replace(
         track_autoencoder.model_config(model), affine_motion=False
     )
-    for frames in (3, "1", None):
-        config["frames_per_token"] = frames
-        np.savez(path, **arrays, config=np.array(json.dumps(config)))
+    for name, value in (("frames_per_token", "1"), ("track_scale_factor", 2.0)):
+        other = np.array(json.dumps(config | {name: value}))
+        np.savez(path, **arrays, config=other)
         message = error_message(checkpoints.load_checkpoint, path)
-        assert (
-            f"frames_per_token = {frames!r}" in message and "older version" in message
-        )
+        assert f"{name} = {value!r}" in message and "older version" in message
 
 
 @pytest.mark.parametrize(

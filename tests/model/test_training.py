@@ -83,18 +83,6 @@ def test_muon_steps_are_nearly_orthogonal_and_as_large_as_adams():
         np.testing.assert_allclose(np.sqrt(np.mean(update**2)), 0.1 * 0.2, rtol=0.35)
 
 
-def test_gradients_are_clipped_together():
-    params = {"a": {"kernel": jnp.zeros(2)}, "b": {"bias": jnp.zeros(1)}}
-    optimizer = training.make_optimizer(1e-3, 100, 0, clip_norm=1.0)
-    state = optimizer.init(params)
-    grads = {"a": {"kernel": jnp.array([3.0, 0.0])}, "b": {"bias": jnp.array([4.0])}}
-    small = jax.tree.map(lambda x: x / 5, grads)  # of norm 1
-    found = optimizer.update(grads, state, params)
-    expected = optimizer.update(small, state, params)
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5)
-
-
 # Steps.
 
 
@@ -103,7 +91,7 @@ NUM_STEPS = {"trajan": 200, "3dspa": 60}
 
 @functools.cache
 def trained(model_type):
-    """Metrics of every step, and the states, on one batch; the same run twice.
+    """Metrics of every step, and the states, on one batch.
 
     TRAJAN as published, positions absolute; 3DSPA as the mini model has it.
     """
@@ -114,22 +102,19 @@ def trained(model_type):
     optimizer = training.make_optimizer(1e-2, num_steps, 5)
     step_fn = training.make_train_step(model, optimizer, decay=0.5)
     batch = cases.drifting_batch(model.num_coords)
-    runs = []
-    for _ in range(2):
-        state, metrics = make_state(params, optimizer, 7), []
-        states = [jax.device_get(state)]
-        for step in range(num_steps):
-            state, values = step_fn(state, batch)
-            metrics.append({name: float(x) for name, x in values.items()})
-            if step < 12 or step == num_steps - 1:
-                states.append(jax.device_get(state))
-        runs.append((metrics, states))
-    return params, runs
+    state, metrics = make_state(params, optimizer, 7), []
+    states = [jax.device_get(state)]
+    for step in range(num_steps):
+        state, values = step_fn(state, batch)
+        metrics.append({name: float(x) for name, x in values.items()})
+        if step < 12 or step == num_steps - 1:
+            states.append(jax.device_get(state))
+    return metrics, states
 
 
 @pytest.mark.parametrize("model_type", ["trajan", "3dspa"])
 def test_one_batch_is_overfitted(model_type):
-    _, ((metrics, states), _) = trained(model_type)
+    metrics, states = trained(model_type)
     assert int(states[-1].step) == NUM_STEPS[model_type]
     assert all(np.isfinite(list(m.values())).all() for m in metrics)
     first, last = metrics[0], metrics[-1]
@@ -141,27 +126,9 @@ def test_one_batch_is_overfitted(model_type):
     assert names <= metrics[0].keys()
 
 
-@pytest.mark.parametrize("model_type", ["trajan", "3dspa"])
-def test_training_is_deterministic(model_type):
-    _, (first, second) = trained(model_type)
-    assert first[0] == second[0]
-    for a, b in zip(
-        jax.tree.leaves(first[1][-1]), jax.tree.leaves(second[1][-1]), strict=True
-    ):
-        np.testing.assert_array_equal(a, b)
-
-
-def test_a_step_leaves_the_given_parameters_alone():
-    params, _ = trained("3dspa")
-    assert all(np.isfinite(x).all() for x in jax.tree.leaves(params))
-    _, again = cases.quick_model("3dspa")
-    for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(again), strict=True):
-        np.testing.assert_array_equal(a, b)
-
-
 def test_the_average_follows_its_formula():
     """rate = min(decay, (1 + step) / (10 + step)), from the parameters of each step."""
-    _, ((_, states), _) = trained("3dspa")
+    _, states = trained("3dspa")
     name = ("track_predictor", "kernel")
 
     def pick(tree):
@@ -185,7 +152,7 @@ def test_a_step_in_bfloat16():
     step_fn = training.make_train_step(model.clone(dtype=jnp.bfloat16), optimizer)
     state = make_state(params, optimizer, 7)
     state, found = step_fn(state, cases.drifting_batch(3))
-    [first, *_], _ = trained("3dspa")[1][0]
+    [first, *_], _ = trained("3dspa")
     assert float(found["loss"]) == pytest.approx(first["loss"], rel=0.02)
     assert float(found["loss"]) != first["loss"]
     assert {x.dtype for x in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}

@@ -253,12 +253,6 @@ def test_visible_points_of_twins_are_on_their_surfaces(scene):
             assert close.mean() > 0.97  # at a silhouette rounding decides
 
 
-def test_twins_are_reproducible(scene):
-    first, second = (twins.impossible_twin(scene, "kick").arrays() for _ in range(2))
-    for name, array in first.items():
-        np.testing.assert_array_equal(array, second[name])
-
-
 @pytest.mark.parametrize("violation", ["kick", "teleport", "fall_up", "pass_through"])
 def test_what_is_not_touched_goes_on_to_the_last_bit(violation):
     """In a scene of nine bodies that lie, roll and are driven."""
