@@ -129,10 +129,7 @@ def make_files(settings: Settings, job: tuple[int, Sequence[str]]) -> dict[str, 
 
 
 def _is_found(settings: Settings, seed: int, kind: str) -> bool:
-    """Returns whether a scene's files are there.
-
-    Raises ValueError if they are, but damaged or made with other settings.
-    """
+    """Returns whether a scene's files are there; ValueError if they do not fit."""
     path = settings.path(seed, kind)
     if not path.exists():
         return False

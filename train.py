@@ -162,13 +162,6 @@ def apply_preset() -> None:
         FLAGS.set_default(name, value)
 
 
-def module_options() -> types.SimpleNamespace:
-    """Returns the values of this script's flags, by their names."""
-    module = FLAGS.find_module_defining_flag("preset")
-    values = FLAGS.flags_by_module_dict()[module]
-    return types.SimpleNamespace(**{flag.name: flag.value for flag in values})
-
-
 def resume_command(argv: list[str]) -> str:
     """Says how to go on with a run that was started by these arguments."""
     ends = ("--resume", "--stop_at_step=")  # with the latter it would stop at once
@@ -240,7 +233,9 @@ def main(argv):
     folder = RunFolder(FLAGS.checkpoint_dir, f"{FLAGS.model_type}_{FLAGS.preset}")
     try:
         apply_preset()
-        options = module_options()
+        module = FLAGS.find_module_defining_flag("preset")
+        found = {flag.name: flag.value for flag in FLAGS.flags_by_module_dict()[module]}
+        options = types.SimpleNamespace(**found)
         make_folders(options)
         keep_compiled_programs(options.jax_cache_dir)
         join_hosts(options)

@@ -173,10 +173,7 @@ def _compiled_sample():
 
 
 def _compute_frames(function, maps, points, out, width=None):
-    """Fills `out` [N, T, *C] with a compiled function of each map and the points there.
-
-    points: arrays [N, T, ...]. width: of the values, if it is not that of the maps.
-    """
+    """Fills `out` with a compiled function of each map and the points there."""
     import jax
 
     (num_tracks, num_frames), count = points[0].shape[:2], 0

@@ -159,15 +159,11 @@ def find_parameters(path: str, tree) -> dict:
         inner = tree
         for key in keys.split("/"):
             inner = inner.get(key) if isinstance(inner, dict) else None
-        if inner is not None and not is_array(inner):
+        if inner is not None and not (hasattr(inner, "shape") or np.isscalar(inner)):
             return find_parameters(path, inner)
     if not tree:
         raise CheckpointError(f"{path} holds no arrays")
     return {name: plain_array(path, name, x) for name, x in flatten(tree).items()}
-
-
-def is_array(x) -> bool:
-    return hasattr(x, "shape") or np.isscalar(x)
 
 
 def plain_array(path: str, name: str, value) -> np.ndarray:

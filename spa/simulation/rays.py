@@ -56,12 +56,11 @@ def cast_rays(
 def _meet_triangles(corners: np.ndarray, directions: np.ndarray):
     """Finds where rays from the origin meet triangles: `corners [F, 3, 3]`.
 
-    Returns, for the rays that meet one, their index, the nearest triangle's index and
-    the distance in units of the direction's length.
-
     A ray d passes a triangle (a, b, c) if d.(b x c), d.(c x a) and d.(a x b) have one
     sign; with n their sum's factor, it meets the plane at a.(b x c) / d.n. Edges that
     triangles share give the same numbers in both, so that no ray slips between them.
+    Returns, of rays that meet one, the index, the nearest triangle's, and the distance
+    in their lengths.
     """
     empty = np.zeros(0, int), np.zeros(0, int), np.zeros(0)
     middle = corners.mean((0, 1))

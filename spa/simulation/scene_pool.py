@@ -129,10 +129,7 @@ def _shard_names(stem: Path, sizes: list[int], ending: str) -> list[str]:
 
 
 def _simulate(what, function, job, sizes, files, num_workers, write) -> list:
-    """Rows of every shard; of those without a file, which are written if they have one.
-
-    function: of a job `(*job, scene's number)`. write: of path, rows and their number.
-    """
+    """Rows of shards without a file, by `function(job)`; `write` puts them into one."""
     missing = [i for i in range(len(sizes)) if not (files and os.path.exists(files[i]))]
     jobs = [(*job, SHARD_SIZE * i + row) for i in missing for row in range(sizes[i])]
     made = []
@@ -185,9 +182,9 @@ def _pool_scene(job) -> Example:
 
 
 def _pool_depth(job) -> np.ndarray:
-    seed, num_frames, num_tracks, per_scene, index = job
-    scene = _generate_scene(seed, num_frames, num_tracks, index)
-    return scene_depth_taps(scene, depth_rows(num_tracks, per_scene))
+    *sizes, per_scene, index = job
+    scene = _generate_scene(*sizes, index)
+    return scene_depth_taps(scene, depth_rows(len(scene.tracks_3d), per_scene))
 
 
 def depth_rows(num_tracks: int, count: int) -> np.ndarray:

@@ -57,9 +57,7 @@ def impossible_twin(scene: Scene, violation: str) -> Scene:
 
 
 def _draw_moments(rng, scene: Scene, violation: str) -> list[tuple[int, int]]:
-    """Draws instances and frames to try, each of which is seen then.
-
-    Seen: by three tracks or more, at the frame and the one before.
+    """Draws instances and frames to try: three tracks or more see each just then.
 
     For `freeze` and `time_jump` it moves by 2% of the picture in a quarter of a second,
     for `pass_through` it touches something.
@@ -137,10 +135,7 @@ def share_changed(scene: Scene, twin: Scene) -> float:
 
 
 def _try_twin(rng, scene: Scene, violation: str, instance: int, t: int) -> Scene:
-    """The twin in which an instance breaks physics from frame t on.
-
-    Raises SceneRejected if this try comes to nothing.
-    """
+    """The twin in which an instance breaks physics; SceneRejected if it cannot."""
     simulation = VIOLATIONS[violation](rng, scene, instance, t)
     camera, count = scene.camera, len(scene.tracks_3d)
     if violation == "appear":

@@ -45,10 +45,7 @@ def object_replaced(
 
 
 def _draw_path(rng, masks) -> Float[np.ndarray, "T 2"]:
-    """Draws where the object is put, (x, y) px from its own place, from (0, 0) on.
-
-    Of some directions, that in which it stays in the frame longest is taken.
-    """
+    """Draws the object's (x, y) px from its own place, most in the frame, from 0 on."""
     num_frames, height, width = masks.shape
     time = np.linspace(0, 1, num_frames)
     distance = rng.uniform(*SLIDE) * max(height, width)
@@ -96,16 +93,14 @@ def _backgrounds(frames, masks, found: Object, scale):
 
 
 def _sources(t: int, num_frames: int):
-    """Frames to look behind an object in frame t, the nearest ones first: 1, 2, 3, 4,
-    6, 8, 12, 16, 24... frames off."""
+    """Frames to look behind an object in frame t: 1, 2, 3, 4, 6, 8, 12... off."""
     off = [1, *(step * 2**k for k in range(num_frames.bit_length()) for step in (2, 3))]
     near = (t + sign * distance for distance in sorted(off) for sign in (-1, 1))
     return [s for s in near if 0 <= s < num_frames]
 
 
 def _camera(found: Object, s, t, scale):
-    """The homography from frame s to frame t, in pixels (centres at integers) of
-    frames `scale` times as large as the object's masks; None if unknown."""
+    """The homography from frame s to t, in pixels of the frames; None if unknown."""
     camera = find_homography(found.tracks, found.visible, s, t)
     if camera is None:
         return None
@@ -115,8 +110,7 @@ def _camera(found: Object, s, t, scale):
 
 
 def _fill(frame, left, source, known, camera) -> None:
-    """Fills what is `left [H, W]` of a frame from what is known of another one, and
-    takes it from `left`; both in place."""
+    """Fills what is `left` of a frame from what is known of another; both in place."""
     if camera is None:
         return
     (x, y), (right, bottom) = _extent(left)

@@ -110,19 +110,13 @@ def _draw_blob(rng, frames) -> Blob:
     depth = 1 - np.hypot(y, x) / (radius * outline)
     inside = np.clip(depth / (1 - BLOB_CORE), 0, 1)
     weight = (0.5 - 0.5 * np.cos(np.pi * inside)).astype(np.float32)
-    texture = _texture(frames[len(frames) // 2])
-    textures = cv2.boxFilter(texture, -1, weight.shape[::-1])
+    middle = np.ascontiguousarray(frames[len(frames) // 2])
+    grey = cv2.cvtColor(middle, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    textures = cv2.boxFilter(np.hypot(*np.gradient(grey)), -1, weight.shape[::-1])
     textures = textures[reach : height - reach, reach : width - reach]
     where = draw_eventful(rng, textures.ravel())
     top, left = np.unravel_index(where, textures.shape)  # the box's, as cut above
     return Blob(int(top), int(left), weight)
-
-
-def _texture(frame) -> Float[np.ndarray, "H W"]:
-    """The size of the gradient, grey levels a pixel."""
-    grey = cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY)
-    down, right = np.gradient(grey.astype(np.float32))
-    return np.hypot(down, right)
 
 
 def _field(rng, weight) -> Float[np.ndarray, "h w 2"]:
