@@ -219,8 +219,9 @@ def keep_quiet() -> None:
 
 
 def report_unraisable(unraisable) -> None:
-    """Reports as Python does, but for Orbax's threads after a write that failed."""
-    if str(unraisable.exc_value) != "Event loop is closed":
+    """Reports as Python does, but for Orbax's tasks after one of them has failed."""
+    file = getattr(getattr(unraisable.object, "cr_code", None), "co_filename", "")
+    if "orbax" not in file and str(unraisable.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(unraisable)
 
 
