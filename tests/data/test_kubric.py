@@ -101,7 +101,19 @@ def test_kubric_follows_the_same_pixels_to_the_same_places():
 def test_a_kubric_directory_is_read_without_tensorflow(movi):
     code = f"""
 import sys
-sys.modules["tensorflow"] = None  # as if it were not installed
+
+class WithoutTensorFlow:  # as if it were not installed
+    def __init__(self, finder):
+        self.finder = finder
+
+    def find_spec(self, name, *rest):
+        if name.split(".")[0] != "tensorflow":
+            return self.finder.find_spec(name, *rest)
+
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+
+sys.meta_path = [WithoutTensorFlow(finder) for finder in sys.meta_path]
 import numpy as np
 from spa.data import kubric
 source = kubric.KubricSource({str(movi)!r}, "train")
