@@ -83,7 +83,7 @@ def test_a_missing_array_is_named():
         with pytest.raises(ValueError, match=f"no {name}"):
             cases.apply(model, batch)
     with pytest.raises(ValueError, match="neither query_points nor support_tracks"):
-        model.apply({}, {}, method="get_decoder_context")
+        cases.make_model("trajan").apply({}, {}, method="get_decoder_context")
 
 
 def test_latents_of_a_wrong_shape_are_named():
