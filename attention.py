@@ -30,13 +30,9 @@ def matmul_precision(dtype) -> jax.lax.Precision:
 
 
 class Linear(nn.Module):
-    """A linear map from the trailing `in_shape` axes to `out_shape` axes.
+    """A linear map from the trailing `in_shape` axes to `out_shape` axes, in `dtype`.
 
-    Attributes:
-        in_shape, out_shape: sizes of the contracted and of the produced axes.
-        use_bias: whether a bias is added.
-        dtype: type the product is computed in and returned as.
-        init_scale: size of the initial weights, 1 for outputs as large as the inputs.
+    init_scale: size of the initial weights, 1 for outputs as large as the inputs.
     """
 
     in_shape: tuple[int, ...]
@@ -58,18 +54,13 @@ class Linear(nn.Module):
             self.bias = self.param("bias", nn.initializers.zeros, self.out_shape)
 
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
-        out = contract(x, self.kernel, len(self.in_shape), self.dtype)
+        out = jnp.tensordot(
+            x.astype(self.dtype),
+            self.kernel.astype(self.dtype),
+            axes=len(self.in_shape),
+            precision=matmul_precision(self.dtype),
+        )
         return out + self.bias.astype(self.dtype) if self.use_bias else out
-
-
-def contract(x, kernel, num_axes: int, dtype) -> jax.Array:
-    """Sums the last `num_axes` axes of x against the first ones of kernel, in dtype."""
-    return jnp.tensordot(
-        x.astype(dtype),
-        kernel.astype(dtype),
-        axes=num_axes,
-        precision=matmul_precision(dtype),
-    )
 
 
 class LayerNorm(nn.Module):
@@ -110,18 +101,11 @@ class RMSNorm(nn.Module):
 
 
 def attention_implementation(head_dim: int, dtype, platform: str | None = None) -> str:
-    """Returns which implementation computes an attention: "cudnn" or "xla".
+    """Returns what computes attention with so many channels a head: "cudnn" or "xla".
 
     cuDNN's fused kernel never writes the attention weights to memory, but takes 16-bit
     types and some head sizes only, and JAX never picks it by itself.
-
-    Args:
-        head_dim: channels per head.
-        dtype: compute dtype.
-        platform: "cpu", "cuda", "rocm", …; None for that of JAX's default device.
-
-    Returns:
-        "cudnn" on a GPU in bfloat16 or float16 with a head size it takes, else "xla".
+    platform: "cpu", "cuda", "rocm", …; None for that of JAX's default device.
     """
     platform = default_platform() if platform is None else platform
     is_16_bit = jnp.dtype(dtype) in (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16))
@@ -151,17 +135,9 @@ def attend(
 ) -> Float[Array, "*B Q H D"]:
     """Computes dot-product attention; a query without an admitted key gets zeros.
 
-    Args:
-        query, key, value: heads before channels.
-        mask: True where a query may attend to a key; broadcast over batch axes,
-            queries and keys, the same for all heads.
-        implementation: "xla" or "cudnn"; None asks attention_implementation.
-
-    Returns:
-        The averaged values, in the dtype of `value`.
-
-    Raises:
-        ValueError: if the mask does not broadcast to `[*B, Q, K]`.
+    mask: True where a query may attend to a key, the same for all heads.
+    implementation: "xla" or "cudnn"; None asks attention_implementation.
+    Raises ValueError if the mask does not broadcast to `[*B, Q, K]`.
     """
     batch, num_heads = query.shape[:-3], query.shape[-2]
     full = (*batch, query.shape[-3], key.shape[-3])
@@ -251,11 +227,7 @@ def check_mask(mask, shape: tuple[int, ...]) -> jax.Array:
 class Attention(nn.Module):
     """Multi-head attention with RMS-normalised queries and keys.
 
-    Attributes:
-        query_width, key_width: channels of the two inputs.
-        qkv_size: channels of all heads together.
-        num_heads: heads; must divide qkv_size.
-        dtype: compute dtype.
+    query_width, key_width: channels of the two inputs; qkv_size: of all heads together.
     """
 
     query_width: int
@@ -283,14 +255,8 @@ class Attention(nn.Module):
         inputs_kv: Float[Array, "*B K d2"],
         mask: Bool[Array, "*#B #Q #K"] | None = None,
     ) -> Float[Array, "*B Q d1"]:
-        return self.dense_out(
-            attend(
-                self.queries(inputs_q),
-                self.keys(inputs_kv),
-                self.dense_value(inputs_kv),
-                mask,
-            )
-        )
+        query, key = self.queries(inputs_q), self.keys(inputs_kv)
+        return self.dense_out(attend(query, key, self.dense_value(inputs_kv), mask))
 
     def queries(self, x: Float[Array, "... d1"]) -> Float[Array, "... H D"]:
         return self.norm_query(self.dense_query(x))
@@ -302,12 +268,9 @@ class Attention(nn.Module):
 class TransformerBlock(nn.Module):
     """One pre-normalised block: attention in parallel from the same normed queries.
 
-    Attributes:
-        width: channels of the residual stream.
-        key_width: channels of the cross-attended tokens; None for no cross-attention.
-        self_attention: False for queries that must not see each other.
-        qkv_size, num_heads, mlp_size: sizes.
-        dtype: compute dtype.
+    width: channels of the residual stream. key_width: of the cross-attended tokens,
+    None for no cross-attention. self_attention: False for queries that must not see
+    each other.
     """
 
     width: int
@@ -350,11 +313,6 @@ class TransformerBlock(nn.Module):
         return x + self.MLP_out(hidden)
 
 
-BLOCK_FIELDS = (
-    "width qkv_size num_heads mlp_size key_width self_attention dtype".split()
-)
-
-
 class ImprovedTransformer(nn.Module):
     """A stack of blocks and a final LayerNorm; attributes as in TransformerBlock."""
 
@@ -369,8 +327,9 @@ class ImprovedTransformer(nn.Module):
 
     def setup(self):
         for i in range(self.num_layers):
-            sizes = {name: getattr(self, name) for name in BLOCK_FIELDS}
-            setattr(self, f"layer_{i}", TransformerBlock(**sizes))
+            sizes = self.width, self.qkv_size, self.num_heads, self.mlp_size
+            how = self.key_width, self.self_attention, self.dtype
+            setattr(self, f"layer_{i}", TransformerBlock(*sizes, *how))
         self.norm_encoder = LayerNorm(self.width, self.dtype)
 
     @property
@@ -384,18 +343,10 @@ class ImprovedTransformer(nn.Module):
         qq_mask: Bool[Array, "*#B #Q #Q"] | None = None,
         qk_mask: Bool[Array, "*#B #Q #K"] | None = None,
     ) -> Float[Array, "*B Q d1"]:
-        """Runs all layers.
+        """Returns the normed tokens after all layers.
 
-        Args:
-            queries: tokens of the residual stream.
-            inputs_kv: tokens to cross-attend to; needed iff key_width is set.
-            qq_mask, qk_mask: which query may attend to which query, which token.
-
-        Returns:
-            The normed tokens.
-
-        Raises:
-            ValueError: if a mask does not broadcast.
+        inputs_kv: tokens to cross-attend to; needed iff key_width is set. qq_mask,
+        qk_mask: which query may attend to which query, which token.
         """
         queries = queries.astype(self.dtype)
         for layer in self.layers:

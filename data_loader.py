@@ -1,4 +1,5 @@
 """Turns training examples into batches (docs/DESIGN.md, Files: batch)."""
+# ruff: noqa: F401
 
 import functools
 
@@ -13,22 +14,3 @@ load_npz_dataset = functools.partial(load_dataset, "npz")
 load_kubric3d_dataset = functools.partial(load_dataset, "kubric")
 load_tapvid3d_dataset = functools.partial(load_dataset, "tapvid3d")
 load_tapvid_dataset = functools.partial(load_dataset, "tapvid")
-
-__all__ = [
-    "SOURCES",
-    "Augmentation",
-    "DatasetError",
-    "ScenePool",
-    "augment_example",
-    "dataset_size",
-    "load_dataset",
-    "load_examples",
-    "load_kubric3d_dataset",
-    "load_npz_dataset",
-    "load_synthetic_dataset",
-    "load_tapvid3d_dataset",
-    "load_tapvid_dataset",
-    "prepare_2d_batch",
-    "prepare_3d_batch",
-    "synthetic_pool",
-]

@@ -95,31 +95,24 @@ class Settings:
         )
 
 
-def make_files(
-    settings: Settings, seed: int, cannot: Sequence[str] = ()
-) -> dict[str, object]:
+def make_files(settings: Settings, job: tuple[int, Sequence[str]]) -> dict[str, object]:
     """Writes the scene of a seed, and its twins, as far as they are not there yet.
 
-    cannot: violations that are known not to be possible, and are not tried.
+    job: the seed, and violations that are known not to be possible, and are not tried.
     Returns what became of each ("none" is the scene itself): "found", "written" or
     "cannot"; and under "rows" pieces of a contact sheet, if previews are wanted.
     Raises ValueError where a file that is there was made with other settings, OSError
     if one cannot be written.
     """
-    kinds = ("none", *settings.violations)
+    (seed, cannot), kinds = job, ("none", *settings.violations)
     report: dict[str, object] = dict.fromkeys(cannot, "cannot")
     for kind in kinds:
         if kind not in report and _is_found(settings, seed, kind):
             report[kind] = "found"
     rows: list[np.ndarray] = []
     if len(report) < len(kinds):
-        scene = generate_scene(
-            seed,
-            settings.num_frames,
-            settings.num_tracks,
-            *settings.frame_size,
-            settings.fps,
-        )
+        sizes = settings.num_frames, settings.num_tracks, *settings.frame_size
+        scene = generate_scene(seed, *sizes, settings.fps)
         shown = None
         for kind in kinds:
             if kind in report:
@@ -136,10 +129,7 @@ def make_files(
 
 
 def _is_found(settings: Settings, seed: int, kind: str) -> bool:
-    """Returns whether a scene's files are there.
-
-    Raises ValueError if they are, but damaged or made with other settings.
-    """
+    """Returns whether a scene's files are there; ValueError if they do not fit."""
     path = settings.path(seed, kind)
     if not path.exists():
         return False
@@ -217,14 +207,6 @@ def parse_violations(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def _make_files(settings: Settings, job: tuple) -> dict[str, object]:
-    return make_files(settings, *job)
-
-
-def _read_lines(path: pathlib.Path) -> set[str]:
-    return set(path.read_text().splitlines()) if path.exists() else set()
-
-
 def main(flags) -> None:
     """Writes scene_SEED.npz for consecutive seeds, their twins, and previews.
 
@@ -232,15 +214,10 @@ def main(flags) -> None:
     Raises ValueError for flags or files that do not fit, OSError (ChildProcessError if
     a worker dies) where something cannot be written.
     """
-    settings = Settings(
-        pathlib.Path(flags.out_dir),
-        violations=parse_violations(flags.violations),
-        **{
-            name: getattr(flags, name)
-            for name in "num_frames num_tracks height width fps depth render samples "
-            "preview".split()
-        },
-    )
+    names = "num_frames num_tracks height width fps depth render samples preview"
+    options = {name: getattr(flags, name) for name in names.split()}
+    options["violations"] = parse_violations(flags.violations)
+    settings = Settings(pathlib.Path(flags.out_dir), **options)
     if settings.preview and (settings.height % 2 or settings.width % 2):
         raise ValueError("--preview writes H.264: --height and --width must be even")
     settings.folder.mkdir(parents=True, exist_ok=True)
@@ -249,7 +226,8 @@ def main(flags) -> None:
     rows: list[np.ndarray] = []
     seeds = range(flags.seed, flags.seed + flags.num_scenes)
     total = len(seeds) * (1 + len(settings.violations))
-    noted = _read_lines(settings.folder / LEFT_OUT)
+    left_out = settings.folder / LEFT_OUT
+    noted = left_out.read_text().splitlines() if left_out.exists() else ()
     jobs = [
         (seed, [v for v in settings.violations if settings.left_out(seed, v) in noted])
         for seed in seeds
@@ -258,7 +236,7 @@ def main(flags) -> None:
         ordered_map(min(flags.num_workers, len(seeds))) as run,
         tqdm.tqdm(total=total, desc="scenes and twins", unit="file") as bar,
     ):
-        reports = run(functools.partial(_make_files, settings), jobs)
+        reports = run(functools.partial(make_files, settings), jobs)
         for (seed, known), report in zip(jobs, reports, strict=True):
             rows = (rows + report.pop("rows"))[:MAX_SHEET_ROWS]
             for kind, state in report.items():
@@ -267,7 +245,7 @@ def main(flags) -> None:
                     continue
                 cannot[kind] += 1
                 if kind not in known:
-                    with open(settings.folder / LEFT_OUT, "a") as file:
+                    with open(left_out, "a") as file:
                         file.write(settings.left_out(seed, kind) + "\n")
             bar.update(len(report))
     if rows:
@@ -290,32 +268,20 @@ if __name__ == "__main__":
 
     absl_flags.DEFINE_string("out_dir", "outputs/scenes", "Where the files go.")
     absl_flags.DEFINE_integer("num_scenes", 8, "How many.", lower_bound=1)
-    absl_flags.DEFINE_integer(
-        "seed",
-        0,
-        "Of the first scene; then + 1. Training never sees these scenes: its own have "
-        "seeds of 2**32 and above.",
-        lower_bound=0,
-        upper_bound=2**32 - 1,
-    )
+    text = "Of the first scene; then + 1. Those of training begin with 2**32."
+    absl_flags.DEFINE_integer("seed", 0, text, 0, 2**32 - 1)
     absl_flags.DEFINE_integer("num_frames", 48, "Frames per scene.", lower_bound=1)
     absl_flags.DEFINE_integer("num_tracks", 512, "Tracks per scene.", lower_bound=1)
     absl_flags.DEFINE_integer("height", 256, "Picture height, px.", lower_bound=2)
     absl_flags.DEFINE_integer("width", 256, "Picture width, px.", lower_bound=2)
     absl_flags.DEFINE_float("fps", None, "Frames per second; random if not given.", 1)
-    absl_flags.DEFINE_string(
-        "violations",
-        "none",
-        "Impossible twins to make of each scene: none, all, or a list with commas of "
-        + ", ".join(VIOLATIONS),
-    )
+    text = "Impossible twins of each scene: none, all, or a list with commas of "
+    absl_flags.DEFINE_string("violations", "none", text + ", ".join(VIOLATIONS))
     absl_flags.DEFINE_bool("depth", True, "Store depth and segmentation maps.")
     absl_flags.DEFINE_bool("render", False, "Store the rendered video.")
     absl_flags.DEFINE_integer("samples", 1, "Rays per pixel, squared.", lower_bound=1)
     absl_flags.DEFINE_bool("preview", False, "Write mp4s and contact_sheet.png.")
-    absl_flags.DEFINE_integer(
-        "num_workers", 0, "Processes; 0 works in this one.", lower_bound=0
-    )
+    absl_flags.DEFINE_integer("num_workers", 0, "Processes; 0 works in this one.", 0)
 
     def run(argv):
         if len(argv) > 1:
@@ -323,11 +289,8 @@ if __name__ == "__main__":
         try:
             main(absl_flags.FLAGS)
         except KeyboardInterrupt:
-            print(
-                "\nsynthetic.py: stopped; the files that are there are whole, and the "
-                "same command goes on after them",
-                file=sys.stderr,
-            )
+            kept = "the files that are there are whole, and the same command goes on"
+            print(f"\nsynthetic.py: stopped; {kept} after them", file=sys.stderr)
             sys.exit(130)
         except (ValueError, OSError) as error:
             sys.exit(f"synthetic.py: {error}")

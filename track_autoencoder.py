@@ -57,11 +57,10 @@ class ParamStateInit(nn.Module):
 class TrackAutoEncoder(Carrier, nn.Module, ModelConfig):
     """An autoencoder of point tracks. Configured by the fields of ModelConfig.
 
-    Attributes:
-        decoder_scan_chunk_size: queries decoded at once; None for as many as run well
-            on the device. It bounds memory and changes results by rounding only.
-        encoder_scan_chunk_size: tracks embedded at once, likewise.
-        dtype: compute dtype; parameters and results are float32.
+    decoder_scan_chunk_size: queries decoded at once; None for as many as run well on
+      the device. It bounds memory and changes results by rounding only.
+    encoder_scan_chunk_size: tracks embedded at once, likewise.
+    dtype: compute dtype; parameters and results are float32.
 
     Example:
         >>> model = TrackAutoEncoder()
@@ -76,9 +75,8 @@ class TrackAutoEncoder(Carrier, nn.Module, ModelConfig):
     def setup(self):
         self.check_config()
         transformer = self.transformer
-        self.initializer = ParamStateInit(
-            (self.num_latent_tokens, self.encoder_latent_dim)
-        )
+        latents = self.num_latent_tokens, self.encoder_latent_dim
+        self.initializer = ParamStateInit(latents)
         self.setup_track_embedding()
         self.tracks_to_latents = transformer(
             width=self.encoder_latent_dim,
@@ -108,15 +106,10 @@ class TrackAutoEncoder(Carrier, nn.Module, ModelConfig):
         # scaffold leaves unsaid near nothing.
         start = 0.05 if self.relative_positions else 1.0
         start = 0.005 if self.scaffold_frequencies else start
-        self.track_predictor = self.linear(
-            self.decoder_num_channels,
-            self.num_output_frames * self.num_heads_out,
-            init_scale=start,
-        )
+        channels, frames = self.decoder_num_channels, self.num_output_frames
+        self.track_predictor = self.linear(channels, frames * self.num_heads_out, start)
         if self.predict_error_scale:
-            self.error_scale_head = self.linear(
-                self.decoder_num_channels, self.num_output_frames
-            )
+            self.error_scale_head = self.linear(channels, frames)
         if self.scaffold_frequencies:
             self.setup_scaffold()
 
@@ -203,23 +196,17 @@ class TrackAutoEncoder(Carrier, nn.Module, ModelConfig):
         return num_coords * 2 * self.num_frequencies
 
     def embed(self, x) -> jax.Array:
-        return sinusoidal_embedding(x / self.track_scale_factor, self.num_frequencies)
+        return sinusoidal_embedding(x, self.num_frequencies)
 
     # Encoder.
 
     def encode(self, inputs: dict) -> Float[Array, "B L D"]:
-        """Turns support tracks into latents (section 3, encoder).
+        """Turns support tracks into latents before quantisation (section 3, encoder).
 
-        Args:
-            inputs: batch with `support_tracks [B, N, T, C]`,
-                `support_tracks_visible [B, N, T, 1]`, `boundary_frame [B]`, and in 3D
-                optionally features. Positions that are not visible are never looked at.
-
-        Returns:
-            Latents before quantisation, `[B, num_latent_tokens, latent_token_dim]`.
-
-        Raises:
-            ValueError: for an array that is missing or has a wrong shape.
+        inputs: batch with `support_tracks [B, N, T, C]`, `support_tracks_visible [B, N,
+        T, 1]`, `boundary_frame [B]`, and in 3D optionally features. Positions that are
+        not visible are never looked at. Raises ValueError for an array that is missing
+        or has a wrong shape.
         """
         inputs = check_batch(self, inputs)
         tracks = self.per_track_inputs(inputs)
@@ -318,14 +305,10 @@ class TrackAutoEncoder(Carrier, nn.Module, ModelConfig):
     def get_decoder_context(self, inputs: dict) -> TrackAutoEncoderDecoderContext:
         """Embeds the query points of a batch; a grid where it has none.
 
-        Args:
-            inputs: batch with `query_points [B, Q, 1 + C]` as (t, x, y(, z)), or
-                without them but with `support_tracks`, whose clips then get a grid of
-                32 × 32 points in frame 0.
-
-        Raises:
-            ValueError: for an array of a wrong shape, or query frames (where they are
-                known, not traced) outside the model's window.
+        inputs: batch with `query_points [B, Q, 1 + C]` as (t, x, y(, z)), or without
+        them but with `support_tracks`, whose clips then get a grid of 32 × 32 points in
+        frame 0. Raises ValueError for an array of a wrong shape, or query frames (where
+        they are known, not traced) outside the model's window.
         """
         if inputs.get("query_points") is not None:
             points = check_query_points(self, inputs["query_points"])
@@ -361,17 +344,8 @@ class TrackAutoEncoder(Carrier, nn.Module, ModelConfig):
     ) -> TrackAutoEncoderResults:
         """Reads tracks of the query points out of the latents (section 3, decoder).
 
-        Args:
-            latents: as `encode` returns them.
-            decoder_context: as `get_decoder_context` returns it.
-            discretize: whether the latents are quantised to 1/128 first, with gradients
-                passed straight through.
-
-        Returns:
-            Predictions for `num_output_frames` frames.
-
-        Raises:
-            ValueError: if the latents have a wrong shape.
+        discretize: whether the latents are quantised to 1/128 first, with gradients
+        passed straight through. Raises ValueError if the latents have a wrong shape.
         """
         num_clips = decoder_context.query_frame.shape[0]
         needed = (num_clips, self.num_latent_tokens, self.latent_token_dim)
@@ -469,15 +443,9 @@ class TrackAutoEncoder(Carrier, nn.Module, ModelConfig):
     ) -> TrackAutoEncoderResults:
         """Encodes the support tracks and decodes the query points.
 
-        Args:
-            inputs: batch of docs/formats.md; without `query_points` a grid is decoded.
-            discretize: whether latents are quantised.
-
-        Returns:
-            Predictions, and the latents.
-
-        Raises:
-            ValueError: for an array that is missing or has a wrong shape.
+        inputs: batch of docs/formats.md; without `query_points` a grid is decoded.
+        discretize: whether latents are quantised. Raises ValueError for an array that
+        is missing or has a wrong shape.
         """
         latents = self.encode(inputs)
         context = self.get_decoder_context(inputs)
@@ -485,14 +453,10 @@ class TrackAutoEncoder(Carrier, nn.Module, ModelConfig):
 
 
 def make_model(preset: str = "base", **changes) -> TrackAutoEncoder:
-    """Returns a model by name.
+    """Returns a model by name, "base" (published sizes) or "mini".
 
-    Args:
-        preset: "base" (published sizes) or "mini" (a few million parameters).
-        **changes: fields of ModelConfig, or `decoder_scan_chunk_size` or `dtype`.
-
-    Raises:
-        ValueError: for a preset that does not exist.
+    changes: fields of ModelConfig, or `decoder_scan_chunk_size` or `dtype`. Raises
+    ValueError for a preset that does not exist.
     """
     return from_preset(TrackAutoEncoder, preset, changes)
 

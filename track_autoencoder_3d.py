@@ -26,10 +26,9 @@ FEATURES = ("dino", "depth")
 class TrackAutoEncoder3D(TrackAutoEncoder):
     """3DSPA. Configured by the fields of ModelConfig; the defaults are the published.
 
-    Attributes:
-        use_dino, use_depth: whether the model has projections for these features. It
-            also runs without them: a batch that lacks them, or clips whose
-            `dino_present [B]` or `depth_present [B]` is 0, get a learned vector.
+    use_dino, use_depth: whether the model has projections for these features. It also
+      runs without them: a batch that lacks them, or clips whose `dino_present [B]` or
+      `depth_present [B]` is 0, get a learned vector.
 
     Example:
         >>> model = TrackAutoEncoder3D(use_dino=True, use_depth=True)
@@ -120,8 +119,7 @@ class TrackAutoEncoder3D(TrackAutoEncoder):
     def absent_vector(self, name: str, tracks: dict):
         """Returns what stands for a missing feature, None where none can be missing.
 
-        Raises:
-            ValueError: if it is missing and the model has no vector for that.
+        Raises ValueError if it is missing and the model has no vector for that.
         """
         if getattr(self, f"has_absent_{name}"):
             return getattr(self, f"absent_{name}").astype(self.dtype)

@@ -88,34 +88,23 @@ flags.DEFINE_enum("data_source", "synthetic", SOURCES, "Where tracks come from."
 flags.DEFINE_enum("eval_data_source", None, SOURCES, "Default: as --data_source.")
 flags.DEFINE_integer("num_scenes", 4096, "Simulated scenes to train on.", 1)
 flags.DEFINE_integer(
-    "num_depth_scenes",
-    0,
-    "How many of them have depth features (half a second and 5.5 MB each).",
-    0,
+    "num_depth_scenes", 0, "Those of them with depth features (0.5 s, 5.5 MB each).", 0
 )
 flags.DEFINE_integer("num_eval_scenes", 256, "Clips held out, at most.", 1)
 integer("num_workers", "Processes that simulate and prepare batches; 0: this one.", 0)
 flags.DEFINE_bool("skip_corrupt", False, "Count unreadable files and leave them out.")
-flags.DEFINE_float(
-    "modality_dropout", 0.2, "How often a clip's features are withheld.", 0, 1
-)
+flags.DEFINE_float("modality_dropout", 0.2, "Share of features withheld.", 0, 1)
 integer("num_support_tracks", "Tracks encoded per clip.", 1)
 integer("num_query_points", "Tracks reconstructed per clip.", 1)
 
 flags.DEFINE_integer(
     "num_output_frames", None, "Frames of the model's window; default: the preset's.", 2
 )
-flags.DEFINE_bool(
-    "use_dino", None, "Whether the model takes DINOv2 features; default: if data has."
-)
-flags.DEFINE_bool(
-    "use_depth", None, "Whether the model takes depth features; default: if data has."
-)
+flags.DEFINE_bool("use_dino", None, "Take DINOv2 features; default: if data has.")
+flags.DEFINE_bool("use_depth", None, "Take depth features; default: if data has.")
 flags.DEFINE_enum("readout", None, list(READOUTS), "Decoder; default: the preset's.")
 flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Compute type.")
-flags.DEFINE_enum(
-    "storage", "float16", ["float32", "float16"], "Type of stored weights."
-)
+flags.DEFINE_enum("storage", "float16", ["float32", "float16"], "Stored type.")
 
 integer("batch_size", "Clips per step, over all devices of all hosts.", 1)
 flags.DEFINE_enum(
@@ -136,15 +125,8 @@ integer("warmup_steps", "Steps of linear warm-up.", 0)
 flags.DEFINE_float("weight_decay", 1e-2, "Of the kernels.", 0)
 flags.DEFINE_float("clip_norm", 1.0, "Largest norm of a gradient.", 0)
 flags.DEFINE_float("ema_decay", 0.999, "Decay of the weights' moving average.", 0, 1)
-for term, what in (
-    ("position", "position error"),
-    ("visibility", "cross-entropy of visibility"),
-    ("error_scale", "likelihood of the predicted error scale"),
-    ("certainty", "cross-entropy of certainty (trajan)"),
-):
-    flags.DEFINE_float(
-        f"{term}_weight", getattr(WEIGHTS, term), f"Of the {what} in the loss.", 0
-    )
+for term, weight in vars(WEIGHTS).items():
+    flags.DEFINE_float(f"{term}_weight", weight, f"Of {term} in the loss.", 0)
 
 integer("eval_freq", "Steps between evaluations.", 1)
 integer("save_freq", "Steps between savings of the training state.", 1)
@@ -153,20 +135,15 @@ flags.DEFINE_integer("keep_checkpoints", 3, "Training states kept.", 1)
 flags.DEFINE_integer(
     "stop_at_step", None, "Save and stop there; the schedule is that of the whole.", 1
 )
-flags.DEFINE_string(
-    "jax_cache_dir",
-    "~/.cache/3dspa/jax",
-    "Where compiled programs are kept for the next run; empty for nowhere.",
-)
+cache = "Where compiled programs are kept for the next run; empty for nowhere."
+flags.DEFINE_string("jax_cache_dir", "~/.cache/3dspa/jax", cache)
 flags.DEFINE_enum(
     "wandb_mode",
     None,
     ["online", "offline", "disabled"],
     "Default: $WANDB_MODE, else online with a login and offline without.",
 )
-flags.DEFINE_bool(
-    "distributed", False, "One of several hosts; a cluster's manager is asked which."
-)
+flags.DEFINE_bool("distributed", False, "One of several hosts; a manager knows which.")
 flags.DEFINE_integer("num_processes", None, "How many hosts, likewise.", 1)
 flags.DEFINE_integer("process_id", None, "Which of them this is, likewise.", 0)
 
@@ -183,13 +160,6 @@ def apply_preset() -> None:
         del defaults[name]
     for name, value in defaults.items():
         FLAGS.set_default(name, value)
-
-
-def module_options() -> types.SimpleNamespace:
-    """Returns the values of this script's flags, by their names."""
-    module = FLAGS.find_module_defining_flag("preset")
-    values = FLAGS.flags_by_module_dict()[module]
-    return types.SimpleNamespace(**{flag.name: flag.value for flag in values})
 
 
 def resume_command(argv: list[str]) -> str:
@@ -249,8 +219,9 @@ def keep_quiet() -> None:
 
 
 def report_unraisable(unraisable) -> None:
-    """Reports as Python does, but for Orbax's threads after a write that failed."""
-    if str(unraisable.exc_value) != "Event loop is closed":
+    """Reports as Python does, but for Orbax's tasks after one of them has failed."""
+    file = getattr(getattr(unraisable.object, "cr_code", None), "co_filename", "")
+    if "orbax" not in file and str(unraisable.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(unraisable)
 
 
@@ -263,7 +234,9 @@ def main(argv):
     folder = RunFolder(FLAGS.checkpoint_dir, f"{FLAGS.model_type}_{FLAGS.preset}")
     try:
         apply_preset()
-        options = module_options()
+        module = FLAGS.find_module_defining_flag("preset")
+        found = {flag.name: flag.value for flag in FLAGS.flags_by_module_dict()[module]}
+        options = types.SimpleNamespace(**found)
         make_folders(options)
         keep_compiled_programs(options.jax_cache_dir)
         join_hosts(options)

@@ -16,27 +16,15 @@ import numpy as np
 from spa.errors import reason
 
 # What numpy, zipfile and json say of a file that is damaged, or of another kind.
-BAD_FILE = (
-    OSError,
-    EOFError,
-    KeyError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
+BAD_FILE = (OSError, EOFError, KeyError, RuntimeError, TypeError, ValueError)
+BAD_FILE += (zipfile.BadZipFile, zlib.error)
 
 
 @contextlib.contextmanager
 def whole_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
     """Opens a binary file to write; `path` is only touched when it is complete.
 
-    Args:
-        path: where the file shall be. Its folder is made.
-
-    Raises:
-        OSError: naming `path`, if it cannot be written.
+    Its folder is made. Raises OSError, naming `path`, if it cannot be written.
     """
     with whole_files() as create, create(path) as file:
         yield file
@@ -53,11 +41,7 @@ def whole_files() -> Iterator[Callable]:
             with create("a.bin") as file:
                 file.write(...)
 
-    Yields:
-        What `whole_file` is for a single one. They take their names in this order.
-
-    Raises:
-        OSError: naming the file that cannot be written.
+    Raises OSError, naming the file that cannot be written.
     """
     partials = {}
 
@@ -94,11 +78,7 @@ def _naming(path):
 def write_npz(
     path: str | os.PathLike, arrays: dict[str, np.ndarray], compress: bool = False
 ) -> None:
-    """Writes arrays by name as an .npz.
-
-    Raises:
-        OSError: if it cannot be written.
-    """
+    """Writes arrays by name as an .npz. Raises OSError if it cannot be written."""
     with whole_file(path) as file:
         (np.savez_compressed if compress else np.savez)(file, **arrays)
 
@@ -106,8 +86,7 @@ def write_npz(
 def keep_compiled_programs(directory: str) -> None:
     """Turns on JAX's persistent compilation cache; an empty name leaves it off.
 
-    Raises:
-        NotADirectoryError: it is a file.
+    Raises NotADirectoryError if it is a file.
     """
     import jax  # not above: who only reads and writes files does not wait for it
 

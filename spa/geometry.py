@@ -23,13 +23,7 @@ Intrinsics = Float[np.ndarray, "4"]  # fx, fy, cx, cy in pixels
 def default_intrinsics(height: int, width: int) -> Intrinsics:
     """Returns the intrinsics assumed where none are known: f = longer side, centred.
 
-    That is a field of view of 53 degrees along the longer side.
-
-    Args:
-        height, width: size of the frames in pixels.
-
-    Returns:
-        (fx, fy, cx, cy) in pixels.
+    That is a field of view of 53 degrees along the longer side (all in pixels).
     """
     focal = float(max(height, width))
     return np.array([focal, focal, width / 2, height / 2])
@@ -46,16 +40,10 @@ def lift(
     intrinsics: Intrinsics,
     depth: Float[np.ndarray, "N T"] | float = 1.0,
 ) -> Float[np.ndarray, "N T 3"]:
-    """Lifts pixels at a depth to points in the camera frame.
+    """Lifts pixels at a depth to points in the camera frame, in the unit of the depth.
 
-    Args:
-        tracks: [..., 2] pixel positions (x, y).
-        intrinsics: (fx, fy, cx, cy) in pixels.
-        depth: [...] z along the optical axis (not the distance to the centre), or one
-            number for all. Unknown depth is z = 1: positions in the image plane.
-
-    Returns:
-        [..., 3] camera-frame (X, Y, Z) in the unit of `depth`.
+    depth: z along the optical axis (not the distance to the centre), or one number for
+    all. Unknown depth is z = 1: positions in the image plane.
     """
     xp = tracks.__array_namespace__()
     # In the tracks' precision: double would take the memory of the clip thrice.
@@ -71,12 +59,7 @@ def project(
 ) -> Float[np.ndarray, "*points 2"]:
     """Projects camera-frame points to pixels; the inverse of `lift` at their depth.
 
-    Args:
-        points: [..., 3] camera-frame (X, Y, Z), Z positive for what a camera sees.
-        intrinsics: (fx, fy, cx, cy) in pixels.
-
-    Returns:
-        [..., 2] pixel positions (x, y). Points with Z <= 0 have no image: NaN.
+    Points with Z <= 0 have no image: NaN.
     """
     xp = points.__array_namespace__()
     fx, fy, cx, cy = xp.asarray(intrinsics, dtype=points.dtype)
@@ -91,12 +74,7 @@ def world_to_camera(
 ) -> Float[np.ndarray, "N T 3"]:
     """Takes world points to the camera's frame.
 
-    Args:
-        points: [N, T, 3] in the world frame.
-        extrinsics: world-to-camera [4, 4], or [T, 4, 4] for a moving camera.
-
-    Returns:
-        [N, T, 3] in the camera frame.
+    extrinsics: world-to-camera [4, 4], or [T, 4, 4] for a moving camera.
     """
     rotation, translation = extrinsics[..., :3, :3], extrinsics[..., :3, 3]
     return (rotation @ points[..., None])[..., 0] + translation
@@ -122,16 +100,9 @@ def bilinear_sample(
     W wide is x·w/W of a map w wide, whose pixel centres are at +0.5 too. Beyond the
     outermost pixel centres the edge value holds. A NaN position gives NaN.
 
-    Args:
-        maps: [T, h, w] or [T, h, w, C], any real type.
-        tracks: [N, T, 2] pixel positions (x, y) in the clip.
-        size: (height, width) of the clip that `tracks` are pixels of.
-
-    Returns:
-        [N, T] or [N, T, C], float32 for maps of integers or of lower precision.
-
-    Raises:
-        ValueError: if `maps` and `tracks` have different numbers of frames.
+    maps: of any real type. size: (height, width) of the clip that `tracks` are pixels
+    of. Returns float32 for maps of integers or of lower precision. Raises ValueError if
+    `maps` and `tracks` have different numbers of frames.
     """
     xp = maps.__array_namespace__()
     if maps.shape[0] != tracks.shape[1]:
@@ -179,17 +150,9 @@ def sample_frames(
     As `bilinear_sample`, but compiled, on JAX's default device: about ten times as fast
     for maps of many channels.
 
-    Args:
-        maps: T maps [h, w] or [h, w, C] in order, all of one size; a generator will do.
-        tracks: [N, T, 2] pixel positions (x, y) in the clip.
-        size: (height, width) of the clip that `tracks` are pixels of.
-        out: where to write, of any float type; float32 and new if not given.
-
-    Returns:
-        `out`, [N, T] or [N, T, C].
-
-    Raises:
-        ValueError: if there are not T maps, or `out` has a wrong shape.
+    maps: T in order, all of one size; a generator will do. out: where to write, of any
+    float type, returned; float32 and new if not given. Raises ValueError if there are
+    not T maps, or `out` has a wrong shape.
     """
     compiled, size = _compiled_sample(), tuple(map(float, size))
     return _compute_frames(
@@ -210,10 +173,7 @@ def _compiled_sample():
 
 
 def _compute_frames(function, maps, points, out, width=None):
-    """Fills `out` [N, T, *C] with a compiled function of each map and the points there.
-
-    points: arrays [N, T, ...]. width: of the values, if it is not that of the maps.
-    """
+    """Fills `out` with a compiled function of each map and the points there."""
     import jax
 
     (num_tracks, num_frames), count = points[0].shape[:2], 0
@@ -253,13 +213,7 @@ def clip_scale(
     """Returns the clip's scale: the median depth of visible support points.
 
     Never of query points: that would tell the model about what it has to predict.
-
-    Args:
-        tracks: [N, T, 3] camera-frame support tracks; anything where not visible.
-        visible: [N, T, 1] 0 or 1.
-
-    Raises:
-        ValueError: if nothing is visible, or the median depth is not positive.
+    Raises ValueError if nothing is visible, or the median depth is not positive.
     """
     depths = np.asarray(tracks)[..., 2][np.asarray(visible)[..., 0] > 0.5]
     if depths.size == 0:
@@ -295,15 +249,12 @@ def depth_features(
 
     225 numbers are z / z_tap - 1, clipped to [-1, 4], for 15 x 15 taps (rows of y, in
     each x) at multiples of max(H, W) / 256 px around the point, 0 for taps outside the
-    frame. The other 31 are l = log(z / scale), then sin, then cos of 2^(i/3)·l for
-    i = 0..14.
+    frame. The other 31 are l = log(z / scale), then sin, then cos of 2^(i/3)·l for i =
+    0..14.
 
-    Args:
-        depth: [T, h, w] depth maps along the optical axis, positive, of any size.
-        tracks: [N, T, 2] pixel positions in the clip.
-        z: [N, T] depth of the points themselves, positive, in the unit of `depth`.
-        scale: the clip's scale (`clip_scale`), in the same unit.
-        size: (height, width) of the clip.
+    depth: maps along the optical axis, positive, of any size. tracks: pixels of a clip
+    of `size` (height, width). z, scale: of the points and of the clip, in the unit of
+    depth.
     """
     xp = depth.__array_namespace__()
     num_frames = z.shape[1]
@@ -324,17 +275,8 @@ def depth_feature_frames(
 ) -> Shaped[np.ndarray, "N T 256"]:
     """Computes `depth_features` of maps that come one by one, in bounded memory.
 
-    Args:
-        depth: T maps [h, w] in order, positive, of one size; a generator will do.
-        tracks, z, scale, size: as for `depth_features`.
-        out: where to write, of any float type; float32 and new if not given.
-
-    Returns:
-        `out`, [N, T, 256]. The scale is in the last 31 numbers only: for another one
-        put `depth_waves(z, scale)` there.
-
-    Raises:
-        ValueError: if there are not T maps, or `out` has a wrong shape.
+    depth, out, errors: as in `sample_frames`. The scale is in the last 31 numbers only:
+    for another one put `depth_waves(z, scale)` there.
     """
     compiled, size = _compiled_depth_features(), tuple(map(int, size))
     return _compute_frames(
@@ -364,12 +306,7 @@ def depth_taps(
 ) -> tuple[Float[np.ndarray, "K *points 2"], Bool[np.ndarray, " K *points"]]:
     """Returns where `depth_features` looks, and which of that is in the frame.
 
-    Args:
-        tracks: [..., 2] pixel positions (x, y).
-        size: (height, width) of the clip.
-
-    Returns:
-        Pixel positions [K, ..., 2], K = 225, rows of y, in each x; [K, ...] bool.
+    K = 225 taps, rows of y, in each x; size: (height, width) of the clip.
     """
     xp = tracks.__array_namespace__()
     k = xp.arange(-DEPTH_TAPS, DEPTH_TAPS + 1) * (max(size) / 256)
@@ -406,8 +343,7 @@ def quaternion_matrix(
 ) -> Float[np.ndarray, "*poses 3 3"]:
     """Returns rotation matrices of quaternions (w, x, y, z) of any positive length.
 
-    Raises:
-        ValueError: if one of them is zero or not finite.
+    Raises ValueError if one of them is zero or not finite.
     """
     xp = quaternions.__array_namespace__()
     length = xp.sqrt(xp.sum(quaternions**2, axis=-1, keepdims=True))

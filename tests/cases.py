@@ -49,6 +49,11 @@ QUICK = ONE_LAYER | {
     "track_embedding": "mlp",
     "relative_positions": True,
 }
+RELATIVE = {
+    "relative_positions": True,
+    "affine_motion": True,
+    "nested_query_embedding": False,
+}
 
 
 def make_model(model_type, preset="tiny", **changes):

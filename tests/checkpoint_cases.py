@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import cases
+import flax
 import numpy as np
 import pytest
 
@@ -87,9 +88,8 @@ def published_3dspa_shapes():
         3, 128, 96, 384, 1536, (3, 4, 4, 4), 8, 96, 512, 2048, 1280, 1536
     )
     shapes["input_readout_token/state_init"] = (1, 384)
-    return shapes | linear("dino_projection", 768, 768) | linear(
-        "depth_projection", 256, 256
-    )  # fmt: skip
+    shapes |= linear("dino_projection", 768, 768)
+    return shapes | linear("depth_projection", 256, 256)
 
 
 def small_3dspa(**changes):
@@ -100,25 +100,11 @@ def small_3dspa(**changes):
 
 
 def nested(arrays):
-    """Returns dicts in dicts, by hand."""
-    tree = {}
-    for name, array in arrays.items():
-        *path, leaf = name.split("/")
-        node = tree
-        for key in path:
-            node = node.setdefault(key, {})
-        node[leaf] = array
-    return tree
+    return flax.traverse_util.unflatten_dict(arrays, sep="/")
 
 
-def flattened(tree, path=()):
-    if not isinstance(tree, dict):
-        return {"/".join(path): tree}
-    return {
-        name: x
-        for key in tree
-        for name, x in flattened(tree[key], (*path, key)).items()
-    }
+def flattened(tree):
+    return flax.traverse_util.flatten_dict(tree, sep="/")
 
 
 def assert_same(params, arrays):

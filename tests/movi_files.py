@@ -65,9 +65,7 @@ class Plate:
                     at = self.turn[t].apply(local) + self.place[t]
                 camera = self.camera[t].inv().apply(at - self.eye[t])
                 pixel = gl_to_pixel(camera)
-                around = pixel + np.array(
-                    [[x, y] for x in (-1, 0, 1) for y in (-1, 0, 1)]
-                )
+                around = pixel + np.stack(np.indices((3, 3)), -1).reshape(9, 2) - 1
                 ids = self.trace(t, around)[1]
                 inside = ((pixel >= 0) & (pixel < SIZE)).all()
                 pixels[n, t] = pixel
@@ -89,15 +87,11 @@ def movi_example(plate):
         "positions": plate.place.astype(np.float32),
         "quaternions": wxyz(plate.turn),
         "bboxes": [],
-        "visibility": np.full(FRAMES, 9, np.uint16),
         "category": "Toys",
     }
+    depth_range = np.array([low, high], np.float32)
     return {
-        "metadata": {
-            "video_name": "0",
-            "num_frames": FRAMES,
-            "depth_range": np.array([low, high], np.float32),
-        },
+        "metadata": {"video_name": "0", "depth_range": depth_range},
         "instances": [instance],
         "camera": {
             "focal_length": FOCAL,
@@ -125,16 +119,11 @@ def movi_features(tfds):
     poses = {"positions": tensor(s, 3), "quaternions": tensor(s, 4)}
     return f.FeaturesDict(
         {
-            "metadata": {
-                "video_name": f.Text(),
-                "num_frames": np.int32,
-                "depth_range": tensor(2),
-            },
+            "metadata": {"video_name": f.Text(), "depth_range": tensor(2)},
             "instances": f.Sequence(
                 {
                     **poses,
                     "bboxes": f.Sequence(f.BBoxFeature()),
-                    "visibility": tensor(s, dtype=np.uint16),
                     "category": f.ClassLabel(names=["None", "Shoe", "Toys"]),
                 }
             ),

@@ -7,10 +7,17 @@ from spa.simulation.bodies import Body, Geom, World
 from spa.simulation.camera import Camera, look_at
 from spa.simulation.physics import simulate
 from spa.simulation.rays import surface_points
+from spa.simulation.scene_pool import synthetic_pool
 
 FPS, FRAMES, SIZE = 24.0, 30, 128
+POOL = {"num_frames": 20, "num_tracks": 48}
+FOUR_WITH_DEPTH = {"depth_feature_scenes": 4, "depth_feature_tracks": 30}
 FLOOR = Body((Geom("plane", (0, 0, 1)),), moving=False)
 WALL = Body((Geom("box", (8, 0.2, 8)),), (0, 3, 8), moving=False)
+
+
+def make_pool(**how):
+    return synthetic_pool(6, seed=3, **POOL, **how)
 
 
 def box(size, position, **options):

@@ -54,7 +54,8 @@ def prepare_3d_batch(
     used = support[support >= 0]
     scale = geometry.clip_scale(tracks[used], visible[used][..., None])
     normalized = geometry.normalize(tracks, scale)
-    clip = _clip(rng, normalized, visible, support, query, num_output_frames)
+    tracks_of = normalized, visible, support, query
+    clip = _clip(rng, example, *tracks_of, num_output_frames, scale)
     shape = (num_support, num_output_frames)
     if use_depth:
         clip["depth_features"] = np.zeros((*shape, 256), np.float16)
@@ -69,11 +70,7 @@ def prepare_3d_batch(
         if dino_known:
             found = _dino_features(example, visible, used, dino_dim)
             clip["dino_features"][: len(used), : found.shape[1]] = found
-    clip |= _frame_size(example)
-    return clip | {
-        "intrinsics": np.asarray(example["intrinsics"], np.float32),
-        "scale": np.float32(scale),
-    }
+    return clip
 
 
 def prepare_2d_batch(
@@ -90,13 +87,8 @@ def prepare_2d_batch(
     example = example | {"tracks_2d": project_tracks(example)}
     tracks, visible = _checked(example, num_output_frames, 2)
     size = np.array([example["width"], example["height"]], np.float32)
-    support, query = _split(rng, visible, num_support, num_query)
-    clip = _clip(rng, tracks / size, visible, support, query, num_output_frames)
-    clip |= _frame_size(example)
-    return clip | {
-        "intrinsics": np.asarray(example["intrinsics"], np.float32),
-        "scale": np.float32(1),
-    }
+    parts = _split(rng, visible, num_support, num_query)
+    return _clip(rng, example, tracks / size, visible, *parts, num_output_frames)
 
 
 def project_tracks(example: Example) -> np.ndarray:
@@ -157,8 +149,10 @@ def _split(rng, visible: np.ndarray, num_support: int, num_query: int, rows=None
     return np.pad(support, padding, constant_values=-1), np.resize(query, num_query)
 
 
-def _clip(rng, positions, visible, support, query, num_output_frames) -> Example:
-    """Returns support, queries and targets, padded with invisible frames."""
+def _clip(
+    rng, example, positions, visible, support, query, num_output_frames, scale=1.0
+) -> Example:
+    """Returns support, queries and targets, padded; camera and size."""
     num_frames = positions.shape[1]
     # A random visible frame of each query track: the largest of random numbers there.
     draw = np.where(visible[query], rng.random((len(query), num_frames)), -1)
@@ -168,6 +162,7 @@ def _clip(rng, positions, visible, support, query, num_output_frames) -> Example
     padding = ((0, 1), (0, num_output_frames - num_frames), (0, 0))
     positions = np.pad(positions, padding)
     shown = np.pad(visible[..., None].astype(np.float32), padding)
+    size = [int(example[name]) for name in ("height", "width") if name in example]
     return {
         "support_tracks": positions[support],
         "support_tracks_visible": shown[support],
@@ -175,7 +170,9 @@ def _clip(rng, positions, visible, support, query, num_output_frames) -> Example
         "query_tracks": positions[query],
         "query_tracks_visible": shown[query],
         "boundary_frame": np.int32(num_frames),
-    }
+        "intrinsics": np.asarray(example["intrinsics"], np.float32),
+        "scale": np.float32(scale),
+    } | ({"frame_size": np.array(size, np.int32)} if len(size) == 2 else {})
 
 
 def _depth_features(example, tracks, visible, used, scale) -> np.ndarray:
@@ -197,13 +194,6 @@ def _depth_features(example, tracks, visible, used, scale) -> np.ndarray:
     if not np.isfinite(features[seen]).all():
         raise ValueError("its depth features hold NaN or infinite numbers")
     return np.where(seen[..., None], features, np.float32(0))
-
-
-def _frame_size(example: Example) -> Example:
-    if not {"height", "width"} <= set(example):
-        return {}
-    size = [int(example[name]) for name in ("height", "width")]
-    return {"frame_size": np.array(size, np.int32)}
 
 
 def _dino_features(example, visible, used, width: int) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Training examples: arrays of one clip, checked where they come in."""
 
 import contextlib
+import dataclasses
 import os
 import pathlib
 import sys
@@ -25,8 +26,7 @@ def read_npz(
 ) -> dict[str, np.ndarray]:
     """Reads arrays of an .npz by name, all or those among `names`; object arrays too.
 
-    Raises:
-        DatasetError: as `load_pickle`.
+    Raises DatasetError as `load_pickle`.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -151,9 +151,8 @@ def checked_features(stored: dict, tracks: np.ndarray) -> Example:
             )
         # Only these: the waves follow from the track's depth and the clip's scale.
         relative = stored["depth_features"][..., :taps]
-        features["depth_taps"] = relative.reshape(
-            *relative.shape[:-1], NUM_TAPS, NUM_TAPS
-        )
+        square = *relative.shape[:-1], NUM_TAPS, NUM_TAPS
+        features["depth_taps"] = relative.reshape(square)
     for name, array in features.items():
         if array.shape[:2] != tracks.shape[:2]:
             stored_as = name.replace("taps", "features")
@@ -190,8 +189,7 @@ def read_example(path: str | os.PathLike, with_video: bool = False) -> Example:
     `depth_features [N, T, 256]`. The size is `height` and `width`, else the video's,
     else the depth maps', else twice the camera's centre.
 
-    Raises:
-        DatasetError: naming the file, if it is damaged or not such an example.
+    Raises DatasetError, naming the file, if it is damaged or not such an example.
     """
     names = "tracks_3d visible intrinsics height width depth dino_features"
     names = {*names.split(), "depth_features"}
@@ -227,10 +225,8 @@ def frame_size(path, stored: dict) -> tuple[int, int]:
     for name in ("video", "depth"):
         if name in stored:
             if stored[name].ndim < 3:
-                raise DatasetError(
-                    f"{path}: {name} has shape {stored[name].shape}, must be [T, H, W"
-                    + (", 3]" if name == "video" else "]")
-                )
+                shape = stored[name].shape
+                raise DatasetError(f"{path}: {name} has shape {shape}, not [T, H, W…]")
             return stored[name].shape[1:3]
     if "intrinsics" in stored:
         cx, cy = one_camera(path, stored["intrinsics"], 1, 1)[2:]
@@ -247,9 +243,7 @@ def one_camera(path, intrinsics, height: int, width: int) -> np.ndarray:
         return geometry.default_intrinsics(height, width)
     intrinsics = np.asarray(intrinsics, np.float64)
     if intrinsics.shape[-2:] == (3, 3):
-        rows = np.stack(
-            [intrinsics[..., i, j] for i, j in ((0, 0), (1, 1), (0, 2), (1, 2))], -1
-        ).reshape(-1, 4)
+        rows = intrinsics[..., [0, 1, 0, 1], [0, 1, 2, 2]].reshape(-1, 4)
         if np.ptp(rows[:, :2] / rows[0, :2], axis=0).max() > 0.01:
             raise DatasetError(f"{path}: its camera zooms, which is not supported")
         return rows[0]
@@ -261,23 +255,23 @@ def one_camera(path, intrinsics, height: int, width: int) -> np.ndarray:
     return intrinsics
 
 
+@dataclasses.dataclass(frozen=True)
 class FileSource:
     """Files with an example in each; dino_dim: the width of their DINOv2 features."""
 
-    def __init__(
-        self, paths: list[str], read: Callable[[str], Example], dino_dim: int = DINO_DIM
-    ):
-        self._paths, self._read, self.dino_dim = paths, read, dino_dim
+    paths: list[str]
+    read: Callable[[str], Example]
+    dino_dim: int = DINO_DIM
 
     def __len__(self) -> int:
-        return len(self._paths)
+        return len(self.paths)
 
     def __getitem__(self, index: int) -> Example:
-        with name_errors(self._paths[index]):
-            return self._read(self._paths[index])
+        with name_errors(self.paths[index]):
+            return self.read(self.paths[index])
 
     def name(self, index: int) -> str:
-        return self._paths[index]
+        return self.paths[index]
 
 
 def open_examples(dataset_path: str | os.PathLike) -> FileSource:
@@ -286,8 +280,7 @@ def open_examples(dataset_path: str | os.PathLike) -> FileSource:
     Impossible twins of simulated scenes (`violation`) are left out: nothing shall be
     learned from them.
 
-    Raises:
-        DatasetError: if there is no such directory, or no example in it.
+    Raises DatasetError if there is no such directory, or no example in it.
     """
     kept, impossible, widths = [], 0, []
     paths = list_files(dataset_path, "*.npz", "training examples")
@@ -317,8 +310,7 @@ def open_examples(dataset_path: str | os.PathLike) -> FileSource:
 def example_features(dataset_path: str | os.PathLike) -> set[str]:
     """Returns what the first readable example of a directory has: "dino", "depth".
 
-    Raises:
-        DatasetError: if there is no such directory, or no example in it.
+    Raises DatasetError if there is no such directory, or no example in it.
     """
     for path in list_files(dataset_path, "*.npz", "training examples"):
         try:

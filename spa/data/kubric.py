@@ -52,17 +52,6 @@ def read_kubric(stored: dict) -> Example:
     }
 
 
-def draw_tracks(clip: Example, rng: np.random.Generator, num_tracks: int) -> Example:
-    """Draws random pixels of a Kubric clip, tracks that move with their instance.
-
-    Pixels are those of three to six random frames, in half of the clips all alike, in
-    the others half of them on instances, for the background is most of a picture.
-    Returns an example with `instance_ids [N]` and the depth maps.
-    """
-    frame, row, column = _seed_pixels(clip["segmentation"], rng, num_tracks)
-    return follow_pixels(clip, frame, row, column)
-
-
 def follow_pixels(
     clip: Example, frame: np.ndarray, row: np.ndarray, column: np.ndarray
 ) -> Example:
@@ -179,8 +168,12 @@ class KubricSource:
             return read_kubric(decode_kubric(self._record(shard, row)))
 
     def expand(self, clip: Example, rng: np.random.Generator, num_tracks: int):
-        """Returns the example of a clip with other tracks each time."""
-        return draw_tracks(clip, rng, num_tracks)
+        """Draws random pixels of a clip, tracks that move with their instance.
+
+        Pixels are those of three to six random frames, in half of the clips all alike,
+        in the others half of them on instances, for most of a picture is background.
+        """
+        return follow_pixels(clip, *_seed_pixels(clip["segmentation"], rng, num_tracks))
 
     def _place(self, index: int) -> tuple[int, int]:
         shard = int(np.searchsorted(self._ends, index, side="right"))

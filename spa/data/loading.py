@@ -1,9 +1,10 @@
 """Any source of examples to an iterator of batches, on Grain."""
 
 import dataclasses
+import functools
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import grain
 import numpy as np
@@ -88,22 +89,18 @@ def load_examples(
         augment = Augmentation() if augment else Augmentation.none()
     if model_type == "trajan":  # pixels are the same with and without depth
         augment = dataclasses.replace(augment, unit_depth=0.0, depth=0.0, focal=0.0)
-    prepare = {"prepare": prepare_2d_batch, "features": {}}
+    prepare = prepare_2d_batch
     if model_type == "3dspa":
         width = dino_dim or getattr(source, "dino_dim", DINO_DIM)
-        features = {
-            "dino_dim": width if use_dino else None,
-            "use_depth": use_depth,
-            "modality_dropout": modality_dropout,
-        }
-        prepare = {"prepare": prepare_3d_batch, "features": features}
-    make_clip = _ClipMaker(
-        source=source,
-        augmentation=augment,
-        sizes=(num_support, num_query, num_output_frames),
-        on_error=("replace" if shuffled else "drop") if skip_corrupt else "stop",
-        **prepare,
-    )
+        prepare = functools.partial(
+            prepare_3d_batch,
+            dino_dim=width if use_dino else None,
+            use_depth=use_depth,
+            modality_dropout=modality_dropout,
+        )
+    sizes = (num_support, num_query, num_output_frames)
+    on_error = ("replace" if shuffled else "drop") if skip_corrupt else "stop"
+    make_clip = _ClipMaker(source, augment, prepare, sizes, on_error)
     dataset = grain.MapDataset.range(len(source)).seed(seed)
     if shuffled:
         dataset = dataset.shuffle()
@@ -135,8 +132,7 @@ class _ClipMaker:
 
     source: object
     augmentation: Augmentation
-    prepare: object
-    features: dict
+    prepare: Callable
     sizes: tuple[int, int, int]
     on_error: str
 
@@ -170,11 +166,9 @@ class _ClipMaker:
                 f"of {len(example['visible'])} tracks, 0 of them are visible in 2 "
                 "frames or more: there is no motion to learn from"
             )
-        enough = min(num_query, -(-fit // 2))
-        example = augment_example(
-            example, rng, self.augmentation, num_frames, max(2, enough)
-        )
-        return self.prepare(example, rng, *self.sizes, **self.features)
+        enough = max(2, min(num_query, -(-fit // 2)))
+        example = augment_example(example, rng, self.augmentation, num_frames, enough)
+        return self.prepare(example, rng, *self.sizes)
 
 
 def _stack(clips: list[dict]) -> dict:
@@ -238,17 +232,13 @@ def load_dataset(
     "kubric" (`train[:90%]`) or "tapvid3d" (`minival`). data_sources: some of
     TAPVID3D_SOURCES, of "tapvid3d".
 
-    Raises:
-        ValueError: for another source, or one without what it reads from.
-        DatasetError: if there is no such dataset, and as `load_examples` does.
+    Raises ValueError for another source, or one without what it reads from,
+    DatasetError if there is no such dataset, and as `load_examples` does.
     """
-    _check_source(data_source)
     if data_source == "synthetic":
         if pool is None:
             raise ValueError("simulated scenes come from a pool: give one as pool=")
         return load_examples(pool, batch_size, **options)
-    if not dataset_path:
-        raise ValueError(f"{data_source} is read from files: give dataset_path")
     source = _open_source(data_source, dataset_path, split, data_sources)
     return load_examples(source, batch_size, **options)
 
@@ -261,24 +251,21 @@ def dataset_size(
 ) -> int:
     """Returns how many clips an epoch of the dataset has. (TAP-Vid's are read for it.)
 
-    Raises:
-        ValueError: for a source that is unknown or simulated.
-        DatasetError: if there is no such dataset.
+    Raises ValueError for a source that is unknown or simulated, DatasetError if there
+    is no such dataset.
     """
-    _check_source(data_source)
     if data_source == "synthetic":
         raise ValueError("simulated scenes are in no dataset: a pool has its length")
     return len(_open_source(data_source, dataset_path, split, data_sources))
 
 
 def _open_source(data_source: str, dataset_path, split, data_sources):
-    part = {"split": split, "data_sources": data_sources}
-    part = {name: value for name, value in part.items() if value is not None}
-    return READERS[data_source](dataset_path, **part)
-
-
-def _check_source(data_source: str) -> None:
     if data_source not in SOURCES:
         raise ValueError(
             f"data_source is {data_source!r}: it must be one of {', '.join(SOURCES)}"
         )
+    if not dataset_path:
+        raise ValueError(f"{data_source} is read from files: give dataset_path")
+    part = {"split": split, "data_sources": data_sources}
+    part = {name: value for name, value in part.items() if value is not None}
+    return READERS[data_source](dataset_path, **part)

@@ -25,9 +25,8 @@ def read_tapvid(path: str | os.PathLike) -> dict[str, Example | DatasetError]:
     of JPEG bytes. Depth is unknown: points are lifted to z = 1 by the camera that is
     assumed where none is known, and `unit_depth` says so.
 
-    Raises:
-        DatasetError: if the file is damaged or not of this form. A clip in it with
-            which something is wrong is such an error, in place of the example.
+    Raises DatasetError if the file is damaged or not of this form. A clip in it with
+    which something is wrong is such an error, in place of the example.
     """
     stored = load_pickle(path)
     if isinstance(stored, list | tuple):
@@ -71,8 +70,7 @@ class TapvidSource:
     Tracks are kept in memory, videos are not. A pickle that cannot be read counts as
     one clip: the error comes when that is asked for.
 
-    Raises:
-        DatasetError: if there is no such directory, or no pickle in it.
+    Raises DatasetError if there is no such directory, or no pickle in it.
     """
 
     def __init__(self, dataset_path: str | os.PathLike):

@@ -25,8 +25,7 @@ def read_tapvid3d(path: str | os.PathLike, with_video: bool = False) -> Example:
     camera) where the file has them. The file's own are `tracks_XYZ [T, N, 3]` in the
     camera frame, `visibility [T, N]`, `fx_fy_cx_cy [4]` and `images_jpeg_bytes [T]`.
 
-    Raises:
-        DatasetError: naming the file, if it is damaged or not of this form.
+    Raises DatasetError, naming the file, if it is damaged or not of this form.
     """
     stored = read_npz(path)
     needed = ("tracks_XYZ", "visibility", "fx_fy_cx_cy", "images_jpeg_bytes")
@@ -69,9 +68,8 @@ def open_tapvid3d(
     split: a sub-folder as the benchmark names them (minival, full_eval), if there is
     one. A directory without sub-folders of these names is taken as it is.
 
-    Raises:
-        DatasetError: if there is no such directory, no clip in it, or no source of such
-            a name.
+    Raises DatasetError if there is no such directory, no clip in it, or no source of
+    such a name.
     """
     unknown = set(data_sources) - set(TAPVID3D_SOURCES)
     if unknown:

@@ -20,8 +20,7 @@ def tfds_shards(path: str | os.PathLike, split: str) -> list[tuple[str, int, ran
     split: a name, or a part: `train`, `train[:90%]`, `train[100:200]`.
     Returns for each file its path, how many examples it holds, and which are meant.
 
-    Raises:
-        DatasetError: if there is no dataset, more than one, or no such split.
+    Raises DatasetError if there is no dataset, more than one, or no such split.
     """
     if "://" in str(path):
         raise DatasetError(f"{path} is not on this machine: copy it here first")

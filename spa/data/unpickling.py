@@ -51,9 +51,8 @@ class ArrayUnpickler(pickle.Unpickler):
 def load_pickle(path: str | os.PathLike):
     """Returns what a pickle of arrays and plain containers holds.
 
-    Raises:
-        DatasetError: if it cannot be read, is damaged, or names anything else; nothing
-            in it is run then.
+    Raises DatasetError if it cannot be read, is damaged, or names anything else;
+    nothing in it is run then.
     """
     try:
         with open(path, "rb") as file:

@@ -13,15 +13,7 @@ MAX_LOG_DEPTH = 6.0
 def sinusoidal_embedding(
     x: Float[Array, "*B C"], num_frequencies: int
 ) -> Float[Array, "*B C*2*F"]:
-    """Returns sines, then cosines, of each coordinate at frequencies 2^(i/3).
-
-    Args:
-        x: coordinates in the last axis.
-        num_frequencies: F.
-
-    Returns:
-        Per coordinate F sines and F cosines, coordinates one after the other.
-    """
+    """Returns F sines, then F cosines, of each coordinate at frequencies 2^(i/3)."""
     # Embeddings are nested and reach 1,290 radians, so that the last bit of an angle
     # is seen. Written as a product of x and the frequencies, the compiler contracts it
     # with the addition below into one rounding where the published model has two,

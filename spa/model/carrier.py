@@ -54,10 +54,9 @@ class Carrier:
 
     def check_scaffold(self):
         """Raises ValueError for a configuration in which there can't be one."""
+        said = f"scaffold_frequencies={self.scaffold_frequencies}"
         if self.scaffold_frequencies < 0:
-            raise ValueError(
-                f"scaffold_frequencies={self.scaffold_frequencies} must be >= 0"
-            )
+            raise ValueError(f"{said} must be >= 0")
         if self.path_size >= self.latent_token_dim:
             raise ValueError(
                 f"latent_token_dim={self.latent_token_dim} must be larger than "
@@ -66,8 +65,7 @@ class Carrier:
         projective = self.projective_embedding or self.num_coords < 3
         if not (self.relative_positions and projective):
             raise ValueError(
-                f"scaffold_frequencies={self.scaffold_frequencies} needs "
-                "relative_positions and, in 3D, projective_embedding"
+                f"{said} needs relative_positions and, in 3D, projective_embedding"
             )
 
     @property
@@ -80,11 +78,8 @@ class Carrier:
     ) -> tuple[Int[Array, "B L"], Float[Array, "B L P"]]:
         """Chooses the nodes and compresses their paths. Nothing in it is learned.
 
-        Args:
-            tracks: as TrackAutoEncoder.per_track_inputs returns them.
-
-        Returns:
-            The nodes, as indices of tracks, and their paths, `path_size` numbers each.
+        tracks: as TrackAutoEncoder.per_track_inputs returns them. Returns the nodes, as
+        indices of tracks, and their paths, `path_size` numbers each.
         """
         visible = (tracks["visible"] & tracks["in_clip"])[..., None]
         points = jax.lax.stop_gradient(self.embedded_position(tracks["tracks"]))

@@ -13,13 +13,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from spa.errors import CheckpointError, first_line
 
 # Where public checkpoints of other programs keep their parameters.
-PARAMETER_KEYS = (
-    ("params",),
-    ("optimizer", "target"),
-    ("target",),
-    ("model",),
-    ("optimizer",),
-)
+PARAMETER_KEYS = ("params", "optimizer/target", "target", "model", "optimizer")
 ORBAX_FILES = ("_METADATA", "_CHECKPOINT_METADATA", "checkpoint")  # one of them
 STORAGE_TYPES = ("float32", "float16", "bfloat16")
 
@@ -35,16 +29,9 @@ def unflatten(arrays: dict) -> dict:
 
 
 def read_arrays(path: str, allow_pickle: bool = False) -> tuple[dict, str | None]:
-    """Reads named arrays, and the JSON `config` if there is one.
+    """Reads named arrays, 16-bit ones as stored, and the text of `config` or None.
 
-    Args:
-        path, allow_pickle: as in load_checkpoint.
-
-    Returns:
-        Arrays by name, 16-bit ones as stored, and the text of `config` or None.
-
-    Raises:
-        CheckpointError: as in load_checkpoint.
+    Raises CheckpointError as load_checkpoint does.
     """
     if not os.path.exists(path):
         raise CheckpointError(f"no such checkpoint: {path}")
@@ -59,11 +46,9 @@ def read_arrays(path: str, allow_pickle: bool = False) -> tuple[dict, str | None
         raise CheckpointError(f"{path} is empty; get or write it again")
     if not start.startswith(b"PK"):
         return find_parameters(path, read_msgpack(path)), None
-    stored = read_npz(path, allow_pickle)
+    stored, text = read_npz(path, allow_pickle), None
     # One string is ours. Anything else of that name is another program's.
-    config = stored.get("config")
-    text = None
-    if isinstance(config, np.ndarray) and config.dtype.kind == "U":
+    if getattr(getattr(stored.get("config"), "dtype", None), "kind", "") == "U":
         text = str(stored.pop("config"))
     return find_parameters(path, stored), text
 
@@ -144,21 +129,19 @@ def read_msgpack(path: str) -> dict:
     """Reads a Flax msgpack file, which holds arrays and no code."""
     try:
         with open(path, "rb") as file:
-            tree = serialization.msgpack_restore(file.read())
+            return serialization.msgpack_restore(file.read())
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
     except Exception as error:  # msgpack's own, and whatever its hooks raise
         raise CheckpointError(
             f"{path} is neither .npz nor a Flax checkpoint, or is damaged"
         ) from error
-    return tree
 
 
 def find_parameters(path: str, tree) -> dict:
     """Finds the parameters in what was read and names them by their path.
 
-    Raises:
-        CheckpointError: if there are none, or something else is among them.
+    Raises CheckpointError if there are none, or something else is among them.
     """
     if isinstance(tree, (dict, FrozenDict)):
         try:
@@ -174,17 +157,13 @@ def find_parameters(path: str, tree) -> dict:
         )
     for keys in PARAMETER_KEYS:
         inner = tree
-        for key in keys:
+        for key in keys.split("/"):
             inner = inner.get(key) if isinstance(inner, dict) else None
-        if inner is not None and not is_array(inner):
+        if inner is not None and not (hasattr(inner, "shape") or np.isscalar(inner)):
             return find_parameters(path, inner)
     if not tree:
         raise CheckpointError(f"{path} holds no arrays")
     return {name: plain_array(path, name, x) for name, x in flatten(tree).items()}
-
-
-def is_array(x) -> bool:
-    return hasattr(x, "shape") or np.isscalar(x)
 
 
 def plain_array(path: str, name: str, value) -> np.ndarray:

@@ -32,16 +32,11 @@ TRUNCATED_DEVIATION = 0.87962566  # of a standard normal that is cut off at 2
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """A model with its parameters.
+    """A model with its parameters (nested dicts of float32 arrays).
 
-    Attributes:
-        model: TrackAutoEncoder or TrackAutoEncoder3D.
-        params: its parameters, nested dicts of float32 arrays.
-        config: what the model is.
-        name: file name.
-        sha256: of the file; of the parameters where the checkpoint is a directory.
-        metadata: what the writer noted beside the configuration.
-        folder: where the file lies; empty for none.
+    sha256: of the file; of the parameters where the checkpoint is a directory.
+    metadata: what the writer noted beside the configuration. folder: where the file
+    lies; empty for none.
     """
 
     model: TrackAutoEncoder
@@ -56,19 +51,12 @@ class Checkpoint:
 def save_checkpoint(
     path: str, model: TrackAutoEncoder, params: dict, dtype="float32", metadata=None
 ) -> None:
-    """Writes parameters and configuration; the file appears whole or not at all.
+    """Writes parameters and configuration; the .npz appears whole or not at all.
 
-    Args:
-        path: file to write, `.npz`.
-        model: the model, whose configuration is stored.
-        params: its parameters.
-        dtype: storage type, "float32", "float16" or "bfloat16".
-        metadata: what else to store, anything that JSON can hold.
-
-    Raises:
-        CheckpointError: if the parameters do not fit the model or are not finite in
-            this type, or the type is none of these.
-        OSError: if the file cannot be written.
+    dtype: storage type, "float32", "float16" or "bfloat16". metadata: what else to
+    store, anything that JSON can hold. Raises CheckpointError if the parameters do not
+    fit the model or are not finite in this type, or the type is none of these, OSError
+    if the file cannot be written.
     """
     if dtype not in STORAGE_TYPES:
         raise CheckpointError(
@@ -77,7 +65,7 @@ def save_checkpoint(
         )
     config = track_autoencoder.model_config(model)
     arrays = {name: np.asarray(x) for name, x in flatten(params).items()}
-    raise_mismatches(path, find_mismatches(arrays, expected_shapes(config, path)))
+    check_shapes(path, arrays, config)
     for name, array in arrays.items():
         with np.errstate(over="ignore"):  # reported below
             stored = array.astype(dtype)
@@ -99,23 +87,16 @@ def load_checkpoint(
 ) -> Checkpoint:
     """Reads a checkpoint, whichever form it has, into a model that it fits.
 
-    Args:
-        path: an .npz (ours, TRAJAN's public one, the published 3DSPA one), or a file or
-            directory that Flax or Orbax wrote; of several steps the newest is taken.
-        allow_pickle: whether pickled objects may be loaded, which can run any code.
-        use_dino, use_depth: True asks that the checkpoint takes this feature.
-        **how: `dtype` and `decoder_scan_chunk_size` of the model.
-
-    Returns:
-        Model and parameters.
-
-    Raises:
-        CheckpointError: if there is no such file, it cannot be read, it needs pickle,
-            an asked-for feature is missing, or arrays are missing, unexpected or of a
-            wrong shape (all of them are listed).
+    path: an .npz (ours, TRAJAN's public one, the published 3DSPA one), or a file or
+    directory that Flax or Orbax wrote; of several steps the newest is taken.
+    allow_pickle: whether pickled objects may be loaded, which can run any code.
+    use_dino, use_depth: True asks that the checkpoint takes this feature. how: `dtype`
+    and `decoder_scan_chunk_size` of the model. Raises CheckpointError if there is no
+    such file, it cannot be read, it needs pickle, an asked-for feature is missing, or
+    arrays are missing, unexpected or of a wrong shape (all of them are listed).
     """
     arrays, config, metadata = read_checkpoint(path, allow_pickle)
-    raise_mismatches(path, find_mismatches(arrays, expected_shapes(config, path)))
+    check_shapes(path, arrays, config)
     for name, asked in (("dino", use_dino), ("depth", use_depth)):
         if asked and not getattr(config, f"use_{name}"):
             raise CheckpointError(
@@ -138,9 +119,8 @@ def read_checkpoint(
 ) -> tuple[dict, ModelConfig, dict | None]:
     """Returns arrays by name, the configuration, and the writer's notes.
 
-    The notes are None where there was no configuration in the file: it is a published
-    one. Raises as load_checkpoint does, but does not compare arrays with the
-    configuration.
+    The notes are None for a published file, which has no configuration. Raises as
+    load_checkpoint does, but does not compare arrays with the configuration.
     """
     arrays, text = read_arrays(path, allow_pickle)
     if text is not None:
@@ -151,14 +131,12 @@ def read_checkpoint(
 
 def checksum(path: str, arrays: dict) -> str:
     """Hashes the file (SHA-256), or names and values where it is a folder."""
-    digest = hashlib.sha256()
     if os.path.isfile(path):
         with open(path, "rb") as file:
-            for block in iter(lambda: file.read(1 << 20), b""):
-                digest.update(block)
-    else:
-        for name in sorted(arrays):
-            digest.update(name.encode() + np.ascontiguousarray(arrays[name]).tobytes())
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        digest.update(name.encode() + np.ascontiguousarray(arrays[name]).tobytes())
     return digest.hexdigest()
 
 
@@ -174,12 +152,12 @@ def parse_config(path: str, text: str) -> tuple[ModelConfig, dict]:
             "have been written by a newer version of this program"
         )
     metadata = stored.pop("metadata", {})
-    frames = stored.pop("frames_per_token", 1)  # which older versions could vary
-    if frames != 1:
-        raise CheckpointError(
-            f"{path}: its config has frames_per_token = {frames!r}; this version knows "
-            "models with one token per frame only: use an older version of this program"
-        )
+    for name in ("frames_per_token", "track_scale_factor"):  # which were options once
+        if (value := stored.pop(name, 1)) != 1:
+            raise CheckpointError(
+                f"{path}: its config has {name} = {value!r}, and this version knows "
+                "models with 1 only: use an older version of this program"
+            )
     types = {f.name: type(f.default) for f in dataclasses.fields(ModelConfig)}
     unknown = sorted(stored.keys() - types)
     if unknown:
@@ -202,12 +180,7 @@ def expected_shapes(
 ) -> dict[str, tuple]:
     """Returns names and shapes of the parameters of a model.
 
-    Args:
-        config: what the model is.
-        path: for the message.
-
-    Raises:
-        CheckpointError: if a model so configured cannot be built.
+    Raises CheckpointError, naming the path, if a model so configured cannot be built.
     """
     try:
         model = MODELS[config.model_type](**dataclasses.asdict(config))
@@ -240,17 +213,10 @@ def flax_params(model: TrackAutoEncoder, key: jax.Array) -> dict:
 
 
 def init_params(model: TrackAutoEncoder, seed: int) -> dict:
-    """Draws parameters of a model, distributed as `flax_params` draws them.
+    """Draws parameters (float32), distributed as `flax_params` draws them.
 
     Drawn by numpy: compiling random numbers of every shape takes many times longer.
     Each array depends on seed, name, shape and nothing else.
-
-    Args:
-        model: the model.
-        seed: of the random numbers.
-
-    Returns:
-        Nested dicts of float32 arrays.
     """
     shapes = parameter_shapes(model)
     bound = model.bind({"params": shapes})
@@ -276,6 +242,16 @@ def initial_value(rng, module, leaf: str, shape: tuple) -> np.ndarray:
     return values * np.float32(0.02 if leaf.startswith("absent_") else 1.0)
 
 
+def check_shapes(path: str, arrays: dict, config: ModelConfig) -> None:
+    """Raises CheckpointError that lists all mismatches, if there are any."""
+    mismatches = find_mismatches(arrays, expected_shapes(config, path))
+    if mismatches:
+        raise CheckpointError(
+            f"{path} does not fit its model in {len(mismatches)} arrays: "
+            + "; ".join(mismatches)
+        )
+
+
 def find_mismatches(arrays: dict, shapes: dict[str, tuple]) -> list[str]:
     """Returns a line for each array that is missing, unexpected or wrongly shaped."""
     lines = [f"missing: {k} {list(shapes[k])}" for k in sorted(shapes.keys() - arrays)]
@@ -292,22 +268,12 @@ def find_mismatches(arrays: dict, shapes: dict[str, tuple]) -> list[str]:
     return lines
 
 
-def raise_mismatches(path: str, mismatches: list[str]) -> None:
-    """Raises CheckpointError that lists them all, if there are any."""
-    if mismatches:
-        raise CheckpointError(
-            f"{path} does not fit its model in {len(mismatches)} arrays: "
-            + "; ".join(mismatches)
-        )
-
-
 def describe(path: str, allow_pickle: bool = False) -> tuple[str, bool]:
     """Describes a checkpoint, and says whether it fits the model that it configures.
 
     The text has configuration, parameters, the writer's notes, and what does not fit.
 
-    Raises:
-        CheckpointError: if it cannot be read.
+    Raises CheckpointError if it cannot be read.
     """
     arrays, config, metadata = read_checkpoint(path, allow_pickle)
     shapes = expected_shapes(config, path)

@@ -7,44 +7,42 @@ import dataclasses
 class ModelConfig:
     """Says what a model is. The defaults are the published TRAJAN.
 
-    Attributes:
-        model_type: "trajan" or "3dspa".
-        num_coords: coordinates of a point, 2 or 3.
-        num_output_frames: frames of the model's window; shorter clips are padded.
-        num_latent_tokens, latent_token_dim: size of the compressed latents.
-        num_frequencies: of the sinusoidal embedding.
-        track_scale_factor: tracks are divided by it before they are embedded.
-        time_scale_factor: query frames are divided by it before they are embedded.
-        track_token_dim, track_layers, track_mlp_size: the per-track embedding.
-        encoder_latent_dim, latent_layers, latent_mlp_size: tracks to latents.
-        decompress_layers: latents to latents in the decoder, MLPs of latent_mlp_size.
-        decoder_num_channels, readout_layers, readout_mlp_size: the readout.
-        num_heads, qkv_size: of every attention.
-        readout: a name of spa.model.readouts.READOUTS; "joint" is the published one.
-        time_band_dim, time_band_stride: for a query in frame t, the joint readout sees
-            channels t * stride .. t * stride + dim of each latent once more.
-        track_embedding: "transformer" over time, or "mlp" over the whole track.
-        relative_positions: tracks are predicted relative to their query point: the
-            prediction for its own frame is taken from all others, so that a track
-            passes through its query point and the frame of the query needs not be known
-            to describe the motion.
-        affine_motion: per frame an affine map of the query point is predicted rather
-            than a position. Rigid motion is such a map, the same for all points of a
-            body (and, under a moving camera, of the world), which a readout would
-            otherwise have to multiply out for each point.
-        projective_embedding: 3D positions are embedded as (x/z, y/z, log z), which stay
-            near 1 however deep the scene is; "mlp" then takes displacements over depth.
-        nested_query_embedding: the published query embedding, a sinusoidal embedding
-            of a sinusoidal embedding; False for a single one.
-        scaffold_frequencies: cosines per coordinate in which each latent token keeps
-            the path of a node of the motion scaffold (scaffold.py), by which query
-            points are carried; the heads then predict what is left. 0 for no scaffold.
-        predict_error_scale: whether there is an `error_scale_head` for the log scale of
-            the position error.
-        use_dino, use_depth: features the model takes (3DSPA).
-        dino_feature_dim, depth_feature_dim: their widths.
-        has_absent_dino, has_absent_depth: whether there is a learned vector for clips
-            without that feature; a model without it cannot run without the feature.
+    model_type: "trajan" or "3dspa".
+    num_coords: coordinates of a point, 2 or 3.
+    num_output_frames: frames of the model's window; shorter clips are padded.
+    num_latent_tokens, latent_token_dim: size of the compressed latents.
+    num_frequencies: of the sinusoidal embedding.
+    time_scale_factor: query frames are divided by it before they are embedded.
+    track_token_dim, track_layers, track_mlp_size: the per-track embedding.
+    encoder_latent_dim, latent_layers, latent_mlp_size: tracks to latents.
+    decompress_layers: latents to latents in the decoder, MLPs of latent_mlp_size.
+    decoder_num_channels, readout_layers, readout_mlp_size: the readout.
+    num_heads, qkv_size: of every attention.
+    readout: a name of spa.model.readouts.READOUTS; "joint" is the published one.
+    time_band_dim, time_band_stride: for a query in frame t, the joint readout sees
+      channels t * stride .. t * stride + dim of each latent once more.
+    track_embedding: "transformer" over time, or "mlp" over the whole track.
+    relative_positions: tracks are predicted relative to their query point: the
+      prediction for its own frame is taken from all others, so that a track passes
+      through its query point and the frame of the query needs not be known to describe
+      the motion.
+    affine_motion: per frame an affine map of the query point is predicted rather than a
+      position. Rigid motion is such a map, the same for all points of a body (and,
+      under a moving camera, of the world), which a readout would otherwise have to
+      multiply out for each point.
+    projective_embedding: 3D positions are embedded as (x/z, y/z, log z), which stay
+      near 1 however deep the scene is; "mlp" then takes displacements over depth.
+    nested_query_embedding: the published query embedding, a sinusoidal embedding of a
+      sinusoidal embedding; False for a single one.
+    scaffold_frequencies: cosines per coordinate in which each latent token keeps the
+      path of a node of the motion scaffold (scaffold.py), by which query points are
+      carried; the heads then predict what is left. 0 for no scaffold.
+    predict_error_scale: whether there is an `error_scale_head` for the log scale of the
+      position error.
+    use_dino, use_depth: features the model takes (3DSPA).
+    dino_feature_dim, depth_feature_dim: their widths.
+    has_absent_dino, has_absent_depth: whether there is a learned vector for clips
+      without that feature; a model without it cannot run without the feature.
     """
 
     model_type: str = "trajan"
@@ -53,7 +51,6 @@ class ModelConfig:
     num_latent_tokens: int = 128
     latent_token_dim: int = 64
     num_frequencies: int = 32
-    track_scale_factor: float = 1.0
     time_scale_factor: float = 150.0
     track_token_dim: int = 256
     track_layers: int = 2

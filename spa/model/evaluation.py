@@ -29,11 +29,7 @@ def predict(
     return model.apply({"params": params}, batch)
 
 
-BASELINES = {
-    "point_stays": point_stays,
-    "constant_velocity": constant_velocity,
-    "nearest_support": nearest_support,
-}
+BASELINES = {f.__name__: f for f in (point_stays, constant_velocity, nearest_support)}
 CALIBRATION = (1, 2, 4)  # times the predicted scale
 
 
@@ -42,25 +38,19 @@ def evaluate(
 ) -> dict[str, float]:
     """Returns held-out errors of the model and of the baselines.
 
-    Args:
-        model, params: what is evaluated.
-        batches: held-out batches of arrays. Query tracks may have fewer frames than
-            the model.
+    batches: query tracks may have fewer frames than the model. Returns for `model` and
+    each of BASELINES: `model_median_px` and `model_mean_px`, of the image distance in
+    pixels at 256 over visible points, and `model_average_jaccard`,
+    `model_average_pts_within_thresh`, the mean over clips (metrics.batch_metrics;
+    baselines call every point visible). `occlusion_accuracy` of the model, and
+    `always_visible_accuracy` beside it. Where the model predicts its error's scale:
+    `error_within_1x`, `_2x`, `_4x`, the share of errors within so many times the
+    predicted scale (0.63, 0.86 and 0.98 if it is right, see expected_within), and
+    `error_scale_correlation`, Spearman's, between scale and error. The query's own
+    frame is left out of everything.
 
-    Returns:
-        For `model` and each of BASELINES: `model_median_px` and `model_mean_px`, of the
-        image distance in pixels at 256 over visible points, and
-        `model_average_jaccard`, `model_average_pts_within_thresh`, the mean over clips
-        (scoring.batch_metrics; baselines call every point visible).
-        `occlusion_accuracy` of the model, and `always_visible_accuracy` beside it.
-        Where the model predicts its error's scale: `error_within_1x`, `_2x`, `_4x`, the
-        share of errors within so many times the predicted scale (0.63, 0.86 and 0.98 if
-        it is right, see expected_within), and `error_scale_correlation`, Spearman's,
-        between scale and error. The query's own frame is left out of everything.
-
-    Raises:
-        ValueError: if there is no visible point to compare with, or a batch does not
-            fit.
+    Raises ValueError if there is no visible point to compare with, or a batch does not
+    fit.
     """
     found = collections.defaultdict(list)
     for batch in batches:
@@ -137,10 +127,7 @@ SMALLEST_DRAWN = 0.01  # pixels
 def draw_learning_curve(lines: list[dict], title: str, file) -> None:
     """Writes a PNG of held-out median errors over steps, beside the baselines'.
 
-    Args:
-        lines: metrics of evaluate, each with its `step`.
-        title: of the picture.
-        file: binary file to write to.
+    lines: metrics of evaluate, each with its `step`. file: binary, to write to.
     """
     from matplotlib.figure import Figure  # a second to import
     from matplotlib.ticker import FuncFormatter, MaxNLocator

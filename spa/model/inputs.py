@@ -6,12 +6,7 @@ import numpy as np
 
 from spa.model.config import feature_widths
 
-MODEL_INPUTS = (
-    "support_tracks",
-    "support_tracks_visible",
-    "boundary_frame",
-    "query_points",
-)
+NEEDED = ("support_tracks", "support_tracks_visible", "boundary_frame")
 
 
 def check_shape(name: str, array, shape: tuple) -> None:
@@ -40,22 +35,15 @@ def check_query_points(config, points) -> jax.Array:
 
 
 def check_batch(config, inputs: dict) -> dict:
-    """Returns the batch as arrays, after a check of all shapes.
+    """Returns those arrays of a batch that the model looks at, after a check of shapes.
 
-    Args:
-        config: model or ModelConfig.
-        inputs: batch of docs/formats.md.
-
-    Returns:
-        Those of its arrays that the model looks at.
-
-    Raises:
-        ValueError: naming the array, the shape it has and the shape it needs.
+    config: model or ModelConfig. inputs: batch of docs/formats.md. Raises ValueError,
+    naming the array, the shape it has and the shape it needs.
     """
-    for name in MODEL_INPUTS[:3]:
+    for name in NEEDED:
         if inputs.get(name) is None:
             raise ValueError(f"the batch has no {name}")
-    names = {*MODEL_INPUTS, *feature_widths(config)}
+    names = {*NEEDED, "query_points", *feature_widths(config)}
     names |= {name.replace("features", "present") for name in names}
     inputs = {
         name: jnp.asarray(x)
@@ -73,19 +61,14 @@ def check_batch(config, inputs: dict) -> dict:
             f"frames, and the model has {config.num_output_frames}; needed is "
             f"[B, N, T <= {config.num_output_frames}, {config.num_coords}]"
         )
-    visible_shape = (batch, num_tracks, num_frames, 1)
-    check_shape(
-        "support_tracks_visible", inputs["support_tracks_visible"], visible_shape
-    )
-    check_shape("boundary_frame", inputs["boundary_frame"], (batch,))
-    if "query_points" in inputs:
-        needed = (batch, "Q", 1 + config.num_coords)
-        check_shape("query_points", inputs["query_points"], needed)
+    needed = {
+        "support_tracks_visible": (batch, num_tracks, num_frames, 1),
+        "boundary_frame": (batch,),
+        "query_points": (batch, "Q", 1 + config.num_coords),
+    }
     for name, width in feature_widths(config).items():
-        if name in inputs:
-            needed = (batch, num_tracks, num_frames, width)
-            check_shape(name, inputs[name], needed)
-        present = name.replace("features", "present")
-        if present in inputs:
-            check_shape(present, inputs[present], (batch,))
+        needed[name] = (batch, num_tracks, num_frames, width)
+        needed[name.replace("features", "present")] = (batch,)
+    for name in needed.keys() & inputs:
+        check_shape(name, inputs[name], needed[name])
     return inputs

@@ -25,11 +25,9 @@ class SharedLatents(NamedTuple):
 class FrameLatents(NamedTuple):
     """The joint readout's first layer among the latents, for one query frame each.
 
-    Attributes:
-        tokens: latents with their time band.
-        query, key, value: their normalised projections.
-        attended: the latents' attention to latents.
-        log_total: log of that softmax's denominator.
+    tokens: latents with their time band. query, key, value: their normalised
+    projections. attended: the latents' attention to latents; log_total: log of that
+    softmax's denominator.
     """
 
     tokens: Float[Array, "B U L C"]
@@ -65,8 +63,7 @@ class JointReadout(ImprovedTransformer):
     def reserved_channels(config) -> int:
         """Returns how many channels of the decoder the time band takes of the latents.
 
-        Raises:
-            ValueError: if it leaves none.
+        Raises ValueError if it leaves none.
         """
         if config.time_band_dim >= config.decoder_num_channels:
             raise ValueError(
@@ -124,12 +121,8 @@ class JointReadout(ImprovedTransformer):
 
     def project(self, x, kernel) -> jax.Array:
         """Returns x @ kernel in float32: differences follow."""
-        return self.product(
-            "...c,chd->...hd",
-            x.astype(self.dtype),
-            kernel.astype(self.dtype),
-            jnp.float32,
-        )
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        return self.product("...c,chd->...hd", x, kernel, jnp.float32)
 
     def frame_latents(
         self, shared: SharedLatents, frames: Int[Array, "B U"]
@@ -152,20 +145,13 @@ class JointReadout(ImprovedTransformer):
         for dense, base in zip(self.first_projections(), shared.projected, strict=True):
             band_part = self.project(scaled, dense.kernel[width:])
             # In float32 whatever the compute type, as `project`: they are subtracted.
-            mean_part = jnp.einsum(
-                "c,chd->hd",
-                block.norm_q.scale,
-                dense.kernel,
-                precision=jax.lax.Precision.HIGHEST,
-            )
+            scale, highest = block.norm_q.scale, jax.lax.Precision.HIGHEST
+            mean_part = jnp.einsum("c,chd->hd", scale, dense.kernel, precision=highest)
             raw = base[:, None] + band_part - mean[..., None] * mean_part
             projected.append((raw * inverse).astype(self.dtype))
-        query = att.norm_query(projected[0])
-        key = att.norm_key(projected[1])
-        value = projected[2]
-        logits = self.product(
-            "bulhd,bukhd->bulhk", self.scaled(query), key, jnp.float32
-        )
+        query, key = att.norm_query(projected[0]), att.norm_key(projected[1])
+        value, scaled = projected[2], self.scaled(query)
+        logits = self.product("bulhd,bukhd->bulhk", scaled, key, jnp.float32)
         # Kept, so that first_layer can add one more key to this softmax.
         log_total = jax.nn.logsumexp(logits, axis=-1)
         weights = jnp.exp(logits - log_total[..., None]).astype(self.dtype)
@@ -218,15 +204,10 @@ class JointReadout(ImprovedTransformer):
         prepared: SharedLatents | FrameLatents,
         query_frame: Int[Array, "B Q"],
     ) -> Float[Array, "B Q C"]:
-        """Returns the query tokens after all layers.
+        """Returns the normed query tokens after all layers.
 
-        Args:
-            queries: embedded query points.
-            prepared: what `prepare` returned for the clips' latents.
-            query_frame: frame of each query, moved into the window where it is not.
-
-        Returns:
-            The normed query tokens.
+        prepared: what `prepare` returned for the clips' latents. query_frame: moved
+        into the window where it is not.
         """
         query_frame = jnp.clip(query_frame, 0, self.num_frames - 1)
         if isinstance(prepared, SharedLatents):
@@ -275,12 +256,8 @@ class JointReadout(ImprovedTransformer):
         block = self.layers[-1]
         att = block.self_att
         normed = block.norm_q(tokens)
-        logits = self.product(
-            "bqhd,bqlhd->bqhl",
-            self.scaled(att.queries(normed[..., 0, :])),
-            att.keys(normed),
-            jnp.float32,
-        )
+        query, key = self.scaled(att.queries(normed[..., 0, :])), att.keys(normed)
+        logits = self.product("bqhd,bqlhd->bqhl", query, key, jnp.float32)
         weights = jax.nn.softmax(logits, axis=-1).astype(self.dtype)
         # One value per head instead of one per token and head: products of matrices
         # are associative.

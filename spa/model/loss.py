@@ -50,29 +50,18 @@ def relative_errors(
 
 
 def compute_loss(
-    outputs: TrackAutoEncoderResults,
-    batch: dict,
-    weights: LossWeights = WEIGHTS,
+    outputs: TrackAutoEncoderResults, batch: dict, weights: LossWeights = WEIGHTS
 ) -> tuple[Float[Array, ""], dict]:
-    """Computes the training loss of 2D and 3D models.
+    """Computes the training loss of 2D and 3D models, and its terms, unweighted.
 
     L1, logarithmic for large errors, on positions where the query track is visible;
-    cross-entropy on visibility in all frames of the clip; where the model has the
-    head, the negative log-likelihood of a Laplace distribution for the scale of the
-    error (whose gradient does not reach the positions); in 2D certainty as in TAPIR
-    (Doersch et al. 2023, section 3.2).
+    cross-entropy on visibility in all frames of the clip; where the model has the head,
+    the negative log-likelihood of a Laplace distribution for the scale of the error
+    (whose gradient does not reach the positions); in 2D certainty as in TAPIR (Doersch
+    et al. 2023, section 3.2).
 
-    Args:
-        outputs: predictions of the model.
-        batch: with `query_tracks`, `query_tracks_visible` and `boundary_frame`. Query
-            tracks may have fewer frames than the model; the rest is not compared.
-        weights: of the terms.
-
-    Returns:
-        The total, and the terms by name, unweighted.
-
-    Raises:
-        ValueError: naming the array of the batch that does not fit the predictions.
+    batch: query tracks may have fewer frames than the model; the rest is not compared.
+    Raises ValueError, naming the array of the batch that does not fit the predictions.
     """
     outputs = first_frames(outputs, batch)
     visible = batch["query_tracks_visible"]
@@ -108,8 +97,7 @@ def first_frames(
 ) -> TrackAutoEncoderResults:
     """Returns the predictions for those frames that the batch's query tracks have.
 
-    Raises:
-        ValueError: naming the array of the batch that does not fit the predictions.
+    Raises ValueError, naming the array of the batch that does not fit the predictions.
     """
     clips, queries, most, coords = outputs.tracks.shape
     tracks = batch["query_tracks"]

@@ -21,11 +21,9 @@ def support_batch(
     """Returns a batch of one clip (docs/formats.md), padded with invisible tracks and
     frames to [1, num_support, num_frames, ...]: few shapes, so that little is compiled.
 
-    Args:
-        tracks: in as many coordinates as the model takes, 2 or 3.
-        visible: where they are seen.
-        num_support, num_frames: sizes after padding.
-        features: by their names in the batch.
+    tracks: in as many coordinates as the model takes, 2 or 3. visible: where they are
+    seen. num_support, num_frames: sizes after padding. features: by their names in the
+    batch.
     """
     n, length = visible.shape
     support = np.zeros((1, num_support, num_frames, tracks.shape[-1]), np.float32)

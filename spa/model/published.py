@@ -14,18 +14,11 @@ from spa.model.config import ModelConfig
 from track_autoencoder_3d import FEATURES, TrackAutoEncoder3D
 
 # Modules of TRAJAN, all of which 3DSPA has too.
-TRAJAN_MODULES = {
-    "initializer",
-    "track_token_projection",
-    "input_track_transformer",
-    "tracks_to_latents",
-    "compressor",
-    "decompressor",
-    "decompress_attn",
-    "query_encoder",
-    "track_readout_attn",
-    "track_predictor",
-}
+TRAJAN_MODULES = set(
+    "initializer track_token_projection input_track_transformer tracks_to_latents "
+    "compressor decompressor decompress_attn query_encoder track_readout_attn "
+    "track_predictor".split()
+)
 # What only 3DSPA has, not always all of it.
 MODULES_3D = {"input_readout_token", "dino_projection", "depth_projection"}
 # What neither has, but models of ours do.
@@ -56,16 +49,9 @@ OUTPUTS_PER_FRAME = 4  # x, y, visible and certain, or x, y, z and visible
 def published_config(arrays: dict, path: str = "the checkpoint") -> ModelConfig:
     """Returns the configuration of a published checkpoint, in the size of its arrays.
 
-    Args:
-        arrays: parameters by name.
-        path: for the message.
-
-    Returns:
-        The configuration. Where an array that tells a size is missing or makes no sense
-        the published size stands, so that find_mismatches can name the array.
-
-    Raises:
-        CheckpointError: if the arrays are those of another model.
+    Where an array that tells a size is missing or makes no sense the published size
+    stands, so that find_mismatches can name the array. Raises CheckpointError, naming
+    the path, if the arrays are those of another model.
     """
     shapes = {name: np.shape(x) for name, x in arrays.items()}
     modules = {name.split("/")[0] for name in shapes}

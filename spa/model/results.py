@@ -10,14 +10,10 @@ from jaxtyping import Array, Float, Int
 class TrackAutoEncoderResults:
     """Predictions of the autoencoder.
 
-    Attributes:
-        tracks: positions, `[*B, Q, T, C]`, in the units of the query points.
-        visible_logits: visibility before the sigmoid, `[*B, Q, T, 1]`.
-        certain_logits: certainty before the sigmoid, `[*B, Q, T, 1]`; zeros in 3D.
-        log_error_scale: log of the expected position error, `[*B, Q, T, 1]`, or None
-            in a model without that head.
-        latents: the latents before quantisation, `[*B, L, latent_token_dim]`, where
-            they were computed in the same call, else None.
+    tracks: in the units of the query points. visible_logits, certain_logits: before the
+    sigmoid; certainty is zeros in 3D. log_error_scale: log of the expected position
+    error, None in a model without that head. latents: before quantisation, where they
+    were computed in the same call, else None.
     """
 
     tracks: Float[Array, "*B Q T C"]
@@ -45,11 +41,8 @@ class TrackAutoEncoderResults:
 class TrackAutoEncoderDecoderContext:
     """Points to decode.
 
-    Attributes:
-        decoder_query: embedded (or plain, see `nested_query_embedding`) positions.
-        query_frame: frame of each query point, `[*B, Q]`.
-        boundary_frame: first padded frame, `[*B]`, or None.
-        query_position: positions as given, `[*B, Q, C]`.
+    decoder_query: embedded (or plain, see `nested_query_embedding`) positions.
+    query_position: positions as given. boundary_frame: first padded frame, or None.
     """
 
     decoder_query: Float[Array, "*B Q F"]

@@ -56,10 +56,9 @@ class StopRequest:
     """
 
     def __init__(self):
-        self.came = False
-        self.is_looked_for = False
-        signal.signal(signal.SIGTERM, self)
-        signal.signal(signal.SIGINT, self)
+        self.came = self.is_looked_for = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self)
 
     def __call__(self, *_):
         if self.came or not self.is_looked_for:
@@ -70,19 +69,13 @@ class StopRequest:
 
 @dataclasses.dataclass
 class Run:
-    """A run under way.
+    """A run under way; `state` is after `step` steps.
 
-    Attributes:
-        options: values of the flags of train.py by their names, see run_data.
-        folder: where it writes; again: how the user goes on with it.
-        model, held_out, step_fn, schedule: what it is made of.
-        num_steps: when it is complete.
-        state: after `step` steps.
-        feeder: of the batches from there on; batch: the last that came of it.
-        no_data: why no more come on this host; empty while they do.
-        saved: step of the newest state on disk; exported: of the weights.
-        began: time when it would have begun without interruptions.
-        wandb: W&B's run, or None; wandb_id names it over interruptions.
+    options: values of the flags of train.py by their names, see run_data. again: how
+    the user goes on with it. feeder: of the batches from there on; batch: the last that
+    came of it; no_data: why no more come on this host, empty while they do. saved: step
+    of the newest state on disk; exported: of the weights. began: time when it would
+    have begun without interruptions; wandb_id: names W&B's run over these.
     """
 
     options: Any
@@ -108,20 +101,13 @@ class Run:
 
     def kept(self) -> str:
         """Says what there is of a run that ends."""
-        parts = []
-        if self.saved:
-            parts.append(f"the training state of step {self.saved} is kept")
-        if self.exported:
-            where = self.folder.weights
-            parts.append(f"the weights of step {self.exported} are in {where}")
+        state = f"the training state of step {self.saved} is kept"
+        weights = f"the weights of step {self.exported} are in {self.folder.weights}"
+        parts = [state] * bool(self.saved) + [weights] * bool(self.exported)
         return ", ".join(parts) or "nothing was written yet"
 
     def resume(self, earlier: list[tuple[int, dict]]) -> None:
-        """Goes back to the newest whole state. Raises TrainingEnded without one.
-
-        Args:
-            earlier: as `resumable` returns them.
-        """
+        """Goes back to the newest whole state, or raises TrainingEnded."""
         for step, about in earlier:
             try:
                 self.state = restore_state(self.folder.states, step, self.state)
@@ -159,13 +145,9 @@ class Run:
         """Writes the averaged weights, and how they came about."""
         if not is_first_host():
             return
-        flags = settings(self.options)
-        metadata = {
-            "step": self.step,
-            "flags": {k: v for k, v in flags.items() if k not in UNNOTED},
-            "training": metrics,
-            "held_out": held_out,
-        }
+        flags = settings(self.options).items()
+        metadata = {"step": self.step, "training": metrics, "held_out": held_out}
+        metadata["flags"] = {k: v for k, v in flags if k not in UNNOTED}
         params = jax.device_get(training.local_replica(self.state.average))
         path, dtype = self.folder.weights, self.options.storage
         try:
@@ -202,13 +184,12 @@ class Run:
     def read_metrics(self, metrics: dict) -> dict[str, float]:
         """Reads a step's metrics as numbers, which waits for the device.
 
-        Raises:
-            TrainingEnded: if loss or gradient are not finite.
+        Raises TrainingEnded if loss or gradient are not finite.
         """
         values = {name: float(x) for name, x in metrics.items()}
         if not math.isfinite(values["loss"] + values["grad_norm"]):
-            what = f"the loss or its gradient is not finite at step {self.step}"
-            raise self.diverged(what)
+            at = f"at step {self.step}"
+            raise self.diverged(f"the loss or its gradient is not finite {at}")
         rate = float(self.schedule(self.step - 1))
         return {**values, "learning_rate": rate, **self.feeder.rates()}
 
@@ -232,8 +213,7 @@ class Run:
     def stop_agreed(self, stop: StopRequest) -> bool:
         """Returns whether to stop, which all hosts must do together.
 
-        Raises:
-            TrainingEnded: on every host, if the data of one have failed.
+        Raises TrainingEnded on every host, if the data of one have failed.
         """
         said = np.array([stop.came, bool(self.no_data)])
         if has_other_hosts():
@@ -250,11 +230,8 @@ class Run:
 
         Hosts take each step together: one whose data fail goes on with the last batch
         that it had until all know of it, which is before anything is made of that step.
-
-        Raises:
-            KeyboardInterrupt: by a signal.
-            TrainingEnded: if data, numbers or the disk fail.
-            OSError: if the disk fails.
+        Raises KeyboardInterrupt by a signal, TrainingEnded if data, numbers or the disk
+        fail, OSError if the disk fails.
         """
         options, first = self.options, self.step + 1
         last = min(self.num_steps, options.stop_at_step or self.num_steps)
@@ -319,15 +296,12 @@ def settings(options) -> dict:
 
 def report(errors: dict[str, float]) -> str:
     """Says what evaluation.evaluate found."""
-    calibration = ""
+    calibration, times = "", evaluation.CALIBRATION
     if "error_scale_correlation" in errors:
-        times = evaluation.CALIBRATION
         found = "/".join(f"{errors[f'error_within_{k}x']:.0%}" for k in times)
         right = "/".join(f"{evaluation.expected_within(k):.0%}" for k in times)
-        calibration = (
-            f", {found} of errors within {'/'.join(map(str, times))} predicted scales "
-            f"(right: {right})"
-        )
+        within = f"within {'/'.join(map(str, times))} predicted scales"
+        calibration = f", {found} of errors {within} (right: {right})"
     return (
         f"held-out median error {errors['model_median_px']:.2f} px at 256 (point stays "
         f"{errors['point_stays_median_px']:.2f}, constant velocity "
@@ -395,12 +369,10 @@ def begin(options, folder: RunFolder, again: str) -> Run:
 def resumable(options, folder: RunFolder) -> list[tuple[int, dict]]:
     """Returns steps that can be resumed from, the newest first, and what is beside.
 
-    Raises:
-        UserError: if an option differs that must not.
-        TrainingEnded: if there are states and none of them can be read.
+    Raises UserError if an option differs that must not, TrainingEnded if there are
+    states and none of them can be read.
     """
-    found = []
-    steps = saved_steps(folder.states)
+    found, steps = [], saved_steps(folder.states)
     for path in unfinished(folder.states):
         say(f"{path} is half-written: passed over")
     for step in steps:
@@ -439,18 +411,11 @@ def refuse_changes(before: dict, now: dict) -> None:
 
 
 def train(options, folder: RunFolder, again: str, stop: StopRequest) -> str:
-    """Trains, and returns what to tell the user.
+    """Trains, and returns what to tell the user; arguments as the fields of Run.
 
-    Args:
-        options: values of the flags of train.py by their names, see run_data.
-        folder: where to write.
-        again: how the user goes on with this run if it stops.
-        stop: told by a signal.
-
-    Raises:
-        TrainingEnded: if it is interrupted, or fails with something kept.
-        UserError: for options or data that do not fit together.
-        OSError: if something cannot be written.
+    Raises TrainingEnded if it is interrupted, or fails with something kept, UserError
+    for options or data that do not fit together, OSError if something cannot be
+    written.
     """
     run = begin(options, folder, again)
     try:

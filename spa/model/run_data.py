@@ -19,7 +19,7 @@ from spa.data.examples import example_features
 from spa.data.loading import dataset_size, load_dataset
 from spa.errors import UserError
 from spa.model import checkpoints
-from spa.simulation import scene_pool
+from spa.simulation.scene_pool import ScenePool, synthetic_pool
 from track_autoencoder import TrackAutoEncoder
 
 EVALUATION_SEED = 1  # pools of different seeds share no scene
@@ -89,8 +89,7 @@ def source_features(options) -> set[str]:
 def choose_features(options) -> dict[str, bool]:
     """Chooses `use_dino` and `use_depth`: as asked for, else what model and data have.
 
-    Raises:
-        UserError: if a feature is asked for that one of them has not.
+    Raises UserError if a feature is asked for that one of them has not.
     """
     is_3d = options.model_type == "3dspa"
     found = source_features(options) if is_3d else set()
@@ -123,19 +122,15 @@ def make_model(options) -> TrackAutoEncoder:
 def first_params(options, model: TrackAutoEncoder) -> dict:
     """Returns random parameters, or those of --init_checkpoint.
 
-    Raises:
-        UserError: if that is of another model.
+    Raises UserError if that is of another model.
     """
     if options.init_checkpoint is None:
         return checkpoints.init_params(model, options.seed)
     checkpoint = checkpoints.load_checkpoint(options.init_checkpoint)
     found = dataclasses.asdict(checkpoint.config)
     wanted = dataclasses.asdict(track_autoencoder.model_config(model))
-    different = [
-        f"{name} {found[name]}, not {value}"
-        for name, value in wanted.items()
-        if found[name] != value
-    ]
+    names = [name for name, value in wanted.items() if found[name] != value]
+    different = [f"{name} {found[name]}, not {wanted[name]}" for name in names]
     if different:
         raise UserError(
             f"--init_checkpoint={options.init_checkpoint} is another model: it has "
@@ -158,13 +153,13 @@ def count_steps(options) -> int:
 
 def simulate_scenes(
     options, num_scenes: int, seed: int, num_frames: int, depth_scenes: int
-) -> scene_pool.ScenePool:
+) -> ScenePool:
     """Returns simulated scenes, as long as the model's window or longer.
 
     They have as many tracks as are asked for, and features for all of the support.
     """
     support, query = options.num_support_tracks, options.num_query_points
-    return scene_pool.synthetic_pool(
+    return synthetic_pool(
         num_scenes,
         seed=seed,
         num_workers=options.num_workers,
@@ -197,8 +192,7 @@ def batches(options, model, source, path, batch_size: int, seed: int, **how):
 def held_out_batches(options, model) -> list[dict]:
     """Returns held-out batches, the same on every host, as large as a device's part.
 
-    Raises:
-        UserError: if there is no clip.
+    Raises UserError if there is no clip.
     """
     source, pool = eval_source(options), None
     if source == "synthetic":

@@ -4,6 +4,7 @@ import contextlib
 import json
 import netrc
 import os
+import pathlib
 import sys
 import urllib.parse
 
@@ -30,12 +31,7 @@ def say(text: str) -> None:
 
 
 class RunFolder:
-    """The --checkpoint_dir of a run.
-
-    Args:
-        path: of the folder.
-        name: of the weights, "{model_type}_{preset}".
-    """
+    """The --checkpoint_dir of a run; name: of its weights, without ending."""
 
     def __init__(self, path: str, name: str):
         self.path, self.name = path, name
@@ -61,12 +57,10 @@ class RunFolder:
 
     def lines(self, name: str) -> list[dict]:
         """Reads the lines of a .jsonl, but for one that was cut off."""
-        lines = []
-        with contextlib.suppress(FileNotFoundError):
-            with open(self.file(name), encoding="utf-8") as file:
-                for text in file:
-                    with contextlib.suppress(ValueError):
-                        lines.append(json.loads(text))
+        lines, path = [], pathlib.Path(self.file(name))
+        for text in path.read_text("utf-8").splitlines() if path.exists() else ():
+            with contextlib.suppress(ValueError):
+                lines.append(json.loads(text))
         return lines
 
     def drop_lines(self, step: int) -> None:
@@ -92,10 +86,7 @@ class RunFolder:
 def start_wandb(options, run_id: str, config: dict):
     """Returns the W&B run that is asked for; None if there is none, or it fails.
 
-    Args:
-        options: as in run_data.
-        run_id: name of the run over interruptions.
-        config: what W&B shows of it.
+    run_id: name of the run over interruptions. config: what W&B shows of it.
     """
     if options.wandb_project is None or not is_first_host():
         return None
@@ -136,8 +127,7 @@ def has_wandb_login() -> bool:
     address = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
     file = os.environ.get("NETRC") or os.path.expanduser("~/.netrc")
     try:
-        return bool(
-            netrc.netrc(file).authenticators(urllib.parse.urlparse(address).hostname)
-        )
+        host = urllib.parse.urlparse(address).hostname
+        return bool(netrc.netrc(file).authenticators(host))
     except (OSError, netrc.NetrcParseError):
         return False

@@ -18,6 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from spa.model.arrays import merge_last
+
 DEPTH_WEIGHT = 0.3  # of a difference in log depth, beside one in the image
 # Squared distance of tracks that are never seen together, beyond that of their means.
 NEVER_TOGETHER = 0.25
@@ -42,17 +44,13 @@ def choose_nodes(
 
     The first is the one nearest to the middle; each further one is the farthest from
     all before it, where a track that is seen more often counts as farther. Which tracks
-    they are does not depend on the order of tracks, nor on tracks that are never seen.
+    they are does not depend on the order of tracks, nor on tracks that are never seen,
+    nor on what hidden positions hold. If there are fewer than num_nodes, all are taken
+    again, and so on.
 
-    Args:
-        points: image positions; what hidden ones hold does not matter.
-        visible: where points are seen.
-        num_nodes: L. If there are fewer tracks, all are taken again, and so on.
-
-    Returns:
-        The nodes' tracks, and their squared distances to all tracks: the mean over the
-        frames where both are seen, or where there is none, that of mean positions and
-        NEVER_TOGETHER.
+    Returns the nodes' tracks, and their squared distances to all tracks: the mean over
+    the frames where both are seen, or where there is none, that of mean positions and
+    NEVER_TOGETHER.
     """
     points = jnp.where(visible[..., None], points, 0.0)
     seen = visible.astype(jnp.float32)
@@ -95,14 +93,11 @@ def node_paths(
     nodes: Int[Array, "B L"],
     distances: Float[Array, "B L N"],
 ) -> Float[Array, "B L T C"]:
-    """Returns the nodes' paths through all frames, also where they are hidden.
+    """Returns the paths of chosen nodes through all frames, also where they are hidden.
 
     From frame to frame a node moves as those tracks do that are seen in both, the near
     ones first: mostly its own where that is seen, its neighbours' where it is not. A
     path lies where the node's own track does on average. Without any track it rests.
-
-    Args:
-        points, visible, nodes, distances: see choose_nodes.
     """
     log_weight = -NEIGHBOUR_POWER * jnp.log(distances + NEIGHBOUR_RADIUS**2)
     log_weight = log_weight - jnp.max(log_weight, axis=-1, keepdims=True)
@@ -140,14 +135,9 @@ def compress_paths(
 ) -> Float[Array, "B L C*K"]:
     """Compresses paths to a few numbers, of which rounding costs a fraction.
 
-    Args:
-        paths: of T frames or fewer than num_frames; they then rest.
-        num_frames: of the basis.
-        num_frequencies: K, cosines kept of each coordinate. Motion faster than
-            K / (2 * num_frames) periods a frame is lost.
-
-    Returns:
-        Per coordinate K numbers, within -1..1 for positions up to about 3.
+    Paths of fewer than num_frames rest at their end. Motion faster than K / (2 *
+    num_frames) periods a frame is lost, with K = num_frequencies. The numbers are
+    within -1..1 for positions up to about 3.
     """
     spare = num_frames - paths.shape[2]
     paths = jnp.pad(paths, ((0, 0), (0, 0), (0, spare), (0, 0)), mode="edge")
@@ -157,10 +147,7 @@ def compress_paths(
         paths,
         precision=jax.lax.Precision.HIGHEST,
     )
-    return jnp.reshape(
-        jnp.arcsinh(parts / SMALLEST_PART) / LARGEST_PART,
-        (*parts.shape[:2], parts.shape[2] * num_frequencies),
-    )
+    return merge_last(jnp.arcsinh(parts / SMALLEST_PART) / LARGEST_PART)
 
 
 def expand_paths(
@@ -187,15 +174,10 @@ def blend_weights(
     """Returns weights under which nodes carry points; they sum to 1, some below 0.
 
     Of the map that is linear in (x, y, 1 / z) and fits the nodes' displacements best,
-    each node counting as log_weights say, the value at the point. Under a moving camera
-    what stands still moves by such a map, to first order.
-
-    Args:
-        points: image positions.
-        nodes: those of the nodes in the frame of each point.
-        log_weights: up to a constant.
-        ridge: how much, as a share of the nodes' spread, the slope is held back: near 0
-            where nodes surround the point, it keeps it from being extrapolated.
+    each node (where it lies in the frame of the point) counting as log_weights say, the
+    value at the point. Under a moving camera what stands still moves by such a map, to
+    first order. ridge: how much, as a share of the nodes' spread, the slope is held
+    back: near 0 where nodes surround the point, it keeps it from being extrapolated.
     """
     weight, highest = jax.nn.softmax(log_weights, axis=-1), jax.lax.Precision.HIGHEST
     offset = inverse_depths(nodes) - inverse_depths(points)[:, :, None]

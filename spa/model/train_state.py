@@ -17,12 +17,8 @@ from spa.errors import CheckpointError, first_line
 class TrainState:
     """All that a step changes.
 
-    Attributes:
-        step: number of steps taken.
-        params: parameters.
-        average: their exponential moving average, which is evaluated and shipped.
-        optimizer_state: of optax.
-        key: random numbers of the next step.
+    average: of the parameters, exponential, which is evaluated and shipped. key: random
+    numbers of the next step.
     """
 
     step: jax.Array
@@ -63,24 +59,17 @@ def unfinished(folder: str) -> list[str]:
 def save_state(folder: str, state: TrainState, about: dict, keep: int = 3) -> None:
     """Writes a training state; it appears whole or not at all. All hosts call this.
 
-    Where in the data it is follows from its step: each takes one batch.
-
-    Args:
-        folder: of all states of a run.
-        state: parameters, their average, optimizer, random numbers.
-        about: what else to keep, anything that JSON can hold.
-        keep: how many of the newest are kept; older ones go when this one is complete.
-
-    Raises:
-        CheckpointError: if it cannot be written. Earlier ones stay as they are.
+    Where in the data it is follows from its step: each takes one batch. about: what
+    else to keep, anything that JSON can hold. keep: how many of the newest are kept;
+    older ones go when this one is complete. Raises CheckpointError if it cannot be
+    written. Earlier ones stay as they are.
     """
     import orbax.checkpoint as ocp  # seconds to import
 
     folder = os.path.abspath(folder)
     path = os.path.join(folder, str(int(state.step)))
     items = ocp.args.Composite(
-        state=ocp.args.StandardSave(state),
-        about=ocp.args.JsonSave(about),
+        state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(about)
     )
     try:
         with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
@@ -113,14 +102,9 @@ def read_about(folder: str, step: int) -> dict:
 
 
 def restore_state(folder: str, step: int, like: TrainState) -> TrainState:
-    """Reads a training state.
+    """Reads a training state. Raises CheckpointError if it cannot be read.
 
-    Args:
-        folder, step: as saved.
-        like: a state of the same shapes, on the devices that this one shall be on.
-
-    Raises:
-        CheckpointError: if it cannot be read.
+    like: a state of the same shapes, on the devices that this one shall be on.
     """
     import orbax.checkpoint as ocp
 

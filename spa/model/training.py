@@ -18,14 +18,8 @@ from track_autoencoder import TrackAutoEncoder
 ADAM_B2 = 0.98
 # Layers that read inputs or write outputs.
 OUTER_LAYERS = (
-    "track_mlp_in",
-    "track_token_projection",
-    "dino_projection",
-    "depth_projection",
-    "query_encoder",
-    "carried_encoder",
-    "track_predictor",
-    "error_scale_head",
+    "track_mlp_in track_token_projection dino_projection depth_projection "
+    "query_encoder carried_encoder track_predictor error_scale_head".split()
 )
 
 
@@ -52,33 +46,24 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """Returns AdamW or Muon under make_schedule, with gradients clipped together.
 
-    Args:
-        learning_rate: the peak.
-        num_steps, warmup_steps: of the schedule.
-        name: "adamw" (published), or "muon" (Jordan et al. 2024, "Muon: An optimizer
-            for hidden layers"; updates as large as AdamW's as in Liu et al. 2025,
-            "Muon is scalable for LLM training", section 2.2), which needs a fraction
-            of the steps. What is not inside the network, and every vector, then takes
-            AdamW at half the rate.
-        weight_decay: of products' kernels (under Muon those that are its own).
-        clip_norm: of all gradients together.
-
-    Raises:
-        ValueError: for another name.
+    name: "adamw" (published), or "muon" (Jordan et al. 2024, "Muon: An optimizer for
+    hidden layers"; updates as large as AdamW's as in Liu et al. 2025, "Muon is scalable
+    for LLM training", section 2.2), which needs a fraction of the steps. What is not
+    inside the network, and every vector, then takes AdamW at half the rate.
+    weight_decay: of products' kernels (under Muon those that are its own). Raises
+    ValueError for another name.
     """
     schedule = make_schedule(learning_rate, num_steps, warmup_steps)
     if name == "adamw":
-        update = optax.adamw(
-            schedule, b2=ADAM_B2, weight_decay=weight_decay, mask=is_kernel
-        )
+        decay = {"weight_decay": weight_decay, "mask": is_kernel}
+        update = optax.adamw(schedule, b2=ADAM_B2, **decay)
     elif name == "muon":
+        half = make_schedule(learning_rate / 2, num_steps, warmup_steps)
         update = optax.contrib.muon(
             schedule,
             weight_decay=weight_decay,
             weight_decay_mask=is_kernel,
-            adam_learning_rate=make_schedule(
-                learning_rate / 2, num_steps, warmup_steps
-            ),
+            adam_learning_rate=half,
             adam_b2=ADAM_B2,
             muon_weight_dimension_numbers=hidden_matrices,
             consistent_rms=0.2,
@@ -107,11 +92,8 @@ def hidden_matrices(params: dict) -> dict:
         if names[-1] != "kernel" or names[0] in OUTER_LAYERS:
             return None
         # Attention: [channels, heads, channels per head], and back.
-        num_inputs = 2 if names[-2] == "dense_out" else 1
-        order = tuple(range(x.ndim))
-        return optax.contrib.MuonDimensionNumbers(
-            order[:num_inputs], order[num_inputs:]
-        )
+        inputs, order = 2 if names[-2] == "dense_out" else 1, tuple(range(x.ndim))
+        return optax.contrib.MuonDimensionNumbers(order[:inputs], order[inputs:])
 
     return jax.tree_util.tree_map_with_path(axes, params)
 
@@ -123,17 +105,10 @@ def make_train_step(
     decay: float = 0.999,
     sharding: jax.sharding.Sharding | None = None,
 ) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
-    """Returns a compiled step: loss, gradient, update, average.
+    """Returns a compiled step from (state, batch), used up, to (state, metrics).
 
-    Args:
-        model: the model.
-        optimizer: see make_optimizer.
-        weights: of the loss.
-        decay: of the moving average; early on (1 + step) / (10 + step) if smaller.
-        sharding: where states and metrics lie, if on several devices (make_shardings).
-
-    Returns:
-        A function from (state, batch) to (state, metrics). The given state is used up.
+    decay: of the moving average; early on (1 + step) / (10 + step) if smaller.
+    sharding: where states and metrics lie, if on several devices (make_shardings).
     """
 
     def loss_fn(params, batch, key):
@@ -184,10 +159,6 @@ class Feeder:
 
     A wait counts if nothing was left to compute when it was over, and then as a whole:
     a batch that comes while the step before is still under way has kept nobody waiting.
-
-    Args:
-        batches: iterator of dicts of arrays.
-        sharding: of a batch, see make_shardings.
     """
 
     def __init__(self, batches: Iterator[dict], sharding: jax.sharding.Sharding):

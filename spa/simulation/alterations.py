@@ -51,12 +51,8 @@ def move_instance(
     geoms = simulation.instance_geoms(instance)
     vertices = simulation.instance_vertices(instance)
     later = {name: array[t:].copy() for name, array in simulation.poses.items()}
-    for name, rows in (
-        ("xpos", bodies),
-        ("xipos", bodies),
-        ("geom_xpos", geoms),
-        ("flexvert_xpos", vertices),
-    ):
+    rows_of = {"xpos": bodies, "xipos": bodies, "geom_xpos": geoms}
+    for name, rows in (rows_of | {"flexvert_xpos": vertices}).items():
         points = scale * (later[name][:, rows] - centre[:, None])
         moved = (points @ rotation.swapaxes(1, 2)) + (centre + shift)[:, None]
         later[name][:, rows] = moved
@@ -115,9 +111,8 @@ def add_body(simulation: Simulation, t: int, body: Body) -> Simulation:
     """Adds a body that is shown from frame t on, and that only static ones touch."""
     world, num_frames = simulation.world, len(simulation.qpos)
     static = tuple(other for other in world.bodies if not other.moving)
-    alone = simulate(
-        World((*static, body), world.scale), num_frames - t, simulation.fps
-    )
+    small = World((*static, body), world.scale)
+    alone = simulate(small, num_frames - t, simulation.fps)
     wider = dataclasses.replace(world, bodies=(*world.bodies, body))
     model = build_model(wider, simulation.model.opt.timestep)
     old_bodies, old_geoms = simulation.num_bodies, simulation.model.ngeom
@@ -153,9 +148,8 @@ def reshape_bodies(
     """Gives bodies, by MuJoCo's index, other geoms from frame t on."""
     bodies = list(simulation.world.bodies)
     for k, geoms in other.items():
-        bodies[k - 1] = dataclasses.replace(
-            bodies[k - 1], geoms=(*bodies[k - 1].geoms, *geoms)
-        )
+        geoms = *bodies[k - 1].geoms, *geoms
+        bodies[k - 1] = dataclasses.replace(bodies[k - 1], geoms=geoms)
     world = dataclasses.replace(simulation.world, bodies=tuple(bodies))
     model = build_model(world, simulation.model.opt.timestep)
     data, old = mujoco.MjData(model), simulation.model
@@ -167,10 +161,9 @@ def reshape_bodies(
     poses = dict(simulation.poses)
     turn = np.stack([rotation_matrix(q) for q in model.geom_quat[new]])
     at = np.einsum("tgij,gj->tgi", rotation[:, owner], model.geom_pos[new])
-    for name, fresh in (
-        ("geom_xpos", position[:, owner] + at),
-        ("geom_xmat", (rotation[:, owner] @ turn).reshape(num_frames, -1, 9)),
-    ):
+    turned = (rotation[:, owner] @ turn).reshape(num_frames, -1, 9)
+    placed = {"geom_xpos": position[:, owner] + at, "geom_xmat": turned}
+    for name, fresh in placed.items():
         array = np.zeros((num_frames, *getattr(data, name).shape))
         array[:, kept], array[:, new] = poses[name], fresh
         poses[name] = array
@@ -178,12 +171,9 @@ def reshape_bodies(
     for k in other:
         centre = np.einsum("tij,j->ti", rotation[:, k], model.body_ipos[k])
         axes = rotation[:, k] @ rotation_matrix(model.body_iquat[k])
-        for name, fresh in (
-            ("xipos", position[:, k] + centre),
-            ("ximat", axes.reshape(num_frames, 9)),
-        ):
-            poses[name] = poses[name].copy()
-            poses[name][:, k] = fresh
+        poses["xipos"], poses["ximat"] = poses["xipos"].copy(), poses["ximat"].copy()
+        poses["xipos"][:, k] = position[:, k] + centre
+        poses["ximat"][:, k] = axes.reshape(num_frames, 9)
     shown = np.ones((num_frames, model.ngeom + model.nflex), bool)
     shown[:t, new] = False
     replaced = kept[np.isin(old.geom_bodyid, list(other))]

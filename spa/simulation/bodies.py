@@ -131,16 +131,10 @@ def log_uniform(rng: np.random.Generator, low: float, high: float, size=None):
 
 
 def draw_shape(rng: np.random.Generator, mode: str, radius: float) -> tuple[Geom, ...]:
-    """Draws one geom, or two glued together, of about the given radius (m).
-
-    mode: how the body will move, such as "drop", "roll" or "stack", of which the shapes
-    that can be drawn depend.
-    """
-    choices = ["box", "sphere", "cylinder", "capsule", "ellipsoid"]
-    if mode == "roll":
-        choices = ["sphere", "cylinder"]
-    elif mode == "stack":
-        choices = ["box", "cylinder"]
+    """Draws one geom, or two glued together, of about the given radius (m), that may
+    move as `mode` says ("drop", "roll", "stack"...)."""
+    few = {"roll": ["sphere", "cylinder"], "stack": ["box", "cylinder"]}
+    choices = few.get(mode, ["box", "sphere", "cylinder", "capsule", "ellipsoid"])
     shape, a, b = str(rng.choice(choices)), *rng.uniform(0.4, 1.0, 2)
     sizes = {
         "box": (radius, radius * a, radius * b),
@@ -194,17 +188,13 @@ def half_height(geom: Geom) -> float:
 
 def bounding_radius(body: Body) -> float:
     """Returns the radius (m) of a sphere about the body's origin that holds it."""
-    return max(
-        np.linalg.norm(geom.position)
-        + (sum(geom.size) if geom.shape == "capsule" else _shape_radius(geom))
-        for geom in body.geoms
-    )
 
+    def radius(geom):
+        if geom.shape in ("capsule", "ellipsoid"):
+            return sum(geom.size) if geom.shape == "capsule" else max(geom.size)
+        return float(np.linalg.norm(geom.size))
 
-def _shape_radius(geom: Geom) -> float:
-    if geom.shape == "ellipsoid":
-        return max(geom.size)
-    return float(np.linalg.norm(geom.size))
+    return max(np.linalg.norm(geom.position) + radius(geom) for geom in body.geoms)
 
 
 def is_clear(body: Body, others: list[Body]) -> bool:
@@ -214,9 +204,8 @@ def is_clear(body: Body, others: list[Body]) -> bool:
     for other in others:
         if other.geoms[0].shape == "plane":
             continue
-        local = rotation_matrix(other.quaternion).T @ (
-            position - np.array(other.position)
-        )
+        offset = position - np.array(other.position)
+        local = rotation_matrix(other.quaternion).T @ offset
         if other.moving:
             half = np.full(3, bounding_radius(other))
             if abs(local[0]) + abs(local[1]) < 0.5 * half[0]:  # stacked upon it

@@ -39,14 +39,9 @@ def draw_camera(
         elevation = elevation + rng.uniform(-0.2, 0.2) * amount * progress
     elif motion == "dolly":
         distance = distance * np.exp(0.8 * amount * progress)
-    eye = target + distance[:, None] * np.stack(
-        [
-            np.cos(azimuth) * np.cos(elevation),
-            np.sin(azimuth) * np.cos(elevation),
-            np.sin(elevation),
-        ],
-        axis=-1,
-    )
+    across = np.cos(elevation)
+    away = [np.cos(azimuth) * across, np.sin(azimuth) * across, np.sin(elevation)]
+    eye = target + distance[:, None] * np.stack(away, axis=-1)
     if motion == "follow":  # panning after a body, from where the camera stands
         eye = np.tile(eye[:1], (num_frames, 1))
     if motion in ("truck", "pan"):
@@ -65,7 +60,9 @@ def draw_camera(
 def _draw_target(rng, simulation: Simulation, motion: str) -> np.ndarray:
     """`[T, 3]` what the camera looks at."""
     scale, num_frames = simulation.world.scale, len(simulation.qpos)
-    paths = _moving_paths(simulation)
+    bodies = simulation.body_position[:, simulation.body_instances > 0]
+    softs = simulation.instance_paths()[:, : len(simulation.world.softs)]
+    paths = np.concatenate([bodies, softs], axis=1)
     centre = np.array([*rng.normal(0, 0.25, 2), rng.uniform(0.05, 0.5)]) * scale
     if paths.shape[1] == 0 or (motion != "follow" and rng.random() < 0.4):
         return np.tile(centre, (num_frames, 1))
@@ -77,13 +74,6 @@ def _draw_target(rng, simulation: Simulation, motion: str) -> np.ndarray:
     padded = np.pad(path, ((width // 2, width // 2), (0, 0)), mode="edge")
     kernel = np.ones(width) / width
     return np.stack([np.convolve(padded[:, i], kernel, "valid") for i in range(3)], -1)
-
-
-def _moving_paths(simulation: Simulation) -> np.ndarray:
-    """`[T, M, 3]` the origins of moving bodies and the middles of soft ones."""
-    bodies = simulation.body_position[:, simulation.body_instances > 0]
-    softs = simulation.instance_paths()[:, : len(simulation.world.softs)]
-    return np.concatenate([bodies, softs], axis=1)
 
 
 def _draw_progress(rng: np.random.Generator, num_frames: int) -> np.ndarray:

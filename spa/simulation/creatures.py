@@ -21,8 +21,7 @@ from spa.simulation.bodies import (
 )
 
 LINK_SHAPES = ("capsule", "ellipsoid", "box")
-
-
+STRAIGHT = (1.0, 0.0, 0.0, 0.0)
 LYING = (np.sqrt(0.5), 0.0, np.sqrt(0.5), 0.0)  # turns z to x: geoms along a link
 
 
@@ -31,15 +30,8 @@ def draw_creature(rng, scale, others, num_frames: int, fps: float) -> list[Body]
 
     The first is its root; no bodies at all where there is no room for it.
     """
-    kinds = (
-        _draw_chain,
-        _draw_chain,
-        _draw_walker,
-        _draw_worm,
-        _draw_flyer,
-        _draw_doll,
-    )
-    draw = kinds[rng.integers(len(kinds))]
+    kinds = _draw_chain, _draw_walker, _draw_worm, _draw_flyer, _draw_doll
+    draw = (_draw_chain, *kinds)[rng.integers(6)]  # chains twice as often
     for attempt in range(16):
         size = scale * (1 - 0.03 * attempt)
         root, *links = draw(rng, size, num_frames, fps)
@@ -49,14 +41,10 @@ def draw_creature(rng, scale, others, num_frames: int, fps: float) -> list[Body]
         at = np.stack([position for position, _ in rest_poses(bodies)])
         reach = np.array([bounding_radius(body) for body in bodies])
         if balls_clear(at, np.minimum(reach, at[:, 2]), others):
-            return [_shifted(body, len(others)) for body in bodies]
+            above = len(others)
+            links = [dataclasses.replace(x, parent=x.parent + above) for x in links]
+            return [bodies[0], *links]
     return []
-
-
-def _shifted(body: Body, offset: int) -> Body:
-    if body.parent is None:
-        return body
-    return dataclasses.replace(body, parent=body.parent + offset)
 
 
 def _link(shape, length, radius, parent, at, quaternion, joint, **material) -> Body:
@@ -71,10 +59,8 @@ def _link(shape, length, radius, parent, at, quaternion, joint, **material) -> B
 
 
 def _material(rng: np.random.Generator) -> dict:
-    return {
-        "density": float(log_uniform(rng, 300, 1500)),
-        "friction": draw_friction(rng),
-    }
+    density = float(log_uniform(rng, 300, 1500))
+    return {"density": density, "friction": draw_friction(rng)}
 
 
 def _heading(drive: np.ndarray) -> float:
@@ -90,27 +76,23 @@ def _draw_chain(rng, scale, num_frames, fps) -> list[Body]:
     kind, material = str(rng.choice(["ball", "hinge"])), _material(rng)
     axes = ((0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
     loss = rng.uniform(0.1, 1.0)
-    links = [
-        _link(
-            shape, length, radius, k - 1 if k else None, (length if k else 0.0, 0, 0),
-            (1.0, 0, 0, 0), Joint(kind, axes[k % 2], limit=1.0, loss=loss), **material,
-        )
-        for k in range(count)
-    ]  # fmt: skip
+    links = []
+    for k in range(count):
+        joint = Joint(kind, axes[k % 2], limit=1.0, loss=loss)
+        how = k - 1 if k else None, (length if k else 0.0, 0, 0), STRAIGHT, joint
+        links.append(_link(shape, length, radius, *how, **material))
     yaw = axis_quaternion((0, 0, 1), rng.uniform(0, 2 * np.pi))
     root = {"joint": None}
     if mode == "hang":  # let go at an angle from straight down
         tilt = axis_quaternion((0, 1, 0), np.pi / 2 - rng.uniform(0.3, 1.7))
         height = total + scale * rng.uniform(0.05, 0.5)
-        root = {"joint": Joint("ball", loss=loss)}
-        root |= {"quaternion": quaternion_product(yaw, tilt)}
+        root["joint"] = Joint("ball", loss=loss)
+        root["quaternion"] = quaternion_product(yaw, tilt)
     elif mode == "throw":
         height = total + scale * rng.uniform(0.0, 0.6)
-        root |= {
-            "quaternion": random_quaternion(rng),
-            "velocity": draw_throw(rng, scale),
-        }
-        root |= {"spin": tuple(rng.normal(0, 2, 3))}
+        root["quaternion"] = random_quaternion(rng)
+        root["velocity"] = draw_throw(rng, scale)
+        root["spin"] = tuple(rng.normal(0, 2, 3))
     else:
         drive = draw_drive(rng, "walk", scale, num_frames, fps)
         height = radius * 1.3
@@ -147,20 +129,13 @@ def _draw_walker(rng, scale, num_frames, fps) -> list[Body]:
             joint = Joint("hinge", pull=7.0, loss=20.0, swing=(amplitude, hertz, phase))
             upper = leg * (0.5 if knees else 1.0)
             at = (x, side * 0.8 * b, 0.0)
-            bodies.append(
-                _link("capsule", upper, thick, 0, at, turn, joint, **material)
-            )
+            how = 0, at, turn, joint
+            bodies.append(_link("capsule", upper, thick, *how, **material))
             if knees:
                 bend = (0.6 * amplitude, hertz, phase - 1.2)
                 joint = dataclasses.replace(joint, swing=bend)
-                last, at = len(bodies) - 1, (upper, 0.0, 0.0)
-                straight = (1.0, 0.0, 0.0, 0.0)
-                bodies.append(
-                    _link(
-                        "capsule", leg / 2, 0.8 * thick, last, at, straight, joint,
-                        **material,
-                    )
-                )  # fmt: skip
+                how = len(bodies) - 1, (upper, 0.0, 0.0), STRAIGHT, joint
+                bodies.append(_link("capsule", leg / 2, 0.8 * thick, *how, **material))
     return bodies
 
 
@@ -181,8 +156,8 @@ def _draw_worm(rng, scale, num_frames, fps) -> list[Body]:
         joint = Joint("hinge", axis, pull=7.0, loss=20.0, swing=swing) if k else None
         at = (length if k else 0.0, 0.0, 0.0)
         size = radius * (1 - 0.5 * k / count)
-        straight, above = (1.0, 0.0, 0.0, 0.0), k - 1 if k else None
-        links.append(_link(shape, length, size, above, at, straight, joint, **material))
+        above = k - 1 if k else None
+        links.append(_link(shape, length, size, above, at, STRAIGHT, joint, **material))
     height = radius * 1.1 + swims * scale * rng.uniform(0.3, 1.0)
     behind = axis_quaternion((0, 0, 1), _heading(drive) + np.pi)
     links[0] = dataclasses.replace(
@@ -243,13 +218,8 @@ def _draw_doll(rng, scale, num_frames, fps) -> list[Body]:
             (arm, (0.0, side * 0.3 * h, 0.33 * h), 0.4 * h),
             (leg, (0.0, side * 0.17 * h, -0.4 * h), 0.5 * h),
         ):
-            bodies.append(
-                _link("capsule", long, 0.09 * h, 0, at, turn, loose, **material)
-            )
-            bodies.append(
-                _link(
-                    "capsule", long, 0.07 * h, len(bodies) - 1, (long, 0.0, 0.0),
-                    (1.0, 0.0, 0.0, 0.0), loose, **material,
-                )
-            )  # fmt: skip
+            how = 0, at, turn, loose
+            bodies.append(_link("capsule", long, 0.09 * h, *how, **material))
+            how = len(bodies) - 1, (long, 0.0, 0.0), STRAIGHT, loose
+            bodies.append(_link("capsule", long, 0.07 * h, *how, **material))
     return bodies

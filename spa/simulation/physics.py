@@ -1,6 +1,7 @@
 """The physics of a world, run by MuJoCo; poses of its bodies in every frame."""
 
 import contextlib
+import copy
 import dataclasses
 import functools
 
@@ -274,12 +275,10 @@ def _numbers(values) -> str:
 
 def soft_bodies(model: mujoco.MjModel, index: int) -> np.ndarray:
     """Returns `[B]` bodies that carry a soft one: its vertices, a jelly's corners."""
-    if model.flex_interp[index]:
-        first, count = model.flex_nodeadr[index], model.flex_nodenum[index]
-        bodies = model.flex_nodebodyid[first : first + count]
-    else:
-        first, count = model.flex_vertadr[index], model.flex_vertnum[index]
-        bodies = model.flex_vertbodyid[first : first + count]
+    part = "node" if model.flex_interp[index] else "vert"
+    names = f"flex_{part}adr", f"flex_{part}num", f"flex_{part}bodyid"
+    first, count, bodies = (getattr(model, name) for name in names)
+    bodies = bodies[first[index] : first[index] + count[index]]
     return np.unique(bodies[bodies > 0])
 
 
@@ -287,12 +286,10 @@ def _skins(model: mujoco.MjModel, rest: np.ndarray) -> Skins:
     """The triangles of a model's flexes: a cloth's all, a jelly's outer ones."""
     faces = []
     for i in range(model.nflex):
-        if model.flex_dim[i] == 2:
-            first, count = model.flex_elemdataadr[i], 3 * model.flex_elemnum[i]
-            found = model.flex_elem[first : first + count]
-        else:
-            first, count = model.flex_shelldataadr[i], 3 * model.flex_shellnum[i]
-            found = model.flex_shell[first : first + count]
+        part = "elem" if model.flex_dim[i] == 2 else "shell"
+        names = f"flex_{part}dataadr", f"flex_{part}num", f"flex_{part}"
+        first, count, found = (getattr(model, name) for name in names)
+        found = found[first[i] : first[i] + 3 * count[i]]
         faces.append(found.reshape(-1, 3) + model.flex_vertadr[i])
     soft = np.repeat(np.arange(len(faces)), [len(found) for found in faces])
     return Skins(np.concatenate([np.zeros((0, 3), int), *faces]), soft, rest)
@@ -316,13 +313,7 @@ def simulate(world: World, num_frames: int, fps: float) -> Simulation:
     qpos, states = run_physics(world, model, data, 0, num_frames, fps, limit)
     poses = record_poses(model, data, qpos)
     return Simulation(
-        world,
-        model,
-        data,
-        fps,
-        qpos,
-        states,
-        poses,
+        *(world, model, data, fps, qpos, states, poses),
         skins=_skins(model, poses["flexvert_xpos"][0].copy()),
         body_scale=np.ones((num_frames, len(world.bodies) + 1)),
         shown=np.ones((num_frames, model.ngeom + model.nflex), bool),
@@ -337,12 +328,8 @@ def _set_velocities(world: World, model: mujoco.MjModel, data: mujoco.MjData) ->
             spin = rotation_matrix(body.quaternion).T @ body.spin
             data.qvel[first + 3 : first + 6] = spin
     for i, soft in enumerate(world.softs):
-        data.qvel[_soft_dofs(model, i)] = soft.velocity
-
-
-def _soft_dofs(model: mujoco.MjModel, index: int) -> np.ndarray:
-    """`[B, 3]` where in qvel the velocities of its bodies are."""
-    return model.body_dofadr[soft_bodies(model, index)][:, None] + np.arange(3)
+        first = model.body_dofadr[soft_bodies(model, i)][:, None]
+        data.qvel[first + np.arange(3)] = soft.velocity
 
 
 def run_physics(world, model, data, first: int, count: int, fps: float, limit: float):
@@ -360,7 +347,8 @@ def run_physics(world, model, data, first: int, count: int, fps: float, limit: f
         for i in range(count):
             qpos[i] = data.qpos
             if model.nv:
-                _check_stable(data, largest)
+                if not np.all(np.abs(data.qvel) < largest):  # also true for NaN
+                    raise SceneRejected("the simulation is unstable")
                 if i or not first:  # a state that was resumed has them
                     _apply_drives(world, model, data, first + i, fps)
             mujoco.mj_getState(model, data, states[i], STATE)
@@ -380,6 +368,12 @@ def resume(simulation: Simulation, model: mujoco.MjModel, t: int) -> mujoco.MjDa
     data = mujoco.MjData(model)
     mujoco.mj_setState(model, data, simulation.states[t], STATE)
     return data
+
+
+def resume_copy(simulation: Simulation, t: int):
+    """Returns a copy of the model, which may be changed, and its state at frame t."""
+    model = copy.copy(simulation.model)
+    return model, resume(simulation, model, t)
 
 
 @contextlib.contextmanager
@@ -454,11 +448,6 @@ def largest_velocities(model: mujoco.MjModel, limit: float) -> np.ndarray:
     free, slide = mujoco.mjtJoint.mjJNT_FREE, mujoco.mjtJoint.mjJNT_SLIDE
     straight = (kind == slide) | ((kind == free) & (within < 3))
     return np.where(straight, limit, 150.0)
-
-
-def _check_stable(data: mujoco.MjData, largest: np.ndarray) -> None:
-    if not np.all(np.abs(data.qvel) < largest):  # also true for NaN
-        raise SceneRejected("the simulation is unstable")
 
 
 def _apply_drives(world, model, data, t: int, fps: float) -> None:

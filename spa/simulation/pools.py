@@ -48,19 +48,9 @@ def make_pool(
     Of each KIND in none and the violations it holds `KIND/tracks [N, T, 3]`, `visible
     [N, T]`, `frame`, `ids`, `track_ids [N]`, `instance [N]`, with video `lk [M, T, 2]`
     and `lkv [M, T]`, tracks in pixels of the rendered pictures; and `intrinsics`,
-    `extrinsics`, `fps`.
-
-    Args:
-        seeds: of synthetic.py.
-        is_rendered: whether tracks of rendered pictures are wanted.
-        num_workers: processes to simulate in.
-        size: of what is made; that of all judged scenes for None.
-
-    Returns:
-        The files, in order; none for a seed that gives no scene.
-
-    Raises:
-        OSError: if one cannot be written.
+    `extrinsics`, `fps`. is_rendered: whether tracks of rendered pictures are wanted.
+    size: that of all judged scenes for None. Returns the files, in order; none for a
+    seed that gives no scene. Raises OSError if one cannot be written.
     """
     folder, size = Path(folder), size or SceneSize(NUM_FRAMES, NUM_TRACKS, SIDE)
     paths = {seed: folder / f"{seed}.npz" for seed in seeds}
@@ -139,13 +129,9 @@ def tracked_arrays(kind: str, video: UInt8[np.ndarray, "T H W 3"]) -> dict:
 def compared_rows(track_ids: Int[np.ndarray, " M"], seed: int) -> Int[np.ndarray, " N"]:
     """Returns which of a scene's or twin's tracks are compared, as many in both.
 
-    A twin's other tracks (of a body that the scene does not have) are at the places of
-    some of the scene's, drawn at random: a tracker sees them, and their number must not
-    tell the twin from its scene.
-
-    Args:
-        track_ids: the number of each track in the scene, -1 where it has none.
-        seed: of the draw.
+    A twin's other tracks (of a body that the scene does not have, with the number -1)
+    are at the places of some of the scene's, drawn at random: a tracker sees them, and
+    their number must not tell the twin from its scene.
     """
     rows, others = np.flatnonzero(track_ids >= 0), np.flatnonzero(track_ids < 0)
     rng = np.random.default_rng([seed, 2])

@@ -31,20 +31,11 @@ def cast_rays(
     origin = np.ascontiguousarray(origin, np.float64)
     directions = np.ascontiguousarray(directions, np.float64)
     geom, distance = np.empty(count, np.int32), np.empty(count)
-    mujoco.mj_multiRay(
-        model,
-        simulation.data,
-        origin,
-        directions.reshape(-1),
-        np.array([1, 1, 1, 1, 1, 0], np.uint8),
-        True,
-        -1,
-        geom,
-        distance,
-        None if normals is None else normals.reshape(-1),
-        count,
-        mujoco.mjMAXVAL,
-    )
+    groups = np.array([1, 1, 1, 1, 1, 0], np.uint8)
+    found = geom, distance, None if normals is None else normals.reshape(-1)
+    rays = origin, directions.reshape(-1), groups, True, -1
+    world = model, simulation.data
+    mujoco.mj_multiRay(*world, *rays, *found, count, mujoco.mjMAXVAL)
     surface = np.where(geom >= 0, model.geom_bodyid[geom], -1).astype(np.int32)
     for soft in range(len(simulation.world.softs)):
         faces = np.flatnonzero(simulation.skins.soft == soft)
@@ -65,12 +56,11 @@ def cast_rays(
 def _meet_triangles(corners: np.ndarray, directions: np.ndarray):
     """Finds where rays from the origin meet triangles: `corners [F, 3, 3]`.
 
-    Returns, for the rays that meet one, their index, the nearest triangle's index and
-    the distance in units of the direction's length.
-
     A ray d passes a triangle (a, b, c) if d.(b x c), d.(c x a) and d.(a x b) have one
     sign; with n their sum's factor, it meets the plane at a.(b x c) / d.n. Edges that
     triangles share give the same numbers in both, so that no ray slips between them.
+    Returns, of rays that meet one, the index, the nearest triangle's, and the distance
+    in their lengths.
     """
     empty = np.zeros(0, int), np.zeros(0, int), np.zeros(0)
     middle = corners.mean((0, 1))
@@ -157,28 +147,22 @@ def seed_points(
     num_seeds = min(num_frames, int(rng.integers(3, 7)))
     frames = rng.choice(num_frames, num_seeds, replace=False)
     per_frame = min(-(-2 * num_tracks // num_seeds), camera.height * camera.width)
+
+    def points(pixels):
+        pairs = zip(frames, pixels, strict=True)
+        found = [surface_points(simulation, camera, *pair) for pair in pairs]
+        return [np.concatenate(part) for part in zip(*found, strict=True)]
+
     even = [even_pixels(rng, camera, per_frame) for _ in frames]
-    found = [
-        surface_points(simulation, camera, t, pixels)
-        for t, pixels in zip(frames, even, strict=True)
-    ]
-    frame, surface, anchors = (
-        np.concatenate(part) for part in zip(*found, strict=True)
-    )
+    frame, surface, anchors = points(even)
     if len(frame) < 1.2 * num_tracks:
         raise SceneRejected("most of the picture is empty")
     pick = rng.choice(len(surface), num_tracks, replace=False)
     frame, surface, anchors = frame[pick], surface[pick], anchors[pick]
     if rng.random() < 0.5 and simulation.num_instances:
-        near = [
-            _draw_pixels_near_bodies(rng, simulation, camera, t, per_frame)
-            for t in frames
-        ]
-        found = [
-            surface_points(simulation, camera, t, pixels)
-            for t, pixels in zip(frames, near, strict=True)
-        ]
-        extra = tuple(np.concatenate(part) for part in zip(*found, strict=True))
+        how = rng, simulation, camera
+        near = [_draw_pixels_near_bodies(*how, t, per_frame) for t in frames]
+        extra = points(near)
         moving = np.flatnonzero(simulation.surface_instances(extra[1]))
         moving = rng.permutation(moving)[: int(num_tracks * rng.uniform(0.1, 0.5))]
         for kept, more in zip((frame, surface, anchors), extra, strict=True):

@@ -194,9 +194,8 @@ def render_rays(scene, texture, t: int, pixels: np.ndarray, lit: bool) -> np.nda
     row, local = _texture_place(simulation, t, surface[hit], point)
     colour = texture_colours(texture, row, local, footprint)
     up = rays[:, 2] / np.linalg.norm(rays, axis=1)
-    sky = np.array([0.86, 0.9, 0.95]) - np.array([0.35, 0.25, 0.1]) * np.clip(
-        up[:, None], 0, 1
-    )
+    darker = np.array([0.35, 0.25, 0.1]) * np.clip(up[:, None], 0, 1)
+    sky = np.array([0.86, 0.9, 0.95]) - darker
     if lit:
         colour = colour * _light(scene, point, normals[hit])[:, None]
         haze = 1 - np.exp(-((depth[hit, None] / (25 * simulation.world.scale)) ** 2))

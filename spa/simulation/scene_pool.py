@@ -110,17 +110,12 @@ def synthetic_pool(
         depth_name = f"depth_{name}x{per_scene}"
         depth_files = _shard_names(folder / depth_name, depth_sizes, "npy")
     job = (seed, num_frames, num_tracks)
-    shards = _simulate(
-        "simulating scenes", _pool_scene, job, sizes, files, num_workers, _write_shard
-    )
+    how = job, sizes, files, num_workers, _write_shard
+    shards = _simulate("simulating scenes", _pool_scene, *how)
     shape = (per_scene, num_frames, NUM_TAPS, NUM_TAPS)
+    how = (*job, per_scene), depth_sizes, depth_files, num_workers
     depth = _simulate(
-        "casting depth features",
-        _pool_depth,
-        (*job, per_scene),
-        depth_sizes,
-        depth_files,
-        num_workers,
+        *("casting depth features", _pool_depth, *how),
         lambda path, rows, count: _write_rows(path, rows, (count, *shape)),
     )
     if files is not None:
@@ -134,10 +129,7 @@ def _shard_names(stem: Path, sizes: list[int], ending: str) -> list[str]:
 
 
 def _simulate(what, function, job, sizes, files, num_workers, write) -> list:
-    """Rows of every shard; of those without a file, which are written if they have one.
-
-    function: of a job `(*job, scene's number)`. write: of path, rows and their number.
-    """
+    """Rows of shards without a file, by `function(job)`; `write` puts them into one."""
     missing = [i for i in range(len(sizes)) if not (files and os.path.exists(files[i]))]
     jobs = [(*job, SHARD_SIZE * i + row) for i in missing for row in range(sizes[i])]
     made = []
@@ -190,9 +182,9 @@ def _pool_scene(job) -> Example:
 
 
 def _pool_depth(job) -> np.ndarray:
-    seed, num_frames, num_tracks, per_scene, index = job
-    scene = _generate_scene(seed, num_frames, num_tracks, index)
-    return scene_depth_taps(scene, depth_rows(num_tracks, per_scene))
+    *sizes, per_scene, index = job
+    scene = _generate_scene(*sizes, index)
+    return scene_depth_taps(scene, depth_rows(len(scene.tracks_3d), per_scene))
 
 
 def depth_rows(num_tracks: int, count: int) -> np.ndarray:
@@ -216,10 +208,8 @@ def scene_depth_taps(scene: scenes.Scene, rows: np.ndarray) -> np.ndarray:
     for t in range(visible.shape[1]):
         seen = np.flatnonzero(visible[:, t])
         taps, inside = geometry.depth_taps(pixels[seen, t], (scene.height, scene.width))
-        z_taps = np.ones(inside.shape)
-        z_taps[inside] = scenes.pixel_depth(
-            scene.simulation, scene.camera, t, taps[inside]
-        )
+        z_taps, world = np.ones(inside.shape), (scene.simulation, scene.camera)
+        z_taps[inside] = scenes.pixel_depth(*world, t, taps[inside])
         relative = geometry.relative_depth(tracks[seen, t, 2], z_taps, inside)
         out[seen, t] = relative.T.reshape(-1, NUM_TAPS, NUM_TAPS)
     return out

@@ -116,10 +116,8 @@ def _try_scene(rng, seed, num_frames, num_tracks, height, width, fps) -> Scene:
             points = seed_points(rng, simulation, camera, num_tracks)
         except SceneRejected:
             continue
-        if (
-            simulation.num_instances
-            and not simulation.surface_instances(points[1]).any()
-        ):
+        seen = simulation.surface_instances(points[1])
+        if simulation.num_instances and not seen.any():
             continue  # something moves, and this camera does not see it
         return trace_scene(simulation, camera, *points, seed)
     raise SceneRejected("no camera sees this world well")

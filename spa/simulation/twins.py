@@ -57,9 +57,7 @@ def impossible_twin(scene: Scene, violation: str) -> Scene:
 
 
 def _draw_moments(rng, scene: Scene, violation: str) -> list[tuple[int, int]]:
-    """Draws instances and frames to try, each of which is seen then.
-
-    Seen: by three tracks or more, at the frame and the one before.
+    """Draws instances and frames to try: three tracks or more see each just then.
 
     For `freeze` and `time_jump` it moves by 2% of the picture in a quarter of a second,
     for `pass_through` it touches something.
@@ -126,45 +124,35 @@ def share_changed(scene: Scene, twin: Scene) -> float:
     before = scene.visible[ours, t - 1 : t + 1, 0].min(1) > 0
     if before.sum() < 3:
         return 0.0
-    first, second = (
-        made.tracks_3d[:count][ours][before, t:stop] for made in (scene, twin)
-    )
-    shown, shown_now = (
-        made.visible[:count][ours][before, t:stop, 0] > 0 for made in (scene, twin)
-    )
     if twin.violation == "texture_swap":
         return 1.0
-    pixels = [geometry.project(part, scene.intrinsics) for part in (first, second)]
+    part, both = (np.flatnonzero(ours)[before], np.s_[t:stop]), (scene, twin)
+    shown, shown_now = (made.visible[part][..., 0] > 0 for made in both)
+    pixels = [geometry.project(made.tracks_3d[part], scene.intrinsics) for made in both]
     apart = np.linalg.norm(pixels[1] - pixels[0], axis=-1)
     far = shown & shown_now & (apart > 0.03 * max(scene.height, scene.width))
     return float((far | (shown != shown_now)).any(1).mean())
 
 
 def _try_twin(rng, scene: Scene, violation: str, instance: int, t: int) -> Scene:
-    """The twin in which an instance breaks physics from frame t on.
-
-    Raises SceneRejected if this try comes to nothing.
-    """
+    """The twin in which an instance breaks physics; SceneRejected if it cannot."""
     simulation = VIOLATIONS[violation](rng, scene, instance, t)
     camera, count = scene.camera, len(scene.tracks_3d)
     if violation == "appear":
         instance = simulation.num_instances
-    frame, surface, anchors = scene.query_frames, scene.surfaces, scene.anchors
+    points = scene.query_frames, scene.surfaces, scene.anchors
     gone = np.zeros(count, bool)
     if violation in ("vanish", "shape_change"):
         gone = scene.instance_ids == instance
     if violation in ("appear", "shape_change"):
         new = _draw_points(rng, simulation, camera, t, instance, max(3, count // 8))
-        frame = np.concatenate([frame, new[0]])
-        surface = np.concatenate([surface, new[1]])
-        anchors = np.concatenate([anchors, new[2]])
+        points = (np.concatenate(pair) for pair in zip(points, new, strict=True))
+    frame, surface, anchors = points
     tracks, visible = follow_points(simulation, camera, surface, anchors, first=t)
     tracks, visible = tracks.astype(np.float32), visible.astype(np.float32)[..., None]
     visible[:count][gone, t:] = 0
-    tracks[:count, :t], visible[:count, :t] = (
-        scene.tracks_3d[:, :t],
-        scene.visible[:, :t],
-    )
+    tracks[:count, :t] = scene.tracks_3d[:, :t]
+    visible[:count, :t] = scene.visible[:, :t]
     return dataclasses.replace(
         scene,
         tracks_3d=tracks,
@@ -174,9 +162,7 @@ def _try_twin(rng, scene: Scene, violation: str, instance: int, t: int) -> Scene
         simulation=simulation,
         surfaces=surface.astype(np.int32),
         anchors=anchors,
-        track_ids=np.pad(
-            scene.track_ids, (0, len(surface) - count), constant_values=-1
-        ),
+        track_ids=np.r_[scene.track_ids, np.full(len(surface) - count, -1, np.int32)],
         violation=violation,
         violation_frame=t,
         violating_ids=np.array([instance], np.int32),

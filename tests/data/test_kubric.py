@@ -3,14 +3,13 @@ makes of it."""
 
 import io
 import json
-import os
 import pickle
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from checkpoint_cases import run_python
 from movi_files import FRAMES, SIZE, Plate, movi_example, write_movi
 from training_examples import SIZES, one_line
 
@@ -31,10 +30,9 @@ def movi(tmp_path_factory):
 def test_kubric_tracks_are_where_geometry_puts_them():
     """No file: poses, cameras and quantised distance against the pinhole formulas."""
     stored, plate = movi_example(Plate()), Plate()
-    stored["instances"] = {
-        name: np.stack([stored["instances"][0][name]])
-        for name in ("positions", "quaternions")
-    }
+    [thing] = stored["instances"]
+    poses = ("positions", "quaternions")
+    stored["instances"] = {name: thing[name][None] for name in poses}
     clip = read_kubric(stored)
     rng = np.random.default_rng(0)
     frame = rng.integers(FRAMES, size=300)
@@ -49,9 +47,8 @@ def test_kubric_tracks_are_where_geometry_puts_them():
     # Both ways of being hidden, and both surfaces, do occur.
     on = example["instance_ids"] == 1
     inside = ((pixels >= 0) & (pixels < SIZE)).all(-1)
-    for part in (~visible & inside, ~visible & ~inside, visible):
-        assert part[~on].any()
-    assert visible[on].any()
+    parts = [part[~on] for part in (~visible & inside, ~visible & ~inside, visible)]
+    assert all(part.any() for part in (*parts, visible[on]))
     assert visible[np.arange(300), frame].all()
     z = example["tracks_3d"][np.arange(300), frame, 2]
     np.testing.assert_allclose(example["depth"][frame, row, column], z, rtol=1e-5)
@@ -89,9 +86,8 @@ def test_kubric_follows_the_same_pixels_to_the_same_places():
     example = follow_pixels(clip, frame, kubric["row"], kubric["column"])
     tracks = example["tracks_3d"].astype(float)
     seeds, extrinsics = tracks[np.arange(len(frame)), frame], clip["extrinsics"][frame]
-    points = np.einsum(
-        "nji,nj->ni", extrinsics[:, :3, :3], seeds - extrinsics[:, :3, 3]
-    )
+    local = seeds - extrinsics[:, :3, 3]
+    points = np.einsum("nji,nj->ni", extrinsics[:, :3, :3], local)
     np.testing.assert_allclose(points, kubric["points"], atol=1e-5)
     distance = np.linalg.norm(tracks, axis=-1)
     np.testing.assert_allclose(distance, kubric["distance"], atol=1e-5)
@@ -125,13 +121,7 @@ clip = source[2]
 example = source.expand(clip, np.random.default_rng(0), 50)
 print(len(source), clip["distance"].shape, example["tracks_3d"].shape)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=Path(__file__).resolve().parents[2],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
-    )
+    done = run_python("-c", code)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "3 (6, 48, 48) (50, 6, 3)"
 
@@ -174,26 +164,17 @@ def test_without_tfds_a_line_says_what_to_install(monkeypatch):
         decode_kubric(b"")
 
 
-def test_kubric_clips_become_batches(tmp_path):
-    folder = write_movi(tmp_path, "array_record")
+def test_kubric_clips_become_batches(movi):
     how = SIZES | {"num_output_frames": 8, "use_depth": True}
+    exact = how | {"augment": False, "num_epochs": 1}
     for num_workers in (0, 1):
-        batches = load_dataset(
-            "kubric",
-            folder,
-            3,
-            **how,
-            augment=False,
-            num_epochs=1,
-            num_workers=num_workers,
-        )
-        (batch,) = batches
+        (batch,) = load_dataset("kubric", movi, 3, **exact, num_workers=num_workers)
         assert batch["boundary_frame"].tolist() == [6, 6, 6]
         assert batch["depth_present"].all() and np.isfinite(batch["scale"]).all()
         assert (batch["depth_features"] != 0).any()
     # The same clip thrice, of which each time other pixels are followed.
     assert len(np.unique(batch["query_points"].reshape(3, -1), axis=0)) == 3
-    augmented = load_dataset("kubric", folder, 3, **how, num_epochs=9)
+    augmented = load_dataset("kubric", movi, 3, **how, num_epochs=9)
     for batch in augmented:
         assert all(np.isfinite(array).all() for array in batch.values())
 

@@ -4,10 +4,7 @@ import pickle
 
 import numpy as np
 import pytest
-from training_examples import (
-    SIZES,
-    jpeg,
-)
+from training_examples import SIZES, jpeg
 
 from spa import geometry
 from spa.data.loading import dataset_size, load_dataset
@@ -67,21 +64,10 @@ def test_a_bad_clip_spoils_no_other(tmp_path):
         read_tapvid(path)
 
 
-def write_tapvid(folder, num_tracks=9, num_frames=30):
-    rng = np.random.default_rng(0)
-    clips = {}
-    for name in ("a", "b", "c"):
-        points = rng.uniform(0.1, 0.9, (num_tracks, num_frames, 2)).astype(np.float32)
-        occluded = rng.random((num_tracks, num_frames)) < 0.2
-        video = np.zeros((num_frames, 24, 40, 3), np.uint8)
-        clips[name] = {"video": video, "points": points, "occluded": occluded}
-    (folder / "tapvid_davis.pkl").write_bytes(pickle.dumps(clips))
-    return clips
-
-
 @pytest.mark.parametrize("model_type", ["trajan", "3dspa"])
 def test_tap_vid_is_pixels_for_both_models(tmp_path, model_type):
-    clips = write_tapvid(tmp_path)
+    clips = {name: tapvid_clip(False, 9, 30, 24, 40) for name in "abc"}
+    (tmp_path / "tapvid_davis.pkl").write_bytes(pickle.dumps(clips))
     how = SIZES | {"augment": False, "num_epochs": 1, "model_type": model_type}
     (batch,) = load_dataset("tapvid", tmp_path, 3, **how)
     points = clips["b"]["points"][:, :16] * ~clips["b"]["occluded"][:, :16, None]

@@ -2,13 +2,9 @@
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
-from training_examples import (
-    SIZES,
-    jpeg,
-)
+from training_examples import SIZES, jpeg
 
 from spa import geometry
 from spa.data.augmentation import Augmentation
@@ -83,36 +79,20 @@ def test_bad_tapvid3d_clips_are_named(tmp_path):
 
 
 def test_tapvid3d_clips_longer_than_the_window_are_cut(tmp_path):
-    frames = 60
-    t, z = np.arange(frames), np.linspace(2, 4, 30)
-    x = np.linspace(-0.5, 0.5, 30) * z + 0.001 * t[:, None]
-    tracks = np.stack([x, 0 * x, np.broadcast_to(z, x.shape)], -1)
-    picture = cv2.imencode(".jpg", np.zeros((48, 64, 3), np.uint8))[1].tobytes()
+    stored = tapvid3d_arrays(True, num_frames=60, num_tracks=30)
+    stored["visibility"][:] = True
+    tracks = stored["tracks_XYZ"]
     (tmp_path / "adt").mkdir()
-    np.savez(
-        tmp_path / "adt" / "clip.npz",
-        tracks_XYZ=tracks,
-        visibility=np.ones((frames, 30), bool),
-        queries_xyt=np.zeros((30, 3)),
-        fx_fy_cx_cy=np.array([50.0, 50, 32, 24]),
-        images_jpeg_bytes=np.array([picture] * frames, object),
-    )
+    np.savez(tmp_path / "adt" / "clip.npz", **stored)
     exact = {"augment": False, "num_epochs": 1}
     (batch,) = load_dataset("tapvid3d", tmp_path, 1, **(SIZES | exact))
     assert batch["boundary_frame"] == [16]
-    found = batch["query_tracks"][0] * batch["scale"][0]
-    for track in found:
+    for track in batch["query_tracks"][0] * batch["scale"][0]:
         errors = np.abs(tracks[:16].transpose(1, 0, 2) - track).max((1, 2))
         assert errors.min() < 1e-5
     starts = set()
-    for batch in load_dataset(
-        "tapvid3d",
-        tmp_path,
-        1,
-        augment=Augmentation(crop=0.01),
-        num_epochs=12,
-        **SIZES,
-    ):
+    cut = {"augment": Augmentation(crop=0.01), "num_epochs": 12}
+    for batch in load_dataset("tapvid3d", tmp_path, 1, **cut, **SIZES):
         assert batch["boundary_frame"] <= 16
         starts.add(float(np.median(batch["support_tracks"][0, :, 0, 0])))
     assert len(starts) > 3

@@ -5,13 +5,9 @@ import pickle
 
 import numpy as np
 import pytest
-from training_examples import (
-    one_line,
-)
+from training_examples import one_line
 
-from spa.data.examples import (
-    read_npz,
-)
+from spa.data.examples import read_npz
 from spa.data.unpickling import load_pickle
 from spa.errors import DatasetError
 

@@ -21,24 +21,14 @@ def small_file(tmp_path_factory):
     return path.read_bytes(), arrays
 
 
-def write_zip(path, members):
-    with zipfile.ZipFile(path, "w") as file:
-        for name, content in members.items():
-            file.writestr(name, content)
-
-
 @pytest.mark.parametrize(
     "content",
     [
         b"",
-        b"PK",
         b"PK\x03\x04 and nothing more",
-        b"Here lies a text file.\n",
         b"<!DOCTYPE html><html>404</html>",
-        b"\x89HDF\r\n\x1a\n",
         b"\x80",  # an empty msgpack map
         b"\x93\x01\x02\x03",  # a msgpack list
-        bytes(1000),
         b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
     ],
 )
@@ -48,31 +38,18 @@ def test_no_checkpoint(content, tmp_path):
     assert str(path) in error_message(checkpoints.load_checkpoint, str(path))
 
 
-def test_no_such_file(tmp_path):
-    message = error_message(checkpoints.load_checkpoint, str(tmp_path / "no.npz"))
-    assert "no such checkpoint" in message
-
-
 @pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs Linux")
 def test_file_that_cannot_be_read():
     message = error_message(checkpoints.load_checkpoint, "/proc/self/mem")
     assert "cannot read /proc/self/mem" in message
 
 
-def test_npz_without_arrays(tmp_path):
-    path = str(tmp_path / "model.npz")
-    np.savez(path)
-    assert "no arrays" in error_message(checkpoints.load_checkpoint, path)
-    np.savez(path, config=np.array("{}"))
-    assert "no arrays" in error_message(checkpoints.load_checkpoint, path)
-
-
 def test_zip_of_something_else(tmp_path):
     """As torch.save writes, or somebody's folder."""
     path = tmp_path / "model.pt"
     trap = tmp_path / "trap"
-    content = pickle.dumps(SideEffect(trap))
-    write_zip(path, {"archive/data.pkl": content, "archive/data/0": b"1234"})
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("archive/data.pkl", pickle.dumps(SideEffect(trap)))
     for allow in (False, True):
         message = error_message(checkpoints.load_checkpoint, str(path), allow)
         assert "no .npz of arrays" in message
@@ -82,14 +59,7 @@ def test_zip_of_something_else(tmp_path):
 def test_arrays_that_are_no_numbers(tmp_path):
     _, arrays = small_3dspa()
     path = str(tmp_path / "model.npz")
-    for value in (
-        "text",
-        b"bytes",
-        1 + 2j,
-        True,
-        np.zeros(2, "f4,f4"),
-        np.zeros(3, "V3"),
-    ):
+    for value in ("text", 1 + 2j, True, np.zeros(2, "f4,f4"), np.zeros(3, "V3")):
         np.savez(path, **arrays | {"compressor/bias": value})
         message = error_message(checkpoints.load_checkpoint, path)
         assert "compressor/bias is no array of numbers" in message
@@ -127,13 +97,8 @@ def test_any_flipped_byte_is_an_error_or_does_not_matter(
     rng = np.random.default_rng(0)
     errors = 0
     # As many in the headers and the directory as in the data.
-    header = rng.integers(0, 300, 50)
-    positions = [
-        *header,
-        *len(content) - 1 - header,
-        *rng.integers(0, len(content), 50),
-    ]
-    for position in positions:
+    header, data = rng.integers(0, 300, 50), rng.integers(0, len(content), 50)
+    for position in (*header, *len(content) - 1 - header, *data):
         damaged = bytearray(content)
         damaged[position] ^= rng.integers(1, 256)
         path.write_bytes(damaged)

@@ -22,10 +22,9 @@ from checkpoint_cases import (
     small_3dspa,
 )
 from flax.training import checkpoints as flax_checkpoints
-from flax.training.train_state import TrainState
 
 import track_autoencoder
-from spa.model import checkpoint_files, checkpoints
+from spa.model import checkpoints
 from track_autoencoder_3d import TrackAutoEncoder3D
 
 
@@ -68,19 +67,8 @@ def write_flax_legacy(path, tree, **how):
     return path / "f"
 
 
-def write_flax_legacy_state(path, tree):
-    import optax
-
-    state = TrainState.create(apply_fn=None, params=tree, tx=optax.adam(1e-3))
-    return write_flax_legacy(path, flax.serialization.to_state_dict(state))
-
-
 def write_flax_legacy_target(path, tree):
     return write_flax_legacy(path, {"optimizer": {"target": tree, "state": {"m": 1}}})
-
-
-def write_flax_file(path, tree):
-    return write_flax_legacy(path, {"params": tree, "step": 3}) / "checkpoint_10"
 
 
 def write_flax_orbax(path, tree):
@@ -113,9 +101,7 @@ WRITERS = [
     write_flat,
     write_flat_params,
     write_flax_legacy,
-    write_flax_legacy_state,
     write_flax_legacy_target,
-    write_flax_file,
     write_flax_orbax,
     write_orbax_pytree,
     write_orbax_standard,
@@ -135,23 +121,20 @@ def test_files_of_other_programs(write, tmp_path):
     assert loaded.name == path.name
 
 
-def test_bfloat16_in_a_flax_directory(tmp_path):
+def test_bfloat16_in_a_directory_and_its_checksum(tmp_path):
     _, arrays = small_3dspa()
     stored = {name: jax.numpy.asarray(x, "bfloat16") for name, x in arrays.items()}
+    (tmp_path / "other").mkdir()
+    sums = [
+        checkpoints.load_checkpoint(
+            write_flax_legacy(tmp_path / "other", nested(arrays))
+        ).sha256
+    ]
     for write in (write_flax_legacy, write_orbax_pytree):
-        path = write(tmp_path, nested(stored))
-        assert_same(checkpoints.load_checkpoint(str(path)).params, stored)
-
-
-def test_checksum_of_a_directory_tells_parameters_apart(tmp_path):
-    _, arrays = small_3dspa()
-    sums = set()
-    for i, change in enumerate((0, 0, 1)):
-        (tmp_path / str(i)).mkdir()
-        arrays["compressor/bias"] = arrays["compressor/bias"] + np.float32(change)
-        path = write_flax_legacy(tmp_path / str(i), nested(arrays))
-        sums.add(checkpoints.load_checkpoint(str(path)).sha256)
-    assert len(sums) == 2
+        loaded = checkpoints.load_checkpoint(str(write(tmp_path, nested(stored))))
+        assert_same(loaded.params, stored)
+        sums.append(loaded.sha256)
+    assert sums[0] != sums[1] == sums[2]  # of names and values, whatever the form
 
 
 def test_orbax_checkpoint_of_several_devices(tmp_path):
@@ -189,15 +172,12 @@ def test_damaged_checkpoint_in_a_directory(tmp_path):
         file.write_bytes(file.read_bytes()[:50])
     message = error_message(checkpoints.load_checkpoint, str(folder))
     assert str(folder) in message and "damaged" in message
-    status, out, error = describe(folder)
-    assert (status, out, len(error.splitlines())) == (1, "", 1), error
 
 
 # Pickles.
 
 
 PICKLED = {
-    "params": lambda tree: {"params": pickled(tree)},
     "variables": lambda tree: {"params": pickled({"params": tree})},
     "frozen": lambda tree: {"params": pickled(flax.core.freeze(tree))},
     "beside a state": lambda tree: {
@@ -210,7 +190,6 @@ PICKLED = {
     "optimizer and target": lambda tree: {
         "optimizer": pickled({"target": tree, "state": {"mu": tree}, "step": 3})
     },
-    "optimizer alone": lambda tree: {"optimizer": pickled(tree)},
 }
 
 
@@ -225,21 +204,6 @@ def test_pickled_parameters(form, tmp_path):
     loaded = checkpoints.load_checkpoint(path, allow_pickle=True)
     assert_same(loaded.params, arrays)
     assert loaded.config == published_version(model)
-
-
-def test_nothing_is_unpickled_without_consent(tmp_path):
-    trap, path = tmp_path / "trap", str(tmp_path / "c.npz")
-    _, arrays = small_3dspa()
-    np.savez(path, **arrays, zz=pickled(SideEffect(trap)))
-    for function in (
-        checkpoints.load_checkpoint,
-        checkpoint_files.read_arrays,
-        checkpoints.describe,
-    ):
-        assert "pickled" in error_message(function, path)
-    assert not trap.exists()
-    error_message(checkpoints.load_checkpoint, path, allow_pickle=True)
-    assert trap.exists()  # so it would have been seen
 
 
 def test_bare_pickles_are_never_loaded(tmp_path):
@@ -259,15 +223,12 @@ def test_pickle_of_a_class_that_is_not_here(tmp_path):
     sys.modules[module.__name__] = module
     np.savez(tmp_path / "c.npz", params=pickled(module.State()))
     del sys.modules[module.__name__]
-    message = error_message(
-        checkpoints.load_checkpoint, str(tmp_path / "c.npz"), allow_pickle=True
-    )
+    path = str(tmp_path / "c.npz")
+    message = error_message(checkpoints.load_checkpoint, path, allow_pickle=True)
     assert "module_of_another_program" in message
 
 
-@pytest.mark.parametrize(
-    "value", [[1, 2], 3.5, None, "text", {"compressor": {"kernel": {1, 2}}}], ids=str
-)
+@pytest.mark.parametrize("value", [None, {"compressor": {"kernel": {1, 2}}}], ids=str)
 def test_pickle_of_something_else(value, tmp_path):
     path = str(tmp_path / "c.npz")
     np.savez(path, params=pickled(value))

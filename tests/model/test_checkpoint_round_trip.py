@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-from pathlib import Path
 
 import cases
 import jax
@@ -17,12 +16,10 @@ from checkpoint_cases import (
     describe,
     error_message,
     nested,
-    run_python,
     small_3dspa,
 )
 
 import track_autoencoder
-from spa.files import write_npz
 from spa.model import checkpoints
 from spa.model.config import ModelConfig
 
@@ -71,19 +68,6 @@ def test_how_a_model_runs_is_not_stored(tmp_path):
     assert loaded.model.dtype == jax.numpy.float32
 
 
-def test_a_loaded_model_computes_the_same(tmp_path):
-    model, arrays = small_3dspa(predict_error_scale=True, use_depth=True)
-    path = str(tmp_path / "model.npz")
-    checkpoints.save_checkpoint(path, model, nested(arrays))
-    loaded = checkpoints.load_checkpoint(path, use_depth=True)
-    batch = cases.make_batch(model)
-    apply = jax.jit(lambda model, p, x: model.apply({"params": p}, x), static_argnums=0)
-    before = apply(model, nested(arrays), batch)
-    after = apply(loaded.model, loaded.params, batch)
-    for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
-        np.testing.assert_array_equal(a, b)
-
-
 @pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, np.float16, np.float64])
 def test_plain_savez_of_other_float_types(dtype, tmp_path):
     model, arrays = small_3dspa()
@@ -94,16 +78,6 @@ def test_plain_savez_of_other_float_types(dtype, tmp_path):
         with np.load(path) as file:
             assert file["compressor/bias"].dtype == np.dtype("V2")
     assert_same(checkpoints.load_checkpoint(str(path)).params, stored)
-
-
-def test_asking_for_features_of_our_own_file(tmp_path):
-    model, arrays = small_3dspa(use_depth=True)
-    path = str(tmp_path / "model.npz")
-    checkpoints.save_checkpoint(path, model, nested(arrays))
-    for how in ({}, {"use_dino": False}, {"use_dino": None, "use_depth": True}):
-        checkpoints.load_checkpoint(path, **how)
-    message = error_message(checkpoints.load_checkpoint, path, use_dino=True)
-    assert "not trained with dino" in message
 
 
 def test_command_describes_a_checkpoint(tmp_path):
@@ -124,34 +98,15 @@ def test_command_describes_a_checkpoint(tmp_path):
 # What is not written.
 
 
-def test_nan_and_infinity_are_not_written(tmp_path):
-    model, arrays = small_3dspa()
-    for bad in (np.nan, np.inf):
-        arrays = {name: x.copy() for name, x in arrays.items()}
-        arrays["compressor/bias"][3] = bad
-        path = str(tmp_path / "model.npz")
-        message = error_message(
-            checkpoints.save_checkpoint, path, model, nested(arrays)
-        )
-        assert "compressor/bias" in message and "not finite" in message
-    assert os.listdir(tmp_path) == []
-
-
 @pytest.mark.filterwarnings("error")
-def test_overflow_of_float16_is_not_written(tmp_path):
+def test_what_is_not_finite_in_its_type_is_not_written(tmp_path):
     model, arrays = small_3dspa()
-    arrays = arrays | {"compressor/bias": np.full(8, 7e4, np.float32)}
-    path = str(tmp_path / "model.npz")
-    message = error_message(
-        checkpoints.save_checkpoint, path, model, nested(arrays), "float16"
-    )
-    assert "compressor/bias" in message and "float16" in message
+    path, save = str(tmp_path / "model.npz"), checkpoints.save_checkpoint
+    for bad, dtype in ((np.nan, "float32"), (np.inf, "float32"), (7e4, "float16")):
+        wrong = arrays | {"compressor/bias": np.full(8, bad, np.float32)}
+        message = error_message(save, path, model, nested(wrong), dtype)
+        assert f"compressor/bias is not finite as {dtype}" in message
     assert os.listdir(tmp_path) == []
-    checkpoints.save_checkpoint(path, model, nested(arrays), "bfloat16")
-    assert_same(
-        checkpoints.load_checkpoint(path).params,
-        {name: x.astype(ml_dtypes.bfloat16) for name, x in arrays.items()},
-    )
 
 
 def test_parameters_of_another_model_are_not_written(tmp_path):
@@ -161,54 +116,6 @@ def test_parameters_of_another_model_are_not_written(tmp_path):
     message = error_message(checkpoints.save_checkpoint, path, other, nested(arrays))
     assert "compressor/kernel is [16, 8], needed is [16, 9]" in message
     assert os.listdir(tmp_path) == []
-
-
-def test_unknown_storage_type(tmp_path):
-    model, arrays = small_3dspa()
-    path = str(tmp_path / "model.npz")
-    message = error_message(
-        checkpoints.save_checkpoint, path, model, nested(arrays), "int8"
-    )
-    assert "float32, float16, bfloat16" in message
-
-
-def test_a_write_that_fails_leaves_the_old_file(tmp_path):
-    """The system refuses to write beyond 8 kB: as on a full disk, half is written."""
-    path = tmp_path / "model.npz"
-    path.write_bytes(b"the old checkpoint")
-    code = f"""
-import resource, sys
-import numpy as np
-from spa import files
-resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
-try:
-    files.write_npz({str(path)!r}, {{"a": np.zeros(100_000)}})
-except OSError as error:
-    print(error)
-"""
-    done = run_python("-c", code)
-    assert "cannot write" in done.stdout and str(path) in done.stdout, done.stderr
-    assert path.read_bytes() == b"the old checkpoint"
-    assert os.listdir(tmp_path) == ["model.npz"]
-
-
-def test_unwritable_directory(tmp_path):
-    model, arrays = small_3dspa()
-    (tmp_path / "file").write_text("")
-    for folder in (tmp_path / "file", Path("/proc/self")):
-        with pytest.raises(OSError, match="cannot write") as caught:
-            checkpoints.save_checkpoint(
-                str(folder / "model.npz"), model, nested(arrays)
-            )
-        assert str(folder / "model.npz") in str(caught.value)
-    assert os.listdir(tmp_path) == ["file"]
-
-
-def test_target_that_is_a_directory(tmp_path):
-    (tmp_path / "model.npz").mkdir()
-    with pytest.raises(OSError, match="cannot write"):
-        write_npz(str(tmp_path / "model.npz"), {"a": np.zeros(3)})
-    assert os.listdir(tmp_path) == ["model.npz"]
 
 
 # The stored configuration.
@@ -224,12 +131,8 @@ def write_config(path, arrays, **changes):
     "text, part",
     [
         ("", "no JSON"),
-        ("{", "no JSON"),
-        ("garbage", "no JSON"),
         ("[1, 2]", "model_type"),
-        ("null", "model_type"),
         ("{}", "model_type"),
-        ('{"model_type": "5dspa"}', "model_type"),
         ('{"model_type": ["3dspa"]}', "model_type"),
     ],
 )
@@ -254,19 +157,17 @@ def test_config_of_an_older_version(tmp_path):
     model, arrays = small_3dspa()
     config = dataclasses.asdict(track_autoencoder.model_config(model))
     del config["affine_motion"]
-    config["frames_per_token"] = 1  # which older versions could vary
+    config |= {"frames_per_token": 1, "track_scale_factor": 1.0}  # options once
     path = str(tmp_path / "model.npz")
     np.savez(path, **arrays, config=np.array(json.dumps(config)))
     assert checkpoints.load_checkpoint(path).config == dataclasses.replace(
         track_autoencoder.model_config(model), affine_motion=False
     )
-    for frames in (3, "1", None):
-        config["frames_per_token"] = frames
-        np.savez(path, **arrays, config=np.array(json.dumps(config)))
+    for name, value in (("frames_per_token", "1"), ("track_scale_factor", 2.0)):
+        other = np.array(json.dumps(config | {name: value}))
+        np.savez(path, **arrays, config=other)
         message = error_message(checkpoints.load_checkpoint, path)
-        assert (
-            f"frames_per_token = {frames!r}" in message and "older version" in message
-        )
+        assert f"{name} = {value!r}" in message and "older version" in message
 
 
 @pytest.mark.parametrize(
@@ -275,14 +176,9 @@ def test_config_of_an_older_version(tmp_path):
         {"num_heads": "2"},
         {"num_heads": 3},
         {"num_heads": 0},
-        {"num_heads": 2.0},
-        {"latent_layers": -1},
         {"track_token_dim": -16},
-        {"readout_layers": None},
         {"readout": "sideways"},
-        {"track_embedding": "magic"},
         {"use_dino": 1},
-        {"num_coords": 5},
         {"time_band_dim": 4000},
     ],
     ids=str,

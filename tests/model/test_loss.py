@@ -152,9 +152,8 @@ def test_a_perfect_prediction_has_finite_gradients():
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(found))
 
 
-@pytest.mark.parametrize("coords", [2, 3])
-@pytest.mark.parametrize("true_scale", [0.003, 0.1, 2.0])
-def test_the_likelihood_is_largest_at_the_true_scale(true_scale, coords):
+@pytest.mark.parametrize("coords, true_scale", [(2, 0.003), (3, 2.0)])
+def test_the_likelihood_is_largest_at_the_true_scale(coords, true_scale):
     """Errors of one size in every direction: their size is the best scale."""
     rng = np.random.default_rng(4)
     shape = (1, 50, 20, coords)
@@ -163,38 +162,23 @@ def test_the_likelihood_is_largest_at_the_true_scale(true_scale, coords):
     size = rng.exponential(true_scale, (*shape[:-1], 1))
     target = np.ones(shape, np.float32)  # at depth 1
     visible = np.ones((*shape[:-1], 1), np.float32)
-    batch = {
-        "query_tracks": target,
-        "query_tracks_visible": visible,
-        "boundary_frame": np.array([20]),
-    }
+    batch = {"query_tracks": target, "query_tracks_visible": visible}
+    batch["boundary_frame"] = np.array([20])
+    found = jnp.asarray(target + direction * size, jnp.float32)
     candidates = np.log(true_scale) + np.linspace(-1, 1, 201)
     losses = []
     for log_scale in candidates:
-        outputs = TrackAutoEncoderResults(
-            jnp.asarray(target + direction * size, jnp.float32),
-            jnp.zeros_like(visible),
-            jnp.zeros_like(visible),
-            jnp.full_like(visible, log_scale),
-        )
+        scale = jnp.full_like(visible, log_scale)
+        outputs = TrackAutoEncoderResults(found, 0 * scale, 0 * scale, scale)
         losses.append(float(loss.compute_loss(outputs, batch)[1]["error_scale"]))
     best = candidates[np.argmin(losses)]
     assert abs(best - np.log(size.mean())) < 0.05
 
 
-def test_errors_count_by_depth():
-    """The same displacement, twice as far away, looks half as large."""
-    target = jnp.array([[0.0, 0.0, 1.0], [0.0, 0.0, 2.0]])[None, None]
-    error = loss.relative_errors(target + 0.1, target)[0, 0]
-    np.testing.assert_allclose(error[0], 0.1, rtol=1e-5)
-    np.testing.assert_allclose(error[1], 0.05, rtol=1e-5)
-
-
-@pytest.mark.parametrize("coords", [2, 3])
-def test_query_tracks_shorter_than_the_window(coords):
+def test_query_tracks_shorter_than_the_window():
     """The loss and the errors are those of the frames that there are."""
     rng = np.random.default_rng(9)
-    outputs, batch = random_outputs(rng, coords), random_targets(rng, coords)
+    outputs, batch = random_outputs(rng, 3), random_targets(rng, 3)
     batch["boundary_frame"][:] = 5
     padded = loss.compute_loss(outputs, batch)
     names = ("query_tracks", "query_tracks_visible")
@@ -205,33 +189,16 @@ def test_query_tracks_shorter_than_the_window(coords):
 
 
 @pytest.mark.parametrize(
-    "name, change, message",
+    "name, part, message",
     [
-        (
-            "query_tracks",
-            lambda x: np.concatenate([x, x], 2),
-            r"query_tracks has shape \[3, 4, 14, 3\], that is 14 frames, and the model "
-            "has 7",
-        ),
-        (
-            "query_tracks",
-            lambda x: x[:, :3],
-            r"query_tracks has shape \[3, 3, 7, 3\], needed is \[3, 4, T, 3\]",
-        ),
-        (
-            "query_tracks_visible",
-            lambda x: x[:, :, :5],
-            r"query_tracks_visible has shape \[3, 4, 5, 1\], needed is \[3, 4, 7, 1\]",
-        ),
-        (
-            "boundary_frame",
-            lambda x: x[:1],
-            r"boundary_frame has shape \[1\], needed is \[3\]",
-        ),
+        ("query_tracks", np.s_[:, :, [0] * 14], r"\[3, 4, 14, 3\], that is 14 frames"),
+        ("query_tracks", np.s_[:, :3], r"\[3, 3, 7, 3\], needed is \[3, 4, T, 3\]"),
+        ("query_tracks_visible", np.s_[:, :, :5], r"needed is \[3, 4, 7, 1\]"),
+        ("boundary_frame", np.s_[:1], r"needed is \[3\]"),
     ],
 )
-def test_targets_that_do_not_fit_are_named(name, change, message):
+def test_targets_that_do_not_fit_are_named(name, part, message):
     rng = np.random.default_rng(10)
     outputs, batch = random_outputs(rng, 3), random_targets(rng, 3)
-    with pytest.raises(ValueError, match=message):
-        loss.compute_loss(outputs, batch | {name: change(batch[name])})
+    with pytest.raises(ValueError, match=f"{name} has shape .*{message}"):
+        loss.compute_loss(outputs, batch | {name: batch[name][part]})

@@ -80,10 +80,9 @@ def test_evaluation_without_a_visible_point():
     model, params = cases.quick_model("trajan")
     batch = cases.drifting_batch(2)
     batch["query_tracks_visible"][:] = 0
-    with pytest.raises(ValueError, match="no held-out query point is visible"):
-        evaluation.evaluate(model, params, [batch])
-    with pytest.raises(ValueError, match="no held-out query point is visible"):
-        evaluation.evaluate(model, params, [])
+    for batches in ([batch], []):
+        with pytest.raises(ValueError, match="no held-out query point is visible"):
+            evaluation.evaluate(model, params, batches)
 
 
 def test_evaluation_of_short_clips():
@@ -92,10 +91,9 @@ def test_evaluation_of_short_clips():
     short = {name: x[:, :, :8] if "tracks" in name else x for name, x in batch.items()}
     short["boundary_frame"] = np.full(2, 8, np.int32)
     found = evaluation.evaluate(model, params, [short])
-    for name in short:
-        if "tracks" in name:
-            short[name] = np.pad(short[name], ((0, 0), (0, 0), (0, 4), (0, 0)))
-    expected = evaluation.evaluate(model, params, [short])
+    spare = ((0, 0), (0, 0), (0, 4), (0, 0))
+    padded = {name: np.pad(short[name], spare) for name in short if "tracks" in name}
+    expected = evaluation.evaluate(model, params, [short | padded])
     assert found == pytest.approx(expected)
 
 

@@ -26,13 +26,7 @@ EVERY_MODEL = [
 FEWER_LAYERS = {"latent_layers": 2, "decompress_layers": 1, "readout_layers": 3}
 # Where gradients are compiled, which takes longest, in widths that nothing depends on.
 NARROW = cases.TINY | FEWER_LAYERS
-RELATIVE = {
-    "relative_positions": True,
-    "affine_motion": True,
-    "nested_query_embedding": False,
-}
 EMBEDDINGS = [
-    {"track_embedding": "mlp"},
     {"track_embedding": "mlp", "projective_embedding": True},
     {"track_embedding": "transformer"},
     {
@@ -214,14 +208,8 @@ def test_any_number_of_clips_tracks_queries_and_frames(
     kind, readout, clips, tracks, queries, frames
 ):
     model = cases.make_model(kind, readout=readout, decoder_scan_chunk_size=5)
-    batch = cases.make_batch(
-        model,
-        clips=clips,
-        tracks=max(tracks, 1),
-        queries=max(queries, 1),
-        frames=frames,
-        end=frames,
-    )
+    sizes = {"clips": clips, "tracks": max(tracks, 1), "queries": max(queries, 1)}
+    batch = cases.make_batch(model, **sizes, frames=frames, end=frames)
     if tracks == 0:
         names = batch.keys() - {"query_points", "boundary_frame"}
         batch |= {name: batch[name][:, :0] for name in names}
@@ -234,7 +222,7 @@ def test_any_number_of_clips_tracks_queries_and_frames(
 
 @pytest.mark.parametrize("kind, readout", PAIRS)
 def test_relative_tracks_pass_through_their_query_points(kind, readout):
-    model = cases.make_model(kind, readout=readout, **RELATIVE)
+    model = cases.make_model(kind, readout=readout, **cases.RELATIVE)
     batch = cases.make_batch(model)
     tracks = np.asarray(cases.apply(model, batch).tracks)
     frames = np.round(batch["query_points"][..., 0]).astype(int)

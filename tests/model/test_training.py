@@ -16,17 +16,10 @@ from spa.model.train_state import make_state
 
 def test_schedule():
     schedule = training.make_schedule(2e-3, num_steps=1000, warmup_steps=100)
-    for step, expected in (
-        (0, 0),
-        (25, 0.5e-3),
-        (100, 2e-3),
-        (550, (2e-3 + 2e-5) / 2),
-        (1000, 2e-5),
-        (1500, 2e-5),
-    ):
-        np.testing.assert_allclose(schedule(step), expected, rtol=1e-5, err_msg=step)
-    middle = 2e-5 + (2e-3 - 2e-5) * (1 + np.cos(np.pi * 200 / 900)) / 2
-    np.testing.assert_allclose(schedule(300), middle, rtol=1e-5)
+    third = 2e-5 + (2e-3 - 2e-5) * (1 + np.cos(np.pi * 200 / 900)) / 2
+    expected = {0: 0, 25: 0.5e-3, 100: 2e-3, 300: third, 1000: 2e-5, 1500: 2e-5}
+    for step, rate in expected.items():
+        np.testing.assert_allclose(schedule(step), rate, rtol=1e-5, err_msg=step)
 
 
 @pytest.mark.parametrize("num_steps, warmup_steps", [(4, 200), (1, 1), (10, 0)])
@@ -57,14 +50,8 @@ def test_muon_takes_the_kernels_between_hidden_layers():
     params = checkpoints.init_params(model, 0)
     axes = checkpoint_files.flatten(training.hidden_matrices(params))
     inside = {name.split("/")[0] for name, x in axes.items() if x is not None}
-    assert inside == {
-        "input_track_transformer",
-        "tracks_to_latents",
-        "compressor",
-        "decompressor",
-        "decompress_attn",
-        "track_readout_attn",
-    }
+    transformers = {"input_track_transformer", "decompress_attn", "track_readout_attn"}
+    assert inside == transformers | {"tracks_to_latents", "compressor", "decompressor"}
     for name, shape in checkpoint_files.flatten(params).items():
         if axes[name] is not None:
             assert name.endswith("kernel"), name
@@ -96,23 +83,6 @@ def test_muon_steps_are_nearly_orthogonal_and_as_large_as_adams():
         np.testing.assert_allclose(np.sqrt(np.mean(update**2)), 0.1 * 0.2, rtol=0.35)
 
 
-def test_an_unknown_optimizer_is_named():
-    with pytest.raises(ValueError, match='"sgd" must be "adamw" or "muon"'):
-        training.make_optimizer(1e-3, 10, 0, "sgd")
-
-
-def test_gradients_are_clipped_together():
-    params = {"a": {"kernel": jnp.zeros(2)}, "b": {"bias": jnp.zeros(1)}}
-    optimizer = training.make_optimizer(1e-3, 100, 0, clip_norm=1.0)
-    state = optimizer.init(params)
-    grads = {"a": {"kernel": jnp.array([3.0, 0.0])}, "b": {"bias": jnp.array([4.0])}}
-    small = jax.tree.map(lambda x: x / 5, grads)  # of norm 1
-    found = optimizer.update(grads, state, params)
-    expected = optimizer.update(small, state, params)
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5)
-
-
 # Steps.
 
 
@@ -121,7 +91,7 @@ NUM_STEPS = {"trajan": 200, "3dspa": 60}
 
 @functools.cache
 def trained(model_type):
-    """Metrics of every step, and the states, on one batch; the same run twice.
+    """Metrics of every step, and the states, on one batch.
 
     TRAJAN as published, positions absolute; 3DSPA as the mini model has it.
     """
@@ -132,22 +102,19 @@ def trained(model_type):
     optimizer = training.make_optimizer(1e-2, num_steps, 5)
     step_fn = training.make_train_step(model, optimizer, decay=0.5)
     batch = cases.drifting_batch(model.num_coords)
-    runs = []
-    for _ in range(2):
-        state, metrics = make_state(params, optimizer, 7), []
-        states = [jax.device_get(state)]
-        for step in range(num_steps):
-            state, values = step_fn(state, batch)
-            metrics.append({name: float(x) for name, x in values.items()})
-            if step < 12 or step == num_steps - 1:
-                states.append(jax.device_get(state))
-        runs.append((metrics, states))
-    return params, runs
+    state, metrics = make_state(params, optimizer, 7), []
+    states = [jax.device_get(state)]
+    for step in range(num_steps):
+        state, values = step_fn(state, batch)
+        metrics.append({name: float(x) for name, x in values.items()})
+        if step < 12 or step == num_steps - 1:
+            states.append(jax.device_get(state))
+    return metrics, states
 
 
 @pytest.mark.parametrize("model_type", ["trajan", "3dspa"])
 def test_one_batch_is_overfitted(model_type):
-    _, ((metrics, states), _) = trained(model_type)
+    metrics, states = trained(model_type)
     assert int(states[-1].step) == NUM_STEPS[model_type]
     assert all(np.isfinite(list(m.values())).all() for m in metrics)
     first, last = metrics[0], metrics[-1]
@@ -159,27 +126,9 @@ def test_one_batch_is_overfitted(model_type):
     assert names <= metrics[0].keys()
 
 
-@pytest.mark.parametrize("model_type", ["trajan", "3dspa"])
-def test_training_is_deterministic(model_type):
-    _, (first, second) = trained(model_type)
-    assert first[0] == second[0]
-    for a, b in zip(
-        jax.tree.leaves(first[1][-1]), jax.tree.leaves(second[1][-1]), strict=True
-    ):
-        np.testing.assert_array_equal(a, b)
-
-
-def test_a_step_leaves_the_given_parameters_alone():
-    params, _ = trained("3dspa")
-    assert all(np.isfinite(x).all() for x in jax.tree.leaves(params))
-    _, again = cases.quick_model("3dspa")
-    for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(again), strict=True):
-        np.testing.assert_array_equal(a, b)
-
-
 def test_the_average_follows_its_formula():
     """rate = min(decay, (1 + step) / (10 + step)), from the parameters of each step."""
-    _, ((_, states), _) = trained("3dspa")
+    _, states = trained("3dspa")
     name = ("track_predictor", "kernel")
 
     def pick(tree):
@@ -203,7 +152,7 @@ def test_a_step_in_bfloat16():
     step_fn = training.make_train_step(model.clone(dtype=jnp.bfloat16), optimizer)
     state = make_state(params, optimizer, 7)
     state, found = step_fn(state, cases.drifting_batch(3))
-    [first, *_], _ = trained("3dspa")[1][0]
+    [first, *_], _ = trained("3dspa")
     assert float(found["loss"]) == pytest.approx(first["loss"], rel=0.02)
     assert float(found["loss"]) != first["loss"]
     assert {x.dtype for x in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
@@ -229,13 +178,7 @@ def test_every_part_learns_visibility():
 
 def test_training_with_features_for_some_clips():
     """768 random numbers per point stand for DINOv2's, the second clip has none."""
-    changes = {
-        **cases.QUICK,
-        "dino_feature_dim": 768,
-        "use_depth": True,
-        "use_dino": True,
-    }
-    model = cases.make_model("3dspa", **changes)
+    model = cases.make_model("3dspa", **cases.QUICK, dino_feature_dim=768)
     params = checkpoints.init_params(model, 0)
     batch, rng = cases.drifting_batch(3), np.random.default_rng(11)
     shape = batch["support_tracks"].shape[:3]
@@ -255,13 +198,6 @@ def test_training_with_features_for_some_clips():
     for name in ("dino_projection/kernel", "depth_projection/kernel", "absent_dino"):
         assert np.abs(found[name] - before[name]).max() > 1e-3, name
     np.testing.assert_array_equal(found["absent_depth"], before["absent_depth"])
-
-
-def test_numbers_that_are_not_finite_are_found():
-    good = {"a": jnp.ones(3), "b": {"c": jnp.arange(2)}}
-    assert training.is_finite(good)
-    for bad in (np.nan, np.inf):
-        assert not training.is_finite({**good, "d": jnp.array([1.0, bad])})
 
 
 class Ready:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 from simple_worlds import FLOOR, box
 
 from spa.simulation.bodies import (
@@ -21,7 +22,6 @@ from spa.simulation.physics import (
     simulate,
     speed_limit,
 )
-from spa.simulation.worlds import draw_world
 
 
 def test_a_dropped_sphere_falls_by_half_g_t_squared():
@@ -44,21 +44,14 @@ def test_stacked_boxes_at_rest_stay():
 
 def test_velocity_and_spin_are_in_world_axes():
     quarter = (np.sqrt(0.5), 0.0, np.sqrt(0.5), 0.0)  # body x is world -z
-    body = box(
-        (0.1, 0.1, 0.1),
-        (0, 0, 9),
-        quaternion=quarter,
-        velocity=(1, 2, 0),
-        spin=(0, 0, 3),
-    )
+    moves = {"quaternion": quarter, "velocity": (1, 2, 0), "spin": (0, 0, 3)}
+    body = box((0.1, 0.1, 0.1), (0, 0, 9), **moves)
     simulation = simulate(World((FLOOR, body)), 3, 30.0)
-    np.testing.assert_allclose(
-        simulation.body_position[2, 2, :2], [2 / 30, 4 / 30], rtol=1e-3
-    )
+    place = simulation.body_position[2, 2, :2]
+    np.testing.assert_allclose(place, [2 / 30, 4 / 30], rtol=1e-3)
     turn = simulation.body_rotation[2, 2] @ simulation.body_rotation[0, 2].T
-    angle = 3 * 2 / 30
-    expected = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
-    np.testing.assert_allclose(turn[:2, :2], expected, atol=1e-3)
+    expected = Rotation.from_rotvec([0, 0, 3 * 2 / 30]).as_matrix()
+    np.testing.assert_allclose(turn, expected, atol=1e-3)
 
 
 def test_driven_bodies_reach_their_velocity():
@@ -165,15 +158,6 @@ def test_cloth_and_jelly_bend_and_keep_together():
         bend, sides = np.abs(length - length[0]).max() / length[0].max(), soft.count
         bends[len(sides)] = max(bends[len(sides)], bend)
     assert min(bends.values()) > 0.05
-
-
-def test_some_worlds_bend_and_some_do_not():
-    drawn = [
-        draw_world(np.random.default_rng([seed, 1]), 2, 24.0) for seed in range(150)
-    ]
-    jointed = [any(body.joint for body in world.bodies) for world in drawn]
-    assert 0.15 < np.mean(jointed) < 0.35
-    assert 0.12 < np.mean([bool(world.softs) for world in drawn]) < 0.28
 
 
 def test_a_soft_body_stiffer_than_the_timestep_is_rejected(tmp_path, monkeypatch):

@@ -48,10 +48,10 @@ def test_a_twin_counts_where_it_shows(condition):
     stored = stored_pair(condition)
     assert not pools.shows(stored, "kick", condition)
     part = "lk" if condition == "rendered" else "tracks"
-    moved = stored[f"kick/{part}"]
-    moved[1, 3:, 0] += 5 if condition == "rendered" else 5 * 2 / CAMERA[0]
+    moved, pixel = stored[f"kick/{part}"], 1 if part == "lk" else 2 / CAMERA[0]
+    moved[1, 3:, 0] += 5 * pixel
     assert pools.shows(stored, "kick", condition)
-    moved[1, 3:, 0] -= 2 if condition == "rendered" else 2 * 2 / CAMERA[0]
+    moved[1, 3:, 0] -= 2 * pixel
     assert not pools.shows(stored, "kick", condition)
     name = "kick/lkv" if condition == "rendered" else "kick/visible"
     stored[name][0, 4] = False

@@ -19,13 +19,11 @@ from spa.simulation.damages.warps import jittery_warp, soft_warp
 __all__ = ["APART", "DAMAGES", "NotApplicable", "find_object", "pieces"]
 
 DAMAGES: dict[str, Callable[[Frames, np.random.Generator], Frames]] = {
-    "shuffled": shuffled,
-    "frozen": frozen,
-    "jump": jump,
-    "jittery_warp": jittery_warp,
-    "soft_warp": soft_warp,
-    "object_replaced": object_replaced,
-    "reversed_playback": reversed_playback,
+    function.__name__: function
+    for function in (
+        *(shuffled, frozen, jump, jittery_warp, soft_warp, object_replaced),
+        reversed_playback,
+    )
 }
 # What moves backward is mostly as possible as what moves forward. A score need not
 # mind, so it is reported apart from the others.

@@ -37,10 +37,8 @@ AGREEING = 2  # frames on either side, which must agree on an outline
 class Object:
     """A thing that moves apart from the camera, in frames of at most WORKING_SIZE px.
 
-    Attributes:
-        masks: [T, h, w] where it is.
-        tracks: [N, T, 2] pixel positions of points that are not on it.
-        visible: [N, T] where these are seen.
+    masks: where it is. tracks: pixel positions of points that are not on it, and where
+    these are `visible`.
     """
 
     masks: Bool[np.ndarray, "T h w"]
@@ -55,13 +53,8 @@ def find_object(frames: Frames) -> Object:
     homography that most of them follow. Those which do not are joined to groups, those
     in the frame's border left out. The group seen most often, in points times frames,
     is the object. GrabCut (Rother et al. 2004) finds its outline in each frame, from
-    the group's points and their hull.
-
-    Args:
-        frames: [T, H, W, 3] RGB uint8.
-
-    Raises:
-        NotApplicable: no group is large enough and seen in every frame.
+    the group's points and their hull. Raises NotApplicable if no group is large enough
+    and seen in every frame.
     """
     small = np.stack([reduced(frame, WORKING_SIZE) for frame in frames])
     result = tracking.track(small, GRID, max_size=WORKING_SIZE, progress=False)
@@ -73,7 +66,9 @@ def find_object(frames: Frames) -> Object:
         group = moving[group]
         if not _is_object(tracks[group], visible[group], small.shape[1:3]):
             continue
-        masks = _masks(small, tracks[group], visible[group])
+        on_it = tracks[group], visible[group]
+        cut = [_cut_out(f, on_it[0][on_it[1][:, t], t]) for t, f in enumerate(small)]
+        masks = np.stack([_agreed(cut, *on_it, t) for t in range(len(cut))])
         share = masks.mean(axis=(1, 2))
         if share.min() > SMALLEST_OBJECT / 2:  # or GrabCut did not make it out
             others = np.ones(len(tracks), bool)
@@ -95,10 +90,7 @@ def find_homography(tracks, visible, s, t) -> Float[np.ndarray, "3 3"] | None:
 
 
 def _camera_residuals(tracks, visible) -> Float[np.ndarray, "N K 2"]:
-    """Returns how much further than the camera each point went in STRIDE frames (px).
-
-    NaN where it is not seen.
-    """
+    """Returns how much further (px) than the camera points went; NaN where unseen."""
     num_tracks, num_frames = visible.shape
     starts = range(0, num_frames - STRIDE, STRIDE)
     apart = np.full((num_tracks, len(starts), 2), np.nan)
@@ -128,9 +120,9 @@ def _moving(apart):
 def _groups(tracks, visible, apart, length, size):
     """Returns tracks [n] of each thing that may be an object, the most seen first.
 
-    Neighbours that move alike are a part. Of a part in the frame's border nothing is
-    kept. The others that are next to each other are one thing, whose limbs may move
-    otherwise than its body.
+    Neighbours that move alike are a part, of which nothing is kept in the frame's
+    border; parts next to each other are one thing, whose limbs may move otherwise than
+    its body.
     """
     near = _distances(tracks, visible) < NEIGHBOURS
     parts = _components(near & _is_alike(apart, length))
@@ -186,23 +178,13 @@ def _is_object(tracks, visible, size) -> bool:
     return SMALLEST_OBJECT < np.median(share) and share.max() < LARGEST_OBJECT
 
 
-def _masks(frames, tracks, visible) -> Bool[np.ndarray, "T h w"]:
-    """Returns where the object is in each frame."""
-    masks = [
-        _cut_out(frame, tracks[visible[:, t], t]) for t, frame in enumerate(frames)
-    ]
-    return np.stack([_agreed(masks, tracks, visible, t) for t in range(len(masks))])
-
-
 def _agreed(masks, tracks, visible, t) -> Bool[np.ndarray, "h w"]:
-    """The mask of frame t, by the majority of those around it, moved along with the
-    object: an outline that slips once is put right."""
+    """The mask of frame t by the majority of those around it, moved with the object."""
     votes, frames = 0.0, range(max(0, t - AGREEING), min(len(masks), t + AGREEING + 1))
     for s in frames:
         both = visible[:, s] & visible[:, t]
-        moved = (
-            np.median(tracks[both, t] - tracks[both, s], axis=0) if both.any() else 0
-        )
+        moved = tracks[both, t] - tracks[both, s]
+        moved = np.median(moved, axis=0) if both.any() else 0
         votes = votes + shift_picture(masks[s].astype(np.float32), np.zeros(2) + moved)
     agreed = votes > 0.5 * len(frames)
     return agreed if agreed.any() else masks[t]
@@ -234,16 +216,10 @@ def _cut_out(frame, points) -> Bool[np.ndarray, "h w"]:
     object_ = np.isin(part, (cv2.GC_FGD, cv2.GC_PR_FGD)).astype(np.uint8)
     object_ = cv2.morphologyEx(object_, cv2.MORPH_CLOSE, disc(4))
     mask = np.zeros(hull.shape, bool)
-    mask[box] = _largest_part(object_)
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(object_)
+    largest = 1 + stats[1:, cv2.CC_STAT_AREA].argmax() if len(stats) > 1 else -1
+    mask[box] = labels == largest if len(stats) > 1 else object_ > 0
     return mask
-
-
-def _largest_part(mask):
-    """The largest connected part [h, w] of a mask."""
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask)
-    if len(stats) < 2:
-        return mask > 0
-    return labels == 1 + stats[1:, cv2.CC_STAT_AREA].argmax()
 
 
 def shift_picture(picture, offset):

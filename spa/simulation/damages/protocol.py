@@ -41,17 +41,10 @@ def pieces(
 ) -> list[Frames]:
     """Cuts a clip into pieces of `length` frames, without overlap.
 
-    Args:
-        clip: a Video, or frames [T, H, W, 3].
-        length: frames of a piece; what is left over in the end is in none of them.
-        cuts: frames at which another shot begins; no piece reaches across one.
-
-    Returns:
-        [length, H, W, 3] each; a shot of MIN_FRAMES or more that is shorter than
-        `length` is one piece as it is.
-
-    Raises:
-        ValueError: `length` below MIN_FRAMES, or no shot has so many frames.
+    What is left over in the end is in none of them, none reaches across one of `cuts`
+    (frames at which another shot begins), and a shot of MIN_FRAMES or more that is
+    shorter than `length` is one piece as it is. Raises ValueError for a length below
+    MIN_FRAMES, or if no shot has so many frames.
     """
     frames = getattr(clip, "frames", clip)
     if length < MIN_FRAMES:

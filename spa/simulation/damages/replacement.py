@@ -2,7 +2,7 @@
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Float, UInt8
 
 from spa.simulation.damages.objects import (
     Object,
@@ -29,40 +29,23 @@ def object_replaced(
     longer side, and maybe back. Behind it stands what the nearest frames show there,
     moved as the camera moved; what none shows is painted in (Telea 2004).
 
-    Args:
-        frames: [T, H, W, 3] RGB uint8.
-        rng: draws the path, and nothing else.
-        found: what `find_object(frames)` returned, if that is known: finding it takes
-            longer than all the rest.
-
-    Returns:
-        Frames [T, H, W, 3].
-
-    Raises:
-        NotApplicable: nothing is found that moves apart from the camera.
+    found: what `find_object(frames)` returned, if that is known: finding it takes
+    longer than all the rest. Raises NotApplicable if nothing moves apart from the
+    camera.
     """
     check_frames(frames)
     found = find_object(frames) if found is None else found
     scale = max(frames.shape[1:3]) / max(found.masks.shape[1:3])
     offsets = _draw_path(rng, found.masks) * scale
-    masks = [_enlarged(mask, frames.shape[1:3]) for mask in found.masks]
+    size = frames.shape[2:0:-1]
+    masks = [cv2.resize(mask.astype(np.float32), size) > 0.5 for mask in found.masks]
     behind = _backgrounds(frames, masks, found, scale)
     pairs = zip(frames, masks, behind, offsets, strict=True)
     return np.stack([_pasted(*pair, EDGE * scale) for pair in pairs])
 
 
-def _enlarged(mask, size) -> Bool[np.ndarray, "H W"]:
-    if mask.shape == size:
-        return mask
-    soft = cv2.resize(mask.astype(np.float32), size[::-1])
-    return soft > 0.5
-
-
 def _draw_path(rng, masks) -> Float[np.ndarray, "T 2"]:
-    """Draws where the object is put, (x, y) px from its own place, from (0, 0) on.
-
-    Of some directions, that in which it stays in the frame longest is taken.
-    """
+    """Draws the object's (x, y) px from its own place, most in the frame, from 0 on."""
     num_frames, height, width = masks.shape
     time = np.linspace(0, 1, num_frames)
     distance = rng.uniform(*SLIDE) * max(height, width)
@@ -110,16 +93,14 @@ def _backgrounds(frames, masks, found: Object, scale):
 
 
 def _sources(t: int, num_frames: int):
-    """Frames to look behind an object in frame t, the nearest ones first: 1, 2, 3, 4,
-    6, 8, 12, 16, 24... frames off."""
+    """Frames to look behind an object in frame t: 1, 2, 3, 4, 6, 8, 12... off."""
     off = [1, *(step * 2**k for k in range(num_frames.bit_length()) for step in (2, 3))]
     near = (t + sign * distance for distance in sorted(off) for sign in (-1, 1))
     return [s for s in near if 0 <= s < num_frames]
 
 
 def _camera(found: Object, s, t, scale):
-    """The homography from frame s to frame t, in pixels (centres at integers) of
-    frames `scale` times as large as the object's masks; None if unknown."""
+    """The homography from frame s to t, in pixels of the frames; None if unknown."""
     camera = find_homography(found.tracks, found.visible, s, t)
     if camera is None:
         return None
@@ -129,8 +110,7 @@ def _camera(found: Object, s, t, scale):
 
 
 def _fill(frame, left, source, known, camera) -> None:
-    """Fills what is `left [H, W]` of a frame from what is known of another one, and
-    takes it from `left`; both in place."""
+    """Fills what is `left` of a frame from what is known of another; both in place."""
     if camera is None:
         return
     (x, y), (right, bottom) = _extent(left)

@@ -66,11 +66,8 @@ def soft_course(num_frames: int) -> Float[np.ndarray, "T 2"]:
 def soft_strength(longest: float, fastest: float, side: float, radius: float) -> float:
     """Returns what a soft warp is multiplied by.
 
-    Args:
-        longest: its longest displacement.
-        fastest: the most that one changes from a frame to the next.
-        side: the frame's longer side, pixels.
-        radius: of the region, pixels.
+    longest: its longest displacement; fastest: the most that one changes from a frame
+    to the next. side, radius: of the frame (the longer one) and the region, pixels.
     """
     strength = min(SOFT_WARP * side, UNFOLDED * radius) / max(longest, 1e-6)
     return min(strength, SOFT_STEP * side / max(fastest, 1e-6))
@@ -78,11 +75,9 @@ def soft_strength(longest: float, fastest: float, side: float, radius: float) ->
 
 @dataclass(frozen=True)
 class Blob:
-    """A region of a frame.
+    """A region of a frame, and the pixel at which the box begins that it fits in.
 
-    Attributes:
-        top, left: of the box that it fits in, pixels.
-        weight: [h, w] float32 in that box: 1 in the middle, 0 from the edge on.
+    weight: float32 in that box, 1 in the middle, 0 from the edge on.
     """
 
     top: int
@@ -115,19 +110,13 @@ def _draw_blob(rng, frames) -> Blob:
     depth = 1 - np.hypot(y, x) / (radius * outline)
     inside = np.clip(depth / (1 - BLOB_CORE), 0, 1)
     weight = (0.5 - 0.5 * np.cos(np.pi * inside)).astype(np.float32)
-    texture = _texture(frames[len(frames) // 2])
-    textures = cv2.boxFilter(texture, -1, weight.shape[::-1])
+    middle = np.ascontiguousarray(frames[len(frames) // 2])
+    grey = cv2.cvtColor(middle, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    textures = cv2.boxFilter(np.hypot(*np.gradient(grey)), -1, weight.shape[::-1])
     textures = textures[reach : height - reach, reach : width - reach]
     where = draw_eventful(rng, textures.ravel())
     top, left = np.unravel_index(where, textures.shape)  # the box's, as cut above
     return Blob(int(top), int(left), weight)
-
-
-def _texture(frame) -> Float[np.ndarray, "H W"]:
-    """The size of the gradient, grey levels a pixel."""
-    grey = cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY)
-    down, right = np.gradient(grey.astype(np.float32))
-    return np.hypot(down, right)
 
 
 def _field(rng, weight) -> Float[np.ndarray, "h w 2"]:
