@@ -19,7 +19,7 @@ from spa.model.checkpoints import load_checkpoint
 from spa.realism.front_ends import load_front_ends
 from spa.realism.heads import read_heads, write_heads
 from spa.realism.options import DEFAULT_CHECKPOINT, make_options
-from spa.realism.scorer import score_tracks
+from spa.realism.scorer import Scorer
 from spa.simulation import damages
 from spa.simulation.pools import CONDITIONS, FIRST_SEED, SceneSize, make_pool
 from spa.simulation.twins import VIOLATIONS
@@ -51,7 +51,8 @@ def test_a_clip_is_judged_by_every_head(small):
     needs_head = {"realism_left_out", "no_model", "no_model_left_out"}
     values = {n for n, x in plain.values.items() if x and np.isfinite(x)}
     assert values == set(judged.MEASURES) - needs_head
-    result = score_tracks(tracks, judges.checkpoint, options)
+    scorer = Scorer(judges.checkpoint, options, has_videos=False)
+    result = scorer.score_tracks(tracks)
     assert plain.values["realism"] == result.realism
     scores, given = -plain.surprise, result.points["coords_score"].T
     np.testing.assert_array_equal(
@@ -176,17 +177,12 @@ def test_damaged_copies_of_a_video(small, tmp_path):
     [
         ("synthetic", {"conditions": ["true", "fog"]}, "no condition fog: have true"),
         ("synthetic", {"num_scenes": 0}, "num_scenes is 0"),
+        ("synthetic", {"query_sampling": "semantic"}, "leave query_sampling out"),
         ("corruptions", {}, "needs --video_path"),
         ("corruptions", {"video_path": "gone.mp4"}, "gone.mp4"),
-        ("csv", {}, "no offline benchmark 'csv'"),
     ],
 )
 def test_what_is_wrong_is_said_before_any_work(benchmark, keywords, message, tmp_path):
     with pytest.raises(UserError, match=message) as caught:
         twins.run(benchmark, output_dir=str(tmp_path / "out"), **keywords)
     assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
-
-
-def test_simulated_twins_have_no_points_to_choose(tmp_path):
-    with pytest.raises(UserError, match="leave query_sampling out"):
-        twins.run("synthetic", output_dir=str(tmp_path), query_sampling="semantic")

@@ -13,7 +13,6 @@ import track_autoencoder_3d
 from spa.clip.video import video_from_array
 from spa.errors import UserError
 from spa.realism import Scorer, make_options, score_video
-from spa.realism import front_ends as front_ends_module
 from spa.realism.front_ends import load_front_ends, track_shots
 
 
@@ -50,7 +49,7 @@ def test_given_maps_of_a_clip_with_cuts(checkpoint, tmp_path, whole_file):
     options = make_options(depth=str(tmp_path / "d.npz"))
     front_ends = load_front_ends(options, checkpoint)
     for shots in ([(0, 6)], [(0, 2), (2, 6)]):
-        maps = front_ends_module.depth_shots(clip, shots, front_ends.depth)
+        maps = front_ends.depth(clip.frames, clip.frame_indices, shots)
         expected = given[indices] if whole_file else given
         np.testing.assert_allclose(maps, expected, rtol=1e-3)
 
@@ -66,16 +65,9 @@ def test_relative_depth_has_its_own_unit_in_each_shot(checkpoint, monkeypatch):
     monkeypatch.setattr("spa.realism.front_ends.load_depth", lambda *_: model)
     front_ends = load_front_ends(make_options(depth="a/net"), checkpoint)
     clip = video_from_array(make_clip(6))
-    maps = front_ends_module.depth_shots(clip, [(0, 2), (2, 6)], front_ends.depth)
+    maps = front_ends.depth(clip.frames, clip.frame_indices, [(0, 2), (2, 6)])
     np.testing.assert_allclose(maps[0], maps[5], rtol=2e-3)
     assert maps.max() == 10 and maps.min() == 1
-
-
-def test_a_tracker_that_lacks_is_said_before_any_clip(checkpoint, tmp_path):
-    pytest.importorskip("torch", reason="torch is not installed")
-    options = make_options(tracker="cotracker3", cotracker_repo=str(tmp_path))
-    with pytest.raises(UserError, match="no cotracker/predictor.py"):
-        load_front_ends(options, checkpoint)
 
 
 @pytest.fixture(scope="module")
@@ -188,9 +180,3 @@ def test_features_of_another_width_than_the_checkpoint_takes(networks, tmp_path)
         score_video(
             make_clip(4), path, use_dino=True, dino_model=str(networks / "dino")
         )
-
-
-def test_a_front_end_that_cannot_be_loaded_is_one_line(checkpoint, tmp_path):
-    pytest.importorskip("torch", reason="torch is not installed")
-    with pytest.raises(UserError, match="has no config.json: dino_model"):
-        score_video(make_clip(4), checkpoint, use_dino=True, dino_model=str(tmp_path))

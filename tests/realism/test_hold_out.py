@@ -72,13 +72,6 @@ def test_splits_are_even_and_repeatable(num_tracks, num_splits):
     np.testing.assert_array_equal(again, held)
 
 
-def test_repeated_splits_are_drawn_anew():
-    options = make_options(score_all_points=False, num_splits=3)
-    held = deal_splits(some_lots(3, 80), options)
-    assert held.shape == (3, 80) and held.sum(axis=1).tolist() == [20] * 3
-    assert (held[0] != held[1]).any() and (held.sum(axis=0) > 1).any()
-
-
 @SETTINGS
 @given(salt=st.integers(0, 2**32 - 1), other=st.integers(0, 2**32 - 1))
 def test_lots_look_random(salt, other):
@@ -124,16 +117,6 @@ def test_support_and_query_are_disjoint(held_out):
         for split, support in enumerate(window.support):
             assert 0 < len(support) <= 20
             assert all(split_of[i] != split for i in support)
-
-
-def test_queries_are_at_visible_frames(held_out):
-    tracks, found = held_out
-    for window in found.windows:
-        frames = window.query_points[:, 0].astype(int)
-        assert ((frames >= window.start) & (frames < window.stop)).all()
-        assert (tracks.visible[window.ids, frames, 0] == 1).all()
-        where = tracks.tracks[window.ids, frames]
-        np.testing.assert_allclose(window.query_points[:, 1:], where, rtol=1e-6)
 
 
 def test_a_track_does_not_know_its_own_future(held_out, checkpoint):

@@ -1,6 +1,5 @@
 """What `save_result` writes is as docs/formats.md has it."""
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -99,10 +98,3 @@ def test_stored_video_is_the_clip(result, tmp_path):
     np.testing.assert_array_equal(video.transpose(0, 2, 3, 1), make_clip())
     save_result(result, tmp_path, result_video_size=0)
     assert "video" not in np.load(tmp_path / "result_with_scores.npz")
-
-
-def test_scores_without_a_number_become_null(result, tmp_path):
-    score = result.score | {"per_frame": [float("nan"), 0.5], "realism_std": np.inf}
-    save_result(dataclasses.replace(result, score=score), tmp_path)
-    found = json.loads((tmp_path / "score.json").read_text())
-    assert found["per_frame"] == [None, 0.5] and found["realism_std"] is None

@@ -73,48 +73,6 @@ def test_a_piece_is_a_part_of_a_clips_frames(kind):
     assert surprise_examples.piece_of(odd, kind).visible.shape[1] == lengths[kind]
 
 
-def test_the_trackers_points_are_those_of_bodies_they_lie_on():
-    places = np.array([[20.0, 20], [200, 200], [100, 100]], np.float32)
-    stored = {
-        "kick/frame": np.array(2),
-        "kick/tracks": geometry.lift(places[:, None].repeat(4, 1), CAMERA, 2.0),
-        "kick/visible": np.array([[True] * 4, [True] * 4, [False] * 4]),
-        "kick/instance": np.array([7, 8, 9]),
-        "intrinsics": CAMERA,
-    }
-    seen = np.array([[198.0, 203], [24, 20], [30, 20], [100, 100]], np.float32)
-    tracks = random_tracks(num_frames=4, num_tracks=4)
-    tracks = dataclasses.replace(
-        tracks,
-        tracks=geometry.lift(seen[:, None].repeat(4, 1), CAMERA, 1.0),
-        visible=np.ones((4, 4, 1), np.float32),
-        intrinsics=CAMERA,
-    )
-    found = surprise_examples.instances(stored, "kick", tracks, "rendered", 0)
-    assert found.tolist() == [8, 7, -1, -1]
-
-
-def test_twins_that_show_are_all_there_are(tmp_path, monkeypatch):
-    kinds = "teleport", "kick", "jitter"
-    arrays = {
-        f"{kind}/{part}": np.zeros(1) for kind in kinds for part in ("tracks", "lk")
-    }
-    del arrays["jitter/lk"]
-    np.savez(tmp_path / "5.npz", **arrays)
-    asked = []
-
-    def shows(stored, kind, condition):
-        asked.append(condition)
-        return kind != "kick"
-
-    monkeypatch.setattr(pools, "shows", shows)
-    found = surprise_examples.all_twins(tmp_path / "5.npz", "noisy")
-    assert sorted(found) == [(k, "noisy") for k in ("jitter", "none", "teleport")]
-    found = surprise_examples.all_twins(tmp_path / "5.npz", "rendered")
-    assert sorted(found) == [("none", "rendered"), ("teleport", "rendered")]
-    assert set(asked) == {"noisy", "rendered"}
-
-
 def not_applicable(*_):
     raise damages.NotApplicable
 
