@@ -34,12 +34,7 @@ def clip_windows(
     """Returns windows (start, stop) that cover a clip, overlapping by half.
 
     The last one of a shot is moved back to end where the shot ends. A shot shorter than
-    a window is one window; a single frame is none.
-
-    Args:
-        num_frames: of the clip.
-        length: of a window.
-        cuts: frames at which another shot begins.
+    a window is one window; a single frame is none. Cuts are where another shot begins.
     """
     windows = []
     for start, stop in zip([0, *cuts], [*cuts, num_frames], strict=True):
@@ -57,11 +52,8 @@ def deal_splits(
     """Returns which tracks [S, N] are held out in each split.
 
     With score_all_points each in one of them, equally many in each; else, in each
-    split, one in HELD_SHARE.
-
-    Args:
-        drawn: numbers for tracks, as of `lots`, for each of the options' splits; the
-            lowest decide. With score_all_points one row is enough.
+    split, one in HELD_SHARE. The lowest of the numbers `drawn` for each split, as of
+    `lots`, decide; with score_all_points one row of them is enough.
     """
     count = drawn.shape[1]
     if not options.score_all_points:
@@ -173,12 +165,8 @@ class HeldOut:
 def hold_out(
     tracks: Tracks3D, checkpoint: checkpoints.Checkpoint, options: Options
 ) -> HeldOut:
-    """Predicts tracks of a clip from tracks that are not held out with them.
-
-    Raises:
-        UserError: features that are asked for, or that the checkpoint cannot do
-            without, and that the tracks do not have; features of another width.
-    """
+    """Predicts tracks of a clip from tracks that are not held out with them. Raises
+    UserError as `check_features` does."""
     check_features(tracks, checkpoint, options)
     keys = track_keys(tracks)
     rows = [split_lots(keys, split, options) for split in range(options.num_splits)]
@@ -207,9 +195,8 @@ def check_features(
 ) -> None:
     """Checks that the model gets the features that it must, and can take them.
 
-    Raises:
-        UserError: features of another width than the checkpoint's, or none where
-            they are asked for or it cannot do without.
+    Raises UserError: features of another width than the checkpoint's, or none where
+    they are asked for or it cannot do without.
     """
     config = checkpoint.config
     # Those of a front end were checked when it was loaded, and cost time.
@@ -245,16 +232,8 @@ def predict_window(
     keys: UInt64[np.ndarray, " N"],
     options: Options,
 ) -> WindowPrediction:
-    """Predicts the held-out tracks of every split from its others, in one window.
-
-    Args:
-        model, params: a 3DSPA model.
-        tracks: of the clip.
-        span: the window's first frame, and the one behind its last.
-        held: which tracks are held out in each split.
-        keys: of `track_keys`, for what is drawn.
-        options: how many tracks are shown and asked for, and the seed.
-    """
+    """Predicts the held-out tracks of every split from its others, in one window: the
+    frames from the span's first to the one before its last. Draws go by `keys`."""
     start, stop = span
     window, visible = tracks.tracks[:, start:stop], tracks.seen[:, start:stop]
     drawn = _draw_tracks(visible.any(axis=1), held, keys, start, options)
@@ -314,7 +293,7 @@ def predict_window(
 
 
 def _draw_tracks(seen, held, keys, start, options):
-    """Per split, the tracks shown to the model and those asked for, in one window."""
+    """Returns, per split, the tracks shown to the model and those asked for."""
 
     def draw(which, split, role, most):
         # The window's first frame is a salt, too: a track that is left out of one
@@ -406,11 +385,7 @@ def blend(
 
     A window counts more the farther a frame is from its ends. Where no window predicts
     a track, its nearest predicted position in time stands, with a visible logit of -20.
-
-    Returns:
-        For every split that a track is predicted in, tracks in order: which track it is
-        [M], which split [M], positions [M, T, 3], logits [M, T, 1], and what counts
-        [M, T], see HeldOut.
+    Returns HeldOut's ids, splits, tracks, visible_logits and counted.
     """
     most = 1 + max((w.splits.max(initial=0) for w in windows), default=0)
     keys = [window.ids * most + window.splits for window in windows]

@@ -66,14 +66,10 @@ def score_many(
     Args:
         paths: the files, all of them; the same for all shards.
         output_dir: where folders and scores.csv (scores_I_of_N.csv with shards) go.
-        score: a path to its result.
-        options, checkpoint: those that `score` uses, which finished results must have.
+        score: a path to its result, made with these options and this checkpoint.
         overwrite: score again what is finished.
         num_shards, shard_index: only every num_shards-th file, from the index on.
         result_video_size: see `save_result`.
-
-    Returns:
-        How many were scored, finished before, and failed.
 
     Raises:
         UserError: a result of other options is there, or nothing can be written.
@@ -151,8 +147,8 @@ def _provenance(options, checkpoint) -> dict:
 
 
 def _stored_options(before, item) -> dict | None:
-    """Returns what a result was made with; of an option that came after it that is the
-    default, as in `before`."""
+    """Returns what a result was made with; of an option that came after it the
+    default."""
     score = _read_score(item.place)
     if score is None:
         return None
@@ -190,25 +186,17 @@ def _begin_table(table, items, done):
 
 
 def read_rows(table: str | os.PathLike) -> list[dict[str, str]]:
-    """Returns the rows of a scores.csv; none if there is no such file.
-
-    What is not UTF-8, as from an editor or in a file's name, comes back as it was when
-    it is written.
-
-    Raises:
-        UserError: it cannot be read.
-    """
+    """Returns the rows of a scores.csv; none if there is no such file. What is not
+    UTF-8, as from an editor or in a file's name, comes back as it was when it is
+    written."""
     if not os.path.exists(table):
         return []
     return read_csv(table, errors="surrogateescape")[1]
 
 
 def append_row(table: str | os.PathLike, row: dict) -> None:
-    """Adds a row, in one piece.
-
-    Raises:
-        OSError: if there is no room for all of it; then there is none of it.
-    """
+    """Adds a row, in one piece: an OSError if there is no room for all of it, and then
+    none of it is there."""
     line = encode_csv(COLUMNS, [row], has_header=False)
     with open(table, "ab", buffering=0) as file:
         before = file.tell()

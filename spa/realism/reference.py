@@ -17,12 +17,8 @@ LOG = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-    """Intact clips that others are ranked among.
-
-    Attributes:
-        realism: [n] their scores.
-        backends: of Tracks3D, that they were tracked with.
-    """
+    """Scores [n] of intact clips that others are ranked among, and the backends (of
+    Tracks3D) that they were tracked with."""
 
     realism: Float[np.ndarray, " n"]
     backends: dict
@@ -42,9 +38,8 @@ def read_reference(
 ) -> Reference | None:
     """Reads the reference of a checkpoint and its head.
 
-    It lies beside the shipped checkpoint, in NAME_reference.json, which also says what
-    its clips are. None if there is none, if it was made with another checkpoint or
-    head, and if the file is damaged.
+    It lies beside the shipped checkpoint, in NAME_reference.json. None if there is
+    none, if it was made with another checkpoint or head, and if the file is damaged.
     """
     stem = Path(checkpoint.name).stem
     path = folder / f"{stem}_reference.json"

@@ -23,13 +23,10 @@ STILL = 2.0  # pixels; below it, all motion may be the tracker's noise
 class Result:
     """A scored clip; result_files.save_result writes it.
 
-    Attributes:
-        realism: the score, 0..1, higher is more real: from surprise, or average
-            Jaccard, as score["realism_measure"] says.
-        score: what score.json holds.
-        predictions: the arrays of predictions.npz.
-        points: the arrays of result_with_scores.npz, but for the video.
-        video: the clip, None if tracks were scored without one.
+    `score` is score.json's content, its realism 0..1, higher is more real, from
+    surprise or average Jaccard as its realism_measure says; `predictions` and `points`
+    hold the arrays of predictions.npz and, but for the video, of
+    result_with_scores.npz. Without a clip, as of tracks alone, `video` is None.
     """
 
     realism: float
@@ -53,22 +50,12 @@ def make_result(
     """Makes scores of held-out predictions, and the arrays of the files.
 
     `per_frame` is the mean coords_score of a frame's points. With a head, realism and
-    coords_score come from surprise, and `realism_std` is the jackknife's over splits.
-    Without one (or without enough tracks for fields) realism is average Jaccard, of all
-    tracks together with score_all_points and else the mean over the splits, and
-    `realism_std` the standard deviation of the realism of each split alone.
-
-    Args:
-        tracks: of one clip.
-        held_out: of `hold_out` with this checkpoint and these options.
-        checkpoint: a 3DSPA model.
-        options: how the clip is scored.
-        video: the clip the tracks are of, if there is one.
-        fields: of evidence.clip_fields, for a head.
-        head: fitted for the checkpoint.
-        reference: for the percentile; None for none.
-        has_spread: else there is no jackknife, which scores the clip anew for every
-            split, and `realism_std` is None with a head.
+    coords_score come from surprise of `fields` (of evidence.clip_fields), and
+    `realism_std` is the jackknife's over splits, which scores the clip anew for every
+    split; None without `has_spread`. Without a head (or without enough tracks for
+    fields) realism is average Jaccard, of all tracks together with score_all_points and
+    else the mean over the splits, and `realism_std` the standard deviation of the
+    realism of each split alone.
     """
     found = head and _clip_surprise(tracks, held_out, fields, head, has_spread)
     rank = None

@@ -47,12 +47,9 @@ class Scorer:
         Args:
             checkpoint: a file, or one that is loaded; the shipped mini by default.
             options: of `make_options`; those of preset mini by default.
-            has_videos: else no tracker or network is loaded, and `score` is not to be
-                called: for tracks from elsewhere.
+            has_videos: else no tracker or network is loaded: for `score_tracks` alone.
 
-        Raises:
-            CheckpointError: a checkpoint that cannot be read.
-            UserError: a checkpoint, front end or head that cannot be used.
+        Raises UserError: a checkpoint, front end or head that cannot be used.
         """
         self.options = options or make_options()
         self.checkpoint = load_checkpoint(checkpoint, self.options)
@@ -67,20 +64,16 @@ class Scorer:
         video: str | os.PathLike | UInt8[np.ndarray, "T H W 3"] | Video,
         video_fps: float = 0.0,
     ) -> Result:
-        """Returns how real a clip's motion is.
+        """Returns how real a clip's motion is: score, per-point scores and predictions.
+
+        The same clip, options and seed give the same result on the same machine.
 
         Args:
             video: a file, frames [T, H, W, 3] RGB uint8, or a Video.
             video_fps: of frames in memory, if known.
 
-        Returns:
-            Score, per-point scores and predictions. The same clip, options and seed
-            give the same result on the same machine.
-
-        Raises:
-            VideoError: a file that cannot be read or has too little in it.
-            NothingToTrack: no point could be followed.
-            UserError: options that a clip in memory cannot have.
+        Raises UserError: VideoError of a file that cannot be read or has too little in
+        it, NothingToTrack, options that a clip in memory cannot have.
         """
         began, options = time.perf_counter(), self.options
         if isinstance(video, str | os.PathLike):
@@ -94,15 +87,11 @@ class Scorer:
         return self._result(tracks, video, began)
 
     def score_tracks(self, tracks: str | os.PathLike | Tracks3D) -> Result:
-        """Returns how real the motion of tracks from elsewhere is.
+        """Returns how real the motion of tracks from elsewhere is, a file's (see
+        `read_tracks`) or those in memory.
 
-        Args:
-            tracks: a file, see `read_tracks`, or tracks in memory.
-
-        Raises:
-            NothingToTrack: no track can be held out and compared.
-            UserError: a file that cannot be read, options that only videos have, or
-                features that do not fit, see `hold_out`.
+        Raises UserError: NothingToTrack, a file that cannot be read, options that only
+        videos have, or features that do not fit.
         """
         began, options = time.perf_counter(), self.options
         _refuse_video_options(options, "start", "duration", "fps")
@@ -152,16 +141,8 @@ def score_video(
     video_fps: float = 0.0,
     **options,
 ) -> Result:
-    """Returns how real one clip's motion is; for many clips see `Scorer`.
-
-    Args:
-        video, video_fps: as of Scorer.score.
-        checkpoint: as of Scorer.
-        preset: a name in PRESETS.
-        **options: fields of Options, instead of the preset's.
-
-    Raises:
-        UserError: as of `make_options`, Scorer and its `score`.
+    """Returns how real one clip's motion is; for many clips see `Scorer`, which says
+    what the arguments are. The options are the preset's but for those that are given.
     """
     scorer = Scorer(checkpoint, make_options(preset, **options))
     return scorer.score(video, video_fps)
@@ -182,9 +163,7 @@ def load_checkpoint(
 ) -> checkpoints.Checkpoint:
     """Loads the checkpoint to score with onto the device, the shipped one for None.
 
-    Raises:
-        CheckpointError: if it cannot be read.
-        UserError: if it cannot score clips in this way.
+    Raises UserError: it cannot be read, or cannot score clips in this way.
     """
     if not isinstance(checkpoint, checkpoints.Checkpoint):
         path = DEFAULT_CHECKPOINT if checkpoint is None else checkpoint
@@ -218,15 +197,8 @@ def load_heads(
     """Loads the heads fitted for a checkpoint, by name; None if there are none.
 
     They lie beside it, or beside the shipped one, in NAME_surprise.npz; "all" is the
-    one that scores.
-
-    Args:
-        checkpoint: a 3DSPA model.
-        leave_one_out: also those that never saw a kind of violation, for evaluation, in
-            NAME_surprise_left_out.npz.
-
-    Raises:
-        UserError: a damaged file.
+    one that scores. With `leave_one_out` also those that never saw a kind of violation,
+    for evaluation, in NAME_surprise_left_out.npz. Raises UserError of a damaged file.
     """
     found = {}
     for folder in (checkpoint.folder, DEFAULT_CHECKPOINT.parent):
@@ -244,9 +216,5 @@ def load_heads(
 
 
 def scoring_head(checkpoint: checkpoints.Checkpoint) -> Head | None:
-    """Loads the head that makes realism of a checkpoint's residuals, None for none.
-
-    Raises:
-        UserError: a damaged file.
-    """
+    """Loads the head that makes realism of a checkpoint's residuals, None for none."""
     return (load_heads(checkpoint) or {}).get("all")
