@@ -46,22 +46,16 @@ PARTS = {  # of the clips, by tag, that are looked at by themselves
 
 
 def read_intphys2(root: str | os.PathLike, split: str = "Main") -> list[tables.Clip]:
-    """Returns the clips of a split of IntPhys 2.
+    """Returns the clips of a split of IntPhys 2: Debug, Main or HeldOut, each a folder
+    below the root with `Videos` and, but for the last, `metadata.csv`.
 
-    Args:
-        root: the folder with Debug, Main and HeldOut, each with `Videos` and, but for
-            the last, `metadata.csv`.
-        split: one of them.
+    Clips have the label possible (1 or 0), and the tags scene, pair (1 or 2), condition
+    (one of four), difficulty ("other", said in the log, if env is unknown) and camera;
+    the scene as group, whose generations are numbered N, N_0, N_1. Of the held-out
+    split only videos.
 
-    Returns:
-        Clips with the label possible (1 or 0), and the tags scene, pair (1 or 2),
-        condition (one of four), difficulty ("other", said in the log, if env is
-        unknown) and camera; the scene as group, whose generations are numbered N,
-        N_0, N_1. Of the held-out split only videos.
-
-    Raises:
-        UserError: no such split, a missing column, a type or condition that is
-            unknown, a scene without its counterparts, a video that is absent.
+    Raises UserError: no such split, a missing column, a type or condition that is
+    unknown, a scene without its counterparts, a video that is absent.
     """
     folder = Path(root) / split
     if not (folder / "Videos").is_dir():
@@ -144,14 +138,9 @@ def report_intphys2(
     In a pair (the possible and the impossible clip of one number in a scene); in the
     quadruplet, the mean of the two possible ones above that of the two impossible ones,
     as in IntPhys (Riochet et al. 2018); in the quadruplet strictly, both above both;
-    and, as AUROC, any possible clip above any impossible one.
-
-    Args:
-        clips: of `read_intphys2`.
-        values: [N] their scores, NaN where there is none; a pair or quadruplet that
-            lacks one does not count.
-        answer_threshold: of the held-out split: possible is what scores higher. The
-            median by default.
+    and, as AUROC, any possible clip above any impossible one. A pair or quadruplet that
+    lacks a score (NaN) does not count. In the held-out split possible is what scores
+    above the threshold, the median by default.
     """
     if not clips[0].labels:
         return _report_held_out(clips, values, answer_threshold)

@@ -104,15 +104,11 @@ def compare(
     measures: Sequence[str],
     groups: Sequence[str],
 ) -> Comparison:
-    """Compares intact clips of a condition with those of one kind of damage.
+    """Compares intact clips of a condition with those of one kind of damage, of all
+    rows.
 
     A clip that some measure could not judge is left out for all, so that all are put to
     the same question.
-
-    Args:
-        rows: of any condition and kind.
-        measures: some of MEASURES.
-        groups: all there are.
     """
     at = {group: i for i, group in enumerate(groups)}
     chosen = [r for r in rows if r.condition == condition and r.counts]
@@ -159,14 +155,8 @@ def compare(
 def estimate(
     comparison: Comparison, question: str, measure: str, baseline: str | None = None
 ) -> Estimate:
-    """Returns a figure with its interval; given a baseline, how much higher it is than
-    the baseline's.
-
-    Args:
-        comparison: a sum of `compare`.
-        question: "paired" or "across".
-        measure, baseline: names in MEASURES.
-    """
+    """Returns a figure ("paired" or "across") of a measure with its interval; given a
+    baseline, how much higher it is than the baseline's."""
 
     def figure(name, counts):
         if question == "paired":

@@ -23,13 +23,10 @@ def report(
     notes: Sequence[str] = (),
     pooled: bool = True,
 ) -> Report:
-    """Returns all figures of judged clips, with tables and pictures.
+    """Returns all figures of judged clips, by group of kinds, with tables and pictures.
 
-    Args:
-        rows: of `run_synthetic` or `run_corruptions`.
-        groups: kinds by the group that they are reported in.
-        notes: what a reader must know, to begin with.
-        pooled: whether all groups together are reported, too, and first.
+    The notes come first. All groups together are reported, too, and before them, if
+    `pooled`.
     """
     conditions = tuple(dict.fromkeys(row.condition for row in rows))
     measures = _measured(rows)
@@ -79,7 +76,6 @@ def report(
 
 
 def _names(groups) -> dict[str, tuple[str, ...]]:
-    """Groups of kinds, and after them each kind by itself."""
     kinds = sum(map(tuple, groups.values()), ())
     alone = {kind: (kind,) for kind in kinds}
     return {name: tuple(of_name) for name, of_name in groups.items()} | alone
@@ -122,15 +118,12 @@ def _figures(comparison, measures) -> dict:
 def culprit_figures(
     rows: Sequence[Row], groups: Mapping[str, Sequence[str]], by: str = "shipped"
 ) -> dict[str, dict]:
-    """Returns how well surprise points at the violating body: AUROC of its points
-    against the rest, per group and kind.
+    """Returns how well surprise (of the "shipped" score, or of the head that never saw
+    the kind, "left out") points at the violating body, per group and kind.
 
-    Args:
-        by: the "shipped" score, or the head that never saw the kind ("left out").
-
-    Returns:
-        `points`, of all clips' points together, and `clips`, the mean of each clip's
-        own, bootstrapped by group; none of a kind whose body has no points, or all.
+    It is the AUROC of its points against the rest: `points`, of all clips' points
+    together, and `clips`, the mean of each clip's own, bootstrapped by group; none of a
+    kind whose body has no points, or all.
     """
     of_kind = defaultdict(list)
     for row in rows:

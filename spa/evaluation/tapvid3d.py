@@ -57,13 +57,7 @@ DECISIVE = (
 def builtin_metrics(
     clip: Clip, prediction: Prediction, scaling: str
 ) -> dict[str, float]:
-    """Returns the metrics of a clip at 256 pixels, by metrics.tapvid3d_metrics.
-
-    Args:
-        clip: the truth.
-        prediction: of all of its tracks.
-        scaling: of metrics.SCALINGS.
-    """
+    """Returns the metrics of a clip at 256 pixels, by metrics.tapvid3d_metrics."""
     found = tapvid3d_metrics(
         clip.truth.swapaxes(0, 1),
         clip.visible.T,
@@ -79,14 +73,11 @@ def builtin_metrics(
 def tapnet_metrics(
     clip: Clip, prediction: Prediction, scaling: str
 ) -> dict[str, float]:
-    """Returns the same by an installed tapnet's own function.
+    """Returns the same by an installed tapnet's own function; a UserError without one.
 
     It is called with a batch of one clip, which is the one way in which all scalings
     but local_neighborhood work (docs/notes.md); that takes no batches, and gives
     numbers per track, of which this is the mean.
-
-    Raises:
-        UserError: if tapnet is not installed.
     """
     metrics = tapnet_module("evaluation.metrics")
     local = scaling == "local_neighborhood"
@@ -111,14 +102,9 @@ def tapnet_metrics(
 
 @dataclasses.dataclass
 class Report:
-    """Findings of an evaluation.
-
-    Attributes:
-        rows: for each clip and scaling, COLUMNS; of a clip that failed, its error and
-            no numbers.
-        failures: (source/name, what is wrong) of those.
-        predicted, finished: how many clips were predicted now, and had been before.
-    """
+    """Findings of an evaluation: for each clip and scaling a row of COLUMNS, of one
+    that failed with its error and no numbers; failures, (source/name, what is wrong);
+    and how many clips were predicted now, and had been before (finished)."""
 
     rows: list[dict] = dataclasses.field(default_factory=list)
     failures: list[tuple[str, str]] = dataclasses.field(default_factory=list)
@@ -153,17 +139,9 @@ def evaluate(
 
     Predictions go to OUTPUT_DIR/predictions/SOURCE/NAME.npz as soon as they are there,
     in the official format. One that is there already, of this model and these options
-    and later than its clip, is measured again but not made again. What is wrong with a
-    file is reported, and the others go on.
-
-    Args:
-        files: of `find_clips`.
-        output_dir: where predictions go.
-        checkpoint, options: see `predict_clips`.
-        scalings: of metrics.SCALINGS.
-        metrics: builtin_metrics or tapnet_metrics.
-        batch_size: clips that are in memory, and windows that are predicted, at once.
-        overwrite: predict again what is there.
+    and later than its clip, is measured again but not made again, unless `overwrite`.
+    What is wrong with a file is reported, and the others go on. So many clips are in
+    memory, and windows predicted, at once as `batch_size` says.
 
     Raises:
         UserError: no such scaling or batch size; output_dir cannot be written to;
@@ -280,12 +258,9 @@ def _read_prediction(place) -> Prediction:
 def summary(rows: Sequence[dict]) -> dict[str, dict[str, dict[str, float]]]:
     """Returns means over clips, by source and scaling, and their means over sources.
 
-    Args:
-        rows: of a Report; those with an error are left out.
-
-    Returns:
-        {source: {scaling: {metric: mean, metric_std: standard deviation over clips}}},
-        and under "average" the mean over sources, with the deviation between them.
+    {source: {scaling: {metric: mean, metric_std: standard deviation over clips}}}, and
+    under "average" the mean over sources, with the deviation between them. Rows of a
+    Report with an error are left out.
     """
     found = {}
     for row in rows:
@@ -333,16 +308,10 @@ def table(rows: Sequence[dict]) -> str:
 
 
 def write_report(report: Report, output_dir: str | os.PathLike) -> list[str]:
-    """Writes metrics.json and metrics_per_video.csv.
+    """Writes metrics.json and metrics_per_video.csv; returns their paths.
 
     metrics.json is `summary`; where clips failed, these are in it too, as "failed":
     {SOURCE/NAME: what is wrong}, since means over what is left are no official numbers.
-
-    Returns:
-        The paths written.
-
-    Raises:
-        OSError: if they cannot be.
     """
     folder = Path(output_dir)
     found = summary(report.rows)

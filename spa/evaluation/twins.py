@@ -46,11 +46,8 @@ GROUPS = {
 
 @dataclasses.dataclass(frozen=True)
 class SceneItem(Item):
-    """A scene with its twins, in one condition.
-
-    Its path is a name: a file that is made again, to have pictures, too, is no other
-    scene.
-    """
+    """A scene with its twins, in one condition. Its path is a name: a file that is made
+    again, to have pictures, too, is no other scene."""
 
     file: Path
     condition: str
@@ -77,8 +74,6 @@ def run(
         output_dir: where judged clips, metrics.json, results.csv and pictures go. The
             same call goes on where it was stopped.
         video_path: corruptions: a file, directory, glob or CSV of real clips.
-        checkpoint_path: a 3DSPA model; the shipped one for None.
-        preset: a name in options.PRESETS.
         num_scenes: synthetic: seeds from FIRST_SEED on.
         pool_dir: where scenes are kept; a folder in `output_dir` for None.
         conditions: some of CONDITIONS.
@@ -156,14 +151,9 @@ def culprit(
     frame: int,
     violates: Bool[np.ndarray, " N"],
 ) -> tuple[Float[np.ndarray, " M"], Bool[np.ndarray, " M"]]:
-    """Returns the highest surprise of each point near a violation, and whether it is
-    the violating body's; of the points that are judged there.
-
-    Args:
-        surprise: per point and frame, NaN where it is not judged.
-        frame: of the violation; BEFORE frames before it to AFTER behind it count.
-        violates: whether a point is the violating body's.
-    """
+    """Returns the highest surprise of each point near a violation in that frame (BEFORE
+    frames before it to AFTER behind it), and whether it is the violating body's; of the
+    points that are judged there: their surprise is not NaN."""
     near = surprise[:, max(0, frame - BEFORE) : frame + AFTER + 1]
     judged = np.isfinite(near).any(axis=1)
     highest = np.nanmax(near[judged], axis=1) if judged.any() else np.zeros(0)
@@ -173,18 +163,11 @@ def culprit(
 def run_synthetic(
     files: Sequence[Path], folder: Path, judges: Judges, conditions: Sequence[str]
 ) -> tuple[list[Row], list[str]]:
-    """Judges scenes and twins, each scene and condition to a file of its own.
+    """Judges scenes and twins (files of `make_pool`), each scene and condition to a
+    file of its own in the folder.
 
-    Args:
-        files: of `make_pool`.
-        folder: for what is judged.
-        conditions: some of CONDITIONS.
-
-    Returns:
-        All of them, and what a reader must know.
-
-    Raises:
-        UserError: no scene could be judged; see `judges.judge_items`.
+    Returns all rows, and what a reader must know. Raises UserError: no scene could be
+    judged; see `judges.judge_items`.
     """
     if not files:
         raise UserError("no seed gives a scene: give more --num_scenes")
@@ -251,7 +234,6 @@ def _judge_scene(file, condition, judges) -> list[Row]:
 
 
 def _culprits(found: Judgement, stored, kind, seed) -> dict:
-    """Row.points of a twin."""
     rows = compared_rows(stored[f"{kind}/track_ids"], seed)
     violates = np.isin(stored[f"{kind}/instance"][rows], stored[f"{kind}/ids"])
     judged = {"shipped": found.surprise, "left out": found.left_out.get(kind)}
