@@ -27,16 +27,6 @@ from spa import flags as spa_flags
 from spa.evaluation import videophy2
 from spa.evaluation.benchmarks import BENCHMARKS, run_benchmark
 from spa.files import keep_compiled_programs
-from spa.flags import (
-    define_clip_flags,
-    define_front_end_flags,
-    define_output_flags,
-    define_scoring_flags,
-    exit_on_user_error,
-    given_options,
-    log_decisions,
-    quiet_video_decoder,
-)
 from spa.realism.many import NUMBERS
 
 FLAGS = flags.FLAGS
@@ -48,10 +38,10 @@ def define_flags() -> None:
     """Defines all flags where this file is run; importing it defines none."""
     define_dataset_flags()
     define_offline_flags()
-    define_output_flags("./benchmark_output", result_video_size=0)
-    define_clip_flags()
-    define_scoring_flags()
-    define_front_end_flags()
+    spa_flags.define_output_flags("./benchmark_output", result_video_size=0)
+    spa_flags.define_clip_flags()
+    spa_flags.define_scoring_flags()
+    spa_flags.define_front_end_flags()
     flags.adopt_module_key_flags(spa_flags)  # --help lists them, too
 
 
@@ -126,14 +116,14 @@ def define_offline_flags() -> None:
 def main(argv):
     if len(argv) > 1:
         sys.exit(f"do not know what to do with {argv[1]!r}: give --benchmark=NAME")
-    quiet_video_decoder()
-    log_decisions("spa")
+    spa_flags.quiet_video_decoder()
+    spa_flags.log_decisions("spa")
     logging.getLogger("spa.realism").setLevel(logging.WARNING)
-    with exit_on_user_error():
+    with spa_flags.exit_on_user_error():
         keep_compiled_programs(FLAGS.jax_cache_dir)
         values = FLAGS.flag_values_dict()
         values |= {n: values[n] and os.path.expanduser(values[n]) for n in PATHS}
-        text, is_well = run_benchmark(values, given_options(FLAGS))
+        text, is_well = run_benchmark(values, spa_flags.given_options(FLAGS))
     print(text)
     if not is_well:
         sys.exit(1)

@@ -28,13 +28,6 @@ from spa.evaluation.tapvid3d import (
 )
 from spa.evaluation.tapvid3d_clips import find_clips
 from spa.files import keep_compiled_programs
-from spa.flags import (
-    NETWORK_OPTIONS,
-    define_cache_flag,
-    define_network_flags,
-    exit_on_user_error,
-    log_decisions,
-)
 from spa.realism.options import make_options
 from spa.realism.scorer import load_checkpoint
 
@@ -46,7 +39,7 @@ OPTIONS = (
     "num_splits",
     "num_support_tracks",
     "num_output_frames",
-    *NETWORK_OPTIONS,
+    *spa_flags.NETWORK_OPTIONS,
 )
 
 
@@ -87,7 +80,7 @@ def define_data_flags() -> None:
     )
     flags.DEFINE_string("output_dir", "./eval_results", "Directory to write to.")
     flags.DEFINE_boolean("overwrite", False, "Predict again what is predicted.")
-    define_cache_flag()
+    spa_flags.define_cache_flag()
 
 
 def define_model_flags() -> None:
@@ -121,7 +114,7 @@ def define_model_flags() -> None:
     )
     flags.DEFINE_boolean("use_depth", None, "Depth features, likewise.")
     flags.DEFINE_string("depth", None, "vda, or a transformers model. Default: vda.")
-    define_network_flags()
+    spa_flags.define_network_flags()
 
 
 def run() -> tuple[str, Report]:
@@ -166,8 +159,8 @@ def run() -> tuple[str, Report]:
 def main(argv):
     if len(argv) > 1:
         sys.exit(f"do not know what to do with {argv[1]!r}: give --dataset_path=DIR")
-    log_decisions("spa")
-    with exit_on_user_error(
+    spa_flags.log_decisions("spa")
+    with spa_flags.exit_on_user_error(
         interrupted="what was finished is there; the same command goes on"
     ):
         keep_compiled_programs(FLAGS.jax_cache_dir)

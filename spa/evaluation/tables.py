@@ -1,6 +1,5 @@
 """Tables of benchmarks: their columns, labels, and the videos that they name."""
 
-import csv
 import dataclasses
 import os
 from collections import defaultdict
@@ -11,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from spa.errors import UserError, reason
+from spa.jobs import read_csv
 
 MISSING = ("", "nan", "none", "null")  # a number that is not there
 
@@ -56,18 +56,16 @@ class TextTable:
     ) -> list[dict[str, float]]:
         """Returns each row's numbers, {label: column} -> [{label: number}]. Raises
         UserError: what is no number, or missing although it is required."""
+        found = []
         for i, row in enumerate(self.rows):
-            for column in columns.values():
-                number = parse_number(row[column])
+            found.append({name: parse_number(row[x]) for name, x in columns.items()})
+            for name, number in found[-1].items():
                 if number is None or (is_required and np.isnan(number)):
                     raise UserError(
-                        f"{self.path}, row {i + 1}: {column} is {row[column]!r}, must "
-                        "be a number"
+                        f"{self.path}, row {i + 1}: {columns[name]} is "
+                        f"{row[columns[name]]!r}, must be a number"
                     )
-        return [
-            {label: parse_number(row[column]) for label, column in columns.items()}
-            for row in self.rows
-        ]
+        return found
 
     def clips(
         self,
@@ -105,10 +103,10 @@ def read_table(path: str | os.PathLike) -> TextTable:
     path = os.fspath(path)
     is_parquet = path.lower().endswith((".parquet", ".pq"))
     try:
-        columns, rows = (_read_parquet if is_parquet else _read_csv)(path)
+        columns, rows = (_read_parquet if is_parquet else read_csv)(path)
     except UserError:
         raise
-    except (OSError, csv.Error, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {reason(error)}") from error
     if not rows:
         raise UserError(f"{path} has no rows")
@@ -117,12 +115,6 @@ def read_table(path: str | os.PathLike) -> TextTable:
         for row in rows
     ]
     return TextTable(path, columns, text)
-
-
-def _read_csv(path):
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        return list(reader.fieldnames or []), list(reader)
 
 
 def _read_parquet(path):

@@ -5,6 +5,7 @@ import itertools
 import json
 import logging
 import os
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,14 +13,9 @@ import numpy as np
 
 from spa.data.examples import read_npz
 from spa.errors import DatasetError, UserError, first_line
+from spa.evaluation import tapvid3d_clips
 from spa.evaluation.tapvid3d_chains import Prediction, predict_clips
-from spa.evaluation.tapvid3d_clips import (
-    Clip,
-    ClipFile,
-    clip_front_ends,
-    read_clip,
-    tapnet_module,
-)
+from spa.evaluation.tapvid3d_clips import Clip, ClipFile, tapnet_module
 from spa.files import encode_csv, encode_json, whole_file, write_npz
 from spa.flags import check_output_dir
 from spa.jobs import Item, run_items, unfinished
@@ -40,18 +36,9 @@ COLUMNS = ("source", "video", "scaling", "num_tracks", "num_frames", *METRICS, "
 ON_SCREEN = METRICS[:3]
 # What decides a prediction, of options.Options.
 DECISIVE = (
-    "num_splits",
-    "num_support_tracks",
-    "num_output_frames",
-    "use_dino",
-    "use_depth",
-    "seed",
-    "dino_model",
-    "depth",
-    "vda_encoder",
-    "vda_model_path",
-    "vda_metric",
-)
+    "num_splits num_support_tracks num_output_frames use_dino use_depth seed "
+    "dino_model depth vda_encoder vda_model_path vda_metric"
+).split()
 
 
 def builtin_metrics(
@@ -164,11 +151,19 @@ def evaluate(
     front_ends = None
     if to_do:
         wanted = [item.file for item in items if item in to_do]
-        front_ends = clip_front_ends(wanted, options, checkpoint)
+        front_ends = tapvid3d_clips.clip_front_ends(wanted, options, checkpoint)
 
     def read(item: ClipItem) -> Clip:
-        clip = _read(item.path, front_ends if item in to_do else None)
-        if item in to_do:
+        is_wanted = item in to_do
+        try:
+            clip = tapvid3d_clips.read_clip(
+                item.path, front_ends if is_wanted else None
+            )
+        except UserError:
+            raise
+        except Exception as error:  # arrays of text, of no axes...
+            raise DatasetError(f"{item.path}: {first_line(error)}") from error
+        if is_wanted:
             check_features(clip.tracks, checkpoint, options)
         return clip
 
@@ -208,15 +203,6 @@ def _check_evaluation(files, scalings, batch_size) -> None:
         raise UserError(f"none of the {len(files)} files is there, as {files[0].path}")
     for file in missing:
         LOG.warning("%s: no such file; the evaluation will fail at its end", file.path)
-
-
-def _read(path, front_ends) -> Clip:
-    try:
-        return read_clip(path, front_ends)
-    except UserError:
-        raise
-    except Exception as error:  # arrays of text, of no axes...
-        raise DatasetError(f"{path}: {first_line(error)}") from error
 
 
 def _rows(file, clip, prediction, scalings, metrics) -> list[dict]:
@@ -262,20 +248,15 @@ def summary(rows: Sequence[dict]) -> dict[str, dict[str, dict[str, float]]]:
     under "average" the mean over sources, with the deviation between them. Rows of a
     Report with an error are left out.
     """
-    found = {}
+    clips, sources, means = defaultdict(list), defaultdict(list), defaultdict(dict)
     for row in rows:
         if not row["error"]:
-            source = found.setdefault(row["source"], {})
-            source.setdefault(row["scaling"], []).append(row)
-    means = {
-        source: {scaling: _means(clips) for scaling, clips in scalings.items()}
-        for source, scalings in found.items()
-    }
-    sources = {}
-    for scalings in means.values():
-        for scaling, mean in scalings.items():
-            sources.setdefault(scaling, []).append(mean)
-    return means | {"average": {name: _means(rows) for name, rows in sources.items()}}
+            clips[row["source"], row["scaling"]].append(row)
+    for (source, scaling), of_both in clips.items():
+        means[source][scaling] = _means(of_both)
+        sources[scaling].append(means[source][scaling])
+    average = {scaling: _means(of_all) for scaling, of_all in sources.items()}
+    return {**means, "average": average}
 
 
 def _means(rows) -> dict[str, float]:
@@ -291,18 +272,14 @@ def table(rows: Sequence[dict]) -> str:
     """Returns the means for a person to read, in percent as the paper gives them."""
     names = {"average_jaccard": "3D-AJ", "average_pts_within_thresh": "APD"}
     names["occlusion_accuracy"] = "OA"
-    counts = {}
-    for row in rows:
-        if not row["error"]:
-            key = row["source"], row["scaling"]
-            counts[key] = counts.get(key, 0) + 1
+    counts = Counter((x["source"], x["scaling"]) for x in rows if not x["error"])
     lines = [f"{'source':<12}{'scaling':<20}{'clips':>6}" + "".join(
         f"{names[name]:>8}" for name in ON_SCREEN
     )]  # fmt: skip
     for source, scalings in summary(rows).items():
         for scaling, means in scalings.items():
             values = "".join(f"{100 * means[name]:8.2f}" for name in ON_SCREEN)
-            count = counts.get((source, scaling), "")
+            count = counts[source, scaling] or ""
             lines.append(f"{source:<12}{scaling:<20}{count:>6}{values}")
     return "\n".join(lines)
 

@@ -9,10 +9,7 @@ from spa import geometry
 from spa.data.augmentation import Augmentation, augment_example
 from spa.realism.hold_out import lots, track_keys
 from spa.realism.tracks import Tracks3D
-from spa.simulation.pools import (
-    SIDE,
-    compared_rows,
-)
+from spa.simulation.pools import SIDE, compared_rows
 from spa.simulation.scenes import Scene, generate_scene
 
 VARIED_TRACKS = 128, 1024  # of varied_clip

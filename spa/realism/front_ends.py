@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from jaxtyping import Float16
 
 from spa.clip.cuts import content_box, drop_repeats, find_cuts
 from spa.clip.depth import depth_maps, load_depth
@@ -34,7 +33,9 @@ def lift_video(
     shots = list(zip([0, *cuts], [*cuts, len(video.frames)], strict=True))
     boxes = [content_box(video.frames[start:stop]) for start, stop in shots]
     tracks = track_shots(video, shots, boxes, options, front_ends)
-    depth = front_ends.depth and depth_shots(video, shots, front_ends.depth)
+    depth = None
+    if front_ends.depth:
+        depth = front_ends.depth(video.frames, video.frame_indices, shots)
     lifted = lift_tracks(tracks, video, options, depth, front_ends.features)
     lifted = dataclasses.replace(
         lifted, cuts=tuple(cuts), backends=front_ends.names, boxes=_boxes(video, boxes)
@@ -163,11 +164,6 @@ def _front_end_name(options, checkpoint, modality):
         why = "switched off" if has else f"{checkpoint.name} was trained without them"
         LOG.info("%s features: not used, %s", modality, why)
     return None
-
-
-def depth_shots(video, shots, depth) -> Float16[np.ndarray, "T h w"]:
-    """Returns depth maps of all frames; `depth` is that of `FrontEnds`."""
-    return depth(video.frames, video.frame_indices, shots)
 
 
 def track_shots(

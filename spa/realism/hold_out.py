@@ -174,13 +174,8 @@ def hold_out(
     length = options.num_output_frames or checkpoint.config.num_output_frames
     num_frames = tracks.seen.shape[1]
     spans = clip_windows(num_frames, length, tracks.cuts)
-    LOG.info(
-        "%d window(s) of up to %d frames, %d splits, up to %d support tracks",
-        len(spans),
-        length,
-        len(held),
-        options.num_support_tracks,
-    )
+    what = "%d window(s) of up to %d frames, %d splits, up to %d support tracks"
+    LOG.info(what, len(spans), length, len(held), options.num_support_tracks)
     LOG.info("device: %s", jax.devices()[0])
     model, params = checkpoint.model, checkpoint.params
     windows = [
@@ -236,7 +231,7 @@ def predict_window(
     frames from the span's first to the one before its last. Draws go by `keys`."""
     start, stop = span
     window, visible = tracks.tracks[:, start:stop], tracks.seen[:, start:stop]
-    drawn = _draw_tracks(visible.any(axis=1), held, keys, start, options)
+    drawn = list(_draw_tracks(visible.any(axis=1), held, keys, start, options))
     support = [shown for shown, _ in drawn]
     features = window_features(model, tracks, span, support, options)
     # Few different sizes of batch, whatever the clip's number of tracks: a size that
@@ -245,7 +240,9 @@ def predict_window(
     scales = np.full(len(held), np.nan, np.float32)
     shape = len(held), model.num_latent_tokens, model.latent_token_dim
     latents = np.full(shape, np.nan, np.float32)
-    parts = [_no_prediction(stop - start)]
+    ids, position = np.zeros(0, int), np.zeros((0, stop - start, 3), np.float32)
+    none, logits = np.zeros((0, 4), np.float32), position[..., :1]
+    parts = [(ids, ids, position, logits, none, logits)]  # of no tracks
     for split, (shown, asked) in enumerate(drawn):
         if len(shown) == 0 or len(asked) == 0:
             continue
@@ -263,37 +260,21 @@ def predict_window(
             model, params, batch, points / [1, scale, scale, scale]
         )
         inside = np.s_[:, : stop - start]  # behind it the batch is padded
-        parts.append(
-            (
-                asked,
-                np.full(len(asked), split),
-                geometry.denormalize(predicted[inside], scale),
-                logits[inside],
-                points + [start, 0, 0, 0],
-                (logits if expected is None else expected)[inside],
-            )
-        )
+        part = asked, np.full(len(asked), split)
+        part += (geometry.denormalize(predicted[inside], scale), logits[inside])
+        part += (points + [start, 0, 0, 0],)
+        parts.append((*part, (logits if expected is None else expected)[inside]))
         scales[split], latents[split] = scale, encoded
     ids, splits, predicted, logits, points, expected = map(
         np.concatenate, zip(*parts, strict=True)
     )
-    return WindowPrediction(
-        start,
-        stop,
-        ids=ids,
-        splits=splits,
-        tracks=predicted,
-        visible_logits=logits,
-        query_points=points.astype(np.float32),
-        support=support,
-        scale=scales,
-        latents=latents,
-        log_error_scale=expected if model.predict_error_scale else None,
-    )
+    found = ids, splits, predicted, logits, points.astype(np.float32)
+    expected = expected if model.predict_error_scale else None
+    return WindowPrediction(*span, *found, support, scales, latents, expected)
 
 
 def _draw_tracks(seen, held, keys, start, options):
-    """Returns, per split, the tracks shown to the model and those asked for."""
+    """Yields, per split, the tracks shown to the model and those asked for."""
 
     def draw(which, split, role, most):
         # The window's first frame is a salt, too: a track that is left out of one
@@ -301,20 +282,11 @@ def _draw_tracks(seen, held, keys, start, options):
         numbers = lots(keys, options.seed, start, split, role)
         return lowest(np.flatnonzero(which), numbers, most)
 
-    return [
-        (
+    for split, hidden in enumerate(held):
+        yield (
             draw(seen & ~hidden, split, SUPPORT, options.num_support_tracks),
             draw(seen & hidden, split, QUERIES, options.num_query_points),
         )
-        for split, hidden in enumerate(held)
-    ]
-
-
-def _no_prediction(length):
-    """Returns parts of no tracks: to them, no further part need be joined."""
-    ids, position = np.zeros(0, int), np.zeros((0, length, 3), np.float32)
-    logits = position[..., :1]
-    return ids, ids, position, logits, np.zeros((0, 4), np.float32), logits
 
 
 def lowest(

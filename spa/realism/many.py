@@ -19,16 +19,9 @@ from spa.realism.result import Result
 from spa.realism.result_files import save_result
 from spa.realism.scorer import scoring_head
 
-NUMBERS = (
-    "realism",
-    "realism_std",
-    "percentile",
-    "average_jaccard",
-    "average_pts_within_thresh",
-    "occlusion_accuracy",
-    "num_tracks",
-    "num_frames",
-    "seconds",
+NUMBERS = tuple(
+    "realism realism_std percentile average_jaccard average_pts_within_thresh "
+    "occlusion_accuracy num_tracks num_frames seconds".split()
 )
 COLUMNS = ("video", "folder", *NUMBERS, "num_windows", "num_cuts", "warnings", "error")
 
@@ -77,7 +70,7 @@ def score_many(
     items = pick_shard(name_items(paths, output_dir), num_shards, shard_index)
     to_do = items
     if not overwrite:
-        stored = functools.partial(_stored_options, json.loads(_encode(Options())))
+        stored = functools.partial(_stored_options, _plain(Options()))
         to_do = unfinished(items, _provenance(options, checkpoint), stored, "scored")
     done = {item.place for item in items} - {item.place for item in to_do}
     rows = {place: row(_read_score(place), place.parent.name) for place in done}
@@ -134,33 +127,24 @@ def _read_score(path) -> dict | None:
     return score if isinstance(score, dict) else None
 
 
-def _encode(options) -> str:
-    return json.dumps(dataclasses.asdict(options))
+def _plain(options) -> dict:
+    return json.loads(json.dumps(dataclasses.asdict(options)))
 
 
 def _provenance(options, checkpoint) -> dict:
-    return json.loads(_encode(options)) | {
-        "checkpoint": checkpoint.sha256,
-        "head": fingerprint(scoring_head(checkpoint)),
-        "version": RESULT_VERSION,
-    }
+    made = {"checkpoint": checkpoint.sha256, "version": RESULT_VERSION}
+    return _plain(options) | made | {"head": fingerprint(scoring_head(checkpoint))}
 
 
 def _stored_options(before, item) -> dict | None:
     """Returns what a result was made with; of an option that came after it the
-    default."""
+    default, as in `before`."""
     score = _read_score(item.place)
     if score is None:
         return None
-    return (
-        before
-        | score.get("options", {})
-        | {
-            "checkpoint": score.get("checkpoint", {}).get("sha256"),
-            "head": score.get("head"),
-            "version": score.get("version"),
-        }
-    )
+    made = {name: score.get(name) for name in ("head", "version")}
+    made["checkpoint"] = score.get("checkpoint", {}).get("sha256")
+    return before | score.get("options", {}) | made
 
 
 def row(score: dict, folder: str) -> dict:

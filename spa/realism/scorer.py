@@ -17,8 +17,7 @@ from spa.realism.front_ends import lift_video, load_front_ends
 from spa.realism.heads import Head, heads_path, read_heads
 from spa.realism.hold_out import hold_out
 from spa.realism.options import DEFAULT_CHECKPOINT, Options, make_options
-from spa.realism.reference import read_reference
-from spa.realism.result import Result, make_result
+from spa.realism.result import Result, make_result, read_reference
 from spa.realism.tracks import Tracks3D, read_tracks
 
 LOG = logging.getLogger(__name__)
@@ -111,24 +110,16 @@ class Scorer:
                 "no trackable points (none can be predicted from others and "
                 "compared): no score"
             )
-        fields = ()
+        fields, how = (), (self.checkpoint, self.options)
         if self.head is None:
             LOG.info(
                 "realism: average Jaccard (no surprise head of this version was fitted "
                 "for this model: run fit_surprise.py)"
             )
         else:
-            fields = clip_fields(tracks, self.checkpoint, self.options, held_out)
-        result = make_result(
-            tracks,
-            held_out,
-            self.checkpoint,
-            self.options,
-            video,
-            fields,
-            self.head,
-            self.reference,
-        )
+            fields = clip_fields(tracks, *how, held_out)
+        rank = self.head, self.reference
+        result = make_result(tracks, held_out, *how, video, fields, *rank)
         result.score["seconds"] = round(time.perf_counter() - began, 3)
         return result
 
@@ -203,13 +194,10 @@ def load_heads(
     found = {}
     for folder in (checkpoint.folder, DEFAULT_CHECKPOINT.parent):
         path = heads_path(checkpoint.name, folder)
-        paths = [path]
-        if leave_one_out:
-            paths.append(path.with_stem(f"{path.stem}_left_out"))
+        left_out = [path.with_stem(f"{path.stem}_left_out")] if leave_one_out else []
         try:
-            for path in paths:
-                heads = read_heads(path, checkpoint.sha256)
-                found = (heads or {}) | found
+            for each in (path, *left_out):
+                found = (read_heads(each, checkpoint.sha256) or {}) | found
         except ValueError as error:
             raise UserError(str(error)) from error
     return found or None

@@ -16,8 +16,7 @@ from spa.realism import Scorer, evidence, make_options, surprise
 from spa.realism.heads import Head, Network, fingerprint, heads_path, write_heads
 from spa.realism.hold_out import hold_out
 from spa.realism.many import COLUMNS, row
-from spa.realism.reference import read_reference
-from spa.realism.result import make_result
+from spa.realism.result import make_result, read_reference
 
 NO_MODEL = checkpoints.Checkpoint(None, {}, None, "none", "", {})
 
