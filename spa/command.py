@@ -34,24 +34,17 @@ MOST_RANKED = 40  # videos in the table on the screen
 
 def define_flags() -> None:
     """Defines all flags, where this file is run; importing it defines nothing."""
-    flags.DEFINE_boolean(
-        "check",
-        False,
+    # fmt: off
+    flags.DEFINE_boolean("check", False,
         "Say which trackers, networks, weights and devices are usable here, and how to "
-        "get the others; score nothing.",
-    )
-    flags.DEFINE_string(
-        "video_path",
-        None,
+        "get the others; score nothing.")
+    flags.DEFINE_string("video_path", None,
         "The video to score; or many: a directory, a glob (in quotes), or a CSV with a "
-        "column video_path.",
-    )
-    flags.DEFINE_string(
-        "tracks_path",
-        None,
+        "column video_path.")
+    flags.DEFINE_string("tracks_path", None,
         "Tracks to score instead of a video: .npz with tracks_3d and visible, or as "
-        "TAPIP3D writes them; or many, as for --video_path.",
-    )
+        "TAPIP3D writes them; or many, as for --video_path.")
+    # fmt: on
     spa_flags.define_output_flags("./inference_output")
     spa_flags.define_clip_flags()
     spa_flags.define_scoring_flags()
@@ -60,13 +53,6 @@ def define_flags() -> None:
         for flag in FLAGS.get_key_flags_for_module(module):
             # --help lists what belongs to the script that was started.
             FLAGS.register_key_flag_for_module(sys.argv[0], flag)
-
-
-def usability_table() -> str:
-    """Returns a table of front ends, weights and devices; see --check."""
-    from spa.clip import environment
-
-    return environment.table(environment.check(FLAGS))
 
 
 def table(result: Result, paths: list[str]) -> str:
@@ -129,17 +115,10 @@ def run() -> tuple[str, bool]:
 def run_many(score, paths, scorer) -> tuple[str, bool]:
     """Scores many files, into a sub-folder each; returns as `run` does."""
     logging.getLogger("spa.realism").setLevel(logging.WARNING)
-    tally = score_many(
-        paths,
-        FLAGS.output_dir,
-        score,
-        scorer.options,
-        scorer.checkpoint,
-        overwrite=FLAGS.overwrite,
-        num_shards=FLAGS.num_shards,
-        shard_index=FLAGS.shard_index,
-        result_video_size=FLAGS.result_video_size,
-    )
+    names = "overwrite", "num_shards", "shard_index", "result_video_size"
+    how = {name: FLAGS[name].value for name in names}
+    made_with = scorer.options, scorer.checkpoint
+    tally = score_many(paths, FLAGS.output_dir, score, *made_with, **how)
     text = ranking(tally.rows)
     if text and scorer.head is None:
         name = scorer.checkpoint.name
@@ -183,7 +162,9 @@ def main(argv):
     spa_flags.quiet_video_decoder()
     spa_flags.log_decisions("spa")
     if FLAGS.check:
-        print(usability_table())
+        from spa.clip import environment
+
+        print(environment.table(environment.check(FLAGS)))
         return
     with spa_flags.exit_on_user_error():
         keep_compiled_programs(FLAGS.jax_cache_dir)

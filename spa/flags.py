@@ -83,20 +83,17 @@ def define_network_flags() -> None:
 
 def define_output_flags(output_dir: str, result_video_size: int = WORKING_SIZE) -> None:
     """Defines what is kept and where, and how much of many videos is done."""
+    # fmt: off
     flags.DEFINE_string("output_dir", output_dir, "Directory to write to.")
-    flags.DEFINE_boolean(
-        "overwrite", False, "Of many videos, score again those that are finished."
-    )
-    flags.DEFINE_integer(
-        "num_shards", 1, "Of many videos, score only every so many-th,"
-    )
+    flags.DEFINE_boolean("overwrite", False,
+        "Of many videos, score again those that are finished.")
+    flags.DEFINE_integer("num_shards", 1,
+        "Of many videos, score only every so many-th,")
     flags.DEFINE_integer("shard_index", 0, "from this one on, counted from 0.")
-    flags.DEFINE_integer(
-        "result_video_size",
-        result_video_size,
+    flags.DEFINE_integer("result_video_size", result_video_size,
         "Longer side of the video kept in the result, at most 512 px; 0 for none.",
-        lower_bound=0,
-    )
+        lower_bound=0)
+    # fmt: on
     define_cache_flag()
 
 
