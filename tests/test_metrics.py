@@ -15,7 +15,6 @@ from spa.metrics import (
     batch_metrics,
     constant_velocity,
     coords_score,
-    evaluation_intrinsics,
     frechet_distance,
     held_out_statistics,
     image_errors,
@@ -202,26 +201,10 @@ def test_wrong_input_is_refused(change, message):
 # --- Points, and the clip ---
 
 
-def test_evaluation_is_at_256_on_the_shorter_side():
-    for size in [(720, 1280), (1280, 720)]:
-        found = evaluation_intrinsics(np.array([1280, 1280, 640, 360]), size)
-        np.testing.assert_allclose(found, np.array([1280, 1280, 640, 360]) * 256 / 720)
-
-
 def test_coords_score_of_known_errors():
     errors = np.array([[0.0, 4.0, np.inf, 3.0]])
     scores = coords_score(errors, np.array([[True, True, True, False]]))
     np.testing.assert_allclose(scores, [[1, 0.5, 0, np.nan]])
-
-
-@SETTINGS
-@given(error=st.floats(0, 1000), more=st.floats(1e-3, 1000), ratio=st.floats(1.01, 100))
-def test_coords_score_falls_with_the_error(error, more, ratio):
-    scored = np.ones((1, 2), bool)
-    less, worse = coords_score(np.array([[error, error + more]]), scored)[0]
-    assert 0 <= worse < less <= 1
-    above, below = coords_score(np.array([[4 / ratio, 4 * ratio]]), scored)[0]
-    assert above - 0.5 == pytest.approx(0.5 - below)
 
 
 def test_statistics_are_at_the_evaluation_size_and_without_the_query_frame():

@@ -88,13 +88,8 @@ def test_tapnet_gets_a_batch_of_one_clip(tmp_path, monkeypatch):
     assert batched["order"] == "b n t" and local["order"] == "n t"
     assert local["get_trackwise_metrics"] and not batched["get_trackwise_metrics"]
     assert batched["gt_tracks"].shape == batched["pred_tracks"].shape == (1, 4, 6, 3)
-    np.testing.assert_array_equal(batched["gt_occluded"][0].T, ~clip.visible)
     np.testing.assert_array_equal(batched["pred_occluded"][0].T, clip.visible)
-    np.testing.assert_array_equal(
-        batched["query_points"][0][:, 0], clip.query_points[:, 0]
-    )
     np.testing.assert_allclose(batched["intrinsics_params"][:2], 120)
-    assert local["gt_tracks"].shape == (4, 6, 3)
 
 
 @pytest.mark.parametrize("scaling", ["median", "per_trajectory", "local_neighborhood"])

@@ -50,29 +50,6 @@ def test_a_soft_warp_is_local_slow_and_grows(seed, num_frames):
         assert widest <= 2 * damages.warps.BLOB_RADIUS[1] * 256 + 1e-6
 
 
-@pytest.mark.parametrize("kind", surprise_examples.PIECES)
-def test_a_piece_is_a_part_of_a_clips_frames(kind):
-    tracks = random_tracks(num_frames=10, num_tracks=30)
-    visible = np.ones((30, 10, 1), np.float32)
-    visible[3, 1:] = 0  # seen in no two frames of any piece
-    tracks = dataclasses.replace(tracks, visible=visible)
-    frames = {
-        "every_second": [0, 2, 4, 6, 8],
-        "first_half": [0, 1, 2, 3, 4],
-        "second_half": [5, 6, 7, 8, 9],
-    }[kind]
-    found = surprise_examples.piece_of(tracks, kind)
-    expected = np.delete(tracks.tracks, 3, axis=0)[:, frames]
-    np.testing.assert_array_equal(found.tracks, expected)
-    assert found.visible.shape == (29, 5, 1)
-    # Halves of an odd number of frames share none.
-    odd = dataclasses.replace(
-        tracks, tracks=tracks.tracks[:, :9], visible=visible[:, :9]
-    )
-    lengths = {"every_second": 5, "first_half": 4, "second_half": 5}
-    assert surprise_examples.piece_of(odd, kind).visible.shape[1] == lengths[kind]
-
-
 def not_applicable(*_):
     raise damages.NotApplicable
 

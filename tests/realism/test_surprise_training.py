@@ -176,24 +176,6 @@ def test_corrections_are_bounded_and_for_what_hardly_shows(monkeypatch, fades):
         assert (np.diff(found) > 0).all()
 
 
-def test_too_few_soft_warps_are_said():
-    def of(condition, kind, culprit, scenes):
-        return [
-            surprise_training.Example(i, kind, condition, np.array([culprit]), None)
-            for i in scenes
-        ]
-
-    learned, lines = range(1, 9, 2), range(0, 8, 2)
-    examples = [*of("true", "none", 0, learned), *of("true", "kick", 1, learned)]
-    examples += [*of("true", "none", 0, lines), *of("true", "kick", 1, lines)]
-    varied = of(surprise_training.VARIED, "none", 0, range(100, 150))
-    further = [*of("damaged", "none", -1, range(200, 219))]
-    further += of("damaged", surprise_training.PAIRED, -1, range(200, 230))
-    assert surprise_training.num_pairs(further) == 19
-    with pytest.raises(surprise_training.TooFew, match="19 .* need.* 20: .*--num_pair"):
-        surprise_training.fit_heads(examples + varied, further=further)
-
-
 def test_a_network_learns_what_no_line_can(monkeypatch):
     monkeypatch.setattr(surprise_training, "STEPS", 400)
     rng = np.random.default_rng(0)
@@ -245,28 +227,3 @@ def test_what_networks_learn_from_no_line_is_fitted_to():
     assert {e.condition for e in learned} == {
         "noisy", "rendered", surprise_training.VARIED
     }  # fmt: skip
-
-
-def test_a_network_learns_from_what_fooled_it(monkeypatch):
-    """Few intact points look like culprits; the second fit has seen them."""
-    monkeypatch.setattr(surprise_training, "STEPS", 300)
-    rng = np.random.default_rng(0)
-
-    def points(number, centre):
-        return rng.normal(centre, 0.3, (number, 2)).astype(np.float32)
-
-    alike = points(60, (2, -2))  # a culprit's x; y tells them apart
-    drawn = [
-        surprise_training.Drawn("kick", points(300, (2, 0)), np.ones(300, bool),
-                                np.zeros((0, 2), np.float32)),
-        surprise_training.Drawn("none", points(300, (0, 0)), np.zeros(300, bool),
-                                np.concatenate([points(2000, (0, 0)), alike])),
-    ]  # fmt: skip
-    names, sources = ["observed.x", "observed.y"], [("observed",)]
-    [network] = surprise_training.fit_networks(drawn, names, sources)
-    values = np.concatenate([d.values for d in drawn])
-    labels = np.concatenate([d.is_culprit for d in drawn])
-    first = surprise_training.fit_network(values, labels, names)
-    assert (first(alike) > 0).mean() > 0.8 > 0.2 > (network(alike) > 0).mean()
-    assert (network(drawn[0].values) > 0).mean() > 0.9
-    assert network.names == ("observed.x", "observed.y")
