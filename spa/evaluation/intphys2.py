@@ -16,13 +16,10 @@ from spa.evaluation import figures, reports, tables
 from spa.statistics import Estimate, bootstrap
 
 LOG = logging.getLogger(__name__)
-CONDITIONS = {
-    name: name.split("_")[0]
-    for name in (
-        "permanence immutability immutability_texture continuity continuity_swap "
-        "solidity"
-    ).split()
-}
+CONDITIONS = (
+    "permanence immutability immutability_texture continuity continuity_swap solidity"
+)
+CONDITIONS = {name: name.split("_")[0] for name in CONDITIONS.split()}
 DIFFICULTIES = {
     "easy": ("BasicLevel_0",),
     "medium": ("SaltFlats_0", "DesertMap_0", "RaceTrack_0", "TropicalIsland_0"),
@@ -79,8 +76,7 @@ def read_intphys2(root: str | os.PathLike, split: str = "Main") -> list[tables.C
     if places:
         listed = ", ".join(sorted(map(repr, places)))
         LOG.warning("%s: env %s of unknown difficulty", path, listed)
-    stems = [row[name].removesuffix(".mp4") for row in table.rows]
-    names = [f"Videos/{stem}.mp4" for stem in stems]
+    names = [f"Videos/{row[name].removesuffix('.mp4')}.mp4" for row in table.rows]
     files = tables.find_videos(names, path, str(folder))
     return [
         tables.Clip(
@@ -194,12 +190,8 @@ def _accuracies(clips, values) -> dict[str, Estimate]:
     accuracies = {}
     for name, rows in found.items():
         higher, lower, of_row = zip(*rows, strict=True) if rows else ((), (), ())
-        accuracies[name] = bootstrap(
-            statistics.pairwise_accuracy,
-            np.array(higher),
-            np.array(lower),
-            groups=of_row,
-        )
+        pair = np.array(higher), np.array(lower)
+        accuracies[name] = bootstrap(statistics.pairwise_accuracy, *pair, groups=of_row)
     groups = [clip.group for clip in clips]
     return accuracies | {"auroc": reports.separation(values, possible, groups)}
 
@@ -209,14 +201,10 @@ def _report_held_out(clips, values, threshold):
     scored = values[~np.isnan(values)]
     if threshold is None:
         threshold = float(np.median(scored)) if len(scored) else np.nan
+    common = {"data_name": "intphys2", "task": "HeldOut"}
     answers = [
-        {
-            "data_name": "intphys2",
-            "task": "HeldOut",
-            "row_id": Path(clip.video).stem,
-            "model_answer": bool(value > threshold),
-        }
-        for clip, value in zip(clips, values, strict=True)
+        common | {"row_id": Path(clip.video).stem, "model_answer": bool(x > threshold)}
+        for clip, x in zip(clips, values, strict=True)
     ]
     num_possible = sum(answer["model_answer"] for answer in answers)
     counts = {"threshold": threshold, "num_answered_possible": num_possible}

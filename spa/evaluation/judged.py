@@ -128,26 +128,21 @@ def compare(
     size = len(groups)
 
     def count_pairs(wins):
-        return np.bincount(of_damaged[second], wins, size)
+        return np.bincount(of_damaged[second], wins[first, second], size)
 
     def count_crosses(wins):
         index = of_intact[:, None] * size + of_damaged
         return np.bincount(index.ravel(), wins.ravel(), size**2).reshape(size, size)
 
-    found = Comparison(
-        {},
-        count_pairs(np.ones(len(first))),
-        {},
-        count_crosses(np.ones((len(kept_intact), len(kept)))),
-        len(kept),
-        len(damaged) - len(kept),
-    )
+    every = np.ones((len(kept_intact), len(kept)))
+    counts = len(kept), len(damaged) - len(kept)
+    found = Comparison({}, count_pairs(every), {}, count_crosses(every), *counts)
     for name in measures:
         sign = MEASURES[name][1]
         higher = sign * np.array([row.value(name, kind) for row in kept_intact])
         lower = sign * np.array([row.value(name, kind) for row in kept])
         wins = (np.sign(higher[:, None] - lower) + 1) / 2
-        found.wins[name] = count_pairs(wins[first, second])
+        found.wins[name] = count_pairs(wins)
         found.above[name] = count_crosses(wins)
     return found
 

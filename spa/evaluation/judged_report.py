@@ -57,7 +57,7 @@ def report(
         notes.append(f"{left_out} damaged clips could not be judged by every measure")
     culprits = {by: culprit_figures(rows, groups, by) for by in ("shipped", "left out")}
     culprits = {by: found for by, found in culprits.items() if found}
-    score = _main_score(measures)
+    score = next((name for name in SCORES if name in measures), "realism")
     labels = {name: MEASURES[name][0] for name in measures}
     return Report(
         metrics={
@@ -84,18 +84,13 @@ def _names(groups) -> dict[str, tuple[str, ...]]:
 def _measured(rows) -> list[str]:
     """Measures that some intact clip has a value of."""
 
-    def is_there(name):
-        found = [row.values.get(name) for row in rows if row.kind == INTACT]
-        values = [
-            x for v in found for x in (v.values() if isinstance(v, Mapping) else [v])
-        ]
+    def is_there(name, row):
+        found = row.values.get(name)
+        values = found.values() if isinstance(found, Mapping) else [found]
         return any(x is not None and np.isfinite(x) for x in values)
 
-    return [name for name in MEASURES if is_there(name)]
-
-
-def _main_score(measures) -> str:
-    return next((name for name in SCORES if name in measures), "realism")
+    intact = [row for row in rows if row.kind == INTACT]
+    return [name for name in MEASURES if any(is_there(name, row) for row in intact)]
 
 
 def _figures(comparison, measures) -> dict:
@@ -143,12 +138,9 @@ def culprit_figures(
         )
         of_point = np.repeat(scenes, [len(x) for x in points])
         together = np.concatenate(points), np.concatenate(violates)
-        found[name] = {
-            "points": statistics.bootstrap(
-                statistics.auroc, *together, groups=of_point
-            ),
-            "clips": statistics.bootstrap(statistics.mean, each, groups=scenes),
-        }
+        points = statistics.bootstrap(statistics.auroc, *together, groups=of_point)
+        clips = statistics.bootstrap(statistics.mean, each, groups=scenes)
+        found[name] = {"points": points, "clips": clips}
     return found
 
 
@@ -160,20 +152,15 @@ def _tables(figures, score, measures) -> list[Table]:
     for section, names in figures.items():
         first, found = next(iter(names.items()))
         differences = found["difference"][score]
-        rows = []
-        for name in measures:
-            row = [
+        rows = [
+            [
                 MEASURES[name][0],
                 *(found[question][name] for question in QUESTIONS),
+                *(differences[question].get(name, "") for question in QUESTIONS),
             ]
-            row += [differences[q].get(name, "") for q in QUESTIONS]
-            rows.append(row)
-        head = (
-            "",
-            *QUESTIONS.values(),
-            "paired: score less it",
-            "across: score less it",
-        )
+            for name in measures
+        ]
+        head = ("", *QUESTIONS.values(), *(f"{q}: score less it" for q in QUESTIONS))
         title = f"{section}, {first}: {found['num']} damaged; the score is {label}"
         tables.append(Table(title, head, rows))
         tables += [_kinds_table(section, names, q, measures) for q in QUESTIONS]
@@ -191,8 +178,7 @@ def _kinds_table(section, names, question, measures):
         ]
         rows.append([name, found["num"], *cells])
     title = f"{section}, {QUESTIONS[question]}; * is the best in its line"
-    head = ("", "n", *measures)
-    return Table(title, head, rows)
+    return Table(title, ("", "n", *measures), rows)
 
 
 def _culprit_table(culprits) -> list[Table]:

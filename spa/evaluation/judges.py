@@ -190,13 +190,11 @@ def judge_items(
             file.write(json.dumps(replace_nan(text)).encode())
         return rows
 
-    to_do = unfinished(
-        items,
-        provenance,
-        lambda item: stored[item] and stored[item].get("made_with", {}),
-        "judged",
-        "give another --output_dir",
-    )
+    def made_with(item):
+        return stored[item] and stored[item].get("made_with", {})
+
+    words = "judged", "give another --output_dir"
+    to_do = unfinished(items, provenance, made_with, *words)
     outcomes = list(run_items(to_do, work, save, what=what, unit=unit))
     judged = {item: x["rows"] for item, x in stored.items() if x is not None}
     judged = {item: [Row(**row) for row in rows] for item, rows in judged.items()}

@@ -12,17 +12,7 @@ from spa import geometry
 from spa.evaluation.tapvid3d_clips import Clip
 from spa.model import checkpoints
 from spa.model.prediction import QUERIES_PER_CALL, decode, encode, support_batch
-from spa.realism.hold_out import (
-    NOT_PREDICTED,
-    check_features,
-    clip_windows,
-    deal_splits,
-    features_shown,
-    lots,
-    lowest,
-    split_lots,
-    window_features,
-)
+from spa.realism import hold_out
 from spa.realism.options import Options
 
 
@@ -63,7 +53,7 @@ def predict_clips(
     windows = [_windows(len(clip.truth), length) for clip in clips]
     held = [_splits(clip, options) for clip in clips]
     for clip in clips:
-        check_features(clip.tracks, checkpoint, options)
+        hold_out.check_features(clip.tracks, checkpoint, options)
     supports = _supports(clips, windows, held, checkpoint.model, options)
     encoded = encode_windows(checkpoint.model, params, supports, batch_size)
 
@@ -74,14 +64,14 @@ def predict_clips(
 
 
 def _windows(num_frames, length) -> list[tuple[int, int]]:
-    return clip_windows(num_frames, length) or [(0, num_frames)]
+    return hold_out.clip_windows(num_frames, length) or [(0, num_frames)]
 
 
 def _splits(clip, options) -> Bool[np.ndarray, "S N"]:
     """Returns which tracks each split holds out: every track is held out in one."""
     keys = np.arange(len(clip.query_points), dtype=np.uint64)
-    drawn = split_lots(keys, 0, options)
-    return deal_splits(drawn[None], options)
+    drawn = hold_out.split_lots(keys, 0, options)
+    return hold_out.deal_splits(drawn[None], options)
 
 
 def predict_chains(
@@ -231,7 +221,9 @@ def _supports(
                 _draw(visible & ~hidden[:, None], num_support, options.seed, split, w)
                 for split, hidden in enumerate(held[i])
             ]
-            features = window_features(model, clip.tracks, span, support, options)
+            features = hold_out.window_features(
+                model, clip.tracks, span, support, options
+            )
             for split, shown in enumerate(support):
                 if not len(shown):
                     yield (i, split, w), None, np.nan
@@ -242,7 +234,7 @@ def _supports(
                     visible[shown],
                     num_support,
                     model.num_output_frames,
-                    features_shown(features, shown, tracks, visible, scale),
+                    hold_out.features_shown(features, shown, tracks, visible, scale),
                 )
                 yield (i, split, w), batch, scale
 
@@ -250,8 +242,8 @@ def _supports(
 def _draw(visible, most, *salt) -> Int[np.ndarray, " n"]:
     """At most so many of the tracks that are visible at all. The draw hangs on nothing
     but their numbers in the file: what is held out has no influence."""
-    drawn = lots(np.arange(len(visible), dtype=np.uint64), *salt)
-    return lowest(np.flatnonzero(visible.any(axis=1)), drawn, most)
+    drawn = hold_out.lots(np.arange(len(visible), dtype=np.uint64), *salt)
+    return hold_out.lowest(np.flatnonzero(visible.any(axis=1)), drawn, most)
 
 
 def encode_windows(
@@ -300,7 +292,7 @@ def decode_points(
     for number, (key, points) in enumerate(requests):
         shape = (len(points), model.num_output_frames)
         stay = np.broadcast_to(points[:, None, 1:], (*shape, 3)).copy()
-        answers[number] = stay, np.full(shape, NOT_PREDICTED, np.float32)
+        answers[number] = stay, np.full(shape, hold_out.NOT_PREDICTED, np.float32)
         if key in encoded:
             for first in range(0, len(points), QUERIES_PER_CALL):
                 rows = slice(first, first + QUERIES_PER_CALL)

@@ -24,16 +24,9 @@ from spa.evaluation.reports import write_report
 from spa.jobs import Item, find_inputs
 from spa.realism.conditions import condition_tracks
 from spa.realism.front_ends import load_front_ends
-from spa.realism.options import RESULT_VERSION, Options, make_options
-from spa.simulation import damages, twins
-from spa.simulation.pools import (
-    CONDITIONS,
-    FIRST_SEED,
-    INTACT,
-    compared_rows,
-    make_pool,
-    shows,
-)
+from spa.realism.options import RESULT_VERSION, make_options
+from spa.simulation import damages, pools, twins
+from spa.simulation.pools import CONDITIONS, FIRST_SEED, INTACT
 
 BEFORE, AFTER = 2, 12  # frames around a violation in which its culprit may be seen
 
@@ -93,33 +86,25 @@ def run(
         judges = load_judges(checkpoint_path, chosen)
         pool = Path(pool_dir) if pool_dir else output / "pool"
         seeds = range(FIRST_SEED, FIRST_SEED + num_scenes)
-        files = make_pool(pool, seeds, "rendered" in conditions, num_workers)
+        files = pools.make_pool(pool, seeds, "rendered" in conditions, num_workers)
         rows, notes = run_synthetic(files, output / "clips", judges, conditions)
         groups = GROUPS
-    elif benchmark == "corruptions":
+    else:
         paths = _find_clips(video_path, num_seeds)
         judges = load_judges(checkpoint_path, chosen)
         front_ends = load_front_ends(chosen, judges.checkpoint)
-        rows, notes = run_corruptions(
-            paths, output / "clips", judges, front_ends, num_seeds
-        )
+        how = judges, front_ends, num_seeds
+        rows, notes = run_corruptions(paths, output / "clips", *how)
         kinds = tuple(n for n in damages.DAMAGES if n not in damages.APART)
         of_frames = tuple(n for n in kinds if n != "object_replaced")
         groups = {"damages": kinds, "of frames": of_frames, "apart": damages.APART}
-    else:
-        raise UserError(
-            f"no offline benchmark {benchmark!r}: have synthetic, corruptions"
-        )
     about = {"benchmark": benchmark, "version": RESULT_VERSION, **judges.provenance()}
-    found = report(
-        rows, groups, [*notes, *judges.notes], pooled=benchmark == "synthetic"
-    )
+    notes = [*notes, *judges.notes]
+    found = report(rows, groups, notes, pooled=benchmark == "synthetic")
     return write_report(found, output, about)
 
 
-def _check_synthetic(
-    conditions: Sequence[str], num_scenes: int, options: Options
-) -> None:
+def _check_synthetic(conditions, num_scenes, options) -> None:
     unknown = [name for name in conditions if name not in CONDITIONS]
     if unknown or not conditions:
         raise UserError(
@@ -181,13 +166,12 @@ def run_synthetic(
         for file in files
         for condition in conditions
     ]
-    rows, failures = judge_items(
-        items,
-        judges.provenance(),
-        lambda item: _judge_scene(item.file, item.condition, judges),
-        "judging",
-        "scene",
-    )
+
+    def work(item):
+        return _judge_scene(item.file, item.condition, judges)
+
+    made_with = judges.provenance()
+    rows, failures = judge_items(items, made_with, work, "judging", "scene")
     if not rows:
         raise UserError(failures[0])
     notes = [f"left out: {line}" for line in failures]
@@ -218,7 +202,7 @@ def _judge_scene(file, condition, judges) -> list[Row]:
     kinds = [k for k in twins.VIOLATIONS if f"{k}/{part}" in stored]
     rows = []
     for kind in (INTACT, *kinds):
-        counts = kind == INTACT or shows(stored, kind, condition)
+        counts = kind == INTACT or pools.shows(stored, kind, condition)
         values, points = {}, {}
         if counts:
             tracks = condition_tracks(stored, kind, condition, seed)
@@ -234,7 +218,7 @@ def _judge_scene(file, condition, judges) -> list[Row]:
 
 
 def _culprits(found: Judgement, stored, kind, seed) -> dict:
-    rows = compared_rows(stored[f"{kind}/track_ids"], seed)
+    rows = pools.compared_rows(stored[f"{kind}/track_ids"], seed)
     violates = np.isin(stored[f"{kind}/instance"][rows], stored[f"{kind}/ids"])
     judged = {"shipped": found.surprise, "left out": found.left_out.get(kind)}
     points = {}
