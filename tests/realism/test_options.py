@@ -6,8 +6,8 @@ import pytest
 from video_files import make_clip
 
 from spa.errors import UserError
-from spa.realism import Options, make_options, score_video
-from spa.realism.options import PRESETS, options_table
+from spa.realism import Options, score_video
+from spa.realism.options import options_table
 
 
 @pytest.mark.parametrize(
@@ -35,11 +35,6 @@ from spa.realism.options import PRESETS, options_table
 def test_options_that_cannot_be(options, message, checkpoint):
     with pytest.raises(UserError, match=message):
         score_video(make_clip(4), checkpoint, **options)
-
-
-def test_none_leaves_the_presets_value():
-    options = make_options("mini", seed=None, num_splits=2)
-    assert options == dataclasses.replace(PRESETS["mini"], num_splits=2)
 
 
 def test_options_are_told_with_their_defaults():

@@ -106,18 +106,29 @@ def test_frames_of_a_video_are_chosen_where_it_is_read(checkpoint):
         scorer.score_tracks("tracks.npz")
 
 
-def test_a_2d_checkpoint_is_refused(tmp_path):
-    model = track_autoencoder.make_model("mini", **SMALL)
-    path = save_random(tmp_path / "trajan.npz", model)
-    with pytest.raises(UserError, match="2D model"):
-        score_video(make_clip(4), path)
-
-
-def test_a_checkpoint_that_needs_features_is_refused(tmp_path):
-    model = track_autoencoder_3d.make_model("mini", **SMALL, has_absent_dino=False)
-    path = save_random(tmp_path / "needs_dino.npz", model)
-    with pytest.raises(UserError, match="cannot do without dino"):
-        score_video(make_clip(4), path)
+@pytest.mark.parametrize(
+    "module, changes, options, message",
+    [
+        (track_autoencoder, {}, {}, "2D model"),
+        (
+            track_autoencoder_3d,
+            {"has_absent_dino": False},
+            {},
+            "cannot do without dino",
+        ),
+        (
+            track_autoencoder_3d,
+            {"use_dino": False},
+            {"use_dino": True},
+            "without dino f",
+        ),
+    ],
+)
+def test_checkpoints_that_cannot_score_so(tmp_path, module, changes, options, message):
+    model = module.make_model("mini", **SMALL, **changes)
+    path = save_random(tmp_path / "small.npz", model)
+    with pytest.raises(UserError, match=message):
+        score_video(make_clip(4), path, **options)
 
 
 def test_windows_and_tracks_stay_within_a_shot(checkpoint):
@@ -165,10 +176,3 @@ def test_repeated_frames_do_not_count(checkpoint):
     assert result.points["frame_indices"].tolist() == [
         t for t in range(25) if t % 5 != 1
     ]
-
-
-def test_features_that_the_checkpoint_lacks_are_refused(tmp_path):
-    model = track_autoencoder_3d.make_model("mini", **SMALL, use_dino=False)
-    path = save_random(tmp_path / "plain.npz", model)
-    with pytest.raises(UserError, match="trained without dino features"):
-        score_video(make_clip(4), path, use_dino=True)
