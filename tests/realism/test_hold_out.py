@@ -93,7 +93,7 @@ def test_query_points_are_the_middle_visible_frame(seed):
         np.testing.assert_allclose(point, [middle, *track[middle]], rtol=1e-6)
 
 
-def test_every_track_is_held_out_once(held_out):
+def test_every_track_is_held_out_once_and_not_shown_then(held_out):
     tracks, found = held_out
     np.testing.assert_array_equal(found.ids, np.arange(40))
     assert np.bincount(found.splits).tolist() == [10] * 4
@@ -101,6 +101,9 @@ def test_every_track_is_held_out_once(held_out):
         assert len(np.unique(window.ids)) == len(window.ids)
         seen = tracks.visible[:, window.start : window.stop].any(axis=(1, 2))
         np.testing.assert_array_equal(np.sort(window.ids), np.flatnonzero(seen))
+        assert len(window.support) == 4
+        for split, support in enumerate(window.support):
+            assert 0 < len(support) <= 20 and (found.splits[support] != split).all()
 
 
 def test_a_track_does_not_know_its_own_future(held_out, checkpoint):
