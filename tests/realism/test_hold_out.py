@@ -33,10 +33,8 @@ SETTINGS = settings(max_examples=50, deadline=None)
 def test_windows_cover_each_shot_and_overlap_by_half(data, num_frames, length):
     cuts = sorted(data.draw(st.sets(st.integers(1, num_frames - 1), max_size=5)))
     shot = np.searchsorted(cuts, np.arange(num_frames), side="right")
-    windows, covered = (
-        clip_windows(num_frames, length, cuts),
-        np.zeros(num_frames, bool),
-    )
+    windows = clip_windows(num_frames, length, cuts)
+    covered = np.zeros(num_frames, bool)
     for start, stop in windows:
         assert shot[start] == shot[stop - 1]
         assert stop - start == min(length, (shot == shot[start]).sum())
