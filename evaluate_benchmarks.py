@@ -27,16 +27,6 @@ from spa import flags as spa_flags
 from spa.evaluation import videophy2
 from spa.evaluation.benchmarks import BENCHMARKS, run_benchmark
 from spa.files import keep_compiled_programs
-from spa.flags import (
-    define_clip_flags,
-    define_front_end_flags,
-    define_output_flags,
-    define_scoring_flags,
-    exit_on_user_error,
-    given_options,
-    log_decisions,
-    quiet_video_decoder,
-)
 from spa.realism.many import NUMBERS
 
 FLAGS = flags.FLAGS
@@ -46,17 +36,17 @@ PATHS += ("results_a", "results_b", "pool_dir")
 
 def define_flags() -> None:
     """Defines all flags where this file is run; importing it defines none."""
-    define_dataset_flags()
-    define_offline_flags()
-    define_output_flags("./benchmark_output", result_video_size=0)
-    define_clip_flags()
-    define_scoring_flags()
-    define_front_end_flags()
+    define_own_flags()
+    spa_flags.define_output_flags("./benchmark_output", result_video_size=0)
+    spa_flags.define_clip_flags()
+    spa_flags.define_scoring_flags()
+    spa_flags.define_front_end_flags()
     flags.adopt_module_key_flags(spa_flags)  # --help lists them, too
 
 
-def define_dataset_flags() -> None:
-    """Defines which benchmark it is, and where it lies."""
+# fmt: off
+def define_own_flags() -> None:
+    """Defines which benchmark it is, where it lies, and flags of single ones."""
     names = {
         "benchmark": "What to report on: " + ", ".join(BENCHMARKS),
         "dataset_path": "videophy2, csv: the table, CSV or parquet. intphys2: the "
@@ -68,72 +58,51 @@ def define_dataset_flags() -> None:
         "results_a": "compare: a directory of results,",
         "results_b": "and the one to compare it with.",
     }
-    columns = {
-        "video": "videopath or video_url",
-        "pc": "pc",
-        "sa": "sa",
-        "joint": "joint",
-        "model": "model_name or model",
-    }
-    for name, default in columns.items():
+    columns = {"video": "videopath or video_url", "model": "model_name or model"}
+    for name in ("video", "pc", "sa", "joint", "model"):
+        default = columns.get(name, name)
         text = f"videophy2: name of a column. Default: {default}."
         names[f"{name}_column"] = text
     for name, text in names.items():
         flags.DEFINE_string(name, None, text)
     flags.DEFINE_string("split", "Main", "intphys2: Debug, Main or HeldOut.")
-    flags.DEFINE_float(
-        "answer_threshold",
-        None,
-        "intphys2, held-out: possible is what scores higher. Default: the median.",
-    )
-    flags.DEFINE_float(
-        "pc_threshold",
-        videophy2.GOOD_PHYSICS,
-        "videophy2: physical commonsense from here on is good.",
-    )
-    flags.DEFINE_list(
-        "aspects", None, "evalcrafter: columns. Default: all that hold numbers."
-    )
-    text = "Which number of score.json is judged: " + ", ".join(NUMBERS)
-    flags.DEFINE_string("score_name", "realism", text)
-
-
-def define_offline_flags() -> None:
-    """Defines the flags of synthetic and corruptions."""
-    flags.DEFINE_string(
-        "video_path",
-        None,
+    flags.DEFINE_float("answer_threshold", None,
+        "intphys2, held-out: possible is what scores higher. Default: the median.")
+    flags.DEFINE_float("pc_threshold", videophy2.GOOD_PHYSICS,
+        "videophy2: physical commonsense from here on is good.")
+    flags.DEFINE_list("aspects", None,
+        "evalcrafter: columns. Default: all that hold numbers.")
+    flags.DEFINE_string("score_name", "realism",
+        "Which number of score.json is judged: " + ", ".join(NUMBERS))
+    flags.DEFINE_string("video_path", None,
         "corruptions: the clips to damage; a file, a directory, a glob (in quotes), or "
-        "a CSV with a column video_path.",
-    )
-    flags.DEFINE_integer(
-        "num_seeds", 5, "corruptions: copies per clip and damage.", lower_bound=1
-    )
-    text = "synthetic: scenes, each with up to twelve impossible twins."
-    flags.DEFINE_integer("num_scenes", 130, text, lower_bound=1)
-    text = "synthetic: where scenes are kept, or lie. Default: pool in --output_dir."
-    flags.DEFINE_string("pool_dir", None, text)
-    flags.DEFINE_list(
-        "conditions",
-        ["true", "noisy", "rendered"],
+        "a CSV with a column video_path.")
+    flags.DEFINE_integer("num_seeds", 5,
+        "corruptions: copies per clip and damage.", lower_bound=1)
+    flags.DEFINE_integer("num_scenes", 130,
+        "synthetic: scenes, each with up to twelve impossible twins.", lower_bound=1)
+    flags.DEFINE_string("pool_dir", None,
+        "synthetic: where scenes are kept, or lie. Default: pool in --output_dir.")
+    flags.DEFINE_list("conditions", ["true", "noisy", "rendered"],
         "synthetic: exact tracks, those with a tracker's noise, rendered pictures "
-        "through the lk tracker.",
-    )
-    text = "synthetic: processes that simulate; 0 for none beside this one."
-    flags.DEFINE_integer("num_workers", os.cpu_count() or 1, text, lower_bound=0)
+        "through the lk tracker.")
+    flags.DEFINE_integer("num_workers", os.cpu_count() or 1,
+        "synthetic: processes that simulate; 0 for none beside this one.",
+        lower_bound=0)
+# fmt: on
 
 
 def main(argv):
     if len(argv) > 1:
         sys.exit(f"do not know what to do with {argv[1]!r}: give --benchmark=NAME")
-    quiet_video_decoder()
-    log_decisions("spa")
+    spa_flags.quiet_video_decoder()
+    spa_flags.log_decisions("spa")
     logging.getLogger("spa.realism").setLevel(logging.WARNING)
-    with exit_on_user_error():
+    with spa_flags.exit_on_user_error():
         keep_compiled_programs(FLAGS.jax_cache_dir)
         values = FLAGS.flag_values_dict()
         values |= {n: values[n] and os.path.expanduser(values[n]) for n in PATHS}
-        text, is_well = run_benchmark(values, given_options(FLAGS))
+        text, is_well = run_benchmark(values, spa_flags.given_options(FLAGS))
     print(text)
     if not is_well:
         sys.exit(1)

@@ -17,114 +17,60 @@ from absl import app, flags
 from spa import flags as spa_flags
 from spa.data.tapvid3d import TAPVID3D_SOURCES
 from spa.errors import UserError
-from spa.evaluation import tapvid3d_clips
-from spa.evaluation.tapvid3d import (
-    Report,
-    builtin_metrics,
-    evaluate,
-    table,
-    tapnet_metrics,
-    write_report,
-)
-from spa.evaluation.tapvid3d_clips import find_clips
+from spa.evaluation import tapvid3d, tapvid3d_clips
 from spa.files import keep_compiled_programs
-from spa.flags import (
-    NETWORK_OPTIONS,
-    define_cache_flag,
-    define_network_flags,
-    exit_on_user_error,
-    log_decisions,
-)
 from spa.realism.options import make_options
 from spa.realism.scorer import load_checkpoint
 
 FLAGS = flags.FLAGS
-METRICS = {"builtin": builtin_metrics, "tapnet": tapnet_metrics}
+METRICS = {"builtin": tapvid3d.builtin_metrics, "tapnet": tapvid3d.tapnet_metrics}
 # Flags that are fields of options.Options; without one, its default holds.
-OPTIONS = (
-    "seed",
-    "num_splits",
-    "num_support_tracks",
-    "num_output_frames",
-    *NETWORK_OPTIONS,
-)
+OPTIONS = ("seed", "num_splits", "num_support_tracks", "num_output_frames")
+OPTIONS += spa_flags.NETWORK_OPTIONS
 
 
+# fmt: off
 def define_flags() -> None:
     """Defines all flags, where this file is run; importing it defines nothing."""
-    define_data_flags()
-    define_model_flags()
-    flags.adopt_module_key_flags(spa_flags)  # --help lists them, too
-
-
-def define_data_flags() -> None:
-    """Defines flags of what is read, measured and written."""
     flags.DEFINE_string("dataset_path", None, "Directory with a folder per source.")
     flags.DEFINE_list("data_sources", list(TAPVID3D_SOURCES), "Which of the sources.")
-    flags.DEFINE_string(
-        "split_file",
-        None,
+    flags.DEFINE_string("split_file", None,
         "Evaluate only the files that this text file lists, SOURCE/NAME.npz in a line; "
-        "by default all.",
-    )
-    flags.DEFINE_boolean(
-        "use_minival",
-        False,
+        "by default all.")
+    flags.DEFINE_boolean("use_minival", False,
         "Evaluate only the minival split: tapnet's list of it, or a folder minival in "
-        "the dataset_path.",
-    )
-    flags.DEFINE_list(
-        "depth_scalings",
-        ["median", "per_trajectory"],
+        "the dataset_path.")
+    flags.DEFINE_list("depth_scalings", ["median", "per_trajectory"],
         "How predictions are scaled before they are compared: of median, mean, "
-        "per_trajectory, local_neighborhood, none, reproduce_2d, median_on_queries.",
-    )
-    flags.DEFINE_enum(
-        "metrics",
-        "builtin",
-        list(METRICS),
-        "builtin, or tapnet: an installed tapnet's own metrics and split lists.",
-    )
+        "per_trajectory, local_neighborhood, none, reproduce_2d, median_on_queries.")
+    flags.DEFINE_enum("metrics", "builtin", list(METRICS),
+        "builtin, or tapnet: an installed tapnet's own metrics and split lists.")
     flags.DEFINE_string("output_dir", "./eval_results", "Directory to write to.")
     flags.DEFINE_boolean("overwrite", False, "Predict again what is predicted.")
-    define_cache_flag()
-
-
-def define_model_flags() -> None:
-    """Defines the flags of the model, and of what it sees."""
-    flags.DEFINE_string(
-        "checkpoint_path", None, "The model; by default checkpoints/3dspa_mini.npz."
-    )
-    flags.DEFINE_integer(
-        "batch_size", 8, "Clips in memory, and windows through the model, at once."
-    )
-    flags.DEFINE_integer(
-        "num_output_frames",
-        None,
-        "Frames in a window; the checkpoint's by default. Longer clips are chained.",
-    )
-    flags.DEFINE_integer(
-        "num_splits", None, "Into how many splits tracks are dealt. Default: 4."
-    )
-    flags.DEFINE_integer(
-        "num_support_tracks",
-        None,
+    flags.DEFINE_string("checkpoint_path", None,
+        "The model; by default checkpoints/3dspa_mini.npz.")
+    flags.DEFINE_integer("batch_size", 8,
+        "Clips in memory, and windows through the model, at once.")
+    flags.DEFINE_integer("num_output_frames", None,
+        "Frames in a window; the checkpoint's by default. Longer clips are chained.")
+    flags.DEFINE_integer("num_splits", None,
+        "Into how many splits tracks are dealt. Default: 4.")
+    flags.DEFINE_integer("num_support_tracks", None,
         "At most this many tracks are shown to the model. Default: 128; models of the "
-        "published size take 2048.",
-    )
+        "published size take 2048.")
     flags.DEFINE_integer("seed", 0, "Of the splits and of the choice of support.")
-    flags.DEFINE_boolean(
-        "use_dino",
-        None,
+    flags.DEFINE_boolean("use_dino", None,
         "DINOv2 features: of the files, else computed. Default: of the files, if the "
-        "model was trained with them.",
-    )
+        "model was trained with them.")
     flags.DEFINE_boolean("use_depth", None, "Depth features, likewise.")
     flags.DEFINE_string("depth", None, "vda, or a transformers model. Default: vda.")
-    define_network_flags()
+    spa_flags.define_cache_flag()
+    spa_flags.define_network_flags()
+    flags.adopt_module_key_flags(spa_flags)  # --help lists them, too
+# fmt: on
 
 
-def run() -> tuple[str, Report]:
+def run() -> tuple[str, tapvid3d.Report]:
     """Evaluates what the flags name; what to print, and what was found."""
     if FLAGS.dataset_path is None:
         raise UserError("which data? give --dataset_path=DIR")
@@ -136,14 +82,9 @@ def run() -> tuple[str, Report]:
     use_tapnet = FLAGS.metrics == "tapnet"
     if use_tapnet:  # said before hours of work
         tapvid3d_clips.tapnet_module("evaluation.metrics")
-    files = find_clips(
-        FLAGS.dataset_path,
-        FLAGS.data_sources,
-        FLAGS.split_file,
-        FLAGS.use_minival,
-        use_tapnet,
-    )
-    report = evaluate(
+    which = FLAGS.data_sources, FLAGS.split_file, FLAGS.use_minival, use_tapnet
+    files = tapvid3d_clips.find_clips(FLAGS.dataset_path, *which)
+    report = tapvid3d.evaluate(
         files,
         FLAGS.output_dir,
         load_checkpoint(FLAGS.checkpoint_path, options),
@@ -153,9 +94,9 @@ def run() -> tuple[str, Report]:
         batch_size=FLAGS.batch_size,
         overwrite=FLAGS.overwrite,
     )
-    paths = write_report(report, FLAGS.output_dir)
+    paths = tapvid3d.write_report(report, FLAGS.output_dir)
     lines = [
-        table(report.rows),
+        tapvid3d.table(report.rows),
         f"{report.predicted} clips predicted, {report.finished} predicted before, "
         f"{len(report.failures)} failed",
         *(f"written: {path}" for path in paths),
@@ -166,8 +107,8 @@ def run() -> tuple[str, Report]:
 def main(argv):
     if len(argv) > 1:
         sys.exit(f"do not know what to do with {argv[1]!r}: give --dataset_path=DIR")
-    log_decisions("spa")
-    with exit_on_user_error(
+    spa_flags.log_decisions("spa")
+    with spa_flags.exit_on_user_error(
         interrupted="what was finished is there; the same command goes on"
     ):
         keep_compiled_programs(FLAGS.jax_cache_dir)

@@ -22,17 +22,6 @@ from spa import flags as spa_flags
 from spa.clip.video import check_file
 from spa.errors import UserError, wrap_write_errors
 from spa.files import keep_compiled_programs
-from spa.flags import (
-    check_output_dir,
-    define_clip_flags,
-    define_front_end_flags,
-    define_output_flags,
-    define_scoring_flags,
-    exit_on_user_error,
-    given_options,
-    log_decisions,
-    quiet_video_decoder,
-)
 from spa.jobs import find_inputs
 from spa.realism import Scorer, make_options, save_result
 from spa.realism.many import score_many
@@ -45,39 +34,25 @@ MOST_RANKED = 40  # videos in the table on the screen
 
 def define_flags() -> None:
     """Defines all flags, where this file is run; importing it defines nothing."""
-    flags.DEFINE_boolean(
-        "check",
-        False,
+    # fmt: off
+    flags.DEFINE_boolean("check", False,
         "Say which trackers, networks, weights and devices are usable here, and how to "
-        "get the others; score nothing.",
-    )
-    flags.DEFINE_string(
-        "video_path",
-        None,
+        "get the others; score nothing.")
+    flags.DEFINE_string("video_path", None,
         "The video to score; or many: a directory, a glob (in quotes), or a CSV with a "
-        "column video_path.",
-    )
-    flags.DEFINE_string(
-        "tracks_path",
-        None,
+        "column video_path.")
+    flags.DEFINE_string("tracks_path", None,
         "Tracks to score instead of a video: .npz with tracks_3d and visible, or as "
-        "TAPIP3D writes them; or many, as for --video_path.",
-    )
-    define_output_flags("./inference_output")
-    define_clip_flags()
-    define_scoring_flags()
-    define_front_end_flags()
+        "TAPIP3D writes them; or many, as for --video_path.")
+    # fmt: on
+    spa_flags.define_output_flags("./inference_output")
+    spa_flags.define_clip_flags()
+    spa_flags.define_scoring_flags()
+    spa_flags.define_front_end_flags()
     for module in (sys.modules[__name__], spa_flags):
         for flag in FLAGS.get_key_flags_for_module(module):
             # --help lists what belongs to the script that was started.
             FLAGS.register_key_flag_for_module(sys.argv[0], flag)
-
-
-def usability_table() -> str:
-    """Returns a table of front ends, weights and devices; see --check."""
-    from spa.clip import environment
-
-    return environment.table(environment.check(FLAGS))
 
 
 def table(result: Result, paths: list[str]) -> str:
@@ -119,8 +94,8 @@ def run() -> tuple[str, bool]:
         raise UserError(
             "which video? give --video_path=FILE or --tracks_path=FILE, one of the two"
         )
-    check_output_dir(FLAGS.output_dir)
-    options = make_options(FLAGS.preset, **given_options(FLAGS))
+    spa_flags.check_output_dir(FLAGS.output_dir)
+    options = make_options(FLAGS.preset, **spa_flags.given_options(FLAGS))
     paths = find_inputs(path, column)
     if paths is None and (FLAGS.num_shards != 1 or FLAGS.shard_index):
         raise UserError(f"{path} is one file: num_shards and shard_index are for many")
@@ -140,17 +115,11 @@ def run() -> tuple[str, bool]:
 def run_many(score, paths, scorer) -> tuple[str, bool]:
     """Scores many files, into a sub-folder each; returns as `run` does."""
     logging.getLogger("spa.realism").setLevel(logging.WARNING)
+    names = "overwrite", "num_shards", "shard_index", "result_video_size"
+    how = {name: FLAGS[name].value for name in names}
+    made_with = scorer.options, scorer.checkpoint
     tally = score_many(
-        paths,
-        FLAGS.output_dir,
-        score,
-        scorer.options,
-        scorer.checkpoint,
-        head=scorer.head,
-        overwrite=FLAGS.overwrite,
-        num_shards=FLAGS.num_shards,
-        shard_index=FLAGS.shard_index,
-        result_video_size=FLAGS.result_video_size,
+        paths, FLAGS.output_dir, score, *made_with, head=scorer.head, **how
     )
     text = ranking(tally.rows)
     if text and scorer.head is None:
@@ -192,12 +161,14 @@ def _number(value) -> float:
 def main(argv):
     if len(argv) > 1:
         sys.exit(f"do not know what to do with {argv[1]!r}: give --video_path=FILE")
-    quiet_video_decoder()
-    log_decisions("spa")
+    spa_flags.quiet_video_decoder()
+    spa_flags.log_decisions("spa")
     if FLAGS.check:
-        print(usability_table())
+        from spa.clip import environment
+
+        print(environment.table(environment.check(FLAGS)))
         return
-    with exit_on_user_error():
+    with spa_flags.exit_on_user_error():
         keep_compiled_programs(FLAGS.jax_cache_dir)
         text, is_well = run()
     print(text)

@@ -82,22 +82,18 @@ def define_network_flags() -> None:
 
 
 def define_output_flags(output_dir: str, result_video_size: int = WORKING_SIZE) -> None:
-    """Defines what is kept and where, and how much of many videos is done; the
-    arguments are defaults."""
+    """Defines what is kept and where, and how much of many videos is done."""
+    # fmt: off
     flags.DEFINE_string("output_dir", output_dir, "Directory to write to.")
-    flags.DEFINE_boolean(
-        "overwrite", False, "Of many videos, score again those that are finished."
-    )
-    flags.DEFINE_integer(
-        "num_shards", 1, "Of many videos, score only every so many-th,"
-    )
+    flags.DEFINE_boolean("overwrite", False,
+        "Of many videos, score again those that are finished.")
+    flags.DEFINE_integer("num_shards", 1,
+        "Of many videos, score only every so many-th,")
     flags.DEFINE_integer("shard_index", 0, "from this one on, counted from 0.")
-    flags.DEFINE_integer(
-        "result_video_size",
-        result_video_size,
+    flags.DEFINE_integer("result_video_size", result_video_size,
         "Longer side of the video kept in the result, at most 512 px; 0 for none.",
-        lower_bound=0,
-    )
+        lower_bound=0)
+    # fmt: on
     define_cache_flag()
 
 
@@ -111,11 +107,8 @@ def define_cache_flag() -> None:
 
 
 def given_options(values: flags.FlagValues) -> dict:
-    """Returns the fields of Options that flags give.
-
-    Raises:
-        UserError: intrinsics that are not numbers.
-    """
+    """Returns the fields of Options that flags give; a UserError of a camera of no
+    numbers."""
     given = {name: values[name].value for name in option_names()}
     if values.intrinsics is None:
         return given
@@ -129,11 +122,8 @@ def given_options(values: flags.FlagValues) -> dict:
 
 
 def check_output_dir(path: str | os.PathLike) -> None:
-    """Checks before the work that its result can be written.
-
-    Raises:
-        UserError: saying why.
-    """
+    """Checks before the work that its result can be written; a UserError says why
+    not."""
     if not path:
         raise UserError("where to? give --output_dir=DIR")
     above = os.path.abspath(path)
@@ -173,10 +163,8 @@ def exit_on_user_error(
 ) -> Iterator[None]:
     """Ends a script in one line on stderr and exit code 1, if a user can put it right.
 
-    Args:
-        also: exceptions beside UserError and OSError whose message says what
-            is wrong.
-        interrupted: what becomes of a run that is stopped by hand.
+    Beside UserError and OSError also exceptions whose message says what is wrong;
+    `interrupted` says what becomes of a run that is stopped by hand.
     """
     try:
         yield

@@ -40,11 +40,8 @@ TIDYING = 10  # seconds a worker has, once told to end, for what it does at its 
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """One of many.
-
-    Attributes:
-        path: what is read; an absolute path where results say whose they are.
-        place: the file that is written last: where it is, the item is finished.
+    """One of many: the path that is read, absolute where results say whose they are,
+    and the place of the file that is written last: where it is, the item is finished.
     """
 
     path: str
@@ -74,13 +71,8 @@ def read_csv(
 ) -> tuple[list[str], list[dict[str, str]]]:
     """Returns the columns and the rows of a CSV, as text that is as it stands there.
 
-    Args:
-        path: UTF-8, with a byte order mark or without.
-        columns: those that it must have.
-        errors: of `open`, for what is not UTF-8.
-
-    Raises:
-        UserError: it cannot be read, or lacks a column.
+    It is UTF-8, with a byte order mark or without; `errors` is of `open`, for what is
+    not. Raises UserError: it cannot be read, or lacks one of `columns`.
     """
     try:
         with open(path, newline="", encoding="utf-8-sig", errors=errors) as file:
@@ -106,13 +98,10 @@ def find_listed(name: str, table: str | os.PathLike) -> str:
 def find_inputs(path: str, column: str = "video_path") -> list[str] | None:
     """Returns the files that a path stands for, None if it is a single file's.
 
-    Args:
-        path: a directory, a glob, or a CSV with a column of that name, whose paths are
-            looked for from here, else from where it lies. Anything else is one file.
-        column: in ENDINGS, which says how the files of a directory must end.
-
-    Raises:
-        UserError: there is no file among them.
+    A path is a directory, a glob, or a CSV with a column of that name (in ENDINGS,
+    which says how the files of a directory must end), whose paths are looked for from
+    here, else from where it lies. Anything else is one file. Raises UserError: none is
+    there.
     """
     if os.path.isdir(path):
         endings = ENDINGS[column]
@@ -136,11 +125,8 @@ def find_inputs(path: str, column: str = "video_path") -> list[str] | None:
 
 
 def pick_shard(items: Sequence, num_shards: int, shard_index: int) -> Sequence:
-    """Returns every num_shards-th item, from the index on.
-
-    Raises:
-        UserError: there is no such shard.
-    """
+    """Returns every num_shards-th item, from the index on; a UserError of no such
+    shard."""
     if num_shards < 1:
         raise UserError(f"num_shards is {num_shards}, must be at least 1")
     if not 0 <= shard_index < num_shards:
@@ -160,17 +146,13 @@ def name_results(
     owner: Callable[[str], str | None],
     ending: str = "",
 ) -> list[str]:
-    """Returns a name for the result of each path in a folder.
+    """Returns a name for the result of each path in a folder, which may not be there
+    yet.
 
     That which its result has there already; else its stem, with _2, _3 where that is
     taken by another path or by a result of another file. Names that differ in case
-    only are one, as they are on some disks.
-
-    Args:
-        paths: of files, all different.
-        folder: may not be there yet.
-        owner: a name to the absolute path whose result is there; None if there is none.
-        ending: of the files in the folder that results are told by.
+    only are one, as they are on some disks. `owner` says whose result a name is, an
+    absolute path or None; results are told by the ending of their files.
     """
     there, owner = _numbered_names(folder, ending), functools.cache(owner)
     given, taken, names = set(), set(), []
@@ -216,14 +198,11 @@ def unfinished(
 ) -> list[Item]:
     """Returns the items without a result, or with one that is older than their file.
 
-    Args:
-        made_with: what a result must have been made with; compared as JSON has it.
-        stored: what the result of an item was made with; None if it has none.
-        verb, remedy: for the message.
+    What a result must have been made with is as JSON would give it back; `stored` says
+    what an item's was, None if it has none. Verb and remedy are for the message.
 
-    Raises:
-        UserError: a result was made with something else: a folder that mixes both
-            would compare what cannot be compared.
+    Raises UserError: a result was made with something else: a folder that mixes both
+    would compare what cannot be compared.
     """
     made_with, wanted = json.loads(json.dumps(made_with)), []
     for item in items:
@@ -271,8 +250,7 @@ def run_items(
         what, unit: for the progress bar.
         num_workers: processes; then `work` and `save` must be picklable.
 
-    Raises:
-        OSError: of `save`; ChildProcessError if a worker dies.
+    Raises OSError of `save`; ChildProcessError if a worker dies.
     """
     with (
         ordered_map(min(num_workers, len(items))) as run,
@@ -314,10 +292,6 @@ def ordered_map(num_workers: int) -> Iterator[Callable[[Callable, Iterable], Ite
 
     Raises, while results are taken, what the mapped function raised, and
     ChildProcessError where a worker has died, which it does if memory runs out.
-
-    Example:
-        with ordered_map(2) as run:
-            print(list(run(abs, [-1, 2])))  # [1, 2]
     """
     if num_workers == 0:
         yield map

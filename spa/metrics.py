@@ -31,16 +31,8 @@ SMALLEST_DEPTH = 1e-12
 def evaluation_intrinsics(
     intrinsics: Float[np.ndarray, "4"], size: tuple[int, int]
 ) -> Float[np.ndarray, "4"]:
-    """Returns the intrinsics of the clip resized so that its shorter side is 256, as
-    the official evaluation measures.
-
-    Args:
-        intrinsics: (fx, fy, cx, cy) in pixels of the clip.
-        size: (height, width) of the clip.
-
-    Returns:
-        (fx, fy, cx, cy), [4], in pixels of the resized clip.
-    """
+    """Returns (fx, fy, cx, cy), [4], in pixels of the clip (height, width) resized so
+    that its shorter side is 256, as the official evaluation measures."""
     return np.asarray(intrinsics) * (EVALUATION_SIZE / min(size))
 
 
@@ -57,14 +49,8 @@ def scale_factor(
     `median` and `mean` match the distances from the camera of points visible in both;
     `median_on_queries` those at the query frames alone; `per_trajectory` each track's
     depth at its query frame; `reproduce_2d` every depth, which leaves the error in the
-    image; `none` nothing.
-
-    Returns:
-        An array that broadcasts against [*B, N, T, 3]; NaN where nothing is visible in
-        both.
-
-    Raises:
-        ValueError: unknown scaling, or one that needs `query_frames` without them.
+    image; `none` nothing. Broadcasts against [*B, N, T, 3]; NaN where nothing is
+    visible in both. Raises ValueError: unknown scaling, or query frames missing.
     """
     if scaling not in SCALINGS:
         raise ValueError(f"unknown scaling {scaling!r}: have {', '.join(SCALINGS)}")
@@ -108,20 +94,20 @@ def tapvid3d_metrics(
     """Returns the metrics of TAPVid-3D, per clip, per track or per point.
 
     Args:
-        tracks, predicted: [*B, N, T, 3] camera-frame positions, true and predicted.
-            Anything, NaN included, where `visible` is false.
+        tracks, predicted: [*B, N, T, 3] in the camera frame. Anything, NaN included,
+            where `visible` is false.
         visible, predicted_visible: [*B, N, T] bool.
-        intrinsics: (fx, fy, cx, cy) at the evaluation's resolution
-            (`evaluation_intrinsics`); [4], or [*B, 4].
+        intrinsics: [4], or [*B, 4], at the evaluation's resolution
+            (`evaluation_intrinsics`).
         scaling: one of SCALINGS, see `scale_factor`. `local_neighborhood` scores, for
-            each track, all points within `radius` of it in the same frame, scaled as
-            that track is by `per_trajectory`; per clip it is the mean over tracks.
+            each track, all points within `radius` (in the unit of `tracks`) of it in
+            the same frame, scaled as that track is by `per_trajectory`; per clip it is
+            the mean over tracks.
         query_frames: [*B, N], for the scalings that look at the query frame.
         weights: [*B, N, T], how much each point counts; 0 leaves it out. The official
             evaluation counts all, query frames too: all ones, the default.
         level: "video", "track" or "point": what is summed over.
         fixed_thresholds: thresholds in metres instead of pixels at the true depth.
-        radius: of the neighbourhood, in the unit of `tracks`.
 
     Returns:
         occlusion_accuracy, pts_within_X and jaccard_X for X in 1, 2, 4, 8, 16, and
@@ -303,7 +289,6 @@ def _neighbour_metrics(
 
 
 def _near(points, radius):
-    """Returns a mask [N, N] of which points [N, 3] lie near which."""
     return _squared_distance(points[:, None], points) < radius**2
 
 
@@ -320,15 +305,9 @@ def pixel_errors(
     predicted: Float[np.ndarray, "*B N T 3"],
     intrinsics: Float[np.ndarray, "4"],
 ) -> Float[np.ndarray, "*B N T"]:
-    """Returns distances of predicted from true positions, in pixels at true depth.
-
-    Args:
-        tracks, predicted: camera-frame positions, `predicted` already scaled.
-        intrinsics: at the evaluation's resolution (`evaluation_intrinsics`).
-
-    Returns:
-        [*B, N, T]; NaN or infinite where a position is.
-    """
+    """Returns distances [*B, N, T] of predicted (scaled) from true positions, in pixels
+    at true depth of the camera at the evaluation's resolution
+    (`evaluation_intrinsics`)."""
     distance = np.linalg.norm(predicted - tracks, axis=-1)
     return distance / _pixel_size(tracks, intrinsics)
 
@@ -340,15 +319,8 @@ def coords_score(
 
     The mean over the thresholds d = 1, 2, 4, 8, 16 px of 1 / (1 + (error / d)²): a
     smooth form of "within d pixels", so that a colour map has no steps. 1 for no error,
-    0.5 at 4 px, and as much above that for half the error as below it for twice.
-
-    Args:
-        errors: in pixels, see `pixel_errors`.
-        scored: where there is a position to compare with and it was not given away
-            (a query frame).
-
-    Returns:
-        Scores in 0..1, NaN where not scored.
+    0.5 at 4 px, and as much above that for half the error as below it for twice. NaN
+    where not scored: no position to compare with, or given away (a query frame).
     """
     ratio = np.where(scored, errors, np.nan)[..., None] / np.array(THRESHOLDS)
     return (1 / (1 + np.square(ratio))).mean(axis=-1)
@@ -365,18 +337,10 @@ def held_out_statistics(
 ) -> dict[str, float]:
     """Returns the numbers about held-out predictions that a clip's score is made of.
 
-    Args:
-        tracks, predicted: [N, T, 3] in the camera frame.
-        visible, predicted_visible: [N, T] bool.
-        intrinsics, size: the clip's, at its own resolution; size is (height, width).
-        weights: [N, T], 0 where a point does not count (its query frame).
-
-    Returns:
-        average_jaccard, average_pts_within_thresh and occlusion_accuracy, with median
-        scaling. NaN where there is nothing to count.
-
-    Raises:
-        ValueError: shapes that differ.
+    They are average_jaccard, average_pts_within_thresh and occlusion_accuracy, with
+    median scaling; NaN where there is nothing to count. Camera and size (height, width)
+    are the clip's own; weights are 0 where a point does not count (its query frame).
+    Raises ValueError: shapes that differ.
     """
     metrics = tapvid3d_metrics(
         tracks,
@@ -399,13 +363,6 @@ def realism(statistics: Mapping[str, float]) -> float:
     and the published score stands, average Jaccard with median scaling. That says how
     much of the held-out motion was predicted; how hard the scene is (how much moves,
     how far) weighs more in it than whether it is possible.
-
-    Args:
-        statistics: of the held-out predictions, see `held_out_statistics`, and perhaps
-            `surprise`.
-
-    Raises:
-        KeyError: if neither surprise nor average_jaccard is among them.
     """
     if statistics.get("surprise") is not None:
         return float(scipy.special.ndtr(-statistics["surprise"]))
@@ -413,39 +370,21 @@ def realism(statistics: Mapping[str, float]) -> float:
 
 
 def point_stays(batch: dict) -> Float[np.ndarray, "B Q T C"]:
-    """Predicts that every query point stays where it is.
-
-    Args:
-        batch: of docs/formats.md, with `query_points [B, Q, 1 + C]` and, for its
-            number of frames, `query_tracks [B, Q, T, C]`.
-
-    Returns:
-        Positions [B, Q, T, C] in the batch's own unit.
-
-    Raises:
-        KeyError: if the batch lacks one of them.
+    """Predicts that every query point stays where it is, [B, Q, T, C] in the unit of
+    the batch (docs/formats.md), of which `query_tracks` says how many frames there are.
     """
     num_frames = batch["query_tracks"].shape[2]
     return np.repeat(batch["query_points"][:, :, None, 1:], num_frames, axis=2)
 
 
 def constant_velocity(batch: dict) -> Float[np.ndarray, "B Q T C"]:
-    """Predicts that a query point keeps the velocity it has at its query.
+    """Predicts that a query point keeps the velocity it has at its query, [B, Q, T, C].
 
     A query is a position and has no velocity, so this baseline is given more than a
     model is: the one other visible frame of the query's own track that is nearest in
     time (the later of two), which it therefore hits exactly. Forward and backward the
-    point then moves on along that line. One that is never visible again stays.
-
-    Args:
-        batch: as of `point_stays`, with `query_tracks_visible [B, Q, T, 1]`. Hidden
-            positions may hold anything.
-
-    Returns:
-        Positions [B, Q, T, C] in the batch's own unit, finite.
-
-    Raises:
-        KeyError: if the batch lacks one of them.
+    point then moves on along that line. One that is never visible again stays. Hidden
+    positions may hold anything.
     """
     out = point_stays(batch)
     tracks = batch["query_tracks"]
@@ -464,21 +403,13 @@ def constant_velocity(batch: dict) -> Float[np.ndarray, "B Q T C"]:
 
 
 def nearest_support(batch: dict) -> Float[np.ndarray, "B Q T C"]:
-    """Predicts that a query point moves as its nearest support track does.
+    """Predicts that a query point moves as its nearest support track does, [B, Q, T,
+    C].
 
     Nearest in the query's frame, among those visible there. In frames where that track
     is not visible the displacement of its last visible frame holds. Where no support
-    track is visible in the query's frame the point stays.
-
-    Args:
-        batch: as of `point_stays`, with `support_tracks [B, N, T, C]`, whose hidden
-            positions may hold anything, and `support_tracks_visible [B, N, T, 1]`.
-
-    Returns:
-        Positions [B, Q, T, C] in the batch's own unit, finite.
-
-    Raises:
-        KeyError: if the batch lacks one of them.
+    track is visible in the query's frame the point stays. Hidden positions may hold
+    anything.
     """
     out = point_stays(batch)
     for b, points in enumerate(batch["query_points"]):
@@ -496,15 +427,11 @@ def nearest_support(batch: dict) -> Float[np.ndarray, "B Q T C"]:
 
 
 def hold_last(tracks: np.ndarray, visible: np.ndarray) -> np.ndarray:
-    """Returns positions with each hidden one replaced by the last seen before it.
+    """Returns positions [N, T, C] with each hidden one replaced by the last seen
+    before.
 
-    Args:
-        tracks: [N, T, C] in any unit.
-        visible: [N, T] bool.
-
-    Returns:
-        [N, T, C]. Before a track is first seen it is where it is seen then; one that is
-        never seen stays at its first position.
+    Before a track is first seen it is where it is seen then; one that is never seen
+    stays at its first position.
     """
     num_frames = visible.shape[1]
     index = np.where(visible, np.arange(num_frames), -1)
@@ -515,19 +442,12 @@ def hold_last(tracks: np.ndarray, visible: np.ndarray) -> np.ndarray:
 
 
 def image_errors(tracks: np.ndarray, batch: dict) -> np.ndarray:
-    """Returns image distances `[B, Q, T]` to the true tracks in pixels at 256.
+    """Returns image distances [B, Q, T] of predictions for a batch's query tracks to
+    the true ones, in pixels at 256.
 
     In 3D of frames whose shorter side is 256, in 2D of frames resized to 256 × 256, as
-    TAPVid-3D and TAP-Vid measure.
-
-    Args:
-        tracks: predictions `[B, Q, T, C]` for the batch's query tracks.
-        batch: of docs/formats.md, with `query_tracks` and, in 3D, `intrinsics` and
-            `frame_size`; without the latter the principal point is taken for the
-            frame's centre.
-
-    Raises:
-        KeyError: if the batch lacks the others.
+    TAPVid-3D and TAP-Vid measure. Without `frame_size` the principal point is taken for
+    the frame's centre.
     """
     if tracks.shape[-1] == 2:
         return EVALUATION_SIZE * np.linalg.norm(tracks - batch["query_tracks"], axis=-1)
@@ -553,22 +473,12 @@ def batch_metrics(
     batch: dict,
     weights: Float[np.ndarray, "B Q T"],
 ) -> dict[str, Float[np.ndarray, " B"]]:
-    """Returns Jaccard and points within thresholds of a batch's predictions, per clip.
+    """Returns average_jaccard and average_pts_within_thresh [B] of predictions for a
+    batch's query tracks; NaN where nothing counts.
 
     In 3D those of TAPVid-3D with median scaling; in 2D those of TAP-Vid, which counts
-    in pixels of a frame resized to 256 × 256.
-
-    Args:
-        tracks, visible: predictions for the batch's query tracks.
-        batch: see `image_errors`, with `query_tracks_visible`, too.
-        weights: 0 where a point does not count.
-
-    Returns:
-        average_jaccard and average_pts_within_thresh; NaN where nothing counts.
-
-    Raises:
-        KeyError: if the batch lacks one of them.
-        ValueError: shapes that differ.
+    in pixels of a frame resized to 256 × 256. Weights are 0 where a point does not
+    count.
     """
     truth, scaling = batch["query_tracks"], "median"
     if tracks.shape[-1] == 3:
@@ -595,14 +505,9 @@ def motion_sample(
 ) -> Float[np.ndarray, " D"]:
     """Returns a clip's sample for a set of clips: its latents' mean over windows.
 
-    Args:
-        latents: of predictions.npz, [W, K, C] for windows, tokens and channels; a
-            window without support tracks is NaN and left out.
-        flatten: all tokens, [K * C]; else their mean, [C], which a Gaussian can be
-            fitted to with a few hundred clips.
-
-    Raises:
-        ValueError: another number of axes, or no window that is finite.
+    A window without support tracks is NaN and left out. Flat all tokens, [K * C]; else
+    their mean, [C], which a Gaussian can be fitted to with a few hundred clips. Raises
+    ValueError: another number of axes, or no window that is finite.
     """
     mean = _mean_window(latents)
     return mean.ravel() if flatten else mean.mean(axis=0)
@@ -615,10 +520,7 @@ def video_distance(
     difference of their latents, each the mean over the video's windows.
 
     Token k of one may be compared with token k of the other, since both grew from the
-    same learned vector. Both must be of one checkpoint.
-
-    Raises:
-        ValueError: latents of different sizes, or as for `motion_sample`.
+    same learned vector. Raises ValueError: of two checkpoints, or as `motion_sample`.
     """
     first, second = _mean_window(first), _mean_window(second)
     if first.shape != second.shape:
@@ -648,13 +550,8 @@ def frechet_distance(
     With Σ₁ = AᵀA and Σ₂ = BᵀB the trace of the root is the sum of the singular values
     of ABᵀ. So nothing of size D × D is decomposed, and neither few samples (singular
     covariances) nor rounding makes it complex or negative. With few samples it is too
-    large, though: two halves of one set are then apart, too.
-
-    Args:
-        first, second: one row a sample, see `motion_sample`.
-
-    Raises:
-        ValueError: fewer than two samples, different sizes, or what is not finite.
+    large, though: two halves of one set are then apart, too. Raises ValueError: fewer
+    than two samples, different sizes, or what is not finite.
     """
     first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
     if first.ndim != 2 or second.ndim != 2 or first.shape[1] != second.shape[1]:

@@ -100,21 +100,12 @@ def bootstrap(
     """Returns a statistic with its 95% percentile bootstrap interval (Efron and
     Tibshirani 1993, section 13.3).
 
-    Args:
-        statistic: one of those above, or any f(*data, weights=None) to [*B], such as
-            the difference of two.
-        data: arrays [N], which it takes.
-        groups: [N], what each entry belongs to; groups are resampled, not entries,
-            where entries of one group (a scene, a video) are not independent.
-        num_samples: how often.
-        seed: of the resampling.
-
-    Returns:
-        Its value and interval. The interval is NaN with fewer than two groups, or where
-        the value is. Resamples in which it is undefined do not count.
-
-    Raises:
-        ValueError: lengths that differ, or what is not a number.
+    The statistic is one of those above, or any f(*data, weights=None) to [*B], such as
+    the difference of two, of data [N] each. Groups are resampled, not entries, where
+    entries of one group (a scene, a video) are not independent. The interval is NaN
+    with fewer than two groups, or where the value is. Resamples in which it is
+    undefined do not count. Raises ValueError: lengths that differ, or what is not a
+    number.
     """
     num = len(data[0])
     if any(np.shape(values) != (num,) for values in data):

@@ -3,7 +3,6 @@
 import dataclasses
 import errno
 import json
-import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from spa.errors import UserError
-from spa.flags import check_output_dir, exit_on_user_error, log_decisions
+from spa.flags import check_output_dir, exit_on_user_error
 from spa.realism import Options
 from spa.realism.options import PRESETS
 
@@ -62,17 +61,12 @@ def test_flags_become_options():
         "--tracking_grid_size=7", "--intrinsics=1,2,3,4.5", "--noscore_all_points",
         "--start=1.5", "--depth=maps.npz", "--use_depth", "--num_query_points=5",
     )  # fmt: skip
-    changed = dataclasses.replace(
-        PRESETS["mini"],
-        tracking_grid_size=7,
-        intrinsics=(1, 2, 3, 4.5),
-        score_all_points=False,
-        start=1.5,
-        depth="maps.npz",
-        use_depth=True,
-        num_query_points=5,
-    )
-    assert options == as_stored(changed)
+    changed = {
+        "tracking_grid_size": 7, "intrinsics": [1, 2, 3, 4.5], "start": 1.5,
+        "score_all_points": False, "depth": "maps.npz", "use_depth": True,
+        "num_query_points": 5,
+    }  # fmt: skip
+    assert options == as_stored(PRESETS["mini"]) | changed
 
 
 def test_what_cannot_be_written_is_said_before_the_work(tmp_path):
@@ -93,12 +87,8 @@ def test_what_cannot_be_written_is_said_before_the_work(tmp_path):
     [
         (UserError("no tracks"), "no tracks"),
         (KeyError("x"), "'x'"),
-        (
-            FileNotFoundError(errno.ENOENT, "No such file", "a.npz"),
-            "a.npz: No such fil",
-        ),
+        (FileNotFoundError(errno.ENOENT, "No such", "a.npz"), "a.npz: No such"),
         (OSError(errno.ENOSPC, "cannot write a: full"), "cannot write a: full"),
-        (NotADirectoryError("a is a file"), "a is a file"),
         (KeyboardInterrupt(), "interrupted: go on"),
     ],
 )
@@ -114,13 +104,3 @@ def test_a_script_ends_in_one_line(error, line):
 def test_what_is_no_users_fault_is_not_hidden():
     with pytest.raises(KeyError), exit_on_user_error():
         raise KeyError
-
-
-def test_decisions_are_plain_lines_on_stderr(capsys):
-    log_decisions("a_module")
-    logger = logging.getLogger("a_module")
-    try:
-        logger.info("%d tracks", 3)
-        assert capsys.readouterr().err == "3 tracks\n"
-    finally:
-        logger.handlers.clear()

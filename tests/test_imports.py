@@ -22,16 +22,10 @@ ROOMS = ["clip", "simulation", "data", "model", "realism", "evaluation", "view"]
 # At the top: what the package itself imports of it, which is the published model,
 MODEL_FILES = ["attention", "track_autoencoder", "track_autoencoder_3d"]
 # published modules that others import, and commands, which nobody imports.
-COMMANDS = [
-    "train",
-    "fit_surprise",
-    "inference",
-    "evaluate_tapvid3d",
-    "evaluate_benchmarks",
-    "visualizer",
-    "report",
-    "semantic_points",
-]
+COMMANDS = (
+    "train fit_surprise inference evaluate_tapvid3d evaluate_benchmarks visualizer "
+    "report semantic_points"
+).split()
 # Packages beside spa may take from these rooms, and from what lies in spa/ itself.
 OPEN_TO_PACKAGES = ["clip", "simulation", "data", "view"]
 PACKAGES = ["stereo4d", "patch_ordering", "viewpoint"]
@@ -42,17 +36,6 @@ SPA = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("spa/**/*.p
 
 def dotted(path):
     return path.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
-
-
-def imported(nodes):
-    """Dotted names of every absolute import among nodes, what is taken included."""
-    names = set()
-    for node in nodes:
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and not node.level:
-            names |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return names
 
 
 def outside_functions(node):
@@ -66,14 +49,15 @@ def outside_functions(node):
 
 @functools.cache
 def imports_of(path, at_import_only=False):
+    """Dotted names of every absolute import of a file, what is taken included."""
     tree = ast.parse((ROOT / path).read_text(encoding="utf-8"), filename=path)
-    return imported(outside_functions(tree) if at_import_only else ast.walk(tree))
-
-
-def third_party_of(path, at_import_only):
-    own = {*TOP, "spa", "tests", "benchmarks"}
-    found = {name.split(".")[0] for name in imports_of(path, at_import_only)}
-    return found - own - set(sys.stdlib_module_names)
+    names = set()
+    for node in outside_functions(tree) if at_import_only else ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
 
 
 def room_of(name):
@@ -117,26 +101,6 @@ def test_nobody_imports_a_command(folder):
         assert not commands, f"{path} imports {sorted(commands)}"
 
 
-def test_no_module_hides_a_known_package():
-    """As datasets.py at the top hid Hugging Face's."""
-    known = {"utils", "types", "files", "jobs"}
-    assert not known & set(TOP)
-
-
-@pytest.fixture(scope="module")
-def heavy_stand_ins(tmp_path_factory):
-    """A folder of empty packages named like the heavy ones.
-
-    With it on the path an import of one of them always works and is seen, also where
-    the real one is not installed (or is, and a library would quietly take it).
-    """
-    folder = tmp_path_factory.mktemp("stand_ins")
-    for name in HEAVY:
-        (folder / name).mkdir()
-        (folder / name / "__init__.py").write_text("")
-    return folder
-
-
 def run_python(code, *path):
     """The lines that `code` prints in a fresh interpreter started in the root."""
     env = dict(os.environ, JAX_PLATFORMS="cpu")
@@ -148,7 +112,11 @@ def run_python(code, *path):
     return done.stdout.split()
 
 
-def test_no_module_loads_a_heavy_package(heavy_stand_ins):
+def test_no_module_loads_a_heavy_package(tmp_path):
+    """Stand-ins for them are on the path, so that an import of one always works and is
+    seen, also where the real one is not installed, which a library would notice."""
+    for name in HEAVY:
+        (tmp_path / f"{name}.py").touch()
     names = [*TOP, *map(dotted, SPA)]
     code = f"""
 import importlib, sys
@@ -159,13 +127,10 @@ for name in {names}:
         print(name + ":" + ",".join(found))
         break
 """
-    loaded = run_python(code, heavy_stand_ins)
+    loaded = run_python(code, tmp_path)
     assert not loaded, f"{loaded} (module:heavy packages there once it is imported)"
-
-
-def test_a_heavy_package_would_be_seen(heavy_stand_ins):
-    code = "import sys, torch, tensorflow; print(*sys.modules)"
-    assert set(HEAVY) <= set(run_python(code, heavy_stand_ins))
+    code = f"import sys, {', '.join(HEAVY)}; print(*sys.modules)"
+    assert set(HEAVY) <= set(run_python(code, tmp_path))
 
 
 def test_importing_the_library_defines_no_flags():
@@ -186,48 +151,32 @@ def _distributions():
     return importlib.metadata.packages_distributions()
 
 
-def required(*files):
-    """Normalised names of the packages that requirement files list."""
-    names = set()
-    for file in files:
-        for line in (ROOT / file).read_text(encoding="utf-8").splitlines():
-            match = re.match(r"[A-Za-z0-9][\w.-]*", line)
-            if match:
-                names.add(_normalised(match.group()))
-    return names
-
-
 def _normalised(name):
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def not_required(packages, *files):
     """The packages among `packages` that no line of `files` brings."""
-    allowed = required(*files)
+    lines = "\n".join((ROOT / file).read_text(encoding="utf-8") for file in files)
+    listed = re.findall(r"^[A-Za-z0-9][\w.-]*", lines, re.MULTILINE)
+    allowed = set(map(_normalised, listed))
     return {
         package
         for package in packages
-        if not {_normalised(d) for d in _distributions().get(package, [package])}
-        & allowed
+        if allowed.isdisjoint(
+            map(_normalised, _distributions().get(package, [package]))
+        )
     }
 
 
 @pytest.mark.parametrize("path", [*(f"{name}.py" for name in TOP), *SPA])
-def test_mini_layer_brings_what_is_imported_at_once(path):
-    packages = third_party_of(path, at_import_only=True)
-    missing = not_required(packages, "requirements-mini.txt")
-    assert not missing, f"{path} imports {sorted(missing)}"
-
-
-@pytest.mark.parametrize("path", [*(f"{name}.py" for name in TOP), *SPA])
-def test_requirements_bring_whatever_is_imported(path):
-    packages = third_party_of(path, at_import_only=False)
+@pytest.mark.parametrize("layers", [["mini"], ["mini", "full", "tf"]])
+def test_requirements_bring_what_is_imported(path, layers):
+    """Those of the mini layer what is imported at once, all of them the rest."""
+    imports = imports_of(path, at_import_only=layers == ["mini"])
+    packages = {name.split(".")[0] for name in imports}
+    packages -= {*TOP, "spa", "tests", "benchmarks", *sys.stdlib_module_names}
     # What is no package on an index: cloned by who wants it.
     packages -= {"cotracker", "video_depth_anything", "tapnet"}
-    missing = not_required(
-        packages,
-        "requirements-mini.txt",
-        "requirements-full.txt",
-        "requirements-tf.txt",
-    )
+    missing = not_required(packages, *(f"requirements-{x}.txt" for x in layers))
     assert not missing, f"{path} imports {sorted(missing)}"

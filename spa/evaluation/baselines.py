@@ -7,11 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from spa import geometry
-from spa.metrics import (
-    held_out_statistics,
-    image_errors,
-    nearest_support,
-)
+from spa.metrics import held_out_statistics, image_errors, nearest_support
 from spa.model import checkpoints, prediction
 from spa.realism.hold_out import HeldOut, WindowPrediction, blend
 from spa.realism.tracks import Tracks3D
@@ -67,9 +63,7 @@ def _splits(held_out) -> Iterator[tuple[WindowPrediction, int, np.ndarray]]:
 
 
 def jaccard_2d(
-    tracks: Tracks3D,
-    held_out: HeldOut,
-    model: checkpoints.Checkpoint,
+    tracks: Tracks3D, held_out: HeldOut, model: checkpoints.Checkpoint
 ) -> float:
     """Returns the average Jaccard of a 2D model on the same splits and windows.
 
@@ -116,13 +110,8 @@ def jaccard_2d(
         for window in held_out.windows
     ]
     ids, _, predicted, logits, counted = blend(windows, visible.shape[1])
-    metrics = held_out_statistics(
-        geometry.lift(pixels, camera)[ids],
-        visible[ids],
-        predicted,
-        logits[..., 0] > 0,
-        camera,
-        tracks.size,
-        counted.astype(float),
-    )
+    truth = geometry.lift(pixels, camera)[ids], visible[ids]
+    found = predicted, logits[..., 0] > 0
+    counted = counted.astype(float)
+    metrics = held_out_statistics(*truth, *found, camera, tracks.size, counted)
     return metrics["average_jaccard"]

@@ -15,16 +15,10 @@ from spa.realism.scorer import Scorer
 
 
 class Benchmark(NamedTuple):
-    """The functions of a benchmark: clips are read, scored and reported on, or `run`
-    does it all. Each is given the flags that its parameters are named after.
-
-    Attributes:
-        read: the dataset's path, and flags, to clips.
-        report: clips, their scores [N], and flags, to a report.
-        path_flag: where the path comes from.
-        run: flags to what is to be printed; writes its own files.
-        is_scoring: whether `run` scores, and takes fields of Options, too.
-    """
+    """The functions of a benchmark: `read`, of the dataset's path (of the flag
+    path_flag) to clips, and `report`, of clips and their scores [N]; or `run` does it
+    all, and returns what is to be printed. Each is also given the flags that its
+    parameters are named after, and `run` fields of Options if it scores."""
 
     read: Callable[..., list[Clip]] | None = None
     report: Callable[..., Report] | None = None
@@ -49,15 +43,9 @@ BENCHMARKS = {
 def run_benchmark(values: Mapping[str, object], options: Mapping) -> tuple[str, bool]:
     """Runs a benchmark, and writes its report.
 
-    Args:
-        values: flags of evaluate_benchmarks.py by name, `benchmark` among them.
-        options: fields of Options that are given.
-
-    Returns:
-        What to print, and whether every video was scored.
-
-    Raises:
-        UserError: what is wrong with flags, dataset or folders, before any is scored.
+    Values are flags of evaluate_benchmarks.py by name, options those fields of Options
+    that are given. Returns what to print, and whether every video was scored. Raises
+    UserError: what is wrong with flags, dataset or folders, before any is scored.
     """
     name = values["benchmark"]
     if name not in BENCHMARKS:

@@ -35,8 +35,7 @@ class Results(NamedTuple):
 def read_results(folder: str | os.PathLike, score: str = "realism") -> Results:
     """Returns what scoring wrote to a folder, a sub-folder for each video.
 
-    Raises:
-        UserError: no results, damaged ones, or ones of different checkpoints.
+    Raises UserError: no results, damaged ones, or ones of different checkpoints.
     """
     paths = sorted(Path(folder).glob("*/score.json"))
     if not paths:
@@ -87,18 +86,10 @@ def compare(
     """Reports which of two sets of videos moves more like real ones, and whether they
     move alike.
 
-    Args:
-        first, second: of `read_results`. Those of one name are compared with each
-            other, and resampled together.
-        num_shuffles: how often all clips are dealt anew into two sets of the same
-            sizes, which gives the Fréchet distance that chance alone makes.
-
-    Returns:
-        Means and their difference, the share of names in which the first scores
-        higher, Fréchet motion distance, and how far apart videos of one name move.
-
-    Raises:
-        UserError: results of different checkpoints or versions, or a single video.
+    Videos of one name are compared with each other, and resampled together. All clips
+    are dealt anew into two sets of the same sizes num_shuffles times, which gives the
+    Fréchet distance that chance alone makes. Raises UserError: results of different
+    checkpoints or versions, or a single video.
     """
     notes = _check_settings(first, second)
     common, *at = np.intersect1d(first.names, second.names, return_indices=True)

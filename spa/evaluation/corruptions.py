@@ -28,18 +28,9 @@ def run_corruptions(
 ) -> tuple[list[Row], list[str]]:
     """Judges real clips and damaged copies, each piece of a clip to a file of its own.
 
-    Args:
-        paths: of videos, each cut into pieces.
-        folder: for what is judged.
-        front_ends: the tracker, and networks if there are any.
-        num_seeds: copies per damage.
-        num_frames: of a piece.
-
-    Returns:
-        All of them, and what a reader must know.
-
-    Raises:
-        UserError: no video has a piece; see `judges.judge_items`.
+    Videos are cut into pieces of `num_frames`, each with `num_seeds` copies per damage.
+    Returns all rows, and what a reader must know. Raises UserError: no video has a
+    piece; see `judges.judge_items`.
     """
     items = [Item(path, Path(folder) / _clip_name(path)) for path in paths]
     rows, failures = [], []
@@ -81,7 +72,6 @@ def _judge_pieces(video, judges, front_ends, num_seeds):
 
 
 def _clip_name(path) -> str:
-    """Returns a name that no other path has."""
     return f"{Path(path).stem}_{zlib.crc32(os.path.abspath(path).encode()):08x}"
 
 
@@ -97,7 +87,6 @@ def _notes(rows, failures, num_seeds) -> list[str]:
 
 
 def _pieces(path, options, num_frames):
-    """Pieces [T, H, W, 3] of a video, each with its frames per second."""
     video = read_video(path, options.start, options.duration, options.fps)
     video, cuts = prepare(video, options)
     try:
@@ -107,7 +96,6 @@ def _pieces(path, options, num_frames):
 
 
 def _judge_piece(place, piece, values, num_seeds, options) -> list[Row]:
-    """Judges a piece, and all of its damaged copies."""
     video = place.parent.name
     row = functools.partial(Row, video, f"{video}/{place.stem}", "real")
     rows = [row(INTACT, True, values(piece))]

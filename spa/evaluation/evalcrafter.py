@@ -18,17 +18,10 @@ def read_evalcrafter(
 ) -> list[tables.Clip]:
     """Returns the clips of EvalCrafter's human ratings.
 
-    Args:
-        path: of a CSV or parquet with video_path, model, and a column per aspect.
-        video_dir: where videos are, see `find_videos`.
-        aspects: names of columns; by default all others that hold numbers.
-
-    Returns:
-        Clips with a label per aspect, the tag model, and the file's stem, which is the
-        prompt's number, as group. Several ratings of one video are averaged.
-
-    Raises:
-        UserError: as for `read_videophy2`.
+    The table, CSV or parquet, has video_path, model, and a column per aspect: those
+    named, by default all others that hold numbers. Clips have a label per aspect, the
+    tag model, and the file's stem, which is the prompt's number, as group. Several
+    ratings of one video are averaged. Raises UserError as `read_videophy2` does.
     """
     table = tables.read_table(path)
     video, model = table.column("video_path"), table.column("model")

@@ -16,13 +16,10 @@ from spa.evaluation import figures, reports, tables
 from spa.statistics import Estimate, bootstrap
 
 LOG = logging.getLogger(__name__)
-CONDITIONS = {
-    name: name.split("_")[0]
-    for name in (
-        "permanence immutability immutability_texture continuity continuity_swap "
-        "solidity"
-    ).split()
-}
+CONDITIONS = (
+    "permanence immutability immutability_texture continuity continuity_swap solidity"
+)
+CONDITIONS = {name: name.split("_")[0] for name in CONDITIONS.split()}
 DIFFICULTIES = {
     "easy": ("BasicLevel_0",),
     "medium": ("SaltFlats_0", "DesertMap_0", "RaceTrack_0", "TropicalIsland_0"),
@@ -46,22 +43,16 @@ PARTS = {  # of the clips, by tag, that are looked at by themselves
 
 
 def read_intphys2(root: str | os.PathLike, split: str = "Main") -> list[tables.Clip]:
-    """Returns the clips of a split of IntPhys 2.
+    """Returns the clips of a split of IntPhys 2: Debug, Main or HeldOut, each a folder
+    below the root with `Videos` and, but for the last, `metadata.csv`.
 
-    Args:
-        root: the folder with Debug, Main and HeldOut, each with `Videos` and, but for
-            the last, `metadata.csv`.
-        split: one of them.
+    Clips have the label possible (1 or 0), and the tags scene, pair (1 or 2), condition
+    (one of four), difficulty ("other", said in the log, if env is unknown) and camera;
+    the scene as group, whose generations are numbered N, N_0, N_1. Of the held-out
+    split only videos.
 
-    Returns:
-        Clips with the label possible (1 or 0), and the tags scene, pair (1 or 2),
-        condition (one of four), difficulty ("other", said in the log, if env is
-        unknown) and camera; the scene as group, whose generations are numbered N,
-        N_0, N_1. Of the held-out split only videos.
-
-    Raises:
-        UserError: no such split, a missing column, a type or condition that is
-            unknown, a scene without its counterparts, a video that is absent.
+    Raises UserError: no such split, a missing column, a type or condition that is
+    unknown, a scene without its counterparts, a video that is absent.
     """
     folder = Path(root) / split
     if not (folder / "Videos").is_dir():
@@ -85,8 +76,7 @@ def read_intphys2(root: str | os.PathLike, split: str = "Main") -> list[tables.C
     if places:
         listed = ", ".join(sorted(map(repr, places)))
         LOG.warning("%s: env %s of unknown difficulty", path, listed)
-    stems = [row[name].removesuffix(".mp4") for row in table.rows]
-    names = [f"Videos/{stem}.mp4" for stem in stems]
+    names = [f"Videos/{row[name].removesuffix('.mp4')}.mp4" for row in table.rows]
     files = tables.find_videos(names, path, str(folder))
     return [
         tables.Clip(
@@ -144,14 +134,9 @@ def report_intphys2(
     In a pair (the possible and the impossible clip of one number in a scene); in the
     quadruplet, the mean of the two possible ones above that of the two impossible ones,
     as in IntPhys (Riochet et al. 2018); in the quadruplet strictly, both above both;
-    and, as AUROC, any possible clip above any impossible one.
-
-    Args:
-        clips: of `read_intphys2`.
-        values: [N] their scores, NaN where there is none; a pair or quadruplet that
-            lacks one does not count.
-        answer_threshold: of the held-out split: possible is what scores higher. The
-            median by default.
+    and, as AUROC, any possible clip above any impossible one. A pair or quadruplet that
+    lacks a score (NaN) does not count. In the held-out split possible is what scores
+    above the threshold, the median by default.
     """
     if not clips[0].labels:
         return _report_held_out(clips, values, answer_threshold)
@@ -205,12 +190,8 @@ def _accuracies(clips, values) -> dict[str, Estimate]:
     accuracies = {}
     for name, rows in found.items():
         higher, lower, of_row = zip(*rows, strict=True) if rows else ((), (), ())
-        accuracies[name] = bootstrap(
-            statistics.pairwise_accuracy,
-            np.array(higher),
-            np.array(lower),
-            groups=of_row,
-        )
+        pair = np.array(higher), np.array(lower)
+        accuracies[name] = bootstrap(statistics.pairwise_accuracy, *pair, groups=of_row)
     groups = [clip.group for clip in clips]
     return accuracies | {"auroc": reports.separation(values, possible, groups)}
 
@@ -220,14 +201,10 @@ def _report_held_out(clips, values, threshold):
     scored = values[~np.isnan(values)]
     if threshold is None:
         threshold = float(np.median(scored)) if len(scored) else np.nan
+    common = {"data_name": "intphys2", "task": "HeldOut"}
     answers = [
-        {
-            "data_name": "intphys2",
-            "task": "HeldOut",
-            "row_id": Path(clip.video).stem,
-            "model_answer": bool(value > threshold),
-        }
-        for clip, value in zip(clips, values, strict=True)
+        common | {"row_id": Path(clip.video).stem, "model_answer": bool(x > threshold)}
+        for clip, x in zip(clips, values, strict=True)
     ]
     num_possible = sum(answer["model_answer"] for answer in answers)
     counts = {"threshold": threshold, "num_answered_possible": num_possible}

@@ -104,15 +104,11 @@ def compare(
     measures: Sequence[str],
     groups: Sequence[str],
 ) -> Comparison:
-    """Compares intact clips of a condition with those of one kind of damage.
+    """Compares intact clips of a condition with those of one kind of damage, of all
+    rows.
 
     A clip that some measure could not judge is left out for all, so that all are put to
     the same question.
-
-    Args:
-        rows: of any condition and kind.
-        measures: some of MEASURES.
-        groups: all there are.
     """
     at = {group: i for i, group in enumerate(groups)}
     chosen = [r for r in rows if r.condition == condition and r.counts]
@@ -132,26 +128,21 @@ def compare(
     size = len(groups)
 
     def count_pairs(wins):
-        return np.bincount(of_damaged[second], wins, size)
+        return np.bincount(of_damaged[second], wins[first, second], size)
 
     def count_crosses(wins):
         index = of_intact[:, None] * size + of_damaged
         return np.bincount(index.ravel(), wins.ravel(), size**2).reshape(size, size)
 
-    found = Comparison(
-        {},
-        count_pairs(np.ones(len(first))),
-        {},
-        count_crosses(np.ones((len(kept_intact), len(kept)))),
-        len(kept),
-        len(damaged) - len(kept),
-    )
+    every = np.ones((len(kept_intact), len(kept)))
+    counts = len(kept), len(damaged) - len(kept)
+    found = Comparison({}, count_pairs(every), {}, count_crosses(every), *counts)
     for name in measures:
         sign = MEASURES[name][1]
         higher = sign * np.array([row.value(name, kind) for row in kept_intact])
         lower = sign * np.array([row.value(name, kind) for row in kept])
         wins = (np.sign(higher[:, None] - lower) + 1) / 2
-        found.wins[name] = count_pairs(wins[first, second])
+        found.wins[name] = count_pairs(wins)
         found.above[name] = count_crosses(wins)
     return found
 
@@ -159,14 +150,8 @@ def compare(
 def estimate(
     comparison: Comparison, question: str, measure: str, baseline: str | None = None
 ) -> Estimate:
-    """Returns a figure with its interval; given a baseline, how much higher it is than
-    the baseline's.
-
-    Args:
-        comparison: a sum of `compare`.
-        question: "paired" or "across".
-        measure, baseline: names in MEASURES.
-    """
+    """Returns a figure ("paired" or "across") of a measure with its interval; given a
+    baseline, how much higher it is than the baseline's."""
 
     def figure(name, counts):
         if question == "paired":

@@ -23,13 +23,10 @@ def report(
     notes: Sequence[str] = (),
     pooled: bool = True,
 ) -> Report:
-    """Returns all figures of judged clips, with tables and pictures.
+    """Returns all figures of judged clips, by group of kinds, with tables and pictures.
 
-    Args:
-        rows: of `run_synthetic` or `run_corruptions`.
-        groups: kinds by the group that they are reported in.
-        notes: what a reader must know, to begin with.
-        pooled: whether all groups together are reported, too, and first.
+    The notes come first. All groups together are reported, too, and before them, if
+    `pooled`.
     """
     conditions = tuple(dict.fromkeys(row.condition for row in rows))
     measures = _measured(rows)
@@ -60,7 +57,7 @@ def report(
         notes.append(f"{left_out} damaged clips could not be judged by every measure")
     culprits = {by: culprit_figures(rows, groups, by) for by in ("shipped", "left out")}
     culprits = {by: found for by, found in culprits.items() if found}
-    score = _main_score(measures)
+    score = next((name for name in SCORES if name in measures), "realism")
     labels = {name: MEASURES[name][0] for name in measures}
     return Report(
         metrics={
@@ -79,7 +76,6 @@ def report(
 
 
 def _names(groups) -> dict[str, tuple[str, ...]]:
-    """Groups of kinds, and after them each kind by itself."""
     kinds = sum(map(tuple, groups.values()), ())
     alone = {kind: (kind,) for kind in kinds}
     return {name: tuple(of_name) for name, of_name in groups.items()} | alone
@@ -88,18 +84,13 @@ def _names(groups) -> dict[str, tuple[str, ...]]:
 def _measured(rows) -> list[str]:
     """Measures that some intact clip has a value of."""
 
-    def is_there(name):
-        found = [row.values.get(name) for row in rows if row.kind == INTACT]
-        values = [
-            x for v in found for x in (v.values() if isinstance(v, Mapping) else [v])
-        ]
+    def is_there(name, row):
+        found = row.values.get(name)
+        values = found.values() if isinstance(found, Mapping) else [found]
         return any(x is not None and np.isfinite(x) for x in values)
 
-    return [name for name in MEASURES if is_there(name)]
-
-
-def _main_score(measures) -> str:
-    return next((name for name in SCORES if name in measures), "realism")
+    intact = [row for row in rows if row.kind == INTACT]
+    return [name for name in MEASURES if any(is_there(name, row) for row in intact)]
 
 
 def _figures(comparison, measures) -> dict:
@@ -122,15 +113,12 @@ def _figures(comparison, measures) -> dict:
 def culprit_figures(
     rows: Sequence[Row], groups: Mapping[str, Sequence[str]], by: str = "shipped"
 ) -> dict[str, dict]:
-    """Returns how well surprise points at the violating body: AUROC of its points
-    against the rest, per group and kind.
+    """Returns how well surprise (of the "shipped" score, or of the head that never saw
+    the kind, "left out") points at the violating body, per group and kind.
 
-    Args:
-        by: the "shipped" score, or the head that never saw the kind ("left out").
-
-    Returns:
-        `points`, of all clips' points together, and `clips`, the mean of each clip's
-        own, bootstrapped by group; none of a kind whose body has no points, or all.
+    It is the AUROC of its points against the rest: `points`, of all clips' points
+    together, and `clips`, the mean of each clip's own, bootstrapped by group; none of a
+    kind whose body has no points, or all.
     """
     of_kind = defaultdict(list)
     for row in rows:
@@ -150,12 +138,9 @@ def culprit_figures(
         )
         of_point = np.repeat(scenes, [len(x) for x in points])
         together = np.concatenate(points), np.concatenate(violates)
-        found[name] = {
-            "points": statistics.bootstrap(
-                statistics.auroc, *together, groups=of_point
-            ),
-            "clips": statistics.bootstrap(statistics.mean, each, groups=scenes),
-        }
+        points = statistics.bootstrap(statistics.auroc, *together, groups=of_point)
+        clips = statistics.bootstrap(statistics.mean, each, groups=scenes)
+        found[name] = {"points": points, "clips": clips}
     return found
 
 
@@ -167,20 +152,15 @@ def _tables(figures, score, measures) -> list[Table]:
     for section, names in figures.items():
         first, found = next(iter(names.items()))
         differences = found["difference"][score]
-        rows = []
-        for name in measures:
-            row = [
+        rows = [
+            [
                 MEASURES[name][0],
                 *(found[question][name] for question in QUESTIONS),
+                *(differences[question].get(name, "") for question in QUESTIONS),
             ]
-            row += [differences[q].get(name, "") for q in QUESTIONS]
-            rows.append(row)
-        head = (
-            "",
-            *QUESTIONS.values(),
-            "paired: score less it",
-            "across: score less it",
-        )
+            for name in measures
+        ]
+        head = ("", *QUESTIONS.values(), *(f"{q}: score less it" for q in QUESTIONS))
         title = f"{section}, {first}: {found['num']} damaged; the score is {label}"
         tables.append(Table(title, head, rows))
         tables += [_kinds_table(section, names, q, measures) for q in QUESTIONS]
@@ -198,8 +178,7 @@ def _kinds_table(section, names, question, measures):
         ]
         rows.append([name, found["num"], *cells])
     title = f"{section}, {QUESTIONS[question]}; * is the best in its line"
-    head = ("", "n", *measures)
-    return Table(title, head, rows)
+    return Table(title, ("", "n", *measures), rows)
 
 
 def _culprit_table(culprits) -> list[Table]:

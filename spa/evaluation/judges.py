@@ -38,15 +38,11 @@ TRAJAN = DEFAULT_CHECKPOINT.with_name("trajan_mini.npz")
 class Judges:
     """Models and heads that clips are judged with.
 
-    Attributes:
-        checkpoint: the 3DSPA model, whose score is put to the proof.
-        options: how it scores.
-        trajan: the 2D model beside it, with parameters on the device; None if it is
-            not there.
-        heads: of scorer.load_heads: "all" is the one that scores, "no model" the same
-            on what needs none; "without KIND" and "no model without KIND" never saw
-            that violation. Of the last two all kinds are there, or none.
-        notes: what lacks.
+    The 3DSPA checkpoint's score is put to the proof, made with these options; `trajan`
+    is the 2D model beside it, None if it is not there. Heads are of scorer.load_heads:
+    "all" is the one that scores, "no model" the same on what needs none; "without KIND"
+    and "no model without KIND" never saw that violation. Of the last two all kinds are
+    there, or none. The notes say what lacks.
     """
 
     checkpoint: checkpoints.Checkpoint
@@ -69,11 +65,8 @@ class Judges:
 
 
 def load_judges(checkpoint_path: str | None, options: Options) -> Judges:
-    """Returns the checkpoint, its heads as far as there are any, and trajan_mini.
-
-    Raises:
-        UserError, CheckpointError: a checkpoint that cannot be used.
-    """
+    """Returns the checkpoint, its heads as far as there are any, and trajan_mini; a
+    UserError of a checkpoint that cannot be used."""
     checkpoint, notes = load_checkpoint(checkpoint_path, options), []
     trajan = None
     if TRAJAN.exists():
@@ -109,8 +102,7 @@ class Judgement:
     Attributes:
         values: by the names in MEASURES, each a number, or of LEFT_OUT {kind: number};
             NaN, or not there, where one is unknown.
-        surprise: per point, the lower its coords_score the higher; NaN where it has
-            none.
+        surprise: per point, the lower its coords_score the higher; NaN without one.
         left_out: the same of heads that never saw a kind, by kind.
     """
 
@@ -120,16 +112,8 @@ class Judgement:
 
 
 def judge(tracks: Tracks3D, judges: Judges, kinds: Sequence[str] = ()) -> Judgement:
-    """Returns the score of a clip, the baselines, and how surprising its points are.
-
-    Args:
-        tracks: of the clip.
-        judges: of `load_judges`.
-        kinds: violations whose left-out heads judge it, too.
-
-    Raises:
-        NothingToTrack: too few tracks to hold any out.
-    """
+    """Returns the score of a clip, the baselines, and how surprising its points are, by
+    the left-out heads of these kinds, too. Raises NothingToTrack: too few tracks."""
     if len(tracks.tracks) < 2:
         raise NothingToTrack(f"{len(tracks.tracks)} tracks, need at least 2")
     held_out = hold_out(tracks, judges.checkpoint, judges.options)
@@ -192,17 +176,8 @@ def judge_items(
 ) -> tuple[list[Row], list[str]]:
     """Judges what is not judged yet, each item to a JSON file of its own.
 
-    Args:
-        provenance: what all of it must have been judged with.
-        work: an item to its judged clips.
-        what, unit: of `jobs.run_items`.
-
-    Returns:
-        The judged clips of all items, in order, and what is wrong with the others.
-
-    Raises:
-        UserError: items that were judged with something else.
-        OSError: a file that cannot be written.
+    Returns the judged clips of all items, in order, and what is wrong with the others.
+    Raises UserError: items that were judged with another provenance.
     """
     stored = {item: _read_judged(item.place) for item in items}
 
@@ -212,13 +187,11 @@ def judge_items(
             file.write(json.dumps(replace_nan(text)).encode())
         return rows
 
-    to_do = unfinished(
-        items,
-        provenance,
-        lambda item: stored[item] and stored[item].get("made_with", {}),
-        "judged",
-        "give another --output_dir",
-    )
+    def made_with(item):
+        return stored[item] and stored[item].get("made_with", {})
+
+    words = "judged", "give another --output_dir"
+    to_do = unfinished(items, provenance, made_with, *words)
     outcomes = list(run_items(to_do, work, save, what=what, unit=unit))
     judged = {item: x["rows"] for item, x in stored.items() if x is not None}
     judged = {item: [Row(**row) for row in rows] for item, rows in judged.items()}

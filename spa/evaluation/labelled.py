@@ -18,19 +18,10 @@ def read_labelled(
 ) -> list[tables.Clip]:
     """Returns the clips of any table with numbers that scores should agree with.
 
-    Args:
-        path: of a CSV or parquet with video_path, and score (how real, any scale) or
-            label (1 or true: real; 0 or false: not); perhaps pair_id, of videos that
-            are to be ranked against each other.
-        video_dir: where videos are, see `find_videos`.
-
-    Returns:
-        Clips with the labels score or label, or both, and the tag pair. Several rows of
-        one video are averaged.
-
-    Raises:
-        UserError: as for `read_videophy2`; labels that are all the same, or not
-            two; a pair of one.
+    The CSV or parquet has video_path, and score (how real, any scale) or label (1 or
+    true: real; 0 or false: not), or both; perhaps pair_id, of videos that are to be
+    ranked against each other. Several rows of one video are averaged. Raises UserError
+    as `read_videophy2` does; labels that are all the same, or not two; a pair of one.
     """
     table = tables.read_table(path)
     video = table.column("video_path")

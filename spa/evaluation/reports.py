@@ -100,12 +100,8 @@ def agreement_table(agreements: Mapping[str, Mapping[str, Estimate]]) -> Table:
 
 
 def report_ratings(clips: Sequence[Clip], values: Float[np.ndarray, " N"]) -> Report:
-    """Reports agreement of scores with every label, and the models, if any are named.
-
-    Args:
-        clips: with labels, and perhaps the tag model.
-        values: [N] their scores, NaN where there is none.
-    """
+    """Reports agreement of scores [N], NaN where there is none, with every label, and
+    the models, if clips have the tag model."""
     groups, labels = [clip.group for clip in clips], label_arrays(clips)
     agreements = {name: agreement(values, y, groups) for name, y in labels.items()}
     report = Report(
@@ -190,16 +186,9 @@ def write_report(
 ) -> str:
     """Writes metrics.json, results.csv of the clips, pictures and further files.
 
-    Args:
-        about: what else metrics.json says: how it was made.
-        clips, rows: of the benchmark and of scores.csv.
-        done: what was done, for the screen.
-
-    Returns:
-        The report for the screen, and what was written.
-
-    Raises:
-        UserError: if it cannot be.
+    `about` says in metrics.json how it was made; rows are of scores.csv; `done`, what
+    was done, is for the screen. Returns the report for the screen, and what was
+    written. Raises UserError: it cannot be.
     """
     folder, contents = Path(output_dir), {}
     metrics = {**about, **report.metrics, "notes": report.notes}

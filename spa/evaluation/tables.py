@@ -17,14 +17,9 @@ MISSING = ("", "nan", "none", "null")  # a number that is not there
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-    """A video of a benchmark.
-
-    Attributes:
-        video: its file.
-        group: clips of one group (a prompt, a scene) are resampled together.
-        labels: numbers given to it, NaN where missing.
-        tags: what else is known: model, pair...
-    """
+    """A video of a benchmark: clips of one group (a prompt, a scene) are resampled
+    together; labels are numbers given to it, NaN where missing; tags what else is
+    known."""
 
     video: str
     group: str
@@ -43,11 +38,8 @@ class TextTable:
     def column(
         self, *names: str, given: str | None = None, is_optional: bool = False
     ) -> str | None:
-        """Returns the given column, else the first of `names` that is there.
-
-        Raises:
-            UserError: there is none, unless it is optional and none was given.
-        """
+        """Returns the given column, else the first of `names` that is there. Raises
+        UserError if there is none, unless it is optional and none was given."""
         names = (given,) if given else names
         for name in names:
             if name in self.columns:
@@ -62,23 +54,18 @@ class TextTable:
     def numbers(
         self, columns: Mapping[str, str], is_required: bool = False
     ) -> list[dict[str, float]]:
-        """Returns each row's numbers, {label: column} -> [{label: number}].
-
-        Raises:
-            UserError: what is no number, or missing although it is required.
-        """
+        """Returns each row's numbers, {label: column} -> [{label: number}]. Raises
+        UserError: what is no number, or missing although it is required."""
+        found = []
         for i, row in enumerate(self.rows):
-            for column in columns.values():
-                number = parse_number(row[column])
+            found.append({name: parse_number(row[x]) for name, x in columns.items()})
+            for name, number in found[-1].items():
                 if number is None or (is_required and np.isnan(number)):
                     raise UserError(
-                        f"{self.path}, row {i + 1}: {column} is {row[column]!r}, must "
-                        "be a number"
+                        f"{self.path}, row {i + 1}: {columns[name]} is "
+                        f"{row[columns[name]]!r}, must be a number"
                     )
-        return [
-            {label: parse_number(row[column]) for label, column in columns.items()}
-            for row in self.rows
-        ]
+        return found
 
     def clips(
         self,
@@ -88,16 +75,12 @@ class TextTable:
         tags: Mapping[str, str],
         group: Callable[[Mapping[str, str], str], str],
     ) -> list[Clip]:
-        """Returns a clip for each video, with the mean of its rows' labels.
+        """Returns a clip for each video, with the mean of its rows' labels (of
+        `numbers`).
 
-        Args:
-            labels: of the rows, see `numbers`.
-            video: the column of their files, which `find_videos` finds.
-            tags: {tag: column}.
-            group: a row and its file to the clip's group.
-
-        Raises:
-            UserError: a video that is absent, or has rows with different tags.
+        `video` is the column of the files, which `find_videos` finds; tags are {tag:
+        column}; `group` makes a row and its file the clip's group. Raises UserError: a
+        video that is absent, or has rows with different tags.
         """
         files = find_videos([row[video] for row in self.rows], self.path, video_dir)
         found = defaultdict(list)
@@ -115,11 +98,8 @@ class TextTable:
 
 
 def read_table(path: str | os.PathLike) -> TextTable:
-    """Returns a CSV's or parquet file's table.
-
-    Raises:
-        UserError: what cannot be read, or has no row.
-    """
+    """Returns a CSV's or parquet file's table; a UserError if it cannot be read or has
+    no row."""
     path = os.fspath(path)
     is_parquet = path.lower().endswith((".parquet", ".pq"))
     try:
@@ -183,10 +163,8 @@ def find_videos(
 
     A path is looked for in `video_dir`, from here, and from the table's folder; an
     address by as many of its last parts as a file has below those folders; both at last
-    by their name alone anywhere below `video_dir`.
-
-    Raises:
-        UserError: a file that is absent, or two names that lead to one file.
+    by their name alone anywhere below `video_dir`. Raises UserError: a file that is
+    absent, or two names that lead to one file.
     """
     folders = [video_dir] if video_dir else []
     folders += ["", os.path.dirname(os.fspath(table))]

@@ -5,6 +5,7 @@ import itertools
 import json
 import logging
 import os
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,14 +13,9 @@ import numpy as np
 
 from spa.data.examples import read_npz
 from spa.errors import DatasetError, UserError, first_line
+from spa.evaluation import tapvid3d_clips
 from spa.evaluation.tapvid3d_chains import Prediction, predict_clips
-from spa.evaluation.tapvid3d_clips import (
-    Clip,
-    ClipFile,
-    clip_front_ends,
-    read_clip,
-    tapnet_module,
-)
+from spa.evaluation.tapvid3d_clips import Clip, ClipFile, tapnet_module
 from spa.files import encode_csv, encode_json, whole_file, write_npz
 from spa.flags import check_output_dir
 from spa.jobs import Item, run_items, unfinished
@@ -40,30 +36,15 @@ COLUMNS = ("source", "video", "scaling", "num_tracks", "num_frames", *METRICS, "
 ON_SCREEN = METRICS[:3]
 # What decides a prediction, of options.Options.
 DECISIVE = (
-    "num_splits",
-    "num_support_tracks",
-    "num_output_frames",
-    "use_dino",
-    "use_depth",
-    "seed",
-    "dino_model",
-    "depth",
-    "vda_encoder",
-    "vda_model_path",
-    "vda_metric",
-)
+    "num_splits num_support_tracks num_output_frames use_dino use_depth seed "
+    "dino_model depth vda_encoder vda_model_path vda_metric"
+).split()
 
 
 def builtin_metrics(
     clip: Clip, prediction: Prediction, scaling: str
 ) -> dict[str, float]:
-    """Returns the metrics of a clip at 256 pixels, by metrics.tapvid3d_metrics.
-
-    Args:
-        clip: the truth.
-        prediction: of all of its tracks.
-        scaling: of metrics.SCALINGS.
-    """
+    """Returns the metrics of a clip at 256 pixels, by metrics.tapvid3d_metrics."""
     found = tapvid3d_metrics(
         clip.truth.swapaxes(0, 1),
         clip.visible.T,
@@ -79,14 +60,11 @@ def builtin_metrics(
 def tapnet_metrics(
     clip: Clip, prediction: Prediction, scaling: str
 ) -> dict[str, float]:
-    """Returns the same by an installed tapnet's own function.
+    """Returns the same by an installed tapnet's own function; a UserError without one.
 
     It is called with a batch of one clip, which is the one way in which all scalings
     but local_neighborhood work (docs/notes.md); that takes no batches, and gives
     numbers per track, of which this is the mean.
-
-    Raises:
-        UserError: if tapnet is not installed.
     """
     metrics = tapnet_module("evaluation.metrics")
     local = scaling == "local_neighborhood"
@@ -111,14 +89,9 @@ def tapnet_metrics(
 
 @dataclasses.dataclass
 class Report:
-    """Findings of an evaluation.
-
-    Attributes:
-        rows: for each clip and scaling, COLUMNS; of a clip that failed, its error and
-            no numbers.
-        failures: (source/name, what is wrong) of those.
-        predicted, finished: how many clips were predicted now, and had been before.
-    """
+    """Findings of an evaluation: for each clip and scaling a row of COLUMNS, of one
+    that failed with its error and no numbers; failures, (source/name, what is wrong);
+    and how many clips were predicted now, and had been before (finished)."""
 
     rows: list[dict] = dataclasses.field(default_factory=list)
     failures: list[tuple[str, str]] = dataclasses.field(default_factory=list)
@@ -153,17 +126,9 @@ def evaluate(
 
     Predictions go to OUTPUT_DIR/predictions/SOURCE/NAME.npz as soon as they are there,
     in the official format. One that is there already, of this model and these options
-    and later than its clip, is measured again but not made again. What is wrong with a
-    file is reported, and the others go on.
-
-    Args:
-        files: of `find_clips`.
-        output_dir: where predictions go.
-        checkpoint, options: see `predict_clips`.
-        scalings: of metrics.SCALINGS.
-        metrics: builtin_metrics or tapnet_metrics.
-        batch_size: clips that are in memory, and windows that are predicted, at once.
-        overwrite: predict again what is there.
+    and later than its clip, is measured again but not made again, unless `overwrite`.
+    What is wrong with a file is reported, and the others go on. So many clips are in
+    memory, and windows predicted, at once as `batch_size` says.
 
     Raises:
         UserError: no such scaling or batch size; output_dir cannot be written to;
@@ -186,11 +151,19 @@ def evaluate(
     front_ends = None
     if to_do:
         wanted = [item.file for item in items if item in to_do]
-        front_ends = clip_front_ends(wanted, options, checkpoint)
+        front_ends = tapvid3d_clips.clip_front_ends(wanted, options, checkpoint)
 
     def read(item: ClipItem) -> Clip:
-        clip = _read(item.path, front_ends if item in to_do else None)
-        if item in to_do:
+        is_wanted = item in to_do
+        try:
+            clip = tapvid3d_clips.read_clip(
+                item.path, front_ends if is_wanted else None
+            )
+        except UserError:
+            raise
+        except Exception as error:  # arrays of text, of no axes...
+            raise DatasetError(f"{item.path}: {first_line(error)}") from error
+        if is_wanted:
             check_features(clip.tracks, checkpoint, options)
         return clip
 
@@ -232,15 +205,6 @@ def _check_evaluation(files, scalings, batch_size) -> None:
         LOG.warning("%s: no such file; the evaluation will fail at its end", file.path)
 
 
-def _read(path, front_ends) -> Clip:
-    try:
-        return read_clip(path, front_ends)
-    except UserError:
-        raise
-    except Exception as error:  # arrays of text, of no axes...
-        raise DatasetError(f"{path}: {first_line(error)}") from error
-
-
 def _rows(file, clip, prediction, scalings, metrics) -> list[dict]:
     num_frames, num_tracks = clip.visible.shape
     start = {"source": file.source, "video": file.name}
@@ -279,27 +243,19 @@ def _read_prediction(place) -> Prediction:
 def summary(rows: Sequence[dict]) -> dict[str, dict[str, dict[str, float]]]:
     """Returns means over clips, by source and scaling, and their means over sources.
 
-    Args:
-        rows: of a Report; those with an error are left out.
-
-    Returns:
-        {source: {scaling: {metric: mean, metric_std: standard deviation over clips}}},
-        and under "average" the mean over sources, with the deviation between them.
+    {source: {scaling: {metric: mean, metric_std: standard deviation over clips}}}, and
+    under "average" the mean over sources, with the deviation between them. Rows of a
+    Report with an error are left out.
     """
-    found = {}
+    clips, sources, means = defaultdict(list), defaultdict(list), defaultdict(dict)
     for row in rows:
         if not row["error"]:
-            source = found.setdefault(row["source"], {})
-            source.setdefault(row["scaling"], []).append(row)
-    means = {
-        source: {scaling: _means(clips) for scaling, clips in scalings.items()}
-        for source, scalings in found.items()
-    }
-    sources = {}
-    for scalings in means.values():
-        for scaling, mean in scalings.items():
-            sources.setdefault(scaling, []).append(mean)
-    return means | {"average": {name: _means(rows) for name, rows in sources.items()}}
+            clips[row["source"], row["scaling"]].append(row)
+    for (source, scaling), of_both in clips.items():
+        means[source][scaling] = _means(of_both)
+        sources[scaling].append(means[source][scaling])
+    average = {scaling: _means(of_all) for scaling, of_all in sources.items()}
+    return {**means, "average": average}
 
 
 def _means(rows) -> dict[str, float]:
@@ -315,33 +271,23 @@ def table(rows: Sequence[dict]) -> str:
     """Returns the means for a person to read, in percent as the paper gives them."""
     names = {"average_jaccard": "3D-AJ", "average_pts_within_thresh": "APD"}
     names["occlusion_accuracy"] = "OA"
-    counts = {}
-    for row in rows:
-        if not row["error"]:
-            key = row["source"], row["scaling"]
-            counts[key] = counts.get(key, 0) + 1
+    counts = Counter((x["source"], x["scaling"]) for x in rows if not x["error"])
     lines = [f"{'source':<12}{'scaling':<20}{'clips':>6}" + "".join(
         f"{names[name]:>8}" for name in ON_SCREEN
     )]  # fmt: skip
     for source, scalings in summary(rows).items():
         for scaling, means in scalings.items():
             values = "".join(f"{100 * means[name]:8.2f}" for name in ON_SCREEN)
-            count = counts.get((source, scaling), "")
+            count = counts[source, scaling] or ""
             lines.append(f"{source:<12}{scaling:<20}{count:>6}{values}")
     return "\n".join(lines)
 
 
 def write_report(report: Report, output_dir: str | os.PathLike) -> list[str]:
-    """Writes metrics.json and metrics_per_video.csv.
+    """Writes metrics.json and metrics_per_video.csv; returns their paths.
 
     metrics.json is `summary`; where clips failed, these are in it too, as "failed":
     {SOURCE/NAME: what is wrong}, since means over what is left are no official numbers.
-
-    Returns:
-        The paths written.
-
-    Raises:
-        OSError: if they cannot be.
     """
     folder = Path(output_dir)
     found = summary(report.rows)

@@ -12,29 +12,15 @@ from spa import geometry
 from spa.evaluation.tapvid3d_clips import Clip
 from spa.model import checkpoints
 from spa.model.prediction import QUERIES_PER_CALL, decode, encode, support_batch
-from spa.realism.hold_out import (
-    NOT_PREDICTED,
-    check_features,
-    clip_windows,
-    deal_splits,
-    features_shown,
-    lots,
-    lowest,
-    split_lots,
-    window_features,
-)
+from spa.realism import hold_out
 from spa.realism.options import Options
 
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """All tracks of a clip, each predicted from tracks of other splits.
-
-    Attributes:
-        tracks: [T, N, 3] in the clip's unit.
-        visible: [T, N] bool.
-        splits: [N] in which each was held out; None if it was read from a file.
-    """
+    """All tracks of a clip [T, N, 3], in its unit, and where they are visible [T, N],
+    each predicted from tracks of other splits; the split [N] that each was held out in,
+    None if it was read from a file."""
 
     tracks: Float[np.ndarray, "T N 3"]
     visible: Bool[np.ndarray, "T N"]
@@ -59,22 +45,15 @@ def predict_clips(
 ) -> list[Prediction]:
     """Returns a prediction of every track of some clips, from tracks of other splits.
 
-    Args:
-        clips: of any lengths and numbers of tracks.
-        checkpoint: a 3DSPA model.
-        options: num_splits, num_support_tracks, num_output_frames, use_dino, use_depth
-            and seed are looked at.
-        batch_size: windows that go through the model at once, of any clips.
-
-    Raises:
-        UserError: features that are asked for are not there, or do not fit.
+    Clips are of any lengths and numbers of tracks; so many windows of theirs go through
+    the model at once as `batch_size` says. Raises UserError as hold_out.check_features.
     """
     params = jax.device_put(checkpoint.params)
     length = options.num_output_frames or checkpoint.config.num_output_frames
     windows = [_windows(len(clip.truth), length) for clip in clips]
     held = [_splits(clip, options) for clip in clips]
     for clip in clips:
-        check_features(clip.tracks, checkpoint, options)
+        hold_out.check_features(clip.tracks, checkpoint, options)
     supports = _supports(clips, windows, held, checkpoint.model, options)
     encoded = encode_windows(checkpoint.model, params, supports, batch_size)
 
@@ -85,14 +64,14 @@ def predict_clips(
 
 
 def _windows(num_frames, length) -> list[tuple[int, int]]:
-    return clip_windows(num_frames, length) or [(0, num_frames)]
+    return hold_out.clip_windows(num_frames, length) or [(0, num_frames)]
 
 
 def _splits(clip, options) -> Bool[np.ndarray, "S N"]:
     """Returns which tracks each split holds out: every track is held out in one."""
     keys = np.arange(len(clip.query_points), dtype=np.uint64)
-    drawn = split_lots(keys, 0, options)
-    return deal_splits(drawn[None], options)
+    drawn = hold_out.split_lots(keys, 0, options)
+    return hold_out.deal_splits(drawn[None], options)
 
 
 def predict_chains(
@@ -102,14 +81,8 @@ def predict_chains(
     predict: Callable[[list[Request]], list[Answer]],
 ) -> list[Prediction]:
     """Returns the chains of all clips and splits, run in step, so that `predict` gets
-    them together.
-
-    Args:
-        clips: of which the query points alone are looked at.
-        windows: of each clip, from its first frame to its last, overlapping.
-        held: of each clip, the split in which each track is predicted.
-        predict: what a model makes of requests.
-    """
+    them together: of each clip its query points, its windows from the first frame to
+    the last, overlapping, and the split in which each track is predicted."""
     chains, done = {}, {}
     for i, clip in enumerate(clips):
         for split, hidden in enumerate(held[i]):
@@ -133,7 +106,6 @@ def predict_chains(
 
 
 def _merge_splits(held, done, i) -> Prediction:
-    """Returns the tracks of all splits, in the clip's order."""
     num_frames = done[i, 0][0].shape[1]
     tracks = np.empty((held.shape[1], num_frames, 3), np.float32)
     visible = np.empty((held.shape[1], num_frames), bool)
@@ -155,19 +127,10 @@ def chain(
     shares with what is predicted, with what is predicted there. The first prediction of
     a frame stands, the one with the fewest links between it and the query.
 
-    Args:
-        windows: (start, stop) that cover a clip, each overlapping the next.
-        query_points: [N, 4] (frame, x, y, z); all that is ever known of the tracks.
-
-    Yields:
-        What is to be predicted next: numbers of windows, and query points [Q, 4] with
-        frames counted from the window's start.
-
-    Is sent:
-        As many Answers.
-
-    Returns:
-        Positions [N, T, 3] and visible logits [N, T].
+    Of the tracks nothing is ever known but query points [N, 4] (frame, x, y, z). Yields
+    what is to be predicted next, numbers of windows and query points [Q, 4] with frames
+    counted from the window's start; is sent as many Answers; returns positions
+    [N, T, 3] and visible logits [N, T].
     """
     num_tracks, num_frames = len(query_points), windows[-1][1]
     tracks = np.zeros((num_tracks, num_frames, 3), np.float32)
@@ -198,11 +161,9 @@ def chain(
 
 
 def _steps(first, num_windows) -> Iterator[list[tuple[int, np.ndarray]]]:
-    """Yields what can be predicted at once: windows, and which tracks in them.
-
-    First where each track begins; then forward from window to window, from the first
-    on, and at the same time backward from the last.
-    """
+    """Yields what can be predicted at once: windows, and which tracks in them. First
+    where each track begins; then forward from window to window, from the first on, and
+    at the same time backward from the last."""
     steps = [[(w, first == w) for w in range(num_windows)]]
     for ahead in range(1, num_windows):
         back = num_windows - 1 - ahead
@@ -227,15 +188,11 @@ def link_points(
     known: Bool[np.ndarray, "Q L"],
     start: int,
 ) -> Float[np.ndarray, "Q 4"]:
-    """Returns query points in a window of what is predicted in part of it.
+    """Returns query points in a window of what is predicted in part of it: in one piece
+    for each track, where it is known.
 
     Models are queried where a track is visible: of the predicted frames in which it is
     predicted to be, the one in their middle; if it never is, the likeliest.
-
-    Args:
-        tracks, logits: in the window, as far as they are known.
-        known: where they are, in one piece for each track.
-        start: first frame of the window.
     """
     inside = np.arange(known.shape[1])
     middle = (known * inside).sum(axis=1) / known.sum(axis=1)
@@ -264,7 +221,9 @@ def _supports(
                 _draw(visible & ~hidden[:, None], num_support, options.seed, split, w)
                 for split, hidden in enumerate(held[i])
             ]
-            features = window_features(model, clip.tracks, span, support, options)
+            features = hold_out.window_features(
+                model, clip.tracks, span, support, options
+            )
             for split, shown in enumerate(support):
                 if not len(shown):
                     yield (i, split, w), None, np.nan
@@ -275,7 +234,7 @@ def _supports(
                     visible[shown],
                     num_support,
                     model.num_output_frames,
-                    features_shown(features, shown, tracks, visible, scale),
+                    hold_out.features_shown(features, shown, tracks, visible, scale),
                 )
                 yield (i, split, w), batch, scale
 
@@ -283,8 +242,8 @@ def _supports(
 def _draw(visible, most, *salt) -> Int[np.ndarray, " n"]:
     """At most so many of the tracks that are visible at all. The draw hangs on nothing
     but their numbers in the file: what is held out has no influence."""
-    drawn = lots(np.arange(len(visible), dtype=np.uint64), *salt)
-    return lowest(np.flatnonzero(visible.any(axis=1)), drawn, most)
+    drawn = hold_out.lots(np.arange(len(visible), dtype=np.uint64), *salt)
+    return hold_out.lowest(np.flatnonzero(visible.any(axis=1)), drawn, most)
 
 
 def encode_windows(
@@ -333,7 +292,7 @@ def decode_points(
     for number, (key, points) in enumerate(requests):
         shape = (len(points), model.num_output_frames)
         stay = np.broadcast_to(points[:, None, 1:], (*shape, 3)).copy()
-        answers[number] = stay, np.full(shape, NOT_PREDICTED, np.float32)
+        answers[number] = stay, np.full(shape, hold_out.NOT_PREDICTED, np.float32)
         if key in encoded:
             for first in range(0, len(points), QUERIES_PER_CALL):
                 rows = slice(first, first + QUERIES_PER_CALL)

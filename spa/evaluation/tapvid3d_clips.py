@@ -26,13 +26,8 @@ TAPNET = "pip install 'git+https://github.com/google-deepmind/tapnet.git'"
 
 @dataclasses.dataclass(frozen=True)
 class ClipFile:
-    """A file of the benchmark, which may be missing.
-
-    Attributes:
-        source: drivetrack, adt or pstudio.
-        name: of the file, "NAME.npz".
-        path: where it is.
-    """
+    """A file of the benchmark, "NAME.npz" of drivetrack, adt or pstudio, which may be
+    missing."""
 
     source: str
     name: str
@@ -46,7 +41,8 @@ def find_clips(
     use_minival: bool = False,
     tapnet_lists: bool = False,
 ) -> list[ClipFile]:
-    """Returns the files to evaluate, those that are listed but missing included.
+    """Returns the files to evaluate, those that are listed but missing included; source
+    by source, in the order of the lists, else by name.
 
     Args:
         dataset_path: a directory with a folder for each source, or with a folder
@@ -57,12 +53,8 @@ def find_clips(
         use_minival: only tapnet's minival list, or what a folder `minival` holds.
         tapnet_lists: tapnet's lists in any case: full_eval without use_minival.
 
-    Returns:
-        Source by source, in the order of the lists, else by name.
-
-    Raises:
-        UserError: no such source, folder or split file; nothing in them; tapnet's
-            lists are needed, and it is not installed.
+    Raises UserError: no such source, folder or split file; nothing in them; tapnet's
+    lists are needed, and it is not installed.
     """
     unknown = [name for name in data_sources if name not in TAPVID3D_SOURCES]
     if unknown or not data_sources or len(set(data_sources)) < len(data_sources):
@@ -136,11 +128,7 @@ def _tapnet_list(data_sources, use_minival) -> dict[str, list[str]]:
 
 
 def tapnet_module(name: str):
-    """Returns a module of tapnet.tapvid3d.
-
-    Raises:
-        UserError: if it is not installed.
-    """
+    """Returns a module of tapnet.tapvid3d; a UserError if it is not installed."""
     try:
         return importlib.import_module(f"tapnet.tapvid3d.{name}")
     except ImportError as error:
@@ -153,16 +141,10 @@ def tapnet_module(name: str):
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-    """A clip of the benchmark.
-
-    Attributes:
-        truth: [T, N, 3] the file's own array; anything where nothing is visible.
-        visible: [T, N] bool, the file's own.
-        queries_xyt: [N, 3] the file's own.
-        intrinsics: (fx, fy, cx, cy), the file's own.
-        query_points: [N, 4] (frame, x, y, z): where each track is in its query frame.
-        tracks: what support is drawn from, and the camera.
-    """
+    """A clip of the benchmark: truth (anything where nothing is visible), visible,
+    queries_xyt and intrinsics (fx, fy, cx, cy) as the file has them; (frame, x, y, z)
+    of each track in its query frame; and tracks that support is drawn from, with the
+    camera."""
 
     truth: Float[np.ndarray, "T N 3"]
     visible: Bool[np.ndarray, "T N"]
@@ -173,15 +155,11 @@ class Clip:
 
 
 def read_clip(path: str | os.PathLike, front_ends: FrontEnds | None = None) -> Clip:
-    """Returns a clip of the benchmark, of a file as data.tapvid3d.read_tapvid3d.
+    """Returns a clip of the benchmark, of a file as data.tapvid3d.read_tapvid3d; front
+    ends compute the features that the file does not hold.
 
-    Args:
-        path: of the .npz.
-        front_ends: compute the features that the file does not hold.
-
-    Raises:
-        DatasetError: naming the file, if it is missing or damaged, has fewer than two
-            tracks, or has no position for a query.
+    Raises DatasetError, naming the file: it is missing or damaged, has fewer than two
+    tracks, or has no position for a query.
     """
     if not os.path.isfile(path):
         raise DatasetError(f"{path}: no such file")
@@ -214,7 +192,6 @@ def read_clip(path: str | os.PathLike, front_ends: FrontEnds | None = None) -> C
 
 
 def _query_points(path, example) -> Float[np.ndarray, "N 4"]:
-    """Returns the true position of each track in its query frame."""
     tracks = example["tracks_3d"]
     queries = np.asarray(example.get("queries_xyt", np.zeros(0)))
     if queries.shape != (len(tracks), 3) or queries.dtype.kind not in "fiu":
@@ -243,9 +220,8 @@ def clip_front_ends(
     """Returns the networks that compute what the model takes and some file does not
     hold; None if there is nothing to compute.
 
-    Raises:
-        UserError: features are asked for, or the checkpoint cannot do without, and
-            they cannot be computed here.
+    Raises UserError: features are asked for, or the checkpoint cannot do without, and
+    they cannot be computed here.
     """
     held = [held for held in map(_held_features, files) if held is not None]
     everywhere = set.intersection(*held) if held else set()

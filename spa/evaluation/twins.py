@@ -24,16 +24,9 @@ from spa.evaluation.reports import write_report
 from spa.jobs import Item, find_inputs
 from spa.realism.conditions import condition_tracks
 from spa.realism.front_ends import load_front_ends
-from spa.realism.options import RESULT_VERSION, Options, make_options
-from spa.simulation import damages, twins
-from spa.simulation.pools import (
-    CONDITIONS,
-    FIRST_SEED,
-    INTACT,
-    compared_rows,
-    make_pool,
-    shows,
-)
+from spa.realism.options import RESULT_VERSION, make_options
+from spa.simulation import damages, pools, twins
+from spa.simulation.pools import CONDITIONS, FIRST_SEED, INTACT
 
 BEFORE, AFTER = 2, 12  # frames around a violation in which its culprit may be seen
 
@@ -46,11 +39,8 @@ GROUPS = {
 
 @dataclasses.dataclass(frozen=True)
 class SceneItem(Item):
-    """A scene with its twins, in one condition.
-
-    Its path is a name: a file that is made again, to have pictures, too, is no other
-    scene.
-    """
+    """A scene with its twins, in one condition. Its path is a name: a file that is made
+    again, to have pictures, too, is no other scene."""
 
     file: Path
     condition: str
@@ -77,8 +67,6 @@ def run(
         output_dir: where judged clips, metrics.json, results.csv and pictures go. The
             same call goes on where it was stopped.
         video_path: corruptions: a file, directory, glob or CSV of real clips.
-        checkpoint_path: a 3DSPA model; the shipped one for None.
-        preset: a name in options.PRESETS.
         num_scenes: synthetic: seeds from FIRST_SEED on.
         pool_dir: where scenes are kept; a folder in `output_dir` for None.
         conditions: some of CONDITIONS.
@@ -98,33 +86,25 @@ def run(
         judges = load_judges(checkpoint_path, chosen)
         pool = Path(pool_dir) if pool_dir else output / "pool"
         seeds = range(FIRST_SEED, FIRST_SEED + num_scenes)
-        files = make_pool(pool, seeds, "rendered" in conditions, num_workers)
+        files = pools.make_pool(pool, seeds, "rendered" in conditions, num_workers)
         rows, notes = run_synthetic(files, output / "clips", judges, conditions)
         groups = GROUPS
-    elif benchmark == "corruptions":
+    else:
         paths = _find_clips(video_path, num_seeds)
         judges = load_judges(checkpoint_path, chosen)
         front_ends = load_front_ends(chosen, judges.checkpoint)
-        rows, notes = run_corruptions(
-            paths, output / "clips", judges, front_ends, num_seeds
-        )
+        how = judges, front_ends, num_seeds
+        rows, notes = run_corruptions(paths, output / "clips", *how)
         kinds = tuple(n for n in damages.DAMAGES if n not in damages.APART)
         of_frames = tuple(n for n in kinds if n != "object_replaced")
         groups = {"damages": kinds, "of frames": of_frames, "apart": damages.APART}
-    else:
-        raise UserError(
-            f"no offline benchmark {benchmark!r}: have synthetic, corruptions"
-        )
     about = {"benchmark": benchmark, "version": RESULT_VERSION, **judges.provenance()}
-    found = report(
-        rows, groups, [*notes, *judges.notes], pooled=benchmark == "synthetic"
-    )
+    notes = [*notes, *judges.notes]
+    found = report(rows, groups, notes, pooled=benchmark == "synthetic")
     return write_report(found, output, about)
 
 
-def _check_synthetic(
-    conditions: Sequence[str], num_scenes: int, options: Options
-) -> None:
+def _check_synthetic(conditions, num_scenes, options) -> None:
     unknown = [name for name in conditions if name not in CONDITIONS]
     if unknown or not conditions:
         raise UserError(
@@ -156,14 +136,9 @@ def culprit(
     frame: int,
     violates: Bool[np.ndarray, " N"],
 ) -> tuple[Float[np.ndarray, " M"], Bool[np.ndarray, " M"]]:
-    """Returns the highest surprise of each point near a violation, and whether it is
-    the violating body's; of the points that are judged there.
-
-    Args:
-        surprise: per point and frame, NaN where it is not judged.
-        frame: of the violation; BEFORE frames before it to AFTER behind it count.
-        violates: whether a point is the violating body's.
-    """
+    """Returns the highest surprise of each point near a violation in that frame (BEFORE
+    frames before it to AFTER behind it), and whether it is the violating body's; of the
+    points that are judged there: their surprise is not NaN."""
     near = surprise[:, max(0, frame - BEFORE) : frame + AFTER + 1]
     judged = np.isfinite(near).any(axis=1)
     highest = np.nanmax(near[judged], axis=1) if judged.any() else np.zeros(0)
@@ -173,18 +148,11 @@ def culprit(
 def run_synthetic(
     files: Sequence[Path], folder: Path, judges: Judges, conditions: Sequence[str]
 ) -> tuple[list[Row], list[str]]:
-    """Judges scenes and twins, each scene and condition to a file of its own.
+    """Judges scenes and twins (files of `make_pool`), each scene and condition to a
+    file of its own in the folder.
 
-    Args:
-        files: of `make_pool`.
-        folder: for what is judged.
-        conditions: some of CONDITIONS.
-
-    Returns:
-        All of them, and what a reader must know.
-
-    Raises:
-        UserError: no scene could be judged; see `judges.judge_items`.
+    Returns all rows, and what a reader must know. Raises UserError: no scene could be
+    judged; see `judges.judge_items`.
     """
     if not files:
         raise UserError("no seed gives a scene: give more --num_scenes")
@@ -198,13 +166,12 @@ def run_synthetic(
         for file in files
         for condition in conditions
     ]
-    rows, failures = judge_items(
-        items,
-        judges.provenance(),
-        lambda item: _judge_scene(item.file, item.condition, judges),
-        "judging",
-        "scene",
-    )
+
+    def work(item):
+        return _judge_scene(item.file, item.condition, judges)
+
+    made_with = judges.provenance()
+    rows, failures = judge_items(items, made_with, work, "judging", "scene")
     if not rows:
         raise UserError(failures[0])
     notes = [f"left out: {line}" for line in failures]
@@ -235,7 +202,7 @@ def _judge_scene(file, condition, judges) -> list[Row]:
     kinds = [k for k in twins.VIOLATIONS if f"{k}/{part}" in stored]
     rows = []
     for kind in (INTACT, *kinds):
-        counts = kind == INTACT or shows(stored, kind, condition)
+        counts = kind == INTACT or pools.shows(stored, kind, condition)
         values, points = {}, {}
         if counts:
             tracks = condition_tracks(stored, kind, condition, seed)
@@ -251,8 +218,7 @@ def _judge_scene(file, condition, judges) -> list[Row]:
 
 
 def _culprits(found: Judgement, stored, kind, seed) -> dict:
-    """Returns Row.points of a twin."""
-    rows = compared_rows(stored[f"{kind}/track_ids"], seed)
+    rows = pools.compared_rows(stored[f"{kind}/track_ids"], seed)
     violates = np.isin(stored[f"{kind}/instance"][rows], stored[f"{kind}/ids"])
     judged = {"shipped": found.surprise, "left out": found.left_out.get(kind)}
     points = {}

@@ -25,23 +25,16 @@ def read_videophy2(
     joint_column: str | None = None,
     model_column: str | None = None,
 ) -> list[tables.Clip]:
-    """Returns the clips of VideoPhy-2's table of human ratings, or of one like it.
+    """Returns the clips of VideoPhy-2's table of human ratings, CSV or parquet, or of
+    one like it, with other names of columns.
 
-    Args:
-        path: of a CSV or parquet.
-        video_dir: where videos are, see `find_videos`.
-        video_column, pc_column, sa_column, joint_column, model_column: their names,
-            if they have others. pc is physical commonsense, 1 to 5; optional are sa
-            (semantic adherence, 1 to 5), joint (both at least 4) and the model.
+    pc is physical commonsense, 1 to 5; optional are sa (semantic adherence, 1 to 5),
+    joint (both at least 4) and the model. Clips have the labels pc, sa and joint, the
+    tag model, and the prompt (`caption`, if there is one) as group. Rows without pc are
+    left out, and counted in the log.
 
-    Returns:
-        Clips with the labels pc, sa and joint, the tag model, and the prompt
-        (`caption`, if there is one) as group. Rows without pc are left out, and
-        counted in the log.
-
-    Raises:
-        UserError: what cannot be read, a missing column, a label that is no number,
-            a video that is absent.
+    Raises UserError: what cannot be read, a missing column, a label that is no number,
+    a video that is absent.
     """
     table = tables.read_table(path)
     video = table.column("videopath", "video_url", "video_path", given=video_column)

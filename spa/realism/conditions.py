@@ -9,10 +9,7 @@ from spa import geometry
 from spa.data.augmentation import Augmentation, augment_example
 from spa.realism.hold_out import lots, track_keys
 from spa.realism.tracks import Tracks3D
-from spa.simulation.pools import (
-    SIDE,
-    compared_rows,
-)
+from spa.simulation.pools import SIDE, compared_rows
 from spa.simulation.scenes import Scene, generate_scene
 
 VARIED_TRACKS = 128, 1024  # of varied_clip
@@ -32,12 +29,8 @@ def condition_tracks(
     """Returns tracks of a scene or twin as one of CONDITIONS, at depth 1.
 
     Of the simulator's own tracks those of `compared_rows`; of rendered pictures
-    MOST_RENDERED of those that the tracker found, drawn at random, for time.
-
-    Args:
-        stored: of a file of `make_pool`.
-        kind: "none", or the violation.
-        seed: of the tracker's noise; the same for a scene and its twins.
+    MOST_RENDERED of those that the tracker found, drawn at random, for time. The
+    seed, of the tracker's noise, is the same for a scene and its twins.
     """
     camera = geometry.default_intrinsics(SIDE, SIDE)
     if condition == "rendered":
@@ -61,15 +54,7 @@ def varied_clip(
     seed: int, frames: tuple[int, int] = (24, 150)
 ) -> tuple[Scene, Tracks3D]:
     """Returns an intact scene of drawn length and number of tracks, and what a tracker
-    sees of it.
-
-    Args:
-        seed: of the scene, and of all draws.
-        frames: how many at least and at most.
-
-    Raises:
-        NoScene: the seed gives none.
-    """
+    sees of it. Raises NoScene if the seed gives none."""
     rng = np.random.default_rng(seed)
     num_frames = int(rng.integers(frames[0], frames[1] + 1))
     num_tracks = int(np.exp(rng.uniform(*np.log(VARIED_TRACKS))))
@@ -87,7 +72,6 @@ def varied_clip(
 
 
 def _tracked(tracks, visible, intrinsics, size, rng):
-    """Returns true tracks as a tracker sees them."""
     example = {
         "tracks_3d": tracks,
         "visible": visible[..., None].astype(np.float32),

@@ -41,13 +41,8 @@ def clip_fields(
     """Yields, per window and group of its tracks, the numbers that surprise is made of.
 
     See surprise.window_fields. One by one: of a long clip they are large. None of a
-    window with fewer than four tracks that were held out.
-
-    Args:
-        tracks: of one clip.
-        checkpoint: a 3DSPA model.
-        options: as of `hold_out`.
-        held_out: of `hold_out` with these; made here if it is not given.
+    window with fewer than four tracks that were held out. Without `held_out` it is
+    made here.
     """
     held_out = held_out or hold_out(tracks, checkpoint, options)
     keys = track_keys(tracks)
@@ -132,7 +127,7 @@ def _regions(centres: Float[np.ndarray, "N 2"]) -> Int[np.ndarray, " N"]:
 
 
 def _window_pixels(tracks, span):
-    """Pixels at 256 [N, L, 2] and what is visible [N, L] in a window."""
+    """Returns pixels at 256 [N, L, 2] and what is visible [N, L] in a window."""
     part = np.s_[:, span[0] : span[1]]
     pixels = tracks.pixels[part]
     return pixels, tracks.seen[part] & np.isfinite(pixels).all(-1)
@@ -179,12 +174,8 @@ def nearest_motion(
     query's frame; needs no model.
 
     The nearest of those of another split. Where all were held out in one split, of
-    those that the model was shown. NaN where there is none.
-
-    Args:
-        window: that the tracks are held out in.
-        pixels, visible: of all tracks in the window.
-        ids: the tracks to predict, and to choose from.
+    those that the model was shown. NaN where there is none. Pixels and visibility are
+    of all tracks in the window; `ids` are those to predict, and to choose from.
     """
     unique, first = np.unique(window.ids, return_index=True)
     first = first[np.searchsorted(unique, ids)]
@@ -213,7 +204,6 @@ def nearest_motion(
 
 
 def _nearest_rows(asked, others):
-    """Returns the row of the position [m, 2] nearest to each one asked for [n, 2]."""
     # So few are asked for at once that to build a tree takes longer.
     away = cdist(asked, others, "sqeuclidean")
     found = away.argmin(axis=1)

@@ -27,9 +27,7 @@ def lift_video(
 ) -> tuple[Video, Tracks3D]:
     """Returns a clip without repeated frames, and its tracks in the camera frame.
 
-    Raises:
-        NothingToTrack: no point could be followed.
-        UserError: a front end that fails.
+    Raises NothingToTrack, or the UserError of a front end that fails.
     """
     video, cuts = prepare(video, options)
     shots = list(zip([0, *cuts], [*cuts, len(video.frames)], strict=True))
@@ -80,9 +78,8 @@ class FrontEnds:
 def load_front_ends(options: Options, checkpoint: checkpoints.Checkpoint) -> FrontEnds:
     """Loads the tracker, and those networks whose output the checkpoint takes.
 
-    Raises:
-        UserError: a front end that is not there, or features that the checkpoint
-            cannot do without and nothing computes.
+    Raises UserError: a front end that is not there, or features that the checkpoint
+    cannot do without and nothing computes.
     """
     dino, depth = (_front_end_name(options, checkpoint, x) for x in ("dino", "depth"))
     is_semantic = options.query_sampling == "semantic"
@@ -108,7 +105,6 @@ def load_front_ends(options: Options, checkpoint: checkpoints.Checkpoint) -> Fro
 
 
 def _semantic_tracker(track, model, options) -> Callable:
-    """Returns a tracker of points on clusters of the model's features."""
     sampling = Sampling(num_points_per_entity=options.num_points_per_entity)
 
     def track_entities(frames, max_tracks):
@@ -177,18 +173,8 @@ def track_shots(
     options: Options,
     front_ends: FrontEnds,
 ) -> protocol.Tracks2D:
-    """Tracks every shot by itself, in pixels of `video.frames`.
-
-    Args:
-        video: the clip.
-        shots: (start, stop) of each.
-        boxes: the part of each shot's frames that may get points.
-        options: how many tracks.
-        front_ends: the tracker.
-
-    Returns:
-        Tracks [N, T, 2] of all shots, each visible in its own shot only.
-    """
+    """Tracks every shot (start, stop) by itself, in pixels of `video.frames`; points
+    begin inside of its box. Of all tracks [N, T, 2] each is visible in its own shot."""
     num_frames, found = len(video.frames), []
     most = protocol.TRACKS_PER_CELL * options.tracking_grid_size**2
     for (start, stop), box in zip(shots, boxes, strict=True):

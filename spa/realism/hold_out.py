@@ -34,12 +34,7 @@ def clip_windows(
     """Returns windows (start, stop) that cover a clip, overlapping by half.
 
     The last one of a shot is moved back to end where the shot ends. A shot shorter than
-    a window is one window; a single frame is none.
-
-    Args:
-        num_frames: of the clip.
-        length: of a window.
-        cuts: frames at which another shot begins.
+    a window is one window; a single frame is none. Cuts are where another shot begins.
     """
     windows = []
     for start, stop in zip([0, *cuts], [*cuts, num_frames], strict=True):
@@ -57,11 +52,8 @@ def deal_splits(
     """Returns which tracks [S, N] are held out in each split.
 
     With score_all_points each in one of them, equally many in each; else, in each
-    split, one in HELD_SHARE.
-
-    Args:
-        drawn: numbers for tracks, as of `lots`, for each of the options' splits; the
-            lowest decide. With score_all_points one row is enough.
+    split, one in HELD_SHARE. The lowest of the numbers `drawn` for each split, as of
+    `lots`, decide; with score_all_points one row of them is enough.
     """
     count = drawn.shape[1]
     if not options.score_all_points:
@@ -173,12 +165,8 @@ class HeldOut:
 def hold_out(
     tracks: Tracks3D, checkpoint: checkpoints.Checkpoint, options: Options
 ) -> HeldOut:
-    """Predicts tracks of a clip from tracks that are not held out with them.
-
-    Raises:
-        UserError: features that are asked for, or that the checkpoint cannot do
-            without, and that the tracks do not have; features of another width.
-    """
+    """Predicts tracks of a clip from tracks that are not held out with them. Raises
+    UserError as `check_features` does."""
     check_features(tracks, checkpoint, options)
     keys = track_keys(tracks)
     rows = [split_lots(keys, split, options) for split in range(options.num_splits)]
@@ -186,13 +174,8 @@ def hold_out(
     length = options.num_output_frames or checkpoint.config.num_output_frames
     num_frames = tracks.seen.shape[1]
     spans = clip_windows(num_frames, length, tracks.cuts)
-    LOG.info(
-        "%d window(s) of up to %d frames, %d splits, up to %d support tracks",
-        len(spans),
-        length,
-        len(held),
-        options.num_support_tracks,
-    )
+    what = "%d window(s) of up to %d frames, %d splits, up to %d support tracks"
+    LOG.info(what, len(spans), length, len(held), options.num_support_tracks)
     LOG.info("device: %s", jax.devices()[0])
     model, params = checkpoint.model, checkpoint.params
     windows = [
@@ -207,9 +190,8 @@ def check_features(
 ) -> None:
     """Checks that the model gets the features that it must, and can take them.
 
-    Raises:
-        UserError: features of another width than the checkpoint's, or none where
-            they are asked for or it cannot do without.
+    Raises UserError: features of another width than the checkpoint's, or none where
+    they are asked for or it cannot do without.
     """
     config = checkpoint.config
     # Those of a front end were checked when it was loaded, and cost time.
@@ -245,19 +227,11 @@ def predict_window(
     keys: UInt64[np.ndarray, " N"],
     options: Options,
 ) -> WindowPrediction:
-    """Predicts the held-out tracks of every split from its others, in one window.
-
-    Args:
-        model, params: a 3DSPA model.
-        tracks: of the clip.
-        span: the window's first frame, and the one behind its last.
-        held: which tracks are held out in each split.
-        keys: of `track_keys`, for what is drawn.
-        options: how many tracks are shown and asked for, and the seed.
-    """
+    """Predicts the held-out tracks of every split from its others, in one window: the
+    frames from the span's first to the one before its last. Draws go by `keys`."""
     start, stop = span
     window, visible = tracks.tracks[:, start:stop], tracks.seen[:, start:stop]
-    drawn = _draw_tracks(visible.any(axis=1), held, keys, start, options)
+    drawn = list(_draw_tracks(visible.any(axis=1), held, keys, start, options))
     support = [shown for shown, _ in drawn]
     features = window_features(model, tracks, span, support, options)
     # Few different sizes of batch, whatever the clip's number of tracks: a size that
@@ -267,7 +241,9 @@ def predict_window(
     scales = np.full(len(held), np.nan, np.float32)
     shape = len(held), model.num_latent_tokens, model.latent_token_dim
     latents = np.full(shape, np.nan, np.float32)
-    parts = [_no_prediction(stop - start)]
+    ids, position = np.zeros(0, int), np.zeros((0, stop - start, 3), np.float32)
+    none, logits = np.zeros((0, 4), np.float32), position[..., :1]
+    parts = [(ids, ids, position, logits, none, logits)]  # of no tracks
     for split, (shown, asked) in enumerate(drawn):
         if len(shown) == 0 or len(asked) == 0:
             continue
@@ -299,19 +275,9 @@ def predict_window(
     ids, splits, predicted, logits, points, expected = map(
         np.concatenate, zip(*parts, strict=True)
     )
-    return WindowPrediction(
-        start,
-        stop,
-        ids=ids,
-        splits=splits,
-        tracks=predicted,
-        visible_logits=logits,
-        query_points=points.astype(np.float32),
-        support=support,
-        scale=scales,
-        latents=latents,
-        log_error_scale=expected if model.predict_error_scale else None,
-    )
+    found = ids, splits, predicted, logits, points.astype(np.float32)
+    expected = expected if model.predict_error_scale else None
+    return WindowPrediction(*span, *found, support, scales, latents, expected)
 
 
 def _draw_tracks(seen, held, keys, start, options):
@@ -323,20 +289,11 @@ def _draw_tracks(seen, held, keys, start, options):
         numbers = lots(keys, options.seed, start, split, role)
         return lowest(np.flatnonzero(which), numbers, most)
 
-    return [
-        (
+    for split, hidden in enumerate(held):
+        yield (
             draw(seen & ~hidden, split, SUPPORT, options.num_support_tracks),
             draw(seen & hidden, split, QUERIES, options.num_query_points),
         )
-        for split, hidden in enumerate(held)
-    ]
-
-
-def _no_prediction(length):
-    """Returns parts of no tracks: to them, no further part need be joined."""
-    ids, position = np.zeros(0, int), np.zeros((0, length, 3), np.float32)
-    logits = position[..., :1]
-    return ids, ids, position, logits, np.zeros((0, 4), np.float32), logits
 
 
 def lowest(
@@ -407,11 +364,7 @@ def blend(
 
     A window counts more the farther a frame is from its ends. Where no window predicts
     a track, its nearest predicted position in time stands, with a visible logit of -20.
-
-    Returns:
-        For every split that a track is predicted in, tracks in order: which track it is
-        [M], which split [M], positions [M, T, 3], logits [M, T, 1], and what counts
-        [M, T], see HeldOut.
+    Returns HeldOut's ids, splits, tracks, visible_logits and counted.
     """
     most = 1 + max((w.splits.max(initial=0) for w in windows), default=0)
     # One number for track and split, which sorts by track first.

@@ -18,16 +18,9 @@ from spa.realism.options import RESULT_VERSION, Options
 from spa.realism.result import Result
 from spa.realism.result_files import save_result
 
-NUMBERS = (
-    "realism",
-    "realism_std",
-    "percentile",
-    "average_jaccard",
-    "average_pts_within_thresh",
-    "occlusion_accuracy",
-    "num_tracks",
-    "num_frames",
-    "seconds",
+NUMBERS = tuple(
+    "realism realism_std percentile average_jaccard average_pts_within_thresh "
+    "occlusion_accuracy num_tracks num_frames seconds".split()
 )
 COLUMNS = ("video", "folder", *NUMBERS, "num_windows", "num_cuts", "warnings", "error")
 
@@ -72,9 +65,6 @@ def score_many(
         overwrite: score again what is finished.
         num_shards, shard_index: only every num_shards-th file, from the index on.
         result_video_size: see `save_result`.
-
-    Returns:
-        How many were scored, finished before, and failed.
 
     Raises:
         UserError: a result of other options is there, or nothing can be written.
@@ -189,25 +179,17 @@ def _begin_table(table, items, done):
 
 
 def read_rows(table: str | os.PathLike) -> list[dict[str, str]]:
-    """Returns the rows of a scores.csv; none if there is no such file.
-
-    What is not UTF-8, as from an editor or in a file's name, comes back as it was when
-    it is written.
-
-    Raises:
-        UserError: it cannot be read.
-    """
+    """Returns the rows of a scores.csv; none if there is no such file. What is not
+    UTF-8, as from an editor or in a file's name, comes back as it was when it is
+    written."""
     if not os.path.exists(table):
         return []
     return read_csv(table, errors="surrogateescape")[1]
 
 
 def append_row(table: str | os.PathLike, row: dict) -> None:
-    """Adds a row, in one piece.
-
-    Raises:
-        OSError: if there is no room for all of it; then there is none of it.
-    """
+    """Adds a row, in one piece: an OSError if there is no room for all of it, and then
+    none of it is there."""
     line = encode_csv(COLUMNS, [row], has_header=False)
     with open(table, "ab", buffering=0) as file:
         before = file.tell()

@@ -1,9 +1,13 @@
 """Held-out predictions to scores per clip, window, frame and point."""
 
 import dataclasses
+import json
+import logging
 from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float
 
 from spa import geometry, metrics
 from spa.clip.video import Video
@@ -11,25 +15,65 @@ from spa.model import checkpoints
 from spa.realism import surprise
 from spa.realism.heads import Head, fingerprint
 from spa.realism.hold_out import HeldOut
-from spa.realism.options import RESULT_VERSION, Options
-from spa.realism.reference import Reference
+from spa.realism.options import DEFAULT_CHECKPOINT, RESULT_VERSION, Options
 from spa.realism.tracks import Tracks3D
 
+LOG = logging.getLogger(__name__)
 FEW_TRACKS, FEW_FRAMES = 64, 16  # below which a score comes with a warning
 STILL = 2.0  # pixels; below it, all motion may be the tracker's noise
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """Scores [n] of intact clips that others are ranked among, and the backends (of
+    Tracks3D) that they were tracked with."""
+
+    realism: Float[np.ndarray, " n"]
+    backends: dict
+
+    def percentile(self, realism: float, backends: dict) -> float | None:
+        """Returns the percentage of the clips that score lower, 0 to 100; None for a
+        clip that was tracked with something else."""
+        if backends != self.backends:
+            return None
+        return float(100 * np.mean(self.realism < realism))
+
+
+def read_reference(
+    checkpoint: checkpoints.Checkpoint,
+    head: Head | None = None,
+    folder: Path = DEFAULT_CHECKPOINT.parent,
+) -> Reference | None:
+    """Reads the reference of a checkpoint and its head.
+
+    It lies beside the shipped checkpoint, in NAME_reference.json. None if there is
+    none, if it was made with another checkpoint or head, and if the file is damaged.
+    """
+    stem = Path(checkpoint.name).stem
+    path = folder / f"{stem}_reference.json"
+    if not path.exists():
+        return None
+    try:
+        stored = json.loads(path.read_text())
+        is_same = stored["checkpoint"]["sha256"] == checkpoint.sha256
+        is_same = is_same and stored.get("head") == fingerprint(head)
+        reference = Reference(np.array(stored["realism"], float), stored["backends"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        LOG.warning("%s is damaged, no percentile: %r", path, error)
+        return None
+    if not is_same or reference.realism.ndim != 1 or not len(reference.realism):
+        return None
+    return reference
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
     """A scored clip; result_files.save_result writes it.
 
-    Attributes:
-        realism: the score, 0..1, higher is more real: from surprise, or average
-            Jaccard, as score["realism_measure"] says.
-        score: what score.json holds.
-        predictions: the arrays of predictions.npz.
-        points: the arrays of result_with_scores.npz, but for the video.
-        video: the clip, None if tracks were scored without one.
+    `score` is score.json's content, its realism 0..1, higher is more real, from
+    surprise or average Jaccard as its realism_measure says; `predictions` and `points`
+    hold the arrays of predictions.npz and, but for the video, of
+    result_with_scores.npz. Without a clip, as of tracks alone, `video` is None.
     """
 
     realism: float
@@ -53,25 +97,19 @@ def make_result(
     """Makes scores of held-out predictions, and the arrays of the files.
 
     `per_frame` is the mean coords_score of a frame's points. With a head, realism and
-    coords_score come from surprise, and `realism_std` is the jackknife's over splits.
-    Without one (or without enough tracks for fields) realism is average Jaccard, of all
-    tracks together with score_all_points and else the mean over the splits, and
-    `realism_std` the standard deviation of the realism of each split alone.
-
-    Args:
-        tracks: of one clip.
-        held_out: of `hold_out` with this checkpoint and these options.
-        checkpoint: a 3DSPA model.
-        options: how the clip is scored.
-        video: the clip the tracks are of, if there is one.
-        fields: of evidence.clip_fields, for a head.
-        head: fitted for the checkpoint.
-        reference: for the percentile; None for none.
-        has_spread: else there is no jackknife, which scores the clip anew for every
-            split, and `realism_std` is None with a head.
+    coords_score come from surprise of `fields` (of evidence.clip_fields), and
+    `realism_std` is the jackknife's over splits, which scores the clip anew for every
+    split; None without `has_spread`. Without a head (or without enough tracks for
+    fields) realism is average Jaccard, of all tracks together with score_all_points and
+    else the mean over the splits, and `realism_std` the standard deviation of the
+    realism of each split alone.
     """
-    found = head and _clip_surprise(tracks, held_out, fields, head, has_spread)
-    rank = None
+    found = split = rank = None
+    if head and has_spread:
+        split = np.zeros(len(tracks.tracks), int)
+        split[held_out.ids[::-1]] = held_out.splits[::-1]  # of several the first
+    if head:
+        found = surprise.score_fields(fields, head, tracks.seen.shape, split)
     if found:
         # Of the splits alone nothing is needed: the jackknife has their spread.
         statistics, *_ = _jaccard_scores(tracks, held_out, options, has_spread=False)
@@ -126,14 +164,6 @@ def make_result(
         points=_scored_points(tracks, ids, scores, video),
         video=video,
     )
-
-
-def _clip_surprise(tracks, held_out, fields, head, has_spread):
-    if not has_spread:
-        return surprise.score_fields(fields, head, tracks.seen.shape)
-    split = np.zeros(len(tracks.tracks), int)
-    split[held_out.ids[::-1]] = held_out.splits[::-1]  # of several the first
-    return surprise.score_fields(fields, head, tracks.seen.shape, split)
 
 
 def _jaccard_scores(tracks, held_out, options, has_spread=True):

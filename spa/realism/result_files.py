@@ -20,17 +20,9 @@ def save_result(
 ) -> list[str]:
     """Writes a result as docs/formats.md has it: all files appear, whole, or none.
 
-    Args:
-        result: of a Scorer.
-        output_dir: made if it does not exist.
-        result_video_size: longer side of the video in result_with_scores.npz, at most
-            512; 0 leaves it out.
-
-    Returns:
-        The paths written.
-
-    Raises:
-        OSError: if the directory or a file cannot be written.
+    The longer side of the video in result_with_scores.npz is `result_video_size`, at
+    most 512; 0 leaves it out. Returns the paths. Raises OSError if one cannot be
+    written.
     """
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)

@@ -18,8 +18,7 @@ from spa.realism.front_ends import lift_video, load_front_ends
 from spa.realism.heads import Head, heads_path, read_heads
 from spa.realism.hold_out import hold_out
 from spa.realism.options import DEFAULT_CHECKPOINT, Options, make_options
-from spa.realism.reference import read_reference
-from spa.realism.result import Result, make_result
+from spa.realism.result import Result, make_result, read_reference
 from spa.realism.tracks import Tracks3D, read_tracks
 
 LOG = logging.getLogger(__name__)
@@ -48,12 +47,9 @@ class Scorer:
         Args:
             checkpoint: a file, or one that is loaded; the shipped mini by default.
             options: of `make_options`; those of preset mini by default.
-            has_videos: else no tracker or network is loaded, and `score` is not to be
-                called: for tracks from elsewhere.
+            has_videos: else no tracker or network is loaded: for `score_tracks` alone.
 
-        Raises:
-            CheckpointError: a checkpoint that cannot be read.
-            UserError: a checkpoint, front end or head that cannot be used.
+        Raises UserError: a checkpoint, front end or head that cannot be used.
         """
         self.options = options or make_options()
         self.checkpoint = load_checkpoint(checkpoint, self.options)
@@ -68,20 +64,16 @@ class Scorer:
         video: str | os.PathLike | UInt8[np.ndarray, "T H W 3"] | Video,
         video_fps: float = 0.0,
     ) -> Result:
-        """Returns how real a clip's motion is.
+        """Returns how real a clip's motion is: score, per-point scores and predictions.
+
+        The same clip, options and seed give the same result on the same machine.
 
         Args:
             video: a file, frames [T, H, W, 3] RGB uint8, or a Video.
             video_fps: of frames in memory, if known.
 
-        Returns:
-            Score, per-point scores and predictions. The same clip, options and seed
-            give the same result on the same machine.
-
-        Raises:
-            VideoError: a file that cannot be read or has too little in it.
-            NothingToTrack: no point could be followed.
-            UserError: options that a clip in memory cannot have.
+        Raises UserError: VideoError of a file that cannot be read or has too little in
+        it, NothingToTrack, options that a clip in memory cannot have.
         """
         began, options = time.perf_counter(), self.options
         if isinstance(video, str | os.PathLike):
@@ -95,15 +87,11 @@ class Scorer:
         return self._result(tracks, video, began)
 
     def score_tracks(self, tracks: str | os.PathLike | Tracks3D) -> Result:
-        """Returns how real the motion of tracks from elsewhere is.
+        """Returns how real the motion of tracks from elsewhere is, a file's (see
+        `read_tracks`) or those in memory.
 
-        Args:
-            tracks: a file, see `read_tracks`, or tracks in memory.
-
-        Raises:
-            NothingToTrack: no track can be held out and compared.
-            UserError: a file that cannot be read, options that only videos have, or
-                features that do not fit, see `hold_out`.
+        Raises UserError: NothingToTrack, a file that cannot be read, options that only
+        videos have, or features that do not fit.
         """
         began, options = time.perf_counter(), self.options
         _refuse_video_options(options, "start", "duration", "fps")
@@ -123,24 +111,16 @@ class Scorer:
                 "no trackable points (none can be predicted from others and "
                 "compared): no score"
             )
-        fields = ()
+        fields, how = (), (self.checkpoint, self.options)
         if self.head is None:
             LOG.info(
                 "realism: average Jaccard (no surprise head of this version was fitted "
                 "for this model: run fit_surprise.py)"
             )
         else:
-            fields = clip_fields(tracks, self.checkpoint, self.options, held_out)
-        result = make_result(
-            tracks,
-            held_out,
-            self.checkpoint,
-            self.options,
-            video,
-            fields,
-            self.head,
-            self.reference,
-        )
+            fields = clip_fields(tracks, *how, held_out)
+        rank = self.head, self.reference
+        result = make_result(tracks, held_out, *how, video, fields, *rank)
         result.score["seconds"] = round(time.perf_counter() - began, 3)
         return result
 
@@ -153,16 +133,8 @@ def score_video(
     video_fps: float = 0.0,
     **options,
 ) -> Result:
-    """Returns how real one clip's motion is; for many clips see `Scorer`.
-
-    Args:
-        video, video_fps: as of Scorer.score.
-        checkpoint: as of Scorer.
-        preset: a name in PRESETS.
-        **options: fields of Options, instead of the preset's.
-
-    Raises:
-        UserError: as of `make_options`, Scorer and its `score`.
+    """Returns how real one clip's motion is; for many clips see `Scorer`, which says
+    what the arguments are. The options are the preset's but for those that are given.
     """
     scorer = Scorer(checkpoint, make_options(preset, **options))
     return scorer.score(video, video_fps)
@@ -183,9 +155,7 @@ def load_checkpoint(
 ) -> checkpoints.Checkpoint:
     """Loads the checkpoint to score with onto the device, the shipped one for None.
 
-    Raises:
-        CheckpointError: if it cannot be read.
-        UserError: if it cannot score clips in this way.
+    Raises UserError: it cannot be read, or cannot score clips in this way.
     """
     if not isinstance(checkpoint, checkpoints.Checkpoint):
         path = DEFAULT_CHECKPOINT if checkpoint is None else checkpoint
@@ -219,35 +189,21 @@ def load_heads(
     """Loads the heads fitted for a checkpoint, by name; None if there are none.
 
     They lie beside it, or beside the shipped one, in NAME_surprise.npz; "all" is the
-    one that scores.
-
-    Args:
-        checkpoint: a 3DSPA model.
-        leave_one_out: also those that never saw a kind of violation, for evaluation, in
-            NAME_surprise_left_out.npz.
-
-    Raises:
-        UserError: a damaged file.
+    one that scores. With `leave_one_out` also those that never saw a kind of violation,
+    for evaluation, in NAME_surprise_left_out.npz. Raises UserError of a damaged file.
     """
     found, beside = {}, Path(checkpoint.folder)
     for folder in dict.fromkeys([beside, DEFAULT_CHECKPOINT.parent]):
         path = heads_path(checkpoint.name, folder)
-        paths = [path]
-        if leave_one_out:
-            paths.append(path.with_stem(f"{path.stem}_left_out"))
+        left_out = [path.with_stem(f"{path.stem}_left_out")] if leave_one_out else []
         try:
-            for path in paths:
-                heads = read_heads(path, checkpoint.sha256)
-                found = (heads or {}) | found
+            for each in (path, *left_out):
+                found = (read_heads(each, checkpoint.sha256) or {}) | found
         except ValueError as error:
             raise UserError(str(error)) from error
     return found or None
 
 
 def scoring_head(checkpoint: checkpoints.Checkpoint) -> Head | None:
-    """Loads the head that makes realism of a checkpoint's residuals, None for none.
-
-    Raises:
-        UserError: a damaged file.
-    """
+    """Loads the head that makes realism of a checkpoint's residuals, None for none."""
     return (load_heads(checkpoint) or {}).get("all")

@@ -89,18 +89,9 @@ def lift_tracks(
 ) -> Tracks3D:
     """Lifts tracks in pixels of `video.frames` to the camera frame.
 
-    Without depth points lie in the plane z = 1; without a camera in the options it is
-    the default one.
-
-    Args:
-        tracks: of the clip.
-        video: the clip.
-        options: for the camera.
-        depth: depth maps along the optical axis.
-        features: (frames, tracks [N, T, 2]) to [N, T, D].
-
-    Raises:
-        NothingToTrack: if there are fewer than two tracks.
+    Without depth maps [T, h, w] along the optical axis points lie in the plane z = 1;
+    without a camera in the options it is the default one. `features` are of FrontEnds.
+    Raises NothingToTrack of fewer than two tracks.
     """
     if len(tracks.tracks) < 2:
         raise NothingToTrack(
@@ -135,10 +126,7 @@ def choose_camera(
     options: Options, size: tuple[int, int]
 ) -> tuple[Float[np.ndarray, "4"], str]:
     """Returns intrinsics for a clip of (height, width), and where they come from.
-
-    Raises:
-        UserError: given ones that such a clip cannot have.
-    """
+    Raises UserError: given ones that such a clip cannot have."""
     height, width = size
     if options.intrinsics is not None:
         _check_intrinsics(options.intrinsics, size)
@@ -188,16 +176,13 @@ def read_tracks(
 ) -> tuple[Tracks3D, Video | None]:
     """Reads tracks made elsewhere, in the camera frame, and the video beside them.
 
-    Args:
-        path: an .npz with `tracks_3d [N, T, 3]` and `visible [N, T, 1]` (see
-            spa/data/examples.py), or as TAPIP3D writes it and `save_result` does:
-            `coords [T, N, 3]` in the world, `visibs [T, N]`, `extrinsics`, `intrinsics`
-            and perhaps `video [T, 3, H, W]`.
-        options: whose camera, if it has one, replaces the file's.
+    An .npz has `tracks_3d [N, T, 3]` and `visible [N, T, 1]` (see
+    spa/data/examples.py), or, as TAPIP3D writes it and `save_result` does,
+    `coords [T, N, 3]` in the world, `visibs [T, N]`, `extrinsics`, `intrinsics` and
+    perhaps `video [T, 3, H, W]`. A camera in the options replaces the file's.
 
-    Raises:
-        UserError: if it is none of these, has arrays of another shape, or is given
-            intrinsics that it cannot have.
+    Raises UserError: it is none of these, has arrays of another shape, or is given
+    intrinsics that it cannot have.
     """
     from spa.data.examples import (
         read_example,
@@ -241,7 +226,6 @@ def read_tracks(
 
 
 def _tapip3d_example(path, stored):
-    """Returns what TAPIP3D wrote, as read_example does."""
     from spa.data.examples import checked_example, frame_size, one_camera, read_npz
     from spa.errors import DatasetError
 

@@ -2,18 +2,14 @@
 
 import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from scripts import finish, start_script
 from small_models import SMALL, save_random
 from video_files import make_clip, write_video
 
 import track_autoencoder_3d
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -33,28 +29,9 @@ def folder(tmp_path_factory):
 
 
 def start(folder, *arguments):
-    flags = {
-        "--checkpoint_path": folder / "small.npz",
-        "--jax_cache_dir": "",  # that of all tests
-        "--tracking_grid_size": 8,
-        "--num_splits": 2,
-        "--output_dir": "none",
-    }
-    names = [str(argument).split("=")[0] for argument in arguments]
-    flags = [f"{k}={v}" for k, v in flags.items() if k not in names]
-    return subprocess.Popen(
-        [sys.executable, ROOT / "evaluate_benchmarks.py", *flags, *arguments],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
-    )
-
-
-def finish(process):
-    out, err = process.communicate(timeout=300)
-    return process.returncode, out, err
+    flags = {"checkpoint_path": "small.npz", "jax_cache_dir": ""}  # that of all tests
+    flags |= {"tracking_grid_size": 8, "num_splits": 2, "output_dir": "none"}
+    return start_script("evaluate_benchmarks.py", folder, flags, *arguments)
 
 
 def test_a_benchmark_from_videos_to_a_report(folder):

@@ -3,12 +3,11 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from scripts import finish, start_script
 from small_models import SMALL, save_random
 from video_files import make_clip, write_video
 
@@ -36,55 +35,40 @@ def folder(tmp_path_factory):
 
 def start(folder, *arguments):
     """Runs the script from elsewhere, with the small checkpoint unless told."""
-    defaults = {
-        "--checkpoint_path": folder / "small.npz",
-        "--jax_cache_dir": folder / "cache",
-        "--tracking_grid_size": 10,
-        "--output_dir": "none",
-    }
-    names = [str(argument).split("=")[0] for argument in arguments]
-    flags = [f"{k}={v}" for k, v in defaults.items() if k not in names]
-    return subprocess.Popen(
-        [sys.executable, ROOT / "inference.py", *flags, *arguments],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
-    )
+    flags = {"checkpoint_path": "small.npz", "jax_cache_dir": "cache"}
+    flags |= {"tracking_grid_size": 10, "output_dir": "none"}
+    return start_script("inference.py", folder, flags, *arguments)
 
 
-def finish(process):
-    out, err = process.communicate(timeout=300)
-    return process.returncode, out, err
+def run(folder, *arguments):
+    return finish(start(folder, *arguments))
+
+
+def read_score(folder):
+    return json.loads((folder / "score.json").read_text())
 
 
 @pytest.fixture(scope="module")
 def first_run(folder):
-    return finish(
-        start(folder, "--video_path=clip.mp4", "--output_dir=one", "--seed=3")
-    )
+    return run(folder, "--video_path=clip.mp4", "--output_dir=one", "--seed=3")
 
 
 def test_a_video_is_scored_and_told_about(folder, first_run):
     code, out, err = first_run
     assert code == 0, err
     assert sorted(path.name for path in (folder / "one").iterdir()) == FILES
-    score = json.loads((folder / "one" / "score.json").read_text())
+    score = read_score(folder / "one")
     assert score["seed"] == 3 and score["num_frames"] == 20
     assert score["video"] == str(folder / "clip.mp4")
     assert out.startswith(f"realism           {score['realism']:.4f}")
     assert "\nwhich is          average Jaccard: no head fitted for small.npz" in out
     for name in FILES:
         assert os.path.join("one", name) in out
-    for decision in [
+    for decision in (
         "video: 20 frames, 128x96",
-        "checkpoint: small.npz",
-        "tracker lk: ",
         "intrinsics assumed: fx = fy = max(H, W)",
-        "device: ",
         "3 window(s) of up to 12 frames, 4 splits",
-    ]:
+    ):
         assert decision in err
     assert "Traceback" not in err
 
@@ -92,14 +76,10 @@ def test_a_video_is_scored_and_told_about(folder, first_run):
 def test_a_second_run_gives_the_same_and_does_not_compile(folder, first_run):
     compiled = sorted(os.listdir(folder / "cache"))
     assert len(compiled) > 0
-    code, _, err = finish(
-        start(folder, "--video_path=clip.mp4", "--output_dir=two", "--seed=3")
-    )
+    code, _, err = run(folder, "--video_path=clip.mp4", "--output_dir=two", "--seed=3")
     assert code == 0, err
-    scores = [
-        json.loads((folder / d / "score.json").read_text()) for d in ("one", "two")
-    ]
-    assert scores[0] | {"seconds": 0} == scores[1] | {"seconds": 0}
+    one, two = (read_score(folder / name) for name in ("one", "two"))
+    assert one | {"seconds": 0} == two | {"seconds": 0}
     programs = {name for name in os.listdir(folder / "cache") if "atime" not in name}
     assert programs == {name for name in compiled if "atime" not in name}
     first, second = (
@@ -114,38 +94,19 @@ def test_user_errors_are_one_line_and_exit_code_1(folder):
         "no such file": ["--video_path=nowhere.mp4"],
         "do not know what to do with 'clip.mp4'": ["clip.mp4"],
         "need numbers fx,fy,cx,cy": ["--video_path=clip.mp4", "--intrinsics=1,2,x,4"],
-        "cannot write to /proc/out": [
-            "--video_path=clip.mp4",
-            "--output_dir=/proc/out",
-        ],
     }
-    for code, out, err, message in run_all(folder, cases):
-        assert code == 1 and out == ""
-        assert message in err
-        assert err.count("\n") == 1, err
-    assert not (folder / "none").exists()
-
-
-def test_later_errors_are_told_in_the_last_line(folder):
-    cases = {
+    later = {
         "no trackable points": ["--video_path=black.mp4"],
         "1 frame(s): need at least 2": ["--video_path=one.mp4"],
         "no such checkpoint": ["--video_path=clip.mp4", "--checkpoint_path=no.npz"],
     }
-    for code, out, err, message in run_all(folder, cases):
-        assert code == 1 and out == ""
-        assert message in err.splitlines()[-1]
-        assert "Traceback" not in err
-    assert not (folder / "none").exists()
-
-
-def run_all(folder, cases):
-    """Runs them at the same time; exit code, stdout, stderr and message of each."""
-    started = {
-        message: start(folder, *arguments) for message, arguments in cases.items()
-    }
+    started = {message: start(folder, *x) for message, x in (cases | later).items()}
     for message, process in started.items():
-        yield *finish(process), message
+        code, out, err = finish(process)
+        assert code == 1 and out == "" and "Traceback" not in err
+        assert message in err.splitlines()[-1]
+        assert message in later or err.count("\n") == 1, err
+    assert not (folder / "none").exists()
 
 
 def test_many_videos_go_to_folders_and_a_table(folder):
@@ -174,9 +135,7 @@ def test_home_is_found_and_any_terminal_will_do(folder, first_run, monkeypatch):
     """Shells leave the ~ in --flag=~/x alone."""
     monkeypatch.setenv("HOME", str(folder))
     monkeypatch.setenv("PYTHONIOENCODING", "ascii")
-    code, out, err = finish(
-        start(folder, "--video_path=~/clip.mp4", "--output_dir=~/at_home")
-    )
+    code, out, err = run(folder, "--video_path=~/clip.mp4", "--output_dir=~/at_home")
     assert code == 0, err
     assert "\\xb1 0.0" in out  # a plus or minus sign, the spread between splits
     assert sorted(p.name for p in (folder / "at_home").iterdir()) == FILES
@@ -198,11 +157,9 @@ def test_what_has_no_score_is_ranked_last():
 def test_tracks_instead_of_a_video(folder, first_run):
     """Our own result, scored again: its tracks are its points."""
     arguments = "--tracks_path=one/result_with_scores.npz", "--output_dir=again"
-    code, out, err = finish(start(folder, *arguments, "--seed=3"))
+    code, out, err = run(folder, *arguments, "--seed=3")
     assert code == 0, err
-    first, again = (
-        json.loads((folder / d / "score.json").read_text()) for d in ("one", "again")
-    )
+    first, again = (read_score(folder / name) for name in ("one", "again"))
     assert again["num_tracks"] == first["num_tracks"]
     assert again["realism"] == pytest.approx(first["realism"], abs=0.02)
     assert again["intrinsics"]["source"] == "of the file"
@@ -211,19 +168,13 @@ def test_tracks_instead_of_a_video(folder, first_run):
 
 @pytest.mark.skipif(not SHARED.exists(), reason="no shared clips here")
 def test_a_part_of_a_real_clip(folder):
+    options = (
+        "--output_dir=sheep --start=1 --duration=2 --num_splits=2 "
+        "--num_support_tracks=64 --num_query_points=50 --num_output_frames=10 "
+        "--result_video_size=0"
+    )
     code, out, err = finish(
-        start(
-            folder,
-            f"--video_path={SHARED / 'sheep.mp4'}",
-            "--output_dir=sheep",
-            "--start=1",
-            "--duration=2",
-            "--num_splits=2",
-            "--num_support_tracks=64",
-            "--num_query_points=50",
-            "--num_output_frames=10",
-            "--result_video_size=0",
-        )
+        start(folder, f"--video_path={SHARED / 'sheep.mp4'}", *options.split())
     )
     assert code == 0, err
     score = json.loads((folder / "sheep" / "score.json").read_text())

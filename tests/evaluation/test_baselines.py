@@ -53,21 +53,17 @@ def tracks_of(pixels, visible=None):
 def held_out_of(tracks, asked, support, frame):
     """One window over all frames, in which `asked` is held out and queried."""
     count, length = len(asked), tracks.tracks.shape[1]
-    window = WindowPrediction(
-        0,
-        length,
-        ids=np.array(asked),
-        splits=np.zeros(count, int),
-        tracks=np.zeros((count, length, 3), np.float32),
-        visible_logits=np.zeros((count, length, 1), np.float32),
-        query_points=np.concatenate(
-            [np.full((count, 1), frame), tracks.tracks[asked, frame]], axis=1
-        ),
-        support=[np.array(support)],
-        scale=np.ones(1),
-        latents=np.zeros((1, 1, 1)),
+    points = [np.full((count, 1), frame), tracks.tracks[asked, frame]]
+    given = np.concatenate(points, axis=1), [np.array(support)]
+    predicted = np.zeros((count, length, 4), np.float32)
+    parts = (
+        np.array(asked),
+        np.zeros(count, int),
+        predicted[..., :3],
+        predicted[..., 3:],
     )
-    parts = np.array(asked), window.splits, window.tracks, window.visible_logits
+    rest = np.ones(1), np.zeros((1, 1, 1))
+    window = WindowPrediction(0, length, *parts, *given, *rest)
     return HeldOut(*parts, np.ones((count, length), bool), [window])
 
 

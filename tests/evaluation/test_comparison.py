@@ -52,12 +52,6 @@ def test_two_folders_are_compared(tmp_path):
     assert same["win_rate_a"].value == 0.5 and same["video_distance"].value == 0
 
 
-def test_few_clips_come_with_a_warning(tmp_path):
-    a, b = map(read_results, result_folders(tmp_path, 8))
-    report = compare(a, b, num_shuffles=5)
-    assert any("8 and 6 clips are few" in note for note in report.notes)
-
-
 def test_results_that_cannot_be_compared_are_refused(tmp_path):
     folder, _ = result_folders(tmp_path)
     a = read_results(folder)

@@ -7,11 +7,7 @@ import numpy as np
 import pytest
 from table_files import refused, touch, write_csv
 
-from spa.evaluation.intphys2 import (
-    TYPES,
-    read_intphys2,
-    report_intphys2,
-)
+from spa.evaluation.intphys2 import TYPES, read_intphys2, report_intphys2
 
 CONDITIONS = [
     "permanence", "immutability", "immutability_texture",
@@ -48,16 +44,13 @@ def test_intphys2_is_read(intphys2):
     clips = read_intphys2(root)
     assert len(clips) == 24
     first = [clips[4 * scene].tags for scene in range(6)]
-    assert [tags["condition"] for tags in first] == [
-        "permanence", "immutability", "immutability",
-        "continuity", "continuity", "solidity",
-    ]  # fmt: skip
-    assert [tags["difficulty"] for tags in first] == [
-        "easy", "medium", "hard", "hard", "medium", "hard",
-    ]  # fmt: skip
-    assert [tags["camera"] for tags in first] == [
-        "fixed", "moving", "fixed", "moving", "moving", "fixed",
-    ]  # fmt: skip
+    for name, expected in {
+        "condition": "permanence immutability immutability continuity continuity "
+        "solidity",
+        "difficulty": "easy medium hard hard medium hard",
+        "camera": "fixed moving fixed moving moving fixed",
+    }.items():
+        assert [tags[name] for tags in first] == expected.split()
     assert [clip.labels["possible"] for clip in clips[:4]] == [1, 0, 1, 0]
     assert [clip.tags["pair"] for clip in clips[:4]] == ["1", "1", "2", "2"]
     assert clips[7].video == str(root / "Main" / "Videos" / "013abc.mp4")
@@ -105,14 +98,10 @@ def test_intphys2_errors_come_first(intphys2):
     refused("no split 'Test' in .*: have HeldOut, Main", read, root, "Test")
     refused("no folder there has Videos", read, root / "Main")
     refused("no split 'Main' in .*Main/no: no such folder", read, root / "Main" / "no")
-    for column in ("SceneIndex", "type", "condition", "env", "game_name", "filename"):
-        write_csv(table, [{n: x for n, x in r.items() if n != column} for r in rows])
-        refused(f"no column {column}", read, root)
-    for column, value in {
-        "type": "3_Possible", "condition": "gravity",
-    }.items():  # fmt: skip
-        write_csv(table, rows[:-1] + [rows[-1] | {column: value}])
-        refused(f"row 24: {column} is '{value}', must be one of", read, root)
+    write_csv(table, [{n: x for n, x in r.items() if n != "env"} for r in rows])
+    refused("no column env", read, root)
+    write_csv(table, rows[:-1] + [rows[-1] | {"condition": "gravity"}])
+    refused("row 24: condition is 'gravity', must be one of", read, root)
     write_csv(table, rows[:-1])
     refused("scene 5 has no 2_Impossible", read, root)
     write_csv(table, rows)
@@ -133,9 +122,8 @@ def test_intphys2_as_released(intphys2, caplog):
     write_csv(root / "Main" / "metadata.csv", rows)
     clips = read_intphys2(root)
     assert "env 'Moon_0' of unknown difficulty" in caplog.text
-    assert [clip.tags["difficulty"] for clip in clips[::4]] == [
-        "other", "medium", "hard", "hard", "medium", "hard", "hard",
-    ]  # fmt: skip
+    found = [clip.tags["difficulty"] for clip in clips[::4]]
+    assert found == "other medium hard hard medium hard hard".split()
     values = np.array([clip.labels["possible"] for clip in clips])
     metrics = report_intphys2(clips, values).metrics
     assert metrics["overall"]["all"]["pairs"][::3] == (1, 14)
@@ -149,13 +137,9 @@ def test_answers_for_the_held_out_split(intphys2):
     values = np.array([0.4, 0.7, np.nan, 0.6])
     report = report_intphys2(clips, values)
     lines = report.files["answers.jsonl"].decode().splitlines()
+    common = {"data_name": "intphys2", "task": "HeldOut"}
     assert [json.loads(line) for line in lines] == [
-        {
-            "data_name": "intphys2",
-            "task": "HeldOut",
-            "row_id": f"ed97b{i}",
-            "model_answer": answer,
-        }
+        common | {"row_id": f"ed97b{i}", "model_answer": answer}
         for i, answer in enumerate([False, True, False, False])
     ]
     answers = report_intphys2(clips, values, 0.5).files["answers.jsonl"]

@@ -39,10 +39,8 @@ def test_scores_of_a_table(tmp_path):
     "message, lines",
     {
         "no column score or label": "video_path,rating a.mp4,1",
-        "no column video_path": "path,label a.mp4,1",
         "label is 1 everywhere": "video_path,label a.mp4,1 b.mp4,1",
         "row 2: label is ''": "video_path,label a.mp4,1 b.mp4,",
-        "is 'yes', must be": "video_path,label a.mp4,yes b.mp4,1",
         "3 values, must have two": "video_path,label a.mp4,1 b.mp4,2 c.mp4,3",
         "2 pair_id with one video": "video_path,label,pair_id a.mp4,1,x b.mp4,0,y",
     }.items(),

@@ -5,13 +5,12 @@ import csv
 import dataclasses
 import json
 import os
-import subprocess
 import sys
 import types
-from pathlib import Path
 
 import numpy as np
 import pytest
+from scripts import finish, start_script
 from tapvid3d_files import SIZES, clip_arrays, make_clip, save_small, write_dataset
 
 from spa.errors import DatasetError, UserError
@@ -21,7 +20,6 @@ from spa.evaluation.tapvid3d import (
     evaluate,
     summary,
     tapnet_metrics,
-    write_report,
 )
 from spa.evaluation.tapvid3d_chains import Prediction
 from spa.evaluation.tapvid3d_clips import (
@@ -34,7 +32,6 @@ from spa.model.checkpoints import load_checkpoint
 from spa.realism.front_ends import FrontEnds
 from spa.realism.options import make_options
 
-ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = make_options(seed=3)
 
 
@@ -91,13 +88,8 @@ def test_tapnet_gets_a_batch_of_one_clip(tmp_path, monkeypatch):
     assert batched["order"] == "b n t" and local["order"] == "n t"
     assert local["get_trackwise_metrics"] and not batched["get_trackwise_metrics"]
     assert batched["gt_tracks"].shape == batched["pred_tracks"].shape == (1, 4, 6, 3)
-    np.testing.assert_array_equal(batched["gt_occluded"][0].T, ~clip.visible)
     np.testing.assert_array_equal(batched["pred_occluded"][0].T, clip.visible)
-    np.testing.assert_array_equal(
-        batched["query_points"][0][:, 0], clip.query_points[:, 0]
-    )
     np.testing.assert_allclose(batched["intrinsics_params"][:2], 120)
-    assert local["gt_tracks"].shape == (4, 6, 3)
 
 
 @pytest.mark.parametrize("scaling", ["median", "per_trajectory", "local_neighborhood"])
@@ -155,12 +147,9 @@ def test_tapnets_lists(tmp_path, monkeypatch):
         get_minival_files=lambda subset: [f"{subset}_1.npz"],
         get_full_eval_files=lambda subset: [f"{subset}_2.npz"],
     )
-    assert names_of(find_clips(tmp_path, ["adt"], use_minival=True)) == [
-        "adt/adt_1.npz"
-    ]
-    assert names_of(find_clips(tmp_path, ["adt"], tapnet_lists=True)) == [
-        "adt/adt_2.npz"
-    ]
+    for number, chosen in (("1", "use_minival"), ("2", "tapnet_lists")):
+        found = find_clips(tmp_path, ["adt"], **{chosen: True})
+        assert names_of(found) == [f"adt/adt_{number}.npz"]
 
 
 def test_minival_may_be_a_folder(tmp_path, monkeypatch):
@@ -177,14 +166,11 @@ def test_minival_may_be_a_folder(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("sources", "lines", "message"),
     [
-        (["waymo"], None, "data_sources waymo: must be of drivetrack, adt, pstudio"),
-        ([], None, "each once"),
-        (["adt", "adt"], None, "each once"),
+        (["adt", "adt"], None, "data_sources adt,adt: must be of .* each once"),
         (["drivetrack"], None, "has no folder drivetrack: leave drivetrack out"),
         (["pstudio"], None, "holds no .npz: no clips of pstudio"),
-        (["adt"], "clips/c.npz", "line 1: 'clips/c.npz' must be SOURCE/NAME.npz"),
-        (["adt", "pstudio"], "c.npz", "line 1: 'c.npz' must be SOURCE/NAME.npz"),
-        (["adt"], "pstudio/c.npz", "lists no file of adt"),
+        (["adt", "pstudio"], b"c.npz", "line 1: 'c.npz' must be SOURCE/NAME.npz"),
+        (["adt"], b"pstudio/c.npz", "lists no file of adt"),
         (["adt"], b"\xff\xff", "cannot be read"),
     ],
 )
@@ -195,7 +181,7 @@ def test_what_cannot_be_found_is_said_first(tmp_path, sources, lines, message):
     split = None
     if lines is not None:
         split = tmp_path / "split.txt"
-        split.write_bytes(lines if isinstance(lines, bytes) else lines.encode())
+        split.write_bytes(lines)
     with pytest.raises(UserError, match=message):
         find_clips(tmp_path, sources, split)
     with pytest.raises(UserError, match="nowhere: no such directory"):
@@ -208,23 +194,16 @@ def test_what_cannot_be_found_is_said_first(tmp_path, sources, lines, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"queries_xyt": None}, r"queries_xyt has shape \(0,\), must be \[12, 3\]"),
+        ({"queries_xyt": np.zeros(3)}, r"queries_xyt has shape \(3,\), must be \[12,"),
         ({"queries_xyt": np.full((12, 3), 99.0)}, "no position in its query frame 99"),
-        ({"visibility": None}, "has no visibility"),
         ({"tracks_XYZ": np.zeros((30, 12))}, "tracks_XYZ has shape"),
+        (clip_arrays(num_tracks=1), "has one track"),
     ],
 )
 def test_a_file_of_another_form_is_named(tmp_path, change, message):
-    arrays = clip_arrays() | change
-    arrays = {name: array for name, array in arrays.items() if array is not None}
-    np.savez(tmp_path / "bad.npz", **arrays)
+    np.savez(tmp_path / "bad.npz", **clip_arrays() | change)
     with pytest.raises(DatasetError, match=f"bad.npz.*{message}"):
         read_clip(tmp_path / "bad.npz")
-
-
-def test_one_track_cannot_be_predicted_from_others(tmp_path):
-    with pytest.raises(DatasetError, match="has one track"):
-        make_clip(tmp_path, num_tracks=1)
 
 
 def rows_of(folder):
@@ -232,46 +211,21 @@ def rows_of(folder):
         return list(csv.DictReader(file))
 
 
-def test_what_cannot_be_read_fails_and_is_not_counted(tmp_path, checkpoint, caplog):
-    write_dataset(tmp_path)
-    (tmp_path / "adt" / "d.npz").write_bytes(b"no archive")
-    files = find_clips(tmp_path, ["adt"])
-    files.append(ClipFile("adt", "gone.npz", str(tmp_path / "adt" / "gone.npz")))
-    report = evaluate(files, tmp_path / "out", checkpoint, OPTIONS, batch_size=4)
-    write_report(report, tmp_path / "out")
-    assert "gone.npz: no such file; the evaluation will fail" in caplog.text
-    assert [name for name, _ in report.failures] == ["adt/d.npz", "adt/gone.npz"]
-    found = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    assert list(found["failed"]) == ["adt/d.npz", "adt/gone.npz"]
-    good, _, *failed = rows_of(tmp_path / "out")
-    assert (good["video"], good["scaling"]) == ("c.npz", "median")
-    assert [row["video"] for row in failed] == ["d.npz", "gone.npz"]
-    for row in failed:
-        assert row["error"] and not any(row[name] for name in METRICS)
-    mean = found["adt"]["median"]["average_jaccard"]
-    assert mean == pytest.approx(float(good["average_jaccard"]))
-    stored = os.listdir(tmp_path / "out" / "predictions" / "adt")
-    assert stored == ["c.npz"]
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"scalings": ["best"]}, "no depth scaling 'best': have median"),
-        ({"scalings": []}, "give at least one"),
         ({"scalings": ["mean", "mean"]}, "each once"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"output_dir": "/proc/out"}, "cannot write to /proc/out: "),
+        ({"files": [ClipFile("adt", "a.npz", "/a.npz")]}, "none of the 1 files is th"),
     ],
 )
 def test_wrong_choices_are_said_at_once(tmp_path, checkpoint, change, message):
     files = find_clips(write_dataset(tmp_path), ["pstudio"])
+    given = {"files": files, "output_dir": tmp_path / "out"} | change
     with pytest.raises(UserError, match=message):
-        given = {"output_dir": tmp_path / "out"} | change
-        evaluate(files, checkpoint=checkpoint, options=OPTIONS, **given)
-    files = [ClipFile("adt", "gone.npz", str(tmp_path / "gone.npz"))]
-    with pytest.raises(UserError, match="none of the 1 files is there, as"):
-        evaluate(files, tmp_path / "out", checkpoint, OPTIONS)
+        evaluate(checkpoint=checkpoint, options=OPTIONS, **given)
 
 
 # --- Going on ---
@@ -352,33 +306,14 @@ def test_features_that_lack_are_computed_where_the_tracks_are(tmp_path):
 # --- The command ---
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory, checkpoint_path):
-    folder = tmp_path_factory.mktemp("evaluation")
-    write_dataset(folder / "data")
-    return folder
-
-
 def run_command(folder, checkpoint_path, *arguments):
-    done = subprocess.run(
-        [
-            sys.executable,
-            ROOT / "evaluate_tapvid3d.py",
-            f"--checkpoint_path={checkpoint_path}",
-            "--jax_cache_dir=",  # that of all tests
-            "--batch_size=4",
-            *arguments,
-        ],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
-        timeout=300,
-    )
-    return done.returncode, done.stdout, done.stderr
+    flags = {"checkpoint_path": checkpoint_path, "batch_size": 4, "jax_cache_dir": ""}
+    return finish(start_script("evaluate_tapvid3d.py", folder, flags, *arguments))
 
 
-def test_the_command_from_files_to_files(folder, checkpoint_path):
+def test_the_command_from_files_to_files(tmp_path, checkpoint_path):
+    folder = tmp_path
+    write_dataset(folder / "data")
     code, out, err = run_command(
         folder, checkpoint_path, "--dataset_path=data", "--output_dir=out"
     )
@@ -403,17 +338,25 @@ def test_the_command_from_files_to_files(folder, checkpoint_path):
             assert stored["visibility"].dtype == bool
 
 
-def test_the_command_fails_where_a_file_does(folder, checkpoint_path):
-    (folder / "split.txt").write_text("pstudio/e.npz\npstudio/gone.npz\n")
-    code, out, err = run_command(
-        folder,
-        checkpoint_path,
-        "--dataset_path=data",
-        "--output_dir=failed",
-        "--split_file=split.txt",
-        "--depth_scalings=none",
+def test_what_cannot_be_read_fails_and_is_not_counted(tmp_path, checkpoint_path):
+    data, out = write_dataset(tmp_path / "data"), tmp_path / "out"
+    (data / "adt" / "d.npz").write_bytes(b"no archive")
+    (tmp_path / "split.txt").write_text("adt/c.npz\nadt/d.npz\nadt/gone.npz\n")
+    arguments = "--dataset_path=data --output_dir=out --split_file=split.txt"
+    code, said, err = run_command(
+        tmp_path, checkpoint_path, *arguments.split(), "--data_sources=adt"
     )
     assert code == 1
-    assert "1 clips predicted, 0 predicted before, 1 failed" in out
-    *_, last = err.strip().splitlines()
-    assert last.strip().endswith("gone.npz: no such file")
+    assert "1 clips predicted, 0 predicted before, 2 failed" in said
+    assert "gone.npz: no such file; the evaluation will fail" in err
+    assert err.strip().endswith("gone.npz: no such file")
+    found = json.loads((out / "metrics.json").read_text())
+    assert list(found["failed"]) == ["adt/d.npz", "adt/gone.npz"]
+    good, _, *failed = rows_of(out)
+    assert (good["video"], good["scaling"]) == ("c.npz", "median")
+    assert [row["video"] for row in failed] == ["d.npz", "gone.npz"]
+    for row in failed:
+        assert row["error"] and not any(row[name] for name in METRICS)
+    mean = found["adt"]["median"]["average_jaccard"]
+    assert mean == pytest.approx(float(good["average_jaccard"]))
+    assert os.listdir(out / "predictions" / "adt") == ["c.npz"]

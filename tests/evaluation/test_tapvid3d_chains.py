@@ -79,14 +79,6 @@ def test_clips_of_any_size_go_together(tmp_path, checkpoint):
         assert np.isfinite(found.tracks).all()
 
 
-def test_shorter_windows_are_other_predictions(tmp_path, checkpoint):
-    clip = make_clip(tmp_path, num_frames=WINDOW)
-    whole = predict([clip], checkpoint)[0]
-    half = predict([clip], checkpoint, make_options(seed=3, num_output_frames=6))[0]
-    assert half.tracks.shape == whole.tracks.shape
-    assert np.abs(half.tracks - whole.tracks).max() > 1e-4
-
-
 def test_without_support_points_stay_and_are_hidden(tmp_path, checkpoint):
     """From frame 20 on nobody is seen."""
     arrays = clip_arrays(num_frames=40)

@@ -176,17 +176,12 @@ def test_damaged_copies_of_a_video(small, tmp_path):
     [
         ("synthetic", {"conditions": ["true", "fog"]}, "no condition fog: have true"),
         ("synthetic", {"num_scenes": 0}, "num_scenes is 0"),
+        ("synthetic", {"query_sampling": "semantic"}, "leave query_sampling out"),
         ("corruptions", {}, "needs --video_path"),
         ("corruptions", {"video_path": "gone.mp4"}, "gone.mp4"),
-        ("csv", {}, "no offline benchmark 'csv'"),
     ],
 )
 def test_what_is_wrong_is_said_before_any_work(benchmark, keywords, message, tmp_path):
     with pytest.raises(UserError, match=message) as caught:
         twins.run(benchmark, output_dir=str(tmp_path / "out"), **keywords)
     assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
-
-
-def test_simulated_twins_have_no_points_to_choose(tmp_path):
-    with pytest.raises(UserError, match="leave query_sampling out"):
-        twins.run("synthetic", output_dir=str(tmp_path), query_sampling="semantic")

@@ -71,14 +71,13 @@ def test_a_region_is_predicted_from_the_others(held_out, checkpoint):
             assert (near <= np.linalg.norm(middle[inside] - away, axis=1) + 1e-3).all()
 
 
-@pytest.mark.parametrize("start", [0, 24])
-def test_every_group_has_tracks_of_every_split(start):
+def test_every_group_has_tracks_of_every_split():
     """Of which each track's nearest one of another split is looked for."""
     ids, options = np.arange(3700), make_options(num_splits=4)
     keys = lots(ids.astype(np.uint64), 7)
     rows = [split_lots(keys, split, options) for split in range(4)]
     split = deal_splits(np.stack(rows), options).argmax(axis=0)
-    window = types.SimpleNamespace(ids=ids, start=start)
+    window = types.SimpleNamespace(ids=ids, start=24)
     groups = evidence.deal_groups(window, keys, options)
     assert len(groups) == 4 and sorted(np.concatenate(groups)) == ids.tolist()
     for group in groups:
@@ -93,18 +92,9 @@ def test_the_nearest_of_a_single_split_is_one_that_was_shown():
     step = np.array([[0.01, 0, 0], [0.02, 0, 0], [0.03, 0, 0]])
     moving = start[:, None] + step[:, None] * np.arange(6)[:, None]
     ids = np.array([0])
-    window = WindowPrediction(
-        0,
-        6,
-        ids=ids,
-        splits=np.zeros(1, int),
-        tracks=moving[:1],
-        visible_logits=np.ones((1, 6, 1)),
-        query_points=np.array([[2, *moving[0, 2]]]),
-        support=[np.array([1, 2])],
-        scale=np.ones(1),
-        latents=np.zeros((1, 1, 1)),
-    )
+    parts = np.zeros(1, int), moving[:1], np.ones((1, 6, 1))
+    parts += (np.array([[2, *moving[0, 2]]]), [np.array([1, 2])])
+    window = WindowPrediction(0, 6, ids, *parts, np.ones(1), np.zeros((1, 1, 1)))
     pixels = geometry.project(moving, np.array([100.0, 100, 128, 128]))
     visible = np.ones((3, 6), bool)
     found = evidence.nearest_motion(window, pixels, visible, ids).pixels

@@ -70,13 +70,6 @@ def test_relative_depth_has_its_own_unit_in_each_shot(checkpoint, monkeypatch):
     assert maps.max() == 10 and maps.min() == 1
 
 
-def test_a_tracker_that_lacks_is_said_before_any_clip(checkpoint, tmp_path):
-    pytest.importorskip("torch", reason="torch is not installed")
-    options = make_options(tracker="cotracker3", cotracker_repo=str(tmp_path))
-    with pytest.raises(UserError, match="no cotracker/predictor.py"):
-        load_front_ends(options, checkpoint)
-
-
 @pytest.fixture(scope="module")
 def networks(tmp_path_factory):
     """Folders of a small random DINOv2 and of a small random depth model."""
@@ -187,9 +180,3 @@ def test_features_of_another_width_than_the_checkpoint_takes(networks, tmp_path)
         score_video(
             make_clip(4), path, use_dino=True, dino_model=str(networks / "dino")
         )
-
-
-def test_a_front_end_that_cannot_be_loaded_is_one_line(checkpoint, tmp_path):
-    pytest.importorskip("torch", reason="torch is not installed")
-    with pytest.raises(UserError, match="has no config.json: dino_model"):
-        score_video(make_clip(4), checkpoint, use_dino=True, dino_model=str(tmp_path))

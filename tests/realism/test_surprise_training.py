@@ -8,7 +8,7 @@ import scipy.optimize
 from surprise_cases import fields_of, some_head, straight_tracks
 
 from spa.realism import surprise, surprise_training
-from spa.realism.heads import CLIP, FADES, Correction, Network
+from spa.realism.heads import CLIP, FADES, Correction
 
 
 def test_culprits_are_the_violating_points_around_the_moment():
@@ -48,36 +48,6 @@ def test_the_line_is_the_best_one(pair_weight):
     best = scipy.optimize.minimize(loss, np.zeros(4))
     np.testing.assert_allclose(weights, best.x[:-1], atol=1e-3)
     assert weights[0] > np.abs(weights[1:]).max()
-
-
-def test_the_line_weighs_what_is_left_when_the_usual_is_taken_off():
-    """A twin is faster than its scene, and its one telling statistic larger by less
-    than that alone makes it: what counts is what speed does not explain."""
-    rng = np.random.default_rng(0)
-    kinds = np.array(["none", "kick"] * 200)
-    speed = rng.uniform(-1, 1, 400) + 0.5 * (kinds == "kick")
-    rows = np.stack([np.ones(400), speed, *np.zeros((5, 400))], 1)
-    telling = 2 * speed - 0.5 * (kinds == "kick") + rng.normal(0, 0.1, 400)
-    statistics = np.stack([telling, rng.normal(size=400)], 1)
-    examples = [
-        surprise_training.Example(i // 2, kind, "true", np.zeros(0), lambda: None)
-        for i, kind in enumerate(kinds)
-    ]
-    line = surprise_training.line_of(statistics, rows, examples)
-    assert line[2][0] < -1 and abs(line[2][1]) < 0.2
-    # Clips of any length may be anywhere else on what tells nothing.
-    varied = dataclasses.replace(examples[0], condition=surprise_training.VARIED)
-    more = [np.c_[2 * speed[:100], np.full(100, 1e3)], rows[:100]]
-    more = [np.concatenate(x) for x in zip((statistics, rows), more, strict=True)]
-    again = surprise_training.line_of(*more, examples + [varied] * 100)
-    np.testing.assert_allclose(again[0], line[0])
-    assert again[2][0] < -1 and abs(again[2][1]) < 0.2
-    head = dataclasses.replace(
-        some_head(["a"]), mean=line[0], deviation=line[1], weights=line[2]
-    )
-    head = surprise_training.calibrated(head, statistics, rows, examples)
-    rest = surprise.line_surprise(statistics, head) - rows @ head.usual
-    assert np.mean(rest[1::2] > rest[::2]) > 0.95
 
 
 def paired_windows(rng, count=200, pieces=40, twins=60):
@@ -180,31 +150,6 @@ def test_a_correction_is_the_least_of_what_it_says(monkeypatch, farthest):
     np.testing.assert_allclose(found.weights, best.x, atol=1e-4)
 
 
-def test_a_correction_takes_noise_away_and_finds_what_is_small(monkeypatch):
-    monkeypatch.setattr(surprise_training, "TWIN_SHIFT", 0.0)
-    given = paired_windows(np.random.default_rng(0))
-    surprises, levels, _, examples = given
-    found = surprise_training.correction_of(*given)
-    weights = found.weights
-    paired = [e.kind == surprise_training.PAIRED for e in examples]
-    warped = np.flatnonzero(paired)
-    total = surprises + (levels - found.mean) / found.deviation @ weights
-    assert np.mean(surprises[warped] > surprises[warped - 2]) < 0.6
-    assert np.mean(total[warped] > total[warped - 2]) > 0.75
-    assert weights[0] < 0 < weights[1]
-    # What pieces or twins change is weighed less for it, be it up or down.
-    for name, level in (("OF_PIECES", 2), ("OF_TWINS", 3)):
-        assert abs(weights[level]) < 0.8 * weights[1]
-        with monkeypatch.context() as patch:
-            patch.setattr(surprise_training, name, 0.0)
-            free = surprise_training.correction_of(*given).weights
-        assert free[level] > weights[level] + 0.1 * weights[1]
-    # Twins pull: kicked ones are to be more surprising, whose level is lower.
-    monkeypatch.setattr(surprise_training, "TWIN_SHIFT", 1.0)
-    pulled = surprise_training.correction_of(*given).weights
-    assert pulled[3] < weights[3] - 0.1 * weights[1]
-
-
 @pytest.mark.parametrize("fades", [(1.0, 2.5), (-1.0, 0.0)])
 def test_corrections_are_bounded_and_for_what_hardly_shows(monkeypatch, fades):
     assert surprise_training.MOST < FADES[1] - FADES[0]
@@ -229,95 +174,6 @@ def test_corrections_are_bounded_and_for_what_hardly_shows(monkeypatch, fades):
     for value in values[:20]:
         found = one(grid, np.tile(value, (1000, 1)), around[[0] * 1000])
         assert (np.diff(found) > 0).all()
-
-
-def test_heads_have_the_corrections_of_what_they_may_see(monkeypatch):
-    """Of "all" or "no model", without twins of the kind that they never saw; intact
-    windows come to 0 ± 1 with it."""
-    given = paired_windows(np.random.default_rng(0))
-    surprises, levels, rows, examples = given
-    kept = [e.condition in ("damaged", "varied") and e.kind == "none" for e in examples]
-    kept = np.array(kept)
-    intact = [e for e, is_intact in zip(examples, kept, strict=True) if is_intact]
-    rest = [e for e, is_intact in zip(examples, kept, strict=True) if not is_intact]
-    unseen = {None: (), "kick": ("kick",), "freeze": ("freeze", "frozen")}
-    kinds = {
-        surprise_training.head_name(source, kind): kind
-        for source in ("all", "no model")
-        for kind in unseen
-    }
-    scale = dict(zip(kinds, (1.0, 0.5, 0.7, 2.0, 3.0, 1.5), strict=True))
-    sees = {
-        name: ["nearest"] if name.startswith("no model") else ["random", "region"]
-        for name in kinds
-    }
-    rng, padded = np.random.default_rng(1), {}
-    own = {name: 0.7 * rng.normal(size=len(surprises)) for name in kinds}
-    own |= {"all": 0.0, "no model": 0.0}
-    for name in ("all", "no model"):
-        more = rng.normal(size=(len(levels), surprise.num_levels(sees[name])))
-        more[:, : levels.shape[1]] = levels + 0.1 * more[:, : levels.shape[1]]
-        for kind in unseen:
-            padded[surprise_training.head_name(name, kind)] = more
-
-    def measure(chosen, networks):
-        of = kept if all(e.kind == "none" for e in chosen) else ~kept
-        assert len(chosen) == of.sum()
-        found = {
-            name: np.column_stack(
-                [scale[name] * (surprises + own[name]), padded[name]]
-            )[of]
-            for name in networks
-        }
-        return found, rows[of], {name: np.arange(4.0) for name in networks}
-
-    monkeypatch.setattr(surprise_training, "measure", measure)
-    networks = {
-        name: ([Network(tuple(f"{s}.a" for s in seen), 0, 1, ())], kinds[name])
-        for name, seen in sees.items()
-    }
-    lines = dict.fromkeys(scale, (np.zeros(1), np.ones(1), np.ones(1)))
-    plain = surprise_training.finished(lines, networks, intact, [])
-    heads = surprise_training.finished(lines, networks, intact, [*intact, *rest])
-    assert all(head.correction is None for head in plain.values())
-    order = np.concatenate([np.flatnonzero(kept), np.flatnonzero(~kept)])
-    for name, head in heads.items():
-        source = "no model" if name.startswith("no model") else "all"
-        one = plain[source]
-        clipped = np.clip(scale[source] * surprises, -CLIP, CLIP)
-        values = (clipped - rows @ one.usual) / one.spread
-        used = [i for i in order if examples[i].kind not in unseen[kinds[name]]]
-        expected = surprise_training.correction_of(
-            values[used], padded[name][used], rows[used], [examples[i] for i in used]
-        )
-        for part in ("mean", "deviation", "weights", "usual"):
-            found = getattr(head.correction, part)
-            np.testing.assert_allclose(found, getattr(expected, part), atol=1e-9)
-        statistics, around, _ = measure(intact, [name])
-        found = surprise.surprise_of(statistics[name], around, head)
-        assert found.mean() == pytest.approx(0, abs=1e-3)
-        assert found.std() == pytest.approx(1, abs=1e-2)
-    for name in ("without kick", "without freeze"):
-        apart = heads["all"].correction.weights - heads[name].correction.weights
-        assert np.abs(apart).max() > 0.05
-
-
-def test_too_few_soft_warps_are_said():
-    def of(condition, kind, culprit, scenes):
-        return [
-            surprise_training.Example(i, kind, condition, np.array([culprit]), None)
-            for i in scenes
-        ]
-
-    learned, lines = range(1, 9, 2), range(0, 8, 2)
-    examples = [*of("true", "none", 0, learned), *of("true", "kick", 1, learned)]
-    examples += [*of("true", "none", 0, lines), *of("true", "kick", 1, lines)]
-    varied = of(surprise_training.VARIED, "none", 0, range(100, 150))
-    further = [*of("damaged", "none", -1, range(200, 219))]
-    further += of("damaged", surprise_training.PAIRED, -1, range(200, 230))
-    assert surprise_training.num_pairs(further) == 19
-    with pytest.raises(surprise_training.TooFew, match="19 .* need.* 20: .*--num_pair"):
-        surprise_training.fit_heads(examples + varied, further=further)
 
 
 def test_a_network_learns_what_no_line_can(monkeypatch):
@@ -371,112 +227,3 @@ def test_what_networks_learn_from_no_line_is_fitted_to():
     assert {e.condition for e in learned} == {
         "noisy", "rendered", surprise_training.VARIED
     }  # fmt: skip
-
-
-def test_lines_are_fitted_to_what_networks_have_not_seen(monkeypatch):
-    """Stacking: half, the line to the other half, both; the usual to neither."""
-    kinds = ["none", "kick"]
-    culprit = np.array([1], np.int8)
-    everything = [
-        surprise_training.Example(scene, kind, condition, culprit, None)
-        for condition, scenes in (
-            ("noisy", range(100, 106)),
-            (surprise_training.VARIED, range(200, 240)),
-            (surprise_training.DAMAGED, range(300, 303)),
-        )
-        for scene in scenes
-        for kind in (kinds if condition != surprise_training.VARIED else kinds[:1])
-    ]
-    learned, fitted, usual = [], [], []
-
-    def networks_by_head(examples, left_out, seed):
-        learned.append({e.scene for e in examples})
-        network = Network((str(len(learned)),), None, None, ())
-        found = {name: ([network], None) for name in surprise_training.SOURCES}
-        return found | {"without kick": ([network], "kick")}
-
-    def measure(examples, networks):
-        at = {name: np.zeros((len(examples), 2)) for name in networks}
-        points = {name: np.zeros(4) for name in networks}
-        return at, np.zeros((len(examples), 7)), points
-
-    def line_of(statistics, circumstances, examples):
-        fitted.append([(e.scene, e.kind) for e in examples])
-        return np.zeros(2), np.ones(2), np.ones(2)
-
-    def calibrated(head, statistics, circumstances, examples):
-        usual.append({(e.scene, e.kind) for e in examples})
-        return head
-
-    for own in (networks_by_head, measure, line_of, calibrated):
-        monkeypatch.setattr(surprise_training, own.__name__, own)
-    heads = surprise_training.fit_heads(everything)
-    unseen = {*range(220, 240), *range(300, 303)}
-    first = {101, 103, 105, *range(200, 220)}
-    assert learned == [first, {*range(100, 106), *range(200, 220)}]
-    assert {scene for scene, _ in fitted[0]} == {100, 102, 104, *unseen}
-    assert {kind for _, kind in fitted[0]} == {"none", "kick"}
-    assert {kind for _, kind in fitted[2]} == {"none"}  # without kick
-    assert usual == [{(scene, "none") for scene in unseen}] * 3
-    assert heads["all"].networks[0].names == ("2",)
-    # Too few of anything is said before any network is fitted.
-    with pytest.raises(
-        surprise_training.TooFew, match="a violation without kick: .* --num_scenes"
-    ):
-        surprise_training.fit_heads(everything, ["kick"])
-    few = [e for e in everything if e.scene not in range(225, 240)]
-    with pytest.raises(
-        surprise_training.TooFew, match="16 intact .* need 20: .* --num_varied"
-    ):
-        surprise_training.fit_heads(few)
-    assert len(learned) == 2
-
-
-def test_conditions_do_not_stand_for_the_number_of_tracks():
-    """Rendered windows have more tracks and more surprise, not because of those."""
-    rng = np.random.default_rng(0)
-    tracks = np.r_[np.full(100, 5.8), np.full(100, 7.1), rng.uniform(5, 7, 200)]
-    frames = np.r_[np.full(200, 3.9), rng.uniform(3.2, 3.9, 200)]
-    names = np.repeat(["noisy", "rendered", surprise_training.VARIED], [100, 100, 200])
-    raw = 3.0 * (names == "rendered") - 0.5 * tracks + rng.normal(0, 0.1, 400)
-    # They are faster, too, and not more surprising for that.
-    ones, speed = np.ones(400), rng.uniform(-1, 1, 400) + (names == "rendered")
-    columns = [ones, speed, speed, speed**2, speed**2, tracks, frames]
-    head = dataclasses.replace(some_head(["a"]), weights=np.ones(12) / 12)
-    head = dataclasses.replace(head, deviation=np.full(12, 10.0))
-    examples = [
-        surprise_training.Example(0, "none", str(name), np.zeros(0), lambda: None)
-        for name in names
-    ]
-    statistics = np.repeat(10 * raw[:, None], 12, axis=1)
-    around = np.stack(columns, 1)
-    found = surprise_training.calibrated(head, statistics, around, examples)
-    np.testing.assert_allclose(found.usual[1:], [0, 0, 0, 0, -0.5, 0], atol=0.05)
-    rest = raw - around @ found.usual
-    level = [rest[names == name].mean() for name in np.unique(names)]
-    assert np.mean(level) == pytest.approx(0, abs=0.05)
-
-
-def test_a_network_learns_from_what_fooled_it(monkeypatch):
-    """Few intact points look like culprits; the second fit has seen them."""
-    monkeypatch.setattr(surprise_training, "STEPS", 300)
-    rng = np.random.default_rng(0)
-
-    def points(number, centre):
-        return rng.normal(centre, 0.3, (number, 2)).astype(np.float32)
-
-    alike = points(60, (2, -2))  # a culprit's x; y tells them apart
-    drawn = [
-        surprise_training.Drawn("kick", points(300, (2, 0)), np.ones(300, bool),
-                                np.zeros((0, 2), np.float32)),
-        surprise_training.Drawn("none", points(300, (0, 0)), np.zeros(300, bool),
-                                np.concatenate([points(2000, (0, 0)), alike])),
-    ]  # fmt: skip
-    names, sources = ["observed.x", "observed.y"], [("observed",)]
-    [network] = surprise_training.fit_networks(drawn, names, sources)
-    values = np.concatenate([d.values for d in drawn])
-    labels = np.concatenate([d.is_culprit for d in drawn])
-    first = surprise_training.fit_network(values, labels, names)
-    assert (first(alike) > 0).mean() > 0.8 > 0.2 > (network(alike) > 0).mean()
-    assert (network(drawn[0].values) > 0).mean() > 0.9
-    assert network.names == ("observed.x", "observed.y")

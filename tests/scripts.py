@@ -1,0 +1,28 @@
+"""Commands at the top, started as a user starts them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def start_script(name, folder, flags, *arguments):
+    """Starts a script in a folder, with these flags unless arguments say otherwise."""
+    given = [str(argument).split("=")[0].strip("-") for argument in arguments]
+    flags = [f"--{name}={value}" for name, value in flags.items() if name not in given]
+    return subprocess.Popen(
+        [sys.executable, ROOT / name, *flags, *arguments],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+    )
+
+
+def finish(process):
+    """Returns a script's exit code, stdout and stderr."""
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
