@@ -112,14 +112,14 @@ def define_model_flags() -> None:
         "At most this many tracks are shown to the model. Default: 128; models of the "
         "published size take 2048.",
     )
-    flags.DEFINE_integer("seed", 0, "Of the splits and of the choice of support.")
+    flags.DEFINE_integer("seed", 0, "Seed of splits and choice of support.")
     flags.DEFINE_boolean(
         "use_dino",
         None,
         "DINOv2 features: of the files, else computed. Default: of the files, if the "
         "model was trained with them.",
     )
-    flags.DEFINE_boolean("use_depth", None, "Depth features, likewise.")
+    flags.DEFINE_boolean("use_depth", None, "Depth features, as --use_dino.")
     flags.DEFINE_string("depth", None, "vda, or a transformers model. Default: vda.")
     define_network_flags()
 

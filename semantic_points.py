@@ -55,7 +55,7 @@ def define_input_flags() -> None:
     flags.DEFINE_string("base_feat_path", "outputs/semantic_points", "Where files go.")
     flags.DEFINE_string("tracker", "lk", "lk, or cotracker3.")
     flags.DEFINE_string("cotracker_repo", None, "A clone of co-tracker.")
-    flags.DEFINE_string("cotracker_checkpoint", None, "Its weights.")
+    flags.DEFINE_string("cotracker_checkpoint", None, "Weights of CoTracker3.")
     flags.DEFINE_string(
         "dino_model", features.DINO_MODEL, "DINOv2 by name or directory."
     )
@@ -97,7 +97,7 @@ def define_sampling_flags() -> None:
     flags.DEFINE_boolean(
         "use_connected_components",
         False,
-        "That many in each connected part of a cluster; obj_ids count these.",
+        "Points in each connected part of a cluster instead; obj_ids count these.",
     )
     flags.DEFINE_float(
         "filter_radius",
@@ -105,9 +105,13 @@ def define_sampling_flags() -> None:
         "Tracks that stay nearer than this to an earlier one are left out; pixels of "
         "frames reduced to 512, 0 for none.",
     )
-    flags.DEFINE_integer("seed", 0, "kmeans: of its starts.")
-    flags.DEFINE_boolean("use_grid", False, "A plain grid in the first frame instead.")
-    flags.DEFINE_integer("cotracker_grid_size", 16, "Its points across and down.")
+    flags.DEFINE_integer("seed", 0, "kmeans: seed of its starts.")
+    flags.DEFINE_boolean(
+        "use_grid", False, "A plain grid in the first frame, no clusters."
+    )
+    flags.DEFINE_integer(
+        "cotracker_grid_size", 16, "--use_grid: points across and down."
+    )
 
 
 def given_settings() -> Settings:
