@@ -7,6 +7,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -186,7 +187,9 @@ def make(folder, items, rerun=False, **changes):
 
     def load():
         loaded.append(1)
-        model = features.load_features(dino_model=folder / "dino")
+        model = features.load_features(
+            options=SimpleNamespace(dino_model=folder / "dino")
+        )
         return model, tracking.load_tracker("lk")
 
     sampling = Sampling(
