@@ -27,6 +27,8 @@ from spa.model.checkpoints import save_checkpoint as save_checkpoint
 def main(argv):
     if len(argv) > 1:
         sys.exit(f"unexpected argument {argv[1]}: flags are written --name=value")
+    if FLAGS.checkpoint_path is None:
+        sys.exit("which checkpoint? give --checkpoint_path=FILE")
     # What is wrong is said in one line, not by every layer and thread below too.
     logging.set_verbosity(logging.ERROR)
     sys.unraisablehook = lambda _: None
@@ -47,5 +49,4 @@ if __name__ == "__main__":
     FLAGS = flags.FLAGS
     flags.DEFINE_string("checkpoint_path", None, "Checkpoint to describe.")
     flags.DEFINE_bool("allow_pickle", False, "Load pickled objects (can run any code).")
-    flags.mark_flag_as_required("checkpoint_path")
     app.run(main)

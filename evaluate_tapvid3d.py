@@ -58,11 +58,11 @@ def define_flags() -> None:
     flags.DEFINE_integer("num_support_tracks", None,
         "At most this many tracks are shown to the model. Default: 128; models of the "
         "published size take 2048.")
-    flags.DEFINE_integer("seed", 0, "Of the splits and of the choice of support.")
+    flags.DEFINE_integer("seed", 0, "Seed of splits and choice of support.")
     flags.DEFINE_boolean("use_dino", None,
         "DINOv2 features: of the files, else computed. Default: of the files, if the "
         "model was trained with them.")
-    flags.DEFINE_boolean("use_depth", None, "Depth features, likewise.")
+    flags.DEFINE_boolean("use_depth", None, "Depth features, as --use_dino.")
     flags.DEFINE_string("depth", None, "vda, or a transformers model. Default: vda.")
     spa_flags.define_cache_flag()
     spa_flags.define_network_flags()

@@ -46,15 +46,16 @@ def define_flags() -> None:
         "num_damaged", 40, "Rendered scenes with warped copies.", lower_bound=0
     )
     flags.DEFINE_integer(
-        "num_paired", 200, "More of these, with soft warps, for the correction; 0 for "
-        "heads without one, and then the next three mean nothing.",
+        "num_paired", 200, "Rendered scenes with soft warps, for the correction; 0 for "
+        "heads without one, whatever --num_further, --num_further_rendered and "
+        "--num_torn are.",
         lower_bound=0,
     )  # fmt: skip
     flags.DEFINE_integer(
         "num_further", 40, "Scenes with all twins, for the correction.", lower_bound=0
     )
     flags.DEFINE_integer(
-        "num_further_rendered", 56, "More of these, which are rendered, too.",
+        "num_further_rendered", 56, "As --num_further, but rendered, too.",
         lower_bound=0,
     )  # fmt: skip
     flags.DEFINE_integer(
@@ -67,7 +68,7 @@ def define_flags() -> None:
     flags.DEFINE_string("output_dir", None, "Default: where the checkpoint lies.")
     flags.DEFINE_boolean("left_out", True, "Also heads that never saw a kind.")
     flags.DEFINE_integer("num_workers", 2, "Processes that simulate.", lower_bound=0)
-    flags.DEFINE_integer("seed", 0, "Of draws and networks.", lower_bound=0)
+    flags.DEFINE_integer("seed", 0, "Seed of draws and networks.", lower_bound=0)
     define_cache_flag()
     flags.adopt_module_key_flags(spa_flags)  # --help lists it, too
 

@@ -57,7 +57,7 @@ def define_input_flags() -> None:
         "tracker", "lk", "One of: " + ", ".join(tracking.TRACKERS) + "."
     )
     flags.DEFINE_string("cotracker_repo", None, "A clone of co-tracker.")
-    flags.DEFINE_string("cotracker_checkpoint", None, "Its weights.")
+    flags.DEFINE_string("cotracker_checkpoint", None, "Weights of CoTracker3.")
     flags.DEFINE_string(
         "dino_model", features.DINO_MODEL, "DINOv2 by name or directory."
     )
@@ -99,7 +99,7 @@ def define_sampling_flags() -> None:
     flags.DEFINE_boolean(
         "use_connected_components",
         False,
-        "That many in each connected part of a cluster; obj_ids count these.",
+        "Points in each connected part of a cluster instead; obj_ids count these.",
     )
     flags.DEFINE_float(
         "filter_radius",
@@ -107,9 +107,13 @@ def define_sampling_flags() -> None:
         "Tracks that stay nearer than this to an earlier one are left out; pixels of "
         "frames reduced to 512, 0 for none.",
     )
-    flags.DEFINE_integer("seed", 0, "kmeans: of its starts.")
-    flags.DEFINE_boolean("use_grid", False, "A plain grid in the first frame instead.")
-    flags.DEFINE_integer("cotracker_grid_size", 16, "Its points across and down.")
+    flags.DEFINE_integer("seed", 0, "kmeans: seed of its starts.")
+    flags.DEFINE_boolean(
+        "use_grid", False, "A plain grid in the first frame, no clusters."
+    )
+    flags.DEFINE_integer(
+        "cotracker_grid_size", 16, "--use_grid: points across and down."
+    )
 
 
 def given_settings() -> Settings:

@@ -69,10 +69,10 @@ flags.DEFINE_enum("preset", "mini", PRESETS, "Size of the model, and defaults.")
 flags.DEFINE_string("checkpoint_dir", "runs/mini", "Directory to write to.")
 STRINGS = {
     "init_checkpoint": "Weights to begin with, of a model of the same sizes.",
-    "dataset_path": "Of a data source that is not simulated.",
+    "dataset_path": "Where data that are not simulated lie.",
     "eval_dataset_path": "Held-out data; default: simulated scenes.",
     "split": "Part of kubric (train, train[:90%]) or tapvid3d (minival) data.",
-    "eval_split": "The same of held-out data; default of kubric: validation.",
+    "eval_split": "As --split, of held-out data; default of kubric: validation.",
     "pool_dir": "Where simulated scenes are kept for later runs; default: nowhere.",
     "wandb_project": "Log to W&B too; default: do not.",
     "wandb_entity": "W&B team or user.",
@@ -82,13 +82,16 @@ STRINGS = {
 for name, text in STRINGS.items():
     flags.DEFINE_string(name, None, text)
 flags.DEFINE_bool("resume", False, "Go on where the run in --checkpoint_dir stopped.")
-flags.DEFINE_integer("seed", 0, "Of initialisation, data and noise.", 0, 2**31 - 1)
+flags.DEFINE_integer("seed", 0, "Seed of initialisation, data and noise.", 0, 2**31 - 1)
 
 flags.DEFINE_enum("data_source", "synthetic", SOURCES, "Where tracks come from.")
 flags.DEFINE_enum("eval_data_source", None, SOURCES, "Default: as --data_source.")
 flags.DEFINE_integer("num_scenes", 4096, "Simulated scenes to train on.", 1)
 flags.DEFINE_integer(
-    "num_depth_scenes", 0, "Those of them with depth features (0.5 s, 5.5 MB each).", 0
+    "num_depth_scenes",
+    0,
+    "How many simulated scenes have depth features (half a second and 5.5 MB each).",
+    0,
 )
 flags.DEFINE_integer("num_eval_scenes", 256, "Clips held out, at most.", 1)
 integer("num_workers", "Processes that simulate and prepare batches; 0: this one.", 0)
@@ -119,14 +122,27 @@ flags.DEFINE_float(
 )
 integer("num_steps", "Steps to train for.", 1)
 flags.DEFINE_float(
-    "num_epochs", None, f"The same, in epochs. {preset_defaults('num_epochs')}", 0
+    "num_epochs",
+    None,
+    f"Epochs to train for, instead of --num_steps. {preset_defaults('num_epochs')}",
+    0,
 )
 integer("warmup_steps", "Steps of linear warm-up.", 0)
-flags.DEFINE_float("weight_decay", 1e-2, "Of the kernels.", 0)
+flags.DEFINE_float("weight_decay", 1e-2, "Weight decay of the kernels.", 0)
 flags.DEFINE_float("clip_norm", 1.0, "Largest norm of a gradient.", 0)
 flags.DEFINE_float("ema_decay", 0.999, "Decay of the weights' moving average.", 0, 1)
-for term, weight in vars(WEIGHTS).items():
-    flags.DEFINE_float(f"{term}_weight", weight, f"Of {term} in the loss.", 0)
+for term, what in (
+    ("position", "position error"),
+    ("visibility", "cross-entropy of visibility"),
+    ("error_scale", "likelihood of the predicted error scale"),
+    ("certainty", "cross-entropy of certainty (trajan)"),
+):
+    flags.DEFINE_float(
+        f"{term}_weight",
+        getattr(WEIGHTS, term),
+        f"Weight of the {what} in the loss.",
+        0,
+    )
 
 integer("eval_freq", "Steps between evaluations.", 1)
 integer("save_freq", "Steps between savings of the training state.", 1)
@@ -143,9 +159,15 @@ flags.DEFINE_enum(
     ["online", "offline", "disabled"],
     "Default: $WANDB_MODE, else online with a login and offline without.",
 )
-flags.DEFINE_bool("distributed", False, "One of several hosts; a manager knows which.")
-flags.DEFINE_integer("num_processes", None, "How many hosts, likewise.", 1)
-flags.DEFINE_integer("process_id", None, "Which of them this is, likewise.", 0)
+flags.DEFINE_bool(
+    "distributed", False, "One of several hosts; a cluster's manager is asked which."
+)
+flags.DEFINE_integer(
+    "num_processes", None, "How many hosts, where no cluster manager knows.", 1
+)
+flags.DEFINE_integer(
+    "process_id", None, "Which host this is, where no cluster manager knows.", 0
+)
 
 
 def apply_preset() -> None:

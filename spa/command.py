@@ -125,9 +125,10 @@ def run_many(score, paths, scorer) -> tuple[str, bool]:
     if text and scorer.head is None:
         name = scorer.checkpoint.name
         text += f"realism is average Jaccard: no head is fitted for {name}\n"
+    tables = "scores.csv" if FLAGS.num_shards == 1 else "scores_*.csv"
     text += (
         f"{tally.scored} scored, {tally.finished} finished before, {tally.failed} "
-        f"failed\nsee scores*.csv in {FLAGS.output_dir}"
+        f"failed\nsee {tables} in {FLAGS.output_dir}"
     )
     return text, not tally.failed
 

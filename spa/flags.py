@@ -61,7 +61,7 @@ def define_scoring_flags() -> None:
     flags.DEFINE_string(
         "preset",
         "mini",
-        "Defaults for all that follows. mini: Lucas-Kanade tracks, depth unknown, no "
+        "Defaults for what is not given. mini: Lucas-Kanade tracks, depth unknown, no "
         "downloads. full: CoTracker3, DINOv2 and Video-Depth-Anything.",
     )
     flags.DEFINE_string(
@@ -88,8 +88,9 @@ def define_output_flags(output_dir: str, result_video_size: int = WORKING_SIZE) 
     flags.DEFINE_boolean("overwrite", False,
         "Of many videos, score again those that are finished.")
     flags.DEFINE_integer("num_shards", 1,
-        "Of many videos, score only every so many-th,")
-    flags.DEFINE_integer("shard_index", 0, "from this one on, counted from 0.")
+        "Of many videos, score only every so many-th; see --shard_index.")
+    flags.DEFINE_integer("shard_index", 0, 
+        "The first that --num_shards leaves, counted from 0.")
     flags.DEFINE_integer("result_video_size", result_video_size,
         "Longer side of the video kept in the result, at most 512 px; 0 for none.",
         lower_bound=0)

@@ -172,5 +172,7 @@ def plain_array(path: str, name: str, value) -> np.ndarray:
     if array.dtype == np.dtype("V2"):  # how numpy stores bfloat16: nameless bytes
         array = array.view(ml_dtypes.bfloat16)
     if array.dtype.kind not in "fiu" and array.dtype != ml_dtypes.bfloat16:
-        raise CheckpointError(f"{path}: {name} is no array of numbers")
+        raise CheckpointError(
+            f"{path}: {name} is no array of numbers; give the file of a model"
+        )
     return array

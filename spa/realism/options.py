@@ -40,8 +40,8 @@ class Options:
         "Points are seeded on a grid this wide.",
         least=1, most=WORKING_SIZE)  # else its cells were less than a pixel
     query_sampling: str = _option("grid", "scoring",
-        "Where points begin: grid, on that one, or semantic, spread over clusters of "
-        "DINOv2 features (--dino_model).", names=("grid", "semantic"))
+        "Where points begin: grid (--tracking_grid_size), or semantic, spread over "
+        "clusters of DINOv2 features (--dino_model).", names=("grid", "semantic"))
     num_points_per_entity: int = _option(POINTS_PER_ENTITY, "scoring",
         "With --query_sampling=semantic only: points in each cluster.", least=1)
     features: str | None = _option(None, "",  # no flag: it comes with use_dino
@@ -53,9 +53,10 @@ class Options:
         "DINOv2 features. Default, with --preset=full: if the model was trained with "
         "them.")
     use_depth: bool | None = _option(None, "modality",
-        "Depth and depth features. Default: as --use_dino.")
+        "Depth and depth features. Default, with --depth or --preset=full: if the "
+        "model was trained with them.")
     num_splits: int = _option(4, "scoring",
-        "Into how many splits of support and query tracks are dealt.", least=1)
+        "Into how many splits of support and query tracks they are dealt.", least=1)
     score_all_points: bool = _option(True, "scoring",
         "Hold out every track once, in one of the splits; else a quarter of them, "
         "drawn anew for each split.")
@@ -67,7 +68,7 @@ class Options:
     num_output_frames: int | None = _option(None, "scoring",
         "Frames in a window; the checkpoint's by default.", least=2)
     seed: int = _option(0, "scoring",
-        "Of the choice of tracks. Same seed, same score.", least=0)
+        "Seed of the choice of tracks. Same seed, same score.", least=0)
     start: float = _option(0.0, "clip", "Seconds of the video to leave out.", least=0.0)
     duration: float | None = _option(None, "clip",
         "Seconds of the video to score; all by default.", above=0, unit=" s")
@@ -83,14 +84,18 @@ class Options:
         "Horizontal field of view in degrees, instead of --intrinsics.",
         above=0, below=180, unit=" degrees")
     cotracker_repo: str | None = _option(None, "tracker", "A clone of co-tracker.")
-    cotracker_checkpoint: str | None = _option(None, "tracker", "Its weights.")
+    cotracker_checkpoint: str | None = _option(None, "tracker",
+        "Weights of CoTracker3.")
     dino_model: str | None = _option(None, "network", "DINOv2 by name or directory.")
     vda_repo: str | None = _option(None, "network", "A clone of Video-Depth-Anything.")
-    vda_encoder: str | None = _option(None, "network", "vits, vitb or vitl.")
+    vda_encoder: str | None = _option(None, "network",
+        "Size of Video-Depth-Anything: vits, vitb or vitl.")
     vda_model_path: str | None = _option(None, "network",
-        "Its weights; checkpoints/video_depth_anything_ENCODER.pth by default.")
+        "Weights of Video-Depth-Anything. Default: "
+        "checkpoints/video_depth_anything_ENCODER.pth, here or in its clone.")
     vda_metric: bool | None = _option(None, "network",
-        "Whether they give metres; by default by their name.")
+        "Whether the weights of Video-Depth-Anything give metres; by default by their "
+        "name.")
 # fmt: on
 
 
