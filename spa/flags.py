@@ -89,7 +89,7 @@ def define_output_flags(output_dir: str, result_video_size: int = WORKING_SIZE) 
         "Of many videos, score again those that are finished.")
     flags.DEFINE_integer("num_shards", 1,
         "Of many videos, score only every so many-th; see --shard_index.")
-    flags.DEFINE_integer("shard_index", 0, 
+    flags.DEFINE_integer("shard_index", 0,
         "The first that --num_shards leaves, counted from 0.")
     flags.DEFINE_integer("result_video_size", result_video_size,
         "Longer side of the video kept in the result, at most 512 px; 0 for none.",
