@@ -149,12 +149,10 @@ def given_settings() -> Settings:
 def load_networks(settings: Settings) -> tuple:
     """Returns the feature model, None for a grid, and the tracker."""
     need_torch("a file of points")
-    given = {name: getattr(settings, name) for name in COTRACKER_FLAGS}
-    given = {name: value for name, value in given.items() if value is not None}
-    track = tracking.load_tracker(settings.tracker, **given)
+    track = tracking.load_tracker(settings.tracker, settings)
     if settings.grid_size is not None:
         return None, track
-    return features.load_features(dino_model=settings.dino_model), track
+    return features.load_features(options=settings), track
 
 
 def run() -> tuple[str, bool]:

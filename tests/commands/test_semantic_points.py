@@ -186,7 +186,9 @@ def make(folder, items, rerun=False, **changes):
 
     def load():
         loaded.append(1)
-        model = features.load_features(dino_model=folder / "dino")
+        model = features.load_features(
+            options=Settings(None, dino_model=folder / "dino")
+        )
         return model, tracking.load_tracker("lk")
 
     sampling = Sampling(
