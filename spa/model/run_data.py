@@ -19,7 +19,7 @@ from spa.data.examples import example_features
 from spa.data.loading import dataset_size, load_dataset
 from spa.errors import UserError
 from spa.model import checkpoints
-from spa.simulation import scene_pool
+from spa.simulation.scene_pool import ScenePool, synthetic_pool
 from track_autoencoder import TrackAutoEncoder
 
 EVALUATION_SEED = 1  # pools of different seeds share no scene
@@ -158,13 +158,13 @@ def count_steps(options) -> int:
 
 def scene_pool(
     options, num_scenes: int, seed: int, num_frames: int, depth_scenes: int
-) -> scene_pool.ScenePool:
+) -> ScenePool:
     """Returns simulated scenes, as long as the model's window or longer.
 
     They have as many tracks as are asked for, and features for all of the support.
     """
     support, query = options.num_support_tracks, options.num_query_points
-    return scene_pool.synthetic_pool(
+    return synthetic_pool(
         num_scenes,
         seed=seed,
         num_workers=options.num_workers,
