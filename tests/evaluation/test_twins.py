@@ -19,7 +19,7 @@ from spa.model.checkpoints import load_checkpoint
 from spa.realism.front_ends import load_front_ends
 from spa.realism.heads import read_heads, write_heads
 from spa.realism.options import DEFAULT_CHECKPOINT, make_options
-from spa.realism.scorer import score_tracks
+from spa.realism.scorer import Scorer
 from spa.simulation import damages
 from spa.simulation.pools import CONDITIONS, FIRST_SEED, SceneSize, make_pool
 from spa.simulation.twins import VIOLATIONS
@@ -51,7 +51,8 @@ def test_a_clip_is_judged_by_every_head(small):
     needs_head = {"realism_left_out", "no_model", "no_model_left_out"}
     values = {n for n, x in plain.values.items() if x and np.isfinite(x)}
     assert values == set(judged.MEASURES) - needs_head
-    result = score_tracks(tracks, judges.checkpoint, options)
+    scorer = Scorer(judges.checkpoint, options, has_videos=False)
+    result = scorer.score_tracks(tracks)
     assert plain.values["realism"] == result.realism
     scores, given = -plain.surprise, result.points["coords_score"].T
     np.testing.assert_array_equal(
