@@ -17,7 +17,6 @@ inference.py's. `synthetic` and `corruptions` need no dataset: see
 spa/evaluation/twins.py.
 """
 
-import logging
 import os
 import sys
 
@@ -97,7 +96,6 @@ def main(argv):
         sys.exit(f"do not know what to do with {argv[1]!r}: give --benchmark=NAME")
     spa_flags.quiet_video_decoder()
     spa_flags.log_decisions("spa")
-    logging.getLogger("spa.realism").setLevel(logging.WARNING)
     with spa_flags.exit_on_user_error():
         keep_compiled_programs(FLAGS.jax_cache_dir)
         values = FLAGS.flag_values_dict()

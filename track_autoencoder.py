@@ -31,9 +31,11 @@ from spa.model.arrays import (
     sinusoidal_embedding,
 )
 from spa.model.carrier import DISPLACEMENT_SCALE, Carrier, Nodes
+from spa.model.config import MINI as MINI
 from spa.model.config import PRESETS, ModelConfig
 from spa.model.config import feature_widths as feature_widths
 from spa.model.inputs import check_batch, check_query_points, check_shape
+from spa.model.joint_readout import JointReadout as JointReadout
 from spa.model.readouts import READOUTS
 from spa.model.results import TrackAutoEncoderDecoderContext, TrackAutoEncoderResults
 

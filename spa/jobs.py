@@ -81,9 +81,9 @@ def read_csv(
     except (OSError, csv.Error, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read: {reason(error)}") from error
     if missing := sorted(set(columns) - set(there)):
+        needed = f": need {' and '.join(columns)}" if len(columns) > 1 else ""
         raise UserError(
-            f"{path} has no column {' and no column '.join(missing)}: need "
-            + " and ".join(columns)
+            f"{path} has no column {' and no column '.join(missing)}{needed}"
         )
     return there, rows
 
@@ -110,7 +110,11 @@ def find_inputs(path: str, column: str = "video_path") -> list[str] | None:
         nothing = f"{path} has no file that ends in one of {' '.join(endings)}"
     elif path.lower().endswith(".csv"):
         named = (row[column].strip() for row in read_csv(path, [column])[1])
-        found = [find_listed(name, path) for name in dict.fromkeys(filter(None, named))]
+        # One that is gone is beside the CSV: its result there is known by that path.
+        found = [
+            name if os.path.exists(name) else os.path.join(os.path.dirname(path), name)
+            for name in dict.fromkeys(filter(None, named))
+        ]
         nothing = f"{path} names no file in its column {column}"
     elif not os.path.exists(path) and glob.has_magic(path):
         found = [

@@ -1,6 +1,7 @@
 """The benchmarks by name, and how one is run. A new one is its file and a line here."""
 
 import inspect
+import logging
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -59,6 +60,7 @@ def run_benchmark(values: Mapping[str, object], options: Mapping) -> tuple[str, 
     if benchmark.is_scoring and is_sharded:
         raise UserError(f"num_shards and shard_index are not for --benchmark={name}")
     check_output_dir(values["output_dir"])
+    logging.getLogger("spa.realism").setLevel(logging.WARNING)
     chosen = _select_flags(benchmark.run, values)
     return benchmark.run(**chosen, **(options if benchmark.is_scoring else {})), True
 
@@ -95,6 +97,8 @@ def _score_clips(clips, values, options) -> Tally:
     scorer = Scorer(
         values["checkpoint_path"], make_options(values["preset"], **options)
     )
+    # What is decided for one clip is not for a list of many.
+    logging.getLogger("spa.realism").setLevel(logging.WARNING)
     return score_many(
         [clip.video for clip in clips],
         score=scorer.score,
