@@ -9,6 +9,7 @@ Among xdist's workers files stay whole, or what a file's fixtures make would be 
 each of them; long files come first, so that none is left for one worker in the end.
 """
 
+import logging
 import os
 import shutil
 import subprocess
@@ -92,3 +93,14 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
+@pytest.fixture(autouse=True)
+def restored_loggers():
+    """Commands that run in this process leave no trace in what others log."""
+    loggers = [logging.getLogger(name) for name in ("spa", "spa.realism", "spa.view")]
+    before = [(log.level, log.propagate, log.handlers[:]) for log in loggers]
+    yield
+    for log, (level, propagate, handlers) in zip(loggers, before, strict=True):
+        log.setLevel(level)
+        log.propagate, log.handlers = propagate, handlers

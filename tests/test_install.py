@@ -15,8 +15,6 @@ from pathlib import Path
 
 import pytest
 
-from spa.realism import score_video
-
 ROOT = Path(__file__).resolve().parent.parent
 CLIP = ROOT / "data/example_video.mp4"
 OPTIONS = {"duration": 1.0, "tracking_grid_size": 12, "num_splits": 2}
@@ -78,7 +76,9 @@ print(repr(score_video({str(CLIP)!r}, **{OPTIONS}).realism), spa.__file__)
 """
     realism, file = run(environment, tmp_path, "python", "-c", code).split()
     assert Path(file) == packages / "spa/__init__.py"
-    assert float(realism) == score_video(CLIP, **OPTIONS).realism
+    # In a process of its own, too: others may have compiled the model differently.
+    clone, _ = run(environment, ROOT, "python", "-c", code).split()
+    assert realism == clone
     assert 0 < float(realism) < 1
 
 
