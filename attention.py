@@ -30,10 +30,8 @@ def matmul_precision(dtype) -> jax.lax.Precision:
 
 
 class Linear(nn.Module):
-    """A linear map from the trailing `in_shape` axes to `out_shape` axes, in `dtype`.
-
-    init_scale: size of the initial weights, 1 for outputs as large as the inputs.
-    """
+    """A linear map from the trailing `in_shape` axes to `out_shape` axes, in `dtype`;
+    init_scale 1 gives outputs as large as the inputs."""
 
     in_shape: tuple[int, ...]
     out_shape: tuple[int, ...]
@@ -101,12 +99,8 @@ class RMSNorm(nn.Module):
 
 
 def attention_implementation(head_dim: int, dtype, platform: str | None = None) -> str:
-    """Returns what computes attention with so many channels a head: "cudnn" or "xla".
-
-    cuDNN's fused kernel never writes the attention weights to memory, but takes 16-bit
-    types and some head sizes only, and JAX never picks it by itself.
-    platform: "cpu", "cuda", "rocm", …; None for that of JAX's default device.
-    """
+    """Returns what computes attention on a platform (None: the default): "cudnn", which
+    never writes weights to memory but takes few types and sizes, or "xla"."""
     platform = default_platform() if platform is None else platform
     is_16_bit = jnp.dtype(dtype) in (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16))
     if platform in ("gpu", "cuda") and is_16_bit and head_dim in CUDNN_HEAD_DIMS:
@@ -180,11 +174,8 @@ def attend_xla(query, key, value, mask=None) -> jax.Array:
 
 
 def softmax(logits, mask=None) -> jax.Array:
-    """Returns the softmax over the last axis; zeros where no key is admitted.
-
-    The usual -inf logits make a row without keys NaN backward; a large negative number
-    makes it uniform, so that masked keys would count.
-    """
+    """Returns the softmax over the last axis; zeros where no key is admitted, whose
+    gradient the usual -inf logits make NaN."""
     if mask is None:
         return jax.nn.softmax(logits, axis=-1)
     logits = jnp.where(mask, logits, jnp.finfo(logits.dtype).min)
@@ -225,10 +216,8 @@ def check_mask(mask, shape: tuple[int, ...]) -> jax.Array:
 
 
 class Attention(nn.Module):
-    """Multi-head attention with RMS-normalised queries and keys.
-
-    query_width, key_width: channels of the two inputs; qkv_size: of all heads together.
-    """
+    """Multi-head attention with RMS-normalised queries and keys; widths are channels of
+    the inputs, qkv_size of all heads."""
 
     query_width: int
     key_width: int
@@ -266,12 +255,8 @@ class Attention(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """One pre-normalised block: attention in parallel from the same normed queries.
-
-    width: channels of the residual stream. key_width: of the cross-attended tokens,
-    None for no cross-attention. self_attention: False for queries that must not see
-    each other.
-    """
+    """One pre-normalised block: self-attention (if queries may see each other) and
+    cross-attention (if key_width is set) in parallel, then an MLP."""
 
     width: int
     qkv_size: int
@@ -343,11 +328,8 @@ class ImprovedTransformer(nn.Module):
         qq_mask: Bool[Array, "*#B #Q #Q"] | None = None,
         qk_mask: Bool[Array, "*#B #Q #K"] | None = None,
     ) -> Float[Array, "*B Q d1"]:
-        """Returns the normed tokens after all layers.
-
-        inputs_kv: tokens to cross-attend to; needed iff key_width is set. qq_mask,
-        qk_mask: which query may attend to which query, which token.
-        """
+        """Returns the normed tokens after all layers; the masks say which query may
+        attend to which query, which token."""
         queries = queries.astype(self.dtype)
         for layer in self.layers:
             queries = layer(queries, inputs_kv, qq_mask, qk_mask)

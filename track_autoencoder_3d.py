@@ -117,10 +117,8 @@ class TrackAutoEncoder3D(TrackAutoEncoder):
         return total
 
     def absent_vector(self, name: str, tracks: dict):
-        """Returns what stands for a missing feature, None where none can be missing.
-
-        Raises ValueError if it is missing and the model has no vector for that.
-        """
+        """Returns what stands for a missing feature, None where none can be; raises
+        ValueError without a vector for it."""
         if getattr(self, f"has_absent_{name}"):
             return getattr(self, f"absent_{name}").astype(self.dtype)
         if name not in tracks or f"{name}_present" in tracks:

@@ -22,10 +22,8 @@ BAD_FILE += (zipfile.BadZipFile, zlib.error)
 
 @contextlib.contextmanager
 def whole_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
-    """Opens a binary file to write; `path` is only touched when it is complete.
-
-    Its folder is made. Raises OSError, naming `path`, if it cannot be written.
-    """
+    """Opens a binary file to write; `path` is only touched when it is complete. Raises
+    OSError, naming it."""
     with whole_files() as create, create(path) as file:
         yield file
 
@@ -76,10 +74,7 @@ def write_npz(
 
 
 def keep_compiled_programs(directory: str) -> None:
-    """Turns on JAX's persistent compilation cache; an empty name leaves it off.
-
-    Raises NotADirectoryError if it is a file.
-    """
+    """Turns on JAX's persistent compilation cache; an empty name leaves it off."""
     import jax  # not above: who only reads and writes files does not wait for it
 
     if directory:
@@ -94,10 +89,8 @@ def keep_compiled_programs(directory: str) -> None:
 
 
 def replace_nan(value):
-    """Returns a value with None for each number in it that is not finite.
-
-    Named tuples become dicts by name, other tuples lists, and numpy's numbers Python's.
-    """
+    """Returns plain containers and numbers (named tuples as dicts), with None for each
+    number that is not finite."""
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float) and not np.isfinite(value):

@@ -21,10 +21,8 @@ Intrinsics = Float[np.ndarray, "4"]  # fx, fy, cx, cy in pixels
 
 
 def default_intrinsics(height: int, width: int) -> Intrinsics:
-    """Returns the intrinsics assumed where none are known: f = longer side, centred.
-
-    That is a field of view of 53 degrees along the longer side (all in pixels).
-    """
+    """Returns the intrinsics assumed where none are known: f = longer side (53
+    degrees), centred."""
     focal = float(max(height, width))
     return np.array([focal, focal, width / 2, height / 2])
 
@@ -57,10 +55,8 @@ def lift(
 def project(
     points: Float[np.ndarray, "*points 3"], intrinsics: Intrinsics
 ) -> Float[np.ndarray, "*points 2"]:
-    """Projects camera-frame points to pixels; the inverse of `lift` at their depth.
-
-    Points with Z <= 0 have no image: NaN.
-    """
+    """Projects camera-frame points to pixels, NaN where Z <= 0; the inverse of `lift`
+    at their depth."""
     xp = points.__array_namespace__()
     fx, fy, cx, cy = xp.asarray(intrinsics, dtype=points.dtype)
     z = xp.where(points[..., 2] > 0, points[..., 2], xp.nan)
@@ -72,10 +68,8 @@ def project(
 def world_to_camera(
     points: Float[np.ndarray, "N T 3"], extrinsics: Float[np.ndarray, "*T 4 4"]
 ) -> Float[np.ndarray, "N T 3"]:
-    """Takes world points to the camera's frame.
-
-    extrinsics: world-to-camera [4, 4], or [T, 4, 4] for a moving camera.
-    """
+    """Takes world points to the camera's frame; extrinsics: [4, 4], or [T, 4, 4] for a
+    moving camera."""
     rotation, translation = extrinsics[..., :3, :3], extrinsics[..., :3, 3]
     return (rotation @ points[..., None])[..., 0] + translation
 
@@ -115,7 +109,6 @@ def bilinear_sample(
 
 
 def _bilinear_chunk(xp, maps, tracks, size):
-    """`bilinear_sample` for few enough frames to hold every neighbour at once."""
     (h, w), (height, width) = maps.shape[1:3], size
     dtype = xp.promote_types(maps.dtype, xp.float32)
     x = xp.clip(tracks[..., 0] * (w / width) - 0.5, 0, w - 1).astype(dtype)
@@ -139,15 +132,8 @@ def sample_frames(
     size: tuple[int, int],
     out: Shaped[np.ndarray, "N T *C"] | None = None,
 ) -> Shaped[np.ndarray, "N T *C"]:
-    """Samples maps that come one by one, so that they are never all held.
-
-    As `bilinear_sample`, but compiled, on JAX's default device: about ten times as fast
-    for maps of many channels.
-
-    maps: T in order, all of one size; a generator will do. out: where to write, of any
-    float type, returned; float32 and new if not given. Raises ValueError if there are
-    not T maps, or `out` has a wrong shape.
-    """
+    """Samples T maps that come one by one, as `bilinear_sample`, but compiled: about
+    ten times as fast for many channels. Raises ValueError for another T, or `out`."""
     compiled, size = _compiled_sample(), tuple(map(float, size))
     return _compute_frames(
         lambda frame, xy, dtype: compiled(frame, xy, size, dtype), maps, [tracks], out
@@ -195,7 +181,6 @@ def _compute_frames(function, maps, points, out, width=None):
 
 
 def _padded(array):
-    """An array of points [n, ...] as float32 of POINTS_PER_CALL points."""
     padded = np.zeros((POINTS_PER_CALL, *array.shape[1:]), np.float32)
     padded[: len(array)] = array
     return padded
@@ -204,11 +189,8 @@ def _padded(array):
 def clip_scale(
     tracks: Float[np.ndarray, "N T 3"], visible: Float[np.ndarray, "N T 1"]
 ) -> float:
-    """Returns the clip's scale: the median depth of visible support points.
-
-    Never of query points: that would tell the model about what it has to predict.
-    Raises ValueError if nothing is visible, or the median depth is not positive.
-    """
+    """Returns the median depth of visible support points, never of query points, which
+    the model has to predict. Raises ValueError if it is not positive."""
     depths = np.asarray(tracks)[..., 2][np.asarray(visible)[..., 0] > 0.5]
     if depths.size == 0:
         raise ValueError("no support point is visible: the clip has no scale")
@@ -267,11 +249,8 @@ def depth_feature_frames(
     size: tuple[int, int],
     out: Shaped[np.ndarray, "N T 256"] | None = None,
 ) -> Shaped[np.ndarray, "N T 256"]:
-    """Computes `depth_features` of maps that come one by one, in bounded memory.
-
-    depth, out, errors: as in `sample_frames`. The scale is in the last 31 numbers only:
-    for another one put `depth_waves(z, scale)` there.
-    """
+    """Computes `depth_features` of maps that come one by one, as `sample_frames`; the
+    scale is in the last 31 numbers, `depth_waves(z, scale)`, only."""
     compiled, size = _compiled_depth_features(), tuple(map(int, size))
     return _compute_frames(
         lambda frame, xy, z, dtype: compiled(frame, xy, z, float(scale), size, dtype),
@@ -298,10 +277,8 @@ def _compiled_depth_features():
 def depth_taps(
     tracks: Float[np.ndarray, "*points 2"], size: tuple[int, int]
 ) -> tuple[Float[np.ndarray, "K *points 2"], Bool[np.ndarray, " K *points"]]:
-    """Returns where `depth_features` looks, and which of that is in the frame.
-
-    K = 225 taps, rows of y, in each x; size: (height, width) of the clip.
-    """
+    """Returns where `depth_features` looks, 225 taps, rows of y, in each x, and which
+    of that is in the frame."""
     xp = tracks.__array_namespace__()
     k = xp.arange(-DEPTH_TAPS, DEPTH_TAPS + 1) * (max(size) / 256)
     dy, dx = xp.meshgrid(k, k, indexing="ij")
@@ -335,10 +312,8 @@ def depth_waves(
 def quaternion_matrix(
     quaternions: Float[np.ndarray, "*poses 4"],
 ) -> Float[np.ndarray, "*poses 3 3"]:
-    """Returns rotation matrices of quaternions (w, x, y, z) of any positive length.
-
-    Raises ValueError if one of them is zero or not finite.
-    """
+    """Returns rotation matrices of quaternions (w, x, y, z) of any positive, finite
+    length, else raises ValueError."""
     xp = quaternions.__array_namespace__()
     length = xp.sqrt(xp.sum(quaternions**2, axis=-1, keepdims=True))
     if not xp.all((length > 0) & xp.isfinite(length)):

@@ -147,7 +147,6 @@ def _check(tracks, visible, predicted, predicted_visible, level):
 
 
 def _distances(points):
-    """Returns the distance from the camera, [..., N, T]; never quite zero."""
     return np.sqrt(np.maximum(np.square(points).sum(axis=-1), SMALLEST_DEPTH))
 
 
@@ -168,7 +167,6 @@ def _average(values, mean: bool):
 
 
 def _thresholds(tracks, intrinsics, fixed):
-    """The five thresholds, each a number or [*B, N, T], in the unit of `tracks`."""
     if fixed:
         return METRIC_THRESHOLDS
     pixel = _pixel_size(tracks, intrinsics)
@@ -183,7 +181,6 @@ def _pixel_size(tracks, intrinsics):
 
 
 def _count(visible, predicted_visible, squared, unit, weights, axes):
-    """Metrics from squared errors: sums of weights over `axes`."""
 
     def total(mask):
         return (mask * weights).sum(axis=axes)
@@ -199,11 +196,8 @@ def _count(visible, predicted_visible, squared, unit, weights, axes):
 
 
 def _ratios(agree, everything, num_visible, num_predicted, correct, hits):
-    """Metrics from sums of weights, `correct` and `hits` one for each threshold.
-
-    What is neither a true positive nor a false negative is a false positive, so the
-    Jaccard index is TP / (visible + predicted visible - TP).
-    """
+    """Returns metrics from sums of weights, `correct` and `hits` for each threshold;
+    the Jaccard index is TP / (visible + predicted visible - TP)."""
     metrics = {}
     with np.errstate(divide="ignore", invalid="ignore"):
         metrics["occlusion_accuracy"] = agree / everything
@@ -223,11 +217,8 @@ def _ratios(agree, everything, num_visible, num_predicted, correct, hits):
 def _local_metrics(
     tracks, visible, predicted, predicted_visible, unit, weights, scale, radius, level
 ):
-    """`local_neighborhood`: each track's metrics over its neighbours' points.
-
-    A neighbour's points count so much that all together weigh what the track's own
-    visible points do, as in the official code.
-    """
+    """Returns each track's metrics over its neighbours' points, which together weigh
+    what its own visible points do, as in the official code."""
     if level == "point":
         raise ValueError("scaling 'local_neighborhood' scores tracks, not points")
     arrays = (tracks, visible, predicted, predicted_visible, weights)
@@ -250,11 +241,8 @@ def _local_metrics(
 def _neighbour_metrics(
     tracks, visible, predicted, predicted_visible, weights, unit, scale, radius
 ):
-    """One clip's metrics per track, [N], over the points near it.
-
-    Frame by frame, so that all that is compared at once stays in the cache, and as
-    pairs of near tracks, which are few.
-    """
+    """Returns one clip's metrics per track, [N], over the points near it: frame by
+    frame, which stays in the cache, and as pairs, which are few."""
     num_tracks, num_frames = visible.shape
     num_levels = len(unit) + 1
     agree, everything, num_visible, num_predicted = np.zeros((4, num_tracks))
@@ -306,8 +294,7 @@ def pixel_errors(
     intrinsics: Float[np.ndarray, "4"],
 ) -> Float[np.ndarray, "*B N T"]:
     """Returns distances [*B, N, T] of predicted (scaled) from true positions, in pixels
-    at true depth of the camera at the evaluation's resolution
-    (`evaluation_intrinsics`)."""
+    at true depth, see `evaluation_intrinsics`."""
     distance = np.linalg.norm(predicted - tracks, axis=-1)
     return distance / _pixel_size(tracks, intrinsics)
 
@@ -370,14 +357,8 @@ def point_stays(batch: dict) -> Float[np.ndarray, "B Q T C"]:
 
 
 def constant_velocity(batch: dict) -> Float[np.ndarray, "B Q T C"]:
-    """Predicts that a query point keeps the velocity it has at its query, [B, Q, T, C].
-
-    A query is a position and has no velocity, so this baseline is given more than a
-    model is: the one other visible frame of the query's own track that is nearest in
-    time (the later of two), which it therefore hits exactly. Forward and backward the
-    point then moves on along that line. One that is never visible again stays. Hidden
-    positions may hold anything.
-    """
+    """Predicts that a query point keeps the velocity to the nearest other visible frame
+    of its own track (the later of two), [B, Q, T, C]; else it stays."""
     out = point_stays(batch)
     tracks = batch["query_tracks"]
     visible = batch["query_tracks_visible"][..., 0] > 0
@@ -395,14 +376,8 @@ def constant_velocity(batch: dict) -> Float[np.ndarray, "B Q T C"]:
 
 
 def nearest_support(batch: dict) -> Float[np.ndarray, "B Q T C"]:
-    """Predicts that a query point moves as its nearest support track does, [B, Q, T,
-    C].
-
-    Nearest in the query's frame, among those visible there. In frames where that track
-    is not visible the displacement of its last visible frame holds. Where no support
-    track is visible in the query's frame the point stays. Hidden positions may hold
-    anything.
-    """
+    """Predicts that a query point moves as the nearest support track visible in its
+    frame does, [B, Q, T, C], held where that is hidden; else it stays."""
     out = point_stays(batch)
     for b, points in enumerate(batch["query_points"]):
         support = batch["support_tracks"][b]
@@ -420,11 +395,7 @@ def nearest_support(batch: dict) -> Float[np.ndarray, "B Q T C"]:
 
 def hold_last(tracks: np.ndarray, visible: np.ndarray) -> np.ndarray:
     """Returns positions [N, T, C] with each hidden one replaced by the last seen
-    before.
-
-    Before a track is first seen it is where it is seen then; one that is never seen
-    stays at its first position.
-    """
+    before, else the first seen after."""
     num_frames = visible.shape[1]
     index = np.where(visible, np.arange(num_frames), -1)
     index = np.maximum.accumulate(index, axis=1)
@@ -434,13 +405,8 @@ def hold_last(tracks: np.ndarray, visible: np.ndarray) -> np.ndarray:
 
 
 def image_errors(tracks: np.ndarray, batch: dict) -> np.ndarray:
-    """Returns image distances [B, Q, T] of predictions for a batch's query tracks to
-    the true ones, in pixels at 256.
-
-    In 3D of frames whose shorter side is 256, in 2D of frames resized to 256 × 256, as
-    TAPVid-3D and TAP-Vid measure. Without `frame_size` the principal point is taken for
-    the frame's centre.
-    """
+    """Returns image distances [B, Q, T] to a batch's query tracks in pixels at 256: of
+    the shorter side in 3D, of 256 × 256 in 2D, as the benchmarks measure."""
     if tracks.shape[-1] == 2:
         return EVALUATION_SIZE * np.linalg.norm(tracks - batch["query_tracks"], axis=-1)
     scale = _batch_intrinsics(batch)[:, None, None, :2]
@@ -465,13 +431,8 @@ def batch_metrics(
     batch: dict,
     weights: Float[np.ndarray, "B Q T"],
 ) -> dict[str, Float[np.ndarray, " B"]]:
-    """Returns average_jaccard and average_pts_within_thresh [B] of predictions for a
-    batch's query tracks; NaN where nothing counts.
-
-    In 3D those of TAPVid-3D with median scaling; in 2D those of TAP-Vid, which counts
-    in pixels of a frame resized to 256 × 256. Weights are 0 where a point does not
-    count.
-    """
+    """Returns average_jaccard and average_pts_within_thresh [B] of predictions, NaN
+    where nothing counts: TAPVid-3D's with median scaling, in 2D TAP-Vid's."""
     truth, scaling = batch["query_tracks"], "median"
     if tracks.shape[-1] == 3:
         intrinsics = _batch_intrinsics(batch)
@@ -495,12 +456,8 @@ def batch_metrics(
 def motion_sample(
     latents: Float[np.ndarray, "W K C"], flatten: bool = False
 ) -> Float[np.ndarray, " D"]:
-    """Returns a clip's sample for a set of clips: its latents' mean over windows.
-
-    A window without support tracks is NaN and left out. Flat all tokens, [K * C]; else
-    their mean, [C], which a Gaussian can be fitted to with a few hundred clips. Raises
-    ValueError: another number of axes, or no window that is finite.
-    """
+    """Returns a clip's latents' mean over windows that are finite: flat, [K * C], or
+    the mean token, [C]. Raises ValueError if there is none."""
     mean = _mean_window(latents)
     return mean.ravel() if flatten else mean.mean(axis=0)
 
@@ -508,12 +465,8 @@ def motion_sample(
 def video_distance(
     first: Float[np.ndarray, "W K C"], second: Float[np.ndarray, "V K C"]
 ) -> float:
-    """Returns how far apart the motion of two videos is: the root mean square
-    difference of their latents, each the mean over the video's windows.
-
-    Token k of one may be compared with token k of the other, since both grew from the
-    same learned vector. Raises ValueError: of two checkpoints, or as `motion_sample`.
-    """
+    """Returns the root mean square difference of two videos' latents, each the mean
+    over windows. Raises ValueError: of two checkpoints."""
     first, second = _mean_window(first), _mean_window(second)
     if first.shape != second.shape:
         raise ValueError(

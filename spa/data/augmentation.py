@@ -57,12 +57,8 @@ def augment_example(
     num_output_frames: int,
     num_visible: int = 1,
 ) -> Example:
-    """Returns a variant of an example, of at most num_output_frames frames.
-
-    num_visible: how many tracks should be visible in two frames or more. A crop that
-    leaves fewer is drawn again, and at last the one with most is taken of windows that
-    cover the clip. Without `crop` these are the only ones: the first with enough.
-    """
+    """Returns a variant of an example, of at most num_output_frames frames: of a crop
+    with num_visible tracks visible in two frames or more, or with most."""
     example = _random_crop(example, rng, augmentation, num_output_frames, num_visible)
     if rng.random() < augmentation.mirror and "dino_features" not in example:
         example = mirror(example)
@@ -88,7 +84,6 @@ def augment_example(
 
 
 def _noisy(example, rng, augmentation) -> Example:
-    """Adds errors of position, false occlusions and disappearances unnoticed."""
     pixel = max(example["width"], example["height"]) / 256
     tracks, camera = example["tracks_3d"], example["intrinsics"]
     sigma = rng.uniform(0, augmentation.noise_pixels) * pixel
@@ -108,7 +103,6 @@ def _noisy(example, rng, augmentation) -> Example:
 
 
 def _estimated_depth(example, rng, augmentation) -> Example:
-    """Adds the errors of a depth network: shift, of depth or its inverse; flicker."""
     tracks = example["tracks_3d"]
     depths = tracks[..., 2][example["visible"][..., 0] > 0]
     inverse = bool(rng.random() < 0.5)
@@ -172,10 +166,8 @@ def cut(example: Example, start: int, length: int, stride: int = 1) -> Example:
 
 
 def mirror(example: Example) -> Example:
-    """Exchanges left and right: the world reflected in the camera's y-z plane.
-
-    Depth maps and relative depths are too; DINOv2 features cannot be.
-    """
+    """Exchanges left and right: the world reflected in the camera's y-z plane. (DINOv2
+    features cannot be.)"""
     fx, fy, cx, cy = np.asarray(example["intrinsics"], np.float32)
     stored = {"depth", "depth_taps"} & set(example)
     return example | {
@@ -186,12 +178,8 @@ def mirror(example: Example) -> Example:
 
 
 def flatten_depth(example: Example) -> Example:
-    """Returns the example without depth and focal length: pixels lifted at z = 1.
-
-    fx = fy = max(H, W), centre at (W/2, H/2), as for any video of unknown intrinsics
-    (docs/DESIGN.md). Hidden points become zero. What is known of depth is gone, and
-    `unit_depth` says so.
-    """
+    """Returns the example without depth and focal length: pixels lifted at z = 1 by the
+    camera of any video of unknown intrinsics; `unit_depth` says so."""
     height, width = int(example["height"]), int(example["width"])
     intrinsics = geometry.default_intrinsics(height, width).astype(np.float32)
     lifted = geometry.lift(project_tracks(example), intrinsics)

@@ -121,11 +121,8 @@ def _checked(example: Example, num_output_frames: int, width: int):
 
 
 def _split(rng, visible: np.ndarray, num_support: int, num_query: int, rows=None):
-    """Random disjoint indices of support and query tracks; visible: `[N, T]` bool.
-
-    rows: `[N]` bool, the tracks that support may be drawn from, None for all.
-    The support is filled up with -1, queries with the first ones again.
-    """
+    """Returns random disjoint indices of support and query tracks, filled up with -1
+    and the first ones again; rows [N] bool: those that support may be of."""
     total, frames = len(visible), visible.sum(1)
     fit = rng.permutation(np.flatnonzero(frames >= 2))
     count = num_query

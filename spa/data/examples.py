@@ -25,9 +25,7 @@ def read_npz(
     path: str | os.PathLike, names: set[str] | None = None
 ) -> dict[str, np.ndarray]:
     """Reads arrays of an .npz by name, all or those among `names`; object arrays too.
-
-    Raises DatasetError as `load_pickle`.
-    """
+    Raises DatasetError as `load_pickle`."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = {name.removesuffix(".npy"): name for name in archive.namelist()}
@@ -54,7 +52,6 @@ def _read_npy(archive: zipfile.ZipFile, member: str) -> np.ndarray:
 
 
 def _read_header(file) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """The shape, order and type that an .npy begins with; its array follows."""
     if np.lib.format.read_magic(file) == (1, 0):
         return np.lib.format.read_array_header_1_0(file)
     return np.lib.format.read_array_header_2_0(file)
@@ -94,11 +91,8 @@ def decode_video(frames, whole: bool) -> np.ndarray:
 
 
 def checked_example(name: str | os.PathLike, example: Example) -> Example:
-    """Returns an example whose visible positions are finite and before the camera.
-
-    Raises DatasetError, naming the clip, for shapes that do not fit, NaN or infinite
-    visible positions, bad intrinsics, and if nothing is visible.
-    """
+    """Returns an example whose visible positions are finite and before the camera;
+    raises DatasetError, naming the clip, for anything that does not fit."""
     with name_errors(name):
         return example | _checked_arrays(example)
 
@@ -135,10 +129,8 @@ def _checked_arrays(example: Example) -> Example:
 
 
 def checked_features(stored: dict, tracks: np.ndarray) -> Example:
-    """Returns the optional features of an example, stored beside its tracks.
-
-    Raises ValueError for features that do not fit these.
-    """
+    """Returns the optional features stored beside tracks; raises ValueError if they do
+    not fit these."""
     features = {}
     if "dino_features" in stored:
         features["dino_features"] = stored["dino_features"]
@@ -269,13 +261,8 @@ class FileSource:
 
 
 def open_examples(dataset_path: str | os.PathLike) -> FileSource:
-    """Opens the .npz examples of a directory (`read_example`).
-
-    Impossible twins of simulated scenes (`violation`) are left out: nothing shall be
-    learned from them.
-
-    Raises DatasetError if there is no such directory, or no example in it.
-    """
+    """Opens the .npz examples of a directory, but for impossible twins of simulated
+    scenes (`violation`): nothing shall be learned from them."""
     kept, impossible, widths = [], 0, []
     paths = list_files(dataset_path, "*.npz", "training examples")
     for path in tqdm.tqdm(paths, "listing examples", disable=len(paths) < 1000):
@@ -302,10 +289,7 @@ def open_examples(dataset_path: str | os.PathLike) -> FileSource:
 
 
 def example_features(dataset_path: str | os.PathLike) -> set[str]:
-    """Returns what the first readable example of a directory has: "dino", "depth".
-
-    Raises DatasetError if there is no such directory, or no example in it.
-    """
+    """Returns what the first readable example of a directory has: "dino", "depth"."""
     for path in list_files(dataset_path, "*.npz", "training examples"):
         try:
             with zipfile.ZipFile(path) as archive:

@@ -129,10 +129,8 @@ def _kubric_visible(clip: Example, tracks: np.ndarray, instance: np.ndarray):
 
 @dataclasses.dataclass
 class KubricSource:
-    """The clips of one split of a MOVi TFDS directory, TFRecord or array_record.
-
-    Both are read at random places and without TensorFlow.
-    """
+    """The clips of one split of a MOVi TFDS directory, TFRecord or array_record, read
+    at random places and without TensorFlow."""
 
     path: str | os.PathLike
     split: str = "train"
@@ -163,11 +161,8 @@ class KubricSource:
             return read_kubric(decode_kubric(self._record(shard, row)))
 
     def expand(self, clip: Example, rng: np.random.Generator, num_tracks: int):
-        """Draws random pixels of a clip, tracks that move with their instance.
-
-        Pixels are those of three to six random frames, in half of the clips all alike,
-        in the others half of them on instances, for most of a picture is background.
-        """
+        """Draws pixels of three to six random frames, in half of the clips half of them
+        on instances, for most of a picture is background; returns their tracks."""
         return follow_pixels(clip, *_seed_pixels(clip["segmentation"], rng, num_tracks))
 
     def _place(self, index: int) -> tuple[int, int]:

@@ -110,11 +110,8 @@ def load_examples(
 
 @dataclasses.dataclass(frozen=True)
 class _ClipMaker:
-    """Makes a clip of the example of a number.
-
-    What is wrong with one comes back as {"error": line}, or for on_error="drop" and
-    "replace" as {"skipped": [line]}, in the last case beside a clip in its place.
-    """
+    """Makes a clip of the example of a number. What is wrong with one comes back as
+    {"error": line}, or, to be left out, as {"skipped": [line]}."""
 
     source: object
     augmentation: Augmentation
@@ -170,10 +167,8 @@ def _stack(clips: list[dict]) -> dict:
 
 
 class _Reporter:
-    """Raises the errors that batches bring along, and counts on stderr what they skip.
-
-    In the process of who iterates, so that no traceback of a worker hides the line.
-    """
+    """Raises the errors that batches bring along and counts on stderr what they skip,
+    in this process, so that no traceback of a worker hides the line."""
 
     def __init__(self, total: int):
         self._total, self._skipped = total, set()
@@ -212,15 +207,8 @@ def load_dataset(
     data_sources: tuple[str, ...] | None = None,
     **options,
 ) -> Iterator[Example]:
-    """Returns batches of one of `SOURCES`, with the options of `load_examples`.
-
-    pool: the scenes of "synthetic", which uses no dataset_path. split: a part of
-    "kubric" (`train[:90%]`) or "tapvid3d" (`minival`). data_sources: some of
-    TAPVID3D_SOURCES, of "tapvid3d".
-
-    Raises ValueError for another source, or one without what it reads from,
-    DatasetError if there is no such dataset, and as `load_examples` does.
-    """
+    """Returns batches of one of `SOURCES`, with the options of `load_examples`; pool:
+    the scenes of "synthetic". Raises ValueError or DatasetError as that does."""
     if data_source == "synthetic":
         if pool is None:
             raise ValueError("simulated scenes come from a pool: give one as pool=")
@@ -235,11 +223,8 @@ def dataset_size(
     split: str | None = None,
     data_sources: tuple[str, ...] | None = None,
 ) -> int:
-    """Returns how many clips an epoch of the dataset has. (TAP-Vid's are read for it.)
-
-    Raises ValueError for a source that is unknown or simulated, DatasetError if there
-    is no such dataset.
-    """
+    """Returns how many clips an epoch of the dataset has. (TAP-Vid's are read for
+    it.)"""
     if data_source == "synthetic":
         raise ValueError("simulated scenes are in no dataset: a pool has its length")
     return len(_open_source(data_source, dataset_path, split, data_sources))

@@ -59,13 +59,8 @@ def _tapvid_example(title: str, clip: dict) -> Example:
 
 
 class TapvidSource:
-    """The clips of a directory's TAP-Vid pickles, or of one pickle.
-
-    Tracks are kept in memory, videos are not. A pickle that cannot be read counts as
-    one clip: the error comes when that is asked for.
-
-    Raises DatasetError if there is no such directory, or no pickle in it.
-    """
+    """The clips of a directory's TAP-Vid pickles, or of one; without videos. A pickle
+    that cannot be read counts as one clip, whose error comes when it is asked for."""
 
     def __init__(self, dataset_path: str | os.PathLike):
         paths = list_files(dataset_path, "*.pkl", "TAP-Vid pickles")

@@ -59,14 +59,8 @@ def open_tapvid3d(
     data_sources: tuple[str, ...] = TAPVID3D_SOURCES,
     split: str | None = None,
 ) -> FileSource:
-    """Opens the .npz of a TAPVid-3D directory, of its sub-folders by source.
-
-    split: a sub-folder as the benchmark names them (minival, full_eval), if there is
-    one. A directory without sub-folders of these names is taken as it is.
-
-    Raises DatasetError if there is no such directory, no clip in it, or no source of
-    such a name.
-    """
+    """Opens the .npz of a TAPVid-3D directory, of its sub-folders by source, of one
+    split (minival, full_eval) if it is named; a directory without them as it is."""
     unknown = set(data_sources) - set(TAPVID3D_SOURCES)
     if unknown:
         raise DatasetError(

@@ -15,13 +15,8 @@ TFDS_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 
 
 def tfds_shards(path: str | os.PathLike, split: str) -> list[tuple[str, int, range]]:
-    """Returns the files of a split of a TFDS directory, the only one below `path`.
-
-    split: a name, or a part: `train`, `train[:90%]`, `train[100:200]`.
-    Returns for each file its path, how many examples it holds, and which are meant.
-
-    Raises DatasetError if there is no dataset, more than one, or no such split.
-    """
+    """Returns the files of a split, or of a part such as `train[:90%]`, of a TFDS
+    directory: path, number of examples, and which of them are meant."""
     if "://" in str(path):
         raise DatasetError(f"{path} is not on this machine: copy it here first")
     found = sorted(pathlib.Path(path).rglob("dataset_info.json"))
@@ -68,7 +63,6 @@ def tfds_shards(path: str | os.PathLike, split: str) -> list[tuple[str, int, ran
 
 
 def _bound(text: str | None, default: int, total: int) -> int:
-    """An end of a part of a split: a number of examples or a percentage."""
     if text is None:
         return default
     if text.endswith("%"):
@@ -77,15 +71,8 @@ def _bound(text: str | None, default: int, total: int) -> int:
 
 
 def decode_kubric(record: bytes) -> dict:
-    """Returns what `read_kubric` needs of a serialised MOVi example.
-
-    Only this much is decoded: the video, flow, normals and coordinates that are stored
-    too are ten times as large. (TFDS's own partial decoding trips over the examples'
-    ragged boxes.)
-
-    Raises DatasetError if tensorflow-datasets is not installed, ValueError for what is
-    no such example.
-    """
+    """Returns what `read_kubric` needs of a serialised MOVi example, a tenth of it.
+    (TFDS's own partial decoding trips over the examples' ragged boxes.)"""
     try:
         from tensorflow_datasets.proto import tf_example_pb2
     except ImportError as error:
@@ -126,11 +113,8 @@ def decode_kubric(record: bytes) -> dict:
 
 
 def tfrecord_offsets(path: str | os.PathLike) -> np.ndarray:
-    """Returns where the records of a TFRecord are: `[R, 2]` first byte, length.
-
-    The format: length as 8 bytes little-endian, 4 of checksum, the record, 4 of
-    checksum. Raises ValueError for a file that ends within a record.
-    """
+    """Returns where the records of a TFRecord are: `[R, 2]` first byte, length. Raises
+    ValueError for a file that ends within a record."""
     size, at, records = os.path.getsize(path), 0, []
     with open(path, "rb") as file:
         while at < size:

@@ -34,10 +34,8 @@ def _admitted() -> dict[tuple[str, str], Callable]:
 
 
 class ArrayUnpickler(pickle.Unpickler):
-    """Unpickles numpy arrays, scalars, bytes and plain containers, nothing else.
-
-    A pickle can call any function that it can name. This one can name no other.
-    """
+    """Unpickles numpy arrays, scalars, bytes and plain containers: a pickle can call
+    any function that it can name, and this one can name no other."""
 
     def find_class(self, module: str, name: str):
         try:
@@ -49,11 +47,8 @@ class ArrayUnpickler(pickle.Unpickler):
 
 
 def load_pickle(path: str | os.PathLike):
-    """Returns what a pickle of arrays and plain containers holds.
-
-    Raises DatasetError if it cannot be read, is damaged, or names anything else;
-    nothing in it is run then.
-    """
+    """Returns what a pickle of arrays and plain containers holds; raises DatasetError,
+    running nothing, for any other."""
     try:
         with open(path, "rb") as file:
             return ArrayUnpickler(file).load()

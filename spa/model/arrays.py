@@ -41,11 +41,8 @@ def lifted(points: Float[Array, "... 3"]) -> Float[Array, "... 3"]:
 
 
 def scan_chunks(method, model, inputs: dict, chunk_size: int, *shared):
-    """Calls `method(model, chunk, *shared)` on chunks of axis 1, results put together.
-
-    The last chunk is filled up with zeros, whose results are dropped. Each chunk is
-    rematerialised in the backward pass, so that memory is bounded there too.
-    """
+    """Calls `method(model, chunk, *shared)` on chunks of axis 1, the last filled up
+    with zeros; each is rematerialised backward, so that memory is bounded."""
     total = jax.tree.leaves(inputs)[0].shape[1]
     if total <= chunk_size:
         return method(model, inputs, *shared)

@@ -76,11 +76,8 @@ class Carrier:
     def scaffold_paths(
         self, tracks: dict
     ) -> tuple[Int[Array, "B L"], Float[Array, "B L P"]]:
-        """Chooses the nodes and compresses their paths. Nothing in it is learned.
-
-        tracks: as TrackAutoEncoder.per_track_inputs returns them. Returns the nodes, as
-        indices of tracks, and their paths, `path_size` numbers each.
-        """
+        """Returns the nodes, as indices of tracks, and their compressed paths,
+        `path_size` numbers each. Nothing in it is learned."""
         visible = (tracks["visible"] & tracks["in_clip"])[..., None]
         points = jax.lax.stop_gradient(self.embedded_position(tracks["tracks"]))
         # As long as the model's window, so that padding is inert.

@@ -29,10 +29,8 @@ def unflatten(arrays: dict) -> dict:
 
 
 def read_arrays(path: str, allow_pickle: bool = False) -> tuple[dict, str | None]:
-    """Reads named arrays, 16-bit ones as stored, and the text of `config` or None.
-
-    Raises CheckpointError as load_checkpoint does.
-    """
+    """Reads named arrays, 16-bit ones as stored, and the text of `config` or None;
+    raises as load_checkpoint does."""
     if not os.path.exists(path):
         raise CheckpointError(f"no such checkpoint: {path}")
     if os.path.isdir(path):
@@ -85,11 +83,8 @@ def read_member(path: str, file: np.lib.npyio.NpzFile, name: str):
 
 
 def read_directory(path: str) -> dict:
-    """Reads the newest checkpoint of a directory that Flax or Orbax wrote.
-
-    That is one checkpoint of Orbax, or `checkpoint_N` (Flax; files or Orbax's) or `N`
-    (Orbax's CheckpointManager) for step N.
-    """
+    """Reads the newest checkpoint of a directory: one of Orbax, or `checkpoint_N`
+    (Flax; files or Orbax's) or `N` (Orbax's CheckpointManager) for step N."""
     steps = {}
     for name in os.listdir(path):
         if match := re.fullmatch(r"(?:checkpoint_)?(\d+)", name):
@@ -139,10 +134,8 @@ def read_msgpack(path: str) -> dict:
 
 
 def find_parameters(path: str, tree) -> dict:
-    """Finds the parameters in what was read and names them by their path.
-
-    Raises CheckpointError if there are none, or something else is among them.
-    """
+    """Finds the parameters in what was read and names them by their path; raises
+    CheckpointError if there are none, or something else among them."""
     if isinstance(tree, (dict, FrozenDict)):
         try:
             tree = unflatten(flatten(tree))  # names with a "/" become paths too

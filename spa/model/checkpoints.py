@@ -1,8 +1,5 @@
-"""Weights to models: loading, saving, initialising; a mismatch is an error with a list.
-
-Parameters are a flat .npz of arrays named by their path (docs/DESIGN.md,
-Checkpoints).
-"""
+"""Weights to models: loading, saving, initialising; a mismatch is an error with a
+list."""
 
 import dataclasses
 import functools
@@ -32,12 +29,8 @@ TRUNCATED_DEVIATION = 0.87962566  # of a standard normal that is cut off at 2
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """A model with its parameters (nested dicts of float32 arrays).
-
-    sha256: of the file; of the parameters where the checkpoint is a directory.
-    metadata: what the writer noted beside the configuration. folder: where the file
-    lies; empty for none.
-    """
+    """A model with its parameters (nested dicts of float32 arrays); sha256 is of the
+    file, or of the parameters in a directory, `metadata` the writer's notes."""
 
     model: TrackAutoEncoder
     params: dict
@@ -117,11 +110,8 @@ def load_checkpoint(
 def read_checkpoint(
     path: str, allow_pickle: bool = False
 ) -> tuple[dict, ModelConfig, dict | None]:
-    """Returns arrays by name, the configuration, and the writer's notes.
-
-    The notes are None for a published file, which has no configuration. Raises as
-    load_checkpoint does, but does not compare arrays with the configuration.
-    """
+    """Returns arrays by name, configuration, and the writer's notes, None in a
+    published file. Raises as load_checkpoint does, but compares no shapes."""
     arrays, text = read_arrays(path, allow_pickle)
     if text is not None:
         return arrays, *parse_config(path, text)
@@ -178,10 +168,8 @@ def parse_config(path: str, text: str) -> tuple[ModelConfig, dict]:
 def expected_shapes(
     config: ModelConfig, path: str = "the checkpoint"
 ) -> dict[str, tuple]:
-    """Returns names and shapes of the parameters of a model.
-
-    Raises CheckpointError, naming the path, if a model so configured cannot be built.
-    """
+    """Returns names and shapes of a model's parameters; raises CheckpointError, naming
+    the path, if it cannot be built."""
     try:
         model = MODELS[config.model_type](**dataclasses.asdict(config))
         shapes = parameter_shapes(model)
@@ -213,11 +201,8 @@ def flax_params(model: TrackAutoEncoder, key: jax.Array) -> dict:
 
 
 def init_params(model: TrackAutoEncoder, seed: int) -> dict:
-    """Draws parameters (float32), distributed as `flax_params` draws them.
-
-    Drawn by numpy: compiling random numbers of every shape takes many times longer.
-    Each array depends on seed, name, shape and nothing else.
-    """
+    """Draws parameters as `flax_params` does, each from seed, name and shape, by numpy:
+    compiling random numbers of every shape takes many times longer."""
     shapes = parameter_shapes(model)
     bound = model.bind({"params": shapes})
     arrays = {}
@@ -269,12 +254,8 @@ def find_mismatches(arrays: dict, shapes: dict[str, tuple]) -> list[str]:
 
 
 def describe(path: str, allow_pickle: bool = False) -> tuple[str, bool]:
-    """Describes a checkpoint, and says whether it fits the model that it configures.
-
-    The text has configuration, parameters, the writer's notes, and what does not fit.
-
-    Raises CheckpointError if it cannot be read.
-    """
+    """Returns configuration, parameters, notes and mismatches as text, and whether all
+    fits; raises CheckpointError if it cannot be read."""
     arrays, config, metadata = read_checkpoint(path, allow_pickle)
     shapes = expected_shapes(config, path)
     mismatches = find_mismatches(arrays, shapes)

@@ -103,10 +103,8 @@ def calibration(
 
 
 def expected_within(times: float) -> float:
-    """Returns the share of errors within so many times their scale, if it is right.
-
-    The loss takes the size of an error to be exponentially distributed.
-    """
+    """Returns the share of errors within so many times their scale, if they are
+    distributed exponentially, as the loss has it."""
     return 1.0 - float(np.exp(-times))
 
 
@@ -120,10 +118,8 @@ SMALLEST_DRAWN = 0.01  # pixels
 
 
 def draw_learning_curve(lines: list[dict], title: str, file) -> None:
-    """Writes a PNG of held-out median errors over steps, beside the baselines'.
-
-    lines: metrics of evaluate, each with its `step`. file: binary, to write to.
-    """
+    """Writes a PNG of held-out median errors over steps beside the baselines'; lines:
+    metrics of evaluate, each with its `step`."""
     from matplotlib.figure import Figure  # a second to import
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 

@@ -35,11 +35,8 @@ def check_query_points(config, points) -> jax.Array:
 
 
 def check_batch(config, inputs: dict) -> dict:
-    """Returns those arrays of a batch that the model looks at, after a check of shapes.
-
-    config: model or ModelConfig. inputs: batch of docs/formats.md. Raises ValueError,
-    naming the array, the shape it has and the shape it needs.
-    """
+    """Returns the arrays of a batch (docs/formats.md) that the model looks at. Raises
+    ValueError, naming the array, its shape and the shape it needs."""
     for name in NEEDED:
         if inputs.get(name) is None:
             raise ValueError(f"the batch has no {name}")

@@ -12,23 +12,16 @@ from attention import ImprovedTransformer, Linear
 
 
 class SharedLatents(NamedTuple):
-    """Results of the joint readout's first layer that hold for a whole clip.
-
-    `projected` holds (latents * scale) @ kernel of query, key and value, before the
-    LayerNorm's mean and deviation are known, since these depend on the time band.
-    """
+    """The first layer's results for a whole clip: (latents * scale) @ kernel, before
+    LayerNorm's mean and deviation, which depend on the time band."""
 
     latents: Float[Array, "B L C"]
     projected: tuple[Float[Array, "B L H D"], ...]
 
 
 class FrameLatents(NamedTuple):
-    """The joint readout's first layer among the latents, for one query frame each.
-
-    tokens: latents with their time band. query, key, value: their normalised
-    projections. attended: the latents' attention to latents; log_total: log of that
-    softmax's denominator.
-    """
+    """The first layer among the latents, for one query frame each; log_total: log of
+    the denominator of the softmax that gave `attended`."""
 
     tokens: Float[Array, "B U L C"]
     query: Float[Array, "B U L H D"]
@@ -61,10 +54,8 @@ class JointReadout(ImprovedTransformer):
 
     @staticmethod
     def reserved_channels(config) -> int:
-        """Returns how many channels of the decoder the time band takes of the latents.
-
-        Raises ValueError if it leaves none.
-        """
+        """Returns how many channels the time band takes of the latents; raises
+        ValueError if it leaves none."""
         if config.time_band_dim >= config.decoder_num_channels:
             raise ValueError(
                 f"time_band_dim={config.time_band_dim} must be smaller than "
@@ -88,11 +79,8 @@ class JointReadout(ImprovedTransformer):
 
     @staticmethod
     def query_time(frame: Int[Array, "B Q"], scale: float) -> Float[Array, "B Q"]:
-        """Returns the time that the query token embeds: 0 in every frame of a window.
-
-        A quirk of the published weights, whose queries know their frame by the time
-        band alone. 3DSPA does not have it.
-        """
+        """Returns the time that the query token embeds: 0 in every frame of a window, a
+        quirk of the published 2D weights."""
         return jnp.floor_divide(frame.astype(jnp.float32), scale)
 
     def product(self, equation: str, a, b, dtype=None) -> jax.Array:
@@ -164,11 +152,8 @@ class JointReadout(ImprovedTransformer):
     def time_band(
         self, latents: Float[Array, "B L C"], frames: Int[Array, "B U"]
     ) -> Float[Array, "B U L band"]:
-        """Returns channels t * stride .. t * stride + band of the latents.
-
-        Channels past the last one are zero (published: an identity matrix that runs out
-        of the frame).
-        """
+        """Returns channels t * stride .. t * stride + band of the latents, zero past
+        the last one."""
         # A dynamic slice moves its start back where it would run over the end.
         padded = jnp.pad(latents, ((0, 0), (0, 0), (0, self.band_dim)))
         starts = jnp.clip(frames * self.band_stride, 0, latents.shape[-1])
@@ -185,11 +170,8 @@ class JointReadout(ImprovedTransformer):
     def prepare(
         self, latents: Float[Array, "B L C-band"], num_queries: int
     ) -> SharedLatents | FrameLatents:
-        """Computes everything that is there before the queries come, chunk by chunk.
-
-        One entry per frame where there are more queries than frames (at TRAJAN's size
-        236 MB a clip in float32), else what is shared by all frames.
-        """
+        """Computes what is there before the queries come: per frame where queries are
+        more (at TRAJAN's size 236 MB a clip), else what all frames share."""
         shared = self.share(latents)
         if num_queries <= self.num_frames:
             return shared  # of most frames nobody would read an entry
@@ -204,11 +186,7 @@ class JointReadout(ImprovedTransformer):
         prepared: SharedLatents | FrameLatents,
         query_frame: Int[Array, "B Q"],
     ) -> Float[Array, "B Q C"]:
-        """Returns the normed query tokens after all layers.
-
-        prepared: what `prepare` returned for the clips' latents. query_frame: moved
-        into the window where it is not.
-        """
+        """Returns the normed query tokens after all layers."""
         query_frame = jnp.clip(query_frame, 0, self.num_frames - 1)
         if isinstance(prepared, SharedLatents):
             own = self.frame_latents(prepared, query_frame)

@@ -19,12 +19,7 @@ def support_batch(
     features: dict[str, Float[np.ndarray, "n L D"]] | None = None,
 ) -> dict[str, np.ndarray]:
     """Returns a batch of one clip (docs/formats.md), padded with invisible tracks and
-    frames to [1, num_support, num_frames, ...]: few shapes, so that little is compiled.
-
-    tracks: in as many coordinates as the model takes, 2 or 3. visible: where they are
-    seen. num_support, num_frames: sizes after padding. features: by their names in the
-    batch.
-    """
+    frames to [1, num_support, num_frames, ...]: few shapes to compile."""
     n, length = visible.shape
     support = np.zeros((1, num_support, num_frames, tracks.shape[-1]), np.float32)
     shown = np.zeros((1, num_support, num_frames, 1), np.float32)
@@ -46,11 +41,7 @@ def predict(
     model, params: dict, batch: dict, query_points: Float[np.ndarray, "Q D"]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
     """Returns latents [K, C] of a support batch, and positions [Q, F, D - 1], visible
-    logits [Q, F, 1] and log error scales [Q, F, 1] (None without that head) from them.
-
-    Queries go through in calls of few sizes: the last is padded, since none of them has
-    an influence on another.
-    """
+    logits [Q, F, 1] and log error scales [Q, F, 1] (or None), by calls of few sizes."""
     latents = encode(model, params, batch)
     tracks, logits, scales = [], [], []
     for first in range(0, len(query_points), QUERIES_PER_CALL):

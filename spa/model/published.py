@@ -1,7 +1,5 @@
-"""The configuration of published checkpoints, which have none in their file.
-
-They are TRAJAN's and 3DSPA's, in any size: a few named arrays tell it.
-"""
+"""The configuration of published TRAJAN and 3DSPA, told by the sizes of a few named
+arrays."""
 
 import dataclasses
 import re
@@ -47,12 +45,8 @@ OUTPUTS_PER_FRAME = 4  # x, y, visible and certain, or x, y, z and visible
 
 
 def published_config(arrays: dict, path: str = "the checkpoint") -> ModelConfig:
-    """Returns the configuration of a published checkpoint, in the size of its arrays.
-
-    Where an array that tells a size is missing or makes no sense the published size
-    stands, so that find_mismatches can name the array. Raises CheckpointError, naming
-    the path, if the arrays are those of another model.
-    """
+    """Returns the configuration in the size of the arrays, where one tells it, else as
+    published. Raises CheckpointError if they are of another model."""
     shapes = {name: np.shape(x) for name, x in arrays.items()}
     modules = {name.split("/")[0] for name in shapes}
     if not modules & TRAJAN_MODULES or any(name.startswith(OURS) for name in shapes):
@@ -99,11 +93,8 @@ def count_layers(shapes: dict[str, tuple], transformer: str) -> int | None:
 
 
 def fold_absent_vectors(arrays: dict) -> dict:
-    """Returns arrays of the same function without vectors for features not taken.
-
-    Where there is no projection, the vector is always added to the track tokens: it is
-    a part of their bias.
-    """
+    """Returns arrays of the same function without vectors for features not taken:
+    always added, such a vector is part of the track tokens' bias."""
     arrays, bias = dict(arrays), "track_token_projection/bias"
     for name in FEATURES:
         vector = arrays.get(f"absent_{name}")

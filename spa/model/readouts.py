@@ -1,8 +1,5 @@
-"""The readouts by name: how the decoder lets a query token read the latents.
-
-A readout is an ImprovedTransformer with the methods of CrossReadout; another one takes
-a class and a line here.
-"""
+"""The readouts by name; another takes a class with the methods of CrossReadout and a
+line here."""
 
 from jaxtyping import Array, Float, Int
 
@@ -11,11 +8,8 @@ from spa.model.joint_readout import JointReadout
 
 
 class CrossReadout(ImprovedTransformer):
-    """Query tokens that cross-attend to the latents, none of them to another query.
-
-    The latents are not updated by the queries, so that a query costs a fraction of what
-    it does in JointReadout.
-    """
+    """Query tokens that cross-attend to the latents, none to another query; latents are
+    not updated, so that a query costs a fraction of JointReadout's."""
 
     @staticmethod
     def reserved_channels(config) -> int:
@@ -51,7 +45,6 @@ class CrossReadout(ImprovedTransformer):
         prepared: Float[Array, "B L C"],
         query_frame: Int[Array, "B Q"],
     ) -> Float[Array, "B Q C"]:
-        """Returns the normed query tokens after all layers."""
         return super().__call__(queries, prepared)
 
 

@@ -8,13 +8,8 @@ from jaxtyping import Array, Float, Int
 
 @struct.dataclass
 class TrackAutoEncoderResults:
-    """Predictions of the autoencoder.
-
-    tracks: in the units of the query points. visible_logits, certain_logits: before the
-    sigmoid; certainty is zeros in 3D. log_error_scale: log of the expected position
-    error, None in a model without that head. latents: before quantisation, where they
-    were computed in the same call, else None.
-    """
+    """Predictions, in the units of the query points; logits are before the sigmoid; no
+    `log_error_scale` without that head; latents before quantisation."""
 
     tracks: Float[Array, "*B Q T C"]
     visible_logits: Float[Array, "*B Q T 1"]
@@ -39,11 +34,8 @@ class TrackAutoEncoderResults:
 
 @struct.dataclass
 class TrackAutoEncoderDecoderContext:
-    """Points to decode.
-
-    decoder_query: embedded (or plain, see `nested_query_embedding`) positions.
-    query_position: positions as given. boundary_frame: first padded frame, or None.
-    """
+    """Points to decode: embedded and as given; boundary_frame: first padded frame, or
+    None."""
 
     decoder_query: Float[Array, "*B Q F"]
     query_frame: Int[Array, "*B Q"]

@@ -182,10 +182,8 @@ class Run:
         say(f"step {self.step}: loss {metrics['loss']:.3f}, {report(errors)}")
 
     def read_metrics(self, metrics: dict) -> dict[str, float]:
-        """Reads a step's metrics as numbers, which waits for the device.
-
-        Raises TrainingEnded if loss or gradient are not finite.
-        """
+        """Reads a step's metrics as numbers, which waits for the device; raises
+        TrainingEnded if loss or gradient are not finite."""
         values = {name: float(x) for name, x in metrics.items()}
         if not math.isfinite(values["loss"] + values["grad_norm"]):
             at = f"at step {self.step}"
@@ -196,10 +194,8 @@ class Run:
     # Steps.
 
     def take_batch(self, metrics: dict, stop: StopRequest) -> None:
-        """Fetches the next batch, on its devices, unless data fail or have failed.
-
-        Raises KeyboardInterrupt if they fail because this process is told to stop.
-        """
+        """Fetches the next batch, unless data fail or have failed; raises
+        KeyboardInterrupt if they fail because this process is told to stop."""
         if self.no_data:
             return
         try:
@@ -211,10 +207,8 @@ class Run:
             self.no_data = f"no batch for step {self.step + 1}: {first_line(error)}"
 
     def stop_agreed(self, stop: StopRequest) -> bool:
-        """Returns whether to stop, which all hosts must do together.
-
-        Raises TrainingEnded on every host, if the data of one have failed.
-        """
+        """Returns whether to stop, which all hosts must do together; raises
+        TrainingEnded on each if the data of one have failed."""
         said = np.array([stop.came, bool(self.no_data)])
         if has_other_hosts():
             said = np.any(multihost_utils.process_allgather(said), axis=0)
@@ -364,11 +358,8 @@ def begin(options, folder: RunFolder, again: str) -> Run:
 
 
 def resumable(options, folder: RunFolder) -> list[tuple[int, dict]]:
-    """Returns steps that can be resumed from, the newest first, and what is beside.
-
-    Raises UserError if an option differs that must not, TrainingEnded if there are
-    states and none of them can be read.
-    """
+    """Returns steps that can be resumed from, the newest first, and what is beside;
+    raises UserError if an option differs, TrainingEnded if none can be read."""
     found, steps = [], saved_steps(folder.states)
     for path in unfinished(folder.states):
         say(f"{path} is half-written: passed over")
@@ -408,12 +399,8 @@ def refuse_changes(before: dict, now: dict) -> None:
 
 
 def train(options, folder: RunFolder, again: str, stop: StopRequest) -> str:
-    """Trains, and returns what to tell the user; arguments as the fields of Run.
-
-    Raises TrainingEnded if it is interrupted, or fails with something kept, UserError
-    for options or data that do not fit together, OSError if something cannot be
-    written.
-    """
+    """Trains, and returns what to tell the user; raises TrainingEnded where something
+    is kept, UserError for options or data, OSError for the disk."""
     run = begin(options, folder, again)
     try:
         run.take_steps(stop)

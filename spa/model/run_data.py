@@ -1,8 +1,5 @@
-"""The model and the data of a training run, as the flags of train.py ask for them.
-
-`options` has the values of these flags by their names. What cannot be is a UserError
-that names the flag.
-"""
+"""The model and the data of a training run, by the flags of train.py; what cannot be is
+a UserError that names the flag."""
 
 import contextlib
 import dataclasses
@@ -58,10 +55,8 @@ def check_data(options) -> None:
 
 
 def split_argument(options, source: str, name: str) -> dict[str, str | None]:
-    """Returns the loader's argument for a flag, "split" or "eval_split".
-
-    It has none for most sources: then the flag is a UserError.
-    """
+    """Returns the loader's argument for a flag, "split" or "eval_split"; most sources
+    have none."""
     value = getattr(options, name)
     if source not in SPLITS:
         if value is not None:
@@ -87,10 +82,8 @@ def source_features(options) -> set[str]:
 
 
 def choose_features(options) -> dict[str, bool]:
-    """Chooses `use_dino` and `use_depth`: as asked for, else what model and data have.
-
-    Raises UserError if a feature is asked for that one of them has not.
-    """
+    """Chooses `use_dino` and `use_depth`: as asked for, else what model and data
+    have."""
     is_3d = options.model_type == "3dspa"
     found = source_features(options) if is_3d else set()
     chosen = {}
@@ -120,10 +113,8 @@ def make_model(options) -> TrackAutoEncoder:
 
 
 def first_params(options, model: TrackAutoEncoder) -> dict:
-    """Returns random parameters, or those of --init_checkpoint.
-
-    Raises UserError if that is of another model.
-    """
+    """Returns random parameters, or those of --init_checkpoint, if it is of the same
+    model."""
     if options.init_checkpoint is None:
         return checkpoints.init_params(model, options.seed)
     checkpoint = checkpoints.load_checkpoint(options.init_checkpoint)
@@ -154,10 +145,8 @@ def count_steps(options) -> int:
 def simulate_scenes(
     options, num_scenes: int, seed: int, num_frames: int, depth_scenes: int
 ) -> ScenePool:
-    """Returns simulated scenes, as long as the model's window or longer.
-
-    They have as many tracks as are asked for, and features for all of the support.
-    """
+    """Returns simulated scenes as long as the model's window or longer, with features
+    for all of the support."""
     support, query = options.num_support_tracks, options.num_query_points
     return synthetic_pool(
         num_scenes,
@@ -190,10 +179,7 @@ def batches(options, model, source, path, batch_size: int, seed: int, **how):
 
 
 def held_out_batches(options, model) -> list[dict]:
-    """Returns held-out batches, the same on every host, as large as a device's part.
-
-    Raises UserError if there is no clip.
-    """
+    """Returns held-out batches, the same on every host, as large as a device's part."""
     source, pool = eval_source(options), None
     if source == "synthetic":
         frames = model.num_output_frames

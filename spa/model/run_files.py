@@ -84,10 +84,8 @@ class RunFolder:
 
 
 def start_wandb(options, run_id: str, config: dict):
-    """Returns the W&B run that is asked for; None if there is none, or it fails.
-
-    run_id: name of the run over interruptions. config: what W&B shows of it.
-    """
+    """Returns the W&B run that is asked for, by a name that holds over interruptions;
+    None if there is none, or it fails."""
     if options.wandb_project is None or not is_first_host():
         return None
     try:

@@ -110,10 +110,8 @@ def node_paths(
 
 
 def cosine_basis(num_frames: int, num_frequencies: int) -> Float[np.ndarray, "K T"]:
-    """Returns the slowest cosines over so many frames, orthonormal (Ahmed 1974).
-
-    There are as many as frames; further rows are zero.
-    """
+    """Returns the slowest cosines over so many frames, orthonormal (Ahmed 1974); rows
+    beyond the frames are zero."""
     time = (np.arange(num_frames) + 0.5) / num_frames
     basis = np.cos(np.pi * np.arange(num_frequencies)[:, None] * time)
     basis *= np.sqrt(2 / num_frames)

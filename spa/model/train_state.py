@@ -15,11 +15,8 @@ from spa.errors import CheckpointError, first_line
 
 @struct.dataclass
 class TrainState:
-    """All that a step changes.
-
-    average: of the parameters, exponential, which is evaluated and shipped. key: random
-    numbers of the next step.
-    """
+    """All that a step changes. The exponential average of the parameters is evaluated
+    and shipped; key: random numbers of the next step."""
 
     step: jax.Array
     params: Any
@@ -57,13 +54,8 @@ def unfinished(folder: str) -> list[str]:
 
 
 def save_state(folder: str, state: TrainState, about: dict, keep: int = 3) -> None:
-    """Writes a training state; it appears whole or not at all. All hosts call this.
-
-    Where in the data it is follows from its step: each takes one batch. about: what
-    else to keep, anything that JSON can hold. keep: how many of the newest are kept;
-    older ones go when this one is complete. Raises CheckpointError if it cannot be
-    written. Earlier ones stay as they are.
-    """
+    """Writes a training state, whole or not at all, with `about` (JSON), and drops all
+    but the `keep` newest. All hosts call this. Raises CheckpointError."""
     import orbax.checkpoint as ocp  # seconds to import
 
     folder = os.path.abspath(folder)
@@ -102,10 +94,8 @@ def read_about(folder: str, step: int) -> dict:
 
 
 def restore_state(folder: str, step: int, like: TrainState) -> TrainState:
-    """Reads a training state. Raises CheckpointError if it cannot be read.
-
-    like: a state of the same shapes, on the devices that this one shall be on.
-    """
+    """Reads a training state onto the devices of one alike; raises CheckpointError if
+    it cannot be read."""
     import orbax.checkpoint as ocp
 
     def target(x):

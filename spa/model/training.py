@@ -78,11 +78,8 @@ def is_kernel(params: dict) -> dict:
 
 
 def hidden_matrices(params: dict) -> dict:
-    """Returns axes of the matrices that Muon orthogonalises, None for all else.
-
-    Those are the kernels between hidden layers; what reads the inputs and the heads
-    that write the outputs are left to AdamW, as Muon's author does.
-    """
+    """Returns axes of the kernels between hidden layers, which Muon orthogonalises,
+    None for all else, as Muon's author does."""
 
     def axes(path, x):
         names = [part.key for part in path]
@@ -102,11 +99,8 @@ def make_train_step(
     decay: float = 0.999,
     sharding: jax.sharding.Sharding | None = None,
 ) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
-    """Returns a compiled step from (state, batch), used up, to (state, metrics).
-
-    decay: of the moving average; early on (1 + step) / (10 + step) if smaller.
-    sharding: where states and metrics lie, if on several devices (make_shardings).
-    """
+    """Returns a compiled step from (state, batch), used up, to (state, metrics), which
+    lie as `sharding` says; decay: of the moving average."""
 
     def loss_fn(params, batch, key):
         outputs = model.apply({"params": params}, batch, rngs={"quantise": key})
@@ -130,10 +124,8 @@ def make_train_step(
 
 
 def make_shardings() -> tuple[NamedSharding, NamedSharding]:
-    """Returns how a state and a batch lie on all devices of all hosts.
-
-    A state is on each device; a batch is shared out along its first axis, "data".
-    """
+    """Returns how a state lies on each device and a batch is shared out along its first
+    axis, "data"."""
     mesh = Mesh(np.array(jax.devices()), ("data",))
     everywhere, shared_out = PartitionSpec(), PartitionSpec("data")
     return NamedSharding(mesh, everywhere), NamedSharding(mesh, shared_out)
@@ -152,11 +144,8 @@ def local_replica(tree):
 
 
 class Feeder:
-    """Batches on their devices, and how long steps waited for them.
-
-    A wait counts if nothing was left to compute when it was over, and then as a whole:
-    a batch that comes while the step before is still under way has kept nobody waiting.
-    """
+    """Batches on their devices, and how long steps waited for them. A wait counts, as a
+    whole, if nothing was left to compute when it was over."""
 
     def __init__(self, batches: Iterator[dict], sharding: jax.sharding.Sharding):
         self.batches, self.sharding = batches, sharding
