@@ -120,18 +120,15 @@ def test_shards_of_hosts_are_disjoint_and_complete(pool):
     np.testing.assert_array_equal(scales[2], scales[0][1::2])
 
 
-@pytest.mark.parametrize(
-    ("how", "message"),
-    [
-        ({"model_type": "4d"}, "3dspa or trajan"),
-        ({"model_type": "trajan", "use_depth": True}, "trajan takes no features"),
-        ({"shard_index": 2, "shard_count": 2}, "shard 2 of 2"),
-        ({"num_query": 0}, "num_query=0"),
-    ],
-)
-def test_options_that_do_not_fit_are_refused(pool, how, message):
-    with pytest.raises(ValueError, match=message):
-        load_examples(pool, 4, **(SIZES | how))
+def test_options_that_do_not_fit_are_refused(pool):
+    for message, how in {
+        "3dspa or trajan": {"model_type": "4d"},
+        "trajan takes no features": {"model_type": "trajan", "use_depth": True},
+        "shard 2 of 2": {"shard_index": 2, "shard_count": 2},
+        "num_query=0": {"num_query": 0},
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            load_examples(pool, 4, **(SIZES | how))
 
 
 def write_examples(folder, count=5, num_frames=20, **arrays):
@@ -157,11 +154,6 @@ def test_examples_of_a_directory_become_batches(examples):
     present = np.concatenate([batch["dino_present"] for batch in batches])
     np.testing.assert_array_equal(present, [0, 0, 0, 0, 0, 1])
     assert dataset_size("npz", examples) == 6
-    expected = np.load(examples / "clip_1.npz")
-    scale = batches[0]["scale"][1]
-    for track in batches[0]["query_tracks"][1]:
-        errors = np.abs(np.nan_to_num(expected["tracks_3d"])[:, :16] / scale - track)
-        assert errors.max((1, 2)).min() < 1e-5
 
 
 def spoil(folder, kind):

@@ -27,39 +27,22 @@ JOINT = [
 ]
 
 
-@pytest.fixture(scope="module")
-def fixture():
+def test_trajan_agrees_with_the_published_outputs():
     with np.load(DATA / "trajan_parity.npz") as file:
-        return dict(file)
-
-
-@pytest.fixture(scope="module")
-def published(fixture):
-    """Results of TRAJAN with the fixture's parameters and inputs."""
-    model = TrackAutoEncoder()
-    tree = json.loads((DATA / "trajan_param_tree.json").read_text())
-    params = checkpoint_files.unflatten(
-        {k: cases.parameter(k, s) for k, s in tree.items()}
-    )
-    return model, params, cases.apply(model, fixture_inputs(fixture), params)
-
-
-def fixture_inputs(fixture):
+        fixture = dict(file)
     names = "support_tracks support_tracks_visible query_points boundary_frame".split()
-    return {name: fixture[name] for name in names}
-
-
-def test_trajan_agrees_with_the_published_outputs(fixture, published):
-    _, _, out = published
+    batch = {name: fixture[name] for name in names}
+    tree = json.loads((DATA / "trajan_param_tree.json").read_text())
+    params = {name: cases.parameter(name, shape) for name, shape in tree.items()}
+    params = checkpoint_files.unflatten(params)
+    model = TrackAutoEncoder()
+    out = cases.apply(model, batch, params)
     np.testing.assert_allclose(out.latents, fixture["latents"], 0, 1e-4)
     for name in ("tracks", "visible_logits", "certain_logits"):
         expected = fixture[f"{name}_no_discretize"]
         np.testing.assert_allclose(getattr(out, name), expected, 0, 1e-3)
-
-
-def test_trajan_agrees_quantised_as_far_as_rounding_allows(fixture, published):
-    model, params, _ = published
-    out = cases.apply(model, fixture_inputs(fixture), params, discretize=True)
+    # Quantised as far as rounding allows.
+    out = cases.apply(model, batch, params, discretize=True)
     for name in ("tracks", "visible_logits", "certain_logits"):
         np.testing.assert_allclose(getattr(out, name), fixture[name], 0, 2e-2)
 
