@@ -30,17 +30,9 @@ def whole_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def whole_files() -> Iterator[Callable]:
-    """Opens several files of one work: none appears before all are complete.
-
-    Where one cannot be written, none of them is, so that those of an earlier time are
-    never mixed with new ones.
-
-        with whole_files() as create:
-            with create("a.bin") as file:
-                file.write(...)
-
-    Raises OSError, naming the file that cannot be written.
-    """
+    """Opens several files of one work, by `with whole_files() as create, create(path)
+    as file`: none appears before all are complete, so that old and new are never mixed.
+    Raises OSError, naming the file that cannot be written."""
     partials = {}
 
     @contextlib.contextmanager

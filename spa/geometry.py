@@ -88,16 +88,10 @@ def bilinear_sample(
     tracks: Float[np.ndarray, "N T 2"],
     size: tuple[int, int],
 ) -> Float[np.ndarray, "N T *C"]:
-    """Returns values of per-frame maps at track positions, bilinearly interpolated.
-
-    A map of another size than the clip covers the same rectangle: position x of a clip
-    W wide is x·w/W of a map w wide, whose pixel centres are at +0.5 too. Beyond the
-    outermost pixel centres the edge value holds. A NaN position gives NaN.
-
-    maps: of any real type. size: (height, width) of the clip that `tracks` are pixels
-    of. Returns float32 for maps of integers or of lower precision. Raises ValueError if
-    `maps` and `tracks` have different numbers of frames.
-    """
+    """Returns values of per-frame maps of any size at tracks, pixels of a clip of
+    `size` (height, width), float32 or better. Position x is x·w/W of a map w wide;
+    pixel centres are at +0.5, beyond the outermost the edge holds; NaN gives NaN.
+    Raises ValueError for different numbers of frames."""
     xp = maps.__array_namespace__()
     if maps.shape[0] != tracks.shape[1]:
         raise ValueError(

@@ -302,13 +302,9 @@ def pixel_errors(
 def coords_score(
     errors: Float[np.ndarray, "*B N T"], scored: Bool[np.ndarray, "*B N T"]
 ) -> Float[np.ndarray, "*B N T"]:
-    """Returns how well each point was predicted in each frame, in 0..1.
-
-    The mean over the thresholds d = 1, 2, 4, 8, 16 px of 1 / (1 + (error / d)²): a
-    smooth form of "within d pixels", so that a colour map has no steps. 1 for no error,
-    0.5 at 4 px, and as much above that for half the error as below it for twice. NaN
-    where not scored: no position to compare with, or given away (a query frame).
-    """
+    """Returns how well each point was predicted in each frame, in 0..1: the mean over
+    thresholds d of 1 / (1 + (error / d)²), a smooth "within d pixels", 0.5 at 4 px. NaN
+    where not scored: nothing to compare with, or given away (a query frame)."""
     ratio = np.where(scored, errors, np.nan)[..., None] / np.array(THRESHOLDS)
     return (1 / (1 + np.square(ratio))).mean(axis=-1)
 
@@ -322,13 +318,9 @@ def held_out_statistics(
     size: tuple[int, int],
     weights: Float[np.ndarray, "N T"] | None = None,
 ) -> dict[str, float]:
-    """Returns the numbers about held-out predictions that a clip's score is made of.
-
-    They are average_jaccard, average_pts_within_thresh and occlusion_accuracy, with
-    median scaling; NaN where there is nothing to count. Camera and size (height, width)
-    are the clip's own; weights are 0 where a point does not count (its query frame).
-    Raises ValueError: shapes that differ.
-    """
+    """Returns the numbers that a clip's score is made of: average_jaccard,
+    average_pts_within_thresh, occlusion_accuracy, with median scaling. Camera and size
+    (height, width) are the clip's own; weights are 0 where a point does not count."""
     metrics = tapvid3d_metrics(
         tracks,
         visible,

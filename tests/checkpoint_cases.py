@@ -76,12 +76,6 @@ def published_shapes(
     }
 
 
-def trajan_shapes():
-    return published_shapes(
-        2, 128, 64, 256, 1024, (2, 6, 3, 4), 8, 64, 512, 2048, 1024, 1024
-    )
-
-
 def published_3dspa_shapes():
     """As the published code declares them: features projected to their own width."""
     shapes = published_shapes(

@@ -10,13 +10,6 @@ HALF = np.array([0.9, 0.6])  # of the plate
 WALL = -3.0  # z of the wall, in world coordinates
 
 
-def gl_to_pixel(points):
-    """Pixels of points in a camera that looks along -z with y up (pinhole model)."""
-    u = 0.5 + FOCAL / SENSOR * points[..., 0] / -points[..., 2]
-    v = 0.5 - FOCAL / SENSOR * points[..., 1] / -points[..., 2]
-    return np.stack([u, v], -1) * SIZE
-
-
 class Plate:
     """A turning, moving rectangle before a wall, and a moving, turning camera."""
 
@@ -48,30 +41,6 @@ class Plate:
         pixels = np.stack([column, row], -1).reshape(-1, 2) + 0.5
         seen = [self.trace(t, pixels)[:2] for t in range(FRAMES)]
         return (np.stack(a).reshape(-1, SIZE, SIZE) for a in zip(*seen, strict=True))
-
-    def truth(self, frame, row, column):
-        """Pixels [N, T, 2] of seeded points, what is seen there, whether near an edge.
-
-        Returns also whether the point is the surface seen, and is in the picture.
-        """
-        pixels = np.empty((len(frame), FRAMES, 2))
-        shown, near = np.empty((2, len(frame), FRAMES), bool)
-        for n, (t0, r, c) in enumerate(zip(frame, row, column, strict=True)):
-            _, on, point = self.trace(t0, np.array([[c + 0.5, r + 0.5]]))
-            for t in range(FRAMES):
-                at = point[0]
-                if on[0]:
-                    local = self.turn[t0].inv().apply(at - self.place[t0])
-                    at = self.turn[t].apply(local) + self.place[t]
-                camera = self.camera[t].inv().apply(at - self.eye[t])
-                pixel = gl_to_pixel(camera)
-                around = pixel + np.stack(np.indices((3, 3)), -1).reshape(9, 2) - 1
-                ids = self.trace(t, around)[1]
-                inside = ((pixel >= 0) & (pixel < SIZE)).all()
-                pixels[n, t] = pixel
-                shown[n, t] = inside and ids[4] == on[0]
-                near[n, t] = len(set(ids)) > 1
-        return pixels, shown, near
 
 
 def wxyz(rotation):

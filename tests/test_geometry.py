@@ -132,26 +132,6 @@ def test_bilinear_equals_the_plain_loop(seed, shape, size, channels):
     np.testing.assert_allclose(found, slow_bilinear(maps, tracks, size), atol=1e-9)
 
 
-@SETTINGS
-@given(
-    seed=st.integers(0, 2**32 - 1),
-    shape=st.tuples(st.integers(2, 30), st.integers(2, 30)),
-    size=st.tuples(st.integers(8, 100), st.integers(8, 100)),
-)
-def test_linear_maps_are_sampled_exactly_at_any_resolution(seed, shape, size):
-    """A map that is linear in the clip's coordinates has no drift, align-corners or
-    other, between its outermost pixel centres."""
-    rng = np.random.default_rng(seed)
-    a, b, c = rng.normal(size=3)
-    (h, w), (height, width) = shape, size
-    y, x = (np.indices(shape) + 0.5) * [[[height / h]], [[width / w]]]
-    margin = np.array([0.5 * width / w, 0.5 * height / h])
-    tracks = rng.uniform(margin, np.array([width, height]) - margin, (6, 1, 2))
-    sampled = geometry.bilinear_sample((a * x + b * y + c)[None], tracks, size)
-    expected = a * tracks[..., 0] + b * tracks[..., 1] + c
-    np.testing.assert_allclose(sampled, expected, atol=1e-8)
-
-
 def test_pixel_centres_give_the_pixels_and_edges_hold():
     maps = np.arange(6, dtype=np.uint8).reshape(1, 2, 3)
     tracks = np.array([[[0.5, 0.5]], [[2.5, 1.5]], [[-9, 0.5]], [[99, 99]], [[1, 0]]])
@@ -263,7 +243,6 @@ def test_jax_arrays_give_what_numpy_gives():
     intrinsics = geometry.default_intrinsics(*size).astype(np.float32)
     tracks = random_positions(0, 4, 3, size).astype(np.float32)
     z = rng.uniform(1, 2, (4, 3)).astype(np.float32)
-    depth = rng.uniform(1, 2, (3, 6, 8)).astype(np.float32)
     points = geometry.lift(tracks, intrinsics, z)
     extrinsics = np.eye(4, dtype=np.float32)
     calls = [
@@ -276,9 +255,3 @@ def test_jax_arrays_give_what_numpy_gives():
         expected = function(*arguments)
         found = function(*(jnp.asarray(a) for a in arguments))
         np.testing.assert_allclose(found, expected, atol=1e-4, err_msg=str(function))
-    expected = geometry.bilinear_sample(depth, tracks, size)
-    found = geometry.bilinear_sample(jnp.asarray(depth), jnp.asarray(tracks), size)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
-    expected = geometry.depth_features(depth, tracks, z, 1.0, size)
-    found = geometry.depth_features(*map(jnp.asarray, (depth, tracks, z)), 1.0, size)
-    np.testing.assert_allclose(found, expected, atol=1e-3)

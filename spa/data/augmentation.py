@@ -14,25 +14,17 @@ from spa.simulation import tracker_noise
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """Settings of how examples are varied in training; probabilities are per clip.
+    """Settings of how examples are varied in training.
 
-    crop: of a random start, and of a length shorter than the model's.
-    stride: of every second or third frame only, where the clip is long enough.
-    mirror: of exchanging left and right (not with DINOv2 features, which cannot be).
-    unit_depth: of forgetting depth and focal length (`flatten_depth`), for 2D tracks.
-
-    noise: of tracker noise, at a level drawn between 0 and `noise_pixels` (pixels of a
-      picture whose longer side has 256), drift between 0 and `drift_pixels`, and false
-      occlusions at a rate between 0 and `occlusion_rate`. Support tracks, query points
-      and targets all carry it, as they do when a tracker's output is scored: the error
-      that the model learns to expect is then the one that it will meet.
-    lost: of a tracker that never finds a point again: tracks end where they are first
-      hidden, or earlier at a rate a frame between 0 and `loss_rate`.
-    unnoticed: share of disappearances that a tracker does not notice.
-    focal: of a wrong focal length; `focal_error` is the spread of its logarithm.
-    depth: of estimated depth: wrong in scale (nothing changes by that but the clip's
-      unit), in shift by up to `depth_shift` of its median, as depth or inverse depth,
-      and flickering by up to `flicker` from frame to frame.
+    Probabilities are per clip: of crops, strides, mirroring (not with DINOv2 features),
+    and `unit_depth` (`flatten_depth`). noise: at levels between 0 and `noise_pixels`,
+    `drift_pixels` (of a picture whose longer side has 256) and `occlusion_rate`.
+    Support, query points and targets all carry it, as where a tracker's output is
+    scored. lost: of tracks that end where they are first hidden, or at a rate a frame
+    up to `loss_rate`. unnoticed: share of disappearances that a tracker does not
+    notice. focal: of a wrong focal length, `focal_error` the spread of its logarithm.
+    depth: of estimated depth, shifted (it or its inverse) by up to `depth_shift` of its
+    median and flickering by up to `flicker`.
     """
 
     crop: float = 0.3

@@ -174,15 +174,9 @@ def _depth_map(depth: np.ndarray, num_frames: int) -> np.ndarray:
 
 
 def read_example(path: str | os.PathLike, with_video: bool = False) -> Example:
-    """Reads an .npz of docs/formats.md: `tracks_3d [N, T, 3]`, `visible [N, T, 1]`.
-
-    Optional: `intrinsics` as `[4]`, `[3, 3]` or `[T, 3, 3]` (one camera: it must not
-    zoom), `height` and `width`, `video`, `depth [T, h, w]`, `dino_features [N, T, D]`,
-    `depth_features [N, T, 256]`. The size is `height` and `width`, else the video's,
-    else the depth maps', else twice the camera's centre.
-
-    Raises DatasetError, naming the file, if it is damaged or not such an example.
-    """
+    """Reads an .npz of docs/formats.md: `tracks_3d [N, T, 3]`, `visible [N, T, 1]`, and
+    what else it has. The size is `height` and `width`, else the video's, else the depth
+    maps', else twice the camera's centre. Raises DatasetError, naming the file."""
     names = "tracks_3d visible intrinsics height width depth dino_features"
     names = {*names.split(), "depth_features"}
     stored = read_npz(path, names | ({"video"} if with_video else set()))

@@ -18,13 +18,11 @@ KUBRIC_OCCLUSION = 0.01
 def read_kubric(stored: dict) -> Example:
     """Returns cameras, poses, maps of a decoded MOVi example (Greff et al. 2022).
 
-    Returns `distance [T, H, W]` to the camera's centre in metres, `segmentation
-    [T, H, W]` (0 is background, k is instance k - 1), `position [K, T, 3]` and
-    `rotation [K, T, 3, 3]` (to world) of the instances, `intrinsics [4]` and
-    `extrinsics [T, 4, 4]` of an OpenCV camera, `height` and `width`.
-
-    Kubric stores distance as uint16 over a range, quaternions as w, x, y, z, and
-    cameras that look along -z with y up.
+    Returns `distance [T, H, W]` to the camera's centre in metres (stored as uint16 over
+    a range), `segmentation [T, H, W]` (0 is background, k is instance k - 1), `position
+    [K, T, 3]` and `rotation [K, T, 3, 3]` (to world) of the instances, `intrinsics [4]`
+    and `extrinsics [T, 4, 4]` of an OpenCV camera (stored ones look along -z with y
+    up), `height` and `width`.
     """
     low, high = np.asarray(stored["metadata"]["depth_range"], np.float64)
     distance = np.asarray(stored["depth"])[..., 0] / 65535 * (high - low) + low
@@ -57,13 +55,10 @@ def follow_pixels(
 ) -> Example:
     """Returns the example of chosen pixels `[N]` of a clip (`read_kubric`).
 
-    A pixel is lifted by its distance, taken to the frame of the instance seen there,
-    and moves with that. It is visible where it projects into the picture and one of the
-    four pixels around shows the same instance and is not nearer to the camera by more
-    than `KUBRIC_OCCLUSION`: those four surround the point, so that a slope does not
-    hide itself.
-
-    Raises ValueError if a pixel shows an instance that the clip does not have.
+    Each moves with the instance seen there. It is visible where it projects into the
+    picture and one of the four pixels around, so that a slope does not hide itself,
+    shows the same instance, nearer by no more than `KUBRIC_OCCLUSION`. Raises
+    ValueError if a pixel shows an instance that the clip does not have.
     """
     distance, segmentation = clip["distance"], clip["segmentation"]
     instance = segmentation[frame, row, column].astype(int)

@@ -42,34 +42,20 @@ def load_examples(
     dino_dim: int | None = None,
     first_batch: int = 0,
 ) -> Iterator[Example]:
-    """Returns batches of clips drawn from a source, deterministic from the seed.
+    """Returns a Grain iterator of batches [B, ...], deterministic from the seed.
 
-    num_support, num_query, num_output_frames: see `prepare_3d_batch`. A clip longer
-    than that is cut: anywhere if augmented, else the first window in which num_query
-    tracks are seen, or most are.
-    model_type: "3dspa" or "trajan". augment: True for the default `Augmentation`
-    (clips are then shuffled too); False for exact tracks in the source's order.
-    num_epochs: None repeats for ever, with fresh splits and augmentation every time.
-    num_workers: processes that prepare batches; 0 uses one thread of this process. The
-    batches are the same for any number.
-    use_dino, use_depth, modality_dropout: features, and how often they are left out;
-    dino_dim is their width where a clip has none (if not given, as the source's files
-    have it). "trajan" takes none.
-    skip_corrupt: files that cannot be used are named and counted on stderr and left
-    out: another clip takes the place, or, without augmentation, the batch is smaller.
-    shard_index, shard_count: of several hosts, each gets batch_size clips of its own.
-    first_batch: how many batches to pass over, which takes no time.
+    Clips are those of `prepare_3d_batch`; `get_state` and `set_state` resume in the
+    middle of an epoch. A clip longer than num_output_frames is cut: anywhere if
+    augmented, else the first window in which num_query tracks are seen, or most are.
 
-    Returns a Grain iterator of dicts of arrays (see `prepare_3d_batch`, with a leading
-    axis B); its `get_state` and `set_state` resume it in the middle of an epoch, with
-    the same num_workers.
-
-    Raises ValueError for options that do not fit; while iterating, DatasetError, which
-    names the file, for what cannot be read or used.
-
-    Example:
-        batches = load_examples(synthetic_pool(64), batch_size=4)
-        next(batches)["support_tracks"].shape  # (4, 128, 48, 3)
+    augment: True for the default `Augmentation` and shuffled clips, False for exact
+    tracks in order. num_epochs: None repeats for ever, afresh every time. num_workers:
+    processes, 0 for a thread; batches are the same for any number. dino_dim: where not
+    given, as the source's files have it. skip_corrupt: unusable files are named on
+    stderr and replaced, or, without augmentation, left out. shard_index, shard_count:
+    of hosts, each with batch_size clips of its own. first_batch: how many to pass over,
+    which takes no time. Raises ValueError for options that do not fit; while iterating,
+    DatasetError, which names the file.
     """
     if model_type not in MODELS:
         raise ValueError(f"model_type is {model_type!r}: it must be 3dspa or trajan")

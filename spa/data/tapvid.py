@@ -18,16 +18,10 @@ from spa.errors import DatasetError
 
 
 def read_tapvid(path: str | os.PathLike) -> dict[str, Example | DatasetError]:
-    """Reads the clips of a TAP-Vid pickle (Doersch et al. 2022), at unit depth.
-
-    The file holds a dict (DAVIS, RoboTAP) or a list (RGB-Stacking, Kinetics) of
-    `{video, points [N, T, 2] in 0..1, occluded [N, T]}`; videos are arrays or sequences
-    of JPEG bytes. Depth is unknown: points are lifted to z = 1 by the camera that is
-    assumed where none is known, and `unit_depth` says so.
-
-    Raises DatasetError if the file is damaged or not of this form. A clip in it with
-    which something is wrong is such an error, in place of the example.
-    """
+    """Reads the clips of a TAP-Vid pickle (Doersch et al. 2022), lifted to unit depth:
+    a dict or list of `{video, points [N, T, 2] in 0..1, occluded [N, T]}`. Raises
+    DatasetError for what is no such file; a bad clip in it is such an error, in place
+    of the example."""
     stored = load_pickle(path)
     if isinstance(stored, list | tuple):
         stored = dict(enumerate(stored))

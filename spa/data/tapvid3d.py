@@ -19,14 +19,10 @@ TAPVID3D_SOURCES = ("drivetrack", "adt", "pstudio")
 
 
 def read_tapvid3d(path: str | os.PathLike, with_video: bool = False) -> Example:
-    """Reads an .npz of the TAPVid-3D benchmark (Koppula et al. 2024).
-
-    Beside the example's: `queries_xyt [N, 3]`, and `extrinsics [T, 4, 4]` (world to
-    camera) where the file has them. The file's own are `tracks_XYZ [T, N, 3]` in the
-    camera frame, `visibility [T, N]`, `fx_fy_cx_cy [4]` and `images_jpeg_bytes [T]`.
-
-    Raises DatasetError, naming the file, if it is damaged or not of this form.
-    """
+    """Reads an .npz of the TAPVid-3D benchmark (Koppula et al. 2024) as an example,
+    with `queries_xyt [N, 3]` and, where the file has them, `extrinsics [T, 4, 4]`
+    (world to camera). Raises DatasetError, naming the file, if it is not of this
+    form."""
     stored = read_npz(path)
     needed = ("tracks_XYZ", "visibility", "fx_fy_cx_cy", "images_jpeg_bytes")
     for name in needed:

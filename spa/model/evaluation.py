@@ -38,19 +38,14 @@ def evaluate(
 ) -> dict[str, float]:
     """Returns held-out errors of the model and of the baselines.
 
-    batches: query tracks may have fewer frames than the model. Returns for `model` and
-    each of BASELINES: `model_median_px` and `model_mean_px`, of the image distance in
-    pixels at 256 over visible points, and `model_average_jaccard`,
+    For `model` and each of BASELINES: `model_median_px` and `model_mean_px`, of the
+    image distance in pixels at 256 over visible points, `model_average_jaccard` and
     `model_average_pts_within_thresh`, the mean over clips (metrics.batch_metrics;
-    baselines call every point visible). `occlusion_accuracy` of the model, and
-    `always_visible_accuracy` beside it. Where the model predicts its error's scale:
-    `error_within_1x`, `_2x`, `_4x`, the share of errors within so many times the
-    predicted scale (0.63, 0.86 and 0.98 if it is right, see expected_within), and
-    `error_scale_correlation`, Spearman's, between scale and error. The query's own
-    frame is left out of everything.
-
-    Raises ValueError if there is no visible point to compare with, or a batch does not
-    fit.
+    baselines call every point visible). `occlusion_accuracy`, and
+    `always_visible_accuracy` beside it. With an error_scale_head: `error_within_1x`,
+    `_2x`, `_4x` (right: expected_within) and Spearman's `error_scale_correlation`. The
+    query's own frame is left out. Raises ValueError if no point is visible, or a batch
+    does not fit.
     """
     found = collections.defaultdict(list)
     for batch in batches:

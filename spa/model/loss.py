@@ -48,14 +48,11 @@ def compute_loss(
 ) -> tuple[Float[Array, ""], dict]:
     """Computes the training loss of 2D and 3D models, and its terms, unweighted.
 
-    L1, logarithmic for large errors, on positions where the query track is visible;
-    cross-entropy on visibility in all frames of the clip; where the model has the head,
-    the negative log-likelihood of a Laplace distribution for the scale of the error
-    (whose gradient does not reach the positions); in 2D certainty as in TAPIR (Doersch
-    et al. 2023, section 3.2).
-
-    batch: query tracks may have fewer frames than the model; the rest is not compared.
-    Raises ValueError, naming the array of the batch that does not fit the predictions.
+    L1, logarithmic for large errors, on visible positions; cross-entropy on visibility
+    in all frames; where the model has the head, Laplace's negative log-likelihood for
+    the scale of the error (no gradient to positions); in 2D certainty as in TAPIR
+    (Doersch et al. 2023, section 3.2). Raises ValueError, naming the array of the batch
+    that does not fit.
     """
     outputs = first_frames(outputs, batch)
     visible = batch["query_tracks_visible"]

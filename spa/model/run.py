@@ -220,13 +220,10 @@ class Run:
         return bool(said[0])
 
     def take_steps(self, stop: StopRequest) -> None:
-        """Trains until it is complete or told to stop.
-
-        Hosts take each step together: one whose data fail goes on with the last batch
-        that it had until all know of it, which is before anything is made of that step.
-        Raises KeyboardInterrupt by a signal, TrainingEnded if data, numbers or the disk
-        fail, OSError if the disk fails.
-        """
+        """Trains until it is complete or told to stop (KeyboardInterrupt). Hosts take
+        each step together: one whose data fail goes on with its last batch until all
+        know of it, before anything is made of that step. Raises TrainingEnded if data,
+        numbers or the disk fail."""
         options, first = self.options, self.step + 1
         last = min(self.num_steps, options.stop_at_step or self.num_steps)
         count = {"initial": self.step, "total": self.num_steps, "unit": "step"}

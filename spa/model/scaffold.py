@@ -42,15 +42,10 @@ def choose_nodes(
 ) -> tuple[Int[Array, "B L"], Float[Array, "B L N"]]:
     """Chooses tracks that stand for all others: farthest points (Gonzalez 1985).
 
-    The first is the one nearest to the middle; each further one is the farthest from
-    all before it, where a track that is seen more often counts as farther. Which tracks
-    they are does not depend on the order of tracks, nor on tracks that are never seen,
-    nor on what hidden positions hold. If there are fewer than num_nodes, all are taken
-    again, and so on.
-
-    Returns the nodes' tracks, and their squared distances to all tracks: the mean over
-    the frames where both are seen, or where there is none, that of mean positions and
-    NEVER_TOGETHER.
+    The first is nearest to the middle; often seen tracks count as farther. Order,
+    unseen tracks and hidden positions do not matter; where there are fewer, all are
+    taken again. Returns also squared distances to all tracks: the mean over frames
+    where both are seen, else that of mean positions and NEVER_TOGETHER.
     """
     points = jnp.where(visible[..., None], points, 0.0)
     seen = visible.astype(jnp.float32)
@@ -93,12 +88,9 @@ def node_paths(
     nodes: Int[Array, "B L"],
     distances: Float[Array, "B L N"],
 ) -> Float[Array, "B L T C"]:
-    """Returns the paths of chosen nodes through all frames, also where they are hidden.
-
-    From frame to frame a node moves as those tracks do that are seen in both, the near
-    ones first: mostly its own where that is seen, its neighbours' where it is not. A
-    path lies where the node's own track does on average. Without any track it rests.
-    """
+    """Returns the paths of chosen nodes through all frames: steps are those of tracks
+    seen in both frames, the near ones first, so mostly its own where it is seen; a path
+    lies where the node's own track does on average."""
     log_weight = -NEIGHBOUR_POWER * jnp.log(distances + NEIGHBOUR_RADIUS**2)
     log_weight = log_weight - jnp.max(log_weight, axis=-1, keepdims=True)
     weight = jnp.exp(jnp.maximum(log_weight, FAINTEST))
@@ -131,12 +123,9 @@ def cosine_basis(num_frames: int, num_frequencies: int) -> Float[np.ndarray, "K 
 def compress_paths(
     paths: Float[Array, "B L T C"], num_frames: int, num_frequencies: int
 ) -> Float[Array, "B L C*K"]:
-    """Compresses paths to a few numbers, of which rounding costs a fraction.
-
-    Paths of fewer than num_frames rest at their end. Motion faster than K / (2 *
-    num_frames) periods a frame is lost, with K = num_frequencies. The numbers are
-    within -1..1 for positions up to about 3.
-    """
+    """Compresses paths to a few numbers, of which rounding costs a fraction, in -1..1
+    for positions up to 3. Short paths rest at their end; motion faster than K / (2 *
+    num_frames) periods a frame is lost."""
     spare = num_frames - paths.shape[2]
     paths = jnp.pad(paths, ((0, 0), (0, 0), (0, spare), (0, 0)), mode="edge")
     parts = jnp.einsum(

@@ -44,14 +44,11 @@ def make_optimizer(
     weight_decay: float = 1e-2,
     clip_norm: float = 1.0,
 ) -> optax.GradientTransformation:
-    """Returns AdamW or Muon under make_schedule, with gradients clipped together.
+    """Returns AdamW (published) or Muon under make_schedule, with clipped gradients.
 
-    name: "adamw" (published), or "muon" (Jordan et al. 2024, "Muon: An optimizer for
-    hidden layers"; updates as large as AdamW's as in Liu et al. 2025, "Muon is scalable
-    for LLM training", section 2.2), which needs a fraction of the steps. What is not
-    inside the network, and every vector, then takes AdamW at half the rate.
-    weight_decay: of products' kernels (under Muon those that are its own). Raises
-    ValueError for another name.
+    Muon (Jordan et al. 2024; updates as large as AdamW's as in Liu et al. 2025, section
+    2.2) needs a fraction of the steps; vectors and what is not inside the network then
+    take AdamW at half the rate. weight_decay: of products' kernels.
     """
     schedule = make_schedule(learning_rate, num_steps, warmup_steps)
     if name == "adamw":

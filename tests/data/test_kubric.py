@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from checkpoint_cases import run_python
-from movi_files import FRAMES, SIZE, Plate, movi_example, write_movi
+from movi_files import Plate, write_movi
 from training_examples import SIZES, one_line
 
 from spa import geometry
@@ -25,33 +25,6 @@ DATA = Path(__file__).resolve().parent
 @pytest.fixture(scope="module")
 def movi(tmp_path_factory):
     return write_movi(tmp_path_factory.mktemp("movi"), "array_record")
-
-
-def test_kubric_tracks_are_where_geometry_puts_them():
-    """No file: poses, cameras and quantised distance against the pinhole formulas."""
-    stored, plate = movi_example(Plate()), Plate()
-    [thing] = stored["instances"]
-    poses = ("positions", "quaternions")
-    stored["instances"] = {name: thing[name][None] for name in poses}
-    clip = read_kubric(stored)
-    rng = np.random.default_rng(0)
-    frame = rng.integers(FRAMES, size=300)
-    row, column = rng.integers(SIZE, size=(2, 300))
-    example = follow_pixels(clip, frame, row, column)
-    pixels, shown, near = plate.truth(frame, row, column)
-    found = geometry.project(example["tracks_3d"].astype(float), clip["intrinsics"])
-    assert np.abs(found - pixels).max() < 0.01
-    visible = example["visible"][..., 0] > 0
-    np.testing.assert_array_equal(visible[~near], shown[~near])
-    assert near.mean() < 0.2
-    # Both ways of being hidden, and both surfaces, do occur.
-    on = example["instance_ids"] == 1
-    inside = ((pixels >= 0) & (pixels < SIZE)).all(-1)
-    parts = [part[~on] for part in (~visible & inside, ~visible & ~inside, visible)]
-    assert all(part.any() for part in (*parts, visible[on]))
-    assert visible[np.arange(300), frame].all()
-    z = example["tracks_3d"][np.arange(300), frame, 2]
-    np.testing.assert_allclose(example["depth"][frame, row, column], z, rtol=1e-5)
 
 
 def test_kubric_follows_the_same_pixels_to_the_same_places():
@@ -94,6 +67,9 @@ def test_kubric_follows_the_same_pixels_to_the_same_places():
     pixels = geometry.project(tracks, clip["intrinsics"])
     np.testing.assert_allclose(pixels, kubric["pixels"], atol=1e-4)
     np.testing.assert_array_equal(example["visible"][..., 0] == 0, kubric["occluded"])
+    depth = example["depth"][frame, kubric["row"], kubric["column"]]
+    np.testing.assert_allclose(depth, seeds[:, 2], rtol=1e-5)
+    assert example["visible"][np.arange(len(frame)), frame].all()
     assert 0.05 < kubric["occluded"].mean() < 0.5
     assert 0.3 < (example["instance_ids"] == 1).mean() < 0.7
 

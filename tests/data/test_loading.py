@@ -120,18 +120,15 @@ def test_shards_of_hosts_are_disjoint_and_complete(pool):
     np.testing.assert_array_equal(scales[2], scales[0][1::2])
 
 
-@pytest.mark.parametrize(
-    ("how", "message"),
-    [
-        ({"model_type": "4d"}, "3dspa or trajan"),
-        ({"model_type": "trajan", "use_depth": True}, "trajan takes no features"),
-        ({"shard_index": 2, "shard_count": 2}, "shard 2 of 2"),
-        ({"num_query": 0}, "num_query=0"),
-    ],
-)
-def test_options_that_do_not_fit_are_refused(pool, how, message):
-    with pytest.raises(ValueError, match=message):
-        load_examples(pool, 4, **(SIZES | how))
+def test_options_that_do_not_fit_are_refused(pool):
+    for message, how in {
+        "3dspa or trajan": {"model_type": "4d"},
+        "trajan takes no features": {"model_type": "trajan", "use_depth": True},
+        "shard 2 of 2": {"shard_index": 2, "shard_count": 2},
+        "num_query=0": {"num_query": 0},
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            load_examples(pool, 4, **(SIZES | how))
 
 
 def write_examples(folder, count=5, num_frames=20, **arrays):
@@ -157,11 +154,6 @@ def test_examples_of_a_directory_become_batches(examples):
     present = np.concatenate([batch["dino_present"] for batch in batches])
     np.testing.assert_array_equal(present, [0, 0, 0, 0, 0, 1])
     assert dataset_size("npz", examples) == 6
-    expected = np.load(examples / "clip_1.npz")
-    scale = batches[0]["scale"][1]
-    for track in batches[0]["query_tracks"][1]:
-        errors = np.abs(np.nan_to_num(expected["tracks_3d"])[:, :16] / scale - track)
-        assert errors.max((1, 2)).min() < 1e-5
 
 
 def spoil(folder, kind):
@@ -176,12 +168,16 @@ def spoil(folder, kind):
     return "clip_2.npz.*0 of them"
 
 
-@pytest.mark.parametrize("kind", ["truncated", "without motion"])
-@pytest.mark.parametrize("exact", [True, False])
-def test_an_unusable_file_stops_the_run_or_is_skipped(tmp_path, capfd, kind, exact):
+@pytest.mark.parametrize(
+    "kind, exact, num_workers",
+    [("truncated", True, 0), ("without motion", False, 0), ("without motion", True, 1)],
+)
+def test_an_unusable_file_stops_the_run_or_is_skipped(
+    tmp_path, capfd, kind, exact, num_workers
+):
     message = spoil(write_examples(tmp_path), kind)
-    how = SIZES | {"augment": not exact, "num_epochs": 1}
-    with pytest.raises(DatasetError, match=message) as error:
+    how = {"augment": not exact, "num_epochs": 1, "num_workers": num_workers} | SIZES
+    with pytest.raises(DatasetError, match=f"^{tmp_path}/{message}") as error:
         list(load_dataset("npz", tmp_path, 2, **how))
     assert "\n" not in str(error.value)
     capfd.readouterr()
@@ -192,17 +188,6 @@ def test_an_unusable_file_stops_the_run_or_is_skipped(tmp_path, capfd, kind, exa
     lines = capfd.readouterr().err.strip().splitlines()
     assert len(lines) == 1 and lines[0].startswith("skipped, 1 of 5: ")
     assert "clip_2.npz" in lines[0]
-
-
-def test_errors_in_workers_arrive_as_the_same_line(tmp_path, capfd):
-    message = spoil(write_examples(tmp_path), "without motion")
-    how = SIZES | {"augment": False, "num_epochs": 1, "num_workers": 1}
-    with pytest.raises(DatasetError, match=f"^{tmp_path}/{message}") as error:
-        list(load_dataset("npz", tmp_path, 2, **how))
-    assert "\n" not in str(error.value)
-    batches = load_dataset("npz", tmp_path, 2, skip_corrupt=True, **how)
-    assert len(list(batches)) == 3
-    assert "skipped, 1 of 5" in capfd.readouterr().err
 
 
 def test_a_directory_of_nothing_usable_is_an_error(tmp_path):

@@ -81,15 +81,8 @@ def test_bad_tapvid3d_clips_are_named(tmp_path):
 def test_tapvid3d_clips_longer_than_the_window_are_cut(tmp_path):
     stored = tapvid3d_arrays(True, num_frames=60, num_tracks=30)
     stored["visibility"][:] = True
-    tracks = stored["tracks_XYZ"]
     (tmp_path / "adt").mkdir()
     np.savez(tmp_path / "adt" / "clip.npz", **stored)
-    exact = {"augment": False, "num_epochs": 1}
-    (batch,) = load_dataset("tapvid3d", tmp_path, 1, **(SIZES | exact))
-    assert batch["boundary_frame"] == [16]
-    for track in batch["query_tracks"][0] * batch["scale"][0]:
-        errors = np.abs(tracks[:16].transpose(1, 0, 2) - track).max((1, 2))
-        assert errors.min() < 1e-5
     starts = set()
     cut = {"augment": Augmentation(crop=0.01), "num_epochs": 12}
     for batch in load_dataset("tapvid3d", tmp_path, 1, **cut, **SIZES):

@@ -30,19 +30,6 @@ def test_norms_equal_flax():
         np.testing.assert_allclose(ours.apply(scale, x), expected, 0, 1e-5)
 
 
-@pytest.mark.parametrize("shape", [(), (2, 3)])
-def test_attend_equals_flax(shape):
-    q, k, v = (random(*shape, n, 2, 8, seed=n) for n in (5, 6, 6))
-    mask = random(*shape, 5, 6) > -0.5
-    mask[..., 0] = True
-    expected = nn.dot_product_attention(q, k, v, mask=mask[..., None, :, :])
-    np.testing.assert_allclose(attention.attend(q, k, v, mask), expected, 0, 1e-5)
-    expected = nn.dot_product_attention(q, k, v)
-    np.testing.assert_allclose(attention.attend(q, k, v), expected, 0, 1e-5)
-    out = attention.attend(q, k[..., :0, :, :], v[..., :0, :, :])
-    assert out.shape == q.shape and not np.any(out)
-
-
 @hypothesis.given(seed=st.integers(0, 2**16), broadcast=st.sets(st.integers(0, 2)))
 @hypothesis.settings(max_examples=40, deadline=None)
 def test_a_masked_key_is_as_good_as_none(seed, broadcast):
@@ -64,27 +51,11 @@ def test_a_masked_key_is_as_good_as_none(seed, broadcast):
         np.testing.assert_allclose(out[b, i, 0], np.squeeze(expected), 0, 1e-5)
 
 
-def test_gradients_of_a_row_without_keys_are_zero():
-    q, k, v = (random(1, 3, 1, 4, seed=s) for s in range(3))
-    mask = np.zeros((1, 3, 3), bool)
-    mask[:, 1:] = True
-    gradient = jax.grad(lambda *x: attention.attend(*x, mask).sum(), (0, 1, 2))
-    grads = gradient(q, k, v)
-    assert all(np.all(np.isfinite(g)) for g in grads)
-    assert not np.any(grads[0][:, 0])
-
-
-@pytest.mark.parametrize(
-    "head_dim, dtype, platform, chosen",
-    [
-        (64, jnp.bfloat16, "gpu", "cudnn"),
-        (64, jnp.float32, "gpu", "xla"),
-        (64, jnp.bfloat16, "cpu", "xla"),
-        (60, jnp.bfloat16, "gpu", "xla"),
-    ],
-)
-def test_what_is_chosen(head_dim, dtype, platform, chosen):
-    assert attention.attention_implementation(head_dim, dtype, platform) == chosen
+def test_what_is_chosen():
+    choose, half = attention.attention_implementation, jnp.bfloat16
+    assert choose(64, half, "gpu") == "cudnn"
+    others = [(64, jnp.float32, "gpu"), (64, half, "cpu"), (60, half, "gpu")]
+    assert {choose(*other) for other in others} == {"xla"}
 
 
 @pytest.mark.parametrize("queries, keys", [(3, 5), (4, 5), (3, 6)])

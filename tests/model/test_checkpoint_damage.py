@@ -21,21 +21,18 @@ def small_file(tmp_path_factory):
     return path.read_bytes(), arrays
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
+def test_no_checkpoint(tmp_path):
+    path = tmp_path / "model.npz"
+    for content in (
         b"",
         b"PK\x03\x04 and nothing more",
         b"<!DOCTYPE html><html>404</html>",
         b"\x80",  # an empty msgpack map
         b"\x93\x01\x02\x03",  # a msgpack list
         b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
-    ],
-)
-def test_no_checkpoint(content, tmp_path):
-    path = tmp_path / "model.npz"
-    path.write_bytes(content)
-    assert str(path) in error_message(checkpoints.load_checkpoint, str(path))
+    ):
+        path.write_bytes(content)
+        assert str(path) in error_message(checkpoints.load_checkpoint, str(path))
 
 
 @pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs Linux")

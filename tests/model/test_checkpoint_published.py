@@ -20,7 +20,6 @@ from checkpoint_cases import (
     nested,
     published_3dspa_shapes,
     small_3dspa,
-    trajan_shapes,
 )
 
 import track_autoencoder
@@ -31,6 +30,7 @@ from track_autoencoder import TrackAutoEncoder
 from track_autoencoder_3d import TrackAutoEncoder3D
 
 TREE = json.loads((ROOT / "tests/data/trajan_param_tree.json").read_text())
+TREE = {name: tuple(shape) for name, shape in TREE.items()}
 OPTIONAL = (
     "error_scale_head",
     "absent_dino",
@@ -38,10 +38,6 @@ OPTIONAL = (
     "dino_projection",
     "depth_projection",
 )
-
-
-def test_shapes_written_out_here_are_those_of_the_fixture():
-    assert trajan_shapes() == {name: tuple(shape) for name, shape in TREE.items()}
 
 
 def test_trajan_public_file(tmp_path):
@@ -130,13 +126,12 @@ def test_all_mismatches_at_once(has_config, tmp_path):
 
 def test_any_one_array_may_be_missing_or_have_a_wrong_shape():
     """It is named; others tell its sizes, or they are the published ones."""
-    shapes = trajan_shapes()
-    everything = {name: np.broadcast_to(0.0, shape) for name, shape in shapes.items()}
+    everything = {name: np.broadcast_to(0.0, shape) for name, shape in TREE.items()}
     for name in everything:
         arrays = {k: v for k, v in everything.items() if k != name}
         assert published_config(arrays) == ModelConfig(), name
-        found = checkpoints.find_mismatches(arrays, shapes)
-        assert found == [f"missing: {name} {list(shapes[name])}"]
+        found = checkpoints.find_mismatches(arrays, TREE)
+        assert found == [f"missing: {name} {list(TREE[name])}"]
         arrays[name] = np.zeros(())
         assert published_config(arrays) == ModelConfig(), name
 

@@ -127,21 +127,13 @@ def write_config(path, arrays, **changes):
     np.savez(path, **arrays, config=np.array(json.dumps(config)))
 
 
-@pytest.mark.parametrize(
-    "text, part",
-    [
-        ("", "no JSON"),
-        ("[1, 2]", "model_type"),
-        ("{}", "model_type"),
-        ('{"model_type": ["3dspa"]}', "model_type"),
-    ],
-)
-def test_config_that_is_none(text, part, tmp_path):
+def test_config_that_is_none(tmp_path):
     _, arrays = small_3dspa()
     path = str(tmp_path / "model.npz")
-    np.savez(path, **arrays, config=np.array(text))
-    message = error_message(checkpoints.load_checkpoint, path)
-    assert path in message and part in message
+    for text in ("", "[1, 2]", "{}", '{"model_type": ["3dspa"]}'):
+        np.savez(path, **arrays, config=np.array(text))
+        message = error_message(checkpoints.load_checkpoint, path)
+        assert path in message and ("model_type" if text else "no JSON") in message
 
 
 def test_config_of_a_newer_version(tmp_path):
@@ -170,21 +162,11 @@ def test_config_of_an_older_version(tmp_path):
         assert f"{name} = {value!r}" in message and "older version" in message
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"num_heads": "2"},
-        {"num_heads": 3},
-        {"num_heads": 0},
-        {"track_token_dim": -16},
-        {"readout": "sideways"},
-        {"use_dino": 1},
-        {"time_band_dim": 4000},
-    ],
-    ids=str,
-)
-def test_config_that_makes_no_sense(changes, tmp_path):
+def test_config_that_makes_no_sense(tmp_path):
     _, arrays = small_3dspa()
     path = str(tmp_path / "model.npz")
-    write_config(path, arrays, **changes)
-    assert path in error_message(checkpoints.load_checkpoint, path)
+    wrong = [("num_heads", "2"), ("num_heads", 3), ("num_heads", 0), ("use_dino", 1)]
+    wrong += [("track_token_dim", -16), ("time_band_dim", 4000), ("readout", "both")]
+    for name, value in wrong:
+        write_config(path, arrays, **{name: value})
+        assert path in error_message(checkpoints.load_checkpoint, path)

@@ -85,18 +85,6 @@ def test_evaluation_without_a_visible_point():
             evaluation.evaluate(model, params, batches)
 
 
-def test_evaluation_of_short_clips():
-    model, params = cases.quick_model("3dspa")
-    batch = cases.drifting_batch(3)
-    short = {name: x[:, :, :8] if "tracks" in name else x for name, x in batch.items()}
-    short["boundary_frame"] = np.full(2, 8, np.int32)
-    found = evaluation.evaluate(model, params, [short])
-    spare = ((0, 0), (0, 0), (0, 4), (0, 0))
-    padded = {name: np.pad(short[name], spare) for name in short if "tracks" in name}
-    expected = evaluation.evaluate(model, params, [short | padded])
-    assert found == pytest.approx(expected)
-
-
 def test_calibration_of_right_and_wrong_scales():
     """Exponential errors around a known scale are within it as often as they should."""
     rng = np.random.default_rng(8)

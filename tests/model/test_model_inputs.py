@@ -103,18 +103,12 @@ def test_a_query_frame_outside_the_window_is_named(frame):
         model.apply({}, batch, method="get_decoder_context")
 
 
-@pytest.mark.parametrize(
-    "change, word",
-    [
-        ({"readout": "both"}, "readout"),
-        ({"track_embedding": "rnn"}, "track_embedding"),
-        ({"decoder_scan_chunk_size": 0}, "decoder_scan_chunk_size"),
-        ({"time_band_dim": 40}, "time_band_dim"),
-        ({"num_heads": 3}, "num_heads"),
-        ({"preset": "huge"}, '"huge" must be one of base, mini'),
-    ],
-)
-def test_a_configuration_that_cannot_be_built_is_named(change, word):
-    with pytest.raises(ValueError, match=word):
-        model = cases.make_model("trajan", **({"preset": "tiny"} | change))
-        model.init(jax.random.PRNGKey(0), cases.make_batch(model))
+def test_a_configuration_that_cannot_be_built_is_named():
+    wrong = {"readout": "both", "track_embedding": "rnn", "time_band_dim": 40}
+    wrong |= {"decoder_scan_chunk_size": 0, "num_heads": 3}
+    for name, value in wrong.items():
+        with pytest.raises(ValueError, match=name):
+            model = cases.make_model("trajan", **{name: value})
+            model.init(jax.random.PRNGKey(0), cases.make_batch(model))
+    with pytest.raises(ValueError, match='"huge" must be one of base, mini'):
+        cases.make_model("trajan", preset="huge")

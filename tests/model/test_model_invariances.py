@@ -8,46 +8,18 @@ import pytest
 
 from spa.model import checkpoint_files
 
-EVERY_MODEL = [
-    pytest.param(
-        kind,
-        preset,
-        readout,
-        id=f"{kind}-{preset}-{readout}",
-        # One process has all tests of a model, and compiles it once.
-        marks=pytest.mark.xdist_group(f"{kind}-{preset}-{readout}"),
-    )
-    for kind in ("trajan", "3dspa")
-    for preset in ("mini", "base")
-    for readout in ("joint", "cross")
+# Any kind with any preset, any preset with any readout, any readout with any kind.
+MODELS = [
+    ("trajan", "mini", "joint"),
+    ("trajan", "base", "cross"),
+    ("3dspa", "mini", "cross"),
+    ("3dspa", "base", "joint"),
 ]
 # Layers of one kind are alike, and each takes seconds to compile: two of those among
 # latents; of the readout the first, one between and the last, which differ.
 FEWER_LAYERS = {"latent_layers": 2, "decompress_layers": 1, "readout_layers": 3}
 # Where gradients are compiled, which takes longest, in widths that nothing depends on.
 NARROW = cases.TINY | FEWER_LAYERS
-EMBEDDINGS = [
-    {"track_embedding": "mlp", "projective_embedding": True},
-    {"track_embedding": "transformer"},
-    {
-        "readout": "cross",
-        "relative_positions": True,
-        "projective_embedding": True,
-        "scaffold_frequencies": 2,
-    },
-]
-every_model = pytest.mark.parametrize("kind, preset, readout", EVERY_MODEL)
-# Half of them, among which are any kind with any preset, any preset with any readout,
-# and any readout with any kind: models take long to compile.
-HALF_OF_THEM = [
-    case
-    for case in EVERY_MODEL
-    if sum(name in case.values for name in ("3dspa", "mini", "cross")) % 2
-]
-some_models = pytest.mark.parametrize("kind, preset, readout", HALF_OF_THEM)
-some_3d_models = pytest.mark.parametrize(
-    "kind, preset, readout", [case for case in HALF_OF_THEM if "3dspa" in case.values]
-)
 # Where kind and readout have nothing to do with each other.
 PAIRS = [("trajan", "joint"), ("3dspa", "cross")]
 
@@ -59,14 +31,7 @@ def chunked_case(kind, preset, readout):
     return model, cases.make_batch(model, queries=5)
 
 
-@some_models
-def test_chunked_equals_unchunked(kind, preset, readout):
-    model, batch = chunked_case(kind, preset, readout)
-    whole = model.clone(decoder_scan_chunk_size=64)
-    cases.assert_close(cases.apply(model, batch), cases.apply(whole, batch), 1e-4)
-
-
-@every_model
+@pytest.mark.parametrize("kind, preset, readout", MODELS)
 def test_hidden_positions_have_no_influence_forward(kind, preset, readout):
     model, batch = chunked_case(kind, preset, readout)
     out = cases.apply(model, batch)
@@ -82,21 +47,12 @@ def spoil(batch, value):
     return batch | {n: np.where(hidden, np.float32(value), batch[n]) for n in names}
 
 
-MODALITIES = [(), ("dino",), ("dino", "depth")]
+GRADIENTS = [(*case, ("dino", "depth")) for case in MODELS]
+# They compile for long: single features with the smallest of the models only.
+GRADIENTS += [("3dspa", "mini", "cross", given) for given in ((), ("dino",))]
 
 
-def gradient_cases():
-    for case in HALF_OF_THEM:
-        given = MODALITIES if case.values[0] == "3dspa" else [()]
-        # They compile for long: single features with the smallest of the models only.
-        if case.values[0] == "3dspa" and case.values[1:3] != ("mini", "cross"):
-            given = [("dino", "depth")]
-        for names in given:
-            id_ = f"{case.id}-{'+'.join(names)}"
-            yield pytest.param(*case.values, names, id=id_, marks=case.marks)
-
-
-@pytest.mark.parametrize("kind, preset, readout, features", list(gradient_cases()))
+@pytest.mark.parametrize("kind, preset, readout, features", GRADIENTS)
 def test_gradients_are_finite_and_none_comes_from_hidden_positions(
     kind, preset, readout, features
 ):
@@ -138,24 +94,13 @@ def test_gradients_are_finite_and_none_comes_from_hidden_positions(
             assert not np.any(np.where(hidden, grad, 0)), name
 
 
-@some_3d_models
+@pytest.mark.parametrize("kind, preset, readout", MODELS[2:])
 def test_padding_is_inert_in_3d(kind, preset, readout):
     """More padded frames, more unseen tracks, tracks in another order: all at once."""
     model, batch = chunked_case(kind, preset, readout)
     cases.assert_close(
         cases.apply(model, pad(batch, 3, 4)), cases.apply(model, batch), 1e-4
     )
-
-
-@pytest.mark.parametrize("frames, tracks", [(37, 0), (0, 30)])
-@pytest.mark.parametrize("embedding", EMBEDDINGS, ids=str)
-def test_each_kind_of_padding_is_inert_in_every_3d_embedding(frames, tracks, embedding):
-    model = cases.make_model("3dspa", num_output_frames=48, **embedding)
-    batch = cases.make_batch(model)
-    expected = cases.apply(model, batch)
-    for seed in range(3, 8):
-        padded = pad(batch, frames, tracks, seed)
-        cases.assert_close(cases.apply(model, padded), expected, 1e-4)
 
 
 def pad(batch, frames, tracks, seed=3):
@@ -169,34 +114,6 @@ def pad(batch, frames, tracks, seed=3):
         more = np.pad(batch[name], widths, constant_values=fill)
         padded[name] = more[:, order]
     return padded
-
-
-def test_in_2d_frames_are_padded_by_the_model_and_the_order_of_tracks_is_free():
-    changes = {"track_embedding": "transformer", "track_layers": 2, **FEWER_LAYERS}
-    model = cases.make_model("trajan", "mini", **changes)
-    batch = cases.make_batch(model)
-    cases.assert_close(
-        cases.apply(model, pad(batch, 9, 0)), cases.apply(model, batch), 1e-4
-    )
-
-
-def test_in_2d_unseen_tracks_count_as_published():
-    model = cases.make_model("trajan")
-    batch = cases.make_batch(model)
-    more = cases.apply(model, pad(batch, 0, 20))
-    assert np.abs(more.latents - cases.apply(model, batch).latents).max() > 1e-4
-
-
-@pytest.mark.parametrize("kind", ["trajan", "3dspa"])
-@pytest.mark.parametrize("readout", ["joint", "cross"])
-def test_queries_do_not_see_each_other(kind, readout):
-    model = cases.make_model(kind, readout=readout)
-    batch = cases.make_batch(model, queries=6)
-    alone = batch | {"query_points": batch["query_points"][:, 2:3]}
-    together = jax.tree.map(
-        lambda x: x[:, 2:3], cases.apply(model, batch).replace(latents=None)
-    )
-    cases.assert_close(cases.apply(model, alone), together, 1e-5)
 
 
 @pytest.mark.parametrize("kind, readout", PAIRS)
@@ -218,14 +135,3 @@ def test_any_number_of_clips_tracks_queries_and_frames(
     assert out.tracks.shape == (clips, queries, 12, model.num_coords)
     assert out.visible_logits.shape == (clips, queries, 12, 1)
     assert np.all(np.isfinite(out.tracks))
-
-
-@pytest.mark.parametrize("kind, readout", PAIRS)
-def test_relative_tracks_pass_through_their_query_points(kind, readout):
-    model = cases.make_model(kind, readout=readout, **cases.RELATIVE)
-    batch = cases.make_batch(model)
-    tracks = np.asarray(cases.apply(model, batch).tracks)
-    frames = np.round(batch["query_points"][..., 0]).astype(int)
-    at_query = np.take_along_axis(tracks, frames[..., None, None], axis=2)[:, :, 0]
-    np.testing.assert_allclose(at_query, batch["query_points"][..., 1:], 0, 1e-6)
-    assert np.abs(tracks - at_query[:, :, None]).max() > 0.01

@@ -239,24 +239,6 @@ def test_weights_equal_plain_least_squares_and_sum_to_one(seed, coords):
         np.testing.assert_allclose(weights[0, i], expected, 0, 1e-4)
 
 
-@settings(max_examples=30, deadline=None)
-@given(seed=SEEDS)
-def test_motion_that_is_linear_in_the_image_and_inverse_depth_is_exact(seed):
-    """As the image of a still world under a small motion of the camera is."""
-    rng = np.random.default_rng(seed)
-    points = rng.uniform(-0.5, 0.5, (1, 4, 3)).astype(np.float32)
-    nodes = rng.uniform(-1, 1, (1, 4, 12, 3)).astype(np.float32)
-    slopes, constant = rng.normal(size=(3, 3)), rng.normal(size=3)
-
-    def moved(x):
-        x = np.concatenate([x[..., :2], np.exp(-x[..., 2:])], -1)
-        return x @ slopes + constant
-
-    weights = blend_weights(points, nodes, np.zeros((1, 4, 12), np.float32), 0.0)
-    found = np.einsum("bql,bqlc->bqc", weights, moved(nodes))
-    np.testing.assert_allclose(found, moved(points), 0, 2e-2)
-
-
 def test_points_are_where_they_were_in_their_own_frame():
     rng = np.random.default_rng(0)
     paths = rng.normal(size=(1, 5, 6, 3)).astype(np.float32)

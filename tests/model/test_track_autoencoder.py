@@ -14,7 +14,6 @@ import reference_model
 import track_autoencoder
 from spa.model import checkpoint_files, checkpoints
 from track_autoencoder import TrackAutoEncoder
-from track_autoencoder_3d import TrackAutoEncoder3D
 
 DATA = pathlib.Path(__file__).resolve().parents[1] / "data"
 RELATIVE = cases.RELATIVE
@@ -28,64 +27,24 @@ JOINT = [
 ]
 
 
-@pytest.fixture(scope="module")
-def fixture():
+def test_trajan_agrees_with_the_published_outputs():
     with np.load(DATA / "trajan_parity.npz") as file:
-        return dict(file)
-
-
-@pytest.fixture(scope="module")
-def published(fixture):
-    """Results of TRAJAN with the fixture's parameters and inputs."""
-    model = TrackAutoEncoder()
-    tree = json.loads((DATA / "trajan_param_tree.json").read_text())
-    params = checkpoint_files.unflatten(
-        {k: cases.parameter(k, s) for k, s in tree.items()}
-    )
-    return model, params, cases.apply(model, fixture_inputs(fixture), params)
-
-
-def fixture_inputs(fixture):
+        fixture = dict(file)
     names = "support_tracks support_tracks_visible query_points boundary_frame".split()
-    return {name: fixture[name] for name in names}
-
-
-def test_trajan_agrees_with_the_published_outputs(fixture, published):
-    _, _, out = published
+    batch = {name: fixture[name] for name in names}
+    tree = json.loads((DATA / "trajan_param_tree.json").read_text())
+    params = {name: cases.parameter(name, shape) for name, shape in tree.items()}
+    params = checkpoint_files.unflatten(params)
+    model = TrackAutoEncoder()
+    out = cases.apply(model, batch, params)
     np.testing.assert_allclose(out.latents, fixture["latents"], 0, 1e-4)
     for name in ("tracks", "visible_logits", "certain_logits"):
         expected = fixture[f"{name}_no_discretize"]
         np.testing.assert_allclose(getattr(out, name), expected, 0, 1e-3)
-
-
-def test_trajan_agrees_quantised_as_far_as_rounding_allows(fixture, published):
-    model, params, _ = published
-    out = cases.apply(model, fixture_inputs(fixture), params, discretize=True)
+    # Quantised as far as rounding allows.
+    out = cases.apply(model, batch, params, discretize=True)
     for name in ("tracks", "visible_logits", "certain_logits"):
         np.testing.assert_allclose(getattr(out, name), fixture[name], 0, 2e-2)
-
-
-def test_trajan_chunks_agree_and_need_not_divide_the_queries(fixture, published):
-    _, params, out = published
-    chunked = TrackAutoEncoder(decoder_scan_chunk_size=3)
-    cases.assert_close(cases.apply(chunked, fixture_inputs(fixture), params), out, 1e-4)
-
-
-def test_plain_version_agrees_with_the_published_outputs(fixture, published):
-    """The reference that speed is measured against computes the same function."""
-    model, params, _ = published
-    flat = checkpoint_files.flatten(jax.tree.map(jnp.asarray, params))
-    config = track_autoencoder.model_config(model)
-    latents = reference_model.encode_2d(flat, fixture_inputs(fixture), config)
-    np.testing.assert_allclose(latents, fixture["latents"], 0, 1e-4)
-    points = fixture["query_points"]
-    tracks, visible, certain = reference_model.decode_joint(
-        flat, latents, points, config
-    )
-    np.testing.assert_allclose(tracks, fixture["tracks_no_discretize"], 0, 1e-3)
-    for ours, name in ((visible, "visible"), (certain, "certain")):
-        expected = fixture[f"{name}_logits_no_discretize"][..., 0]
-        np.testing.assert_allclose(ours, expected, 0, 1e-3)
 
 
 # Optimised against plain, in sizes that reach every path.
@@ -158,18 +117,6 @@ def test_tracks_are_encoded_in_chunks_that_need_not_divide_them(tracks):
 
 
 # Published names and calls.
-
-
-@pytest.mark.parametrize("dino", [False, True])
-@pytest.mark.parametrize("depth", [False, True])
-def test_all_published_configurations_of_3dspa_are_built(dino, depth):
-    model = TrackAutoEncoder3D(use_dino=dino, use_depth=depth, **cases.TINY)
-    params = checkpoints.init_params(model, 0)
-    apply = functools.partial(model.apply, {"params": params})
-    out = jax.eval_shape(apply, cases.make_batch(model))
-    assert ("dino_projection" in params, "depth_projection" in params) == (dino, depth)
-    assert out.tracks.shape == (2, 4, 12, 3)
-    assert out.log_error_scale.shape == (2, 4, 12, 1)
 
 
 @pytest.mark.parametrize("kind, point", [("trajan", 2), ("3dspa", 3)])
