@@ -50,7 +50,6 @@ def define_flags() -> None:
 
 
 def define_input_flags() -> None:
-    """Defines what is read and tracked, by what, and where files go."""
     flags.DEFINE_string("csv_path", None, "A CSV with columns video_path and dataset.")
     flags.DEFINE_string("base_feat_path", "outputs/semantic_points", "Where files go.")
     flags.DEFINE_string(
@@ -70,7 +69,6 @@ def define_input_flags() -> None:
 
 
 def define_sampling_flags() -> None:
-    """Defines how points are chosen."""
     defaults = Sampling()
     flags.DEFINE_integer(
         "num_frames_clustering",

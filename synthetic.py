@@ -31,12 +31,9 @@ MAX_SHEET_ROWS = 26  # of a contact sheet
 
 
 def contact_row(scene: Scene, video: np.ndarray, columns: int = 6) -> np.ndarray:
-    """Returns `[H, columns * W, 3]` uint8: frames of a scene, visible tracks dotted.
-
-    Static points are white, every moving instance has a colour of its own. Scenes are
-    shown from start to end, twins from the frame before the violation on for a second,
-    framed in red where it shows.
-    """
+    """Returns `[H, columns * W, 3]` uint8: frames of a scene, or of a twin around its
+    violation (framed red), visible tracks dotted in their instance's colour, static
+    white."""
     hues = np.array([[[k * 47 % 180, 255, 255] for k in range(256)]], np.uint8)
     palette = cv2.cvtColor(hues, cv2.COLOR_HSV2RGB)[0].tolist()
     palette[0] = [255, 255, 255]
@@ -62,8 +59,6 @@ def contact_row(scene: Scene, video: np.ndarray, columns: int = 6) -> np.ndarray
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Settings of what is written, and where, as the flags of the same names."""
-
     folder: pathlib.Path
     num_frames: int = 48
     num_tracks: int = 512
@@ -78,7 +73,6 @@ class Settings:
 
     @property
     def frame_size(self) -> tuple[int, int]:
-        """Returns height and width."""
         return self.height, self.width
 
     def path(self, seed: int, violation: str = "none", suffix: str = ".npz"):
@@ -96,14 +90,9 @@ class Settings:
 
 
 def make_files(settings: Settings, job: tuple[int, Sequence[str]]) -> dict[str, object]:
-    """Writes the scene of a seed, and its twins, as far as they are not there yet.
-
-    job: the seed, and violations that are known not to be possible, and are not tried.
-    Returns what became of each ("none" is the scene itself): "found", "written" or
-    "cannot"; and under "rows" pieces of a contact sheet, if previews are wanted.
-    Raises ValueError where a file that is there was made with other settings, OSError
-    if one cannot be written.
-    """
+    """Writes the scene of a seed, and its twins but those known not to be possible
+    (job: both), where not there yet. Returns "found", "written" or "cannot" of each,
+    and "rows" of a contact sheet; ValueError for a file of other settings."""
     (seed, cannot), kinds = job, ("none", *settings.violations)
     report: dict[str, object] = dict.fromkeys(cannot, "cannot")
     for kind in kinds:
@@ -160,7 +149,6 @@ def _is_found(settings: Settings, seed: int, kind: str) -> bool:
 def _render_maps(
     settings: Settings, scene: Scene, first: int = 0
 ) -> dict[str, np.ndarray]:
-    """Renders what a camera sees from frame `first` on, as far as it is asked for."""
     shown = {}
     if settings.depth:
         maps = depth_and_segmentation(scene.simulation, scene.camera, first)

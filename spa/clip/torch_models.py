@@ -31,8 +31,7 @@ def need(package: str, who: str, install: str = INSTALL) -> None:
 
 
 def pick_device() -> str:
-    """Returns "cuda" if it is there, else "cpu": Apple's "mps" cannot sample
-    volumes."""
+    """Returns "cuda" if there, else "cpu": Apple's "mps" cannot sample volumes."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
@@ -43,13 +42,9 @@ def pick_device() -> str:
 
 @contextlib.contextmanager
 def import_path(folder: str | os.PathLike, *names: str) -> Iterator[None]:
-    """Makes the top-level modules `names` those of `folder`, inside of it.
-
-    Some research code is no package that could be installed, and calls its modules
-    `utils`. Inside, such a name means the folder's, even where another module of that
-    name is loaded or installed; afterwards everything is as it was. What has been
-    imported inside goes on working.
-    """
+    """Makes the top-level modules `names` those of `folder`, inside of it, even where
+    others of that name are loaded; afterwards everything is as it was. Some research
+    code is no package, and calls its modules `utils`."""
     folder = os.path.abspath(folder)
     specs = [importlib.machinery.PathFinder.find_spec(name, [folder]) for name in names]
     for name, spec in zip(names, specs, strict=True):

@@ -27,10 +27,8 @@ def check_frames(frames) -> None:
 
 
 def draw_eventful(rng: np.random.Generator, happens: Float[np.ndarray, " N"]) -> int:
-    """Draws one of the places at which not less `happens` than at half of them.
-
-    Where most of a clip stands still, or is blank, a damage might show nothing.
-    """
+    """Draws a place at which not less `happens` than at half of them: where a clip
+    stands still a damage might show nothing."""
     return int(rng.choice(np.flatnonzero(happens >= np.median(happens))))
 
 
