@@ -179,10 +179,8 @@ def _write_scene(settings: Settings, scene: Scene, possible: dict, rows: list) -
 
 
 def parse_violations(text: str) -> tuple[str, ...]:
-    """Returns names of violations from "none", "all" or a list with commas.
-
-    Raises ValueError for a name that is none.
-    """
+    """Returns names of violations from "none", "all" or a list with commas; ValueError
+    for others."""
     if text in ("none", ""):
         return ()
     names = VIOLATIONS if text == "all" else tuple(text.replace(" ", "").split(","))
@@ -196,12 +194,8 @@ def parse_violations(text: str) -> tuple[str, ...]:
 
 
 def main(flags) -> None:
-    """Writes scene_SEED.npz for consecutive seeds, their twins, and previews.
-
-    What is there is found again; twins that cannot be shown are noted in LEFT_OUT.
-    Raises ValueError for flags or files that do not fit, OSError (ChildProcessError if
-    a worker dies) where something cannot be written.
-    """
+    """Writes scene_SEED.npz for consecutive seeds, their twins, and previews; finds
+    again what is there, and notes twins that cannot be shown in LEFT_OUT."""
     names = "num_frames num_tracks height width fps depth render samples preview"
     options = {name: getattr(flags, name) for name in names.split()}
     options["violations"] = parse_violations(flags.violations)

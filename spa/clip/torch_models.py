@@ -120,11 +120,8 @@ def pixel_batches(
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
 ):
-    """Yields frames as batches of float32 tensors [b, 3, height, width] on the CPU,
-    resized to `size` (height, width), in 0..1, normalised.
-
-    By hand, since transformers' image processors want torchvision.
-    """
+    """Yields frames as batches of float32 tensors [b, 3, height, width], resized, in
+    0..1, normalised; by hand, since transformers' image processors want torchvision."""
     import torch
 
     mean, std = np.float32(mean), np.float32(std)

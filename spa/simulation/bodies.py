@@ -47,13 +47,11 @@ class Joint:
 class Body:
     """Some geoms that move as one; static unless `moving`.
 
-    parent: index (in the world's bodies, an earlier one) of the body that it is linked
-      to by its joint; position and quaternion are then in the parent's frame.
-    joint: what holds a link, or a body that hangs from the world; None flies freely.
-    velocity: m/s in world axes. spin: rad/s in world axes; of free bodies.
-    drive: `[T, 4]` target velocity (x, y, z; NaN z leaves gravity alone) and yaw rate
-      for a body that moves by itself (its links follow), or None.
-    solref: MuJoCo's contact time constant (s) and damping ratio; below 1 it bounces.
+    parent: index of the earlier body that its joint links it to, in whose frame its
+    pose then is. joint: of a link, or of what hangs from the world; None flies freely.
+    velocity, spin: m/s and rad/s in world axes. drive: `[T, 4]` target velocity (NaN z
+    leaves gravity alone) and yaw rate. solref: MuJoCo's contact time constant (s) and
+    damping ratio.
     """
 
     geoms: tuple[Geom, ...]

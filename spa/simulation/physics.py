@@ -36,15 +36,11 @@ class Skins:
 
 @dataclasses.dataclass(frozen=True)
 class Simulation:
-    """A world and where everything was at each frame.
+    """A world and where everything was at each frame: MuJoCo's `qpos [T, nq]`, all it
+    goes on from (`resume`) in `states [T, S]`, and its arrays `poses` by name.
 
-    qpos: `[T, nq]` MuJoCo's generalised positions.
-    states: `[T, S]` all that it goes on from (`resume`): velocities, the forces that
-      drive bodies, where its solver begins.
-    poses: by the name of MuJoCo's array that it goes into (`set_frame`), `[T, ...]`.
-    body_scale: `[T, K]` size of each body relative to its `Body`; 1 but in twins.
-    shown: `[T, G + S]` which geoms and soft bodies there are to be seen; all but in
-      twins.
+    body_scale: `[T, K]` relative to each `Body`; shown: `[T, G + S]` geoms and soft
+    bodies; both 1 but in twins.
     """
 
     world: World
@@ -81,10 +77,8 @@ class Simulation:
 
     @functools.cached_property
     def body_instances(self) -> np.ndarray:
-        """`[K]`: 0 for what is static; what moves is counted, links with their root.
-
-        Soft bodies are instances 1, 2, ... and the others follow in order.
-        """
+        """`[K]`: 0 for what is static; soft bodies are 1, 2, ..., then what moves,
+        links with their root."""
         bodies, roots = self.world.bodies, self.world.tree_roots
         starts = [k == roots[k] and body.moving for k, body in enumerate(bodies)]
         number = len(self.world.softs) + np.cumsum(starts)

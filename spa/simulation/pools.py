@@ -43,14 +43,12 @@ def make_pool(
     num_workers: int,
     size: SceneSize | None = None,
 ) -> list[Path]:
-    """Makes files of scenes with their twins, one a seed, as far as they are not there.
+    """Makes files of scenes with their twins, one a seed, where not there yet (`size`
+    None: of all judged scenes); returns them, none for a seed that gives no scene.
 
-    Of each KIND in none and the violations it holds `KIND/tracks [N, T, 3]`, `visible
-    [N, T]`, `frame`, `ids`, `track_ids [N]`, `instance [N]`, with video `lk [M, T, 2]`
-    and `lkv [M, T]`, tracks in pixels of the rendered pictures; and `intrinsics`,
-    `extrinsics`, `fps`. is_rendered: whether tracks of rendered pictures are wanted.
-    size: that of all judged scenes for None. Returns the files, in order; none for a
-    seed that gives no scene. Raises OSError if one cannot be written.
+    Of each KIND in none and the violations: `KIND/tracks [N, T, 3]`, `visible`,
+    `frame`, `ids`, `track_ids`, `instance`, if `is_rendered` `lk [M, T, 2]` and `lkv`,
+    tracked in the pictures (px); and `intrinsics`, `extrinsics`, `fps`.
     """
     folder, size = Path(folder), size or SceneSize(NUM_FRAMES, NUM_TRACKS, SIDE)
     paths = {seed: folder / f"{seed}.npz" for seed in seeds}

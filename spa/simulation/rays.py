@@ -51,14 +51,11 @@ def cast_rays(
 
 
 def _meet_triangles(corners: np.ndarray, directions: np.ndarray):
-    """Finds where rays from the origin meet triangles: `corners [F, 3, 3]`.
-
-    A ray d passes a triangle (a, b, c) if d.(b x c), d.(c x a) and d.(a x b) have one
-    sign; with n their sum's factor, it meets the plane at a.(b x c) / d.n. Edges that
-    triangles share give the same numbers in both, so that no ray slips between them.
-    Returns, of rays that meet one, the index, the nearest triangle's, and the distance
-    in their lengths.
-    """
+    """Finds, of rays from the origin that meet triangles `corners [F, 3, 3]`, the
+    index, the nearest triangle's and the distance in their lengths. A ray d passes (a,
+    b, c) if d.(b x c), d.(c x a) and d.(a x b) have one sign; with their sum d.n it
+    meets the plane at a.(b x c) / d.n. Shared edges give the same numbers, so that no
+    ray slips between."""
     empty = np.zeros(0, int), np.zeros(0, int), np.zeros(0)
     middle = corners.mean((0, 1))
     radius = np.linalg.norm(corners - middle, axis=-1).max()

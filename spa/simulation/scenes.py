@@ -24,18 +24,12 @@ class NoScene(ValueError):
 class Scene:
     """A training example (docs/formats.md) and what it was made from.
 
-    tracks_3d: `[N, T, 3]` float32, metres, in the camera frame of each frame.
-    visible: `[N, T, 1]` float32, 0 or 1. instance_ids: `[N]` int32, 0 is static.
-    query_frames: `[N]` int32, the frame at which a track was seeded at a pixel centre.
-    intrinsics: `[4]` float32 (fx, fy, cx, cy in pixels).
-    extrinsics: `[T, 4, 4]` float32, world to camera.
-    surfaces: `[N]` int32 and anchors: `[N, 3]` what each track is fixed to
-      (`surface_points`).
-    track_ids: `[N]` int32, the number that each track has in the scene. A twin has them
-      all, in order, and -1 for those that only it has: who compares the two takes the
-      tracks with a number from both.
-    violation: one of VIOLATIONS, or "none"; from `violation_frame` on (-1 for none), of
-      the instances `violating_ids [V]` int32.
+    tracks_3d: `[N, T, 3]` float32, m, in each frame's camera. visible: `[N, T, 1]` 0 or
+    1. instance_ids: `[N]`, 0 is static. query_frames: `[N]` in which a track was seeded
+    at a pixel centre. surfaces `[N]` and anchors `[N, 3]`: what it is fixed to.
+    track_ids: `[N]`, -1 for those that only a twin has, which are not compared.
+    violation: of VIOLATIONS, or "none", from `violation_frame` on (-1), of instances
+    `violating_ids [V]`.
     """
 
     tracks_3d: np.ndarray

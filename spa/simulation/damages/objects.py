@@ -44,15 +44,10 @@ class Object:
 
 
 def find_object(frames: Frames) -> Object:
-    """Returns the largest thing in a clip that moves apart from the camera.
-
-    Points are tracked by Lucas-Kanade, and between frames STRIDE apart the camera is a
-    homography that most of them follow. Those which do not are joined to groups, those
-    in the frame's border left out. The group seen most often, in points times frames,
-    is the object. GrabCut (Rother et al. 2004) finds its outline in each frame, from
-    the group's points and their hull. Raises NotApplicable if no group is large enough
-    and seen in every frame.
-    """
+    """Returns the largest thing in a clip that moves apart from the camera: the group
+    of points most seen that leave the homography of the others, clear of the frame's
+    border, cut out by GrabCut (Rother et al. 2004). NotApplicable if none is large
+    enough and seen in every frame."""
     small = np.stack([reduced(frame, WORKING_SIZE) for frame in frames])
     result = tracking.track(small, GRID, max_size=WORKING_SIZE, progress=False)
     tracks, visible = result.tracks, result.visible[..., 0] > 0

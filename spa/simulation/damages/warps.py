@@ -23,8 +23,7 @@ SOFT_STEP = 0.001  # furthest that a displacement changes from one frame to the 
 
 def jittery_warp(frames: Frames, rng: np.random.Generator) -> Frames:
     """Warps a region by a smooth field, another one in each frame, whose longest
-    displacement is JITTER of the longer side. Outside of the region no pixel
-    changes."""
+    displacement is JITTER of the longer side; no pixel outside changes."""
     check_frames(frames)
     blob = _draw_blob(rng, frames)
     strength = min(JITTER * max(frames.shape[1:3]), UNFOLDED * blob.radius)
