@@ -71,10 +71,6 @@ class Settings:
     samples: int = 1
     preview: bool = False
 
-    @property
-    def frame_size(self) -> tuple[int, int]:
-        return self.height, self.width
-
     def path(self, seed: int, violation: str = "none", suffix: str = ".npz"):
         """Returns where the scene of a seed goes, or a twin of it."""
         name = f"scene_{seed:06d}_{violation}".removesuffix("_none")
@@ -100,8 +96,8 @@ def make_files(settings: Settings, job: tuple[int, Sequence[str]]) -> dict[str, 
             report[kind] = "found"
     rows: list[np.ndarray] = []
     if len(report) < len(kinds):
-        sizes = settings.num_frames, settings.num_tracks, *settings.frame_size
-        scene = generate_scene(seed, *sizes, settings.fps)
+        names = "num_frames num_tracks height width fps".split()
+        scene = generate_scene(seed, *(getattr(settings, name) for name in names))
         shown = None
         for kind in kinds:
             if kind in report:
@@ -132,7 +128,7 @@ def _is_found(settings: Settings, seed: int, kind: str) -> bool:
     same = (
         tracks.shape[1] == settings.num_frames
         and (tracks.shape[0] == settings.num_tracks or kind != "none")
-        and tuple(int(size) for size in sizes) == settings.frame_size
+        and tuple(map(int, sizes)) == (settings.height, settings.width)
         and int(version) == VERSION
         and settings.fps in (None, float(fps))
         and ("depth" in found or not settings.depth)

@@ -244,10 +244,8 @@ def _border_ends(frames, axis):
     # Where the picture begins and ends, from lines along `axis`.
     count = frames[0].shape[1 - axis]
     # Of most clips no outermost line is flat, and the others need not be looked at.
-    if not any(
-        all(_is_flat(frame.take(line, 1 - axis)) for frame in frames)
-        for line in (0, count - 1)
-    ):
+    ends = ([frame.take(line, 1 - axis) for frame in frames] for line in (0, -1))
+    if not any(all(x.std(axis=0).max() < FLAT for x in lines) for lines in ends):
         return 0, count
     flat, colours = True, []
     for frame in frames:
@@ -259,10 +257,6 @@ def _border_ends(frames, axis):
     stop = count - _border_width(flat[::-1], colour[::-1])
     start += BORDER_EDGE * (start > 0)
     return start, stop - BORDER_EDGE * (stop < count)
-
-
-def _is_flat(line):
-    return line.std(axis=0).max() < FLAT
 
 
 def _border_width(flat, colour):

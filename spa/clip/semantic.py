@@ -53,14 +53,8 @@ class Sampling:
             )
         if not 0 <= self.merge_ratio <= 50:  # percent: only every second one can merge
             raise PointsError(f"merge_ratio is {self.merge_ratio}, must be 0 to 50")
-        smallest = {
-            "num_frames": 1,
-            "num_patches": 1,
-            "num_iters": 0,
-            "n_clusters": 1,
-            "num_points_per_entity": 1,
-            "filter_radius": 0,
-        }
+        counts = "num_frames num_patches n_clusters num_points_per_entity".split()
+        smallest = dict.fromkeys(counts, 1) | {"num_iters": 0, "filter_radius": 0}
         for name, least in smallest.items():
             if not least <= getattr(self, name) < float("inf"):
                 flag = "num_frames_clustering" if name == "num_frames" else name
@@ -72,12 +66,13 @@ class Sampling:
 
     def deciding(self) -> dict:
         """Returns what decides over the points; nothing of the other method."""
-        of_others = {
-            "bipartite": ("n_clusters", "seed"),
-            "kmeans": ("merge_ratio", "num_iters"),
-        }[self.method]
         found = dataclasses.asdict(self)
-        return {name: found[name] for name in found if name not in of_others}
+        is_kmeans = self.method == "kmeans"
+        for name in (
+            ("merge_ratio", "num_iters") if is_kmeans else ("n_clusters", "seed")
+        ):
+            del found[name]
+        return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,7 +156,8 @@ def find_queries(
     """Returns points on each entity, in the frame in which it is largest, from features
     of patches of some frames (which, of the clip) of a `size` (height, width)."""
     labels = cluster(tokens, sampling)
-    has_pixel = _has_pixel(labels.shape[1:], size)
+    has_pixel = np.zeros(labels.shape[1:], bool)  # all have but in tiny frames
+    has_pixel[_patch_numbers(has_pixel.shape, size)] = True
     found, entity = [], 0
     # What lies on patches without a pixel only is not shown.
     for label in np.unique(labels[:, has_pixel]):
@@ -198,19 +194,8 @@ def patch_pixels(
 
 
 def _patch_numbers(shape, size):
-    return np.ix_(
-        *(
-            ((np.arange(pixels) + 0.5) * patches // pixels).astype(int)
-            for pixels, patches in zip(size, shape, strict=True)
-        )
-    )
-
-
-def _has_pixel(shape, size):
-    """Returns which patches [h, w] have a pixel; all but in frames of fewer pixels."""
-    found = np.zeros(shape, bool)
-    found[_patch_numbers(shape, size)] = True
-    return found
+    sides = zip(size, shape, strict=True)
+    return np.ix_(*(((np.arange(n) + 0.5) * k // n).astype(int) for n, k in sides))
 
 
 def spread_points(

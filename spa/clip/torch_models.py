@@ -37,9 +37,6 @@ def pick_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-# --- Code of others ---
-
-
 @contextlib.contextmanager
 def import_path(folder: str | os.PathLike, *names: str) -> Iterator[None]:
     """Makes the top-level modules `names` those of `folder`, inside of it, even where
@@ -74,9 +71,6 @@ def import_path(folder: str | os.PathLike, *names: str) -> Iterator[None]:
         sys.modules.update(aside)
 
 
-# --- Files of weights ---
-
-
 def read_weights(path: str | os.PathLike) -> dict:
     """Returns the tensors of a torch file by name; refuses one of anything else."""
     import torch
@@ -108,9 +102,6 @@ def load_weights(model, state: dict, path: str | os.PathLike, who: str) -> None:
             f"{path} holds weights of another network than {who}: "
             f"{textwrap.shorten(differences, 300)}"
         ) from error
-
-
-# --- Frames ---
 
 
 def pixel_batches(
