@@ -341,9 +341,6 @@ def test_what_lacks_is_said_when_a_clip_needs_it(hub, clone, no_network, monkeyp
         tracking.track(stamped_clip(3), 4, follow)
 
 
-# What goes wrong with it.
-
-
 @pytest.mark.parametrize(
     "line, message",
     [

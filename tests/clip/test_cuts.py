@@ -89,9 +89,6 @@ def test_real_clips_are_one_shot_and_their_joint_is_found(path):
     assert content_box(clip.frames) == (0, 0, *size)
 
 
-# --- Repeated frames ---
-
-
 @pytest.mark.parametrize(
     "before, after, crf", [(24, 30, 18), (24, 30, 30), (12, 30, 23)]
 )
@@ -134,9 +131,6 @@ def test_irregular_repeats_and_what_stands_still_are_kept():
         times = [repeated.get(t, 1) for t in range(40)]
         assert not find_repeats(make_clip(40).repeat(times, axis=0))[0].any()
     assert not find_repeats(make_clip(30, step=0))[0].any()
-
-
-# --- Borders ---
 
 
 @pytest.mark.parametrize("level", [0, 16, 255])

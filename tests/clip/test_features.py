@@ -147,9 +147,6 @@ def test_maps_come_batch_by_batch(dino):
     assert max(asked) < 20
 
 
-# --- What goes wrong ---
-
-
 def test_what_does_not_fit_is_refused(dino):
     with pytest.raises(ValueError, match="no features 'clip': have dinov2"):
         features.load_features("clip")

@@ -29,9 +29,6 @@ def pixels_of(tracks, camera=CAMERA):
     return np.stack([fx * x / z + cx, fy * y / z + cy], -1)
 
 
-# --- positions ---
-
-
 def test_noise_has_its_level_in_pixels_at_every_depth():
     tracks = make_tracks(8, 400, 50)
     rng = np.random.default_rng(0)
@@ -58,9 +55,6 @@ def test_drift_grows_with_the_root_of_time_from_one_exact_frame():
         found = error[rows, start[rows] + gap].std()
         assert found == pytest.approx(0.8 * np.sqrt(gap / 32), rel=0.05)
     np.testing.assert_array_equal(drifted[..., 2], tracks[..., 2])
-
-
-# --- visibility ---
 
 
 @settings(max_examples=60, deadline=None)
@@ -151,9 +145,6 @@ def test_disappearances_go_unnoticed_at_their_rate():
     length = out[:, 10:].sum(1)
     assert (length > 0).mean() == pytest.approx(0.3, abs=0.01)
     assert length[length > 0].mean() == pytest.approx(2.5, abs=0.05)
-
-
-# --- cameras and depth ---
 
 
 def test_a_wrong_focal_length_keeps_pixels_and_depth():
