@@ -95,38 +95,32 @@ def test_colours_are_normalised_where_it_is_so_stated(tmp_path, settings, mean, 
     np.testing.assert_allclose(maps, expected, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize(
-    "text, message",
-    [
+def test_settings_that_cannot_be_used_are_refused(tmp_path):
+    for text, message in (
         ("{", "no JSON that can be read"),
         ("[1]", "size of frames"),
         ('{"size": {"height": 5}}', "size of frames"),
         ('{"size": {"longest_edge": "x"}}', "size of frames"),
         ('{"size": [384, 384]}', "size of frames"),
-    ],
-)
-def test_settings_that_cannot_be_used_are_refused(tmp_path, text, message):
-    save_depth_anything(tmp_path)
-    (tmp_path / "preprocessor_config.json").write_text(text)
-    with pytest.raises(FrontEndError, match=message) as error:
-        depth.load_depth(tmp_path)
-    assert "preprocessor_config.json" in one_line(error)
+    ):
+        save_depth_anything(tmp_path)
+        (tmp_path / "preprocessor_config.json").write_text(text)
+        with pytest.raises(FrontEndError, match=message) as error:
+            depth.load_depth(tmp_path)
+        assert "preprocessor_config.json" in one_line(error)
 
 
-@pytest.mark.parametrize(
-    "size, wanted, keep_aspect, multiple, expected",
-    [
+def test_what_a_network_sees():
+    for size, wanted, keep_aspect, multiple, expected in (
         ((720, 1280), 518, True, 14, (518, 924)),
         ((1280, 720), 518, True, 14, (924, 518)),
         ((720, 1280), {"height": 384, "width": 512}, False, 1, (384, 512)),
         ((100, 100), {"shortest_edge": 70}, True, 32, (64, 64)),
         ((300, 600), {"longest_edge": 420}, False, 14, (210, 420)),
         ((30, 60), {"shortest_edge": 30, "longest_edge": 28}, False, 14, (14, 28)),
-    ],
-)
-def test_what_a_network_sees(size, wanted, keep_aspect, multiple, expected):
-    settings = {"size": wanted, "keep_aspect": keep_aspect, "multiple": multiple}
-    assert transformers_models.network_size(size, settings) == expected
+    ):
+        settings = {"size": wanted, "keep_aspect": keep_aspect, "multiple": multiple}
+        assert transformers_models.network_size(size, settings) == expected
 
 
 def test_a_model_of_another_kind_is_refused(tmp_path):

@@ -152,19 +152,16 @@ def test_texture_is_the_weakest_mean_square_gradient():
     assert texture[:10].max() == texture[:, -10:].max() == 0
 
 
-@pytest.mark.parametrize(
-    "frames, options, message",
-    [
+def test_wrong_input_is_refused():
+    for frames, options, message in (
         (np.zeros((2, 8, 8, 3), np.uint8), {"tracker": "klt"}, "unknown tracker 'klt'"),
         (np.zeros((2, 8, 8), np.uint8), {}, r"shape \(2, 8, 8\), need \[T, H, W, 3\]"),
         (np.zeros((0, 8, 8, 3), np.uint8), {}, r"shape \(0,\)"),
         (np.zeros((2, 8, 8, 3), np.float32), {}, "float32, need uint8"),
         (np.zeros((2, 8, 8, 3), np.uint8), {"grid_size": 0}, "at least 1"),
-    ],
-)
-def test_wrong_input_is_refused(frames, options, message):
-    with pytest.raises(ValueError, match=message):
-        tracking.track(frames, **options)
+    ):
+        with pytest.raises(ValueError, match=message):
+            tracking.track(frames, **options)
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="no shared clips here")

@@ -398,16 +398,13 @@ def test_redundant_tracks_are_those_of_the_plain_loop(seed, radius):
     assert found.tolist() == plain_redundant(tracks, visible, radius)
 
 
-@pytest.mark.parametrize(
-    "changes, words",
-    [
+def test_sampling_that_cannot_be_is_refused():
+    for changes, words in (
         ({"seed": 2**31}, "seed is 2147483648, must be -2.31 to 2.31 - 1"),
         ({"merge_ratio": 60}, "merge_ratio is 60, must be 0 to 50"),
         ({"method": "dbscan"}, "no clustering_method 'dbscan': have bipartite, kmeans"),
         ({"num_frames": 0}, "num_frames_clustering is 0, must be at least 1"),
         ({"filter_radius": float("nan")}, "filter_radius is nan, must be at least 0"),
-    ],
-)
-def test_sampling_that_cannot_be_is_refused(changes, words):
-    with pytest.raises(PointsError, match=words):
-        Sampling(**changes)
+    ):
+        with pytest.raises(PointsError, match=words):
+            Sampling(**changes)

@@ -106,9 +106,8 @@ def test_a_wrong_rate_in_the_header_is_not_believed(video_file, tmp_path):
     assert part.frame_indices.tolist() == list(range(10, 25))
 
 
-@pytest.mark.parametrize(
-    "header, steps, rate",
-    [
+def test_the_header_or_the_times_give_the_rate():
+    for header, steps, rate in (
         (1000, [33, 33, 34] * 10, 30),  # of a browser
         (1000, [42, 42, 41] * 10, 24),
         (1000, [], 1000),  # nothing else is known
@@ -119,11 +118,9 @@ def test_a_wrong_rate_in_the_header_is_not_believed(video_file, tmp_path):
         (20, [33] * 20 + [500] * 5, 20),  # pauses
         (12, [40] * 30, 25),
         (100, [80] * 30, 12.5),
-    ],
-)
-def test_the_header_or_the_times_give_the_rate(header, steps, rate):
-    found, notes = believed_rate(header, np.array(steps, float))
-    assert found == pytest.approx(rate) and len(notes) == (found != header)
+    ):
+        found, notes = believed_rate(header, np.array(steps, float))
+        assert found == pytest.approx(rate) and len(notes) == (found != header)
 
 
 def test_grey_video(video_file, tmp_path):
