@@ -61,13 +61,17 @@ def follow(numbers, queries, backward):
     return tracks, visible
 
 
-class CoTrackerPredictor(torch.nn.Module):
-    def __init__(self, checkpoint="x", offline=True, v2=False, window_len=60):
+class Predictor(torch.nn.Module):
+    def __init__(self, checkpoint="x", offline=None, v2=False, window_len=None):
         super().__init__()
-        assert checkpoint is None and offline and not v2 and window_len == 60
-        self.model = Network(window_len)
+        is_online = isinstance(self, CoTrackerOnlinePredictor)
+        assert checkpoint is None and not v2 and offline in (None, not is_online)
+        assert window_len == (16 if is_online else 60)
+        self.model, self.step = Network(window_len), window_len // 2
         self.sizes = []
 
+
+class CoTrackerPredictor(Predictor):
     def forward(self, video, queries=None, grid_size=0, backward_tracking=False):
         assert not self.training and backward_tracking and grid_size == 0
         numbers = numbers_of(video)
@@ -76,14 +80,7 @@ class CoTrackerPredictor(torch.nn.Module):
         return follow(numbers, queries, True)
 
 
-class CoTrackerOnlinePredictor(torch.nn.Module):
-    def __init__(self, checkpoint="x", offline=False, v2=False, window_len=16):
-        super().__init__()
-        assert checkpoint is None and not offline and not v2 and window_len == 16
-        self.model = Network(window_len)
-        self.step = window_len // 2
-        self.sizes = []
-
+class CoTrackerOnlinePredictor(Predictor):
     def forward(self, video_chunk, is_first_step=False, queries=None, grid_size=5):
         assert not self.training and grid_size == 0
         numbers = numbers_of(video_chunk)
@@ -302,12 +299,6 @@ def fetch(hub, clone, *names):
         (hub / f"checkpoints/{name}.pth").symlink_to(clone / f"{name}.pth")
 
 
-def test_torch_hub_is_found(hub, clone):
-    fetch(hub, clone, "scaled_offline")
-    network = cotracker3.load_network()
-    assert not network.online and network.predictor.model.weight.sum() == 3
-
-
 def networks_used(monkeypatch, follow, *lengths):
     """Which network clips of these lengths go through, "offline" or "online"."""
     used = []
@@ -325,6 +316,7 @@ def networks_used(monkeypatch, follow, *lengths):
 
 def test_long_clips_take_the_online_network(hub, clone, monkeypatch):
     fetch(hub, clone, "scaled_offline", "scaled_online")
+    assert cotracker3.load_network().predictor.model.weight.sum() == 3
     used = networks_used(monkeypatch, load(), 150, 151, 3, 200)
     assert used == ["offline", "online"] * 2
     one = load(clone, clone / "scaled_offline.pth")  # of weights, for all clips

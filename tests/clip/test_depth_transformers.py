@@ -21,24 +21,16 @@ OTHER = (0.5, 0.4, 0.3)
 
 
 def save_depth_anything(folder, kind="relative", settings=None):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2}
+    sizes |= {"patch_size": 14, "image_size": 28, "reshape_hidden_states": False}
+    stages = ["stage1", "stage2", "stage3", "stage4"]
     backbone = transformers.Dinov2Config(
-        hidden_size=16,
-        num_hidden_layers=4,
-        num_attention_heads=2,
-        patch_size=14,
-        image_size=28,
-        out_features=["stage1", "stage2", "stage3", "stage4"],
-        reshape_hidden_states=False,
-        apply_layernorm=True,
+        **sizes, out_features=stages, apply_layernorm=True
     )
+    sizes = {"reassemble_hidden_size": 16, "neck_hidden_sizes": [8, 8, 8, 8]}
+    sizes |= {"fusion_hidden_size": 8, "head_hidden_size": 4, "max_depth": 20}
     config = transformers.DepthAnythingConfig(
-        backbone_config=backbone,
-        reassemble_hidden_size=16,
-        neck_hidden_sizes=[8, 8, 8, 8],
-        fusion_hidden_size=8,
-        head_hidden_size=4,
-        depth_estimation_type=kind,
-        max_depth=20,
+        backbone_config=backbone, depth_estimation_type=kind, **sizes
     )
     torch.manual_seed(0)
     network = transformers.DepthAnythingForDepthEstimation(config)

@@ -66,7 +66,7 @@ def write(*paths):
 
 
 def test_what_the_mini_preset_needs_is_usable_without_torch(without):
-    without("torch", "transformers", "torchvision", "easydict", "einops")
+    without(*PACKAGES)
     found = rows()
     usable = {name for name, row in found.items() if row.usable}
     always = {"device jax", "checkpoint 3dspa_mini", "tracker lk", "depth none"}

@@ -24,23 +24,16 @@ ROOT = Path(__file__).resolve().parents[2]
 PATCH, DIM = 4, 24
 
 
-def save_dino(folder, layers=2, registers=None, **changes):
-    sizes = {
-        "hidden_size": DIM,
-        "num_hidden_layers": layers,
-        "num_attention_heads": 2,
-        "patch_size": PATCH,
-        "image_size": 5 * PATCH,
-        **changes,
-    }
+def save_dino(folder, layers=2, registers=None):
+    kind, more = "Dinov2", {}
+    if registers is not None:
+        kind, more = "Dinov2WithRegisters", {"num_register_tokens": registers}
+    sizes = {"hidden_size": DIM, "patch_size": PATCH, "image_size": 5 * PATCH}
+    config = getattr(transformers, f"{kind}Config")(
+        num_hidden_layers=layers, num_attention_heads=2, **sizes, **more
+    )
     torch.manual_seed(0)
-    if registers is None:
-        network = transformers.Dinov2Model(transformers.Dinov2Config(**sizes))
-    else:
-        config = transformers.Dinov2WithRegistersConfig(
-            num_register_tokens=registers, **sizes
-        )
-        network = transformers.Dinov2WithRegistersModel(config)
+    network = getattr(transformers, f"{kind}Model")(config)
     network.save_pretrained(folder)
     return network.eval()
 
