@@ -61,21 +61,16 @@ def test_no_depth_is_one_everywhere():
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 @pytest.mark.parametrize("name", ["depth", "depths", "z"])
 def test_given_maps_are_taken_as_they_are(tmp_path, save, name):
-    given = np.random.default_rng(0).uniform(0.5, 60, (4, 12, 18)).astype(np.float32)
+    """Those of the whole file for a part of it, too."""
+    given = np.random.default_rng(0).uniform(0.5, 60, (9, 12, 18)).astype(np.float32)
     others = {} if name == "z" else {"fov": np.ones(3)}
     save(tmp_path / "d.npz", **{name: given}, **others)
     model = depth.load_depth(tmp_path / "d.npz")
-    maps = depth_maps(random_clip(4, 120, 180), model)
+    maps = depth_maps(random_clip(9, 120, 180), model)
     assert model.kind == "given" and maps.dtype == np.float16
     np.testing.assert_allclose(maps, given, rtol=1e-3)
-
-
-def test_given_maps_of_the_whole_file_for_a_part_of_it(tmp_path):
-    given = np.random.default_rng(0).uniform(0.5, 60, (9, 12, 18)).astype(np.float32)
-    np.savez(tmp_path / "d.npz", depth=given)
-    model = depth.load_depth(tmp_path / "d.npz")
-    maps = depth_maps(random_clip(3, 120, 180), model, np.array([2, 4, 6]))
-    np.testing.assert_allclose(maps, given[[2, 4, 6]], rtol=1e-3)
+    part = depth_maps(random_clip(3, 120, 180), model, np.array([2, 4, 6]))
+    np.testing.assert_array_equal(part, maps[[2, 4, 6]])
 
 
 def test_what_is_unknown_in_given_maps_is_the_median(tmp_path):
@@ -130,10 +125,8 @@ def test_files_without_maps_are_refused(tmp_path):
 
 
 def flip_a_byte(path):
-    with zipfile.ZipFile(path) as archive:
-        size = archive.getinfo("depth.npy").compress_size
     content = bytearray(path.read_bytes())
-    content[size // 2] ^= 0xFF
+    content[len(content) // 2] ^= 0xFF
     path.write_bytes(content)
 
 

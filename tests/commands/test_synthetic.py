@@ -16,8 +16,6 @@ from spa.simulation import scenes
 from spa.simulation.render import render
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-
-
 SMALL = ["--num_frames=8", "--num_tracks=60", "--height=48", "--width=64"]
 
 
