@@ -7,6 +7,7 @@ al. 2025), and an .npz beside each. The same command goes on where it stopped. W
 user can put right ends in one line on stderr and exit code 1.
 """
 
+import functools
 import os
 import sys
 from pathlib import Path
@@ -38,81 +39,59 @@ COTRACKER_FLAGS = ("cotracker_repo", "cotracker_checkpoint")
 
 def define_flags() -> None:
     """Called where this file is run; importing it defines nothing."""
-    define_input_flags()
-    define_sampling_flags()
-    flags.DEFINE_boolean("make_vis", False, "GIFs with trails coloured by entity.")
-    flags.DEFINE_boolean(
-        "debug_mode",
-        False,
-        "The first video only, finished or not, with pictures of its clusters.",
-    )
-    flags.DEFINE_boolean("rerun", False, "Make files anew that are there.")
-
-
-def define_input_flags() -> None:
-    """Defines what is read and tracked, by what, and where files go."""
-    flags.DEFINE_string("csv_path", None, "A CSV with columns video_path and dataset.")
-    flags.DEFINE_string("base_feat_path", "outputs/semantic_points", "Where files go.")
-    flags.DEFINE_string(
-        "tracker", "lk", "One of: " + ", ".join(tracking.TRACKERS) + "."
-    )
-    flags.DEFINE_string("cotracker_repo", None, "A clone of co-tracker.")
-    flags.DEFINE_string("cotracker_checkpoint", None, "Weights of CoTracker3.")
-    flags.DEFINE_string(
-        "dino_model", features.DINO_MODEL, "DINOv2 by name or directory."
-    )
+    defaults = Sampling()
+    for name, default, text in (
+        ("csv_path", None, "A CSV with columns video_path and dataset."),
+        ("base_feat_path", "outputs/semantic_points", "Where files go."),
+        ("tracker", "lk", "One of: " + ", ".join(tracking.TRACKERS) + "."),
+        ("cotracker_repo", None, "A clone of co-tracker."),
+        ("cotracker_checkpoint", None, "Weights of CoTracker3."),
+        ("dino_model", features.DINO_MODEL, "DINOv2 by name or directory."),
+        ("clustering_method", defaults.method, "bipartite, or kmeans."),
+    ):
+        flags.DEFINE_string(name, default, text)
+    text = "Frames, spread over the clip, whose features are clustered."
+    flags.DEFINE_integer("num_frames_clustering", defaults.num_frames, text)
+    for name, text in (
+        (
+            "num_patches",
+            "Patches across and down that a frame is squeezed into; 16 is 224 x 224 "
+            "for patches of 14.",
+        ),
+        ("merge_ratio", "bipartite: percent of the tokens that merge in a round."),
+        ("num_iters", "bipartite: rounds."),
+        ("n_clusters", "kmeans: clusters."),
+        ("num_points_per_entity", "Points in each cluster."),
+        ("seed", "kmeans: seed of its starts."),
+    ):
+        flags.DEFINE_integer(name, getattr(defaults, name), text)
+    text = "--use_grid: points across and down."
+    flags.DEFINE_integer("cotracker_grid_size", 16, text)
+    for name, text in (
+        (
+            "use_connected_components",
+            "Points in each connected part of a cluster instead; obj_ids count these.",
+        ),
+        ("use_grid", "A plain grid in the first frame, no clusters."),
+        ("make_vis", "GIFs with trails coloured by entity."),
+        (
+            "debug_mode",
+            "The first video only, finished or not, with pictures of its clusters.",
+        ),
+        ("rerun", "Make files anew that are there."),
+    ):
+        flags.DEFINE_boolean(name, False, text)
     flags.DEFINE_float(
         "fps",
         None,
         "Frames per second to keep. Default: the video's; above 30, every second, "
         "third... of its frames.",
     )
-
-
-def define_sampling_flags() -> None:
-    """Defines how points are chosen."""
-    defaults = Sampling()
-    flags.DEFINE_integer(
-        "num_frames_clustering",
-        defaults.num_frames,
-        "Frames, spread over the clip, whose features are clustered.",
-    )
-    flags.DEFINE_integer(
-        "num_patches",
-        defaults.num_patches,
-        "Patches across and down that a frame is squeezed into; 16 is 224 x 224 for "
-        "patches of 14.",
-    )
-    flags.DEFINE_string("clustering_method", defaults.method, "bipartite, or kmeans.")
-    flags.DEFINE_integer(
-        "merge_ratio",
-        defaults.merge_ratio,
-        "bipartite: percent of the tokens that merge in a round.",
-    )
-    flags.DEFINE_integer("num_iters", defaults.num_iters, "bipartite: rounds.")
-    flags.DEFINE_integer("n_clusters", defaults.n_clusters, "kmeans: clusters.")
-    flags.DEFINE_integer(
-        "num_points_per_entity",
-        defaults.num_points_per_entity,
-        "Points in each cluster.",
-    )
-    flags.DEFINE_boolean(
-        "use_connected_components",
-        False,
-        "Points in each connected part of a cluster instead; obj_ids count these.",
-    )
     flags.DEFINE_float(
         "filter_radius",
         defaults.filter_radius,
         "Tracks that stay nearer than this to an earlier one are left out; pixels of "
         "frames reduced to 512, 0 for none.",
-    )
-    flags.DEFINE_integer("seed", 0, "kmeans: seed of its starts.")
-    flags.DEFINE_boolean(
-        "use_grid", False, "A plain grid in the first frame, no clusters."
-    )
-    flags.DEFINE_integer(
-        "cotracker_grid_size", 16, "--use_grid: points across and down."
     )
 
 
@@ -167,9 +146,8 @@ def run() -> tuple[str, bool]:
     videos = read_list(os.path.expanduser(FLAGS.csv_path))
     items = name_items(videos[:1] if FLAGS.debug_mode else videos, folder)
     check_output_dir(base)
-    outcomes = extract_many(
-        items, settings, lambda: load_networks(settings), FLAGS.rerun
-    )
+    load = functools.partial(load_networks, settings)
+    outcomes = extract_many(items, settings, load, FLAGS.rerun)
     failed = [outcome for outcome in outcomes if outcome.error]
     lines = [
         f"{len(outcomes) - len(failed)} made, {len(items) - len(outcomes)} there "

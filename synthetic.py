@@ -31,12 +31,9 @@ MAX_SHEET_ROWS = 26  # of a contact sheet
 
 
 def contact_row(scene: Scene, video: np.ndarray, columns: int = 6) -> np.ndarray:
-    """Returns `[H, columns * W, 3]` uint8: frames of a scene, visible tracks dotted.
-
-    Static points are white, every moving instance has a colour of its own. Scenes are
-    shown from start to end, twins from the frame before the violation on for a second,
-    framed in red where it shows.
-    """
+    """Returns `[H, columns * W, 3]` uint8: frames of a scene, or of a twin around its
+    violation (framed red), visible tracks dotted in their instance's colour, static
+    white."""
     hues = np.array([[[k * 47 % 180, 255, 255] for k in range(256)]], np.uint8)
     palette = cv2.cvtColor(hues, cv2.COLOR_HSV2RGB)[0].tolist()
     palette[0] = [255, 255, 255]
@@ -62,8 +59,6 @@ def contact_row(scene: Scene, video: np.ndarray, columns: int = 6) -> np.ndarray
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Settings of what is written, and where, as the flags of the same names."""
-
     folder: pathlib.Path
     num_frames: int = 48
     num_tracks: int = 512
@@ -75,11 +70,6 @@ class Settings:
     render: bool = False
     samples: int = 1
     preview: bool = False
-
-    @property
-    def frame_size(self) -> tuple[int, int]:
-        """Returns height and width."""
-        return self.height, self.width
 
     def path(self, seed: int, violation: str = "none", suffix: str = ".npz"):
         """Returns where the scene of a seed goes, or a twin of it."""
@@ -96,14 +86,9 @@ class Settings:
 
 
 def make_files(settings: Settings, job: tuple[int, Sequence[str]]) -> dict[str, object]:
-    """Writes the scene of a seed, and its twins, as far as they are not there yet.
-
-    job: the seed, and violations that are known not to be possible, and are not tried.
-    Returns what became of each ("none" is the scene itself): "found", "written" or
-    "cannot"; and under "rows" pieces of a contact sheet, if previews are wanted.
-    Raises ValueError where a file that is there was made with other settings, OSError
-    if one cannot be written.
-    """
+    """Writes the scene of a seed, and its twins but those known not to be possible
+    (job: both), where not there yet. Returns "found", "written" or "cannot" of each,
+    and "rows" of a contact sheet; ValueError for a file of other settings."""
     (seed, cannot), kinds = job, ("none", *settings.violations)
     report: dict[str, object] = dict.fromkeys(cannot, "cannot")
     for kind in kinds:
@@ -111,8 +96,8 @@ def make_files(settings: Settings, job: tuple[int, Sequence[str]]) -> dict[str, 
             report[kind] = "found"
     rows: list[np.ndarray] = []
     if len(report) < len(kinds):
-        sizes = settings.num_frames, settings.num_tracks, *settings.frame_size
-        scene = generate_scene(seed, *sizes, settings.fps)
+        names = "num_frames num_tracks height width fps".split()
+        scene = generate_scene(seed, *(getattr(settings, name) for name in names))
         shown = None
         for kind in kinds:
             if kind in report:
@@ -143,7 +128,7 @@ def _is_found(settings: Settings, seed: int, kind: str) -> bool:
     same = (
         tracks.shape[1] == settings.num_frames
         and (tracks.shape[0] == settings.num_tracks or kind != "none")
-        and tuple(int(size) for size in sizes) == settings.frame_size
+        and tuple(map(int, sizes)) == (settings.height, settings.width)
         and int(version) == VERSION
         and settings.fps in (None, float(fps))
         and ("depth" in found or not settings.depth)
@@ -160,7 +145,6 @@ def _is_found(settings: Settings, seed: int, kind: str) -> bool:
 def _render_maps(
     settings: Settings, scene: Scene, first: int = 0
 ) -> dict[str, np.ndarray]:
-    """Renders what a camera sees from frame `first` on, as far as it is asked for."""
     shown = {}
     if settings.depth:
         maps = depth_and_segmentation(scene.simulation, scene.camera, first)
@@ -191,10 +175,8 @@ def _write_scene(settings: Settings, scene: Scene, possible: dict, rows: list) -
 
 
 def parse_violations(text: str) -> tuple[str, ...]:
-    """Returns names of violations from "none", "all" or a list with commas.
-
-    Raises ValueError for a name that is none.
-    """
+    """Returns names of violations from "none", "all" or a list with commas; ValueError
+    for others."""
     if text in ("none", ""):
         return ()
     names = VIOLATIONS if text == "all" else tuple(text.replace(" ", "").split(","))
@@ -208,12 +190,8 @@ def parse_violations(text: str) -> tuple[str, ...]:
 
 
 def main(flags) -> None:
-    """Writes scene_SEED.npz for consecutive seeds, their twins, and previews.
-
-    What is there is found again; twins that cannot be shown are noted in LEFT_OUT.
-    Raises ValueError for flags or files that do not fit, OSError (ChildProcessError if
-    a worker dies) where something cannot be written.
-    """
+    """Writes scene_SEED.npz for consecutive seeds, their twins, and previews; finds
+    again what is there, and notes twins that cannot be shown in LEFT_OUT."""
     names = "num_frames num_tracks height width fps depth render samples preview"
     options = {name: getattr(flags, name) for name in names.split()}
     options["violations"] = parse_violations(flags.violations)

@@ -40,14 +40,10 @@ def stand_before(*bodies, softs=(), seed=0, frames=FRAMES):
     """What a camera that stands at (0, -4, 1) and looks along +y sees of the bodies."""
     world = World((FLOOR, WALL, *bodies), softs=softs)
     simulation = simulate(world, frames, FPS)
-    eye = np.tile([0.0, -4.0, 1.0], (frames, 1))
-    extrinsics = look_at(eye, eye + [0, 1, 0], np.zeros(frames))
-    camera = Camera(np.array([120.0, 120, 64, 64]), extrinsics, SIZE, SIZE)
+    camera = camera_along_y(np.tile([0.0, -4.0, 1.0], (frames, 1)), 120.0, SIZE)
     row, column = np.indices((43, 43)).reshape(2, -1) * 3
     pixels = np.stack([column, row], -1) + 0.5
-    found = [
-        surface_points(simulation, camera, t, pixels)
-        for t in (0, frames // 2, frames - 1)
-    ]
+    times = (0, frames // 2, frames - 1)
+    found = [surface_points(simulation, camera, t, pixels) for t in times]
     points = (np.concatenate(part) for part in zip(*found, strict=True))
     return scenes.trace_scene(simulation, camera, *points, seed)

@@ -1,9 +1,4 @@
-"""Clips and video files that tests make: coloured waves, written by ffmpeg.
-
-make_clip       frames that drift
-write_video     frames to an H.264 file that loses little
-ffmpeg          whatever else ffmpeg can do to a file
-"""
+"""Clips and video files that tests make: coloured waves, written by ffmpeg."""
 
 import functools
 import subprocess

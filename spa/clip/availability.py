@@ -13,12 +13,9 @@ INSTALL = "pip install -r requirements.txt"
 
 @dataclass(frozen=True)
 class Row:
-    """Something that may be usable here: a device, checkpoint, tracker, features or
-    depth (`kind`), by the name that it is asked for.
-
-    `note` says what it is or what lacks, `commands` what makes it usable, `download`
-    the size of what they fetch, and `licence` whose that is ("" if ours).
-    """
+    """Something that may be usable here: its `kind` and name, a `note` on what it is or
+    lacks, `commands` that make it usable, the size of their `download`, and its
+    `licence` ("" if ours)."""
 
     kind: str
     name: str

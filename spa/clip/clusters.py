@@ -36,11 +36,10 @@ def merge_tokens(
     once.
 
     In each round every second token, from the first on (even), is matched to the most
-    similar of the others (odd). The most similar pairs merge, `merge_ratio` percent of
-    the present tokens, rounded down: an odd token becomes the mean of itself and those
-    merged into it in this round, however many these were made of. The next round's
-    order: the unmerged even tokens by falling similarity, then the odd ones. Of equal
-    ones the first in the present order goes first.
+    similar odd one. The most similar pairs, `merge_ratio` percent of the tokens,
+    rounded down, merge: an odd token becomes the mean of itself and those. Next come
+    the unmerged even tokens by falling similarity, then the odd ones; of equal ones the
+    first goes first.
     """
     for _ in range(num_iters):
         num_tokens = tokens.shape[1]

@@ -81,7 +81,6 @@ class _Keypoints:
         self.sift = cv2.SIFT_create(nfeatures=NUM_KEYPOINTS, contrastThreshold=0.02)
 
     def describe(self, t):
-        """Returns unit descriptors [K, 128] of a frame."""
         if t not in self.known:
             if len(self.known) > 4 * REACH:  # memory of a long clip stays bounded
                 self.known.clear()
@@ -120,8 +119,7 @@ def _is_clear(distance):
 
 
 def _suspects(seen, changed, start, stop) -> Iterator[int]:
-    """Yields frames in start+1..stop that do not match the one before, by bisection
-    where start and stop do not match each other."""
+    """Yields frames in start+1..stop that do not match the one before, by bisection."""
     if not changed[start + 1 : stop + 1].any() or seen.is_match(start, stop):
         return
     if stop == start + 1:
@@ -154,12 +152,9 @@ def _is_cut(seen, t, num_frames):
 def find_repeats(
     frames: Sequence[UInt8[np.ndarray, "h w 3"]],
 ) -> tuple[Bool[np.ndarray, " T"], str]:
-    """Returns which frames [T] of a shot repeat the one before, at regular places, as a
-    conversion from 24 to 30 frames a second leaves them, and the pattern in words (""
-    for none). Compression noise does not matter.
-
-    Irregular ones are not among them: a video that freezes is worth a low score.
-    """
+    """Returns which frames [T] of a shot repeat the one before at regular places, as
+    from 24 to 30 fps, and the pattern in words ("" for none). Irregular ones are not: a
+    video that freezes is worth a low score."""
     moving, ratio = _change_ratio(_thumbnails(frames))
     for period in range(2, LONGEST_PERIOD + 1):
         for share in STILL_SHARES:
@@ -205,11 +200,8 @@ def _change_ratio(thumbnails):
 
 
 def drop_repeats(video: Video, cuts: Sequence[int] = ()) -> tuple[Video, list[int]]:
-    """Returns a clip without the frames that a conversion of its rate repeated, and its
-    cuts (see `find_cuts`) as they are then.
-
-    The whole clip is looked at, and if it has no pattern, each of its shots.
-    """
+    """Returns a clip without its regularly repeated frames, of the whole or else of
+    each shot, and its cuts as they are then."""
     dropped, pattern = find_repeats(video.frames)
     patterns = [pattern]
     if not pattern:
@@ -235,12 +227,8 @@ def drop_repeats(video: Video, cuts: Sequence[int] = ()) -> tuple[Video, list[in
 def content_box(
     frames: Sequence[UInt8[np.ndarray, "h w 3"]],
 ) -> tuple[int, int, int, int]:
-    """Returns (left, top, right, bottom), in pixels, of what is inside of borders of
-    one colour (letterbox); all of the frame where there is none, or nothing else.
-
-    A line of pixels is border if it has one colour throughout, the same in all frames,
-    and all lines farther out have it too.
-    """
+    """Returns (left, top, right, bottom) px of what is inside of borders of one steady
+    colour (letterbox); all of the frame where there is none, or nothing else."""
     height, width = frames[0].shape[:2]
     chosen = np.linspace(0, len(frames) - 1, FRAMES_FOR_BORDERS).astype(int)
     sampled = [frames[t] for t in np.unique(chosen)]
@@ -256,10 +244,8 @@ def _border_ends(frames, axis):
     # Where the picture begins and ends, from lines along `axis`.
     count = frames[0].shape[1 - axis]
     # Of most clips no outermost line is flat, and the others need not be looked at.
-    if not any(
-        all(_is_flat(frame.take(line, 1 - axis)) for frame in frames)
-        for line in (0, count - 1)
-    ):
+    ends = ([frame.take(line, 1 - axis) for frame in frames] for line in (0, -1))
+    if not any(all(x.std(axis=0).max() < FLAT for x in lines) for lines in ends):
         return 0, count
     flat, colours = True, []
     for frame in frames:
@@ -271,10 +257,6 @@ def _border_ends(frames, axis):
     stop = count - _border_width(flat[::-1], colour[::-1])
     start += BORDER_EDGE * (start > 0)
     return start, stop - BORDER_EDGE * (stop < count)
-
-
-def _is_flat(line):
-    return line.std(axis=0).max() < FLAT
 
 
 def _border_width(flat, colour):

@@ -19,9 +19,8 @@ CONNECT_SECONDS = 10
 def hub_status(
     kind: str, name: str, option: str, model: str, published: str, megabytes: int
 ) -> Row:
-    """Returns a row of `inference.py --check` for a model of transformers, by name or
-    folder in `option`; `published`, the default, is Apache-2.0 and has so many
-    megabytes."""
+    """Returns a row of `--check` for a model of transformers, by name or folder in
+    `option`; the default, `published`, is Apache-2.0 and has so many megabytes."""
 
     def row(note, *commands):
         ours = model == published
@@ -43,12 +42,9 @@ def hub_status(
 
 
 def hub_directory(name: str | os.PathLike, who: str, option: str) -> str:
-    """Returns the folder that holds a model's configuration and weights.
-
-    `name` is a folder, or a name on the hub such as "facebook/dinov2-base", which is
-    fetched if it is not in the hub's cache; `who` needs it, by `option`: for
-    messages.
-    """
+    """Returns the folder of a model's configuration and weights: `name` itself, or the
+    hub's copy of that name, fetched if need be. `who` needs it, by `option`: for
+    messages."""
     from huggingface_hub import snapshot_download
 
     name = os.path.expanduser(os.fspath(name))

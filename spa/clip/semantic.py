@@ -28,19 +28,11 @@ POINTS_PER_ENTITY = 16
 class Sampling:
     """Choices for query points; PointsError for a number that cannot be.
 
-    Attributes:
-        num_frames: of the clip, spread over it, that are clustered.
-        num_patches: across and down that features are computed for, whatever the
-            frame's shape; 16 is 224 x 224 pixels for patches of 14.
-        method: one of METHODS.
-        merge_ratio, num_iters: bipartite: percent of the tokens merged in a round,
-            rounds.
-        n_clusters: kmeans: clusters, fewer where there are fewer different patches.
-        num_points_per_entity: points in each cluster, or connected component.
-        use_connected_components: each connected part of a cluster is an entity.
-        filter_radius: tracks that stay nearer than this to an earlier one are left out;
-            pixels of a frame whose longer side has 512, 0 for none.
-        seed: kmeans: of its starts. Points within a cluster do not depend on it.
+    num_frames are clustered, spread over the clip, in num_patches across and down (16
+    is 224 x 224 for patches of 14). bipartite: percent merged in a round, rounds.
+    kmeans: clusters, seed of the starts. An entity is a cluster, or each connected
+    part. filter_radius: tracks that stay nearer to an earlier one are left out; px of a
+    longer side of 512.
     """
 
     num_frames: int = 32
@@ -61,14 +53,8 @@ class Sampling:
             )
         if not 0 <= self.merge_ratio <= 50:  # percent: only every second one can merge
             raise PointsError(f"merge_ratio is {self.merge_ratio}, must be 0 to 50")
-        smallest = {
-            "num_frames": 1,
-            "num_patches": 1,
-            "num_iters": 0,
-            "n_clusters": 1,
-            "num_points_per_entity": 1,
-            "filter_radius": 0,
-        }
+        counts = "num_frames num_patches n_clusters num_points_per_entity".split()
+        smallest = dict.fromkeys(counts, 1) | {"num_iters": 0, "filter_radius": 0}
         for name, least in smallest.items():
             if not least <= getattr(self, name) < float("inf"):
                 flag = "num_frames_clustering" if name == "num_frames" else name
@@ -80,24 +66,19 @@ class Sampling:
 
     def deciding(self) -> dict:
         """Returns what decides over the points; nothing of the other method."""
-        of_others = {
-            "bipartite": ("n_clusters", "seed"),
-            "kmeans": ("merge_ratio", "num_iters"),
-        }[self.method]
         found = dataclasses.asdict(self)
-        return {name: found[name] for name in found if name not in of_others}
+        is_kmeans = self.method == "kmeans"
+        for name in (
+            ("merge_ratio", "num_iters") if is_kmeans else ("n_clusters", "seed")
+        ):
+            del found[name]
+        return found
 
 
 @dataclasses.dataclass(frozen=True)
 class Queries:
-    """Points to track, and the clusters that they come from.
-
-    Attributes:
-        points: float32 (frame of the clip, x, y), by frame, then entity.
-        entities: which entity each lies on.
-        labels: the cluster of each patch of the clustered frames.
-        frames: which frames of the clip these are.
-    """
+    """Points to track, float32 (frame of the clip, x, y), by frame, then entity; which
+    entity each lies on; and the `labels` of all patches of the clustered `frames`."""
 
     points: Float[np.ndarray, "N 3"]
     entities: Int[np.ndarray, " N"]
@@ -175,7 +156,8 @@ def find_queries(
     """Returns points on each entity, in the frame in which it is largest, from features
     of patches of some frames (which, of the clip) of a `size` (height, width)."""
     labels = cluster(tokens, sampling)
-    has_pixel = _has_pixel(labels.shape[1:], size)
+    has_pixel = np.zeros(labels.shape[1:], bool)  # all have but in tiny frames
+    has_pixel[_patch_numbers(has_pixel.shape, size)] = True
     found, entity = [], 0
     # What lies on patches without a pixel only is not shown.
     for label in np.unique(labels[:, has_pixel]):
@@ -212,20 +194,8 @@ def patch_pixels(
 
 
 def _patch_numbers(shape, size):
-    """Returns row and column, as numpy.ix_, of the patch of each pixel's centre."""
-    return np.ix_(
-        *(
-            ((np.arange(pixels) + 0.5) * patches // pixels).astype(int)
-            for pixels, patches in zip(size, shape, strict=True)
-        )
-    )
-
-
-def _has_pixel(shape, size):
-    """Returns which patches [h, w] have a pixel; all but in frames of fewer pixels."""
-    found = np.zeros(shape, bool)
-    found[_patch_numbers(shape, size)] = True
-    return found
+    sides = zip(size, shape, strict=True)
+    return np.ix_(*(((np.arange(n) + 0.5) * k // n).astype(int) for n, k in sides))
 
 
 def spread_points(
@@ -244,9 +214,8 @@ def spread_points(
 
 
 def grid_queries(size: tuple[int, int], grid_size: int) -> Queries:
-    """Returns a grid of points in the first frame, of one entity, with a margin of 1/64
-    of the width on all sides, as CoTracker's; of a quarter of the height if that is
-    less."""
+    """Returns a grid of points in the first frame, of one entity, with CoTracker's
+    margin: 1/64 of the width, or a quarter of the height if less."""
     height, width = size
     margin = np.minimum(width / 64, np.array(size) / 4)
     if grid_size == 1:
@@ -307,11 +276,8 @@ def semantic_tracks(
 def drop_redundant(
     tracks: Float[np.ndarray, "N T 2"], visible: Bool[np.ndarray, "N T"], radius: float
 ) -> Int[np.ndarray, " K"]:
-    """Returns the tracks that say something of their own.
-
-    One is left out if in some frame both it and an earlier one that is kept are
-    visible, and if in all such frames they are nearer than `radius`.
-    """
+    """Returns the tracks but those that, wherever both are visible, at least once, are
+    nearer than `radius` to an earlier one that is kept."""
     kept = np.zeros(len(tracks), bool)
     for n in range(len(tracks)):
         # Most are told apart by the first frame in which this one is visible.

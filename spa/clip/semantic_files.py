@@ -14,14 +14,10 @@ from spa.files import BAD_FILE
 
 
 def write_points(create: Callable, stem: Path, found: EntityTracks, **about) -> None:
-    """Writes STEM.pkl, as Trokens does, and STEM.npz beside it, which holds `about`,
-    too; `create` is of `files.whole_files`, by which both appear or neither.
-
-    Both hold `pred_tracks [T, N, 2]` in pixels of the video, `pred_visibility [T, N]`
-    bool, `obj_ids [N]` and `point_queries [N]` int64 (query frames): the first as torch
-    tensors with tracks in float16, which is half a pixel off beyond 512, the second in
-    float32. The .npz takes its name last: where it is, the video is finished.
-    """
+    """Writes STEM.pkl (torch tensors, as Trokens does, tracks in float16) and STEM.npz
+    (float32, and `about`) through `files.whole_files`' `create`: `pred_tracks [T, N,
+    2]` in pixels, `pred_visibility [T, N]`, `obj_ids [N]`, `point_queries [N]`
+    (frames). The .npz takes its name last: where it is, the video is finished."""
     import torch
 
     arrays = {

@@ -27,23 +27,20 @@ FORMAT = 1  # of the files: those of another one are made again only when asked 
 
 @dataclasses.dataclass(frozen=True)
 class PointsItem(jobs.Item):
-    """A video of the list, whose files are FOLDER/feat_dump/NAME.npz, a .pkl beside
-    it, FOLDER/gif_dump/NAME.gif, FOLDER/debug_vis/NAME/."""
+    """A video of the list, with files FOLDER/{feat_dump,gif_dump,debug_vis}/NAME*."""
 
     dataset: str
 
     def file(self, kind: str, ending: str) -> Path:
-        """Returns the path of another of its files."""
         name = self.place.name.removesuffix(".npz")
         return self.place.parents[1] / kind / f"{name}{ending}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Choices of what is made of each video: the tracker by name, a plain grid instead
-    of semantic points (`grid_size`), frames per second as in `read_video`, where
-    features come from, whether GIFs are made, and pictures of clusters (`debug_mode`),
-    of videos that are finished, too. None is the default, or no grid."""
+    """Choices of what is made of each video: `grid_size` is a plain grid instead of
+    semantic points, fps as in `read_video`; debug_mode draws clusters, of finished
+    videos, too."""
 
     sampling: Sampling
     tracker: str = "lk"
@@ -86,11 +83,8 @@ def folder_name(settings: Settings) -> str:
 
 
 def read_list(csv_path: str) -> list[tuple[str, str]]:
-    """Returns the videos of a list, absolute paths, each with its dataset; none twice.
-
-    It is a CSV with columns video_path (looked for from here, else from where the CSV
-    lies) and dataset, a folder's name.
-    """
+    """Returns the videos of a CSV (video_path, from here or where it lies; dataset, a
+    folder), absolute, each with its dataset; none twice."""
     found = {}
     _, rows = jobs.read_csv(csv_path, ["video_path", "dataset"])
     for number, row in enumerate(rows, 1):
@@ -131,13 +125,9 @@ def name_items(videos: Sequence[tuple[str, str]], folder: Path) -> list[PointsIt
 def extract_many(
     items: Sequence[PointsItem], settings: Settings, load: Callable, rerun: bool = False
 ) -> list[jobs.Outcome]:
-    """Makes points of videos, one after another, and returns what became of those which
-    were not finished; with `rerun` all are made anew. `load` gives (model, tracker),
-    called once, and only if something is to be done.
-
-    Raises UserError where points made in another way are there, OSError for a file that
-    cannot be written.
-    """
+    """Makes points of videos, and returns what became of the unfinished ones (with
+    `rerun`, of all). `load` gives (model, tracker), called once if need be. UserError
+    where points made in another way are there."""
     to_do = items
     if not rerun:
         to_do = jobs.unfinished(

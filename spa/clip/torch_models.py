@@ -31,25 +31,17 @@ def need(package: str, who: str, install: str = INSTALL) -> None:
 
 
 def pick_device() -> str:
-    """Returns "cuda" if it is there, else "cpu": Apple's "mps" cannot sample
-    volumes."""
+    """Returns "cuda" if there, else "cpu": Apple's "mps" cannot sample volumes."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-# --- Code of others ---
-
-
 @contextlib.contextmanager
 def import_path(folder: str | os.PathLike, *names: str) -> Iterator[None]:
-    """Makes the top-level modules `names` those of `folder`, inside of it.
-
-    Some research code is no package that could be installed, and calls its modules
-    `utils`. Inside, such a name means the folder's, even where another module of that
-    name is loaded or installed; afterwards everything is as it was. What has been
-    imported inside goes on working.
-    """
+    """Makes the top-level modules `names` those of `folder`, inside of it, even where
+    others of that name are loaded; afterwards everything is as it was. Some research
+    code is no package, and calls its modules `utils`."""
     folder = os.path.abspath(folder)
     specs = [importlib.machinery.PathFinder.find_spec(name, [folder]) for name in names]
     for name, spec in zip(names, specs, strict=True):
@@ -77,9 +69,6 @@ def import_path(folder: str | os.PathLike, *names: str) -> Iterator[None]:
         for module in loaded():
             del sys.modules[module]
         sys.modules.update(aside)
-
-
-# --- Files of weights ---
 
 
 def read_weights(path: str | os.PathLike) -> dict:
@@ -115,9 +104,6 @@ def load_weights(model, state: dict, path: str | os.PathLike, who: str) -> None:
         ) from error
 
 
-# --- Frames ---
-
-
 def pixel_batches(
     frames: Sequence[UInt8[np.ndarray, "H W 3"]],
     size: tuple[int, int],
@@ -125,11 +111,8 @@ def pixel_batches(
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
 ):
-    """Yields frames as batches of float32 tensors [b, 3, height, width] on the CPU,
-    resized to `size` (height, width), in 0..1, normalised.
-
-    By hand, since transformers' image processors want torchvision.
-    """
+    """Yields frames as batches of float32 tensors [b, 3, height, width], resized, in
+    0..1, normalised; by hand, since transformers' image processors want torchvision."""
     import torch
 
     mean, std = np.float32(mean), np.float32(std)

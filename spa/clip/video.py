@@ -29,17 +29,9 @@ DEFAULT_FPS = 10  # of a video whose rate nobody knows
 
 @dataclasses.dataclass(frozen=True)
 class Video:
-    """A clip, at most WORKING_SIZE px on its longer side.
-
-    Attributes:
-        frames: RGB uint8, turned as the file says (`rotation`, degrees).
-        size: (height, width) of the clip itself, as displayed.
-        fps: frames per second, 0 if unknown.
-        frame_indices: which frames of the file these are.
-        path: of the file, None for an array.
-        codec: "" if unknown.
-        warnings, notes: what a user should know about it, and what was decided.
-    """
+    """A clip, at most WORKING_SIZE px long: RGB frames turned by `rotation` degrees, of
+    displayed (height, width) `size`; `fps` 0 if unknown; `frame_indices` in the file;
+    `warnings` and `notes` for the user."""
 
     frames: Sequence[UInt8[np.ndarray, "h w 3"]]
     size: tuple[int, int]

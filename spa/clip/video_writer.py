@@ -23,13 +23,9 @@ def write_video(
     crf: int = CRF,
     preset: str = "veryfast",
 ) -> int:
-    """Writes RGB frames, all of one size, as H.264 (yuv420p, which browsers play),
-    whole or not at all; returns how many.
-
-    Frames of an odd height or width get their last row or column twice, since yuv420p
-    has two of each in common. `crf` is quality, from 0 (all that there is) to 51; a
-    slow `preset` makes smaller files.
-    """
+    """Writes RGB frames of one size as H.264 in yuv420p, whole or not at all; returns
+    how many. Odd sides get their last row or column twice. `crf`: quality, 0 (all) to
+    51."""
     if not 0 < fps < math.inf:
         raise VideoError(f"fps is {fps:g}, must be more than 0")
     frames, count = iter(frames), 0

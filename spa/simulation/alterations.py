@@ -43,10 +43,8 @@ def repose(simulation: Simulation, t: int, later: dict[str, np.ndarray]) -> Simu
 def move_instance(
     simulation: Simulation, instance: int, t: int, rotation, centre, shift, scale=1.0
 ) -> Simulation:
-    """Turns, scales and shifts an instance from frame t on.
-
-    rotation: `[L, 3, 3]` about centre `[L, 3]`, then shift `[L, 3]`, with L = T - t.
-    """
+    """Turns by `rotation [T - t, 3, 3]` about `centre [T - t, 3]`, scales and shifts an
+    instance from frame t on."""
     bodies = simulation.instance_bodies(instance)
     geoms = simulation.instance_geoms(instance)
     vertices = simulation.instance_vertices(instance)
@@ -85,10 +83,8 @@ def rerun(simulation: Simulation, t: int, model, data, world=None) -> Simulation
 def continued_poses(
     simulation, t: int, model, data, world: World | None = None, count: int = 0
 ) -> dict[str, np.ndarray]:
-    """Returns poses of `count` frames (0: the rest) from the state `data` at frame t.
-
-    Raises SceneRejected if it is unstable, or begins with bodies inside each other.
-    """
+    """Returns poses of `count` frames (0: the rest) from the state `data` at frame t;
+    SceneRejected if unstable, or with bodies inside each other."""
     world = world or simulation.world
     count = count or len(simulation.qpos) - t
     before = resume(simulation, simulation.model, t)

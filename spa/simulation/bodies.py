@@ -17,10 +17,8 @@ class SceneRejected(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Geom:
-    """One convex shape, placed in its body's frame; `size` as in MuJoCo (half sizes).
-
-    shape: box, sphere, cylinder, capsule, ellipsoid or plane.
-    """
+    """A convex shape in its body's frame: box, sphere, cylinder, capsule, ellipsoid or
+    plane, with MuJoCo's (half) sizes."""
 
     shape: str
     size: tuple[float, ...]
@@ -30,13 +28,11 @@ class Geom:
 
 @dataclasses.dataclass(frozen=True)
 class Joint:
-    """A joint: a body turns about its frame's origin against its parent, or the world.
+    """What a body turns by about its frame's origin: a hinge about `axis`, or a ball.
 
-    kind: hinge (about `axis`, in the body's frame) or ball.
-    limit: the largest angle (rad), or None. loss: how fast it stops turning (1/s).
-    pull: natural frequency (Hz) of a spring towards the rest pose; 0 is a loose joint.
-    swing: amplitude (rad), frequency (Hz) and phase (rad) of a sine that the rest angle
-      of a hinge follows, which is how a creature moves; or None.
+    limit: largest angle (rad). loss: 1/s. pull: natural frequency (Hz) of a spring to
+    rest. swing: amplitude (rad), frequency (Hz) and phase (rad) of a sine of the rest
+    angle, by which creatures move.
     """
 
     kind: str
@@ -51,13 +47,11 @@ class Joint:
 class Body:
     """Some geoms that move as one; static unless `moving`.
 
-    parent: index (in the world's bodies, an earlier one) of the body that it is linked
-      to by its joint; position and quaternion are then in the parent's frame.
-    joint: what holds a link, or a body that hangs from the world; None flies freely.
-    velocity: m/s in world axes. spin: rad/s in world axes; of free bodies.
-    drive: `[T, 4]` target velocity (x, y, z; NaN z leaves gravity alone) and yaw rate
-      for a body that moves by itself (its links follow), or None.
-    solref: MuJoCo's contact time constant (s) and damping ratio; below 1 it bounces.
+    parent: index of the earlier body that its joint links it to, in whose frame its
+    pose then is. joint: of a link, or of what hangs from the world; None flies freely.
+    velocity, spin: m/s and rad/s in world axes. drive: `[T, 4]` target velocity (NaN z
+    leaves gravity alone) and yaw rate. solref: MuJoCo's contact time constant (s) and
+    damping ratio.
     """
 
     geoms: tuple[Geom, ...]
@@ -76,15 +70,12 @@ class Body:
 
 @dataclasses.dataclass(frozen=True)
 class Soft:
-    """A deforming body, a grid of vertices: a cloth (two counts) or a jelly (three).
+    """A deforming grid of `count` vertices, `spacing` metres apart: a cloth (two
+    counts) or a jelly (three; `round`: an ellipsoid).
 
-    count: vertices along each side, `spacing` metres apart, around `position`.
-    density: kg/m2 of a cloth, kg/m3 of a jelly.
-    stiffness: of a cloth, as a share (0..1) of the stiffest that the timestep can
-      follow; of a jelly, in units of the pressure of its own weight.
-    pinned: indices of the vertices of a cloth that hang from the world; the last count
-      runs fastest.
-    round: an ellipsoid of jelly instead of a block.
+    density: kg/m2 or kg/m3. stiffness: share of the stiffest a cloth's timestep can
+    follow, or of the pressure of a jelly's weight. pinned: vertices of a cloth that
+    hang from the world, the last count fastest.
     """
 
     count: tuple[int, ...]
@@ -101,13 +92,8 @@ class Soft:
 
 @dataclasses.dataclass(frozen=True)
 class World:
-    """Bodies, and how large the arena is in which things happen.
-
-    bodies: links come after their parent, and before the next body that is no link of
-      the same tree.
-    scale: radius of the arena in metres, centred on the origin.
-    room: `[2, 3]` corners that the camera must stay between.
-    """
+    """Bodies (links after their parent, trees in one piece), in an arena of radius
+    `scale` (m) about the origin; the camera stays between the corners `room [2, 3]`."""
 
     bodies: tuple[Body, ...]
     scale: float = 1.0
@@ -334,7 +320,6 @@ def _draw_cloth(rng: np.random.Generator, scale: float) -> Soft:
 
 
 def _draw_jelly(rng: np.random.Generator, scale: float) -> Soft:
-    """A block or an egg of jelly, dropped or thrown."""
     count = tuple(int(n) for n in rng.integers(3, 6, 3))
     spacing = scale * log_uniform(rng, 0.2, 0.5) / (max(count) - 1)
     radius, angle = 0.8 * scale * np.sqrt(rng.random()), rng.uniform(0, 2 * np.pi)

@@ -9,10 +9,8 @@ from spa.simulation.physics import Simulation
 
 @dataclasses.dataclass(frozen=True)
 class Camera:
-    """A pinhole camera at every frame.
-
-    intrinsics: `[4]` fx, fy, cx, cy in pixels. extrinsics: `[T, 4, 4]` world to camera.
-    """
+    """A pinhole camera: `intrinsics [4]` fx, fy, cx, cy in pixels, `extrinsics [T, 4,
+    4]` world to camera."""
 
     intrinsics: np.ndarray
     extrinsics: np.ndarray
@@ -32,10 +30,8 @@ class Camera:
 
 
 def look_at(eye: np.ndarray, target: np.ndarray, roll: np.ndarray) -> np.ndarray:
-    """Returns world-to-camera `[T, 4, 4]` at `eye [T, 3]`, looking at `target`.
-
-    roll: `[T]` radians about the viewing direction. World z is up.
-    """
+    """Returns world-to-camera `[T, 4, 4]` at `eye [T, 3]`, looking at `target`, turned
+    by `roll [T]` radians. World z is up."""
     forward = target - eye
     forward = forward / np.linalg.norm(forward, axis=-1, keepdims=True)
     right = np.cross(forward, [0.0, 0.0, 1.0])

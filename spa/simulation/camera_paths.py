@@ -14,10 +14,8 @@ MOTIONS = ("static", "pan", "orbit", "dolly", "truck", "follow")
 def draw_camera(
     rng: np.random.Generator, simulation: Simulation, height: int, width: int
 ) -> Camera:
-    """Draws a moving camera that looks at the arena or at a moving body.
-
-    Raises SceneRejected if it leaves the room (`camera_is_clear` looks for geometry).
-    """
+    """Draws a moving camera that looks at the arena or at a moving body; SceneRejected
+    if it leaves the room."""
     world, fps = simulation.world, simulation.fps
     num_frames, scale = len(simulation.qpos), world.scale
     longer, half_fov = max(height, width), np.radians(log_uniform(rng, 12, 50))
@@ -58,7 +56,6 @@ def draw_camera(
 
 
 def _draw_target(rng, simulation: Simulation, motion: str) -> np.ndarray:
-    """`[T, 3]` what the camera looks at."""
     scale, num_frames = simulation.world.scale, len(simulation.qpos)
     bodies = simulation.body_position[:, simulation.body_instances > 0]
     softs = simulation.instance_paths()[:, : len(simulation.world.softs)]
@@ -77,7 +74,6 @@ def _draw_target(rng, simulation: Simulation, motion: str) -> np.ndarray:
 
 
 def _draw_progress(rng: np.random.Generator, num_frames: int) -> np.ndarray:
-    """`[T]` how far along its path the camera is: even, easing in and out, or back."""
     u = np.arange(num_frames) / max(num_frames - 1, 1)
     kind = rng.integers(4)
     if kind == 0:
@@ -104,11 +100,8 @@ def _shake(rng, eye, target, roll, fps):
 
 
 def camera_is_clear(simulation: Simulation, camera: Camera, margin: float) -> bool:
-    """Returns whether nothing comes nearer than `margin` (m) to the camera.
-
-    Rays in 26 directions, and towards each body's origin and each soft one's middle; a
-    surface met from its back says that the camera is inside it.
-    """
+    """Returns whether nothing comes nearer than `margin` (m) to the camera, by rays in
+    26 directions and towards all bodies; a back face says that it is inside one."""
     grid = np.stack(np.meshgrid(*[[-1.0, 0.0, 1.0]] * 3), -1).reshape(-1, 3)
     around = grid[np.any(grid != 0, axis=1)]
     softs = simulation.instance_paths()[:, : len(simulation.world.softs)]

@@ -26,10 +26,8 @@ LYING = (np.sqrt(0.5), 0.0, np.sqrt(0.5), 0.0)  # turns z to x: geoms along a li
 
 
 def draw_creature(rng, scale, others, num_frames: int, fps: float) -> list[Body]:
-    """Draws a chain or a creature clear of `others`, as bodies to add to them.
-
-    The first is its root; no bodies at all where there is no room for it.
-    """
+    """Draws a chain or a creature clear of `others`, its root first; no bodies where
+    there is no room."""
     kinds = _draw_chain, _draw_walker, _draw_worm, _draw_flyer, _draw_doll
     draw = (_draw_chain, *kinds)[rng.integers(6)]  # chains twice as often
     for attempt in range(16):
@@ -167,7 +165,6 @@ def _draw_worm(rng, scale, num_frames, fps) -> list[Body]:
 
 
 def _draw_flyer(rng, scale, num_frames, fps) -> list[Body]:
-    """A body with two flapping wings and a tail."""
     a = scale * log_uniform(rng, 0.08, 0.2)
     drive, material = draw_drive(rng, "fly", scale, num_frames, fps), _material(rng)
     span, chord = a * rng.uniform(0.9, 1.8), a * rng.uniform(0.3, 0.6)
@@ -196,7 +193,6 @@ def _draw_flyer(rng, scale, num_frames, fps) -> list[Body]:
 
 
 def _draw_doll(rng, scale, num_frames, fps) -> list[Body]:
-    """A limp doll, dropped or thrown."""
     h, material = scale * log_uniform(rng, 0.12, 0.3), _material(rng)
     loose = Joint("ball", limit=1.2, loss=rng.uniform(1.0, 4.0))
     up = axis_quaternion((0, 1, 0), -np.pi / 2)

@@ -26,11 +26,8 @@ FIRST_FACE = 1 << 20
 
 @dataclasses.dataclass(frozen=True)
 class Skins:
-    """The triangles of all soft bodies.
-
-    faces: `[F, 3]` vertices of each triangle. soft: `[F]` its body in `world.softs`.
-    rest: `[V, 3]` where the vertices were when nothing was bent.
-    """
+    """Soft bodies' triangles: faces `[F, 3]` of vertices, soft `[F]` body, rest `[V,
+    3]` unbent."""
 
     faces: np.ndarray
     soft: np.ndarray
@@ -39,15 +36,11 @@ class Skins:
 
 @dataclasses.dataclass(frozen=True)
 class Simulation:
-    """A world and where everything was at each frame.
+    """A world and where everything was at each frame: MuJoCo's `qpos [T, nq]`, all it
+    goes on from (`resume`) in `states [T, S]`, and its arrays `poses` by name.
 
-    qpos: `[T, nq]` MuJoCo's generalised positions.
-    states: `[T, S]` all that it goes on from (`resume`): velocities, the forces that
-      drive bodies, where its solver begins.
-    poses: by the name of MuJoCo's array that it goes into (`set_frame`), `[T, ...]`.
-    body_scale: `[T, K]` size of each body relative to its `Body`; 1 but in twins.
-    shown: `[T, G + S]` which geoms and soft bodies there are to be seen; all but in
-      twins.
+    body_scale: `[T, K]` relative to each `Body`; shown: `[T, G + S]` geoms and soft
+    bodies; both 1 but in twins.
     """
 
     world: World
@@ -84,10 +77,8 @@ class Simulation:
 
     @functools.cached_property
     def body_instances(self) -> np.ndarray:
-        """`[K]`: 0 for what is static; what moves is counted, links with their root.
-
-        Soft bodies are instances 1, 2, ... and the others follow in order.
-        """
+        """`[K]`: 0 for what is static; soft bodies are 1, 2, ..., then what moves,
+        links with their root."""
         bodies, roots = self.world.bodies, self.world.tree_roots
         starts = [k == roots[k] and body.moving for k, body in enumerate(bodies)]
         number = len(self.world.softs) + np.cumsum(starts)
@@ -140,10 +131,7 @@ class Simulation:
 
 def build_model(world: World, timestep: float) -> mujoco.MjModel:
     """Compiles the world; every `Body` is one MuJoCo body, in order, from 1 on.
-
-    Raises ValueError if a contact is stiffer than the timestep can follow (below twice
-    the timestep MuJoCo's contacts explode), or if links are out of order.
-    """
+    ValueError if a contact is too stiff for the timestep, or links are out of order."""
     # A contact is a spring that MuJoCo integrates with this timestep, too.
     stiffest = min(body.solref[0] for body in world.bodies)
     if stiffest < 2 * timestep:
@@ -296,11 +284,8 @@ def _skins(model: mujoco.MjModel, rest: np.ndarray) -> Skins:
 
 
 def simulate(world: World, num_frames: int, fps: float) -> Simulation:
-    """Runs the physics and records every pose at each frame.
-
-    Raises SceneRejected if bodies start inside each other or the simulation is unstable
-    (not finite, a solver warning, or faster than the scene's energy can explain).
-    """
+    """Runs the physics and records every pose; SceneRejected if bodies start inside
+    each other or the simulation is unstable."""
     substeps = int(np.ceil(1 / fps / MAX_TIMESTEP))
     model = build_model(world, 1 / fps / substeps)
     data = mujoco.MjData(model)
@@ -333,12 +318,9 @@ def _set_velocities(world: World, model: mujoco.MjModel, data: mujoco.MjData) ->
 
 
 def run_physics(world, model, data, first: int, count: int, fps: float, limit: float):
-    """Runs from frame `first` on; returns qpos `[count, nq]`, states `[count, S]`.
-
-    data: the state at that frame (`resume`). limit: the speed (m/s) that nothing may
-    reach (`largest_velocities`).
-    Raises SceneRejected if the simulation is unstable.
-    """
+    """Runs from the state `data` of frame `first` on; returns qpos `[count, nq]`,
+    states `[count, S]`. SceneRejected if something gets faster than `limit` (m/s), or
+    unstable."""
     qpos = np.zeros((count, model.nq))
     states = np.zeros((count, mujoco.mj_stateSize(model, STATE)))
     substeps = round(1 / fps / model.opt.timestep)
@@ -361,10 +343,8 @@ def run_physics(world, model, data, first: int, count: int, fps: float, limit: f
 
 
 def resume(simulation: Simulation, model: mujoco.MjModel, t: int) -> mujoco.MjData:
-    """Returns MuJoCo's state at frame t, to go on from to the last bit.
-
-    model: the simulation's, or a copy with other parameters.
-    """
+    """Returns MuJoCo's state at frame t, to go on from to the last bit, with the
+    simulation's model or a copy."""
     data = mujoco.MjData(model)
     mujoco.mj_setState(model, data, simulation.states[t], STATE)
     return data
@@ -399,7 +379,6 @@ def _swings(world: World, model: mujoco.MjModel) -> tuple[np.ndarray, np.ndarray
 
 
 def _step(model, data, substeps: int, where: np.ndarray, swing: np.ndarray) -> None:
-    """A frame of physics; springs of joints that swing follow their sines."""
     if len(where) == 0:
         mujoco.mj_step(model, data, nstep=substeps)
         return
@@ -411,10 +390,8 @@ def _step(model, data, substeps: int, where: np.ndarray, swing: np.ndarray) -> N
 
 
 def record_poses(model, data, qpos: np.ndarray) -> dict[str, np.ndarray]:
-    """Returns poses of recorded positions by forward kinematics, as rays meet them.
-
-    qpos: `[T, nq]`. Returns MuJoCo's arrays by name, `[T, ...]` float64.
-    """
+    """Returns MuJoCo's poses by name, `[T, ...]` float64, by kinematics of `qpos [T,
+    nq]`."""
     names = "xpos xmat xipos ximat geom_xpos geom_xmat flexvert_xpos".split()
     shapes = {name: (len(qpos), *getattr(data, name).shape) for name in names}
     poses = {name: np.zeros(shape) for name, shape in shapes.items()}

@@ -43,14 +43,12 @@ def make_pool(
     num_workers: int,
     size: SceneSize | None = None,
 ) -> list[Path]:
-    """Makes files of scenes with their twins, one a seed, as far as they are not there.
+    """Makes files of scenes with their twins, one a seed, where not there yet (`size`
+    None: of all judged scenes); returns them, none for a seed that gives no scene.
 
-    Of each KIND in none and the violations it holds `KIND/tracks [N, T, 3]`, `visible
-    [N, T]`, `frame`, `ids`, `track_ids [N]`, `instance [N]`, with video `lk [M, T, 2]`
-    and `lkv [M, T]`, tracks in pixels of the rendered pictures; and `intrinsics`,
-    `extrinsics`, `fps`. is_rendered: whether tracks of rendered pictures are wanted.
-    size: that of all judged scenes for None. Returns the files, in order; none for a
-    seed that gives no scene. Raises OSError if one cannot be written.
+    Of each KIND in none and the violations: `KIND/tracks [N, T, 3]`, `visible`,
+    `frame`, `ids`, `track_ids`, `instance`, if `is_rendered` `lk [M, T, 2]` and `lkv`,
+    tracked in the pictures (px); and `intrinsics`, `extrinsics`, `fps`.
     """
     folder, size = Path(folder), size or SceneSize(NUM_FRAMES, NUM_TRACKS, SIDE)
     paths = {seed: folder / f"{seed}.npz" for seed in seeds}
@@ -127,12 +125,8 @@ def tracked_arrays(kind: str, video: UInt8[np.ndarray, "T H W 3"]) -> dict:
 
 
 def compared_rows(track_ids: Int[np.ndarray, " M"], seed: int) -> Int[np.ndarray, " N"]:
-    """Returns which of a scene's or twin's tracks are compared, as many in both.
-
-    A twin's other tracks (of a body that the scene does not have, with the number -1)
-    are at the places of some of the scene's, drawn at random: a tracker sees them, and
-    their number must not tell the twin from its scene.
-    """
+    """Returns the tracks that are compared, as many in both clips: a twin's further
+    ones take places of some of the scene's, so that their number tells nothing."""
     rows, others = np.flatnonzero(track_ids >= 0), np.flatnonzero(track_ids < 0)
     rng = np.random.default_rng([seed, 2])
     others = rng.permutation(others)[: len(rows) // 2]
@@ -146,23 +140,17 @@ def differs(
     second: Float[np.ndarray, "N T 2"],
     second_visible: Bool[np.ndarray, "N T"],
 ) -> bool:
-    """Returns whether some point is visible in only one of two clips, or elsewhere.
-
-    That is more than SHOWN_PIXELS off; positions in pixels at 256.
-    """
+    """Returns whether some point is visible in only one of two clips, or more than
+    SHOWN_PIXELS off (px at 256)."""
     both = first_visible & second_visible
     apart = np.linalg.norm((first - second)[both], axis=-1)
     return bool((first_visible != second_visible).any() or (apart > SHOWN_PIXELS).any())
 
 
 def shows(stored: Mapping[str, np.ndarray], kind: str, condition: str) -> bool:
-    """Returns whether a violation can be seen in the tracks: only then a twin counts.
-
-    In the simulator's own tracks, with noise or without, by those that are numbered,
-    and by the others, should one be visible. In the rendered pictures by the tracker's:
-    those which are at one place, within SAME_PIXELS, in the last frame before the
-    violation are the same ones.
-    """
+    """Returns whether a violation can be seen: in the simulator's numbered tracks or
+    any other that is visible; if rendered, in the tracker's, paired by their place
+    (SAME_PIXELS) just before it."""
     if condition != "rendered":
         pair = []
         for name in (INTACT, kind):

@@ -20,13 +20,10 @@ def cast_rays(
     directions: np.ndarray,
     normals: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the nearest surface along each ray, at the frame that `set_frame` posed.
-
-    origin: `[3]`. directions: `[M, 3]`, of any length. normals: `[M, 3]` float64, if
-      given filled with surface normals in world axes.
-    Returns surface `[M]` int32, a MuJoCo body or FIRST_FACE + a triangle of `skins`,
-    and distance `[M]` in units of the direction's length; both -1 where nothing is hit.
-    """
+    """Returns the nearest surface along rays `directions [M, 3]`, at the frame that
+    `set_frame` posed: `[M]` int32, a MuJoCo body or FIRST_FACE + a triangle, and the
+    distance `[M]` in the direction's length; both -1 for none. Fills `normals [M, 3]`
+    (float64, world axes), if given."""
     model, count = simulation.model, len(directions)
     origin = np.ascontiguousarray(origin, np.float64)
     directions = np.ascontiguousarray(directions, np.float64)
@@ -54,14 +51,11 @@ def cast_rays(
 
 
 def _meet_triangles(corners: np.ndarray, directions: np.ndarray):
-    """Finds where rays from the origin meet triangles: `corners [F, 3, 3]`.
-
-    A ray d passes a triangle (a, b, c) if d.(b x c), d.(c x a) and d.(a x b) have one
-    sign; with n their sum's factor, it meets the plane at a.(b x c) / d.n. Edges that
-    triangles share give the same numbers in both, so that no ray slips between them.
-    Returns, of rays that meet one, the index, the nearest triangle's, and the distance
-    in their lengths.
-    """
+    """Finds, of rays from the origin that meet triangles `corners [F, 3, 3]`, the
+    index, the nearest triangle's and the distance in their lengths. A ray d passes (a,
+    b, c) if d.(b x c), d.(c x a) and d.(a x b) have one sign; with their sum d.n it
+    meets the plane at a.(b x c) / d.n. Shared edges give the same numbers, so that no
+    ray slips between."""
     empty = np.zeros(0, int), np.zeros(0, int), np.zeros(0)
     middle = corners.mean((0, 1))
     radius = np.linalg.norm(corners - middle, axis=-1).max()
@@ -89,11 +83,8 @@ def _meet_triangles(corners: np.ndarray, directions: np.ndarray):
 
 
 def anchor(simulation, t: int, surface: np.ndarray, point: np.ndarray) -> np.ndarray:
-    """Returns world points `[M, 3]` at frame t in the terms of their surfaces.
-
-    In the frame and the size of the `Body`, or, on a triangle, the weights of its
-    corners.
-    """
+    """Returns world points `[M, 3]` at frame t in the frame and size of their `Body`,
+    or, on a triangle, as weights of its corners."""
     anchors = np.empty_like(point)
     rigid = surface < FIRST_FACE
     body = surface[rigid]
@@ -135,14 +126,9 @@ def pixel_rays(camera: Camera, t: int, pixels: np.ndarray) -> np.ndarray:
 def seed_points(
     rng: np.random.Generator, simulation: Simulation, camera: Camera, num_tracks: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Draws surface points under random pixels of several frames.
-
-    In half of the scenes points are seeded evenly over the picture, as a tracker's grid
-    is; in the others moving bodies get up to half of them.
-    Returns frames `[N]`, surfaces `[N]` and what fixes the points to them `[N, 3]`
-    (`anchor`).
-    Raises SceneRejected where most of the picture is empty.
-    """
+    """Draws surface points under pixels of several frames: even ones, in half of the
+    scenes up to half of them about moving bodies. Returns frames `[N]`, surfaces `[N]`
+    and anchors `[N, 3]`; SceneRejected where most of the picture is empty."""
     num_frames = len(simulation.qpos)
     num_seeds = min(num_frames, int(rng.integers(3, 7)))
     frames = rng.choice(num_frames, num_seeds, replace=False)
@@ -173,10 +159,8 @@ def seed_points(
 def surface_points(
     simulation: Simulation, camera: Camera, t: int, pixels: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns what is seen through `pixels [M, 2]` at frame t, unless far off.
-
-    Returns frames `[N]` (all t), surfaces `[N]` (`cast_rays`) and anchors `[N, 3]`.
-    """
+    """Returns what is seen through `pixels [M, 2]` at frame t, unless far off: frames
+    `[N]`, surfaces `[N]` and anchors `[N, 3]`."""
     rays = pixel_rays(camera, t, pixels)
     set_frame(simulation, t)
     surface, depth = cast_rays(simulation, camera.origin[t], rays)
@@ -194,7 +178,6 @@ def even_pixels(rng: np.random.Generator, camera: Camera, count: int) -> np.ndar
 
 
 def _draw_pixels_near_bodies(rng, simulation, camera, t: int, count: int) -> np.ndarray:
-    """`[M, 2]` centres of random pixels about where what moves is seen."""
     moving, softs = np.flatnonzero(simulation.body_instances), simulation.world.softs
     which = rng.integers(len(moving) + len(softs), size=count)
     reach = [bounding_radius(simulation.world.bodies[k - 1]) for k in moving]
@@ -221,13 +204,8 @@ def follow_points(
     anchors: np.ndarray,
     first: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Follows points fixed to surfaces through the clip.
-
-    surface: `[N]` and anchors: `[N, 3]` as from `surface_points`. first: the frame from
-      which on visibility is wanted; False before.
-    Returns tracks `[N, T, 3]` float64 in the camera frame of each frame, and visibility
-    `[N, T]` bool: in the picture, and no surface nearer along the ray.
-    """
+    """Returns tracks `[N, T, 3]` in the camera frame, and visibility `[N, T]`: in the
+    picture, no surface nearer, and from frame `first` on."""
     rays = place(simulation, surface, anchors) - camera.origin[:, None]
     tracks = rays @ camera.extrinsics[:, :3, :3].transpose(0, 2, 1)
     pixel = geometry.project(tracks, camera.intrinsics)  # NaN behind the camera

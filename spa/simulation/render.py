@@ -16,12 +16,9 @@ from spa.simulation.scenes import Scene
 
 @dataclasses.dataclass(frozen=True)
 class Texture:
-    """A solid texture per body: a row for each of MuJoCo's bodies, then the soft ones.
-
-    colours: `[K, 3, 3]` three colours in 0..1. cell: `[K]` size (m) of the pattern's
-    cells. pattern: `[K]` 0 noise, 1 checker, 2 stripes. direction: `[K, 3]` of stripes.
-    salt: `[K]` makes the noise of each body its own.
-    """
+    """A solid texture: a row for each MuJoCo body, then the soft ones. colours `[K, 3,
+    3]` in 0..1, cell `[K]` metres, pattern `[K]` 0 noise, 1 checker, 2 stripes,
+    direction `[K, 3]` of stripes, salt `[K]` of its noise."""
 
     colours: np.ndarray
     cell: np.ndarray
@@ -53,7 +50,6 @@ def _draw_body_texture(world: World, index: int, seed: int):
 
 
 def _draw_row(rng, vivid: bool, size: float, share=(1.0, 1.0), smallest: float = 0.0):
-    """A row of Texture, with cells of a random share of `size`."""
     hue = rng.uniform(0, 360) + rng.normal(0, 40, 3)
     if vivid:
         saturation, value = rng.uniform(0.5, 1.0, 3), rng.permutation([1.0, 0.75, 0.3])
@@ -68,11 +64,8 @@ def _draw_row(rng, vivid: bool, size: float, share=(1.0, 1.0), smallest: float =
 
 
 def value_noise(points: np.ndarray, salt: np.ndarray) -> np.ndarray:
-    """Returns smooth noise `[M]` in 0..1 at `points [M, 3]`, of one cell per unit.
-
-    Random values at the integer lattice (a hash of the corner and `salt [M]`),
-    interpolated with zero slope at the corners.
-    """
+    """Returns smooth noise `[M]` in 0..1 at `points [M, 3]`: values hashed from lattice
+    corners and `salt [M]`, interpolated with zero slope there."""
     corner = np.floor(points)
     part = (points - corner).astype(np.float32)
     part = part * part * (3 - 2 * part)
@@ -104,11 +97,8 @@ def texture_colours(
     local: np.ndarray,
     footprint: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Returns unlit colours `[M, 3]` in 0..1 of body points, wherever these go.
-
-    body: `[M]` MuJoCo body indices. local: `[M, 3]` in the body's frame. footprint:
-    `[M]` size (m) of a pixel there; what is finer fades to its mean. None keeps all.
-    """
+    """Returns unlit colours `[M, 3]` in 0..1 of places `local [M, 3]` in frames of
+    bodies `[M]`; what is finer than `footprint [M]` (m a pixel) fades to its mean."""
     cell = texture.cell[body]
     at = local / cell[:, None] + 0.37  # no cell boundary on a face through the origin
     along = np.einsum("mi,mi->m", at, texture.direction[body])
@@ -218,7 +208,6 @@ def _texture_place(simulation, t: int, surface: np.ndarray, point: np.ndarray):
 
 
 def _light(scene: Scene, point: np.ndarray, normal: np.ndarray) -> np.ndarray:
-    """Returns how brightly points `[M]` are lit: by a lamp, or in its shadow."""
     lamp = lamp_position(scene.simulation.world, scene.seed)
     ray = point - lamp
     _, distance = cast_rays(scene.simulation, lamp, ray)

@@ -21,13 +21,9 @@ PICTURE_SIZES = ((256, 256), (256, 192), (256, 144), (256, 144), (144, 256))
 
 
 class ScenePool:
-    """Scenes kept in memory, as a random access source for Grain.
-
-    Positions stay float32: in half precision they would be off by a tenth of a pixel.
-
-    depth: by shard, relative depths `[S, M, T, 15, 15]` float16 of its first S scenes,
-    of `depth_rows`; arrays or memory-mapped files.
-    """
+    """Scenes in memory, float32, as a random access source for Grain. depth: by shard,
+    `[S, M, T, 15, 15]` float16 of its first S scenes, of `depth_rows`; may be
+    memory-mapped."""
 
     def __init__(
         self,
@@ -188,20 +184,15 @@ def _pool_depth(job) -> np.ndarray:
 
 
 def depth_rows(num_tracks: int, count: int) -> np.ndarray:
-    """Draws `[count]` which tracks of a pool's scene have depth features, in order.
-
-    Random ones, for moving bodies come first in a scene; the same in every scene.
-    """
+    """Draws `[count]` tracks that have depth features, in order, the same in every
+    scene; random, for moving bodies come first."""
     rows = np.random.default_rng([num_tracks, count]).permutation(num_tracks)
     return np.sort(rows[:count])
 
 
 def scene_depth_taps(scene: scenes.Scene, rows: np.ndarray) -> np.ndarray:
-    """Returns relative depths `[M, T, 15, 15]` float16 about tracks `rows [M]`.
-
-    What `geometry.depth_features` has as its first 225 numbers, by a ray through each
-    tap instead of out of a depth map. Zero where the point is hidden.
-    """
+    """Returns relative depths `[M, T, 15, 15]` float16 about tracks `rows [M]`, exact
+    by rays, as `geometry.depth_features` has them; zero where hidden."""
     tracks, visible = scene.tracks_3d[rows], scene.visible[rows, :, 0] > 0
     pixels = geometry.project(tracks, scene.intrinsics)
     out = np.zeros((*visible.shape, NUM_TAPS, NUM_TAPS), np.float16)
@@ -225,7 +216,6 @@ def _open_pool(files, num_scenes: int, depth_files=None) -> ScenePool:
 
 
 def _load_shard(path: str) -> Example | np.ndarray:
-    """Returns an .npz's arrays by name, or an .npy's, which stays on disk."""
     try:
         stored = np.load(path, mmap_mode="r", allow_pickle=False)
         return stored if isinstance(stored, np.ndarray) else dict(stored)

@@ -24,18 +24,12 @@ class NoScene(ValueError):
 class Scene:
     """A training example (docs/formats.md) and what it was made from.
 
-    tracks_3d: `[N, T, 3]` float32, metres, in the camera frame of each frame.
-    visible: `[N, T, 1]` float32, 0 or 1. instance_ids: `[N]` int32, 0 is static.
-    query_frames: `[N]` int32, the frame at which a track was seeded at a pixel centre.
-    intrinsics: `[4]` float32 (fx, fy, cx, cy in pixels).
-    extrinsics: `[T, 4, 4]` float32, world to camera.
-    surfaces: `[N]` int32 and anchors: `[N, 3]` what each track is fixed to
-      (`surface_points`).
-    track_ids: `[N]` int32, the number that each track has in the scene. A twin has them
-      all, in order, and -1 for those that only it has: who compares the two takes the
-      tracks with a number from both.
-    violation: one of VIOLATIONS, or "none"; from `violation_frame` on (-1 for none), of
-      the instances `violating_ids [V]` int32.
+    tracks_3d: `[N, T, 3]` float32, m, in each frame's camera. visible: `[N, T, 1]` 0 or
+    1. instance_ids: `[N]`, 0 is static. query_frames: `[N]` in which a track was seeded
+    at a pixel centre. surfaces `[N]` and anchors `[N, 3]`: what it is fixed to.
+    track_ids: `[N]`, -1 for those that only a twin has, which are not compared.
+    violation: of VIOLATIONS, or "none", from `violation_frame` on (-1), of instances
+    `violating_ids [V]`.
     """
 
     tracks_3d: np.ndarray
@@ -148,11 +142,8 @@ def trace_scene(simulation, camera, frame, surface, anchors, seed: int = 0) -> S
 def depth_and_segmentation(
     simulation: Simulation, camera: Camera, first: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns z-depth and the instance seen, `[T - first, H, W]`, from `first` on.
-
-    Depth is float32 (m, inf where there is nothing), the instance uint8 (0 is static or
-    nothing).
-    """
+    """Returns z-depth (float32, m, inf for nothing) and the instance seen (uint8), `[T
+    - first, H, W]`."""
     shape = (len(simulation.qpos) - first, camera.height, camera.width)
     depth, segmentation = np.empty(shape, np.float32), np.empty(shape, np.uint8)
     for i in range(len(depth)):
@@ -172,11 +163,8 @@ def depth_and_instance(simulation, camera, t: int, pixels: np.ndarray):
 
 
 def body_segmentation(simulation: Simulation, camera: Camera) -> np.ndarray:
-    """Returns what each pixel shows, `[T, H, W]` int32.
-
-    An instance (1 and more), a static body (-1 and less: each wall and piece of
-    furniture is its own), or nothing (0).
-    """
+    """Returns what each pixel shows, `[T, H, W]` int32: an instance (1 and more), a
+    static body (-1 and less), or nothing (0)."""
     shape = len(simulation.qpos), camera.height, camera.width
     seen = np.empty(shape, np.int32)
     for t in range(len(seen)):
@@ -196,13 +184,9 @@ def synthetic_features(
     noise: float = 0.1,
     seed: int = 0,
 ) -> np.ndarray:
-    """Returns features of patches as of a network that knows things apart.
-
-    segmentation: `[T, H, W]` numbers of things; H and W multiples of num_patches.
-    noise: length of a random vector that is added to each patch.
-    seed: with a thing's number, of its unit vector; with the frame's, of the noise.
-    Returns `[T, num_patches, num_patches, dim]` float32, means over patches.
-    """
+    """Returns features `[T, num_patches, num_patches, dim]` float32 as of a network
+    that knows the things in `segmentation [T, H, W]` apart: means of their unit
+    vectors, plus a random vector of length `noise`."""
     count, height, width = segmentation.shape
     if height % num_patches or width % num_patches:
         raise ValueError(
@@ -228,8 +212,6 @@ def _unit_vectors(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarra
 def pixel_depth(
     simulation: Simulation, camera: Camera, t: int, pixels: np.ndarray
 ) -> np.ndarray:
-    """Returns z-depth `[M]` (m, inf where nothing is) at `pixels [M, 2]` of frame t.
-
-    The pixels may be anywhere, between centres and outside the picture, too.
-    """
+    """Returns z-depth `[M]` (m, inf for nothing) at `pixels [M, 2]`, anywhere, of frame
+    t."""
     return depth_and_instance(simulation, camera, t, pixels)[0]

@@ -22,12 +22,9 @@ def localisation_noise(
     sigma: float,
     spread: float = 0.5,
 ) -> np.ndarray:
-    """Displaces tracks in the image by Gaussian noise, at the depth they have.
-
-    intrinsics: `[4]` fx, fy, cx, cy in pixels. sigma: typical standard deviation in
-    pixels of that camera. spread: standard deviation of its logarithm between tracks,
-    for not every point has as much texture. Returns `[N, T, 3]` float32.
-    """
+    """Displaces tracks in the image by Gaussian noise of `sigma` px, at their depth;
+    `spread` is the deviation of its logarithm between tracks, for not every point has
+    as much texture."""
     level, noise = _noise(rng, tracks, sigma, spread)
     return _displaced(tracks, intrinsics, level * noise)
 
@@ -39,11 +36,8 @@ def drift(
     sigma: float,
     spread: float = 0.5,
 ) -> np.ndarray:
-    """Displaces tracks in the image by random walks, zero in one random frame each.
-
-    sigma: typical standard deviation in pixels, each way, `DRIFT_FRAMES` frames from
-    there. Otherwise as `localisation_noise`.
-    """
+    """Displaces tracks by random walks of `sigma` px each way after DRIFT_FRAMES, zero
+    in one random frame each."""
     level, noise = _noise(rng, tracks, sigma / np.sqrt(DRIFT_FRAMES), spread)
     walk, track = np.cumsum(noise, axis=1), np.arange(len(tracks))
     start = rng.integers(tracks.shape[1], size=len(tracks))
@@ -58,7 +52,6 @@ def _noise(rng, tracks, sigma: float, spread: float) -> tuple[np.ndarray, np.nda
 
 
 def _displaced(tracks, intrinsics, pixels) -> np.ndarray:
-    """Tracks moved by `pixels [N, T, 2]` in the image, at the depth they have."""
     moved = np.array(tracks, np.float32)
     focal = np.asarray(intrinsics[:2], np.float32)
     moved[..., :2] += (pixels / focal).astype(np.float32) * moved[..., 2:]
@@ -68,11 +61,8 @@ def _displaced(tracks, intrinsics, pixels) -> np.ndarray:
 def false_occlusion(
     rng: np.random.Generator, visible: np.ndarray, rate: float, longest: int = 6
 ) -> np.ndarray:
-    """Switches off visibility in runs of 1 to `longest` frames.
-
-    rate: the share of (track, frame) pairs at which such a run starts.
-    Returns `[N, T, 1]` of the same dtype.
-    """
+    """Switches off visibility `[N, T, 1]` in runs of 1 to `longest` frames, which start
+    at a share `rate` of all frames."""
     num_tracks, num_frames, _ = visible.shape
     count = rng.binomial(num_tracks * num_frames, rate)
     track = rng.integers(num_tracks, size=count)
@@ -93,13 +83,9 @@ def false_visibility(
     rate: float,
     longest: int = 6,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Calls points visible for 1 to `longest` frames after they were hidden.
-
-    A tracker that does not see its point go holds on to what came before it: there the
-    track stays at the last position that was seen, in the camera's frame.
-    rate: the share of disappearances that go unnoticed.
-    Returns tracks `[N, T, 3]` float32 and visibility `[N, T, 1]`, as they then are.
-    """
+    """Calls points visible for 1 to `longest` frames after a share `rate` of their
+    disappearances, held where they were last seen, as by a tracker that does not see
+    its point go. Returns tracks and visibility."""
     seen = visible[..., 0] > 0
     num_tracks, num_frames = seen.shape
     frame = np.arange(num_frames)
@@ -116,11 +102,8 @@ def false_visibility(
 def lost_early(
     rng: np.random.Generator, visible: np.ndarray, rate: float
 ) -> np.ndarray:
-    """Loses tracks for good, after and before a random visible frame.
-
-    rate: the share of tracks lost with every frame further from it, 0 to 1.
-    Returns `[N, T, 1]` of the same dtype.
-    """
+    """Loses tracks for good, after and before a random visible frame: a share `rate`
+    with every frame further."""
     if rate <= 0:
         return visible.copy()
     seen = visible[..., 0] > 0
@@ -132,11 +115,8 @@ def lost_early(
 
 
 def lost_when_hidden(rng: np.random.Generator, visible: np.ndarray) -> np.ndarray:
-    """Ends tracks where their point is first hidden, as Lucas-Kanade's do.
-
-    Of each track one run of visible frames stays: that of a random visible frame.
-    Returns `[N, T, 1]` of the same dtype.
-    """
+    """Keeps one run of visible frames of each track, as Lucas-Kanade's end where first
+    hidden."""
     seen = visible[..., 0] > 0
     start = _random_visible_frame(rng, seen)
     run = np.cumsum(~seen, axis=1)  # the same throughout a run of visible frames
@@ -159,11 +139,8 @@ def _keep_two(visible: np.ndarray, before: np.ndarray) -> np.ndarray:
 def focal_error(
     tracks: np.ndarray, intrinsics: np.ndarray, factor: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Lifts tracks with a focal length that is `factor` times the true one.
-
-    Returns tracks `[N, T, 3]` float32 and the wrong intrinsics `[4]` float32, which
-    project them to the same pixels.
-    """
+    """Lifts tracks with `factor` times the true focal length; returns these and the
+    wrong intrinsics `[4]`, of the same pixels."""
     squeeze = np.array([1 / factor, 1 / factor, 1], np.float32)
     wrong = np.asarray(intrinsics, np.float32) * np.array([factor, factor, 1, 1])
     return np.asarray(tracks, np.float32) * squeeze, wrong.astype(np.float32)
@@ -172,24 +149,17 @@ def focal_error(
 def depth_flicker(
     rng: np.random.Generator, num_frames: int, sigma: float
 ) -> np.ndarray:
-    """Draws what all depth of a frame is multiplied by where depth flickers.
-
-    sigma: standard deviation of its logarithm. Returns `[T]` float32.
-    """
+    """Draws `[T]` factors of depth, whose logarithm has deviation `sigma`."""
     return np.exp(rng.normal(0, sigma, num_frames)).astype(np.float32)
 
 
 def depth_error(
     tracks: np.ndarray, scale: float, shift: float, inverse: bool = False
 ) -> np.ndarray:
-    """Lifts tracks with z' = scale (z + shift), in the same pixels.
-
-    inverse: 1 / z' = (1 / z + shift) / scale instead, which is what a network leaves
-    open that predicts inverse depth up to scale and shift.
-    What a shift takes to the camera or behind it (or, inverse, to infinity or beyond)
-    is as near (as far) as can be. Points that are not in front of the camera stay as
-    they are: hidden ones may hold anything. Returns `[N, T, 3]` float32.
-    """
+    """Lifts tracks with z' = scale (z + shift), or `inverse` 1 / z' = (1 / z + shift) /
+    scale, in the same pixels. What a shift takes behind the camera is as near (inverse:
+    as far) as can be; points not in front of it stay, for hidden ones may hold
+    anything."""
     tracks = np.asarray(tracks, np.float32)
     z, shift = tracks[..., 2:], np.float32(shift)
     with np.errstate(all="ignore"):
@@ -202,12 +172,9 @@ def depth_error(
 def depth_error_taps(
     taps: np.ndarray, z: np.ndarray, shift: float, inverse: bool = False
 ) -> np.ndarray:
-    """Returns relative depth z / z_tap - 1 around points, as `depth_error` makes it.
-
-    taps: `[N, T, ...]` in [-1, 4], -1 infinitely far. z: `[N, T]` true depth of the
-    points. (A factor of all depth changes nothing; what was nearer than a tap can say,
-    4, is taken to be at a fifth of the depth.) Returns float32 in [-1, 4].
-    """
+    """Returns relative depths z / z_tap - 1 `[N, T, ...]` in [-1, 4] around points of
+    depth `z [N, T]`, as `depth_error` makes them (-1 is infinitely far; nearer than 4
+    counts as a fifth of the depth)."""
     z = np.asarray(z, np.float32).reshape(z.shape + (1,) * (taps.ndim - z.ndim))
     with np.errstate(all="ignore"):
         inverse_tap = (np.asarray(taps, np.float32) + 1) / z
@@ -223,9 +190,7 @@ def depth_error_taps(
 
 
 def bounded_shift(shift: float, z: np.ndarray, inverse: bool = False) -> float:
-    """Returns the shift, or the nearest that keeps visible depths `z [M]` apart.
-
-    No depth (or inverse depth) is brought below `NEAREST` of what it was.
-    """
+    """Returns the shift nearest to `shift` that brings no visible depth `z [M]` (or
+    inverse) below NEAREST of itself."""
     nearest = 1 / z.max() if inverse else z.min()
     return float(max(shift, (NEAREST - 1) * nearest))

@@ -57,11 +57,8 @@ def impossible_twin(scene: Scene, violation: str) -> Scene:
 
 
 def _draw_moments(rng, scene: Scene, violation: str) -> list[tuple[int, int]]:
-    """Draws instances and frames to try: three tracks or more see each just then.
-
-    For `freeze` and `time_jump` it moves by 2% of the picture in a quarter of a second,
-    for `pass_through` it touches something.
-    """
+    """Draws instances and frames to try: three tracks or more see each just then. For
+    `freeze` and `time_jump` it moves, for `pass_through` it touches something."""
     simulation, num_frames = scene.simulation, scene.visible.shape[1]
     frames = np.arange(max(1, num_frames // 5), max(2, num_frames - num_frames // 4))
     frames = frames[frames < num_frames - 1]
@@ -93,7 +90,6 @@ def _draw_moments(rng, scene: Scene, violation: str) -> list[tuple[int, int]]:
 
 
 def _is_touched(simulation: Simulation, instance: int, t: int) -> bool:
-    """Returns whether something touches an instance at frame t."""
     model = simulation.model
     data = resume(simulation, model, t)
     mujoco.mj_forward(model, data)
@@ -105,12 +101,9 @@ def _is_touched(simulation: Simulation, instance: int, t: int) -> bool:
 
 
 def share_changed(scene: Scene, twin: Scene) -> float:
-    """Returns the share of a twin's violating points that give it away.
-
-    Of the points that either scene shows just before or at the moment: those that, at
-    one frame at least in the second that follows, are shown by only one of the two, or
-    3% of the picture apart. For `texture_swap` 1 if they are shown.
-    """
+    """Returns the share of a twin's violating points, shown around the moment, that
+    give it away within a second: shown by one of the two only, or 3% of the picture
+    apart. For `texture_swap` 1 if they are shown."""
     count, t = len(scene.tracks_3d), twin.violation_frame
     stop = t + max(2, round(scene.fps))
     ours = np.isin(twin.instance_ids, twin.violating_ids)
@@ -135,7 +128,6 @@ def share_changed(scene: Scene, twin: Scene) -> float:
 
 
 def _try_twin(rng, scene: Scene, violation: str, instance: int, t: int) -> Scene:
-    """The twin in which an instance breaks physics; SceneRejected if it cannot."""
     simulation = VIOLATIONS[violation](rng, scene, instance, t)
     camera, count = scene.camera, len(scene.tracks_3d)
     if violation == "appear":
@@ -170,7 +162,6 @@ def _try_twin(rng, scene: Scene, violation: str, instance: int, t: int) -> Scene
 
 
 def _draw_points(rng, simulation, camera, t: int, instance: int, count: int):
-    """Draws up to `count` surface points of an instance, seen at frame t."""
     pixels = even_pixels(rng, camera, camera.height * camera.width)
     _, segmentation = depth_and_instance(simulation, camera, t, pixels)
     seen = np.flatnonzero(segmentation == instance)

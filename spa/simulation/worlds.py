@@ -27,11 +27,8 @@ ARTICULATED, DEFORMING = 0.25, 0.2  # shares of worlds that have such a body
 
 
 def draw_world(rng: np.random.Generator, num_frames: int, fps: float) -> World:
-    """Draws a world: a floor, walls, furniture and between 0 and 16 moving bodies.
-
-    num_frames, fps: of the clip, through which driven bodies follow a course.
-    Some have a chain or a creature, or a cloth or a jelly besides.
-    """
+    """Draws a world: a floor, walls, furniture and between 0 and 16 moving bodies, in
+    some a chain, a creature, a cloth or a jelly besides."""
     scale = float(log_uniform(rng, 0.4, 5.0))
     walls, room = _draw_walls(rng, scale)
     floor = Body((Geom("plane", (0, 0, 1)),), moving=False, friction=draw_friction(rng))
@@ -70,7 +67,6 @@ def _draw_walls(
 
 
 def _draw_furniture(rng: np.random.Generator, scale: float) -> list[Body]:
-    """Static boxes and cylinders of all sizes around the arena, and ramps inside it."""
     bodies = []
     for _ in range(rng.integers(0, 21) if rng.random() < 0.8 else 0):
         radius, angle = scale * rng.uniform(0.5, 4.0), rng.uniform(0, 2 * np.pi)
@@ -99,7 +95,6 @@ def _draw_furniture(rng: np.random.Generator, scale: float) -> list[Body]:
 
 
 def _draw_moving(rng, scale, static, count, num_frames, fps) -> list[Body]:
-    """`count` moving bodies that start clear of everything (fewer if it is crowded)."""
     modes = ("rest", "drop", "slide", "roll", "throw", "walk", "fly", "stack")
     # Each scene has its own mixture, so that scenes differ more than their averages.
     weights = rng.dirichlet(np.full(len(modes), 0.5))
@@ -120,7 +115,6 @@ def _draw_moving(rng, scale, static, count, num_frames, fps) -> list[Body]:
 
 
 def _draw_start(rng, mode, geoms, scale, others) -> Body:
-    """A pose and a velocity that suit the mode."""
     angle = rng.uniform(0, 2 * np.pi)
     radius = scale * np.sqrt(rng.random()) * (1.1 if mode != "fly" else 0.8)
     place = np.array([radius * np.cos(angle), radius * np.sin(angle)])

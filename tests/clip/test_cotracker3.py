@@ -61,13 +61,17 @@ def follow(numbers, queries, backward):
     return tracks, visible
 
 
-class CoTrackerPredictor(torch.nn.Module):
-    def __init__(self, checkpoint="x", offline=True, v2=False, window_len=60):
+class Predictor(torch.nn.Module):
+    def __init__(self, checkpoint="x", offline=None, v2=False, window_len=None):
         super().__init__()
-        assert checkpoint is None and offline and not v2 and window_len == 60
-        self.model = Network(window_len)
+        is_online = isinstance(self, CoTrackerOnlinePredictor)
+        assert checkpoint is None and not v2 and offline in (None, not is_online)
+        assert window_len == (16 if is_online else 60)
+        self.model, self.step = Network(window_len), window_len // 2
         self.sizes = []
 
+
+class CoTrackerPredictor(Predictor):
     def forward(self, video, queries=None, grid_size=0, backward_tracking=False):
         assert not self.training and backward_tracking and grid_size == 0
         numbers = numbers_of(video)
@@ -76,14 +80,7 @@ class CoTrackerPredictor(torch.nn.Module):
         return follow(numbers, queries, True)
 
 
-class CoTrackerOnlinePredictor(torch.nn.Module):
-    def __init__(self, checkpoint="x", offline=False, v2=False, window_len=16):
-        super().__init__()
-        assert checkpoint is None and not offline and not v2 and window_len == 16
-        self.model = Network(window_len)
-        self.step = window_len // 2
-        self.sizes = []
-
+class CoTrackerOnlinePredictor(Predictor):
     def forward(self, video_chunk, is_first_step=False, queries=None, grid_size=5):
         assert not self.training and grid_size == 0
         numbers = numbers_of(video_chunk)
@@ -151,10 +148,8 @@ def load_network(clone, name):
 
 def stamped_clip(num_frames, height=120, width=160):
     rng = np.random.default_rng(0)
-    frame = to_rgb(
-        rng.integers(0, 256, (height // 8, width // 8)).repeat(8, 0).repeat(8, 1)
-    )
-    clip = np.stack([frame] * num_frames)
+    blocks = rng.integers(0, 256, (height // 8, width // 8))
+    clip = np.stack([to_rgb(blocks.repeat(8, 0).repeat(8, 1))] * num_frames)
     for t in range(num_frames):
         clip[t, :16, :16] = 20 + 2 * t, 200, 30
     return clip
@@ -162,9 +157,8 @@ def stamped_clip(num_frames, height=120, width=160):
 
 def assert_follows(result):
     """Every visible position is the track's first one, moved by the law."""
-    drift, _ = deviations(
-        result, lambda t: (np.eye(2) * np.exp(0.3 * np.sin(t / 5)), np.zeros(2))
-    )
+    zooms = [np.exp(0.3 * np.sin(t / 5)) for t in range(result.tracks.shape[1])]
+    drift, _ = deviations(result, lambda t: (np.eye(2) * zooms[t], np.zeros(2)))
     assert np.abs(drift).max() < 1e-2
     assert not result.visible[:, 3].any()  # the frame in which the stand-in sees none
 
@@ -186,6 +180,10 @@ def test_cotracker3_follows_the_law(clone, name, size):
     assert (np.delete(visible, 3, axis=1).sum(axis=0) > 20).all()
     inside = (result.tracks >= 0) & (result.tracks <= [size[1], size[0]])
     assert inside.all(axis=-1)[visible].all()
+    result = tracking.track(stamped_clip(1), 6, follow, progress=False)
+    assert len(result.tracks) > 20 and result.visible.all()
+    black = np.zeros((4, 80, 100, 3), np.uint8)
+    assert tracking.track(black, 6, follow, progress=False).tracks.shape == (0, 4, 2)
 
 
 def test_cotracker3_is_called_in_bounded_size(clone, monkeypatch):
@@ -214,15 +212,6 @@ def test_a_long_clip_is_tracked_in_spans(clone, monkeypatch, name):
     visible = result.visible[..., 0] > 0
     assert (np.delete(visible, 3, axis=1).sum(axis=0) > 12).all()
     assert np.isfinite(result.tracks).all()
-
-
-@pytest.mark.parametrize("name", ["scaled_offline", "scaled_online"])
-def test_a_single_frame_and_a_black_clip(clone, name):
-    follow = load(clone, clone / f"{name}.pth")
-    result = tracking.track(stamped_clip(1), 6, follow, progress=False)
-    assert len(result.tracks) > 20 and result.visible.all()
-    black = np.zeros((4, 80, 100, 3), np.uint8)
-    assert tracking.track(black, 6, follow, progress=False).tracks.shape == (0, 4, 2)
 
 
 @pytest.mark.parametrize("name", ["scaled_offline", "scaled_online"])
@@ -255,10 +244,9 @@ def test_queries_are_cotracker3s_points(clone, monkeypatch, name, longest):
 
 
 def test_number_of_cotracker3_tracks_is_bounded(clone):
-    clip = stamped_clip(40)
     _, follow = load_network(clone, "scaled_offline")
     how = {"seed_every": 5, "max_tracks": 70, "progress": False}
-    result = tracking.track(clip, 8, follow, **how)
+    result = tracking.track(stamped_clip(40), 8, follow, **how)
     assert 50 < len(result.tracks) <= 70
     assert result.visible[:, -1].sum() > 3
 
@@ -302,12 +290,6 @@ def fetch(hub, clone, *names):
         (hub / f"checkpoints/{name}.pth").symlink_to(clone / f"{name}.pth")
 
 
-def test_torch_hub_is_found(hub, clone):
-    fetch(hub, clone, "scaled_offline")
-    network = cotracker3.load_network()
-    assert not network.online and network.predictor.model.weight.sum() == 3
-
-
 def networks_used(monkeypatch, follow, *lengths):
     """Which network clips of these lengths go through, "offline" or "online"."""
     used = []
@@ -325,6 +307,7 @@ def networks_used(monkeypatch, follow, *lengths):
 
 def test_long_clips_take_the_online_network(hub, clone, monkeypatch):
     fetch(hub, clone, "scaled_offline", "scaled_online")
+    assert cotracker3.load_network().predictor.model.weight.sum() == 3
     used = networks_used(monkeypatch, load(), 150, 151, 3, 200)
     assert used == ["offline", "online"] * 2
     one = load(clone, clone / "scaled_offline.pth")  # of weights, for all clips
@@ -339,9 +322,6 @@ def test_what_lacks_is_said_when_a_clip_needs_it(hub, clone, no_network, monkeyp
     assert len(tracking.track(stamped_clip(21), 2, follow).tracks)
     with pytest.raises(FrontEndError, match=r"download .*/scaled_offline\.pth"):
         tracking.track(stamped_clip(3), 4, follow)
-
-
-# What goes wrong with it.
 
 
 @pytest.mark.parametrize(
@@ -372,26 +352,23 @@ def test_code_that_cannot_be_imported_or_is_older(
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(
-    "content, message",
-    [
+def test_a_wrong_file_of_weights_is_refused(tmp_path, clone, torch):
+    for content, message in (
         (None, "no such file of weights"),
         (b"", "no file of torch weights"),
         (b"version https://git-lfs.github.com/spec/v1", "no file of torch weights"),
         ({"weight": [1.0, 2.0]}, "holds no weights by name"),
         # A class: loading would call it.
         ({"weight": Path("/")}, "no file of torch weights"),
-    ],
-)
-def test_a_wrong_file_of_weights_is_refused(tmp_path, clone, torch, content, message):
-    path = tmp_path / "weights.pth"
-    if isinstance(content, bytes):
-        path.write_bytes(content)
-    elif content:
-        torch.save(content, path)
-    with pytest.raises(FrontEndError, match=message) as error:
-        load(clone, path)
-    assert str(path) in str(error.value) and "\n" not in str(error.value)
+    ):
+        path = tmp_path / "weights.pth"
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        elif content:
+            torch.save(content, path)
+        with pytest.raises(FrontEndError, match=message) as error:
+            load(clone, path)
+        assert str(path) in str(error.value) and "\n" not in str(error.value)
 
 
 def test_weights_of_another_network_are_refused(tmp_path, clone, torch):

@@ -61,21 +61,16 @@ def test_no_depth_is_one_everywhere():
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 @pytest.mark.parametrize("name", ["depth", "depths", "z"])
 def test_given_maps_are_taken_as_they_are(tmp_path, save, name):
-    given = np.random.default_rng(0).uniform(0.5, 60, (4, 12, 18)).astype(np.float32)
+    """Those of the whole file for a part of it, too."""
+    given = np.random.default_rng(0).uniform(0.5, 60, (9, 12, 18)).astype(np.float32)
     others = {} if name == "z" else {"fov": np.ones(3)}
     save(tmp_path / "d.npz", **{name: given}, **others)
     model = depth.load_depth(tmp_path / "d.npz")
-    maps = depth_maps(random_clip(4, 120, 180), model)
+    maps = depth_maps(random_clip(9, 120, 180), model)
     assert model.kind == "given" and maps.dtype == np.float16
     np.testing.assert_allclose(maps, given, rtol=1e-3)
-
-
-def test_given_maps_of_the_whole_file_for_a_part_of_it(tmp_path):
-    given = np.random.default_rng(0).uniform(0.5, 60, (9, 12, 18)).astype(np.float32)
-    np.savez(tmp_path / "d.npz", depth=given)
-    model = depth.load_depth(tmp_path / "d.npz")
-    maps = depth_maps(random_clip(3, 120, 180), model, np.array([2, 4, 6]))
-    np.testing.assert_allclose(maps, given[[2, 4, 6]], rtol=1e-3)
+    part = depth_maps(random_clip(3, 120, 180), model, np.array([2, 4, 6]))
+    np.testing.assert_array_equal(part, maps[[2, 4, 6]])
 
 
 def test_what_is_unknown_in_given_maps_is_the_median(tmp_path):
@@ -97,23 +92,20 @@ def test_large_maps_are_reduced_by_area(tmp_path):
     np.testing.assert_allclose(maps, halved, rtol=1e-3)
 
 
-@pytest.mark.parametrize(
-    "arrays, message",
-    [
+def test_given_maps_that_do_not_fit_are_refused(tmp_path):
+    for arrays, message in (
         ({"depth": np.ones((3, 12, 18))}, "of 3 frames, the clip has 4: give"),
         ({"depth": np.ones((4, 18, 12))}, "maps of 12x18, frames are 180x120"),
         ({"depth": np.ones((4, 12))}, r"is float64 \[4, 12\], need numbers"),
         ({"depth": np.full((4, 12, 18), "a")}, "need numbers"),
         ({"depth": np.asfortranarray(np.ones((4, 12, 18)))}, "in Fortran order: store"),
         ({"a": np.ones(2), "b": np.ones(2)}, "arrays a, b: call that of the"),
-    ],
-)
-def test_given_maps_that_do_not_fit_are_refused(tmp_path, arrays, message):
-    np.savez(tmp_path / "d.npz", **arrays)
-    with pytest.raises(FrontEndError, match=message) as error:
-        model = depth.load_depth(tmp_path / "d.npz")
-        depth_maps(random_clip(4, 120, 180), model, np.arange(4))
-    one_line(error)
+    ):
+        np.savez(tmp_path / "d.npz", **arrays)
+        with pytest.raises(FrontEndError, match=message) as error:
+            model = depth.load_depth(tmp_path / "d.npz")
+            depth_maps(random_clip(4, 120, 180), model, np.arange(4))
+        one_line(error)
 
 
 def test_files_without_maps_are_refused(tmp_path):
@@ -133,10 +125,8 @@ def test_files_without_maps_are_refused(tmp_path):
 
 
 def flip_a_byte(path):
-    with zipfile.ZipFile(path) as archive:
-        size = archive.getinfo("depth.npy").compress_size
     content = bytearray(path.read_bytes())
-    content[size // 2] ^= 0xFF
+    content[len(content) // 2] ^= 0xFF
     path.write_bytes(content)
 
 
@@ -147,19 +137,16 @@ def cut_the_array_short(path):
         archive.writestr("depth.npy", data[:-1000])
 
 
-@pytest.mark.parametrize(
-    "save, damage",
-    [
+def test_damaged_maps_are_said_in_one_line(tmp_path):
+    for save, damage in (
         (np.savez, flip_a_byte),
         (np.savez_compressed, flip_a_byte),
         (np.savez, cut_the_array_short),
-    ],
-)
-def test_damaged_maps_are_said_in_one_line(tmp_path, save, damage):
-    path = tmp_path / "d.npz"
-    maps = np.random.default_rng(0).uniform(1, 2, (4, 120, 180)).astype(np.float32)
-    save(path, depth=maps)
-    damage(path)
-    with pytest.raises(FrontEndError, match="damaged") as error:
-        depth_maps(random_clip(4, 120, 180), depth.load_depth(path))
-    assert str(path) in one_line(error)
+    ):
+        path = tmp_path / "d.npz"
+        maps = np.random.default_rng(0).uniform(1, 2, (4, 120, 180)).astype(np.float32)
+        save(path, depth=maps)
+        damage(path)
+        with pytest.raises(FrontEndError, match="damaged") as error:
+            depth_maps(random_clip(4, 120, 180), depth.load_depth(path))
+        assert str(path) in one_line(error)

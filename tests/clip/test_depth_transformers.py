@@ -21,24 +21,16 @@ OTHER = (0.5, 0.4, 0.3)
 
 
 def save_depth_anything(folder, kind="relative", settings=None):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2}
+    sizes |= {"patch_size": 14, "image_size": 28, "reshape_hidden_states": False}
+    stages = ["stage1", "stage2", "stage3", "stage4"]
     backbone = transformers.Dinov2Config(
-        hidden_size=16,
-        num_hidden_layers=4,
-        num_attention_heads=2,
-        patch_size=14,
-        image_size=28,
-        out_features=["stage1", "stage2", "stage3", "stage4"],
-        reshape_hidden_states=False,
-        apply_layernorm=True,
+        **sizes, out_features=stages, apply_layernorm=True
     )
+    sizes = {"reassemble_hidden_size": 16, "neck_hidden_sizes": [8, 8, 8, 8]}
+    sizes |= {"fusion_hidden_size": 8, "head_hidden_size": 4, "max_depth": 20}
     config = transformers.DepthAnythingConfig(
-        backbone_config=backbone,
-        reassemble_hidden_size=16,
-        neck_hidden_sizes=[8, 8, 8, 8],
-        fusion_hidden_size=8,
-        head_hidden_size=4,
-        depth_estimation_type=kind,
-        max_depth=20,
+        backbone_config=backbone, depth_estimation_type=kind, **sizes
     )
     torch.manual_seed(0)
     network = transformers.DepthAnythingForDepthEstimation(config)
@@ -77,56 +69,47 @@ def test_depth_anything_equals_its_definition(tmp_path, kind):
     assert depth.load_depth(tmp_path, options).kind != kind
 
 
-@pytest.mark.parametrize(
-    "settings, mean, std",
-    [
+def test_colours_are_normalised_where_it_is_so_stated(tmp_path):
+    for settings, mean, std in (
         # GLPN's, as published.
         ({"do_rescale": True, "do_resize": True}, (0, 0, 0), (1, 1, 1)),
         ({"image_mean": OTHER, "image_std": [1, 1, 1]}, OTHER, (1, 1, 1)),
         ({"image_mean": OTHER, "do_normalize": False}, (0, 0, 0), (1, 1, 1)),
         ({"do_normalize": True}, MEAN, STD),
-    ],
-)
-def test_colours_are_normalised_where_it_is_so_stated(tmp_path, settings, mean, std):
-    network = save_depth_anything(tmp_path, "metric", settings)
-    clip = random_clip(2, 28, 28)
-    maps = depth_maps(clip, depth.load_depth(tmp_path))
-    expected = network_depth(network, clip, mean, std)
-    np.testing.assert_allclose(maps, expected, rtol=1e-3, atol=1e-3)
+    ):
+        network = save_depth_anything(tmp_path, "metric", settings)
+        clip = random_clip(2, 28, 28)
+        maps = depth_maps(clip, depth.load_depth(tmp_path))
+        expected = network_depth(network, clip, mean, std)
+        np.testing.assert_allclose(maps, expected, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize(
-    "text, message",
-    [
+def test_settings_that_cannot_be_used_are_refused(tmp_path):
+    for text, message in (
         ("{", "no JSON that can be read"),
         ("[1]", "size of frames"),
         ('{"size": {"height": 5}}', "size of frames"),
         ('{"size": {"longest_edge": "x"}}', "size of frames"),
         ('{"size": [384, 384]}', "size of frames"),
-    ],
-)
-def test_settings_that_cannot_be_used_are_refused(tmp_path, text, message):
-    save_depth_anything(tmp_path)
-    (tmp_path / "preprocessor_config.json").write_text(text)
-    with pytest.raises(FrontEndError, match=message) as error:
-        depth.load_depth(tmp_path)
-    assert "preprocessor_config.json" in one_line(error)
+    ):
+        save_depth_anything(tmp_path)
+        (tmp_path / "preprocessor_config.json").write_text(text)
+        with pytest.raises(FrontEndError, match=message) as error:
+            depth.load_depth(tmp_path)
+        assert "preprocessor_config.json" in one_line(error)
 
 
-@pytest.mark.parametrize(
-    "size, wanted, keep_aspect, multiple, expected",
-    [
+def test_what_a_network_sees():
+    for size, wanted, keep_aspect, multiple, expected in (
         ((720, 1280), 518, True, 14, (518, 924)),
         ((1280, 720), 518, True, 14, (924, 518)),
         ((720, 1280), {"height": 384, "width": 512}, False, 1, (384, 512)),
         ((100, 100), {"shortest_edge": 70}, True, 32, (64, 64)),
         ((300, 600), {"longest_edge": 420}, False, 14, (210, 420)),
         ((30, 60), {"shortest_edge": 30, "longest_edge": 28}, False, 14, (14, 28)),
-    ],
-)
-def test_what_a_network_sees(size, wanted, keep_aspect, multiple, expected):
-    settings = {"size": wanted, "keep_aspect": keep_aspect, "multiple": multiple}
-    assert transformers_models.network_size(size, settings) == expected
+    ):
+        settings = {"size": wanted, "keep_aspect": keep_aspect, "multiple": multiple}
+        assert transformers_models.network_size(size, settings) == expected
 
 
 def test_a_model_of_another_kind_is_refused(tmp_path):

@@ -32,12 +32,6 @@ def nothing_here(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def torch():
-    pytest.importorskip("transformers", reason="the full layer is not installed")
-    return pytest.importorskip("torch", reason="the full layer is not installed")
-
-
-@pytest.fixture
 def without(monkeypatch):
     """Says that packages are not installed, and all others are."""
 
@@ -54,6 +48,14 @@ def without(monkeypatch):
     return say
 
 
+@pytest.fixture
+def torch(without):
+    """All packages are said to be installed, and torch and transformers are."""
+    pytest.importorskip("transformers", reason="the full layer is not installed")
+    without()
+    return pytest.importorskip("torch", reason="the full layer is not installed")
+
+
 def rows(**options):
     found = environment.check(SimpleNamespace(**options))
     return {f"{row.kind} {row.name}": row for row in found}
@@ -66,7 +68,7 @@ def write(*paths):
 
 
 def test_what_the_mini_preset_needs_is_usable_without_torch(without):
-    without("torch", "transformers", "torchvision", "easydict", "einops")
+    without(*PACKAGES)
     found = rows()
     usable = {name for name, row in found.items() if row.usable}
     always = {"device jax", "checkpoint 3dspa_mini", "tracker lk", "depth none"}
@@ -107,8 +109,7 @@ def test_what_lacks_comes_with_commands(without, torch, tmp_path):
     assert fetch.endswith(f"/Video-Depth-Anything-Base/resolve/main/{file}")
 
 
-def test_what_torch_hub_has_fetched_is_found(torch, tmp_path, without):
-    without()
+def test_what_torch_hub_has_fetched_is_found(torch, tmp_path):
     hub = tmp_path / "torch/hub"
     write(hub / "facebookresearch_co-tracker_main/hubconf.py")
     write(hub / "checkpoints/scaled_online.pth")
@@ -119,8 +120,7 @@ def test_what_torch_hub_has_fetched_is_found(torch, tmp_path, without):
     assert offline.note == f"no weights at {hub}/checkpoints/scaled_offline.pth"
 
 
-def test_clones_and_files_are_found(torch, tmp_path, without):
-    without()
+def test_clones_and_files_are_found(torch, tmp_path):
     write(
         tmp_path / "co/cotracker/predictor.py",
         tmp_path / "co/weights.pth",
@@ -156,8 +156,7 @@ def test_clones_and_files_are_found(torch, tmp_path, without):
     assert row.commands[0].startswith(f"curl -L --create-dirs -o {place} https://")
 
 
-def test_wrong_folders_are_said(torch, tmp_path, without):
-    without()
+def test_wrong_folders_are_said(torch, tmp_path):
     found = rows(cotracker_repo=tmp_path, dino_model=tmp_path, vda_repo=tmp_path)
     assert "no cotracker/predictor.py" in found["tracker cotracker3 (online)"].note
     assert "no config.json" in found["features dinov2"].note
@@ -165,8 +164,7 @@ def test_wrong_folders_are_said(torch, tmp_path, without):
     assert all(row.usable or row.commands for row in found.values())
 
 
-def test_a_model_in_the_cache_of_the_hub_is_found(torch, tmp_path, without):
-    without()
+def test_a_model_in_the_cache_of_the_hub_is_found(torch, tmp_path):
     snapshots = []
     for model in ("facebook--dinov2-base", "some--depth"):
         folder = tmp_path / f"hub_cache/models--{model}"

@@ -38,28 +38,19 @@ def test_a_shift_is_followed_to_a_tenth_of_a_pixel(panned):
 
 
 def test_new_surfaces_are_covered_and_old_ones_until_they_leave(panned):
+    """At 3.3 px a frame a third of the last frame's surface comes in from the left; it
+    is followed back from the seed frame to where it entered. What is lost stays so."""
     _, result = panned
     visible = result.visible[..., 0] > 0
     for t in range(NUM_FRAMES):
         cells = (result.tracks[visible[:, t], t] // [WIDTH / 4, HEIGHT / 3]).astype(int)
         assert len(np.unique(cells, axis=0)) == 12, t
-
-
-def test_points_seeded_late_are_followed_backward(panned):
-    """At 3.3 px a frame a third of the last frame's surface comes in from the left; it
-    is followed back from the seed frame to where it entered."""
-    _, result = panned
-    visible = result.visible[..., 0] > 0
     first = visible.argmax(axis=1)
     newcomers = first[(first > 0) & visible[:, -1]]
     assert len(newcomers) > 10
     assert len(np.unique(newcomers)) > 8  # not at seed frames only
     entered = result.tracks[np.arange(len(first)), first][first > 0]
     assert np.median(entered[:, 0]) < 20
-
-
-def test_what_is_lost_stays_lost(panned):
-    _, result = panned
     changes = np.abs(np.diff(result.visible[..., 0], axis=1, prepend=0, append=0))
     np.testing.assert_array_equal(changes.sum(axis=1), 2)  # one run of visible frames
 
@@ -113,11 +104,11 @@ def test_faint_noise_and_edges_are_not_texture():
     assert len(tracking.track(clip, 16, progress=False).tracks) == 0
 
 
-@pytest.mark.parametrize("num_frames", [1, 2])
-def test_the_shortest_clips(num_frames):
-    clip = moving_clip(shift(1, 0), num_frames)
-    result = tracking.track(clip, 8, progress=False)
-    assert result.tracks.shape[0] > 30 and result.tracks.shape[1] == num_frames
+def test_the_shortest_clips():
+    for num_frames in (1, 2):
+        clip = moving_clip(shift(1, 0), num_frames)
+        tracks = tracking.track(clip, 8, progress=False).tracks
+        assert tracks.shape[0] > 30 and tracks.shape[1] == num_frames
 
 
 def test_number_of_tracks_is_bounded_and_the_end_is_covered():
@@ -152,19 +143,16 @@ def test_texture_is_the_weakest_mean_square_gradient():
     assert texture[:10].max() == texture[:, -10:].max() == 0
 
 
-@pytest.mark.parametrize(
-    "frames, options, message",
-    [
+def test_wrong_input_is_refused():
+    for frames, options, message in (
         (np.zeros((2, 8, 8, 3), np.uint8), {"tracker": "klt"}, "unknown tracker 'klt'"),
         (np.zeros((2, 8, 8), np.uint8), {}, r"shape \(2, 8, 8\), need \[T, H, W, 3\]"),
         (np.zeros((0, 8, 8, 3), np.uint8), {}, r"shape \(0,\)"),
         (np.zeros((2, 8, 8, 3), np.float32), {}, "float32, need uint8"),
         (np.zeros((2, 8, 8, 3), np.uint8), {"grid_size": 0}, "at least 1"),
-    ],
-)
-def test_wrong_input_is_refused(frames, options, message):
-    with pytest.raises(ValueError, match=message):
-        tracking.track(frames, **options)
+    ):
+        with pytest.raises(ValueError, match=message):
+            tracking.track(frames, **options)
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="no shared clips here")

@@ -59,11 +59,8 @@ CONFIGS = {
 
 
 def load(repo=None, encoder=None, path=None, metric=None):
-    return vda.load(
-        options=SimpleNamespace(
-            vda_repo=repo, vda_encoder=encoder, vda_model_path=path, vda_metric=metric
-        )
-    )
+    given = {"vda_repo": repo, "vda_encoder": encoder, "vda_metric": metric}
+    return vda.load(options=SimpleNamespace(vda_model_path=path, **given))
 
 
 @pytest.fixture(scope="module")
@@ -196,8 +193,5 @@ def test_weights_of_another_encoder_are_refused(clone, packages):
     with pytest.raises(FrontEndError) as error:
         load(clone, "vitb", path)
     assert "Video-Depth-Anything with vitb: size mismatch for weight" in one_line(error)
-
-
-def test_an_unknown_encoder_is_refused():
     with pytest.raises(FrontEndError, match="'vitg': have vits, vitb"):
         load(encoder="vitg")

@@ -21,7 +21,7 @@ def video_file(tmp_path_factory):
     return write_video(tmp_path_factory.mktemp("videos") / "clip.mp4", make_clip())
 
 
-def test_a_video_is_read_as_it_was_written(video_file):
+def test_a_video_is_read_as_it_was_written(video_file, tmp_path):
     clip = read_video(video_file)
     assert clip.size == SIZE and clip.fps == 10 and clip.codec == "h264"
     assert len(clip.frames) == 30 and clip.warnings == ()
@@ -29,6 +29,9 @@ def test_a_video_is_read_as_it_was_written(video_file):
     difference = np.abs(np.stack(clip.frames).astype(int) - make_clip())
     # Colours are stored at half resolution; red and blue exchanged would give 60.
     assert difference.mean() < 10
+    ffmpeg("-i", video_file, "-pix_fmt", "gray", tmp_path / "grey.mp4")
+    frame = read_video(tmp_path / "grey.mp4").frames[0]
+    assert frame.shape == (*SIZE, 3) and np.ptp(frame, axis=-1).max() == 0
 
 
 def test_start_and_duration(video_file):
@@ -106,9 +109,8 @@ def test_a_wrong_rate_in_the_header_is_not_believed(video_file, tmp_path):
     assert part.frame_indices.tolist() == list(range(10, 25))
 
 
-@pytest.mark.parametrize(
-    "header, steps, rate",
-    [
+def test_the_header_or_the_times_give_the_rate():
+    for header, steps, rate in (
         (1000, [33, 33, 34] * 10, 30),  # of a browser
         (1000, [42, 42, 41] * 10, 24),
         (1000, [], 1000),  # nothing else is known
@@ -119,18 +121,9 @@ def test_a_wrong_rate_in_the_header_is_not_believed(video_file, tmp_path):
         (20, [33] * 20 + [500] * 5, 20),  # pauses
         (12, [40] * 30, 25),
         (100, [80] * 30, 12.5),
-    ],
-)
-def test_the_header_or_the_times_give_the_rate(header, steps, rate):
-    found, notes = believed_rate(header, np.array(steps, float))
-    assert found == pytest.approx(rate) and len(notes) == (found != header)
-
-
-def test_grey_video(video_file, tmp_path):
-    path = tmp_path / "grey.mp4"
-    ffmpeg("-i", video_file, "-pix_fmt", "gray", path)
-    frame = read_video(path).frames[0]
-    assert frame.shape == (*SIZE, 3) and np.ptp(frame, axis=-1).max() == 0
+    ):
+        found, notes = believed_rate(header, np.array(steps, float))
+        assert found == pytest.approx(rate) and len(notes) == (found != header)
 
 
 def test_what_is_no_video_is_refused(video_file, tmp_path):

@@ -11,13 +11,9 @@ from spa.errors import VideoError
 
 def patches(size=(49, 65), num_frames=7):
     """RGB frames, a quarter red, white, blue and grey each."""
-    frame = np.zeros((*size, 3), np.uint8)
-    middle = size[0] // 2, size[1] // 2
-    frame[: middle[0], : middle[1]] = 255, 0, 0
-    frame[: middle[0], middle[1] :] = 255
-    frame[middle[0] :, : middle[1]] = 0, 0, 255
-    frame[middle[0] :, middle[1] :] = 128
-    return [frame] * num_frames
+    colours = np.uint8([[[255, 0, 0], [255] * 3], [[0, 0, 255], [128] * 3]])
+    row, column = (np.arange(side) >= side // 2 for side in size)
+    return [colours[np.ix_(row * 1, column * 1)]] * num_frames
 
 
 @pytest.mark.parametrize("fps", [10, 24, 29.97])

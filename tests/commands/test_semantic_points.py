@@ -26,10 +26,7 @@ from spa.errors import PointsError, UserError
 from spa.files import whole_files
 
 ROOT = Path(__file__).resolve().parents[2]
-SHARED = ROOT.parent / "shared" / "videos"
-
-
-# --- Files ---
+HEADER = "video_path,dataset"
 
 
 def some_tracks():
@@ -98,9 +95,6 @@ def test_a_damaged_file_is_none(tmp_path, kind):
     assert read_provenance(path) is None
 
 
-# --- The command ---
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A small random DINOv2, and clips in two folders, two of one name."""
@@ -122,9 +116,9 @@ def folder(tmp_path_factory):
     return folder
 
 
-def table(folder, *rows, header="video_path,dataset", name="list.csv"):
-    (folder / name).write_text("\n".join([header, *rows]))
-    return folder / name
+def table(folder, *rows):
+    (folder / "list.csv").write_text("\n".join([HEADER, *rows]))
+    return folder / "list.csv"
 
 
 def run(folder, *arguments):
@@ -174,10 +168,6 @@ def items_of(folder, *rows, out="lib"):
     return name_items(read_list(str(table(folder, *rows))), folder / out)
 
 
-def names_of(items):
-    return [item.place.stem for item in items]
-
-
 def make(folder, items, rerun=False, **changes):
     """The command without its process: how many were made, were there and failed; and
     how often it loaded networks."""
@@ -201,21 +191,19 @@ def make(folder, items, rerun=False, **changes):
 
 def test_a_later_list_does_not_take_anothers_name(folder):
     first = items_of(folder, "two/clip.mp4,a", "one/clip.mp4,b")
-    assert names_of(first) == ["clip", "clip"]  # of two datasets
+    assert [item.place.stem for item in first] == ["clip", "clip"]  # of two datasets
     assert make(folder, first) == (2, 0, 0, 1)
-    later = items_of(folder, "one/clip.mp4,a", "two/clip.mp4,a")
-    assert names_of(later) == ["clip_2", "clip"]
+    rows = "one/clip.mp4,a", "two/clip.mp4,a"
+    later = items_of(folder, *rows)
+    assert [item.place.stem for item in later] == ["clip_2", "clip"]
     assert make(folder, later) == (1, 1, 0, 1)
     assert make(folder, later) == (0, 2, 0, 0)
-    assert names_of(items_of(folder, "one/clip.mp4,a")) == ["clip_2"]
+    assert items_of(folder, rows[0]) == later[:1]
     # Also where the other's points are gone since.
     (folder / "lib/a/feat_dump/clip.npz").unlink()
-    again = items_of(folder, "one/clip.mp4,a", "two/clip.mp4,a")
-    assert names_of(again) == ["clip_2", "clip"]
-
-
-def test_one_video_that_fails_in_two_datasets_fails_twice(folder):
-    items = items_of(folder, "one/gone.mp4,a", "one/gone.mp4,b", out="twice")
+    assert items_of(folder, *rows) == later
+    # One video that fails in two datasets fails twice.
+    items = items_of(folder, "one/gone.mp4,a", "one/gone.mp4,b")
     assert make(folder, items)[:3] == (0, 0, 2)
 
 
@@ -309,21 +297,18 @@ def test_what_decides_over_points_is_kept_and_nothing_else():
         assert (provenance(**first) == provenance(**second)) == is_one, second
 
 
-@pytest.mark.parametrize(
-    "header, rows, words",
-    [
-        ("path,dataset", ["a.mp4,s"], "has no column video_path: need video_path and"),
-        ("a,b", ["a,b"], "no column dataset and no column video_path"),
-        ("video_path,dataset", [], "has no row"),
-        ("video_path,dataset", ["a.mp4,"], "row 1 has dataset '', which must be"),
-        ("video_path,dataset", ["a.mp4,s", "a.mp4,../up"], "row 2 has dataset '../up'"),
-        ("video_path,dataset", [",s"], "row 1 has no video_path"),
-    ],
-)
-def test_a_list_that_cannot_be_is_refused(tmp_path, header, rows, words):
-    path = table(tmp_path, *rows, header=header)
-    with pytest.raises(UserError, match=words):
-        read_list(str(path))
+def test_a_list_that_cannot_be_is_refused(tmp_path):
+    for rows, words in (
+        (["path,dataset", "a.mp4,s"], "has no column video_path: need video_path and"),
+        (["a,b", "a,b"], "no column dataset and no column video_path"),
+        ([HEADER], "has no row"),
+        ([HEADER, "a.mp4,"], "row 1 has dataset '', which must be"),
+        ([HEADER, "a.mp4,s", "a.mp4,../up"], "row 2 has dataset '../up'"),
+        ([HEADER, ",s"], "row 1 has no video_path"),
+    ):
+        (tmp_path / "list.csv").write_text("\n".join(rows))
+        with pytest.raises(UserError, match=words):
+            read_list(str(tmp_path / "list.csv"))
 
 
 def test_what_cannot_be_ends_in_one_line(folder):
@@ -341,20 +326,3 @@ def test_folders_are_named_as_published():
         ({"use_connected_components": True}, 12.5, "lk_bip_fr_32_concomp_fps_12.5"),
     ):
         assert folder_name(Settings(Sampling(**changes), fps=fps)) == name
-
-
-def test_real_clips(folder):
-    if not SHARED.exists():
-        pytest.skip("no shared clips")
-    rows = [f"{path},real" for path in sorted(SHARED.glob("*.mp4"))[:3]]
-    items = items_of(folder, *rows, out="real")
-    made, _, failed, _ = make(folder, items, fps=2.0)
-    assert made == len(rows) >= 1 and not failed
-    for item in items:
-        found = read_points(item.place)
-        assert (found.visible.sum(axis=1) > 1).mean() > 0.3
-        with np.load(item.place) as stored:
-            height, width = stored["frame_size"]
-        seen = found.tracks[found.visible[..., 0] > 0]
-        assert (seen >= 0).all() and (seen <= [width, height]).all()
-        assert seen[:, 0].max() > width / 2

@@ -16,19 +16,12 @@ from spa.simulation import scenes
 from spa.simulation.render import render
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-
-
 SMALL = ["--num_frames=8", "--num_tracks=60", "--height=48", "--width=64"]
 
 
-def command(*flags, **options):
-    return subprocess.run(
-        [sys.executable, str(ROOT / "synthetic.py"), *SMALL, *flags],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        **options,
-    )
+def command(*flags):
+    call = [sys.executable, str(ROOT / "synthetic.py"), *SMALL, *flags]
+    return subprocess.run(call, capture_output=True, text=True, timeout=120)
 
 
 @pytest.fixture(scope="module")
@@ -92,17 +85,13 @@ def test_files_are_the_same_by_any_number_of_workers(written, tmp_path):
                 np.testing.assert_array_equal(first[key], second[key])
 
 
-def test_finished_files_are_found_again(written):
+def test_finished_files_are_found_again_and_those_of_others_named(written, tmp_path):
     folder, flags = written
     times = {path: path.stat().st_mtime_ns for path in folder.glob("scene_*")}
     again = command(*flags)
     assert again.returncode == 0 and "0 files written" in again.stdout
     assert f"{sum(p.suffix == '.npz' for p in times)} found there" in again.stdout
     assert all(path.stat().st_mtime_ns == time_ for path, time_ in times.items())
-
-
-def test_files_of_other_settings_and_damaged_ones_are_named(written, tmp_path):
-    folder, flags = written
     other = command(*flags, "--num_frames=9")
     assert other.returncode == 1 and "Traceback" not in other.stderr
     assert "other settings" in other.stderr.splitlines()[-1]
@@ -137,29 +126,23 @@ def test_what_is_noted_is_not_tried_again(tmp_path):
         assert (tmp_path / "scene_000007_vanish.npz").exists() != left
 
 
-@pytest.mark.parametrize(
-    ("flag", "message"),
-    [
+def test_bad_flags_end_in_one_line(tmp_path):
+    for flag, message in (
         ("--num_tracks=100000", "100000 tracks cannot be seeded"),
         ("--violations=vanish,explode", "--violations has 'explode'"),
         ("--out_dir=/dev/null/scenes", "/dev/null"),
-    ],
-)
-def test_bad_flags_end_in_one_line(tmp_path, flag, message):
-    done = command(f"--out_dir={tmp_path}", flag)
-    assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert message in done.stderr.splitlines()[-1]
+    ):
+        done = command(f"--out_dir={tmp_path}", flag)
+        assert done.returncode == 1 and "Traceback" not in done.stderr
+        assert message in done.stderr.splitlines()[-1]
 
 
 def start(folder, num_workers):
     """The command in a group of its own, as a shell's job has, at its second file."""
+    flags = f"--out_dir={folder}", f"--num_workers={num_workers}", "--num_scenes=500"
     process = subprocess.Popen(
-        [
-            *(sys.executable, str(ROOT / "synthetic.py"), f"--out_dir={folder}"),
-            *("--num_scenes=500", "--violations=all", f"--num_workers={num_workers}"),
-        ],
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
+        [sys.executable, str(ROOT / "synthetic.py"), *flags, "--violations=all"],
+        **dict.fromkeys(["stderr", "stdout"], subprocess.PIPE),
         text=True,
         start_new_session=True,
     )

@@ -28,11 +28,14 @@ def scene(request):
     return scenes.generate_scene(request.param, num_frames=24, num_tracks=200)
 
 
+def pixels_of(scene):
+    tracks, camera = scene.tracks_3d.astype(float), scene.intrinsics.astype(float)
+    return camera[:2] * tracks[..., :2] / tracks[..., 2:] + camera[2:]
+
+
 def test_texture_stays_with_its_point(scene):
     texture = draw_texture(scene.simulation.world, scene.seed)
-    fx, fy, cx, cy = scene.intrinsics.astype(float)
-    x, y, z = np.moveaxis(scene.tracks_3d.astype(float), -1, 0)
-    pixels = np.stack([fx * x / z + cx, fy * y / z + cy], -1)
+    pixels = pixels_of(scene)
     at_seed = np.empty((200, 3))
     for t in np.unique(scene.query_frames):
         n = np.flatnonzero(scene.query_frames == t)
@@ -51,9 +54,7 @@ def lucas_kanade(scene):
     size = np.array([scene.width, scene.height])
     assert video.shape == (len(scene.camera.extrinsics), *size[::-1], 3)
     assert video.dtype == np.uint8
-    x, y, z = np.moveaxis(scene.tracks_3d, -1, 0)
-    fx, fy, cx, cy = scene.intrinsics
-    pixels = np.stack([fx * x / z + cx, fy * y / z + cy], -1)
+    pixels = pixels_of(scene).astype(np.float32)
     grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in video]
     found = []
     for t in range(len(video) - 1):
@@ -133,11 +134,9 @@ def test_noise_is_smooth_and_bounded(salt, x, y):
     assert np.abs(np.diff(noise)).max() < 0.02  # slope at most 1.5 a cell and axis
 
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-
-
 def test_the_shipped_clip_is_the_scene_that_its_readme_names():
-    path = ROOT / "data" / "example_video.mp4"
+    root = pathlib.Path(__file__).resolve().parents[2]
+    path = root / "data" / "example_video.mp4"
     assert path.stat().st_size < 1_000_000
     clip = cv2.VideoCapture(str(path))
     assert clip.get(cv2.CAP_PROP_FRAME_COUNT) == 60

@@ -64,12 +64,10 @@ def test_depth_at_any_pixel():
         np.testing.assert_allclose(depth, maps[t].ravel(), rtol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "options", [{"num_frames": 0}, {"seed": -1}, {"num_tracks": 9999, "height": 64}]
-)
-def test_sizes_out_of_range_are_refused(options):
-    with pytest.raises(ValueError, match="generate_scene needs|cannot be seeded"):
-        scenes.generate_scene(**({"seed": 0} | options))
+def test_sizes_out_of_range_are_refused():
+    for options in ({"num_frames": 0}, {"seed": -1}, {"num_tracks": 9999, "height": 9}):
+        with pytest.raises(ValueError, match="generate_scene needs|cannot be seeded"):
+            scenes.generate_scene(**({"seed": 0} | options))
 
 
 def test_a_seed_without_a_scene_says_so(monkeypatch):

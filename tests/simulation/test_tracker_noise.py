@@ -17,19 +17,14 @@ def make_tracks(seed=0, num_tracks=30, num_frames=12):
     return tracks
 
 
-def make_visible(seed=0, num_tracks=30, num_frames=12, share=0.6):
+def make_visible(seed, num_frames=12, share=0.6):
     rng = np.random.default_rng(seed)
-    shape = (num_tracks, num_frames, 1)
-    return (rng.random(shape) < share).astype(np.float32)
+    return (rng.random((30, num_frames, 1)) < share).astype(np.float32)
 
 
 def pixels_of(tracks, camera=CAMERA):
-    x, y, z = np.moveaxis(tracks.astype(float), -1, 0)
-    fx, fy, cx, cy = camera.astype(float)
-    return np.stack([fx * x / z + cx, fy * y / z + cy], -1)
-
-
-# --- positions ---
+    tracks, camera = tracks.astype(float), camera.astype(float)
+    return camera[:2] * tracks[..., :2] / tracks[..., 2:] + camera[2:]
 
 
 def test_noise_has_its_level_in_pixels_at_every_depth():
@@ -60,9 +55,6 @@ def test_drift_grows_with_the_root_of_time_from_one_exact_frame():
     np.testing.assert_array_equal(drifted[..., 2], tracks[..., 2])
 
 
-# --- visibility ---
-
-
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 1000), st.floats(0, 1), st.floats(0, 1), st.integers(1, 30))
 def test_losing_tracks_only_hides_and_leaves_two_frames(seed, share, rate, frames):
@@ -85,9 +77,8 @@ def test_losing_tracks_only_hides_and_leaves_two_frames(seed, share, rate, frame
 
 def test_false_occlusion_hides_about_its_rate_times_its_length():
     visible = np.ones((500, 100, 1), np.float32)
-    out = tracker_noise.false_occlusion(
-        np.random.default_rng(0), visible, 0.01, longest=6
-    )
+    rng = np.random.default_rng(0)
+    out = tracker_noise.false_occlusion(rng, visible, 0.01, longest=6)
     # Runs last 3.5 frames on average; overlaps and the clip's end take a little.
     assert 0.028 < 1 - out.mean() < 0.036
 
@@ -111,16 +102,10 @@ def test_lost_when_hidden_keeps_one_whole_run(seed, share):
     visible = make_visible(seed, num_frames=20, share=share)
     out = tracker_noise.lost_when_hidden(np.random.default_rng(seed), visible)
     for before, after in zip(visible[..., 0] > 0, out[..., 0] > 0, strict=True):
-        runs, start = [], None
-        for t in range(21):
-            if t < 20 and before[t]:
-                start = t if start is None else start
-            elif start is not None:
-                runs.append(range(start, t))
-                start = None
-        kept = set(np.flatnonzero(after))
-        whole = {t for run in runs for t in run}
-        assert kept == whole or (len(kept) >= 2 and kept in [set(run) for run in runs])
+        whole, kept = np.flatnonzero(before), np.flatnonzero(after).tolist()
+        runs = np.split(whole, np.flatnonzero(np.diff(whole) > 1) + 1)
+        is_run = len(kept) >= 2 and kept in [run.tolist() for run in runs]
+        assert is_run or kept == whole.tolist()
 
 
 @settings(max_examples=40, deadline=None)
@@ -151,9 +136,6 @@ def test_disappearances_go_unnoticed_at_their_rate():
     length = out[:, 10:].sum(1)
     assert (length > 0).mean() == pytest.approx(0.3, abs=0.01)
     assert length[length > 0].mean() == pytest.approx(2.5, abs=0.05)
-
-
-# --- cameras and depth ---
 
 
 def test_a_wrong_focal_length_keeps_pixels_and_depth():

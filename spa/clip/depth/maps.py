@@ -17,15 +17,9 @@ QUANTILE_SAMPLES = 1 << 22
 
 @dataclass(frozen=True)
 class DepthModel:
-    """A source of depth, loaded.
-
-    Attributes:
-        name: which, for the result.
-        kind: "metric": z itself. "relative": inverse depth up to scale and shift.
-            "given": z itself, from a file. "none": unknown.
-        predict: (frames, numbers of these frames in the file they are from, or None) to
-            an iterator of T maps [h, w].
-    """
+    """A loaded source of depth: `predict` takes frames and their numbers in their file
+    (or None). kind: "metric" or "given" (z itself), "relative" (inverse depth up to
+    scale and shift), "none"."""
 
     name: str
     kind: str
@@ -37,13 +31,10 @@ def depth_maps(
     model: DepthModel,
     frame_indices: Int[np.ndarray, " T"] | None = None,
 ) -> Float16[np.ndarray, "T h w"]:
-    """Returns depth of every frame, along the optical axis, positive; `frame_indices`
-    are which frames of their file these are, for maps of the whole file.
-
-    Maps cover the whole frame, at most MAP_SIZE px long; a single value a frame where
-    depth is not known. Relative depth has the clip's own unit. Raises FrontEndError if
-    given maps are not of these frames, or a network fails.
-    """
+    """Returns positive depth of every frame, at most MAP_SIZE px long, a single value
+    where it is unknown, in the clip's own unit if relative. `frame_indices`: frames in
+    their file, for maps of all of it. FrontEndError if maps are of other frames, or a
+    network fails."""
     maps, predicted = None, model.predict(frames, frame_indices)
     with progress_bar(predicted, name="depth", total=len(frames)) as found:
         for t, depth in enumerate(found):
@@ -79,12 +70,9 @@ def _reduced(depth):
 
 
 def inverse_to_depth(maps: Float[np.ndarray, "T h w"]) -> None:
-    """Turns relative inverse depth r [T, h, w] (larger is nearer) into depth, in place.
-
-    Scale and shift of r are unknown, so one of many depths is chosen, the same for all
-    frames: r' = clip((r - q01) / (q99 - q01), 0, 1), z = 1 / (0.1 + 0.9 r'), in 1..10.
-    A flat r says nothing: z = 1.
-    """
+    """Turns relative inverse depth r into depth in place, one of many, the same for all
+    frames: r' = clip((r - q01) / (q99 - q01), 0, 1), z = 1 / (0.1 + 0.9 r'). A flat r
+    says nothing: z = 1."""
     step = max(1, int(np.sqrt(maps.size / QUANTILE_SAMPLES)))
     low, high = np.quantile(maps[:, ::step, ::step].astype(np.float32), [0.01, 0.99])
     if not high > low:

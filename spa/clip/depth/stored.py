@@ -13,12 +13,8 @@ from spa.files import BAD_FILE
 
 
 def load(depth: str | os.PathLike, options=None) -> DepthModel:
-    """Returns depth maps of a file: its array `depth`, `depths`, or the only one.
-
-    They are [T, h, w], z along the optical axis in any unit, and cover the whole frame
-    at any resolution. What is not positive and finite is unknown, and taken for the
-    median of its frame.
-    """
+    """Returns depth maps [T, h, w] of a file: its array `depth`, `depths`, or the only
+    one. What is not positive and finite is taken for its frame's median."""
     path = os.path.expanduser(os.fspath(depth))
     maps = _find_maps(path)
 

@@ -27,12 +27,8 @@ INVERSE_TYPES = ("dpt",)
 
 
 def load(depth: str | os.PathLike, options=None) -> DepthModel:
-    """Loads a depth estimation model of transformers, which sees frame by frame, in
-    float16 on a GPU.
-
-    `depth_metric` of the options is whether it gives depth rather than relative inverse
-    depth; by default what its configuration says.
-    """
+    """Loads a depth estimation model of transformers. Option `depth_metric`: whether it
+    gives depth, not relative inverse depth; by default as its configuration says."""
     for package in ("torch", "transformers"):
         need(package, "depth estimation")
     device = pick_device()
@@ -109,13 +105,9 @@ def _is_length(value):
 
 
 def network_size(size: tuple[int, int], settings: dict) -> tuple[int, int]:
-    """Returns (height, width) that a network sees of frames of `size`.
-
-    With the aspect kept, `settings["size"]` is what both sides have at least; otherwise
-    frames are stretched to it. A size that is stated as shortest_edge, longest_edge or
-    both always keeps the aspect, and the longest goes before the shortest. Both sides
-    are multiples of `settings["multiple"]`.
-    """
+    """Returns (height, width) that a network sees: multiples of `multiple`. `size`
+    stretches frames, is the least of both sides with the aspect kept, or, as
+    shortest_edge, longest_edge or both, keeps it always; the longest goes first."""
     wanted = settings["size"]
     if not isinstance(wanted, dict):
         wanted = {"height": wanted, "width": wanted}
@@ -134,7 +126,6 @@ def network_size(size: tuple[int, int], settings: dict) -> tuple[int, int]:
 
 
 def _network_depth(network, frames, settings, batch_size):
-    """Yields what a depth estimation model gives, [h, w] for each frame."""
     import torch
 
     backbone = getattr(network.config, "backbone_config", None)

@@ -33,13 +33,12 @@ SEGMENT, OVERLAP = 256, 16  # frames given to it at once, and shared by two
 
 
 def load(depth: str = "vda", options=None) -> DepthModel:
-    """Loads Video-Depth-Anything from a clone of its repository.
+    """Loads Video-Depth-Anything from a clone of its repository (Small is Apache-2.0,
+    the others CC-BY-NC-4.0).
 
-    The small network is Apache-2.0; Base and Large are CC-BY-NC-4.0. Options:
-    `vda_repo`, a clone of github.com/DepthAnything/Video-Depth-Anything; `vda_encoder`,
-    "vits" (by default), "vitb" or "vitl"; `vda_model_path`, weights, by default
-    checkpoints/video_depth_anything_{encoder}.pth, here or in the clone; `vda_metric`,
-    whether they are of a metric network, by default if the file's name says so.
+    Options: `vda_repo`, the clone; `vda_encoder`, vits (default), vitb or vitl;
+    `vda_model_path`, weights, by default in checkpoints, here or in the clone;
+    `vda_metric`, by default as the file's name says.
     """
     need("torch", "Video-Depth-Anything")
     repo, model_path, is_metric = _read_options(options)
@@ -166,7 +165,6 @@ def find_weights(
 
 
 def _make_network(repo, encoder, metric):
-    """Returns the network with random weights."""
     # Its `utils` is a folder without __init__.py, which any other package of that name
     # would go before.
     with import_path(Path(repo).expanduser(), "video_depth_anything", "utils"):
@@ -182,11 +180,9 @@ def _make_network(repo, encoder, metric):
 
 
 def clip_depth(network, frames, device: str, metric: bool):
-    """Yields depth, or relative inverse depth, [h, w] for each frame.
-
-    A long clip goes through in segments; where two overlap, the later one gets the
-    scale and shift of the earlier one, unless they are metric, and is faded in.
-    """
+    """Yields depth, or relative inverse depth, [h, w] of each frame. Of segments that
+    overlap, the later one takes the scale and shift of the earlier (unless metric), and
+    is faded in."""
     last, hop = None, SEGMENT - OVERLAP
     starts = range(0, max(1, len(frames) - OVERLAP), hop)
     for start in starts:
@@ -207,8 +203,7 @@ def clip_depth(network, frames, device: str, metric: bool):
 
 
 def _aligned(maps, last):
-    """Returns maps with the scale and shift that bring their beginning nearest to
-    `last`."""
+    """Returns maps scaled and shifted so that their beginning is nearest to `last`."""
     step = max(1, maps.shape[1] // 64)
     here = maps[: len(last), ::step, ::step].ravel().astype(np.float64)
     there = last[:, ::step, ::step].ravel().astype(np.float64)

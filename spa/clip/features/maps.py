@@ -16,12 +16,8 @@ from spa.clip.progress import progress_bar
 
 @dataclass(frozen=True)
 class FeatureModel:
-    """A network that turns frames into maps of features, D (`dim`) for each position.
-
-    `maps` takes frames [T, H, W, 3] uint8, and perhaps the size (h, w) of their maps,
-    to an iterator of T maps [h, w, D] float16. Without a size they are as near the
-    frames' shape as can be.
-    """
+    """A network: `maps` takes frames, and perhaps a size (h, w), to an iterator of maps
+    [h, w, D = `dim`] float16, by default as near the frames' shape as can be."""
 
     name: str
     dim: int
@@ -34,19 +30,8 @@ def point_features(
     model: FeatureModel,
     progress: bool = True,
 ) -> Float16[np.ndarray, "N T D"]:
-    """Returns features at track positions, frame by frame.
-
-    Args:
-        frames: RGB uint8, all of one size.
-        tracks: pixel positions (x, y) in `frames`, centres at +0.5. What is found where
-            a track is not visible is of no use.
-        model: of `load_features`.
-        progress: show a progress bar where it takes longer than a second.
-
-    Returns:
-        float16, 1.5 kB a position for DINOv2-base: so give the tracks and the frames of
-        a window rather than those of a long clip.
-    """
+    """Returns features at track positions (px, centres at +0.5), frame by frame; at 1.5
+    kB a position for DINOv2-base give a window rather than a long clip."""
     if len(frames) != tracks.shape[1]:
         raise ValueError(
             f"{len(frames)} frames, but tracks of {tracks.shape[1]}: both must be of "

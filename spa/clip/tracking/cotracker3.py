@@ -52,12 +52,9 @@ class Network:
 
 
 def load(options=None) -> Callable[..., Tracks2D]:
-    """Returns `track_cotracker3` with the network that a clip's length asks for;
-    options are cotracker_repo and cotracker_checkpoint, see `load_network`.
-
-    One network is loaded now, so that what lacks is said before a clip is read, the
-    other when a clip needs it. A file of weights is one network, whatever the clip.
-    """
+    """Returns `track_cotracker3` with the network that a clip's length asks for, or
+    that of given weights; options are `load_network`'s. One is loaded now, so that what
+    lacks is said before a clip is read."""
     need("torch", "CoTracker3")
     repo = getattr(options, "cotracker_repo", None)
     checkpoint = getattr(options, "cotracker_checkpoint", None)
@@ -116,16 +113,9 @@ def load_network(
     cotracker_repo: str | os.PathLike | None = None,
     cotracker_checkpoint: str | os.PathLike | None = None,
 ) -> Network:
-    """Loads CoTracker3 from a clone of github.com/facebookresearch/co-tracker, from the
-    installed package `cotracker`, or from torch.hub, in this order; its code and
-    weights are CC-BY-NC-4.0.
-
-    Args:
-        online: the network for long clips. A file of weights decides for itself.
-        cotracker_repo: the clone.
-        cotracker_checkpoint: weights, scaled_offline.pth or scaled_online.pth; by
-            default those in torch.hub's cache, fetched if need be.
-    """
+    """Loads CoTracker3 (CC-BY-NC-4.0) from the clone `cotracker_repo`, the installed
+    package or torch.hub, in this order; weights from `cotracker_checkpoint`, which
+    decides over `online` itself, or torch.hub's cache, fetched if need be."""
     device, state = pick_device(), None
     if cotracker_checkpoint is not None:
         state = read_weights(cotracker_checkpoint)
@@ -168,7 +158,6 @@ def published_weights(online: bool) -> tuple[str, str]:
 
 
 def _make_predictor(online, repo):
-    """Returns the predictor with random weights."""
     code = find_code(repo)
     try:
         if repo is not None:
@@ -236,7 +225,6 @@ def _import_error(error, code):
 
 
 def _fetch_weights(online):
-    """Returns the published weights, from torch.hub's cache or the network."""
     import torch
 
     path, url = published_weights(online)
@@ -263,15 +251,10 @@ def track_cotracker3(
     queries: Float[np.ndarray, "N 3"] | None = None,
     progress: bool = True,
 ) -> Tracks2D:
-    """Tracks by CoTracker3 (Karaev et al. 2024), both ways in time; see `track_lk`.
-
-    Args:
-        seed_every: frames between those in which empty cells are seeded anew.
-        reach: frames, each way, that a point is followed at least, or to the clip's
-            ends; keeps time and memory of a long clip in proportion to its length. All
-            of a clip of at most OFFLINE_FRAMES if points are given; at most half of
-            these, of longer clips, with the offline network.
-    """
+    """Tracks by CoTracker3, both ways in time; see `track_lk`. Points are followed
+    `reach` frames each way at least, so that cost is linear in length: all of a clip of
+    at most OFFLINE_FRAMES if points are given, at most half of these, of longer ones,
+    offline."""
     num_frames, (height, width) = len(frames), frames[0].shape[:2]
     if num_frames > OFFLINE_FRAMES and not network.online:
         reach = min(reach, (OFFLINE_FRAMES - 1) // 2)
@@ -322,9 +305,8 @@ def _follow_seeds(frames, size, grid_size, seed_every, reach, max_tracks, networ
 
 
 def _follow_queries(frames, size, times, points, reach, network, bar):
-    """Returns positions [N, T, 2], centres at integers, and visibility [N, T] of points
-    [N, 2] of the frames `times` [N]. A short clip is seen whole; of a long one those
-    of near frames go together, in a span that reaches `reach` beyond each of them."""
+    """Returns positions [N, T, 2] and visibility [N, T] of points of frames `times`: a
+    short clip is seen whole, of a long one near frames go together."""
     num_frames = len(frames)
     positions = np.zeros((len(points), num_frames, 2), np.float32)
     visible = np.zeros((len(points), num_frames), bool)
@@ -354,9 +336,8 @@ def _near_frames(times, together):
 
 
 def _follow_span(network, frames, size, span, times, points):
-    """Returns positions [n, T, 2] and visibility [n, T] of points [n, 2] of the frames
-    `times`, one or [n], followed in a span of a clip. Outside of it they stay where
-    they are at its ends, not visible."""
+    """Returns positions [n, T, 2] and visibility [n, T] of points followed in a span of
+    a clip; outside they stay, not visible."""
     start, stop = span
     shown = [resized(frames[t], size) for t in range(start, stop)]
     positions, visible = _call_network(network, shown, times - start, points)
@@ -395,7 +376,6 @@ def _call_network(network, frames, times, points):
 
 
 def _follow_online(predictor, video, queries):
-    """Returns tracks [1, T, N, 2] and visibility [1, T, N] of queries [1, N, 3]."""
     # This network looks ahead only: a second pass over the flipped clip looks back.
     import torch
 

@@ -44,21 +44,12 @@ def track_lk(
     queries: Float[np.ndarray, "N 3"] | None = None,
     progress: bool = True,
 ) -> Tracks2D:
-    """Tracks by pyramidal Lucas-Kanade (Lucas & Kanade 1981; Bouguet 2001), both ways.
+    """Tracks by pyramidal Lucas-Kanade (Lucas & Kanade 1981; Bouguet 2001), both ways,
+    in frames reduced to `max_size`; see `track`.
 
-    Args:
-        frames: RGB uint8.
-        grid_size: cells across and down; each gets one point, at its best corner.
-        seed_every: frames between those in which empty cells are seeded anew.
-        max_size: longer sides are reduced to this many pixels for tracking.
-        max_tracks: upper bound on N, by default 8 grids full; what is left of it is
-            shared out over the remaining seed frames, so that memory stays bounded in a
-            long clip and its end is covered like its beginning.
-        queries: points to follow instead, see `track`.
-
-    Returns:
-        Tracks in pixels of `frames`, in order of the frame they were seeded in; of
-        queries in theirs.
+    Every `seed_every` frames each empty cell of a grid gets a point at its best corner.
+    `max_tracks` (8 grids full) is shared out over the seed frames. Tracks are in the
+    order of their seed frames, or of `queries`.
     """
     num_frames = len(frames)
     height, width = frames[0].shape[:2]
@@ -93,11 +84,8 @@ def track_lk(
 
 def _sweep(frames, size, find_seeds, max_tracks, bar):
     """Returns positions [N, T, 2], centres at integers, and visibility [N, T] of points
-    followed through frames reduced to `size`: on from their seed frame, then back.
-
-    `find_seeds` gives the new points [n, 2] of a frame: of (its number, the frame in
-    grey, points [m, 2] that are there already, how many more there may be).
-    """
+    followed on from their frame, then back. `find_seeds` gives the new [n, 2] of a
+    frame."""
     num_frames = len(frames)
     # Zeros are not touched until written, so an unused part takes no memory.
     positions = np.zeros((max_tracks, num_frames, 2), np.float32)
@@ -107,7 +95,6 @@ def _sweep(frames, size, find_seeds, max_tracks, bar):
     count, before = 0, None
 
     def follow(which, t, step, grey):
-        """Follows points from frame t - step to frame t."""
         positions[which, t], visible[which, t] = _follow(
             before,
             grey,

@@ -35,11 +35,8 @@ AGREEING = 2  # frames on either side, which must agree on an outline
 
 @dataclass(frozen=True)
 class Object:
-    """A thing that moves apart from the camera, in frames of at most WORKING_SIZE px.
-
-    masks: where it is. tracks: pixel positions of points that are not on it, and where
-    these are `visible`.
-    """
+    """A thing that moves apart from the camera, in frames of at most WORKING_SIZE px:
+    its masks, and `tracks` (px) of points not on it, with where these are `visible`."""
 
     masks: Bool[np.ndarray, "T h w"]
     tracks: Float[np.ndarray, "N T 2"]
@@ -47,15 +44,10 @@ class Object:
 
 
 def find_object(frames: Frames) -> Object:
-    """Returns the largest thing in a clip that moves apart from the camera.
-
-    Points are tracked by Lucas-Kanade, and between frames STRIDE apart the camera is a
-    homography that most of them follow. Those which do not are joined to groups, those
-    in the frame's border left out. The group seen most often, in points times frames,
-    is the object. GrabCut (Rother et al. 2004) finds its outline in each frame, from
-    the group's points and their hull. Raises NotApplicable if no group is large enough
-    and seen in every frame.
-    """
+    """Returns the largest thing in a clip that moves apart from the camera: the group
+    of points most seen that leave the homography of the others, clear of the frame's
+    border, cut out by GrabCut (Rother et al. 2004). NotApplicable if none is large
+    enough and seen in every frame."""
     small = np.stack([reduced(frame, WORKING_SIZE) for frame in frames])
     result = tracking.track(small, GRID, max_size=WORKING_SIZE, progress=False)
     tracks, visible = result.tracks, result.visible[..., 0] > 0
@@ -119,11 +111,7 @@ def _moving(apart):
 
 def _groups(tracks, visible, apart, length, size):
     """Returns tracks [n] of each thing that may be an object, the most seen first.
-
-    Neighbours that move alike are a part, of which nothing is kept in the frame's
-    border; parts next to each other are one thing, whose limbs may move otherwise than
-    its body.
-    """
+    Neighbours that move alike are a part; parts next to each other are one thing."""
     near = _distances(tracks, visible) < NEIGHBOURS
     parts = _components(near & _is_alike(apart, length))
     parts = [part for part in parts if _keeps_clear(tracks[part], visible[part], size)]
@@ -135,7 +123,6 @@ def _groups(tracks, visible, apart, length, size):
 
 
 def _components(joined):
-    """Connected components [n] of a graph [N, N]."""
     labels = connected_components(joined, directed=False)[1]
     return [np.flatnonzero(labels == label) for label in np.unique(labels)]
 
@@ -150,7 +137,6 @@ def _distances(tracks, visible) -> Float[np.ndarray, "N N"]:
 
 
 def _is_alike(apart, length) -> Bool[np.ndarray, "N N"]:
-    """Returns which points move alike, where both are seen."""
     total, count = np.zeros((2, len(apart), len(apart)))
     for motion in apart.transpose(1, 0, 2):
         between = cdist(motion, motion)
@@ -161,7 +147,6 @@ def _is_alike(apart, length) -> Bool[np.ndarray, "N N"]:
 
 
 def _keeps_clear(tracks, visible, size) -> bool:
-    """Returns whether points are clear of the frame's borders."""
     gap = np.minimum(tracks, [size[1], size[0]] - tracks).min(axis=-1)
     return (gap[visible] < protocol.MARGIN + BORDER).mean() < 0.02
 
@@ -191,7 +176,6 @@ def _agreed(masks, tracks, visible, t) -> Bool[np.ndarray, "h w"]:
 
 
 def _cut_out(frame, points) -> Bool[np.ndarray, "h w"]:
-    """Returns what GrabCut makes of an object's points [n, 2] in a frame."""
     corners = np.round(cv2.convexHull(points) - 0.5).astype(np.int32)
     hull = np.zeros(frame.shape[:2], np.uint8)
     cv2.fillConvexPoly(hull, corners, 1)

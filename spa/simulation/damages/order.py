@@ -11,10 +11,8 @@ EDGE_FRAMES = 4  # intact at either end of a clip, around a jump
 
 
 def shuffled(frames: Frames, rng: np.random.Generator) -> Frames:
-    """Puts a run of a third of the frames in another order, [T, H, W, 3].
-
-    No frame of the run is followed, or preceded, by one that was its neighbour.
-    """
+    """Puts a run of a third of the frames in an order in which none stands beside one
+    that was its neighbour."""
     check_frames(frames)
     length = max(6, len(frames) // 3)
     steps = _differences(frames, 1)
@@ -33,11 +31,8 @@ def shuffled(frames: Frames, rng: np.random.Generator) -> Frames:
 
 
 def frozen(frames: Frames, rng: np.random.Generator) -> Frames:
-    """Replaces a quarter to a third of the frames by the first of them.
-
-    After that the clip goes on where it would be: its length is the same
-    [T, H, W, 3].
-    """
+    """Replaces a quarter to a third of the frames by the first of them; the length
+    stays."""
     check_frames(frames)
     num_frames = len(frames)
     length = int(rng.integers(num_frames // 4, num_frames // 3 + 1))
@@ -50,11 +45,8 @@ def frozen(frames: Frames, rng: np.random.Generator) -> Frames:
 
 
 def jump(frames: Frames, rng: np.random.Generator) -> Frames:
-    """Leaves out a sixth to a quarter of the frames at one moment, at least four.
-
-    The clip gets shorter by that, to [T - skipped, H, W, 3], for most have no frames to
-    spare. Where length must not tell the copy from the clip, cut the clip as short.
-    """
+    """Leaves out a sixth to a quarter of the frames at one moment, four at least. Where
+    length must not tell the copy from the clip, cut the clip as short."""
     check_frames(frames)
     num_frames = len(frames)
     skipped = int(rng.integers(max(4, num_frames // 6), num_frames // 4 + 1))

@@ -27,10 +27,8 @@ def check_frames(frames) -> None:
 
 
 def draw_eventful(rng: np.random.Generator, happens: Float[np.ndarray, " N"]) -> int:
-    """Draws one of the places at which not less `happens` than at half of them.
-
-    Where most of a clip stands still, or is blank, a damage might show nothing.
-    """
+    """Draws a place at which not less `happens` than at half of them: where a clip
+    stands still a damage might show nothing."""
     return int(rng.choice(np.flatnonzero(happens >= np.median(happens))))
 
 
@@ -39,13 +37,9 @@ def pieces(
     length: int = 48,
     cuts: Sequence[int] = (),
 ) -> list[Frames]:
-    """Cuts a clip into pieces of `length` frames, without overlap.
-
-    What is left over in the end is in none of them, none reaches across one of `cuts`
-    (frames at which another shot begins), and a shot of MIN_FRAMES or more that is
-    shorter than `length` is one piece as it is. Raises ValueError for a length below
-    MIN_FRAMES, or if no shot has so many frames.
-    """
+    """Cuts a clip into pieces of `length` frames without overlap, none across one of
+    `cuts`; a shorter shot of MIN_FRAMES or more is one piece, what is left over in
+    none. ValueError for a length below MIN_FRAMES, or if no shot has so many."""
     frames = getattr(clip, "frames", clip)
     if length < MIN_FRAMES:
         raise ValueError(f"pieces of {length} frames are too short: {MIN_FRAMES} or up")

@@ -22,17 +22,10 @@ DIRECTIONS = 16
 def object_replaced(
     frames: Frames, rng: np.random.Generator, found: Object | None = None
 ) -> Frames:
-    """Slides the object of `find_object` along a smooth path, [T, H, W, 3].
-
-    It is cut out of each frame with a soft edge and pasted into the same frame
-    elsewhere: where it was at first, then further and further off, up to SLIDE of the
-    longer side, and maybe back. Behind it stands what the nearest frames show there,
-    moved as the camera moved; what none shows is painted in (Telea 2004).
-
-    found: what `find_object(frames)` returned, if that is known: finding it takes
-    longer than all the rest. Raises NotApplicable if nothing moves apart from the
-    camera.
-    """
+    """Slides the object of `find_object` (`found`, if known) along a smooth path, [T,
+    H, W, 3], by up to SLIDE of the longer side. Behind it stands what the nearest
+    frames show there, moved as the camera moved; what none shows is painted in (Telea
+    2004)."""
     check_frames(frames)
     found = find_object(frames) if found is None else found
     scale = max(frames.shape[1:3]) / max(found.masks.shape[1:3])
@@ -45,7 +38,6 @@ def object_replaced(
 
 
 def _draw_path(rng, masks) -> Float[np.ndarray, "T 2"]:
-    """Draws the object's (x, y) px from its own place, most in the frame, from 0 on."""
     num_frames, height, width = masks.shape
     time = np.linspace(0, 1, num_frames)
     distance = rng.uniform(*SLIDE) * max(height, width)
@@ -66,13 +58,11 @@ def _draw_path(rng, masks) -> Float[np.ndarray, "T 2"]:
 
 
 def _extent(mask):
-    """(x, y) of the first and behind the last pixel of a mask, [2, 2]."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     return (columns[0], rows[0]), (columns[-1] + 1, rows[-1] + 1)
 
 
 def _backgrounds(frames, masks, found: Object, scale):
-    """The frames [H, W, 3] one by one, without the object."""
     around = disc(max(1, round(HOLE * scale)))
     holes = [cv2.dilate(mask.astype(np.uint8), around) > 0 for mask in masks]
     before = None
@@ -124,7 +114,6 @@ def _fill(frame, left, source, known, camera) -> None:
 
 
 def _pasted(frame, mask, behind, offset, edge) -> UInt8[np.ndarray, "H W 3"]:
-    """A frame's object at another place, `offset` (x, y) away, over its background."""
     weight = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), edge)
     layer = np.dstack([frame * weight[..., None], weight]).astype(np.float32)
     layer = shift_picture(layer, offset)

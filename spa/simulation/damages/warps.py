@@ -22,12 +22,8 @@ SOFT_STEP = 0.001  # furthest that a displacement changes from one frame to the 
 
 
 def jittery_warp(frames: Frames, rng: np.random.Generator) -> Frames:
-    """Warps a region by a smooth field, another one in each frame, [T, H, W, 3].
-
-    The region is a blob of 0.2 to 0.3 of the shorter side in radius, whose warp fades
-    to nothing at its edge; outside of it no pixel changes. The longest displacement in
-    each frame is JITTER of the longer side.
-    """
+    """Warps a region by a smooth field, another one in each frame, whose longest
+    displacement is JITTER of the longer side; no pixel outside changes."""
     check_frames(frames)
     blob = _draw_blob(rng, frames)
     strength = min(JITTER * max(frames.shape[1:3]), UNFOLDED * blob.radius)
@@ -36,12 +32,8 @@ def jittery_warp(frames: Frames, rng: np.random.Generator) -> Frames:
 
 
 def soft_warp(frames: Frames, rng: np.random.Generator) -> Frames:
-    """Warps a region slowly, by a field that grows from zero and turns.
-
-    The region is that of `jittery_warp`. In the end the longest displacement is
-    SOFT_WARP of the longer side, less where some displacement would change by more
-    than SOFT_STEP of it from one frame to the next.
-    """
+    """Warps a region slowly, by a field that grows from zero and turns, up to SOFT_WARP
+    of the longer side; less where it would change faster than SOFT_STEP a frame."""
     check_frames(frames)
     blob = _draw_blob(rng, frames)
     one, other = _field(rng, blob.weight), _field(rng, blob.weight)
@@ -54,31 +46,24 @@ def soft_warp(frames: Frames, rng: np.random.Generator) -> Frames:
 
 
 def soft_course(num_frames: int) -> Float[np.ndarray, "T 2"]:
-    """Returns how much of each of two fields a soft warp has in a frame.
-
-    More and more of both, and of the second ever more against the first.
-    """
+    """Returns the shares of two fields in each frame: both grow, the second ever more
+    against the first."""
     time = np.linspace(0, 1, num_frames)
     grown = time**2 * (3 - 2 * time)
     return grown[:, None] * np.stack([np.cos(time), np.sin(time)], axis=-1)
 
 
 def soft_strength(longest: float, fastest: float, side: float, radius: float) -> float:
-    """Returns what a soft warp is multiplied by.
-
-    longest: its longest displacement; fastest: the most that one changes from a frame
-    to the next. side, radius: of the frame (the longer one) and the region, pixels.
-    """
+    """Returns a soft warp's factor from its longest displacement, the fastest change
+    between frames, the frame's longer side and the region's radius (px)."""
     strength = min(SOFT_WARP * side, UNFOLDED * radius) / max(longest, 1e-6)
     return min(strength, SOFT_STEP * side / max(fastest, 1e-6))
 
 
 @dataclass(frozen=True)
 class Blob:
-    """A region of a frame, and the pixel at which the box begins that it fits in.
-
-    weight: float32 in that box, 1 in the middle, 0 from the edge on.
-    """
+    """A region: its box's first pixel, and float32 `weight` in the box, 1 in the
+    middle, 0 from the edge on."""
 
     top: int
     left: int
@@ -86,12 +71,10 @@ class Blob:
 
     @property
     def radius(self) -> float:
-        """Half the shorter side of the box, in pixels."""
         return min(self.weight.shape) / 2
 
     @property
     def box(self):
-        """Rows and columns of a frame."""
         height, width = self.weight.shape
         return np.s_[self.top : self.top + height, self.left : self.left + width]
 
