@@ -29,17 +29,9 @@ def load_visualization_data(npz_path: str | os.PathLike) -> dict:
 
 
 def read_result(npz_path: str | os.PathLike) -> dict:
-    """Returns the arrays of a result_with_scores.npz, or of a file as TAPIP3D writes
-    it, as they are drawn, checked. Memory does not grow with the video, which stays in
-    its file.
-
-    Returns:
-        As published: `coords [T, N, 3]`, `coords_score [T, N]` (NaN where there is
-        none, which is everywhere in files of TAPIP3D), `intrinsics [T, 3, 3]`,
-        `extrinsics [T, 4, 4]`, `visibs [T, N]` bool (all true where the file has none).
-        Further `clip`, a StoredClip, or a FileClip where the result only names its
-        video; `fps` (None if unknown), `has_scores`, `path`.
-    """
+    """Returns the checked arrays of a result_with_scores.npz or TAPIP3D's file: coords
+    [T, N, 3], coords_score [T, N] (NaN for none), intrinsics [T, 3, 3], extrinsics [T,
+    4, 4], visibs [T, N]; and `clip` (lazy), `fps` (or None), `has_scores`, `path`."""
     path = os.fspath(npz_path)
     if os.path.isdir(path):
         raise VisualizeError(f"{path} is a folder: give its result_with_scores.npz")
@@ -165,11 +157,8 @@ def _are_whole(numbers):
 def prepare_video_for_visualization(
     video: np.ndarray,
 ) -> tuple[UInt8[np.ndarray, "T H W 3"], UInt8[np.ndarray, "T H W 3"]]:
-    """Returns a video as frames to show, RGB, and as frames that OpenCV draws on, BGR.
-
-    It is [T, 3, H, W], float in 0..1 or uint8 (which the published function takes for
-    white), or a clip. All of it is held in memory; `paint_frames` does without.
-    """
+    """Returns a video [T, 3, H, W] (0..1 or uint8) or clip as frames to show, RGB, and
+    to draw on, BGR, all in memory."""
     if isinstance(video, StoredClip | FileClip):
         rgb = np.stack(list(video.frames()))
     else:

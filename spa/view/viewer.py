@@ -64,12 +64,8 @@ def show(scene: Scene, port: int = 8080) -> None:
 
 
 class Viewer:
-    """A scene in the browser: tracks, cameras and pictures of one frame at a time.
-
-    `time`, `playing`, `fps`, `trail`, `which`, `threshold`, `by`, `unscored`,
-    `point_size`, `pictures` and `picture_depth` are the controls; setting one's `value`
-    is as if it was moved in the page. Port 0 is any that is free.
-    """
+    """A scene in the browser, one frame at a time; setting a control's `value` is as if
+    it was moved in the page. Port 0 is any that is free."""
 
     def __init__(self, scene: Scene, port: int = 8080):
         self.scene, self.placed = scene, place_scene(scene)
