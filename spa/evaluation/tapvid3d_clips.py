@@ -196,9 +196,7 @@ def _query_points(path, example) -> Float[np.ndarray, "N 4"]:
 
 
 def clip_front_ends(
-    files: Sequence[ClipFile],
-    options: Options,
-    checkpoint: checkpoints.Checkpoint,
+    files: Sequence[ClipFile], options: Options, checkpoint: checkpoints.Checkpoint
 ) -> FrontEnds | None:
     """Returns the networks for features that some file lacks, None if none do. Raises
     UserError: they are needed and cannot be computed here."""

@@ -117,9 +117,7 @@ def _find_clips(video_path: str | None, num_seeds: int) -> list[str]:
 
 
 def culprit(
-    surprise: Float[np.ndarray, "N T"],
-    frame: int,
-    violates: Bool[np.ndarray, " N"],
+    surprise: Float[np.ndarray, "N T"], frame: int, violates: Bool[np.ndarray, " N"]
 ) -> tuple[Float[np.ndarray, " M"], Bool[np.ndarray, " M"]]:
     """Returns the highest surprise of each point near a violation in that frame (BEFORE
     frames before it to AFTER behind it), and whether it is the violating body's; of the

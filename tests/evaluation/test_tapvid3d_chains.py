@@ -185,11 +185,7 @@ def test_frames_are_those_with_the_fewest_links():
     tracks, _, asked = run_chain(windows, points, answer)
     np.testing.assert_array_equal(
         tracks[..., 0],
-        [
-            [0, 0, 1, 1, 1, 1, 2, 2],
-            [0, 0, 0, 0, 1, 1, 2, 2],
-            [0, 0, 1, 1, 2, 2, 2, 2],
-        ],
+        [[0, 0, 1, 1, 1, 1, 2, 2], [0, 0, 0, 0, 1, 1, 2, 2], [0, 0, 1, 1, 2, 2, 2, 2]],
     )
     # In the middle of what two windows share; the first of two equal ones.
     frames = sorted((w, q[0]) for number, w, qs in asked if number for q in qs)
