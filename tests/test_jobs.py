@@ -63,9 +63,6 @@ def test_what_holds_no_file_is_refused(videos):
         find_inputs(str(videos), "tracks_path")
 
 
-# --- Names ---
-
-
 def test_names_are_stems_and_count_on_a_clash(tmp_path):
     paths = "a/clip.mp4 b/clip.mp4 c/other.mp4 c/Clip.mov d/clip_2.mp4".split()
     names = name_results(paths, tmp_path, lambda name: None)
@@ -85,9 +82,6 @@ def test_results_that_are_there_keep_their_names(tmp_path):
     assert names("/c/CLIP_2.mp4") == ["CLIP_2_2"]
     (tmp_path / "Clip.npz").unlink()  # which does not rename the other
     assert names("/b/clip.mp4", "/a/Clip.mp4") == ["clip_2", "Clip"]
-
-
-# --- Going on ---
 
 
 def stored(item):

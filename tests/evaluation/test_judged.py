@@ -29,8 +29,6 @@ def test_culprits_by_kind_and_group():
     assert found["physics"] == found["kick"]
 
 
-# --- Figures ---
-
 ROWS = [
     row("a", "none", realism=0.9, lost_share=0.1),
     row("b", "none", realism=0.5, lost_share=0.1),

@@ -119,9 +119,6 @@ def test_means_are_over_clips_and_then_over_sources():
     assert list(found) == ["adt", "pstudio", "average"]
 
 
-# --- Which files ---
-
-
 def names_of(files):
     return [f"{file.source}/{file.name}" for file in files]
 
@@ -188,9 +185,6 @@ def test_what_cannot_be_found_is_said_first(tmp_path, sources, lines, message):
         find_clips(tmp_path / "nowhere")
 
 
-# --- Files that are no clips ---
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -228,9 +222,6 @@ def test_wrong_choices_are_said_at_once(tmp_path, checkpoint, change, message):
         evaluate(checkpoint=checkpoint, options=OPTIONS, **given)
 
 
-# --- Going on ---
-
-
 def test_a_second_run_goes_on_where_the_first_stopped(tmp_path, checkpoint):
     files = find_clips(write_dataset(tmp_path), ["drivetrack", "pstudio"])
     out = tmp_path / "out"
@@ -255,9 +246,6 @@ def test_a_second_run_goes_on_where_the_first_stopped(tmp_path, checkpoint):
     assert run(files, make_options(seed=4)).predicted == 1
     (out / "predictions" / "drivetrack" / "a.npz").write_bytes(b"cut off")
     assert run(files[:1], make_options(seed=4)).predicted == 1
-
-
-# --- Features ---
 
 
 def test_what_the_files_hold_is_not_computed(tmp_path, checkpoint):
@@ -301,9 +289,6 @@ def test_features_that_lack_are_computed_where_the_tracks_are(tmp_path):
     expected = (60 * truth[:, :2] / truth[:, 2:] + [512, 128]) / 2
     shown = arrays["visibility"][1:3, 2]
     np.testing.assert_allclose(tracks[0][shown], expected[shown], atol=1e-3)
-
-
-# --- The command ---
 
 
 def run_command(folder, checkpoint_path, *arguments):

@@ -95,9 +95,6 @@ def test_without_support_points_stay_and_are_hidden(tmp_path, checkpoint):
     np.testing.assert_array_equal(stays, stays[[0] * 6])
 
 
-# --- Chains ---
-
-
 def run_chain(windows, points, answer):
     """What a chain comes to, and what it asked: (step, window, points)."""
     steps, asked = chain(windows, points), []

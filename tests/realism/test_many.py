@@ -78,12 +78,6 @@ def test_what_is_finished_is_left_alone(tmp_path):
     assert len(read_rows(tmp_path / "scores.csv")) == 3
 
 
-def test_a_table_keeps_rows_of_other_videos(tmp_path):
-    score_many(["a.mp4"], tmp_path, Scorer(), OPTIONS, CHECKPOINT)
-    score_many(["c.mp4"], tmp_path, Scorer(), OPTIONS, CHECKPOINT)
-    assert list(rows(tmp_path)) == ["a.mp4", "c.mp4"]
-
-
 def test_a_table_that_is_not_utf8_keeps_its_bytes(tmp_path, monkeypatch):
     """As an editor may leave it, or where a file's name is not."""
     # pytest-xdist cannot send captured logs that are not UTF-8.
@@ -168,9 +162,6 @@ def test_shards_share_the_work(tmp_path):
     with pytest.raises(UserError, match="shard_index is 3, must be 0 to"):
         score_many(paths, tmp_path, Scorer(), OPTIONS, CHECKPOINT,
                    num_shards=3, shard_index=3)  # fmt: skip
-
-
-# --- What cannot be written ---
 
 
 def test_a_full_disk_stops_and_leaves_nothing_half_written(tmp_path):

@@ -21,7 +21,6 @@ from spa.realism.options import options_table
         ({"preset": "maxi"}, "no preset 'maxi': have mini, full"),
         ({"tracker": "klt"}, "no tracker 'klt': have lk"),
         ({"num_splits": 1}, "num_splits is 1, must be at least 2"),
-        ({"seed": -1}, "seed is -1"),
         ({"tracking_grid_size": 513}, "tracking_grid_size is 513, must be at most 512"),
         ({"start": 1.0, "duration": 1.0}, "^start and duration can be chosen"),
         ({"fps": 5.0}, "video has no frame rate"),

@@ -70,12 +70,6 @@ def test_large_frames_are_reduced_and_coordinates_are_not(checkpoint, tmp_path):
     assert large.score["intrinsics"]["value"] == [768, 768, 384, 288]
 
 
-def test_a_clip_without_texture_gets_no_score(checkpoint):
-    clip = np.full((10, 80, 100, 3), 200, np.uint8)
-    with pytest.raises(NothingToTrack, match="no trackable points.*no score"):
-        score_video(clip, checkpoint)
-
-
 def test_tracks_that_are_never_together_get_no_score(checkpoint):
     """Each track is seen alone: there is nothing to predict it from."""
     tracks = random_tracks(num_tracks=2, num_frames=40)

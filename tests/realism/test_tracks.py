@@ -146,7 +146,6 @@ TAPIP3D = {"coords": OURS.tracks.transpose(1, 0, 2), "visibs": np.ones((6, 5))}
         ({"tracks_3d": OURS.tracks}, "has no visible"),
         (SIZED | {"extrinsics": np.full((4, 4), np.nan)}, "must be finite numbers"),
         (SIZED | {"fps": np.array([24, 25])}, r"fps is of shape \(2,\), must be one"),
-        (SIZED | {"fps": np.array("fast")}, "fps is fast, must be one number"),
         (TAPIP3D | {"visibs": np.ones((5, 6))}, r"must be \[T, N, 3\] and \[T, N\]"),
         (TAPIP3D, "how large are its frames"),
         (TAPIP3D | {"extrinsics": np.zeros((3, 4, 4))}, r"\[4, 4\] or \[6, 4, 4\]"),

@@ -30,9 +30,6 @@ from spa.view import report_folder, report_page, report_pictures
 ROOT = Path(__file__).resolve().parents[2]
 
 
-# --- Reading ---
-
-
 def test_videos_are_ranked_and_those_without_a_number_are_last(tmp_path):
     for name, realism in {"a": 0.2, "b": 0.7, "c": None, "d": 0.4}.items():
         write_result(tmp_path, name, realism, has_video=False)
@@ -81,9 +78,6 @@ def test_a_folder_without_results_is_refused(tmp_path):
             report_folder.read_folder(path)
 
 
-# --- Drops ---
-
-
 def test_drops_are_dips_also_at_the_ends_and_beside_gaps():
     curve = np.full(40, 0.9)
     curve[[0, 10, 25, 26]] = 0.6, 0.8, 0.7, 0.7
@@ -96,9 +90,6 @@ def test_drops_are_dips_also_at_the_ends_and_beside_gaps():
     noise = 0.9 + np.random.default_rng(0).uniform(-0.02, 0.02, 100)
     for curve in (noise, np.full(30, 0.5), [None] * 9, [], [0.1, None, 0.9]):
         assert report_folder.find_drops(curve) == []
-
-
-# --- Two folders ---
 
 
 def scored(**realism):
@@ -145,9 +136,6 @@ def test_videos_are_chosen_from_both_ends_or_by_difference():
     assert names == [[], ["d"], ["d", "a", "c"], ["d", "a", "c", "b"]]
     pairs = report_folder.pair_up([scored(a=0.9, b=0.1), scored(a=0.8, b=0.9)])
     assert [e.name for e in report_folder.choose(pairs, 1)] == ["b"]
-
-
-# --- What goes into a page ---
 
 
 def test_no_text_ends_its_element_or_fills_a_place():
@@ -225,17 +213,6 @@ def test_a_page_is_whole_or_not_there(tmp_path, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         report_page.write_page(page, [folder], video_size=64)
     assert page.read_text() == "before" and not list(tmp_path.glob("*.tmp"))
-
-
-def test_a_large_page_is_said_to_be_one(tmp_path, monkeypatch, caplog):
-    write_result(tmp_path, "clip", 0.5, has_video=False)
-    folder = report_folder.read_folder(tmp_path)
-    report_page.write_page(tmp_path / "page.html", [folder])
-    assert not caplog.records
-    monkeypatch.setattr(report_page, "LARGE_PAGE", 1000)
-    report_page.write_page(tmp_path / "page.html", [folder])
-    [record] = caplog.records
-    assert "--max_videos" in record.getMessage() and "\n" not in record.getMessage()
 
 
 def test_a_broken_video_is_listed_without_one(tmp_path, caplog):
