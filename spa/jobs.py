@@ -241,7 +241,6 @@ def run_items(
 
 
 def _attempt(work, save, item) -> tuple[Outcome, str]:
-    """Returns an item's outcome, and the traceback of an error that is no user's."""
     is_saving = False
     try:
         result = work(item)
@@ -294,7 +293,6 @@ def _map(executor, ahead: int, function: Callable, jobs: Iterable) -> Iterator:
 
 
 def _begin(executor, function, job):
-    """Hands a job over, for which the executor may start a worker."""
     # Blocked signals stay so in a child, from its first moment on.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:

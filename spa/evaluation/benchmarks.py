@@ -109,6 +109,5 @@ def _score_clips(clips, values, options) -> Tally:
 
 
 def _select_flags(function, values) -> dict:
-    """Returns the flags that a function has parameters for."""
     names = inspect.signature(function).parameters
     return {name: values[name] for name in names if name in values}

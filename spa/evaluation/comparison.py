@@ -168,8 +168,6 @@ def _difference(first, second):
 
 
 def _motion_distance(first, second, num_shuffles):
-    """Returns the Fréchet distance of two sets of clips [N, K, C], and what it is by
-    chance."""
     first, second = first.mean(axis=1), second.mean(axis=1)
     both, rng = np.concatenate([first, second]), np.random.default_rng(0)
     by_chance = []

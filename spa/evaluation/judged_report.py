@@ -79,7 +79,6 @@ def _names(groups) -> dict[str, tuple[str, ...]]:
 
 
 def _measured(rows) -> list[str]:
-    """Measures that some intact clip has a value of."""
 
     def is_there(name, row):
         found = row.values.get(name)
@@ -91,7 +90,6 @@ def _measured(rows) -> list[str]:
 
 
 def _figures(comparison, measures) -> dict:
-    """Figures of a sum of comparisons, and how far each score is above the others."""
     found = {"num": comparison.num, "difference": {}}
     for question in QUESTIONS:
         found[question] = {m: estimate(comparison, question, m) for m in measures}
@@ -219,7 +217,6 @@ def _pictures(rows, figures, score, measures) -> dict:
 
 
 def _draw_kinds(names, score, measures):
-    """Draws both figures, kind by kind, of the score and some baselines."""
     from matplotlib.figure import Figure  # a second to import
 
     figure = Figure((9, 1.4 + 0.3 * len(names)), dpi=120, layout="constrained")

@@ -84,8 +84,6 @@ def report_labelled(
 
 
 def _pair_accuracy(clips, values, truth) -> statistics.Estimate:
-    """Returns how often the better of any two videos of a pair scores above the
-    worse."""
     members = defaultdict(list)
     for i in np.flatnonzero(~np.isnan(values)):
         members[clips[i].tags["pair"]].append(i)

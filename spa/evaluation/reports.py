@@ -196,7 +196,6 @@ def write_report(
 
 
 def _results_csv(clips, rows) -> bytes:
-    """Returns a row per clip: what the benchmark says of it, and its scores."""
     scores = {row["video"]: row for row in rows}
     lines, first = [], clips[0]
     columns = ["video", *first.tags, *first.labels, *NUMBERS, "warnings", "error"]

@@ -88,7 +88,6 @@ def _is_part(folders, part) -> bool:
 
 
 def _listed(split_file, data_sources) -> dict[str, list[str]]:
-    """Names by source, of a split file."""
     try:
         lines = Path(split_file).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -224,7 +223,6 @@ def _held_features(file) -> set[str] | None:
 
 
 def _add_features(tracks, frames, front_ends) -> Tracks3D:
-    """Tracks with the features that they lack, computed from the clip's frames."""
     frames = [reduced(frame, WORKING_SIZE) for frame in frames]
     video = Video(frames, tracks.size, 0.0, np.arange(len(frames)))
     visible = tracks.visible > 0

@@ -158,7 +158,6 @@ def run_synthetic(
 
 
 def _shown_notes(rows, conditions) -> list[str]:
-    """Returns which twins do not count, and of which there are few."""
     notes = []
     hidden = [r for r in rows if r.kind != INTACT and not r.counts]
     if hidden:

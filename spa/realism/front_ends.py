@@ -184,7 +184,6 @@ def track_shots(
 
 
 def _boxes(video, boxes):
-    """Returns boxes in pixels of the clip; none if no shot has a border."""
     small_height, small_width = video.frames[0].shape[:2]
     if all(box == (0, 0, small_width, small_height) for box in boxes):
         return ()

@@ -100,21 +100,11 @@ def _mixed(*numbers) -> UInt64[np.ndarray, " N"]:
 
 @dataclasses.dataclass(frozen=True)
 class WindowPrediction:
-    """The held-out tracks of one window, predicted split by split.
-
-    Attributes:
-        start, stop: frames of the clip.
-        ids: [M] which tracks were predicted.
-        splits: [M] in which split.
-        tracks: [M, L, 3] their predicted positions, camera frame, the clip's unit.
-        visible_logits: [M, L, 1].
-        query_points: [M, 4] (frame of the clip, x, y, z) they were queried with.
-        support: per split, the tracks shown; none where there were none to show.
-        scale: [S] per split, the scale the model saw them at; NaN without support.
-        latents: [S, K, C] per split; NaN without support.
-        log_error_scale: [M, L, 1] log of the error that the model expects, in fractions
-            of the depth; None if the model does not say.
-    """
+    """The held-out tracks of frames start..stop, split by split: ids [M], splits [M];
+    predicted tracks [M, L, 3], camera frame, the clip's unit; visible_logits [M, L, 1];
+    query_points [M, 4] (frame of the clip, x, y, z); per split the support tracks
+    shown, their scale [S] and latents [S, K, C], NaN without support; log_error_scale
+    [M, L, 1] of the error the model expects, in fractions of the depth, or None."""
 
     start: int
     stop: int
@@ -131,18 +121,10 @@ class WindowPrediction:
 
 @dataclasses.dataclass(frozen=True)
 class HeldOut:
-    """Every track that was predicted from others, over the whole clip; once for each
-    split that it was held out in.
-
-    Attributes:
-        ids: [M] which tracks, in order.
-        splits: [M] the split each was held out in.
-        tracks: [M, T, 3] predicted positions, camera frame, the clip's unit.
-        visible_logits: [M, T, 1].
-        counted: [M, T] where there is a prediction to judge: some window predicts the
-            track there, and the position was not given away as its query point.
-        windows: what this was blended from.
-    """
+    """Every track predicted from others, over the whole clip, once per split it was
+    held out in: ids [M], splits [M]; tracks [M, T, 3], camera frame, the clip's unit;
+    visible_logits [M, T, 1]; counted [M, T] where there is a prediction and the query
+    did not give the position away; the windows it was blended from."""
 
     ids: Int[np.ndarray, " M"]
     splits: Int[np.ndarray, " M"]

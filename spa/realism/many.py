@@ -154,7 +154,6 @@ def row(score: dict, folder: str) -> dict:
 
 
 def _begin_table(table, items, done):
-    """Writes a table of what is finished, and of what it had of other videos."""
     ours = {os.path.abspath(item.path) for item in items}
     rows = [row for row in read_rows(table) if row.get("video") not in ours]
     rows += [done[item.place] for item in items if item.place in done]

@@ -174,7 +174,6 @@ def _mean(values):
 
 
 def _statistics(tracks, held_out, chosen=slice(None)):
-    """Returns statistics of the clip, or of some of the held-out tracks."""
     ids, counted = held_out.ids[chosen], held_out.counted[chosen]
     visible = tracks.seen[ids]
     predicted_visible = held_out.visible_logits[chosen][..., 0] > 0
@@ -229,7 +228,6 @@ def _track_means(ids, scores):
 
 
 def _window_entry(tracks, window, found):
-    """Returns score.json's entry of a window, scored on its own predictions alone."""
     span = window.start, window.stop
     if found:
         statistics = {"surprise": found.windows.get(span, float("nan"))}
@@ -262,7 +260,6 @@ def _window_statistics(tracks, window):
 
 
 def _frame_means(scores):
-    """Means [T] of the scores [N, T] that are known; None where there are none."""
     count = (~np.isnan(scores)).sum(axis=0)
     total = np.nansum(scores, axis=0, dtype=np.float64)
     return [float(t / c) if c else None for t, c in zip(total, count, strict=True)]
@@ -297,7 +294,6 @@ def _is_still(tracks, ids) -> bool:
 
 
 def _first_split(tracks, held_out):
-    """Returns the arrays of predictions.npz (docs/formats.md): split 0, its support."""
     windows, first = held_out.windows, held_out.splits == 0
     queries = held_out.ids[first]
     support = np.unique(np.concatenate([window.support[0] for window in windows]))

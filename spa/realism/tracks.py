@@ -274,7 +274,6 @@ def _stored_poses(path, stored, num_frames):
 
 
 def _stored_fps(path, stored):
-    """Frames per second beside tracks, 0 if unknown."""
     fps = stored.get("fps", np.zeros(()))
     single = fps.size == 1 and fps.dtype.kind in "fiu"
     if not (single and 0 <= fps.item() < math.inf):
@@ -284,7 +283,6 @@ def _stored_fps(path, stored):
 
 
 def _stored_video(path, example, fps, num_frames):
-    """Returns the video beside tracks, None if there is none."""
     if "video" not in example:
         return None
     frames = example["video"]

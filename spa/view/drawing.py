@@ -136,7 +136,6 @@ def _checked_visibles(tracks, visibles, scores):
 
 
 def _drawn_points(visibles, scores, hidden):
-    """Returns which points [N, T] are drawn where they are inside of the frame."""
     known = ~np.isnan(scores.T)
     if hidden == "skip":
         return visibles
@@ -146,7 +145,6 @@ def _drawn_points(visibles, scores, hidden):
 
 
 def _paint_tracks(frames, tracks, visibles, scores, trail, point_size, shown):
-    """Yields frames as they were and painted."""
     num_frames, count = tracks.shape[1], 0
     recent = collections.deque(maxlen=trail + 1)  # positions, and which are seen
     for t, frame in enumerate(frames):

@@ -160,7 +160,6 @@ def _table_score(name, folder, row) -> Score:
 
 
 def _number(value) -> float | None:
-    """Returns a finite number, None for whatever else."""
     if isinstance(value, bool | list | dict):
         return None
     try:

@@ -71,7 +71,6 @@ def read_result(npz_path: str | os.PathLike) -> dict:
 
 
 def _cameras(path, stored, name, num_frames):
-    """Returns one camera or one per frame as one per frame."""
     matrices, side = stored[name], {"intrinsics": 3, "extrinsics": 4}[name]
     one, each = (side, side), (num_frames, side, side)
     _check_shape(path, name, matrices, one, each, (1, *one))
@@ -95,7 +94,6 @@ def _fps(stored):
 
 
 def _find_clip(path, stored, num_frames):
-    """Returns the video in the file, or the one that it names."""
     with zipfile.ZipFile(path) as archive:
         is_stored = "video.npy" in archive.namelist()
     if is_stored:
@@ -124,7 +122,6 @@ def _find_clip(path, stored, num_frames):
 
 
 def _frame_indices(path, stored, num_frames):
-    """Returns which frames of its video a result is of."""
     indices = stored.get("frame_indices", np.arange(num_frames))
     _check_shape(path, "frame_indices", indices, (num_frames,))
     if not _are_whole(indices):

@@ -82,7 +82,6 @@ def make_scene(data: str | os.PathLike | dict, normalize: bool | None = None) ->
 
 
 def _checked_cameras(data):
-    """Returns intrinsics and extrinsics, float64, that can be drawn."""
     cameras = data["intrinsics"], data["extrinsics"]
     intrinsics, extrinsics = (camera.astype(np.float64) for camera in cameras)
     for name, matrices in (("intrinsics", intrinsics), ("extrinsics", extrinsics)):
@@ -117,13 +116,11 @@ class Pictures:
 
 
 def _some_frames(scene, count=SAMPLE_FRAMES):
-    """Returns evenly spaced frame numbers, at most `count`."""
     num_frames = len(scene.coords)
     return np.unique(np.linspace(0, num_frames - 1, count).round().astype(int))
 
 
 def _depths(scene):
-    """Returns depths in the camera of visible points, of some frames."""
     frames = _some_frames(scene)
     rows = scene.extrinsics[frames, None, 2]  # the one that makes z
     coords = scene.coords[frames].astype(float)
