@@ -2,9 +2,7 @@
 
 import cv2
 import numpy as np
-from small_models import SMALL, save_random
 
-import track_autoencoder_3d
 from spa.evaluation.tapvid3d_clips import read_clip
 
 # Frames and tracks of the files of each source.
@@ -51,9 +49,3 @@ def make_clip(folder, **changes):
     arrays = clip_arrays(**changes)
     np.savez(folder / "clip.npz", **arrays)
     return read_clip(folder / "clip.npz")
-
-
-def save_small(folder, **changes):
-    """The path of a random small model."""
-    model = track_autoencoder_3d.make_model("mini", **SMALL | changes)
-    return save_random(folder / "small.npz", model)

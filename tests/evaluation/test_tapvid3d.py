@@ -11,7 +11,8 @@ import types
 import numpy as np
 import pytest
 from scripts import finish, start_script
-from tapvid3d_files import SIZES, clip_arrays, make_clip, save_small, write_dataset
+from small_models import save_small
+from tapvid3d_files import SIZES, clip_arrays, make_clip, write_dataset
 
 from spa.errors import DatasetError, UserError
 from spa.evaluation.tapvid3d import (

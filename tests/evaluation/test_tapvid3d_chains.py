@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_models import WINDOW
-from tapvid3d_files import clip_arrays, make_clip, save_small
+from small_models import WINDOW, save_small
+from tapvid3d_files import clip_arrays, make_clip
 
 from spa.evaluation.tapvid3d_chains import chain, link_points, predict_clips
 from spa.evaluation.tapvid3d_clips import read_clip

@@ -6,10 +6,9 @@ import re
 
 import numpy as np
 import pytest
-from small_models import SMALL, save_random
+from small_models import save_small
 from video_files import make_clip
 
-import track_autoencoder_3d
 from spa.clip.video import video_from_array
 from spa.errors import UserError
 from spa.realism import Scorer, make_options, score_video
@@ -103,10 +102,8 @@ def networks(tmp_path_factory):
 
 def test_the_full_preset_runs_with_real_networks(networks, tmp_path):
     """All but the tracker, which is too heavy for a test."""
-    sizes = {**SMALL, "use_dino": True, "use_depth": True, "dino_feature_dim": 32}
-    path = save_random(
-        tmp_path / "full.npz", track_autoencoder_3d.make_model("mini", **sizes)
-    )
+    sizes = {"use_dino": True, "use_depth": True, "dino_feature_dim": 32}
+    path = save_small(tmp_path, "full.npz", **sizes)
     found = score_video(
         make_clip(6),
         path,
@@ -173,8 +170,7 @@ def test_sampling_is_for_videos_only(checkpoint, tmp_path):
 
 
 def test_features_of_another_width_than_the_checkpoint_takes(networks, tmp_path):
-    model = track_autoencoder_3d.make_model("mini", **SMALL, use_dino=True)
-    path = save_random(tmp_path / "wide.npz", model)
+    path = save_small(tmp_path, "wide.npz", use_dino=True)
     words = "gives 32 features, wide.npz was trained with 768: give another dino_model"
     with pytest.raises(UserError, match=words):
         score_video(

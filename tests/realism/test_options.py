@@ -13,10 +13,7 @@ from spa.realism.options import options_table
 @pytest.mark.parametrize(
     "options, message",
     [
-        (
-            {"query_sampling": "random"},
-            "no query_sampling 'random': have grid, semantic",
-        ),
+        ({"query_sampling": "random"}, "'random': have grid, semantic"),
         ({"num_points_per_entity": 4}, "these are a grid's"),
         ({"preset": "maxi"}, "no preset 'maxi': have mini, full"),
         ({"tracker": "klt"}, "no tracker 'klt': have lk"),

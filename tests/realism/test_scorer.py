@@ -2,7 +2,6 @@
 is refused."""
 
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,8 +15,6 @@ from spa.clip.video import video_from_array
 from spa.errors import NothingToTrack, UserError
 from spa.realism import Scorer, make_options, score_video
 from spa.realism.hold_out import clip_windows
-
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "videos"
 
 
 @pytest.mark.parametrize("num_frames", [2, 5, WINDOW, WINDOW + 1])
@@ -104,18 +101,8 @@ def test_frames_of_a_video_are_chosen_where_it_is_read(checkpoint):
     "module, changes, options, message",
     [
         (track_autoencoder, {}, {}, "2D model"),
-        (
-            track_autoencoder_3d,
-            {"has_absent_dino": False},
-            {},
-            "cannot do without dino",
-        ),
-        (
-            track_autoencoder_3d,
-            {"use_dino": False},
-            {"use_dino": True},
-            "without dino f",
-        ),
+        (track_autoencoder_3d, {"has_absent_dino": False}, {}, "cannot do without"),
+        (track_autoencoder_3d, {"use_dino": False}, {"use_dino": True}, "without dino"),
     ],
 )
 def test_checkpoints_that_cannot_score_so(tmp_path, module, changes, options, message):

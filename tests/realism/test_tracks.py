@@ -2,10 +2,9 @@
 
 import numpy as np
 import pytest
-from small_models import SMALL, random_tracks, save_random
+from small_models import random_tracks, save_small
 from video_files import SIZE, make_clip
 
-import track_autoencoder_3d
 from spa import geometry
 from spa.clip import tracking
 from spa.clip.video import video_from_array
@@ -120,8 +119,7 @@ def test_features_beside_tracks_are_used(tmp_path):
 
 
 def test_stored_features_of_another_width_are_one_line(tmp_path):
-    model = track_autoencoder_3d.make_model("mini", **SMALL, use_dino=True)
-    wide = save_random(tmp_path / "wide.npz", model)
+    wide = save_small(tmp_path, "wide.npz", use_dino=True)
     tracks = random_tracks(num_tracks=5, num_frames=6)
     np.savez(
         tmp_path / "t.npz",
