@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+from table_files import refused
 
 from spa.errors import UserError, VideoError
 from spa.jobs import Item, find_inputs, name_results, read_csv, run_items, unfinished
@@ -56,11 +57,8 @@ def test_what_holds_no_file_is_refused(videos):
         "other.csv": "has no column video_path$",
         "binary.csv": "cannot be read",
     }.items():
-        with pytest.raises(UserError, match=message) as caught:
-            find_inputs(str(videos / name))
-        assert "\n" not in str(caught.value)
-    with pytest.raises(UserError, match=r"ends in one of \.npz"):
-        find_inputs(str(videos), "tracks_path")
+        refused(message, find_inputs, str(videos / name))
+    refused(r"ends in one of \.npz", find_inputs, str(videos), "tracks_path")
 
 
 def test_names_are_stems_and_count_on_a_clash(tmp_path):

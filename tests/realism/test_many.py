@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from stored_scores import OPTIONS, make_score
+from table_files import refused
 
 from spa.errors import UserError, VideoError
 from spa.jobs import LOG
@@ -200,6 +201,5 @@ def test_half_a_row_is_none(tmp_path):
 def test_where_nothing_can_be_written_is_one_line(tmp_path):
     (tmp_path / "file").touch()
     for folder in (tmp_path / "file", "/proc/nothing"):
-        with pytest.raises(UserError, match="cannot write to") as caught:
-            score_many(["a.mp4"], folder, Scorer(), OPTIONS, CHECKPOINT)
-        assert "\n" not in str(caught.value)
+        given = ["a.mp4"], folder, Scorer(), OPTIONS, CHECKPOINT
+        refused("cannot write to", score_many, *given)
