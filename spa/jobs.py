@@ -63,9 +63,6 @@ class Outcome:
         return self.error if path in self.error else f"{path}: {self.error}"
 
 
-# --- Which items ---
-
-
 def read_csv(
     path: str | os.PathLike, columns: Sequence[str] = (), errors: str = "strict"
 ) -> tuple[list[str], list[dict[str, str]]]:
@@ -133,9 +130,6 @@ def pick_shard(items: Sequence, num_shards: int, shard_index: int) -> Sequence:
     return items[shard_index::num_shards]
 
 
-# --- Where their results go ---
-
-
 def name_results(
     paths: Sequence[str],
     folder: str | os.PathLike,
@@ -177,9 +171,6 @@ def _numbered_names(folder, ending) -> dict[str, list[str]]:
     return {stem: [name for _, name in sorted(names)] for stem, names in found.items()}
 
 
-# --- What is finished ---
-
-
 def unfinished(
     items: Iterable[Item],
     made_with: Mapping[str, object],
@@ -210,9 +201,6 @@ def is_newer(path: str | os.PathLike, than: str | os.PathLike) -> bool:
         return os.stat(path).st_mtime_ns > os.stat(than).st_mtime_ns
     except OSError:
         return False
-
-
-# --- Doing the rest ---
 
 
 def run_items(

@@ -36,7 +36,6 @@ def clip_arrays(num_frames=30, num_tracks=12, seed=0, size=(48, 64)):
 
 
 def write_dataset(folder):
-    """A data set with a folder for each source."""
     for source, names in SIZES.items():
         (folder / source).mkdir(parents=True)
         for seed, (name, (frames, tracks)) in enumerate(names.items()):
@@ -45,7 +44,6 @@ def write_dataset(folder):
 
 
 def make_clip(folder, **changes):
-    """A clip that was read from a file."""
     arrays = clip_arrays(**changes)
     np.savez(folder / "clip.npz", **arrays)
     return read_clip(folder / "clip.npz")

@@ -33,7 +33,6 @@ print(json.dumps([sorted(given), dataclasses.asdict(options)]))
 
 
 def run_script(*arguments):
-    """A script's names of options, and the options that its flags come to."""
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, *arguments],
         cwd=Path(__file__).resolve().parent.parent,

@@ -63,7 +63,6 @@ def test_pixels_are_those_of_a_frame_whose_shorter_side_is_256(tmp_path):
 
 
 def stub_of_tapnet(monkeypatch, **attributes):
-    """A package in the place of tapnet."""
     for name in ("", ".tapvid3d", ".tapvid3d.evaluation", ".tapvid3d.splits"):
         monkeypatch.setitem(sys.modules, f"tapnet{name}", types.ModuleType("tapnet"))
     for name in ("evaluation.metrics", "splits.tapvid3d_splits"):

@@ -42,8 +42,6 @@ def test_a_file_becomes_a_clip(tmp_path):
 
 
 def test_every_track_is_a_query_once_and_in_no_support_of_its_own(tmp_path, checkpoint):
-    """Whatever a track does outside its query frame, nobody of its split hears of it;
-    the others are predicted from it."""
     arrays = clip_arrays()
     np.savez(tmp_path / "clip.npz", **arrays)
     before = predict([read_clip(tmp_path / "clip.npz")], checkpoint)[0]

@@ -26,7 +26,6 @@ from spa.simulation.twins import VIOLATIONS
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    """The path of a small 3D model, for which no head is fitted."""
     return save_small(tmp_path_factory.mktemp("checkpoints"), "3d.npz")
 
 

@@ -23,7 +23,6 @@ def checkpoint(checkpoint_path):
 
 @pytest.fixture(scope="session")
 def held_out(checkpoint):
-    """Tracks, and what is predicted of them."""
     from small_models import random_tracks
 
     from spa.realism import make_options

@@ -17,7 +17,6 @@ from spa.realism.front_ends import load_front_ends, track_shots
 
 
 def test_front_ends_are_those_that_the_checkpoint_takes(checkpoint, caplog):
-    """A preset's front end for what the model lacks is left out, and that is said."""
     config = dataclasses.replace(checkpoint.config, use_dino=False)
     lacking = dataclasses.replace(checkpoint, config=config)
     options = make_options(features="dinov2")
@@ -30,7 +29,6 @@ def test_front_ends_are_those_that_the_checkpoint_takes(checkpoint, caplog):
 
 
 def test_depth_none_is_no_depth(checkpoint):
-    """Rather than the depth of a flat world."""
     found = load_front_ends(make_options(depth="none"), checkpoint)
     assert found.depth is None and found.names["depth"] is None
     asked = make_options(depth="none", use_depth=True)
@@ -71,7 +69,6 @@ def test_relative_depth_has_its_own_unit_in_each_shot(checkpoint, monkeypatch):
 
 @pytest.fixture(scope="module")
 def networks(tmp_path_factory):
-    """Folders of a small random DINOv2 and of a small random depth model."""
     torch = pytest.importorskip("torch", reason="torch is not installed")
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)

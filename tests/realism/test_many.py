@@ -135,17 +135,6 @@ def test_results_from_before_an_option_have_its_default(tmp_path):
         score_many(["a.mp4"], tmp_path, Scorer(), other, CHECKPOINT)
 
 
-def test_a_new_video_under_an_old_name_is_scored(tmp_path):
-    video = tmp_path / "a.mp4"
-    video.touch()
-    os.utime(video, (1e9, 1e9))
-    for when, asked in ((1e9, ["a.mp4"]), (4e9, ["a.mp4"])):
-        os.utime(video, (when, when))
-        scorer = Scorer()
-        score_many([str(video)], tmp_path / "out", scorer, OPTIONS, CHECKPOINT)
-        assert scorer.asked == asked
-
-
 def test_shards_share_the_work(tmp_path):
     paths, asked = [f"{i}.mp4" for i in range(7)], []
     for shard in range(3):

@@ -28,7 +28,6 @@ def test_clips_of_any_length(checkpoint, num_frames):
 
 
 def test_same_seed_same_score_and_another_seed_another(result, checkpoint):
-    """The second clip of a scorer scores as it does alone."""
     options = {"tracking_grid_size": 12}
     scorer = Scorer(checkpoint, make_options(**options))
     scorer.score(make_clip(8))
@@ -68,7 +67,6 @@ def test_large_frames_are_reduced_and_coordinates_are_not(checkpoint, tmp_path):
 
 
 def test_tracks_that_are_never_together_get_no_score(checkpoint):
-    """Each track is seen alone: there is nothing to predict it from."""
     tracks = random_tracks(num_tracks=2, num_frames=40)
     visible = np.zeros((2, 40, 1), np.float32)
     visible[0, :3], visible[1, -3:] = 1, 1

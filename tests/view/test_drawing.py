@@ -147,14 +147,6 @@ def test_the_margin_leaves_the_video_where_it_was(width):
         assert reds.max() < blues.min()
 
 
-def test_side_by_side_has_the_frame_at_the_left():
-    video, tracks, visibles, scores = some_tracks()
-    options = {"margin": False, "side_by_side": True}
-    both = list(paint_frames(video, tracks, visibles, scores, **options))
-    painted = paint_point_track_with_colors(video, tracks, visibles, scores)
-    np.testing.assert_array_equal(both, np.concatenate([video, painted], axis=2))
-
-
 def test_no_frames_stay_none():
     video, tracks, visibles, scores = some_tracks()
     arrays = video[:0], tracks[:, :0], visibles[:, :0], scores[:0]

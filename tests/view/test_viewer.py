@@ -244,7 +244,6 @@ def test_playing_goes_on_by_itself(viewer):
 
 
 def _red_and_blue(page):
-    """Pixels of these colours left of the panel."""
     png = np.frombuffer(page.screenshot(timeout=120_000), np.uint8)
     bgr = cv2.imdecode(png, cv2.IMREAD_COLOR)[150:, :460].astype(int)
     red = (bgr[..., 2] > 200) & (bgr[..., :2].max(axis=-1) < 60)
@@ -253,7 +252,6 @@ def _red_and_blue(page):
 
 
 def _wait_for(page, is_there):
-    """Pixels as soon as they are as they should be; what there is after a minute."""
     until = time.monotonic() + 60
     while not is_there(*(found := _red_and_blue(page))) and time.monotonic() < until:
         page.wait_for_timeout(100)
