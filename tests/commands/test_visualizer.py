@@ -2,10 +2,8 @@
 
 import contextlib
 import io
-import os
 import re
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import numpy as np
 import pytest
 from absl import flags
 from drawn_results import decoded, example, save
+from scripts import finish, start_script
 
 from spa.view.margin import margin_height
 from spa.view.scores import score_to_color_bgr
@@ -184,11 +183,8 @@ def test_names_of_files(visualizer, result):
 
 
 def test_as_a_process(result, tmp_path):
-    command = [sys.executable, SCRIPT, f"--npz_path={Path(result).name}", "--trail=2"]
-    env = os.environ | {"JAX_PLATFORMS": "cpu"}
-    done = subprocess.run(
-        command, cwd=tmp_path, env=env, text=True, capture_output=True
-    )
-    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
-    assert re.search(r"^written  clip_visualized.mp4$", done.stdout, re.M)
+    flags = {"npz_path": Path(result).name, "trail": 2}
+    code, out, err = finish(start_script("visualizer.py", tmp_path, flags))
+    assert code == 0 and "Traceback" not in err, err
+    assert re.search(r"^written  clip_visualized.mp4$", out, re.M)
     assert (tmp_path / "clip_visualized.mp4").exists()

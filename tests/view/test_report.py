@@ -3,8 +3,6 @@ page."""
 
 import json
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -23,11 +21,10 @@ from report_results import (
     write_results,
     write_table,
 )
+from scripts import finish, start_script
 
 from spa.errors import UserError
 from spa.view import report_folder, report_page, report_pictures
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_videos_are_ranked_and_those_without_a_number_are_last(tmp_path):
@@ -229,24 +226,24 @@ def test_sizes_that_cannot_be_are_refused():
             report_page.check_sizes(*sizes)
 
 
-def test_the_command(tmp_path):
+def test_the_command(tmp_path, monkeypatch):
     results = write_results(tmp_path / "first")
 
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+
     def run(*arguments):
-        env = os.environ | {"PYTHONIOENCODING": "ascii"}
-        command = [sys.executable, ROOT / "report.py", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, env=env)
+        return finish(start_script("report.py", tmp_path, {}, *arguments))
 
     page = tmp_path / "page.html"
     options = "--max_videos=0", f"--output={page}"
-    done = run(f"--results_dir={results}", f"--compare={results}", *options)
-    assert done.returncode == 0, done.stderr
-    assert "10 scored, 2 failed" in done.stdout and str(page) in done.stdout
+    code, out, err = run(f"--results_dir={results}", f"--compare={results}", *options)
+    assert code == 0, err
+    assert "10 scored, 2 failed" in out and str(page) in out
     assert '"A less B"' in page.read_text()
     page = tmp_path / "\u6f22.html"  # which the terminal lacks
-    done = run(f"--results_dir={results}", "--max_videos=0", f"--output={page}")
-    assert done.returncode == 0 and "\\u6f22.html" in done.stdout, done.stderr
+    options = "--max_videos=0", f"--output={page}"
+    code, out, err = run(f"--results_dir={results}", *options)
+    assert code == 0 and "\\u6f22.html" in out, err
     page.unlink()
-    done = run(f"--results_dir={tmp_path}")
-    assert done.returncode == 1 and "has no results" in done.stderr
-    assert "Traceback" not in done.stderr
+    code, _, err = run(f"--results_dir={tmp_path}")
+    assert code == 1 and "has no results" in err and "Traceback" not in err
