@@ -27,35 +27,25 @@ FLAGS = flags.FLAGS
 MOST_TOLD = 10  # failed videos that the terminal lists
 
 
+# fmt: off
 def define_flags() -> None:
     """Defines the flags, where this file is run; importing it defines none."""
-    flags.DEFINE_string(
-        "results_dir",
-        None,
+    flags.DEFINE_string("results_dir", None,
         "What inference.py was given as --output_dir: a folder with a sub-folder for "
-        "each video, or that of one video.",
-    )
-    flags.DEFINE_string(
-        "compare", None, "A second such folder, to put beside the first by name."
-    )
-    flags.DEFINE_string(
-        "output",
-        None,
+        "each video, or that of one video.")
+    flags.DEFINE_string("compare", None,
+        "A second such folder, to put beside the first by name.")
+    flags.DEFINE_string("output", None,
         "Where the page goes. Default: report.html in --results_dir, or, with "
-        "--compare, compare.html.",
-    )
-    flags.DEFINE_integer(
-        "video_size", 360, "Longer side of the videos in the page, in pixels."
-    )
-    flags.DEFINE_integer(
-        "crf", 28, "Quality of these videos (H.264): 0 is best, 51 smallest."
-    )
-    flags.DEFINE_integer(
-        "max_videos",
-        100,
+        "--compare, compare.html.")
+    flags.DEFINE_integer("video_size", 360,
+        "Longer side of the videos in the page, in pixels.")
+    flags.DEFINE_integer("crf", 28,
+        "Quality of these videos (H.264): 0 is best, 51 smallest.")
+    flags.DEFINE_integer("max_videos", 100,
         "So many videos are put into the page, from both ends of the ranking (with "
-        "--compare those that differ most); the others are listed without.",
-    )
+        "--compare those that differ most); the others are listed without.")
+# fmt: on
 
 
 def run() -> str:

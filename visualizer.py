@@ -37,18 +37,16 @@ FLAGS = flags.FLAGS
 VIDEO_ENDINGS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".gif")
 
 
+# fmt: off
 def define_flags() -> None:
     """Defines the flags, where this file is run; importing it defines none."""
     # Those of the published script, with its defaults.
-    flags.DEFINE_string(
-        "npz_path", None, "The result to draw: result_with_scores.npz, or of TAPIP3D."
-    )
-    flags.DEFINE_string(
-        "output_dir", None, "Where files go; by default where the result is."
-    )
-    flags.DEFINE_string(
-        "output_name", None, "Name of the video; by default NPZNAME_visualized.mp4."
-    )
+    flags.DEFINE_string("npz_path", None,
+        "The result to draw: result_with_scores.npz, or of TAPIP3D.")
+    flags.DEFINE_string("output_dir", None,
+        "Where files go; by default where the result is.")
+    flags.DEFINE_string("output_name", None,
+        "Name of the video; by default NPZNAME_visualized.mp4.")
     flags.DEFINE_integer("trail", 5, "Steps of trails, 0 for none.")
     flags.DEFINE_integer("point_size", 2, "Radius of points in pixels.")
     for side in ("height", "width"):
@@ -59,56 +57,34 @@ def define_flags() -> None:
             "the video's, as published. The picture keeps the video's size whatever it "
             "is.",
         )
-    flags.DEFINE_float(
-        "fps",
-        None,
+    flags.DEFINE_float("fps", None,
         "Frames per second; by default those of the source, where the result knows "
-        "them, else 10.",
-    )
-    flags.DEFINE_boolean(
-        "normalize_scores",
-        True,
+        "them, else 10.")
+    flags.DEFINE_boolean("normalize_scores", True,
         "Spread scores over red to blue, so that the lowest is red, however high it "
-        "is. The colour bar says what it is.",
-    )
-    flags.DEFINE_boolean(
-        "no_normalize_scores",
-        False,
-        "Colours of the true scores, which must lie in 0..1: red is 0, blue is 1.",
-    )
-    flags.DEFINE_boolean(
-        "save_frames", False, "Frames as PNGs, too: OUTPUT_NAME/frame_00000.png..."
-    )
+        "is. The colour bar says what it is.")
+    flags.DEFINE_boolean("no_normalize_scores", False,
+        "Colours of the true scores, which must lie in 0..1: red is 0, blue is 1.")
+    flags.DEFINE_boolean("save_frames", False,
+        "Frames as PNGs, too: OUTPUT_NAME/frame_00000.png...")
     # Those that it has not.
-    flags.DEFINE_boolean(
-        "side_by_side", False, "The video itself to the left of the painted one."
-    )
-    flags.DEFINE_integer(
-        "worst",
-        None,
-        "Draw this many tracks alone: those of the lowest score in a frame.",
-    )
-    flags.DEFINE_boolean(
-        "plot", False, "A plot of (true) scores over time, too: OUTPUT_NAME_scores.png."
-    )
-    flags.DEFINE_enum(
-        "hidden",
-        "lost",
-        HIDDEN,
-        "Points that are not visible. hollow: as rings, grey without a score. lost: as "
-        "rings while they have a score, and left out then, as many trackers leave a "
-        "point where it was lost. skip: not at all.",
-    )
+    flags.DEFINE_boolean("side_by_side", False,
+        "The video itself to the left of the painted one.")
+    flags.DEFINE_integer("worst", None,
+        "Draw this many tracks alone: those of the lowest score in a frame.")
+    flags.DEFINE_boolean("plot", False,
+        "A plot of (true) scores over time, too: OUTPUT_NAME_scores.png.")
+    flags.DEFINE_enum("hidden", "lost", HIDDEN,
+        "Points that are not visible. hollow: as rings, grey without a score. lost: "
+        "as rings while they have a score, and left out then, as many trackers leave "
+        "a point where it was lost. skip: not at all.")
     # Those of the 3D view.
-    flags.DEFINE_boolean(
-        "interactive",
-        False,
+    flags.DEFINE_boolean("interactive", False,
         "Show tracks in space, to be turned in the browser, and draw nothing. Colours "
-        "are of the true scores, unless --normalize_scores is given.",
-    )
-    flags.DEFINE_integer(
-        "port", 8080, "Where the browser finds the 3D view; 0 for any that is free."
-    )
+        "are of the true scores, unless --normalize_scores is given.")
+    flags.DEFINE_integer("port", 8080,
+        "Where the browser finds the 3D view; 0 for any that is free.")
+# fmt: on
 
 
 def check_flags() -> None:

@@ -162,11 +162,8 @@ def exit_on_user_error(
     *also: type[Exception],
     interrupted: str = "nothing is half-written; the same command goes on",
 ) -> Iterator[None]:
-    """Ends a script in one line on stderr and exit code 1, if a user can put it right.
-
-    Beside UserError and OSError also exceptions whose message says what is wrong;
-    `interrupted` says what becomes of a run that is stopped by hand.
-    """
+    """Ends a script in one line and exit code 1 for errors a user can put right, and
+    `exceptions`; `interrupted` says what becomes of a stopped run."""
     try:
         yield
     except (UserError, *also) as error:

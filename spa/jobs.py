@@ -63,17 +63,11 @@ class Outcome:
         return self.error if path in self.error else f"{path}: {self.error}"
 
 
-# --- Which items ---
-
-
 def read_csv(
     path: str | os.PathLike, columns: Sequence[str] = (), errors: str = "strict"
 ) -> tuple[list[str], list[dict[str, str]]]:
-    """Returns the columns and the rows of a CSV, as text that is as it stands there.
-
-    It is UTF-8, with a byte order mark or without; `errors` is of `open`, for what is
-    not. Raises UserError: it cannot be read, or lacks one of `columns`.
-    """
+    """Returns columns and rows of a UTF-8 CSV as text; a UserError if it cannot be read
+    or lacks one of `columns`."""
     try:
         with open(path, newline="", encoding="utf-8-sig", errors=errors) as file:
             reader = csv.DictReader(file, restval="")
@@ -96,13 +90,8 @@ def find_listed(name: str, table: str | os.PathLike) -> str:
 
 
 def find_inputs(path: str, column: str = "video_path") -> list[str] | None:
-    """Returns the files that a path stands for, None if it is a single file's.
-
-    A path is a directory, a glob, or a CSV with a column of that name (in ENDINGS,
-    which says how the files of a directory must end), whose paths are looked for from
-    here, else from where it lies. Anything else is one file. Raises UserError: none is
-    there.
-    """
+    """Returns the files of a directory, glob, or CSV with that column (relative to
+    here, else to it); None for a single file. Raises UserError: none is there."""
     if os.path.isdir(path):
         endings = ENDINGS[column]
         found = [os.path.join(path, name) for name in sorted(os.listdir(path))]
@@ -141,23 +130,15 @@ def pick_shard(items: Sequence, num_shards: int, shard_index: int) -> Sequence:
     return items[shard_index::num_shards]
 
 
-# --- Where their results go ---
-
-
 def name_results(
     paths: Sequence[str],
     folder: str | os.PathLike,
     owner: Callable[[str], str | None],
     ending: str = "",
 ) -> list[str]:
-    """Returns a name for the result of each path in a folder, which may not be there
-    yet.
-
-    That which its result has there already; else its stem, with _2, _3 where that is
-    taken by another path or by a result of another file. Names that differ in case
-    only are one, as they are on some disks. `owner` says whose result a name is, an
-    absolute path or None; results are told by the ending of their files.
-    """
+    """Returns each path's result name: that of its result already there (`owner` says
+    whose one is), else its stem, with _2, _3 where taken; case does not count, as on
+    some disks."""
     there, owner = _numbered_names(folder, ending), functools.cache(owner)
     given, taken, names = set(), set(), []
     for path in paths:
@@ -190,9 +171,6 @@ def _numbered_names(folder, ending) -> dict[str, list[str]]:
     return {stem: [name for _, name in sorted(names)] for stem, names in found.items()}
 
 
-# --- What is finished ---
-
-
 def unfinished(
     items: Iterable[Item],
     made_with: Mapping[str, object],
@@ -200,14 +178,8 @@ def unfinished(
     verb: str = "made",
     remedy: str = "give --overwrite, or another --output_dir",
 ) -> list[Item]:
-    """Returns the items without a result, or with one that is older than their file.
-
-    What a result must have been made with is as JSON would give it back; `stored` says
-    what an item's was, None if it has none. Verb and remedy are for the message.
-
-    Raises UserError: a result was made with something else: a folder that mixes both
-    would compare what cannot be compared.
-    """
+    """Returns the items without a result newer than their file. Raises UserError: one
+    was `stored` as made with something else, which must not be compared."""
     made_with, wanted = json.loads(json.dumps(made_with)), []
     for item in items:
         had = stored(item)
@@ -231,9 +203,6 @@ def is_newer(path: str | os.PathLike, than: str | os.PathLike) -> bool:
         return False
 
 
-# --- Doing the rest ---
-
-
 def run_items(
     items: Sequence[Item],
     work: Callable[[Item], object],
@@ -243,19 +212,10 @@ def run_items(
     unit: str = "item",
     num_workers: int = 0,
 ) -> Iterator[Outcome]:
-    """Works on items, and yields what becomes of each, in order, as it is asked for.
-
-    Args:
-        items: those to be done.
-        work: an item to its result. Whatever it raises is that item's trouble: it is
-            logged, and the others go on.
-        save: writes the result; what it returns is the outcome's result. An OSError of
-            it is the disk's, so every item's: it ends the run.
-        what, unit: for the progress bar.
-        num_workers: processes; then `work` and `save` must be picklable.
-
-    Raises OSError of `save`; ChildProcessError if a worker dies.
-    """
+    """Yields each item's outcome in order, as it is asked for. What `work` raises is
+    logged, and the others go on; an OSError of `save` (whose return is the result) is
+    the disk's and ends the run. With workers both must be picklable; ChildProcessError
+    if one dies."""
     with (
         ordered_map(min(num_workers, len(items))) as run,
         tqdm(total=len(items), desc=what, unit=unit, **BAR) as bar,
@@ -269,7 +229,6 @@ def run_items(
 
 
 def _attempt(work, save, item) -> tuple[Outcome, str]:
-    """Returns an item's outcome, and the traceback of an error that is no user's."""
     is_saving = False
     try:
         result = work(item)
@@ -286,17 +245,10 @@ def _attempt(work, save, item) -> tuple[Outcome, str]:
 
 @contextlib.contextmanager
 def ordered_map(num_workers: int) -> Iterator[Callable[[Callable, Iterable], Iterator]]:
-    """Gives a lazy `map` over worker processes, whose results come in order.
-
-    All that runs in several processes goes through here: another runner takes the
-    place of this function. For 0 workers it is `map` itself. The workers end when the
-    context does, or this process, whatever they are at, and tidy up (`finally`)
-    before, if that takes no longer than TIDYING. Ctrl-C is this process's business:
-    they hear nothing of it.
-
-    Raises, while results are taken, what the mapped function raised, and
-    ChildProcessError where a worker has died, which it does if memory runs out.
-    """
+    """Gives a lazy, ordered `map` over worker processes (0: `map` itself), the one
+    place for another runner. Workers end with the context or this process, tidying up
+    within TIDYING; Ctrl-C is this process's. Raises what the function raised;
+    ChildProcessError for a dead worker."""
     if num_workers == 0:
         yield map
         return
@@ -329,7 +281,6 @@ def _map(executor, ahead: int, function: Callable, jobs: Iterable) -> Iterator:
 
 
 def _begin(executor, function, job):
-    """Hands a job over, for which the executor may start a worker."""
     # Blocked signals stay so in a child, from its first moment on.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:

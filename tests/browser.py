@@ -19,7 +19,6 @@ def missing(reason):
 
 
 def find_chromium():
-    """The browser's path."""
     for name in ("chromium", "chromium-browser", "google-chrome"):
         if shutil.which(name):
             return shutil.which(name)
@@ -28,7 +27,6 @@ def find_chromium():
 
 @contextlib.contextmanager
 def start_browser(*arguments, timeout=120):
-    """A browser of Playwright."""
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:

@@ -12,13 +12,10 @@ def start_script(name, folder, flags, *arguments):
     """Starts a script in a folder, with these flags unless arguments say otherwise."""
     given = [str(argument).split("=")[0].strip("-") for argument in arguments]
     flags = [f"--{name}={value}" for name, value in flags.items() if name not in given]
+    command = [sys.executable, ROOT / name, *flags, *arguments]
+    env, pipe = os.environ | {"JAX_PLATFORMS": "cpu"}, subprocess.PIPE
     return subprocess.Popen(
-        [sys.executable, ROOT / name, *flags, *arguments],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        command, cwd=folder, stdout=pipe, stderr=pipe, text=True, env=env
     )
 
 

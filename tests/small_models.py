@@ -3,6 +3,7 @@
 import numpy as np
 from video_files import SIZE
 
+import track_autoencoder_3d
 from spa import geometry
 from spa.model import checkpoint_files, checkpoints
 from spa.realism.tracks import Tracks3D
@@ -44,6 +45,12 @@ def save_random(path, model):
     params = checkpoint_files.unflatten(arrays)
     checkpoints.save_checkpoint(str(path), model, params)
     return str(path)
+
+
+def save_small(folder, name="small.npz", **changes):
+    """The path of a random SMALL 3D model."""
+    model = track_autoencoder_3d.make_model("mini", **SMALL | changes)
+    return save_random(folder / name, model)
 
 
 def random_tracks(seed=0, num_tracks=40, num_frames=30, share=0.8):

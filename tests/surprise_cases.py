@@ -35,19 +35,12 @@ def column(fields, name):
 
 
 def some_head(names, seed=0, num_statistics=12):
-    rng = np.random.default_rng(seed)
-    network = Network(
-        tuple(names),
-        rng.normal(size=len(names)).astype(np.float32),
-        np.full(len(names), 2, np.float32),
-        (
-            (
-                rng.normal(size=(len(names), 3)).astype(np.float32),
-                np.ones(3, np.float32),
-            ),
-            (rng.normal(size=(3, 1)).astype(np.float32), np.zeros(1, np.float32)),
-        ),
-    )
+    rng, count = np.random.default_rng(seed), len(names)
+    shapes = count, (count, 3), (3, 1)
+    mean, first, last = (rng.normal(size=s).astype(np.float32) for s in shapes)
+    deviation = np.full(count, 2, np.float32)
+    layers = (first, np.ones(3, np.float32)), (last, np.zeros(1, np.float32))
+    network = Network(tuple(names), mean, deviation, layers)
     return Head(
         (network, network),
         half=2.0,

@@ -2,9 +2,7 @@
 
 import cv2
 import numpy as np
-from small_models import SMALL, save_random
 
-import track_autoencoder_3d
 from spa.evaluation.tapvid3d_clips import read_clip
 
 # Frames and tracks of the files of each source.
@@ -38,7 +36,6 @@ def clip_arrays(num_frames=30, num_tracks=12, seed=0, size=(48, 64)):
 
 
 def write_dataset(folder):
-    """A data set with a folder for each source."""
     for source, names in SIZES.items():
         (folder / source).mkdir(parents=True)
         for seed, (name, (frames, tracks)) in enumerate(names.items()):
@@ -47,13 +44,6 @@ def write_dataset(folder):
 
 
 def make_clip(folder, **changes):
-    """A clip that was read from a file."""
     arrays = clip_arrays(**changes)
     np.savez(folder / "clip.npz", **arrays)
     return read_clip(folder / "clip.npz")
-
-
-def save_small(folder, **changes):
-    """The path of a random small model."""
-    model = track_autoencoder_3d.make_model("mini", **SMALL | changes)
-    return save_random(folder / "small.npz", model)

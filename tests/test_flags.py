@@ -31,15 +31,12 @@ options = make_options(flags.FLAGS.preset, **given)
 print(json.dumps([sorted(given), dataclasses.asdict(options)]))
 """
 
+ROOT = Path(__file__).resolve().parents[1]
+
 
 def run_script(*arguments):
-    """A script's names of options, and the options that its flags come to."""
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, *arguments],
-        cwd=Path(__file__).resolve().parent.parent,
-        text=True,
-        capture_output=True,
-    )
+    command = [sys.executable, "-c", SCRIPT, *arguments]
+    done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

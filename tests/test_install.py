@@ -51,7 +51,6 @@ def install(folder, *what):
 
 @pytest.fixture(scope="module")
 def installed(source, tmp_path_factory):
-    """An environment that has the package, and its folder of packages."""
     folder = tmp_path_factory.mktemp("environment")
     return folder, install(folder, source)
 

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+from table_files import refused
 
 from spa.errors import UserError, VideoError
 from spa.jobs import Item, find_inputs, name_results, read_csv, run_items, unfinished
@@ -56,14 +57,8 @@ def test_what_holds_no_file_is_refused(videos):
         "other.csv": "has no column video_path$",
         "binary.csv": "cannot be read",
     }.items():
-        with pytest.raises(UserError, match=message) as caught:
-            find_inputs(str(videos / name))
-        assert "\n" not in str(caught.value)
-    with pytest.raises(UserError, match=r"ends in one of \.npz"):
-        find_inputs(str(videos), "tracks_path")
-
-
-# --- Names ---
+        refused(message, find_inputs, str(videos / name))
+    refused(r"ends in one of \.npz", find_inputs, str(videos), "tracks_path")
 
 
 def test_names_are_stems_and_count_on_a_clash(tmp_path):
@@ -85,9 +80,6 @@ def test_results_that_are_there_keep_their_names(tmp_path):
     assert names("/c/CLIP_2.mp4") == ["CLIP_2_2"]
     (tmp_path / "Clip.npz").unlink()  # which does not rename the other
     assert names("/b/clip.mp4", "/a/Clip.mp4") == ["clip_2", "Clip"]
-
-
-# --- Going on ---
 
 
 def stored(item):

@@ -107,7 +107,6 @@ def test_a_worker_that_is_ended_tidies_up(tmp_path, monkeypatch):
 
 
 def test_workers_are_ended_halfway_through_handing_over_a_large_result():
-    """Which this process waited for without end."""
     with ordered_map(2) as run:
         results = run(bytes, [40_000_000] * 50)
         for _ in range(3):

@@ -65,11 +65,8 @@ def _splits(held_out) -> Iterator[tuple[WindowPrediction, int, np.ndarray]]:
 def jaccard_2d(
     tracks: Tracks3D, held_out: HeldOut, model: checkpoints.Checkpoint
 ) -> float:
-    """Returns the average Jaccard of a 2D model on the same splits and windows.
-
-    Positions go in divided by the frame's size, and are compared at depth 1. NaN where
-    a window is longer than the model's.
-    """
+    """Returns the average Jaccard of a 2D model on the same splits and windows, at
+    depth 1; NaN where a window is longer than the model's."""
     length = max((w.stop - w.start for w in held_out.windows), default=0)
     if not length or length > model.config.num_output_frames:
         return float("nan")

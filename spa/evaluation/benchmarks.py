@@ -16,10 +16,9 @@ from spa.realism.scorer import Scorer
 
 
 class Benchmark(NamedTuple):
-    """The functions of a benchmark: `read`, of the dataset's path (of the flag
-    path_flag) to clips, and `report`, of clips and their scores [N]; or `run` does it
-    all, and returns what is to be printed. Each is also given the flags that its
-    parameters are named after, and `run` fields of Options if it scores."""
+    """The functions of a benchmark: `read`, of the dataset's path to clips, and
+    `report`, of clips and scores [N]; or `run` does it all. Each gets the flags its
+    parameters name."""
 
     read: Callable[..., list[Clip]] | None = None
     report: Callable[..., Report] | None = None
@@ -110,6 +109,5 @@ def _score_clips(clips, values, options) -> Tally:
 
 
 def _select_flags(function, values) -> dict:
-    """Returns the flags that a function has parameters for."""
     names = inspect.signature(function).parameters
     return {name: values[name] for name in names if name in values}

@@ -20,11 +20,8 @@ NUM_SHUFFLES = 100  # of two sets of clips, for what their distance is by chance
 
 
 class Results(NamedTuple):
-    """Results in a folder, by name.
-
-    scores: of score.json, [N]; latents: the mean over windows, [N, K, C]; settings:
-    what must be alike for results to be compared.
-    """
+    """Results in a folder, by name: scores [N]; latents [N, K, C], means over windows;
+    settings that must be alike for results to be compared."""
 
     names: list[str]
     scores: Float[np.ndarray, " N"]
@@ -33,10 +30,8 @@ class Results(NamedTuple):
 
 
 def read_results(folder: str | os.PathLike, score: str = "realism") -> Results:
-    """Returns what scoring wrote to a folder, a sub-folder for each video.
-
-    Raises UserError: no results, damaged ones, or ones of different checkpoints.
-    """
+    """Returns what scoring wrote to a folder; a UserError for none or damaged results,
+    or different checkpoints."""
     paths = sorted(Path(folder).glob("*/score.json"))
     if not paths:
         raise UserError(
@@ -84,13 +79,9 @@ def compare(
     first: Results, second: Results, num_shuffles: int = NUM_SHUFFLES
 ) -> Report:
     """Reports which of two sets of videos moves more like real ones, and whether they
-    move alike.
-
-    Videos of one name are compared with each other, and resampled together. All clips
-    are dealt anew into two sets of the same sizes num_shuffles times, which gives the
-    Fréchet distance that chance alone makes. Raises UserError: results of different
-    checkpoints or versions, or a single video.
-    """
+    move alike. Videos of one name are paired; the clips dealt anew num_shuffles times
+    give the Fréchet distance of chance. Raises UserError: other checkpoints, a single
+    video."""
     notes = _check_settings(first, second)
     common, *at = np.intersect1d(first.names, second.names, return_indices=True)
     pair = first.scores[at[0]], second.scores[at[1]]
@@ -177,8 +168,6 @@ def _difference(first, second):
 
 
 def _motion_distance(first, second, num_shuffles):
-    """Returns the Fréchet distance of two sets of clips [N, K, C], and what it is by
-    chance."""
     first, second = first.mean(axis=1), second.mean(axis=1)
     both, rng = np.concatenate([first, second]), np.random.default_rng(0)
     by_chance = []

@@ -26,12 +26,9 @@ def run_corruptions(
     num_seeds: int,
     num_frames: int = NUM_FRAMES,
 ) -> tuple[list[Row], list[str]]:
-    """Judges real clips and damaged copies, each piece of a clip to a file of its own.
-
-    Videos are cut into pieces of `num_frames`, each with `num_seeds` copies per damage.
-    Returns all rows, and what a reader must know. Raises UserError: no video has a
-    piece; see `judges.judge_items`.
-    """
+    """Judges pieces of `num_frames` of real clips and `num_seeds` copies per damage;
+    returns all rows and notes. Raises UserError: no video has a piece; see
+    `judge_items`."""
     items = [Item(path, Path(folder) / _clip_name(path)) for path in paths]
     rows, failures = [], []
 

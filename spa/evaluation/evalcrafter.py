@@ -16,13 +16,9 @@ def read_evalcrafter(
     video_dir: str | None = None,
     aspects: Sequence[str] | None = None,
 ) -> list[tables.Clip]:
-    """Returns the clips of EvalCrafter's human ratings.
-
-    The table, CSV or parquet, has video_path, model, and a column per aspect: those
-    named, by default all others that hold numbers. Clips have a label per aspect, the
-    tag model, and the file's stem, which is the prompt's number, as group. Several
-    ratings of one video are averaged. Raises UserError as `read_videophy2` does.
-    """
+    """Returns the clips of EvalCrafter's human ratings: a label per aspect (by default
+    all columns of numbers), averaged over raters; the group is the file's stem, the
+    prompt's number. Raises UserError as `read_videophy2`."""
     table = tables.read_table(path)
     video, model = table.column("video_path"), table.column("model")
     if aspects is None:

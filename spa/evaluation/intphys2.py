@@ -43,17 +43,10 @@ PARTS = {  # of the clips, by tag, that are looked at by themselves
 
 
 def read_intphys2(root: str | os.PathLike, split: str = "Main") -> list[tables.Clip]:
-    """Returns the clips of a split of IntPhys 2: Debug, Main or HeldOut, each a folder
-    below the root with `Videos` and, but for the last, `metadata.csv`.
-
-    Clips have the label possible (1 or 0), and the tags scene, pair (1 or 2), condition
-    (one of four), difficulty ("other", said in the log, if env is unknown) and camera;
-    the scene as group, whose generations are numbered N, N_0, N_1. Of the held-out
-    split only videos.
-
-    Raises UserError: no such split, a missing column, a type or condition that is
-    unknown, a scene without its counterparts, a video that is absent.
-    """
+    """Returns the clips of a split of IntPhys 2 (Debug, Main, HeldOut), with the label
+    possible (1 or 0), the tags scene, pair, condition, difficulty and camera, and the
+    scene as group; of the held-out split only videos. Raises UserError: damaged or
+    lacking metadata, scenes or videos."""
     folder = Path(root) / split
     if not (folder / "Videos").is_dir():
         have = sorted(path.parent.name for path in Path(root).glob("*/Videos"))
@@ -129,15 +122,10 @@ def report_intphys2(
     values: Float[np.ndarray, " N"],
     answer_threshold: float | None = None,
 ) -> reports.Report:
-    """Reports how often what is possible scores above what is not.
-
-    In a pair (the possible and the impossible clip of one number in a scene); in the
-    quadruplet, the mean of the two possible ones above that of the two impossible ones,
-    as in IntPhys (Riochet et al. 2018); in the quadruplet strictly, both above both;
-    and, as AUROC, any possible clip above any impossible one. A pair or quadruplet that
-    lacks a score (NaN) does not count. In the held-out split possible is what scores
-    above the threshold, the median by default.
-    """
+    """Reports how often what is possible scores above what is not: in a pair; in the
+    quadruplet by means, as IntPhys (Riochet et al. 2018), and strictly; and as AUROC.
+    Incomplete ones do not count. Held out, possible is what scores above the threshold
+    (median)."""
     if not clips[0].labels:
         return _report_held_out(clips, values, answer_threshold)
     metrics, rows = reports.count_scored(values), []

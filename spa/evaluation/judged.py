@@ -32,18 +32,10 @@ QUESTIONS = {"paired": "paired", "across": "across clips (AUROC)"}
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A judged clip.
-
-    Attributes:
-        group: what is resampled together: the scene, the video.
-        clip: its original, which an intact clip is itself.
-        condition: only clips of one condition are compared.
-        kind: what was done to it, "none" for nothing.
-        counts: whether that shows; the others are not judged.
-        values: of `judge`.
-        points: of the "shipped" score, and of the head "left out": surprise of points
-            near a violation, and whether they are the violating body's.
-    """
+    """A judged clip: the group it is resampled with; its original (of an intact clip
+    itself); its condition and kind of damage ("none"); whether that counts, being
+    visible; `values` of `judge`; per head, surprise of `points` and whether they
+    violate."""
 
     group: str
     clip: str
@@ -65,19 +57,10 @@ class Row:
 
 @dataclasses.dataclass
 class Comparison:
-    """Wins of the intact over the damaged, counted by group (scene, video).
-
-    With c [G] how often each group counts, c·wins / c·pairs is the paired accuracy and
-    c·above·c / c·across·c the AUROC: what a bootstrap over groups needs, and no more.
-
-    Attributes:
-        wins: per measure [G], of pairs in which the original is above; ties half.
-        pairs: [G].
-        above: per measure [G, G], (intact, damaged) in which the intact one is above.
-        across: [G, G], how many of these there are.
-        num: damaged clips.
-        left_out: damaged clips that some measure could not judge.
-    """
+    """Wins of the intact over the damaged by group: what a bootstrap over groups needs.
+    With counts c [G], c·wins / c·pairs is the paired accuracy (wins [G] per measure,
+    ties half), c·above·c / c·across·c the AUROC (above [G, G] per measure, intact by
+    damaged)."""
 
     wins: dict[str, Float[np.ndarray, " G"]]
     pairs: Float[np.ndarray, " G"]
@@ -104,12 +87,8 @@ def compare(
     measures: Sequence[str],
     groups: Sequence[str],
 ) -> Comparison:
-    """Compares intact clips of a condition with those of one kind of damage, of all
-    rows.
-
-    A clip that some measure could not judge is left out for all, so that all are put to
-    the same question.
-    """
+    """Compares intact clips of a condition with those of one kind of damage; a clip
+    that some measure could not judge is left out for all."""
     at = {group: i for i, group in enumerate(groups)}
     chosen = [r for r in rows if r.condition == condition and r.counts]
     intact = [r for r in chosen if r.kind == INTACT]

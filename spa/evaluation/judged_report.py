@@ -23,11 +23,8 @@ def report(
     notes: Sequence[str] = (),
     pooled: bool = True,
 ) -> Report:
-    """Returns all figures of judged clips, by group of kinds, with tables and pictures.
-
-    The notes come first. All groups together are reported, too, and before them, if
-    `pooled`.
-    """
+    """Returns all figures of judged clips, by group of kinds and (if `pooled`) over
+    all, with tables and pictures."""
     conditions = tuple(dict.fromkeys(row.condition for row in rows))
     measures = _measured(rows)
     sections = {name: (name,) for name in conditions}
@@ -82,7 +79,6 @@ def _names(groups) -> dict[str, tuple[str, ...]]:
 
 
 def _measured(rows) -> list[str]:
-    """Measures that some intact clip has a value of."""
 
     def is_there(name, row):
         found = row.values.get(name)
@@ -94,7 +90,6 @@ def _measured(rows) -> list[str]:
 
 
 def _figures(comparison, measures) -> dict:
-    """Figures of a sum of comparisons, and how far each score is above the others."""
     found = {"num": comparison.num, "difference": {}}
     for question in QUESTIONS:
         found[question] = {m: estimate(comparison, question, m) for m in measures}
@@ -113,13 +108,9 @@ def _figures(comparison, measures) -> dict:
 def culprit_figures(
     rows: Sequence[Row], groups: Mapping[str, Sequence[str]], by: str = "shipped"
 ) -> dict[str, dict]:
-    """Returns how well surprise (of the "shipped" score, or of the head that never saw
-    the kind, "left out") points at the violating body, per group and kind.
-
-    It is the AUROC of its points against the rest: `points`, of all clips' points
-    together, and `clips`, the mean of each clip's own, bootstrapped by group; none of a
-    kind whose body has no points, or all.
-    """
+    """Returns the AUROC of surprise for the violating body's points, per group and
+    kind: of all clips' `points` together, and of `clips`, the mean of each one's
+    own."""
     of_kind = defaultdict(list)
     for row in rows:
         if by not in row.points:
@@ -226,7 +217,6 @@ def _pictures(rows, figures, score, measures) -> dict:
 
 
 def _draw_kinds(names, score, measures):
-    """Draws both figures, kind by kind, of the score and some baselines."""
     from matplotlib.figure import Figure  # a second to import
 
     figure = Figure((9, 1.4 + 0.3 * len(names)), dpi=120, layout="constrained")

@@ -36,14 +36,9 @@ TRAJAN = DEFAULT_CHECKPOINT.with_name("trajan_mini.npz")
 
 @dataclasses.dataclass(frozen=True)
 class Judges:
-    """Models and heads that clips are judged with.
-
-    The 3DSPA checkpoint's score is put to the proof, made with these options; `trajan`
-    is the 2D model beside it, None if it is not there. Heads are of scorer.load_heads:
-    "all" is the one that scores, "no model" the same on what needs none; "without KIND"
-    and "no model without KIND" never saw that violation. Of the last two all kinds are
-    there, or none. The notes say what lacks.
-    """
+    """The model and heads clips are judged with, the 2D model beside it (None if
+    absent), and notes on what lacks. Heads are of scorer.load_heads: those "without
+    KIND" never saw it."""
 
     checkpoint: checkpoints.Checkpoint
     options: Options
@@ -97,14 +92,8 @@ def load_judges(checkpoint_path: str | None, options: Options) -> Judges:
 
 @dataclasses.dataclass(frozen=True)
 class Judgement:
-    """All that is said about a clip.
-
-    Attributes:
-        values: by the names in MEASURES, each a number, or of LEFT_OUT {kind: number};
-            NaN, or not there, where one is unknown.
-        surprise: per point, the lower its coords_score the higher; NaN without one.
-        left_out: the same of heads that never saw a kind, by kind.
-    """
+    """What is said about a clip: `values` by the names in MEASURES (of LEFT_OUT {kind:
+    number}), surprise per point, and the same of heads that never saw a kind."""
 
     values: dict[str, object]
     surprise: Float[np.ndarray, "N T"]
@@ -174,11 +163,9 @@ def judge_items(
     what: str,
     unit: str,
 ) -> tuple[list[Row], list[str]]:
-    """Judges what is not judged yet, each item to a JSON file of its own.
-
-    Returns the judged clips of all items, in order, and what is wrong with the others.
-    Raises UserError: items that were judged with another provenance.
-    """
+    """Judges what is not judged yet, each item to a JSON file; returns all rows in
+    order, and what is wrong with the others. Raises UserError: items of another
+    provenance."""
     stored = {item: _read_judged(item.place) for item in items}
 
     def save(item, rows):

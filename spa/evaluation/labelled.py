@@ -16,13 +16,10 @@ from spa.evaluation import figures, reports, tables
 def read_labelled(
     path: str | os.PathLike, video_dir: str | None = None
 ) -> list[tables.Clip]:
-    """Returns the clips of any table with numbers that scores should agree with.
-
-    The CSV or parquet has video_path, and score (how real, any scale) or label (1 or
-    true: real; 0 or false: not), or both; perhaps pair_id, of videos that are to be
-    ranked against each other. Several rows of one video are averaged. Raises UserError
-    as `read_videophy2` does; labels that are all the same, or not two; a pair of one.
-    """
+    """Returns the clips of a table with video_path, and score (how real) or label (1 or
+    true: real), or both; perhaps pair_id, of videos to be ranked against each other.
+    Raises UserError as `read_videophy2`, and for labels that are not two, or a pair of
+    one."""
     table = tables.read_table(path)
     video = table.column("video_path")
     names = [name for name in ("score", "label") if name in table.columns]
@@ -87,8 +84,6 @@ def report_labelled(
 
 
 def _pair_accuracy(clips, values, truth) -> statistics.Estimate:
-    """Returns how often the better of any two videos of a pair scores above the
-    worse."""
     members = defaultdict(list)
     for i in np.flatnonzero(~np.isnan(values)):
         members[clips[i].tags["pair"]].append(i)

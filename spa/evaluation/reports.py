@@ -29,15 +29,8 @@ class Table(NamedTuple):
 
 @dataclasses.dataclass
 class Report:
-    """The findings of a benchmark.
-
-    Attributes:
-        metrics: what metrics.json holds, with Estimates.
-        tables: for the screen.
-        figures: pictures by file name.
-        files: further files by name.
-        notes: what a reader must know, a line each.
-    """
+    """The findings of a benchmark: metrics for metrics.json, with Estimates; tables for
+    the screen; figures and further files by name; notes for the reader."""
 
     metrics: dict
     tables: list[Table]
@@ -122,10 +115,8 @@ def report_ratings(clips: Sequence[Clip], values: Float[np.ndarray, " N"]) -> Re
 
 
 def _rank_models(names, values, labels, groups) -> dict[str, dict]:
-    """Returns what is found of each model, from the highest mean score to the lowest.
-
-    Agreement is among a model's clips alone, where one model being better than another
-    adds nothing."""
+    """Returns what is found of each model, by falling mean score; agreement is among
+    its own clips alone."""
     models = {}
     for name in dict.fromkeys(names):
         chosen = np.array(names) == name
@@ -184,12 +175,8 @@ def write_report(
     rows: Sequence[Mapping] = (),
     done: str = "",
 ) -> str:
-    """Writes metrics.json, results.csv of the clips, pictures and further files.
-
-    `about` says in metrics.json how it was made; rows are of scores.csv; `done`, what
-    was done, is for the screen. Returns the report for the screen, and what was
-    written. Raises UserError: it cannot be.
-    """
+    """Writes metrics.json (with `about`), results.csv, pictures and further files;
+    returns the report for the screen. Raises UserError: it cannot be written."""
     folder, contents = Path(output_dir), {}
     metrics = {**about, **report.metrics, "notes": report.notes}
     contents["metrics.json"] = encode_json(metrics)
@@ -209,7 +196,6 @@ def write_report(
 
 
 def _results_csv(clips, rows) -> bytes:
-    """Returns a row per clip: what the benchmark says of it, and its scores."""
     scores = {row["video"]: row for row in rows}
     lines, first = [], clips[0]
     columns = ["video", *first.tags, *first.labels, *NUMBERS, "warnings", "error"]

@@ -75,13 +75,9 @@ class TextTable:
         tags: Mapping[str, str],
         group: Callable[[Mapping[str, str], str], str],
     ) -> list[Clip]:
-        """Returns a clip for each video, with the mean of its rows' labels (of
-        `numbers`).
-
-        `video` is the column of the files, which `find_videos` finds; tags are {tag:
-        column}; `group` makes a row and its file the clip's group. Raises UserError: a
-        video that is absent, or has rows with different tags.
-        """
+        """Returns a clip per video with the mean of its rows' `numbers` as labels,
+        {tag: column} as tags. Raises UserError: a video is absent, or has different
+        tags."""
         files = find_videos([row[video] for row in self.rows], self.path, video_dir)
         found = defaultdict(list)
         for file, row, numbers in zip(files, self.rows, labels, strict=True):
@@ -159,13 +155,9 @@ def nan_mean(values: Float[np.ndarray, " N"]) -> float:
 def find_videos(
     names: Sequence[str], table: str | os.PathLike, video_dir: str | None = None
 ) -> list[str]:
-    """Returns the files that a table names.
-
-    A path is looked for in `video_dir`, from here, and from the table's folder; an
-    address by as many of its last parts as a file has below those folders; both at last
-    by their name alone anywhere below `video_dir`. Raises UserError: a file that is
-    absent, or two names that lead to one file.
-    """
+    """Returns a table's files: below `video_dir`, here, or beside the table; an address
+    by as many last parts as fit; else by name anywhere below `video_dir`. Raises
+    UserError: an absent file, or two names for one."""
     folders = [video_dir] if video_dir else []
     folders += ["", os.path.dirname(os.fspath(table))]
     if video_dir and not os.path.isdir(video_dir):

@@ -60,12 +60,8 @@ def builtin_metrics(
 def tapnet_metrics(
     clip: Clip, prediction: Prediction, scaling: str
 ) -> dict[str, float]:
-    """Returns the same by an installed tapnet's own function; a UserError without one.
-
-    It is called with a batch of one clip, which is the one way in which all scalings
-    but local_neighborhood work (docs/notes.md); that takes no batches, and gives
-    numbers per track, of which this is the mean.
-    """
+    """Returns the same by an installed tapnet's function, given a batch of one clip
+    (docs/notes.md); local_neighborhood takes no batches: the mean over tracks."""
     metrics = tapnet_module("evaluation.metrics")
     local = scaling == "local_neighborhood"
     arrays = {
@@ -122,20 +118,10 @@ def evaluate(
     batch_size: int = 8,
     overwrite: bool = False,
 ) -> Report:
-    """Predicts clips, writes the predictions, and returns what they measure.
-
-    Predictions go to OUTPUT_DIR/predictions/SOURCE/NAME.npz as soon as they are there,
-    in the official format. One that is there already, of this model and these options
-    and later than its clip, is measured again but not made again, unless `overwrite`.
-    What is wrong with a file is reported, and the others go on. So many clips are in
-    memory, and windows predicted, at once as `batch_size` says.
-
-    Raises:
-        UserError: no such scaling or batch size; output_dir cannot be written to;
-            no file is there at all; predictions of another model or other options
-            are; features lack.
-        OSError: predictions cannot be written, the disk being full.
-    """
+    """Predicts clips, writes predictions/SOURCE/NAME.npz in the official format, and
+    measures them; finished ones are not made again unless `overwrite`. A damaged clip
+    is reported and the others go on. Raises UserError (choices, folders, no files,
+    other options, absent features) and OSError (disk)."""
     _check_evaluation(files, scalings, batch_size)
     check_output_dir(output_dir)
     items = [
@@ -241,12 +227,8 @@ def _read_prediction(place) -> Prediction:
 
 
 def summary(rows: Sequence[dict]) -> dict[str, dict[str, dict[str, float]]]:
-    """Returns means over clips, by source and scaling, and their means over sources.
-
-    {source: {scaling: {metric: mean, metric_std: standard deviation over clips}}}, and
-    under "average" the mean over sources, with the deviation between them. Rows of a
-    Report with an error are left out.
-    """
+    """Returns {source: {scaling: {metric: mean, metric_std: deviation over clips}}},
+    and under "average" the same over sources; rows with an error are left out."""
     clips, sources, means = defaultdict(list), defaultdict(list), defaultdict(dict)
     for row in rows:
         if not row["error"]:
@@ -284,11 +266,8 @@ def table(rows: Sequence[dict]) -> str:
 
 
 def write_report(report: Report, output_dir: str | os.PathLike) -> list[str]:
-    """Writes metrics.json and metrics_per_video.csv; returns their paths.
-
-    metrics.json is `summary`; where clips failed, these are in it too, as "failed":
-    {SOURCE/NAME: what is wrong}, since means over what is left are no official numbers.
-    """
+    """Writes metrics.json (with what "failed", since means over the rest are no
+    official numbers) and metrics_per_video.csv; returns their paths."""
     folder = Path(output_dir)
     found = summary(report.rows)
     if report.failures:

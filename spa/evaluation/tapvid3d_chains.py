@@ -43,11 +43,8 @@ def predict_clips(
     options: Options,
     batch_size: int = 8,
 ) -> list[Prediction]:
-    """Returns a prediction of every track of some clips, from tracks of other splits.
-
-    Clips are of any lengths and numbers of tracks; so many windows of theirs go through
-    the model at once as `batch_size` says. Raises UserError as hold_out.check_features.
-    """
+    """Returns predictions of every track of some clips, from tracks of other splits,
+    `batch_size` windows at once. Raises UserError as hold_out.check_features."""
     params = jax.device_put(checkpoint.params)
     length = options.num_output_frames or checkpoint.config.num_output_frames
     windows = [_windows(len(clip.truth), length) for clip in clips]
@@ -120,18 +117,10 @@ def chain(
 ) -> Generator[
     list[tuple[int, np.ndarray]], list[Answer], tuple[np.ndarray, np.ndarray]
 ]:
-    """Predicts tracks over a clip longer than the model's window.
-
-    Each track begins in the window that its query frame is most in the middle of, and
-    goes on from there to both sides: the next window is queried at a frame that it
-    shares with what is predicted, with what is predicted there. The first prediction of
-    a frame stands, the one with the fewest links between it and the query.
-
-    Of the tracks nothing is ever known but query points [N, 4] (frame, x, y, z). Yields
-    what is to be predicted next, numbers of windows and query points [Q, 4] with frames
-    counted from the window's start; is sent as many Answers; returns positions
-    [N, T, 3] and visible logits [N, T].
-    """
+    """Predicts tracks over a clip longer than the window: from the window their query
+    is most central in to both sides, each next one queried by what is predicted. Yields
+    [(window, points [Q, 4])], is sent Answers; returns positions [N, T, 3], logits [N,
+    T]. The prediction with the fewest links from the query [N, 4] stands."""
     num_tracks, num_frames = len(query_points), windows[-1][1]
     tracks = np.zeros((num_tracks, num_frames, 3), np.float32)
     logits = np.zeros((num_tracks, num_frames), np.float32)
@@ -188,12 +177,8 @@ def link_points(
     known: Bool[np.ndarray, "Q L"],
     start: int,
 ) -> Float[np.ndarray, "Q 4"]:
-    """Returns query points in a window of what is predicted in part of it: in one piece
-    for each track, where it is known.
-
-    Models are queried where a track is visible: of the predicted frames in which it is
-    predicted to be, the one in their middle; if it never is, the likeliest.
-    """
+    """Returns a window's query points of what is predicted in part of it: in the middle
+    of the frames predicted visible, as models are queried, else the likeliest."""
     inside = np.arange(known.shape[1])
     middle = (known * inside).sum(axis=1) / known.sum(axis=1)
     away = np.abs(inside - middle[:, None])

@@ -41,21 +41,10 @@ def find_clips(
     use_minival: bool = False,
     tapnet_lists: bool = False,
 ) -> list[ClipFile]:
-    """Returns the files to evaluate, those that are listed but missing included; source
-    by source, in the order of the lists, else by name.
-
-    Args:
-        dataset_path: a directory with a folder for each source, or with a folder
-            `minival` or `full_eval` of such.
-        data_sources: which of the sources.
-        split_file: a text file with a SOURCE/NAME.npz in each line (or NAME.npz, for
-            one source alone): only those.
-        use_minival: only tapnet's minival list, or what a folder `minival` holds.
-        tapnet_lists: tapnet's lists in any case: full_eval without use_minival.
-
-    Raises UserError: no such source, folder or split file; nothing in them; tapnet's
-    lists are needed, and it is not installed.
-    """
+    """Returns the files to evaluate by source: all, those of a split file
+    (SOURCE/NAME.npz, or NAME.npz of one source), of tapnet's lists, or a folder minival
+    or full_eval; missing listed ones too. Raises UserError: nothing there, or no
+    tapnet."""
     unknown = [name for name in data_sources if name not in TAPVID3D_SOURCES]
     if unknown or not data_sources or len(set(data_sources)) < len(data_sources):
         raise UserError(
@@ -99,7 +88,6 @@ def _is_part(folders, part) -> bool:
 
 
 def _listed(split_file, data_sources) -> dict[str, list[str]]:
-    """Names by source, of a split file."""
     try:
         lines = Path(split_file).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -141,10 +129,8 @@ def tapnet_module(name: str):
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-    """A clip of the benchmark: truth (anything where nothing is visible), visible,
-    queries_xyt and intrinsics (fx, fy, cx, cy) as the file has them; (frame, x, y, z)
-    of each track in its query frame; and tracks that support is drawn from, with the
-    camera."""
+    """A clip: truth, visible, queries_xyt, intrinsics as the file has them; query
+    points (frame, x, y, z); and the tracks that support is drawn from."""
 
     truth: Float[np.ndarray, "T N 3"]
     visible: Bool[np.ndarray, "T N"]
@@ -155,12 +141,8 @@ class Clip:
 
 
 def read_clip(path: str | os.PathLike, front_ends: FrontEnds | None = None) -> Clip:
-    """Returns a clip of the benchmark, of a file as data.tapvid3d.read_tapvid3d; front
-    ends compute the features that the file does not hold.
-
-    Raises DatasetError, naming the file: it is missing or damaged, has fewer than two
-    tracks, or has no position for a query.
-    """
+    """Returns a clip, with features that its file lacks computed by front ends. Raises
+    DatasetError: it is damaged, has one track, or no position for a query."""
     if not os.path.isfile(path):
         raise DatasetError(f"{path}: no such file")
     computed = front_ends is not None and (front_ends.features or front_ends.depth)
@@ -213,16 +195,10 @@ def _query_points(path, example) -> Float[np.ndarray, "N 4"]:
 
 
 def clip_front_ends(
-    files: Sequence[ClipFile],
-    options: Options,
-    checkpoint: checkpoints.Checkpoint,
+    files: Sequence[ClipFile], options: Options, checkpoint: checkpoints.Checkpoint
 ) -> FrontEnds | None:
-    """Returns the networks that compute what the model takes and some file does not
-    hold; None if there is nothing to compute.
-
-    Raises UserError: features are asked for, or the checkpoint cannot do without, and
-    they cannot be computed here.
-    """
+    """Returns the networks for features that some file lacks, None if none do. Raises
+    UserError: they are needed and cannot be computed here."""
     held = [held for held in map(_held_features, files) if held is not None]
     everywhere = set.intersection(*held) if held else set()
     # As if the model did not take what need not be computed.
@@ -247,7 +223,6 @@ def _held_features(file) -> set[str] | None:
 
 
 def _add_features(tracks, frames, front_ends) -> Tracks3D:
-    """Tracks with the features that they lack, computed from the clip's frames."""
     frames = [reduced(frame, WORKING_SIZE) for frame in frames]
     video = Video(frames, tracks.size, 0.0, np.arange(len(frames)))
     visible = tracks.visible > 0

@@ -60,25 +60,10 @@ def run(
     num_workers: int = 0,
     **options,
 ) -> str:
-    """Judges what is not judged yet, writes the report, and returns it for the screen.
-
-    Args:
-        benchmark: "synthetic" or "corruptions".
-        output_dir: where judged clips, metrics.json, results.csv and pictures go. The
-            same call goes on where it was stopped.
-        video_path: corruptions: a file, directory, glob or CSV of real clips.
-        num_scenes: synthetic: seeds from FIRST_SEED on.
-        pool_dir: where scenes are kept; a folder in `output_dir` for None.
-        conditions: some of CONDITIONS.
-        num_seeds: corruptions: copies per damage.
-        num_workers: processes that simulate.
-        **options: fields of options.Options, instead of the preset's.
-
-    Raises:
-        UserError: options that cannot be, judged clips of other options, clips
-            that cannot be found or read.
-        OSError: a file that cannot be written; a process that simulates was ended.
-    """
+    """Judges what is not judged yet, writes the report to `output_dir`, and returns it
+    for the screen; `options` are fields of Options. Benchmark "corruptions" takes real
+    clips of `video_path`, num_seeds copies per damage; "synthetic" num_scenes seeds
+    from FIRST_SEED, kept in `pool_dir`. Raises UserError and OSError."""
     chosen, output = make_options(preset, **options), Path(output_dir)
     if benchmark == "synthetic":
         conditions = tuple(dict.fromkeys(conditions))
@@ -132,9 +117,7 @@ def _find_clips(video_path: str | None, num_seeds: int) -> list[str]:
 
 
 def culprit(
-    surprise: Float[np.ndarray, "N T"],
-    frame: int,
-    violates: Bool[np.ndarray, " N"],
+    surprise: Float[np.ndarray, "N T"], frame: int, violates: Bool[np.ndarray, " N"]
 ) -> tuple[Float[np.ndarray, " M"], Bool[np.ndarray, " M"]]:
     """Returns the highest surprise of each point near a violation in that frame (BEFORE
     frames before it to AFTER behind it), and whether it is the violating body's; of the
@@ -148,12 +131,8 @@ def culprit(
 def run_synthetic(
     files: Sequence[Path], folder: Path, judges: Judges, conditions: Sequence[str]
 ) -> tuple[list[Row], list[str]]:
-    """Judges scenes and twins (files of `make_pool`), each scene and condition to a
-    file of its own in the folder.
-
-    Returns all rows, and what a reader must know. Raises UserError: no scene could be
-    judged; see `judges.judge_items`.
-    """
+    """Judges scenes and twins, a file per scene and condition; returns all rows and
+    notes. Raises UserError: no scene could be judged; see `judge_items`."""
     if not files:
         raise UserError("no seed gives a scene: give more --num_scenes")
     items = [
@@ -179,7 +158,6 @@ def run_synthetic(
 
 
 def _shown_notes(rows, conditions) -> list[str]:
-    """Returns which twins do not count, and of which there are few."""
     notes = []
     hidden = [r for r in rows if r.kind != INTACT and not r.counts]
     if hidden:

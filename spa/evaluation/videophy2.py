@@ -25,17 +25,10 @@ def read_videophy2(
     joint_column: str | None = None,
     model_column: str | None = None,
 ) -> list[tables.Clip]:
-    """Returns the clips of VideoPhy-2's table of human ratings, CSV or parquet, or of
-    one like it, with other names of columns.
-
-    pc is physical commonsense, 1 to 5; optional are sa (semantic adherence, 1 to 5),
-    joint (both at least 4) and the model. Clips have the labels pc, sa and joint, the
-    tag model, and the prompt (`caption`, if there is one) as group. Rows without pc are
-    left out, and counted in the log.
-
-    Raises UserError: what cannot be read, a missing column, a label that is no number,
-    a video that is absent.
-    """
+    """Returns the clips of a table of human ratings as VideoPhy-2's: pc (physical
+    commonsense, 1 to 5), perhaps sa, joint and model; the prompt (`caption`) as group.
+    Rows without pc are left out. Raises UserError: an unreadable table, a missing
+    column or video, a label that is no number."""
     table = tables.read_table(path)
     video = table.column("videopath", "video_url", "video_path", given=video_column)
     columns = {

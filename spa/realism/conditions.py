@@ -26,12 +26,9 @@ SEEN = dataclasses.replace(
 def condition_tracks(
     stored: Mapping[str, np.ndarray], kind: str, condition: str, seed: int
 ) -> Tracks3D:
-    """Returns tracks of a scene or twin as one of CONDITIONS, at depth 1.
-
-    Of the simulator's own tracks those of `compared_rows`; of rendered pictures
-    MOST_RENDERED of those that the tracker found, drawn at random, for time. The
-    seed, of the tracker's noise, is the same for a scene and its twins.
-    """
+    """Returns tracks of a scene or twin as one of CONDITIONS, at depth 1: those of
+    `compared_rows`, or of rendered pictures MOST_RENDERED at random. Scene and twins
+    share the seed."""
     camera = geometry.default_intrinsics(SIDE, SIDE)
     if condition == "rendered":
         pixels, visible = stored[f"{kind}/lk"], stored[f"{kind}/lkv"]

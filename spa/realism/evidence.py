@@ -38,12 +38,8 @@ def clip_fields(
     options: Options,
     held_out: HeldOut | None = None,
 ) -> Iterator[surprise.Fields]:
-    """Yields, per window and group of its tracks, the numbers that surprise is made of.
-
-    See surprise.window_fields. One by one: of a long clip they are large. None of a
-    window with fewer than four tracks that were held out. Without `held_out` it is
-    made here.
-    """
+    """Yields surprise.window_fields per window and group, one by one as they are large;
+    none of a window with fewer than four tracks held out."""
     held_out = held_out or hold_out(tracks, checkpoint, options)
     keys = track_keys(tracks)
     for window in tqdm(
@@ -89,10 +85,8 @@ def predict_regions(
     keys: UInt64[np.ndarray, " N"],
     options: Options,
 ) -> WindowPrediction:
-    """Predicts a window's tracks once more, all of a region of the picture held out.
-
-    Regions are NUM_REGIONS clusters (k-means) of the tracks' mean positions.
-    """
+    """Predicts a window's tracks with each of NUM_REGIONS (k-means) regions held
+    out."""
     span = window.start, window.stop
     pixels, visible = _window_pixels(tracks, span)
     seen = np.flatnonzero(visible.any(axis=1))
@@ -106,11 +100,8 @@ def predict_regions(
 
 
 def _regions(centres: Float[np.ndarray, "N 2"]) -> Int[np.ndarray, " N"]:
-    """Returns clusters of positions: NUM_REGIONS, or one for each if they are fewer.
-
-    They start as cells across and down with equally many each, not at random: one track
-    more hardly moves them.
-    """
+    """Returns at most NUM_REGIONS clusters of positions, begun as equally full cells,
+    not at random: one track more hardly moves them."""
     count = len(centres)
     number = min(NUM_REGIONS, count)
     columns = max(1, number // REGION_ROWS)
@@ -170,13 +161,9 @@ def nearest_motion(
     visible: Bool[np.ndarray, "N L"],
     ids: Int[np.ndarray, " n"],
 ) -> surprise.Predictions:
-    """Predicts that each track moves as the one does which is nearest to it in its
-    query's frame; needs no model.
-
-    The nearest of those of another split. Where all were held out in one split, of
-    those that the model was shown. NaN where there is none. Pixels and visibility are
-    of all tracks in the window; `ids` are those to predict, and to choose from.
-    """
+    """Predicts, without a model, that each track (`ids`) moves as the nearest in its
+    query's frame of another split, or of those shown if there is one split; NaN without
+    one."""
     unique, first = np.unique(window.ids, return_index=True)
     first = first[np.searchsorted(unique, ids)]
     asked = window.query_points[first, 0].astype(int) - window.start

@@ -26,9 +26,7 @@ def lift_video(
     video: Video, options: Options, front_ends: "FrontEnds"
 ) -> tuple[Video, Tracks3D]:
     """Returns a clip without repeated frames, and its tracks in the camera frame.
-
-    Raises NothingToTrack, or the UserError of a front end that fails.
-    """
+    Raises NothingToTrack, or a front end's UserError."""
     video, cuts = prepare(video, options)
     shots = list(zip([0, *cuts], [*cuts, len(video.frames)], strict=True))
     boxes = [content_box(video.frames[start:stop]) for start, stop in shots]
@@ -59,15 +57,10 @@ def prepare(video: Video, options: Options) -> tuple[Video, list[int]]:
 
 @dataclasses.dataclass(frozen=True)
 class FrontEnds:
-    """Functions from frames to tracks, features and depth, loaded once for many clips.
-
-    Attributes:
-        track: (frames, max_tracks=...) to Tracks2D in pixels of the frames.
-        features: (frames, tracks [N, T, 2]) to [N, T, D]; None for none.
-        depth: (frames, which frames of their file these are [T], shots) to depth maps
-            [T, h, w] along the optical axis, positive; None for none.
-        names: what score.json says: tracker, features, depth.
-    """
+    """Networks loaded once: track (frames, max_tracks) to Tracks2D; features (frames,
+    tracks [N, T, 2]) to [N, T, D] or None; depth (frames, indices [T], shots) to
+    positive maps [T, h, w] along the optical axis or None; and their names in
+    score.json."""
 
     track: Callable
     features: Callable | None
@@ -76,11 +69,8 @@ class FrontEnds:
 
 
 def load_front_ends(options: Options, checkpoint: checkpoints.Checkpoint) -> FrontEnds:
-    """Loads the tracker, and those networks whose output the checkpoint takes.
-
-    Raises UserError: a front end that is not there, or features that the checkpoint
-    cannot do without and nothing computes.
-    """
+    """Loads the tracker and the networks whose output the checkpoint takes. Raises
+    UserError: one is not there, or features lack that it cannot do without."""
     dino, depth = (_front_end_name(options, checkpoint, x) for x in ("dino", "depth"))
     is_semantic = options.query_sampling == "semantic"
     model = features = maps = None
@@ -194,7 +184,6 @@ def track_shots(
 
 
 def _boxes(video, boxes):
-    """Returns boxes in pixels of the clip; none if no shot has a border."""
     small_height, small_width = video.frames[0].shape[:2]
     if all(box == (0, 0, small_width, small_height) for box in boxes):
         return ()

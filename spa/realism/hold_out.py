@@ -31,11 +31,9 @@ SPLITS, GROUPS, SUPPORT, QUERIES = range(4)
 def clip_windows(
     num_frames: int, length: int, cuts: Sequence[int] = ()
 ) -> list[tuple[int, int]]:
-    """Returns windows (start, stop) that cover a clip, overlapping by half.
-
-    The last one of a shot is moved back to end where the shot ends. A shot shorter than
-    a window is one window; a single frame is none. Cuts are where another shot begins.
-    """
+    """Returns windows (start, stop) that cover a clip, overlapping by half and ending
+    where shots (cut at `cuts`) do; a shorter shot is one window, a single frame
+    none."""
     windows = []
     for start, stop in zip([0, *cuts], [*cuts, num_frames], strict=True):
         if stop - start > length:
@@ -49,12 +47,8 @@ def clip_windows(
 def deal_splits(
     drawn: UInt64[np.ndarray, "S N"], options: Options
 ) -> Bool[np.ndarray, "S N"]:
-    """Returns which tracks [S, N] are held out in each split.
-
-    With score_all_points each in one of them, equally many in each; else, in each
-    split, one in HELD_SHARE. The lowest of the numbers `drawn` for each split, as of
-    `lots`, decide; with score_all_points one row of them is enough.
-    """
+    """Returns which tracks [S, N] are held out: each once with score_all_points, else
+    one in HELD_SHARE per split; the lowest `drawn` numbers, as of `lots`, decide."""
     count = drawn.shape[1]
     if not options.score_all_points:
         place = np.argsort(np.argsort(drawn, axis=1), axis=1)
@@ -66,13 +60,9 @@ def deal_splits(
 
 
 def track_keys(tracks: Tracks3D) -> UInt64[np.ndarray, " N"]:
-    """Returns what tells tracks from each other: where and when one is first visible.
-
-    Draws by these, and not by a track's number, are the same for tracks that two copies
-    of a clip have in common. Else a clip would be compared with its damaged or
-    re-encoded copy, in which a track more or less was found, by other draws throughout;
-    they change the score more than a subtle damage does.
-    """
+    """Returns where and when each track is first visible: drawn by these, copies of a
+    clip hold out the same tracks. Other draws change the score more than a subtle
+    damage does."""
     visible = tracks.seen
     first, each = visible.argmax(axis=1), np.arange(len(visible))
     place = np.where(visible.any(1)[:, None], tracks.pixels[each, first], 0)
@@ -110,21 +100,11 @@ def _mixed(*numbers) -> UInt64[np.ndarray, " N"]:
 
 @dataclasses.dataclass(frozen=True)
 class WindowPrediction:
-    """The held-out tracks of one window, predicted split by split.
-
-    Attributes:
-        start, stop: frames of the clip.
-        ids: [M] which tracks were predicted.
-        splits: [M] in which split.
-        tracks: [M, L, 3] their predicted positions, camera frame, the clip's unit.
-        visible_logits: [M, L, 1].
-        query_points: [M, 4] (frame of the clip, x, y, z) they were queried with.
-        support: per split, the tracks shown; none where there were none to show.
-        scale: [S] per split, the scale the model saw them at; NaN without support.
-        latents: [S, K, C] per split; NaN without support.
-        log_error_scale: [M, L, 1] log of the error that the model expects, in fractions
-            of the depth; None if the model does not say.
-    """
+    """The held-out tracks of frames start..stop, split by split: ids [M], splits [M];
+    predicted tracks [M, L, 3], camera frame, the clip's unit; visible_logits [M, L, 1];
+    query_points [M, 4] (frame of the clip, x, y, z); per split the support tracks
+    shown, their scale [S] and latents [S, K, C], NaN without support; log_error_scale
+    [M, L, 1] of the error the model expects, in fractions of the depth, or None."""
 
     start: int
     stop: int
@@ -141,18 +121,10 @@ class WindowPrediction:
 
 @dataclasses.dataclass(frozen=True)
 class HeldOut:
-    """Every track that was predicted from others, over the whole clip; once for each
-    split that it was held out in.
-
-    Attributes:
-        ids: [M] which tracks, in order.
-        splits: [M] the split each was held out in.
-        tracks: [M, T, 3] predicted positions, camera frame, the clip's unit.
-        visible_logits: [M, T, 1].
-        counted: [M, T] where there is a prediction to judge: some window predicts the
-            track there, and the position was not given away as its query point.
-        windows: what this was blended from.
-    """
+    """Every track predicted from others, over the whole clip, once per split it was
+    held out in: ids [M], splits [M]; tracks [M, T, 3], camera frame, the clip's unit;
+    visible_logits [M, T, 1]; counted [M, T] where there is a prediction and the query
+    did not give the position away; the windows it was blended from."""
 
     ids: Int[np.ndarray, " M"]
     splits: Int[np.ndarray, " M"]
@@ -188,11 +160,8 @@ def hold_out(
 def check_features(
     tracks: Tracks3D, checkpoint: checkpoints.Checkpoint, options: Options
 ) -> None:
-    """Checks that the model gets the features that it must, and can take them.
-
-    Raises UserError: features of another width than the checkpoint's, or none where
-    they are asked for or it cannot do without.
-    """
+    """Raises UserError: features of another width than the checkpoint's, or none where
+    it cannot do without."""
     config = checkpoint.config
     # Those of a front end were checked when it was loaded, and cost time.
     is_stored = tracks.dino is not None and tracks.backends["features"] is None
@@ -360,12 +329,9 @@ def middle_points(
 def blend(
     windows: Sequence[WindowPrediction], num_frames: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Blends overlapping windows to one prediction per track, split and frame.
-
-    A window counts more the farther a frame is from its ends. Where no window predicts
-    a track, its nearest predicted position in time stands, with a visible logit of -20.
-    Returns HeldOut's ids, splits, tracks, visible_logits and counted.
-    """
+    """Returns HeldOut's ids, splits, tracks, visible_logits and counted, blended over
+    windows, weighted to their middles. Where none predicts a track, its nearest
+    position stands, with a visible logit of -20."""
     most = 1 + max((w.splits.max(initial=0) for w in windows), default=0)
     # One number for track and split, which sorts by track first.
     keys = [window.ids * most + window.splits for window in windows]

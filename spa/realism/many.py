@@ -27,10 +27,7 @@ COLUMNS = ("video", "folder", *NUMBERS, "num_windows", "num_cuts", "warnings", "
 
 @dataclasses.dataclass
 class Tally:
-    """Numbers of videos that were scored, had been scored before, and could not be.
-
-    rows: of the table, in the order of the files.
-    """
+    """Numbers of videos scored now, before, and failed; rows of the table, in order."""
 
     scored: int = 0
     finished: int = 0
@@ -51,24 +48,11 @@ def score_many(
     shard_index: int = 0,
     result_video_size: int = WORKING_SIZE,
 ) -> Tally:
-    """Scores files one after another, each to a folder of its own.
-
-    Finished is a folder with a score.json, which is written last. A file that cannot
-    be scored becomes a row with its error.
-
-    Args:
-        paths: the files, all of them; the same for all shards.
-        output_dir: where folders and scores.csv (scores_I_of_N.csv with shards) go.
-        score: a path to its result.
-        options, checkpoint, head: those that `score` uses, which finished results must
-            have.
-        overwrite: score again what is finished.
-        num_shards, shard_index: only every num_shards-th file, from the index on.
-        result_video_size: see `save_result`.
-
-    Raises:
-        UserError: a result of other options is there, or nothing can be written.
-    """
+    """Scores (by `score`) this shard's files to a folder each; score.json, written
+    last, marks it finished. Failures become rows of scores.csv (scores_I_of_N.csv with
+    shards). `paths` are those of all shards. Raises UserError: results of other
+    options, checkpoint or head are there without `overwrite`, or nothing can be
+    written."""
     items = pick_shard(name_items(paths, output_dir), num_shards, shard_index)
     to_do, read = items, functools.cache(_read_score)
     if not overwrite:
@@ -170,7 +154,6 @@ def row(score: dict, folder: str) -> dict:
 
 
 def _begin_table(table, items, done):
-    """Writes a table of what is finished, and of what it had of other videos."""
     ours = {os.path.abspath(item.path) for item in items}
     rows = [row for row in read_rows(table) if row.get("video") not in ours]
     rows += [done[item.place] for item in items if item.place in done]

@@ -44,11 +44,8 @@ def read_reference(
     head: Head | None = None,
     folder: Path = DEFAULT_CHECKPOINT.parent,
 ) -> Reference | None:
-    """Reads the reference of a checkpoint and its head.
-
-    It lies beside the shipped checkpoint, in NAME_reference.json. None if there is
-    none, if it was made with another checkpoint or head, and if the file is damaged.
-    """
+    """Returns NAME_reference.json beside the shipped checkpoint; None if it is absent,
+    damaged, or of another checkpoint or head."""
     stem = Path(checkpoint.name).stem
     path = folder / f"{stem}_reference.json"
     if not path.exists():
@@ -68,13 +65,8 @@ def read_reference(
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """A scored clip; result_files.save_result writes it.
-
-    `score` is score.json's content, its realism 0..1, higher is more real, from
-    surprise or average Jaccard as its realism_measure says; `predictions` and `points`
-    hold the arrays of predictions.npz and, but for the video, of
-    result_with_scores.npz. Without a clip, as of tracks alone, `video` is None.
-    """
+    """A scored clip: score.json's content (realism 0..1, higher is more real), and the
+    arrays of predictions.npz and, but for the video, result_with_scores.npz."""
 
     realism: float
     score: dict
@@ -94,16 +86,10 @@ def make_result(
     reference: Reference | None = None,
     has_spread: bool = True,
 ) -> Result:
-    """Makes scores of held-out predictions, and the arrays of the files.
-
-    `per_frame` is the mean coords_score of a frame's points. With a head, realism and
-    coords_score come from surprise of `fields` (of evidence.clip_fields), and
-    `realism_std` is the jackknife's over splits, which scores the clip anew for every
-    split; None without `has_spread`. Without a head (or without enough tracks for
-    fields) realism is average Jaccard, of all tracks together with score_all_points and
-    else the mean over the splits, and `realism_std` the standard deviation of the
-    realism of each split alone.
-    """
+    """Makes scores and arrays of held-out predictions: from surprise of `fields` with a
+    head, whose realism_std is the jackknife's over splits (None without `has_spread`);
+    else average Jaccard, of all tracks with score_all_points or the mean over splits,
+    whose deviation is realism_std. `per_frame` is the mean coords_score."""
     found = split = rank = None
     if head and has_spread:
         split = np.zeros(len(tracks.tracks), int)
@@ -188,7 +174,6 @@ def _mean(values):
 
 
 def _statistics(tracks, held_out, chosen=slice(None)):
-    """Returns statistics of the clip, or of some of the held-out tracks."""
     ids, counted = held_out.ids[chosen], held_out.counted[chosen]
     visible = tracks.seen[ids]
     predicted_visible = held_out.visible_logits[chosen][..., 0] > 0
@@ -243,7 +228,6 @@ def _track_means(ids, scores):
 
 
 def _window_entry(tracks, window, found):
-    """Returns score.json's entry of a window, scored on its own predictions alone."""
     span = window.start, window.stop
     if found:
         statistics = {"surprise": found.windows.get(span, float("nan"))}
@@ -276,7 +260,6 @@ def _window_statistics(tracks, window):
 
 
 def _frame_means(scores):
-    """Means [T] of the scores [N, T] that are known; None where there are none."""
     count = (~np.isnan(scores)).sum(axis=0)
     total = np.nansum(scores, axis=0, dtype=np.float64)
     return [float(t / c) if c else None for t, c in zip(total, count, strict=True)]
@@ -311,7 +294,6 @@ def _is_still(tracks, ids) -> bool:
 
 
 def _first_split(tracks, held_out):
-    """Returns the arrays of predictions.npz (docs/formats.md): split 0, its support."""
     windows, first = held_out.windows, held_out.splits == 0
     queries = held_out.ids[first]
     support = np.unique(np.concatenate([window.support[0] for window in windows]))
@@ -338,11 +320,8 @@ def _first_split(tracks, held_out):
 
 
 def _scored_points(tracks, ids, scores, video):
-    """Returns the arrays of result_with_scores.npz (docs/formats.md) but the video.
-
-    Where poses are unknown the camera does not move as far as is known: world and
-    camera frame are one.
-    """
+    """Returns result_with_scores.npz (docs/formats.md) but the video; without known
+    poses world and camera frame are one."""
     coords, extrinsics = tracks.tracks[ids], tracks.extrinsics
     if extrinsics is None:
         extrinsics = np.eye(4)

@@ -14,9 +14,7 @@ NAMES = "score.json", "result_with_scores.npz", "predictions.npz", "video_info.t
 
 
 def save_result(
-    result: Result,
-    output_dir: str | os.PathLike,
-    result_video_size: int = WORKING_SIZE,
+    result: Result, output_dir: str | os.PathLike, result_video_size: int = WORKING_SIZE
 ) -> list[str]:
     """Writes a result as docs/formats.md has it: all files appear, whole, or none.
 

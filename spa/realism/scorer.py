@@ -153,10 +153,8 @@ def _refuse_video_options(options, *names):
 def load_checkpoint(
     checkpoint: str | os.PathLike | checkpoints.Checkpoint | None, options: Options
 ) -> checkpoints.Checkpoint:
-    """Loads the checkpoint to score with onto the device, the shipped one for None.
-
-    Raises UserError: it cannot be read, or cannot score clips in this way.
-    """
+    """Loads the checkpoint (shipped for None). Raises UserError: it cannot be read, or
+    cannot score in this way."""
     if not isinstance(checkpoint, checkpoints.Checkpoint):
         path = DEFAULT_CHECKPOINT if checkpoint is None else checkpoint
         checkpoint = checkpoints.load_checkpoint(os.fspath(path))
@@ -186,12 +184,9 @@ def load_checkpoint(
 def load_heads(
     checkpoint: checkpoints.Checkpoint, leave_one_out: bool = False
 ) -> dict[str, Head] | None:
-    """Loads the heads fitted for a checkpoint, by name; None if there are none.
-
-    They lie beside it, or beside the shipped one, in NAME_surprise.npz; "all" is the
-    one that scores. With `leave_one_out` also those that never saw a kind of violation,
-    for evaluation, in NAME_surprise_left_out.npz. Raises UserError of a damaged file.
-    """
+    """Loads a checkpoint's heads by name, "all" being the one that scores; with
+    `leave_one_out` also those that never saw a violation. None if none was fitted.
+    Raises UserError of a damaged file."""
     found, beside = {}, Path(checkpoint.folder)
     for folder in dict.fromkeys([beside, DEFAULT_CHECKPOINT.parent]):
         path = heads_path(checkpoint.name, folder)

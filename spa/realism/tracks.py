@@ -87,12 +87,8 @@ def lift_tracks(
     depth: Float[np.ndarray, "T h w"] | None = None,
     features: Callable | None = None,
 ) -> Tracks3D:
-    """Lifts tracks in pixels of `video.frames` to the camera frame.
-
-    Without depth maps [T, h, w] along the optical axis points lie in the plane z = 1;
-    without a camera in the options it is the default one. `features` are of FrontEnds.
-    Raises NothingToTrack of fewer than two tracks.
-    """
+    """Lifts tracks in pixels to the camera frame by depth maps [T, h, w] along the
+    optical axis, else to z = 1. Raises NothingToTrack of fewer than two tracks."""
     if len(tracks.tracks) < 2:
         raise NothingToTrack(
             f"no trackable points (found {len(tracks.tracks)}, need at least 2): no "
@@ -278,7 +274,6 @@ def _stored_poses(path, stored, num_frames):
 
 
 def _stored_fps(path, stored):
-    """Frames per second beside tracks, 0 if unknown."""
     fps = stored.get("fps", np.zeros(()))
     single = fps.size == 1 and fps.dtype.kind in "fiu"
     if not (single and 0 <= fps.item() < math.inf):
@@ -288,7 +283,6 @@ def _stored_fps(path, stored):
 
 
 def _stored_video(path, example, fps, num_frames):
-    """Returns the video beside tracks, None if there is none."""
     if "video" not in example:
         return None
     frames = example["video"]

@@ -32,12 +32,8 @@ def project_3d_to_2d(
     intrinsics: Float[np.ndarray, "3 3"],
     extrinsics: Float[np.ndarray, "4 4"],
 ) -> tuple[Float[np.ndarray, "N 2"], Float[np.ndarray, " N"]]:
-    """Projects points in the world to pixels of one camera (intrinsics in pixels,
-    extrinsics world-to-camera), and returns their depths, too.
-
-    What is not in front of the camera has no pixel: NaN, where the published function
-    has a mirror image, or (0, 0).
-    """
+    """Projects world points by one camera (world-to-camera) to pixels, and returns
+    depths; NaN, not a mirror image, for what is not in front of it."""
     points = np.asarray(coords_3d, np.float64)
     pose = np.asarray(extrinsics, np.float64)
     with np.errstate(invalid="ignore", over="ignore"):
@@ -58,13 +54,9 @@ def project_all_tracks(
     original_height: int | None = None,
     original_width: int | None = None,
 ) -> Float[np.ndarray, "N T 2"]:
-    """Projects tracks in the world to pixels of the video.
-
-    Cameras are one or one per frame, intrinsics in pixels of the video, extrinsics
-    world-to-camera. The sizes are here so that callers of the published function, which
-    projects at another size and scales back, need not change. NaN behind the camera;
-    not moved to the border where out of the frame, as there.
-    """
+    """Projects world tracks by one camera or one per frame to pixels; NaN behind it.
+    The sizes are those of the published function, kept so that callers need not
+    change."""
     del resize_height, resize_width, original_height, original_width
     num_frames, num_tracks = coords_3d.shape[:2]
     intrinsics = np.broadcast_to(intrinsics, (num_frames, 3, 3))
@@ -91,34 +83,12 @@ def paint_frames(
     running_scores: Float[np.ndarray, " T"] | None = None,
     side_by_side: bool = False,
 ) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
-    """Paints tracks on frames, one after the other, so that long clips stream.
-
-    Within a frame all trails come first, the oldest steps of all tracks before younger
-    ones, blended with the frame once; then points, in the order of the tracks. Both
-    have the colour of the track's score in this frame. A step of a trail is drawn where
-    the point is visible and inside the frame at both of its ends.
-
-    Args:
-        frames: BGR; they are not changed.
-        tracks: pixels; NaN where there is no point.
-        visibles: None: all are visible.
-        scores: 0..1; NaN, drawn grey, where there is none.
-        trail: steps of a trail, 0 for none.
-        point_size: radius of points in pixels.
-        hidden: points that are not visible are rings, "hollow", grey without a score;
-            or left out, "skip"; or "lost": rings that have a score, while those without
-            one are left out, if any point has one.
-        margin: a strip of `margin_height` below with a colour bar and the mean score.
-        score_range: what the scores 0 and 1 were before they were normalised, which is
-            what the margin says.
-        running_scores: the true scores that the margin says, frame by frame; None: the
-            means of `scores`.
-        side_by_side: the frame itself to the left of the painted one.
-
-    Raises:
-        VisualizeError: at once, for arrays that do not fit each other or options that
-            cannot be; while it goes, for another number of frames than T.
-    """
+    """Paints tracks (pixels, NaN for none) on BGR frames, streamed: trails blended
+    once, the oldest steps first, then points; colours are of scores 0..1, NaN grey.
+    Hidden points are rings ("hollow"), left out ("skip"), or rings if scored ("lost").
+    A margin says `score_range` and `running_scores`, the true ones (by default means).
+    Raises VisualizeError: at once for arrays or options, later for a wrong number of
+    frames."""
     tracks, scores = np.asarray(tracks), np.asarray(scores)
     if scores.ndim == 3 and scores.shape[-1] == 1:
         scores = scores[..., 0]
@@ -166,7 +136,6 @@ def _checked_visibles(tracks, visibles, scores):
 
 
 def _drawn_points(visibles, scores, hidden):
-    """Returns which points [N, T] are drawn where they are inside of the frame."""
     known = ~np.isnan(scores.T)
     if hidden == "skip":
         return visibles
@@ -176,7 +145,6 @@ def _drawn_points(visibles, scores, hidden):
 
 
 def _paint_tracks(frames, tracks, visibles, scores, trail, point_size, shown):
-    """Yields frames as they were and painted."""
     num_frames, count = tracks.shape[1], 0
     recent = collections.deque(maxlen=trail + 1)  # positions, and which are seen
     for t, frame in enumerate(frames):
@@ -259,19 +227,9 @@ def draw_result(
     margin: bool = True,
     side_by_side: bool = False,
 ) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
-    """Yields a result's frames, RGB, with its tracks, read and painted one by one.
-
-    Tracks are drawn by falling lowest score, so that the worst lie on top. By default a
-    point that is neither visible nor scored is not drawn, if any is scored: many
-    trackers leave one where it was lost.
-
-    Args:
-        result: a result_with_scores.npz, or what `read_result` made of it.
-        trail, point_size, hidden, margin, side_by_side: see `paint_frames`.
-        normalize: spread scores over 0..1, see `normalize_scores`; else they are the
-            true ones.
-        worst: draw only so many tracks, those with the lowest scores.
-    """
+    """Yields a result's RGB frames with tracks (or the `worst`) painted, the lowest on
+    top; scores are true ones, or spread with `normalize`. By default unscored hidden
+    points are left out if any point is scored. Other options: see `paint_frames`."""
     data = result if isinstance(result, dict) else read_result(result)
     true = data["coords_score"]
     if normalize:

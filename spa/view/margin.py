@@ -41,7 +41,6 @@ def add_margin(pictures, means, score_range):
 
 
 def _colour_bar(width, low, high):
-    """Returns the strip without what changes from frame to frame."""
     strip = np.full((margin_height(width), width, 3), PAPER, np.uint8)
     ends = [_decimal(score, low, high) for score in (low, high)]
     row = _row_height(width)

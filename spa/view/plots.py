@@ -20,10 +20,8 @@ def plot_scores(
     chosen: Sequence[int] | None = None,
     title: str = "",
 ) -> None:
-    """Draws true scores over time as a PNG: their mean, the range in which the middle
-    80% of points lie, and the mean of the lowest hundredth, which a small thing that
-    does the impossible moves first; or a line for each of the `chosen` tracks. With
-    `fps` there is an axis in seconds."""
+    """Draws true scores over time: mean, middle 80% and mean of the lowest hundredth,
+    or a line per `chosen` track; `fps` adds an axis in seconds."""
     from matplotlib.figure import Figure  # not above: it takes a second
 
     scores = np.where(np.isfinite(scores), scores, np.nan)

@@ -24,12 +24,8 @@ DROP_SPREADS = 3.0  # or so many robust standard deviations of the curve
 
 @dataclasses.dataclass
 class Score:
-    """One video's result, as in score.json; None where it does not say.
-
-    Two folders are matched by `name`. `size` is (width, height) of the file, `curve`
-    the score over time, `settings` checkpoint, version and options, which must agree to
-    compare, and `measure` what realism is made from.
-    """
+    """A video's result as in score.json, None where it does not say; folders are
+    matched by `name`, `settings` must agree to compare. `size` is (width, height)."""
 
     name: str
     folder: Path
@@ -79,13 +75,8 @@ FIGURES = {  # Score's name of what score.json and scores.csv call otherwise
 
 
 def read_folder(path: str | os.PathLike) -> Folder:
-    """Reads the results in a folder: sub-folders with a score.json, or its own; and
-    what scores*.csv say of videos that failed. Where tables disagree, the newest is
-    right, and a score.json newer than all of them is.
-
-    Raises:
-        UserError: there is no such folder, or neither a result nor a row in it.
-    """
+    """Reads a folder's results and, of scores*.csv, failed videos; the newest file is
+    right. Raises UserError: no folder, or nothing in it."""
     path = Path(path)
     if not path.is_dir():
         raise UserError(f"{path} is not a directory: results_dir is what "
@@ -169,7 +160,6 @@ def _table_score(name, folder, row) -> Score:
 
 
 def _number(value) -> float | None:
-    """Returns a finite number, None for whatever else."""
     if isinstance(value, bool | list | dict):
         return None
     try:
@@ -186,13 +176,8 @@ def _or(value, instead):
 def find_drops(
     curve: Sequence[float | None] | Float[np.ndarray, " T"], most: int = MOST_DROPS
 ) -> list[int]:
-    """Returns the frames, in order, in which a score over time is at the bottom of one
-    of its deepest drops.
-
-    A drop is a dip that is deep (scipy's prominence) for a score, LEAST_DROP, and for
-    this curve, DROP_SPREADS robust standard deviations. One at the clip's ends counts.
-    Frames without a score are bridged.
-    """
+    """Returns the bottoms of the deepest drops of a score over time: of scipy's
+    prominence at least LEAST_DROP and DROP_SPREADS robust deviations."""
     values = np.array([np.nan if y is None else y for y in curve], float)
     known = np.flatnonzero(~np.isnan(values))
     if len(known) < 3:

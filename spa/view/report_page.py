@@ -44,12 +44,7 @@ def write_page(
     max_videos: int = 100,
 ) -> int:
     """Writes one or two folders of results as a page, whole or not at all; returns its
-    size in bytes.
-
-    Videos of one name are put side by side, their longer side `video_size` pixels;
-    `crf` is their quality in H.264, 0 (best, large) to 51. All but `max_videos` (see
-    `choose`) are listed without.
-    """
+    bytes. All but `max_videos` (see `choose`) are listed without their video."""
     check_sizes(video_size, crf, max_videos)
     entries = pair_up(folders)
     chosen = choose(entries, max_videos)

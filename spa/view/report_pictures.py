@@ -52,12 +52,8 @@ def add_pictures(
     crf: int,
     scratch: str | os.PathLike,
 ) -> dict[int, Pictures]:
-    """Returns thumbnails of all entries and videos of those chosen, by id() of a Score.
-
-    Videos are kept in a folder `.report` in that of the results, or in `scratch` where
-    nothing can be written, so that a second run, or one after an interruption, makes
-    only what is new.
-    """
+    """Returns thumbnails of all entries and videos of the chosen, by id() of a Score;
+    kept in `.report` (or `scratch`), a second run makes only what is new."""
     wanted = {id(side) for entry in chosen for side in entry.sides}
     sides = [
         (side, folder.path)

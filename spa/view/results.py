@@ -29,17 +29,9 @@ def load_visualization_data(npz_path: str | os.PathLike) -> dict:
 
 
 def read_result(npz_path: str | os.PathLike) -> dict:
-    """Returns the arrays of a result_with_scores.npz, or of a file as TAPIP3D writes
-    it, as they are drawn, checked. Memory does not grow with the video, which stays in
-    its file.
-
-    Returns:
-        As published: `coords [T, N, 3]`, `coords_score [T, N]` (NaN where there is
-        none, which is everywhere in files of TAPIP3D), `intrinsics [T, 3, 3]`,
-        `extrinsics [T, 4, 4]`, `visibs [T, N]` bool (all true where the file has none).
-        Further `clip`, a StoredClip, or a FileClip where the result only names its
-        video; `fps` (None if unknown), `has_scores`, `path`.
-    """
+    """Returns the checked arrays of a result_with_scores.npz or TAPIP3D's file: coords
+    [T, N, 3], coords_score [T, N] (NaN for none), intrinsics [T, 3, 3], extrinsics [T,
+    4, 4], visibs [T, N]; and `clip` (lazy), `fps` (or None), `has_scores`, `path`."""
     path = os.fspath(npz_path)
     if os.path.isdir(path):
         raise VisualizeError(f"{path} is a folder: give its result_with_scores.npz")
@@ -79,7 +71,6 @@ def read_result(npz_path: str | os.PathLike) -> dict:
 
 
 def _cameras(path, stored, name, num_frames):
-    """Returns one camera or one per frame as one per frame."""
     matrices, side = stored[name], {"intrinsics": 3, "extrinsics": 4}[name]
     one, each = (side, side), (num_frames, side, side)
     _check_shape(path, name, matrices, one, each, (1, *one))
@@ -103,7 +94,6 @@ def _fps(stored):
 
 
 def _find_clip(path, stored, num_frames):
-    """Returns the video in the file, or the one that it names."""
     with zipfile.ZipFile(path) as archive:
         is_stored = "video.npy" in archive.namelist()
     if is_stored:
@@ -132,7 +122,6 @@ def _find_clip(path, stored, num_frames):
 
 
 def _frame_indices(path, stored, num_frames):
-    """Returns which frames of its video a result is of."""
     indices = stored.get("frame_indices", np.arange(num_frames))
     _check_shape(path, "frame_indices", indices, (num_frames,))
     if not _are_whole(indices):
@@ -165,11 +154,8 @@ def _are_whole(numbers):
 def prepare_video_for_visualization(
     video: np.ndarray,
 ) -> tuple[UInt8[np.ndarray, "T H W 3"], UInt8[np.ndarray, "T H W 3"]]:
-    """Returns a video as frames to show, RGB, and as frames that OpenCV draws on, BGR.
-
-    It is [T, 3, H, W], float in 0..1 or uint8 (which the published function takes for
-    white), or a clip. All of it is held in memory; `paint_frames` does without.
-    """
+    """Returns a video [T, 3, H, W] (0..1 or uint8) or clip as frames to show, RGB, and
+    to draw on, BGR, all in memory."""
     if isinstance(video, StoredClip | FileClip):
         rgb = np.stack(list(video.frames()))
     else:

@@ -29,17 +29,9 @@ ALL, BELOW, ABOVE = "all", "below threshold", "above threshold"
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """Tracks of a clip with scores and cameras.
-
-    Attributes:
-        coords: in the world; anything where not visible.
-        scores: NaN where there is none.
-        visible: where it is true, `coords` are finite.
-        intrinsics, extrinsics: in pixels of `size` (height, width); world-to-camera.
-        pictures: frames, RGB uint8 of any size; None to show none.
-        title: what the page calls it.
-        score_range: the scores that are red and blue.
-    """
+    """Tracks in the world with scores (NaN for none) and world-to-camera poses;
+    intrinsics are in pixels of `size` (height, width); `coords` are finite where
+    visible. `score_range` is red to blue, `pictures` None for none."""
 
     coords: Float[np.ndarray, "T N 3"]
     scores: Float[np.ndarray, "T N"]
@@ -54,11 +46,8 @@ class Scene:
 
 
 def make_scene(data: str | os.PathLike | dict, normalize: bool | None = None) -> Scene:
-    """Returns a result, or what `results.read_result` made of it, as a scene.
-
-    With `normalize` the lowest score is red and the highest blue; else 0 and 1 are;
-    None: only where scores do not lie within 0..1.
-    """
+    """Returns a result (a file, or read) as a scene; `normalize` spreads colours over
+    its scores, by default only where they leave 0..1."""
     if not isinstance(data, dict):
         data = read_result(data)
     scores, score_range = data["coords_score"], (0.0, 1.0)
@@ -93,7 +82,6 @@ def make_scene(data: str | os.PathLike | dict, normalize: bool | None = None) ->
 
 
 def _checked_cameras(data):
-    """Returns intrinsics and extrinsics, float64, that can be drawn."""
     cameras = data["intrinsics"], data["extrinsics"]
     intrinsics, extrinsics = (camera.astype(np.float64) for camera in cameras)
     for name, matrices in (("intrinsics", intrinsics), ("extrinsics", extrinsics)):
@@ -128,13 +116,11 @@ class Pictures:
 
 
 def _some_frames(scene, count=SAMPLE_FRAMES):
-    """Returns evenly spaced frame numbers, at most `count`."""
     num_frames = len(scene.coords)
     return np.unique(np.linspace(0, num_frames - 1, count).round().astype(int))
 
 
 def _depths(scene):
-    """Returns depths in the camera of visible points, of some frames."""
     frames = _some_frames(scene)
     rows = scene.extrinsics[frames, None, 2]  # the one that makes z
     coords = scene.coords[frames].astype(float)
@@ -149,12 +135,8 @@ def is_flat(scene: Scene) -> bool:
 
 
 def upwards(extrinsics: Float[np.ndarray, "T 4 4"]) -> Float[np.ndarray, "3"]:
-    """Returns which way is up in the world, as a unit vector.
-
-    In the cameras' frames, y points down. Their mean "up" is taken for the axis of the
-    world that it is near to, as most worlds have one that is vertical: a camera that
-    looks down on the scene a little then does not tilt it.
-    """
+    """Returns the world's up as a unit vector: the cameras' mean -y, or the world's
+    axis near to it."""
     up = -extrinsics[:, 1, :3].mean(axis=0)
     length = np.linalg.norm(up)
     if length < 1e-6:
@@ -168,15 +150,8 @@ def upwards(extrinsics: Float[np.ndarray, "T 4 4"]) -> Float[np.ndarray, "3"]:
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """The place of a scene in view: around the origin, at size 1, be it of mm or km.
-
-    Attributes:
-        centre, scale: what is taken off coordinates, and what they are multiplied by.
-        positions, rotations: of the cameras, as shown.
-        is_flat: see `is_flat`.
-        depth: of the usual point, in the world.
-        farthest: depth of what lies behind nearly all points, in usual depths.
-    """
+    """The place of a scene in view, around the origin at size 1: coordinates less
+    `centre`, times `scale`; cameras as shown; the median and the farthest depth."""
 
     centre: Float[np.ndarray, "3"]
     scale: float
@@ -249,11 +224,8 @@ def is_chosen(
 def frame_points(
     scene: Scene, frame: int
 ) -> tuple[Bool[np.ndarray, " N"], Float[np.ndarray, "N 3"]]:
-    """Returns which points there are in a frame, and where.
-
-    They are those which are visible, and those with a score that were visible in the
-    frame before: lost, they are where they were, as nobody knows where they are now.
-    """
+    """Returns which points a frame has, and where: the visible, and scored ones just
+    lost, where they were."""
     seen, coords = scene.visible[frame], scene.coords[frame]
     if not frame:
         return seen, coords

@@ -33,13 +33,8 @@ def colours_bgr(scores: Float[np.ndarray, "*N"]) -> UInt8[np.ndarray, "*N 3"]:
 def normalize_scores(
     scores: Float[np.ndarray, "T N"],
 ) -> tuple[Float[np.ndarray, "T N"], tuple[float, float]]:
-    """Returns scores spread over 0..1, so that the lowest is red and the highest blue
-    (NaN where not finite), and the scores that became 0 and 1.
-
-    Every clip has something red then; the second value says what it was. Scores that
-    are all the same, or that there are none of, are left as they are if they lie in
-    0..1.
-    """
+    """Returns scores spread over 0..1 (NaN where not finite), and what 0 and 1 were;
+    equal scores within 0..1 are left as they are."""
     known = np.isfinite(scores)
     scores = np.where(known, scores, np.nan).astype(np.float32)
     if not known.any():

@@ -64,12 +64,8 @@ def show(scene: Scene, port: int = 8080) -> None:
 
 
 class Viewer:
-    """A scene in the browser: tracks, cameras and pictures of one frame at a time.
-
-    `time`, `playing`, `fps`, `trail`, `which`, `threshold`, `by`, `unscored`,
-    `point_size`, `pictures` and `picture_depth` are the controls; setting one's `value`
-    is as if it was moved in the page. Port 0 is any that is free.
-    """
+    """A scene in the browser, one frame at a time; setting a control's `value` is as if
+    it was moved in the page. Port 0 is any that is free."""
 
     def __init__(self, scene: Scene, port: int = 8080):
         self.scene, self.placed = scene, place_scene(scene)
@@ -155,7 +151,6 @@ class Viewer:
                 self.status.content = _status(self.scene, frame, chosen)
 
     def _draw_tracks(self, frame):
-        """Draws points and trails; returns which [N]."""
         scene, page = self.scene, self.server.scene
         if self.by.value == OF_TRACK:
             lowest = np.broadcast_to(self.lowest, scene.scores.shape)
@@ -203,7 +198,6 @@ class Viewer:
             other.visible = is_shown and not is_camera_alike(*cameras, frame, t)
 
     def _frustum(self, name, frame, colour, size, depth):
-        """Adds a camera; its picture is so many depths of the usual point away."""
         fov, aspect = view_angle(self.scene, frame)
         y = math.tan(fov / 2)
         depth *= self.placed.depth * self.placed.scale
@@ -277,7 +271,6 @@ def _set_stage(server, scene, placed):
 
 
 def _heading(scene, is_flat):
-    """Returns what this is, and what is assumed, as Markdown."""
     num_frames, num_tracks = scene.scores.shape
     title = html.escape(scene.title) or "Tracks in space"
     text = f"**{title}**  \n{num_tracks:,} tracks, {num_frames:,} frames"
@@ -290,7 +283,6 @@ def _heading(scene, is_flat):
 
 
 def _legend(score_range):
-    """Returns the colour bar."""
     low, high = score_range
     rgb = [colours_bgr(np.float64(s)).tolist()[::-1] for s in (0, 0.5, 1)]
     ends = [f"rgb{tuple(colour)}" for colour in rgb]
@@ -306,7 +298,6 @@ def _legend(score_range):
 
 
 def _status(scene, frame, chosen):
-    """Returns how many points are drawn, and how they score in this frame."""
     scores = scene.scores[frame, chosen]
     scores = scores[~np.isnan(scores)]
     mean = f", mean score {scores.mean():.2f}" if len(scores) else ""

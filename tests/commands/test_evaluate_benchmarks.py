@@ -6,10 +6,8 @@ import os
 import numpy as np
 import pytest
 from scripts import finish, start_script
-from small_models import SMALL, save_random
+from small_models import save_small
 from video_files import make_clip, write_video
-
-import track_autoencoder_3d
 
 
 @pytest.fixture(scope="module")
@@ -23,8 +21,7 @@ def folder(tmp_path_factory):
     (folder / "mine.csv").write_text(
         "video_path,label,pair_id\nintact.mp4,1,a\nshuffled.mp4,0,a\n"
     )
-    model = track_autoencoder_3d.make_model("mini", **SMALL)
-    save_random(folder / "small.npz", model)
+    save_small(folder)
     return folder
 
 

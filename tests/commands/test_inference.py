@@ -3,19 +3,15 @@
 import json
 import os
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
 from scripts import finish, start_script
-from small_models import SMALL, save_random
+from small_models import save_small
 from video_files import make_clip, write_video
 
-import track_autoencoder_3d
 from spa import command
 
-ROOT = Path(__file__).resolve().parents[2]
-SHARED = ROOT.parent / "shared" / "videos"
 FILES = ["predictions.npz", "result_with_scores.npz", "score.json", "video_info.txt"]
 
 
@@ -28,8 +24,7 @@ def folder(tmp_path_factory):
     write_video(folder / "one.mp4", make_clip(1))
     (folder / "text.mp4").write_text("no video")
     (folder / "file").touch()
-    model = track_autoencoder_3d.make_model("mini", **SMALL)
-    save_random(folder / "small.npz", model)
+    save_small(folder)
     return folder
 
 
@@ -164,25 +159,3 @@ def test_tracks_instead_of_a_video(folder, first_run):
     assert again["realism"] == pytest.approx(first["realism"], abs=0.02)
     assert again["intrinsics"]["source"] == "of the file"
     assert sorted(path.name for path in (folder / "again").iterdir()) == FILES
-
-
-@pytest.mark.skipif(not SHARED.exists(), reason="no shared clips here")
-def test_a_part_of_a_real_clip(folder):
-    options = (
-        "--output_dir=sheep --start=1 --duration=2 --num_splits=2 "
-        "--num_support_tracks=64 --num_query_points=50 --num_output_frames=10 "
-        "--result_video_size=0"
-    )
-    code, out, err = finish(
-        start(folder, f"--video_path={SHARED / 'sheep.mp4'}", *options.split())
-    )
-    assert code == 0, err
-    score = json.loads((folder / "sheep" / "score.json").read_text())
-    assert score["num_frames"] == 20
-    assert [(w["start"], w["stop"]) for w in score["windows"]] == [
-        (0, 10), (5, 15), (10, 20),
-    ]  # fmt: skip
-    assert all(w["num_queries"] == 100 for w in score["windows"])
-    arrays = np.load(folder / "sheep" / "result_with_scores.npz")
-    assert arrays["frame_indices"].tolist() == list(range(10, 30))
-    assert "video" not in arrays

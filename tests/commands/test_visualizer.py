@@ -2,10 +2,8 @@
 
 import contextlib
 import io
-import os
 import re
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import numpy as np
 import pytest
 from absl import flags
 from drawn_results import decoded, example, save
+from scripts import finish, start_script
 
 from spa.view.margin import margin_height
 from spa.view.scores import score_to_color_bgr
@@ -145,14 +144,9 @@ def test_user_errors_are_one_line(visualizer, result, tmp_path):
         (["--npz_path=nowhere.npz"], "nowhere.npz: no such file"),
         ([f"--npz_path={tmp_path}"], "is a folder"),
         ([f"--npz_path={file}"], "no .npz that can be read"),
-        ([given, "--trail=-1"], "trail is -1, must be at least 0"),
-        ([given, "--point_size=0"], "point_size is 0, must be at least 1"),
         ([given, "--resize_width=0"], "resize_width is 0"),
-        ([given, "--worst=0"], "worst is 0, must be at least 1"),
         ([given, "--fps=0"], "fps is 0"),
-        ([given, "--fps=nan"], "fps is nan"),
         ([given, "--output_name=a/b"], "output_name is 'a/b'"),
-        ([given, "--output_name="], "output_name is ''"),
         ([given, f"--output_dir={file}"], "is a file"),
         ([given, "--output_dir=/proc/x"], "cannot write to /proc/x"),
         ([given, "--interactive", "--worst=1", "--plot"], "it or --worst, --plot"),
@@ -189,11 +183,8 @@ def test_names_of_files(visualizer, result):
 
 
 def test_as_a_process(result, tmp_path):
-    command = [sys.executable, SCRIPT, f"--npz_path={Path(result).name}", "--trail=2"]
-    env = os.environ | {"JAX_PLATFORMS": "cpu"}
-    done = subprocess.run(
-        command, cwd=tmp_path, env=env, text=True, capture_output=True
-    )
-    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
-    assert re.search(r"^written  clip_visualized.mp4$", done.stdout, re.M)
+    flags = {"npz_path": Path(result).name, "trail": 2}
+    code, out, err = finish(start_script("visualizer.py", tmp_path, flags))
+    assert code == 0 and "Traceback" not in err, err
+    assert re.search(r"^written  clip_visualized.mp4$", out, re.M)
     assert (tmp_path / "clip_visualized.mp4").exists()

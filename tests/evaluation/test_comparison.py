@@ -12,7 +12,6 @@ from spa.metrics import frechet_distance
 
 
 def write_result(folder, realism, latents, **changes):
-    """What save_result leaves of a clip, as far as it is read."""
     folder.mkdir(parents=True)
     score = make_score(f"{folder.name}.mp4") | {"realism": realism} | changes
     (folder / "score.json").write_text(json.dumps(score))

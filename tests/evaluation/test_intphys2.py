@@ -18,7 +18,6 @@ GAMES = ["RotatingCup", "Box", "HotAirBallon", "JailStone", "Box", "SphereFallin
 
 
 def intphys2_rows(folder):
-    """A scene for each condition, four clips each."""
     rows = []
     for scene, columns in enumerate(zip(CONDITIONS, ENVS, GAMES, strict=True)):
         for i, kind in enumerate(TYPES):

@@ -29,8 +29,6 @@ def test_culprits_by_kind_and_group():
     assert found["physics"] == found["kick"]
 
 
-# --- Figures ---
-
 ROWS = [
     row("a", "none", realism=0.9, lost_share=0.1),
     row("b", "none", realism=0.5, lost_share=0.1),
@@ -77,7 +75,6 @@ def test_kinds_are_pooled_over_pairs_and_what_does_not_show_does_not_count():
 
 
 def test_intervals_are_those_of_scoring():
-    """The sums that are resampled say what resampling the entries would."""
     rng = np.random.default_rng(0)
     scenes = [f"{i:02}" for i in range(12)]
     rows = []

@@ -11,7 +11,8 @@ import types
 import numpy as np
 import pytest
 from scripts import finish, start_script
-from tapvid3d_files import SIZES, clip_arrays, make_clip, save_small, write_dataset
+from small_models import save_small
+from tapvid3d_files import SIZES, clip_arrays, make_clip, write_dataset
 
 from spa.errors import DatasetError, UserError
 from spa.evaluation.tapvid3d import (
@@ -62,7 +63,6 @@ def test_pixels_are_those_of_a_frame_whose_shorter_side_is_256(tmp_path):
 
 
 def stub_of_tapnet(monkeypatch, **attributes):
-    """A package in the place of tapnet."""
     for name in ("", ".tapvid3d", ".tapvid3d.evaluation", ".tapvid3d.splits"):
         monkeypatch.setitem(sys.modules, f"tapnet{name}", types.ModuleType("tapnet"))
     for name in ("evaluation.metrics", "splits.tapvid3d_splits"):
@@ -117,9 +117,6 @@ def test_means_are_over_clips_and_then_over_sources():
     assert found["pstudio"]["median"]["jaccard_16"] == 0.9
     assert found["average"]["median"]["average_jaccard"] == pytest.approx(0.7)
     assert list(found) == ["adt", "pstudio", "average"]
-
-
-# --- Which files ---
 
 
 def names_of(files):
@@ -188,9 +185,6 @@ def test_what_cannot_be_found_is_said_first(tmp_path, sources, lines, message):
         find_clips(tmp_path / "nowhere")
 
 
-# --- Files that are no clips ---
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -228,9 +222,6 @@ def test_wrong_choices_are_said_at_once(tmp_path, checkpoint, change, message):
         evaluate(checkpoint=checkpoint, options=OPTIONS, **given)
 
 
-# --- Going on ---
-
-
 def test_a_second_run_goes_on_where_the_first_stopped(tmp_path, checkpoint):
     files = find_clips(write_dataset(tmp_path), ["drivetrack", "pstudio"])
     out = tmp_path / "out"
@@ -255,9 +246,6 @@ def test_a_second_run_goes_on_where_the_first_stopped(tmp_path, checkpoint):
     assert run(files, make_options(seed=4)).predicted == 1
     (out / "predictions" / "drivetrack" / "a.npz").write_bytes(b"cut off")
     assert run(files[:1], make_options(seed=4)).predicted == 1
-
-
-# --- Features ---
 
 
 def test_what_the_files_hold_is_not_computed(tmp_path, checkpoint):
@@ -301,9 +289,6 @@ def test_features_that_lack_are_computed_where_the_tracks_are(tmp_path):
     expected = (60 * truth[:, :2] / truth[:, 2:] + [512, 128]) / 2
     shown = arrays["visibility"][1:3, 2]
     np.testing.assert_allclose(tracks[0][shown], expected[shown], atol=1e-3)
-
-
-# --- The command ---
 
 
 def run_command(folder, checkpoint_path, *arguments):

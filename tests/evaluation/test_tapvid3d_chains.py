@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_models import WINDOW
-from tapvid3d_files import clip_arrays, make_clip, save_small
+from small_models import WINDOW, save_small
+from tapvid3d_files import clip_arrays, make_clip
 
 from spa.evaluation.tapvid3d_chains import chain, link_points, predict_clips
 from spa.evaluation.tapvid3d_clips import read_clip
@@ -42,8 +42,6 @@ def test_a_file_becomes_a_clip(tmp_path):
 
 
 def test_every_track_is_a_query_once_and_in_no_support_of_its_own(tmp_path, checkpoint):
-    """Whatever a track does outside its query frame, nobody of its split hears of it;
-    the others are predicted from it."""
     arrays = clip_arrays()
     np.savez(tmp_path / "clip.npz", **arrays)
     before = predict([read_clip(tmp_path / "clip.npz")], checkpoint)[0]
@@ -93,9 +91,6 @@ def test_without_support_points_stay_and_are_hidden(tmp_path, checkpoint):
     assert not found.visible[30:].any()
     stays = found.tracks[30:36]  # all that the window of frames 24 to 36 adds
     np.testing.assert_array_equal(stays, stays[[0] * 6])
-
-
-# --- Chains ---
 
 
 def run_chain(windows, points, answer):
@@ -185,11 +180,7 @@ def test_frames_are_those_with_the_fewest_links():
     tracks, _, asked = run_chain(windows, points, answer)
     np.testing.assert_array_equal(
         tracks[..., 0],
-        [
-            [0, 0, 1, 1, 1, 1, 2, 2],
-            [0, 0, 0, 0, 1, 1, 2, 2],
-            [0, 0, 1, 1, 2, 2, 2, 2],
-        ],
+        [[0, 0, 1, 1, 1, 1, 2, 2], [0, 0, 0, 0, 1, 1, 2, 2], [0, 0, 1, 1, 2, 2, 2, 2]],
     )
     # In the middle of what two windows share; the first of two equal ones.
     frames = sorted((w, q[0]) for number, w, qs in asked if number for q in qs)

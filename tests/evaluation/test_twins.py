@@ -7,10 +7,9 @@ import shutil
 
 import numpy as np
 import pytest
-from small_models import SMALL, random_tracks, save_random
+from small_models import random_tracks, save_small
 from video_files import make_clip, write_video
 
-import track_autoencoder_3d
 from spa.errors import UserError
 from spa.evaluation import judged, twins
 from spa.evaluation.corruptions import run_corruptions
@@ -27,9 +26,7 @@ from spa.simulation.twins import VIOLATIONS
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    """The path of a small 3D model, for which no head is fitted."""
-    path = tmp_path_factory.mktemp("checkpoints") / "3d.npz"
-    return save_random(path, track_autoencoder_3d.make_model("mini", **SMALL))
+    return save_small(tmp_path_factory.mktemp("checkpoints"), "3d.npz")
 
 
 def test_the_culprit_is_sought_around_the_violation():

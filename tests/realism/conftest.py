@@ -9,12 +9,9 @@ import pytest
 
 @pytest.fixture(scope="session")
 def checkpoint_path(tmp_path_factory):
-    from small_models import SMALL, save_random
+    from small_models import save_small
 
-    import track_autoencoder_3d
-
-    path = tmp_path_factory.mktemp("checkpoints") / "small.npz"
-    return save_random(path, track_autoencoder_3d.make_model("mini", **SMALL))
+    return save_small(tmp_path_factory.mktemp("checkpoints"))
 
 
 @pytest.fixture(scope="session")
@@ -26,7 +23,6 @@ def checkpoint(checkpoint_path):
 
 @pytest.fixture(scope="session")
 def held_out(checkpoint):
-    """Tracks, and what is predicted of them."""
     from small_models import random_tracks
 
     from spa.realism import make_options

@@ -72,7 +72,6 @@ def test_a_region_is_predicted_from_the_others(held_out, checkpoint):
 
 
 def test_every_group_has_tracks_of_every_split():
-    """Of which each track's nearest one of another split is looked for."""
     ids, options = np.arange(3700), make_options(num_splits=4)
     keys = lots(ids.astype(np.uint64), 7)
     rows = [split_lots(keys, split, options) for split in range(4)]
@@ -86,8 +85,6 @@ def test_every_group_has_tracks_of_every_split():
 
 
 def test_the_nearest_of_a_single_split_is_one_that_was_shown():
-    """All held-out tracks lie in one split (as in preset full): they have none of
-    another split to move like."""
     start = np.array([[0.0, 0, 1], [0.1, 0, 1], [0.3, 0, 1]])
     step = np.array([[0.01, 0, 0], [0.02, 0, 0], [0.03, 0, 0]])
     moving = start[:, None] + step[:, None] * np.arange(6)[:, None]

@@ -184,7 +184,6 @@ def test_few_queries_when_so_asked(checkpoint):
 
 
 def test_features_reach_the_model(checkpoint):
-    """As the model gets them when it is called by hand, window by window."""
     tracks = random_tracks(num_tracks=12, num_frames=WINDOW, share=1.0)
     rng = np.random.default_rng(0)
     dino = rng.normal(size=(12, WINDOW, 768)).astype(np.float16)

@@ -13,15 +13,11 @@ from spa.realism.options import options_table
 @pytest.mark.parametrize(
     "options, message",
     [
-        (
-            {"query_sampling": "random"},
-            "no query_sampling 'random': have grid, semantic",
-        ),
+        ({"query_sampling": "random"}, "'random': have grid, semantic"),
         ({"num_points_per_entity": 4}, "these are a grid's"),
         ({"preset": "maxi"}, "no preset 'maxi': have mini, full"),
         ({"tracker": "klt"}, "no tracker 'klt': have lk"),
         ({"num_splits": 1}, "num_splits is 1, must be at least 2"),
-        ({"seed": -1}, "seed is -1"),
         ({"tracking_grid_size": 513}, "tracking_grid_size is 513, must be at most 512"),
         ({"start": 1.0, "duration": 1.0}, "^start and duration can be chosen"),
         ({"fps": 5.0}, "video has no frame rate"),

@@ -17,8 +17,6 @@ from surprise_cases import (
 from spa.realism import surprise
 from spa.realism.heads import fingerprint, read_heads, write_heads
 
-# --- Fields ---
-
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 10**6))
@@ -155,9 +153,6 @@ def test_levels_are_quantiles_of_the_residuals(length):
     np.testing.assert_allclose(np.exp(by[1, at["bend6"]]), surprise.FLOOR, rtol=0.02)
     assert np.isnan(by[:, at["drift24"]]).all() == (length == 20)
     assert np.isfinite(np.delete(by, at["drift24"], axis=1)).all()
-
-
-# --- Heads ---
 
 
 def test_a_network_is_that_of_the_formula():

@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from simple_twins import simple_twin
-from small_models import SMALL, WINDOW, random_tracks, save_random
+from small_models import WINDOW, random_tracks, save_small
 
-import track_autoencoder_3d
 from spa import geometry
 from spa.errors import UserError
 from spa.realism import (
@@ -71,9 +70,7 @@ def test_from_seeds_to_heads_that_score(tmp_path, monkeypatch):
     # No jump in clips as short as these; one that cannot be torn is left out.
     monkeypatch.setattr(surprise_examples, "TEARS", ("shuffled", "object_replaced"))
     monkeypatch.setitem(damages.DAMAGES, "object_replaced", not_applicable)
-    path = save_random(
-        tmp_path / "small.npz", track_autoencoder_3d.make_model("mini", **SMALL)
-    )
+    path = save_small(tmp_path)
     keywords = {
         "num_scenes": 2, "num_rendered": 1, "num_varied": 2, "num_damaged": 1,
         "num_paired": 1, "num_further": 1, "num_further_rendered": 1,

@@ -26,7 +26,6 @@ def test_culprits_are_the_violating_points_around_the_moment():
 
 @pytest.mark.parametrize("pair_weight", [0.0, 5.0])
 def test_the_line_is_the_best_one(pair_weight):
-    """Its loss, written down once more, has the same minimum."""
     rng = np.random.default_rng(0)
     kinds = np.array(["none", "kick", "jitter"] * 30)
     groups = [(i // 3, "true") for i in range(90)]

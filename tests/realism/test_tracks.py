@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from small_models import SMALL, random_tracks, save_random
+from small_models import random_tracks, save_small
+from table_files import refused
 from video_files import SIZE, make_clip
 
-import track_autoencoder_3d
 from spa import geometry
 from spa.clip import tracking
 from spa.clip.video import video_from_array
@@ -120,8 +120,7 @@ def test_features_beside_tracks_are_used(tmp_path):
 
 
 def test_stored_features_of_another_width_are_one_line(tmp_path):
-    model = track_autoencoder_3d.make_model("mini", **SMALL, use_dino=True)
-    wide = save_random(tmp_path / "wide.npz", model)
+    wide = save_small(tmp_path, "wide.npz", use_dino=True)
     tracks = random_tracks(num_tracks=5, num_frames=6)
     np.savez(
         tmp_path / "t.npz",
@@ -129,9 +128,7 @@ def test_stored_features_of_another_width_are_one_line(tmp_path):
         dino_features=np.zeros((5, 6, 384), np.float32),
     )  # fmt: skip
     words = "with 384 dino features, wide.npz was trained with 768: use those of"
-    with pytest.raises(UserError, match=words) as caught:
-        Scorer(wide, has_videos=False).score_tracks(tmp_path / "t.npz")
-    assert "\n" not in str(caught.value)
+    refused(words, Scorer(wide, has_videos=False).score_tracks, tmp_path / "t.npz")
 
 
 OURS = random_tracks(num_tracks=5, num_frames=6)
@@ -146,7 +143,6 @@ TAPIP3D = {"coords": OURS.tracks.transpose(1, 0, 2), "visibs": np.ones((6, 5))}
         ({"tracks_3d": OURS.tracks}, "has no visible"),
         (SIZED | {"extrinsics": np.full((4, 4), np.nan)}, "must be finite numbers"),
         (SIZED | {"fps": np.array([24, 25])}, r"fps is of shape \(2,\), must be one"),
-        (SIZED | {"fps": np.array("fast")}, "fps is fast, must be one number"),
         (TAPIP3D | {"visibs": np.ones((5, 6))}, r"must be \[T, N, 3\] and \[T, N\]"),
         (TAPIP3D, "how large are its frames"),
         (TAPIP3D | {"extrinsics": np.zeros((3, 4, 4))}, r"\[4, 4\] or \[6, 4, 4\]"),
@@ -159,6 +155,4 @@ def test_tracks_that_cannot_be_read_are_refused(tmp_path, stored, message):
         stored = stored | {"tracks_3d": OURS.tracks}
     if stored:
         np.savez(tmp_path / "t.npz", **stored)
-    with pytest.raises(UserError, match=message) as caught:
-        read_tracks(tmp_path / "t.npz")
-    assert "\n" not in str(caught.value)
+    refused(message, read_tracks, tmp_path / "t.npz")

@@ -29,9 +29,6 @@ from spa.view.scores import (
 RED, WHITE, BLUE = (0, 0, 255), (255, 255, 255), (255, 0, 0)  # as OpenCV has them
 
 
-# --- The slow, obvious version ---
-
-
 def plain_colour(score):
     if np.isnan(score):
         return 128, 128, 128
@@ -101,36 +98,6 @@ def test_painting_equals_the_plain_drawing(hidden, trail, point_size):
     assert (painted != before).any(axis=(1, 2, 3)).all()
 
 
-# --- What is where ---
-
-
-def one_point(x, y, score=0.0):
-    """A black video with one point, drawn."""
-    video = np.zeros((len(x), 40, 60, 3), np.uint8)
-    tracks = np.stack([x, np.full(len(x), y)], axis=-1)[None]
-    scores = np.full((len(x), 1), score)
-    return paint_point_track_with_colors(video, tracks, None, scores)
-
-
-def test_a_point_covers_the_pixel_that_it_lies_in():
-    (frame,) = one_point([20.5], 10.5, score=1.0)
-    assert tuple(frame[10, 20]) == BLUE
-    rows, columns = np.nonzero(frame.any(axis=-1))
-    assert (rows.min(), rows.max()) == (8, 12)
-    assert (columns.min(), columns.max()) == (18, 22)
-    assert rows.mean() == pytest.approx(10) and columns.mean() == pytest.approx(20)
-
-
-def test_trails_are_blended_once_and_end_after_five_steps():
-    x = 5.5 + 4 * np.arange(10)
-    frame = one_point(x, 10.5)[-1]
-    along = frame[10, :, 2]
-    assert along[41] == 255  # the point
-    # OpenCV's smooth lines reach nine tenths; were they blended twice, it were more.
-    assert along[23:38].min() > 0.5 * 255 and along[23:38].max() <= 0.7 * 255 + 1
-    assert not along[:19].any()
-
-
 def test_colours():
     known = {0: RED, 0.5: WHITE, 1: BLUE, -3: RED, 7: BLUE, np.nan: (128, 128, 128)}
     known |= {0.25: (127, 127, 255), 0.75: (255, 127, 127)}
@@ -180,22 +147,11 @@ def test_the_margin_leaves_the_video_where_it_was(width):
         assert reds.max() < blues.min()
 
 
-def test_side_by_side_has_the_frame_at_the_left():
-    video, tracks, visibles, scores = some_tracks()
-    options = {"margin": False, "side_by_side": True}
-    both = list(paint_frames(video, tracks, visibles, scores, **options))
-    painted = paint_point_track_with_colors(video, tracks, visibles, scores)
-    np.testing.assert_array_equal(both, np.concatenate([video, painted], axis=2))
-
-
 def test_no_frames_stay_none():
     video, tracks, visibles, scores = some_tracks()
     arrays = video[:0], tracks[:, :0], visibles[:, :0], scores[:0]
     none = paint_point_track_with_colors(*arrays)
     assert none.shape == (0, *video.shape[1:]) and none.dtype == np.uint8
-
-
-# --- Projection ---
 
 
 def test_projection_agrees_with_opencv():
@@ -234,9 +190,6 @@ def test_projection_by_hand():
     np.testing.assert_allclose(pixels[3], [9320, 240])  # not moved to the border
 
 
-# --- Scores ---
-
-
 def test_normalised_scores_and_what_they_were():
     scores = np.array([[0.9, np.nan], [0.7, 0.8], [np.inf, 0.75]])
     normal, ends = normalize_scores(scores)
@@ -269,9 +222,6 @@ def test_worst_tracks():
         worst_tracks(scores, 0)
     with pytest.raises(VisualizeError, match="no track has a score"):
         worst_tracks(np.full((2, 2), np.nan), 1)
-
-
-# --- Pictures ---
 
 
 def test_scores_are_plotted(tmp_path):

@@ -3,8 +3,6 @@ page."""
 
 import json
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -23,14 +21,10 @@ from report_results import (
     write_results,
     write_table,
 )
+from scripts import finish, start_script
 
 from spa.errors import UserError
 from spa.view import report_folder, report_page, report_pictures
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-# --- Reading ---
 
 
 def test_videos_are_ranked_and_those_without_a_number_are_last(tmp_path):
@@ -81,9 +75,6 @@ def test_a_folder_without_results_is_refused(tmp_path):
             report_folder.read_folder(path)
 
 
-# --- Drops ---
-
-
 def test_drops_are_dips_also_at_the_ends_and_beside_gaps():
     curve = np.full(40, 0.9)
     curve[[0, 10, 25, 26]] = 0.6, 0.8, 0.7, 0.7
@@ -96,9 +87,6 @@ def test_drops_are_dips_also_at_the_ends_and_beside_gaps():
     noise = 0.9 + np.random.default_rng(0).uniform(-0.02, 0.02, 100)
     for curve in (noise, np.full(30, 0.5), [None] * 9, [], [0.1, None, 0.9]):
         assert report_folder.find_drops(curve) == []
-
-
-# --- Two folders ---
 
 
 def scored(**realism):
@@ -145,9 +133,6 @@ def test_videos_are_chosen_from_both_ends_or_by_difference():
     assert names == [[], ["d"], ["d", "a", "c"], ["d", "a", "c", "b"]]
     pairs = report_folder.pair_up([scored(a=0.9, b=0.1), scored(a=0.8, b=0.9)])
     assert [e.name for e in report_folder.choose(pairs, 1)] == ["b"]
-
-
-# --- What goes into a page ---
 
 
 def test_no_text_ends_its_element_or_fills_a_place():
@@ -227,17 +212,6 @@ def test_a_page_is_whole_or_not_there(tmp_path, monkeypatch):
     assert page.read_text() == "before" and not list(tmp_path.glob("*.tmp"))
 
 
-def test_a_large_page_is_said_to_be_one(tmp_path, monkeypatch, caplog):
-    write_result(tmp_path, "clip", 0.5, has_video=False)
-    folder = report_folder.read_folder(tmp_path)
-    report_page.write_page(tmp_path / "page.html", [folder])
-    assert not caplog.records
-    monkeypatch.setattr(report_page, "LARGE_PAGE", 1000)
-    report_page.write_page(tmp_path / "page.html", [folder])
-    [record] = caplog.records
-    assert "--max_videos" in record.getMessage() and "\n" not in record.getMessage()
-
-
 def test_a_broken_video_is_listed_without_one(tmp_path, caplog):
     path = write_result(tmp_path, "clip", 0.5) / "result_with_scores.npz"
     path.write_bytes(path.read_bytes()[:3000])
@@ -252,24 +226,24 @@ def test_sizes_that_cannot_be_are_refused():
             report_page.check_sizes(*sizes)
 
 
-def test_the_command(tmp_path):
+def test_the_command(tmp_path, monkeypatch):
     results = write_results(tmp_path / "first")
 
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+
     def run(*arguments):
-        env = os.environ | {"PYTHONIOENCODING": "ascii"}
-        command = [sys.executable, ROOT / "report.py", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, env=env)
+        return finish(start_script("report.py", tmp_path, {}, *arguments))
 
     page = tmp_path / "page.html"
     options = "--max_videos=0", f"--output={page}"
-    done = run(f"--results_dir={results}", f"--compare={results}", *options)
-    assert done.returncode == 0, done.stderr
-    assert "10 scored, 2 failed" in done.stdout and str(page) in done.stdout
+    code, out, err = run(f"--results_dir={results}", f"--compare={results}", *options)
+    assert code == 0, err
+    assert "10 scored, 2 failed" in out and str(page) in out
     assert '"A less B"' in page.read_text()
     page = tmp_path / "\u6f22.html"  # which the terminal lacks
-    done = run(f"--results_dir={results}", "--max_videos=0", f"--output={page}")
-    assert done.returncode == 0 and "\\u6f22.html" in done.stdout, done.stderr
+    options = "--max_videos=0", f"--output={page}"
+    code, out, err = run(f"--results_dir={results}", *options)
+    assert code == 0 and "\\u6f22.html" in out, err
     page.unlink()
-    done = run(f"--results_dir={tmp_path}")
-    assert done.returncode == 1 and "has no results" in done.stderr
-    assert "Traceback" not in done.stderr
+    code, _, err = run(f"--results_dir={tmp_path}")
+    assert code == 1 and "has no results" in err and "Traceback" not in err

@@ -57,9 +57,6 @@ def scene_of(tmp_path, **changes):
     return make_scene(write_result(tmp_path / "r.npz", **changes))
 
 
-# --- The scene ---
-
-
 def test_a_result_becomes_a_scene(tmp_path):
     scene = scene_of(tmp_path)
     assert scene.coords.shape == (4, 12, 3) and scene.scores.shape == (4, 12)
@@ -144,9 +141,6 @@ def test_depth_1_is_flat(tmp_path):
     assert is_flat(scene_of(tmp_path, coords=coords, extrinsics=pose))
 
 
-# --- What is drawn ---
-
-
 def test_filters():
     scores = np.array([0.1, 0.5, 0.9, NAN])
     assert is_chosen(scores).tolist() == [True, True, True, True]
@@ -194,9 +188,6 @@ def test_cameras_that_do_not_move_are_one():
     assert len(key_frames(forward, same)) == NUM_KEY_FRAMES
     assert len(key_frames(still, turned, count=4)) == 4
     assert key_frames(forward[:3], same[:3]) == [0, 1, 2]
-
-
-# --- The page ---
 
 
 @pytest.fixture(scope="module")
@@ -253,7 +244,6 @@ def test_playing_goes_on_by_itself(viewer):
 
 
 def _red_and_blue(page):
-    """Pixels of these colours left of the panel."""
     png = np.frombuffer(page.screenshot(timeout=120_000), np.uint8)
     bgr = cv2.imdecode(png, cv2.IMREAD_COLOR)[150:, :460].astype(int)
     red = (bgr[..., 2] > 200) & (bgr[..., :2].max(axis=-1) < 60)
@@ -262,7 +252,6 @@ def _red_and_blue(page):
 
 
 def _wait_for(page, is_there):
-    """Pixels as soon as they are as they should be; what there is after a minute."""
     until = time.monotonic() + 60
     while not is_there(*(found := _red_and_blue(page))) and time.monotonic() < until:
         page.wait_for_timeout(100)
@@ -292,9 +281,6 @@ def test_the_page_shows_the_points_and_its_slider_moves_them(viewer):
         # Through the camera: the points lie on its picture, which is black here.
         assert _wait_for(page, lambda red, blue: blue > 300)[1] > 300
         assert not errors
-
-
-# --- The command ---
 
 
 def test_a_port_that_is_taken_is_one_line(viewer):
