@@ -92,7 +92,7 @@ def load_judges(checkpoint_path: str | None, options: Options) -> Judges:
 
 @dataclasses.dataclass(frozen=True)
 class Judgement:
-    """What is said about a clip: `values` by the names in MEASURES (of LEFT_OUT {kind:
+    """Findings about a clip: `values` by the names in MEASURES (of LEFT_OUT {kind:
     number}), surprise per point, and the same of heads that never saw a kind."""
 
     values: dict[str, object]
@@ -174,11 +174,11 @@ def judge_items(
             file.write(json.dumps(replace_nan(text)).encode())
         return rows
 
-    def made_with(item):
+    def stored_provenance(item):
         return stored[item] and stored[item].get("made_with", {})
 
     words = "judged", "give another --output_dir"
-    to_do = unfinished(items, provenance, made_with, *words)
+    to_do = unfinished(items, provenance, stored_provenance, *words)
     outcomes = list(run_items(to_do, work, save, what=what, unit=unit))
     judged = {item: x["rows"] for item, x in stored.items() if x is not None}
     judged = {item: [Row(**row) for row in rows] for item, rows in judged.items()}

@@ -28,7 +28,7 @@ class Geom:
 
 @dataclasses.dataclass(frozen=True)
 class Joint:
-    """What a body turns by about its frame's origin: a hinge about `axis`, or a ball.
+    """A joint about the origin of a body's frame: a hinge about `axis`, or a ball.
 
     limit: largest angle (rad). loss: 1/s. pull: natural frequency (Hz) of a spring to
     rest. swing: amplitude (rad), frequency (Hz) and phase (rad) of a sine of the rest

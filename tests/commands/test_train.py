@@ -559,18 +559,3 @@ def test_bad_flags(stopped, cache, tmp_path):
         else:
             assert len(lines) == 1
     assert not list((tmp_path / "run").glob("*"))
-
-
-def test_help_names_flags_and_their_defaults(cache):
-    status, out, _ = finish(start(cache, "--help", script="train.py"))
-    assert status == 1  # as absl has it
-    assert "python train.py --preset=mini" in out
-    text = " ".join(out.split())
-    for flag, default in (
-        ("preset", "(default: 'mini')"),
-        ("position_weight", "(default: '20.0')"),
-        ("learning_rate", "Default of mini: 0.001, base: 0.0001."),
-        ("num_epochs", "Default of base: 300."),
-    ):
-        pattern = rf"--(\[no\])?{flag}: .{{,90}}{re.escape(default)}"
-        assert re.search(pattern, text), flag

@@ -53,20 +53,6 @@ def test_shipped_corrections_are_what_it_fits(script, table):
                 assert found.spread == pytest.approx(head.spread, abs=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ("MOS=1", "no such constant"),
-        ("SHIFT=-1", "'-1' is no number of 0 and up"),
-        ("MOST=1.5", "MOST must be less than 1.5"),
-    ],
-)
-def test_constants_that_cannot_be(script, monkeypatch, given, message):
-    monkeypatch.setattr(surprise_training, "MOST", surprise_training.MOST)
-    with pytest.raises(SystemExit, match=message):
-        script.set_constants([given])
-
-
 def test_heads_of_another_version_are_refused(script, tmp_path):
     with pytest.raises(SystemExit, match="is missing: see the top"):
         script.old_heads(tmp_path)

@@ -8,7 +8,7 @@ import scipy.optimize
 from surprise_cases import fields_of, some_head, straight_tracks
 
 from spa.realism import surprise, surprise_training
-from spa.realism.heads import CLIP, FADES, Correction
+from spa.realism.heads import FADES, Correction
 
 
 def test_culprits_are_the_violating_points_around_the_moment():
@@ -47,106 +47,6 @@ def test_the_line_is_the_best_one(pair_weight):
     best = scipy.optimize.minimize(loss, np.zeros(4))
     np.testing.assert_allclose(weights, best.x[:-1], atol=1e-3)
     assert weights[0] > np.abs(weights[1:]).max()
-
-
-def paired_windows(rng, count=200, pieces=40, twins=60):
-    """Surprise that hangs on a draw; of four levels one knows the draw, and the other
-    three are a little higher where a scene was warped, but the second of these also
-    much higher where a clip was cut, and the third much lower where it was kicked.
-    -> surprise, levels, circumstances, examples."""
-    damaged, piece = surprise_training.DAMAGED, surprise_training.PIECE
-    paired = surprise_training.PAIRED
-    kinds = "none", "jittery_warp", paired
-    names = [(i, kind, damaged) for i in range(count) for kind in kinds]
-    names += [(i, "first_half", piece) for i in range(pieces)]
-    names += [(1000 + i, "none", surprise_training.VARIED) for i in range(count)]
-    kinds = "none", "kick", "jitter"
-    names += [(1500 + i, kind, "noisy") for i in range(twins) for kind in kinds]
-    names += [(1500 + i, "jitter", "noisy") for i in range(twins // 2)]
-    names += [(i, "frozen", surprise_training.TORN) for i in range(twins // 2)]
-    names += [(i, "jump", surprise_training.TORN) for i in range(twins // 3)]
-    at = np.array([scene for scene, _, _ in names])
-    kind = np.array([kind for _, kind, _ in names])
-    warped, kicked = kind == paired, kind == "kick"
-    cut = np.array([name == piece for _, _, name in names])
-    own = rng.normal(size=(2000, 5))[at]
-    draw = 0.3 * rng.normal(size=len(names))
-    noise = 0.02 * rng.normal(size=(4, len(names)))
-    surprises = own[:, 0] + draw + 0.02 * warped
-    levels = [draw, own[:, 1] + 0.3 * warped, own[:, 2] + 0.3 * warped + 3 * cut]
-    levels.append(own[:, 3] + 0.3 * warped - 3 * kicked)
-    levels[0][kind == "frozen"] += 2
-    for level in levels:
-        level[kind == "jittery_warp"] += 100  # a kind that corrections are not for
-    ones = np.ones((len(names), 1))
-    rows = np.concatenate([ones, rng.normal(size=(len(names), 6))], axis=1)
-    examples = [
-        surprise_training.Example(scene, kind, name, np.zeros(0), None)
-        for scene, kind, name in names
-    ]
-    return surprises, np.stack(levels, 1) + noise.T, rows, examples
-
-
-@pytest.mark.parametrize("farthest", [10.0, 1.0])
-def test_a_correction_is_the_least_of_what_it_says(monkeypatch, farthest):
-    """What it minimises, written down once more with loops, has the same minimum."""
-    monkeypatch.setattr(surprise_training, "FARTHEST", farthest)
-    given = paired_windows(np.random.default_rng(0), 30, 8, 6)
-    surprises, levels, rows, examples = given
-    found = surprise_training.correction_of(*given)
-    intact = np.array([e.kind == "none" for e in examples])
-    np.testing.assert_allclose(found.mean, levels[intact].mean(0), atol=1e-9)
-    np.testing.assert_allclose(found.deviation, levels[intact].std(0), atol=1e-5)
-    x = (levels - found.mean) / found.deviation
-    x = np.clip(x, -CLIP, CLIP)
-    usual = surprise_training.usual_of(x, rows, examples)
-    np.testing.assert_allclose(found.usual, usual @ found.weights)
-    x = x - rows @ usual
-    scene = {
-        (e.scene, e.condition): i for i, e in enumerate(examples) if e.kind == "none"
-    }
-
-    def loss(w):
-        total, part = surprises + x @ w, x @ w
-        warped, pieces, moved, twins = [], [], [], {}
-        for i, e in enumerate(examples):
-            if e.kind == surprise_training.PAIRED:
-                whole = scene[e.scene, e.condition]
-                warped.append(total[i] - total[whole])
-                moved.append(part[i] - part[whole])
-            elif e.condition == surprise_training.PIECE:
-                whole = scene[e.scene, surprise_training.DAMAGED]
-                pieces.append(total[i] - total[whole])
-            elif e.kind in ("kick", "jitter", "frozen", "jump"):
-                of_damaged = e.condition == surprise_training.TORN
-                name = surprise_training.DAMAGED if of_damaged else e.condition
-                apart = x[i] - x[scene[e.scene, name]]
-                share = min(1, farthest / np.linalg.norm(apart))
-                by_kind = twins.setdefault(e.condition, {})
-                by_kind.setdefault(e.kind, []).append(share * apart @ w)
-        of = {
-            name: [total[i] for i, e in enumerate(examples)
-                   if (e.kind, e.condition) == ("none", name)]
-            for name in (surprise_training.DAMAGED, surprise_training.VARIED, "noisy")
-        }  # fmt: skip
-        spread = np.mean(np.square(of[surprise_training.DAMAGED]))
-        spread += np.mean(np.square(of[surprise_training.VARIED])) + np.var(of["noisy"])
-        wanted, of_twins = surprise_training.SHIFT * np.mean(moved), 0
-        for by_kind in twins.values():
-            of_twins += np.mean(np.square(sum(by_kind.values(), [])))
-            shift = np.mean([np.mean(each) for each in by_kind.values()])
-            wanted += surprise_training.TWIN_SHIFT * shift
-        return (
-            np.var(warped)
-            + surprise_training.OF_INTACT * spread
-            + surprise_training.OF_PIECES * np.mean(np.square(pieces))
-            + surprise_training.OF_TWINS * of_twins
-            + surprise_training.CORRECTION_RIDGE * np.sum(w**2)
-            - 2 * wanted
-        )
-
-    best = scipy.optimize.minimize(loss, np.zeros(4), tol=1e-12)
-    np.testing.assert_allclose(found.weights, best.x, atol=1e-4)
 
 
 @pytest.mark.parametrize("fades", [(1.0, 2.5), (-1.0, 0.0)])
