@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import pickle
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from spa.jobs import Item, run_items, unfinished
 from spa.metrics import realism
 from spa.model import checkpoints
 from spa.realism import evidence
-from spa.realism.heads import Head
+from spa.realism.heads import Head, fingerprint
 from spa.realism.hold_out import hold_out
 from spa.realism.options import DEFAULT_CHECKPOINT, Options
 from spa.realism.result import make_result
@@ -48,7 +47,9 @@ class Judges:
 
     def provenance(self) -> dict:
         """Returns what judged clips must agree in, to be compared with others."""
-        heads = hashlib.sha256(pickle.dumps(self.heads)).hexdigest()
+        # By their numbers: a pickle would name the module, too, and change with it.
+        each = [f"{n} {fingerprint(h)}" for n, h in sorted(self.heads.items())]
+        heads = hashlib.sha256("\n".join(each).encode()).hexdigest()
         checkpoint = {n: getattr(self.checkpoint, n) for n in ("name", "sha256")}
         return {
             "checkpoint": checkpoint,
