@@ -226,6 +226,7 @@ def predict_window(
             features_shown(features, shown, window, visible, scale),
         )
         points = middle_points(window[asked], visible[asked])
+        # A frame is no length: of a query point positions alone are normalised.
         encoded, predicted, logits, expected = predict(
             model, params, batch, points / [1, scale, scale, scale]
         )
@@ -309,6 +310,7 @@ def features_shown(
     ids, values = features
     batch = {f"{n}_features": x[np.searchsorted(ids, shown)] for n, x in values.items()}
     if "depth" in values:
+        # Relative depths are the same in all splits; waves hang on a split's own scale.
         z = np.where(visible[shown], tracks[shown, :, 2], scale).astype(np.float32)
         parts = [batch["depth_features"], geometry.depth_waves(z, np.float32(scale))]
         batch["depth_features"] = np.concatenate(parts, axis=-1, dtype=np.float32)
@@ -320,6 +322,7 @@ def middle_points(
 ) -> Float[np.ndarray, "Q 4"]:
     """Returns query points (frame, x, y, z): each track's middle visible frame, and
     where it is then. Every track must be visible in some frame."""
+    # The middle of the visible frames, not of all: a track may be hidden halfway.
     middle = (visible.sum(axis=1) - 1) // 2
     frame = (visible.cumsum(axis=1) > middle[:, None]).argmax(axis=1)
     position = tracks[np.arange(len(tracks)), frame]
@@ -351,6 +354,7 @@ def blend(
         mixed[at, frames, 3:] += window.visible_logits * share[:, None]
         given[at, window.query_points[:, 0].astype(int)] = True
     reached = total > 0
+    # Of all rows at once this would be a second copy of everything predicted.
     for row in range(0, len(rows), ROWS_AT_ONCE):
         part = np.s_[row : row + ROWS_AT_ONCE]
         there = reached[part, :, None]
@@ -369,6 +373,7 @@ def nearest_frames(mask):
     true, the earlier of two. Every row must be true somewhere."""
     num_frames = mask.shape[1]
     frames = np.arange(num_frames)
+    # Where there is none on a side it lies farther off than any frame, and never wins.
     before = np.maximum.accumulate(np.where(mask, frames, -num_frames), axis=1)
     after = np.where(mask, frames, 2 * num_frames)[:, ::-1]
     after = np.minimum.accumulate(after, axis=1)[:, ::-1]
