@@ -74,7 +74,7 @@ def run(
         files = pools.make_pool(pool, seeds, "rendered" in conditions, num_workers)
         rows, notes = run_synthetic(files, output / "clips", judges, conditions)
         groups = GROUPS
-    else:
+    elif benchmark == "corruptions":
         paths = _find_clips(video_path, num_seeds)
         judges = load_judges(checkpoint_path, chosen)
         front_ends = load_front_ends(chosen, judges.checkpoint)
@@ -83,6 +83,8 @@ def run(
         kinds = tuple(n for n in damages.DAMAGES if n not in damages.APART)
         of_frames = tuple(n for n in kinds if n != "object_replaced")
         groups = {"damages": kinds, "of frames": of_frames, "apart": damages.APART}
+    else:
+        raise ValueError(f"no benchmark {benchmark!r}: have synthetic, corruptions")
     about = {"benchmark": benchmark, "version": RESULT_VERSION, **judges.provenance()}
     notes = [*notes, *judges.notes]
     found = report(rows, groups, notes, pooled=benchmark == "synthetic")

@@ -42,7 +42,7 @@ def score_many(
     options: Options,
     checkpoint: checkpoints.Checkpoint,
     *,
-    head: Head | None = None,
+    head: Head | None,
     overwrite: bool = False,
     num_shards: int = 1,
     shard_index: int = 0,

@@ -1,6 +1,7 @@
 """Many files scored: what goes on, what is mixed with nothing, and a table that grows,
 with a scorer that takes no time; inference's own tests run it with the real one."""
 
+import functools
 import json
 import os
 import resource
@@ -14,11 +15,14 @@ from table_files import refused
 from spa.errors import UserError, VideoError
 from spa.jobs import LOG
 from spa.model import checkpoints
-from spa.realism.many import append_row, read_rows, score_many
+from spa.realism import many
+from spa.realism.many import append_row, read_rows
 from spa.realism.options import make_options
 from spa.realism.result import Result
 
 CHECKPOINT = checkpoints.Checkpoint(None, {}, None, "none.npz", "abc", {})
+
+score_many = functools.partial(many.score_many, head=None)
 
 
 class Scorer:
