@@ -16,12 +16,10 @@ from spa.errors import UserError, VideoError
 from spa.jobs import LOG
 from spa.model import checkpoints
 from spa.realism import many
-from spa.realism.many import append_row, read_rows
 from spa.realism.options import make_options
 from spa.realism.result import Result
 
 CHECKPOINT = checkpoints.Checkpoint(None, {}, None, "none.npz", "abc", {})
-
 score_many = functools.partial(many.score_many, head=None)
 
 
@@ -43,7 +41,7 @@ class Scorer:
 
 
 def rows(folder, name="scores.csv"):
-    return {Path(row["video"]).name: row for row in read_rows(folder / name)}
+    return {Path(row["video"]).name: row for row in many.read_rows(folder / name)}
 
 
 def test_the_table_grows_and_bad_ones_are_rows(tmp_path):
@@ -76,11 +74,11 @@ def test_what_is_finished_is_left_alone(tmp_path):
     tally = score_many(paths, tmp_path, again, OPTIONS, CHECKPOINT)
     assert again.asked == ["bad.mp4", "c.mp4"]
     assert (tally.scored, tally.finished, tally.failed) == (1, 1, 1)
-    assert len(read_rows(tmp_path / "scores.csv")) == 3
+    assert len(many.read_rows(tmp_path / "scores.csv")) == 3
     anew = Scorer()
     score_many(paths, tmp_path, anew, OPTIONS, CHECKPOINT, overwrite=True)
     assert anew.asked == paths
-    assert len(read_rows(tmp_path / "scores.csv")) == 3
+    assert len(many.read_rows(tmp_path / "scores.csv")) == 3
 
 
 def test_a_table_that_is_not_utf8_keeps_its_bytes(tmp_path, monkeypatch):
@@ -185,7 +183,7 @@ def test_half_a_row_is_none(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (70, before[1]))
     try:
         with pytest.raises(OSError, match="No space left"):
-            append_row(table, {"video": "a.mp4", "error": "long" * 10})
+            many.append_row(table, {"video": "a.mp4", "error": "long" * 10})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert table.read_bytes() == b"video\n" * 10
