@@ -86,22 +86,27 @@ class Scorer:
         video, tracks = lift_video(video, options, self.front_ends)
         return self._result(tracks, video, began)
 
-    def score_tracks(self, tracks: str | os.PathLike | Tracks3D) -> Result:
+    def score_tracks(
+        self,
+        tracks: str | os.PathLike | Tracks3D,
+        video_path: str | os.PathLike | None = None,
+    ) -> Result:
         """Returns how real the motion of tracks from elsewhere is, a file's (see
-        `read_tracks`) or those in memory.
+        `read_tracks`), perhaps with the video they were made on, or those in memory.
 
         Raises UserError: NothingToTrack, a file that cannot be read, options that only
         videos have, or features that do not fit.
         """
         began, options = time.perf_counter(), self.options
-        _refuse_video_options(options, "start", "duration", "fps")
+        if video_path is None:
+            _refuse_video_options(options, "start", "duration", "fps")
         if options.query_sampling != "grid":
             raise UserError(
                 "query_sampling can be chosen for videos only: tracks have their points"
             )
         video = None
         if not isinstance(tracks, Tracks3D):
-            tracks, video = read_tracks(tracks, options)
+            tracks, video = read_tracks(tracks, options, video_path)
         return self._result(tracks, video, began)
 
     def _result(self, tracks: Tracks3D, video: Video | None, began: float) -> Result:
