@@ -36,10 +36,13 @@ RANGES = {
     ),
     "features": Range(-6e4, 6e4, "", "of DINOv2 and depth, which float16 must hold"),
     "focal length": Range(
-        0.1, 1000, "times the longer side of the frame", "157 to 0.06 degrees"
+        0.01, 1000, "times the longer side of the frame", "of a file"
+    ),
+    "given focal length": Range(
+        0.1, 50, "times the longer side of the frame", "as a flag: 157 to 1.1 degrees"
     ),
     "principal point": Range(
-        -10, 11, "times the frame's width or height", "given as flags: inside of it"
+        -10, 11, "times the frame's width or height", "as a flag: inside of it"
     ),
     "pixels": Range(
         -10, 11, "times the frame's width or height", "2D tracks where visible"
@@ -61,10 +64,10 @@ def numbers(name: str, values) -> Shaped[np.ndarray, "..."]:
         array = array.astype(np.float32)
     if array.dtype.kind not in "fiu":
         kind = {"c": "complex", "b": "true and false", "O": "objects"}
-        found = kind.get(array.dtype.kind, "no numbers")
+        found = kind.get(array.dtype.kind, str(array.dtype))
         if array.dtype.kind in "US":
             found = f"text ({_shown(array)})"
-        raise ValueError(f"{name} is {found}: need real numbers")
+        raise ValueError(f"{name} are not numbers but {found}: need real numbers")
     return array
 
 
@@ -216,7 +219,7 @@ def check_poses(name: str, poses, num_frames: int) -> Float[np.ndarray, "*T 4 4"
         frame = int(np.argmax(is_wrong))
         found = np.linalg.norm(rotation.reshape(-1, 3, 3)[frame], axis=1)
         raise ValueError(
-            f"{name} of frame {frame} are no rotation and translation (rows of lengths "
+            f"{name} of frame {frame} are no camera poses (rows of lengths "
             f"{', '.join(f'{x:.3g}' for x in found)}): need [R t; 0 1], world to "
             "camera, without scale or reflection"
         )

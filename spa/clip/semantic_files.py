@@ -11,6 +11,7 @@ import numpy as np
 from spa.clip.semantic import EntityTracks
 from spa.errors import PointsError, reason
 from spa.files import BAD_FILE
+from spa.ranges import visible_mask
 
 
 def write_points(create: Callable, stem: Path, found: EntityTracks, **about) -> None:
@@ -42,9 +43,11 @@ def read_points(path: str | os.PathLike) -> EntityTracks:
     """Returns the tracks of an .npz of `write_points`; nothing is unpickled."""
     try:
         with np.load(path, allow_pickle=False) as stored:
+            visible, shape = stored["pred_visibility"], stored["pred_tracks"].shape[:2]
+            visible = visible_mask("pred_visibility", visible, shape)
             return EntityTracks(
                 tracks=stored["pred_tracks"].transpose(1, 0, 2),
-                visible=stored["pred_visibility"].T[..., None].astype(np.float32),
+                visible=visible.T[..., None].astype(np.float32),
                 entities=stored["obj_ids"],
                 query_frames=stored["point_queries"],
             )

@@ -147,7 +147,7 @@ def choose_camera(
 def _check_intrinsics(camera, size):
     """Refuses those of another unit or clip: they would be scored in silence."""
     height, width = size
-    low, high = (x * max(size) for x in ranges.RANGES["focal length"][:2])
+    low, high = (x * max(size) for x in ranges.RANGES["given focal length"][:2])
     inside = 0 <= camera[2] <= width and 0 <= camera[3] <= height
     if not inside or not all(low <= focal <= high for focal in camera[:2]):
         raise UserError(

@@ -140,8 +140,8 @@ def check_pixels(found: PixelTracks, size: tuple[int, int]) -> tuple[str, ...]:
     share = outside.any(axis=1).mean()
     if share > MOST_OUTSIDE:
         raise ValueError(
-            f"{share:.0%} of its visible points lie outside of {width}x{height}, with "
-            f"x in {low[0]:g}..{high[0]:g} and y in {low[1]:g}..{high[1]:g}: is that the "
+            f"{share:.0%} of its visible points lie outside of {width}x{height}, x is "
+            f"{low[0]:g} to {high[0]:g} and y {low[1]:g} to {high[1]:g}: is that the "
             "size of the frames they were tracked in?"
         )
     if (high < sides / 2).all():
