@@ -48,6 +48,9 @@ def _tapvid_example(title: str, clip: dict) -> Example:
     if points.ndim != 3 or points.shape[2] != 2:
         raise ValueError(f"points have shape {points.shape}, not [N, T, 2]")
     hidden = ranges.visible_mask("occluded", clip["occluded"], points.shape[:2])
+    # Shares of the frame, not pixels.
+    finite = np.isfinite(points) & ~hidden[..., None]
+    ranges.check_range("points", points, "pixels", where=finite)
     example = {
         "tracks_3d": geometry.lift(points * (width, height), intrinsics),
         "visible": ~hidden,

@@ -174,6 +174,25 @@ def depth_sampler(
     return sample
 
 
+def checked_tracks(tracks: Tracks3D, threshold: float = 0.5) -> Tracks3D:
+    """Returns tracks in memory with visibility as 0 and 1, as of a file; a UserError of
+    numbers that a file could not have."""
+    shape = tracks.tracks.shape[:2]
+    try:
+        visible = ranges.visible_mask("visible", tracks.visible, shape, threshold)
+        ranges.check_camera("intrinsics", np.asarray(tracks.intrinsics), tracks.size)
+        if visible.any():  # else nothing can be tracked, which is said later
+            ranges.check_tracks("tracks", tracks.tracks, visible)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    notes = ranges.visibility_notes("visible", tracks.visible, threshold)
+    return dataclasses.replace(
+        tracks,
+        visible=visible[..., None].astype(np.float32),
+        notes=(*tracks.notes, *notes),
+    )
+
+
 def read_tracks(
     path: str | os.PathLike,
     options: Options | None = None,

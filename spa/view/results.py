@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 
 from spa.data.examples import read_npz
 from spa.errors import VisualizeError
-from spa.ranges import check_poses, check_range, numbers, visible_mask
+from spa.ranges import RANGES, check_poses, check_range, numbers, visible_mask
 from spa.view.clips import MOST_WHOLE, FileClip, StoredClip, eight_bits
 
 NEEDED = ("coords", "intrinsics", "extrinsics")
@@ -105,7 +105,8 @@ def _fps(stored):
     if fps is None or fps.size != 1 or fps.dtype.kind not in "fiu":
         return None
     fps = float(fps.item())
-    return fps if 0 < fps < math.inf else None
+    low, high, *_ = RANGES["fps"]
+    return fps if low <= fps <= high else None
 
 
 def _find_clip(path, stored, num_frames):
@@ -144,6 +145,8 @@ def _frame_indices(path, stored, num_frames):
     indices = indices.astype(np.int64)  # differences of unsigned ones are never < 0
     if indices.min() < 0 or (np.diff(indices) < 0).any():
         raise VisualizeError(f"{path}: its frame_indices must rise from 0 or more")
+    with _named(path):
+        check_range("frame_indices", indices, "frame indices")
     return indices
 
 
@@ -157,6 +160,8 @@ def _frame_size(path, stored):
             f"{path}: its frame_size must be two whole numbers above 0, width and "
             "height"
         )
+    with _named(path):
+        check_range("frame_size", size, "frame size")
     return int(size[1]), int(size[0])
 
 
