@@ -113,7 +113,18 @@ def visible_mask(
         raise ValueError(
             f"{name} has shape {array.shape}, must be {shape}: one for each position"
         )
-    return array.reshape(shape) > threshold
+    return array.reshape(shape) > np.float64(threshold)  # in full precision
+
+
+def check_visible(name: str, values, visible: np.ndarray, threshold: float) -> None:
+    """Raises ValueError if `visible_mask` of these values has no point at all."""
+    if visible.any():
+        return
+    most = float(_probabilities(name, values).max(initial=0))
+    why = (
+        f": {name} is at most {most:g}, above {threshold:g} counts" if most > 0 else ""
+    )
+    raise ValueError(f"no point is visible in any frame{why}")
 
 
 def visibility_notes(name: str, values, threshold: float = 0.5) -> tuple[str, ...]:
@@ -147,8 +158,6 @@ def check_tracks(
     of range where visible; what lies behind the camera counts as hidden."""
     with np.errstate(invalid="ignore"):
         seen = visible & ~(tracks[..., 2] <= 0)
-    if not visible.any():
-        raise ValueError("no point is visible in any frame")
     if not seen.any():
         raise ValueError(
             f"no visible point of {name} is before the camera: z must be above 0 there "

@@ -95,6 +95,7 @@ def _checked_arrays(example: Example, threshold: float) -> Example:
         )
     shape = tracks.shape[:2]
     visible = ranges.visible_mask("visible", example["visible"], shape, threshold)
+    ranges.check_visible("visible", example["visible"], visible, threshold)
     size = ranges.check_size("the frames", example["height"], example["width"])
     intrinsics = ranges.numbers("intrinsics", example["intrinsics"])
     if intrinsics.shape not in ((4,), (shape[1], 4)):

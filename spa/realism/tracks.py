@@ -15,7 +15,7 @@ from spa import geometry, metrics, ranges
 from spa.clip.cuts import find_cuts
 from spa.clip.tracking import protocol
 from spa.clip.video import WORKING_SIZE, Video, read_video, reduced
-from spa.errors import DatasetError, NothingToTrack, UserError
+from spa.errors import DatasetError, NothingToTrack, UserError, first_line
 from spa.npz import read_npz
 from spa.realism import torch_files, tracks_2d
 from spa.realism.options import Options
@@ -210,14 +210,18 @@ def read_tracks(
     Raises UserError: it is none of these, has arrays of another shape or numbers out of
     range (spa/ranges.py), or a video or options that do not fit.
     """
-    from spa.data.examples import name_errors  # not above: a video's score needs none
-
     options, path = options or Options(), os.fspath(path)
     if not os.path.isfile(path):
         raise UserError(f"{path}: no such file")
     stored = _stored_arrays(path, options.max_bytes)
-    with _as_user_error(), name_errors(path):
+    with _named(path):
         is_2d = tracks_2d.has_pixels(stored)
+        if not is_2d and not {"tracks_3d", "coords", "visible"} & set(stored):
+            raise UserError(
+                f"{path} has no tracks by a known name: need tracks_3d and visible, "
+                "coords and visibs, pred_tracks and pred_visibility (CoTracker), or "
+                "tracks and visibles (TAPIR)"
+            )
         read = _read_pixels if is_2d else _read_example
         found, frames = read(path, stored, options, video_path)
         num_frames = found.tracks.shape[1]
@@ -235,15 +239,20 @@ def read_tracks(
 
 
 @contextlib.contextmanager
-def _as_user_error():
-    """Turns what data calls a fault of a dataset into one of the tracks."""
+def _named(path):
+    """Turns what is wrong with a file into a UserError that names it."""
     try:
         yield
     except DatasetError as error:
         raise UserError(str(error)) from error
+    except UserError:
+        raise
+    except (ValueError, TypeError, IndexError, OverflowError) as error:
+        raise UserError(f"{path}: {first_line(error)}") from error
 
 
 def _stored_arrays(path, max_bytes):
+    # Not above: who scores a video does not wait for it.
     from spa.data.examples import EXAMPLE_NAMES
 
     if path.lower().endswith(torch_files.ENDINGS):
@@ -315,11 +324,7 @@ def _tapip3d_arrays(stored):
         "visible": visible.reshape(coords.shape[:2]).T,
     }
     if "video" in stored:
-        if stored["video"].ndim != 4:
-            raise ValueError(
-                f"its video has shape {stored['video'].shape}, must be [T, 3, H, W]"
-            )
-        found["video"] = stored["video"].transpose(0, 2, 3, 1)
+        found["video"] = tracks_2d.frames_of(stored["video"])
     given = ("intrinsics", "height", "width")
     return {name: stored[name] for name in given if name in stored} | found
 
@@ -350,7 +355,7 @@ def _read_pixels(path, stored, options, video_path):
 
 def _check_given_size(options, size):
     if options.frame_size is not None and tuple(options.frame_size) != size[::-1]:
-        raise UserError(
+        raise ValueError(
             f"frame_size is {'x'.join(map(str, options.frame_size))}, but the file is "
             f"of frames of {size[1]}x{size[0]}: leave it out"
         )
@@ -366,8 +371,8 @@ def _companion_video(path, options, num_frames):
         if len(every.frames) == num_frames:
             return dataclasses.replace(every, notes=())
     if len(video.frames) != num_frames:
-        raise UserError(
-            f"the tracks have {num_frames} frames, {os.fspath(path)} has "
+        raise ValueError(
+            f"its tracks have {num_frames} frames, {os.fspath(path)} has "
             f"{len(video.frames)}: give the video that they were made on (and --fps, "
             "--start, --duration, if it was of a part)"
         )
@@ -379,12 +384,10 @@ def _stored_video(stored, found, fps):
     num_frames = found.tracks.shape[1]
     if "video" not in stored:
         return None
-    frames = np.asarray(stored["video"])
-    if "coords" in stored and frames.ndim == 4:
-        frames = frames.transpose(0, 2, 3, 1)
-    if frames.ndim != 4 or frames.shape[3] != 3 or len(frames) != num_frames:
+    frames = tracks_2d.frames_of(stored["video"])
+    if len(frames) != num_frames:
         raise ValueError(
-            f"its video has shape {frames.shape}, must be of the tracks' "
+            f"its video has shape {stored['video'].shape}, must be of the tracks' "
             f"{num_frames} frames, and in colour"
         )
     frames, notes = ranges.eight_bits("its video", frames)

@@ -7,7 +7,6 @@ import scipy.special
 from jaxtyping import Bool, Float
 
 from spa import geometry, ranges
-from spa.errors import UserError
 
 CENTRED = 0.5  # from whole numbers at pixel centres to our raster coordinates
 MOST_OUTSIDE = 0.1  # of visible points, beyond which the frame has another size
@@ -31,7 +30,8 @@ class PixelTracks:
 
 def has_pixels(stored: dict[str, np.ndarray]) -> bool:
     """Is true of arrays that are named as trackers in 2D name theirs."""
-    return "pred_tracks" in stored or ("tracks" in stored and "tracks_3d" not in stored)
+    is_3d = "tracks_3d" in stored or {"coords", "visibs"} <= set(stored)
+    return not is_3d and bool({"pred_tracks", "tracks"} & set(stored))
 
 
 def read_pixels(stored: dict[str, np.ndarray], threshold: float = 0.5) -> PixelTracks:
@@ -50,6 +50,7 @@ def _cotracker(stored, threshold):
     tracks, batch = _one_clip("pred_tracks", stored["pred_tracks"])
     visible = _batched(stored["pred_visibility"], batch)
     mask = ranges.visible_mask("pred_visibility", visible, tracks.shape[:2], threshold)
+    ranges.check_visible("pred_visibility", visible, mask, threshold)
     notes = ranges.visibility_notes("pred_visibility", visible, threshold)
     if "obj_ids" in stored and "frame_size" in stored:
         size = ranges.check_size("frame_size", *np.ravel(stored["frame_size"])[:2])
@@ -60,7 +61,8 @@ def _cotracker(stored, threshold):
         "centres are at whole numbers",
         *notes,
     )
-    return PixelTracks(tracks.swapaxes(0, 1) + CENTRED, mask.T, None, notes)
+    size = _stored_size(stored)
+    return PixelTracks(tracks.swapaxes(0, 1) + CENTRED, mask.T, size, notes)
 
 
 def _tapir(stored, threshold):
@@ -84,7 +86,11 @@ def _tapir(stored, threshold):
         "2D tracks as TAPIR's, [N, T, 2], at z = 1: pixel centres at +0.5",
         *ranges.visibility_notes(name, given, threshold)[: not is_hidden],
     )
-    return PixelTracks(tracks, ~mask if is_hidden else mask, None, notes)
+    size = _stored_size(stored)
+    mask = ~mask if is_hidden else mask
+    if not mask.any():
+        raise ValueError("no point is visible in any frame")
+    return PixelTracks(tracks, mask, size, notes)
 
 
 def _tapir_visibility(occlusion, distance):
@@ -95,6 +101,25 @@ def _tapir_visibility(occlusion, distance):
     )
     hidden, far = (scipy.special.expit(x.astype(np.float32)) for x in logits)
     return (1 - hidden) * (1 - far)
+
+
+def _stored_size(stored):
+    if "height" in stored and "width" in stored:
+        return ranges.check_size("the frames", stored["height"], stored["width"])
+    if "video" in stored:
+        return ranges.check_size("its video", *frames_of(stored["video"]).shape[1:3])
+    return None
+
+
+def frames_of(video: np.ndarray) -> np.ndarray:
+    """Returns a stored video [T, H, W, 3], whose colours may be before the pixels, with
+    a batch axis of 1; ValueError of another shape."""
+    frames = video[0] if video.ndim == 5 and len(video) == 1 else video
+    if frames.ndim == 4 and frames.shape[1] == 3 and frames.shape[3] != 3:
+        frames = frames.transpose(0, 2, 3, 1)
+    if frames.ndim != 4 or frames.shape[3] != 3:
+        raise ValueError(f"its video has shape {video.shape}, must be [T, 3, H, W]")
+    return frames
 
 
 def _one_clip(name, array):
@@ -121,8 +146,6 @@ def _batched(array, is_batch):
 def check_pixels(found: PixelTracks, size: tuple[int, int]) -> tuple[str, ...]:
     """Checks visible positions against frames of (height, width), and returns in words
     what is odd. Raises ValueError: they are of other frames, or in another unit."""
-    if not found.visible.any():
-        raise ValueError("no point is visible in any frame")
     height, width = size
     sides = np.array([width, height], np.float32)
     for axis, letter in enumerate("xy"):
@@ -171,13 +194,18 @@ def which_size(
     video_size: tuple[int, int] | None,
 ) -> tuple[tuple[int, int], tuple[int, int]]:
     """Returns (height, width) of the frames that were tracked, and of the clip: as the
-    file has it, as given (width, height), or the video's. Raises UserError without."""
+    file has it, as given (width, height), or the video's. ValueError without."""
     size = video_size
     if given is not None:
         size = given[1], given[0]
+        if found.size not in (None, size):
+            raise ValueError(
+                f"frame_size is {given[0]}x{given[1]}, but the file is of frames of "
+                f"{found.size[1]}x{found.size[0]}: leave it out"
+            )
     tracked = found.size or size
     if tracked is None:
-        raise UserError(
+        raise ValueError(
             "how large are its frames? 2D tracks do not say: give --frame_size=W,H, or "
             "the --video_path that they were made on"
         )
