@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from spa.errors import UserError, first_line
+from spa.files import BAD_FILE
 from spa.npz import MAX_BYTES
 
 ENDINGS = (".pt", ".pth")
@@ -49,7 +50,7 @@ def _check_zip(path, max_bytes):
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except BAD_FILE as error:
         raise UserError(
             f"{path} is no file of torch.save that can be read ({first_line(error)}); "
             "files of torch before 1.6 are to be saved again"

@@ -93,7 +93,7 @@ def _read_frames(maps, wanted):
     try:
         for t, depth in enumerate(maps.rows()):
             if t in wanted:
-                with np.errstate(over="ignore"):  # beyond float32 is nothing, too
+                with np.errstate(all="ignore"):  # beyond float32 is nothing, too
                     depth = depth.astype(np.float32)
                 yield _fill_unknown(depth, f"map {t} of {place}")
             if t == max(wanted):
