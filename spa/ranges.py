@@ -127,12 +127,14 @@ def check_visible(name: str, values, visible: np.ndarray, threshold: float) -> N
     raise ValueError(f"no point is visible in any frame{why}")
 
 
-def visibility_notes(name: str, values, threshold: float = 0.5) -> tuple[str, ...]:
+def visibility_notes(
+    name: str, values, threshold: float = 0.5, above: str = "visible"
+) -> tuple[str, ...]:
     """Returns in words what `visible_mask` made of probabilities; none of 0 and 1."""
     array = _probabilities(name, values)
     if not ((array > ROUNDING) & (array < 1 - ROUNDING)).any():
         return ()
-    return (f"{name} holds probabilities: above {threshold:g} is visible",)
+    return (f"{name} holds probabilities: above {threshold:g} is {above}",)
 
 
 def _probabilities(name, values):

@@ -80,11 +80,11 @@ def _tapir(stored, threshold):
         raise ValueError(
             "its occlusion are numbers: logits or probabilities? Store visibles"
         )
-    limit = 1 - threshold if is_hidden else threshold
+    limit, above = (1 - threshold, "hidden") if is_hidden else (threshold, "visible")
     mask = ranges.visible_mask(name, given, tracks.shape[:2], limit)
     notes = (
         "2D tracks as TAPIR's, [N, T, 2], at z = 1: pixel centres at +0.5",
-        *ranges.visibility_notes(name, given, threshold)[: not is_hidden],
+        *ranges.visibility_notes(name, given, limit, above),
     )
     size = _stored_size(stored)
     mask = ~mask if is_hidden else mask

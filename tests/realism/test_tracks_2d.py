@@ -46,6 +46,13 @@ FORMS = {
     "tapir, batch": {"tracks": PIXELS[None], "visibles": VISIBLE[None]},
     "tapir, axis": {"tracks": PIXELS, "visibles": SURE[..., None]},
     "tapir, hidden": {"tracks": PIXELS, "occluded": ~VISIBLE},
+    "tapir, hidden, sure": {"tracks": PIXELS, "occluded": 1 - SURE},
+    "semantic points": {
+        "pred_tracks": PIXELS.swapaxes(0, 1),
+        "pred_visibility": VISIBLE.T,
+        "obj_ids": np.zeros(NUM_TRACKS, int),
+        "frame_size": np.array(SIZE),
+    },
     "tapir, raw": {"tracks": PIXELS, "occlusion": LOGITS, "expected_dist": LOGITS},
 }
 
