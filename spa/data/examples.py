@@ -70,7 +70,7 @@ def decode_picture(data: bytes, flags: int = cv2.IMREAD_UNCHANGED) -> np.ndarray
 def decode_video(frames, whole: bool) -> np.ndarray:
     """Returns frames, given as an array or as JPEG bytes, or only the first of them."""
     if isinstance(frames, np.ndarray) and frames.ndim == 4:
-        return frames if whole else frames[:1]
+        return ranges.eight_bits("its video", frames)[0] if whole else frames[:1]
     if not len(frames):
         raise ValueError("its video has no frames")
     frames = frames if whole else frames[:1]
@@ -167,8 +167,9 @@ def read_example(path: str | os.PathLike) -> Example:
     what else it has. The size is `height` and `width`, else the video's, else the depth
     maps', else twice the camera's centre. Raises DatasetError, naming the file."""
     stored = read_npz(path, EXAMPLE_NAMES)
-    # Of its video the size alone is needed.
-    stored = npz_members(path, {"video"}, DatasetError) | stored
+    if "height" not in stored and "depth" not in stored:
+        # Of its video the size alone is needed.
+        stored |= npz_members(path, {"video"}, DatasetError)
     if "intrinsics" in stored:
         stored["intrinsics"] = _one_camera(path, stored["intrinsics"])
     return make_example(path, stored)
