@@ -5,7 +5,7 @@ import os
 import numpy as np
 import tqdm
 
-from spa import geometry
+from spa import geometry, ranges
 from spa.data.examples import (
     Example,
     checked_example,
@@ -44,13 +44,16 @@ def _tapvid_example(title: str, clip: dict) -> Example:
         raise DatasetError(f"{title} has no {', '.join(sorted(missing))}")
     height, width = decode_video(clip["video"], whole=False).shape[1:3]
     intrinsics = geometry.default_intrinsics(height, width)
-    points = np.asarray(clip["points"], float)
-    visible = ~np.asarray(clip["occluded"], bool)
+    points = ranges.numbers("points", clip["points"]).astype(np.float64)
     if points.ndim != 3 or points.shape[2] != 2:
         raise ValueError(f"points have shape {points.shape}, not [N, T, 2]")
+    hidden = ranges.visible_mask("occluded", clip["occluded"], points.shape[:2])
+    # Shares of the frame, not pixels.
+    finite = np.isfinite(points) & ~hidden[..., None]
+    ranges.check_range("points", points, "pixels", where=finite)
     example = {
         "tracks_3d": geometry.lift(points * (width, height), intrinsics),
-        "visible": visible[..., None],
+        "visible": ~hidden,
         "intrinsics": intrinsics,
         "height": height,
         "width": width,

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from spa.files import BAD_FILE, whole_file
+from spa.npz import read_npz
 
 HEADS_VERSION = (
     5  # of the numbers in Fields and of the statistics: other heads are not used
@@ -195,11 +196,10 @@ def read_heads(
     if not os.path.isfile(path):
         return None
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            about = json.loads(stored["about"].item())
-            if about["version"] != version or about["checkpoint_sha256"] != sha256:
-                return None
-            arrays = dict(stored)
+        arrays = read_npz(path)
+        about = json.loads(arrays["about"].item())
+        if about["version"] != version or about["checkpoint_sha256"] != sha256:
+            return None
         names = dict.fromkeys(key.split("/")[0] for key in arrays if "/" in key)
         return {name: _head_of(arrays, name) for name in names}
     except BAD_FILE as error:

@@ -84,6 +84,25 @@ def test_what_is_unknown_in_given_maps_is_the_median(tmp_path):
         depth_maps(random_clip(1, 8, 10), depth.load_depth(tmp_path / "d.npz"))
 
 
+def test_given_maps_of_any_unit_keep_it(tmp_path):
+    """Also those that float16 cannot hold, and with an axis for a channel."""
+    given = np.random.default_rng(0).uniform(1, 5, (3, 12, 18))
+    for unit in (1e-5, 1.0, 1e5):
+        for stored in (given, given[..., None], given[:, None]):
+            np.savez(tmp_path / "d.npz", depth=unit * stored)
+            model = depth.load_depth(tmp_path / "d.npz")
+            maps = depth_maps(random_clip(3, 120, 180), model)
+            np.testing.assert_allclose(maps, unit * given, rtol=1e-3)
+    for value in (1e-30, 1e30, 1e8):
+        given[1, 2, 3] = value
+        np.savez(tmp_path / "d.npz", depth=given)
+        model = depth.load_depth(tmp_path / "d.npz")
+        message = r"map 1 of depth in .*d.npz\[2, 3\] is 1e.*where there is nothing"
+        with pytest.raises(FrontEndError, match=message) as error:
+            depth_maps(random_clip(3, 120, 180), model)
+        one_line(error)
+
+
 def test_large_maps_are_reduced_by_area(tmp_path):
     given = np.random.default_rng(0).uniform(1, 2, (1, 300, 1024)).astype(np.float32)
     np.savez(tmp_path / "d.npz", depth=given)

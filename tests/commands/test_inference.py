@@ -88,6 +88,7 @@ def test_user_errors_are_one_line_and_exit_code_1(folder):
     cases = {
         "no such file": ["--video_path=nowhere.mp4"],
         "do not know what to do with 'clip.mp4'": ["clip.mp4"],
+        "need whole numbers W,H": ["--tracks_path=clip.mp4", "--frame_size=9,x"],
         "need numbers fx,fy,cx,cy": ["--video_path=clip.mp4", "--intrinsics=1,2,x,4"],
     }
     later = {

@@ -44,21 +44,26 @@ def test_tap_vid_clips_are_pixels_at_unit_depth(tmp_path, kind):
 
 
 def test_a_bad_clip_spoils_no_other(tmp_path):
-    clips = {name: tapvid_clip(False) for name in ("good", "nan", "hidden", "odd")}
+    names = "good", "nan", "hidden", "odd", "pixels", "unsure"
+    clips = {name: tapvid_clip(False) for name in names}
     clips["nan"]["points"][:] = np.nan
     clips["hidden"]["occluded"][:] = True
     del clips["odd"]["points"]
+    clips["pixels"]["points"] *= 256
+    clips["unsure"]["occluded"] = clips["unsure"]["occluded"] * 9.0 - 4
     path = tmp_path / "davis.pkl"
     path.write_bytes(pickle.dumps(clips))
     (tmp_path / "torn.pkl").write_bytes(path.read_bytes()[:500])
     source = TapvidSource(tmp_path)
-    assert len(source) == 5 and source[0]["tracks_3d"].shape == (6, 5, 3)
-    for i, message in enumerate(["nan.*NaN", "hidden.*no point", "odd has no points"]):
+    assert len(source) == 7 and source[0]["tracks_3d"].shape == (6, 5, 3)
+    messages = ["nan.*NaN", "hidden.*no point", "odd has no points"]
+    messages += [r"pixels: points\[", "unsure: occluded is -4 somewhere"]
+    for i, message in enumerate(messages):
         with pytest.raises(DatasetError, match=f"davis.pkl: clip {message}"):
             source[1 + i]
     with pytest.raises(DatasetError, match="torn.pkl"):
-        source[4]
-    assert source.name(4).endswith("torn.pkl")
+        source[6]
+    assert source.name(6).endswith("torn.pkl")
     path.write_bytes(pickle.dumps("text"))
     with pytest.raises(DatasetError, match="holds no clips"):
         read_tapvid(path)

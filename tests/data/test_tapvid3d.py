@@ -70,6 +70,8 @@ def test_bad_tapvid3d_clips_are_named(tmp_path):
         "must be .4.": {"fx_fy_cx_cy": np.full((4, 4), 50.0)},
         "must be .T, N, 3. and .T, N.": {"visibility": stored["visibility"].T},
         "NaN or infinite": {"tracks_XYZ": stored["tracks_XYZ"] * np.nan},
+        "coordinates must be": {"tracks_XYZ": stored["tracks_XYZ"] * 1e20},
+        "not numbers but text": {"visibility": stored["visibility"].astype(str)},
     }
     for message, changes in cases.items():
         arrays = {k: v for k, v in (stored | changes).items() if v is not None}

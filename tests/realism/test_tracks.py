@@ -1,5 +1,7 @@
 """Tracks in the camera frame: lifted from a video's, or made elsewhere."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from small_models import random_tracks, save_small
@@ -131,9 +133,44 @@ def test_stored_features_of_another_width_are_one_line(tmp_path):
     refused(words, Scorer(wide, has_videos=False).score_tracks, tmp_path / "t.npz")
 
 
+def test_probabilities_are_seen_as_their_masks_are(checkpoint, tmp_path):
+    rng = np.random.default_rng(0)
+    tracks = random_tracks(num_tracks=24, num_frames=15)
+    mask = tracks.visible[..., 0] > 0
+    sure = rng.uniform(0.51, 1, mask.shape)
+    sure = np.where(mask, sure, 1 - sure).astype(np.float32)
+    ours = {"tracks_3d": tracks.tracks, "height": 96, "width": 128}
+    theirs = {"coords": tracks.tracks.swapaxes(0, 1), "height": 96, "width": 128}
+    forms = {
+        "mask": ours | {"visible": mask},
+        "mask, axis": ours | {"visible": mask[..., None].astype(np.uint8)},
+        "sure": ours | {"visible": sure},
+        "sure, axis": ours | {"visible": sure[..., None]},
+        "tapip3d": theirs | {"visibs": mask.T},
+        "spatracker": theirs | {"visibs": sure.T[..., None].astype(np.float16)},
+    }
+    options = make_options(num_support_tracks=20)
+    scorer = Scorer(checkpoint, options, has_videos=False)
+    scores = {}
+    for name, stored in forms.items():
+        np.savez(tmp_path / "t.npz", **stored)
+        scores[name] = scorer.score_tracks(tmp_path / "t.npz").score
+        is_noted = any("probabilities: above 0.5" in x for x in scores[name]["notes"])
+        assert is_noted == ("sure" in name or name == "spatracker")
+    assert len({score["realism"] for score in scores.values()}) == 1
+    in_memory = dataclasses.replace(tracks, visible=sure[..., None])
+    assert scorer.score_tracks(in_memory).realism == scores["mask"]["realism"]
+    strict = make_options(visibility_threshold=0.8)
+    np.savez(tmp_path / "t.npz", **forms["sure"])
+    np.testing.assert_array_equal(
+        read_tracks(tmp_path / "t.npz", strict)[0].seen, sure > 0.8
+    )
+
+
 OURS = random_tracks(num_tracks=5, num_frames=6)
 SIZED = {"visible": OURS.visible, "height": 96, "width": 128}
 TAPIP3D = {"coords": OURS.tracks.transpose(1, 0, 2), "visibs": np.ones((6, 5))}
+LARGE = TAPIP3D | {"height": 96, "width": 128}
 
 
 @pytest.mark.parametrize(
@@ -148,11 +185,25 @@ TAPIP3D = {"coords": OURS.tracks.transpose(1, 0, 2), "visibs": np.ones((6, 5))}
         (TAPIP3D | {"extrinsics": np.zeros((3, 4, 4))}, r"\[4, 4\] or \[6, 4, 4\]"),
         (TAPIP3D | {"video": np.zeros((6, 64, 64))}, r"must be \[T, 3, H, W\]"),
         (TAPIP3D | {"video": np.zeros((4, 3, 64, 64))}, "of the tracks' 6 frames"),
+        (LARGE | {"visibs": np.full((6, 5), "True")}, "not numbers but text"),
+        (LARGE | {"visibs": np.full((6, 5), 2j)}, "not numbers but complex"),
+        (SIZED | {"visible": np.full((5, 6), -0.2)}, "visible is -0.2 somewhere"),
+        (SIZED | {"visible": np.full((5, 6), 0.2)}, "at most 0.2, above 0.5 counts"),
+        (SIZED | {"tracks_3d": 1e30 * OURS.tracks}, r"tracks_3d\[.*e\+29 .and"),
+        (SIZED | {"tracks_3d": 1e-30 * OURS.tracks}, r"z of tracks_3d\[.*is 1e-30"),
+        (SIZED | {"intrinsics": [1e9, 1e9, 64, 48]}, r"intrinsics\[0\] is 1e\+09"),
+        (SIZED | {"height": 10**6}, "height of the frames is 1e.06"),
+        (SIZED | {"fps": 1e9}, r"fps is 1e\+09"),
+        (SIZED | {"extrinsics": 2 * np.eye(4)}, "no camera poses"),
+        (SIZED | {"depth": np.full((6, 4, 4), 1e-30)}, r"depth\[0, 0, 0\] is 1e-30"),
+        (SIZED | {"depth_features": np.full((5, 6, 256), 1e5)}, "track 0.* is 100000"),
+        (SIZED | {"dino_features": np.full((5, 6, 9), -1e5)}, "is -100000"),
+        (SIZED | {"video": np.full((6, 9, 9, 3), 1e5)}, "need 0..1, or uint8"),
     ],
 )
 def test_tracks_that_cannot_be_read_are_refused(tmp_path, stored, message):
-    if "height" in stored:
-        stored = stored | {"tracks_3d": OURS.tracks}
+    if "height" in stored and "coords" not in stored:
+        stored = {"tracks_3d": OURS.tracks} | stored
     if stored:
         np.savez(tmp_path / "t.npz", **stored)
     refused(message, read_tracks, tmp_path / "t.npz")

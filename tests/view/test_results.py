@@ -106,6 +106,10 @@ def test_shapes_that_are_taken(tmp_path):
         ({"video": np.zeros((5, 3, 8, 8), np.uint8)}, "5 frames, its coords 6"),
         ({"video": np.zeros((6, 1, 8, 8), np.uint8)}, "need uint8, or float"),
         ({"coords": np.full((6, 4, 3), "a")}, "not numbers"),
+        ({"visibs": np.full((6, 4), 7.5)}, "visibs is 7.5 somewhere"),
+        ({"visibs": np.full((6, 4), "True")}, "visibs are not numbers but text"),
+        ({"coords": np.full((6, 4, 3), 1e30)}, r"coords\[.*\] is 1e\+30"),
+        ({"extrinsics": np.diag([2.0, 2, 2, 1])}, "no camera poses"),
     ],
 )
 def test_results_that_do_not_fit(tmp_path, changes, message):
@@ -119,6 +123,9 @@ def test_float_video_that_is_not_within_0_to_1(tmp_path):
     video = np.full((6, 3, 48, 64), 200, np.float32)
     path = save(tmp_path / "a.npz", example(), video=video)
     with pytest.raises(VisualizeError, match="up to 200: need 0..1, or uint8"):
+        list(draw_result(path))
+    path = save(tmp_path / "a.npz", example(), video=video / 100 - 3)
+    with pytest.raises(VisualizeError, match="values from -1: need 0..1, or uint8"):
         list(draw_result(path))
 
 
