@@ -5,16 +5,19 @@ from collections.abc import Iterable, Iterator
 import av
 
 
-def deinterlaced(frames: Iterable[av.VideoFrame], time_base) -> Iterator[av.VideoFrame]:
-    """Yields as many frames; those from the first on that is flagged as interlaced go
-    through the filter, which leaves progressive ones among them as they are."""
+def deinterlaced(
+    frames: Iterable[av.VideoFrame], time_base, order: str | None = None
+) -> Iterator[av.VideoFrame]:
+    """Yields as many frames. With an `order` of fields, "tff" or "bff", all of them are
+    taken for interlaced, otherwise those that are flagged so: the filter leaves others
+    as they are."""
     filters, layout = None, None
     for frame in frames:
         if filters is not None and _layout(frame) != layout:
             yield from _through(filters, None)
             filters = None
-        if filters is None and frame.interlaced_frame:
-            filters, layout = _filters(frame, time_base), _layout(frame)
+        if filters is None and (order or frame.interlaced_frame):
+            filters, layout = _filters(frame, time_base, order), _layout(frame)
         if filters is None:
             yield frame
         else:
@@ -28,7 +31,7 @@ def _layout(frame):
     return frame.width, frame.height, frame.format.name, *colours
 
 
-def _filters(frame, time_base):
+def _filters(frame, time_base, order):
     graph = av.filter.Graph()
     graph.threads = 2  # more than these cost more than they bring
     source = graph.add(
@@ -40,7 +43,8 @@ def _filters(frame, time_base):
         range=str(frame.color_range),
     )
     # A frame for each frame: one for each field would double the rate.
-    filters = graph.add("bwdif", mode="send_frame", deint="interlaced")
+    parity, deint = (order, "all") if order else ("auto", "interlaced")
+    filters = graph.add("bwdif", mode="send_frame", parity=parity, deint=deint)
     graph.link_nodes(source, filters, graph.add("buffersink"))
     graph.configure()
     return graph

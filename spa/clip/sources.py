@@ -38,13 +38,14 @@ class Source(Protocol):
         frames whose number `is_taken` denies. Raises VideoError."""
 
 
-def open_source(path: str | os.PathLike) -> Source:
-    """Returns the clip that a file holds; a VideoError says why there is none."""
+def open_source(path: str | os.PathLike, careful: bool = False) -> Source:
+    """Returns the clip that a file holds; a VideoError says why there is none. Where it
+    warns of damage, only a `careful` source gives the same frames each time."""
     path = os.fspath(path)
     check_file(path)
     # In full: ffmpeg takes what is before a colon in "12:30.mp4" for a protocol.
     place = os.path.abspath(path)
-    return Animation(path) if is_animation(place) else VideoFile(path, place)
+    return Animation(path) if is_animation(place) else VideoFile(path, place, careful)
 
 
 def check_file(path: str) -> None:

@@ -128,7 +128,11 @@ def read_video(
     stop = None if duration is None else first + max(1, _count_frames(duration, rate))
     kept, notes = _kept_rate(rate, fps)
     span = first, stop, (kept / rate if rate else 1.0)
-    frames, size, indices, times = _read_frames(path, source, span, max_size, memory)
+    read = _read_frames(path, source, span, max_size, memory)
+    if source.warnings:
+        source = open_source(path, careful=True)
+        read = _read_frames(path, source, span, max_size, memory)
+    frames, size, indices, times = read
     if len(frames) < 2:
         where = f" from {start} s on" if start or duration else ""
         raise VideoError(f"{path} has {len(frames)} frame(s){where}: need at least 2")
