@@ -16,7 +16,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from jaxtyping import UInt8
 
 from spa.clip.decoder_messages import Messages
-from spa.clip.deinterlacing import deinterlaced
+from spa.clip.deinterlacing import deinterlaced, shows_fields
 from spa.clip.video_streams import (
     MOST_PIXELS,
     TO_CONVERT,
@@ -57,8 +57,8 @@ class VideoFile:
             self._aspect, self._aspect_notes = pixel_aspect(stream)
 
     def _reset(self):
-        self._failed = self._damaged = self._interlaced = 0
-        self._broken_off, self._ends_damaged = "", False
+        self._failed = self._damaged = self._interlaced = self._deinterlaced = 0
+        self._broken_off, self._ends_damaged, self._shapes = "", False, set()
         self._messages.clear()
 
     @contextlib.contextmanager
@@ -93,7 +93,8 @@ class VideoFile:
         if self._mirrored:
             notes = *notes, "mirrored, as its metadata says"
         if self._interlaced:
-            notes = *notes, f"{self._interlaced} interlaced frames were deinterlaced"
+            said = f"{self._interlaced} frames are flagged as interlaced"
+            notes = *notes, f"{said}, {self._deinterlaced} are and were deinterlaced"
         return notes
 
     @property
@@ -109,6 +110,8 @@ class VideoFile:
             )
         if self._ends_damaged:
             warnings.append("its end is damaged: the file may be cut short")
+        if len(self._shapes) > 1:
+            warnings.append("its pixels change their shape: the first is taken for all")
         return *warnings, *self._messages.summary()
 
     def first_times(self, count: int) -> list[float]:
@@ -133,6 +136,7 @@ class VideoFile:
             order = field_order(stream.codec_context)
             decoded = deinterlaced(decoded, stream.time_base, order)
             for number, frame in enumerate(decoded):
+                self._deinterlaced += shows_fields(frame)
                 if size != (size := (frame.width, frame.height)) and number:
                     raise VideoError(
                         f"{self.path}: its frames change size at frame {number}, to "
@@ -170,10 +174,20 @@ class VideoFile:
                 self._ends_damaged = frame.is_corrupt
                 self._damaged += frame.is_corrupt
                 self._interlaced += bool(order or frame.interlaced_frame)
+                self._check_field(frame)
+                self._shapes.add(context.sample_aspect_ratio)
                 self._note_matrix(frame)
                 yield frame
             if packet is None:
                 return
+
+    def _check_field(self, frame):
+        # Of HEVC, each field is a picture of its own, half as high.
+        if frame.interlaced_frame and self.codec == "hevc":
+            raise VideoError(
+                f"{self.path} holds single fields (interlaced HEVC): convert it: "
+                "ffmpeg -i IN -vf weave,bwdif -c:v libx264 -pix_fmt yuv420p OUT.mp4"
+            )
 
     def _note_matrix(self, frame):
         """Sets how frames are turned; in FFmpeg's matrix, points are rows."""

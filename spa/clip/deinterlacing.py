@@ -8,9 +8,10 @@ import av
 def deinterlaced(
     frames: Iterable[av.VideoFrame], time_base, order: str | None = None
 ) -> Iterator[av.VideoFrame]:
-    """Yields as many frames. With an `order` of fields, "tff" or "bff", all of them are
-    taken for interlaced, otherwise those that are flagged so: the filter leaves others
-    as they are."""
+    """Yields as many frames, from the first interlaced one on through filters that find
+    those whose fields differ (many that are flagged as interlaced show one instant) and
+    deinterlace these. With an `order` of fields, "tff" or "bff", all are taken for
+    flagged."""
     filters, layout = None, None
     for frame in frames:
         if filters is not None and _layout(frame) != layout:
@@ -42,12 +43,22 @@ def _filters(frame, time_base, order):
         colorspace=str(frame.colorspace),
         range=str(frame.color_range),
     )
-    # A frame for each frame: one for each field would double the rate.
-    parity, deint = (order, "all") if order else ("auto", "interlaced")
-    filters = graph.add("bwdif", mode="send_frame", parity=parity, deint=deint)
-    graph.link_nodes(source, filters, graph.add("buffersink"))
+    # Deinterlaced, a frame for each frame: one for each field would double the rate.
+    names = [
+        *([("setfield", {"mode": order})] if order else []),
+        ("idet", {}),
+        ("bwdif", {"mode": "send_frame", "deint": "interlaced"}),
+        ("buffersink", {}),
+    ]
+    graph.link_nodes(source, *(graph.add(name, **how) for name, how in names))
     graph.configure()
     return graph
+
+
+def shows_fields(frame: av.VideoFrame) -> bool:
+    """Returns whether a frame that comes out was deinterlaced."""
+    found = frame.metadata.get("lavfi.idet.multiple.current_frame")
+    return found not in (None, "progressive")
 
 
 def _through(graph, frame):
