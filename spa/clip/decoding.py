@@ -23,6 +23,7 @@ from spa.clip.video_streams import (
     chosen_stream,
     expected_frames,
     field_order,
+    first_times,
     open_container,
     pixel_aspect,
 )
@@ -31,7 +32,6 @@ from spa.errors import VideoError
 MOST_THREADS = 8  # each holds frames
 # Of damaged frames, these make up what is missing; others leave whatever was in memory.
 CONCEALING = "h264 mpeg1video mpeg2video mpeg4 h263 flv1 wmv1 wmv2 wmv3 vc1".split()
-REORDERED = 32  # packets at most by which frames are shown in another order
 TURNS = {
     90: cv2.ROTATE_90_CLOCKWISE,
     180: cv2.ROTATE_180,
@@ -55,6 +55,7 @@ class VideoFile:
             self.rate = float(stream.guessed_rate or 0)
             self.num_frames, self.seconds = expected_frames(container, stream)
             self._aspect, self._aspect_notes = pixel_aspect(stream)
+            self._times = first_times(container, stream)
 
     def _reset(self):
         self._failed = self._damaged = self._interlaced = self._deinterlaced = 0
@@ -115,16 +116,7 @@ class VideoFile:
         return *warnings, *self._messages.summary()
 
     def first_times(self, count: int) -> list[float]:
-        times = []
-        with self._opened() as (container, stream):
-            with contextlib.suppress(av.FFmpegError):
-                for packet in container.demux(stream):
-                    stamp = packet.dts if packet.pts is None else packet.pts
-                    if stamp is not None and not packet.is_discard:
-                        times.append(float(stamp * stream.time_base))
-                    if len(times) == count + REORDERED:
-                        break
-        return sorted(times)[:count]
+        return self._times[:count]
 
     def frames(
         self, is_taken: Callable[[int], bool] = lambda number: True

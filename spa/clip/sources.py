@@ -28,8 +28,8 @@ class Source(Protocol):
     warnings: tuple[str, ...]
 
     def first_times(self, count: int) -> list[float]:
-        """Returns seconds of the first frames, read without decoding; fewer than
-        `count` if there are no more, none if no times are known."""
+        """Returns seconds of the first frames, at most `count` and 64 of them; none if
+        no times are known."""
 
     def frames(
         self, is_taken: Callable[[int], bool] = lambda number: True

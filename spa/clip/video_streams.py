@@ -14,6 +14,8 @@ TO_CONVERT = "convert it: ffmpeg -i IN -c:v libx264 -pix_fmt yuv420p OUT.mp4"
 # Pixels as good as square (of 1088 lines cut to 1080, say), and those of any camera.
 SQUARE, STRANGEST = 0.01, 4
 MOST_PIXELS = 8192 * 4320  # of a frame
+FIRST_TIMES = 64
+REORDERED = 32  # packets at most by which frames are shown in another order
 NO_VIDEO = {  # demuxers that open other files, or draw
     "hls": "a playlist",
     "dash": "a playlist",
@@ -187,3 +189,17 @@ def pixel_aspect(stream) -> tuple[Fraction, tuple[str, ...]]:
         note = f"its pixels are said to be {said}, which is not believed: taken as 1:1"
         return Fraction(1), (note,)
     return aspect, ()
+
+
+def first_times(container, stream) -> list[float]:
+    """Returns seconds of the first FIRST_TIMES frames in the order of their times, read
+    off their packets; fewer of a shorter file, none where it has no times."""
+    times = []
+    with contextlib.suppress(av.FFmpegError):
+        for packet in container.demux(stream):
+            stamp = packet.dts if packet.pts is None else packet.pts
+            if stamp is not None and not packet.is_discard:
+                times.append(float(stamp * stream.time_base))
+            if len(times) == FIRST_TIMES + REORDERED:
+                break
+    return sorted(times)[:FIRST_TIMES]
