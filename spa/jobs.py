@@ -30,7 +30,10 @@ from spa.errors import UserError, first_line, reason
 
 LOG = logging.getLogger(__name__)
 ENDINGS = {
-    "video_path": ".mp4 .mov .avi .mkv .webm .m4v .mpg .mpeg .gif .wmv .flv".split(),
+    "video_path": (
+        ".mp4 .mov .avi .mkv .webm .m4v .mpg .mpeg .gif .wmv .flv .ts .mts .m2ts .vob "
+        ".dv .mxf .3gp .ogv .webp .apng"
+    ).split(),
     "tracks_path": [".npz", ".pt", ".pth"],
 }
 AHEAD = 8  # jobs per worker that are begun before the first one's result is taken
