@@ -22,7 +22,7 @@ from spa import flags as spa_flags
 from spa.clip.video import check_file
 from spa.errors import UserError, wrap_write_errors
 from spa.files import keep_compiled_programs
-from spa.jobs import find_inputs
+from spa.inputs import find_inputs
 from spa.realism import Scorer, make_options, save_result
 from spa.realism.many import score_many
 from spa.realism.result import Result

@@ -9,8 +9,8 @@ from urllib.parse import unquote, urlparse
 import numpy as np
 from jaxtyping import Float
 
+from spa.csv_files import read_csv
 from spa.errors import UserError, reason
-from spa.jobs import read_csv
 
 MISSING = ("", "nan", "none", "null")  # a number that is not there
 

@@ -21,7 +21,8 @@ from spa.evaluation.judged import Row
 from spa.evaluation.judged_report import FEW_TWINS, report
 from spa.evaluation.judges import Judgement, Judges, judge, judge_items, load_judges
 from spa.evaluation.reports import write_report
-from spa.jobs import Item, find_inputs
+from spa.inputs import find_inputs
+from spa.jobs import Item
 from spa.realism.conditions import condition_tracks
 from spa.realism.front_ends import load_front_ends
 from spa.realism.options import RESULT_VERSION, make_options
