@@ -57,10 +57,12 @@ def define_own_flags() -> None:
         "results_a": "compare: a directory of results,",
         "results_b": "and the one to compare it with.",
     }
-    columns = {"video": "videopath or video_url", "model": "model_name or model"}
+    columns = {"video": "video_path, or as people call it: docs/formats.md"}
+    columns["model"] = "model_name or model"
     for name in ("video", "pc", "sa", "joint", "model"):
         default = columns.get(name, name)
-        text = f"videophy2: name of a column. Default: {default}."
+        others = {"video": ", evalcrafter, csv", "model": ", evalcrafter"}.get(name, "")
+        text = f"videophy2{others}: name of a column. Default: {default}."
         names[f"{name}_column"] = text
     for name, text in names.items():
         flags.DEFINE_string(name, None, text)

@@ -272,7 +272,7 @@ def list_lines(path: str | os.PathLike, column: str) -> list[str] | None:
         return None if _ending(path) in TABLES else []
     known = {plain_name(name) for name in (column, *COLUMN_NAMES.get(column, ()))}
     cells = [plain_name(cell) for cell in re.split(r"[,;\t|]", lines[0])]
-    is_table = bool(known & set(cells)) and not _is_there(find_listed(lines[0], path))
+    is_table = bool(known & set(cells)) and not is_there(find_listed(lines[0], path))
     if _ending(path) in TABLES:  # without a header, if its first line is a file
         is_table = is_table or not os.path.isfile(find_listed(lines[0], path))
     return None if is_table else [_without_quotes(line) for line in lines]
@@ -291,13 +291,14 @@ def find_listed(name: str, table: str | os.PathLike) -> str:
     folder = os.path.dirname(table)
     for path in spellings(name):
         for found in (path, os.path.join(folder, path)):
-            if _is_there(found):
+            if is_there(found):
                 return found
     path = _native(name)
     return path if is_windows_path(path) else os.path.join(folder, path)
 
 
-def _is_there(path) -> bool:
+def is_there(path: str | os.PathLike) -> bool:
+    """Returns whether a path is one, or a pattern or glob of pictures that are."""
     try:
         return os.path.exists(path) or bool(find_pictures(path))
     except UserError:  # which is said when this one clip is read

@@ -15,19 +15,26 @@ def read_evalcrafter(
     path: str | os.PathLike,
     video_dir: str | None = None,
     aspects: Sequence[str] | None = None,
+    *,
+    video_column: str | None = None,
+    model_column: str | None = None,
 ) -> list[tables.Clip]:
     """Returns the clips of EvalCrafter's human ratings: a label per aspect (by default
     all columns of numbers), averaged over raters; the group is the file's stem, the
     prompt's number. Raises UserError as `read_videophy2`."""
     table = tables.read_table(path)
-    video, model = table.column("video_path"), table.column("model")
+    video = table.column("video_path", given=video_column, flag="video_column")
+    names = "model", "model_name"
+    model = table.column(*names, given=model_column, flag="model_column")
     if aspects is None:
         others = [name for name in table.columns if name not in ("", video, model)]
         aspects = [n for n in others if any(_is_number(row[n]) for row in table.rows)]
         if not aspects:
             raise UserError(f"{path}: no column of ratings: give --aspects")
     return table.clips(
-        table.numbers({name: table.column(name) for name in aspects}),
+        table.numbers(
+            {n: table.column(n, flag="aspects", is_number=True) for n in aspects}
+        ),
         video,
         video_dir,
         tags={"model": model},
