@@ -96,7 +96,6 @@ def define_own_flags() -> None:
 def main(argv):
     if len(argv) > 1:
         sys.exit(f"do not know what to do with {argv[1]!r}: give --benchmark=NAME")
-    spa_flags.quiet_video_decoder()
     spa_flags.log_decisions("spa")
     with spa_flags.exit_on_user_error():
         keep_compiled_programs(FLAGS.jax_cache_dir)

@@ -19,7 +19,6 @@ from spa.flags import (
     check_output_dir,
     exit_on_user_error,
     log_decisions,
-    quiet_video_decoder,
 )
 from spa.view import report_folder, report_page
 
@@ -87,7 +86,6 @@ def run() -> str:
 def main(argv):
     if len(argv) > 1:
         sys.exit(f"do not know what to do with {argv[1]!r}: give --results_dir=FOLDER")
-    quiet_video_decoder()
     log_decisions("spa.view")
     with exit_on_user_error(
         interrupted="the same command goes on with the videos made so far"

@@ -30,7 +30,6 @@ from spa.flags import (
     check_output_dir,
     exit_on_user_error,
     log_decisions,
-    quiet_video_decoder,
 )
 
 FLAGS = flags.FLAGS
@@ -160,7 +159,6 @@ def run() -> tuple[str, bool]:
 def main(argv):
     if len(argv) > 1:
         sys.exit(f"semantic_points.py takes flags only, not {argv[1]!r}")
-    quiet_video_decoder()
     log_decisions("spa")
     with exit_on_user_error():
         text, is_well = run()

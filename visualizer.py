@@ -27,7 +27,7 @@ from tqdm import tqdm
 from spa.clip.video import DEFAULT_FPS
 from spa.clip.video_writer import write_video
 from spa.errors import VisualizeError
-from spa.flags import check_output_dir, exit_on_user_error, quiet_video_decoder
+from spa.flags import check_output_dir, exit_on_user_error
 from spa.view.drawing import HIDDEN, draw_result, is_in_frame, write_png
 from spa.view.plots import plot_scores
 from spa.view.results import read_result
@@ -218,7 +218,6 @@ def summary(data: dict) -> str:
 def main(argv):
     if len(argv) > 1:
         sys.exit(f"do not know what to do with {argv[1]!r}: give --npz_path=FILE")
-    quiet_video_decoder()
     # Where a terminal lacks a character, as in a file's name, it gets its number.
     sys.stdout.reconfigure(errors="backslashreplace")
     with exit_on_user_error(

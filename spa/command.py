@@ -19,7 +19,7 @@ import sys
 from absl import app, flags
 
 from spa import flags as spa_flags
-from spa.clip.video import check_file
+from spa.clip.sources import check_file
 from spa.errors import UserError, wrap_write_errors
 from spa.files import keep_compiled_programs
 from spa.inputs import find_inputs
@@ -162,7 +162,6 @@ def _number(value) -> float:
 def main(argv):
     if len(argv) > 1:
         sys.exit(f"do not know what to do with {argv[1]!r}: give --video_path=FILE")
-    spa_flags.quiet_video_decoder()
     spa_flags.log_decisions("spa")
     if FLAGS.check:
         from spa.clip import environment

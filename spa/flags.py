@@ -14,7 +14,6 @@ import tempfile
 import typing
 from collections.abc import Iterator
 
-import cv2
 from absl import flags
 
 from spa.clip.video import WORKING_SIZE
@@ -135,12 +134,6 @@ def check_output_dir(path: str | os.PathLike) -> None:
     # Asking for permissions says nothing of read-only disks, or to root.
     with wrap_write_errors(path), tempfile.TemporaryFile(dir=above):
         pass
-
-
-def quiet_video_decoder() -> None:
-    """Silences the layers below: a damaged file is reported once, by us."""
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 def log_decisions(*names: str) -> None:

@@ -1,8 +1,9 @@
 """A video file, or frames in memory, to a clip: decoding, resampling, sizes."""
 
+import contextlib
 import dataclasses
+import itertools
 import math
-import mmap
 import os
 import tempfile
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from tqdm import tqdm
 
+from spa.clip.sources import open_source
 from spa.errors import VideoError
 
 WORKING_SIZE = 512  # longer side of the frames that are kept and stored, in pixels
@@ -117,86 +119,63 @@ def read_video(
         memory: bytes of frames held in memory; the others go to a temporary file.
     """
     path = os.fspath(path)
-    check_file(path)
-    # In full: ffmpeg takes what is before a colon in "12:30.mp4" for a protocol.
-    place = os.path.abspath(path)
-    rate, mistaken = _true_rate(place)
-    capture = cv2.VideoCapture(place, cv2.CAP_FFMPEG)
+    source = open_source(path)
+    steps = np.diff(source.first_times(STEPS_FOR_RATE + 1))
+    rate, mistaken = believed_rate(source.rate, 1000 * steps)
     if rate == 0 and (start or duration or fps):
         raise VideoError(f"{path} has no frame rate: read it whole")
     first = _count_frames(start, rate)
     stop = None if duration is None else first + max(1, _count_frames(duration, rate))
     kept, notes = _kept_rate(rate, fps)
-    notes = *mistaken, *notes
     span = first, stop, (kept / rate if rate else 1.0)
-    frames, size, indices, times = _read_frames(path, capture, span, max_size, memory)
-    codec = int(capture.get(cv2.CAP_PROP_FOURCC))
-    expected = capture.get(cv2.CAP_PROP_FRAME_COUNT)
-    rotation = max(0, int(capture.get(cv2.CAP_PROP_ORIENTATION_META)))
-    capture.release()
-    if not times:
-        raise VideoError(
-            f"{path} has no frame that can be decoded: not a video, audio only, or "
-            "damaged"
-        )
+    frames, size, indices, times = _read_frames(path, source, span, max_size, memory)
     if len(frames) < 2:
         where = f" from {start} s on" if start or duration else ""
         raise VideoError(f"{path} has {len(frames)} frame(s){where}: need at least 2")
     _check_size(path, *size)
-    warnings = _rate_warnings(times)
-    # Where the file doesn't count them, as many as its length and rate make.
-    due = min(expected, _edited_seconds(path) * rate if rate else math.inf)
-    due = due if stop is None else min(stop, due)
-    if not mistaken and len(times) <= due - 1:
-        warnings = (
-            f"only {len(times)} of {expected:.0f} frames could be decoded: the file "
-            "may be cut short",
-            *warnings,
-        )
     return Video(
         frames=frames,
         size=size,
         fps=kept,
         frame_indices=np.array(indices),
-        path=place,
-        codec=codec.to_bytes(4, "little").decode("ascii", "replace").strip("\0 "),
-        rotation=rotation,
-        warnings=warnings,
-        notes=notes,
+        path=os.path.abspath(path),
+        codec=source.codec,
+        rotation=source.rotation,
+        warnings=(
+            *_missing_frames(source, stop, rate, times),
+            *source.warnings,
+            *_rate_warnings(times),
+        ),
+        notes=(*mistaken, *_square_pixels(source, size), *source.notes, *notes),
     )
 
 
-def check_file(path: str) -> None:
-    """Raises VideoError, unless it is a file that may be read."""
-    path = os.fspath(path)
-    try:
-        path.encode()
-    except UnicodeEncodeError:  # OpenCV would end the process
-        raise VideoError(f"{path!a}: its name is not UTF-8, rename it") from None
-    if "://" in path:
-        raise VideoError(f"{path} is an address: download it first, then give the file")
-    if not os.path.exists(path):
-        raise VideoError(f"{path or 'empty path'}: no such file")
-    if os.path.isdir(path):
-        raise VideoError(f"{path} is a directory: give a video file")
-    if not os.path.isfile(path):  # a pipe, say, would be waited for
-        raise VideoError(f"{path} is no file on a disk: a video is read twice, save it")
-    if not os.access(path, os.R_OK):
-        raise VideoError(f"{path} may not be read: permission denied")
+def _missing_frames(source, stop, rate, times):
+    """Returns a warning where frames are missing at the end, or none."""
+    read, expected = len(times), source.num_frames
+    if expected is not None:
+        is_whole = read >= (expected if stop is None else min(stop, expected))
+    elif source.seconds and rate:
+        expected = round(source.seconds * rate)
+        is_whole = read == stop or _lasted(times, rate) > source.seconds - 0.5 / rate
+    else:
+        return ()
+    if is_whole:
+        return ()
+    return (
+        f"only {read} of {expected} frames could be decoded: the file may be cut short",
+    )
+
+
+def _lasted(times, rate):
+    """Returns at most how many seconds frames are shown that come at these times."""
+    if None in times:
+        return len(times) / rate
+    return times[-1] - times[0] + max(1 / rate, np.diff(times).max(initial=0))
 
 
 def _count_frames(seconds, rate):
     return round(min(seconds * rate, 1e12))
-
-
-def _true_rate(path):
-    """Returns a file's frames per second, 0 if unknown, and notes on its header."""
-    capture, times = cv2.VideoCapture(path, cv2.CAP_FFMPEG), []
-    header = capture.get(cv2.CAP_PROP_FPS)
-    while len(times) <= STEPS_FOR_RATE and capture.grab():
-        times.append(capture.get(cv2.CAP_PROP_POS_MSEC))
-    capture.release()
-    return believed_rate(header, np.diff(times))
 
 
 def believed_rate(header, steps):
@@ -217,74 +196,55 @@ def believed_rate(header, steps):
     return measured, (f"{said}, which is believed",)
 
 
-def _edited_seconds(path):
-    """Returns what the edit list of an .mp4 or .mov leaves of its video, else infinity.
-    Phones and ffmpeg trim in this way; OpenCV goes by it but for its count."""
-    try:
-        with open(path, "rb") as file:
-            content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        movie = list(_boxes(dict(_boxes(content))[b"moov"]))
-        head = dict(movie)[b"mvhd"]
-        ticks = _integer(head[20:24] if head[0] else head[12:16])
-        for track in (dict(_boxes(data)) for kind, data in movie if kind == b"trak"):
-            if dict(_boxes(track[b"mdia"]))[b"hdlr"][8:12] == b"vide":
-                edits = dict(_boxes(track[b"edts"]))[b"elst"]
-                width = 8 if edits[0] else 4
-                starts = range(8, len(edits), 2 * width + 4)
-                lengths = [_integer(edits[at : at + width]) for at in starts]
-                return sum(lengths) / ticks or math.inf
-    except (OSError, ValueError, LookupError, ZeroDivisionError):
-        pass  # of another kind, or damaged
-    return math.inf
-
-
-def _boxes(data):
-    """Yields (kind, contents) of each box in a part of an .mp4 file."""
-    while len(data) >= 8:
-        size, start = _integer(data[:4]), 8
-        if size == 1:
-            size, start = _integer(data[8:16]), 16
-        size = size or len(data)
-        if size < start:
-            return
-        yield bytes(data[4:8]), data[start:size]
-        data = data[size:]
-
-
-def _integer(data):
-    return int.from_bytes(data, "big")
-
-
-def _read_frames(path, capture, span, max_size, memory):
-    """Returns frames, reduced; their (height, width) before that; their numbers in the
-    file; and the time in ms of every frame decoded."""
-    # OpenCV rather than an ffmpeg process: JAX's threads do not survive a fork.
+def _read_frames(path, source, span, max_size, memory):
+    """Returns frames, reduced; their displayed (height, width) before that; their
+    numbers in the file; and the seconds of every frame that was read."""
     first, stop, share = span
+
+    def is_taken(number):
+        return number >= first and _is_taken(number - first, share)
+
     frames, size, indices, times = FrameStore(memory), None, [], []
-    with tqdm(desc="reading", unit="frame", delay=1, leave=False) as bar:
-        while stop is None or len(times) < stop:
-            more, frame = capture.read()
-            if not more:
-                break
-            number = len(times)
-            times.append(capture.get(cv2.CAP_PROP_POS_MSEC))
+    with (
+        contextlib.closing(source.frames(is_taken)) as read,
+        tqdm(desc="reading", unit="frame", delay=1, leave=False) as bar,
+    ):
+        for frame, seconds in itertools.islice(read, stop):
             bar.update()
-            if number < first or not _is_taken(number - first, share):
+            times.append(seconds)
+            if frame is None:
                 continue
-            if frame.shape[:2] != (size or frame.shape[:2]):
-                raise VideoError(f"{path}: its frames change size at frame {number}")
-            size = frame.shape[:2]
+            size = displayed_size(frame.shape[:2], source.pixel_aspect)
             try:
-                small = reduced(frame, max_size)
-                frames.append(cv2.cvtColor(small, cv2.COLOR_BGR2RGB))
+                frames.append(reduced(frame, max_size, size))
             except OSError as error:
                 raise VideoError(
                     f"{path} is too long for {tempfile.gettempdir()} "
                     f"({error.strerror}): name a larger directory with TMPDIR, or "
                     "score a part of it (--duration)"
                 ) from error
-            indices.append(number)
+            indices.append(len(times) - 1)
     return frames, size, indices, times
+
+
+def displayed_size(size, pixel_aspect):
+    """Returns the (height, width) of a frame with square pixels, of which none is lost:
+    pixels wider than high make it wider, others higher."""
+    height, width = size
+    if pixel_aspect >= 1:
+        return height, round(width * pixel_aspect)
+    return round(height / pixel_aspect), width
+
+
+def _square_pixels(source, size):
+    """Returns a note where pixels were not square."""
+    aspect = source.pixel_aspect
+    if aspect == 1:
+        return ()
+    height, width = size
+    said = f"{aspect.numerator}:{aspect.denominator}"
+    what = "wider" if aspect > 1 else "higher"
+    return (f"its pixels are {said}, not square: made {what}, {width}x{height} px",)
 
 
 def _kept_rate(rate, wanted):
@@ -314,7 +274,9 @@ def _is_taken(number, share):
 
 
 def _rate_warnings(times):
-    steps = np.diff(times)
+    if None in times:
+        return ()
+    steps = 1000 * np.diff(times)
     usual = np.median(steps) if len(steps) else 0
     if usual <= 0 or np.abs(steps / usual - 1).max() < UNEVEN:
         return ()
@@ -364,11 +326,16 @@ def _check_size(name, height, width):
         )
 
 
-def reduced(frame: UInt8[np.ndarray, "H W 3"], max_size: int):
-    """Returns a copy [h, w, 3], its longer side at most max_size, averaged by area."""
-    height, width = frame.shape[:2]
-    shrink = max_size / max(height, width)
-    if shrink >= 1:
-        return np.array(frame)
+def reduced(frame: UInt8[np.ndarray, "H W 3"], max_size: int, size=None):
+    """Returns a copy [h, w, 3], its longer side at most max_size, averaged by area;
+    `size`: the (height, width) that it is shown in, by default its own."""
+    height, width = size or frame.shape[:2]
+    shrink = min(1, max_size / max(height, width))
     size = max(1, round(width * shrink)), max(1, round(height * shrink))
-    return cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
+    # By area what shrinks; by that, nothing is to grow.
+    smaller = tuple(min(pair) for pair in zip(size, frame.shape[1::-1], strict=True))
+    if smaller != frame.shape[1::-1]:
+        frame = cv2.resize(frame, smaller, interpolation=cv2.INTER_AREA)
+    if smaller != size:
+        frame = cv2.resize(frame, size, interpolation=cv2.INTER_CUBIC)
+    return np.array(frame)

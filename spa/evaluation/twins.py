@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float
 
-from spa.clip.video import check_file
+from spa.clip.sources import check_file
 from spa.errors import NothingToTrack, UserError
 from spa.evaluation.corruptions import run_corruptions
 from spa.evaluation.judged import Row

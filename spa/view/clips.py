@@ -4,16 +4,18 @@ A clip has a number of frames (len), their size (height, width), and frames(star
 iterator of them from one on, RGB uint8 [H, W, 3].
 """
 
+import collections
+import contextlib
 import math
 import os
 from collections.abc import Iterator
 
-import cv2
 import numpy as np
 from jaxtyping import Int, UInt8
 
+from spa.clip.sources import open_source
 from spa.clip.stored_arrays import StoredArray
-from spa.clip.video import check_file
+from spa.clip.video import displayed_size, reduced
 from spa.errors import VisualizeError, first_line
 from spa.files import BAD_FILE
 
@@ -99,24 +101,25 @@ class FileClip:
 
     def frames(self, start: int = 0) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
         """Yields RGB frames from one on."""
-        check_file(self.path)
-        capture = cv2.VideoCapture(os.path.abspath(self.path), cv2.CAP_FFMPEG)
-        number = -1
-        try:
-            for index in self.indices[start:].tolist():
-                while number < index:
-                    if not capture.grab():
-                        raise VisualizeError(
-                            f"{self.path} ends before frame {index}, which the result "
-                            "is of: is it the video that was scored?"
-                        )
-                    number += 1
-                frame, size = capture.retrieve()[1], self.size
-                if size is not None and frame.shape[:2] != size:
-                    frame = cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA)
-                yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
-        finally:
-            capture.release()
+        source, wanted = open_source(self.path), self.indices[start:].tolist()
+        if not wanted:
+            return
+        # A frame may be wanted more than once.
+        times_wanted = collections.Counter(wanted)
+        with contextlib.closing(source.frames(times_wanted.__contains__)) as read:
+            for number, (frame, _) in enumerate(read):
+                if frame is None:
+                    continue
+                size = displayed_size(frame.shape[:2], source.pixel_aspect)
+                shown = reduced(frame, max(self.size or size), self.size or size)
+                for _ in range(times_wanted[number]):
+                    yield shown
+                if number == wanted[-1]:
+                    return
+        raise VisualizeError(
+            f"{self.path} ends before frame {wanted[-1]}, which the result is of: is "
+            "it the video that was scored?"
+        )
 
     def array(self) -> UInt8[np.ndarray, "T 3 H W"]:
         """Returns all of them."""

@@ -1,0 +1,164 @@
+"""What the header of a video file says: which stream is the video, how many frames it
+should have, whether its pixels are square; and why a file is no video."""
+
+import contextlib
+import re
+from fractions import Fraction
+
+import av
+from av.stream import Disposition
+
+from spa.errors import VideoError, first_line
+
+TO_CONVERT = "convert it: ffmpeg -i IN -c:v libx264 -pix_fmt yuv420p OUT.mp4"
+# Pixels as good as square (of 1088 lines cut to 1080, say), and those of any camera.
+SQUARE, STRANGEST = 0.01, 4
+MOST_PIXELS = 8192 * 4320  # of a frame
+NO_VIDEO = {  # demuxers that open other files, or draw
+    "hls": "a playlist",
+    "dash": "a playlist",
+    "concat": "a list of files",
+    "sdp": "a description of a live stream",
+    "lavfi": "a filter graph",
+    "tty": "text",
+    "ffmetadata": "text",
+}
+PICTURES = re.compile(r"image2|.*_pipe")
+AV = Disposition
+NOT_THE_VIDEO = AV.attached_pic | AV.timed_thumbnails | AV.still_image
+
+
+@contextlib.contextmanager
+def open_container(path: str, place: str):
+    """Opens the file at `place`, which the user calls `path`; a VideoError says what
+    it is instead of a video."""
+    try:
+        container = av.open(
+            place,
+            # Tags need not be UTF-8. And no file may have another, or an address, read.
+            metadata_errors="replace",
+            container_options={"protocol_whitelist": "file"},
+        )
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise VideoError(f"{path} {_diagnosis(place, error)}") from error
+    with container:
+        name = container.format.name
+        for part in name.split(","):
+            if part in NO_VIDEO:
+                raise VideoError(f"{path} is {NO_VIDEO[part]}, not a video")
+        yield container
+
+
+def _diagnosis(place, error):
+    """Returns what a file is that FFmpeg cannot open, to follow its name."""
+    with open(place, "rb") as file:
+        start = file.read(4096)
+    head = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if head.startswith((b"<!doctype html", b"<html")):
+        return "is a web page, not a video: was it downloaded from behind a login?"
+    if head.startswith(b"version https://git-lfs"):
+        return "is a pointer of Git LFS, not the video: fetch it with git lfs pull"
+    if start[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free"):
+        return (
+            "is a damaged .mp4 or .mov: its index (moov) is missing or broken; it was "
+            "cut short, or is still being written"
+        )
+    if not any(start):
+        return "holds zeros alone: it was not copied whole"
+    if _is_text(start):
+        return "is text, not a video"
+    said = error.strerror if isinstance(error, OSError) else None
+    return f"is not a video that FFmpeg knows ({said or first_line(error)})"
+
+
+def _is_text(start):
+    try:
+        text = start.decode()
+    except UnicodeDecodeError as error:
+        if error.start < len(start) - 4:  # or a letter cut in two
+            return False
+        text = start[: error.start].decode()
+    return all(letter.isprintable() or letter in "\t\r\n\f" for letter in text)
+
+
+def chosen_stream(path: str, container) -> tuple:
+    """Returns the video stream that is shown, and notes on that; a VideoError where
+    there is none, or none that can be decoded."""
+    streams = list(container.streams)
+    videos = [
+        stream
+        for stream in streams
+        if stream.type == "video" and not stream.disposition & NOT_THE_VIDEO
+    ]
+    if not videos:
+        raise VideoError(f"{path} {_what_else(streams)}")
+    name = container.format.name
+    if PICTURES.fullmatch(name):
+        raise VideoError(
+            f"{path} is a still picture ({_codec_name(videos[0])}), not a video: need "
+            "at least 2 frames"
+        )
+    best = max(videos, key=_preference)
+    if best.codec_context is None:
+        raise VideoError(
+            f"{path} is encoded with {_codec_name(best)}, which is not known here: "
+            f"{TO_CONVERT}"
+        )
+    if len(videos) == 1:
+        return best, ()
+    size = f"{best.width}x{best.height} px"
+    return best, (
+        f"it has {len(videos)} video streams: number {best.index} ({size}) is used",
+    )
+
+
+def _what_else(streams):
+    kinds = {stream.type for stream in streams}
+    if "video" in kinds:
+        return "has a cover picture and no video"
+    if "audio" in kinds:
+        return "has sound alone, no video (audio only)"
+    if "subtitle" in kinds:
+        return "has subtitles alone, no video"
+    return "has no video stream"
+
+
+def _preference(stream):
+    known = stream.codec_context is not None
+    size = stream.width * stream.height if known else 0
+    return known, bool(stream.disposition & AV.default), size, -stream.index
+
+
+def _codec_name(stream):
+    if stream.codec_context is not None:
+        return stream.codec_context.codec.canonical_name
+    tag = getattr(stream, "codec_tag", None)
+    return f'"{tag}"' if tag else "a codec without a name"
+
+
+def expected_frames(container, stream) -> tuple[int | None, float | None]:
+    """Returns how many frames a file says that it has, after its edit list, and its
+    seconds; None for what it does not say."""
+    base = stream.time_base
+    seconds = float(stream.duration * base) if stream.duration else None
+    if seconds is None and "DURATION" in stream.metadata:  # of Matroska
+        hours, minutes, rest = stream.metadata["DURATION"].split(":")
+        seconds = 3600 * int(hours) + 60 * int(minutes) + float(rest)
+        seconds -= float((stream.start_time or 0) * base)
+    index = stream.index_entries
+    if "mp4" in container.format.name and stream.frames and len(index):
+        # The edit list leaves out those that are marked.
+        return sum(not entry.is_discard for entry in index), seconds
+    return stream.frames or None, seconds
+
+
+def pixel_aspect(stream) -> tuple[Fraction, tuple[str, ...]]:
+    """Returns the width of a stored pixel by its height, and notes on it."""
+    aspect = stream.sample_aspect_ratio or Fraction(1)
+    if abs(aspect - 1) < SQUARE:
+        return Fraction(1), ()
+    if not 1 / STRANGEST <= aspect <= STRANGEST:
+        said = f"{aspect.numerator}:{aspect.denominator}"
+        note = f"its pixels are said to be {said}, which is not believed: taken as 1:1"
+        return Fraction(1), (note,)
+    return aspect, ()
