@@ -19,7 +19,7 @@ import sys
 from absl import app, flags
 
 from spa import flags as spa_flags
-from spa.clip.sources import check_file
+from spa.clip.sources import check_clip, check_rate
 from spa.errors import UserError, wrap_write_errors
 from spa.files import keep_compiled_programs
 from spa.inputs import find_inputs
@@ -100,8 +100,11 @@ def run() -> tuple[str, bool]:
     if paths is None and (FLAGS.num_shards != 1 or FLAGS.shard_index):
         raise UserError(f"{path} is one file: num_shards and shard_index are for many")
     has_videos = column == "video_path"
-    if paths is None and has_videos:
-        check_file(path)  # before a model is loaded for nothing
+    if has_videos:  # before a model is loaded for nothing
+        if paths is None:
+            check_clip(path, options.input_fps)
+        for folder in filter(os.path.isdir, paths or ()):
+            check_rate(folder, options.input_fps)
     scorer = Scorer(FLAGS.checkpoint_path, options, has_videos=has_videos)
     score = scorer.score if has_videos else scorer.score_tracks
     if paths is not None:

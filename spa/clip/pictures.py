@@ -88,11 +88,12 @@ class PictureClip:
     """Pictures as a Source of frames: `path` is what the user calls them, `rate` frames
     per second, 0 if unknown."""
 
-    codec, rotation, pixel_aspect, notes = "pictures", 0, Fraction(1), ()
+    rotation, pixel_aspect, notes = 0, Fraction(1), ()
 
     def __init__(self, path: str, pictures: Sequence[str], rate: float = 0.0):
         self.path, self.pictures, self.rate = path, pictures, rate
         self.num_frames = len(pictures)
+        self.codec = os.path.splitext(pictures[0])[1].lower().lstrip(".")
         self.warnings = tuple(filter(None, [missing_numbers(pictures)]))
 
     def first_times(self, count: int) -> list[float]:
@@ -101,7 +102,7 @@ class PictureClip:
 
     def frames(
         self, is_taken: Callable[[int], bool] = lambda number: True
-    ) -> Iterator[tuple[UInt8[np.ndarray, "H W 3"] | None, float]]:
+    ) -> Iterator[tuple[UInt8[np.ndarray, "H W 3"] | None, float | None]]:
         """Yields each picture and its time in seconds; None in place of those whose
         number `is_taken` denies. Raises VideoError: one can't be read, or they differ
         in size."""
@@ -115,4 +116,4 @@ class PictureClip:
                     f"{path} is {width}x{height} px, pictures before it ({first}...) "
                     f"{w}x{h}: those of a clip have one size"
                 )
-            yield frame, number / self.rate if self.rate else 0.0
+            yield frame, number / self.rate if self.rate else None

@@ -42,13 +42,14 @@ class PointsItem(jobs.Item):
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """Choices of what is made of each video: `grid_size` is a plain grid instead of
-    semantic points, fps as in `read_video`; debug_mode draws clusters, of finished
-    videos, too."""
+    semantic points, fps and input_fps as in `read_video`; debug_mode draws clusters, of
+    finished videos, too."""
 
     sampling: Sampling
     tracker: str = "lk"
     grid_size: int | None = None
     fps: float | None = None
+    input_fps: float | None = None
     dino_model: str | None = None
     make_vis: bool = False
     debug_mode: bool = False
@@ -57,7 +58,7 @@ class Settings:
 
     def provenance(self) -> dict:
         """Returns what decides over the points, and nothing else, by name."""
-        names = ["tracker", "grid_size", "fps"]
+        names = ["tracker", "grid_size", "fps", "input_fps"]
         if self.tracker == "cotracker3":
             names += ["cotracker_repo", "cotracker_checkpoint"]
         made = {"format": FORMAT}
@@ -182,7 +183,7 @@ def extract(
     track: Callable[..., protocol.Tracks2D],
 ) -> tuple[Video, EntityTracks]:
     """Returns a video of the list, and its tracks in pixels of its (reduced) frames."""
-    video = read_video(item.path, fps=settings.fps)
+    video = read_video(item.path, fps=settings.fps, input_fps=settings.input_fps)
     wanted = settings.sampling.num_frames
     if settings.grid_size is None and len(video.frames) < wanted:
         LOG.info(

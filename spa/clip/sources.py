@@ -10,7 +10,9 @@ from jaxtyping import UInt8
 
 from spa.clip.animations import Animation, is_animation
 from spa.clip.decoding import VideoFile
+from spa.clip.pictures import PictureClip
 from spa.errors import VideoError
+from spa.inputs import find_pictures, is_windows_path
 
 
 class Source(Protocol):
@@ -38,13 +40,34 @@ class Source(Protocol):
         frames whose number `is_taken` denies. Raises VideoError."""
 
 
-def open_source(path: str | os.PathLike) -> Source:
-    """Returns the clip that a file holds; a VideoError says why there is none."""
+def open_source(path: str | os.PathLike, input_fps: float | None = None) -> Source:
+    """Returns the clip that a file holds, or that pictures are (see `find_pictures`)
+    of that many frames per second; a UserError says why there is none."""
     path = os.fspath(path)
+    if pictures := find_pictures(path):
+        return PictureClip(path, pictures, input_fps or 0.0)
     check_file(path)
     # In full: ffmpeg takes what is before a colon in "12:30.mp4" for a protocol.
     place = os.path.abspath(path)
     return Animation(path) if is_animation(place) else VideoFile(path, place)
+
+
+def check_clip(path: str | os.PathLike, input_fps: float | None) -> None:
+    """Raises UserError, unless a path is a file that may be read, or pictures whose
+    rate is given."""
+    if find_pictures(path):
+        check_rate(path, input_fps)
+    else:
+        check_file(path)
+
+
+def check_rate(path: str | os.PathLike, input_fps: float | None) -> None:
+    """Raises VideoError where the rate of pictures is not given."""
+    if not input_fps:
+        raise VideoError(
+            f"{path} is pictures, which do not say how many frames per second they "
+            "are: give --input_fps=24, say"
+        )
 
 
 def check_file(path: str) -> None:
@@ -56,10 +79,15 @@ def check_file(path: str) -> None:
         raise VideoError(f"{path!a}: its name is not UTF-8, rename it") from None
     if "://" in path:
         raise VideoError(f"{path} is an address: download it first, then give the file")
+    if is_windows_path(path) and not os.path.exists(path):
+        raise VideoError(f"{path} is a path of Windows: that drive is not here")
     if not os.path.exists(path):
         raise VideoError(f"{path or 'empty path'}: no such file")
     if os.path.isdir(path):
-        raise VideoError(f"{path} is a directory: give a video file")
+        raise VideoError(
+            f"{path} is a directory without pictures: give a video file, or a "
+            "directory of frames"
+        )
     if not os.path.isfile(path):  # a pipe, say, would be waited for
         raise VideoError(f"{path} is no file on a disk: a video is read twice, save it")
     if not os.access(path, os.R_OK):

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float
 
-from spa.clip.sources import check_file
+from spa.clip.sources import check_clip
 from spa.errors import NothingToTrack, UserError
 from spa.evaluation.corruptions import run_corruptions
 from spa.evaluation.judged import Row
@@ -76,7 +76,7 @@ def run(
         rows, notes = run_synthetic(files, output / "clips", judges, conditions)
         groups = GROUPS
     elif benchmark == "corruptions":
-        paths = _find_clips(video_path, num_seeds)
+        paths = _find_clips(video_path, num_seeds, chosen.input_fps)
         judges = load_judges(checkpoint_path, chosen)
         front_ends = load_front_ends(chosen, judges.checkpoint)
         how = judges, front_ends, num_seeds
@@ -108,14 +108,14 @@ def _check_synthetic(conditions, num_scenes, options) -> None:
         raise UserError(f"num_scenes is {num_scenes}, must be 1 or up")
 
 
-def _find_clips(video_path: str | None, num_seeds: int) -> list[str]:
+def _find_clips(video_path, num_seeds, input_fps) -> list[str]:
     if not video_path:
         raise UserError("--benchmark=corruptions needs --video_path")
     if num_seeds < 1:
         raise UserError(f"num_seeds is {num_seeds}, must be 1 or more")
     paths = find_inputs(os.path.expanduser(video_path)) or [video_path]
     for path in paths:
-        check_file(path)
+        check_clip(path, input_fps)
     return paths
 
 
