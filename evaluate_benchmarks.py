@@ -27,6 +27,7 @@ from spa.evaluation import videophy2
 from spa.evaluation.benchmarks import BENCHMARKS, run_benchmark
 from spa.files import keep_compiled_programs
 from spa.realism.many import NUMBERS
+from spa.screen import screen_width
 
 FLAGS = flags.FLAGS
 PATHS = ("dataset_path", "ratings_csv", "video_dir", "video_path", "output_dir")
@@ -101,6 +102,7 @@ def main(argv):
         keep_compiled_programs(FLAGS.jax_cache_dir)
         values = FLAGS.flag_values_dict()
         values |= {n: values[n] and os.path.expanduser(values[n]) for n in PATHS}
+        values["screen_width"] = screen_width()
         text, is_well = run_benchmark(values, spa_flags.given_options(FLAGS))
     print(text)
     if not is_well:

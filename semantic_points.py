@@ -31,6 +31,7 @@ from spa.flags import (
     exit_on_user_error,
     log_decisions,
 )
+from spa.screen import printable
 
 FLAGS = flags.FLAGS
 COTRACKER_FLAGS = ("cotracker_repo", "cotracker_checkpoint")
@@ -158,7 +159,7 @@ def run() -> tuple[str, bool]:
         f"before, {len(failed)} failed"
     ]
     lines += [f"failed ({x.item.dataset}): {x.message}" for x in failed]
-    return "\n".join([*lines, f"see {folder}"]), not failed
+    return "\n".join(map(printable, [*lines, f"see {folder}"])), not failed
 
 
 def main(argv):

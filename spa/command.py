@@ -26,6 +26,7 @@ from spa.inputs import find_inputs
 from spa.realism import Scorer, make_options, save_result
 from spa.realism.many import score_many
 from spa.realism.result import Result
+from spa.screen import labelled_lines, printable, screen_width, table_lines
 
 FLAGS = flags.FLAGS
 
@@ -55,8 +56,8 @@ def define_flags() -> None:
             FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 
 
-def table(result: Result, paths: list[str]) -> str:
-    """Returns the result for a person to read."""
+def table(result: Result, paths: list[str], width: int | None = None) -> str:
+    """Returns the result for a person to read, in lines of at most `width` columns."""
     score = result.score
     realism = f"{result.realism:.4f}"
     if score["realism_std"] is not None:
@@ -82,7 +83,7 @@ def table(result: Result, paths: list[str]) -> str:
     lines += [("note", note) for note in score["notes"]]
     lines += [("warning", warning) for warning in score["warnings"]]
     lines += [("written", path) for path in paths]
-    return "\n".join(f"{name:<17} {text}" for name, text in lines)
+    return "\n".join(labelled_lines(lines, width))
 
 
 def run() -> tuple[str, bool]:
@@ -112,7 +113,7 @@ def run() -> tuple[str, bool]:
     result = score(path)
     with wrap_write_errors(FLAGS.output_dir):
         paths = save_result(result, FLAGS.output_dir, FLAGS.result_video_size)
-    return table(result, paths), True
+    return table(result, paths, screen_width()), True
 
 
 def run_many(score, paths, scorer) -> tuple[str, bool]:
@@ -124,34 +125,33 @@ def run_many(score, paths, scorer) -> tuple[str, bool]:
     tally = score_many(
         paths, FLAGS.output_dir, score, *made_with, head=scorer.head, **how
     )
-    text = ranking(tally.rows)
+    text = ranking(tally.rows, screen_width())
     if text and scorer.head is None:
         name = scorer.checkpoint.name
         text += f"realism is average Jaccard: no head is fitted for {name}\n"
     tables = "scores.csv" if FLAGS.num_shards == 1 else "scores_*.csv"
     text += (
         f"{tally.scored} scored, {tally.finished} finished before, {tally.failed} "
-        f"failed\nsee {tables} in {FLAGS.output_dir}"
+        f"failed\nsee {tables} in {printable(FLAGS.output_dir)}"
     )
     return text, not tally.failed
 
 
-def ranking(rows: list[dict]) -> str:
-    """Returns the videos from the most to the least real, for a person to read."""
+def ranking(rows: list[dict], width: int | None = None) -> str:
+    """Returns the videos from the most to the least real, for a person to read, in
+    lines of at most `width` columns."""
     rows = [row for row in rows if not row.get("error")]
     if not rows:
         return ""
     rows = sorted(
         rows, key=lambda row: (row["realism"] is None, -_number(row["realism"]))
     )
-    width = max(len("video"), *(len(row["folder"]) for row in rows))
-    lines = [f"{'video':<{width}}  realism  points within  visibility right  tracks"]
+    cells = [("video", "realism", "points within", "visibility right", "tracks")]
     for row in rows[:MOST_RANKED]:
-        lines.append(
-            f"{row['folder']:<{width}}  {_number(row['realism']):7.4f}"
-            f"  {_number(row['average_pts_within_thresh']):13.4f}"
-            f"  {_number(row['occlusion_accuracy']):16.4f}  {row['num_tracks']:6}"
-        )
+        numbers = "realism", "average_pts_within_thresh", "occlusion_accuracy"
+        numbers = [f"{_number(row[name]):.4f}" for name in numbers]
+        cells.append((row["folder"], *numbers, str(row["num_tracks"])))
+    lines = table_lines(cells, width)
     if len(rows) > MOST_RANKED:
         lines.append(f"... and {len(rows) - MOST_RANKED} more")
     return "\n".join(lines) + "\n"

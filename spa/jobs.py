@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from spa.errors import UserError, first_line
 from spa.inputs import newest_time, own_name
+from spa.screen import printable
 
 LOG = logging.getLogger(__name__)
 MOST_BYTES = 200  # of a result's name: a number and endings follow, up to 255
@@ -62,7 +63,7 @@ class Outcome:
     @property
     def message(self) -> str:
         """Returns the error, with the item's path if it is not there yet."""
-        path = self.item.path
+        path = printable(self.item.path)
         return self.error if path in self.error else f"{path}: {self.error}"
 
 
@@ -204,7 +205,8 @@ def run_items(
         for outcome, trace in run(functools.partial(_attempt, work, save), items):
             bar.update()
             if outcome.error:
-                said = f"{outcome.item.path}\n{trace}" if trace else outcome.message
+                path = printable(outcome.item.path)
+                said = f"{path}\n{trace}" if trace else outcome.message
                 LOG.warning("%s", said)
             yield outcome
 

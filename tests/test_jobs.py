@@ -157,7 +157,7 @@ def test_what_fails_is_said_and_the_others_go_on(caplog):
     found = list(run_items(items, work))
     assert [outcome.item for outcome in found] == items
     assert [x.result for x in found] == ["A", None, None, "D"]
-    errors = ["", "bad is not a video", "unexpected OSError: no memory", ""]
+    errors = ["", r"bad is not a video\nat all", "unexpected OSError: no memory", ""]
     assert [x.error for x in found] == errors
     assert "Traceback" in caplog.text and caplog.text.count("bad is not") == 1
 

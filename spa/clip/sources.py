@@ -65,7 +65,7 @@ def check_rate(path: str | os.PathLike, input_fps: float | None) -> None:
     """Raises VideoError where the rate of pictures is not given."""
     if not input_fps:
         raise VideoError(
-            f"{path} is pictures, which do not say how many frames per second they "
+            f"{path}: pictures do not say how many frames per second they "
             "are: give --input_fps=24, say"
         )
 

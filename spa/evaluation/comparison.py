@@ -124,6 +124,7 @@ def compare_folders(
     results_a: str | None = None,
     results_b: str | None = None,
     score_name: str = "realism",
+    screen_width: int | None = None,
 ) -> str:
     """Writes the comparison of two folders of results; returns it for the screen."""
     folders = {"results_a": results_a, "results_b": results_b}
@@ -133,7 +134,7 @@ def compare_folders(
     report = compare(*(read_results(x, score_name) for x in folders.values()))
     about = {"benchmark": "compare", "score": score_name}
     about |= {flag: os.path.abspath(folder) for flag, folder in folders.items()}
-    return write_report(report, output_dir, about)
+    return write_report(report, output_dir, about, screen_width=screen_width)
 
 
 def _check_settings(first, second) -> list[str]:

@@ -59,6 +59,7 @@ def run(
     conditions: Sequence[str] = CONDITIONS,
     num_seeds: int = 5,
     num_workers: int = 0,
+    screen_width: int | None = None,
     **options,
 ) -> str:
     """Judges what is not judged yet, writes the report to `output_dir`, and returns it
@@ -89,7 +90,7 @@ def run(
     about = {"benchmark": benchmark, "version": RESULT_VERSION, **judges.provenance()}
     notes = [*notes, *judges.notes]
     found = report(rows, groups, notes, pooled=benchmark == "synthetic")
-    return write_report(found, output, about)
+    return write_report(found, output, about, screen_width=screen_width)
 
 
 def _check_synthetic(conditions, num_scenes, options) -> None:
