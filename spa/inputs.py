@@ -26,7 +26,7 @@ ENDINGS = {
         ".mp4 .mov .avi .mkv .webm .m4v .mpg .mpeg .gif .wmv .flv .mts .m2ts .ts .3gp "
         ".ogv .vob .mxf .dv .y4m .apng"
     ).split(),
-    "tracks_path": [".npz"],
+    "tracks_path": [".npz", ".pt", ".pth"],
 }
 PICTURES = ".png .jpg .jpeg .webp .tif .tiff .bmp .ppm .pgm".split()
 TABLES = (".csv", ".tsv")
@@ -94,7 +94,7 @@ def _holds_a_clip(folder) -> bool:
 
 
 def _ending(path) -> str:
-    return os.path.splitext(path)[1].lower()
+    return Path(path).suffix.lower()  # which ...mp4 has, too
 
 
 def _is_video(path) -> bool:

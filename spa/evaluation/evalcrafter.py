@@ -23,7 +23,8 @@ def read_evalcrafter(
     all columns of numbers), averaged over raters; the group is the file's stem, the
     prompt's number. Raises UserError as `read_videophy2`."""
     table = tables.read_table(path)
-    video = table.column("video_path", given=video_column, flag="video_column")
+    how = {"flag": "video_column", "holds": tables.are_videos}
+    video = table.column("video_path", given=video_column, **how)
     names = "model", "model_name"
     model = table.column(*names, given=model_column, flag="model_column")
     if aspects is None:
@@ -33,7 +34,10 @@ def read_evalcrafter(
             raise UserError(f"{path}: no column of ratings: give --aspects")
     return table.clips(
         table.numbers(
-            {n: table.column(n, flag="aspects", is_number=True) for n in aspects}
+            {
+                n: table.column(n, flag="aspects", holds=tables.are_numbers)
+                for n in aspects
+            }
         ),
         video,
         video_dir,

@@ -24,7 +24,8 @@ def read_labelled(
     Raises UserError as `read_videophy2`, and for labels that are not two, or a pair of
     one."""
     table = tables.read_table(path).renamed("score", "label", "pair_id")
-    video = table.column("video_path", given=video_column, flag="video_column")
+    how = {"flag": "video_column", "holds": tables.are_videos}
+    video = table.column("video_path", given=video_column, **how)
     names = [name for name in ("score", "label") if name in table.columns]
     if not names:
         raise UserError(

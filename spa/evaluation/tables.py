@@ -14,7 +14,7 @@ from spa.csv_files import describe_columns, find_column, read_csv
 from spa.errors import UserError, reason
 from spa.inputs import ENDINGS, is_there, spellings
 
-ROWS_LOOKED_AT = 1000  # for what a column might be
+MOST_READ = 1000  # for what a column might be
 MISSING = ("", "nan", "none", "null")  # a number that is not there
 
 
@@ -44,11 +44,12 @@ class TextTable:
         given: str | None = None,
         flag: str | None = None,
         is_optional: bool = False,
-        is_number: bool = False,
+        holds: Callable[[Sequence[str]], bool] | None = None,
     ) -> str | None:
         """Returns the given column, else the first of `names` that is there (see
         `find_column`). Raises UserError if there is none, unless it is optional and
-        none was given; it says which columns the `flag` might name."""
+        none was given: the message has the `flag` that names it, and the column that
+        `holds` what it should, if there is one."""
         names = (given,) if given else names
         for name in names:
             if column := find_column(self.columns, name):
@@ -58,17 +59,16 @@ class TextTable:
         raise UserError(
             f"{self.path} has no column {' or '.join(names)}: it has "
             + describe_columns(self.columns)
-            + self._advice(flag, is_number)
+            + self._advice(flag, holds)
         )
 
-    def _advice(self, flag, is_number) -> str:
+    def _advice(self, flag, holds) -> str:
         if not flag:
             return ""
-        fits = _are_numbers if is_number else _are_videos
         found = [
             name
             for name in self.columns
-            if name and fits([row[name] for row in self.rows[:ROWS_LOOKED_AT]])
+            if holds and name and holds([row[name] for row in self.rows[:MOST_READ]])
         ]
         named = found[0] if len(found) == 1 else "NAME"
         return f"; --{flag}={shlex.quote(named)} says which it is"
@@ -156,12 +156,14 @@ def _read_parquet(path):
     return table.column_names, table.to_pylist()
 
 
-def _are_numbers(values) -> bool:
+def are_numbers(values: Sequence[str]) -> bool:
+    """Returns whether text is of numbers, some of which are there."""
     numbers = [parse_number(value) for value in values]
     return None not in numbers and not np.isnan(numbers).all()
 
 
-def _are_videos(values) -> bool:
+def are_videos(values: Sequence[str]) -> bool:
+    """Returns whether text is of paths or addresses of videos, by their endings."""
     endings = tuple(ENDINGS["video_path"])
     return all(value.lower().split("?")[0].endswith(endings) for value in values)
 

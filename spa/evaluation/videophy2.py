@@ -31,7 +31,8 @@ def read_videophy2(
     column or video, a label that is no number."""
     table = tables.read_table(path)
     names = "videopath", "video_url", "video_path"
-    video = table.column(*names, given=video_column, flag="video_column")
+    how = {"flag": "video_column", "holds": tables.are_videos}
+    video = table.column(*names, given=video_column, **how)
     given = {"pc": pc_column, "sa": sa_column, "joint": joint_column}
     columns = {
         name: table.column(
@@ -39,12 +40,13 @@ def read_videophy2(
             given=column,
             flag=f"{name}_column",
             is_optional=name != "pc",
-            is_number=True,
+            holds=tables.are_numbers,
         )
         for name, column in given.items()
     }
     names = "model_name", "model"
-    model = table.column(*names, given=model_column, is_optional=True)
+    how = {"flag": "model_column", "is_optional": True}
+    model = table.column(*names, given=model_column, **how)
     prompt = table.column("caption", is_optional=True)
     labels = table.numbers({name: x for name, x in columns.items() if x})
     rated = [i for i, of_row in enumerate(labels) if not np.isnan(of_row["pc"])]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from video_files import make_clip, write_video
 
 from spa.clip import features, tracking
@@ -272,6 +273,22 @@ def test_a_grid_a_rate_and_pictures(folder):
     # Nothing is left out of these tracks, so their frames are all that points begin in.
     assert drawn == {f"debug_cluster_pts_{t}.png" for t in peaks.query_frames}
     assert (place / drawn.pop()).read_bytes()[1:4] == b"PNG"
+
+
+def test_points_of_pictures(folder):
+    (folder / "set/walk.v1").mkdir(parents=True)
+    for number, frame in enumerate(make_clip(12)):
+        Image.fromarray(frame).save(folder / f"set/walk.v1/{number}.png")
+    rows = [f"set/walk.v1,{x}" for x in ("a", "b")] + ["set\\walk.v1\\%d.png,c"]
+    arguments = f"--csv_path={table(folder, *rows)}", "--use_grid", "--fps=5"
+    arguments = *arguments, "--base_feat_path=p", "--dino_model=no"
+    code, out, _ = run(folder, *arguments)
+    assert code == 1 and out.count("give --input_fps") == 3
+    code, out, _ = run(folder, *arguments, "--input_fps=10")
+    assert code == 0 and "3 made" in out
+    for dataset in "abc":
+        place = folder / f"p/lk_grid_16_fps_5/{dataset}/feat_dump/walk.v1.npz"
+        assert read_points(place).tracks.shape == (256, 6, 2)
 
 
 def test_what_decides_over_points_is_kept_and_nothing_else():
