@@ -77,8 +77,7 @@ def define_own_flags() -> None:
     flags.DEFINE_string("score_name", "realism",
         "Which number of score.json is judged: " + ", ".join(NUMBERS))
     flags.DEFINE_string("video_path", None,
-        "corruptions: the clips to damage; a file, a directory, a glob (in quotes), or "
-        "a CSV with a column video_path.")
+        "corruptions: the clips to damage, as --video_path of inference.py.")
     flags.DEFINE_integer("num_seeds", 5,
         "corruptions: copies per clip and damage.", lower_bound=1)
     flags.DEFINE_integer("num_scenes", 130,

@@ -6,7 +6,7 @@
 
 Writes score.json, result_with_scores.npz (points and their scores, for the visualizer),
 predictions.npz and video_info.txt to the output directory, says on the way what it
-decided, and ends with a short table. Of many videos (a directory, a glob, a CSV) each
+decided, and ends with a short table. Of many videos (a directory, a glob, a list) each
 gets a sub-folder, and scores.csv a row; a second run goes on where the first stopped.
 What the user can put right ends in one line on stderr and exit code 1.
 Where 3DSPA is installed, `3dspa` is the same from any folder.
@@ -40,8 +40,9 @@ def define_flags() -> None:
         "Say which trackers, networks, weights and devices are usable here, and how to "
         "get the others; score nothing.")
     flags.DEFINE_string("video_path", None,
-        "The video to score; or many: a directory, a glob (in quotes), or a CSV with a "
-        "column video_path.")
+        "The video to score; or many: a directory, a glob (in quotes), or a list (CSV "
+        "with a column video_path, or a path in each line). Pictures in a directory, "
+        "of frame_%05d.png or of a glob are one video, of --input_fps.")
     flags.DEFINE_string("tracks_path", None,
         "Tracks to score instead of a video: .npz with tracks_3d and visible, or as "
         "TAPIP3D writes them; or many, as for --video_path.")

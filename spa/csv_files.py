@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from spa.errors import UserError, reason
 from spa.files import unquote_cell
+from spa.screen import printable
 
 # What a column that is asked for may be called instead, where exactly one fits; case,
 # spaces, hyphens and underscores do not count.
@@ -139,8 +140,7 @@ def find_column(columns: Sequence[str], name: str) -> str | None:
 
 def describe_columns(columns: Sequence[str]) -> str:
     """Returns names of columns in a line, for messages."""
-    shown = [name or '""' for name in columns if name is not None]
-    return ", ".join(name[:40] for name in shown[:20]) or "none"
+    return ", ".join(printable(name[:40]) or '""' for name in columns[:20]) or "none"
 
 
 def _rename(path, header, name) -> list[str]:

@@ -68,14 +68,15 @@ def _find_clips(path, entries, is_glob) -> list[str] | None:
     videos = [p for p in entries if _is_video(p)]
     if is_glob and not pictures:  # whatever their ending
         videos = [p for p in entries if os.path.isfile(p)]
+    folders = [p for p in entries if os.path.isdir(p) and _holds_a_clip(p)]
     if videos:
-        if pictures:
+        if pictures or folders:
             LOG.warning(
-                "%s: its videos are scored, %d picture(s) beside them are not",
-                path, len(pictures),
+                "%s: its videos are scored, not the %d picture(s) and %d folder(s) of "
+                "pictures beside them",
+                path, len(pictures), len(folders),
             )  # fmt: skip
         return videos
-    folders = [p for p in entries if os.path.isdir(p) and _holds_a_clip(p)]
     # One picture beside folders of them is a cover.
     return None if pictures and not (len(pictures) == 1 and folders) else folders
 
@@ -154,7 +155,7 @@ def find_pictures(path: str | os.PathLike) -> list[str] | None:
 def _pattern(path) -> re.Pattern | None:
     """Returns what names are like for frame_%05d.png: at least so many digits."""
     name = os.path.basename(path)
-    parts = re.split(r"%(\d*)d", name)
+    parts = re.split(r"%(\d{0,3})d", name)
     if len(parts) != 3 or _ending(name) not in PICTURES:
         return None
     before, digits, after = parts

@@ -170,7 +170,10 @@ def test_videos_win_over_pictures_beside_them(tmp_path, caplog):
     folder = pictures(tmp_path / "in", "a.jpg", "b.jpg")
     touch(folder / "a.mp4")
     assert names(folder) == names(folder / "*") == ["a.mp4"]
-    assert "2 picture(s) beside them" in caplog.text
+    pictures(folder / "b", "1.jpg", "2.jpg")
+    assert names(folder) == ["a.mp4"]
+    assert "not the 2 picture(s) and 0 folder(s)" in caplog.text
+    assert "not the 2 picture(s) and 1 folder(s)" in caplog.text
     frames = [Image.new("RGB", (8, 8), (n, 0, 0)) for n in (0, 200)]
     moving = tmp_path / "moving"
     moving.mkdir()

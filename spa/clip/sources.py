@@ -55,6 +55,8 @@ def open_source(path: str | os.PathLike, input_fps: float | None = None) -> Sour
 def check_clip(path: str | os.PathLike, input_fps: float | None) -> None:
     """Raises UserError, unless a path is a file that may be read, or pictures whose
     rate is given."""
+    path = os.fspath(path)
+    _check_name(path)
     if find_pictures(path):
         check_rate(path, input_fps)
     else:
@@ -73,10 +75,7 @@ def check_rate(path: str | os.PathLike, input_fps: float | None) -> None:
 def check_file(path: str) -> None:
     """Raises VideoError, unless it is a file that may be read."""
     path = os.fspath(path)
-    try:
-        path.encode()
-    except UnicodeEncodeError:  # it could not be written into a result
-        raise VideoError(f"{path!a}: its name is not UTF-8, rename it") from None
+    _check_name(path)
     if "://" in path:
         raise VideoError(f"{path} is an address: download it first, then give the file")
     if is_windows_path(path) and not os.path.exists(path):
@@ -94,3 +93,10 @@ def check_file(path: str) -> None:
         raise VideoError(f"{path} may not be read: permission denied")
     if not os.path.getsize(path):
         raise VideoError(f"{path} is empty: nothing was written to it")
+
+
+def _check_name(path):
+    try:
+        path.encode()
+    except UnicodeEncodeError:  # it could not be written into a result
+        raise VideoError(f"{path!a}: its name is not UTF-8, rename it") from None

@@ -131,6 +131,8 @@ def read_video(
     first = _count_frames(start, rate)
     stop = None if duration is None else first + max(1, _count_frames(duration, rate))
     kept, notes = _kept_rate(rate, fps)
+    if input_fps and input_fps != source.rate:
+        notes = *notes, f"input_fps is for pictures: the file has {rate:g} fps"
     span = first, stop, (kept / rate if rate else 1.0)
     frames, size, indices, times = _read_frames(path, source, span, max_size, memory)
     if len(frames) < 2:

@@ -130,6 +130,8 @@ def test_a_folder_is_a_clip_like_the_video_of_its_frames(tmp_path):
             np.testing.assert_array_equal(clip.frames[1], CLIP[clip.frame_indices[1]])
             assert clip.fps == other.fps and clip.notes == other.notes
     assert read_video(folder, input_fps=60).fps == 30
+    (note,) = read_video(whole.path, input_fps=24).notes
+    assert note == "input_fps is for pictures: the file has 10 fps"
     shown = FileClip(str(folder), [1, 1, 5])
     np.testing.assert_array_equal(shown.array().transpose(0, 2, 3, 1), CLIP[[1, 1, 5]])
 
