@@ -254,10 +254,13 @@ def _read_list(path, column) -> list[str]:
         nothing = f"{path} names no file in its column {column}"
     else:
         nothing = f"{path} names no file"
-    found = [find_listed(name, path) for name in dict.fromkeys(filter(None, names))]
+    found = {}  # none twice, however it is spelled
+    for name in dict.fromkeys(filter(None, names)):
+        listed = find_listed(name, path)
+        found.setdefault(os.path.abspath(listed), listed)
     if not found:
         raise UserError(nothing)
-    return list(dict.fromkeys(found))
+    return list(found.values())
 
 
 def list_lines(path: str | os.PathLike, column: str) -> list[str] | None:

@@ -103,7 +103,7 @@ def test_lists_as_people_write_them(tmp_path, monkeypatch, name, text, encoding)
         text = b"\xff\xfe" + text
     (tmp_path / name).write_bytes(text)
     found = find_inputs(str(tmp_path / name))
-    found = list(dict.fromkeys(os.path.realpath(path) for path in found))
+    found = [os.path.realpath(path) for path in found]
     assert found == [str(tmp_path / "a b.mp4"), str(tmp_path / "sub/c.mp4")]
 
 

@@ -14,6 +14,7 @@ from spa.errors import UserError, first_line
 from spa.evaluation.figures import draw_distributions, draw_scatter
 from spa.evaluation.reports import Report, Table, mean_score, write_report
 from spa.metrics import frechet_distance, motion_sample, video_distance
+from spa.realism.options import Options
 from spa.statistics import bootstrap
 
 NUM_SHUFFLES = 100  # of two sets of clips, for what their distance is by chance
@@ -48,6 +49,8 @@ def read_results(folder: str | os.PathLike, score: str = "realism") -> Results:
         found = {
             "checkpoint": stored["checkpoint"]["sha256"],
             "version": stored["version"],
+            # Of an option that came after it the default.
+            **vars(Options()),
             **stored["options"],
         }
         settings = settings or found

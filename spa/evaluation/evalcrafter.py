@@ -10,6 +10,8 @@ from jaxtyping import Float
 from spa.errors import UserError
 from spa.evaluation import figures, reports, tables
 
+MOST_LETTERS = 50  # of an aspect, in the name of its picture
+
 
 def read_evalcrafter(
     path: str | os.PathLike,
@@ -58,7 +60,7 @@ def report_evalcrafter(
     the models' ranks."""
     report = reports.report_ratings(clips, values)
     for name, ratings in tables.label_arrays(clips).items():
-        file = "".join(c if c.isalnum() else "_" for c in name)
+        file = "".join(c if c.isalnum() else "_" for c in name)[:MOST_LETTERS]
         picture = figures.draw_scatter(ratings, values, name)
         report.figures[f"scatter_{file}.png"] = picture
     return report
