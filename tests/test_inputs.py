@@ -9,13 +9,8 @@ import pytest
 from PIL import Image
 from table_files import refused, touch
 
-from spa.inputs import (
-    find_inputs,
-    find_pictures,
-    missing_numbers,
-    newest_time,
-    own_name,
-)
+from spa.inputs import find_inputs, newest_time, own_name
+from spa.picture_files import find_pictures, missing_numbers
 
 
 @pytest.fixture
@@ -188,12 +183,14 @@ def test_an_order_that_is_in_doubt_is_said(tmp_path):
     cases = {
         "two": ["rgb_01.png", "rgb_02.png", "depth_01.png", "depth_02.png"],
         "cover": ["f_001.png", "f_002.png", "f_003.png", "poster.png"],
+        "covers": ["a.png", "b.png", "f_1.png"],
         "twice": ["f_1.png", "f_01.png"],
         "kinds": ["f_1.png", "f_1.jpg"],
     }
     says = {
         "two": r"2 ways, as .*_01.png and .*: say which .*_%02d\.png",
         "cover": r"as f_001.png and poster.png: say .*f_%03d\.png",
+        "covers": r"3 ways, as f_1.png and a.png: .*f_%01d\.png",
         "twice": "have the same number",
         "kinds": "have the same number",
     }
@@ -202,6 +199,8 @@ def test_an_order_that_is_in_doubt_is_said(tmp_path):
         refused(says[name], find_pictures, str(folder))
     assert len(find_pictures(str(tmp_path / "two" / "rgb_%02d.png"))) == 2
     assert len(find_pictures(str(pictures(tmp_path / "c", "a.png", "b.png")))) == 2
+    other = ["a\u0663.png", "a1.png", "1.png", "\u0664.png"]  # other digits are text
+    refused("numbered in 4 ways", find_pictures, str(pictures(tmp_path / "d", *other)))
 
 
 def test_gaps_in_the_numbering_are_said():

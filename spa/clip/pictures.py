@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
 from spa.errors import VideoError, first_line
-from spa.inputs import missing_numbers
+from spa.picture_files import missing_numbers
 
 WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
 OF_16_BITS = ("I;16", "I;16B", "I;16L", "I;16N")

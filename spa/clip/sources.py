@@ -12,7 +12,8 @@ from spa.clip.animations import Animation, is_animation
 from spa.clip.decoding import VideoFile
 from spa.clip.pictures import PictureClip
 from spa.errors import VideoError
-from spa.inputs import find_pictures, is_windows_path
+from spa.inputs import is_windows_path
+from spa.picture_files import find_pictures
 
 
 class Source(Protocol):

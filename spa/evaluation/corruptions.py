@@ -12,8 +12,8 @@ from spa.clip.video import read_video, video_from_array
 from spa.errors import NothingToTrack, UserError, VideoError
 from spa.evaluation.judged import Row
 from spa.evaluation.judges import Judges, judge, judge_items
-from spa.inputs import find_pictures
 from spa.jobs import Item, result_name, run_items
+from spa.picture_files import find_pictures
 from spa.realism.front_ends import FrontEnds, lift_video, prepare
 from spa.simulation import damages
 from spa.simulation.pools import INTACT, NUM_FRAMES
