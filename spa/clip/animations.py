@@ -50,7 +50,7 @@ class Animation:
                 yield picture
         except UNREADABLE as error:
             raise VideoError(
-                f"{self.path} is a picture that cannot be read: {first_line(error)}"
+                f"{self.path} is a damaged picture, or cut short: {first_line(error)}"
             ) from error
 
     def first_times(self, count: int) -> list[float]:

@@ -16,19 +16,22 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from jaxtyping import UInt8
 
 from spa.clip.decoder_messages import Messages
-from spa.clip.deinterlacing import deinterlaced
+from spa.clip.deinterlacing import deinterlaced, shows_fields
 from spa.clip.video_streams import (
     MOST_PIXELS,
     TO_CONVERT,
     chosen_stream,
     expected_frames,
+    field_order,
+    first_times,
     open_container,
     pixel_aspect,
 )
 from spa.errors import VideoError
 
 MOST_THREADS = 8  # each holds frames
-REORDERED = 32  # packets at most by which frames are shown in another order
+# Of damaged frames, these make up what is missing; others leave whatever was in memory.
+CONCEALING = "h264 mpeg1video mpeg2video mpeg4 h263 flv1 wmv1 wmv2 wmv3 vc1".split()
 TURNS = {
     90: cv2.ROTATE_90_CLOCKWISE,
     180: cv2.ROTATE_180,
@@ -37,10 +40,13 @@ TURNS = {
 
 
 class VideoFile:
-    """A video file as a Source; `path` is what the user calls it, `place` the file."""
+    """A video file as a Source; `path` is what the user calls it, `place` the file.
 
-    def __init__(self, path: str, place: str):
-        self.path, self.place = path, place
+    What becomes of damaged frames depends on how a decoder's threads take turns, and on
+    what was in memory: `careful`, it has one thread, and gives no such frames."""
+
+    def __init__(self, path: str, place: str, careful: bool = False):
+        self.path, self.place, self.careful = path, place, careful
         self.rotation, self._mirrored = 0, False
         self._messages = Messages()
         self._reset()
@@ -49,24 +55,34 @@ class VideoFile:
             self.rate = float(stream.guessed_rate or 0)
             self.num_frames, self.seconds = expected_frames(container, stream)
             self._aspect, self._aspect_notes = pixel_aspect(stream)
+            self._times = first_times(container, stream)
 
     def _reset(self):
-        self._failed = self._damaged = self._interlaced = 0
-        self._broken_off = ""
+        self._failed = self._damaged = self._interlaced = self._deinterlaced = 0
+        self._broken_off, self._ends_damaged, self._shapes = "", False, set()
         self._messages.clear()
 
     @contextlib.contextmanager
     def _opened(self):
         with self._messages, open_container(self.path, self.place) as container:
             stream, self._stream_notes = chosen_stream(self.path, container)
-            context = stream.codec_context
-            context.thread_type = "AUTO"
-            context.thread_count = min(MOST_THREADS, len(os.sched_getaffinity(0)))
-            context.options = {"max_pixels": str(MOST_PIXELS)}
+            self._configure(stream.codec_context)
             try:
                 yield container, stream
             finally:
-                context.flush_buffers()  # its threads rest, see Messages
+                # Its threads rest then, see Messages.
+                stream.codec_context.flush_buffers()
+
+    def _configure(self, context):
+        options = {"max_pixels": str(MOST_PIXELS)}
+        if not self.careful:
+            context.thread_type = "AUTO"
+            context.thread_count = min(MOST_THREADS, len(os.sched_getaffinity(0)))
+        else:
+            context.thread_count = 1
+            if context.codec.canonical_name not in CONCEALING:
+                options["err_detect"] = "explode"
+        context.options = options
 
     @property
     def pixel_aspect(self):
@@ -78,7 +94,8 @@ class VideoFile:
         if self._mirrored:
             notes = *notes, "mirrored, as its metadata says"
         if self._interlaced:
-            notes = *notes, f"{self._interlaced} interlaced frames were deinterlaced"
+            said = f"{self._interlaced} frames are flagged as interlaced"
+            notes = *notes, f"{said}, {self._deinterlaced} are and were deinterlaced"
         return notes
 
     @property
@@ -87,24 +104,19 @@ class VideoFile:
         if self._broken_off:
             warnings.append(f"it could not be read to its end: {self._broken_off}")
         if self._failed:
-            warnings.append(f"{self._failed} packets could not be decoded")
+            warnings.append(f"{self._failed} packet(s) could not be decoded")
         if self._damaged:
             warnings.append(
-                f"{self._damaged} frames are damaged, and what was missing made up"
+                f"{self._damaged} frame(s) are damaged, and what was missing made up"
             )
+        if self._ends_damaged:
+            warnings.append("its end is damaged: the file may be cut short")
+        if len(self._shapes) > 1:
+            warnings.append("its pixels change their shape: the first is taken for all")
         return *warnings, *self._messages.summary()
 
     def first_times(self, count: int) -> list[float]:
-        times = []
-        with self._opened() as (container, stream):
-            with contextlib.suppress(av.FFmpegError):
-                for packet in container.demux(stream):
-                    stamp = packet.dts if packet.pts is None else packet.pts
-                    if stamp is not None and not packet.is_discard:
-                        times.append(float(stamp * stream.time_base))
-                    if len(times) == count + REORDERED:
-                        break
-        return sorted(times)[:count]
+        return self._times[:count]
 
     def frames(
         self, is_taken: Callable[[int], bool] = lambda number: True
@@ -113,7 +125,10 @@ class VideoFile:
         reformatter, size, number = VideoReformatter(), None, -1
         with self._opened() as (container, stream):
             decoded = self._decoded(container, stream)
-            for number, frame in enumerate(deinterlaced(decoded, stream.time_base)):
+            order = field_order(stream.codec_context)
+            decoded = deinterlaced(decoded, stream.time_base, order)
+            for number, frame in enumerate(decoded):
+                self._deinterlaced += shows_fields(frame)
                 if size != (size := (frame.width, frame.height)) and number:
                     raise VideoError(
                         f"{self.path}: its frames change size at frame {number}, to "
@@ -127,6 +142,7 @@ class VideoFile:
     def _decoded(self, container, stream):
         """Yields frames as they are stored, in the order of their times."""
         context, packets = stream.codec_context, container.demux(stream)
+        order = field_order(context)
         while True:
             try:
                 packet = next(packets)
@@ -135,20 +151,35 @@ class VideoFile:
             except av.FFmpegError as error:
                 self._broken_off = error.strerror
                 packet = None  # nothing more, but those that are held back
+            if packet and packet.has_sidedata("encryption_info"):
+                said = "is encrypted (DRM): give a copy that is not"
+                raise VideoError(f"{self.path} {said}")
             try:
                 frames = context.decode(packet)
             except av.FFmpegError:
                 self._failed += 1
-                frames = ()
+                self._ends_damaged, frames = True, ()
             for frame in frames:
+                frame.time_base = stream.time_base
                 if frame.pts is None:
                     frame.pts = frame.dts
+                self._ends_damaged = frame.is_corrupt
                 self._damaged += frame.is_corrupt
-                self._interlaced += frame.interlaced_frame
+                self._interlaced += bool(order or frame.interlaced_frame)
+                self._check_field(frame)
+                self._shapes.add(context.sample_aspect_ratio)
                 self._note_matrix(frame)
                 yield frame
             if packet is None:
                 return
+
+    def _check_field(self, frame):
+        # Of HEVC, each field is a picture of its own, half as high.
+        if frame.interlaced_frame and self.codec == "hevc":
+            raise VideoError(
+                f"{self.path} holds single fields (interlaced HEVC): convert it: "
+                "ffmpeg -i IN -vf weave,bwdif -c:v libx264 -pix_fmt yuv420p OUT.mp4"
+            )
 
     def _note_matrix(self, frame):
         """Sets how frames are turned; in FFmpeg's matrix, points are rows."""

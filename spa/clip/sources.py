@@ -31,8 +31,8 @@ class Source(Protocol):
     warnings: tuple[str, ...]
 
     def first_times(self, count: int) -> list[float]:
-        """Returns seconds of the first frames, read without decoding; fewer than
-        `count` if there are no more, none if no times are known."""
+        """Returns seconds of the first frames, at most `count` and 64 of them; none if
+        no times are known."""
 
     def frames(
         self, is_taken: Callable[[int], bool] = lambda number: True
@@ -41,16 +41,19 @@ class Source(Protocol):
         frames whose number `is_taken` denies. Raises VideoError."""
 
 
-def open_source(path: str | os.PathLike, input_fps: float | None = None) -> Source:
+def open_source(
+    path: str | os.PathLike, input_fps: float | None = None, careful: bool = False
+) -> Source:
     """Returns the clip that a file holds, or that pictures are (see `find_pictures`)
-    of that many frames per second; a UserError says why there is none."""
+    of that many frames per second; a UserError says why there is none. Where it warns
+    of damage, only a `careful` source gives the same frames each time."""
     path = os.fspath(path)
     if pictures := find_pictures(path):
         return PictureClip(path, pictures, input_fps or 0.0)
     check_file(path)
     # In full: ffmpeg takes what is before a colon in "12:30.mp4" for a protocol.
     place = os.path.abspath(path)
-    return Animation(path) if is_animation(place) else VideoFile(path, place)
+    return Animation(path) if is_animation(place) else VideoFile(path, place, careful)
 
 
 def check_clip(path: str | os.PathLike, input_fps: float | None) -> None:

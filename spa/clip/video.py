@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from tqdm import tqdm
 
+from spa.clip.decoding import VideoFile
 from spa.clip.sources import check_clip, open_source
 from spa.errors import VideoError
 
@@ -134,7 +135,11 @@ def read_video(
     if input_fps and input_fps != source.rate:
         notes = *notes, f"input_fps is for pictures: the file has {rate:g} fps"
     span = first, stop, (kept / rate if rate else 1.0)
-    frames, size, indices, times = _read_frames(path, source, span, max_size, memory)
+    read = _read_frames(path, source, span, max_size, memory)
+    if source.warnings and isinstance(source, VideoFile):
+        source = open_source(path, careful=True)
+        read = _read_frames(path, source, span, max_size, memory)
+    frames, size, indices, times = read
     if len(frames) < 2:
         where = f" from {start} s on" if start or duration else ""
         raise VideoError(f"{path} has {len(frames)} frame(s){where}: need at least 2")
@@ -188,7 +193,8 @@ def believed_rate(header, steps):
     """Returns the header's frames per second, or what the ms between its first frames
     come to where that is far from it; and notes on that."""
     header = header if 0 < header < math.inf else 0.0
-    usual = np.median(steps) if len(steps) else 0.0
+    # The lower of two in the middle: between them there may be none at all.
+    usual = np.percentile(steps, 50, method="lower") if len(steps) else 0.0
     if usual <= 0:
         return header, ()
     # Their mean: the median of 33, 33, 34 ms would be 30.3 frames per second.

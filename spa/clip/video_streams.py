@@ -8,12 +8,14 @@ from fractions import Fraction
 import av
 from av.stream import Disposition
 
-from spa.errors import VideoError, first_line
+from spa.errors import VideoError, reason
 
 TO_CONVERT = "convert it: ffmpeg -i IN -c:v libx264 -pix_fmt yuv420p OUT.mp4"
 # Pixels as good as square (of 1088 lines cut to 1080, say), and those of any camera.
 SQUARE, STRANGEST = 0.01, 4
 MOST_PIXELS = 8192 * 4320  # of a frame
+FIRST_TIMES = 64
+REORDERED = 32  # packets at most by which frames are shown in another order
 NO_VIDEO = {  # demuxers that open other files, or draw
     "hls": "a playlist",
     "dash": "a playlist",
@@ -24,8 +26,11 @@ NO_VIDEO = {  # demuxers that open other files, or draw
     "ffmetadata": "text",
 }
 PICTURES = re.compile(r"image2|.*_pipe")
-AV = Disposition
-NOT_THE_VIDEO = AV.attached_pic | AV.timed_thumbnails | AV.still_image
+# Of these, no frame says whether it is interlaced.
+FLAGLESS = "mjpeg huffyuv ffvhuff utvideo magicyuv png jpeg2000 cfhd hap".split()
+NOT_THE_VIDEO = (
+    Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
+)
 
 
 @contextlib.contextmanager
@@ -67,8 +72,7 @@ def _diagnosis(place, error):
         return "holds zeros alone: it was not copied whole"
     if _is_text(start):
         return "is text, not a video"
-    said = error.strerror if isinstance(error, OSError) else None
-    return f"is not a video that FFmpeg knows ({said or first_line(error)})"
+    return f"is not a video that FFmpeg knows ({reason(error)})"
 
 
 def _is_text(start):
@@ -95,14 +99,14 @@ def chosen_stream(path: str, container) -> tuple:
     name = container.format.name
     if PICTURES.fullmatch(name):
         raise VideoError(
-            f"{path} is a still picture ({_codec_name(videos[0])}), not a video: need "
-            "at least 2 frames"
+            f"{path} is a still picture ({name.removesuffix('_pipe')}), not a video: "
+            "need at least 2 frames"
         )
     best = max(videos, key=_preference)
     if best.codec_context is None:
         raise VideoError(
-            f"{path} is encoded with {_codec_name(best)}, which is not known here: "
-            f"{TO_CONVERT}"
+            f"{path} is encoded with {_unknown_codec(container.name, best.index)}, "
+            f"which is not known here: {TO_CONVERT}"
         )
     if len(videos) == 1:
         return best, ()
@@ -126,14 +130,37 @@ def _what_else(streams):
 def _preference(stream):
     known = stream.codec_context is not None
     size = stream.width * stream.height if known else 0
-    return known, bool(stream.disposition & AV.default), size, -stream.index
+    return known, bool(stream.disposition & Disposition.default), size, -stream.index
 
 
-def _codec_name(stream):
-    if stream.codec_context is not None:
-        return stream.codec_context.codec.canonical_name
-    tag = getattr(stream, "codec_tag", None)
-    return f'"{tag}"' if tag else "a codec without a name"
+def _unknown_codec(place, index):
+    """Returns what FFmpeg calls a stream's codec for which it has no decoder. It says
+    that in its messages alone."""
+    level = av.logging.get_level()
+    av.logging.set_level(av.logging.INFO)
+    try:
+        with av.logging.Capture() as messages, av.open(place) as container:
+            lines = container.dumps_format().splitlines()
+    finally:
+        av.logging.set_level(level)
+    lines += [message for *_, message in messages]
+    for pattern in (
+        r"unsupported AVCodecID (\S+)\.",
+        rf"Stream #0:{index}\b.*Video: none \((.+?) /",
+        rf"Stream #0:{index}\b.*Video: (?!none)(\w+)",
+    ):
+        for line in lines:
+            if found := re.search(pattern, line):
+                return f'"{found[1]}"'
+    return "a codec without a name"
+
+
+def field_order(context) -> str | None:
+    """Returns "tff" or "bff" where a header alone says that frames are interlaced, the
+    top or the bottom field first; None if not, or where each frame says it itself."""
+    # Of AVFieldOrder, 2 and 4 are stored with the top field first, 3 and 5 not.
+    order = {2: "tff", 4: "tff", 3: "bff", 5: "bff"}.get(context.field_order)
+    return order if context.codec.canonical_name in FLAGLESS else None
 
 
 def expected_frames(container, stream) -> tuple[int | None, float | None]:
@@ -162,3 +189,17 @@ def pixel_aspect(stream) -> tuple[Fraction, tuple[str, ...]]:
         note = f"its pixels are said to be {said}, which is not believed: taken as 1:1"
         return Fraction(1), (note,)
     return aspect, ()
+
+
+def first_times(container, stream) -> list[float]:
+    """Returns seconds of the first FIRST_TIMES frames in the order of their times, read
+    off their packets; fewer of a shorter file, none where it has no times."""
+    times = []
+    with contextlib.suppress(av.FFmpegError):
+        for packet in container.demux(stream):
+            stamp = packet.dts if packet.pts is None else packet.pts
+            if stamp is not None and not packet.is_discard:
+                times.append(float(stamp * stream.time_base))
+            if len(times) == FIRST_TIMES + REORDERED:
+                break
+    return sorted(times)[:FIRST_TIMES]

@@ -101,7 +101,8 @@ class FileClip:
 
     def frames(self, start: int = 0) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
         """Yields RGB frames from one on."""
-        source, wanted = open_source(self.path), self.indices[start:].tolist()
+        source = open_source(self.path, careful=True)  # as damaged files are scored
+        wanted = self.indices[start:].tolist()
         if not wanted:
             return
         # A frame may be wanted more than once.
