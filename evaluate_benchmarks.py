@@ -27,6 +27,7 @@ from spa.evaluation import videophy2
 from spa.evaluation.benchmarks import BENCHMARKS, run_benchmark
 from spa.files import keep_compiled_programs
 from spa.realism.many import NUMBERS
+from spa.screen import screen_width
 
 FLAGS = flags.FLAGS
 PATHS = ("dataset_path", "ratings_csv", "video_dir", "video_path", "output_dir")
@@ -57,10 +58,12 @@ def define_own_flags() -> None:
         "results_a": "compare: a directory of results,",
         "results_b": "and the one to compare it with.",
     }
-    columns = {"video": "videopath or video_url", "model": "model_name or model"}
+    columns = {"video": "video_path, or as people call it: docs/formats.md"}
+    columns["model"] = "model_name or model"
     for name in ("video", "pc", "sa", "joint", "model"):
         default = columns.get(name, name)
-        text = f"videophy2: name of a column. Default: {default}."
+        others = {"video": ", evalcrafter, csv", "model": ", evalcrafter"}.get(name, "")
+        text = f"videophy2{others}: name of a column. Default: {default}."
         names[f"{name}_column"] = text
     for name, text in names.items():
         flags.DEFINE_string(name, None, text)
@@ -74,8 +77,7 @@ def define_own_flags() -> None:
     flags.DEFINE_string("score_name", "realism",
         "Which number of score.json is judged: " + ", ".join(NUMBERS))
     flags.DEFINE_string("video_path", None,
-        "corruptions: the clips to damage; a file, a directory, a glob (in quotes), or "
-        "a CSV with a column video_path.")
+        "corruptions: the clips to damage, as --video_path of inference.py.")
     flags.DEFINE_integer("num_seeds", 5,
         "corruptions: copies per clip and damage.", lower_bound=1)
     flags.DEFINE_integer("num_scenes", 130,
@@ -99,6 +101,7 @@ def main(argv):
         keep_compiled_programs(FLAGS.jax_cache_dir)
         values = FLAGS.flag_values_dict()
         values |= {n: values[n] and os.path.expanduser(values[n]) for n in PATHS}
+        values["screen_width"] = screen_width()
         text, is_well = run_benchmark(values, spa_flags.given_options(FLAGS))
     print(text)
     if not is_well:

@@ -21,6 +21,7 @@ from spa.evaluation import tapvid3d, tapvid3d_clips
 from spa.files import keep_compiled_programs
 from spa.realism.options import make_options
 from spa.realism.scorer import load_checkpoint
+from spa.screen import printable
 
 FLAGS = flags.FLAGS
 METRICS = {"builtin": tapvid3d.builtin_metrics, "tapnet": tapvid3d.tapnet_metrics}
@@ -115,7 +116,7 @@ def main(argv):
         text, report = run()
     print(text)
     if report.failures:
-        what = "".join(f"\n  {error}" for _, error in report.failures)
+        what = "".join(f"\n  {printable(error)}" for _, error in report.failures)
         sys.exit(
             f"{len(report.failures)} files were not evaluated, and the means are over "
             f"the others:{what}"

@@ -14,12 +14,13 @@ import sys
 
 from absl import app, flags
 
-from spa.errors import UserError, first_line
+from spa.errors import UserError
 from spa.flags import (
     check_output_dir,
     exit_on_user_error,
     log_decisions,
 )
+from spa.screen import printable, screen_width, shortened
 from spa.view import report_folder, report_page
 
 FLAGS = flags.FLAGS
@@ -74,12 +75,16 @@ def run() -> str:
     )
     scored = sum(len(folder.scores) for folder in folders)
     failed = [line for folder in folders for line in folder.failed]
-    told = "".join(f"\n  {name}: {first_line(e)}" for name, e in failed[:MOST_TOLD])
+    width = screen_width()
+    told = "".join(
+        f"\n  {shortened(printable(f'{name}: {error}'), width and width - 2)}"
+        for name, error in failed[:MOST_TOLD]
+    )
     if len(failed) > MOST_TOLD:
         told += f"\n  and {len(failed) - MOST_TOLD} more, all of them in the page"
     return (
-        f"{scored} scored, {len(failed)} failed{told}\n{output}: {size / 1e6:.1f} MB, "
-        "open it in a browser"
+        f"{scored} scored, {len(failed)} failed{told}\n{printable(output)}: "
+        f"{size / 1e6:.1f} MB, open it in a browser"
     )
 
 

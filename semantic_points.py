@@ -31,6 +31,7 @@ from spa.flags import (
     exit_on_user_error,
     log_decisions,
 )
+from spa.screen import printable
 
 FLAGS = flags.FLAGS
 COTRACKER_FLAGS = ("cotracker_repo", "cotracker_checkpoint")
@@ -86,6 +87,8 @@ def define_flags() -> None:
         "Frames per second to keep. Default: the video's; above 30, every second, "
         "third... of its frames.",
     )
+    text = "Frames per second of pictures (a directory, frame_%05d.png, a glob)."
+    flags.DEFINE_float("input_fps", None, text)
     flags.DEFINE_float(
         "filter_radius",
         defaults.filter_radius,
@@ -99,8 +102,10 @@ def given_settings() -> Settings:
     if FLAGS.tracker not in tracking.TRACKERS:
         have = ", ".join(tracking.TRACKERS)
         raise PointsError(f"no tracker {FLAGS.tracker!r}: have {have}")
-    if FLAGS.fps is not None and not 0 < FLAGS.fps < float("inf"):
-        raise PointsError(f"fps is {FLAGS.fps}, must be more than 0")
+    for name in ("fps", "input_fps"):
+        value = FLAGS[name].value
+        if value is not None and not 0 < value < float("inf"):
+            raise PointsError(f"{name} is {value}, must be more than 0")
     if FLAGS.use_grid and FLAGS.cotracker_grid_size < 1:
         raise PointsError(
             f"cotracker_grid_size is {FLAGS.cotracker_grid_size}, must be at least 1"
@@ -119,6 +124,7 @@ def given_settings() -> Settings:
         tracker=FLAGS.tracker,
         grid_size=FLAGS.cotracker_grid_size if FLAGS.use_grid else None,
         fps=FLAGS.fps,
+        input_fps=FLAGS.input_fps,
         dino_model=None if FLAGS.use_grid else FLAGS.dino_model,
         make_vis=FLAGS.make_vis,
         debug_mode=FLAGS.debug_mode,
@@ -153,7 +159,7 @@ def run() -> tuple[str, bool]:
         f"before, {len(failed)} failed"
     ]
     lines += [f"failed ({x.item.dataset}): {x.message}" for x in failed]
-    return "\n".join([*lines, f"see {folder}"]), not failed
+    return "\n".join(map(printable, [*lines, f"see {folder}"])), not failed
 
 
 def main(argv):

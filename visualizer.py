@@ -28,6 +28,7 @@ from spa.clip.video import DEFAULT_FPS
 from spa.clip.video_writer import write_video
 from spa.errors import VisualizeError
 from spa.flags import check_output_dir, exit_on_user_error
+from spa.jobs import result_name
 from spa.view.drawing import HIDDEN, draw_result, is_in_frame, write_png
 from spa.view.plots import plot_scores
 from spa.view.results import read_result
@@ -113,7 +114,7 @@ def output_stem() -> Path:
     """Returns where the video goes, without its ending."""
     npz_path = Path(os.path.expanduser(FLAGS.npz_path))
     name = FLAGS.output_name
-    name = f"{npz_path.stem}_visualized" if name is None else name
+    name = f"{result_name(npz_path)}_visualized" if name is None else name
     if os.path.basename(name) != name or name in ("", ".", ".."):
         raise VisualizeError(
             f"output_name is {name!r}, must be a name: its folder is --output_dir"

@@ -542,6 +542,10 @@ def main() -> None:
         "## Painting tracks\n\n2,048 points on 150 frames of 512 x 512, trails of 5 "
         "steps. CPU seconds leave out those of ffmpeg.",
         timed_section("visualize", "cpu"),
+        "## Lists of many clips\n\nWhat a list takes beside its clips, in files of one "
+        "name in folders of their own, or of different names. In the second run all "
+        "are finished.",
+        timed_section("lists", "cpu"),
         "## Is realism comparable between clips?",
         comparable_section(),
         "## Does the score mean anything?\n\n*Paired*: the damaged clip scores below "

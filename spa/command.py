@@ -6,7 +6,7 @@
 
 Writes score.json, result_with_scores.npz (points and their scores, for the visualizer),
 predictions.npz and video_info.txt to the output directory, says on the way what it
-decided, and ends with a short table. Of many videos (a directory, a glob, a CSV) each
+decided, and ends with a short table. Of many videos (a directory, a glob, a list) each
 gets a sub-folder, and scores.csv a row; a second run goes on where the first stopped.
 What the user can put right ends in one line on stderr and exit code 1.
 Where 3DSPA is installed, `3dspa` is the same from any folder.
@@ -20,13 +20,14 @@ import sys
 from absl import app, flags
 
 from spa import flags as spa_flags
-from spa.clip.sources import check_file
+from spa.clip.sources import check_clip, check_rate
 from spa.errors import UserError, wrap_write_errors
 from spa.files import keep_compiled_programs
-from spa.jobs import find_inputs
+from spa.inputs import find_inputs
 from spa.realism import Scorer, make_options, save_result
 from spa.realism.many import score_many
 from spa.realism.result import Result
+from spa.screen import labelled_lines, printable, screen_width, table_lines
 
 FLAGS = flags.FLAGS
 
@@ -40,8 +41,9 @@ def define_flags() -> None:
         "Say which trackers, networks, weights and devices are usable here, and how to "
         "get the others; score nothing.")
     flags.DEFINE_string("video_path", None,
-        "The video to score; or many: a directory, a glob (in quotes), or a CSV with a "
-        "column video_path.")
+        "The video to score; or many: a directory, a glob (in quotes), or a list (CSV "
+        "with a column video_path, or a path in each line). Pictures in a directory, "
+        "of frame_%05d.png or of a glob are one video, of --input_fps.")
     flags.DEFINE_string("tracks_path", None,
         "Tracks to score instead of a video: .npz with tracks_3d and visible, or as "
         "TAPIP3D, SpaTrackerV2, CoTracker or TAPIR users have them (or .pt); or many, "
@@ -57,8 +59,8 @@ def define_flags() -> None:
             FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 
 
-def table(result: Result, paths: list[str]) -> str:
-    """Returns the result for a person to read."""
+def table(result: Result, paths: list[str], width: int | None = None) -> str:
+    """Returns the result for a person to read, in lines of at most `width` columns."""
     score = result.score
     realism = f"{result.realism:.4f}"
     if score["realism_std"] is not None:
@@ -84,7 +86,7 @@ def table(result: Result, paths: list[str]) -> str:
     lines += [("note", note) for note in score["notes"]]
     lines += [("warning", warning) for warning in score["warnings"]]
     lines += [("written", path) for path in paths]
-    return "\n".join(f"{name:<17} {text}" for name, text in lines)
+    return "\n".join(labelled_lines(lines, width))
 
 
 def run() -> tuple[str, bool]:
@@ -100,8 +102,11 @@ def run() -> tuple[str, bool]:
     if paths is None and (FLAGS.num_shards != 1 or FLAGS.shard_index):
         raise UserError(f"{path} is one file: num_shards and shard_index are for many")
     has_videos = column == "video_path"
-    if paths is None and has_videos:
-        check_file(path)  # before a model is loaded for nothing
+    if has_videos:  # before a model is loaded for nothing
+        if paths is None:
+            check_clip(path, options.input_fps)
+        for folder in filter(os.path.isdir, paths or ()):
+            check_rate(folder, options.input_fps)
     scorer = Scorer(FLAGS.checkpoint_path, options, has_videos=has_videos)
     score = scorer.score if has_videos else scorer.score_tracks
     if not has_videos and FLAGS.video_path is not None:
@@ -115,7 +120,7 @@ def run() -> tuple[str, bool]:
     result = score(path)
     with wrap_write_errors(FLAGS.output_dir):
         paths = save_result(result, FLAGS.output_dir, FLAGS.result_video_size)
-    return table(result, paths), True
+    return table(result, paths, screen_width()), True
 
 
 def run_many(score, paths, scorer) -> tuple[str, bool]:
@@ -127,34 +132,33 @@ def run_many(score, paths, scorer) -> tuple[str, bool]:
     tally = score_many(
         paths, FLAGS.output_dir, score, *made_with, head=scorer.head, **how
     )
-    text = ranking(tally.rows)
+    text = ranking(tally.rows, screen_width())
     if text and scorer.head is None:
         name = scorer.checkpoint.name
         text += f"realism is average Jaccard: no head is fitted for {name}\n"
     tables = "scores.csv" if FLAGS.num_shards == 1 else "scores_*.csv"
     text += (
         f"{tally.scored} scored, {tally.finished} finished before, {tally.failed} "
-        f"failed\nsee {tables} in {FLAGS.output_dir}"
+        f"failed\nsee {tables} in {printable(FLAGS.output_dir)}"
     )
     return text, not tally.failed
 
 
-def ranking(rows: list[dict]) -> str:
-    """Returns the videos from the most to the least real, for a person to read."""
+def ranking(rows: list[dict], width: int | None = None) -> str:
+    """Returns the videos from the most to the least real, for a person to read, in
+    lines of at most `width` columns."""
     rows = [row for row in rows if not row.get("error")]
     if not rows:
         return ""
     rows = sorted(
         rows, key=lambda row: (row["realism"] is None, -_number(row["realism"]))
     )
-    width = max(len("video"), *(len(row["folder"]) for row in rows))
-    lines = [f"{'video':<{width}}  realism  points within  visibility right  tracks"]
+    cells = [("video", "realism", "points within", "visibility right", "tracks")]
     for row in rows[:MOST_RANKED]:
-        lines.append(
-            f"{row['folder']:<{width}}  {_number(row['realism']):7.4f}"
-            f"  {_number(row['average_pts_within_thresh']):13.4f}"
-            f"  {_number(row['occlusion_accuracy']):16.4f}  {row['num_tracks']:6}"
-        )
+        numbers = "realism", "average_pts_within_thresh", "occlusion_accuracy"
+        numbers = [f"{_number(row[name]):.4f}" for name in numbers]
+        cells.append((row["folder"], *numbers, str(row["num_tracks"])))
+    lines = table_lines(cells, width)
     if len(rows) > MOST_RANKED:
         lines.append(f"... and {len(rows) - MOST_RANKED} more")
     return "\n".join(lines) + "\n"

@@ -9,6 +9,8 @@ import contextlib
 import os
 from collections.abc import Iterator
 
+from spa.screen import printable
+
 
 class UserError(ValueError):
     """Something the user can put right; the message says in one line what and how."""
@@ -43,8 +45,11 @@ class VisualizeError(UserError):
 
 
 def first_line(error: BaseException) -> str:
-    """Returns an exception's message in one line, or its type's name if it is empty."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """Returns an exception's message in one line, or its type's name if it is empty: of
+    a UserError, which has one, all of it, where a name in it breaks it; else the first.
+    """
+    text = str(error).strip() or type(error).__name__
+    return printable(text) if isinstance(error, UserError) else text.splitlines()[0]
 
 
 def reason(error: BaseException) -> str:

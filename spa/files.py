@@ -3,8 +3,10 @@
 import contextlib
 import csv
 import io
+import itertools
 import json
 import os
+import re
 import secrets
 import zipfile
 import zlib
@@ -110,16 +112,37 @@ def encode_json(value) -> bytes:
     return (text + "\n").encode()
 
 
+# Of what a spreadsheet takes for a formula, and of what would be read as quoted.
+_FORMULA = re.compile("'*[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+
+
+def quote_cell(value):
+    """Returns text that a spreadsheet would take for a formula with an apostrophe
+    before it, by which it stays text; anything else as it is."""
+    if not isinstance(value, str) or _NUMBER.fullmatch(value):
+        return value
+    return f"'{value}" if _FORMULA.match(value) else value
+
+
+def unquote_cell(text: str) -> str:
+    """Returns what `quote_cell` was given."""
+    return text[1:] if text[:1] == "'" and _FORMULA.match(text) else text
+
+
 def encode_csv(
     columns: Sequence[str], rows: Iterable[Mapping], has_header: bool = True
 ) -> bytes:
-    """Returns a table as CSV. What a row lacks is empty, what is in no column left out;
-    names of files that are not UTF-8 stay as they are."""
+    """Returns a table as CSV, without formulas (see `quote_cell`). What a row lacks is
+    empty, what is in no column left out; names of files that are not UTF-8 stay as they
+    are."""
     text = io.StringIO()
-    writer = csv.DictWriter(
-        text, columns, restval="", extrasaction="ignore", lineterminator="\n"
-    )
-    if has_header:
-        writer.writeheader()
-    writer.writerows(rows)
+    write = csv.writer(text, lineterminator="\n").writerow
+    write_quoted = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL).writerow
+    table = ([row.get(name, "") for name in columns] for row in rows)
+    for row in itertools.chain([columns] if has_header else [], table):
+        cells = [quote_cell(cell) for cell in row]
+        # Which ends a line for readers, but not for csv's writer.
+        has_return = any(isinstance(cell, str) and "\r" in cell for cell in cells)
+        (write_quoted if has_return else write)(cells)
     return text.getvalue().encode("utf-8", "surrogateescape")

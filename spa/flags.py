@@ -20,6 +20,7 @@ from absl import flags
 from spa.clip.video import WORKING_SIZE
 from spa.errors import UserError, first_line, reason, wrap_write_errors
 from spa.realism.options import Options, help_text
+from spa.screen import printable, printable_lines
 
 DEFINE = {
     str: flags.DEFINE_string,
@@ -140,12 +141,19 @@ def check_output_dir(path: str | os.PathLike) -> None:
         pass
 
 
+class _PlainLines(logging.Formatter):
+    """Whatever names contain, the terminal gets text."""
+
+    def format(self, record):
+        return printable_lines(super().format(record))
+
+
 def log_decisions(*names: str) -> None:
     """Sends what modules of these names log to stderr, as plain lines."""
     # Where a terminal lacks a character, as in a file's name, it gets its number.
     sys.stdout.reconfigure(errors="backslashreplace")
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(_PlainLines("%(message)s"))
     for name in names:
         logger = logging.getLogger(name)
         logger.addHandler(handler)
@@ -164,10 +172,10 @@ def exit_on_user_error(
     try:
         yield
     except (UserError, *also) as error:
-        sys.exit(first_line(error))
+        sys.exit(printable(first_line(error)))
     except OSError as error:
         # The message of those that files.py raises has the path in it.
         named = f"{error.filename}: " if error.filename else ""
-        sys.exit(f"{named}{reason(error)}")
+        sys.exit(printable(f"{named}{reason(error)}"))
     except KeyboardInterrupt:
         sys.exit(f"interrupted: {interrupted}")

@@ -1,4 +1,4 @@
-"""Many items, one mechanism: which they are, what is finished, and doing the rest.
+"""Many items, one mechanism: their names, what is finished, and doing the rest.
 
 An item is a file to read and a place for its result. What one of them lacks is said in
 a line and the others go on; what was made in another way is never mixed in.
@@ -6,10 +6,8 @@ a line and the others go on; what was made in another way is never mixed in.
 
 import collections
 import contextlib
-import csv
 import dataclasses
 import functools
-import glob
 import json
 import logging
 import multiprocessing
@@ -19,6 +17,7 @@ import signal
 import threading
 import time
 import traceback
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -26,16 +25,18 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from spa.errors import UserError, first_line, reason
+from spa.errors import UserError, first_line
+from spa.inputs import newest_time, own_name
+from spa.screen import printable
 
 LOG = logging.getLogger(__name__)
-ENDINGS = {
-    "video_path": (
-        ".mp4 .mov .avi .mkv .webm .m4v .mpg .mpeg .gif .wmv .flv .ts .mts .m2ts .vob "
-        ".dv .mxf .3gp .ogv .webp .apng"
-    ).split(),
-    "tracks_path": [".npz", ".pt", ".pth"],
-}
+MOST_BYTES = 200  # of a result's name: a number and endings follow, up to 255
+# Endings of what is written beside results, which a folder of one must not have.
+WRITTEN = tuple(".csv .html .json .npz .pkl .png .report .tmp .txt".split())
+# What Windows takes for a device, with any ending.
+DEVICE = re.compile(
+    r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9\xb9\xb2\xb3]) *(\..*)?", re.I
+)
 AHEAD = 8  # jobs per worker that are begun before the first one's result is taken
 BAR = {"smoothing": 0, "disable": None, "leave": None}  # none in a log
 TIDYING = 10  # seconds a worker has, once told to end, for what it does at its end
@@ -62,62 +63,8 @@ class Outcome:
     @property
     def message(self) -> str:
         """Returns the error, with the item's path if it is not there yet."""
-        path = self.item.path
+        path = printable(self.item.path)
         return self.error if path in self.error else f"{path}: {self.error}"
-
-
-def read_csv(
-    path: str | os.PathLike, columns: Sequence[str] = (), errors: str = "strict"
-) -> tuple[list[str], list[dict[str, str]]]:
-    """Returns columns and rows of a UTF-8 CSV as text; a UserError if it cannot be read
-    or lacks one of `columns`."""
-    try:
-        with open(path, newline="", encoding="utf-8-sig", errors=errors) as file:
-            reader = csv.DictReader(file, restval="")
-            rows, there = list(reader), list(reader.fieldnames or ())
-    except (OSError, csv.Error, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read: {reason(error)}") from error
-    if missing := sorted(set(columns) - set(there)):
-        needed = f": need {' and '.join(columns)}" if len(columns) > 1 else ""
-        raise UserError(
-            f"{path} has no column {' and no column '.join(missing)}{needed}"
-        )
-    return there, rows
-
-
-def find_listed(name: str, table: str | os.PathLike) -> str:
-    """Returns the path of a file that a table names: from here if it is there, else
-    from where the table lies."""
-    beside = os.path.join(os.path.dirname(table), name)
-    return beside if not os.path.exists(name) and os.path.exists(beside) else name
-
-
-def find_inputs(path: str, column: str = "video_path") -> list[str] | None:
-    """Returns the files of a directory, glob, or CSV with that column (relative to
-    here, else to it); None for a single file. Raises UserError: none is there."""
-    if os.path.isdir(path):
-        endings = ENDINGS[column]
-        found = [os.path.join(path, name) for name in sorted(os.listdir(path))]
-        found = [p for p in found if os.path.splitext(p)[1].lower() in endings]
-        nothing = f"{path} has no file that ends in one of {' '.join(endings)}"
-    elif path.lower().endswith(".csv"):
-        named = (row[column].strip() for row in read_csv(path, [column])[1])
-        # One that is gone is beside the CSV: its result there is known by that path.
-        found = [
-            name if os.path.exists(name) else os.path.join(os.path.dirname(path), name)
-            for name in dict.fromkeys(filter(None, named))
-        ]
-        nothing = f"{path} names no file in its column {column}"
-    elif not os.path.exists(path) and glob.has_magic(path):
-        found = [
-            p for p in sorted(glob.glob(path, recursive=True)) if os.path.isfile(p)
-        ]
-        nothing = f"no file is like {path}"
-    else:
-        return None
-    if not found:
-        raise UserError(nothing)
-    return found
 
 
 def pick_shard(items: Sequence, num_shards: int, shard_index: int) -> Sequence:
@@ -133,6 +80,18 @@ def pick_shard(items: Sequence, num_shards: int, shard_index: int) -> Sequence:
     return items[shard_index::num_shards]
 
 
+def result_name(path: str | os.PathLike) -> str:
+    """Returns the name that results of a clip have: its `own_name`, changed where that
+    can't name a folder, here or on Windows, beside what else is written there."""
+    name = re.sub(r"[\x00-\x1f\x7f-\x9f/\\]", "_", own_name(path))[:MOST_BYTES]
+    while len(name.encode("utf-8", "replace")) > MOST_BYTES:
+        name = name[:-1]
+    name = name.rstrip(". ") or "unnamed"
+    if name.casefold().endswith(WRITTEN):
+        name = f"{name}_"
+    return f"_{name}" if DEVICE.fullmatch(name) else name
+
+
 def name_results(
     paths: Sequence[str],
     folder: str | os.PathLike,
@@ -140,37 +99,56 @@ def name_results(
     ending: str = "",
 ) -> list[str]:
     """Returns each path's result name: that of its result already there (`owner` says
-    whose one is), else its stem, with _2, _3 where taken; case does not count, as on
-    some disks."""
+    whose one is), else its `result_name`, with _2, _3 where taken; neither case nor how
+    accents are written counts, as on some disks."""
     there, owner = _numbered_names(folder, ending), functools.cache(owner)
-    given, taken, names = set(), set(), []
+    counts, given, taken, names = {}, set(), set(), []
+
+    @functools.cache
+    def stored(like):
+        found = collections.defaultdict(list)
+        for name in there.get(like, ()):
+            found[owner(name)].append(name)
+        return found
+
     for path in paths:
-        stem, path = Path(path).stem, os.path.abspath(path)
-        owners = {name: owner(name) for name in there.get(stem.casefold(), ())}
-        own = [name for name in owners if owners[name] == path and name not in given]
-        others = {name.casefold() for name in owners if owners[name]}
-        name, count = own[0] if own else stem, 1
-        while not own and name.casefold() in others | taken:
-            count += 1
-            name = f"{stem}_{count}"
-        given.add(name)
-        taken.add(name.casefold())
-        names.append(name)
+        stem, place = result_name(path), os.path.abspath(path)
+        like = _same(stem)
+        # Also of a name that would be changed now.
+        own = stored(like)[place] + stored(_same(Path(path).stem))[place]
+        own = [name for name in own if name not in given]
+        if like not in counts:
+            counts[like] = 1
+            others = (found for whose, found in stored(like).items() if whose)
+            taken.update(_same(name) for found in others for name in found)
+        while not own:
+            count = counts[like]
+            name = stem if count == 1 else f"{stem}_{count}"
+            counts[like] += 1  # what is taken stays so
+            own = [] if _same(name) in taken else [name]
+        given.add(own[0])
+        taken.add(_same(own[0]))
+        names.append(own[0])
     return names
 
 
+def _same(name) -> str:
+    """Returns what is equal for names that some disk takes for one."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
+
+
 def _numbered_names(folder, ending) -> dict[str, list[str]]:
-    """Names in a folder by the stem, in small letters, that they may have been given
-    for, in the order in which they are given."""
+    """Names in a folder by what is the same (see `_same`) of those that they may have
+    been given for, in the order in which they are given."""
     try:
         files = os.listdir(folder)
     except OSError:
         files = []
     found = collections.defaultdict(list)
     for name in (f[: len(f) - len(ending)] for f in files if f.endswith(ending)):
-        found[name.casefold()].append((1, name))
-        if numbered := re.fullmatch(r"(.+)_([2-9]|[1-9]\d+)", name):
-            found[numbered[1].casefold()].append((int(numbered[2]), name))
+        found[_same(name)].append((1, name))
+        if numbered := re.fullmatch(r"(.+)_([2-9]|[1-9]\d+)", name, re.DOTALL):
+            found[_same(numbered[1])].append((int(numbered[2]), name))
     return {stem: [name for _, name in sorted(names)] for stem, names in found.items()}
 
 
@@ -199,9 +177,10 @@ def unfinished(
 
 
 def is_newer(path: str | os.PathLike, than: str | os.PathLike) -> bool:
-    """Returns whether a file was written after another; no if one is not there."""
+    """Returns whether a file, or the newest picture of a clip, was written after
+    another file; no if one is not there."""
     try:
-        return os.stat(path).st_mtime_ns > os.stat(than).st_mtime_ns
+        return newest_time(path) > os.stat(than).st_mtime_ns
     except OSError:
         return False
 
@@ -226,7 +205,8 @@ def run_items(
         for outcome, trace in run(functools.partial(_attempt, work, save), items):
             bar.update()
             if outcome.error:
-                said = f"{outcome.item.path}\n{trace}" if trace else outcome.message
+                path = printable(outcome.item.path)
+                said = f"{path}\n{trace}" if trace else outcome.message
                 LOG.warning("%s", said)
             yield outcome
 

@@ -1,64 +1,17 @@
-"""Which items there are, what their results are called, which are finished, and what
-becomes of the others."""
+"""What results are called, which are finished, and what becomes of the others."""
 
+import itertools
 import json
 import operator
 import os
+import unicodedata
 from pathlib import Path
 
+import numpy as np
 import pytest
-from table_files import refused
 
 from spa.errors import UserError, VideoError
-from spa.jobs import Item, find_inputs, name_results, read_csv, run_items, unfinished
-
-
-@pytest.fixture
-def videos(tmp_path):
-    for name in ("b.mp4", "a.MOV", "notes.txt", "deep/c.mp4"):
-        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "in" / name).touch()
-    return tmp_path / "in"
-
-
-def test_directories_and_globs(videos):
-    def names(path):
-        return [Path(p).name for p in find_inputs(str(path))]
-
-    assert names(videos) == ["a.MOV", "b.mp4"]
-    assert names(videos / "*.mp4") == ["b.mp4"]
-    assert names(videos / "**" / "*.mp4") == ["b.mp4", "c.mp4"]
-    (videos / "what[1].mp4").touch()
-    for name in ("what[1].mp4", "b.mp4", "missing.mp4"):
-        assert find_inputs(str(videos / name)) is None
-
-
-def test_a_table_of_files(videos):
-    table = videos / "list.csv"
-    text = f"\ufeffvideo_path,id\nb.mp4,1\n{videos}/deep/c.mp4,2\n,3\n b.mp4,4\n"
-    table.write_text(text, encoding="utf-8")
-    found = find_inputs(str(table))
-    assert found == [str(videos / "b.mp4"), str(videos / "deep/c.mp4")]
-    (videos / "b.mp4").unlink()  # its result is known by the path that it had
-    assert find_inputs(str(table)) == found
-    columns, rows = read_csv(table, ["id"])
-    assert columns == ["video_path", "id"] and rows[3]["video_path"] == " b.mp4"
-
-
-def test_what_holds_no_file_is_refused(videos):
-    (videos / "empty.csv").write_text("video_path\n")
-    (videos / "other.csv").write_text("path\nb.mp4\n")
-    (videos / "binary.csv").write_bytes(b"\xff\xfe\x00")
-    (videos / "none").mkdir()
-    for name, message in {
-        "none": "has no file that ends in one of .mp4",
-        "*.webm": "no file is like",
-        "empty.csv": "names no file",
-        "other.csv": "has no column video_path$",
-        "binary.csv": "cannot be read",
-    }.items():
-        refused(message, find_inputs, str(videos / name))
-    refused(r"ends in one of \.npz", find_inputs, str(videos), "tracks_path")
+from spa.jobs import Item, name_results, result_name, run_items, unfinished
 
 
 def test_names_are_stems_and_count_on_a_clash(tmp_path):
@@ -80,6 +33,98 @@ def test_results_that_are_there_keep_their_names(tmp_path):
     assert names("/c/CLIP_2.mp4") == ["CLIP_2_2"]
     (tmp_path / "Clip.npz").unlink()  # which does not rename the other
     assert names("/b/clip.mp4", "/a/Clip.mp4") == ["clip_2", "Clip"]
+
+
+def slow_names(paths, owners):
+    """The names of `name_results` the long way: each looks at all others."""
+
+    def same(name):
+        decomposed = unicodedata.normalize("NFD", name)
+        return unicodedata.normalize("NFC", decomposed.casefold())
+
+    def numbered(stem):
+        return itertools.chain([stem], (f"{stem}_{i}" for i in itertools.count(2)))
+
+    names = []
+    for path in paths:
+        own = [
+            (count, name)
+            for stem in (result_name(path), Path(path).stem)
+            for count, like in enumerate(itertools.islice(numbered(stem), 50))
+            for name in owners
+            if same(name) == same(like) and owners[name] == os.path.abspath(path)
+            if name not in names
+        ]
+        taken = {same(n) for n in names} | {same(n) for n in owners if owners[n]}
+        free = (n for n in numbered(result_name(path)) if same(n) not in taken)
+        names.append(own[0][1] if own else next(free))
+    return names
+
+
+def test_names_are_those_of_the_long_way(tmp_path):
+    rng, stems = np.random.default_rng(0), ["a", "A", "a_2", "b", "e\u0301", "\u00e9"]
+    stems += ["..", "scores.csv", "a_3_2", "nul"]
+    for trial in range(60):
+        folder = tmp_path / str(trial)
+        paths = [f"/{i}/{rng.choice(stems)}.mp4" for i in range(rng.integers(1, 30))]
+        owners = {}
+        for name in slow_names(paths, {})[: rng.integers(1, 30)]:
+            (folder / name).mkdir(parents=True)
+            owners[name] = rng.choice([*paths, "/gone/a.mp4", ""]) or None
+        rng.shuffle(paths)
+        assert name_results(paths, folder, owners.get) == slow_names(paths, owners)
+
+
+def test_names_stay_in_their_folder_and_beside_other_files(tmp_path):
+    reserved = [
+        "scores.csv",
+        "scores_1_of_2.CSV",
+        "report.html",
+        "compare.html",
+        "x.tmp",
+    ]
+    reserved += [
+        "score.json",
+        ".report",
+        "metrics.json",
+        "models.png",
+        "predictions.npz",
+    ]
+    devices = ["con", "NUL", "com1", "lpt9.v2", "Aux .x"]
+    odd = [
+        "..",
+        ".",
+        "",
+        "...",
+        " . ",
+        "a\nb",
+        "a\x1b[31m",
+        "a\\b",
+        "end.",
+        "end ",
+        "\x85",
+    ]
+    long = ["x" * 255, "\u6f22" * 85, "\U0001f600" * 62, "a." * 120]
+    for stem in [*reserved, *devices, *odd, *long]:
+        for name in name_results([f"a/{stem}.mp4"] * 11, tmp_path, lambda name: None):
+            place = tmp_path / f"{name}.npz.12345_0123abcd.tmp"
+            place.touch()  # which a disk takes
+            assert place.parent == tmp_path and place.name in os.listdir(tmp_path)
+            assert name.casefold() not in [x.casefold() for x in reserved]
+            assert name.split(".")[0].strip().casefold() not in ("con", "nul", "com1")
+            assert not name.split(".")[0].casefold().startswith(("lpt9", "aux"))
+            assert name == name.rstrip(". ") and name.isprintable() and "\\" not in name
+    kept = ["clip.v2", "-rf", "12:30", ".hidden", "\u6f22\u5b57", "scores", "control"]
+    assert [result_name(f"a/{name}.mp4") for name in kept] == kept
+    assert result_name("...mp4") == "unnamed"
+
+
+def test_results_of_names_that_would_be_changed_now_are_found(tmp_path):
+    owners = {"notes.txt": "/a/notes.txt.mp4", "x" * 240: f"/a/{'x' * 240}.mp4"}
+    for name in owners:
+        (tmp_path / name).mkdir()
+    assert name_results(owners.values(), tmp_path, owners.get) == list(owners)
+    assert name_results(["/b/notes.txt.mp4"], tmp_path, owners.get) == ["notes.txt_"]
 
 
 def stored(item):
@@ -112,7 +157,7 @@ def test_what_fails_is_said_and_the_others_go_on(caplog):
     found = list(run_items(items, work))
     assert [outcome.item for outcome in found] == items
     assert [x.result for x in found] == ["A", None, None, "D"]
-    errors = ["", "bad is not a video", "unexpected OSError: no memory", ""]
+    errors = ["", r"bad is not a video\nat all", "unexpected OSError: no memory", ""]
     assert [x.error for x in found] == errors
     assert "Traceback" in caplog.text and caplog.text.count("bad is not") == 1
 

@@ -1,5 +1,6 @@
 """Semantic points of many videos, files for each."""
 
+import collections
 import dataclasses
 import json
 import logging
@@ -18,8 +19,10 @@ from spa.clip.semantic_files import read_provenance, write_points
 from spa.clip.semantic_pictures import draw_peaks, draw_trails, write_gif
 from spa.clip.tracking import protocol
 from spa.clip.video import Video, read_video
+from spa.csv_files import read_csv
 from spa.errors import PointsError
 from spa.files import whole_files
+from spa.inputs import find_listed
 
 LOG = logging.getLogger(__name__)
 FORMAT = 1  # of the files: those of another one are made again only when asked for
@@ -39,13 +42,14 @@ class PointsItem(jobs.Item):
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """Choices of what is made of each video: `grid_size` is a plain grid instead of
-    semantic points, fps as in `read_video`; debug_mode draws clusters, of finished
-    videos, too."""
+    semantic points, fps and input_fps as in `read_video`; debug_mode draws clusters, of
+    finished videos, too."""
 
     sampling: Sampling
     tracker: str = "lk"
     grid_size: int | None = None
     fps: float | None = None
+    input_fps: float | None = None
     dino_model: str | None = None
     make_vis: bool = False
     debug_mode: bool = False
@@ -54,7 +58,7 @@ class Settings:
 
     def provenance(self) -> dict:
         """Returns what decides over the points, and nothing else, by name."""
-        names = ["tracker", "grid_size", "fps"]
+        names = ["tracker", "grid_size", "fps", "input_fps"]
         if self.tracker == "cotracker3":
             names += ["cotracker_repo", "cotracker_checkpoint"]
         made = {"format": FORMAT}
@@ -86,7 +90,7 @@ def read_list(csv_path: str) -> list[tuple[str, str]]:
     """Returns the videos of a CSV (video_path, from here or where it lies; dataset, a
     folder), absolute, each with its dataset; none twice."""
     found = {}
-    _, rows = jobs.read_csv(csv_path, ["video_path", "dataset"])
+    _, rows = read_csv(csv_path, ["video_path", "dataset"])
     for number, row in enumerate(rows, 1):
         video, dataset = row["video_path"].strip(), row["dataset"].strip()
         if not video:
@@ -96,7 +100,7 @@ def read_list(csv_path: str) -> list[tuple[str, str]]:
                 f"{csv_path}: row {number} has dataset {dataset!r}, which must be the "
                 "name of a folder"
             )
-        found[os.path.abspath(jobs.find_listed(video, csv_path)), dataset] = None
+        found[os.path.abspath(find_listed(video, csv_path)), dataset] = None
     if not found:
         raise PointsError(f"{csv_path} has no row")
     return list(found)
@@ -105,9 +109,10 @@ def read_list(csv_path: str) -> list[tuple[str, str]]:
 def name_items(videos: Sequence[tuple[str, str]], folder: Path) -> list[PointsItem]:
     """Returns videos of `read_list` with the places of their files, which have names of
     their own in the folder of their dataset (see `jobs.name_results`)."""
-    places = {}
-    for dataset in dict.fromkeys(dataset for _, dataset in videos):
-        paths = [path for path, other in videos if other == dataset]
+    places, datasets = {}, collections.defaultdict(list)
+    for path, dataset in videos:
+        datasets[dataset].append(path)
+    for dataset, paths in datasets.items():
         points = folder / dataset / "feat_dump"
 
         def owner(name, points=points):
@@ -136,10 +141,13 @@ def extract_many(
             _stored_provenance,
             remedy="give --rerun, or another --base_feat_path",
         )
+        wanted = {item.place for item in to_do}
         to_do = [
             item
             for item in items
-            if settings.debug_mode or item in to_do or _lacks_file(item, settings)
+            if settings.debug_mode
+            or item.place in wanted
+            or _lacks_file(item, settings)
         ]
     if not to_do:
         return []
@@ -175,7 +183,7 @@ def extract(
     track: Callable[..., protocol.Tracks2D],
 ) -> tuple[Video, EntityTracks]:
     """Returns a video of the list, and its tracks in pixels of its (reduced) frames."""
-    video = read_video(item.path, fps=settings.fps)
+    video = read_video(item.path, fps=settings.fps, input_fps=settings.input_fps)
     wanted = settings.sampling.num_frames
     if settings.grid_size is None and len(video.frames) < wanted:
         LOG.info(

@@ -13,7 +13,8 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from tqdm import tqdm
 
-from spa.clip.sources import open_source
+from spa.clip.decoding import VideoFile
+from spa.clip.sources import check_clip, open_source
 from spa.errors import VideoError
 
 WORKING_SIZE = 512  # longer side of the frames that are kept and stored, in pixels
@@ -106,20 +107,24 @@ def read_video(
     fps: float | None = None,
     max_size: int = WORKING_SIZE,
     memory: int = MEMORY_FOR_FRAMES,
+    input_fps: float | None = None,
 ) -> Video:
-    """Reads a video file, turned as its metadata says, reduced while it is read.
+    """Reads a video file, turned as its metadata says, reduced while it is read; or
+    pictures in a directory, or of a pattern or glob.
 
     Args:
-        path: a file that ffmpeg can decode.
+        path: a file that ffmpeg can decode, or what `find_pictures` finds.
         start, duration: seconds to leave out at the beginning, and to read, None for
             all.
         fps: frames per second to keep; None for those of the file, or every second,
             third... of them, so that 30 or fewer are left.
         max_size: longer sides are reduced to this many pixels.
         memory: bytes of frames held in memory; the others go to a temporary file.
+        input_fps: frames per second of pictures, which must be given for them.
     """
     path = os.fspath(path)
-    source = open_source(path)
+    check_clip(path, input_fps)
+    source = open_source(path, input_fps)
     steps = np.diff(source.first_times(STEPS_FOR_RATE + 1))
     rate, mistaken = believed_rate(source.rate, 1000 * steps)
     if rate == 0 and (start or duration or fps):
@@ -127,9 +132,11 @@ def read_video(
     first = _count_frames(start, rate)
     stop = None if duration is None else first + max(1, _count_frames(duration, rate))
     kept, notes = _kept_rate(rate, fps)
+    if input_fps and input_fps != source.rate:
+        notes = *notes, f"input_fps is for pictures: the file has {rate:g} fps"
     span = first, stop, (kept / rate if rate else 1.0)
     read = _read_frames(path, source, span, max_size, memory)
-    if source.warnings:
+    if source.warnings and isinstance(source, VideoFile):
         source = open_source(path, careful=True)
         read = _read_frames(path, source, span, max_size, memory)
     frames, size, indices, times = read

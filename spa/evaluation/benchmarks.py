@@ -43,9 +43,10 @@ BENCHMARKS = {
 def run_benchmark(values: Mapping[str, object], options: Mapping) -> tuple[str, bool]:
     """Runs a benchmark, and writes its report.
 
-    Values are flags of evaluate_benchmarks.py by name, options those fields of Options
-    that are given. Returns what to print, and whether every video was scored. Raises
-    UserError: what is wrong with flags, dataset or folders, before any is scored.
+    Values are flags of evaluate_benchmarks.py by name and perhaps screen_width, options
+    those fields of Options that are given. Returns what to print, and whether every
+    video was scored. Raises UserError: what is wrong with flags, dataset or folders,
+    before any is scored.
     """
     name = values["benchmark"]
     if name not in BENCHMARKS:
@@ -88,7 +89,15 @@ def _score_and_report(benchmark, values, options):
         "score": values["score_name"],
         "split": reading.get("split"),
     }
-    text = write_report(report, values["output_dir"], about, clips, tally.rows, done)
+    text = write_report(
+        report,
+        values["output_dir"],
+        about,
+        clips,
+        tally.rows,
+        done,
+        values.get("screen_width"),
+    )
     return text, not tally.failed
 
 

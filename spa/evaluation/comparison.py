@@ -15,6 +15,7 @@ from spa.evaluation.figures import draw_distributions, draw_scatter
 from spa.evaluation.reports import Report, Table, mean_score, write_report
 from spa.metrics import frechet_distance, motion_sample, video_distance
 from spa.npz import read_npz
+from spa.realism.options import Options
 from spa.statistics import bootstrap
 
 NUM_SHUFFLES = 100  # of two sets of clips, for what their distance is by chance
@@ -49,6 +50,8 @@ def read_results(folder: str | os.PathLike, score: str = "realism") -> Results:
         found = {
             "checkpoint": stored["checkpoint"]["sha256"],
             "version": stored["version"],
+            # Of an option that came after it the default.
+            **vars(Options()),
             **stored["options"],
         }
         settings = settings or found
@@ -124,6 +127,7 @@ def compare_folders(
     results_a: str | None = None,
     results_b: str | None = None,
     score_name: str = "realism",
+    screen_width: int | None = None,
 ) -> str:
     """Writes the comparison of two folders of results; returns it for the screen."""
     folders = {"results_a": results_a, "results_b": results_b}
@@ -133,7 +137,7 @@ def compare_folders(
     report = compare(*(read_results(x, score_name) for x in folders.values()))
     about = {"benchmark": "compare", "score": score_name}
     about |= {flag: os.path.abspath(folder) for flag, folder in folders.items()}
-    return write_report(report, output_dir, about)
+    return write_report(report, output_dir, about, screen_width=screen_width)
 
 
 def _check_settings(first, second) -> list[str]:

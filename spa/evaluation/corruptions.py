@@ -12,7 +12,8 @@ from spa.clip.video import read_video, video_from_array
 from spa.errors import NothingToTrack, UserError, VideoError
 from spa.evaluation.judged import Row
 from spa.evaluation.judges import Judges, judge, judge_items
-from spa.jobs import Item, run_items
+from spa.jobs import Item, result_name, run_items
+from spa.picture_files import find_pictures
 from spa.realism.front_ends import FrontEnds, lift_video, prepare
 from spa.simulation import damages
 from spa.simulation.pools import INTACT, NUM_FRAMES
@@ -55,7 +56,7 @@ def _judge_pieces(video, judges, front_ends, num_seeds):
     }
     made_with = judges.provenance() | {
         "num_seeds": num_seeds,
-        "bytes": os.path.getsize(path),
+        "bytes": sum(map(os.path.getsize, find_pictures(path) or [path])),
         "tracker": front_ends.names,
     }
 
@@ -69,7 +70,7 @@ def _judge_pieces(video, judges, front_ends, num_seeds):
 
 
 def _clip_name(path) -> str:
-    return f"{Path(path).stem}_{zlib.crc32(os.path.abspath(path).encode()):08x}"
+    return f"{result_name(path)}_{zlib.crc32(os.path.abspath(path).encode()):08x}"
 
 
 def _notes(rows, failures, num_seeds) -> list[str]:
@@ -84,7 +85,8 @@ def _notes(rows, failures, num_seeds) -> list[str]:
 
 
 def _pieces(path, options, num_frames):
-    video = read_video(path, options.start, options.duration, options.fps)
+    what = options.start, options.duration, options.fps
+    video = read_video(path, *what, input_fps=options.input_fps)
     video, cuts = prepare(video, options)
     try:
         return [(p, video.fps) for p in damages.pieces(video, num_frames, cuts)]

@@ -56,11 +56,12 @@ def read_intphys2(root: str | os.PathLike, split: str = "Main") -> list[tables.C
     path, is_held_out = folder / "metadata.csv", split.lower() == "heldout"
     if is_held_out and not path.exists():
         return _list_unlabelled(folder / "Videos")
-    table = tables.read_table(path)
+    needed = "SceneIndex", "type", "condition", "env", "game_name"
+    table = tables.read_table(path).renamed(*needed)
     if is_held_out and "type" not in table.columns:
         return _list_unlabelled(folder / "Videos")
     name = table.column("filename", "name")
-    for column in ("SceneIndex", "type", "condition", "env", "game_name"):
+    for column in needed:
         table.column(column)
     tags = [_read_tags(path, i, row) for i, row in enumerate(table.rows)]
     _check_scenes(path, tags)

@@ -14,14 +14,18 @@ from spa.evaluation import figures, reports, tables
 
 
 def read_labelled(
-    path: str | os.PathLike, video_dir: str | None = None
+    path: str | os.PathLike,
+    video_dir: str | None = None,
+    *,
+    video_column: str | None = None,
 ) -> list[tables.Clip]:
     """Returns the clips of a table with video_path, and score (how real) or label (1 or
     true: real), or both; perhaps pair_id, of videos to be ranked against each other.
     Raises UserError as `read_videophy2`, and for labels that are not two, or a pair of
     one."""
-    table = tables.read_table(path)
-    video = table.column("video_path")
+    table = tables.read_table(path).renamed("score", "label", "pair_id")
+    how = {"flag": "video_column", "holds": tables.are_videos}
+    video = table.column("video_path", given=video_column, **how)
     names = [name for name in ("score", "label") if name in table.columns]
     if not names:
         raise UserError(

@@ -16,6 +16,7 @@ from spa.evaluation.figures import draw_distributions
 from spa.evaluation.tables import Clip, label_arrays, nan_mean
 from spa.files import encode_csv, encode_json, whole_files
 from spa.realism.many import NUMBERS
+from spa.screen import printable, table_lines
 from spa.statistics import Estimate, bootstrap
 
 
@@ -174,6 +175,7 @@ def write_report(
     clips: Sequence[Clip] = (),
     rows: Sequence[Mapping] = (),
     done: str = "",
+    screen_width: int | None = None,
 ) -> str:
     """Writes metrics.json (with `about`), results.csv, pictures and further files;
     returns the report for the screen. Raises UserError: it cannot be written."""
@@ -191,8 +193,10 @@ def write_report(
         for name, content in contents.items():
             with create(folder / name) as file:
                 file.write(content)
-    written = "\n".join(f"written {folder / name}" for name in contents)
-    return "\n\n".join(filter(None, [format_report(report), done, written]))
+    written = "\n".join(printable(f"written {folder / name}") for name in contents)
+    return "\n\n".join(
+        filter(None, [format_report(report, screen_width), done, written])
+    )
 
 
 def _results_csv(clips, rows) -> bytes:
@@ -206,25 +210,18 @@ def _results_csv(clips, rows) -> bytes:
     return encode_csv(columns, lines)
 
 
-def format_report(report: Report) -> str:
-    """Returns the tables and notes of a report for a person to read."""
-    parts = [_table_text(table) for table in report.tables]
+def format_report(report: Report, width: int | None = None) -> str:
+    """Returns the tables and notes of a report for a person to read, tables in lines of
+    at most `width` columns."""
+    parts = [_table_text(table, width) for table in report.tables]
     if report.notes:
-        parts.append("\n".join(f"note: {note}" for note in report.notes))
+        parts.append("\n".join(f"note: {printable(note)}" for note in report.notes))
     return "\n\n".join(parts)
 
 
-def _table_text(table):
+def _table_text(table, width):
     cells = [[_cell(x) for x in row] for row in [table.header, *table.rows]]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(table.header))]
-    lines = [
-        "  ".join(
-            text.ljust(width) if i == 0 else text.rjust(width)
-            for i, (text, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in cells
-    ]
-    return "\n".join([table.title, *lines])
+    return "\n".join([table.title, *table_lines(cells, width)])
 
 
 def _cell(value) -> str:

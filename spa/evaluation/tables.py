@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shlex
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from urllib.parse import unquote, urlparse
@@ -9,9 +10,11 @@ from urllib.parse import unquote, urlparse
 import numpy as np
 from jaxtyping import Float
 
+from spa.csv_files import describe_columns, find_column, read_csv
 from spa.errors import UserError, reason
-from spa.jobs import read_csv
+from spa.inputs import ENDINGS, is_there, spellings
 
+MOST_READ = 1000  # for what a column might be
 MISSING = ("", "nan", "none", "null")  # a number that is not there
 
 
@@ -36,19 +39,48 @@ class TextTable:
     rows: Sequence[Mapping[str, str]]
 
     def column(
-        self, *names: str, given: str | None = None, is_optional: bool = False
+        self,
+        *names: str,
+        given: str | None = None,
+        flag: str | None = None,
+        is_optional: bool = False,
+        holds: Callable[[Sequence[str]], bool] | None = None,
     ) -> str | None:
-        """Returns the given column, else the first of `names` that is there. Raises
-        UserError if there is none, unless it is optional and none was given."""
+        """Returns the given column, else the first of `names` that is there (see
+        `find_column`). Raises UserError if there is none, unless it is optional and
+        none was given: the message has the `flag` that names it, and the column that
+        `holds` what it should, if there is one."""
         names = (given,) if given else names
         for name in names:
-            if name in self.columns:
-                return name
+            if column := find_column(self.columns, name):
+                return column
         if is_optional and not given:
             return None
         raise UserError(
             f"{self.path} has no column {' or '.join(names)}: it has "
-            + ", ".join(map(str, self.columns))
+            + describe_columns(self.columns)
+            + self._advice(flag, holds)
+        )
+
+    def _advice(self, flag, holds) -> str:
+        if not flag:
+            return ""
+        found = [
+            name
+            for name in self.columns
+            if holds and name and holds([row[name] for row in self.rows[:MOST_READ]])
+        ]
+        named = found[0] if len(found) == 1 else "NAME"
+        return f"; --{flag}={shlex.quote(named)} says which it is"
+
+    def renamed(self, *names: str) -> "TextTable":
+        """Returns the table with those of the columns that are there called as asked,
+        whatever their case; see `find_column`."""
+        ours = {find_column(self.columns, name): name for name in names}
+        return dataclasses.replace(
+            self,
+            columns=[ours.get(name, name) for name in self.columns],
+            rows=[{ours.get(n, n): x for n, x in row.items()} for row in self.rows],
         )
 
     def numbers(
@@ -124,6 +156,18 @@ def _read_parquet(path):
     return table.column_names, table.to_pylist()
 
 
+def are_numbers(values: Sequence[str]) -> bool:
+    """Returns whether text is of numbers, some of which are there."""
+    numbers = [parse_number(value) for value in values]
+    return None not in numbers and not np.isnan(numbers).all()
+
+
+def are_videos(values: Sequence[str]) -> bool:
+    """Returns whether text is of paths or addresses of videos, by their endings."""
+    endings = tuple(ENDINGS["video_path"])
+    return all(value.lower().split("?")[0].endswith(endings) for value in values)
+
+
 def parse_number(text: str) -> float | None:
     """Returns a number, NaN if it is missing, None if it is none."""
     lower = text.lower()
@@ -194,16 +238,16 @@ def _index_files(folder):
 def _find_file(name, folders, below):
     if not name:
         return None
-    parsed = urlparse(name)
-    paths = [name]
+    parsed, paths = urlparse(name), spellings(name)
     if parsed.scheme in ("http", "https", "s3", "gs"):
         parts = [unquote(part) for part in parsed.path.split("/") if part]
         paths = [os.path.join(*parts[i:]) for i in range(len(parts))]
     for path in paths:
         for folder in folders:
-            if os.path.isfile(os.path.join(folder, path)):
+            if is_there(os.path.join(folder, path)):
                 return os.path.normpath(os.path.join(folder, path))
-    return below.get(os.path.basename(paths[-1])) if paths else None
+    names = (os.path.basename(path) for path in paths[::-1])
+    return next((below[n] for n in names if below.get(n)), None)
 
 
 def match_scores(

@@ -14,14 +14,15 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float
 
-from spa.clip.sources import check_file
+from spa.clip.sources import check_clip
 from spa.errors import NothingToTrack, UserError
 from spa.evaluation.corruptions import run_corruptions
 from spa.evaluation.judged import Row
 from spa.evaluation.judged_report import FEW_TWINS, report
 from spa.evaluation.judges import Judgement, Judges, judge, judge_items, load_judges
 from spa.evaluation.reports import write_report
-from spa.jobs import Item, find_inputs
+from spa.inputs import find_inputs
+from spa.jobs import Item
 from spa.realism.conditions import condition_tracks
 from spa.realism.front_ends import load_front_ends
 from spa.realism.options import RESULT_VERSION, make_options
@@ -58,6 +59,7 @@ def run(
     conditions: Sequence[str] = CONDITIONS,
     num_seeds: int = 5,
     num_workers: int = 0,
+    screen_width: int | None = None,
     **options,
 ) -> str:
     """Judges what is not judged yet, writes the report to `output_dir`, and returns it
@@ -75,7 +77,7 @@ def run(
         rows, notes = run_synthetic(files, output / "clips", judges, conditions)
         groups = GROUPS
     elif benchmark == "corruptions":
-        paths = _find_clips(video_path, num_seeds)
+        paths = _find_clips(video_path, num_seeds, chosen.input_fps)
         judges = load_judges(checkpoint_path, chosen)
         front_ends = load_front_ends(chosen, judges.checkpoint)
         how = judges, front_ends, num_seeds
@@ -88,7 +90,7 @@ def run(
     about = {"benchmark": benchmark, "version": RESULT_VERSION, **judges.provenance()}
     notes = [*notes, *judges.notes]
     found = report(rows, groups, notes, pooled=benchmark == "synthetic")
-    return write_report(found, output, about)
+    return write_report(found, output, about, screen_width=screen_width)
 
 
 def _check_synthetic(conditions, num_scenes, options) -> None:
@@ -107,14 +109,14 @@ def _check_synthetic(conditions, num_scenes, options) -> None:
         raise UserError(f"num_scenes is {num_scenes}, must be 1 or up")
 
 
-def _find_clips(video_path: str | None, num_seeds: int) -> list[str]:
+def _find_clips(video_path, num_seeds, input_fps) -> list[str]:
     if not video_path:
         raise UserError("--benchmark=corruptions needs --video_path")
     if num_seeds < 1:
         raise UserError(f"num_seeds is {num_seeds}, must be 1 or more")
     paths = find_inputs(os.path.expanduser(video_path)) or [video_path]
     for path in paths:
-        check_file(path)
+        check_clip(path, input_fps)
     return paths
 
 

@@ -30,14 +30,24 @@ def read_videophy2(
     Rows without pc are left out. Raises UserError: an unreadable table, a missing
     column or video, a label that is no number."""
     table = tables.read_table(path)
-    video = table.column("videopath", "video_url", "video_path", given=video_column)
+    names = "videopath", "video_url", "video_path"
+    how = {"flag": "video_column", "holds": tables.are_videos}
+    video = table.column(*names, given=video_column, **how)
+    given = {"pc": pc_column, "sa": sa_column, "joint": joint_column}
     columns = {
-        "pc": table.column("pc", given=pc_column),
-        "sa": table.column("sa", given=sa_column, is_optional=True),
-        "joint": table.column("joint", given=joint_column, is_optional=True),
+        name: table.column(
+            name,
+            given=column,
+            flag=f"{name}_column",
+            is_optional=name != "pc",
+            holds=tables.are_numbers,
+        )
+        for name, column in given.items()
     }
-    names = ("model_name", "model")
-    model = table.column(*names, given=model_column, is_optional=True)
+    names = "model_name", "model"
+    how = {"flag": "model_column", "is_optional": True}
+    model = table.column(*names, given=model_column, **how)
+    prompt = table.column("caption", is_optional=True)
     labels = table.numbers({name: x for name, x in columns.items() if x})
     rated = [i for i, of_row in enumerate(labels) if not np.isnan(of_row["pc"])]
     if not rated:
@@ -49,7 +59,7 @@ def read_videophy2(
         video,
         video_dir,
         tags={"model": model} if model else {},
-        group=lambda row, file: row.get("caption") or file,
+        group=lambda row, file: row.get(prompt) or file,
     )
 
 

@@ -9,9 +9,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from spa.clip.video import WORKING_SIZE
+from spa.csv_files import read_csv
 from spa.errors import wrap_write_errors
 from spa.files import encode_csv, replace_nan, whole_file
-from spa.jobs import Item, name_results, pick_shard, read_csv, run_items, unfinished
+from spa.jobs import Item, name_results, pick_shard, run_items, unfinished
 from spa.model import checkpoints
 from spa.realism.heads import Head, fingerprint
 from spa.realism.options import RESULT_VERSION, Options

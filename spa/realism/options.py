@@ -77,6 +77,9 @@ class Options:
     fps: float | None = _option(None, "clip",
         "Frames per second to keep. Default: the video's; above 30, every second, "
         "third... of its frames.", above=0)
+    input_fps: float | None = _option(None, "clip",
+        "Frames per second of pictures (a directory, frame_%05d.png, a glob), which "
+        "say none; --fps is what is kept of them.", above=0)
     ignore_cuts: bool = _option(False, "clip",
         "Take the video for one shot, whatever it shows.")
     intrinsics: tuple[float, ...] | None = _option(None, "clip",

@@ -79,11 +79,12 @@ class Scorer:
         if options.frame_size is not None:
             raise UserError("frame_size is of 2D tracks, and a video has its own")
         if isinstance(video, str | os.PathLike):
-            video = read_video(video, options.start, options.duration, options.fps)
+            what = options.start, options.duration, options.fps
+            video = read_video(video, *what, input_fps=options.input_fps)
         elif isinstance(video, Video):
-            _refuse_video_options(options, "start", "duration", "fps")
+            _refuse_video_options(options, "start", "duration", "fps", "input_fps")
         else:
-            _refuse_video_options(options, "start", "duration")
+            _refuse_video_options(options, "start", "duration", "input_fps")
             video = video_from_array(video, video_fps, kept_fps=options.fps)
         video, tracks = lift_video(video, options, self.front_ends)
         return self._result(tracks, video, began)
@@ -101,7 +102,7 @@ class Scorer:
         """
         began, options = time.perf_counter(), self.options
         if video_path is None:
-            _refuse_video_options(options, "start", "duration", "fps")
+            _refuse_video_options(options, "start", "duration", "fps", "input_fps")
         if options.query_sampling != "grid":
             raise UserError(
                 "query_sampling can be chosen for videos only: tracks have their points"

@@ -364,10 +364,10 @@ def _check_given_size(options, size):
 def _companion_video(path, options, num_frames):
     """Reads the video of tracks: all of its frames, or those that the options keep."""
     how = options.start, options.duration
-    video = read_video(path, *how, options.fps)
+    video = read_video(path, *how, options.fps, input_fps=options.input_fps)
     if len(video.frames) != num_frames and options.fps is None and video.fps:
         # By default few enough frames a second are kept, and these were tracked in all.
-        every = read_video(path, *how, EVERY_FRAME)
+        every = read_video(path, *how, EVERY_FRAME, input_fps=options.input_fps)
         if len(every.frames) == num_frames:
             return dataclasses.replace(every, notes=())
     if len(video.frames) != num_frames:

@@ -11,6 +11,7 @@ from jaxtyping import UInt8
 
 from spa.data.examples import read_npz
 from spa.errors import VisualizeError
+from spa.inputs import is_there
 from spa.ranges import RANGES, check_poses, check_range, numbers, visible_mask
 from spa.view.clips import MOST_WHOLE, FileClip, StoredClip, eight_bits
 
@@ -124,8 +125,8 @@ def _find_clip(path, stored, num_frames):
     if not named:
         raise VisualizeError(f"{path} has no video, and names none in video_path")
     beside = os.path.join(os.path.dirname(os.path.abspath(path)), Path(named).name)
-    named = named if os.path.exists(named) else beside
-    if not os.path.exists(named):
+    named = named if is_there(named) else beside
+    if not is_there(named):
         raise VisualizeError(
             f"{path} has no video, and the one that it names is not there: "
             f"{stored['video_path'].item()}; put it beside the result, or score it "

@@ -6,11 +6,14 @@ import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 from scripts import finish, start_script
 from small_models import save_small
 from video_files import make_clip, write_video
 
 from spa import command
+from spa.realism.many import read_rows
+from spa.view.results import read_result
 
 FILES = ["predictions.npz", "result_with_scores.npz", "score.json", "video_info.txt"]
 
@@ -125,6 +128,53 @@ def test_many_videos_go_to_folders_and_a_table(folder):
     assert stamps == again
     for name in "ab":
         assert sorted(p.name for p in (folder / "many" / name).iterdir()) == FILES
+
+
+def test_folders_of_pictures_are_scored_as_their_video_is(folder, first_run):
+    frames = make_clip(20)
+    for name in ("walk.v1", "run"):
+        (folder / "frames" / name).mkdir(parents=True)
+        for number, frame in enumerate(frames):
+            path = folder / "frames" / name / f"f_{number}.png"
+            Image.fromarray(frame).save(path)
+    arguments = "--video_path=frames", "--output_dir=of_frames", "--seed=3"
+    code, out, err = run(folder, *arguments)
+    assert code == 1 and err.count("\n") == 1 and "give --input_fps" in err
+    arguments = *arguments, "--input_fps=10", "--result_video_size=0"
+    code, out, err = run(folder, *arguments)
+    assert code == 0 and "\n2 scored, " in out, err
+    score = read_score(folder / "of_frames" / "walk.v1")
+    assert score["video"] == str(folder / "frames" / "walk.v1") and score["fps"] == 10
+    whole = read_score(folder / "one")  # of H.264, which loses little
+    assert score["num_frames"] == whole["num_frames"]
+    assert abs(score["realism"] - whole["realism"]) < 0.1
+    late = (folder / "of_frames/run/score.json").stat().st_mtime + 5
+    os.utime(folder / "frames" / "run" / "f_7.png", (late, late))
+    code, out, err = run(folder, *arguments)
+    assert code == 0 and "\n1 scored, 1 finished before" in out
+    clip = read_result(folder / "of_frames/run/result_with_scores.npz")["clip"]
+    np.testing.assert_array_equal(next(clip.frames(4)), frames[4])
+
+
+def test_no_name_leads_out_of_the_folder_or_stops_the_others(folder):
+    names = ["...mp4", "scores.csv.mp4", "=1+1.mp4", "a\nb.mp4", "\x1b[31m.mp4"]
+    (folder / "odd").mkdir()
+    for name in names:
+        shutil.copy(folder / "clip.mp4", folder / "odd" / name)
+    rows = "".join(f'"{name}"\n' for name in [*names, "\x1b[2Jgone.mp4"])
+    (folder / "odd" / "list.csv").write_text(f"Video Path\n{rows}")
+    arguments = "--video_path=odd/list.csv", "--output_dir=deep/odd_results"
+    for wanted in ("5 scored, 0 finished", "0 scored, 5 finished"):
+        code, out, err = run(folder, *arguments)
+        assert code == 1 and f"\n{wanted} before, 1 failed" in out
+        assert "\x1b" not in out + err and "gone.mp4: no such file" in err
+    assert os.listdir(folder / "deep") == ["odd_results"]
+    found = read_rows(folder / "deep/odd_results/scores.csv")
+    videos = {os.path.basename(row["video"]): row["folder"] for row in found}
+    assert set(names) < set(videos) and len(videos) == 6
+    for name in names:
+        place = folder / "deep/odd_results" / videos[name] / "score.json"
+        assert json.loads(place.read_text())["video"] == str(folder / "odd" / name)
 
 
 def test_home_is_found_and_any_terminal_will_do(folder, first_run, monkeypatch):

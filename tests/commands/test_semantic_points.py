@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from video_files import make_clip, write_video
 
 from spa.clip import features, tracking
@@ -274,6 +275,22 @@ def test_a_grid_a_rate_and_pictures(folder):
     assert (place / drawn.pop()).read_bytes()[1:4] == b"PNG"
 
 
+def test_points_of_pictures(folder):
+    (folder / "set/walk.v1").mkdir(parents=True)
+    for number, frame in enumerate(make_clip(12)):
+        Image.fromarray(frame).save(folder / f"set/walk.v1/{number}.png")
+    rows = [f"set/walk.v1,{x}" for x in ("a", "b")] + ["set\\walk.v1\\%d.png,c"]
+    arguments = f"--csv_path={table(folder, *rows)}", "--use_grid", "--fps=5"
+    arguments = *arguments, "--base_feat_path=p", "--dino_model=no"
+    code, out, _ = run(folder, *arguments)
+    assert code == 1 and out.count("give --input_fps") == 3
+    code, out, _ = run(folder, *arguments, "--input_fps=10")
+    assert code == 0 and "3 made" in out
+    for dataset in "abc":
+        place = folder / f"p/lk_grid_16_fps_5/{dataset}/feat_dump/walk.v1.npz"
+        assert read_points(place).tracks.shape == (256, 6, 2)
+
+
 def test_what_decides_over_points_is_kept_and_nothing_else():
     def provenance(sampling=None, **changes):
         return Settings(Sampling(**sampling or {}), **changes).provenance()
@@ -299,8 +316,8 @@ def test_what_decides_over_points_is_kept_and_nothing_else():
 
 def test_a_list_that_cannot_be_is_refused(tmp_path):
     for rows, words in (
-        (["path,dataset", "a.mp4,s"], "has no column video_path: need video_path and"),
-        (["a,b", "a,b"], "no column dataset and no column video_path"),
+        (["where,dataset", "a.mp4,s"], "no column video_path .*has where, dataset"),
+        (["path,b", "a,b"], "has no column dataset .*it has video_path, b"),
         ([HEADER], "has no row"),
         ([HEADER, "a.mp4,"], "row 1 has dataset '', which must be"),
         ([HEADER, "a.mp4,s", "a.mp4,../up"], "row 2 has dataset '../up'"),

@@ -51,6 +51,18 @@ def test_two_folders_are_compared(tmp_path):
     assert same["win_rate_a"].value == 0.5 and same["video_distance"].value == 0
 
 
+def test_results_from_before_an_option_have_its_default(tmp_path):
+    folder, _ = result_folders(tmp_path)
+    path = folder / "clip_0" / "score.json"
+    score = json.loads(path.read_text())
+    del score["options"]["input_fps"]
+    path.write_text(json.dumps(score))
+    assert len(read_results(folder).names) == 12
+    score["options"]["input_fps"] = 12.0
+    path.write_text(json.dumps(score))
+    refused(r"different options \(input_fps\)", read_results, folder)
+
+
 def test_results_that_cannot_be_compared_are_refused(tmp_path):
     folder, _ = result_folders(tmp_path)
     a = read_results(folder)

@@ -1,6 +1,8 @@
 """Tables of ratings, of public benchmarks and of one's own, made small, with scores
 made up so that the answer is known."""
 
+import csv
+
 import numpy as np
 import pytest
 from table_files import refused, touch, write_csv
@@ -59,6 +61,52 @@ def test_videophy2_errors_come_first(videophy2):
     rows[3]["pc"] = "good"
     write_csv(table, rows)
     refused("row 4: pc is 'good', must be a number", read, table, str(videos))
+
+
+def test_a_message_names_the_flag_of_a_column(videophy2):
+    """As VideoPhy-2's own scorer writes it, whose ratings are called score."""
+    videos, rows, table = videophy2
+    names = {"video_url": "videopath", "pc": "score", "caption": "caption"}
+    scored = [{"": i} | {n: r[x] for x, n in names.items()} for i, r in enumerate(rows)]
+    write_csv(table, scored)
+    says = 'no column pc: it has "", videopath, score, caption; --pc_column=score says'
+    refused(says, read_videophy2, table, str(videos))
+    clips = read_videophy2(table, str(videos), pc_column="SCORE")
+    assert len(clips) == 12 and clips[5].labels == {"pc": 3.0}
+    write_csv(table, [{"n": 1} | row for row in scored])
+    refused("--pc_column=NAME says", read_videophy2, table, str(videos))
+    given = {"sa_column": "sa", "joint_column": "joint", "video_column": "v"}
+    for flag, column in given.items():
+        how = {"pc_column": "score", flag: column}
+        refused(f"no column {column}: .*; --{flag}=", read_videophy2, table, **how)
+    refused("--model_column=", read_videophy2, table, pc_column="n", model_column="m")
+    for read, columns in (
+        (read_evalcrafter, ["the clip", "model"]),
+        (read_labelled, ["the clip", "label"]),
+    ):
+        write_csv(table, [dict(zip(columns, ["a b.mp4", "1"], strict=True))])
+        refused("no column video_path: .*; --video_column='the clip' says", read, table)
+    write_csv(table, [{"video_path": "a.mp4", "by": "x"}])
+    refused("no column model or .*; --model_column=NAME", read_evalcrafter, table)
+
+
+def test_tables_are_read_as_spreadsheets_leave_them(videophy2):
+    videos, rows, table = videophy2
+    wanted = read_videophy2(write_csv(table, rows), str(videos))
+    header = [name.replace("_", " ").title() for name in rows[0]]
+    for delimiter, encoding in ((";", "utf-8-sig"), ("\t", "utf-16"), ("|", "utf-8")):
+        with open(table, "w", newline="", encoding=encoding) as file:
+            writer = csv.writer(file, delimiter=delimiter)
+            writer.writerows([header, *(row.values() for row in rows)])
+        assert read_videophy2(table, str(videos)) == wanted
+    rows = [{"Filename": "sub\\a.mp4", "LABEL": 1}, {"Filename": "~/b.mp4", "LABEL": 0}]
+    for name in ("sub/a.mp4", "b.mp4"):
+        touch(videos / name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(videos))
+        clips = read_labelled(write_csv(videos / "t.csv", rows))
+    assert [clip.labels["label"] for clip in clips] == [1, 0]
+    assert [clip.video for clip in clips] == [f"{videos}/sub/a.mp4", f"{videos}/b.mp4"]
 
 
 def test_videophy2_report(videophy2):

@@ -16,8 +16,9 @@ from spa.evaluation.figures import (
     draw_scatter,
     roc_curve,
 )
-from spa.evaluation.reports import Report, write_report
+from spa.evaluation.reports import Report, Table, write_report
 from spa.evaluation.tables import Clip
+from spa.screen import shown_width
 from spa.statistics import Estimate
 
 
@@ -41,6 +42,22 @@ def test_what_a_report_writes(tmp_path):
     assert found[0]["error"] == "no video" and found[0]["x"] == "1"
     (tmp_path / "file").touch()
     refused("cannot write to", write_report, report, tmp_path / "file", {})
+
+
+def test_tables_of_long_names_fit_the_screen(tmp_path):
+    names = ["m" * 250, "\u6f22" * 90, "\x1b[2Jx\ny"]
+    rows = [(name, 7, Estimate(0.5, 0.25, 0.75, 9), np.nan) for name in names]
+    table = Table("Models", ("model", "clips", "score", "-"), rows)
+    report = Report({}, [table], notes=[f"left out: {names[2]}"])
+    for width in (60, 80, None):
+        text = write_report(report, tmp_path, {}, screen_width=width)
+        shown = text.split("\n\n")[0].splitlines()
+        assert [line.split()[-1] for line in shown[1:]] == ["-"] * 4
+        assert all("0.500 [0.250, 0.750]" in line for line in shown[2:])
+        assert "\x1b" not in text and r"left out: \x1b[2Jx\ny" in text
+        wide = {shown_width(line) for line in shown[1:]}
+        assert len(wide) == 1 and (width is None or max(wide) <= width)
+    assert names[0] in text and names[1] in text
 
 
 def test_the_drawn_curve_has_the_area():
