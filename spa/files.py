@@ -4,6 +4,7 @@ import contextlib
 import csv
 import io
 import json
+import math
 import os
 import secrets
 import zipfile
@@ -13,11 +14,14 @@ from typing import BinaryIO
 
 import numpy as np
 
-from spa.errors import reason
+from spa.errors import UserError, reason
 
 # What numpy, zipfile and json say of a file that is damaged, or of another kind.
 BAD_FILE = (OSError, EOFError, KeyError, RuntimeError, TypeError, ValueError)
 BAD_FILE += (zipfile.BadZipFile, zlib.error)
+MAX_JSON_BYTES = 16 << 20
+MAX_JSON_DEPTH = 64
+MAX_INTEGER = 2**63 - 1  # beyond it neither numpy nor a float takes an integer safely
 
 
 @contextlib.contextmanager
@@ -123,3 +127,102 @@ def encode_csv(
         writer.writeheader()
     writer.writerows(rows)
     return text.getvalue().encode("utf-8", "surrogateescape")
+
+
+def read_json(
+    path: str | os.PathLike, *, max_bytes: int = MAX_JSON_BYTES, nan: bool = False
+) -> dict:
+    """Returns the object that a JSON file holds, see `parse_json`; raises UserError,
+    naming the file, also where it cannot be read or is too large."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(max_bytes + 1)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise UserError(f"{path} cannot be read: {reason(error)}") from error
+    if len(data) > max_bytes:
+        raise UserError(
+            f"{path} has more than {max_bytes} bytes: it is no file of ours"
+        )
+    return parse_json(data, path, nan=nan)
+
+
+def parse_json(
+    text: str | bytes, name: str | os.PathLike, *, nan: bool = False
+) -> dict:
+    """Returns the object that a JSON text holds, such as can be computed with and
+    written again: each key once, at most MAX_JSON_DEPTH deep, integers of 64 bits,
+    floats that are finite (NaN and Infinity only if `nan`), strings that UTF-8 can
+    hold. Raises UserError, which begins with the name, for any other."""
+    try:
+        if isinstance(text, bytes):
+            text = text.decode("utf-8-sig")
+        value = json.loads(
+            text,
+            object_pairs_hook=_distinct,
+            parse_int=_integer,
+            parse_float=_finite,
+            parse_constant=float if nan else _refuse_constant,
+        )
+        if not isinstance(value, dict):
+            raise ValueError("a list, string or number stands where an object belongs")
+        _check_nesting(value)
+    except RecursionError:
+        raise UserError(f"{name}: no JSON that can be used: too deep") from None
+    except ValueError as error:  # of json, of UTF-8 and of those below
+        raise UserError(f"{name}: no JSON that can be used: {reason(error)}") from error
+    return value
+
+
+def _distinct(pairs: list[tuple]) -> dict:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+        raise ValueError(f"it has {_short(twice)} twice")
+    return found
+
+
+def _integer(text: str) -> int:
+    if len(text) > 20 or abs(value := int(text)) > MAX_INTEGER:
+        raise ValueError(f"the integer {_short(text)} has more than 64 bits")
+    return value
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"the number {_short(text)} is too large")
+    return value
+
+
+def _refuse_constant(text: str):
+    raise ValueError(f"{text} stands where a number belongs")
+
+
+def _short(text: str) -> str:
+    return ascii(text if len(text) <= 40 else f"{text[:40]}…")
+
+
+def _is_text(text: str) -> bool:
+    try:  # as names of files that are not UTF-8 are written
+        text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _check_nesting(value) -> None:
+    """Refuses what is too deep to be walked, and strings that cannot be written."""
+    level = [value]
+    for _ in range(MAX_JSON_DEPTH):
+        inner = []
+        for item in level:
+            if isinstance(item, dict):
+                inner += item.keys()
+                inner += item.values()
+            elif isinstance(item, list):
+                inner += item
+            elif isinstance(item, str) and not _is_text(item):
+                raise ValueError(f"{ascii(item[:40])} is no text")
+        if not (level := inner):
+            return
+    raise ValueError(f"it is nested more than {MAX_JSON_DEPTH} deep")

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 
 from spa.clip.video_writer import write_video
-from spa.errors import first_line, reason
+from spa.errors import UserError, first_line, reason
 from spa.files import (
     encode_csv,
     encode_json,
     keep_compiled_programs,
+    parse_json,
+    read_json,
     whole_file,
     whole_files,
     write_npz,
@@ -96,6 +98,49 @@ def test_json_has_none_where_a_number_is_not_finite():
         "b": [1, [None, "nan", None], {"c": None}],
         "d": True,
     }
+
+
+def test_json_of_a_user_is_read_or_refused_in_one_line(tmp_path):
+    name = os.fsdecode(b"\xff.mp4")  # as encode_json writes it
+    value = {"a": [1, -0.5, None, {"b": "ä", "c": [True]}], "n": 2**62, "name": name}
+    path = tmp_path / "a.json"
+    for start in (b"", b"\xef\xbb\xbf"):  # which editors of Windows write
+        path.write_bytes(start + encode_json(value))
+        assert read_json(path) == value
+    assert np.isnan(parse_json('{"a": NaN}', "it", nan=True)["a"])
+    refused = {
+        b"": "Expecting value",
+        b"[1]": "where an object belongs",
+        b"nan": "Expecting value",
+        b'"a"': "where an object belongs",
+        b'{"a": 1, "b": 2, "a": 3}': "'a' twice",
+        b'{"a": NaN}': "NaN stands where a number",
+        b'{"a": [-Infinity]}': "-Infinity stands where a number",
+        b'{"a": 1' + b"0" * 30 + b"}": "more than 64 bits",
+        b'{"a": -9223372036854775809}': "more than 64 bits",
+        b'{"a": ' + b"7" * 10_000 + b"}": "more than 64 bits",
+        b'{"a": 1e400}': "is too large",
+        b'{"a": "\\ud800"}': "is no text",
+        b'{"\\ud800": 0}': "is no text",
+        b'{"a": "\xff"}': "not UTF-8",
+        '{"a": 1}'.encode("utf-16"): "not UTF-8",
+        b'{"a": 1} x': "Extra data",
+        b'{"a": ' + b"[" * 80 + b"]" * 80 + b"}": "more than 64 deep",
+        b'{"a":' * 400 + b"1" + b"}" * 400: "deep",
+        b'{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}": "too deep",
+        b"[" * 1_000_000: "too deep",
+        b'{"a":' * 1_000_000: "too deep",
+    }
+    for text, why in refused.items():
+        path.write_bytes(text)
+        with pytest.raises(UserError, match=f"a.json.*{why}") as caught:
+            read_json(path)
+        assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+    with pytest.raises(UserError, match="a.json has more than 999 bytes"):
+        read_json(path, max_bytes=999)
+    for absent in (tmp_path, tmp_path / "absent.json", "nul\0"):
+        with pytest.raises(UserError, match="cannot be read"):
+            read_json(absent)
 
 
 def test_a_table_keeps_names_that_are_not_utf_8():
