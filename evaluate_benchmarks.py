@@ -26,7 +26,7 @@ from spa import flags as spa_flags
 from spa.evaluation import videophy2
 from spa.evaluation.benchmarks import BENCHMARKS, run_benchmark
 from spa.files import keep_compiled_programs
-from spa.realism.many import NUMBERS
+from spa.realism.score_table import NUMBERS
 
 FLAGS = flags.FLAGS
 PATHS = ("dataset_path", "ratings_csv", "video_dir", "video_path", "output_dir")

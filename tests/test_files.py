@@ -12,9 +12,11 @@ import pytest
 from spa.clip.video_writer import write_video
 from spa.errors import UserError, first_line, reason
 from spa.files import (
+    append_line,
     encode_csv,
     encode_json,
     keep_compiled_programs,
+    locked,
     parse_json,
     read_json,
     whole_file,
@@ -165,3 +167,16 @@ def test_a_file_that_fails_half_way_leaves_nothing(tmp_path):
         signal.signal(signal.SIGXFSZ, handler)
     assert os.listdir(tmp_path) == ["old.npz"]
     assert (tmp_path / "old.npz").read_bytes() == b"the old one"
+
+
+def test_half_a_line_is_none(tmp_path):
+    table = tmp_path / "scores.csv"
+    table.write_bytes(b"video\n" * 10)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (70, before[1]))
+    try:
+        with pytest.raises(OSError, match="No space left"), locked(table) as file:
+            append_line(file, b"a.mp4," + b"long" * 10 + b"\n")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert table.read_bytes() == b"video\n" * 10

@@ -1,0 +1,104 @@
+"""scores.csv: a row for each of many videos, also where several runs write it."""
+
+import csv
+import logging
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+
+from spa.errors import UserError
+from spa.files import append_line, encode_csv, locked, replace_nan, whole_file
+from spa.jobs import read_csv
+
+LOG = logging.getLogger(__name__)
+NUMBERS = tuple(
+    "realism realism_std percentile average_jaccard average_pts_within_thresh "
+    "occlusion_accuracy num_tracks num_frames seconds".split()
+)
+COLUMNS = ("video", "folder", *NUMBERS, "num_windows", "num_cuts", "warnings", "error")
+
+
+def row(score: Mapping, folder: str) -> dict:
+    """Returns the row of a result, whose folder has that name; of what it lacks, as
+    from before there was a column, nothing."""
+    return {
+        "video": score["video"],
+        "folder": folder,
+        **replace_nan({name: score.get(name) for name in NUMBERS}),
+        "num_windows": len(score.get("windows") or ()),
+        "num_cuts": len(score.get("cuts") or ()),
+        "warnings": "; ".join(score.get("warnings") or ()),
+        "error": "",
+    }
+
+
+class ScoreTable:
+    """A table that this run adds rows to, and perhaps others: a video has one."""
+
+    def __init__(self, path: str | os.PathLike):
+        self.path, self._left, self._columns = Path(path), None, COLUMNS
+
+    def begin(self, videos: Collection[str], rows: Sequence[Mapping]) -> None:
+        """Puts rows in place of those that there are of some videos."""
+        with locked(self.path):
+            self._write([x for x in self._read() if x.get("video") not in videos], rows)
+
+    def add(self, found: Mapping, newest: Callable[[], Mapping]) -> None:
+        """Adds a row; where another run has written since, `newest()` instead, in place
+        of that run's row of this video."""
+        with locked(self.path) as file:
+            if self._state() == self._left:
+                append_line(file, encode_csv(self._columns, [found], has_header=False))
+                self._left = self._state()
+                return
+            others = [x for x in self._read() if x.get("video") != found["video"]]
+            self._write(others, [newest()])
+
+    def _read(self) -> list[dict]:
+        try:
+            return read_rows(self.path)
+        except UserError as error:
+            aside, count = self.path.with_suffix(".unreadable.csv"), 1
+            while os.path.lexists(aside):
+                count += 1
+                aside = self.path.with_suffix(f".unreadable_{count}.csv")
+            os.rename(self.path, aside)
+            LOG.warning("%s: it is kept as %s", error, aside)
+            return []
+
+    def _write(self, others, rows) -> None:
+        # What a person has added stays.
+        more = dict.fromkeys(name for x in others for name in x if name)
+        self._columns = tuple(dict.fromkeys([*COLUMNS, *more]))
+        text = encode_csv(self._columns, [*others, *rows])
+        with whole_file(self.path) as file:
+            file.write(text)
+        inode, _ = self._state()
+        self._left = inode, len(text)
+
+    def _state(self) -> tuple[int, int]:
+        about = os.stat(self.path)
+        return about.st_ino, about.st_size
+
+
+def read_rows(table: str | os.PathLike) -> list[dict[str, str]]:
+    """Returns the rows of a scores.csv; none if there is no such file. What is not
+    UTF-8, as from an editor or in a file's name, comes back as it was when it is
+    written. A last row that a crash cut off is none."""
+    if not os.path.exists(table) or not os.path.getsize(table):
+        return []
+    columns, rows = read_csv(table, errors="surrogateescape")
+    if rows and _is_cut_off(table, len(columns)):
+        rows.pop()
+    return rows
+
+
+def _is_cut_off(table, num_columns) -> bool:
+    with open(table, "rb") as file:
+        file.seek(max(0, os.path.getsize(table) - 65536))
+        last = file.read().rpartition(b"\n")[2]
+    if not last:
+        return False
+    # A person's editor may leave out the last line's end, too, but nothing else.
+    cells = next(csv.reader([last.decode("utf-8", "surrogateescape")]))
+    return len(cells) != num_columns or cells[-1] != ""
