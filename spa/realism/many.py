@@ -72,7 +72,7 @@ def score_many(
     rows |= {item.place: _failed_row(item, refused[item.place])
              for item in items if item.place in refused}  # fmt: skip
     shard = "" if num_shards == 1 else f"_{shard_index}_of_{num_shards}"
-    table = ScoreTable(Path(output_dir) / f"scores{shard}.csv")
+    path = Path(output_dir) / f"scores{shard}.csv"
 
     def save(item, result):
         try:
@@ -83,7 +83,7 @@ def score_many(
             raise
         return row(result.score, item.place.parent.name)
 
-    with wrap_write_errors(output_dir):
+    with wrap_write_errors(output_dir), ScoreTable(path) as table:
         for item in items:
             remove_orphans(item.place.parent)
         videos = {os.path.abspath(item.path) for item in items}

@@ -1,5 +1,6 @@
 """scores.csv: a row for each of many videos, also where several runs write it."""
 
+import contextlib
 import csv
 import logging
 import os
@@ -32,11 +33,17 @@ def row(score: Mapping, folder: str) -> dict:
     }
 
 
-class ScoreTable:
+class ScoreTable(contextlib.AbstractContextManager):
     """A table that this run adds rows to, and perhaps others: a video has one."""
 
     def __init__(self, path: str | os.PathLike):
-        self.path, self._left, self._columns = Path(path), None, COLUMNS
+        self.path, self._columns = Path(path), COLUMNS
+        # As this run left it; open, or another file may get its inode.
+        self._left, self._size = None, 0
+
+    def __exit__(self, *_):
+        if self._left:
+            self._left.close()
 
     def begin(self, videos: Collection[str], rows: Sequence[Mapping]) -> None:
         """Puts rows in place of those that there are of some videos."""
@@ -47,9 +54,13 @@ class ScoreTable:
         """Adds a row; where another run has written since, `newest()` instead, in place
         of that run's row of this video."""
         with locked(self.path) as file:
-            if self._state() == self._left:
+            about = os.fstat(file.fileno())
+            is_ours = self._left and os.path.samestat(
+                about, os.fstat(self._left.fileno())
+            )
+            if is_ours and about.st_size == self._size:
                 append_line(file, encode_csv(self._columns, [found], has_header=False))
-                self._left = self._state()
+                self._size = os.fstat(file.fileno()).st_size
                 return
             others = [x for x in self._read() if x.get("video") != found["video"]]
             self._write(others, [newest()])
@@ -73,12 +84,8 @@ class ScoreTable:
         text = encode_csv(self._columns, [*others, *rows])
         with whole_file(self.path) as file:
             file.write(text)
-        inode, _ = self._state()
-        self._left = inode, len(text)
-
-    def _state(self) -> tuple[int, int]:
-        about = os.stat(self.path)
-        return about.st_ino, about.st_size
+            self.__exit__()
+            self._left, self._size = open(file.name, "rb"), len(text)
 
 
 def read_rows(table: str | os.PathLike) -> list[dict[str, str]]:
