@@ -143,7 +143,7 @@ class Inference(Command):
                     raise Wrong(f"the row of {row['folder']} is not its score")
         twice = [v for v, n in Counter(row["video"] for row in rows).items() if n > 1]
         if twice:
-            raise Wrong(f"several rows of {', '.join(twice)}")
+            raise Wrong(f"several rows of {twice}")
         return rows
 
     def check_end(self, out):
@@ -250,7 +250,9 @@ class Train(Command):
         if digest(pair[0]) != digest(pair[1]):
             raise Wrong("the weights are not those of an uninterrupted run")
         for name in ("training.jsonl", "metrics.jsonl"):
-            lines = [json.loads(x)["step"] for x in (out / name).read_text().split()]
+            lines = [
+                json.loads(x)["step"] for x in (out / name).read_text().splitlines()
+            ]
             if lines != sorted(set(lines)):
                 raise Wrong(f"{name} has a step twice, or lacks order")
 

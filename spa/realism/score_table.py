@@ -40,6 +40,7 @@ class ScoreTable(contextlib.AbstractContextManager):
         self.path, self._columns = Path(path), COLUMNS
         # As this run left it; open, or another file may get its inode.
         self._left, self._size = None, 0
+        self._videos = set()
 
     def __exit__(self, *_):
         if self._left:
@@ -52,15 +53,17 @@ class ScoreTable(contextlib.AbstractContextManager):
 
     def add(self, found: Mapping, newest: Callable[[], Mapping]) -> None:
         """Adds a row; where another run has written since, `newest()` instead, in place
-        of that run's row of this video."""
+        of a row of this video."""
         with locked(self.path) as file:
             about = os.fstat(file.fileno())
             is_ours = self._left and os.path.samestat(
                 about, os.fstat(self._left.fileno())
             )
-            if is_ours and about.st_size == self._size:
+            is_ours = is_ours and about.st_size == self._size
+            if is_ours and found["video"] not in self._videos:
                 append_line(file, encode_csv(self._columns, [found], has_header=False))
                 self._size = os.fstat(file.fileno()).st_size
+                self._videos.add(found["video"])
                 return
             others = [x for x in self._read() if x.get("video") != found["video"]]
             self._write(others, [newest()])
@@ -69,10 +72,10 @@ class ScoreTable(contextlib.AbstractContextManager):
         try:
             return read_rows(self.path)
         except UserError as error:
-            aside, count = self.path.with_suffix(".unreadable.csv"), 1
+            aside, count = self.path.with_suffix(".csv.unreadable"), 1
             while os.path.lexists(aside):
                 count += 1
-                aside = self.path.with_suffix(f".unreadable_{count}.csv")
+                aside = self.path.with_suffix(f".csv.unreadable_{count}")
             os.rename(self.path, aside)
             LOG.warning("%s: it is kept as %s", error, aside)
             return []
@@ -82,6 +85,7 @@ class ScoreTable(contextlib.AbstractContextManager):
         more = dict.fromkeys(name for x in others for name in x if name)
         self._columns = tuple(dict.fromkeys([*COLUMNS, *more]))
         text = encode_csv(self._columns, [*others, *rows])
+        self._videos = {x.get("video") for x in (*others, *rows)}
         with whole_file(self.path) as file:
             file.write(text)
             self.__exit__()
