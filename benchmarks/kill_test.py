@@ -15,6 +15,7 @@ pair one is killed. Prints a table; exit code 1 if anything was wrong.
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import pickle
 import signal
@@ -410,6 +411,7 @@ def by_name(found, out) -> dict:
 
 
 def main(_):
+    logging.getLogger("absl").setLevel(logging.FATAL)  # Orbax tells of every file
     rng, trials = np.random.default_rng(FLAGS.seed), []
     with tempfile.TemporaryDirectory() as scratch:
         names = FLAGS.commands

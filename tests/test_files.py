@@ -5,6 +5,9 @@ import json
 import os
 import resource
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,10 +22,13 @@ from spa.files import (
     locked,
     parse_json,
     read_json,
+    remove_orphans,
     whole_file,
     whole_files,
     write_npz,
 )
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_arrays_come_back(tmp_path):
@@ -61,6 +67,77 @@ def test_several_files_appear_together_or_not_at_all(tmp_path):
     write(b"new", tmp_path / "b")
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes() == b"new"
     assert sorted(os.listdir(tmp_path)) == ["a", "b", "file"]
+
+
+KILLED = """
+import os, signal, sys
+from spa.files import whole_files
+
+count, place = int(sys.argv[1]), sys.argv[2]
+change = {name: getattr(os, name) for name in ("replace", "remove", "fsync")}
+
+def counted(name):
+    def call(*arguments, **keywords):
+        global count
+        count -= 1
+        if not count:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return change[name](*arguments, **keywords)
+    return call
+
+for name in change:
+    setattr(os, name, counted(name))
+with whole_files() as create:
+    for name in "abc":
+        with create(f"{place}/{name}") as file:
+            file.write(b"new")
+"""
+
+
+def test_a_kill_at_any_moment_mixes_nothing_and_what_is_left_over_goes(tmp_path):
+    """The last file marks the others; each call that changes the disk is the last."""
+    ended, moments = False, 0
+    while not ended:
+        moments += 1
+        folder = tmp_path / str(moments)
+        folder.mkdir()
+        for name in "abc":
+            (folder / name).write_bytes(b"old")
+        command = [sys.executable, "-c", KILLED, str(moments), str(folder)]
+        ended = subprocess.run(command, cwd=ROOT).returncode == 0
+        found = {name: (folder / name).read_bytes() for name in "ab"}
+        if (folder / "c").exists():
+            assert set(found.values()) == {(folder / "c").read_bytes()}
+        assert {b"old", b"new"} >= set(found.values())
+        remove_orphans(folder)
+        assert {path.name for path in folder.iterdir()} <= set("abc")
+    assert moments > 8 and set(found.values()) == {b"new"}
+
+
+def test_only_what_nobody_writes_any_more_is_removed(tmp_path):
+    with whole_file(tmp_path / ("é" * 100)) as file:  # 200 bytes
+        partial = file.name
+        others = [
+            partial[:-21] + "00000000-00000000.tmp",  # of another host
+            str(tmp_path / "a.tmp"),
+        ]
+        for path in others:
+            Path(path).touch()
+        remove_orphans(tmp_path)
+        assert sorted(map(str, tmp_path.iterdir())) == sorted([partial, *others])
+        os.utime(others[0], (0, 0))
+        os.utime(partial, (0, 0))
+        remove_orphans(tmp_path)
+        assert not os.path.exists(others[0]) and os.path.exists(partial)
+    assert sorted(os.listdir(tmp_path)) == ["a.tmp", "é" * 100]
+
+
+def test_a_line_after_half_a_line_is_whole(tmp_path):
+    (tmp_path / "x").write_bytes(b"one\ntw")
+    for line in (b"three\n", b"four\n"):
+        with locked(tmp_path / "x") as file:
+            append_line(file, line)
+    assert (tmp_path / "x").read_bytes() == b"one\ntw\nthree\nfour\n"
 
 
 def test_a_file_that_cannot_be_there_is_named(tmp_path):

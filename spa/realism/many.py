@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from spa.clip.video import WORKING_SIZE
-from spa.errors import UserError, first_line, wrap_write_errors
+from spa.errors import UserError, first_line, reason, wrap_write_errors
 from spa.files import remove_orphans
 from spa.jobs import Item, name_results, pick_shard, run_items, unfinished
 from spa.model import checkpoints
@@ -79,7 +79,7 @@ def score_many(
             save_result(result, item.place.parent, result_video_size)
         except OSError as error:
             if error.errno in OF_ONE_PLACE:
-                raise UserError(first_line(error)) from error
+                raise UserError(reason(error)) from error
             raise
         return row(result.score, item.place.parent.name)
 

@@ -99,12 +99,17 @@ def read_rows(table: str | os.PathLike) -> list[dict[str, str]]:
     if not os.path.exists(table) or not os.path.getsize(table):
         return []
     columns, rows = read_csv(table, errors="surrogateescape")
-    if rows and _is_cut_off(table, len(columns)):
+    # Within a name, which may have lines of its own, or anywhere else.
+    if rows and (_has_names_only(rows[-1], columns) or _is_cut_off(table, columns)):
         rows.pop()
     return rows
 
 
-def _is_cut_off(table, num_columns) -> bool:
+def _has_names_only(row, columns) -> bool:
+    return len(columns) > 2 and not any(row.get(name) for name in columns[2:])
+
+
+def _is_cut_off(table, columns) -> bool:
     with open(table, "rb") as file:
         file.seek(max(0, os.path.getsize(table) - 65536))
         last = file.read().rpartition(b"\n")[2]
@@ -112,4 +117,4 @@ def _is_cut_off(table, num_columns) -> bool:
         return False
     # A person's editor may leave out the last line's end, too, but nothing else.
     cells = next(csv.reader([last.decode("utf-8", "surrogateescape")]))
-    return len(cells) != num_columns or cells[-1] != ""
+    return len(cells) != len(columns) or cells[-1] != ""

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from stored_scores import OPTIONS, make_score
+from stored_scores import OPTIONS, hostile_scores, make_score
 from table_files import refused
 
 from spa.errors import UserError, VideoError
+from spa.files import whole_file
 from spa.jobs import LOG
 from spa.model import checkpoints
 from spa.realism import many
@@ -123,6 +124,75 @@ def test_results_made_in_another_way_are_not_mixed(tmp_path, name, change):
     scorer = Scorer()
     score_many(["a.mp4"], tmp_path, scorer, OPTIONS, CHECKPOINT, overwrite=True)
     assert scorer.asked == ["a.mp4"]
+
+
+def test_a_score_that_cannot_be_read_is_a_row_and_is_kept(tmp_path):
+    for i, (what, text) in enumerate(hostile_scores()):
+        folder = tmp_path / str(i)
+        score_many(["b.mp4"], folder, Scorer(), OPTIONS, CHECKPOINT)
+        bad = folder / "a" / "score.json"
+        bad.parent.mkdir()
+        bad.write_bytes(text.encode("latin-1"))
+        scorer, paths = Scorer(), ["a.mp4", "b.mp4", "c.mp4"]
+        tally = score_many(paths, folder, scorer, OPTIONS, CHECKPOINT)
+        assert scorer.asked == ["c.mp4"], what
+        assert (tally.scored, tally.finished, tally.failed) == (1, 1, 1)
+        found = rows(folder)
+        assert list(found) == ["a.mp4", "b.mp4", "c.mp4"]
+        error = found["a.mp4"]["error"]
+        assert str(bad) in error and error.endswith("or give --overwrite"), error
+        assert "\n" not in error and len(error) < 500 + len(str(bad))
+        assert bad.read_bytes() == text.encode("latin-1")
+        assert os.listdir(bad.parent) == ["score.json"]
+    scorer = Scorer()
+    tally = score_many(paths, folder, scorer, OPTIONS, CHECKPOINT, overwrite=True)
+    assert tally.scored == 3 and not rows(folder)["a.mp4"]["error"]
+
+
+def test_places_that_cannot_hold_a_result_are_rows(tmp_path):
+    (tmp_path / "a").touch()
+    (tmp_path / "b" / "score.json").mkdir(parents=True)
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "score.json").symlink_to("score.json")  # to itself
+    (tmp_path / "d" / "predictions.npz").mkdir(parents=True)
+    (tmp_path / "e").symlink_to("e")
+    before = sorted(map(str, tmp_path.rglob("*")))
+    paths = [f"{name}.mp4" for name in "abcdef"]
+    for overwrite in (False, True):
+        tally = score_many(
+            paths, tmp_path, Scorer(), OPTIONS, CHECKPOINT, overwrite=overwrite
+        )
+        assert (tally.scored, tally.failed) == ((1, 5) if not overwrite else (2, 4))
+        found = rows(tmp_path)
+        assert sorted(found) == paths and len(read_rows(tmp_path / "scores.csv")) == 6
+        assert all(found[path]["error"] for path in "a.mp4 b.mp4 d.mp4 e.mp4".split())
+        assert set(before) <= set(map(str, tmp_path.rglob("*")))
+
+
+def test_files_of_two_results_are_no_finished_result(tmp_path):
+    """As a copy that broke off leaves them; a file without an id, as one that a person
+    made smaller, is nobody else's."""
+    score_many(["a.mp4", "b.mp4"], tmp_path, Scorer(), OPTIONS, CHECKPOINT)
+    for name in ("predictions.npz", "result_with_scores.npz"):
+        os.replace(tmp_path / "b" / name, tmp_path / "a" / name)
+        again = Scorer()
+        score_many(["a.mp4", "b.mp4"], tmp_path, again, OPTIONS, CHECKPOINT)
+        assert again.asked == ["a.mp4"]
+        np.savez(tmp_path / "a" / name, coords=np.zeros(3))
+        (tmp_path / "b" / "predictions.npz").unlink(missing_ok=True)
+        again = Scorer()
+        score_many(["a.mp4", "b.mp4"], tmp_path, again, OPTIONS, CHECKPOINT)
+        assert again.asked == []
+        score_many(["b.mp4"], tmp_path, again, OPTIONS, CHECKPOINT, overwrite=True)
+
+
+def test_what_a_killed_run_left_over_goes(tmp_path):
+    score_many(["a.mp4"], tmp_path, Scorer(), OPTIONS, CHECKPOINT)
+    with whole_file(tmp_path / "a" / "score.json") as file:
+        name = file.name
+    Path(name).touch()
+    score_many(["a.mp4"], tmp_path, Scorer(), OPTIONS, CHECKPOINT)
+    assert not os.path.exists(name)
 
 
 def test_results_from_before_an_option_have_its_default(tmp_path):
