@@ -147,7 +147,8 @@ def ranking(rows: list[dict]) -> str:
         lines.append(
             f"{row['folder']:<{width}}  {_number(row['realism']):7.4f}"
             f"  {_number(row['average_pts_within_thresh']):13.4f}"
-            f"  {_number(row['occlusion_accuracy']):16.4f}  {_number(row['num_tracks']):6.0f}"
+            f"  {_number(row['occlusion_accuracy']):16.4f}"
+            f"  {_number(row['num_tracks']):6.0f}"
         )
     if len(rows) > MOST_RANKED:
         lines.append(f"... and {len(rows) - MOST_RANKED} more")

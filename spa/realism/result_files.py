@@ -112,6 +112,8 @@ def read_score(path: str | os.PathLike) -> dict:
     far as they are read again; any may lack or be None, as a number that is not finite
     is. Raises UserError, in one line that names the file."""
     try:
+        if not os.path.isfile(path):  # a pipe would wait for its other end
+            raise UserError("it is no file")
         return _checked(read_json(path, nan=True))
     except UserError as error:
         why = str(error)
@@ -159,11 +161,13 @@ def is_whole(score: Mapping, folder: str | os.PathLike) -> bool:
     if not score.get("id"):
         return True
     wanted = score["id"].encode("utf-8", "replace")
-    for name in ARCHIVES:
+    for path in (Path(folder) / name for name in ARCHIVES):
         try:
-            with zipfile.ZipFile(Path(folder) / name) as archive:
+            if not path.is_file():
+                continue
+            with zipfile.ZipFile(path) as archive:
                 if archive.comment not in (b"", wanted):
                     return False
         except BAD_FILE:
-            continue  # is absent, or who reads it says what is wrong
+            continue  # who reads it says what is wrong
     return True

@@ -78,6 +78,10 @@ def test_no_broken_file_stops_the_page(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "score.json").write_bytes(text.encode("latin-1"))
     (tmp_path / "folder" / "score.json").mkdir(parents=True)
+    (tmp_path / "pipe").mkdir()
+    os.mkfifo(tmp_path / "pipe" / "score.json")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / os.fsdecode(b"b\xe9") / "score.json").mkdir(parents=True)
     (tmp_path / "scores_0_of_2.csv").mkdir()
     write_table(tmp_path, [{"folder": "gone", "video": "g.mp4", "realism": "1e999"}])
     cell = "x" * 300_000
@@ -92,7 +96,7 @@ def test_no_broken_file_stops_the_page(tmp_path):
     folder = report_folder.read_folder(tmp_path)
     names = [what.replace("/", "_") for what, _ in hostile_scores()]
     failed = dict(folder.failed)
-    assert {*names, "folder", "mixed"} - {"no video"} <= failed.keys()
+    assert {*names, "folder", "pipe", "mixed"} - {"no video"} <= failed.keys()
     assert not any("\n" in error for error in failed.values())
     assert "of different results" in failed["mixed"]
     scored = {score.name for score in folder.scores}
