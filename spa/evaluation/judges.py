@@ -189,4 +189,4 @@ def judge_items(
 
 
 def _read_judged(path: Path) -> dict | None:
-    return read_json(path, nan=True) if path.exists() else None
+    return read_json(path, max_bytes=1 << 30) if path.exists() else None

@@ -127,26 +127,28 @@ def test_results_made_in_another_way_are_not_mixed(tmp_path, name, change):
 
 
 def test_a_score_that_cannot_be_read_is_a_row_and_is_kept(tmp_path):
-    for i, (what, text) in enumerate(hostile_scores()):
-        folder = tmp_path / str(i)
-        score_many(["b.mp4"], folder, Scorer(), OPTIONS, CHECKPOINT)
-        bad = folder / "a" / "score.json"
-        bad.parent.mkdir()
-        bad.write_bytes(text.encode("latin-1"))
-        scorer, paths = Scorer(), ["a.mp4", "b.mp4", "c.mp4"]
-        tally = score_many(paths, folder, scorer, OPTIONS, CHECKPOINT)
-        assert scorer.asked == ["c.mp4"], what
-        assert (tally.scored, tally.finished, tally.failed) == (1, 1, 1)
-        found = rows(folder)
-        assert list(found) == ["a.mp4", "b.mp4", "c.mp4"]
-        error = found["a.mp4"]["error"]
-        assert str(bad) in error and error.endswith("or give --overwrite"), error
-        assert "\n" not in error and len(error) < 500 + len(str(bad))
-        assert bad.read_bytes() == text.encode("latin-1")
-        assert os.listdir(bad.parent) == ["score.json"]
-    scorer = Scorer()
-    tally = score_many(paths, folder, scorer, OPTIONS, CHECKPOINT, overwrite=True)
-    assert tally.scored == 3 and not rows(folder)["a.mp4"]["error"]
+    score_many(["b.mp4"], tmp_path, Scorer(), OPTIONS, CHECKPOINT)
+    hostile = dict(hostile_scores())
+    bad = {f"{i}.mp4": what for i, what in enumerate(hostile)}
+    for path, what in bad.items():
+        place = tmp_path / Path(path).stem / "score.json"
+        place.parent.mkdir()
+        place.write_bytes(hostile[what].encode("latin-1"))
+    scorer, paths = Scorer(), [*bad, "b.mp4", "c.mp4"]
+    tally = score_many(paths, tmp_path, scorer, OPTIONS, CHECKPOINT)
+    assert scorer.asked == ["c.mp4"]
+    assert (tally.scored, tally.finished, tally.failed) == (1, 1, len(bad))
+    found = rows(tmp_path)
+    assert sorted(found) == sorted(paths)
+    for path, what in bad.items():
+        place, error = tmp_path / Path(path).stem / "score.json", found[path]["error"]
+        assert str(place) in error and error.endswith("or give --overwrite"), what
+        assert "\n" not in error and len(error) < 500 + len(str(place))
+        assert place.read_bytes() == hostile[what].encode("latin-1")
+        assert os.listdir(place.parent) == ["score.json"]
+    paths, scorer = ["0.mp4", "c.mp4"], Scorer()
+    tally = score_many(paths, tmp_path, scorer, OPTIONS, CHECKPOINT, overwrite=True)
+    assert tally.scored == 2 and not rows(tmp_path)["0.mp4"]["error"]
 
 
 def test_places_that_cannot_hold_a_result_are_rows(tmp_path):

@@ -36,6 +36,8 @@ def test_a_last_row_that_was_cut_off_is_none(tmp_path):
         assert found == [row["video"] for row in rows[: max(complete, 0) + almost]], (
             size
         )
+        if size % 25:
+            continue
         with ScoreTable(path) as table:
             table.begin([], [])
             table.add(a_row("e"), dict)
