@@ -288,7 +288,7 @@ class Trial:
     def begin(self):
         self.round += 1
         self.out = self.command.folder / f"round_{self.round}"
-        self.before = {}
+        self.before, self.seen = {}, set()
 
     def wait(self, process, out, condition) -> float | None:
         """Returns the seconds until something is so; None if the process ends first."""
@@ -304,12 +304,13 @@ class Trial:
         moment = str(self.rng.choice(list(MOMENTS), p=list(MOMENTS.values())))
         process = self.command.start(self.out)
         if moment == "start":
-            time.sleep(self.rng.uniform(0, self.start_up))
+            pause(process, self.rng.uniform(0, self.start_up))
         else:
             state = signature(self.out)
             self.wait(process, self.out, lambda out: signature(out) != state)
             if moment == "work":
-                time.sleep(self.rng.uniform(0, self.work))
+                left = 1 - len(self.seen) / max(1, len(self.truth))
+                pause(process, self.rng.uniform(0, self.work * left))
             for _ in range(int(self.rng.integers(1, 8)) if moment == "write" else 0):
                 state = signature(self.out)
                 self.wait(process, self.out, lambda out, s=state: signature(out) != s)
@@ -327,6 +328,7 @@ class Trial:
         """Reads all that is there."""
         with self.noting():
             found = self.command.finished(self.out)
+            self.seen |= by_name(found, self.out).keys()
             for name, value in by_name(found, self.out).items():
                 if value != self.truth.get(name):
                     raise Wrong(f"{name} is not as it is in peace")
@@ -386,13 +388,20 @@ class Trial:
         pair.append(self.command.start(self.out))
         if is_killed:
             self.wait(pair[0], self.out, has_file)
-            time.sleep(self.rng.uniform(0, self.work))
-            os.killpg(pair[0].pid, signal.SIGKILL)
+            pause(pair[0], self.rng.uniform(0, self.work))
+            if pair[0].poll() is None:
+                os.killpg(pair[0].pid, signal.SIGKILL)
         for process in pair:
             process.wait(LONGEST)
         self.rows["pairs"] += 1
         self.check_end(pair[1].returncode)
         self.check()
+
+
+def pause(process, seconds) -> None:
+    """Waits, but no longer than a process lives."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(seconds)
 
 
 def has_file(out) -> bool:
