@@ -26,7 +26,7 @@ from spa import flags as spa_flags
 from spa.evaluation import videophy2
 from spa.evaluation.benchmarks import BENCHMARKS, run_benchmark
 from spa.files import keep_compiled_programs
-from spa.realism.many import NUMBERS
+from spa.realism.score_table import NUMBERS
 from spa.screen import screen_width
 
 FLAGS = flags.FLAGS

@@ -147,10 +147,10 @@ def run() -> tuple[str, bool]:
         raise PointsError("which videos? give --csv_path=FILE")
     settings = given_settings()
     base = os.path.expanduser(FLAGS.base_feat_path)
+    check_output_dir(base, "base_feat_path")
     folder = Path(base) / folder_name(settings)
     videos = read_list(os.path.expanduser(FLAGS.csv_path))
     items = name_items(videos[:1] if FLAGS.debug_mode else videos, folder)
-    check_output_dir(base)
     load = functools.partial(load_networks, settings)
     outcomes = extract_many(items, settings, load, FLAGS.rerun)
     failed = [outcome for outcome in outcomes if outcome.error]

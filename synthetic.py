@@ -20,7 +20,8 @@ import tqdm
 
 from spa import geometry
 from spa.clip.video_writer import write_video
-from spa.files import whole_file, write_npz
+from spa.files import append_line, locked, remove_orphans, whole_file, write_npz
+from spa.flags import check_output_dir
 from spa.jobs import ordered_map
 from spa.simulation.render import render
 from spa.simulation.scenes import VERSION, Scene, depth_and_segmentation, generate_scene
@@ -195,19 +196,28 @@ def main(flags) -> None:
     names = "num_frames num_tracks height width fps depth render samples preview"
     options = {name: getattr(flags, name) for name in names.split()}
     options["violations"] = parse_violations(flags.violations)
-    settings = Settings(pathlib.Path(flags.out_dir), **options)
+    check_output_dir(flags.out_dir, "out_dir")
+    settings = Settings(pathlib.Path(flags.out_dir).expanduser(), **options)
     if settings.preview and (settings.height % 2 or settings.width % 2):
         raise ValueError("--preview writes H.264: --height and --width must be even")
     settings.folder.mkdir(parents=True, exist_ok=True)
+    remove_orphans(settings.folder)
     counts = {"written": 0, "found": 0}
     cannot = dict.fromkeys(settings.violations, 0)
     rows: list[np.ndarray] = []
     seeds = range(flags.seed, flags.seed + flags.num_scenes)
     total = len(seeds) * (1 + len(settings.violations))
     left_out = settings.folder / LEFT_OUT
-    noted = left_out.read_text().splitlines() if left_out.exists() else ()
+    noted = left_out.read_bytes().splitlines() if left_out.exists() else ()
     jobs = [
-        (seed, [v for v in settings.violations if settings.left_out(seed, v) in noted])
+        (
+            seed,
+            [
+                v
+                for v in settings.violations
+                if settings.left_out(seed, v).encode() in noted
+            ],
+        )
         for seed in seeds
     ]
     with (
@@ -223,8 +233,8 @@ def main(flags) -> None:
                     continue
                 cannot[kind] += 1
                 if kind not in known:
-                    with open(left_out, "a") as file:
-                        file.write(settings.left_out(seed, kind) + "\n")
+                    with locked(left_out) as file:
+                        append_line(file, f"{settings.left_out(seed, kind)}\n".encode())
             bar.update(len(report))
     if rows:
         ok, png = cv2.imencode(".png", np.concatenate(rows)[..., ::-1])

@@ -157,7 +157,7 @@ def ranking(rows: list[dict], width: int | None = None) -> str:
     for row in rows[:MOST_RANKED]:
         numbers = "realism", "average_pts_within_thresh", "occlusion_accuracy"
         numbers = [f"{_number(row[name]):.4f}" for name in numbers]
-        cells.append((row["folder"], *numbers, str(row["num_tracks"])))
+        cells.append((row["folder"], *numbers, f"{_number(row['num_tracks']):.0f}"))
     lines = table_lines(cells, width)
     if len(rows) > MOST_RANKED:
         lines.append(f"... and {len(rows) - MOST_RANKED} more")

@@ -126,11 +126,11 @@ def given_options(values: flags.FlagValues) -> dict:
     return given
 
 
-def check_output_dir(path: str | os.PathLike) -> None:
+def check_output_dir(path: str | os.PathLike, flag: str = "output_dir") -> None:
     """Checks before the work that its result can be written; a UserError says why
     not."""
     if not path:
-        raise UserError("where to? give --output_dir=DIR")
+        raise UserError(f"where to? give --{flag}=DIR")
     above = os.path.abspath(path)
     while not os.path.lexists(above):
         above = os.path.dirname(above)

@@ -10,7 +10,7 @@ import time
 
 import numpy as np
 
-from spa.realism.many import COLUMNS
+from spa.realism.score_table import COLUMNS
 
 FRAMES, FPS, SIZE = 24, 8, (90, 120)
 DIP = 15  # frame in which a dipping clip has its lowest score

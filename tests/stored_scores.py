@@ -23,3 +23,32 @@ def make_score(path, options=OPTIONS):
         "options": json.loads(json.dumps(vars(options))),
         "version": RESULT_VERSION,
     }
+
+
+def hostile_scores():
+    """Files called score.json that are no result, by what is wrong with them."""
+    good = make_score("a.mp4")
+    yield from {
+        "no JSON": "{",
+        "empty": "",
+        "list": "[1]",
+        "nested": '{"x": ' + "[" * 200_000 + "]" * 200_000 + "}",
+        "no video": "{}",
+        "huge": json.dumps(good).replace("0.25", "1" + "0" * 400, 1),
+        "binary": "\x00\xff" * 50,
+    }.items()
+    for name, value in {
+        "realism": [7, -1, True, "high", [0.5], {"value": 0.5}, 10**18],
+        "checkpoint": [5, "small.npz", [], {"sha256": 7}],
+        "options": [[], "x", 0],
+        "cuts": [3, ["x"], {"a": 1}, [True]],
+        "windows": [3, "ab", [1]],
+        "warnings": ["text", [["x"]], {"a": "b"}, [1]],
+        "num_frames": [1e300, "24", [], -5],
+        "per_frame": [{"a": 1}, [[0.5]], [1e9], 0.5],
+        "frame_size": ["80x64", [[80], 64], {}],
+        "video": [5, ["a.mp4"], {}],
+        "head": [[], 3.5],
+    }.items():
+        for each in value:
+            yield f"{name} {each}", json.dumps(good | {name: each})

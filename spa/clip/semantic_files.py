@@ -19,7 +19,7 @@ def write_points(create: Callable, stem: Path, found: EntityTracks, **about) -> 
     """Writes STEM.pkl (torch tensors, as Trokens does, tracks in float16) and STEM.npz
     (float32, and `about`) through `files.whole_files`' `create`: `pred_tracks [T, N,
     2]` in pixels, `pred_visibility [T, N]`, `obj_ids [N]`, `point_queries [N]`
-    (frames). The .npz takes its name last: where it is, the video is finished."""
+    (frames). The .npz is last: where it is, the video is finished."""
     import torch
 
     arrays = {

@@ -21,16 +21,20 @@ from spa.clip.tracking import protocol
 from spa.clip.video import Video, read_video
 from spa.csv_files import read_csv
 from spa.errors import PointsError
-from spa.files import whole_files
+from spa.files import remove_orphans, whole_files
 from spa.inputs import find_listed
 
 LOG = logging.getLogger(__name__)
 FORMAT = 1  # of the files: those of another one are made again only when asked for
 
 
+FOLDERS = "feat_dump", "gif_dump"
+
+
 @dataclasses.dataclass(frozen=True)
 class PointsItem(jobs.Item):
-    """A video of the list, with files FOLDER/{feat_dump,gif_dump,debug_vis}/NAME*."""
+    """A video of the list, with files FOLDER/{feat_dump,gif_dump}/NAME* and
+    FOLDER/debug_vis/NAME/*."""
 
     dataset: str
 
@@ -134,6 +138,8 @@ def extract_many(
     `rerun`, of all). `load` gives (model, tracker), called once if need be. UserError
     where points made in another way are there."""
     to_do = items
+    for folder in {item.file(x, "").parent for item in items for x in FOLDERS}:
+        remove_orphans(folder)
     if not rerun:
         to_do = jobs.unfinished(
             items,
@@ -222,9 +228,7 @@ def save_files(
                 write_gif(file, draw_trails(video.frames, found), video.fps)
         stem = item.file("feat_dump", "")
         write_points(create, stem, rescale_tracks(found, video), **about)
-    if settings.make_vis:
-        os.utime(gif)  # later than the .npz, as one of earlier points is not
-    else:
+    if not settings.make_vis:
         gif.unlink(missing_ok=True)
     if pictures:
         for path in item.file("debug_vis", "").glob("debug_cluster_*.png"):

@@ -10,8 +10,9 @@ from spa.evaluation import comparison, evalcrafter, intphys2, labelled, twins, v
 from spa.evaluation.reports import Report, write_report
 from spa.evaluation.tables import Clip, match_scores
 from spa.flags import check_output_dir
-from spa.realism.many import NUMBERS, Tally, score_many
+from spa.realism.many import Tally, score_many
 from spa.realism.options import make_options
+from spa.realism.score_table import NUMBERS
 from spa.realism.scorer import Scorer
 
 

@@ -1,6 +1,5 @@
 """Two folders of results against each other."""
 
-import json
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -13,9 +12,11 @@ from spa import statistics
 from spa.errors import UserError, first_line
 from spa.evaluation.figures import draw_distributions, draw_scatter
 from spa.evaluation.reports import Report, Table, mean_score, write_report
+from spa.files import BAD_FILE
 from spa.metrics import frechet_distance, motion_sample, video_distance
 from spa.npz import read_npz
 from spa.realism.options import Options
+from spa.realism.result_files import is_whole, read_score
 from spa.statistics import bootstrap
 
 NUM_SHUFFLES = 100  # of two sets of clips, for what their distance is by chance
@@ -67,11 +68,13 @@ def read_results(folder: str | os.PathLike, score: str = "realism") -> Results:
 def _read_result(path):
     """Returns score.json, and the latents' mean over windows, [K, C]."""
     try:
-        stored = json.loads(path.read_text())
-        stored["checkpoint"]["sha256"], stored["version"], stored["options"]
+        stored = read_score(path)
+        stored["checkpoint"]["sha256"], stored["version"], {**stored["options"]}
+        if not is_whole(stored, path.parent):
+            raise UserError("its files are of different results")
         windows = read_npz(path.parent / "predictions.npz", {"latents"})["latents"]
         sample = motion_sample(windows, flatten=True)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except BAD_FILE as error:
         raise UserError(
             f"{path.parent} is no result that can be read: {first_line(error)}"
         ) from error

@@ -10,10 +10,10 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from spa.errors import NothingToTrack, UserError
+from spa.errors import NothingToTrack
 from spa.evaluation.baselines import acceleration, jaccard_2d, lost_share, nearest_error
 from spa.evaluation.judged import LEFT_OUT, Row
-from spa.files import replace_nan, whole_file
+from spa.files import read_json, replace_nan, whole_file
 from spa.jobs import Item, run_items, unfinished
 from spa.metrics import realism
 from spa.model import checkpoints
@@ -189,9 +189,4 @@ def judge_items(
 
 
 def _read_judged(path: Path) -> dict | None:
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
+    return read_json(path, max_bytes=1 << 30) if path.exists() else None

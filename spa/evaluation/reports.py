@@ -15,7 +15,7 @@ from spa.errors import wrap_write_errors
 from spa.evaluation.figures import draw_distributions
 from spa.evaluation.tables import Clip, label_arrays, nan_mean
 from spa.files import encode_csv, encode_json, whole_files
-from spa.realism.many import NUMBERS
+from spa.realism.score_table import NUMBERS
 from spa.screen import printable, table_lines
 from spa.statistics import Estimate, bootstrap
 

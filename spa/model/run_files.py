@@ -11,8 +11,8 @@ import urllib.parse
 import jax
 import tqdm
 
-from spa.errors import first_line
-from spa.files import whole_file
+from spa.errors import UserError, first_line
+from spa.files import append_line, locked, parse_json, whole_file
 from spa.model import evaluation
 from spa.model.train_state import saved_steps
 
@@ -50,17 +50,18 @@ class RunFolder:
         """Writes a line of a .jsonl. Raises OSError, naming the file."""
         path = self.file(name)
         try:
-            with open(path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+            with locked(path) as file:
+                append_line(file, (json.dumps(line) + "\n").encode())
         except OSError as error:
             raise OSError(f"cannot write {path}: {error.strerror}") from error
 
     def lines(self, name: str) -> list[dict]:
-        """Reads the lines of a .jsonl, but for one that was cut off."""
+        """Reads the lines of a .jsonl, but for one that was cut off or is damaged."""
         lines, path = [], pathlib.Path(self.file(name))
-        for text in path.read_text("utf-8").splitlines() if path.exists() else ():
-            with contextlib.suppress(ValueError):
-                lines.append(json.loads(text))
+        for text in path.read_bytes().splitlines() if path.exists() else ():
+            with contextlib.suppress(UserError):
+                line = parse_json(text, name, nan=True)
+                lines += [line] if isinstance(line.get("step"), int) else []
         return lines
 
     def drop_lines(self, step: int) -> None:

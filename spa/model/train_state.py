@@ -1,5 +1,6 @@
 """Training state on disk (Orbax): what a run goes on from, bit for bit."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -83,7 +84,13 @@ def remove(folders: list[str]) -> None:
     """Deletes folders, on one host."""
     if jax.process_index() == 0:
         for folder in folders:
-            shutil.rmtree(folder, ignore_errors=True)
+            # Under a name of `unfinished` first: half of a state is none.
+            doomed = folder
+            if os.path.basename(folder).isdecimal():
+                doomed = f"{folder}.deleted.tmp"
+                with contextlib.suppress(OSError):
+                    os.rename(folder, doomed)
+            shutil.rmtree(doomed, ignore_errors=True)
 
 
 def read_about(folder: str, step: int) -> dict:

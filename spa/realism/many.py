@@ -3,27 +3,28 @@
 import dataclasses
 import errno
 import functools
-import json
+import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from spa.clip.video import WORKING_SIZE
-from spa.csv_files import read_csv
-from spa.errors import wrap_write_errors
-from spa.files import encode_csv, replace_nan, whole_file
+from spa.errors import UserError, first_line, reason, wrap_write_errors
+from spa.files import remove_orphans
 from spa.jobs import Item, name_results, pick_shard, run_items, unfinished
 from spa.model import checkpoints
 from spa.realism.heads import Head, fingerprint
 from spa.realism.options import RESULT_VERSION, Options
 from spa.realism.result import Result
-from spa.realism.result_files import save_result
+from spa.realism.result_files import is_whole, read_score, save_result
+from spa.realism.score_table import ScoreTable, row
 
-NUMBERS = tuple(
-    "realism realism_std percentile average_jaccard average_pts_within_thresh "
-    "occlusion_accuracy num_tracks num_frames seconds".split()
-)
-COLUMNS = ("video", "folder", *NUMBERS, "num_windows", "num_cuts", "warnings", "error")
+LOG = logging.getLogger(__name__)
+# What can be wrong with the place of one result and not with the disk.
+OF_ONE_PLACE = {
+    *(errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG),
+    *(errno.ENOTDIR, errno.ENOTEMPTY, errno.EPERM),
+}
 
 
 @dataclasses.dataclass
@@ -50,41 +51,50 @@ def score_many(
     result_video_size: int = WORKING_SIZE,
 ) -> Tally:
     """Scores (by `score`) this shard's files to a folder each; score.json, written
-    last, marks it finished. Failures become rows of scores.csv (scores_I_of_N.csv with
+    last, marks it finished; one that cannot be read is kept, and its file not scored,
+    without `overwrite`. Failures become rows of scores.csv (scores_I_of_N.csv with
     shards). `paths` are those of all shards. Raises UserError: results of other
     options, checkpoint or head are there without `overwrite`, or nothing can be
     written."""
     items = pick_shard(name_items(paths, output_dir), num_shards, shard_index)
-    to_do, read = items, functools.cache(_read_score)
+    to_do, rows, refused = items, {}, {}
     if not overwrite:
-        made_with = _provenance(options, checkpoint, head)
+        rows, provenance, refused = _read_results(items)
         to_do = unfinished(
-            items, made_with, lambda item: _stored_options(read(item.place)), "scored"
+            [item for item in items if item.place not in refused],
+            _provenance(options, checkpoint, head),
+            lambda item: provenance.get(item.place),
+            "scored",
         )
-    done = {item.place for item in items} - {item.place for item in to_do}
-    rows = {place: row(read(place), place.parent.name) for place in done}
-    table = "scores.csv"
-    if num_shards > 1:
-        table = f"scores_{shard_index}_of_{num_shards}.csv"
-    table, tally = Path(output_dir) / table, Tally(finished=len(done))
+        for item in to_do:
+            rows.pop(item.place, None)
+    tally = Tally(finished=len(rows), failed=len(refused))
+    rows |= {item.place: _failed_row(item, refused[item.place])
+             for item in items if item.place in refused}  # fmt: skip
+    shard = "" if num_shards == 1 else f"_{shard_index}_of_{num_shards}"
+    path = Path(output_dir) / f"scores{shard}.csv"
 
     def save(item, result):
-        save_result(result, item.place.parent, result_video_size)
+        try:
+            save_result(result, item.place.parent, result_video_size)
+        except OSError as error:
+            if error.errno in OF_ONE_PLACE:
+                raise UserError(reason(error)) from error
+            raise
         return row(result.score, item.place.parent.name)
 
-    with wrap_write_errors(output_dir):
-        _begin_table(table, items, rows)
+    with wrap_write_errors(output_dir), ScoreTable(path) as table:
+        for item in items:
+            remove_orphans(item.place.parent)
+        videos = {os.path.abspath(item.path) for item in items}
+        table.begin(videos, [rows[x.place] for x in items if x.place in rows])
         for outcome in run_items(
             to_do, lambda item: score(item.path), save, what="videos", unit="video"
         ):
             item, found = outcome.item, outcome.result
             if outcome.error:
-                found = {
-                    "video": os.path.abspath(item.path),
-                    "folder": item.place.parent.name,
-                    "error": outcome.error,
-                }
-            append_row(table, found)
+                found = _failed_row(item, outcome.error)
+            table.add(found, functools.partial(_newest, item, found))
             rows[item.place] = found
             tally.failed += bool(outcome.error)
             tally.scored += not outcome.error
@@ -98,8 +108,10 @@ def name_items(paths: Sequence[str], output_dir: str | os.PathLike) -> list[Item
     output_dir = Path(output_dir)
 
     def owner(name):
-        score = _read_score(output_dir / name / "score.json")
-        return None if score is None else score.get("video")
+        try:
+            return read_score(output_dir / name / "score.json").get("video")
+        except UserError:
+            return None
 
     names = name_results(paths, output_dir, owner)
     return [
@@ -108,12 +120,25 @@ def name_items(paths: Sequence[str], output_dir: str | os.PathLike) -> list[Item
     ]
 
 
-def _read_score(path) -> dict | None:
-    try:
-        score = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
-    return score if isinstance(score, dict) else None
+def _read_results(items) -> tuple[dict, dict, dict]:
+    """Returns rows and provenance of results that are there, and what is wrong with
+    those that cannot be read, all by their place."""
+    rows, provenance, refused = {}, {}, {}
+    for place in (item.place for item in items):
+        if not os.path.lexists(place):
+            continue
+        try:
+            score = read_score(place)
+            if not score.get("video"):
+                raise UserError(f"{place} is no result: it names no video")
+        except UserError as error:
+            refused[place] = f"{first_line(error)}: move it away, or give --overwrite"
+            LOG.warning("%s", refused[place])
+            continue
+        if is_whole(score, place.parent):
+            rows[place] = row(score, place.parent.name)
+            provenance[place] = _stored_options(score)
+    return rows, provenance, refused
 
 
 def _provenance(options, checkpoint, head) -> dict:
@@ -126,59 +151,29 @@ def _provenance(options, checkpoint, head) -> dict:
     }
 
 
-def _stored_options(score) -> dict | None:
+def _stored_options(score) -> dict:
     """Returns what a result was made with; of an option that came after it the
     default."""
-    if score is None:
-        return None
     return (
         dataclasses.asdict(Options())
-        | score.get("options", {})
+        | (score.get("options") or {})
         | {
-            "checkpoint": score.get("checkpoint", {}).get("sha256"),
+            "checkpoint": (score.get("checkpoint") or {}).get("sha256"),
             "head": score.get("head"),
             "version": score.get("version"),
         }
     )
 
 
-def row(score: dict, folder: str) -> dict:
-    """Returns the row of a result, whose folder has that name."""
-    return {
-        "video": score["video"],
-        "folder": folder,
-        # A result from before there was a column has nothing in it.
-        **replace_nan({name: score.get(name) for name in NUMBERS}),
-        "num_windows": len(score["windows"]),
-        "num_cuts": len(score["cuts"] or ()),
-        "warnings": "; ".join(score["warnings"]),
-        "error": "",
-    }
+def _newest(item, found) -> dict:
+    """Returns the row of what is there now: another run may have written it since."""
+    try:
+        stored = None if found["error"] else read_score(item.place)
+        return row(stored, item.place.parent.name) if stored else found
+    except (UserError, KeyError):
+        return found
 
 
-def _begin_table(table, items, done):
-    ours = {os.path.abspath(item.path) for item in items}
-    rows = [row for row in read_rows(table) if row.get("video") not in ours]
-    rows += [done[item.place] for item in items if item.place in done]
-    with whole_file(table) as file:
-        file.write(encode_csv(COLUMNS, rows))
-
-
-def read_rows(table: str | os.PathLike) -> list[dict[str, str]]:
-    """Returns the rows of a scores.csv; none if there is no such file. What is not
-    UTF-8, as from an editor or in a file's name, comes back as it was when it is
-    written."""
-    if not os.path.exists(table):
-        return []
-    return read_csv(table, errors="surrogateescape")[1]
-
-
-def append_row(table: str | os.PathLike, row: dict) -> None:
-    """Adds a row, in one piece: an OSError if there is no room for all of it, and then
-    none of it is there."""
-    line = encode_csv(COLUMNS, [row], has_header=False)
-    with open(table, "ab", buffering=0) as file:
-        before = file.tell()
-        if file.write(line) < len(line):  # on a full disk, without an error
-            file.truncate(before)
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+def _failed_row(item, error) -> dict:
+    folder = item.place.parent.name
+    return {"video": os.path.abspath(item.path), "folder": folder, "error": error}

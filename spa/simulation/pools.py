@@ -1,7 +1,6 @@
 """Pools of simulated scenes with their impossible twins, a file a seed."""
 
 import os
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +13,7 @@ from tqdm import tqdm
 from spa import geometry
 from spa.clip import tracking
 from spa.clip.tracking import protocol
-from spa.files import whole_file
+from spa.files import BAD_FILE, whole_file
 from spa.jobs import ordered_map
 from spa.simulation import scenes, twins
 from spa.simulation.render import render
@@ -72,7 +71,7 @@ def is_made(path: str | os.PathLike, is_rendered: bool) -> bool:
             names = {f"{INTACT}/lk" if is_rendered else f"{INTACT}/tracks"}
             version = stored["version"] if "version" in stored else scenes.VERSION
             return names <= set(stored.files) and version == scenes.VERSION
-    except (OSError, ValueError, zipfile.BadZipFile):
+    except BAD_FILE:
         return False
 
 

@@ -1,7 +1,6 @@
 """A folder of results: its clips, rankings, drops, and comparison with another."""
 
 import dataclasses
-import json
 import math
 import os
 from collections.abc import Iterable, Sequence
@@ -14,7 +13,8 @@ from tqdm import tqdm
 
 from spa import statistics
 from spa.errors import UserError, first_line
-from spa.realism.many import read_rows
+from spa.realism.result_files import is_whole, read_score
+from spa.realism.score_table import read_rows
 
 RESULT = "result_with_scores.npz"
 MOST_DROPS = 5
@@ -82,17 +82,18 @@ def read_folder(path: str | os.PathLike) -> Folder:
         raise UserError(f"{path} is not a directory: results_dir is what "
                             "inference.py was given as --output_dir")  # fmt: skip
     found = sorted(path.glob("*/score.json")) or list(path.glob("score.json"))
-    rows, scores, failed = _latest_rows(path), [], []
+    rows, failed = _latest_rows(path)
+    scores = []
     for file in tqdm(found, "results", unit="video", leave=False):
         name = Path(os.path.abspath(file)).parent.name
         row, written = rows.pop(name, ({}, 0))
-        if row.get("error") and os.stat(file).st_mtime_ns <= written:
-            failed.append((name, row["error"]))
-            continue
         try:
+            if row.get("error") and os.stat(file).st_mtime_ns <= written:
+                failed.append((name, row["error"]))
+                continue
             scores.append(_read_score(name, file))
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            failed.append((name, f"{file} cannot be read: {first_line(error)}"))
+        except (OSError, UserError) as error:
+            failed.append((name, first_line(error)))
     for name, (row, _) in rows.items():  # what has a row, and no result
         if row.get("error"):
             failed.append((name, row["error"]))
@@ -107,46 +108,50 @@ def read_folder(path: str | os.PathLike) -> Folder:
     return Folder(path, scores, sorted(failed))
 
 
-def _latest_rows(folder) -> dict[str, tuple[dict, int]]:
-    """Returns a video's last row in the tables, and when that table was written."""
-    rows = {}
-    tables = [p for p in folder.glob("scores*.csv") if p.is_file()]
-    for table in sorted(tables, key=lambda p: os.stat(p).st_mtime_ns):
-        written = os.stat(table).st_mtime_ns
-        for row in read_rows(table):
+def _latest_rows(folder) -> tuple[dict[str, tuple[dict, int]], list[tuple[str, str]]]:
+    """Returns a video's last row in the tables, and when that table was written; and of
+    tables that cannot be read their name and what is wrong."""
+    rows, failed = {}, []
+    tables = [
+        (p.stat().st_mtime_ns, p) for p in folder.glob("scores*.csv") if p.is_file()
+    ]
+    for written, table in sorted(tables):
+        try:
+            found = read_rows(table)
+        except UserError as error:
+            failed.append((table.name, first_line(error)))
+            continue
+        for row in found:
             name = row.get("folder") or Path(row.get("video") or "").stem
             if name:
                 rows[name] = (row, written)
-    return rows
+    return rows, failed
 
 
 def _read_score(name, file) -> Score:
-    stored = json.loads(file.read_text(encoding="utf-8"))
-    if not isinstance(stored, dict):
-        raise ValueError("not an object")
-    if not isinstance(stored.get("realism"), float | int | None):
-        raise ValueError("realism is no number")
-    if not isinstance(stored.get("checkpoint"), dict | None):
-        raise ValueError("checkpoint is no object")
-    size = [_number(x) for x in stored.get("frame_size") or ()]
-    fps = _number(stored.get("fps"))
+    stored = read_score(file)
+    if not is_whole(stored, file.parent):
+        raise UserError(
+            f"{file} and the files beside it are of different results: score it again"
+        )
+    size, fps = stored.get("frame_size") or (), stored.get("fps")
     return Score(
         name,
         file.parent,
-        path=str(stored.get("video") or ""),
+        path=stored.get("video") or "",
         **{ours: _number(stored.get(theirs)) for ours, theirs in FIGURES.items()},
-        fps=fps if fps and fps > 0 else None,
-        size=tuple(map(int, size)) if len(size) == 2 and None not in size else None,
-        cuts=[int(t) for t in map(_number, stored.get("cuts") or ()) if t is not None],
-        warnings=[str(x) for x in stored.get("warnings") or ()],
-        notes=[str(x) for x in stored.get("notes") or ()],
-        curve=[_number(x) for x in stored.get("per_frame") or ()],
+        fps=fps or None,
+        size=tuple(map(int, size)) if len(size) == 2 and all(size) else None,
+        cuts=[int(t) for t in stored.get("cuts") or () if t is not None],
+        warnings=stored.get("warnings") or [],
+        notes=stored.get("notes") or [],
+        curve=stored.get("per_frame") or [],
         settings={
             "checkpoint": stored.get("checkpoint"),
             "version": stored.get("version"),
             **(stored.get("options") or {}),
         },
-        measure=str(stored.get("realism_measure") or "surprise"),
+        measure=stored.get("realism_measure") or "surprise",
     )
 
 
@@ -160,8 +165,6 @@ def _table_score(name, folder, row) -> Score:
 
 
 def _number(value) -> float | None:
-    if isinstance(value, bool | list | dict):
-        return None
     try:
         value = float(value)
     except (TypeError, ValueError):

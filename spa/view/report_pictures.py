@@ -67,7 +67,7 @@ def add_pictures(
         try:
             kept = (folder if os.access(folder, os.W_OK) else Path(scratch)) / KEPT
             found = _make_pictures(side, video_size, crf, has_video, kept)
-        except (OSError, ValueError, IndexError, cv2.error) as error:
+        except Exception as error:  # a broken file fails in any way
             found = Pictures(absent=f"no pictures: {first_line(error)}")
             if os.path.exists(side.folder / RESULT):
                 LOG.warning("%s: %s", side.name, found.absent)

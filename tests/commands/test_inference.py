@@ -12,7 +12,7 @@ from small_models import save_small
 from video_files import make_clip, write_video
 
 from spa import command
-from spa.realism.many import read_rows
+from spa.realism.score_table import read_rows
 from spa.view.results import read_result
 
 FILES = ["predictions.npz", "result_with_scores.npz", "score.json", "video_info.txt"]

@@ -9,15 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from stored_scores import OPTIONS, make_score
+from stored_scores import OPTIONS, hostile_scores, make_score
 from table_files import refused
 
 from spa.errors import UserError, VideoError
+from spa.files import whole_file
 from spa.jobs import LOG
 from spa.model import checkpoints
 from spa.realism import many
 from spa.realism.options import make_options
 from spa.realism.result import Result
+from spa.realism.score_table import read_rows
 
 CHECKPOINT = checkpoints.Checkpoint(None, {}, None, "none.npz", "abc", {})
 score_many = functools.partial(many.score_many, head=None)
@@ -41,7 +43,7 @@ class Scorer:
 
 
 def rows(folder, name="scores.csv"):
-    return {Path(row["video"]).name: row for row in many.read_rows(folder / name)}
+    return {Path(row["video"]).name: row for row in read_rows(folder / name)}
 
 
 def test_the_table_grows_and_bad_ones_are_rows(tmp_path):
@@ -74,11 +76,11 @@ def test_what_is_finished_is_left_alone(tmp_path):
     tally = score_many(paths, tmp_path, again, OPTIONS, CHECKPOINT)
     assert again.asked == ["bad.mp4", "c.mp4"]
     assert (tally.scored, tally.finished, tally.failed) == (1, 1, 1)
-    assert len(many.read_rows(tmp_path / "scores.csv")) == 3
+    assert len(read_rows(tmp_path / "scores.csv")) == 3
     anew = Scorer()
     score_many(paths, tmp_path, anew, OPTIONS, CHECKPOINT, overwrite=True)
     assert anew.asked == paths
-    assert len(many.read_rows(tmp_path / "scores.csv")) == 3
+    assert len(read_rows(tmp_path / "scores.csv")) == 3
 
 
 def test_a_table_that_is_not_utf8_keeps_its_bytes(tmp_path, monkeypatch):
@@ -122,6 +124,77 @@ def test_results_made_in_another_way_are_not_mixed(tmp_path, name, change):
     scorer = Scorer()
     score_many(["a.mp4"], tmp_path, scorer, OPTIONS, CHECKPOINT, overwrite=True)
     assert scorer.asked == ["a.mp4"]
+
+
+def test_a_score_that_cannot_be_read_is_a_row_and_is_kept(tmp_path):
+    score_many(["b.mp4"], tmp_path, Scorer(), OPTIONS, CHECKPOINT)
+    hostile = dict(hostile_scores())
+    bad = {f"{i}.mp4": what for i, what in enumerate(hostile)}
+    for path, what in bad.items():
+        place = tmp_path / Path(path).stem / "score.json"
+        place.parent.mkdir()
+        place.write_bytes(hostile[what].encode("latin-1"))
+    scorer, paths = Scorer(), [*bad, "b.mp4", "c.mp4"]
+    tally = score_many(paths, tmp_path, scorer, OPTIONS, CHECKPOINT)
+    assert scorer.asked == ["c.mp4"]
+    assert (tally.scored, tally.finished, tally.failed) == (1, 1, len(bad))
+    found = rows(tmp_path)
+    assert sorted(found) == sorted(paths)
+    for path, what in bad.items():
+        place, error = tmp_path / Path(path).stem / "score.json", found[path]["error"]
+        assert str(place) in error and error.endswith("or give --overwrite"), what
+        assert "\n" not in error and len(error) < 500 + len(str(place))
+        assert place.read_bytes() == hostile[what].encode("latin-1")
+        assert os.listdir(place.parent) == ["score.json"]
+    paths, scorer = ["0.mp4", "c.mp4"], Scorer()
+    tally = score_many(paths, tmp_path, scorer, OPTIONS, CHECKPOINT, overwrite=True)
+    assert tally.scored == 2 and not rows(tmp_path)["0.mp4"]["error"]
+
+
+def test_places_that_cannot_hold_a_result_are_rows(tmp_path):
+    (tmp_path / "a").touch()
+    (tmp_path / "b" / "score.json").mkdir(parents=True)
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "score.json").symlink_to("score.json")  # to itself
+    (tmp_path / "d" / "predictions.npz").mkdir(parents=True)
+    (tmp_path / "e").symlink_to("e")
+    before = sorted(map(str, tmp_path.rglob("*")))
+    paths = [f"{name}.mp4" for name in "abcdef"]
+    for overwrite in (False, True):
+        tally = score_many(
+            paths, tmp_path, Scorer(), OPTIONS, CHECKPOINT, overwrite=overwrite
+        )
+        assert (tally.scored, tally.failed) == ((1, 5) if not overwrite else (2, 4))
+        found = rows(tmp_path)
+        assert sorted(found) == paths and len(read_rows(tmp_path / "scores.csv")) == 6
+        assert all(found[path]["error"] for path in "a.mp4 b.mp4 d.mp4 e.mp4".split())
+        assert set(before) <= set(map(str, tmp_path.rglob("*")))
+
+
+def test_files_of_two_results_are_no_finished_result(tmp_path):
+    """As a copy that broke off leaves them; a file without an id, as one that a person
+    made smaller, is nobody else's."""
+    score_many(["a.mp4", "b.mp4"], tmp_path, Scorer(), OPTIONS, CHECKPOINT)
+    for name in ("predictions.npz", "result_with_scores.npz"):
+        os.replace(tmp_path / "b" / name, tmp_path / "a" / name)
+        again = Scorer()
+        score_many(["a.mp4", "b.mp4"], tmp_path, again, OPTIONS, CHECKPOINT)
+        assert again.asked == ["a.mp4"]
+        np.savez(tmp_path / "a" / name, coords=np.zeros(3))
+        (tmp_path / "b" / "predictions.npz").unlink(missing_ok=True)
+        again = Scorer()
+        score_many(["a.mp4", "b.mp4"], tmp_path, again, OPTIONS, CHECKPOINT)
+        assert again.asked == []
+        score_many(["b.mp4"], tmp_path, again, OPTIONS, CHECKPOINT, overwrite=True)
+
+
+def test_what_a_killed_run_left_over_goes(tmp_path):
+    score_many(["a.mp4"], tmp_path, Scorer(), OPTIONS, CHECKPOINT)
+    with whole_file(tmp_path / "a" / "score.json") as file:
+        name = file.name
+    Path(name).touch()
+    score_many(["a.mp4"], tmp_path, Scorer(), OPTIONS, CHECKPOINT)
+    assert not os.path.exists(name)
 
 
 def test_results_from_before_an_option_have_its_default(tmp_path):
@@ -174,19 +247,6 @@ def test_a_full_disk_stops_and_leaves_nothing_half_written(tmp_path):
     after_it = {p.name: p.read_bytes() for p in (tmp_path / "a").iterdir()}
     assert after_it == before_it
     assert not (tmp_path / "b").exists()
-
-
-def test_half_a_row_is_none(tmp_path):
-    table = tmp_path / "scores.csv"
-    table.write_bytes(b"video\n" * 10)
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (70, before[1]))
-    try:
-        with pytest.raises(OSError, match="No space left"):
-            many.append_row(table, {"video": "a.mp4", "error": "long" * 10})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert table.read_bytes() == b"video\n" * 10
 
 
 def test_where_nothing_can_be_written_is_one_line(tmp_path):

@@ -16,8 +16,8 @@ from spa.model import checkpoints
 from spa.realism import Scorer, evidence, make_options, surprise
 from spa.realism.heads import Head, fingerprint, heads_path, write_heads
 from spa.realism.hold_out import hold_out
-from spa.realism.many import COLUMNS, row
 from spa.realism.result import make_result, read_reference
+from spa.realism.score_table import COLUMNS, row
 
 NO_MODEL = checkpoints.Checkpoint(None, {}, None, "none", "", {})
 

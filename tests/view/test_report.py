@@ -4,6 +4,7 @@ page."""
 import json
 import os
 import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from report_results import (
     write_table,
 )
 from scripts import finish, start_script
+from stored_scores import hostile_scores
 
 from spa.errors import UserError
 from spa.view import report_folder, report_page, report_pictures
@@ -67,6 +69,42 @@ def test_a_damaged_result_is_listed_with_what_is_wrong(tmp_path, text):
     assert [s.name for s in folder.scores] == ["good"]
     [(name, error)] = folder.failed
     assert name == "bad" and "score.json cannot be read" in error and "\n" not in error
+
+
+def test_no_broken_file_stops_the_page(tmp_path):
+    good = write_result(tmp_path, "good", 0.5)
+    for what, text in hostile_scores():
+        name = what.replace("/", "_")
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "score.json").write_bytes(text.encode("latin-1"))
+    (tmp_path / "folder" / "score.json").mkdir(parents=True)
+    (tmp_path / "pipe").mkdir()
+    os.mkfifo(tmp_path / "pipe" / "score.json")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / os.fsdecode(b"b\xe9") / "score.json").mkdir(parents=True)
+    (tmp_path / "scores_0_of_2.csv").mkdir()
+    write_table(tmp_path, [{"folder": "gone", "video": "g.mp4", "realism": "1e999"}])
+    cell = "x" * 300_000
+    write_table(tmp_path, [{"folder": "told", "error": cell}], "scores_1_of_2.csv")
+    noise = np.random.default_rng(0).bytes(3000)
+    for i, content in enumerate((b"", noise, b"PK" + noise)):
+        other = write_result(tmp_path, f"npz_{i}", 0.4, has_video=False)
+        (other / "result_with_scores.npz").write_bytes(content)
+    mixed = write_result(tmp_path, "mixed", 0.3, id="one")
+    with zipfile.ZipFile(mixed / "result_with_scores.npz", "a") as archive:
+        archive.comment = b"another"
+    folder = report_folder.read_folder(tmp_path)
+    names = [what.replace("/", "_") for what, _ in hostile_scores()]
+    failed = dict(folder.failed)
+    assert {*names, "folder", "pipe", "mixed"} - {"no video"} <= failed.keys()
+    assert not any("\n" in error for error in failed.values())
+    assert "of different results" in failed["mixed"]
+    scored = {score.name for score in folder.scores}
+    assert {"good", "gone", "npz_0", "npz_1", "npz_2"} <= scored
+    page = tmp_path / "page.html"
+    report_page.write_page(page, [folder, folder], video_size=64)
+    assert page.read_text().count("no pictures") == 6
+    assert (good / "score.json").exists()
 
 
 def test_a_folder_without_results_is_refused(tmp_path):
