@@ -13,7 +13,7 @@ import numpy as np
 import tqdm
 
 from spa import geometry
-from spa.data.unpickling import ArrayUnpickler
+from spa.data.unpickling import load_arrays
 from spa.errors import DatasetError, first_line
 from spa.geometry import NUM_TAPS
 
@@ -43,7 +43,8 @@ def read_npz(
 def _read_npy(archive: zipfile.ZipFile, member: str) -> np.ndarray:
     with archive.open(member) as file:
         if _read_header(file)[2].hasobject:
-            array = ArrayUnpickler(file).load()
+            size = archive.getinfo(member).file_size
+            array = load_arrays(file, size)
             if not isinstance(array, np.ndarray):
                 raise ValueError(f"{member} is no array")
             return array
