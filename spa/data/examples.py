@@ -12,50 +12,31 @@ import cv2
 import numpy as np
 import tqdm
 
-from spa import geometry
+from spa import geometry, npz
 from spa.data.unpickling import load_arrays
-from spa.errors import DatasetError, first_line
+from spa.errors import DatasetError, UserError, first_line
 from spa.geometry import NUM_TAPS
+from spa.npz import MAX_BYTES
 
 Example = dict[str, np.ndarray]
 DINO_DIM = 768  # width of DINOv2 features where no clip has any
 
 
 def read_npz(
-    path: str | os.PathLike, names: set[str] | None = None
+    path: str | os.PathLike,
+    names: set[str] | None = None,
+    max_bytes: int = MAX_BYTES,
 ) -> dict[str, np.ndarray]:
-    """Reads arrays of an .npz by name, all or those among `names`; object arrays too.
-    Raises DatasetError as `load_pickle`."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = {name.removesuffix(".npy"): name for name in archive.namelist()}
-            return {
-                name: _read_npy(archive, member)
-                for name, member in members.items()
-                if names is None or name in names
-            }
-    except Exception as error:  # damage shows in many ways
-        raise DatasetError(
-            f"{path} is no .npz that can be read: {first_line(error)}"
-        ) from error
+    """Reads arrays of an .npz by name, all or those among `names`; object arrays too,
+    as `load_pickle` does. Raises DatasetError as `npz.read_npz`."""
+    return npz.read_npz(path, names, max_bytes, _unpickle, DatasetError)
 
 
-def _read_npy(archive: zipfile.ZipFile, member: str) -> np.ndarray:
-    with archive.open(member) as file:
-        if _read_header(file)[2].hasobject:
-            size = archive.getinfo(member).file_size
-            array = load_arrays(file, size)
-            if not isinstance(array, np.ndarray):
-                raise ValueError(f"{member} is no array")
-            return array
-    with archive.open(member) as file:
-        return np.lib.format.read_array(file, allow_pickle=False)
-
-
-def _read_header(file) -> tuple[tuple[int, ...], bool, np.dtype]:
-    if np.lib.format.read_magic(file) == (1, 0):
-        return np.lib.format.read_array_header_1_0(file)
-    return np.lib.format.read_array_header_2_0(file)
+def _unpickle(file, size) -> np.ndarray:
+    array = load_arrays(file, size)
+    if not isinstance(array, np.ndarray):
+        raise ValueError("a pickled object in it is no array")
+    return array
 
 
 @contextlib.contextmanager
@@ -268,16 +249,15 @@ def open_examples(dataset_path: str | os.PathLike) -> FileSource:
     paths = list_files(dataset_path, "*.npz", "training examples")
     for path in tqdm.tqdm(paths, "listing examples", disable=len(paths) < 1000):
         try:
-            with zipfile.ZipFile(path) as archive:
-                names = set(archive.namelist())
-                if "violation.npy" in names:
-                    if str(_read_npy(archive, "violation.npy")) not in ("", "none"):
-                        impossible += 1
-                        continue
-                if not widths and "dino_features.npy" in names:
-                    with archive.open("dino_features.npy") as file:
-                        widths.append(_read_header(file)[0][-1])
-        except Exception:  # noqa: S110 - a damaged file is named when it is read
+            members = npz.npz_members(path, {"violation", "dino_features"})
+            if "violation" in members:
+                kind = read_npz(path, {"violation"})["violation"]
+                if str(kind) not in ("", "none"):
+                    impossible += 1
+                    continue
+            if not widths and "dino_features" in members:
+                widths.append(members["dino_features"].shape[-1])
+        except UserError:  # a damaged file is named when it is read
             pass
         kept.append(path)
     if impossible:

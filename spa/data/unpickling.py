@@ -21,7 +21,7 @@ from spa.errors import DatasetError, first_line
 MAX_OPERATIONS = 2_000_000  # a shard of TAP-Vid Kinetics has some 100,000
 MAX_DIMS = 8
 INTEGER_BYTES = 9  # an unsigned one of 64 bits, and its sign
-COPIES = 4  # of the file's size that are made at most
+COPIES = 2  # of the file's size, as old protocols need them
 ROOM = 1 << 20  # bytes that an empty array may pretend to, and a small file copy
 TYPES = {
     *("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8"),

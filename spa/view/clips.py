@@ -12,10 +12,10 @@ import cv2
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from spa.clip.stored_arrays import StoredArray
 from spa.clip.video import check_file
 from spa.errors import VisualizeError, first_line
 from spa.files import BAD_FILE
+from spa.npz import StoredArray
 
 BRIGHTEST = 1.5  # of a float video in 0..1, which resampling may leave a little above
 MOST_WHOLE = 2**30  # bytes of a video that can only be read as a whole

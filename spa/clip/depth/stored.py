@@ -7,9 +7,9 @@ import numpy as np
 
 from spa.clip.availability import Row
 from spa.clip.depth.maps import DepthModel
-from spa.clip.stored_arrays import StoredArray
 from spa.errors import FrontEndError
 from spa.files import BAD_FILE
+from spa.npz import StoredArray
 
 
 def load(depth: str | os.PathLike, options=None) -> DepthModel:
