@@ -42,9 +42,9 @@ def read_npz(
     error: type[UserError] = UserError,
 ) -> dict[str, np.ndarray]:
     """Returns arrays of an .npz by name, all or those among `names`; of object arrays
-    what `unpickle` makes of their pickle and its size. Raises `error`, naming the file: it cannot be
-    read, declares what it does not hold or, together, more than max_bytes, or has
-    object arrays without `unpickle`."""
+    what `unpickle` makes of their pickle and its size. Raises `error`, naming the file:
+    it cannot be read, declares what it does not hold or, together, more than max_bytes,
+    or has object arrays without `unpickle`."""
     with _named(path, error), zipfile.ZipFile(path) as archive:
         entries = _entries(archive, names)
         members = {name: _member(archive, entry) for name, entry in entries.items()}
