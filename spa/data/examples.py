@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import io
 import os
 import pathlib
 import sys
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 import cv2
 import numpy as np
 import tqdm
+from PIL import Image
 
 from spa import geometry, npz
 from spa.data.unpickling import load_arrays
@@ -19,6 +21,8 @@ from spa.geometry import NUM_TAPS
 from spa.npz import MAX_BYTES
 
 Example = dict[str, np.ndarray]
+PICTURES = ("JPEG", "PNG", "WEBP")
+MAX_PIXELS = 2**26  # of a picture; a few bytes can declare any size
 DINO_DIM = 768  # width of DINOv2 features where no clip has any
 
 
@@ -51,11 +55,22 @@ def name_errors(name: str | os.PathLike) -> Iterator[None]:
 
 
 def decode_picture(data: bytes, flags: int = cv2.IMREAD_UNCHANGED) -> np.ndarray:
-    """Returns a picture as OpenCV has it. Raises ValueError for what is none."""
-    data = data.tobytes() if isinstance(data, np.generic | np.ndarray) else bytes(data)
-    picture = None
-    if data:  # of nothing at all OpenCV complains in its own way
-        picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    """Returns a JPEG, PNG or WebP as OpenCV has it. Raises ValueError for what is none,
+    or has more than MAX_PIXELS."""
+    if isinstance(data, np.generic | np.ndarray):
+        data = data.tobytes()
+    if not isinstance(data, bytes | bytearray):
+        raise ValueError("it holds no picture where one belongs")
+    try:
+        with Image.open(io.BytesIO(data), formats=PICTURES) as header:
+            width, height = header.size
+    except Exception as error:  # damage shows in many ways
+        raise ValueError("it holds a picture that cannot be decoded") from error
+    if width * height > MAX_PIXELS:
+        raise ValueError(
+            f"it holds a picture of {width} x {height}, which is too large"
+        )
+    picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     if picture is None:
         raise ValueError("it holds a picture that cannot be decoded")
     return picture
