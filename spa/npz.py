@@ -144,7 +144,9 @@ def _read_header(file, name):
     except Exception as error:  # its parser fails in many ways
         raise ValueError(f"{name} has a header that is no array's") from error
     if dtype.kind not in KINDS or (dtype.kind == "V" and dtype.itemsize > 2):
-        raise ValueError(f"{name} is no array of numbers or text, but of {dtype}")
+        raise ValueError(
+            f"{name} is no array of numbers: {dtype} is neither numbers nor text"
+        )
     if len(shape) > 32 or any(not 0 <= x < LONGEST for x in shape):
         raise ValueError(f"{name} has shape {list(shape)}, which no array has")
     return shape, is_fortran, dtype

@@ -96,7 +96,7 @@ LIES = {
     "objects": ({"x": npy(descr="'|O'")}, "unpickling can run any code"),
     "wide text": ({"x": npy(descr="'<U1000000000'")}, "no array's"),
     "long text": ({"x": npy(descr="'<U100000000'")}, "it is damaged"),
-    "dates": ({"x": npy(descr="'<M8[s]'")}, "no array of numbers or text"),
+    "dates": ({"x": npy(descr="'<M8[s]'")}, "neither numbers nor text"),
     "no array": ({"x": b"text"}, "x is no array"),
 }
 

@@ -135,9 +135,9 @@ def checksum(path: str, arrays: dict) -> str:
 
 def parse_config(path: str, text: str) -> tuple[ModelConfig, dict]:
     """Reads the stored configuration and the writer's notes. Raises CheckpointError."""
-    stored = parse_json(
-        text, f"{path}: its config (model_type, sizes)", error=CheckpointError
-    )
+    # Notes that json.dumps wrote may have a NaN.
+    name = f"{path}: its config (model_type, sizes)"
+    stored = parse_json(text, name, nan=True, error=CheckpointError)
     if str(stored.get("model_type")) not in MODELS:
         raise CheckpointError(
             f"{path}: its config names no model_type of {', '.join(MODELS)}; it may "

@@ -1,7 +1,6 @@
 """Held-out predictions to scores per clip, window, frame and point."""
 
 import dataclasses
-import json
 import logging
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,6 +10,7 @@ from jaxtyping import Float
 
 from spa import geometry, metrics
 from spa.clip.video import Video
+from spa.files import read_json
 from spa.model import checkpoints
 from spa.realism import surprise
 from spa.realism.heads import Head, fingerprint
@@ -51,11 +51,11 @@ def read_reference(
     if not path.exists():
         return None
     try:
-        stored = json.loads(path.read_text())
+        stored = read_json(path)
         is_same = stored["checkpoint"]["sha256"] == checkpoint.sha256
         is_same = is_same and stored.get("head") == fingerprint(head)
         reference = Reference(np.array(stored["realism"], float), stored["backends"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         LOG.warning("%s is damaged, no percentile: %r", path, error)
         return None
     if not is_same or reference.realism.ndim != 1 or not len(reference.realism):
