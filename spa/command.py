@@ -12,6 +12,7 @@ What the user can put right ends in one line on stderr and exit code 1.
 Where 3DSPA is installed, `3dspa` is the same from any folder.
 """
 
+import functools
 import logging
 import os
 import sys
@@ -43,7 +44,8 @@ def define_flags() -> None:
         "column video_path.")
     flags.DEFINE_string("tracks_path", None,
         "Tracks to score instead of a video: .npz with tracks_3d and visible, or as "
-        "TAPIP3D writes them; or many, as for --video_path.")
+        "TAPIP3D, SpaTrackerV2, CoTracker or TAPIR users have them (or .pt); or many, "
+        "as for --video_path. With --video_path: the video they were made on.")
     # fmt: on
     spa_flags.define_output_flags("./inference_output")
     spa_flags.define_clip_flags()
@@ -90,10 +92,8 @@ def run() -> tuple[str, bool]:
     column = "video_path" if FLAGS.tracks_path is None else "tracks_path"
     path = FLAGS[column].value and os.path.expanduser(FLAGS[column].value)
     FLAGS.output_dir = os.path.expanduser(FLAGS.output_dir)
-    if path is None or None not in (FLAGS.video_path, FLAGS.tracks_path):
-        raise UserError(
-            "which video? give --video_path=FILE or --tracks_path=FILE, one of the two"
-        )
+    if path is None:
+        raise UserError("which video? give --video_path=FILE or --tracks_path=FILE")
     spa_flags.check_output_dir(FLAGS.output_dir)
     options = make_options(FLAGS.preset, **spa_flags.given_options(FLAGS))
     paths = find_inputs(path, column)
@@ -104,6 +104,12 @@ def run() -> tuple[str, bool]:
         check_file(path)  # before a model is loaded for nothing
     scorer = Scorer(FLAGS.checkpoint_path, options, has_videos=has_videos)
     score = scorer.score if has_videos else scorer.score_tracks
+    if not has_videos and FLAGS.video_path is not None:
+        if paths is not None:
+            raise UserError("video_path is of one file of tracks, and these are many")
+        score = functools.partial(
+            score, video_path=os.path.expanduser(FLAGS.video_path)
+        )
     if paths is not None:
         return run_many(score, paths, scorer)
     result = score(path)

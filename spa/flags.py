@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import logging
 import os
+import re
 import sys
 import tempfile
 import typing
@@ -111,15 +112,18 @@ def given_options(values: flags.FlagValues) -> dict:
     """Returns the fields of Options that flags give; a UserError of a camera of no
     numbers."""
     given = {name: values[name].value for name in option_names()}
-    if values.intrinsics is None:
-        return given
-    try:
-        camera = tuple(float(x) for x in values.intrinsics)
-    except ValueError:
-        raise UserError(
-            f"intrinsics are {','.join(values.intrinsics)}: need numbers fx,fy,cx,cy"
-        ) from None
-    return given | {"intrinsics": camera}
+    for name, kind, needed in (
+        ("intrinsics", float, "numbers fx,fy,cx,cy"),
+        ("frame_size", int, "whole numbers W,H"),
+    ):
+        if given[name] is None:
+            continue
+        text = ",".join(given[name])
+        try:
+            given[name] = tuple(kind(x) for x in re.split("[,x]", text))
+        except ValueError:
+            raise UserError(f"{name} are {text}: need {needed}") from None
+    return given
 
 
 def check_output_dir(path: str | os.PathLike) -> None:

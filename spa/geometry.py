@@ -17,7 +17,8 @@ NUM_DEPTH_FEATURES = NUM_TAPS**2 + 1 + 2 * DEPTH_WAVES  # 256
 SAMPLES_PER_CHUNK = 1 << 24  # numbers held at once while sampling maps
 POINTS_PER_CALL = 1024  # of compiled programs, which then fit clips of any track count
 
-Intrinsics = Float[np.ndarray, "4"]  # fx, fy, cx, cy in pixels
+# fx, fy, cx, cy in pixels; of a camera that zooms those of each frame
+Intrinsics = Float[np.ndarray, "4"] | Float[np.ndarray, "T 4"]
 
 
 def default_intrinsics(height: int, width: int) -> Intrinsics:
@@ -27,10 +28,13 @@ def default_intrinsics(height: int, width: int) -> Intrinsics:
     return np.array([focal, focal, width / 2, height / 2])
 
 
-def intrinsics_matrix(intrinsics: Intrinsics) -> Float[np.ndarray, "3 3"]:
-    """Returns (fx, fy, cx, cy) as [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]."""
-    fx, fy, cx, cy = np.asarray(intrinsics)
-    return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
+def intrinsics_matrix(intrinsics: Intrinsics) -> Float[np.ndarray, "*T 3 3"]:
+    """Returns (fx, fy, cx, cy) as [[fx, 0, cx], [0, fy, cy], [0, 0, 1]], or one such a
+    frame."""
+    fx, fy, cx, cy = np.moveaxis(np.asarray(intrinsics), -1, 0)
+    zero, one = np.zeros_like(fx), np.ones_like(fx)
+    matrix = np.array([[fx, zero, cx], [zero, fy, cy], [zero, zero, one]])
+    return np.moveaxis(matrix, (0, 1), (-2, -1))
 
 
 def lift(
@@ -45,7 +49,7 @@ def lift(
     """
     xp = tracks.__array_namespace__()
     # In the tracks' precision: double would take the memory of the clip thrice.
-    fx, fy, cx, cy = xp.asarray(intrinsics, dtype=tracks.dtype)
+    fx, fy, cx, cy = xp.moveaxis(xp.asarray(intrinsics, dtype=tracks.dtype), -1, 0)
     z = xp.broadcast_to(xp.asarray(depth, dtype=tracks.dtype), tracks.shape[:-1])
     x = (tracks[..., 0] - cx) / fx * z
     y = (tracks[..., 1] - cy) / fy * z
@@ -58,7 +62,7 @@ def project(
     """Projects camera-frame points to pixels, NaN where Z <= 0; the inverse of `lift`
     at their depth."""
     xp = points.__array_namespace__()
-    fx, fy, cx, cy = xp.asarray(intrinsics, dtype=points.dtype)
+    fx, fy, cx, cy = xp.moveaxis(xp.asarray(intrinsics, dtype=points.dtype), -1, 0)
     z = xp.where(points[..., 2] > 0, points[..., 2], xp.nan)
     x = points[..., 0] / z * fx + cx
     y = points[..., 1] / z * fy + cy

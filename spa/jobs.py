@@ -31,7 +31,7 @@ from spa.errors import UserError, first_line, reason
 LOG = logging.getLogger(__name__)
 ENDINGS = {
     "video_path": ".mp4 .mov .avi .mkv .webm .m4v .mpg .mpeg .gif .wmv .flv".split(),
-    "tracks_path": [".npz"],
+    "tracks_path": [".npz", ".pt", ".pth"],
 }
 AHEAD = 8  # jobs per worker that are begun before the first one's result is taken
 BAR = {"smoothing": 0, "disable": None, "leave": None}  # none in a log

@@ -29,10 +29,10 @@ SMALLEST_DEPTH = 1e-12
 
 
 def evaluation_intrinsics(
-    intrinsics: Float[np.ndarray, "4"], size: tuple[int, int]
-) -> Float[np.ndarray, "4"]:
-    """Returns (fx, fy, cx, cy), [4], in pixels of the clip (height, width) resized so
-    that its shorter side is 256, as the official evaluation measures."""
+    intrinsics: Float[np.ndarray, "*T 4"], size: tuple[int, int]
+) -> Float[np.ndarray, "*T 4"]:
+    """Returns (fx, fy, cx, cy), [4] or [T, 4], in pixels of the clip (height, width)
+    resized so that its shorter side is 256, as the official evaluation measures."""
     return np.asarray(intrinsics) * (EVALUATION_SIZE / min(size))
 
 
@@ -82,7 +82,7 @@ def tapvid3d_metrics(
     visible: Bool[np.ndarray, "*B N T"],
     predicted: Float[np.ndarray, "*B N T 3"],
     predicted_visible: Bool[np.ndarray, "*B N T"],
-    intrinsics: Float[np.ndarray, "*B 4"],
+    intrinsics: Float[np.ndarray, "*camera 4"],
     *,
     scaling: str = "median",
     query_frames: Int[np.ndarray, "*B N"] | None = None,
@@ -97,8 +97,8 @@ def tapvid3d_metrics(
         tracks, predicted: [*B, N, T, 3] in the camera frame. Anything, NaN included,
             where `visible` is false.
         visible, predicted_visible: [*B, N, T] bool.
-        intrinsics: [4], or [*B, 4], at the evaluation's resolution
-            (`evaluation_intrinsics`).
+        intrinsics: [4], [*B, 4], or, where they change, as many axes as `tracks` have,
+            such as [1, T, 4]; at the evaluation's resolution (`evaluation_intrinsics`).
         scaling: one of SCALINGS, see `scale_factor`. `local_neighborhood` scores, for
             each track, all points within `radius` (in the unit of `tracks`) of it in
             the same frame, scaled as that track is by `per_trajectory`; per clip it is
@@ -177,7 +177,9 @@ def _pixel_size(tracks, intrinsics):
     """Returns the span of a pixel at the depth of each point, [*B, N, T]."""
     intrinsics = np.asarray(intrinsics)
     focal = np.sqrt(intrinsics[..., 0] * intrinsics[..., 1])
-    return tracks[..., 2] / focal[..., None, None]
+    if intrinsics.ndim < tracks.ndim:  # else each frame or point has its own
+        focal = focal[..., None, None]
+    return tracks[..., 2] / focal
 
 
 def _count(visible, predicted_visible, squared, unit, weights, axes):
@@ -291,7 +293,7 @@ def _squared_distance(a, b):
 def pixel_errors(
     tracks: Float[np.ndarray, "*B N T 3"],
     predicted: Float[np.ndarray, "*B N T 3"],
-    intrinsics: Float[np.ndarray, "4"],
+    intrinsics: Float[np.ndarray, "*camera 4"],
 ) -> Float[np.ndarray, "*B N T"]:
     """Returns distances [*B, N, T] of predicted (scaled) from true positions, in pixels
     at true depth, see `evaluation_intrinsics`."""
@@ -314,7 +316,7 @@ def held_out_statistics(
     visible: Bool[np.ndarray, "N T"],
     predicted: Float[np.ndarray, "N T 3"],
     predicted_visible: Bool[np.ndarray, "N T"],
-    intrinsics: Float[np.ndarray, "4"],
+    intrinsics: Float[np.ndarray, "*camera 4"],
     size: tuple[int, int],
     weights: Float[np.ndarray, "N T"] | None = None,
 ) -> dict[str, float]:

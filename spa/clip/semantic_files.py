@@ -11,6 +11,8 @@ import numpy as np
 from spa.clip.semantic import EntityTracks
 from spa.errors import PointsError, reason
 from spa.files import BAD_FILE
+from spa.npz import read_npz
+from spa.ranges import numbers, visible_mask
 
 
 def write_points(create: Callable, stem: Path, found: EntityTracks, **about) -> None:
@@ -40,15 +42,20 @@ def write_points(create: Callable, stem: Path, found: EntityTracks, **about) -> 
 
 def read_points(path: str | os.PathLike) -> EntityTracks:
     """Returns the tracks of an .npz of `write_points`; nothing is unpickled."""
+    names = {"pred_tracks", "pred_visibility", "obj_ids", "point_queries"}
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            return EntityTracks(
-                tracks=stored["pred_tracks"].transpose(1, 0, 2),
-                visible=stored["pred_visibility"].T[..., None].astype(np.float32),
-                entities=stored["obj_ids"],
-                query_frames=stored["point_queries"],
-            )
-    except (*BAD_FILE, AttributeError) as error:
+        stored = read_npz(path, names)
+        tracks = numbers("pred_tracks", stored["pred_tracks"])
+        visible = visible_mask(
+            "pred_visibility", stored["pred_visibility"], tracks.shape[:2]
+        )
+        return EntityTracks(
+            tracks=tracks.transpose(1, 0, 2),
+            visible=visible.T[..., None].astype(np.float32),
+            entities=stored["obj_ids"],
+            query_frames=stored["point_queries"],
+        )
+    except BAD_FILE as error:
         raise PointsError(
             f"{path} is no file of semantic points ({reason(error)}): give the .npz "
             "that semantic_points.py writes"
@@ -59,10 +66,10 @@ def read_provenance(path: str | os.PathLike) -> dict | None:
     """Returns whose points a file holds (`video_path`) and how they were made
     (`made_with`); None if there is none, or one that is damaged."""
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            return {
-                "video_path": stored["video_path"].item(),
-                "made_with": {**json.loads(stored["made_with"].item())},
-            }
+        stored = read_npz(path, {"video_path", "made_with"})
+        return {
+            "video_path": stored["video_path"].item(),
+            "made_with": {**json.loads(stored["made_with"].item())},
+        }
     except BAD_FILE:
         return None

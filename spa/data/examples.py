@@ -14,15 +14,21 @@ import numpy as np
 import tqdm
 from PIL import Image
 
-from spa import geometry, npz
+from spa import geometry, npz, ranges
 from spa.data.unpickling import load_arrays
 from spa.errors import DatasetError, UserError, first_line
 from spa.geometry import NUM_TAPS
-from spa.npz import MAX_BYTES
+from spa.npz import MAX_BYTES, npz_members
 
 Example = dict[str, np.ndarray]
 PICTURES = ("JPEG", "PNG", "WEBP")
 MAX_PIXELS = 2**26  # of a picture; a few bytes can declare any size
+EXAMPLE_NAMES = {
+    *("tracks_3d", "visible", "intrinsics", "height", "width", "depth"),
+    *("dino_features", "depth_features"),
+}
+STEADY = 1e-4  # by which intrinsics of a camera that does not zoom may differ
+MOST_ZOOM = 0.01  # of a clip to train on, which has one camera
 DINO_DIM = 768  # width of DINOv2 features where no clip has any
 
 
@@ -87,41 +93,38 @@ def decode_video(frames, whole: bool) -> np.ndarray:
     return bgr[..., ::-1]
 
 
-def checked_example(name: str | os.PathLike, example: Example) -> Example:
-    """Returns an example whose visible positions are finite and before the camera;
-    raises DatasetError, naming the clip, for anything that does not fit."""
+def checked_example(
+    name: str | os.PathLike, example: Example, threshold: float = 0.5
+) -> Example:
+    """Returns an example whose numbers are in range where visible, which is only before
+    the camera; raises DatasetError, naming the clip, for anything that does not fit."""
     with name_errors(name):
-        return example | _checked_arrays(example)
+        return example | _checked_arrays(example, threshold)
 
 
-def _checked_arrays(example: Example) -> Example:
-    tracks, visible = example["tracks_3d"], example["visible"] > 0
+def _checked_arrays(example: Example, threshold: float) -> Example:
+    tracks = ranges.numbers("tracks_3d", example["tracks_3d"])
     if tracks.ndim != 3 or tracks.shape[2] != 3 or 0 in tracks.shape:
         raise ValueError(
             f"tracks_3d has shape {tracks.shape}, must be [N, T, 3] in all"
         )
-    needed = (*tracks.shape[:2], 1)
-    if visible.shape != needed:
-        raise ValueError(f"visible has shape {visible.shape}, the tracks need {needed}")
-    intrinsics = np.asarray(example["intrinsics"], np.float32)
-    if intrinsics.shape != (4,):
+    shape = tracks.shape[:2]
+    visible = ranges.visible_mask("visible", example["visible"], shape, threshold)
+    size = ranges.check_size("the frames", example["height"], example["width"])
+    intrinsics = ranges.numbers("intrinsics", example["intrinsics"])
+    if intrinsics.shape not in ((4,), (shape[1], 4)):
         raise ValueError(f"intrinsics have shape {intrinsics.shape}, must be [4]")
-    if not (np.isfinite(intrinsics).all() and (intrinsics[:2] > 0).all()):
-        raise ValueError(f"intrinsics {intrinsics.tolist()} are no camera's")
-    with np.errstate(over="ignore"):  # beyond float32 is infinite
-        tracks = np.asarray(tracks, np.float32)
-    wrong = int((visible & ~np.isfinite(tracks).all(-1, keepdims=True)).sum())
-    if wrong:
-        raise ValueError(f"{wrong} positions of visible points are NaN or infinite")
-    visible &= tracks[..., 2:] > 0
-    if not visible.any():
-        raise ValueError("no point is visible in any frame")
+    ranges.check_camera("intrinsics", intrinsics, size)
+    ranges.check_tracks("tracks_3d", tracks, visible)
+    with np.errstate(over="ignore"):  # anything where hidden
+        tracks = tracks.astype(np.float32)
+    visible &= tracks[..., 2] > 0
     return {
         "tracks_3d": tracks,
-        "visible": visible.astype(np.float32),
-        "intrinsics": intrinsics,
-        "height": np.asarray(int(example["height"])),
-        "width": np.asarray(int(example["width"])),
+        "visible": visible[..., None].astype(np.float32),
+        "intrinsics": intrinsics.astype(np.float32),
+        "height": np.asarray(size[0]),
+        "width": np.asarray(size[1]),
     }
 
 
@@ -143,14 +146,15 @@ def checked_features(stored: dict, tracks: np.ndarray) -> Example:
         square = *relative.shape[:-1], NUM_TAPS, NUM_TAPS
         features["depth_taps"] = relative.reshape(square)
     for name, array in features.items():
+        stored_as = name.replace("taps", "features")
         if array.shape[:2] != tracks.shape[:2]:
-            stored_as = name.replace("taps", "features")
             raise ValueError(
                 f"{stored_as} is of {array.shape[:2]} tracks and frames, the "
                 f"tracks are {tracks.shape[:2]}"
             )
-        if not np.isfinite(array).all():
-            raise ValueError(f"{name} holds NaN or infinite numbers")
+        if array.ndim != (4 if name == "depth_taps" else 3):
+            raise ValueError(f"{stored_as} has shape {array.shape}, not [N, T, D]")
+        features[name] = ranges.check_features(stored_as, array)
     if "depth" in stored:
         features["depth"] = _depth_map(stored["depth"], tracks.shape[1])
     return features
@@ -158,7 +162,7 @@ def checked_features(stored: dict, tracks: np.ndarray) -> Example:
 
 def _depth_map(depth: np.ndarray, num_frames: int) -> np.ndarray:
     """Returns depth maps `[T, h, w]` float32, very far where there is nothing."""
-    depth = np.asarray(depth, np.float32)
+    depth = ranges.numbers("depth", depth)
     if depth.ndim == 4 and depth.shape[3] == 1:
         depth = depth[..., 0]
     if depth.ndim != 3 or len(depth) != num_frames:
@@ -166,76 +170,101 @@ def _depth_map(depth: np.ndarray, num_frames: int) -> np.ndarray:
     if not (depth > 0).all():  # also for NaN
         raise ValueError("depth holds NaN, or numbers that are not positive")
     known = np.isfinite(depth)
+    ranges.check_range("depth", depth, "depth", where=known)
+    depth = depth.astype(np.float32)
     farthest = depth[known].max() if known.any() else np.float32(1)
     return np.where(known, depth, 1000 * farthest)
 
 
-def read_example(path: str | os.PathLike, with_video: bool = False) -> Example:
+def read_example(path: str | os.PathLike) -> Example:
     """Reads an .npz of docs/formats.md: `tracks_3d [N, T, 3]`, `visible [N, T, 1]`, and
     what else it has. The size is `height` and `width`, else the video's, else the depth
     maps', else twice the camera's centre. Raises DatasetError, naming the file."""
-    names = "tracks_3d visible intrinsics height width depth dino_features"
-    names = {*names.split(), "depth_features"}
-    stored = read_npz(path, names | ({"video"} if with_video else set()))
+    stored = read_npz(path, EXAMPLE_NAMES)
+    # Of its video the size alone is needed.
+    stored = npz_members(path, {"video"}, DatasetError) | stored
+    if "intrinsics" in stored:
+        stored["intrinsics"] = _one_camera(path, stored["intrinsics"])
+    return make_example(path, stored)
+
+
+def _one_camera(path, intrinsics):
+    cameras = np.atleast_2d(stored_camera(path, intrinsics, 1, 1))
+    if np.ptp(cameras[:, :2], axis=0).max() > MOST_ZOOM * np.abs(cameras[0, 0]):
+        raise DatasetError(
+            f"{path}: its camera zooms, which is not supported in training"
+        )
+    return cameras[0]
+
+
+def make_example(
+    path: str | os.PathLike, stored: dict[str, np.ndarray], threshold: float = 0.5
+) -> Example:
+    """Returns the example of arrays of a file, as `read_example` but with intrinsics
+    [T, 4] of a camera that zooms; a probability of visibility above the threshold is
+    visible. Raises DatasetError."""
     for name in ("tracks_3d", "visible"):
         if name not in stored:
             raise DatasetError(f"{path} has no {name}: it is no training example")
-    if "height" not in stored and "depth" not in stored:
-        stored |= read_npz(path, {"video"})
     height, width = frame_size(path, stored)
-    visible = stored["visible"]
     example = {
         "tracks_3d": stored["tracks_3d"],
-        "visible": visible[..., None] if visible.ndim == 2 else visible,
-        "intrinsics": one_camera(path, stored.get("intrinsics"), height, width),
+        "visible": stored["visible"],
+        "intrinsics": stored_camera(path, stored.get("intrinsics"), height, width),
         "height": height,
         "width": width,
     }
-    if with_video and "video" in stored:
-        example["video"] = stored["video"]
-    example = checked_example(path, example)
+    example = checked_example(path, example, threshold)
     with name_errors(path):
         return example | checked_features(stored, example["tracks_3d"])
 
 
 def frame_size(path, stored: dict) -> tuple[int, int]:
     """Returns (height, width) of a stored clip's frames; DatasetError if unknown."""
-    if "height" in stored and "width" in stored:
-        size = np.asarray(stored["height"]), np.asarray(stored["width"])
-        if any(x.size != 1 or x.dtype.kind not in "fiu" or not x > 0 for x in size):
-            raise DatasetError(f"{path}: height and width must be one number each")
-        return int(size[0].item()), int(size[1].item())
-    for name in ("video", "depth"):
-        if name in stored:
-            if stored[name].ndim < 3:
+    with name_errors(path):
+        if "height" in stored and "width" in stored:
+            return ranges.check_size("the frames", stored["height"], stored["width"])
+        for name in ("video", "depth"):
+            if name in stored:
                 shape = stored[name].shape
-                raise DatasetError(f"{path}: {name} has shape {shape}, not [T, H, W…]")
-            return stored[name].shape[1:3]
-    if "intrinsics" in stored:
-        cx, cy = one_camera(path, stored["intrinsics"], 1, 1)[2:]
-        return round(2 * cy), round(2 * cx)
+                if len(shape) < 3:
+                    raise ValueError(f"{name} has shape {shape}, not [T, H, W…]")
+                return ranges.check_size(name, *shape[1:3])
+        if "intrinsics" in stored:
+            centres = stored_camera(path, stored["intrinsics"], 1, 1)[..., 2:]
+            cx, cy = np.median(centres.reshape(-1, 2), axis=0)
+            return ranges.check_size(
+                "twice the centre of intrinsics", round(2 * cy), round(2 * cx)
+            )
     raise DatasetError(
         f"{path}: how large are its frames? It needs height and width, or intrinsics, "
         "beside its tracks"
     )
 
 
-def one_camera(path, intrinsics, height: int, width: int) -> np.ndarray:
-    """Returns `[4]` from any of the forms in which intrinsics are stored."""
+def stored_camera(path, intrinsics, height: int, width: int) -> np.ndarray:
+    """Returns `[4]`, or `[T, 4]` of a camera that changes, from any of the forms in
+    which intrinsics are stored; the default's for None. Raises DatasetError."""
     if intrinsics is None:
         return geometry.default_intrinsics(height, width)
-    intrinsics = np.asarray(intrinsics, np.float64)
+    with name_errors(path):
+        intrinsics = ranges.numbers("intrinsics", intrinsics).astype(np.float64)
     if intrinsics.shape[-2:] == (3, 3):
-        rows = intrinsics[..., [0, 1, 0, 1], [0, 1, 2, 2]].reshape(-1, 4)
-        if np.ptp(rows[:, :2] / rows[0, :2], axis=0).max() > 0.01:
-            raise DatasetError(f"{path}: its camera zooms, which is not supported")
-        return rows[0]
-    if intrinsics.shape != (4,):
+        intrinsics = intrinsics[..., [0, 1, 0, 1], [0, 1, 2, 2]]
+    if (
+        intrinsics.ndim not in (1, 2)
+        or intrinsics.shape[-1] != 4
+        or not intrinsics.size
+    ):
         raise DatasetError(
-            f"{path}: intrinsics have shape {intrinsics.shape}, must be [4], [3, 3] or "
-            "[T, 3, 3]"
+            f"{path}: intrinsics have shape {intrinsics.shape}, must be [4], [3, 3], "
+            "[T, 4] or [T, 3, 3]"
         )
-    return intrinsics
+    rows = intrinsics.reshape(-1, 4)
+    if not np.isfinite(rows).all():
+        raise DatasetError(f"{path}: intrinsics hold NaN or infinite numbers")
+    is_one = np.ptp(rows, axis=0).max() <= STEADY * np.abs(rows).max()
+    return rows[0] if is_one else rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -264,7 +293,7 @@ def open_examples(dataset_path: str | os.PathLike) -> FileSource:
     paths = list_files(dataset_path, "*.npz", "training examples")
     for path in tqdm.tqdm(paths, "listing examples", disable=len(paths) < 1000):
         try:
-            members = npz.npz_members(path, {"violation", "dino_features"})
+            members = npz_members(path, {"violation", "dino_features"})
             if "violation" in members:
                 kind = read_npz(path, {"violation"})["violation"]
                 if str(kind) not in ("", "none"):

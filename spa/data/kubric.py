@@ -10,6 +10,7 @@ import numpy as np
 from spa import geometry
 from spa.data.examples import Example, name_errors
 from spa.data.tfds import decode_kubric, tfds_shards, tfrecord_offsets
+from spa.ranges import check_camera, check_range
 
 # Kubric's own: a point is hidden if what is seen is nearer by more than this share.
 KUBRIC_OCCLUSION = 0.01
@@ -25,6 +26,7 @@ def read_kubric(stored: dict) -> Example:
     up), `height` and `width`.
     """
     low, high = np.asarray(stored["metadata"]["depth_range"], np.float64)
+    check_range("depth_range", np.array([low, high]), "coordinates")
     distance = np.asarray(stored["depth"])[..., 0] / 65535 * (high - low) + low
     height, width = distance.shape[1:]
     camera, instances = stored["camera"], stored["instances"]
@@ -38,12 +40,16 @@ def read_kubric(stored: dict) -> Example:
     extrinsics[:, :3, 3] = -np.einsum("tij,tj->ti", rotation, centre)
     poses = np.asarray(instances["quaternions"], float).reshape(-1, len(distance), 4)
     places = np.asarray(instances["positions"], float).reshape(*poses.shape[:2], 3)
+    intrinsics = np.array([focal, focal, width / 2, height / 2])
+    check_camera("its camera", intrinsics, (height, width))
+    check_range("positions of its camera", centre, "coordinates")
+    check_range("positions of its instances", places, "coordinates")
     return {
         "distance": distance.astype(np.float32),
         "segmentation": np.asarray(stored["segmentations"])[..., 0],
         "position": places,
         "rotation": geometry.quaternion_matrix(poses),
-        "intrinsics": np.array([focal, focal, width / 2, height / 2]),
+        "intrinsics": intrinsics,
         "extrinsics": extrinsics,
         "height": np.asarray(height),
         "width": np.asarray(width),

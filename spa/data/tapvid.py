@@ -5,7 +5,7 @@ import os
 import numpy as np
 import tqdm
 
-from spa import geometry
+from spa import geometry, ranges
 from spa.data.examples import (
     Example,
     checked_example,
@@ -61,27 +61,24 @@ def _tapvid_example(title: str, clip: dict) -> Example:
         raise DatasetError(f"{title} has no {', '.join(sorted(missing))}")
     height, width = decode_video(clip["video"], whole=False).shape[1:3]
     intrinsics = geometry.default_intrinsics(height, width)
-    points = _numbers(clip, "points", "fiu").astype(float)
-    occluded = _numbers(clip, "occluded", "biuf")
-    if not np.isin(occluded, (0, 1)).all():
-        raise ValueError("occluded has other values than 0 and 1")
+    for name in ("points", "occluded"):  # lists may be within each other without end
+        if not isinstance(clip[name], np.ndarray):
+            raise ValueError(f"{name} must be an array of numbers")
+    points = ranges.numbers("points", clip["points"]).astype(np.float64)
     if points.ndim != 3 or points.shape[2] != 2:
         raise ValueError(f"points have shape {points.shape}, not [N, T, 2]")
+    hidden = ranges.visible_mask("occluded", clip["occluded"], points.shape[:2])
+    # Shares of the frame, not pixels.
+    finite = np.isfinite(points) & ~hidden[..., None]
+    ranges.check_range("points", points, "pixels", where=finite)
     example = {
         "tracks_3d": geometry.lift(points * (width, height), intrinsics),
-        "visible": (occluded == 0)[..., None],
+        "visible": ~hidden,
         "intrinsics": intrinsics,
         "height": height,
         "width": width,
     }
     return checked_example(title, example) | {"unit_depth": np.asarray(True)}
-
-
-def _numbers(clip: dict, name: str, kinds: str) -> np.ndarray:
-    array = clip[name]
-    if not isinstance(array, np.ndarray | np.generic) or array.dtype.kind not in kinds:
-        raise ValueError(f"{name} must be an array of numbers")
-    return np.asarray(array)
 
 
 class TapvidSource:

@@ -34,10 +34,16 @@ def read_tapvid3d(path: str | os.PathLike, with_video: bool = False) -> Example:
     with name_errors(path):
         video = decode_video(stored["images_jpeg_bytes"], with_video)
     tracks, visible = stored["tracks_XYZ"], stored["visibility"]
+    if visible.shape == (*tracks.shape[:2], 1):
+        visible = visible[..., 0]
     if tracks.ndim != 3 or visible.shape != tracks.shape[:2]:
         raise DatasetError(
             f"{path}: tracks_XYZ has shape {tracks.shape} and visibility "
             f"{visible.shape}, must be [T, N, 3] and [T, N]"
+        )
+    if stored["fx_fy_cx_cy"].shape != (4,):
+        raise DatasetError(
+            f"{path}: fx_fy_cx_cy has shape {stored['fx_fy_cx_cy'].shape}, must be [4]"
         )
     example = {
         "tracks_3d": tracks.transpose(1, 0, 2),

@@ -14,6 +14,7 @@ from spa.errors import UserError, first_line
 from spa.evaluation.figures import draw_distributions, draw_scatter
 from spa.evaluation.reports import Report, Table, mean_score, write_report
 from spa.metrics import frechet_distance, motion_sample, video_distance
+from spa.npz import read_npz
 from spa.statistics import bootstrap
 
 NUM_SHUFFLES = 100  # of two sets of clips, for what their distance is by chance
@@ -65,8 +66,7 @@ def _read_result(path):
     try:
         stored = json.loads(path.read_text())
         stored["checkpoint"]["sha256"], stored["version"], stored["options"]
-        with np.load(path.parent / "predictions.npz") as arrays:
-            windows = arrays["latents"]
+        windows = read_npz(path.parent / "predictions.npz", {"latents"})["latents"]
         sample = motion_sample(windows, flatten=True)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float
 
-from spa import geometry
+from spa import geometry, ranges
 from spa.clip.tracking import protocol
 from spa.clip.video import WORKING_SIZE, Video, reduced
 from spa.data.examples import read_npz
@@ -148,6 +148,7 @@ def read_clip(path: str | os.PathLike, front_ends: FrontEnds | None = None) -> C
     computed = front_ends is not None and (front_ends.features or front_ends.depth)
     example = read_tapvid3d(path, with_video=bool(computed))
     raw = read_npz(path, {"tracks_XYZ", "visibility", "fx_fy_cx_cy"})
+    shape = raw["tracks_XYZ"].shape[:2]
     if len(example["tracks_3d"]) < 2:
         raise DatasetError(f"{path} has one track: there is none to predict it from")
     size = int(example["height"]), int(example["width"])
@@ -165,7 +166,7 @@ def read_clip(path: str | os.PathLike, front_ends: FrontEnds | None = None) -> C
         tracks = _add_features(tracks, example["video"], front_ends)
     return Clip(
         truth=raw["tracks_XYZ"],
-        visible=raw["visibility"] > 0,
+        visible=ranges.visible_mask("visibility", raw["visibility"], shape),
         queries_xyt=np.asarray(example.get("queries_xyt")),
         intrinsics=raw["fx_fy_cx_cy"],
         query_points=_query_points(path, example),

@@ -128,13 +128,16 @@ def _predicted_pixels(tracks, window):
     """Returns the tracks that a window predicts, in order, and its predictions; of a
     track that was held out in several splits, those of the first."""
     ids, rows = np.unique(window.ids, return_index=True)
-    pixels = geometry.project(window.tracks[rows], tracks.camera)
+    camera = tracks.camera
+    if camera.ndim > 1:
+        camera = camera[window.start : window.stop]
+    pixels = geometry.project(window.tracks[rows], camera)
     visible = scipy.special.expit(window.visible_logits[rows, :, 0])
     if window.log_error_scale is None:
         return ids, surprise.Predictions(pixels, visible)
     limit = surprise.MOST_LOG_SCALE
     log_scale = np.clip(window.log_error_scale[rows, :, 0], -limit, limit)
-    scale = tracks.camera[0] * np.exp(log_scale)
+    scale = camera[..., 0] * np.exp(log_scale)
     return ids, surprise.Predictions(pixels, visible, scale)
 
 

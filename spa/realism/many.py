@@ -116,7 +116,9 @@ def _read_score(path) -> dict | None:
 
 
 def _provenance(options, checkpoint, head) -> dict:
-    return dataclasses.asdict(options) | {
+    decisive = dataclasses.asdict(options)
+    del decisive["max_bytes"]
+    return decisive | {
         "checkpoint": checkpoint.sha256,
         "head": fingerprint(head),
         "version": RESULT_VERSION,

@@ -13,6 +13,8 @@ from spa.clip import tracking
 from spa.clip.semantic import POINTS_PER_ENTITY
 from spa.clip.video import WORKING_SIZE
 from spa.errors import UserError
+from spa.npz import MAX_BYTES
+from spa.ranges import RANGES
 
 RESULT_VERSION = "0.3.0"  # of results; those of another are not gone on with
 DEFAULT_CHECKPOINT = shipped.CHECKPOINT
@@ -83,6 +85,14 @@ class Options:
     fov: float | None = _option(None, "clip",
         "Horizontal field of view in degrees, instead of --intrinsics.",
         above=0, below=180, unit=" degrees")
+    frame_size: tuple[int, ...] | None = _option(None, "clip",
+        "W,H in pixels of the frames that 2D tracks (--tracks_path) were made on; not "
+        "needed with their --video_path.")
+    visibility_threshold: float = _option(0.5, "clip",
+        "Of tracks whose visibility is a probability: above it they are visible.",
+        above=0, below=1)
+    max_bytes: int = _option(MAX_BYTES, "clip",
+        "Of the arrays of a file of tracks: one with more is refused.", least=1)
     cotracker_repo: str | None = _option(None, "tracker", "A clone of co-tracker.")
     cotracker_checkpoint: str | None = _option(None, "tracker",
         "Weights of CoTracker3.")
@@ -138,6 +148,8 @@ def make_options(preset: str = "mini", **changes) -> Options:
         )
     if options.intrinsics is not None:
         _check_camera(options)
+    if options.frame_size is not None:
+        _check_frame_size(options.frame_size)
     return options
 
 
@@ -166,6 +178,15 @@ def _check_camera(options):
     if len(camera) != 4 or not np.isfinite(camera).all() or min(camera[:2]) <= 0:
         raise UserError(
             f"intrinsics are {tuple(camera)}: need fx, fy, cx, cy in pixels of the clip"
+        )
+
+
+def _check_frame_size(size):
+    low, high = RANGES["frame size"][:2]
+    if len(size) != 2 or not all(low <= x <= high and x == int(x) for x in size):
+        raise UserError(
+            f"frame_size is {','.join(map(str, size))}: need W,H in pixels, {low} to "
+            f"{high}"
         )
 
 

@@ -112,7 +112,7 @@ def make_result(
         statistics, realism, spread = _jaccard_scores(tracks, held_out, options)
         ids, scores = _track_means(held_out.ids, _point_scores(tracks, held_out))
     score = {
-        "video": video.path if video and video.path else tracks.path,
+        "video": tracks.path or (video and video.path),
         "realism": realism,
         "realism_std": spread,
         "realism_measure": "surprise" if found else "average_jaccard",
@@ -130,7 +130,7 @@ def make_result(
         "head": fingerprint(head),
         "backends": tracks.backends,
         "intrinsics": {
-            "value": [float(x) for x in tracks.intrinsics],
+            "value": np.asarray(tracks.intrinsics, float).tolist(),
             "source": tracks.intrinsics_source,
         },
         "seed": options.seed,
@@ -139,7 +139,7 @@ def make_result(
         "frame_size": [tracks.size[1], tracks.size[0]],
         "version": RESULT_VERSION,
         "seconds": None,
-        "notes": list(video.notes) if video else [],
+        "notes": [*tracks.notes, *(video.notes if video else ())],
         "warnings": _warnings(video, tracks, ids, options),
         "options": dataclasses.asdict(options),
     }
@@ -184,7 +184,7 @@ def _statistics(tracks, held_out, chosen=slice(None)):
         visible[rows, frames][None],
         held_out.tracks[chosen][rows, frames][None],
         predicted_visible[rows, frames][None],
-        tracks.intrinsics,
+        _point_cameras(tracks, frames),
         tracks.size,
         counted[rows, frames][None].astype(float),
     )
@@ -199,10 +199,18 @@ def _point_scores(tracks, held_out):
     scale = np.where(np.isfinite(scale), scale, 1)
     scored = visible & held_out.counted
     true, seen, predicted, _ = _chosen(tracks, held_out, scored)
-    errors = metrics.pixel_errors(true, predicted * scale, tracks.camera)
+    cameras = _point_cameras(tracks, np.nonzero(scored)[1])
+    cameras = metrics.evaluation_intrinsics(cameras, tracks.size)
+    errors = metrics.pixel_errors(true, predicted * scale, cameras)
     scores = np.full(visible.shape, np.nan, np.float32)
     scores[scored] = metrics.coords_score(errors, seen)[0]
     return scores
+
+
+def _point_cameras(tracks, frames):
+    """Returns the camera [4], or that of each frame [1, P, 4] where it changes."""
+    camera = np.asarray(tracks.intrinsics)
+    return camera if camera.ndim == 1 else camera[frames][None]
 
 
 def _chosen(tracks, held_out, where):
@@ -253,7 +261,7 @@ def _window_statistics(tracks, window):
         visible,
         window.tracks,
         window.visible_logits[..., 0] > 0,
-        tracks.intrinsics,
+        _point_cameras(tracks, frames),
         tracks.size,
         weights,
     )

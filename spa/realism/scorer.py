@@ -19,7 +19,7 @@ from spa.realism.heads import Head, heads_path, read_heads
 from spa.realism.hold_out import hold_out
 from spa.realism.options import DEFAULT_CHECKPOINT, Options, make_options
 from spa.realism.result import Result, make_result, read_reference
-from spa.realism.tracks import Tracks3D, read_tracks
+from spa.realism.tracks import Tracks3D, checked_tracks, read_tracks
 
 LOG = logging.getLogger(__name__)
 
@@ -76,6 +76,8 @@ class Scorer:
         it, NothingToTrack, options that a clip in memory cannot have.
         """
         began, options = time.perf_counter(), self.options
+        if options.frame_size is not None:
+            raise UserError("frame_size is of 2D tracks, and a video has its own")
         if isinstance(video, str | os.PathLike):
             video = read_video(video, options.start, options.duration, options.fps)
         elif isinstance(video, Video):
@@ -86,22 +88,29 @@ class Scorer:
         video, tracks = lift_video(video, options, self.front_ends)
         return self._result(tracks, video, began)
 
-    def score_tracks(self, tracks: str | os.PathLike | Tracks3D) -> Result:
+    def score_tracks(
+        self,
+        tracks: str | os.PathLike | Tracks3D,
+        video_path: str | os.PathLike | None = None,
+    ) -> Result:
         """Returns how real the motion of tracks from elsewhere is, a file's (see
-        `read_tracks`) or those in memory.
+        `read_tracks`), perhaps with the video they were made on, or those in memory.
 
         Raises UserError: NothingToTrack, a file that cannot be read, options that only
         videos have, or features that do not fit.
         """
         began, options = time.perf_counter(), self.options
-        _refuse_video_options(options, "start", "duration", "fps")
+        if video_path is None:
+            _refuse_video_options(options, "start", "duration", "fps")
         if options.query_sampling != "grid":
             raise UserError(
                 "query_sampling can be chosen for videos only: tracks have their points"
             )
         video = None
-        if not isinstance(tracks, Tracks3D):
-            tracks, video = read_tracks(tracks, options)
+        if isinstance(tracks, Tracks3D):
+            tracks = checked_tracks(tracks, options.visibility_threshold)
+        else:
+            tracks, video = read_tracks(tracks, options, video_path)
         return self._result(tracks, video, began)
 
     def _result(self, tracks: Tracks3D, video: Video | None, began: float) -> Result:

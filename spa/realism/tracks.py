@@ -1,5 +1,6 @@
 """Tracks in the camera frame: lifted from a video's, or read from a file."""
 
+import contextlib
 import dataclasses
 import functools
 import logging
@@ -10,15 +11,18 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Bool, Float
 
-from spa import geometry, metrics
+from spa import geometry, metrics, ranges
 from spa.clip.cuts import find_cuts
 from spa.clip.tracking import protocol
-from spa.clip.video import WORKING_SIZE, Video, reduced
-from spa.errors import NothingToTrack, UserError
+from spa.clip.video import WORKING_SIZE, Video, read_video, reduced
+from spa.errors import DatasetError, NothingToTrack, UserError
+from spa.npz import read_npz
+from spa.realism import torch_files, tracks_2d
 from spa.realism.options import Options
 
 LOG = logging.getLogger(__name__)
-LEAST_FOCAL, MOST_FOCAL = 0.1, 50.0  # of the longer side; 157 and 1.1 degrees
+EVERY_FRAME = 1e6  # frames a second, more than any video has
+SAME_SHAPE = 0.05  # by which a video's shape may differ from that of the tracks' frames
 NUM_TAPS = (2 * geometry.DEPTH_TAPS + 1) ** 2  # depth features that have no scale
 
 
@@ -34,7 +38,8 @@ class Tracks3D:
     Attributes:
         tracks: [N, T, 3] camera-frame XYZ; anything where not visible.
         visible: [N, T, 1] 0 or 1.
-        intrinsics: (fx, fy, cx, cy) in pixels of the clip.
+        intrinsics: (fx, fy, cx, cy) in pixels of the clip, [4], or [T, 4] of a camera
+            that zooms.
         size: (height, width) of the clip.
         intrinsics_source: where the intrinsics come from, in words.
         cuts: frames at which another shot begins.
@@ -47,11 +52,12 @@ class Tracks3D:
         boxes: per shot, the (left, top, right, bottom) in pixels of the clip inside of
             uniform borders; empty where there are none.
         path: the file they were read from, None if they were tracked here.
+        notes: what was assumed when they were read.
     """
 
     tracks: Float[np.ndarray, "N T 3"]
     visible: Float[np.ndarray, "N T 1"]
-    intrinsics: Float[np.ndarray, "4"]
+    intrinsics: geometry.Intrinsics
     size: tuple[int, int]
     intrinsics_source: str
     cuts: tuple[int, ...] = ()
@@ -63,6 +69,7 @@ class Tracks3D:
     )
     boxes: tuple[tuple[int, ...], ...] = ()
     path: str | None = None
+    notes: tuple[str, ...] = ()
 
     @functools.cached_property
     def seen(self) -> Bool[np.ndarray, "N T"]:
@@ -70,8 +77,8 @@ class Tracks3D:
         return self.visible[..., 0] > 0
 
     @functools.cached_property
-    def camera(self) -> Float[np.ndarray, "4"]:
-        """(fx, fy, cx, cy) at the evaluation's size, shorter side 256."""
+    def camera(self) -> geometry.Intrinsics:
+        """The intrinsics at the evaluation's size, shorter side 256."""
         return metrics.evaluation_intrinsics(self.intrinsics, self.size)
 
     @functools.cached_property
@@ -140,7 +147,7 @@ def choose_camera(
 def _check_intrinsics(camera, size):
     """Refuses those of another unit or clip: they would be scored in silence."""
     height, width = size
-    low, high = LEAST_FOCAL * max(size), MOST_FOCAL * max(size)
+    low, high = (x * max(size) for x in ranges.RANGES["given focal length"][:2])
     inside = 0 <= camera[2] <= width and 0 <= camera[3] <= height
     if not inside or not all(low <= focal <= high for focal in camera[:2]):
         raise UserError(
@@ -167,137 +174,226 @@ def depth_sampler(
     return sample
 
 
-def read_tracks(
-    path: str | os.PathLike, options: Options | None = None
-) -> tuple[Tracks3D, Video | None]:
-    """Reads tracks made elsewhere, in the camera frame, and the video beside them.
-
-    An .npz has `tracks_3d [N, T, 3]` and `visible [N, T, 1]` (see
-    spa/data/examples.py), or, as TAPIP3D writes it and `save_result` does,
-    `coords [T, N, 3]` in the world, `visibs [T, N]`, `extrinsics`, `intrinsics` and
-    perhaps `video [T, 3, H, W]`. A camera in the options replaces the file's.
-
-    Raises UserError: it is none of these, has arrays of another shape, or is given
-    intrinsics that it cannot have.
-    """
-    from spa.data.examples import (
-        read_example,
-        read_npz,  # not above: who scores a video does not wait for it
+def checked_tracks(tracks: Tracks3D, threshold: float = 0.5) -> Tracks3D:
+    """Returns tracks in memory with visibility as 0 and 1, as of a file; a UserError of
+    numbers that a file could not have."""
+    shape = tracks.tracks.shape[:2]
+    try:
+        visible = ranges.visible_mask("visible", tracks.visible, shape, threshold)
+        ranges.check_camera("intrinsics", np.asarray(tracks.intrinsics), tracks.size)
+        if visible.any():  # else nothing can be tracked, which is said later
+            ranges.check_tracks("tracks", tracks.tracks, visible)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    notes = ranges.visibility_notes("visible", tracks.visible, threshold)
+    return dataclasses.replace(
+        tracks,
+        visible=visible[..., None].astype(np.float32),
+        notes=(*tracks.notes, *notes),
     )
-    from spa.errors import DatasetError
+
+
+def read_tracks(
+    path: str | os.PathLike,
+    options: Options | None = None,
+    video_path: str | os.PathLike | None = None,
+) -> tuple[Tracks3D, Video | None]:
+    """Reads tracks made elsewhere, in the camera frame, and the video beside them, or
+    the one that they were made on.
+
+    An .npz, or .pt of tensors, has `tracks_3d [N, T, 3]` and `visible [N, T, 1]` (see
+    spa/data/examples.py); or, as TAPIP3D, SpaTrackerV2 and `save_result` write it,
+    `coords [T, N, 3]` in the world, `visibs [T, N]`, `extrinsics`, `intrinsics` and
+    perhaps `video [T, 3, H, W]`; or tracks in 2D, which are put at z = 1 (see
+    spa/realism/tracks_2d.py). A camera in the options replaces the file's.
+
+    Raises UserError: it is none of these, has arrays of another shape or numbers out of
+    range (spa/ranges.py), or a video or options that do not fit.
+    """
+    from spa.data.examples import name_errors  # not above: a video's score needs none
 
     options, path = options or Options(), os.fspath(path)
     if not os.path.isfile(path):
         raise UserError(f"{path}: no such file")
+    stored = _stored_arrays(path, options.max_bytes)
+    with _as_user_error(), name_errors(path):
+        is_2d = tracks_2d.has_pixels(stored)
+        read = _read_pixels if is_2d else _read_example
+        found, frames = read(path, stored, options, video_path)
+        num_frames = found.tracks.shape[1]
+        if "extrinsics" in stored:
+            poses = ranges.check_poses("extrinsics", stored["extrinsics"], num_frames)
+            found = dataclasses.replace(found, extrinsics=poses)
+        if video_path is None:
+            fps = ranges.check_fps("fps", stored.get("fps", 0.0))
+            frames = _stored_video(stored, found, fps)
+    cuts = () if frames is None or options.ignore_cuts else find_cuts(frames.frames)
+    LOG.info("%s: %d tracks, %d frames", path, *found.tracks.shape[:2])
+    for note in found.notes:
+        LOG.info("%s: %s", path, note)
+    return dataclasses.replace(found, cuts=tuple(cuts)), frames
+
+
+@contextlib.contextmanager
+def _as_user_error():
+    """Turns what data calls a fault of a dataset into one of the tracks."""
     try:
-        stored = read_npz(path, {"coords", "visibs", "extrinsics", "fps"})
-        if {"coords", "visibs"} <= set(stored):
-            example = _tapip3d_example(path, stored)
-        else:
-            example = read_example(path, with_video=True)
+        yield
     except DatasetError as error:
         raise UserError(str(error)) from error
+
+
+def _stored_arrays(path, max_bytes):
+    from spa.data.examples import EXAMPLE_NAMES
+
+    if path.lower().endswith(torch_files.ENDINGS):
+        return torch_files.read_torch(path, max_bytes)
+    names = {"coords", "visibs", "extrinsics", "fps", "video", *EXAMPLE_NAMES}
+    return read_npz(path, names | tracks_2d.NAMES, max_bytes)
+
+
+def _read_example(path, stored, options, video_path):
+    """Returns tracks in 3D, and the video that they were made on, if there is one."""
+    from spa.data.examples import make_example
+
+    name = "visible"
+    if {"coords", "visibs"} <= set(stored):
+        name, stored = "visibs", _tapip3d_arrays(stored)
+    example = make_example(path, stored, options.visibility_threshold)
     tracks = example["tracks_3d"]
-    extrinsics = _stored_poses(path, stored, tracks.shape[1])
-    video = _stored_video(path, example, _stored_fps(path, stored), tracks.shape[1])
     size = int(example["height"]), int(example["width"])
+    _check_given_size(options, size)
+    video = None
+    if video_path is not None:
+        video = _companion_video(video_path, options, tracks.shape[1])
+        # Its frames are shown; the camera is for frames of the file's size.
+        if abs(video.size[1] / video.size[0] * size[0] / size[1] - 1) > SAME_SHAPE:
+            raise UserError(
+                f"{path} is of frames of {size[1]}x{size[0]}, {video_path} of "
+                f"{video.size[1]}x{video.size[0]}: they must show the same picture"
+            )
+        video = dataclasses.replace(video, size=size)
     camera, source = example["intrinsics"], "of the file"
     if options.intrinsics is not None or options.fov is not None:
         camera, source = choose_camera(options, size)
-    cuts = () if video is None or options.ignore_cuts else find_cuts(video.frames)
-    LOG.info("%s: %d tracks, %d frames", path, *tracks.shape[:2])
-    found = Tracks3D(
+    elif camera.ndim > 1:
+        source = "of the file, for each frame"
+    elif "intrinsics" not in stored:
+        source = choose_camera(options, size)[1]
+    threshold = options.visibility_threshold
+    tracks_3d = Tracks3D(
         tracks=tracks,
         visible=example["visible"],
         intrinsics=np.asarray(camera, float),
         size=size,
         intrinsics_source=source,
-        cuts=tuple(cuts),
         dino=stored_features(example, "dino_features"),
         depth=stored_depth(example, size),
-        extrinsics=extrinsics,
         path=os.path.abspath(path),
+        notes=ranges.visibility_notes(name, stored["visible"], threshold),
     )
-    return found, video
+    return tracks_3d, video
 
 
-def _tapip3d_example(path, stored):
-    from spa.data.examples import checked_example, frame_size, one_camera, read_npz
-    from spa.errors import DatasetError
-
-    stored |= read_npz(path, {"intrinsics", "video"})
-    coords, visible = stored["coords"], stored["visibs"]
-    if coords.ndim != 3 or coords.shape[2] != 3 or visible.shape != coords.shape[:2]:
-        raise DatasetError(
-            f"{path}: coords {coords.shape} and visibs {visible.shape} must be "
-            "[T, N, 3] and [T, N]"
+def _tapip3d_arrays(stored):
+    """Returns arrays as a training example has them: in the camera's frame."""
+    coords = ranges.numbers("coords", stored["coords"])
+    visible = np.asarray(stored["visibs"])
+    if coords.ndim != 3 or coords.shape[2] != 3 or visible.shape not in (
+        coords.shape[:2],
+        (*coords.shape[:2], 1),
+    ):  # fmt: skip
+        raise ValueError(
+            f"coords {coords.shape} and visibs {visible.shape} must be [T, N, 3] and "
+            "[T, N]"
         )
-    extrinsics = _stored_poses(path, stored, len(coords))
-    extrinsics = np.eye(4) if extrinsics is None else extrinsics
-    tracks = geometry.world_to_camera(coords.transpose(1, 0, 2), extrinsics)
-    frames = {}
+    poses = np.eye(4)
+    if "extrinsics" in stored:
+        poses = ranges.check_poses("extrinsics", stored["extrinsics"], len(coords))
+    found = {
+        "tracks_3d": geometry.world_to_camera(coords.transpose(1, 0, 2), poses),
+        "visible": visible.reshape(coords.shape[:2]).T,
+    }
     if "video" in stored:
         if stored["video"].ndim != 4:
-            raise UserError(
-                f"{path}: its video has shape {stored['video'].shape}, must be "
-                "[T, 3, H, W]"
+            raise ValueError(
+                f"its video has shape {stored['video'].shape}, must be [T, 3, H, W]"
             )
-        frames = {"video": stored["video"].transpose(0, 2, 3, 1)}
-    camera = {n: stored[n] for n in ("intrinsics",) if n in stored}
-    size = frame_size(path, camera | frames)
-    camera = one_camera(path, stored.get("intrinsics"), *size)
-    return frames | checked_example(
-        path,
-        {
-            "tracks_3d": tracks,
-            "visible": visible.T[..., None],
-            "intrinsics": camera,
-            "height": size[0],
-            "width": size[1],
-        },
+        found["video"] = stored["video"].transpose(0, 2, 3, 1)
+    given = ("intrinsics", "height", "width")
+    return {name: stored[name] for name in given if name in stored} | found
+
+
+def _read_pixels(path, stored, options, video_path):
+    """Returns tracks in 2D at z = 1, and the video that they were made on, if there is
+    one."""
+    found = tracks_2d.read_pixels(stored, options.visibility_threshold)
+    video = None
+    if video_path is not None:
+        video = _companion_video(video_path, options, found.tracks.shape[1])
+    tracked, size = tracks_2d.which_size(
+        found, options.frame_size, video and video.size
     )
+    odd = tracks_2d.check_pixels(found, tracked)
+    camera, source = choose_camera(options, size)
+    tracks_3d = Tracks3D(
+        tracks=tracks_2d.lift_pixels(found, tracked, size, camera),
+        visible=found.visible[..., None].astype(np.float32),
+        intrinsics=camera,
+        size=size,
+        intrinsics_source=source,
+        path=os.path.abspath(path),
+        notes=(*found.notes, *odd),
+    )
+    return tracks_3d, video
 
 
-def _stored_poses(path, stored, num_frames):
-    """Returns world-to-camera poses beside tracks, [T, 4, 4] or [4, 4], or None."""
-    if "extrinsics" not in stored:
-        return None
-    poses = stored["extrinsics"]
-    if poses.shape not in ((4, 4), (num_frames, 4, 4)):
+def _check_given_size(options, size):
+    if options.frame_size is not None and tuple(options.frame_size) != size[::-1]:
         raise UserError(
-            f"{path}: extrinsics have shape {poses.shape}, must be [4, 4] or "
-            f"[{num_frames}, 4, 4]"
+            f"frame_size is {'x'.join(map(str, options.frame_size))}, but the file is "
+            f"of frames of {size[1]}x{size[0]}: leave it out"
         )
-    if poses.dtype.kind not in "fiu" or not np.isfinite(poses).all():
-        raise UserError(f"{path}: extrinsics must be finite numbers")
-    return poses.astype(np.float64)
 
 
-def _stored_fps(path, stored):
-    fps = stored.get("fps", np.zeros(()))
-    single = fps.size == 1 and fps.dtype.kind in "fiu"
-    if not (single and 0 <= fps.item() < math.inf):
-        what = fps.item() if fps.size == 1 else f"of shape {fps.shape}"
-        raise UserError(f"{path}: fps is {what}, must be one number, 0 if unknown")
-    return float(fps.item())
-
-
-def _stored_video(path, example, fps, num_frames):
-    if "video" not in example:
-        return None
-    frames = example["video"]
-    if frames.ndim != 4 or frames.shape[3] != 3 or len(frames) != num_frames:
+def _companion_video(path, options, num_frames):
+    """Reads the video of tracks: all of its frames, or those that the options keep."""
+    how = options.start, options.duration
+    video = read_video(path, *how, options.fps)
+    if len(video.frames) != num_frames and options.fps is None and video.fps:
+        # By default few enough frames a second are kept, and these were tracked in all.
+        every = read_video(path, *how, EVERY_FRAME)
+        if len(every.frames) == num_frames:
+            return dataclasses.replace(every, notes=())
+    if len(video.frames) != num_frames:
         raise UserError(
-            f"{path}: its video has shape {frames.shape}, must be of the tracks' "
+            f"the tracks have {num_frames} frames, {os.fspath(path)} has "
+            f"{len(video.frames)}: give the video that they were made on (and --fps, "
+            "--start, --duration, if it was of a part)"
+        )
+    return video
+
+
+def _stored_video(stored, found, fps):
+    """Returns the video beside tracks, None if there is none."""
+    num_frames = found.tracks.shape[1]
+    if "video" not in stored:
+        return None
+    frames = np.asarray(stored["video"])
+    if "coords" in stored and frames.ndim == 4:
+        frames = frames.transpose(0, 2, 3, 1)
+    if frames.ndim != 4 or frames.shape[3] != 3 or len(frames) != num_frames:
+        raise ValueError(
+            f"its video has shape {frames.shape}, must be of the tracks' "
             f"{num_frames} frames, and in colour"
         )
-    if frames.dtype != np.uint8:  # in 0..1
-        frames = (np.clip(frames, 0, 1) * 255).round().astype(np.uint8)
+    frames, notes = ranges.eight_bits("its video", frames)
     return Video(
         frames=[reduced(frame, WORKING_SIZE) for frame in frames],
-        size=(int(example["height"]), int(example["width"])),
+        size=found.size,
         fps=fps,
         frame_indices=np.arange(num_frames),
+        notes=notes,
     )
 
 

@@ -16,8 +16,8 @@ from spa.clip.video import check_file
 from spa.errors import VisualizeError, first_line
 from spa.files import BAD_FILE
 from spa.npz import StoredArray
+from spa.ranges import BRIGHTEST, DARKEST
 
-BRIGHTEST = 1.5  # of a float video in 0..1, which resampling may leave a little above
 MOST_WHOLE = 2**30  # bytes of a video that can only be read as a whole
 
 
@@ -130,8 +130,8 @@ def eight_bits(values: np.ndarray) -> UInt8[np.ndarray, "..."]:
     if values.dtype.kind in "iu":
         return np.clip(values, 0, 255).astype(np.uint8)
     values = np.nan_to_num(values.astype(np.float32, copy=False), posinf=1, neginf=0)
-    if values.max(initial=0) > BRIGHTEST:
-        raise VisualizeError(
-            f"a float video has values up to {values.max():g}: need 0..1, or uint8"
-        )
+    low, high = values.min(initial=0), values.max(initial=0)
+    if high > BRIGHTEST or low < DARKEST:
+        found = f"up to {high:g}" if high > BRIGHTEST else f"from {low:g}"
+        raise VisualizeError(f"a float video has values {found}: need 0..1, or uint8")
     return (np.clip(values, 0, 1) * 255).round().astype(np.uint8)

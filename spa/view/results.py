@@ -1,5 +1,6 @@
 """Results to look at: the files of scored clips, checked."""
 
+import contextlib
 import math
 import os
 import zipfile
@@ -10,6 +11,7 @@ from jaxtyping import UInt8
 
 from spa.data.examples import read_npz
 from spa.errors import VisualizeError
+from spa.ranges import RANGES, check_poses, check_range, numbers, visible_mask
 from spa.view.clips import MOST_WHOLE, FileClip, StoredClip, eight_bits
 
 NEEDED = ("coords", "intrinsics", "extrinsics")
@@ -44,9 +46,9 @@ def read_result(npz_path: str | os.PathLike) -> dict:
             f"{path} has no {', '.join(missing)}: need a result_with_scores.npz of "
             "inference.py, or a file of TAPIP3D"
         )
-    for name in (*NEEDED, "coords_score", "visibs"):
-        if name in stored and stored[name].dtype.kind not in "fiub":
-            raise VisualizeError(f"{path}: its {name} are not numbers")
+    with _named(path):
+        for name in {*NEEDED, "coords_score"} & set(stored):
+            stored[name] = numbers(f"its {name}", stored[name])
     coords = stored["coords"]
     if coords.ndim != 3 or coords.shape[2] != 3 or not coords.size:
         raise VisualizeError(
@@ -57,17 +59,30 @@ def read_result(npz_path: str | os.PathLike) -> dict:
     visible = stored.get("visibs", np.ones(shape, bool))
     for name, array in (("coords_score", scores), ("visibs", visible)):
         _check_shape(path, name, array, shape, (*shape, 1))
+    with _named(path):
+        visible = visible_mask("visibs", visible, shape)
+        shown = visible[..., None] & ~np.isnan(coords)  # NaN is shown nowhere
+        check_range("coords", coords, "coordinates", where=shown)
+        check_poses("extrinsics", stored["extrinsics"], num_frames)
     return {
         "coords": coords,
         "coords_score": scores.reshape(shape),
         "clip": _find_clip(path, stored, num_frames),
         "intrinsics": _cameras(path, stored, "intrinsics", num_frames),
         "extrinsics": _cameras(path, stored, "extrinsics", num_frames),
-        "visibs": visible.reshape(shape) > 0.5,
+        "visibs": visible,
         "fps": _fps(stored),
         "has_scores": bool(np.isfinite(scores).any()),
         "path": path,
     }
+
+
+@contextlib.contextmanager
+def _named(path):
+    try:
+        yield
+    except ValueError as error:
+        raise VisualizeError(f"{path}: {error}") from error
 
 
 def _cameras(path, stored, name, num_frames):
@@ -90,7 +105,8 @@ def _fps(stored):
     if fps is None or fps.size != 1 or fps.dtype.kind not in "fiu":
         return None
     fps = float(fps.item())
-    return fps if 0 < fps < math.inf else None
+    low, high, *_ = RANGES["fps"]
+    return fps if low <= fps <= high else None
 
 
 def _find_clip(path, stored, num_frames):
@@ -129,6 +145,8 @@ def _frame_indices(path, stored, num_frames):
     indices = indices.astype(np.int64)  # differences of unsigned ones are never < 0
     if indices.min() < 0 or (np.diff(indices) < 0).any():
         raise VisualizeError(f"{path}: its frame_indices must rise from 0 or more")
+    with _named(path):
+        check_range("frame_indices", indices, "frame indices")
     return indices
 
 
@@ -142,6 +160,8 @@ def _frame_size(path, stored):
             f"{path}: its frame_size must be two whole numbers above 0, width and "
             "height"
         )
+    with _named(path):
+        check_range("frame_size", size, "frame size")
     return int(size[1]), int(size[0])
 
 

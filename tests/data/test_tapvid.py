@@ -74,7 +74,7 @@ def test_a_clip_that_lies_is_named_and_takes_no_memory(tmp_path):
     vast = picture[:at] + b"\x7f\xff\x7f\xff" + picture[at + 4 :]
     changes = {
         "points": [laughs, {}, "text", 5, None, np.zeros((6, 5, 2), "S1")],
-        "occluded": [laughs, np.full((6, 5), "False"), np.full((6, 5), 0.5)],
+        "occluded": [laughs, np.full((6, 5), "False"), np.full((6, 5), 1.5)],
         "video": [laughs, 10**10, [10**10], {}, "text", [vast], [b"", b""], []],
     }
     clips = {

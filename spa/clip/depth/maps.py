@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from jaxtyping import Float, Float16, Int, UInt8
+from jaxtyping import Float, Int, UInt8
 
 from spa.clip.progress import progress_bar
 from spa.errors import FrontEndError
@@ -30,11 +30,11 @@ def depth_maps(
     frames: Sequence[UInt8[np.ndarray, "H W 3"]],
     model: DepthModel,
     frame_indices: Int[np.ndarray, " T"] | None = None,
-) -> Float16[np.ndarray, "T h w"]:
+) -> Float[np.ndarray, "T h w"]:
     """Returns positive depth of every frame, at most MAP_SIZE px long, a single value
-    where it is unknown, in the clip's own unit if relative. `frame_indices`: frames in
-    their file, for maps of all of it. FrontEndError if maps are of other frames, or a
-    network fails."""
+    where it is unknown, in the clip's own unit if relative; float16, but given maps
+    that it cannot hold. `frame_indices`: frames in their file, for maps of all of it.
+    FrontEndError if maps are of other frames, or a network fails."""
     maps, predicted = None, model.predict(frames, frame_indices)
     with progress_bar(predicted, name="depth", total=len(frames)) as found:
         for t, depth in enumerate(found):
@@ -47,9 +47,17 @@ def depth_maps(
             if maps is None:
                 maps = np.empty((len(frames), *depth.shape), np.float16)
                 shift, scale = _float16_range(depth, model.kind)
+            is_far = depth.min() < NEAREST or depth.max() > FARTHEST
+            if model.kind == "given" and is_far:
+                maps = maps.astype(np.float32, copy=False)  # the unit is kept
+            if maps.dtype == np.float32:
+                maps[t] = depth
+                continue
             maps[t] = np.clip((depth - shift) / scale, -FARTHEST, FARTHEST)
     if model.kind == "relative":
         inverse_to_depth(maps)
+    if maps.dtype == np.float32:
+        return maps
     return np.maximum(maps, np.float16(NEAREST), out=maps)
 
 

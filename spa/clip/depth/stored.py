@@ -7,14 +7,16 @@ import numpy as np
 
 from spa.clip.availability import Row
 from spa.clip.depth.maps import DepthModel
-from spa.errors import FrontEndError
+from spa.errors import FrontEndError, first_line
 from spa.files import BAD_FILE
 from spa.npz import StoredArray
+from spa.ranges import check_range
 
 
 def load(depth: str | os.PathLike, options=None) -> DepthModel:
     """Returns depth maps [T, h, w] of a file: its array `depth`, `depths`, or the only
-    one. What is not positive and finite is taken for its frame's median."""
+    one. What is not positive and finite is taken for its frame's median; what else lies
+    beyond `ranges.RANGES` is refused."""
     path = os.path.expanduser(os.fspath(depth))
     maps = _find_maps(path)
 
@@ -47,12 +49,17 @@ def _find_maps(path):
     except FrontEndError:
         raise
     except BAD_FILE as error:
-        raise FrontEndError(f"{path} is no .npz that can be read: {error}") from error
+        raise FrontEndError(
+            f"{path} is no .npz that can be read: {first_line(error)}"
+        ) from error
     if maps.is_fortran:  # whose maps do not lie one behind the other
         raise FrontEndError(
             f"{maps.name} in {path} is stored in Fortran order: store it as "
             "np.ascontiguousarray gives it"
         )
+    if len(maps.shape) == 4 and 1 in maps.shape[1::2]:  # a channel, first or last
+        kept = [1, 2] if maps.shape[3] == 1 else [2, 3]
+        maps.shape = (maps.shape[0], *(maps.shape[i] for i in kept))
     shape = maps.shape
     if len(shape) != 3 or maps.dtype.kind not in "fiu" or 0 in shape:
         raise FrontEndError(
@@ -86,7 +93,9 @@ def _read_frames(maps, wanted):
     try:
         for t, depth in enumerate(maps.rows()):
             if t in wanted:
-                yield _fill_unknown(depth.astype(np.float32), f"map {t} of {place}")
+                with np.errstate(over="ignore"):  # beyond float32 is nothing, too
+                    depth = depth.astype(np.float32)
+                yield _fill_unknown(depth, f"map {t} of {place}")
             if t == max(wanted):
                 return
     except FrontEndError:
@@ -102,4 +111,10 @@ def _fill_unknown(depth, name):
     known = np.isfinite(depth) & (depth > 0)
     if not known.any():
         raise FrontEndError(f"{name} has no positive depth anywhere")
+    try:
+        check_range(name, depth, "depth", where=known)
+    except ValueError as error:
+        raise FrontEndError(
+            f"{error}; where there is nothing, store 0 or infinity"
+        ) from error
     return np.where(known, depth, np.median(depth[known]))
