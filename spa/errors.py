@@ -9,6 +9,8 @@ import contextlib
 import os
 from collections.abc import Iterator
 
+MOST_SAID = 500  # characters of another's message
+
 
 class UserError(ValueError):
     """Something the user can put right; the message says in one line what and how."""
@@ -43,8 +45,10 @@ class VisualizeError(UserError):
 
 
 def first_line(error: BaseException) -> str:
-    """Returns an exception's message in one line, or its type's name if it is empty."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """Returns an exception's message in one line, or its type's name if it is empty. Of
+    one that repeats what a file holds only the beginning."""
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return line if len(line) <= MOST_SAID else line[:MOST_SAID] + "…"
 
 
 def reason(error: BaseException) -> str:

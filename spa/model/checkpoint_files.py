@@ -19,7 +19,7 @@ from spa.errors import CheckpointError, UserError, first_line
 PARAMETER_KEYS = ("params", "optimizer/target", "target", "model", "optimizer")
 ORBAX_FILES = ("_METADATA", "_CHECKPOINT_METADATA", "checkpoint")  # one of them
 MOST_PACKED, SMALL = 4, 2**28  # bytes of arrays to one of a file, and what is no harm
-MOST_NESTED = 32  # modules in modules
+MOST_NESTED, LONGEST_NAME = 32, 500  # modules in modules, and their name together
 MAPS = (*range(0x80, 0x90), 0xDE, 0xDF)  # first bytes of a dict in msgpack
 STORAGE_TYPES = ("float32", "float16", "bfloat16")
 
@@ -173,9 +173,11 @@ def find_parameters(path: str, tree) -> dict:
     if isinstance(tree, (dict, FrozenDict)):
         try:
             arrays = flatten(tree)
-            if any(name.count("/") > MOST_NESTED for name in arrays):
+            if any(map(is_hostile, arrays)):
                 raise CheckpointError(
-                    f"{path} nests names more than {MOST_NESTED} deep"
+                    f"{path} has a name of more than {MOST_NESTED} parts or "
+                    f"{LONGEST_NAME} characters, or that cannot be printed: it is "
+                    "nested too deep to be a model, or damaged"
                 )
             tree = unflatten(arrays)  # names with a "/" become paths too
         except RecursionError:
@@ -198,6 +200,11 @@ def find_parameters(path: str, tree) -> dict:
     if not tree:
         raise CheckpointError(f"{path} holds no arrays")
     return {name: plain_array(path, name, x) for name, x in flatten(tree).items()}
+
+
+def is_hostile(name: str) -> bool:
+    is_long = len(name) > LONGEST_NAME or name.count("/") > MOST_NESTED
+    return is_long or not name.isprintable()
 
 
 def plain_array(path: str, name: str, value) -> np.ndarray:
