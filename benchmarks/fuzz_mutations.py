@@ -2,12 +2,16 @@
 
 import io
 import json
+import pickle
 import re
 import struct
 import zipfile
 from collections.abc import Callable
 
 import numpy as np
+import paths  # noqa: F401 - spa is found by it
+
+from spa.data.unpickling import load_arrays
 
 EXTREMES = (0, 1, -1, 2, 127, 255, 2**15, 2**16, 2**31 - 1, -(2**31), 2**32 - 1)
 EXTREMES += (10**9, 10**10, 2**40, 2**53, 2**62, 2**63 - 1, 2**64 - 1)
@@ -204,7 +208,9 @@ def _other_numbers(array, rng):
 
 
 def mutated_pickle(content: bytes, rng: np.random.Generator) -> bytes:
-    """Returns a pickle with other opcodes, numbers, names or repetitions in it."""
+    """Returns a pickle with other opcodes, names or repetitions in it, or a value."""
+    if rng.random() < 0.4:
+        return _other_value(content, rng)
     pieces = (
         *(b"]", b"}", b")", b"\x8f", b"(", b".", b"0", b"1", b"2", b"N", b"a", b"b"),
         *(b"e", b"s", b"u", b"t", b"l", b"d", b"\x85", b"\x86", b"\x87", b"R", b"o"),
@@ -217,6 +223,7 @@ def mutated_pickle(content: bytes, rng: np.random.Generator) -> bytes:
         *(b"\x8a\x08" + struct.pack("<q", n % 2**63) for n in EXTREMES),
         *(b"K\x00", b"K\x01", b"\x89", b"\x88", b"C\x04abcd", b"G" + b"\x7f" * 8),
         *(b"]" * 20_000, b"\x85" * 50_000, b"h\x01" * 50_000, b"(" * 50_000),
+        *[_lying_array(rng) for _ in range(30)],
     )
     start = int(rng.integers(len(content) + 1))
     if rng.random() < 0.7:  # where opcodes are, rather than pixels
@@ -224,6 +231,75 @@ def mutated_pickle(content: bytes, rng: np.random.Generator) -> bytes:
         start = int(pick(signs, rng)) if signs else start
     width = int(rng.integers(4))
     return content[:start] + pick(pieces, rng) + content[start + width :]
+
+
+def _lying_array(rng) -> bytes:
+    """Returns the opcodes of an array, or of a number, of which any part may lie."""
+
+    def integer(value):
+        return b"\x8a\x08" + struct.pack("<q", value)
+
+    def text(value):
+        return b"X" + struct.pack("<I", len(value)) + value
+
+    codes = (b"f4", b"u1", b"b1", b"O", b"O8", b"V8", b"S4", b"U1", b"f4,O", b"M8")
+    sizes = (0, 1, 2, 4, -1, 10**6, 2**28, 2**31 - 1, 2**40, 2**62)
+    shape = b"(" + integer(pick(sizes, rng)) * int(rng.integers(1, 4)) + b"t"
+    data = pick((b"", b"1234", b"12345678", bytes(4096)), rng)
+    data = pick((b"B" + struct.pack("<I", len(data)) + data, b"]Na", b"N"), rng)
+    kind = b"cnumpy\ndtype\n(" + text(pick(codes, rng)) + b"\x89\x88tR"
+    field = b"(" + kind + integer(pick(sizes, rng)) + b"t"
+    fields = pick((b"NN", text(b"x") + b"\x85}" + text(b"x") + field + b"s"), rng)
+    state = b"(K\x03" + text(pick((b"<", b"|", b"x"), rng)) + b"N" + fields
+    state += integer(pick((*sizes, 8), rng)) + integer(1) + integer(0) + b"t"
+    kind = pick((kind, kind + state + b"b"), rng)
+    filled = b"(K\x01" + shape + kind + b"\x89" + data + b"tb"
+    empty = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\x00\x85C\x01btR"
+    code = text(pick(codes, rng))
+    return pick(
+        (
+            empty + filled,
+            b"cnumpy\nndarray\n(" + shape + code + data + b"tR",
+            b"cnumpy.core.multiarray\nscalar\n(" + kind + data + b"tR",
+            b"cnumpy.core.numeric\n_frombuffer\n("
+            + data
+            + kind
+            + shape
+            + b"\x8c\x01CtR",
+        ),
+        rng,
+    )
+
+
+def _other_value(content, rng):
+    try:
+        tree = load_arrays(io.BytesIO(content), len(content))
+    except Exception:  # it was mutated before
+        return mutated_bytes(content, rng)
+    places = [(tree, key) for key in _keys(tree)]
+    for inner, key in places:  # and those in what is found
+        places += [(inner[key], inner_key) for inner_key in _keys(inner[key])]
+        if len(places) > 200:
+            break
+    if not places:
+        return mutated_bytes(content, rng)
+    inner, key = pick(places, rng)
+    value = inner[key]
+    if isinstance(value, np.ndarray) and value.dtype != object and rng.random() < 0.7:
+        inner[key] = _other_numbers(value, rng)
+    else:
+        others = (None, [], {}, "x", b"", b"\xff\xd8", 10**10, 0.5, True, value, tree)
+        inner[key] = pick((*others, [value] * 50, {"video": value}), rng)
+    try:
+        return pickle.dumps(tree, int(rng.integers(2, 6)))
+    except RecursionError:
+        return content
+
+
+def _keys(value):
+    if isinstance(value, dict):
+        return list(value)
+    return list(range(len(value))) if isinstance(value, list) else []
 
 
 KINDS: dict[str, Callable] = {
