@@ -175,9 +175,9 @@ def parse_json(
             raise ValueError("a list, string or number stands where an object belongs")
         _check_nesting(value)
     except RecursionError:
-        raise error(f"{name}: no JSON that can be used: too deep") from None
+        raise error(f"{name}: no JSON that can be read: too deep") from None
     except ValueError as cause:  # of json, of UTF-8 and of those below
-        raise error(f"{name}: no JSON that can be used: {reason(cause)}") from cause
+        raise error(f"{name}: no JSON that can be read: {reason(cause)}") from cause
     return value
 
 

@@ -171,6 +171,10 @@ def _read(archive, entry, name, unpickle):
             left = left[count:]
         if file.read(1):  # compares the checksum, too
             raise ValueError(f"{name} is longer than it is declared")
+    if member.dtype.kind == "U" and array.size:
+        codes = array.view(np.dtype("u4").newbyteorder(member.dtype.byteorder))
+        if codes.max(initial=0) > 0x10FFFF:  # of which Python makes a SystemError
+            raise ValueError(f"{name} is damaged: it has text that is none")
     if member.is_fortran:
         return array.reshape(member.shape[::-1]).transpose()
     return array.reshape(member.shape)

@@ -278,3 +278,12 @@ def test_an_orbax_folder_that_lies_about_a_shape(tmp_path, bounded):
     assert (
         checkpoints.load_checkpoint(str(folder)).params.keys() == nested(arrays).keys()
     )
+
+
+def test_a_configuration_that_is_no_text(small_file, tmp_path):
+    content, arrays = small_file
+    path = str(tmp_path / "model.npz")
+    for order in "<>":
+        codes = np.full(40, 0xFFFFFFFF, f"{order}u4")
+        np.savez(path, **arrays, config=codes.view(f"{order}U40").reshape(()))
+        assert "no .npz of arrays" in error_message(checkpoints.load_checkpoint, path)
