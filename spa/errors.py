@@ -9,11 +9,15 @@ import contextlib
 import os
 from collections.abc import Iterator
 
-MOST_SAID = 500  # characters of another's message
+MOST_SAID = 500, 10_000  # characters of another's message, and of one of ours
 
 
 class UserError(ValueError):
-    """Something the user can put right; the message says in one line what and how."""
+    """Something the user can put right; the message says in one line what and how. What
+    it repeats of a file may be of any length, and is cut off."""
+
+    def __str__(self) -> str:
+        return _beginning(super().__str__(), MOST_SAID[1])
 
 
 class CheckpointError(UserError):
@@ -44,11 +48,14 @@ class VisualizeError(UserError):
     """A result that cannot be drawn."""
 
 
+def _beginning(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
 def first_line(error: BaseException) -> str:
-    """Returns an exception's message in one line, or its type's name if it is empty. Of
-    one that repeats what a file holds only the beginning."""
+    """Returns an exception's message in one line, or its type's name if it is empty."""
     line = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return line if len(line) <= MOST_SAID else line[:MOST_SAID] + "…"
+    return line if isinstance(error, UserError) else _beginning(line, MOST_SAID[0])
 
 
 def reason(error: BaseException) -> str:
