@@ -32,7 +32,7 @@ from spa.model.arrays import (
 )
 from spa.model.carrier import DISPLACEMENT_SCALE, Carrier, Nodes
 from spa.model.config import MINI as MINI
-from spa.model.config import PRESETS, ModelConfig
+from spa.model.config import PRESETS, ModelConfig, check_ranges
 from spa.model.config import feature_widths as feature_widths
 from spa.model.inputs import check_batch, check_query_points, check_shape
 from spa.model.joint_readout import JointReadout as JointReadout
@@ -134,6 +134,7 @@ class TrackAutoEncoder(Carrier, nn.Module, ModelConfig):
 
     def check_config(self):
         """Raises ValueError for a configuration that cannot be built."""
+        check_ranges(self)
         if self.readout not in READOUTS:
             names = " or ".join(f'"{name}"' for name in READOUTS)
             raise ValueError(f'readout="{self.readout}" must be {names}')

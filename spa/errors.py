@@ -11,9 +11,15 @@ from collections.abc import Iterator
 
 from spa.screen import printable
 
+MOST_SAID = 500, 10_000  # characters of another's message, and of one of ours
+
 
 class UserError(ValueError):
-    """Something the user can put right; the message says in one line what and how."""
+    """Something the user can put right; the message says in one line what and how. What
+    it repeats of a file may be of any length, and is cut off."""
+
+    def __str__(self) -> str:
+        return _beginning(super().__str__(), MOST_SAID[1])
 
 
 class CheckpointError(UserError):
@@ -44,12 +50,18 @@ class VisualizeError(UserError):
     """A result that cannot be drawn."""
 
 
+def _beginning(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
 def first_line(error: BaseException) -> str:
     """Returns an exception's message in one line, or its type's name if it is empty: of
     a UserError, which has one, all of it, where a name in it breaks it; else the first.
     """
     text = str(error).strip() or type(error).__name__
-    return printable(text) if isinstance(error, UserError) else text.splitlines()[0]
+    if isinstance(error, UserError):
+        return printable(text)
+    return _beginning(text.splitlines()[0], MOST_SAID[0])
 
 
 def reason(error: BaseException) -> str:

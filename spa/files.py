@@ -301,29 +301,37 @@ def encode_csv(
 
 
 def read_json(
-    path: str | os.PathLike, *, max_bytes: int = MAX_JSON_BYTES, nan: bool = False
+    path: str | os.PathLike,
+    *,
+    max_bytes: int = MAX_JSON_BYTES,
+    nan: bool = False,
+    error: type[UserError] = UserError,
 ) -> dict:
-    """Returns the object that a JSON file holds, see `parse_json`; raises UserError,
+    """Returns the object that a JSON file holds, see `parse_json`; raises `error`,
     naming the file, also where it cannot be read or is too large."""
     try:
         with open(path, "rb") as file:
             data = file.read(max_bytes + 1)
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        raise UserError(f"{path} cannot be read: {reason(error)}") from error
+    except (OSError, ValueError) as cause:  # ValueError: a NUL in the path
+        raise error(f"{path} cannot be read: {reason(cause)}") from cause
     if len(data) > max_bytes:
         raise UserError(
             f"{path} has more than {max_bytes} bytes: it is no file of ours"
         )
-    return parse_json(data, path, nan=nan)
+    return parse_json(data, path, nan=nan, error=error)
 
 
 def parse_json(
-    text: str | bytes, name: str | os.PathLike, *, nan: bool = False
+    text: str | bytes,
+    name: str | os.PathLike,
+    *,
+    nan: bool = False,
+    error: type[UserError] = UserError,
 ) -> dict:
     """Returns the object that a JSON text holds, such as can be computed with and
     written again: each key once, at most MAX_JSON_DEPTH deep, integers of 64 bits,
     floats that are finite (NaN and Infinity only if `nan`), strings that UTF-8 can
-    hold. Raises UserError, which begins with the name, for any other."""
+    hold. Raises `error`, which begins with the name, for any other."""
     try:
         if isinstance(text, bytes):
             text = text.decode("utf-8-sig")
@@ -338,9 +346,9 @@ def parse_json(
             raise ValueError("a list, string or number stands where an object belongs")
         _check_nesting(value)
     except RecursionError:
-        raise UserError(f"{name}: no JSON that can be used: too deep") from None
-    except ValueError as error:  # of json, of UTF-8 and of those below
-        raise UserError(f"{name}: no JSON that can be used: {reason(error)}") from error
+        raise error(f"{name}: no JSON that can be read: too deep") from None
+    except ValueError as cause:  # of json, of UTF-8 and of those below
+        raise error(f"{name}: no JSON that can be read: {reason(cause)}") from cause
     return value
 
 

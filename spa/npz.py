@@ -38,13 +38,13 @@ def read_npz(
     path: str | os.PathLike,
     names: Iterable[str] | None = None,
     max_bytes: int = MAX_BYTES,
-    unpickle: Callable[[BinaryIO], object] | None = None,
+    unpickle: Callable[[BinaryIO, int], object] | None = None,
     error: type[UserError] = UserError,
 ) -> dict[str, np.ndarray]:
     """Returns arrays of an .npz by name, all or those among `names`; of object arrays
-    what `unpickle` makes of their pickle. Raises `error`, naming the file: it cannot be
-    read, declares what it does not hold or, together, more than max_bytes, or has
-    object arrays without `unpickle`."""
+    what `unpickle` makes of their pickle and its size. Raises `error`, naming the file:
+    it cannot be read, declares what it does not hold or, together, more than max_bytes,
+    or has object arrays without `unpickle`."""
     with _named(path, error), zipfile.ZipFile(path) as archive:
         entries = _entries(archive, names)
         members = {name: _member(archive, entry) for name, entry in entries.items()}
@@ -144,7 +144,9 @@ def _read_header(file, name):
     except Exception as error:  # its parser fails in many ways
         raise ValueError(f"{name} has a header that is no array's") from error
     if dtype.kind not in KINDS or (dtype.kind == "V" and dtype.itemsize > 2):
-        raise ValueError(f"{name} is of {dtype}, which is neither numbers nor text")
+        raise ValueError(
+            f"{name} is no array of numbers: {dtype} is neither numbers nor text"
+        )
     if len(shape) > 32 or any(not 0 <= x < LONGEST for x in shape):
         raise ValueError(f"{name} has shape {list(shape)}, which no array has")
     return shape, is_fortran, dtype
@@ -158,7 +160,7 @@ def _read(archive, entry, name, unpickle):
                     f"'{name}' is a pickled object, and unpickling can run any code: "
                     "store numbers, not objects"
                 )
-            return unpickle(file)
+            return unpickle(file, member.num_bytes)
         array = np.empty(math.prod(member.shape), member.dtype)
         # By the bytes: a dtype such as V2, a bfloat16, has no other way.
         left = memoryview(array.view(np.uint8)) if array.size else b""
@@ -169,6 +171,10 @@ def _read(archive, entry, name, unpickle):
             left = left[count:]
         if file.read(1):  # compares the checksum, too
             raise ValueError(f"{name} is longer than it is declared")
+    if member.dtype.kind == "U" and array.size:
+        codes = array.view(np.dtype("u4").newbyteorder(member.dtype.byteorder))
+        if codes.max(initial=0) > 0x10FFFF:  # of which Python makes a SystemError
+            raise ValueError(f"{name} is damaged: it has text that is none")
     if member.is_fortran:
         return array.reshape(member.shape[::-1]).transpose()
     return array.reshape(member.shape)

@@ -152,6 +152,8 @@ def test_an_error_is_told_in_one_line():
     assert first_line(ValueError("\n this\nand that")) == "this"
     assert first_line(KeyError("x")) == "'x'"
     assert first_line(RuntimeError(" \n")) == "RuntimeError"
+    assert len(first_line(ValueError("x" * 10**6))) < 1000
+    assert len(str(UserError("x" * 10**6))) < 11_000  # which may list many arrays
     assert reason(FileNotFoundError(2, "No such file", "a.csv")) == "No such file"
     assert reason(OSError("a line\nand more")) == "a line"
     with pytest.raises(UnicodeDecodeError) as caught:

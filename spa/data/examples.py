@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import io
 import os
 import pathlib
 import sys
@@ -11,14 +12,17 @@ from collections.abc import Callable, Iterator
 import cv2
 import numpy as np
 import tqdm
+from PIL import Image
 
 from spa import geometry, npz, ranges
-from spa.data.unpickling import ArrayUnpickler
+from spa.data.unpickling import load_arrays
 from spa.errors import DatasetError, UserError, first_line
 from spa.geometry import NUM_TAPS
 from spa.npz import MAX_BYTES, npz_members
 
 Example = dict[str, np.ndarray]
+PICTURES = ("JPEG", "PNG", "WEBP")
+MAX_PIXELS = 2**26  # of a picture; a few bytes can declare any size
 EXAMPLE_NAMES = {
     *("tracks_3d", "visible", "intrinsics", "height", "width", "depth"),
     *("dino_features", "depth_features"),
@@ -38,8 +42,8 @@ def read_npz(
     return npz.read_npz(path, names, max_bytes, _unpickle, DatasetError)
 
 
-def _unpickle(file) -> np.ndarray:
-    array = ArrayUnpickler(file).load()
+def _unpickle(file, size) -> np.ndarray:
+    array = load_arrays(file, size)
     if not isinstance(array, np.ndarray):
         raise ValueError("a pickled object in it is no array")
     return array
@@ -57,11 +61,22 @@ def name_errors(name: str | os.PathLike) -> Iterator[None]:
 
 
 def decode_picture(data: bytes, flags: int = cv2.IMREAD_UNCHANGED) -> np.ndarray:
-    """Returns a picture as OpenCV has it. Raises ValueError for what is none."""
-    data = data.tobytes() if isinstance(data, np.generic | np.ndarray) else bytes(data)
-    picture = None
-    if data:  # of nothing at all OpenCV complains in its own way
-        picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    """Returns a JPEG, PNG or WebP as OpenCV has it. Raises ValueError for what is none,
+    or has more than MAX_PIXELS."""
+    if isinstance(data, np.generic | np.ndarray):
+        data = data.tobytes()
+    if not isinstance(data, bytes | bytearray):
+        raise ValueError("it holds no picture where one belongs")
+    try:
+        with Image.open(io.BytesIO(data), formats=PICTURES) as header:
+            width, height = header.size
+    except Exception as error:  # damage shows in many ways
+        raise ValueError("it holds a picture that cannot be decoded") from error
+    if width * height > MAX_PIXELS:
+        raise ValueError(
+            f"it holds a picture of {width} x {height}, which is too large"
+        )
+    picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     if picture is None:
         raise ValueError("it holds a picture that cannot be decoded")
     return picture

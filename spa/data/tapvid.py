@@ -13,7 +13,7 @@ from spa.data.examples import (
     list_files,
     name_errors,
 )
-from spa.data.unpickling import load_pickle
+from spa.data.unpickling import COPIES, ROOM, load_pickle
 from spa.errors import DatasetError
 
 
@@ -27,23 +27,43 @@ def read_tapvid(path: str | os.PathLike) -> dict[str, Example | DatasetError]:
         stored = dict(enumerate(stored))
     if not isinstance(stored, dict) or not stored:
         raise DatasetError(f"{path} holds no clips: it is no TAP-Vid pickle")
+    # What a pickle names twice takes no room in it, but would here.
+    once = {id(clip): clip for clip in stored.values()}
+    if len(once) < len(stored) or not all(map(_is_name, stored)):
+        raise DatasetError(f"{path}: each clip must have a name, and be there once")
+    room = COPIES * os.path.getsize(path) + ROOM
     clips = {}
     for name, clip in stored.items():
         title = f"{path}: clip {name}"
         try:
             with name_errors(title):
-                clips[str(name)] = _tapvid_example(title, clip)
+                clips[str(name)] = example = _tapvid_example(title, clip)
         except DatasetError as error:
             clips[str(name)] = error
+            continue
+        room -= example["visible"].nbytes // 4  # one byte each in the file
+        if room < 0:
+            raise DatasetError(f"{path}: its clips are the same arrays again and again")
     return clips
 
 
+def _is_name(name) -> bool:
+    if isinstance(name, str):
+        return name.isprintable() and len(name) < 300
+    return isinstance(name, int)
+
+
 def _tapvid_example(title: str, clip: dict) -> Example:
+    if not isinstance(clip, dict):
+        raise DatasetError(f"{title} is no dict of arrays")
     missing = {"video", "points", "occluded"} - set(clip)
     if missing:
         raise DatasetError(f"{title} has no {', '.join(sorted(missing))}")
     height, width = decode_video(clip["video"], whole=False).shape[1:3]
     intrinsics = geometry.default_intrinsics(height, width)
+    for name in ("points", "occluded"):  # lists may be within each other without end
+        if not isinstance(clip[name], np.ndarray):
+            raise ValueError(f"{name} must be an array of numbers")
     points = ranges.numbers("points", clip["points"]).astype(np.float64)
     if points.ndim != 3 or points.shape[2] != 2:
         raise ValueError(f"points have shape {points.shape}, not [N, T, 2]")

@@ -1,6 +1,5 @@
 """TensorFlow Datasets' directories, read without TensorFlow."""
 
-import json
 import os
 import pathlib
 import re
@@ -10,6 +9,7 @@ import numpy as np
 
 from spa.data.examples import decode_picture
 from spa.errors import DatasetError, first_line
+from spa.files import read_json
 
 TFDS_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 
@@ -29,7 +29,7 @@ def tfds_shards(path: str | os.PathLike, split: str) -> list[tuple[str, int, ran
         some = ", ".join(str(file.parent) for file in found[:4])
         raise DatasetError(f"{path} holds {len(found)} datasets, name one: {some}")
     try:
-        info = json.loads(found[0].read_text(encoding="utf-8"))
+        info = read_json(found[0], error=DatasetError)
         splits = {part["name"]: part for part in info["splits"]}
         file_format, name = info.get("fileFormat", "tfrecord"), info["name"]
         counts = {part: map(int, splits[part]["shardLengths"]) for part in splits}

@@ -16,7 +16,7 @@ from spa.errors import DatasetError, UserError, first_line
 from spa.evaluation import tapvid3d_clips
 from spa.evaluation.tapvid3d_chains import Prediction, predict_clips
 from spa.evaluation.tapvid3d_clips import Clip, ClipFile, tapnet_module
-from spa.files import encode_csv, encode_json, whole_file, write_npz
+from spa.files import encode_csv, encode_json, parse_json, whole_file, write_npz
 from spa.flags import check_output_dir
 from spa.jobs import Item, run_items, unfinished
 from spa.metrics import SCALINGS, THRESHOLDS, evaluation_intrinsics, tapvid3d_metrics
@@ -33,6 +33,7 @@ METRICS = (
     *(f"pts_within_{threshold}" for threshold in THRESHOLDS),
 )
 COLUMNS = ("source", "video", "scaling", "num_tracks", "num_frames", *METRICS, "error")
+PREDICTED = {"tracks_XYZ", "visibility", "made_with"}  # in a file of predictions
 ON_SCREEN = METRICS[:3]
 # What decides a prediction, of options.Options.
 DECISIVE = (
@@ -211,8 +212,11 @@ def _stored_provenance(item) -> dict | None:
     if not os.path.exists(item.path):
         return None  # which fails, whatever was predicted for it
     try:
-        return json.loads(read_npz(item.place, {"made_with"})["made_with"].item())
-    except (OSError, DatasetError, KeyError, ValueError):
+        stored = read_npz(item.place, PREDICTED)
+        if set(stored) < PREDICTED:
+            return None
+        return parse_json(str(stored["made_with"]), "made_with")
+    except UserError:
         return None  # missing, or not ours to trust
 
 
@@ -222,8 +226,8 @@ def _write_prediction(place, prediction, provenance) -> None:
 
 
 def _read_prediction(place) -> Prediction:
-    with np.load(place) as stored:
-        return Prediction(stored["tracks_XYZ"], stored["visibility"])
+    stored = read_npz(place, PREDICTED)
+    return Prediction(stored["tracks_XYZ"], stored["visibility"])
 
 
 def summary(rows: Sequence[dict]) -> dict[str, dict[str, dict[str, float]]]:

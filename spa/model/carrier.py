@@ -55,8 +55,6 @@ class Carrier:
     def check_scaffold(self):
         """Raises ValueError for a configuration in which there can't be one."""
         said = f"scaffold_frequencies={self.scaffold_frequencies}"
-        if self.scaffold_frequencies < 0:
-            raise ValueError(f"{said} must be >= 0")
         if self.path_size >= self.latent_token_dim:
             raise ValueError(
                 f"latent_token_dim={self.latent_token_dim} must be larger than "

@@ -1,6 +1,8 @@
 """Arrays of checkpoint files: .npz, Orbax folders, msgpack. Nothing is unpickled."""
 
+import math
 import os
+import pickle
 import re
 
 import jax
@@ -10,11 +12,15 @@ from flax import serialization
 from flax.core import FrozenDict
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from spa.errors import CheckpointError, first_line
+from spa import npz
+from spa.errors import CheckpointError, UserError, first_line
 
 # Where public checkpoints of other programs keep their parameters.
 PARAMETER_KEYS = ("params", "optimizer/target", "target", "model", "optimizer")
 ORBAX_FILES = ("_METADATA", "_CHECKPOINT_METADATA", "checkpoint")  # one of them
+MOST_PACKED, SMALL = 4, 2**28  # bytes of arrays to one of a file, and what is no harm
+MOST_NESTED, LONGEST_NAME = 32, 500  # modules in modules, and their name together
+MAPS = (*range(0x80, 0x90), 0xDE, 0xDF)  # first bytes of a dict in msgpack
 STORAGE_TYPES = ("float32", "float16", "bfloat16")
 
 
@@ -53,33 +59,49 @@ def read_arrays(path: str, allow_pickle: bool = False) -> tuple[dict, str | None
 
 def read_npz(path: str, allow_pickle: bool) -> dict:
     """Reads the members of an .npz; pickled ones only if allowed."""
+
+    def unpickle(file, size):
+        array = pickle.load(file)  # noqa: S301 - allowed
+        if not isinstance(array, np.ndarray):
+            raise ValueError("a pickled object in it is no array")
+        return array
+
     try:
-        with np.load(path, allow_pickle=allow_pickle) as file:
-            return {name: read_member(path, file, name) for name in file.files}
+        members = npz.npz_members(path)
+        check_room(path, sum(member.num_bytes for member in members.values()))
+        pickled = [name for name, x in members.items() if x.dtype.hasobject]
+        if pickled and not allow_pickle:
+            raise CheckpointError(
+                f"{path}: '{pickled[0]}' is a pickled object, and unpickling can run "
+                "any code; if you trust where the file comes from, pass --allow_pickle "
+                "(allow_pickle=True)"
+            )
+        stored = npz.read_npz(path, unpickle=unpickle)
     except CheckpointError:
         raise
-    except Exception as error:  # damage shows in many ways, pickles fail in any
+    except UserError as error:
         raise CheckpointError(
             f"{path} is damaged or no .npz of arrays, get or write it again: "
-            f"{first_line(error)}"
+            f"{str(error).removeprefix(path)}"
         ) from error
+    return {
+        name: x.item() if x.dtype == object and x.ndim == 0 else x
+        for name, x in stored.items()
+    }
 
 
-def read_member(path: str, file: np.lib.npyio.NpzFile, name: str):
-    """Reads one member: an array, or the object that a pickled one is."""
-    try:
-        array = file[name]
-    except ValueError as error:
-        if "allow_pickle" not in str(error):
-            raise
+def check_room(path: str, num_bytes: int) -> None:
+    """Raises CheckpointError if a file or folder is said to hold so many bytes of
+    arrays, and weights would never shrink to its size."""
+    size = os.path.getsize(path)
+    if os.path.isdir(path):
+        files = (os.path.join(at, x) for at, _, names in os.walk(path) for x in names)
+        size = sum(map(os.path.getsize, filter(os.path.isfile, files)))
+    if num_bytes > MOST_PACKED * size + SMALL:
         raise CheckpointError(
-            f"{path}: '{name}' is a pickled object, and unpickling can run any code; "
-            "if you trust where the file comes from, pass --allow_pickle "
-            "(allow_pickle=True)"
-        ) from None
-    if not isinstance(array, np.ndarray):
-        raise ValueError(f"'{name}' is no array")
-    return array.item() if array.dtype == object and array.ndim == 0 else array
+            f"{path} has {size:,} bytes and claims to hold {num_bytes:,} bytes of "
+            "arrays: it is damaged, get or write it again"
+        )
 
 
 def read_directory(path: str) -> dict:
@@ -111,8 +133,11 @@ def read_orbax(path: str, folder: str) -> dict:
             stored = checkpointer.metadata(folder).item_metadata
             if stored is None:
                 raise ValueError("its metadata cannot be read")
+            check_room(path, sum(map(declared_bytes, jax.tree.leaves(stored.tree))))
             how = jax.tree.map(lambda _: as_numpy, stored.tree)
             return checkpointer.restore(folder, restore_args=how)
+    except CheckpointError:
+        raise
     except Exception as error:  # Orbax raises many kinds; all mean the same here
         raise CheckpointError(
             f"{path} holds an Orbax checkpoint that is damaged, get or write it again: "
@@ -120,11 +145,20 @@ def read_orbax(path: str, folder: str) -> dict:
         ) from error
 
 
+def declared_bytes(leaf) -> int:
+    """Returns the size of an array as Orbax's metadata has it."""
+    shape = getattr(leaf, "shape", None) or ()
+    return math.prod(shape) * np.dtype(getattr(leaf, "dtype", None) or "f8").itemsize
+
+
 def read_msgpack(path: str) -> dict:
     """Reads a Flax msgpack file, which holds arrays and no code."""
     try:
         with open(path, "rb") as file:
-            return serialization.msgpack_restore(file.read())
+            start = file.read(1)
+            if not start or start[0] not in MAPS:
+                raise ValueError("it begins as no nested dict does")
+            return serialization.msgpack_restore(start + file.read())
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
     except Exception as error:  # msgpack's own, and whatever its hooks raise
@@ -138,7 +172,16 @@ def find_parameters(path: str, tree) -> dict:
     CheckpointError if there are none, or something else among them."""
     if isinstance(tree, (dict, FrozenDict)):
         try:
-            tree = unflatten(flatten(tree))  # names with a "/" become paths too
+            arrays = flatten(tree)
+            if any(map(is_hostile, arrays)):
+                raise CheckpointError(
+                    f"{path} has a name of more than {MOST_NESTED} parts or "
+                    f"{LONGEST_NAME} characters, or that cannot be printed: it is "
+                    "nested too deep to be a model, or damaged"
+                )
+            tree = unflatten(arrays)  # names with a "/" become paths too
+        except RecursionError:
+            raise CheckpointError(f"{path} is nested too deep") from None
         except (TypeError, IndexError) as error:
             raise CheckpointError(
                 f"{path}: a name is both an array and a part of another's path"
@@ -159,8 +202,17 @@ def find_parameters(path: str, tree) -> dict:
     return {name: plain_array(path, name, x) for name, x in flatten(tree).items()}
 
 
+def is_hostile(name: str) -> bool:
+    is_long = len(name) > LONGEST_NAME or name.count("/") > MOST_NESTED
+    return is_long or not name.isprintable()
+
+
 def plain_array(path: str, name: str, value) -> np.ndarray:
     """Returns an array of real numbers. Raises CheckpointError for anything else."""
+    if not (np.isscalar(value) or hasattr(value, "dtype")):
+        raise CheckpointError(
+            f"{path}: {name} is no array of numbers; give the file of a model"
+        )
     array = np.asarray(value)
     if array.dtype == np.dtype("V2"):  # how numpy stores bfloat16: nameless bytes
         array = array.view(ml_dtypes.bfloat16)

@@ -15,9 +15,9 @@ from flax.core import FrozenDict
 import track_autoencoder
 from attention import Linear
 from spa.errors import CheckpointError, first_line
-from spa.files import write_npz
+from spa.files import parse_json, write_npz
 from spa.model.checkpoint_files import STORAGE_TYPES, flatten, read_arrays, unflatten
-from spa.model.config import ModelConfig, feature_widths
+from spa.model.config import LAYERS, ModelConfig, check_ranges, feature_widths
 from spa.model.published import fold_absent_vectors, published_config
 from track_autoencoder import TrackAutoEncoder
 from track_autoencoder_3d import TrackAutoEncoder3D
@@ -114,9 +114,12 @@ def read_checkpoint(
     published file. Raises as load_checkpoint does, but compares no shapes."""
     arrays, text = read_arrays(path, allow_pickle)
     if text is not None:
-        return arrays, *parse_config(path, text)
-    arrays = fold_absent_vectors(arrays)
-    return arrays, published_config(arrays, path), None
+        config, metadata = parse_config(path, text)
+    else:
+        arrays = fold_absent_vectors(arrays)
+        config, metadata = published_config(arrays, path), None
+    check_sizes(path, arrays, config)
+    return arrays, config, metadata
 
 
 def checksum(path: str, arrays: dict) -> str:
@@ -132,37 +135,55 @@ def checksum(path: str, arrays: dict) -> str:
 
 def parse_config(path: str, text: str) -> tuple[ModelConfig, dict]:
     """Reads the stored configuration and the writer's notes. Raises CheckpointError."""
-    try:
-        stored = json.loads(text)
-    except ValueError as error:
-        raise CheckpointError(f"{path}: its config is no JSON: {error}") from error
-    if not isinstance(stored, dict) or str(stored.get("model_type")) not in MODELS:
+    # Notes that json.dumps wrote may have a NaN.
+    name = f"{path}: its config (model_type, sizes)"
+    stored = parse_json(text, name, nan=True, error=CheckpointError)
+    if str(stored.get("model_type")) not in MODELS:
         raise CheckpointError(
             f"{path}: its config names no model_type of {', '.join(MODELS)}; it may "
             "have been written by a newer version of this program"
         )
     metadata = stored.pop("metadata", {})
+    if not isinstance(metadata, dict):
+        raise CheckpointError(f"{path}: its config has metadata that is no object")
     for name in ("frames_per_token", "track_scale_factor"):  # which were options once
         if (value := stored.pop(name, 1)) != 1:
             raise CheckpointError(
-                f"{path}: its config has {name} = {value!r}, and this version knows "
-                "models with 1 only: use an older version of this program"
+                f"{path}: its config has {name} = {repr(value)[:40]}, and this version "
+                "knows models with 1 only: use an older version of this program"
             )
     types = {f.name: type(f.default) for f in dataclasses.fields(ModelConfig)}
     unknown = sorted(stored.keys() - types)
     if unknown:
         raise CheckpointError(
-            f"{path}: its config has {', '.join(unknown)}, which this version does not "
-            "know; use a newer version of this program"
+            f"{path}: its config has {', '.join(unknown)[:200]!r}, which this version "
+            "does not know; use a newer version of this program"
         )
     for name, value in stored.items():
         allowed = (int, float) if types[name] is float else (types[name],)
-        if type(value) not in allowed:
+        if type(value) not in allowed or len(repr(value)) > 40:
             raise CheckpointError(
-                f"{path}: its config has {name} = {value!r}, needed is "
+                f"{path}: its config has {name} = {repr(value)[:40]}, needed is "
                 f"{types[name].__name__}"
             )
     return ModelConfig(**stored), metadata
+
+
+def check_sizes(path: str, arrays: dict, config: ModelConfig) -> None:
+    """Raises CheckpointError if a number of the configuration is out of its range, or
+    the file has fewer arrays than layers: before a model is built that large."""
+    try:
+        check_ranges(config)
+    except ValueError as error:
+        raise CheckpointError(
+            f"no model can be built as {path} is configured: {error}"
+        ) from error
+    layers = sum(getattr(config, name) for name in LAYERS)
+    if layers > len(arrays):
+        raise CheckpointError(
+            f"{path} is configured to have {layers} layers, and holds {len(arrays)} "
+            "arrays: it does not fit its model"
+        )
 
 
 def expected_shapes(

@@ -82,6 +82,44 @@ class ModelConfig:
     has_absent_depth: bool = True
 
 
+# What a number may be. Beyond it no model is meant, and a file lies: the frequencies
+# alone make a matrix of their third power.
+RANGES = {
+    "num_coords": (2, 3),
+    "num_output_frames": (1, 4096),
+    "num_latent_tokens": (1, 16384),
+    "latent_token_dim": (1, 16384),
+    "num_frequencies": (1, 64),
+    "time_scale_factor": (1e-3, 1e6),
+    "track_token_dim": (1, 16384),
+    "track_layers": (1, 64),
+    "track_mlp_size": (1, 65536),
+    "encoder_latent_dim": (1, 16384),
+    "latent_layers": (1, 64),
+    "latent_mlp_size": (1, 65536),
+    "decompress_layers": (1, 64),
+    "decoder_num_channels": (1, 16384),
+    "readout_layers": (1, 64),
+    "readout_mlp_size": (1, 65536),
+    "num_heads": (1, 256),
+    "qkv_size": (1, 16384),
+    "time_band_dim": (0, 16384),
+    "time_band_stride": (0, 4096),
+    "scaffold_frequencies": (0, 1024),
+    "dino_feature_dim": (1, 16384),
+    "depth_feature_dim": (1, 16384),
+}
+LAYERS = tuple(name for name in RANGES if name.endswith("_layers"))
+
+
+def check_ranges(config) -> None:
+    """Raises ValueError for a number that is out of its range."""
+    for name, (low, high) in RANGES.items():
+        value = getattr(config, name)
+        if not low <= value <= high:  # so is NaN
+            raise ValueError(f"{name}={value} must be in {low}..{high}")
+
+
 # A model of a few million parameters that trains and runs on two CPU cores. Each track
 # is embedded at once and queries cross-attend, which is where the published model's
 # time goes; the scaffold says most of the motion before anything is learned.

@@ -88,7 +88,7 @@ def size(shapes: dict[str, tuple], name: str, axis: int) -> int | None:
 
 
 def count_layers(shapes: dict[str, tuple], transformer: str) -> int | None:
-    names = (re.match(rf"{transformer}/layer_(\d+)/", name) for name in shapes)
+    names = (re.match(rf"{transformer}/layer_(\d{{1,9}})/", name) for name in shapes)
     return max((1 + int(match[1]) for match in names if match), default=None)
 
 

@@ -10,12 +10,14 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from spa.files import BAD_FILE, whole_file
+from spa.errors import first_line
+from spa.files import BAD_FILE, parse_json, whole_file
 from spa.npz import read_npz
 
 HEADS_VERSION = (
     5  # of the numbers in Fields and of the statistics: other heads are not used
 )
+MAX_BYTES = 64 << 20  # of a file of heads, which has a fraction of a megabyte
 CLIP = 5.0  # standard deviations beyond which a number says no more
 NO_MODEL = "observed", "nearest"  # sources of fields that no model is needed for
 MODEL = "random", "region"
@@ -196,14 +198,52 @@ def read_heads(
     if not os.path.isfile(path):
         return None
     try:
-        arrays = read_npz(path)
-        about = json.loads(arrays["about"].item())
-        if about["version"] != version or about["checkpoint_sha256"] != sha256:
+        arrays = read_npz(path, max_bytes=MAX_BYTES)
+        about = parse_json(str(arrays.pop("about", "")), "about")
+        if (about.get("version"), about.get("checkpoint_sha256")) != (version, sha256):
             return None
         names = dict.fromkeys(key.split("/")[0] for key in arrays if "/" in key)
-        return {name: _head_of(arrays, name) for name in names}
+        heads = {name: _head_of(arrays, name) for name in names}
+        for head in heads.values():
+            _check(head)
     except BAD_FILE as error:
-        raise ValueError(f"{path} is damaged: fetch it again ({error})") from error
+        raise ValueError(
+            f"{path} is damaged: fetch it again ({first_line(error)})"
+        ) from error
+    return heads
+
+
+def _check(head: Head) -> None:
+    """Raises ValueError for a head whose arrays do not fit each other, or are not
+    finite: what it says would be no number, or found out in the middle of a clip."""
+    parts = [(head, _OF_HEAD)]
+    if head.correction is not None:
+        parts.append((head.correction, _OF_CORRECTION))
+    for each, names in parts:
+        for name in names:
+            value = getattr(each, name)
+            size = {"usual": 7}.get(name, np.size(each.mean))
+            needed = () if name in ("half", "spread", "most") else (size,)
+            _check_numbers(name, value, needed)
+        if each.spread <= 0:
+            raise ValueError("a spread is not positive")
+    for network in head.networks:
+        width = len(network.names)
+        _check_numbers("mean", network.mean, (width,))
+        _check_numbers("deviation", network.deviation, (width,))
+        if not network.layers:
+            raise ValueError("a network has no layers")
+        for kernel, bias in network.layers:
+            _check_numbers("kernel", kernel, (width, np.size(bias)))
+            _check_numbers("bias", bias, (width := np.size(bias),))
+        if width != 1:
+            raise ValueError(f"a network has {width} outputs, must have one")
+
+
+def _check_numbers(name, value, shape) -> None:
+    array = np.asarray(value)
+    if array.shape != shape or array.dtype.kind != "f" or not np.isfinite(array).all():
+        raise ValueError(f"{name} must be {list(shape)} finite numbers")
 
 
 def _head_of(arrays, name) -> Head:

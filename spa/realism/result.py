@@ -55,7 +55,7 @@ def read_reference(
         is_same = stored["checkpoint"]["sha256"] == checkpoint.sha256
         is_same = is_same and stored.get("head") == fingerprint(head)
         reference = Reference(np.array(stored["realism"], float), stored["backends"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         LOG.warning("%s is damaged, no percentile: %r", path, error)
         return None
     if not is_same or reference.realism.ndim != 1 or not len(reference.realism):

@@ -69,6 +69,52 @@ def test_a_bad_clip_spoils_no_other(tmp_path):
         read_tapvid(path)
 
 
+def test_a_clip_that_lies_is_named_and_takes_no_memory(tmp_path):
+    """Lists in lists that are one another 2^40 times; pictures of 10^9 pixels."""
+    laughs = 0.0
+    for _ in range(40):
+        laughs = [laughs, laughs]
+    picture = jpeg(36, 60)
+    at = picture.index(b"\xff\xc0") + 5  # height and width in the frame's header
+    vast = picture[:at] + b"\x7f\xff\x7f\xff" + picture[at + 4 :]
+    changes = {
+        "points": [laughs, {}, "text", 5, None, np.zeros((6, 5, 2), "S1")],
+        "occluded": [laughs, np.full((6, 5), "False"), np.full((6, 5), 1.5)],
+        "video": [laughs, 10**10, [10**10], {}, "text", [vast], [b"", b""], []],
+    }
+    clips = {
+        f"{name} {i}": tapvid_clip(True) | {name: value}
+        for name, values in changes.items()
+        for i, value in enumerate(values)
+    }
+    clips |= {"none": None, "list": [], "nothing": {}}
+    path = tmp_path / "a.pkl"
+    path.write_bytes(pickle.dumps(clips | {"good": tapvid_clip(True)}))
+    found = read_tapvid(path)
+    assert found.pop("good")["tracks_3d"].shape == (6, 5, 3)
+    assert found.keys() == clips.keys()
+    for name, error in found.items():
+        assert isinstance(error, DatasetError), name
+        assert str(error).startswith(f"{path}: clip {name}"), error
+        assert len(str(error).splitlines()) == 1
+
+
+def test_one_clip_under_many_names_is_refused(tmp_path):
+    clip = tapvid_clip(False, 100, 50)
+    path = tmp_path / "a.pkl"
+    same = {f"{i}": clip for i in range(1000)}
+    alike = {f"{i}": dict(clip) for i in range(1000)}  # of the same arrays
+    for clips, why in ((same, "be there once"), (alike, "the same arrays")):
+        path.write_bytes(pickle.dumps(clips))
+        with pytest.raises(DatasetError, match=why):
+            read_tapvid(path)
+    for name in ((1, 2), b"\xff", "a\nb", 0.5, None, "x" * 1000):
+        path.write_bytes(pickle.dumps({name: clip}))
+        with pytest.raises(DatasetError, match="pickle|name") as caught:
+            read_tapvid(path)
+        assert len(str(caught.value).splitlines()) == 1
+
+
 @pytest.mark.parametrize("model_type", ["trajan", "3dspa"])
 def test_tap_vid_is_pixels_for_both_models(tmp_path, model_type):
     clips = {name: tapvid_clip(False, 9, 30, 24, 40) for name in "abc"}

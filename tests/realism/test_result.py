@@ -115,6 +115,9 @@ def test_percentile_counts_reference_clips_that_were_scored_alike(checkpoint, tm
     for damaged in (
         json.dumps(table | {"checkpoint": {"sha256": "of another"}}),
         json.dumps(table | {"realism": None}),
+        json.dumps(table | {"realism": [0.5, 10**400]}),
+        '{"realism": ' + "[" * 100_000 + "]" * 100_000 + "}",
+        "[1]",
         "{",
     ):
         path.write_text(damaged)

@@ -226,3 +226,27 @@ def test_heads_come_back_from_their_file(tmp_path):
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(ValueError, match="is damaged: fetch it again"):
         read_heads(path, "abc")
+
+
+def test_heads_whose_arrays_contradict_each_other_are_damaged(tmp_path):
+    path = tmp_path / "m_surprise.npz"
+    write_heads(path, {"all": some_head(["a", "b"])}, "abc", {})
+    with np.load(path) as stored:
+        arrays = dict(stored)
+    wrong = {
+        "about": [np.array("["), np.array("[1]"), np.arange(3)],
+        "all/weights": [np.ones(3), np.full(8, np.nan), np.array(1.0)],
+        "all/usual": [np.ones(6), np.ones((7, 1))],
+        "all/spread": [np.array(0.0), np.array("x"), np.ones(2)],
+        "all/networks/0/names": [np.array(["a"]), np.array(3)],
+        "all/networks/0/mean": [np.full(2, np.inf, np.float32)],
+        "all/networks/0/kernel0": [np.ones((3, 2), np.float32), None],
+        "all/networks/1/bias1": [np.ones(2, np.float32), None],
+    }
+    for name, values in wrong.items():
+        for value in values:
+            changed = arrays | {name: value}
+            np.savez(path, **{k: x for k, x in changed.items() if x is not None})
+            with pytest.raises(ValueError, match="is damaged: fetch it again") as e:
+                read_heads(path, "abc")
+            assert len(str(e.value).splitlines()) == 1

@@ -71,7 +71,7 @@ def _read_preprocessing(folder):
     path = Path(folder) / "preprocessor_config.json"
     try:
         stored = json.loads(path.read_text()) if path.exists() else {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise FrontEndError(
             f"{path} is no JSON that can be read ({error}): fetch it again"
         ) from error
