@@ -268,10 +268,7 @@ def lists():
 
 
 def read_list(path):
-    try:
-        from spa.inputs import find_inputs
-    except ImportError:
-        from spa.jobs import find_inputs
+    from spa.inputs import find_inputs
     from spa.realism.many import name_items
 
     return name_items(find_inputs(str(path)) or [], path.parent)
