@@ -301,8 +301,15 @@ def open_examples(dataset_path: str | os.PathLike) -> FileSource:
                 if str(kind) not in ("", "none"):
                     impossible += 1
                     continue
-            if not widths and "dino_features" in members:
-                widths.append(members["dino_features"].shape[-1])
+            features = members.get("dino_features")
+            # Of others it is said, when they are read, what is wrong with them.
+            if (
+                not widths
+                and features
+                and len(features.shape) == 3
+                and all(features.shape)
+            ):
+                widths.append(features.shape[-1])
         except UserError:  # a damaged file is named when it is read
             pass
         kept.append(path)

@@ -116,5 +116,8 @@ def _is_cut_off(table, columns) -> bool:
     if not last:
         return False
     # A person's editor may leave out the last line's end, too, but nothing else.
-    cells = next(csv.reader([last.decode("utf-8", "surrogateescape")]))
+    try:
+        cells = next(csv.reader([last.decode("utf-8", "surrogateescape")]))
+    except csv.Error:
+        return True
     return len(cells) != len(columns) or cells[-1] != ""
