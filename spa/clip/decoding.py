@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator
 import av
 import cv2
 import numpy as np
-from av.video.reformatter import Interpolation, VideoReformatter
+from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 from jaxtyping import UInt8
 
-from spa.clip.decoder_messages import Messages
+from spa.clip.decoder_messages import Complaints, Messages
 from spa.clip.deinterlacing import deinterlaced, shows_fields
 from spa.clip.video_streams import (
     MOST_PIXELS,
@@ -52,15 +52,15 @@ class VideoFile:
         self._reset()
         with self._opened() as (container, stream):
             self.codec = stream.codec_context.codec.canonical_name
-            self.rate = float(stream.guessed_rate or 0)
+            self.rate = float(stream.average_rate or stream.guessed_rate or 0)
             self.num_frames, self.seconds = expected_frames(container, stream)
             self._aspect, self._aspect_notes = pixel_aspect(stream)
             self._times = first_times(container, stream)
 
     def _reset(self):
-        self._failed = self._damaged = self._interlaced = self._deinterlaced = 0
-        self._broken_off, self._ends_damaged, self._shapes = "", False, set()
-        self._messages.clear()
+        self._interlaced = self._deinterlaced = 0
+        self._colour_notes, self._shapes = (), set()
+        self._complaints = Complaints(self._messages, in_turn=self.careful)
 
     @contextlib.contextmanager
     def _opened(self):
@@ -90,7 +90,7 @@ class VideoFile:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        notes = *self._stream_notes, *self._aspect_notes
+        notes = *self._stream_notes, *self._aspect_notes, *self._colour_notes
         if self._mirrored:
             notes = *notes, "mirrored, as its metadata says"
         if self._interlaced:
@@ -100,20 +100,11 @@ class VideoFile:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        warnings = []
-        if self._broken_off:
-            warnings.append(f"it could not be read to its end: {self._broken_off}")
-        if self._failed:
-            warnings.append(f"{self._failed} packet(s) could not be decoded")
-        if self._damaged:
-            warnings.append(
-                f"{self._damaged} frame(s) are damaged, and what was missing made up"
-            )
-        if self._ends_damaged:
-            warnings.append("its end is damaged: the file may be cut short")
+        warnings = self._complaints.warnings()
         if len(self._shapes) > 1:
-            warnings.append("its pixels change their shape: the first is taken for all")
-        return *warnings, *self._messages.summary()
+            said = "its pixels change their shape: the first is taken for all"
+            warnings = *warnings, said
+        return warnings
 
     def first_times(self, count: int) -> list[float]:
         return self._times[:count]
@@ -142,36 +133,36 @@ class VideoFile:
     def _decoded(self, container, stream):
         """Yields frames as they are stored, in the order of their times."""
         context, packets = stream.codec_context, container.demux(stream)
-        order = field_order(context)
-        while True:
+        complaints, order = self._complaints, field_order(context)
+        packet = True
+        while packet:
+            failed, frames = False, ()
             try:
-                packet = next(packets)
-            except StopIteration:
-                return
+                packet = next(packets, None)
             except av.FFmpegError as error:
-                self._broken_off = error.strerror
-                packet = None  # nothing more, but those that are held back
+                complaints.broken_off = error.strerror
+                packet = None
+            # The file is read ahead, maybe beyond what is asked for.
+            complaints.note_packet(math.inf, failed=False)
             if packet and packet.has_sidedata("encryption_info"):
                 said = "is encrypted (DRM): give a copy that is not"
                 raise VideoError(f"{self.path} {said}")
             try:
                 frames = context.decode(packet)
+            except av.EOFError:
+                pass  # the end was told before, by an empty packet
             except av.FFmpegError:
-                self._failed += 1
-                self._ends_damaged, frames = True, ()
+                failed = True
+            complaints.note_packet(_seconds(packet, stream), failed)
             for frame in frames:
                 frame.time_base = stream.time_base
-                if frame.pts is None:
-                    frame.pts = frame.dts
-                self._ends_damaged = frame.is_corrupt
-                self._damaged += frame.is_corrupt
+                complaints.note_frame(frame.time, frame.is_corrupt)
                 self._interlaced += bool(order or frame.interlaced_frame)
-                self._check_field(frame)
                 self._shapes.add(context.sample_aspect_ratio)
+                self._check_field(frame)
                 self._note_matrix(frame)
                 yield frame
-            if packet is None:
-                return
+        complaints.note_end()
 
     def _check_field(self, frame):
         # Of HEVC, each field is a picture of its own, half as high.
@@ -194,15 +185,20 @@ class VideoFile:
 
     def _picture(self, reformatter, frame):
         try:
-            # One thread: it is fast enough, and results cannot depend on how many.
-            rgb = reformatter.reformat(
-                frame, format="rgb24", interpolation=Interpolation.BICUBIC, threads=1
-            )
-        except (av.FFmpegError, ValueError) as error:
-            raise VideoError(
-                f"{self.path}: frames of {frame.format.name} cannot be converted to "
-                f"RGB ({error}): {TO_CONVERT}"
-            ) from error
+            rgb = _to_rgb(reformatter, frame)
+        except (av.FFmpegError, ValueError):
+            try:
+                known = Colorspace.ITU709
+                rgb = _to_rgb(
+                    reformatter, frame, src_colorspace=known, dst_colorspace=known
+                )
+            except (av.FFmpegError, ValueError) as error:
+                raise VideoError(
+                    f"{self.path}: frames of {frame.format.name} cannot be converted "
+                    f"to RGB: {TO_CONVERT}"
+                ) from error
+            self._colour_notes = ("its colours are of a rare kind: shown as BT.709",)
+            self._complaints.messages.taken()  # of the first try
         plane = rgb.planes[0]
         rows = np.frombuffer(plane, np.uint8).reshape(rgb.height, plane.line_size)
         picture = rows[:, : 3 * rgb.width].reshape(rgb.height, rgb.width, 3)
@@ -212,8 +208,21 @@ class VideoFile:
         return picture if turn is None else cv2.rotate(picture, turn)
 
     def _why_nothing(self):
-        said = self._messages.summary()
-        said = f" ({said[0]})" if said else ""
-        if not self._failed and not self._broken_off:
-            return f"has no frame: its video ({self.codec}) is empty{said}"
-        return f"has no {self.codec} frame that can be decoded: it is damaged{said}"
+        said = self._complaints.warnings()
+        if not said:
+            return f"has no frame: its video ({self.codec}) is empty"
+        return f"has no {self.codec} frame that can be decoded ({'; '.join(said)})"
+
+
+def _seconds(packet, stream):
+    if not packet or packet.pts is None:
+        return None
+    return float(packet.pts * stream.time_base)
+
+
+def _to_rgb(reformatter, frame, **how):
+    # One thread: it is fast enough, and results cannot depend on how many.
+    bicubic = Interpolation.BICUBIC
+    return reformatter.reformat(
+        frame, format="rgb24", interpolation=bicubic, threads=1, **how
+    )

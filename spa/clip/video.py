@@ -292,6 +292,8 @@ def _rate_warnings(times):
     usual = np.median(steps) if len(steps) else 0
     if usual <= 0 or np.abs(steps / usual - 1).max() < UNEVEN:
         return ()
+    if steps.min() < 0:  # of files that hold no times, as .avi: guessed
+        return ()
     return (
         f"variable frame rate: {steps.min():.0f} to {steps.max():.0f} ms between "
         "frames, which are taken for evenly spaced",

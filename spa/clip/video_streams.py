@@ -2,6 +2,7 @@
 should have, whether its pixels are square; and why a file is no video."""
 
 import contextlib
+import math
 import re
 from fractions import Fraction
 
@@ -16,15 +17,8 @@ SQUARE, STRANGEST = 0.01, 4
 MOST_PIXELS = 8192 * 4320  # of a frame
 FIRST_TIMES = 64
 REORDERED = 32  # packets at most by which frames are shown in another order
-NO_VIDEO = {  # demuxers that open other files, or draw
-    "hls": "a playlist",
-    "dash": "a playlist",
-    "concat": "a list of files",
-    "sdp": "a description of a live stream",
-    "lavfi": "a filter graph",
-    "tty": "text",
-    "ffmetadata": "text",
-}
+# Demuxers that open other files, wait for more, run programs, or draw text.
+NO_VIDEO = "hls dash concat sdp rtsp imf vapoursynth avisynth tty ffmetadata lavfi"
 PICTURES = re.compile(r"image2|.*_pipe")
 # Of these, no frame says whether it is interlaced.
 FLAGLESS = "mjpeg huffyuv ffvhuff utvideo magicyuv png jpeg2000 cfhd hap".split()
@@ -38,20 +32,23 @@ def open_container(path: str, place: str):
     """Opens the file at `place`, which the user calls `path`; a VideoError says what
     it is instead of a video."""
     try:
-        container = av.open(
-            place,
-            # Tags need not be UTF-8. And no file may have another, or an address, read.
-            metadata_errors="replace",
-            container_options={"protocol_whitelist": "file"},
-        )
+        container = _open(place)
     except (av.FFmpegError, OSError, ValueError) as error:
         raise VideoError(f"{path} {_diagnosis(place, error)}") from error
     with container:
-        name = container.format.name
-        for part in name.split(","):
-            if part in NO_VIDEO:
-                raise VideoError(f"{path} is {NO_VIDEO[part]}, not a video")
         yield container
+
+
+def _open(place):
+    known = av.formats_available - set(NO_VIDEO.split())
+    return av.open(
+        place,
+        metadata_errors="replace",  # tags need not be UTF-8
+        container_options={
+            "format_whitelist": ",".join(sorted(known)),
+            "protocol_whitelist": "file",
+        },
+    )
 
 
 def _diagnosis(place, error):
@@ -63,6 +60,8 @@ def _diagnosis(place, error):
         return "is a web page, not a video: was it downloaded from behind a login?"
     if head.startswith(b"version https://git-lfs"):
         return "is a pointer of Git LFS, not the video: fetch it with git lfs pull"
+    if head.startswith((b"#extm3u", b"ffconcat", b"<?xml", b"<mpd", b"v=0")):
+        return "is a playlist or a description, not a video: give the file it names"
     if start[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free"):
         return (
             "is a damaged .mp4 or .mov: its index (moov) is missing or broken; it was "
@@ -139,7 +138,7 @@ def _unknown_codec(place, index):
     level = av.logging.get_level()
     av.logging.set_level(av.logging.INFO)
     try:
-        with av.logging.Capture() as messages, av.open(place) as container:
+        with av.logging.Capture() as messages, _open(place) as container:
             lines = container.dumps_format().splitlines()
     finally:
         av.logging.set_level(level)
@@ -172,11 +171,13 @@ def expected_frames(container, stream) -> tuple[int | None, float | None]:
         hours, minutes, rest = stream.metadata["DURATION"].split(":")
         seconds = 3600 * int(hours) + 60 * int(minutes) + float(rest)
         seconds -= float((stream.start_time or 0) * base)
-    index = stream.index_entries
-    if "mp4" in container.format.name and stream.frames and len(index):
+    index, count = stream.index_entries, stream.frames
+    if "mp4" in container.format.name and count and len(index):
         # The edit list leaves out those that are marked.
         return sum(not entry.is_discard for entry in index), seconds
-    return stream.frames or None, seconds
+    if seconds and count > 1 + 2 * seconds * (stream.guessed_rate or math.inf):
+        count = 0  # ticks, as some .avi have
+    return count or None, seconds
 
 
 def pixel_aspect(stream) -> tuple[Fraction, tuple[str, ...]]:
@@ -194,12 +195,16 @@ def pixel_aspect(stream) -> tuple[Fraction, tuple[str, ...]]:
 def first_times(container, stream) -> list[float]:
     """Returns seconds of the first FIRST_TIMES frames in the order of their times, read
     off their packets; fewer of a shorter file, none where it has no times."""
-    times = []
+    shown, stored = [], []
     with contextlib.suppress(av.FFmpegError):
         for packet in container.demux(stream):
-            stamp = packet.dts if packet.pts is None else packet.pts
-            if stamp is not None and not packet.is_discard:
-                times.append(float(stamp * stream.time_base))
-            if len(times) == FIRST_TIMES + REORDERED:
+            if packet.size and not packet.is_discard:
+                shown.append(packet.pts)
+                stored.append(packet.dts)
+            if len(shown) == FIRST_TIMES + REORDERED:
                 break
-    return sorted(times)[:FIRST_TIMES]
+    # Of .avi, some have no time at which they are shown.
+    times = stored if None in shown else shown
+    if None in times:
+        return []
+    return [float(time * stream.time_base) for time in sorted(times)[:FIRST_TIMES]]
