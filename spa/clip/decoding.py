@@ -76,12 +76,14 @@ class VideoFile:
 
     def _configure(self, context):
         options = {"max_pixels": str(MOST_PIXELS)}
+        name = context.codec.canonical_name
+        self._leaves_gaps = self.careful and name not in CONCEALING
         if not self.careful:
             context.thread_type = "AUTO"
             context.thread_count = min(MOST_THREADS, len(os.sched_getaffinity(0)))
         else:
             context.thread_count = 1
-            if context.codec.canonical_name not in CONCEALING:
+            if self._leaves_gaps:
                 options["err_detect"] = "explode"
         context.options = options
 
@@ -157,6 +159,9 @@ class VideoFile:
                 pass  # the end was told before, by an empty packet
             except av.FFmpegError:
                 failed = True
+            if self._leaves_gaps and packet and self._messages.heard:
+                kept = [frame for frame in frames if frame.pts != packet.pts]
+                failed, frames = failed or len(kept) < len(frames), kept
             complaints.note_packet(_seconds(packet, stream), failed)
             for frame in frames:
                 frame.time_base = stream.time_base

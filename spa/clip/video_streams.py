@@ -71,7 +71,9 @@ def _diagnosis(place, error):
         return "holds zeros alone: it was not copied whole"
     if _is_text(start):
         return "is text, not a video"
-    return f"is not a video that FFmpeg knows ({reason(error)})"
+    *_, said = getattr(error, "log", None) or ("",)
+    said = f": {said.strip()}" if said else ""
+    return f"is not a video that FFmpeg knows ({reason(error)}{said})"
 
 
 def _is_text(start):
