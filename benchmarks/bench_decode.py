@@ -25,7 +25,7 @@ from spa.clip.sources import open_source
 from spa.clip.video import WORKING_SIZE, reduced
 from spa.files import whole_file
 
-FRAMES, SIZE, REPETITIONS = 300, (1280, 720), 7
+FRAMES, SIZE, REPETITIONS = 300, (1280, 720), 15
 
 
 def opencv_frames(path: str):

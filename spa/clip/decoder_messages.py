@@ -10,15 +10,16 @@ import av
 KINDS_SHOWN = 3
 KINDS_KEPT = 1000  # of a hostile file, more are of no use
 
+LOGGER = logging.getLogger("libav")  # which PyAV's messages go to
 _lock, _listening = threading.Lock(), []
 
 
 class Messages(logging.Handler):
     """A context in which errors that FFmpeg logs are counted, of all threads.
 
-    Other handlers of the logger "libav" get them as well. Where several files are open
-    at once, each hears those of all. Before a decoder is freed it must be idle: its
-    threads wait for Python's lock when they have something to say.
+    They go no further, but to other handlers of the logger "libav". Where several files
+    are open at once, each hears those of all. Before a decoder is freed it must be
+    idle: its threads wait for Python's lock when they have something to say.
     """
 
     def __init__(self):
@@ -30,17 +31,19 @@ class Messages(logging.Handler):
             if not _listening:
                 av.logging.set_skip_repeated(False)
                 av.logging.set_level(av.logging.ERROR)
+                LOGGER.propagate = False
             _listening.append(self)
-            logging.getLogger("libav").addHandler(self)
+            LOGGER.addHandler(self)
         return self
 
     def __exit__(self, *_):
         with _lock:
-            logging.getLogger("libav").removeHandler(self)
+            LOGGER.removeHandler(self)
             _listening.remove(self)
             if not _listening:  # back to PyAV's defaults
                 av.logging.set_level(None)
                 av.logging.set_skip_repeated(True)
+                LOGGER.propagate = True
 
     def emit(self, record):
         text = " ".join(record.getMessage().split())

@@ -32,6 +32,7 @@ from spa.errors import VideoError
 MOST_THREADS = 8  # each holds frames
 # Of damaged frames, these make up what is missing; others leave whatever was in memory.
 CONCEALING = "h264 mpeg1video mpeg2video mpeg4 h263 flv1 wmv1 wmv2 wmv3 vc1".split()
+LARGE_BLOCK = 30 << 20  # bytes
 TURNS = {
     90: cv2.ROTATE_90_CLOCKWISE,
     180: cv2.ROTATE_180,
@@ -75,12 +76,14 @@ class VideoFile:
 
     def _configure(self, context):
         options = {"max_pixels": str(MOST_PIXELS)}
+        name = context.codec.canonical_name
+        self._leaves_gaps = self.careful and name not in CONCEALING
         if not self.careful:
             context.thread_type = "AUTO"
             context.thread_count = min(MOST_THREADS, len(os.sched_getaffinity(0)))
         else:
             context.thread_count = 1
-            if context.codec.canonical_name not in CONCEALING:
+            if self._leaves_gaps:
                 options["err_detect"] = "explode"
         context.options = options
 
@@ -113,13 +116,16 @@ class VideoFile:
         self, is_taken: Callable[[int], bool] = lambda number: True
     ) -> Iterator[tuple[UInt8[np.ndarray, "H W 3"] | None, float]]:
         self._reset()
+        # By the first large block that is freed, glibc learns to keep such blocks for
+        # the next frame; taken from the system anew, each costs a quarter more.
+        np.empty(LARGE_BLOCK, np.uint8)
         reformatter, size, number = VideoReformatter(), None, -1
         with self._opened() as (container, stream):
             decoded = self._decoded(container, stream)
             order = field_order(stream.codec_context)
             decoded = deinterlaced(decoded, stream.time_base, order)
             for number, frame in enumerate(decoded):
-                self._deinterlaced += shows_fields(frame)
+                self._deinterlaced += bool(self._interlaced) and shows_fields(frame)
                 if size != (size := (frame.width, frame.height)) and number:
                     raise VideoError(
                         f"{self.path}: its frames change size at frame {number}, to "
@@ -153,14 +159,18 @@ class VideoFile:
                 pass  # the end was told before, by an empty packet
             except av.FFmpegError:
                 failed = True
+            if self._leaves_gaps and packet and self._messages.heard:
+                kept = [frame for frame in frames if frame.pts != packet.pts]
+                failed, frames = failed or len(kept) < len(frames), kept
             complaints.note_packet(_seconds(packet, stream), failed)
             for frame in frames:
                 frame.time_base = stream.time_base
                 complaints.note_frame(frame.time, frame.is_corrupt)
                 self._interlaced += bool(order or frame.interlaced_frame)
-                self._shapes.add(context.sample_aspect_ratio)
-                self._check_field(frame)
-                self._note_matrix(frame)
+                if frame.key_frame or not self._shapes:  # nothing changes in between
+                    self._shapes.add(context.sample_aspect_ratio)
+                    self._check_field(frame)
+                    self._note_matrix(frame)
                 yield frame
         complaints.note_end()
 

@@ -71,7 +71,9 @@ def _diagnosis(place, error):
         return "holds zeros alone: it was not copied whole"
     if _is_text(start):
         return "is text, not a video"
-    return f"is not a video that FFmpeg knows ({reason(error)})"
+    *_, said = getattr(error, "log", None) or ("",)
+    said = f": {said.strip()}" if said else ""
+    return f"is not a video that FFmpeg knows ({reason(error)}{said})"
 
 
 def _is_text(start):
@@ -167,9 +169,9 @@ def expected_frames(container, stream) -> tuple[int | None, float | None]:
     seconds; None for what it does not say."""
     base = stream.time_base
     seconds = float(stream.duration * base) if stream.duration else None
-    if seconds is None and "DURATION" in stream.metadata:  # of Matroska
-        hours, minutes, rest = stream.metadata["DURATION"].split(":")
-        seconds = 3600 * int(hours) + 60 * int(minutes) + float(rest)
+    tag = re.fullmatch(r"(\d+):(\d+):(\d+\.?\d*)", stream.metadata.get("DURATION", ""))
+    if seconds is None and tag:  # of Matroska
+        seconds = 3600 * int(tag[1]) + 60 * int(tag[2]) + float(tag[3])
         seconds -= float((stream.start_time or 0) * base)
     index, count = stream.index_entries, stream.frames
     if "mp4" in container.format.name and count and len(index):

@@ -119,7 +119,7 @@ def test_many_videos_go_to_folders_and_a_table(folder):
     assert code == 1 and "Traceback" not in err
     assert "\nrealism is average Jaccard: no head is fitted for small.npz\n" in out
     assert "\n2 scored, 0 finished before, 1 failed" in out
-    assert "c.mp4 has no frame that can be decoded" in err
+    assert "c.mp4 is text, not a video" in err
     (folder / "clips" / "c.mp4").unlink()
     stamps = [(folder / f"many/{n}/score.json").stat().st_mtime_ns for n in "ab"]
     code, out, err = finish(start(folder, *arguments))

@@ -144,7 +144,7 @@ def test_a_list_is_gone_through_to_the_end(folder):
     assert code == 1 and "Traceback" not in err
     assert "3 made, 0 there before, 2 failed" in out
     assert "gone.mp4: no such file" in out
-    assert "text.mp4 has no frame that can be decoded" in out
+    assert "text.mp4 is text, not a video" in out
     assert "all of its 12 frames are clustered, not 32" in err
     place = folder / "out/lk_bip_fr_32/set"
     names = {path.name for path in (place / "feat_dump").iterdir()}
