@@ -31,6 +31,7 @@ import sys
 import time
 
 from absl import app, flags
+from machine import cpu_name
 from paths import RESULTS, ROOT
 
 sys.path[:0] = [str(ROOT / "tests")]
@@ -371,14 +372,6 @@ def plain(model, chunk: int):
         return jax.lax.map(one, chunks)  # chunk must divide the queries
 
     return function
-
-
-def cpu_name() -> str:
-    with open("/proc/cpuinfo", encoding="utf-8") as file:
-        names = [line.split(":")[1].strip() for line in file if "model name" in line]
-        file.seek(0)
-        vectors = " with AVX-512" if "avx512f" in file.read() else ""
-    return f"{names[0]}{vectors}, {len(os.sched_getaffinity(0))} cores"
 
 
 # All rows.

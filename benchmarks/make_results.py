@@ -255,6 +255,25 @@ def pipeline_section(platform: str) -> str:
     )
 
 
+def large_section() -> str:
+    """Returns what bench_large.py measured."""
+    command = "python benchmarks/bench_large.py"
+    path = RESULTS / "large_cpu.json"
+    if not path.exists():
+        return not_measured(command)
+    stored = json.loads(path.read_text())
+    rows = [
+        [row["what"], number(row["seconds"]), number(row["peak_gb"]), stored["most_gb"]]
+        for row in stored["rows"].values()
+    ]
+    return "\n\n".join(
+        [
+            f"`{command}`, on {stored['device']}",
+            table(["what", "seconds", "peak GB", "at most"], rows),
+        ]
+    )
+
+
 def timed_section(name: str, platform: str) -> str:
     """Returns what bench_NAME.py measured on a device: seconds, and how many may be."""
     command = f"python benchmarks/bench_{name}.py"
@@ -587,6 +606,9 @@ def main() -> None:
         "which `at rest` was there before.",
         pipeline_section("cpu"),
         pipeline_section("gpu"),
+        "## Large inputs\n\nWhole commands, started anew with nothing compiled before; "
+        "memory is that of all processes that a command starts, together.",
+        large_section(),
     ]
     path = HERE / "RESULTS.md"
     path.write_text("\n\n".join(parts) + "\n")
