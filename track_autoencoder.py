@@ -39,6 +39,7 @@ from spa.model.joint_readout import JointReadout as JointReadout
 from spa.model.readouts import READOUTS
 from spa.model.results import TrackAutoEncoderDecoderContext, TrackAutoEncoderResults
 
+QUERY_TOKENS_AT_ONCE = 2048  # more than are decoded: a wide kernel is read each time
 GRID_SIZE = 32  # of the grid that is decoded when no query points are given
 MIN_DEPTH = 0.05  # of the clip's median depth; nearer points are embedded as if there
 
@@ -130,6 +131,7 @@ class TrackAutoEncoder(Carrier, nn.Module, ModelConfig):
             width=self.track_token_dim,
             mlp_size=self.track_mlp_size,
             num_layers=self.track_layers,
+            heads_first=True,
         )
 
     def check_config(self):
@@ -301,7 +303,7 @@ class TrackAutoEncoder(Carrier, nn.Module, ModelConfig):
             return self.encoder_scan_chunk_size
         if self.track_embedding == "mlp":
             return 4096
-        return 16 if jax.default_backend() == "cpu" else 512
+        return 8 if jax.default_backend() == "cpu" else 512
 
     # Decoder.
 
@@ -369,6 +371,9 @@ class TrackAutoEncoder(Carrier, nn.Module, ModelConfig):
             "frame": decoder_context.query_frame,
             "position": decoder_context.query_position,
         }
+        queries["token"] = scan_chunks(
+            type(self).query_tokens, self, queries, QUERY_TOKENS_AT_ONCE
+        )
         size = self.decoder_scan_chunk_size or self.track_readout_attn.chunk_size()
         return scan_chunks(
             type(self).decode_queries, self, queries, size, latents, nodes
@@ -390,14 +395,18 @@ class TrackAutoEncoder(Carrier, nn.Module, ModelConfig):
         """Returns the query's time as its token embeds it; see the quirks above."""
         return self.track_readout_attn.query_time(frame, self.time_scale_factor)
 
+    def query_tokens(self, queries: dict) -> Float[Array, "B Q C"]:
+        """Embeds query points, one token each."""
+        time = self.query_time(queries["frame"])[..., None]
+        return self.query_encoder(
+            self.embed(jnp.concatenate([queries["query"], time], axis=-1))
+        )
+
     def decode_queries(
         self, queries: dict, latents, nodes=None
     ) -> TrackAutoEncoderResults:
         """Reads out some query points, none of which has an influence on another."""
-        time = self.query_time(queries["frame"])[..., None]
-        tokens = self.query_encoder(
-            self.embed(jnp.concatenate([queries["query"], time], axis=-1))
-        )
+        tokens = queries["token"]
         if nodes is not None:
             near = self.near_nodes(queries, nodes)
             tokens = tokens + self.encode_carried(near, nodes)

@@ -2,18 +2,23 @@
 
     python benchmarks/bench_forward.py                # every row this machine can run
     python benchmarks/bench_forward.py --quick        # (256, 128) only
+    python benchmarks/bench_forward.py --tapnet_repo=DIR    # and what was published
 
 Prints a table and writes it as JSON, one file per device. Each row runs in a process of
 its own, so that its peak memory is its own; what is compared runs once more in turns in
 one process, so that a busy machine slows both sides. What the rows are:
 
-    matrix          the rate of a large product of matrices in the same type
-    published       the published computation as published, tests/reference_model.py:
-                    every query tiled to 129 tokens, all at once, four full layers
-    plain, chunked  the same decoder over chunks of queries, chunked as ours is
+    matrix           the rate of a large product of matrices in the same type
+    tapnet           the published module itself, of a clone of
+                     github.com/google-deepmind/tapnet, as it comes: all queries at once
+    tapnet, chunked  the same with its own option to decode queries in chunks
+    plain            tests/reference_model.py, the published computation written anew,
+                     which is slower than what was published
+    plain, chunked   the same decoder over chunks of queries, chunked as ours is
 
 FLOPs are those that XLA counts in the program without chunks, since it counts the body
-of a loop once. Seconds are the best of the repetitions; compilation is not in them.
+of a loop once. A row's seconds are the best of the repetitions, a comparison's medians
+over its turns; compilation is not in them.
 """
 
 import dataclasses
@@ -26,6 +31,7 @@ import sys
 import time
 
 from absl import app, flags
+from machine import cpu_name
 from paths import RESULTS, ROOT
 
 sys.path[:0] = [str(ROOT / "tests")]
@@ -38,6 +44,11 @@ flags.DEFINE_string("out_dir", str(RESULTS), "For JSON.")
 flags.DEFINE_string("row", None, "One row as JSON; what the subprocesses get.")
 flags.DEFINE_integer("chunk", None, "Queries decoded at once; default: the model's.")
 
+flags.DEFINE_string(
+    "tapnet_repo", None, "A clone of google-deepmind/tapnet, to measure against."
+)
+
+TAPNET_CHUNK = 16  # the fastest for it of 8, 16, 32, 64 and all, on two AVX-512 cores
 SMALL, LARGE = (256, 128), (2048, 2048)
 PARTS = ("all", "decode")
 COLUMNS = (
@@ -55,12 +66,15 @@ class Row:
     tracks: int
     queries: int
     dtype: str = "float32"
+    quantised: bool = False  # latents, as tapnet's always are
 
 
-def rows(platform: str, quick: bool) -> list[Row]:
-    """Returns all rows for a device. The published one needs tens of GB when large."""
+def rows(platform: str, quick: bool, tapnet: bool) -> list[Row]:
+    """Returns all rows for a device. Without chunks one needs tens of GB when large."""
     out = [Row("matrix", "", 0, 0, dtype) for dtype in ("float32", "bfloat16")]
-    out += [Row("published", "all", *SMALL), Row("plain, chunked", "decode", *SMALL)]
+    whole = ["plain", *(["tapnet", "tapnet, chunked"] if tapnet else [])]
+    out += [Row(what, "all", *SMALL) for what in whole]
+    out += [Row("plain, chunked", "decode", *SMALL)]
     for dtype in ("float32", "bfloat16"):
         for size in [SMALL] if quick else [SMALL, LARGE]:
             # The decoder alone, when large, would take a CPU minutes more.
@@ -70,25 +84,39 @@ def rows(platform: str, quick: bool) -> list[Row]:
     return out
 
 
-# Name, slow side, fast side, by how much it must be faster, and whether both sides
-# compute the same function.
-PAIRS = [
-    (
-        "whole forward, published / ours",
-        ("published", "all"),
+@dataclasses.dataclass
+class Pair:
+    """What is to be faster: by how much, and whether both compute one function."""
+
+    name: str
+    slow: tuple[str, str]
+    fast: tuple[str, str]
+    needed: float
+    same: bool = True
+
+
+TAPNET_PAIRS = [
+    Pair("whole forward, tapnet / ours", ("tapnet", "all"), ("joint", "all"), 1.5),
+    Pair(
+        "whole forward, tapnet chunked / ours",
+        ("tapnet, chunked", "all"),
         ("joint", "all"),
-        1.5,
-        True,
+        1.0,
     ),
-    (
+]
+PAIRS = [
+    Pair("whole forward, plain / ours", ("plain", "all"), ("joint", "all"), 1.5),
+    Pair(
         "readout, plain chunked / joint",
         ("plain, chunked", "decode"),
         ("joint", "decode"),
         1.15,
-        True,
     ),
-    ("readout, joint / cross", ("joint", "decode"), ("cross", "decode"), 20.0, False),
+    Pair(
+        "readout, joint / cross", ("joint", "decode"), ("cross", "decode"), 20.0, False
+    ),
 ]
+LEAST_TURNS = 7  # of a comparison
 TOLERANCE = 1e-3  # of what is the same function
 LARGEST_CPU_GB = 8.0  # of the whole forward pass at (2048, 2048)
 DECODER_SHARE = 0.4  # of an H100's measured bfloat16 matrix rate
@@ -129,21 +157,27 @@ def compare(slow: Row, fast: Row) -> dict:
     import jax
     import numpy as np
 
-    best = {}
+    seconds = np.zeros((2, FLAGS.repetitions))
     sides, tracks = [], []
     for row in (slow, fast):
         function, _, arguments, _ = forward(row)
         compiled = jax.jit(function).lower(*arguments).compile()
         tracks.append(np.asarray(predicted_tracks(compiled(*arguments))))
         sides.append((compiled, arguments))
-    for _ in range(FLAGS.repetitions):
+    difference = float(np.abs(tracks[0] - tracks[1]).max())
+    if slow.what.startswith("tapnet"):
+        difference = tapnet_difference(fast)
+    for turn in range(FLAGS.repetitions):
         for i, side in enumerate(sides):
-            best[i] = min(best.get(i, float("inf")), timed(*side))
+            seconds[i, turn] = timed(*side)
+    ratios = seconds[0] / seconds[1]
     return {
-        "slow_seconds": best[0],
-        "fast_seconds": best[1],
-        "ratio": best[0] / best[1],
-        "largest_difference": float(np.abs(tracks[0] - tracks[1]).max()),
+        "slow_seconds": float(np.median(seconds[0])),
+        "fast_seconds": float(np.median(seconds[1])),
+        "ratio": float(np.median(ratios)),
+        "lowest_ratio": float(ratios.min()),
+        "turns": FLAGS.repetitions,
+        "largest_difference": difference,
     }
 
 
@@ -201,10 +235,7 @@ def forward(row: Row):
 
     from spa.model import checkpoint_files
 
-    readout = row.what if row.what in ("joint", "cross") else "joint"
-    model = cases.make_model("trajan", "base", readout=readout).clone(
-        dtype=jnp.dtype(row.dtype), decoder_scan_chunk_size=FLAGS.chunk
-    )
+    model = model_of(row)
     flat = {name: jnp.asarray(x) for name, x in cases.flat_parameters(model).items()}
     count = sum(x.size for x in flat.values())
     batch = cases.make_batch(
@@ -219,19 +250,43 @@ def forward(row: Row):
             decoder_scan_chunk_size=row.queries, encoder_scan_chunk_size=row.tracks
         )
         if row.part == "all":
-            return both(model), both(whole), (params, batch), count
+            return (
+                both(model, row.quantised),
+                both(whole, row.quantised),
+                (params, batch),
+                count,
+            )
         points = batch["query_points"]
         return decode(model), decode(whole), (params, latents, points), count
+    if row.what.startswith("tapnet"):
+        chunk = TAPNET_CHUNK if "chunked" in row.what else None
+        functions = (called(tapnet(size)) for size in (chunk, None))
+        return *functions, (checkpoint_files.unflatten(flat), batch), count
     if row.part == "all":
-        function = published(model)
+        function = plain_forward(model)
         return function, function, (flat, batch), count
     chunk = model.decoder_chunk_size()
     arguments = (flat, latents, batch["query_points"])
     return plain(model, chunk), plain(model, row.queries), arguments, count
 
 
-def both(model):
-    return lambda params, batch: model.apply({"params": params}, batch, False)
+def model_of(row: Row):
+    """Returns our model of a row, with the cross readout where it asks for that."""
+    import cases
+    import jax.numpy as jnp
+
+    readout = "cross" if row.what == "cross" else "joint"
+    return cases.make_model("trajan", "base", readout=readout).clone(
+        dtype=jnp.dtype(row.dtype), decoder_scan_chunk_size=FLAGS.chunk
+    )
+
+
+def both(model, quantised: bool):
+    return lambda params, batch: model.apply({"params": params}, batch, quantised)
+
+
+def called(model):
+    return lambda params, batch: model.apply({"params": params}, batch)
 
 
 def decode(model):
@@ -245,7 +300,43 @@ def decode(model):
     return function
 
 
-def published(model):
+def tapnet(chunk: int | None):
+    """Returns the published model of the clone."""
+    sys.path[:0] = [FLAGS.tapnet_repo]
+    from tapnet.trajan import track_autoencoder as published
+
+    return published.TrackAutoEncoder(decoder_scan_chunk_size=chunk)
+
+
+def tapnet_difference(row: Row) -> float:
+    """Returns the largest difference from tapnet's in latents, or in tracks that are
+    decoded of the same latents.
+
+    Of the same, since a latent that is rounded up here and down there, for its last bit
+    differs, would hide all others. And tapnet's is not compiled here: compiled, the
+    angles of its embeddings are rounded once instead of twice (spa/model/arrays.py).
+    """
+    import jax
+    import jax.numpy as jnp
+
+    params, batch = forward(row)[2]
+
+    def run(model, params, batch, latents=None):
+        variables = {"params": params}
+        own = model.apply(variables, batch, method="encode")
+        context = model.apply(variables, batch, method="get_decoder_context")
+        given = own if latents is None else latents
+        return own, model.apply(variables, given, context, method="decode").tracks
+
+    latents, tracks = jax.jit(run, static_argnums=0)(model_of(row), params, batch)
+    with jax.disable_jit():
+        others = run(tapnet(None), params, batch, latents)
+    differences = (jnp.abs(latents - others[0]), jnp.abs(tracks - others[1]))
+    return max(float(jnp.max(x)) for x in differences)
+
+
+def plain_forward(model):
+    """Returns the plain encoder and decoder, all tracks and queries at once."""
     import reference_model
 
     import track_autoencoder
@@ -283,12 +374,6 @@ def plain(model, chunk: int):
     return function
 
 
-def cpu_name() -> str:
-    with open("/proc/cpuinfo", encoding="utf-8") as file:
-        names = [line.split(":")[1].strip() for line in file if "model name" in line]
-    return f"{names[0]}, {len(os.sched_getaffinity(0))} cores"
-
-
 # All rows.
 
 
@@ -298,6 +383,7 @@ def run(repetitions: int, *todo: Row) -> dict:
     command += [f"--row={json.dumps([dataclasses.asdict(row) for row in todo])}"]
     command += [f"--repetitions={repetitions}"]
     command += [f"--chunk={FLAGS.chunk}"] if FLAGS.chunk else []
+    command += [f"--tapnet_repo={FLAGS.tapnet_repo}"] if FLAGS.tapnet_repo else []
     environment = {**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, env=environment
@@ -315,14 +401,16 @@ def run_row(row: Row) -> dict:
     return {**dataclasses.asdict(row), **run(repetitions, row)}
 
 
-def run_pair(name: str, slow, fast, needed: float, same: bool) -> dict:
+def run_pair(pair: Pair) -> dict:
     """Measures how much faster one side of a pair is, and whether both say the same."""
-    sides = [Row(*side, *SMALL) for side in (slow, fast)]
-    found = {"name": name, "needed": needed, **run(FLAGS.repetitions, *sides)}
+    quantised = pair.slow[0].startswith("tapnet")
+    sides = [Row(*side, *SMALL, quantised=quantised) for side in (pair.slow, pair.fast)]
+    turns = max(FLAGS.repetitions, LEAST_TURNS)
+    found = {"name": pair.name, "needed": pair.needed, **run(turns, *sides)}
     difference = found.get("largest_difference", 0.0)
-    if same and difference > TOLERANCE:
+    if pair.same and difference > TOLERANCE:
         found["error"] = f"outputs differ by {difference:.2g}"
-    if not same:
+    if not pair.same:
         found.pop("largest_difference", None)
     return found
 
@@ -369,6 +457,8 @@ def main(argv):
         todo = [Row(**row) for row in json.loads(FLAGS.row)]
         print(json.dumps(measure(*todo) if len(todo) == 1 else compare(*todo)))
         return
+    if FLAGS.tapnet_repo and not os.path.isdir(f"{FLAGS.tapnet_repo}/tapnet/trajan"):
+        sys.exit(f"--tapnet_repo={FLAGS.tapnet_repo} has no folder tapnet/trajan")
     import tqdm
 
     # Asked in another process: one that holds the device would take the rows' memory.
@@ -376,13 +466,14 @@ def main(argv):
     asked = subprocess.run(ask, capture_output=True, text=True, check=True)
     platform = asked.stdout.strip()
     results, ratios = [], []
-    todo = rows(platform, FLAGS.quick)
-    bar = tqdm.tqdm(total=len(todo) + len(PAIRS), desc="rows")
+    todo = rows(platform, FLAGS.quick, bool(FLAGS.tapnet_repo))
+    pairs = (TAPNET_PAIRS if FLAGS.tapnet_repo else []) + PAIRS
+    bar = tqdm.tqdm(total=len(todo) + len(pairs), desc="rows")
     for row in todo:
         results.append(run_row(row))
         bar.update()
-    for pair in PAIRS:
-        ratios.append(run_pair(*pair))
+    for pair in pairs:
+        ratios.append(run_pair(pair))
         bar.update()
     bar.close()
     add_rates(results)

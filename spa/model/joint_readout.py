@@ -48,6 +48,7 @@ class JointReadout(ImprovedTransformer):
     tests/reference_model.py has the same function written plainly.
     """
 
+    heads_first: bool = True
     band_stride: int = 5
     band_dim: int = 128
     num_frames: int = 150
@@ -138,12 +139,10 @@ class JointReadout(ImprovedTransformer):
             raw = base[:, None] + band_part - mean[..., None] * mean_part
             projected.append((raw * inverse).astype(self.dtype))
         query, key = att.norm_query(projected[0]), att.norm_key(projected[1])
-        value, scaled = projected[2], self.scaled(query)
-        logits = self.product("bulhd,bukhd->bulhk", scaled, key, jnp.float32)
+        value = projected[2]
+        attended, log_total = attention.attend_heads_first(query, key, value)
         # Kept, so that first_layer can add one more key to this softmax.
-        log_total = jax.nn.logsumexp(logits, axis=-1)
-        weights = jnp.exp(logits - log_total[..., None]).astype(self.dtype)
-        attended = self.product("bulhk,bukhd->bulhd", weights, value)
+        log_total = jnp.swapaxes(log_total, -1, -2)
         tokens = jnp.concatenate(
             [jnp.broadcast_to(latents[:, None], (*band.shape[:-1], width)), band], -1
         )

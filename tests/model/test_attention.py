@@ -39,7 +39,7 @@ def test_a_masked_key_is_as_good_as_none(seed, broadcast):
     k, v = rng.standard_normal((2, 2, keys, 1, 4)).astype(np.float32)
     shape = [1 if i in broadcast else n for i, n in enumerate((2, queries, keys))]
     mask = rng.random(shape) > 0.4
-    out = attention.attend(q, k, v, mask)
+    outs = [attention.attend(q, k, v, mask, heads_first=x) for x in (False, True)]
     full = np.broadcast_to(mask, (2, queries, keys))
     for b, i in np.ndindex(2, queries):
         kept = full[b, i]
@@ -48,7 +48,8 @@ def test_a_masked_key_is_as_good_as_none(seed, broadcast):
             logits = k[b, kept, 0] @ q[b, i, 0] / 2
             weights = np.exp(logits - logits.max())
             expected = (weights / weights.sum()) @ v[b, kept, 0]
-        np.testing.assert_allclose(out[b, i, 0], np.squeeze(expected), 0, 1e-5)
+        for out in outs:
+            np.testing.assert_allclose(out[b, i, 0], np.squeeze(expected), 0, 1e-5)
 
 
 def test_what_is_chosen():
