@@ -14,7 +14,7 @@ from spa.files import remove_orphans
 from spa.jobs import Item, name_results, pick_shard, run_items, unfinished
 from spa.model import checkpoints
 from spa.realism.heads import Head, fingerprint
-from spa.realism.options import RESULT_VERSION, Options
+from spa.realism.options import RESULT_VERSION, Options, decisive_options
 from spa.realism.result import Result
 from spa.realism.result_files import is_whole, read_score, save_result
 from spa.realism.score_table import ScoreTable, row
@@ -142,9 +142,7 @@ def _read_results(items) -> tuple[dict, dict, dict]:
 
 
 def _provenance(options, checkpoint, head) -> dict:
-    decisive = dataclasses.asdict(options)
-    del decisive["max_bytes"]
-    return decisive | {
+    return decisive_options(dataclasses.asdict(options)) | {
         "checkpoint": checkpoint.sha256,
         "head": fingerprint(head),
         "version": RESULT_VERSION,
@@ -152,17 +150,12 @@ def _provenance(options, checkpoint, head) -> dict:
 
 
 def _stored_options(score) -> dict:
-    """Returns what a result was made with; of an option that came after it the
-    default."""
-    return (
-        dataclasses.asdict(Options())
-        | (score.get("options") or {})
-        | {
-            "checkpoint": (score.get("checkpoint") or {}).get("sha256"),
-            "head": score.get("head"),
-            "version": score.get("version"),
-        }
-    )
+    """Returns what a result was made with, as `_provenance` has it."""
+    return decisive_options(score.get("options")) | {
+        "checkpoint": (score.get("checkpoint") or {}).get("sha256"),
+        "head": score.get("head"),
+        "version": score.get("version"),
+    }
 
 
 def _newest(item, found) -> dict:
