@@ -104,8 +104,7 @@ def read_tracks(path):
     from spa.realism.options import make_options
 
     found, video = tracks.read_tracks(path, make_options(num_support_tracks=4))
-    if hasattr(tracks, "checked_tracks"):
-        found = tracks.checked_tracks(found)
+    found = tracks.checked_tracks(found)
     if video is not None:
         np.stack(list(video.frames))
     return found

@@ -16,7 +16,7 @@ from spa.clip.cuts import find_cuts
 from spa.clip.sources import open_source
 from spa.clip.tracking import protocol
 from spa.clip.video import WORKING_SIZE, Video, read_video, reduced
-from spa.errors import DatasetError, NothingToTrack, UserError, first_line
+from spa.errors import NothingToTrack, UserError, first_line
 from spa.npz import read_npz
 from spa.realism import torch_files, tracks_2d
 from spa.realism.options import Options
@@ -244,9 +244,7 @@ def _named(path):
     """Turns what is wrong with a file into a UserError that names it."""
     try:
         yield
-    except DatasetError as error:
-        raise UserError(str(error)) from error
-    except UserError:
+    except UserError:  # which names it
         raise
     except (ValueError, TypeError, IndexError, OverflowError) as error:
         raise UserError(f"{path}: {first_line(error)}") from error
