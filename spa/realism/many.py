@@ -75,6 +75,12 @@ def score_many(
     path = Path(output_dir) / f"scores{shard}.csv"
 
     def save(item, result):
+        owner = _owner(item.place)
+        if owner not in (None, os.path.abspath(item.path)):
+            raise UserError(
+                f"{item.place.parent} has meanwhile become that of {owner}, by another "
+                "run: give the same command again, for a name of its own"
+            )
         try:
             save_result(result, item.place.parent, result_video_size)
         except OSError as error:
@@ -106,18 +112,21 @@ def name_items(paths: Sequence[str], output_dir: str | os.PathLike) -> list[Item
     """Returns files with their score.json, each in a sub-folder of a name of its own,
     see `jobs.name_results`."""
     output_dir = Path(output_dir)
-
-    def owner(name):
-        try:
-            return read_score(output_dir / name / "score.json").get("video")
-        except UserError:
-            return None
-
-    names = name_results(paths, output_dir, owner)
+    names = name_results(
+        paths, output_dir, lambda name: _owner(output_dir / name / "score.json")
+    )
     return [
         Item(path, output_dir / name / "score.json")
         for path, name in zip(paths, names, strict=True)
     ]
+
+
+def _owner(place: Path) -> str | None:
+    """Returns the video that a score.json is of; None if nothing says so."""
+    try:
+        return read_score(place).get("video")
+    except UserError:
+        return None
 
 
 def _read_results(items) -> tuple[dict, dict, dict]:

@@ -188,6 +188,23 @@ def test_files_of_two_results_are_no_finished_result(tmp_path):
         score_many(["b.mp4"], tmp_path, again, OPTIONS, CHECKPOINT, overwrite=True)
 
 
+def test_a_name_that_another_run_took_meanwhile_stays_its(tmp_path):
+    def late(path):
+        score_many(["a/clip.mp4"], tmp_path, Scorer(), OPTIONS, CHECKPOINT)
+        return Scorer()(path)
+
+    tally = score_many(["b/clip.mp4"], tmp_path, late, OPTIONS, CHECKPOINT)
+    assert (
+        tally.failed == 1 and "has meanwhile become that of" in tally.rows[0]["error"]
+    )
+    score_many(["b/clip.mp4"], tmp_path, Scorer(), OPTIONS, CHECKPOINT)
+    for name, of in (("clip", "a/clip.mp4"), ("clip_2", "b/clip.mp4")):
+        stored = json.loads((tmp_path / name / "score.json").read_text())
+        assert stored["video"] == os.path.abspath(of)
+    found = {row["video"]: row["folder"] for row in read_rows(tmp_path / "scores.csv")}
+    assert [found[os.path.abspath(f"{x}/clip.mp4")] for x in "ab"] == ["clip", "clip_2"]
+
+
 def test_what_a_killed_run_left_over_goes(tmp_path):
     score_many(["a.mp4"], tmp_path, Scorer(), OPTIONS, CHECKPOINT)
     with whole_file(tmp_path / "a" / "score.json") as file:
