@@ -173,6 +173,8 @@ def test_the_video_they_were_made_on_gives_size_frames_and_cuts(checkpoint, tmp_
     result = scorer.score_tracks(path, video_path=video)
     assert result.score["frame_size"] == [WIDTH, HEIGHT] and result.score["fps"] == 10
     assert result.score["cuts"] == [6] and result.score["video"] == str(path)
+    in_memory = read_tracks(path, None, video)[0]
+    refused("of tracks in a file", scorer.score_tracks, in_memory, video)
     save_result(result, tmp_path / "out")
     shown = read_result(tmp_path / "out" / "result_with_scores.npz")
     frames = np.stack(list(shown["clip"].frames())).astype(int)
