@@ -10,7 +10,7 @@ from pathlib import Path
 
 from spa.clip.video import WORKING_SIZE
 from spa.errors import UserError, first_line, reason, wrap_write_errors
-from spa.files import remove_orphans
+from spa.files import locked, remove_orphans
 from spa.jobs import Item, name_results, pick_shard, run_items, unfinished
 from spa.model import checkpoints
 from spa.realism.heads import Head, fingerprint
@@ -75,18 +75,15 @@ def score_many(
     path = Path(output_dir) / f"scores{shard}.csv"
 
     def save(item, result):
-        owner = _owner(item.place)
-        if owner not in (None, os.path.abspath(item.path)):
-            raise UserError(
-                f"{item.place.parent} has meanwhile become that of {owner}, by another "
-                "run: give the same command again, for a name of its own"
-            )
-        try:
-            save_result(result, item.place.parent, result_video_size)
-        except OSError as error:
-            if error.errno in OF_ONE_PLACE:
-                raise UserError(reason(error)) from error
-            raise
+        with locked(path):  # else another run could take the same place meanwhile
+            if _owner(item.place) not in (None, os.path.abspath(item.path)):
+                [item] = name_items([item.path], output_dir)
+            try:
+                save_result(result, item.place.parent, result_video_size)
+            except OSError as error:
+                if error.errno in OF_ONE_PLACE:
+                    raise UserError(reason(error)) from error
+                raise
         return row(result.score, item.place.parent.name)
 
     with wrap_write_errors(output_dir), ScoreTable(path) as table:
@@ -100,7 +97,7 @@ def score_many(
             item, found = outcome.item, outcome.result
             if outcome.error:
                 found = _failed_row(item, outcome.error)
-            table.add(found, functools.partial(_newest, item, found))
+            table.add(found, functools.partial(_newest, output_dir, found))
             rows[item.place] = found
             tally.failed += bool(outcome.error)
             tally.scored += not outcome.error
@@ -167,13 +164,16 @@ def _stored_options(score) -> dict:
     }
 
 
-def _newest(item, found) -> dict:
+def _newest(output_dir, found) -> dict:
     """Returns the row of what is there now: another run may have written it since."""
-    try:
-        stored = None if found["error"] else read_score(item.place)
-        return row(stored, item.place.parent.name) if stored else found
-    except (UserError, KeyError):
+    if found["error"]:
         return found
+    try:
+        stored = read_score(Path(output_dir) / found["folder"] / "score.json")
+    except UserError:
+        return found
+    is_same = stored.get("video") == found["video"]
+    return row(stored, found["folder"]) if is_same else found
 
 
 def _failed_row(item, error) -> dict:

@@ -193,16 +193,18 @@ def test_a_name_that_another_run_took_meanwhile_stays_its(tmp_path):
         score_many(["a/clip.mp4"], tmp_path, Scorer(), OPTIONS, CHECKPOINT)
         return Scorer()(path)
 
-    tally = score_many(["b/clip.mp4"], tmp_path, late, OPTIONS, CHECKPOINT)
-    assert (
-        tally.failed == 1 and "has meanwhile become that of" in tally.rows[0]["error"]
-    )
-    score_many(["b/clip.mp4"], tmp_path, Scorer(), OPTIONS, CHECKPOINT)
-    for name, of in (("clip", "a/clip.mp4"), ("clip_2", "b/clip.mp4")):
+    paths = ["b/clip.mp4", "c/clip.mp4"]
+    tally = score_many(paths, tmp_path, late, OPTIONS, CHECKPOINT)
+    assert tally.scored == 2 and not tally.failed
+    wanted = {
+        f"{x}/clip.mp4": f"clip{n}"
+        for x, n in zip("abc", ("", "_2", "_3"), strict=True)
+    }
+    for path, name in wanted.items():
         stored = json.loads((tmp_path / name / "score.json").read_text())
-        assert stored["video"] == os.path.abspath(of)
+        assert stored["video"] == os.path.abspath(path)
     found = {row["video"]: row["folder"] for row in read_rows(tmp_path / "scores.csv")}
-    assert [found[os.path.abspath(f"{x}/clip.mp4")] for x in "ab"] == ["clip", "clip_2"]
+    assert found == {os.path.abspath(path): name for path, name in wanted.items()}
 
 
 def test_what_a_killed_run_left_over_goes(tmp_path):
