@@ -26,6 +26,7 @@ from spa.inputs import find_inputs
 from spa.model.checkpoints import Checkpoint
 from spa.realism import many
 from spa.realism.options import RESULT_VERSION, Options
+from spa.realism.score_table import NUMBERS
 
 LIST_SECONDS = 10.0
 ROWS = 10_000
@@ -51,7 +52,7 @@ def write_result(item, checkpoint: Checkpoint) -> None:
         "checkpoint": {"name": checkpoint.name, "sha256": checkpoint.sha256},
         "head": None,
         "options": vars(Options()),
-        **dict.fromkeys(many.NUMBERS, 0.5),
+        **dict.fromkeys(NUMBERS, 0.5),
         "windows": [{"start": 0, "realism": 0.5}] * 10,
         "cuts": [],
         "warnings": [],

@@ -104,8 +104,7 @@ def read_tracks(path):
     from spa.realism.options import make_options
 
     found, video = tracks.read_tracks(path, make_options(num_support_tracks=4))
-    if hasattr(tracks, "checked_tracks"):
-        found = tracks.checked_tracks(found)
+    found = tracks.checked_tracks(found)
     if video is not None:
         np.stack(list(video.frames))
     return found
@@ -116,6 +115,20 @@ def read_flat_tracks(path):
     from spa.realism.options import make_options
 
     return tracks.read_tracks(path, make_options(frame_size=SIZE[::-1]))
+
+
+def torch_files():
+    import torch
+
+    rng = np.random.default_rng(0)
+    pixels = torch.from_numpy(rng.uniform(5, 40, (1, FRAMES, TRACKS, 2)))
+    both = pixels, torch.ones(1, FRAMES, TRACKS, dtype=torch.bool)
+    named = dict(zip(("pred_tracks", "pred_visibility"), both, strict=True))
+    found = []
+    for stored in (both, named):
+        torch.save(stored, file := io.BytesIO())
+        found.append(file.getvalue())
+    return found
 
 
 def read_result(path):
@@ -414,6 +427,29 @@ def videos(ending, *how):
     return make
 
 
+def pictures(*kinds, **how):
+    def make():
+        from PIL import Image
+
+        noise = np.random.default_rng(0).integers(0, 255, (10, *SIZE, 3), np.uint8)
+        first, *others = map(Image.fromarray, noise)
+        found = []
+        for kind in kinds:
+            more = {"save_all": True, "append_images": others} if how else {}
+            first.save(file := io.BytesIO(), kind, **more, **how)
+            found.append(file.getvalue())
+        return found
+
+    return make
+
+
+def read_pictures(path):
+    from spa.clip.video import read_video
+
+    (path.parent / "frame_1.png").write_bytes(pictures("png")()[0])
+    return read_video(path.parent, input_fps=24)
+
+
 def read_video(path):
     from spa.clip.cuts import find_cuts
     from spa.clip.video import read_video
@@ -425,6 +461,7 @@ H264 = ("-pix_fmt", "yuv420p", "-crf", "30")
 READERS = {
     "tracks": Reader("npz", "a.npz", own_tracks, read_tracks),
     "tracks_2d": Reader("npz", "a.npz", flat_tracks, read_flat_tracks),
+    "torch": Reader("bytes", "a.pt", torch_files, read_flat_tracks),
     "result": Reader("npz", "a.npz", result_files, read_result),
     "points": Reader("npz", "a.npz", semantic_points, read_points),
     "example": Reader("npz", "a.npz", examples, read_example),
@@ -444,4 +481,8 @@ READERS = {
     ),
     "avi": Reader("bytes", "a.avi", videos(".avi", "-c:v", "mjpeg"), read_video),
     "gif": Reader("bytes", "a.gif", videos(".gif"), read_video),
+    "webp": Reader("bytes", "a.webp", pictures("webp", duration=40), read_video),
+    "pictures": Reader(
+        "bytes", "frame_2.png", pictures("png", "jpeg", "webp", "tiff"), read_pictures
+    ),
 }

@@ -315,9 +315,7 @@ def read_json(
     except (OSError, ValueError) as cause:  # ValueError: a NUL in the path
         raise error(f"{path} cannot be read: {reason(cause)}") from cause
     if len(data) > max_bytes:
-        raise UserError(
-            f"{path} has more than {max_bytes} bytes: it is no file of ours"
-        )
+        raise error(f"{path} has more than {max_bytes} bytes: it is no file of ours")
     return parse_json(data, path, nan=nan, error=error)
 
 

@@ -82,7 +82,7 @@ def pick_shard(items: Sequence, num_shards: int, shard_index: int) -> Sequence:
 
 def result_name(path: str | os.PathLike) -> str:
     """Returns the name that results of a clip have: its `own_name`, changed where that
-    can't name a folder, here or on Windows, beside what else is written there."""
+    can't name a folder beside what else is written there, or is a device of Windows."""
     name = re.sub(r"[\x00-\x1f\x7f-\x9f/\\]", "_", own_name(path))[:MOST_BYTES]
     while len(name.encode("utf-8", "replace")) > MOST_BYTES:
         name = name[:-1]

@@ -142,6 +142,9 @@ def test_pictures_are_one_clip_in_the_order_of_their_numbers(tmp_path):
         assert [os.path.basename(p) for p in find_pictures(str(path))] == wanted
         assert find_inputs(str(path)) is None
         assert own_name(path) == "walk.v1"
+    odd = pictures(tmp_path / "walk [1]", "1.png", "2.png")  # a pattern, and no glob
+    assert find_inputs(str(odd / "%d.png")) is None
+    assert len(find_pictures(str(odd / "%d.png"))) == 2
     assert len(find_pictures(str(folder / "f_%02d.png"))) == 2
     assert find_pictures(str(folder / "g_%02d.png")) is None
     assert find_pictures(str(folder / "f_1.png")) is None

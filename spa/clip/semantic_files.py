@@ -1,6 +1,5 @@
 """Files of semantic points: Trokens' (Kumar et al. 2025), and an .npz beside each."""
 
-import json
 import os
 import pickle
 from collections.abc import Callable
@@ -10,7 +9,7 @@ import numpy as np
 
 from spa.clip.semantic import EntityTracks
 from spa.errors import PointsError, reason
-from spa.files import BAD_FILE
+from spa.files import BAD_FILE, parse_json
 from spa.npz import read_npz
 from spa.ranges import numbers, visible_mask
 
@@ -69,7 +68,7 @@ def read_provenance(path: str | os.PathLike) -> dict | None:
         stored = read_npz(path, {"video_path", "made_with"})
         return {
             "video_path": stored["video_path"].item(),
-            "made_with": {**json.loads(stored["made_with"].item())},
+            "made_with": parse_json(str(stored["made_with"]), "made_with"),
         }
     except BAD_FILE:
         return None

@@ -114,7 +114,9 @@ def _checked_arrays(example: Example, threshold: float) -> Example:
     size = ranges.check_size("the frames", example["height"], example["width"])
     intrinsics = ranges.numbers("intrinsics", example["intrinsics"])
     if intrinsics.shape not in ((4,), (shape[1], 4)):
-        raise ValueError(f"intrinsics have shape {intrinsics.shape}, must be [4]")
+        raise ValueError(
+            f"intrinsics have shape {intrinsics.shape}, must be [4] or [{shape[1]}, 4]"
+        )
     ranges.check_camera("intrinsics", intrinsics, size)
     ranges.check_tracks("tracks_3d", tracks, visible)
     with np.errstate(over="ignore"):  # anything where hidden

@@ -15,7 +15,7 @@ from spa.evaluation.reports import Report, Table, mean_score, write_report
 from spa.files import BAD_FILE
 from spa.metrics import frechet_distance, motion_sample, video_distance
 from spa.npz import read_npz
-from spa.realism.options import Options
+from spa.realism.options import decisive_options
 from spa.realism.result_files import is_whole, read_score
 from spa.statistics import bootstrap
 
@@ -51,9 +51,7 @@ def read_results(folder: str | os.PathLike, score: str = "realism") -> Results:
         found = {
             "checkpoint": stored["checkpoint"]["sha256"],
             "version": stored["version"],
-            # Of an option that came after it the default.
-            **vars(Options()),
-            **stored["options"],
+            **decisive_options(stored["options"]),
         }
         settings = settings or found
         if found != settings:

@@ -20,7 +20,7 @@ from spa.model import checkpoints
 from spa.realism import evidence
 from spa.realism.heads import Head, fingerprint
 from spa.realism.hold_out import hold_out
-from spa.realism.options import DEFAULT_CHECKPOINT, Options
+from spa.realism.options import DEFAULT_CHECKPOINT, Options, decisive_options
 from spa.realism.result import make_result
 from spa.realism.scorer import load_checkpoint, load_heads
 from spa.realism.surprise import score_fields
@@ -56,7 +56,7 @@ class Judges:
             "trajan": self.trajan and self.trajan.sha256,
             "heads": heads if self.heads else None,
             "judged": VERSION,
-            "options": dataclasses.asdict(self.options),
+            "options": decisive_options(dataclasses.asdict(self.options)),
         }
 
 
@@ -176,7 +176,10 @@ def judge_items(
         return rows
 
     def stored_provenance(item):
-        return stored[item] and stored[item].get("made_with", {})
+        if stored[item] is None:
+            return None
+        made = stored[item].get("made_with", {})
+        return made | {"options": decisive_options(made.get("options"))}
 
     words = "judged", "give another --output_dir"
     to_do = unfinished(items, provenance, stored_provenance, *words)

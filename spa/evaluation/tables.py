@@ -53,6 +53,8 @@ class TextTable:
         names = (given,) if given else names
         for name in names:
             if column := find_column(self.columns, name):
+                if self.columns.count(column) > 1:
+                    raise UserError(f"{self.path} has two columns {column}: keep one")
                 return column
         if is_optional and not given:
             return None

@@ -80,10 +80,7 @@ def read_npz(path: str, allow_pickle: bool) -> dict:
     except CheckpointError:
         raise
     except UserError as error:
-        raise CheckpointError(
-            f"{path} is damaged or no .npz of arrays, get or write it again: "
-            f"{str(error).removeprefix(path)}"
-        ) from error
+        raise CheckpointError(f"{error}: get or write it again") from error
     return {
         name: x.item() if x.dtype == object and x.ndim == 0 else x
         for name, x in stored.items()

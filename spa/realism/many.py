@@ -10,11 +10,11 @@ from pathlib import Path
 
 from spa.clip.video import WORKING_SIZE
 from spa.errors import UserError, first_line, reason, wrap_write_errors
-from spa.files import remove_orphans
+from spa.files import locked, remove_orphans
 from spa.jobs import Item, name_results, pick_shard, run_items, unfinished
 from spa.model import checkpoints
 from spa.realism.heads import Head, fingerprint
-from spa.realism.options import RESULT_VERSION, Options
+from spa.realism.options import RESULT_VERSION, Options, decisive_options
 from spa.realism.result import Result
 from spa.realism.result_files import is_whole, read_score, save_result
 from spa.realism.score_table import ScoreTable, row
@@ -75,12 +75,15 @@ def score_many(
     path = Path(output_dir) / f"scores{shard}.csv"
 
     def save(item, result):
-        try:
-            save_result(result, item.place.parent, result_video_size)
-        except OSError as error:
-            if error.errno in OF_ONE_PLACE:
-                raise UserError(reason(error)) from error
-            raise
+        with locked(path):  # else another run could take the same place meanwhile
+            if _owner(item.place) not in (None, os.path.abspath(item.path)):
+                [item] = name_items([item.path], output_dir)
+            try:
+                save_result(result, item.place.parent, result_video_size)
+            except OSError as error:
+                if error.errno in OF_ONE_PLACE:
+                    raise UserError(reason(error)) from error
+                raise
         return row(result.score, item.place.parent.name)
 
     with wrap_write_errors(output_dir), ScoreTable(path) as table:
@@ -94,7 +97,7 @@ def score_many(
             item, found = outcome.item, outcome.result
             if outcome.error:
                 found = _failed_row(item, outcome.error)
-            table.add(found, functools.partial(_newest, item, found))
+            table.add(found, functools.partial(_newest, output_dir, found))
             rows[item.place] = found
             tally.failed += bool(outcome.error)
             tally.scored += not outcome.error
@@ -106,18 +109,21 @@ def name_items(paths: Sequence[str], output_dir: str | os.PathLike) -> list[Item
     """Returns files with their score.json, each in a sub-folder of a name of its own,
     see `jobs.name_results`."""
     output_dir = Path(output_dir)
-
-    def owner(name):
-        try:
-            return read_score(output_dir / name / "score.json").get("video")
-        except UserError:
-            return None
-
-    names = name_results(paths, output_dir, owner)
+    names = name_results(
+        paths, output_dir, lambda name: _owner(output_dir / name / "score.json")
+    )
     return [
         Item(path, output_dir / name / "score.json")
         for path, name in zip(paths, names, strict=True)
     ]
+
+
+def _owner(place: Path) -> str | None:
+    """Returns the video that a score.json is of; None if nothing says so."""
+    try:
+        return read_score(place).get("video")
+    except UserError:
+        return None
 
 
 def _read_results(items) -> tuple[dict, dict, dict]:
@@ -142,9 +148,7 @@ def _read_results(items) -> tuple[dict, dict, dict]:
 
 
 def _provenance(options, checkpoint, head) -> dict:
-    decisive = dataclasses.asdict(options)
-    del decisive["max_bytes"]
-    return decisive | {
+    return decisive_options(dataclasses.asdict(options)) | {
         "checkpoint": checkpoint.sha256,
         "head": fingerprint(head),
         "version": RESULT_VERSION,
@@ -152,26 +156,24 @@ def _provenance(options, checkpoint, head) -> dict:
 
 
 def _stored_options(score) -> dict:
-    """Returns what a result was made with; of an option that came after it the
-    default."""
-    return (
-        dataclasses.asdict(Options())
-        | (score.get("options") or {})
-        | {
-            "checkpoint": (score.get("checkpoint") or {}).get("sha256"),
-            "head": score.get("head"),
-            "version": score.get("version"),
-        }
-    )
+    """Returns what a result was made with, as `_provenance` has it."""
+    return decisive_options(score.get("options")) | {
+        "checkpoint": (score.get("checkpoint") or {}).get("sha256"),
+        "head": score.get("head"),
+        "version": score.get("version"),
+    }
 
 
-def _newest(item, found) -> dict:
+def _newest(output_dir, found) -> dict:
     """Returns the row of what is there now: another run may have written it since."""
-    try:
-        stored = None if found["error"] else read_score(item.place)
-        return row(stored, item.place.parent.name) if stored else found
-    except (UserError, KeyError):
+    if found["error"]:
         return found
+    try:
+        stored = read_score(Path(output_dir) / found["folder"] / "score.json")
+    except UserError:
+        return found
+    is_same = stored.get("video") == found["video"]
+    return row(stored, found["folder"]) if is_same else found
 
 
 def _failed_row(item, error) -> dict:

@@ -5,6 +5,7 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -191,6 +192,14 @@ def _check_frame_size(size):
             f"frame_size is {','.join(map(str, size))}: need W,H in pixels, {low} to "
             f"{high}"
         )
+
+
+def decisive_options(given: Mapping[str, object] | None) -> dict[str, object]:
+    """Returns, of options by name as a result holds them, those that decide its score;
+    of one that came after the result the default."""
+    found = dataclasses.asdict(Options()) | dict(given or {})
+    del found["max_bytes"]
+    return found
 
 
 def help_text(field: dataclasses.Field) -> str:

@@ -120,4 +120,6 @@ def _is_cut_off(table, columns) -> bool:
         cells = next(csv.reader([last.decode("utf-8", "surrogateescape")]))
     except csv.Error:
         return True
+    if not any(cell.strip() for cell in cells):
+        return False  # the beginning of one, which `read_csv` passes over
     return len(cells) != len(columns) or cells[-1] != ""

@@ -109,6 +109,8 @@ class Scorer:
             )
         video = None
         if isinstance(tracks, Tracks3D):
+            if video_path is not None:
+                raise UserError("video_path is of tracks in a file")
             tracks = checked_tracks(tracks, options.visibility_threshold)
         else:
             tracks, video = read_tracks(tracks, options, video_path)

@@ -13,9 +13,10 @@ from jaxtyping import Bool, Float
 
 from spa import geometry, metrics, ranges
 from spa.clip.cuts import find_cuts
+from spa.clip.sources import open_source
 from spa.clip.tracking import protocol
 from spa.clip.video import WORKING_SIZE, Video, read_video, reduced
-from spa.errors import DatasetError, NothingToTrack, UserError, first_line
+from spa.errors import NothingToTrack, UserError, first_line
 from spa.npz import read_npz
 from spa.realism import torch_files, tracks_2d
 from spa.realism.options import Options
@@ -243,9 +244,7 @@ def _named(path):
     """Turns what is wrong with a file into a UserError that names it."""
     try:
         yield
-    except DatasetError as error:
-        raise UserError(str(error)) from error
-    except UserError:
+    except UserError:  # which names it
         raise
     except (ValueError, TypeError, IndexError, OverflowError) as error:
         raise UserError(f"{path}: {first_line(error)}") from error
@@ -336,6 +335,7 @@ def _read_pixels(path, stored, options, video_path):
     video = None
     if video_path is not None:
         video = _companion_video(video_path, options, found.tracks.shape[1])
+        _check_pixel_aspect(video_path, options, found)
     tracked, size = tracks_2d.which_size(
         found, options.frame_size, video and video.size
     )
@@ -351,6 +351,17 @@ def _read_pixels(path, stored, options, video_path):
         notes=(*found.notes, *odd),
     )
     return tracks_3d, video
+
+
+def _check_pixel_aspect(video_path, options, found):
+    """Refuses a video to tell the size of the frames that were tracked, if readers
+    differ in it: most give its pixels as they are stored, others square ones."""
+    source = open_source(video_path, options.input_fps)
+    if source.pixel_aspect != 1 and found.size is options.frame_size is None:
+        raise ValueError(
+            f"the pixels of {os.fspath(video_path)} are not square: give the size of "
+            "the frames that were tracked, --frame_size=W,H"
+        )
 
 
 def _check_given_size(options, size):
@@ -369,7 +380,8 @@ def _companion_video(path, options, num_frames):
         # By default few enough frames a second are kept, and these were tracked in all.
         every = read_video(path, *how, EVERY_FRAME, input_fps=options.input_fps)
         if len(every.frames) == num_frames:
-            return dataclasses.replace(every, notes=())
+            notes = tuple(note for note in every.notes if note in video.notes)
+            return dataclasses.replace(every, notes=notes)  # but for that of the rate
     if len(video.frames) != num_frames:
         raise ValueError(
             f"its tracks have {num_frames} frames, {os.fspath(path)} has "

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from spa import statistics
 from spa.errors import UserError, first_line
+from spa.realism.options import decisive_options
 from spa.realism.result_files import is_whole, read_score
 from spa.realism.score_table import read_rows
 
@@ -149,7 +150,7 @@ def _read_score(name, file) -> Score:
         settings={
             "checkpoint": stored.get("checkpoint"),
             "version": stored.get("version"),
-            **(stored.get("options") or {}),
+            **decisive_options(stored.get("options")),
         },
         measure=stored.get("realism_measure") or "surprise",
     )

@@ -87,7 +87,7 @@ def test_colours_are_normalised_where_it_is_so_stated(tmp_path):
 def test_settings_that_cannot_be_used_are_refused(tmp_path):
     for text, message in (
         ("{", "no JSON that can be read"),
-        ("[1]", "size of frames"),
+        ("[1]", "where an object belongs"),
         ('{"size": {"height": 5}}', "size of frames"),
         ('{"size": {"longest_edge": "x"}}', "size of frames"),
         ('{"size": [384, 384]}', "size of frames"),

@@ -86,6 +86,8 @@ def test_a_message_names_the_flag_of_a_column(videophy2):
     ):
         write_csv(table, [dict(zip(columns, ["a b.mp4", "1"], strict=True))])
         refused("no column video_path: .*; --video_column='the clip' says", read, table)
+    table.write_text("videopath,pc,pc\na.mp4,5,1\n")
+    refused("has two columns pc: keep one", read_videophy2, table)
     write_csv(table, [{"video_path": "a.mp4", "by": "x"}])
     refused("no column model or .*; --model_column=NAME", read_evalcrafter, table)
 

@@ -160,6 +160,11 @@ def test_damaged_copies_of_a_video(small, tmp_path):
     assert [row.values["realism"] for row in again] == [
         row.values["realism"] for row in rows
     ]
+    stored = json.loads(file.read_text())
+    del stored["made_with"]["options"]["visibility_threshold"]  # as before it came
+    file.write_text(json.dumps(stored))
+    before = file.stat().st_mtime_ns
+    run()
     assert file.stat().st_mtime_ns == before
     with pytest.raises(UserError, match=r"other options \(num_seeds\): give another"):
         run(num_seeds=3)

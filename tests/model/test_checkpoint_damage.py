@@ -57,7 +57,7 @@ def test_zip_of_something_else(tmp_path):
         file.writestr("archive/data.pkl", pickle.dumps(SideEffect(trap)))
     for allow in (False, True):
         message = error_message(checkpoints.load_checkpoint, str(path), allow)
-        assert "no .npz of arrays" in message
+        assert "is no .npz that can be read: " in message
     assert not trap.exists()
 
 
@@ -286,4 +286,6 @@ def test_a_configuration_that_is_no_text(small_file, tmp_path):
     for order in "<>":
         codes = np.full(40, 0xFFFFFFFF, f"{order}u4")
         np.savez(path, **arrays, config=codes.view(f"{order}U40").reshape(()))
-        assert "no .npz of arrays" in error_message(checkpoints.load_checkpoint, path)
+        assert "is no .npz that can be read: " in error_message(
+            checkpoints.load_checkpoint, path
+        )

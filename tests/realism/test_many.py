@@ -188,6 +188,25 @@ def test_files_of_two_results_are_no_finished_result(tmp_path):
         score_many(["b.mp4"], tmp_path, again, OPTIONS, CHECKPOINT, overwrite=True)
 
 
+def test_a_name_that_another_run_took_meanwhile_stays_its(tmp_path):
+    def late(path):
+        score_many(["a/clip.mp4"], tmp_path, Scorer(), OPTIONS, CHECKPOINT)
+        return Scorer()(path)
+
+    paths = ["b/clip.mp4", "c/clip.mp4"]
+    tally = score_many(paths, tmp_path, late, OPTIONS, CHECKPOINT)
+    assert tally.scored == 2 and not tally.failed
+    wanted = {
+        f"{x}/clip.mp4": f"clip{n}"
+        for x, n in zip("abc", ("", "_2", "_3"), strict=True)
+    }
+    for path, name in wanted.items():
+        stored = json.loads((tmp_path / name / "score.json").read_text())
+        assert stored["video"] == os.path.abspath(path)
+    found = {row["video"]: row["folder"] for row in read_rows(tmp_path / "scores.csv")}
+    assert found == {os.path.abspath(path): name for path, name in wanted.items()}
+
+
 def test_what_a_killed_run_left_over_goes(tmp_path):
     score_many(["a.mp4"], tmp_path, Scorer(), OPTIONS, CHECKPOINT)
     with whole_file(tmp_path / "a" / "score.json") as file:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from table_files import refused
-from video_files import SIZE, make_clip, write_video
+from video_files import SIZE, ffmpeg, make_clip, write_video
 
 from spa import geometry
 from spa.realism import Scorer, make_options, save_result
@@ -173,6 +173,8 @@ def test_the_video_they_were_made_on_gives_size_frames_and_cuts(checkpoint, tmp_
     result = scorer.score_tracks(path, video_path=video)
     assert result.score["frame_size"] == [WIDTH, HEIGHT] and result.score["fps"] == 10
     assert result.score["cuts"] == [6] and result.score["video"] == str(path)
+    in_memory = read_tracks(path, None, video)[0]
+    refused("of tracks in a file", scorer.score_tracks, in_memory, video)
     save_result(result, tmp_path / "out")
     shown = read_result(tmp_path / "out" / "result_with_scores.npz")
     frames = np.stack(list(shown["clip"].frames())).astype(int)
@@ -196,3 +198,18 @@ def test_a_fast_video_is_taken_whole_where_its_tracks_are_of_all_of_it(tmp_path)
     video = write_video(tmp_path / "fast.mp4", make_clip(NUM_FRAMES), fps=60)
     found, shown = read_tracks(saved(tmp_path, TAPIR), None, video)
     assert len(shown.frames) == NUM_FRAMES and shown.fps == 60
+
+
+def test_of_pixels_that_are_not_square_the_size_is_asked_for(tmp_path):
+    """Trackers had them as they are stored, and the video shows them twice as wide."""
+    path = saved(tmp_path, TAPIR)
+    square = write_video(tmp_path / "square.mp4", make_clip(NUM_FRAMES), fps=60)
+    video = str(tmp_path / "wide.mp4")
+    ffmpeg("-i", square, "-vf", "setsar=2", video)
+    refused("not square.*--frame_size=W,H", read_tracks, path, None, video)
+    found, shown = read_tracks(path, SIZED, video)
+    assert found.size == shown.size == (HEIGHT, 2 * WIDTH)
+    # Of a fast video, which is taken whole, the note of the rate alone is left out.
+    assert ["not square" in note for note in shown.notes] == [True]
+    pixels = geometry.project(found.tracks, found.intrinsics)[VISIBLE]
+    np.testing.assert_allclose(pixels, (PIXELS * [2, 1])[VISIBLE], rtol=1e-4)

@@ -26,6 +26,7 @@ from scripts import finish, start_script
 from stored_scores import hostile_scores
 
 from spa.errors import UserError
+from spa.realism.options import make_options
 from spa.view import report_folder, report_page, report_pictures
 
 
@@ -163,6 +164,17 @@ def test_results_of_several_kinds_are_noted():
     assert report_page.comparability_notes([one, one]) == []
     one.scores[0].measure = "average_jaccard"
     assert "average Jaccard" in report_page.comparability_notes([one])[0]
+
+
+def test_results_from_before_an_option_are_on_one_scale(tmp_path):
+    options = vars(make_options())
+    write_result(tmp_path, "before", 0.5, options={"num_splits": 4})
+    write_result(tmp_path, "now", 0.5, options=options | {"max_bytes": 2**20})
+    folder = report_folder.read_folder(tmp_path)
+    assert report_page.comparability_notes([folder]) == []
+    write_result(tmp_path, "other", 0.5, options=options | {"num_splits": 3})
+    [note] = report_page.comparability_notes([report_folder.read_folder(tmp_path)])
+    assert "(num_splits)" in note
 
 
 def test_videos_are_chosen_from_both_ends_or_by_difference():

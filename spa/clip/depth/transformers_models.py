@@ -1,6 +1,5 @@
 """Any depth model of transformers, by name or folder."""
 
-import json
 import os
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from spa.clip.torch_models import (
     pixel_batches,
 )
 from spa.errors import FrontEndError
+from spa.files import read_json
 
 DEPTH_MODEL = "depth-anything/Depth-Anything-V2-Small-hf"
 MEGABYTES = 99
@@ -69,13 +69,8 @@ def _is_metric(config, name):
 def _read_preprocessing(folder):
     """Reads preprocessor_config.json by hand: transformers' own want torchvision."""
     path = Path(folder) / "preprocessor_config.json"
-    try:
-        stored = json.loads(path.read_text()) if path.exists() else {}
-    except (OSError, ValueError, RecursionError) as error:
-        raise FrontEndError(
-            f"{path} is no JSON that can be read ({error}): fetch it again"
-        ) from error
-    if not isinstance(stored, dict) or not _states_size(stored.get("size")):
+    stored = read_json(path, error=FrontEndError) if path.exists() else {}
+    if not _states_size(stored.get("size")):
         raise FrontEndError(
             f"{path} says nothing that can be used about the size of frames: need "
             '"size" as a number, as height and width, or as shortest or longest_edge'
