@@ -86,7 +86,9 @@ def read_text(path: str | os.PathLike, errors: str = "strict") -> str:
 
 def _find_delimiter(text, columns) -> tuple[str, str]:
     """Returns the table without what is said of it, and what separates its cells."""
-    if said := re.match(r"sep=(.)\r?\n", text, re.IGNORECASE):  # to spreadsheets
+    if said := re.match(
+        r"sep=([^\s\"]|\t)\r?\n", text, re.IGNORECASE
+    ):  # to spreadsheets
         return text[said.end() :], said[1]
     best = {}
     for delimiter in DELIMITERS:

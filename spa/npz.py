@@ -16,7 +16,7 @@ import numpy as np
 
 from spa.errors import UserError, first_line
 
-MAX_BYTES = 4 * 2**30  # of the arrays that are read of one file
+MAX_BYTES = 2 * 2**30  # of the arrays that are read of one file
 MOST_HEADER = 10_000  # characters; numpy's own limit, which it heeds after reading
 MOST_DEFLATED = 1032  # bytes that one byte can stand for, by the format
 LONGEST = 2**40  # of an axis

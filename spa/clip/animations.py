@@ -7,6 +7,7 @@ from fractions import Fraction
 import numpy as np
 from PIL import Image, ImageSequence
 
+from spa.clip.pictures import rgb_on_black
 from spa.errors import VideoError, first_line
 
 FRAMES_FOR_RATE = 61
@@ -74,7 +75,7 @@ class Animation:
                     # Each is drawn over those before it, taken or not.
                     frame.load()
                     taken = is_taken(number)
-                    yield np.array(frame.convert("RGB")) if taken else None, now
+                    yield rgb_on_black(frame) if taken else None, now
                     now += _delay(frame)
         except VideoError as error:
             if number < 1:

@@ -61,6 +61,11 @@ def _eight_bits(image):
     if image.mode in OF_16_BITS:
         grey = (np.asarray(image) >> 8).astype(np.uint8)
         return np.repeat(grey[..., None], 3, axis=2)
+    return rgb_on_black(image)
+
+
+def rgb_on_black(image: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
+    """Returns an image as RGB, its transparent parts on black."""
     if image.mode in WITH_ALPHA or "transparency" in image.info:
         black = Image.new("RGBA", image.size, (0, 0, 0, 255))
         image = Image.alpha_composite(black, image.convert("RGBA"))

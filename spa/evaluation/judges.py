@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from spa.errors import NothingToTrack
+from spa.errors import NothingToTrack, UserError
 from spa.evaluation.baselines import acceleration, jaccard_2d, lost_share, nearest_error
 from spa.evaluation.judged import LEFT_OUT, Row
 from spa.files import read_json, replace_nan, whole_file
@@ -178,18 +178,24 @@ def judge_items(
     def stored_provenance(item):
         if stored[item] is None:
             return None
-        made = stored[item].get("made_with", {})
+        made = stored[item]["made_with"]
         return made | {"options": decisive_options(made.get("options"))}
 
     words = "judged", "give another --output_dir"
     to_do = unfinished(items, provenance, stored_provenance, *words)
     outcomes = list(run_items(to_do, work, save, what=what, unit=unit))
     judged = {item: x["rows"] for item, x in stored.items() if x is not None}
-    judged = {item: [Row(**row) for row in rows] for item, rows in judged.items()}
     judged |= {outcome.item: outcome.result for outcome in outcomes}
     failures = [outcome.message for outcome in outcomes if outcome.error]
     return [row for item in items for row in judged[item] or ()], failures
 
 
 def _read_judged(path: Path) -> dict | None:
-    return read_json(path, max_bytes=1 << 30) if path.exists() else None
+    if not path.exists():
+        return None
+    stored = read_json(path, max_bytes=1 << 30)
+    try:
+        rows = [Row(**row) for row in stored["rows"]]
+        return {"made_with": dict(stored["made_with"]), "rows": rows}
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is no file of judged clips: remove it") from error

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
-from spa.csv_files import read_csv
+from spa.csv_files import DELIMITERS, read_csv
 from spa.errors import UserError
 from spa.files import append_line, encode_csv, locked, replace_nan, whole_file
 
@@ -116,10 +116,15 @@ def _is_cut_off(table, columns) -> bool:
     if not last:
         return False
     # A person's editor may leave out the last line's end, too, but nothing else.
-    try:
-        cells = next(csv.reader([last.decode("utf-8", "surrogateescape")]))
-    except csv.Error:
-        return True
-    if not any(cell.strip() for cell in cells):
+    line = last.decode("utf-8", "surrogateescape")
+    if not line.strip(' "' + DELIMITERS):
         return False  # the beginning of one, which `read_csv` passes over
-    return len(cells) != len(columns) or cells[-1] != ""
+    return not any(_is_complete(line, columns, delimiter) for delimiter in DELIMITERS)
+
+
+def _is_complete(line, columns, delimiter) -> bool:
+    try:
+        cells = next(csv.reader([line], delimiter=delimiter))
+    except csv.Error:
+        return False
+    return len(cells) == len(columns) and cells[-1] == ""

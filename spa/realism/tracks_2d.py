@@ -53,7 +53,10 @@ def _cotracker(stored, threshold):
     ranges.check_visible("pred_visibility", visible, mask, threshold)
     notes = ranges.visibility_notes("pred_visibility", visible, threshold)
     if "obj_ids" in stored and "frame_size" in stored:
-        size = ranges.check_size("frame_size", *np.ravel(stored["frame_size"])[:2])
+        height_width = np.ravel(stored["frame_size"])
+        if height_width.size != 2:
+            raise ValueError("frame_size must be two numbers, height and width")
+        size = ranges.check_size("frame_size", *height_width)
         notes = "2D tracks of semantic points at z = 1", *notes
         return PixelTracks(tracks.swapaxes(0, 1), mask.T, size, notes)
     notes = (

@@ -17,7 +17,7 @@ from spa.clip.sources import open_source
 from spa.clip.video import displayed_size, reduced
 from spa.errors import VisualizeError, first_line
 from spa.files import BAD_FILE
-from spa.npz import StoredArray
+from spa.npz import StoredArray, read_npz
 from spa.ranges import BRIGHTEST, DARKEST
 
 MOST_WHOLE = 2**30  # bytes of a video that can only be read as a whole
@@ -84,8 +84,7 @@ class StoredClip:
         return video.transpose(0, 3, 1, 2) if self.channels_last else video
 
     def _stored_array(self):
-        with np.load(self.path) as stored:
-            return stored["video"]
+        return read_npz(self.path, {"video"})["video"]
 
 
 class FileClip:
