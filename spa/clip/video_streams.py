@@ -26,6 +26,9 @@ NOT_THE_VIDEO = (
     Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
 )
 
+IS_ENCRYPTED = "is encrypted (DRM): give a copy that is not"
+ENCRYPTED = ('"encv"', '"drmi"')  # what .mp4 and FairPlay call the codec then
+
 
 @contextlib.contextmanager
 def open_container(path: str, place: str):
@@ -105,9 +108,11 @@ def chosen_stream(path: str, container) -> tuple:
         )
     best = max(videos, key=_preference)
     if best.codec_context is None:
+        codec = _unknown_codec(container.name, best.index)
+        if codec in ENCRYPTED:
+            raise VideoError(f"{path} {IS_ENCRYPTED}")
         raise VideoError(
-            f"{path} is encoded with {_unknown_codec(container.name, best.index)}, "
-            f"which is not known here: {TO_CONVERT}"
+            f"{path} is encoded with {codec}, which is not known here: {TO_CONVERT}"
         )
     if len(videos) == 1:
         return best, ()

@@ -267,7 +267,7 @@ def _read_example(path, stored, options, video_path):
 
     name = "visible"
     if {"coords", "visibs"} <= set(stored):
-        name, stored = "visibs", _tapip3d_arrays(stored)
+        name, stored = "visibs", _tapip3d_arrays(stored, options.visibility_threshold)
     example = make_example(path, stored, options.visibility_threshold)
     tracks = example["tracks_3d"]
     size = int(example["height"]), int(example["width"])
@@ -304,7 +304,7 @@ def _read_example(path, stored, options, video_path):
     return tracks_3d, video
 
 
-def _tapip3d_arrays(stored):
+def _tapip3d_arrays(stored, threshold):
     """Returns arrays as a training example has them: in the camera's frame."""
     coords = ranges.numbers("coords", stored["coords"])
     visible = np.asarray(stored["visibs"])
@@ -316,6 +316,10 @@ def _tapip3d_arrays(stored):
             f"coords {coords.shape} and visibs {visible.shape} must be [T, N, 3] and "
             "[T, N]"
         )
+    # By the names and places that they have in the file.
+    mask = ranges.visible_mask("visibs", visible, coords.shape[:2], threshold)
+    ranges.check_visible("visibs", visible, mask, threshold)
+    ranges.check_range("coords", coords, "coordinates", where=mask[..., None])
     poses = np.eye(4)
     if "extrinsics" in stored:
         poses = ranges.check_poses("extrinsics", stored["extrinsics"], len(coords))
@@ -341,6 +345,9 @@ def _read_pixels(path, stored, options, video_path):
     )
     odd = tracks_2d.check_pixels(found, tracked)
     camera, source = choose_camera(options, size)
+    if "intrinsics" in stored and options.intrinsics is None and options.fov is None:
+        camera, source = _pixel_camera(path, stored["intrinsics"], tracked, found)
+        camera = camera * np.tile([size[1] / tracked[1], size[0] / tracked[0]], 2)
     tracks_3d = Tracks3D(
         tracks=tracks_2d.lift_pixels(found, tracked, size, camera),
         visible=found.visible[..., None].astype(np.float32),
@@ -351,6 +358,19 @@ def _read_pixels(path, stored, options, video_path):
         notes=(*found.notes, *odd),
     )
     return tracks_3d, video
+
+
+def _pixel_camera(path, intrinsics, size, found):
+    """Returns the camera beside tracks in 2D, and where it comes from."""
+    from spa.data.examples import stored_camera
+
+    camera, num_frames = stored_camera(path, intrinsics, *size), found.tracks.shape[1]
+    if camera.shape not in ((4,), (num_frames, 4)):
+        raise ValueError(
+            f"intrinsics are of {len(camera)} frames, its tracks of {num_frames}"
+        )
+    ranges.check_camera("intrinsics", camera, size)
+    return camera, "of the file" + (", for each frame" if camera.ndim > 1 else "")
 
 
 def _check_given_size(options, size):

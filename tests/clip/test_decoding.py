@@ -249,6 +249,7 @@ def test_what_it_is_instead_of_a_video(video_file, clip, tmp_path, monkeypatch):
     matroska, avi = Path("whole.mkv").read_bytes(), Path("whole.avi").read_bytes()
     written = {
         "unknown.mp4": whole.replace(b"avc1", b"XYZ9"),
+        "fairplay.m4v": whole.replace(b"avc1", b"drmi"),
         "unknown.mkv": matroska.replace(b"V_MPEG4/ISO/AVC", b"V_MPEG9/ISO/XYZ"),
         "unknown.avi": avi.replace(b"FMP4", b"XYZ9"),
         "unfinished.mp4": whole[:32] + bytes(2000),
@@ -271,6 +272,7 @@ def test_what_it_is_instead_of_a_video(video_file, clip, tmp_path, monkeypatch):
         "still.jpg": "still picture",
         "still.webp": r"still picture \(webp\)",
         "drm.mp4": "is encrypted",
+        "fairplay.m4v": "is encrypted",
         "unknown.mp4": f'encoded with "XYZ9".*{command}',
         "unknown.mkv": f'encoded with "V_MPEG9/ISO/XYZ".*{command}',
         "unknown.avi": f'encoded with "XYZ9".*{command}',
