@@ -136,7 +136,9 @@ def _what_else(streams):
 def _preference(stream):
     known = stream.codec_context is not None
     size = stream.width * stream.height if known else 0
-    return known, bool(stream.disposition & Disposition.default), size, -stream.index
+    is_default = bool(stream.disposition & Disposition.default)
+    # An animated AVIF's first picture is a stream of its own, the default one.
+    return known, stream.frames != 1, is_default, size, -stream.index
 
 
 def _unknown_codec(place, index):

@@ -23,6 +23,8 @@ from spa.realism.options import Options
 LOG = logging.getLogger(__name__)
 EVERY_FRAME = 1e6  # frames a second, more than any video has
 SAME_SHAPE = 0.05  # by which a video's shape may differ from that of the tracks' frames
+AXES_LOOKED_AT = 500  # tracks
+FAR_STEPS = 3  # as between neighbours in a file, which no clip's points move in a frame
 NUM_TAPS = (2 * geometry.DEPTH_TAPS + 1) ** 2  # depth features that have no scale
 
 
@@ -224,6 +226,7 @@ def read_tracks(
             )
         read = _read_pixels if is_2d else _read_example
         found, frames = read(path, stored, options, video_path)
+        found = dataclasses.replace(found, notes=(*found.notes, *_axes_notes(found)))
         num_frames = found.tracks.shape[1]
         if "extrinsics" in stored:
             poses = ranges.check_poses("extrinsics", stored["extrinsics"], num_frames)
@@ -236,6 +239,28 @@ def read_tracks(
     for note in found.notes:
         LOG.info("%s: %s", path, note)
     return dataclasses.replace(found, cuts=tuple(cuts)), frames
+
+
+def _axes_notes(found):
+    """Returns in words that frames may be in the place of tracks: points that jump
+    from frame to frame, and lie close together in the file."""
+    tracks, seen = found.tracks[:AXES_LOOKED_AT], found.seen[:AXES_LOOKED_AT]
+    steps = []
+    for axis in (0, 1):
+        pairs = (tracks, seen) if axis else (tracks.swapaxes(0, 1), seen.T)
+        step = np.diff(pairs[0], axis=1)[pairs[1][:, 1:] & pairs[1][:, :-1]]
+        steps.append(
+            float(np.median(np.linalg.norm(step, axis=-1))) if len(step) else 0
+        )
+    from_track_to_track, from_frame_to_frame = steps
+    if from_frame_to_frame <= FAR_STEPS * from_track_to_track or not all(steps):
+        return ()
+    count, num_frames = found.tracks.shape[:2]
+    return (
+        f"points move {from_frame_to_frame / from_track_to_track:.0f} times as far "
+        f"from frame to frame as from track to track: are these {count} tracks of "
+        f"{num_frames} frames, or are its axes the other way round?",
+    )
 
 
 @contextlib.contextmanager

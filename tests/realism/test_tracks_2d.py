@@ -150,6 +150,14 @@ def test_what_is_no_tracks_of_such_frames_is_refused(tmp_path, kind):
     refused(f"t.npz.*{message}", read_tracks, saved(tmp_path, stored), SIZED)
 
 
+def test_axes_in_the_other_order_are_asked_about(tmp_path):
+    for form, first in (("tapir", 0), ("cotracker", 1)):
+        turned = {n: x.swapaxes(first, first + 1) for n, x in FORMS[form].items()}
+        for stored, is_turned in ((FORMS[form], False), (turned, True)):
+            found, _ = read_tracks(saved(tmp_path, stored), SIZED)
+            assert any("its axes" in note for note in found.notes) == is_turned
+
+
 def test_the_size_is_asked_for_and_found(tmp_path):
     path = saved(tmp_path, TAPIR)
     refused("t.npz: how large are its frames.*frame_size=W,H", read_tracks, path)
