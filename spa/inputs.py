@@ -43,9 +43,7 @@ def find_inputs(path: str, column: str = "video_path") -> list[str] | None:
     """Returns the files, or folders of pictures, of a directory, a glob, or a list (a
     table with that column, or a path in each line); None for a single clip. Raises
     UserError: none is there."""
-    is_glob = not os.path.exists(path) and glob.has_magic(path)
-    if is_glob and name_pattern(path) and find_pictures(path):
-        return None  # in a folder called clip[1], say
+    is_glob = not (os.path.exists(path) or name_pattern(path)) and glob.has_magic(path)
     if os.path.isdir(path):
         entries = [os.path.join(path, name) for name in sorted(os.listdir(path))]
         nothing = f"{path} has no file that ends in one of {' '.join(ENDINGS[column])}"

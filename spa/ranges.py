@@ -221,7 +221,7 @@ def check_size(name: str, height, width) -> tuple[int, int]:
             raise ValueError(f"{side} of {name} must be one number")
         check_range(f"{side} of {name}", value.reshape(()), "frame size")
         if value.item() != int(value.item()):
-            raise ValueError(f"{side} of {name} is {value.item():g}: need whole pixels")
+            raise ValueError(f"{side} of {name} is {value.item():g}, must be whole")
         size.append(int(value.item()))
     return size[0], size[1]
 

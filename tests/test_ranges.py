@@ -181,7 +181,7 @@ def test_rates_sizes_and_features():
         with pytest.raises(ValueError, match="fps"):
             ranges.check_fps("fps", fps)
     assert ranges.check_size("it", np.array([360]), 480.0) == (360, 480)
-    for size in ((10**6, 480), (360, 0), (np.nan, 3), ("a", 3), (9, 2.5)):
+    for size in ((10**6, 480), (360, 0), (np.nan, 3), ("a", 3), (360, 480.5)):
         with pytest.raises(ValueError, match="height of it|width of it"):
             ranges.check_size("it", *size)
     features = np.zeros((3, 4, 5), np.float32)

@@ -385,19 +385,6 @@ def _read_pixels(path, stored, options, video_path):
     return tracks_3d, video
 
 
-def _pixel_camera(path, intrinsics, size, found):
-    """Returns the camera beside tracks in 2D, and where it comes from."""
-    from spa.data.examples import stored_camera
-
-    camera, num_frames = stored_camera(path, intrinsics, *size), found.tracks.shape[1]
-    if camera.shape not in ((4,), (num_frames, 4)):
-        raise ValueError(
-            f"intrinsics are of {len(camera)} frames, its tracks of {num_frames}"
-        )
-    ranges.check_camera("intrinsics", camera, size)
-    return camera, "of the file" + (", for each frame" if camera.ndim > 1 else "")
-
-
 def _check_given_size(options, size):
     if options.frame_size is not None and tuple(options.frame_size) != size[::-1]:
         raise ValueError(
@@ -422,6 +409,19 @@ def _companion_video(path, options, num_frames):
             "--start, --duration, if it was of a part)"
         )
     return video
+
+
+def _pixel_camera(path, intrinsics, size, found):
+    """Returns the camera beside tracks in 2D, and where it comes from."""
+    from spa.data.examples import stored_camera
+
+    camera, num_frames = stored_camera(path, intrinsics, *size), found.tracks.shape[1]
+    if camera.shape not in ((4,), (num_frames, 4)):
+        raise ValueError(
+            f"intrinsics are of {len(camera)} frames, its tracks of {num_frames}"
+        )
+    ranges.check_camera("intrinsics", camera, size)
+    return camera, "of the file" + (", for each frame" if camera.ndim > 1 else "")
 
 
 def _stored_video(stored, found, fps):
