@@ -30,7 +30,8 @@ LOG = logging.getLogger(__name__)
 ENDINGS = {
     "video_path": (
         ".mp4 .mov .avi .mkv .webm .m4v .mpg .mpeg .gif .wmv .flv .mts .m2ts .ts .3gp "
-        ".ogv .vob .mxf .dv .y4m .apng"
+        ".ogv .vob .mxf .dv .y4m .apng .3g2 .asf .divx .f4v .m2t .m2v .ogm .qt "
+        ".h264 .264 .h265 .265 .hevc .ivf .mjpeg .mjpg .nut"
     ).split(),
     "tracks_path": [".npz", ".pt", ".pth"],
 }
@@ -199,6 +200,7 @@ def spellings(name: str) -> list[str]:
 
 
 def _native(name) -> str:
+    name = re.sub(r"^file:/(?!/)", "file:///", name, flags=re.IGNORECASE)
     if name.lower().startswith("file://"):
         host, _, rest = unquote(name[len("file://") :]).partition("/")
         name = f"/{rest}" if host in ("", "localhost") else f"//{host}/{rest}"

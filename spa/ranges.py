@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Shaped, UInt8
 
 ROUNDING = 1e-3  # by which a probability may lie outside of 0..1
+SKEW = 1e-3  # of the focal length, by which a camera's axes may be off
 RIGID = 0.02  # by which R·Rᵀ of a rotation may be off, as in 16-bit numbers
 BRIGHTEST = 1.5  # of a float video in 0..1, which resampling may leave a little above
 DARKEST = -0.5
@@ -170,6 +171,26 @@ def check_tracks(
         raise ValueError(f"{wrong} positions of visible points are NaN or infinite")
     check_range(name, tracks, "coordinates", where=seen[..., None])
     check_range(f"z of {name}", tracks[..., 2], "depth", where=seen)
+
+
+def camera_numbers(
+    name: str, matrices: Float[np.ndarray, "*T 3 3"]
+) -> Float[np.ndarray, "*T 4"]:
+    """Returns (fx, fy, cx, cy) of matrices [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]; a
+    ValueError, naming them, of others: turned over, or of a skew."""
+    values = matrices[..., [0, 1, 0, 1], [0, 1, 2, 2]]
+    expected = np.zeros_like(matrices)
+    expected[..., [0, 1, 0, 1], [0, 1, 2, 2]] = values
+    expected[..., 2, 2] = 1
+    limit = SKEW * np.maximum(1, np.abs(values[..., 0]))[..., None, None]
+    wrong = (np.abs(matrices - expected) > limit).any((-1, -2))
+    if wrong.any():
+        found = matrices.reshape(-1, 3, 3)[np.argmax(wrong)]
+        raise ValueError(
+            f"{name} {found.tolist()} must be [[fx, 0, cx], [0, fy, cy], [0, 0, 1]] in "
+            "pixels, without skew"
+        )
+    return values
 
 
 def check_camera(

@@ -83,6 +83,7 @@ def test_what_holds_no_file_is_refused(videos):
         ("l.LST", '"a b.mp4"\r\nsub\\c.mp4', "utf-8-sig"),
         ("l.csv", "a b.mp4\nsub/c.mp4\n", "utf-8"),
         ("l.txt", "{url}/a%20b.mp4\nfile://localhost{folder}/sub/c.mp4\n", "utf-8"),
+        ("l.txt", "file:{folder}/a%20b.mp4\nsub/c.mp4\n", "utf-8"),
         ("l.csv", "video_path,n\n~/a b.mp4,1\n~/sub/c.mp4,2\n", "utf-8"),
         ("l.csv", "video_path,n\na b.mp4,\nsub//c.mp4,2,,\n./a b.mp4\n", "utf-8"),
     ],
@@ -146,6 +147,9 @@ def test_pictures_are_one_clip_in_the_order_of_their_numbers(tmp_path):
     assert find_inputs(str(odd / "%d.png")) is None
     assert len(find_pictures(str(odd / "%d.png"))) == 2
     assert len(find_pictures(str(folder / "f_%02d.png"))) == 2
+    odd = pictures(tmp_path / "walk[1]", "1.png", "2.png")
+    for path in (odd, odd / "%d.png"):
+        assert len(find_pictures(str(path))) == 2 and find_inputs(str(path)) is None
     assert find_pictures(str(folder / "g_%02d.png")) is None
     assert find_pictures(str(folder / "f_1.png")) is None
 

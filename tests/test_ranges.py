@@ -131,6 +131,19 @@ def test_cameras_out_of_range_are_named(camera, message):
         ranges.check_camera("intrinsics", np.array(good, float), (96, 128))
 
 
+def test_matrices_of_cameras_are_read_and_others_refused():
+    upright = np.array([[300.0, 0, 64], [0, 330, 48], [0, 0, 1]])
+    found = ranges.camera_numbers("intrinsics", upright)
+    np.testing.assert_array_equal(found, [300, 330, 64, 48])
+    rough = np.stack([upright] * 3).astype(np.float16)
+    assert ranges.camera_numbers("intrinsics", rough).shape == (3, 4)
+    skewed, scaled = upright.copy(), upright * 2
+    skewed[0, 1] = 20
+    for wrong in (upright.T, skewed, scaled, np.stack([upright, skewed])):
+        with pytest.raises(ValueError, match=r"intrinsics .* must be \[\[fx, 0, cx"):
+            ranges.camera_numbers("intrinsics", wrong)
+
+
 def rotation(angle):
     c, s = np.cos(angle), np.sin(angle)
     return np.array([[c, 0, s, 1], [0, 1, 0, -2], [-s, 0, c, 3], [0, 0, 0, 1]])

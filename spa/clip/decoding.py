@@ -18,6 +18,7 @@ from jaxtyping import UInt8
 from spa.clip.decoder_messages import Complaints, Messages
 from spa.clip.deinterlacing import deinterlaced, shows_fields
 from spa.clip.video_streams import (
+    IS_ENCRYPTED,
     MOST_PIXELS,
     TO_CONVERT,
     chosen_stream,
@@ -151,8 +152,7 @@ class VideoFile:
             # The file is read ahead, maybe beyond what is asked for.
             complaints.note_packet(math.inf, failed=False)
             if packet and packet.has_sidedata("encryption_info"):
-                said = "is encrypted (DRM): give a copy that is not"
-                raise VideoError(f"{self.path} {said}")
+                raise VideoError(f"{self.path} {IS_ENCRYPTED}")
             try:
                 frames = context.decode(packet)
             except av.EOFError:

@@ -26,6 +26,9 @@ NOT_THE_VIDEO = (
     Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
 )
 
+IS_ENCRYPTED = "is encrypted (DRM): give a copy that is not"
+ENCRYPTED = ('"encv"', '"drmi"')  # what .mp4 and FairPlay call the codec then
+
 
 @contextlib.contextmanager
 def open_container(path: str, place: str):
@@ -105,9 +108,11 @@ def chosen_stream(path: str, container) -> tuple:
         )
     best = max(videos, key=_preference)
     if best.codec_context is None:
+        codec = _unknown_codec(container.name, best.index)
+        if codec in ENCRYPTED:
+            raise VideoError(f"{path} {IS_ENCRYPTED}")
         raise VideoError(
-            f"{path} is encoded with {_unknown_codec(container.name, best.index)}, "
-            f"which is not known here: {TO_CONVERT}"
+            f"{path} is encoded with {codec}, which is not known here: {TO_CONVERT}"
         )
     if len(videos) == 1:
         return best, ()
@@ -131,7 +136,9 @@ def _what_else(streams):
 def _preference(stream):
     known = stream.codec_context is not None
     size = stream.width * stream.height if known else 0
-    return known, bool(stream.disposition & Disposition.default), size, -stream.index
+    is_default = bool(stream.disposition & Disposition.default)
+    # An animated AVIF's first picture is a stream of its own, the default one.
+    return known, stream.frames != 1, is_default, size, -stream.index
 
 
 def _unknown_codec(place, index):

@@ -253,8 +253,8 @@ def stored_camera(path, intrinsics, height: int, width: int) -> np.ndarray:
         return geometry.default_intrinsics(height, width)
     with name_errors(path):
         intrinsics = ranges.numbers("intrinsics", intrinsics).astype(np.float64)
-    if intrinsics.shape[-2:] == (3, 3):
-        intrinsics = intrinsics[..., [0, 1, 0, 1], [0, 1, 2, 2]]
+        if intrinsics.shape[-2:] == (3, 3):
+            intrinsics = ranges.camera_numbers("intrinsics", intrinsics)
     if (
         intrinsics.ndim not in (1, 2)
         or intrinsics.shape[-1] != 4

@@ -3,6 +3,7 @@
 import os
 import pathlib
 
+from spa import ranges
 from spa.data.examples import (
     Example,
     FileSource,
@@ -41,14 +42,20 @@ def read_tapvid3d(path: str | os.PathLike, with_video: bool = False) -> Example:
             f"{path}: tracks_XYZ has shape {tracks.shape} and visibility "
             f"{visible.shape}, must be [T, N, 3] and [T, N]"
         )
+    with name_errors(path):  # by the names and places that they have in the file
+        mask = ranges.visible_mask("visibility", visible, visible.shape)
+        ranges.check_tracks("tracks_XYZ", ranges.numbers("tracks_XYZ", tracks), mask)
     if stored["fx_fy_cx_cy"].shape != (4,):
         raise DatasetError(
             f"{path}: fx_fy_cx_cy has shape {stored['fx_fy_cx_cy'].shape}, must be [4]"
         )
+    with name_errors(path):
+        camera = ranges.numbers("fx_fy_cx_cy", stored["fx_fy_cx_cy"])
+        ranges.check_camera("fx_fy_cx_cy", camera, video.shape[1:3])
     example = {
         "tracks_3d": tracks.transpose(1, 0, 2),
         "visible": visible.T[..., None],
-        "intrinsics": stored["fx_fy_cx_cy"],
+        "intrinsics": camera,
         "height": video.shape[1],
         "width": video.shape[2],
     }

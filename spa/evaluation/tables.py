@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import shlex
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,8 @@ from spa.inputs import ENDINGS, is_there, spellings
 
 MOST_READ = 1000  # for what a column might be
 MISSING = ("", "nan", "none", "null")  # a number that is not there
+# As spreadsheets of many countries write 4.5; "1,234" may be a thousand and more.
+DECIMAL_COMMA = re.compile(r"[+-]?(0+,\d+|\d+,(\d{1,2}|\d{4,}))")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,7 +174,10 @@ def are_videos(values: Sequence[str]) -> bool:
 
 
 def parse_number(text: str) -> float | None:
-    """Returns a number, NaN if it is missing, None if it is none."""
+    """Returns a number, NaN if it is missing, None if it is none or in doubt; decimals
+    may follow a comma."""
+    if DECIMAL_COMMA.fullmatch(text):
+        text = text.replace(",", ".")
     lower = text.lower()
     if lower in ("true", "false"):
         return float(lower == "true")

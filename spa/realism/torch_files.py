@@ -1,6 +1,7 @@
 """Arrays of .pt files, read without unpickling code."""
 
 import os
+import re
 import zipfile
 from collections.abc import Mapping
 
@@ -30,9 +31,11 @@ def read_torch(
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damage shows in many ways
+        found = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = f"a {found[1]}" if found else first_line(error)[:200]
         raise UserError(
-            f"{path} holds more than tensors, or is damaged: save a dict of tensors "
-            f"with torch.save ({first_line(error)[:200]})"
+            f"{path} holds more than tensors, or is damaged ({what}): save a dict of "
+            "tensors with torch.save, or arrays with np.savez"
         ) from error
     if isinstance(stored, list | tuple) and len(stored) == 2:
         stored = dict(zip(("pred_tracks", "pred_visibility"), stored, strict=True))

@@ -24,6 +24,8 @@ from spa.realism.options import Options
 LOG = logging.getLogger(__name__)
 EVERY_FRAME = 1e6  # frames a second, more than any video has
 SAME_SHAPE = 0.05  # by which a video's shape may differ from that of the tracks' frames
+AXES_LOOKED_AT = 500  # tracks
+FAR_STEPS = 3  # as between neighbours in a file, which no clip's points move in a frame
 NUM_TAPS = (2 * geometry.DEPTH_TAPS + 1) ** 2  # depth features that have no scale
 
 
@@ -225,6 +227,7 @@ def read_tracks(
             )
         read = _read_pixels if is_2d else _read_example
         found, frames = read(path, stored, options, video_path)
+        found = dataclasses.replace(found, notes=(*found.notes, *_axes_notes(found)))
         num_frames = found.tracks.shape[1]
         if "extrinsics" in stored:
             poses = ranges.check_poses("extrinsics", stored["extrinsics"], num_frames)
@@ -237,6 +240,28 @@ def read_tracks(
     for note in found.notes:
         LOG.info("%s: %s", path, note)
     return dataclasses.replace(found, cuts=tuple(cuts)), frames
+
+
+def _axes_notes(found):
+    """Returns in words that frames may be in the place of tracks: points that jump
+    from frame to frame, and lie close together in the file."""
+    tracks, seen = found.tracks[:AXES_LOOKED_AT], found.seen[:AXES_LOOKED_AT]
+    steps = []
+    for axis in (0, 1):
+        pairs = (tracks, seen) if axis else (tracks.swapaxes(0, 1), seen.T)
+        step = np.diff(pairs[0], axis=1)[pairs[1][:, 1:] & pairs[1][:, :-1]]
+        steps.append(
+            float(np.median(np.linalg.norm(step, axis=-1))) if len(step) else 0
+        )
+    from_track_to_track, from_frame_to_frame = steps
+    if from_frame_to_frame <= FAR_STEPS * from_track_to_track or not all(steps):
+        return ()
+    count, num_frames = found.tracks.shape[:2]
+    return (
+        f"points move {from_frame_to_frame / from_track_to_track:.0f} times as far "
+        f"from frame to frame as from track to track: are these {count} tracks of "
+        f"{num_frames} frames, or are its axes the other way round?",
+    )
 
 
 @contextlib.contextmanager
@@ -266,7 +291,7 @@ def _read_example(path, stored, options, video_path):
 
     name = "visible"
     if {"coords", "visibs"} <= set(stored):
-        name, stored = "visibs", _tapip3d_arrays(stored)
+        name, stored = "visibs", _tapip3d_arrays(stored, options.visibility_threshold)
     example = make_example(path, stored, options.visibility_threshold)
     tracks = example["tracks_3d"]
     size = int(example["height"]), int(example["width"])
@@ -303,7 +328,7 @@ def _read_example(path, stored, options, video_path):
     return tracks_3d, video
 
 
-def _tapip3d_arrays(stored):
+def _tapip3d_arrays(stored, threshold):
     """Returns arrays as a training example has them: in the camera's frame."""
     coords = ranges.numbers("coords", stored["coords"])
     visible = np.asarray(stored["visibs"])
@@ -315,6 +340,10 @@ def _tapip3d_arrays(stored):
             f"coords {coords.shape} and visibs {visible.shape} must be [T, N, 3] and "
             "[T, N]"
         )
+    # By the names and places that they have in the file.
+    mask = ranges.visible_mask("visibs", visible, coords.shape[:2], threshold)
+    ranges.check_visible("visibs", visible, mask, threshold)
+    ranges.check_range("coords", coords, "coordinates", where=mask[..., None])
     poses = np.eye(4)
     if "extrinsics" in stored:
         poses = ranges.check_poses("extrinsics", stored["extrinsics"], len(coords))
@@ -341,6 +370,9 @@ def _read_pixels(path, stored, options, video_path):
     )
     odd = tracks_2d.check_pixels(found, tracked)
     camera, source = choose_camera(options, size)
+    if "intrinsics" in stored and options.intrinsics is None and options.fov is None:
+        camera, source = _pixel_camera(path, stored["intrinsics"], tracked, found)
+        camera = camera * np.tile([size[1] / tracked[1], size[0] / tracked[0]], 2)
     tracks_3d = Tracks3D(
         tracks=tracks_2d.lift_pixels(found, tracked, size, camera),
         visible=found.visible[..., None].astype(np.float32),
@@ -389,6 +421,19 @@ def _companion_video(path, options, num_frames):
             "--start, --duration, if it was of a part)"
         )
     return video
+
+
+def _pixel_camera(path, intrinsics, size, found):
+    """Returns the camera beside tracks in 2D, and where it comes from."""
+    from spa.data.examples import stored_camera
+
+    camera, num_frames = stored_camera(path, intrinsics, *size), found.tracks.shape[1]
+    if camera.shape not in ((4,), (num_frames, 4)):
+        raise ValueError(
+            f"intrinsics are of {len(camera)} frames, its tracks of {num_frames}"
+        )
+    ranges.check_camera("intrinsics", camera, size)
+    return camera, "of the file" + (", for each frame" if camera.ndim > 1 else "")
 
 
 def _stored_video(stored, found, fps):

@@ -143,7 +143,8 @@ def _one_clip(name, array):
 
 def _batched(array, is_batch):
     array = np.asarray(array)
-    return array[0] if is_batch and array.ndim > 2 and len(array) == 1 else array
+    has_axis = array.ndim > 2 and len(array) == 1 and (is_batch or array.shape[2] > 1)
+    return array[0] if has_axis else array
 
 
 def check_pixels(found: PixelTracks, size: tuple[int, int]) -> tuple[str, ...]:
@@ -182,7 +183,7 @@ def lift_pixels(
     found: PixelTracks,
     tracked: tuple[int, int],
     size: tuple[int, int],
-    intrinsics: Float[np.ndarray, "4"],
+    intrinsics: geometry.Intrinsics,
 ) -> Float[np.ndarray, "N T 3"]:
     """Lifts pixels of frames of a size (height, width) to z = 1, by a camera of frames
     of another."""

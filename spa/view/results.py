@@ -12,7 +12,14 @@ from jaxtyping import UInt8
 from spa.data.examples import read_npz
 from spa.errors import VisualizeError
 from spa.inputs import is_there
-from spa.ranges import RANGES, check_poses, check_range, numbers, visible_mask
+from spa.ranges import (
+    RANGES,
+    check_camera,
+    check_poses,
+    check_range,
+    numbers,
+    visible_mask,
+)
 from spa.view.clips import MOST_WHOLE, FileClip, StoredClip, eight_bits
 
 NEEDED = ("coords", "intrinsics", "extrinsics")
@@ -65,11 +72,16 @@ def read_result(npz_path: str | os.PathLike) -> dict:
         shown = visible[..., None] & ~np.isnan(coords)  # NaN is shown nowhere
         check_range("coords", coords, "coordinates", where=shown)
         check_poses("extrinsics", stored["extrinsics"], num_frames)
+    clip = _find_clip(path, stored, num_frames)
+    intrinsics = _cameras(path, stored, "intrinsics", num_frames)
+    with _named(path):
+        focal_and_centre = intrinsics[..., [0, 1, 0, 1], [0, 1, 2, 2]]
+        check_camera("intrinsics", focal_and_centre, clip.size)
     return {
         "coords": coords,
         "coords_score": scores.reshape(shape),
-        "clip": _find_clip(path, stored, num_frames),
-        "intrinsics": _cameras(path, stored, "intrinsics", num_frames),
+        "clip": clip,
+        "intrinsics": intrinsics,
         "extrinsics": _cameras(path, stored, "extrinsics", num_frames),
         "visibs": visible,
         "fps": _fps(stored),

@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image, features
 from video_files import SIZE, ffmpeg, make_clip, write_video
 
 from spa.clip.video import read_video
@@ -249,6 +250,7 @@ def test_what_it_is_instead_of_a_video(video_file, clip, tmp_path, monkeypatch):
     matroska, avi = Path("whole.mkv").read_bytes(), Path("whole.avi").read_bytes()
     written = {
         "unknown.mp4": whole.replace(b"avc1", b"XYZ9"),
+        "fairplay.m4v": whole.replace(b"avc1", b"drmi"),
         "unknown.mkv": matroska.replace(b"V_MPEG4/ISO/AVC", b"V_MPEG9/ISO/XYZ"),
         "unknown.avi": avi.replace(b"FMP4", b"XYZ9"),
         "unfinished.mp4": whole[:32] + bytes(2000),
@@ -271,6 +273,7 @@ def test_what_it_is_instead_of_a_video(video_file, clip, tmp_path, monkeypatch):
         "still.jpg": "still picture",
         "still.webp": r"still picture \(webp\)",
         "drm.mp4": "is encrypted",
+        "fairplay.m4v": "is encrypted",
         "unknown.mp4": f'encoded with "XYZ9".*{command}',
         "unknown.mkv": f'encoded with "V_MPEG9/ISO/XYZ".*{command}',
         "unknown.avi": f'encoded with "XYZ9".*{command}',
@@ -302,6 +305,16 @@ def test_the_video_that_is_meant(video_file, clip, tmp_path):
     video = read_video(tmp_path / "both.mkv")
     assert video.size == SIZE
     assert "2 video streams: number 1 (128x96 px) is used" in video.notes[0]
+
+
+def test_an_animated_avif_is_more_than_its_first_picture(clip, tmp_path):
+    if not features.check("avif"):
+        pytest.skip("Pillow without AVIF")
+    first, *others = map(Image.fromarray, clip)
+    how = {"save_all": True, "append_images": others, "duration": 40}
+    first.save(tmp_path / "a.avif", quality=95, subsampling="4:4:4", **how)
+    shown = read_video(tmp_path / "a.avif").frames
+    assert len(shown) == len(clip) and distance(shown, clip) < 4
 
 
 def test_tags_need_not_be_utf8(video_file, tmp_path):

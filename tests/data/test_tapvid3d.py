@@ -70,7 +70,10 @@ def test_bad_tapvid3d_clips_are_named(tmp_path):
         "must be .4.": {"fx_fy_cx_cy": np.full((4, 4), 50.0)},
         "must be .T, N, 3. and .T, N.": {"visibility": stored["visibility"].T},
         "NaN or infinite": {"tracks_XYZ": stored["tracks_XYZ"] * np.nan},
-        "coordinates must be": {"tracks_XYZ": stored["tracks_XYZ"] * 1e20},
+        r"tracks_XYZ\[.* coordinates must": {"tracks_XYZ": stored["tracks_XYZ"] * 1e20},
+        r"z of tracks_XYZ.*depth must": {"tracks_XYZ": stored["tracks_XYZ"] * 1e-30},
+        r"focal length in fx_fy_cx_cy\[0\] is": {"fx_fy_cx_cy": [1e9, 1e9, 9, 9]},
+        "visibility is 2 somewhere": {"visibility": 2 * stored["visibility"]},
         "not numbers but text": {"visibility": stored["visibility"].astype(str)},
     }
     for message, changes in cases.items():

@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 from table_files import refused, touch
 
-from spa.evaluation.tables import Clip, find_videos, match_scores, read_table
+from spa.evaluation.tables import (
+    Clip,
+    find_videos,
+    match_scores,
+    parse_number,
+    read_table,
+)
 
 
 def test_text_of_a_table_stays_text(tmp_path):
@@ -17,6 +23,14 @@ def test_text_of_a_table_stays_text(tmp_path):
     assert table.columns == ["env", "n"]
     found = [(row["env"], row["n"]) for row in table.rows]
     assert found == [("None", "3"), ("NA", ""), ("short", "")]
+
+
+def test_numbers_as_people_write_them():
+    for text, number in {"4,5": 4.5, "-0,125": -0.125, "3": 3, "1e-3": 0.001}.items():
+        assert parse_number(text) == number
+    for text in ("1,234", "1,2,3", "4,", "4 or 5", "1e400"):  # a thousand, or one?
+        assert parse_number(text) is None
+    assert np.isnan(parse_number("None"))
 
 
 def test_parquet_is_read_as_csv_is(tmp_path):

@@ -187,6 +187,8 @@ LARGE = TAPIP3D | {"height": 96, "width": 128}
         (TAPIP3D | {"video": np.zeros((4, 3, 64, 64))}, "of the tracks' 6 frames"),
         (LARGE | {"visibs": np.full((6, 5), "True")}, "not numbers but text"),
         (LARGE | {"visibs": np.full((6, 5), 2j)}, "not numbers but complex"),
+        (LARGE | {"visibs": np.full((6, 5), 2)}, "visibs is 2 somewhere"),
+        (LARGE | {"coords": 1e30 * TAPIP3D["coords"]}, r"coords\[.*e\+29 .and"),
         (SIZED | {"visible": np.full((5, 6), -0.2)}, "visible is -0.2 somewhere"),
         (SIZED | {"visible": np.full((5, 6), 0.2)}, "at most 0.2, above 0.5 counts"),
         (SIZED | {"tracks_3d": 1e30 * OURS.tracks}, r"tracks_3d\[.*e\+29 .and"),

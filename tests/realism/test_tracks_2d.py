@@ -41,6 +41,10 @@ FORMS = {
         "pred_tracks": CENTRED[None],
         "pred_visibility": VISIBLE.T[None, ..., None],
     },
+    "cotracker, batch of visibility": {
+        "pred_tracks": CENTRED,
+        "pred_visibility": VISIBLE.T[None],
+    },
     "cotracker, sure": {"pred_tracks": CENTRED[None], "pred_visibility": SURE.T[None]},
     "tapir": {"tracks": PIXELS, "visibles": VISIBLE},
     "tapir, batch": {"tracks": PIXELS[None], "visibles": VISIBLE[None]},
@@ -97,6 +101,7 @@ def test_hostile_tensors_run_and_take_nothing(tmp_path, capsys):
     path = tmp_path / "t.pt"
     cases = {
         "holds more than tensors": {"tracks": Evil()},
+        "numpy.*save a dict of tensors": {"tracks": PIXELS, "visibles": VISIBLE},
         "holds a list": [torch.zeros(3)] * 3,
         "larger than what is stored": {"tracks": torch.zeros(1).expand(10**9, 1)},
         "no tracks by a known name": {"xyz": torch.zeros(3)},
@@ -145,6 +150,14 @@ def test_what_is_no_tracks_of_such_frames_is_refused(tmp_path, kind):
     refused(f"t.npz.*{message}", read_tracks, saved(tmp_path, stored), SIZED)
 
 
+def test_axes_in_the_other_order_are_asked_about(tmp_path):
+    for form, first in (("tapir", 0), ("cotracker", 1)):
+        turned = {n: x.swapaxes(first, first + 1) for n, x in FORMS[form].items()}
+        for stored, is_turned in ((FORMS[form], False), (turned, True)):
+            found, _ = read_tracks(saved(tmp_path, stored), SIZED)
+            assert any("its axes" in note for note in found.notes) == is_turned
+
+
 def test_the_size_is_asked_for_and_found(tmp_path):
     path = saved(tmp_path, TAPIR)
     refused("t.npz: how large are its frames.*frame_size=W,H", read_tracks, path)
@@ -163,6 +176,27 @@ def test_the_size_is_asked_for_and_found(tmp_path):
     assert (
         "upper left quarter" in read_tracks(saved(tmp_path, TAPIR), large)[0].notes[1]
     )
+
+
+def test_a_camera_beside_them_is_used(tmp_path):
+    """Of each frame if it zooms; a given one replaces it."""
+    zoom = np.linspace([100, 110, 60, 50], [200, 220, 70, 40], NUM_FRAMES)
+    matrices = np.tile(np.eye(3), (NUM_FRAMES, 1, 1))
+    matrices[:, [0, 1, 0, 1], [0, 1, 2, 2]] = zoom
+    for camera in (zoom[0], zoom, matrices):
+        path = saved(tmp_path, FORMS["cotracker"] | {"intrinsics": camera})
+        found, _ = read_tracks(path, SIZED)
+        assert "of the file" in found.intrinsics_source
+        camera = zoom if camera.ndim == 3 else camera
+        rays = (PIXELS - camera[..., 2:]) / camera[..., :2]
+        np.testing.assert_allclose(
+            found.tracks[VISIBLE, :2], rays[VISIBLE], rtol=1e-4, atol=1e-5
+        )
+    given = make_options(frame_size=(WIDTH, HEIGHT), intrinsics=(99, 99, 64, 48))
+    assert read_tracks(path, given)[0].intrinsics_source == "given"
+    for wrong, message in ((zoom[:5], "of 5 frames"), (1e9 * zoom, "focal length in")):
+        path = saved(tmp_path, TAPIR | {"intrinsics": wrong})
+        refused(f"t.npz.*{message}", read_tracks, path, SIZED)
 
 
 def test_the_video_they_were_made_on_gives_size_frames_and_cuts(checkpoint, tmp_path):

@@ -110,6 +110,8 @@ def test_shapes_that_are_taken(tmp_path):
         ({"visibs": np.full((6, 4), "True")}, "visibs are not numbers but text"),
         ({"coords": np.full((6, 4, 3), 1e30)}, r"coords\[.*\] is 1e\+30"),
         ({"extrinsics": np.diag([2.0, 2, 2, 1])}, "no camera poses"),
+        ({"intrinsics": np.diag([1e9, 1e9, 1])}, r"intrinsics\[0, 0\] is 1e\+09"),
+        ({"intrinsics": np.zeros((3, 3))}, "intrinsics .* are no camera's"),
     ],
 )
 def test_results_that_do_not_fit(tmp_path, changes, message):
