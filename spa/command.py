@@ -32,6 +32,7 @@ from spa.screen import labelled_lines, printable, screen_width, table_lines
 FLAGS = flags.FLAGS
 
 MOST_RANKED = 40  # videos in the table on the screen
+PIPE_WIDTH = 80  # columns of that table where there is no terminal
 
 
 def define_flags() -> None:
@@ -132,7 +133,8 @@ def run_many(score, paths, scorer) -> tuple[str, bool]:
     tally = score_many(
         paths, FLAGS.output_dir, score, *made_with, head=scorer.head, **how
     )
-    text = ranking(tally.rows, screen_width())
+    # Whole names are in the table that is written.
+    text = ranking(tally.rows, screen_width() or PIPE_WIDTH)
     if text and scorer.head is None:
         name = scorer.checkpoint.name
         text += f"realism is average Jaccard: no head is fitted for {name}\n"
