@@ -41,6 +41,7 @@ from spa.model.readouts import READOUTS
 from spa.model.results import TrackAutoEncoderDecoderContext, TrackAutoEncoderResults
 
 QUERY_TOKENS_AT_ONCE = 2048  # more than are decoded: a wide kernel is read each time
+LEAST_SORTED_FRAMES = 32
 GRID_SIZE = 32  # of the grid that is decoded when no query points are given
 MIN_DEPTH = 0.05  # of the clip's median depth; nearer points are embedded as if there
 
@@ -256,11 +257,12 @@ class TrackAutoEncoder(Carrier, nn.Module, ModelConfig):
         """Embeds each track in one token, from its own positions alone."""
         if self.track_embedding == "mlp":
             return self.embed_whole_track(tracks)
-        if jax.default_backend() != "cpu":  # where a branch would have to be waited for
+        shown = tracks["visible"]
+        # A GPU would have to wait for a branch; of few frames compiling costs more.
+        if jax.default_backend() != "cpu" or shown.shape[-1] < LEAST_SORTED_FRAMES:
             return self.encode_frames(tracks)
         # What is hidden has no influence: frames that are shown go first, and as many
         # quarters of all are encoded as the track with most of them needs.
-        shown = tracks["visible"]
         order = jnp.argsort(~shown, axis=-1, stable=True)
         lengths = -(-shown.shape[-1] * np.arange(1, 5) // 4)
         needed = jnp.searchsorted(lengths, jnp.max(jnp.sum(shown, axis=-1), initial=0))
