@@ -29,6 +29,7 @@ from spa.model.arrays import (
     round_to_levels,
     scan_chunks,
     sinusoidal_embedding,
+    take_frames,
 )
 from spa.model.carrier import DISPLACEMENT_SCALE, Carrier, Nodes
 from spa.model.config import MINI as MINI
@@ -40,6 +41,7 @@ from spa.model.readouts import READOUTS
 from spa.model.results import TrackAutoEncoderDecoderContext, TrackAutoEncoderResults
 
 QUERY_TOKENS_AT_ONCE = 2048  # more than are decoded: a wide kernel is read each time
+LEAST_SORTED_FRAMES = 32
 GRID_SIZE = 32  # of the grid that is decoded when no query points are given
 MIN_DEPTH = 0.05  # of the clip's median depth; nearer points are embedded as if there
 
@@ -239,10 +241,13 @@ class TrackAutoEncoder(Carrier, nn.Module, ModelConfig):
         in_clip = (
             jnp.arange(visible.shape[-1]) < inputs["boundary_frame"][:, None, None]
         )
+        # Fractions of the model's window, not of this array, so that padding is inert.
+        time = np.arange(visible.shape[-1], dtype=np.float32) / self.num_output_frames
         return {
             "tracks": tracks.astype(jnp.float32),
             "visible": visible,
             "in_clip": jnp.broadcast_to(in_clip, visible.shape),
+            "time": jnp.broadcast_to(time[:, None], (*visible.shape, 1)),
         }
 
     def latents_mask(self, tracks: dict):
@@ -253,17 +258,35 @@ class TrackAutoEncoder(Carrier, nn.Module, ModelConfig):
         """Embeds each track in one token, from its own positions alone."""
         if self.track_embedding == "mlp":
             return self.embed_whole_track(tracks)
+        shown = tracks["visible"]
+        # A GPU would have to wait for a branch; of few frames compiling costs more.
+        if jax.default_backend() != "cpu" or shown.shape[-1] < LEAST_SORTED_FRAMES:
+            return self.encode_frames(tracks)
+        # What is hidden has no influence: frames that are shown go first, and as many
+        # quarters of all are encoded as the track with most of them needs.
+        order = jnp.argsort(~shown, axis=-1, stable=True)
+        lengths = -(-shown.shape[-1] * np.arange(1, 5) // 4)
+        needed = jnp.searchsorted(lengths, jnp.max(jnp.sum(shown, axis=-1), initial=0))
+
+        def encode_first(length):
+            def encode(model, tracks, order):
+                return model.encode_frames(take_frames(tracks, order[..., :length]))
+
+            return encode
+
+        branches = [encode_first(length) for length in lengths]
+        return nn.switch(needed, branches, self, tracks, order)
+
+    def encode_frames(self, tracks: dict) -> Float[Array, "B N C"]:
+        """Embeds each track in one token, by a transformer over these frames."""
         tokens, mask = self.frame_tokens(tracks)
         return self.pool_frames(tokens, mask, tracks)
 
     def frame_tokens(self, tracks: dict):
         """Embeds each frame `[B, N, T, C]`; which of them may be attended to."""
         positions, visible = tracks["tracks"], tracks["visible"]
-        # Fractions of the model's window, not of this array, so that padding is inert.
-        time = np.arange(visible.shape[-1], dtype=np.float32) / self.num_output_frames
-        time = jnp.broadcast_to(time[:, None], (*visible.shape, 1))
         positions = self.embedded_position(positions)
-        embedded = self.embed(jnp.concatenate([positions, time], axis=-1))
+        embedded = self.embed(jnp.concatenate([positions, tracks["time"]], axis=-1))
         return self.track_token_projection(embedded), visible & tracks["in_clip"]
 
     def pool_frames(self, tokens, mask, tracks: dict) -> Float[Array, "B N C"]:

@@ -233,7 +233,7 @@ def forward(row: Row):
     import cases
     import jax.numpy as jnp
 
-    from spa.model import checkpoint_files
+    from spa.model import checkpoint_files, readouts
 
     model = model_of(row)
     flat = {name: jnp.asarray(x) for name, x in cases.flat_parameters(model).items()}
@@ -265,7 +265,7 @@ def forward(row: Row):
     if row.part == "all":
         function = plain_forward(model)
         return function, function, (flat, batch), count
-    chunk = model.decoder_chunk_size()
+    chunk = model.decoder_scan_chunk_size or readouts.JointReadout.chunk_size()
     arguments = (flat, latents, batch["query_points"])
     return plain(model, chunk), plain(model, row.queries), arguments, count
 

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image, ImageSequence
 
 from spa.clip.pictures import rgb_on_black
+from spa.clip.video_streams import MOST_PIXELS
 from spa.errors import VideoError, first_line
 
 FRAMES_FOR_RATE = 61
@@ -35,6 +36,12 @@ class Animation:
         with self._opened() as picture:
             self.codec = (picture.format or "").lower()
             self.num_frames = getattr(picture, "n_frames", 1)
+            width, height = picture.size
+        if width * height > MOST_PIXELS:
+            raise VideoError(
+                f"{path} has frames of {width}x{height} px, too large to be read: "
+                "make them smaller"
+            )
         if self.num_frames < 2:
             raise VideoError(
                 f"{path} is a still picture ({self.codec}), not a video: "

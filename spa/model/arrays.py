@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 QUANTISATION_LEVELS = 128.0  # steps per unit in the latents
 MAX_LOG_DEPTH = 6.0
@@ -74,6 +74,21 @@ def masked_mean(x: Float[Array, "*B T C"], mask) -> Float[Array, "*B C"]:
     """Averages over T where the mask is set; zeros where it nowhere is."""
     total = jnp.sum(jnp.where(mask, x, 0.0), axis=-2)
     return total / jnp.maximum(1.0, jnp.sum(mask.astype(jnp.float32), axis=-2))
+
+
+def take_frames(tracks: dict, frames: Int[Array, "*B F"]) -> dict:
+    """Returns arrays `[*B, T, ...]` at each track's own frames; others `[*B]` as they
+    are."""
+
+    def take(x):
+        if x.ndim < frames.ndim:
+            return x
+        more = tuple(range(frames.ndim, x.ndim))
+        return jnp.take_along_axis(
+            x, jnp.expand_dims(frames, more), axis=frames.ndim - 1
+        )
+
+    return {name: take(x) for name, x in tracks.items()}
 
 
 def pad_frames(x: Float[Array, "*B T C"], num_frames: int) -> Float[Array, "*B F C"]:

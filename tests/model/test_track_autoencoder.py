@@ -104,6 +104,24 @@ def test_time_band_past_the_last_channel_is_zero():
     assert_plain(model, batch, reference_model.decode_joint)
 
 
+@pytest.mark.parametrize("kind", cases.MODULES)
+def test_frames_that_are_left_out_since_tracks_are_hidden(kind):
+    """Where a track is shown in most, in some or in hardly any of them."""
+    changes = {"num_output_frames": 40, "track_layers": 1, "latent_layers": 1}
+    model = cases.make_model(kind, **changes)
+    flat, config = cases.flat_parameters(model), track_autoencoder.model_config(model)
+    encode = jax.jit(lambda p, b: model.apply({"params": p}, b, method="encode"))
+    plain = reference_model.encode_2d
+    plain = plain if kind == "trajan" else reference_model.encode_3d
+    rng = np.random.default_rng(0)
+    for share in (0.0, 0.1, 0.4, 0.6, 0.9, 1.0):
+        batch = cases.make_batch(model, tracks=9, frames=40, end=36)
+        shown = rng.random(batch["support_tracks_visible"].shape) < share
+        batch["support_tracks_visible"] = shown.astype(np.float32)
+        out = encode(cases.parameters(model), batch)
+        np.testing.assert_allclose(out, plain(flat, batch, config), 0, 1e-5)
+
+
 @pytest.mark.parametrize("tracks", [1, 16, 17, 33])
 def test_tracks_are_encoded_in_chunks_that_need_not_divide_them(tracks):
     model = cases.make_model("3dspa")
