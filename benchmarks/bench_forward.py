@@ -13,7 +13,7 @@ one process, so that a busy machine slows both sides. What the rows are:
                      github.com/google-deepmind/tapnet, as it comes: all queries at once
     tapnet, chunked  the same with its own option to decode queries in chunks
     plain            tests/reference_model.py, the published computation written anew,
-                     which is slower than what was published
+                     which on some machines is slower than what was published
     plain, chunked   the same decoder over chunks of queries, chunked as ours is
 
 FLOPs are those that XLA counts in the program without chunks, since it counts the body

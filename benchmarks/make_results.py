@@ -89,8 +89,8 @@ def forward_section(platform: str) -> str:
             table(["what", "(tracks; queries)", "type", *FIGURES.values()], rows),
             "In turns in one process, at (256; 128): medians over the turns, and the "
             "lowest ratio of any. A pair that names tapnet is against the published "
-            "module itself; *plain* is against the rewriting in tests/, which is "
-            "slower than what was published.",
+            "module itself; *plain* is against the rewriting in tests/, which on "
+            "some machines is slower than what was published.",
             table(COMPARED, compared),
         ]
     )
