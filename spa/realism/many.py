@@ -13,6 +13,7 @@ from spa.errors import UserError, first_line, reason, wrap_write_errors
 from spa.files import locked, remove_orphans
 from spa.jobs import Item, name_results, pick_shard, run_items, unfinished
 from spa.model import checkpoints
+from spa.picture_files import find_pictures
 from spa.realism.heads import Head, fingerprint
 from spa.realism.options import RESULT_VERSION, Options, decisive_options
 from spa.realism.result import Result
@@ -59,7 +60,7 @@ def score_many(
     items = pick_shard(name_items(paths, output_dir), num_shards, shard_index)
     to_do, rows, refused = items, {}, {}
     if not overwrite:
-        rows, provenance, refused = _read_results(items)
+        rows, provenance, refused = _read_results(items, options)
         to_do = unfinished(
             [item for item in items if item.place not in refused],
             _provenance(options, checkpoint, head),
@@ -126,11 +127,12 @@ def _owner(place: Path) -> str | None:
         return None
 
 
-def _read_results(items) -> tuple[dict, dict, dict]:
+def _read_results(items, options) -> tuple[dict, dict, dict]:
     """Returns rows and provenance of results that are there, and what is wrong with
     those that cannot be read, all by their place."""
     rows, provenance, refused = {}, {}, {}
-    for place in (item.place for item in items):
+    for item in items:
+        place = item.place
         if not os.path.lexists(place):
             continue
         try:
@@ -144,11 +146,15 @@ def _read_results(items) -> tuple[dict, dict, dict]:
         if is_whole(score, place.parent):
             rows[place] = row(score, place.parent.name)
             provenance[place] = _stored_options(score)
+            if not find_pictures(item.path):  # a file has a rate of its own
+                provenance[place]["input_fps"] = options.input_fps
     return rows, provenance, refused
 
 
 def _provenance(options, checkpoint, head) -> dict:
     return decisive_options(dataclasses.asdict(options)) | {
+        "input_fps": options.input_fps,
+        "frame_size": options.frame_size,
         "checkpoint": checkpoint.sha256,
         "head": fingerprint(head),
         "version": RESULT_VERSION,
@@ -157,7 +163,10 @@ def _provenance(options, checkpoint, head) -> dict:
 
 def _stored_options(score) -> dict:
     """Returns what a result was made with, as `_provenance` has it."""
-    return decisive_options(score.get("options")) | {
+    options = score.get("options") or {}
+    return decisive_options(options) | {
+        "input_fps": options.get("input_fps"),
+        "frame_size": options.get("frame_size"),
         "checkpoint": (score.get("checkpoint") or {}).get("sha256"),
         "head": score.get("head"),
         "version": score.get("version"),

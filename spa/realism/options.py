@@ -194,12 +194,15 @@ def _check_frame_size(size):
         )
 
 
+# What files do not say of themselves, or are not to exceed: no way of scoring.
+OF_THE_FILE = ("max_bytes", "input_fps", "frame_size")
+
+
 def decisive_options(given: Mapping[str, object] | None) -> dict[str, object]:
     """Returns, of options by name as a result holds them, those that decide its score;
     of one that came after the result the default."""
     found = dataclasses.asdict(Options()) | dict(given or {})
-    del found["max_bytes"]
-    return found
+    return {name: value for name, value in found.items() if name not in OF_THE_FILE}
 
 
 def help_text(field: dataclasses.Field) -> str:

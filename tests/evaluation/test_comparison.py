@@ -55,12 +55,15 @@ def test_results_from_before_an_option_have_its_default(tmp_path):
     folder, _ = result_folders(tmp_path)
     path = folder / "clip_0" / "score.json"
     score = json.loads(path.read_text())
-    del score["options"]["input_fps"]
+    del score["options"]["visibility_threshold"]
     path.write_text(json.dumps(score))
     assert len(read_results(folder).names) == 12
-    score["options"]["input_fps"] = 12.0
+    score["options"]["input_fps"] = 12.0  # which says nothing of how it was scored
     path.write_text(json.dumps(score))
-    refused(r"different options \(input_fps\)", read_results, folder)
+    assert len(read_results(folder).names) == 12
+    score["options"]["visibility_threshold"] = 0.25
+    path.write_text(json.dumps(score))
+    refused(r"different options \(visibility_threshold\)", read_results, folder)
 
 
 def test_results_that_cannot_be_compared_are_refused(tmp_path):

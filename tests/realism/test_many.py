@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from stored_scores import OPTIONS, hostile_scores, make_score
 from table_files import refused
 
@@ -81,6 +82,19 @@ def test_what_is_finished_is_left_alone(tmp_path):
     score_many(paths, tmp_path, anew, OPTIONS, CHECKPOINT, overwrite=True)
     assert anew.asked == paths
     assert len(read_rows(tmp_path / "scores.csv")) == 3
+
+
+def test_a_rate_of_pictures_decides_nothing_of_videos(tmp_path):
+    Image.new("RGB", (64, 64)).save(tmp_path / "0001.png")
+    paths, out = ["a.mp4", str(tmp_path / "%04d.png")], tmp_path / "out"
+    at_24, at_12 = (make_options(seed=3, input_fps=fps) for fps in (24.0, 12.0))
+    score_many(paths, out, Scorer(options=at_24), at_24, CHECKPOINT)
+    for options in (at_12, make_options(seed=3)):
+        again = Scorer(options=options)
+        assert score_many(paths[:1], out, again, options, CHECKPOINT).finished == 1
+        error = r"was scored with other options \(input_fps\)"
+        refused(error, score_many, paths, out, again, options, CHECKPOINT)
+        assert again.asked == []
 
 
 def test_a_table_that_is_not_utf8_keeps_its_bytes(tmp_path, monkeypatch):
