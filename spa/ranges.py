@@ -166,9 +166,12 @@ def check_tracks(
             f"no visible point of {name} is before the camera: z must be above 0 there "
             "(x right, y down, z forward)"
         )
-    wrong = int((seen & ~np.isfinite(tracks).all(-1)).sum())
-    if wrong:
-        raise ValueError(f"{wrong} positions of visible points are NaN or infinite")
+    wrong = np.argwhere(seen & ~np.isfinite(tracks).all(-1))
+    if len(wrong):
+        raise ValueError(
+            f"{len(wrong)} positions of visible points are NaN or infinite, first "
+            f"{name}[{', '.join(map(str, wrong[0]))}]"
+        )
     check_range(name, tracks, "coordinates", where=seen[..., None])
     check_range(f"z of {name}", tracks[..., 2], "depth", where=seen)
 

@@ -75,9 +75,10 @@ def _tapir(stored, threshold):
             break
     else:
         raise ValueError("it has tracks, but neither visibles nor occluded")
-    given = _batched(stored[name], batch)
+    given, title = _batched(stored[name], batch), name
     if name == "occlusion" and "expected_dist" in stored:
         given = _tapir_visibility(given, _batched(stored["expected_dist"], batch))
+        title = "visibility by occlusion and expected_dist"
     is_hidden = name == "occluded" or (name == "occlusion" and given.dtype.kind == "b")
     if name == "occlusion" and not is_hidden and "expected_dist" not in stored:
         raise ValueError(
@@ -87,7 +88,7 @@ def _tapir(stored, threshold):
     mask = ranges.visible_mask(name, given, tracks.shape[:2], limit)
     notes = (
         "2D tracks as TAPIR's, [N, T, 2], at z = 1: pixel centres at +0.5",
-        *ranges.visibility_notes(name, given, limit, above),
+        *ranges.visibility_notes(title, given, limit, above),
     )
     size = _stored_size(stored)
     mask = ~mask if is_hidden else mask
