@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import itertools
 import math
+import mmap
 import os
 import tempfile
 from collections.abc import Sequence
@@ -71,16 +72,19 @@ class FrameStore(Sequence):
     """Frames of one size: in memory up to `memory` bytes, the others on disk."""
 
     def __init__(self, memory: int = MEMORY_FOR_FRAMES):
-        self.memory, self.kept, self.file, self.count = memory, [], None, 0
+        self.memory, self.kept, self.file, self.count = memory, None, None, 0
         self.shape = None
 
     def append(self, frame: UInt8[np.ndarray, "h w 3"]) -> None:
-        self.shape = frame.shape
-        if self.file is None and (len(self.kept) + 1) * frame.nbytes > self.memory:
-            self.file = tempfile.TemporaryFile(prefix="3dspa_")
-        if self.file is None:
-            self.kept.append(frame)
+        self.shape, size = frame.shape, frame.nbytes
+        if (self.count + 1) * size <= self.memory:
+            if self.kept is None:
+                # One piece, taken as it fills up: pieces between those that decoding
+                # takes and gives back would keep these from the system.
+                self.kept = np.frombuffer(mmap.mmap(-1, self.memory), np.uint8)
+            self.kept[self.count * size :][:size] = frame.ravel()
         else:
+            self.file = self.file or tempfile.TemporaryFile(prefix="3dspa_")
             self.file.seek(0, os.SEEK_END)
             self.file.write(frame.tobytes())
             self.file.flush()  # a full disk is noticed here
@@ -92,11 +96,11 @@ class FrameStore(Sequence):
     def __getitem__(self, which):
         if isinstance(which, slice):
             return Frames(self, range(len(self)))[which]
-        index = range(len(self))[which]
-        if index < len(self.kept):
-            return self.kept[index]
-        size = math.prod(self.shape)
-        self.file.seek((index - len(self.kept)) * size)
+        index, size = range(len(self))[which], math.prod(self.shape)
+        num_kept = self.memory // size
+        if index < num_kept:
+            return self.kept[index * size :][:size].reshape(self.shape)
+        self.file.seek((index - num_kept) * size)
         return np.frombuffer(self.file.read(size), np.uint8).reshape(self.shape)
 
 
