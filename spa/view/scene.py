@@ -66,7 +66,9 @@ def make_scene(data: str | os.PathLike | dict, normalize: bool | None = None) ->
     visible = data["visibs"] & np.isfinite(data["coords"]).all(axis=2)
     if not visible.any():
         raise VisualizeError("no point is visible in any frame: nothing to show")
-    intrinsics, extrinsics = _checked_cameras(data)
+    intrinsics, extrinsics = (
+        data[name].astype(np.float64) for name in ("intrinsics", "extrinsics")
+    )
     return Scene(
         coords=data["coords"],
         scores=np.where(np.isfinite(scores), scores, np.nan).astype(np.float32),
@@ -79,20 +81,6 @@ def make_scene(data: str | os.PathLike | dict, normalize: bool | None = None) ->
         title="/".join(Path(data["path"]).parts[-2:]),
         score_range=score_range,
     )
-
-
-def _checked_cameras(data):
-    cameras = data["intrinsics"], data["extrinsics"]
-    intrinsics, extrinsics = (camera.astype(np.float64) for camera in cameras)
-    for name, matrices in (("intrinsics", intrinsics), ("extrinsics", extrinsics)):
-        if not np.isfinite(matrices).all():
-            raise VisualizeError(f"{data['path']}: its {name} must be finite numbers")
-    if not (intrinsics[:, [0, 1], [0, 1]] > 0).all():
-        raise VisualizeError(f"{data['path']}: its focal lengths must be above 0")
-    # Rotations proper: others have no inverse, or a mirrored one.
-    if not (np.linalg.det(extrinsics[:, :3, :3]) > 1e-6).all():
-        raise VisualizeError(f"{data['path']}: its extrinsics are no camera poses")
-    return intrinsics, extrinsics
 
 
 class Pictures:

@@ -77,7 +77,7 @@ def test_a_result_becomes_a_scene(tmp_path):
         ({"coords": np.full((4, 12, 3), NAN)}, "no point is visible"),
         ({"extrinsics": np.full((4, 4), NAN)}, "extrinsics must be finite"),
         ({"extrinsics": np.zeros((4, 4))}, "no camera poses"),
-        ({"intrinsics": np.zeros((3, 3))}, "focal lengths"),
+        ({"intrinsics": np.zeros((3, 3))}, "are no camera's"),
     ],
 )
 def test_what_cannot_be_shown_is_said(tmp_path, changes, match):
