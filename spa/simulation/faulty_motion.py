@@ -24,6 +24,7 @@ from spa.simulation.physics import Simulation, resume, resume_copy, soft_bodies
 from spa.simulation.scenes import Scene, depth_and_instance
 
 MOVES, RESTS = 0.015, 0.002  # of the picture's longer side, in a quarter of a second
+HIDDEN = 0.2  # of a body's pixels, at most, where it is out of sight
 
 
 def picture_length(scene: Scene, instance: int, t: int) -> float:
@@ -218,17 +219,24 @@ def can_hover(scene: Scene, instance: int, t: int) -> bool:
 
 
 def swap(rng, scene: Scene, instance: int, t: int, effect: float) -> Simulation:
-    """While nobody sees it, it becomes one of another size."""
+    """While it is out of sight, or nearly, it becomes one of another size."""
     scale = effect if rng.random() < 0.5 else 1 / effect
     return resize_instance(scene.simulation, instance, t, scale)
 
 
 def can_swap(scene: Scene, instance: int, t: int) -> bool:
-    """No pixel shows it (every third, each way)."""
+    """It covers less than a fifth of the pixels (every third, each way) that it does
+    when most of it is seen."""
     pixels = scene.camera.pixel_grid().reshape(scene.height, scene.width, 2)
     pixels = pixels[::3, ::3].reshape(-1, 2)
-    seen = depth_and_instance(scene.simulation, scene.camera, t, pixels)[1]
-    return not (seen == instance).any()
+    best = scene.visible[scene.instance_ids == instance].sum((0, 2)).argmax()
+    now, then = (
+        np.count_nonzero(
+            depth_and_instance(scene.simulation, scene.camera, s, pixels)[1] == instance
+        )
+        for s in (t, best)
+    )
+    return now <= HIDDEN * then
 
 
 def flicker(rng, scene: Scene, instance: int, t: int, effect: float) -> Simulation:

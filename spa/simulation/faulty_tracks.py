@@ -15,7 +15,7 @@ from spa.simulation.physics import FIRST_FACE, Simulation
 from spa.simulation.rays import cast_rays, pixel_rays, place
 from spa.simulation.scenes import Scene
 
-LARGEST = 0.6  # of a body's radius, that its own parts move at most
+LARGEST = 0.6  # of a body's radius, that its own points move at most
 
 
 def morph(rng, scene: Scene, instance: int, t: int, effect: float):
@@ -154,9 +154,10 @@ def _from_limb(scene: Scene, shift: np.ndarray, limb: int, t: int) -> np.ndarray
 def texture_swim(rng, scene: Scene, instance: int, t: int, effect: float):
     """Its points swim over its surface, by `effect` in the picture; what swims beyond
     the outline is hidden."""
-    rows = np.flatnonzero(scene.instance_ids == instance)
-    count = scene.visible.shape[1] - t
-    rise = effect * max(scene.height, scene.width) * growth(rng, count, scene.fps)
+    rows, points, _, radius = _body_points(scene, instance, t)
+    count = points.shape[1]
+    size = min(effect, LARGEST * radius / picture_length(scene, instance, t))
+    rise = size * max(scene.height, scene.width) * growth(rng, count, scene.fps)
     way, simulation, camera = _direction(rng), scene.simulation, scene.camera
     tracks, visible = _moved_in_picture(scene, rows, t, rise[:, None] * way)
     pixels = geometry.project(tracks[rows, t:], scene.intrinsics)

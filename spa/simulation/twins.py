@@ -9,6 +9,7 @@ import numpy as np
 from spa import geometry
 from spa.simulation.alterations import is_touched
 from spa.simulation.bodies import SceneRejected
+from spa.simulation.physics import Simulation
 from spa.simulation.rays import even_pixels, follow_points, surface_points
 from spa.simulation.scenes import Scene, depth_and_instance
 from spa.simulation.violations import (
@@ -126,18 +127,20 @@ def _draw_seen(rng, scene: Scene, violation: str) -> Iterator[tuple[int, int]]:
     for instance in range(scene.simulation.num_instances + 1):
         seen = shown[owners == instance].sum(0)
         good = np.minimum(seen[frames - 1], seen[frames]) >= 3
-        weight = seen[frames].astype(float)
+        # What grows slowly is to be seen for a while: all of the next second counts.
+        second = np.arange(max(1, round(scene.fps)))
+        later = np.minimum(frames[:, None] + second, num_frames - 1)
+        weight = seen[later].mean(1) ** 2
         if violation == "swap":
             before, after = (np.maximum.accumulate(way) for way in (seen, seen[::-1]))
-            good = np.minimum(before, after[::-1])[frames] >= 3
-            good &= seen[frames] == 0
+            most = np.minimum(before, after[::-1])[frames]
+            good = (most >= 3) & (seen[frames] <= 0.1 * most)
             weight = good.astype(float)
         if violation == "background_drift":
             good &= shown[owners > 0].sum(0)[frames] >= 3
         good &= (instance == 0) == (violation in OF_BACKGROUND)
         chances.append(np.where(good, weight, 0))
     chance = np.array(chances).ravel()
-    order = rng.permutation(len(chance))
     if chance.any():
         count = np.count_nonzero(chance)
         order = rng.choice(len(chance), count, replace=False, p=chance / chance.sum())
@@ -235,6 +238,8 @@ def _try_twin(rng, scene, violation: str, instance: int, t: int, strength) -> Sc
     tracks, visible = follow_points(simulation, camera, surface, anchors, first=t)
     tracks, visible = tracks.astype(np.float32), visible.astype(np.float32)[..., None]
     visible[:count][gone, t:] = 0
+    if violation == "flicker":
+        visible[_hidden(simulation, scene.instance_ids, instance)] = 0
     tracks[:count, :t] = scene.tracks_3d[:, :t]
     visible[:count, :t] = scene.visible[:, :t]
     return dataclasses.replace(
@@ -246,6 +251,14 @@ def _try_twin(rng, scene, violation: str, instance: int, t: int, strength) -> Sc
         anchors=anchors,
         track_ids=np.r_[scene.track_ids, np.full(len(surface) - count, -1, np.int32)],
     )
+
+
+def _hidden(simulation: Simulation, owners: np.ndarray, instance: int) -> np.ndarray:
+    """`[N, T]` which of an instance's tracks are hidden as it is not there at all."""
+    part = simulation.instance_geoms(instance)
+    if simulation.is_soft(instance):
+        part = [simulation.model.ngeom + instance - 1]
+    return (owners == instance)[:, None] & ~simulation.shown[:, part].any(1)
 
 
 def _named(scene, violation, instance: int, t: int, strength, tracks, visible) -> Scene:
