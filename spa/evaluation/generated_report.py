@@ -180,11 +180,15 @@ def _by_generator(oriented, clips, real) -> dict[str, dict]:
 
 
 def _ratings(oriented, clips) -> dict[str, dict[str, Estimate]]:
-    """Returns Spearman of measures with each rating, {rating: {measure: estimate}}."""
+    """Returns Spearman of measures with each rating, {rating: {measure: estimate}}; of
+    ratings of both kinds also among generated clips alone: people, too, tell the kinds
+    apart."""
     groups = np.array([clip.group for clip in clips])
     labels = label_arrays(clips)
-    labels.pop("real")
-    found = {}
+    real, found = labels.pop("real") > 0, {}
+    for rating, y in list(labels.items()):
+        if np.isfinite(y[real]).any():
+            labels[f"{rating}, generated"] = np.where(real, np.nan, y)
     for rating, y in labels.items():
         found[rating] = {}
         for measure, x in oriented.items():

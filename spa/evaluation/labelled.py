@@ -149,12 +149,12 @@ def _choose_folds(table, folds) -> tables.TextTable:
 
 
 def _read_ratings(path, video_column, listed, table) -> tuple[dict, list[str]]:
-    """Returns {file: {aspect: number}} of a table of ratings, and the aspects."""
+    """Returns {file: {aspect: number}} of a table of ratings, the mean of a file's
+    rows (raters), and the aspects."""
     if not path:
         return {}, []
     rated = tables.read_table(path)
     video = _video_column(rated, video_column)
-    _unique_files(rated, video)
     others = [name for name in rated.columns if name not in ("", video)]
     aspects = [
         name
@@ -163,14 +163,18 @@ def _read_ratings(path, video_column, listed, table) -> tuple[dict, list[str]]:
     ]
     if not aspects:
         raise UserError(f"{path} has no column of numbers beside {video}")
-    found = {}
+    found = defaultdict(list)
     numbers = rated.numbers({name: name for name in aspects})
     for i, (row, of_row) in enumerate(zip(rated.rows, numbers, strict=True)):
         file = os.path.normpath(row[video])
         if file not in listed:
             raise UserError(f"{path}, row {i + 1}: {row[video]!r} is not in {table}")
-        found[file] = of_row
-    return found, aspects
+        found[file].append(of_row)
+    return {file: _means(rows, aspects) for file, rows in found.items()}, aspects
+
+
+def _means(rows, names) -> dict[str, float]:
+    return {n: tables.nan_mean(np.array([row[n] for row in rows])) for n in names}
 
 
 def report_labelled(
