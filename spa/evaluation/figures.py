@@ -168,6 +168,8 @@ def draw_strips(
     figure = Figure(size, dpi=120, layout="constrained")
     panels = figure.subplots(1, len(values), sharey=True, squeeze=False)[0]
     for axes, (label, x) in zip(panels, values.items(), strict=True):
+        axes.grid(axis="y", color="#eeeeee")
+        axes.set_axisbelow(True)
         for row, name in enumerate(ranked):
             shown = x[(names == name) & ~np.isnan(x)]
             # Places of the golden ratio: even, and the same in every run.

@@ -68,8 +68,8 @@ def run(
     rows, failures = judge_clips([clip.video for clip in clips], folder, instruments)
     judged = {row.clip: row.values for row in rows}
     kept = [clip for clip in clips if clip.video in judged]
-    if not kept:
-        raise UserError(failures[0])
+    if len({clip.tags["kind"] for clip in kept}) < 2:
+        raise UserError(f"of one kind no clip can be judged; first {failures[0]}")
     names = dict.fromkeys(name for values in judged.values() for name in values)
     values = {
         name: np.array([_number(judged[clip.video].get(name)) for clip in kept])

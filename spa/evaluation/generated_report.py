@@ -46,7 +46,7 @@ def report(
     oriented = {
         name: MEASURES[name][1] * values[name]
         for name in MEASURES
-        if name in values and np.isfinite(values[name]).any()
+        if name in values and all(_known(values[name][kind]) for kind in (real, ~real))
     }
     figures = {name: _figures(x, oriented["realism"], clips, real, sources)
                for name, x in oriented.items()}  # fmt: skip
@@ -77,6 +77,10 @@ def report(
         files={"results.csv": _results_csv(clips, values)},
         notes=[*notes, *_notes(real, sources, values)],
     )
+
+
+def _known(values) -> bool:
+    return bool(np.isfinite(values).any())
 
 
 def connect_sources(clips: Sequence[Clip]) -> list[str]:
