@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -14,6 +15,7 @@ from tqdm import tqdm
 from spa import geometry
 from spa.model import checkpoints
 from spa.realism import surprise
+from spa.realism.critic import Evidence
 from spa.realism.hold_out import (
     GROUPS,
     HeldOut,
@@ -29,6 +31,7 @@ from spa.realism.tracks import Tracks3D
 
 NUM_REGIONS = 8  # of a window, each of which is held out at once;
 REGION_ROWS = 2  # so many of them above each other, to begin with
+FEWEST = 4  # tracks of a window
 MOST_TOGETHER = 1200  # tracks of a window that surprise sees at once
 
 
@@ -64,6 +67,57 @@ def clip_fields(
             yield surprise.window_fields(
                 pixels[ids], visible[ids], predictions, span, ids
             )
+
+
+class WindowEvidence(NamedTuple):
+    """Evidence about tracks `ids [N]` of a clip in frames `span` (start, stop)."""
+
+    span: tuple[int, int]
+    ids: Int[np.ndarray, " N"]
+    evidence: Evidence
+
+
+def window_evidence(
+    tracks: Tracks3D,
+    checkpoint: checkpoints.Checkpoint,
+    options: Options,
+    held_out: HeldOut | None = None,
+) -> Iterator[WindowEvidence]:
+    """Yields what the critic sees of every window and group of its tracks; nothing of a
+    window with fewer than FEWEST tracks."""
+    held_out = held_out or hold_out(tracks, checkpoint, options)
+    keys = track_keys(tracks)
+    how = checkpoint.model, checkpoint.params, tracks
+    for window in tqdm(held_out.windows, "critic", unit="window", delay=1, leave=False):
+        if len(np.unique(window.ids)) < FEWEST:
+            continue
+        by_region = predict_regions(*how, window, keys, options)
+        known = [_predicted_pixels(tracks, each) for each in (window, by_region)]
+        span = window.start, window.stop
+        pixels, visible = _window_pixels(tracks, span)
+        for ids in deal_groups(window, keys, options):
+            found = [_chosen_tracks(ids, *each) for each in known]
+            yield WindowEvidence(span, ids, _evidence(pixels[ids], visible[ids], found))
+
+
+def _evidence(pixels, visible, found) -> Evidence:
+    expected = np.stack([each.pixels for each in found])
+    predicted = np.isfinite(expected).all(-1)
+    scale, chance = (
+        np.stack([
+            np.ones(visible.shape, np.float32) if values is None else values
+            for values in (getattr(each, name) for each in found)
+        ])
+        for name in ("scale", "visible")
+    )  # fmt: skip
+    return Evidence(
+        np.where(visible[..., None], pixels, 0).astype(np.float32),
+        visible,
+        np.where(predicted[..., None], expected, 0).astype(np.float32),
+        np.where(predicted, scale, 1).astype(np.float32),
+        np.where(predicted, chance, 0.5).astype(np.float32),
+        predicted,
+    )
 
 
 def deal_groups(
