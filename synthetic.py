@@ -25,7 +25,8 @@ from spa.flags import check_output_dir
 from spa.jobs import ordered_map
 from spa.simulation.render import render
 from spa.simulation.scenes import VERSION, Scene, depth_and_segmentation, generate_scene
-from spa.simulation.twins import VIOLATIONS, NoViolation, impossible_twin
+from spa.simulation.twins import NoViolation, impossible_twin
+from spa.simulation.violations import PICTURED
 
 LEFT_OUT = "left_out.txt"  # lists twins that cannot be shown, not to be tried again
 MAX_SHEET_ROWS = 26  # of a contact sheet
@@ -180,12 +181,12 @@ def parse_violations(text: str) -> tuple[str, ...]:
     for others."""
     if text in ("none", ""):
         return ()
-    names = VIOLATIONS if text == "all" else tuple(text.replace(" ", "").split(","))
+    names = PICTURED if text == "all" else tuple(text.replace(" ", "").split(","))
     for name in names:
-        if name not in VIOLATIONS:
+        if name not in PICTURED:
             raise ValueError(
                 f"--violations has {name!r}: it takes none, all, or names from "
-                f"{','.join(VIOLATIONS)}"
+                f"{','.join(PICTURED)}"
             )
     return tuple(dict.fromkeys(names))
 
@@ -264,7 +265,7 @@ if __name__ == "__main__":
     absl_flags.DEFINE_integer("width", 256, "Picture width, px.", lower_bound=2)
     absl_flags.DEFINE_float("fps", None, "Frames per second; random if not given.", 1)
     text = "Impossible twins of each scene: none, all, or a list with commas of "
-    absl_flags.DEFINE_string("violations", "none", text + ", ".join(VIOLATIONS))
+    absl_flags.DEFINE_string("violations", "none", text + ", ".join(PICTURED))
     absl_flags.DEFINE_bool("depth", True, "Store depth and segmentation maps.")
     absl_flags.DEFINE_bool("render", False, "Store the rendered video.")
     absl_flags.DEFINE_integer("samples", 1, "Rays per pixel, squared.", lower_bound=1)

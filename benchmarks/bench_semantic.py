@@ -41,7 +41,8 @@ from spa.simulation.scenes import (
     generate_scene,
     synthetic_features,
 )
-from spa.simulation.twins import VIOLATIONS, NoViolation, impossible_twin
+from spa.simulation.twins import NoViolation, impossible_twin
+from spa.simulation.violations import FIRST_KINDS
 
 FLAGS = flags.FLAGS
 FIRST_SEED = 5_500_000  # scenes that nothing is trained or fitted on
@@ -233,7 +234,7 @@ def twins(count: int):
 
 def summary(rows, tracks: dict[str, float]) -> dict:
     """Returns figures of all kinds together, of the same twins for each sampling."""
-    kinds = [kind for kind in VIOLATIONS if any(r.kind == kind for r in rows)]
+    kinds = [kind for kind in FIRST_KINDS if any(r.kind == kind for r in rows)]
     groups = sorted({row.group for row in rows})
     figures = {}
     for name in SAMPLINGS:
@@ -256,7 +257,7 @@ def rendered(seed: int) -> dict[str, dict[str, np.ndarray]]:
     video = render(scene, lit=False)
     stored = {name: {} for name in SAMPLINGS}
     add_tracks(stored, pools.INTACT, scene, video)
-    for kind in VIOLATIONS:
+    for kind in FIRST_KINDS:
         try:
             twin = impossible_twin(scene, kind)
         except NoViolation:
@@ -293,7 +294,7 @@ def judged_twins(stored, seed, judges) -> list[Row]:
     """Returns scene and twins, with the sampling as their condition. A twin counts
     where the grid's tracks show it, whatever points it is judged by."""
     grid, rows = stored["grid"], []
-    kinds = [k for k in VIOLATIONS if f"{k}/lk" in grid]
+    kinds = [k for k in FIRST_KINDS if f"{k}/lk" in grid]
     for kind in (pools.INTACT, *kinds):
         intact = kind == pools.INTACT
         if not intact and not pools.shows(grid, kind, "rendered"):

@@ -25,7 +25,7 @@ from spa.realism.result import make_result
 from spa.realism.scorer import load_checkpoint, load_heads
 from spa.realism.surprise import score_fields
 from spa.realism.tracks import Tracks3D
-from spa.simulation import twins
+from spa.simulation.violations import FIRST_KINDS
 
 VERSION = 3  # of the files of judged clips: those of another version are refused
 # Which no head was fitted on (its tracks show nothing): "all" has left it out, too.
@@ -79,7 +79,7 @@ def load_judges(checkpoint_path: str | None, options: Options) -> Judges:
     lacking = [
         f"{prefix}without {kind}"
         for prefix in ("", "no model ")
-        for kind in twins.VIOLATIONS
+        for kind in FIRST_KINDS
         if f"{prefix}without {kind}" not in heads
     ]
     if heads and lacking:

@@ -26,8 +26,9 @@ from spa.jobs import Item
 from spa.realism.conditions import condition_tracks
 from spa.realism.front_ends import load_front_ends
 from spa.realism.options import RESULT_VERSION, make_options
-from spa.simulation import damages, pools, twins
+from spa.simulation import damages, pools
 from spa.simulation.pools import CONDITIONS, FIRST_SEED, INTACT
+from spa.simulation.violations import FIRST_KINDS
 
 BEFORE, AFTER = 2, 12  # frames around a violation in which its culprit may be seen
 
@@ -170,7 +171,7 @@ def _shown_notes(rows, conditions) -> list[str]:
         notes.append(f"{len(hidden)} twins do not show in their tracks: {listed}")
     for condition in conditions:
         shown = Counter(r.kind for r in rows if r.condition == condition and r.counts)
-        few = [k for k in twins.VIOLATIONS if 0 < shown[k] < FEW_TWINS]
+        few = [k for k in FIRST_KINDS if 0 < shown[k] < FEW_TWINS]
         if few:
             listed = ", ".join(f"{kind} {shown[kind]}" for kind in few)
             notes.append(f"{condition}: fewer than {FEW_TWINS} twins: {listed}")
@@ -181,7 +182,7 @@ def _judge_scene(file, condition, judges) -> list[Row]:
     with np.load(file) as archive:
         stored = dict(archive)
     seed, part = int(file.stem), "lk" if condition == "rendered" else "tracks"
-    kinds = [k for k in twins.VIOLATIONS if f"{k}/{part}" in stored]
+    kinds = [k for k in FIRST_KINDS if f"{k}/{part}" in stored]
     rows = []
     for kind in (INTACT, *kinds):
         counts = kind == INTACT or pools.shows(stored, kind, condition)

@@ -37,7 +37,7 @@ from spa.simulation import damages, pools
 from spa.simulation.damages import warps
 from spa.simulation.render import render
 from spa.simulation.scenes import VERSION, NoScene, generate_scene
-from spa.simulation.twins import VIOLATIONS
+from spa.simulation.violations import FIRST_KINDS
 
 # Of synthetic.py: no model is trained on these scenes, and none of them is judged.
 FIRST_SEED, FIRST_RENDERED = 6_100_000, 6_000_000
@@ -57,7 +57,7 @@ PIECES = {
 }
 PIECES_EVERY = 4  # of the scenes with soft warps one has them: they cost as much
 SAME_POINT = 6.0  # pixels, within which a track of the tracker's is a body's point
-KINDS = tuple(kind for kind in VIOLATIONS if kind != "texture_swap")
+KINDS = tuple(kind for kind in FIRST_KINDS if kind != "texture_swap")
 
 
 def all_twins(file: Path, condition: str) -> list[tuple[str, str]]:

@@ -24,6 +24,7 @@ from spa.simulation.physics import (
     resume,
     run_physics,
     simulate,
+    soft_bodies,
     speed_limit,
 )
 
@@ -177,3 +178,76 @@ def reshape_bodies(
     return dataclasses.replace(
         simulation, model=model, data=data, poses=poses, shown=shown
     )
+
+
+def resize_instance(
+    simulation: Simulation, instance: int, t: int, scale: float
+) -> Simulation:
+    """Scales an instance from frame t on: about where it hangs, or, if it grows, from
+    the ground up."""
+    count, bodies = len(simulation.qpos) - t, simulation.instance_bodies(instance)
+    centre = simulation.instance_paths()[t:, instance - 1].copy()
+    if is_held(simulation, instance) and len(bodies):
+        centre = simulation.body_position[t:, bodies[0]]
+    elif scale > 1:  # it grows from the ground up
+        centre[:, 2] = np.minimum(centre[:, 2], _lowest(simulation, instance)[t:])
+    still = np.tile(np.eye(3), (count, 1, 1))
+    twin = move_instance(simulation, instance, t, still, centre, 0 * centre, scale)
+    if len(bodies) == 0:
+        return twin
+    body_scale = simulation.body_scale.copy()
+    body_scale[t:, bodies] = scale
+    other = {
+        k: tuple(
+            dataclasses.replace(
+                geom,
+                size=tuple(scale * np.array(geom.size)),
+                position=tuple(scale * np.array(geom.position)),
+            )
+            for geom in twin.world.bodies[k - 1].geoms
+        )
+        for k in bodies
+    }
+    return dataclasses.replace(reshape_bodies(twin, t, other), body_scale=body_scale)
+
+
+def _lowest(simulation: Simulation, instance: int) -> np.ndarray:
+    """`[T]` height of the lowest point of an instance (of its geoms' boxes)."""
+    if simulation.is_soft(instance):
+        return simulation.vertices[:, simulation.instance_vertices(instance), 2].min(1)
+    model, geoms = simulation.model, simulation.instance_geoms(instance)
+    upward = simulation.poses["geom_xmat"][:, geoms, 6:9]
+    half = model.geom_aabb[geoms, 3:]
+    reach = np.abs(upward * half).sum(-1)
+    return (simulation.poses["geom_xpos"][:, geoms, 2] - reach).min(1)
+
+
+def is_held(simulation: Simulation, instance: int) -> bool:
+    """Returns whether an instance hangs from the world."""
+    world = simulation.world
+    if simulation.is_soft(instance):
+        return bool(world.softs[instance - 1].pinned)
+    root = world.tree_roots[simulation.instance_bodies(instance)[0] - 1]
+    return world.bodies[root].joint is not None
+
+
+def straight_dofs(simulation, instance: int, addresses: np.ndarray) -> np.ndarray:
+    """`[B, 3]` where an instance's free or sliding positions (velocities) are."""
+    model = simulation.model
+    if simulation.is_soft(instance):
+        bodies = soft_bodies(model, instance - 1)
+    else:
+        bodies = simulation.instance_bodies(instance)[:1]
+    return addresses[model.body_jntadr[bodies]][:, None] + np.arange(3)
+
+
+def is_touched(simulation: Simulation, instance: int, t: int) -> bool:
+    """Returns whether something touches an instance at frame t."""
+    model = simulation.model
+    data = resume(simulation, model, t)
+    mujoco.mj_forward(model, data)
+    geoms = simulation.instance_geoms(instance)
+    touch = np.isin(data.contact.geom, geoms).any(1)
+    if simulation.is_soft(instance):
+        touch |= (data.contact.flex == instance - 1).any(1)
+    return bool(touch.any())

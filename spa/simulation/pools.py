@@ -17,6 +17,7 @@ from spa.files import BAD_FILE, whole_file
 from spa.jobs import ordered_map
 from spa.simulation import scenes, twins
 from spa.simulation.render import render
+from spa.simulation.violations import PICTURED
 
 FIRST_SEED = 5_000_000  # of synthetic.py: nothing is trained or fitted on these scenes
 NUM_FRAMES, NUM_TRACKS, SIDE = 48, 320, 256  # of a scene; its picture is square
@@ -46,8 +47,9 @@ def make_pool(
     None: of all judged scenes); returns them, none for a seed that gives no scene.
 
     Of each KIND in none and the violations: `KIND/tracks [N, T, 3]`, `visible`,
-    `frame`, `ids`, `track_ids`, `instance`, if `is_rendered` `lk [M, T, 2]` and `lkv`,
-    tracked in the pictures (px); and `intrinsics`, `extrinsics`, `fps`.
+    `frame`, `ids`, `track_ids`, `instance`, `strength`, `violating [N, T]`; if
+    `is_rendered`, of kinds that pictures show, `lk [M, T, 2]` and `lkv`, tracked in the
+    pictures (px); and `intrinsics`, `extrinsics`, `fps`.
     """
     folder, size = Path(folder), size or SceneSize(NUM_FRAMES, NUM_TRACKS, SIDE)
     paths = {seed: folder / f"{seed}.npz" for seed in seeds}
@@ -68,7 +70,9 @@ def is_made(path: str | os.PathLike, is_rendered: bool) -> bool:
     are wanted."""
     try:
         with np.load(path) as stored:
-            names = {f"{INTACT}/lk" if is_rendered else f"{INTACT}/tracks"}
+            names = {f"{INTACT}/violating"}
+            if is_rendered:
+                names.add(f"{INTACT}/lk")
             version = stored["version"] if "version" in stored else scenes.VERSION
             return names <= set(stored.files) and version == scenes.VERSION
     except BAD_FILE:
@@ -89,7 +93,9 @@ def _make_scene(job) -> None:
         except twins.NoViolation:
             continue
         seen = None
-        if is_rendered:  # the pictures before the violation are the same
+        if (
+            is_rendered and kind in PICTURED
+        ):  # the pictures before the violation are the same
             first = twin.violation_frame
             after = render(twin, lit=False, first=first)
             seen = np.concatenate([video[:first], after])
@@ -110,6 +116,8 @@ def scene_arrays(kind, scene, video) -> dict[str, np.ndarray]:
         "ids": scene.violating_ids,
         "track_ids": scene.track_ids,
         "instance": scene.instance_ids,
+        "strength": np.asarray(scene.violation_strength, np.float32),
+        "violating": scene.violating,
     }
     arrays = {f"{kind}/{name}": array for name, array in arrays.items()}
     return arrays if video is None else arrays | tracked_arrays(kind, video)

@@ -29,7 +29,8 @@ class Scene:
     at a pixel centre. surfaces `[N]` and anchors `[N, 3]`: what it is fixed to.
     track_ids: `[N]`, -1 for those that only a twin has, which are not compared.
     violation: of VIOLATIONS, or "none", from `violation_frame` on (-1), of instances
-    `violating_ids [V]`.
+    `violating_ids [V]` (0: of what is static); violation_strength: 0 to 1, NaN where a
+    kind has none; violating: `[N, T]` bool, which points break physics when.
     """
 
     tracks_3d: np.ndarray
@@ -47,17 +48,20 @@ class Scene:
     surfaces: np.ndarray
     anchors: np.ndarray
     track_ids: np.ndarray
+    violating: np.ndarray
     violation: str = "none"
     violation_frame: int = -1
     violating_ids: np.ndarray = dataclasses.field(
         default_factory=lambda: np.zeros(0, np.int32)
     )
+    violation_strength: float = np.nan
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Returns the example's arrays by name, as they are written to a file."""
         names = (
             "tracks_3d visible instance_ids query_frames track_ids intrinsics "
-            "extrinsics fps seed height width violation violation_frame violating_ids"
+            "extrinsics fps seed height width violation violation_frame violating_ids "
+            "violation_strength violating"
         )
         arrays = {name: np.asarray(getattr(self, name)) for name in names.split()}
         return arrays | {"version": np.asarray(VERSION)}
@@ -136,6 +140,7 @@ def trace_scene(simulation, camera, frame, surface, anchors, seed: int = 0) -> S
         surfaces=np.asarray(surface, np.int32),
         anchors=np.asarray(anchors, float),
         track_ids=np.arange(len(surface), dtype=np.int32),
+        violating=np.zeros(visible.shape, bool),
     )
 
 

@@ -2,7 +2,9 @@
 
 Each takes a generator, the scene, the instance and the frame, and returns the
 simulation in which it does, or raises SceneRejected if this try comes to nothing. All
-else goes on as before unless it is hit. To add one, list it in VIOLATIONS.
+else goes on as before unless it is hit. To add one, list it in VIOLATIONS, and in
+GROUPS. Faults of video generators, which have a strength, are in `faulty_motion.py` and
+`faulty_tracks.py`; the tables at the end list them, too.
 """
 
 import dataclasses
@@ -10,14 +12,18 @@ import dataclasses
 import numpy as np
 
 from spa import geometry
+from spa.simulation import faulty_motion, faulty_tracks
 from spa.simulation.alterations import (
     add_body,
     continued_poses,
+    is_held,
     move_instance,
     repose,
     rerun,
     reshape_bodies,
+    resize_instance,
     retime_instance,
+    straight_dofs,
 )
 from spa.simulation.bodies import (
     GRAVITY,
@@ -82,13 +88,13 @@ def teleport(rng, scene: Scene, instance: int, t: int) -> Simulation:
     shift = right * [1, 1, 0] * length * rng.uniform(0.12, 0.4)
     shift[:2] += rng.normal(0, 0.03, 2) * length
     shift[2] += rng.choice([0.002, 0.1]) * length
-    if _is_held(simulation, instance):
+    if is_held(simulation, instance):
         count = len(simulation.qpos) - t
         still, centre = np.tile(np.eye(3), (count, 1, 1)), np.zeros((count, 3))
         twin = move_instance(simulation, instance, t, still, centre, centre + shift)
     else:
         model, data = resume_copy(simulation, t)
-        data.qpos[_straight_dofs(simulation, instance, model.jnt_qposadr)] += shift
+        data.qpos[straight_dofs(simulation, instance, model.jnt_qposadr)] += shift
         twin = rerun(simulation, t, model, data)
     at = (at + shift - camera.origin[t]) @ camera.extrinsics[t, :3, :3].T
     pixel = geometry.project(at, camera.intrinsics)
@@ -130,43 +136,8 @@ def pass_through(rng, scene: Scene, instance: int, t: int) -> Simulation:
 
 def size_change(rng, scene: Scene, instance: int, t: int) -> Simulation:
     """It is smaller, or larger, at once."""
-    simulation = scene.simulation
     scale = float(rng.choice([rng.uniform(0.4, 0.6), rng.uniform(1.6, 2.2)]))
-    count, bodies = len(simulation.qpos) - t, simulation.instance_bodies(instance)
-    centre = simulation.instance_paths()[t:, instance - 1].copy()
-    if _is_held(simulation, instance) and len(bodies):
-        centre = simulation.body_position[t:, bodies[0]]
-    elif scale > 1:  # it grows from the ground up
-        centre[:, 2] = np.minimum(centre[:, 2], _lowest(simulation, instance)[t:])
-    still = np.tile(np.eye(3), (count, 1, 1))
-    twin = move_instance(simulation, instance, t, still, centre, 0 * centre, scale)
-    if len(bodies) == 0:
-        return twin
-    body_scale = simulation.body_scale.copy()
-    body_scale[t:, bodies] = scale
-    other = {
-        k: tuple(
-            dataclasses.replace(
-                geom,
-                size=tuple(scale * np.array(geom.size)),
-                position=tuple(scale * np.array(geom.position)),
-            )
-            for geom in twin.world.bodies[k - 1].geoms
-        )
-        for k in bodies
-    }
-    return dataclasses.replace(reshape_bodies(twin, t, other), body_scale=body_scale)
-
-
-def _lowest(simulation: Simulation, instance: int) -> np.ndarray:
-    """`[T]` height of the lowest point of an instance (of its geoms' boxes)."""
-    if simulation.is_soft(instance):
-        return simulation.vertices[:, simulation.instance_vertices(instance), 2].min(1)
-    model, geoms = simulation.model, simulation.instance_geoms(instance)
-    upward = simulation.poses["geom_xmat"][:, geoms, 6:9]
-    half = model.geom_aabb[geoms, 3:]
-    reach = np.abs(upward * half).sum(-1)
-    return (simulation.poses["geom_xpos"][:, geoms, 2] - reach).min(1)
+    return resize_instance(scene.simulation, instance, t, scale)
 
 
 def shape_change(rng, scene: Scene, instance: int, t: int) -> Simulation:
@@ -224,14 +195,14 @@ def kick(rng, scene: Scene, instance: int, t: int) -> Simulation:
     """Its velocity changes with nothing near that did it."""
     simulation = scene.simulation
     model, data = resume_copy(simulation, t)
-    if _is_held(simulation, instance) and not simulation.is_soft(instance):
+    if is_held(simulation, instance) and not simulation.is_soft(instance):
         first = model.body_dofadr[simulation.instance_bodies(instance)[0]]
         data.qvel[first : first + 3] += rng.choice([-1, 1], 3) * rng.uniform(5, 9, 3)
     else:
         angle = rng.uniform(0, 2 * np.pi)
         speed = np.sqrt(GRAVITY * simulation.world.scale)
         way = np.array([np.cos(angle), np.sin(angle), rng.uniform(0.3, 1.0)])
-        where = _straight_dofs(simulation, instance, model.jnt_dofadr)
+        where = straight_dofs(simulation, instance, model.jnt_dofadr)
         data.qvel[where] += way * speed * rng.uniform(0.5, 1.1)
     return rerun(simulation, t, model, data)
 
@@ -251,30 +222,82 @@ def jitter(rng, scene: Scene, instance: int, t: int) -> Simulation:
     return move_instance(simulation, instance, t, rotation, centre, shift)
 
 
-# Seeds of twins hang on the order.
-VIOLATIONS = {
+FIRST_KINDS = {
     function.__name__: function
     for function in (
         *(vanish, appear, teleport, time_jump, freeze, pass_through, size_change),
         *(shape_change, texture_swap, fall_up, kick, jitter),
     )
 }
-
-
-def _is_held(simulation: Simulation, instance: int) -> bool:
-    """Returns whether an instance hangs from the world."""
-    world = simulation.world
-    if simulation.is_soft(instance):
-        return bool(world.softs[instance - 1].pinned)
-    root = world.tree_roots[simulation.instance_bodies(instance)[0] - 1]
-    return world.bodies[root].joint is not None
-
-
-def _straight_dofs(simulation, instance: int, addresses: np.ndarray) -> np.ndarray:
-    """`[B, 3]` where an instance's free or sliding positions (velocities) are."""
-    model = simulation.model
-    if simulation.is_soft(instance):
-        bodies = soft_bodies(model, instance - 1)
-    else:
-        bodies = simulation.instance_bodies(instance)[:1]
-    return addresses[model.body_jntadr[bodies]][:, None] + np.arange(3)
+# Of kinds with a strength, which pictures show, and of those that only tracks have.
+IN_MOTION = {
+    function.__name__: function
+    for function in (
+        *(faulty_motion.foot_slide, faulty_motion.pulse, faulty_motion.self_start),
+        *(faulty_motion.energy_gain, faulty_motion.hover, faulty_motion.swap),
+        faulty_motion.flicker,
+    )
+}
+IN_TRACKS = {
+    function.__name__: function
+    for function in (
+        *(faulty_tracks.morph, faulty_tracks.merge, faulty_tracks.split),
+        *(faulty_tracks.limb_bend, faulty_tracks.limb_stretch),
+        *(faulty_tracks.texture_swim, faulty_tracks.background_drift),
+        faulty_tracks.background_warp,
+    )
+}
+# Seeds of twins hang on the order.
+VIOLATIONS = FIRST_KINDS | IN_MOTION | IN_TRACKS
+PICTURED = (*FIRST_KINDS, *IN_MOTION)
+# The size of the effect at strength 0 and 1, in between by its logarithm. Of the
+# picture's longer side, at the body's depth, if nothing else is said.
+EFFECTS = {
+    "foot_slide": (0.01, 0.25),
+    "pulse": (0.15, 1.0),  # share of the speed
+    "self_start": (0.01, 0.25),  # until its speed is constant, after 0.5 to 1.5 s
+    "energy_gain": (1.03, 1.7),  # root of the energy's ratio
+    "hover": (0.01, 0.15),
+    "swap": (1.08, 2.0),  # ratio of sizes, either way
+    "flicker": (0.05, 0.5),  # share of the frames
+    "morph": (0.01, 0.1),
+    "merge": (0.015, 0.15),
+    "split": (0.015, 0.15),
+    "limb_bend": (0.15, 1.4),  # radians
+    "limb_stretch": (0.1, 1.0),  # longer by this share, or as many times shorter
+    "texture_swim": (0.01, 0.1),
+    "background_drift": (0.008, 0.1),
+    "background_warp": (0.01, 0.1),
+}
+# Where and when a kind is tried at all: any body that is seen, if nothing is said.
+CAN_SHOW = {
+    "foot_slide": faulty_motion.can_foot_slide,
+    "pulse": faulty_motion.can_pulse,
+    "self_start": faulty_motion.can_self_start,
+    "energy_gain": faulty_motion.can_energy_gain,
+    "hover": faulty_motion.can_hover,
+    "swap": faulty_motion.can_swap,
+    "limb_bend": faulty_tracks.has_limbs,
+    "limb_stretch": faulty_tracks.has_limbs,
+}
+OF_BACKGROUND = ("background_drift", "background_warp")
+# Kinds that are over at once: the frames about the moment that break physics. Of all
+# others these are the frames in which a point is not where (or seen when) it would be.
+MOMENTARY = dict.fromkeys(
+    "vanish appear teleport time_jump size_change shape_change texture_swap kick "
+    "energy_gain".split(),
+    (-1, 3),
+)
+GROUPS = {
+    "permanence": ("vanish", "appear", "swap", "flicker"),
+    "continuity": ("teleport", "time_jump", "freeze", "jitter"),
+    "solidity": (
+        *("pass_through", "size_change", "shape_change", "texture_swap", "morph"),
+        *("merge", "split", "limb_bend", "limb_stretch", "texture_swim"),
+        "background_warp",
+    ),
+    "dynamics": (
+        *("fall_up", "kick", "foot_slide", "pulse", "self_start", "energy_gain"),
+        *("hover", "background_drift"),
+    ),
+}

@@ -21,7 +21,7 @@ from spa.realism.options import DEFAULT_CHECKPOINT, make_options
 from spa.realism.scorer import Scorer
 from spa.simulation import damages
 from spa.simulation.pools import CONDITIONS, FIRST_SEED, SceneSize, make_pool
-from spa.simulation.twins import VIOLATIONS
+from spa.simulation.violations import FIRST_KINDS
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_heads_that_leave_kinds_out_count_if_all_are_there(tmp_path):
     judges = load_judges(None, make_options())
     assert not judges.notes
     for prefix in ("", "no model "):
-        assert {f"{prefix}without {kind}" for kind in VIOLATIONS} <= set(judges.heads)
+        assert {f"{prefix}without {kind}" for kind in FIRST_KINDS} <= set(judges.heads)
     # Which none was fitted on.
     assert judges.heads["without texture_swap"] is judges.heads["all"]
     # Under a name of its own, lest the shipped heads are found, too.

@@ -12,8 +12,8 @@ from spa.model import checkpoints, evaluation
 from spa.realism.heads import fingerprint
 from spa.realism.options import DEFAULT_CHECKPOINT, make_options
 from spa.realism.scorer import load_checkpoint, load_heads, score_video, scoring_head
-from spa.simulation import twins
 from spa.simulation.scene_pool import synthetic_pool
+from spa.simulation.violations import FIRST_KINDS
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "checkpoints"
@@ -74,7 +74,7 @@ def test_the_sample_clip_scores_above_its_impossible_twin():
 def test_heads_are_those_of_the_shipped_checkpoint():
     checkpoint = checkpoints.load_checkpoint(str(DEFAULT_CHECKPOINT))
     heads = load_heads(checkpoint, leave_one_out=True)
-    kinds = [kind for kind in twins.VIOLATIONS if kind != "texture_swap"]
+    kinds = [kind for kind in FIRST_KINDS if kind != "texture_swap"]
     left_out = [f"{name}without {kind}" for name in ("", "no model ") for kind in kinds]
     assert set(heads) == {"all", "no model", *left_out}
     for name, head in heads.items():

@@ -112,6 +112,10 @@ def test_a_pool_is_made_once(tmp_path, monkeypatch):
     with np.load(files[0]) as stored:
         assert stored["none/tracks"].shape == (40, 8, 3) and "none/lk" not in stored
         assert stored["kick/tracks"].shape[1:] == (8, 3)
+        assert np.isnan(stored["kick/strength"]) and stored["none/violating"].sum() == 0
+        drift = stored["background_warp/violating"]
+        assert drift.any() and not drift[stored["none/instance"] > 0].any()
+        assert 0 <= stored["background_warp/strength"] <= 1
     before = [file.stat().st_mtime_ns for file in files]
     assert pools.make_pool(tmp_path, seeds, False, 0) == files
     assert before == [file.stat().st_mtime_ns for file in files]
@@ -119,5 +123,7 @@ def test_a_pool_is_made_once(tmp_path, monkeypatch):
     assert pools.make_pool(tmp_path, seeds[:1], True, 0, size) == files[:1]
     with np.load(files[0]) as stored:
         assert stored["none/lk"].shape[1:] == (8, 2)
+        # What only tracks have is not looked for in pictures.
+        assert "background_warp/tracks" in stored and "background_warp/lk" not in stored
     monkeypatch.setattr(scenes, "MAX_ATTEMPTS", 0)  # seeds that give no scene
     assert pools.make_pool(tmp_path, [1, 2], False, num_workers=0) == []
