@@ -41,12 +41,6 @@ SCENE_POINTS = 160
 TWINS = 3  # of a scene
 PAIRS = 3  # of a group
 UNKNOWN = -1  # of Clip.culprit
-LASTING = {
-    "freeze": (0, 10),
-    "jitter": (0, 12),
-    "fall_up": (0, 10),
-    "pass_through": (0, 10),
-}
 TRUE_SHARE = 0.2  # of simulated groups whose tracks are exact
 TORN_STEP = 10.0  # px against the picture's own, at which a tracker may lose a point
 
@@ -159,19 +153,7 @@ def compared(twin, seed: int) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng([seed, 2])
     others = rng.permutation(others)[: len(rows) // 2]
     rows[rng.choice(len(rows), len(others), replace=False)] = others
-    return rows, violating_points(twin)[rows]
-
-
-def violating_points(twin) -> np.ndarray:
-    wrong = np.zeros(twin.visible.shape[:2], np.int8)
-    if twin.violation == INTACT:
-        return wrong
-    first, last = LASTING.get(twin.violation, (-1, 3))
-    body, t = np.isin(twin.instance_ids, twin.violating_ids), twin.violation_frame
-    frames = np.arange(wrong.shape[1])
-    wrong[np.ix_(body, frames > t + last)] = UNKNOWN
-    wrong[np.ix_(body, (frames >= t + first) & (frames <= t + last))] = 1
-    return wrong
+    return rows, twin.violating[rows].astype(np.int8)
 
 
 def scene_pixels(twin, rows, view: int | None):

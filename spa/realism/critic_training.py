@@ -87,7 +87,7 @@ def train(
         state, parts = step_of(state, _jax_batch(next(batches)))
         for name, value in parts.items():
             means[name] = 0.98 * means.get(name, float(value)) + 0.02 * float(value)
-        if step % 20 == 0:
+        if step % 10 == 0:
             bar.set_postfix({name: f"{value:.3f}" for name, value in means.items()})
         if (step + 1) % SAVED_EVERY == 0 or step + 1 == training.steps:
             LOG.info("step %d: %s", step + 1, means)
