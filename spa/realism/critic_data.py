@@ -15,8 +15,9 @@ No window of `simulated_group` is seen twice: each number is another scene.
 """
 
 import dataclasses
+import functools
+import os
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import grain
@@ -189,23 +190,38 @@ def torn_tracks(pixels, visible, rng) -> Bool[np.ndarray, "N T"]:
 
 
 def filmed_group(file: str, rng, kinds: Sequence[str] | None = None) -> Group:
-    """Returns a piece of a filmed clip as it is, and its damaged copies."""
+    """Returns a piece of a filmed clip as it is, and TWINS - 1 damaged copies of it."""
+    piece = rng.choice(filmed_pieces(file))
+    intact, *damaged = filmed_clips(file, piece)
+    damaged = [clip for clip in damaged if kinds is None or clip.kind in kinds]
+    chosen = rng.permutation(len(damaged))[: TWINS - 1]
+    return [intact, *(damaged[i] for i in chosen)]
+
+
+@functools.lru_cache(maxsize=64)
+def _filmed_arrays(file: str) -> dict[str, np.ndarray]:
     with np.load(file) as stored:
-        names = [name.split("/") for name in stored.files if name.endswith("/pixels")]
-        piece = rng.choice(sorted({name[0] for name in names}))
-        found = [n for n in names if n[0] == piece and n[1] != INTACT]
-        found = [n for n in found if kinds is None or n[1] in kinds]
-        chosen = rng.permutation(len(found))[: TWINS - 1]
-        names = [[piece, INTACT, "0"], *(found[i] for i in chosen)]
-        group = []
-        for name in names:
-            at = "/".join(name[:3])
-            if f"{at}/pixels" not in stored.files:
-                return []
-            pixels, visible = stored[f"{at}/pixels"], stored[f"{at}/visible"]
-            culprit = np.full(visible.shape, -(name[1] != INTACT), np.int8)
-            group.append(_observed(name[1], pixels, visible, culprit))
-    return group
+        return dict(stored)
+
+
+def filmed_pieces(file: str | os.PathLike) -> list[str]:
+    """Returns the pieces of a clip (track_real_clips) whose intact tracks are there."""
+    names = [name.split("/") for name in _filmed_arrays(os.fspath(file))]
+    return sorted(n[0] for n in names if n[1:] == [INTACT, "0", "pixels"])
+
+
+def filmed_clips(file: str | os.PathLike, piece: str) -> Group:
+    """Returns a piece as it is, first, and all of its damaged copies."""
+    arrays, group = _filmed_arrays(os.fspath(file)), []
+    for name in arrays:
+        number, kind, *_, what = name.split("/") if "/" in name else ("", "", "")
+        if number == piece and what == "pixels":
+            pixels = arrays[name]
+            visible = arrays[name.removesuffix(what) + "visible"]
+            wrong = np.int8(0 if kind == INTACT else UNKNOWN)
+            culprit = np.full(visible.shape, wrong)
+            group.append(_observed(kind, pixels, visible, culprit))
+    return sorted(group, key=lambda clip: clip.kind != INTACT)
 
 
 def with_damaged_tracks(group: Group, rng, kinds: Sequence[str], count: int) -> Group:

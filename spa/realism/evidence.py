@@ -82,9 +82,10 @@ def window_evidence(
     checkpoint: checkpoints.Checkpoint,
     options: Options,
     held_out: HeldOut | None = None,
+    most: int | None = MOST_TOGETHER,
 ) -> Iterator[WindowEvidence]:
-    """Yields what the critic sees of every window and group of its tracks; nothing of a
-    window with fewer than FEWEST tracks."""
+    """Yields what the critic sees of every window and group of at most so many tracks
+    (None: all); nothing of a window with fewer than FEWEST tracks."""
     held_out = held_out or hold_out(tracks, checkpoint, options)
     keys = track_keys(tracks)
     how = checkpoint.model, checkpoint.params, tracks
@@ -95,7 +96,7 @@ def window_evidence(
         known = [_predicted_pixels(tracks, each) for each in (window, by_region)]
         span = window.start, window.stop
         pixels, visible = _window_pixels(tracks, span)
-        for ids in deal_groups(window, keys, options):
+        for ids in deal_groups(window, keys, options, most):
             found = [_chosen_tracks(ids, *each) for each in known]
             yield WindowEvidence(span, ids, _evidence(pixels[ids], visible[ids], found))
 
@@ -121,13 +122,17 @@ def _evidence(pixels, visible, found) -> Evidence:
 
 
 def deal_groups(
-    window: WindowPrediction, keys: UInt64[np.ndarray, " N"], options: Options
+    window: WindowPrediction,
+    keys: UInt64[np.ndarray, " N"],
+    options: Options,
+    most: int | None = MOST_TOGETHER,
 ) -> list[Int[np.ndarray, " n"]]:
     """Deals a window's tracks at random into groups of a size that surprise is used to:
     what is sharpest among more of them would be sharper."""
     ids = np.unique(window.ids)
     drawn = lots(keys[ids], options.seed, window.start, GROUPS)
-    groups = np.array_split(ids[np.argsort(drawn)], -(-len(ids) // MOST_TOGETHER))
+    number = -(-len(ids) // most) if most else 1
+    groups = np.array_split(ids[np.argsort(drawn)], number)
     return [np.sort(group) for group in groups]
 
 
