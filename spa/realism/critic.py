@@ -91,8 +91,7 @@ class Critic(nn.Module):
         """Returns logits of a batch `[B, N, T]`."""
         pixels, visible = evidence.pixels, evidence.visible
         pixels = jnp.where(visible[..., None], pixels, 0)
-        before = jnp.pad(visible, ((0, 0), (0, 0), (1, 0)))[..., :-1]
-        judged = visible | before
+        judged = judged_points(visible)
         places, seen = pooled_places(pixels, visible)
         near = [neighbour_weights(places, seen, deviation) for deviation in NEAR]
         parts = observed_features(pixels, visible, near)
@@ -140,7 +139,7 @@ class Block(nn.Module):
     def __call__(self, x, judged, places, seen):
         """Returns states `[B, N, T, D]`; places and seen as of `pooled_places`."""
         x = x + self.mix_in_time(x, judged)
-        x = x + self.attend(x, places, seen)
+        x = x + self.attend(x, judged, places, seen)
         hidden = nn.gelu(nn.Dense(2 * self.width)(nn.LayerNorm()(x)))
         return x + nn.Dense(self.width)(hidden)
 
@@ -153,12 +152,12 @@ class Block(nn.Module):
         y = nn.gelu(nn.Dense(self.width)(jnp.concatenate(shifted, axis=-1)))
         return nn.Dense(self.width)(y)
 
-    def attend(self, x, places, seen):
+    def attend(self, x, judged, places, seen):
         """Attention among points, on means over POOLED frames; a head minds how near
         others are as far as it has learned to."""
         batch, count, length, _ = x.shape
-        y = pool_frames(nn.LayerNorm()(x), POOLED)  # [B, N, F, D]
-        y = jnp.moveaxis(y, 2, 1)  # [B, F, N, D]
+        y = nn.LayerNorm()(x) * judged[..., None]
+        y = jnp.moveaxis(pool_frames(y, POOLED), 2, 1)  # [B, F, N, D]
         size = self.width // self.heads
         q, k, v = (nn.DenseGeneral((self.heads, size))(y) for _ in range(3))
         sharpness = self.param(
@@ -263,10 +262,18 @@ def safe_norm(vectors):
     return jnp.sqrt((vectors**2).sum(-1) + 1e-12)
 
 
+def judged_points(visible: Bool[Array, "B N T"]) -> Bool[Array, "B N T"]:
+    """Returns where points are judged: visible, or visible in the frame before, up to
+    the last frame in which anything is: what follows only fills up a shape."""
+    before = jnp.pad(visible, ((0, 0), (0, 0), (1, 0)))[..., :-1]
+    any_later = jnp.cumsum(visible.any(1)[:, ::-1], axis=1)[:, ::-1] > 0
+    return (visible | before) & any_later[:, None]
+
+
 def events(visible: Bool[Array, "B N T"]):
     """Returns where tracks are lost, and where they are seen again or first."""
     before = jnp.pad(visible, ((0, 0), (0, 0), (1, 0)))[..., :-1]
-    lost, gained = before & ~visible, visible & ~before
+    lost, gained = judged_points(visible) & ~visible, visible & ~before
     # In the first frame all is there at once.
     return lost, gained.at[..., 0].set(False)
 

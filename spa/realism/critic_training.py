@@ -14,7 +14,13 @@ from tqdm import tqdm
 
 from spa.errors import UserError
 from spa.files import whole_file
-from spa.realism.critic import Critic, Evidence, Judgement
+from spa.realism.critic import (
+    Critic,
+    Evidence,
+    Judgement,
+    judged_points,
+    observed_only,
+)
 from spa.realism.critic_data import Sources, pair_batches
 
 LOG = logging.getLogger(__name__)
@@ -44,8 +50,7 @@ def loss_of(judgement: Judgement, culprit, visible) -> tuple[jax.Array, dict]:
     intact, wrong = judgement.window[::2], judgement.window[1::2]
     window = (jax.nn.softplus(intact) + jax.nn.softplus(-wrong)).mean()
     pair = jax.nn.softplus(intact - wrong).mean()
-    before = jnp.pad(visible, ((0, 0), (0, 0), (1, 0)))[..., :-1]
-    judged = visible | before
+    judged = judged_points(visible)
     parts = []
     for sign, chosen in ((-1, culprit == 1), (1, culprit == 0)):
         chosen = (chosen & judged).astype(jnp.float32)
@@ -108,8 +113,6 @@ def _optimiser(training):
 
 def init_params(critic: Critic, seed: int) -> dict:
     """Returns random parameters."""
-    from spa.realism.critic import observed_only
-
     visible = np.ones((1, 4, 8), bool)
     evidence = observed_only(np.zeros((1, 4, 8, 2), np.float32), visible)
     return critic.init(jax.random.key(seed), Evidence(*map(jnp.asarray, evidence)))
