@@ -68,7 +68,7 @@ class Sources:
         filmed: files of real_clips.track_real_clips.
         stored: files of `write_group`.
         shares: of groups, by source: simulated, filmed, stored.
-        picture_damages: whose copies of filmed clips are learned from; None: all.
+        unseen: kinds, of whatever source, that are not learned from.
     """
 
     kinds: tuple[str, ...]
@@ -76,7 +76,7 @@ class Sources:
     filmed: tuple[str, ...] = ()
     stored: tuple[str, ...] = ()
     shares: tuple[float, float, float] = (0.5, 0.25, 0.25)
-    picture_damages: tuple[str, ...] | None = None
+    unseen: tuple[str, ...] = ()
 
 
 class PairSource:
@@ -109,10 +109,10 @@ class PairSource:
                                     sources.kinds)  # fmt: skip
             return with_damaged_tracks(group, rng, sources.damages, 1)
         if which == 1:
-            group = filmed_group(rng.choice(sources.filmed), rng,
-                                 sources.picture_damages)  # fmt: skip
+            group = filmed_group(rng.choice(sources.filmed), rng, sources.unseen)
             return with_damaged_tracks(group, rng, sources.damages, 2)
-        return stored_group(rng.choice(sources.stored))
+        group = stored_group(rng.choice(sources.stored))
+        return [clip for clip in group if clip.kind not in sources.unseen]
 
 
 # --- Sources ---
@@ -189,11 +189,11 @@ def torn_tracks(pixels, visible, rng) -> Bool[np.ndarray, "N T"]:
     return visible
 
 
-def filmed_group(file: str, rng, kinds: Sequence[str] | None = None) -> Group:
+def filmed_group(file: str, rng, unseen: Sequence[str] = ()) -> Group:
     """Returns a piece of a filmed clip as it is, and TWINS - 1 damaged copies of it."""
     piece = rng.choice(filmed_pieces(file))
     intact, *damaged = filmed_clips(file, piece)
-    damaged = [clip for clip in damaged if kinds is None or clip.kind in kinds]
+    damaged = [clip for clip in damaged if clip.kind not in unseen]
     chosen = rng.permutation(len(damaged))[: TWINS - 1]
     return [intact, *(damaged[i] for i in chosen)]
 
