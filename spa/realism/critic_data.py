@@ -39,6 +39,7 @@ SIDE = 256  # px, the longer side of pictures
 LENGTH, POINTS = 48, 96  # of a window as it is learned from
 FEWEST_FRAMES, FEWEST_POINTS = 16, 32
 SCENE_POINTS = 160
+WHOLE_SHARE = 0.6  # of windows that have all of these frames, and of these points
 TWINS = 3  # of a scene
 PAIRS = 3  # of a group
 UNKNOWN = -1  # of Clip.culprit
@@ -122,6 +123,7 @@ def simulated_group(seed: int, rng: np.random.Generator, kinds: Sequence[str]) -
     """Returns a scene and up to TWINS twins of these kinds, exact or as a tracker sees
     them; nothing if the seed gives no scene."""
     length = int(rng.integers(FEWEST_FRAMES, LENGTH + 1))
+    length = LENGTH if rng.random() < WHOLE_SHARE else length
     width, height = PICTURE_SIZES[rng.integers(len(PICTURE_SIZES))]
     try:
         scene = generate_scene(seed, length, SCENE_POINTS, height, width)
@@ -279,6 +281,7 @@ def drawn_pairs(group: Group, rng, count: int) -> dict[str, np.ndarray] | None:
     for i in range(count):
         pair = group[0], group[1 + int(rng.integers(len(group) - 1))]
         number = int(rng.integers(FEWEST_POINTS, POINTS + 1))
+        number = POINTS if rng.random() < WHOLE_SHARE else number
         stride = 2 if rng.random() < 0.15 else 1
         turn, draw = picture_change(rng), int(rng.integers(2**31))
         both = [fitted(clip, number, stride, turn, draw) for clip in pair]

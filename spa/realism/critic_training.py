@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -129,8 +130,14 @@ def _first_state(critic, training, optimiser, init) -> dict:
 
 
 def _jax_batch(batch: Mapping[str, np.ndarray]) -> tuple[Evidence, jax.Array]:
-    parts = (jnp.asarray(batch[name]) for name in Evidence._fields)
-    return Evidence(*parts), jnp.asarray(batch["culprit"])
+    """A batch on the devices, shared out among them by clips if there are several."""
+    arrays = [batch[name] for name in (*Evidence._fields, "culprit")]
+    devices = jax.local_devices()
+    count = math.gcd(len(devices), len(arrays[-1]) // 2)
+    mesh = jax.sharding.Mesh(np.array(devices[:count]), ("clips",))
+    sharding = jax.NamedSharding(mesh, jax.P("clips"))
+    *evidence, culprit = (jax.device_put(array, sharding) for array in arrays)
+    return Evidence(*evidence), culprit
 
 
 def _make_step(critic, optimiser):
