@@ -5,6 +5,7 @@
     $B --benchmark=evalcrafter --ratings_csv=ratings.csv --video_dir=videos
     $B --benchmark=intphys2 --dataset_path=IntPhys2 --split=Main
     $B --benchmark=csv --dataset_path=mine.csv
+    $B --benchmark=generated --dataset_path=manifest.csv --ratings_csv=ratings.csv
     $B --benchmark=compare --results_a=outputs/a --results_b=outputs/b
     $B --benchmark=synthetic
     $B --benchmark=corruptions --video_path=videos
@@ -49,9 +50,9 @@ def define_own_flags() -> None:
     """Defines which benchmark it is, where it lies, and flags of single ones."""
     names = {
         "benchmark": "What to report on: " + ", ".join(BENCHMARKS),
-        "dataset_path": "videophy2, csv: the table, CSV or parquet. intphys2: the "
-        "folder with its splits.",
-        "ratings_csv": "evalcrafter: the table of ratings.",
+        "dataset_path": "videophy2, csv, generated: the table, CSV or parquet. "
+        "intphys2: the folder with its splits.",
+        "ratings_csv": "evalcrafter, generated: the table of ratings.",
         "video_dir": "Where the videos of a table are, if not where it says. Of "
         "addresses the last parts are looked for here, and at last the name alone, in "
         "any sub-folder.",
@@ -62,7 +63,8 @@ def define_own_flags() -> None:
     columns["model"] = "model_name or model"
     for name in ("video", "pc", "sa", "joint", "model"):
         default = columns.get(name, name)
-        others = {"video": ", evalcrafter, csv", "model": ", evalcrafter"}.get(name, "")
+        others = {"video": ", evalcrafter, csv, generated", "model": ", evalcrafter"}
+        others = others.get(name, "")
         text = f"videophy2{others}: name of a column. Default: {default}."
         names[f"{name}_column"] = text
     for name, text in names.items():
@@ -87,6 +89,10 @@ def define_own_flags() -> None:
     flags.DEFINE_list("conditions", ["true", "noisy", "rendered"],
         "synthetic: exact tracks, those with a tracker's noise, rendered pictures "
         "through the lk tracker.")
+    flags.DEFINE_list("folds", None,
+        "generated: which of the table's column fold. Default: all.")
+    flags.DEFINE_boolean("normalise", True,
+        "generated: bring clips to one size, rate, length and encoding first.")
     flags.DEFINE_integer("num_workers", os.cpu_count() or 1,
         "synthetic: processes that simulate; 0 for none beside this one.",
         lower_bound=0)

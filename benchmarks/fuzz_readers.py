@@ -304,7 +304,8 @@ def benchmark_tables():
     rows = ("a.mp4,0.5,1,p", "b.mp4,0.25,0,p", "c.mp4,1.0,1,q", "d.mp4,0.75,0,q")
     lines = ["video_path,score,label,pair_id", *rows]
     rated = ["video_path,pc,sa,caption", *("a.mp4,5,4,x", "b.mp4,2,3,y")]
-    return ["\n".join(lines).encode(), "\n".join(rated).encode()]
+    kinds = ["file,kind,generator,pair_id,fold", "a.mp4,real,,p,0", "b.mp4,generated"]
+    return ["\n".join(table).encode() for table in (lines, rated, kinds)]
 
 
 def read_benchmark_table(path):
@@ -314,11 +315,13 @@ def read_benchmark_table(path):
     for name in "abcd":
         (path.parent / f"{name}.mp4").touch()
     tables.read_table(path)
-    try:
-        return videophy2.read_videophy2(path)
-    except UserError:
-        clips = labelled.read_labelled(path)
-        return labelled.report_labelled(clips, np.linspace(0, 1, len(clips)))
+    for read in (videophy2.read_videophy2, labelled.read_kinds):
+        try:
+            return read(path)
+        except UserError:
+            pass
+    clips = labelled.read_labelled(path)
+    return labelled.report_labelled(clips, np.linspace(0, 1, len(clips)))
 
 
 # Checkpoints and heads.

@@ -6,7 +6,15 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from spa.errors import UserError
-from spa.evaluation import comparison, evalcrafter, intphys2, labelled, twins, videophy2
+from spa.evaluation import (
+    comparison,
+    evalcrafter,
+    generated,
+    intphys2,
+    labelled,
+    twins,
+    videophy2,
+)
 from spa.evaluation.reports import Report, write_report
 from spa.evaluation.tables import Clip, match_scores
 from spa.flags import check_output_dir
@@ -36,6 +44,7 @@ BENCHMARKS = {
     "intphys2": Benchmark(intphys2.read_intphys2, intphys2.report_intphys2),
     "synthetic": Benchmark(run=twins.run, is_scoring=True),
     "corruptions": Benchmark(run=twins.run, is_scoring=True),
+    "generated": Benchmark(run=generated.run, is_scoring=True),
     "csv": Benchmark(labelled.read_labelled, labelled.report_labelled),
     "compare": Benchmark(run=comparison.compare_folders),
 }

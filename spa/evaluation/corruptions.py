@@ -30,7 +30,7 @@ def run_corruptions(
     """Judges pieces of `num_frames` of real clips and `num_seeds` copies per damage;
     returns all rows and notes. Raises UserError: no video has a piece; see
     `judge_items`."""
-    items = [Item(path, Path(folder) / _clip_name(path)) for path in paths]
+    items = [Item(path, Path(folder) / clip_name(path)) for path in paths]
     rows, failures = [], []
 
     def work(item):
@@ -69,7 +69,8 @@ def _judge_pieces(video, judges, front_ends, num_seeds):
     return judge_items(list(pieces), made_with, work, "pieces", "piece")
 
 
-def _clip_name(path) -> str:
+def clip_name(path: str) -> str:
+    """Returns what a clip's judged files are called: two of one name are apart."""
     return f"{result_name(path)}_{zlib.crc32(os.path.abspath(path).encode()):08x}"
 
 

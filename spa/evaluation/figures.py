@@ -147,3 +147,43 @@ def draw_estimates(
     axes.set_yticks(range(len(estimates)), labels)
     axes.set(xlabel=name, xlim=(-0.03, 1.03), ylim=(len(estimates) - 0.5, -0.5))
     return figure
+
+
+def draw_strips(
+    values: Mapping[str, Float[np.ndarray, " N"]], names: Sequence[str], first: str
+):
+    """Draws each clip's scores as a point, class under class, a panel for each score;
+    the class `first` on top, the others by their median of the first score, which a
+    line marks. NaN is left out."""
+    from matplotlib.figure import Figure  # a second to import
+
+    names, scores = np.array(names), next(iter(values.values()))
+    middle = {
+        name: np.median(x) if len(x) else -np.inf
+        for name in dict.fromkeys(names)
+        for x in [scores[(names == name) & ~np.isnan(scores)]]
+    }
+    ranked = sorted(middle, key=lambda name: (name != first, -middle[name], name))
+    size = 3.5 + 3.2 * len(values), 1.3 + 0.27 * len(ranked)
+    figure = Figure(size, dpi=120, layout="constrained")
+    panels = figure.subplots(1, len(values), sharey=True, squeeze=False)[0]
+    for axes, (label, x) in zip(panels, values.items(), strict=True):
+        axes.grid(axis="y", color="#eeeeee")
+        axes.set_axisbelow(True)
+        for row, name in enumerate(ranked):
+            shown = x[(names == name) & ~np.isnan(x)]
+            # Places of the golden ratio: even, and the same in every run.
+            apart = (np.arange(len(shown)) * 0.618034 % 1 - 0.5) * 0.6
+            colour = BLUE if name == first else RED
+            style = {"s": 16, "alpha": 0.6, "color": colour, "linewidths": 0}
+            axes.scatter(shown, row + apart, **style)
+            if len(shown) > 1:
+                style = {"color": colour, "linewidth": 2}
+                axes.plot([np.median(shown)] * 2, [row - 0.4, row + 0.4], **style)
+        axes.axhline(0.5, color=GREY, linewidth=0.8)
+        axes.set_xlabel(f"{label} (line: median)")
+        axes.spines[["top", "right"]].set_visible(False)
+    labels = [f"{name} ({(names == name).sum()})" for name in ranked]
+    panels[0].set_yticks(range(len(ranked)), labels)
+    panels[0].set_ylim(len(ranked) - 0.5, -0.5)
+    return figure

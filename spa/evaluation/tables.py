@@ -35,11 +35,24 @@ class Clip:
 
 @dataclasses.dataclass(frozen=True)
 class TextTable:
-    """A table as text: "None" is a name, and nothing but an empty field is empty."""
+    """A table as text: "None" is a name, and nothing but an empty field is empty.
+    `numbered` are the rows' numbers in the file, from 1, where some are left out."""
 
     path: str
     columns: Sequence[str]
     rows: Sequence[Mapping[str, str]]
+    numbered: Sequence[int] | None = None
+
+    def where(self, keep: Callable[[Mapping[str, str]], bool]) -> "TextTable":
+        """Returns the table with those rows alone; messages still count all."""
+        kept = [i for i, row in enumerate(self.rows) if keep(row)]
+        numbered = [self.number(i) for i in kept]
+        rows = [self.rows[i] for i in kept]
+        return dataclasses.replace(self, rows=rows, numbered=numbered)
+
+    def number(self, index: int) -> int:
+        """Returns which row of the file one is, counted from 1."""
+        return self.numbered[index] if self.numbered is not None else index + 1
 
     def column(
         self,
@@ -99,7 +112,7 @@ class TextTable:
             for name, number in found[-1].items():
                 if number is None or (is_required and np.isnan(number)):
                     raise UserError(
-                        f"{self.path}, row {i + 1}: {columns[name]} is "
+                        f"{self.path}, row {self.number(i)}: {columns[name]} is "
                         f"{row[columns[name]]!r}, must be a number"
                     )
         return found
@@ -115,7 +128,8 @@ class TextTable:
         """Returns a clip per video with the mean of its rows' `numbers` as labels,
         {tag: column} as tags. Raises UserError: a video is absent, or has different
         tags."""
-        files = find_videos([row[video] for row in self.rows], self.path, video_dir)
+        names = [row[video] for row in self.rows]
+        files = find_videos(names, self.path, video_dir, self.number)
         found = defaultdict(list)
         for file, row, numbers in zip(files, self.rows, labels, strict=True):
             of_row = {tag: row[column] for tag, column in tags.items()}
@@ -205,11 +219,15 @@ def nan_mean(values: Float[np.ndarray, " N"]) -> float:
 
 
 def find_videos(
-    names: Sequence[str], table: str | os.PathLike, video_dir: str | None = None
+    names: Sequence[str],
+    table: str | os.PathLike,
+    video_dir: str | None = None,
+    number: Callable[[int], int] = lambda index: index + 1,
 ) -> list[str]:
     """Returns a table's files: below `video_dir`, here, or beside the table; an address
     by as many last parts as fit; else by name anywhere below `video_dir`. Raises
-    UserError: an absent file, or two names for one."""
+    UserError: an absent file (`number` says which row it is in), or two names for one.
+    """
     folders = [video_dir] if video_dir else []
     folders += ["", os.path.dirname(os.fspath(table))]
     if video_dir and not os.path.isdir(video_dir):
@@ -221,7 +239,7 @@ def find_videos(
         where = video_dir or os.path.dirname(os.fspath(table)) or "."
         raise UserError(
             f"{len(absent)} of {len(files)} videos of {table} are absent, first "
-            f"{absent[0]!r}: looked in {where}"
+            f"{absent[0]!r} in row {number(names.index(absent[0]))}: looked in {where}"
             + ("" if video_dir else "; --video_dir says where they are")
         )
     first = {}

@@ -1,0 +1,203 @@
+"""Real clips against generated ones, by the score and by what is simpler."""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from spa.clip.features import FeatureModel, load_features
+from spa.clip.sources import check_clip
+from spa.clip.video import Video, read_video
+from spa.errors import UserError
+from spa.evaluation import normalised
+from spa.evaluation.baselines import acceleration, jaccard_2d, lost_share, nearest_error
+from spa.evaluation.corruptions import clip_name
+from spa.evaluation.generated_report import report
+from spa.evaluation.judged import Row
+from spa.evaluation.judges import TRAJAN, judge_items
+from spa.evaluation.labelled import read_kinds
+from spa.evaluation.motion_field import motion_statistics
+from spa.evaluation.reports import write_report
+from spa.evaluation.straightness import GRID, frame_features, straightness
+from spa.jobs import Item
+from spa.model import checkpoints
+from spa.realism.front_ends import lift_video
+from spa.realism.heads import fingerprint
+from spa.realism.hold_out import hold_out
+from spa.realism.options import RESULT_VERSION, decisive_options, make_options
+from spa.realism.scorer import Scorer
+
+VERSION = 1  # of the measures here: clips that were judged by others are refused
+
+
+def run(
+    benchmark: str,
+    *,
+    dataset_path: str | None,
+    output_dir: str,
+    ratings_csv: str | None = None,
+    video_dir: str | None = None,
+    video_column: str | None = None,
+    folds: Sequence[str] | None = None,
+    normalise: bool = True,
+    checkpoint_path: str | None = None,
+    preset: str = "mini",
+    screen_width: int | None = None,
+    **options,
+) -> str:
+    """Judges what is not judged yet of a table's clips (see `read_kinds`), a file for
+    each, writes the report to `output_dir`, and returns it for the screen.
+
+    Clips are brought to NORMAL first with `normalise`, else scored as they are;
+    `options` are fields of Options. Raises UserError: of the table and options before
+    any clip is scored, of clips judged in another way, and if none can be judged.
+    """
+    if not dataset_path:
+        raise UserError(f"--benchmark={benchmark} needs --dataset_path")
+    chosen = make_options(preset, **options)
+    _check_options(chosen, normalise)
+    how = {"video_dir": video_dir, "video_column": video_column, "folds": folds}
+    clips = read_kinds(dataset_path, ratings_csv=ratings_csv, **how)
+    for clip in clips:
+        check_clip(clip.video, chosen.input_fps)
+    instruments = load_instruments(checkpoint_path, chosen, normalise)
+    folder = Path(output_dir) / "clips"
+    rows, failures = judge_clips([clip.video for clip in clips], folder, instruments)
+    judged = {row.clip: row.values for row in rows}
+    kept = [clip for clip in clips if clip.video in judged]
+    if len({clip.tags["kind"] for clip in kept}) < 2:
+        raise UserError(f"of one kind no clip can be judged; first {failures[0]}")
+    names = dict.fromkeys(name for values in judged.values() for name in values)
+    values = {
+        name: np.array([_number(judged[clip.video].get(name)) for clip in kept])
+        for name in names
+    }
+    notes = [f"left out: {line}" for line in failures]
+    found = report(kept, values, [*notes, *instruments.notes()])
+    about = {"benchmark": benchmark, "folds": folds, **instruments.provenance()}
+    about |= {"version": RESULT_VERSION}
+    return write_report(found, output_dir, about, screen_width=screen_width)
+
+
+def _check_options(options, is_normal) -> None:
+    if options.query_sampling != "grid":
+        raise UserError("--benchmark=generated judges points on a grid: leave "
+                        "query_sampling out")  # fmt: skip
+    if is_normal and options.fps:
+        raise UserError(
+            "fps is among what clips are brought to: leave it out, or give "
+            "--nonormalise"
+        )
+
+
+def _number(value) -> float:
+    return float("nan") if value is None else float(value)
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruments:
+    """What clips are judged with: the scorer, the 2D model beside it and the network of
+    straightness (None: pooled colours), and whether clips are brought to NORMAL."""
+
+    scorer: Scorer
+    trajan: checkpoints.Checkpoint | None = None
+    features: FeatureModel | None = None
+    normalise: bool = True
+
+    def provenance(self) -> dict:
+        """Returns what judged clips must agree in, to be compared with others."""
+        checkpoint = self.scorer.checkpoint
+        pooled = f"colours of {GRID}x{GRID} cells"
+        return {
+            "checkpoint": {"name": checkpoint.name, "sha256": checkpoint.sha256},
+            "head": fingerprint(self.scorer.head),
+            "trajan": self.trajan and self.trajan.sha256,
+            "straightness": self.features.name if self.features else pooled,
+            "normalised": normalised.NORMAL if self.normalise else None,
+            "judged": VERSION,
+            "options": decisive_options(dataclasses.asdict(self.scorer.options)),
+            "tracker": self.scorer.front_ends.names,
+        }
+
+    def notes(self) -> list[str]:
+        """Returns what a reader must know of how clips were judged."""
+        made = self.provenance()
+        normal = ", ".join(f"{name} {x}" for name, x in normalised.NORMAL.items())
+        return [
+            f"brought to {normal}"
+            if self.normalise
+            else "files as they are: size, "
+            "rate, length and encoding may give a clip away",
+            f"straightness of {made['straightness']}",
+        ]
+
+
+def load_instruments(
+    checkpoint_path: str | None, options, normalise: bool = True
+) -> Instruments:
+    """Loads the scorer, trajan_mini if it is there, and DINOv2 if the options name it
+    or the scorer uses it. Raises UserError of what cannot be used."""
+    scorer = Scorer(checkpoint_path, options)
+    trajan = features = None
+    if TRAJAN.exists():
+        trajan = checkpoints.load_checkpoint(str(TRAJAN))
+        trajan = dataclasses.replace(trajan, params=jax.device_put(trajan.params))
+    if options.dino_model or scorer.front_ends.names["features"]:
+        features = load_features(options=options)
+    return Instruments(scorer, trajan, features, normalise)
+
+
+def judge_clips(
+    paths: Sequence[str], folder: Path, instruments: Instruments
+) -> tuple[list[Row], list[str]]:
+    """Judges clips, a JSON file each; returns rows, whose clip is the path, and what is
+    wrong with the others. Raises UserError: clips judged in another way are there."""
+    items = [Item(path, folder / f"{clip_name(path)}.json") for path in paths]
+    condition = "normalised" if instruments.normalise else "as they are"
+
+    def work(item):
+        values = judge_clip(item.path, instruments)
+        return [Row(item.path, item.path, condition, "", True, values)]
+
+    provenance = instruments.provenance()
+    return judge_items(items, provenance, work, "judging", "clip")
+
+
+def judge_clip(
+    path: str | os.PathLike, instruments: Instruments
+) -> dict[str, float | None]:
+    """Returns all measures of a clip, see generated_report.MEASURES. Raises UserError:
+    it cannot be read, or has nothing to track."""
+    options = instruments.scorer.options
+    if instruments.normalise:
+        video = normalised.normalise(path, options)
+    else:
+        part = options.start, options.duration, options.fps
+        video = read_video(path, *part, input_fps=options.input_fps)
+    return judge_video(video, instruments)
+
+
+def judge_video(video: Video, instruments: Instruments) -> dict[str, float | None]:
+    """Returns `judge_clip` of a clip in memory."""
+    scorer = instruments.scorer
+    video, tracks = lift_video(video, scorer.options, scorer.front_ends)
+    result = scorer.score_tracks(tracks)
+    held_out = hold_out(tracks, scorer.checkpoint, scorer.options)
+    lengths = acceleration(tracks.pixels, tracks.seen)
+    high = np.percentile(lengths, [90, 99]) if len(lengths) else [np.nan] * 2
+    values = {
+        "realism": result.realism,
+        "average_jaccard": result.score["average_jaccard"],
+        "acceleration_90": float(high[0]),
+        "acceleration_99": float(high[1]),
+        "lost_share": lost_share(tracks.seen),
+        "nearest_error": nearest_error(tracks, held_out),
+    }
+    if instruments.trajan:
+        values["trajan_jaccard"] = jaccard_2d(tracks, held_out, instruments.trajan)
+    values |= motion_statistics(tracks.pixels, tracks.seen)
+    features = frame_features(video.frames, instruments.features)
+    return values | straightness(features) | {"num_frames": len(video.frames)}
