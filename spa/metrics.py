@@ -5,10 +5,8 @@ Koppula et al. 2024, "TAPVid-3D: A Benchmark for Tracking Any Point in 3D", sect
 means the same number of pixels everywhere.
 """
 
-from collections.abc import Mapping
 
 import numpy as np
-import scipy.special
 from jaxtyping import Bool, Float, Int
 
 THRESHOLDS = (1, 2, 4, 8, 16)  # pixels at EVALUATION_SIZE
@@ -333,21 +331,6 @@ def held_out_statistics(
     )
     names = ("average_jaccard", "average_pts_within_thresh", "occlusion_accuracy")
     return {name: float(metrics[name]) for name in names}
-
-
-def realism(statistics: Mapping[str, float]) -> float:
-    """Returns a clip's score: how real its motion is, in 0..1, higher is more real.
-
-    Of a clip's surprise (surprise.py: in standard deviations of intact clips that move
-    alike), the share of intact clips that are more surprising, were they normal: a half
-    is the usual one. Where no head was fitted for a checkpoint there is no surprise,
-    and the published score stands, average Jaccard with median scaling. That says how
-    much of the held-out motion was predicted; how hard the scene is (how much moves,
-    how far) weighs more in it than whether it is possible.
-    """
-    if statistics.get("surprise") is not None:
-        return float(scipy.special.ndtr(-statistics["surprise"]))
-    return float(statistics["average_jaccard"])
 
 
 def point_stays(batch: dict) -> Float[np.ndarray, "B Q T C"]:
