@@ -66,7 +66,8 @@ def table(result: Result, paths: list[str], width: int | None = None) -> str:
     score = result.score
     realism = f"{result.realism:.4f}"
     if score["realism_std"] is not None:
-        what = "groups of tracks" if score["critic"] else "splits"
+        is_judged = score["realism_measure"] == "critic"
+        what = "groups of tracks" if is_judged else "splits"
         realism += f" ± {score['realism_std']:.4f} between {what}"
     lines = [("realism", f"{realism} (0..1, higher is more real)")]
     if score["realism_measure"] == "average_jaccard":

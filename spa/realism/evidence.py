@@ -1,4 +1,4 @@
-"""What the critic sees of a clip: its tracks, and those held out at random and by region."""
+"""What the critic sees of a clip: tracks, and what others say of them, held out."""
 
 import dataclasses
 from collections.abc import Iterator

@@ -64,8 +64,8 @@ def judge_windows(
 
 
 def clip_logit(windows: dict[tuple[int, int], float]) -> float:
-    """Returns the log of the mean of exp(logit) over windows, weighted by length: mostly
-    that of the worst, less by how small a part of the clip they are."""
+    """Returns the log of the mean of exp(logit) over windows, weighted by length: that
+    of the worst, less for how small a part of the clip they are."""
     lengths = np.array([stop - start for start, stop in windows], float)
     logits = np.array(list(windows.values()))
     most = logits.max()

@@ -4,8 +4,6 @@ import dataclasses
 from collections.abc import Iterable
 
 import numpy as np
-from jaxtyping import Bool, Float
-from scipy.spatial import cKDTree
 
 from spa import geometry, metrics
 from spa.clip.video import Video
@@ -17,8 +15,6 @@ from spa.realism.judging import judge_windows, spread_of
 from spa.realism.options import RESULT_VERSION, Options
 from spa.realism.tracks import Tracks3D
 
-# Of a neighbourhood: a point in NEAR_SHARE of those in the frame, within bounds.
-NUM_NEAR, NEAR_SHARE = (4, 16), 40
 FEW_TRACKS, FEW_FRAMES = 64, 16  # below which a score comes with a warning
 STILL = 2.0  # pixels; below it, all motion may be the tracker's noise
 
@@ -79,7 +75,7 @@ def make_result(
         "realism_measure": "critic" if found else "average_jaccard",
         "surprise": surprise,
         **statistics,
-        "per_frame": worst_neighbourhoods(scores, tracks.pixels[ids], tracks.seen[ids]),
+        "per_frame": _per_frame(scores, tracks, ids),
         "windows": [_window_entry(window, of_window) for window in held_out.windows],
         "cuts": list(tracks.cuts),
         "boxes": [list(box) for box in tracks.boxes],
@@ -222,26 +218,10 @@ def _window_jaccard(tracks, window):
     return statistics["average_jaccard"]
 
 
-def worst_neighbourhoods(
-    scores: Float[np.ndarray, "N T"],
-    pixels: Float[np.ndarray, "N T 2"],
-    visible: Bool[np.ndarray, "N T"],
-) -> list[float | None]:
-    """Returns for each frame the lowest mean score of a point and those nearest to it,
-    NUM_NEAR with it, of those that have one; None where none has. A point that was just
-    lost is where it was last seen."""
-    found = []
-    for t in range(scores.shape[1]):
-        rows = np.flatnonzero(np.isfinite(scores[:, t]))
-        if not len(rows):
-            found.append(None)
-            continue
-        is_lost = ~visible[rows, t] & (t > 0)
-        places = pixels[rows, t - is_lost]
-        near = int(np.clip(round(len(rows) / NEAR_SHARE), *NUM_NEAR))
-        index = cKDTree(places).query(places, range(1, min(near, len(rows)) + 1))[1]
-        found.append(float(scores[rows, t].astype(float)[index].mean(axis=1).min()))
-    return found
+def _per_frame(scores, tracks, ids):
+    how = scores, tracks.pixels[ids], tracks.seen[ids]
+    found = metrics.worst_neighbourhoods(*how).tolist()
+    return [None if x != x else x for x in found]
 
 
 def _warnings(video, tracks, ids, options, fitted) -> list[str]:

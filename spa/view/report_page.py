@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from spa.errors import UserError
 from spa.files import whole_file
+from spa.realism.calibration import meaning
 from spa.view.report_folder import (
     Entry,
     Folder,
@@ -178,8 +179,9 @@ def comparability_notes(folders: Sequence[Folder]) -> list[str]:
         )
     if any(score.measure != "critic" for score in scores):
         notes.append(
-            "Realism is average Jaccard in some of these: no critic was fitted for their "
-            "checkpoint, or they have too few tracks. It is no share of real clips."
+            "Realism is average Jaccard in some of these: no critic was fitted for "
+            "their checkpoint, or they have too few tracks. It is no share of real "
+            "clips."
         )
     return notes
 
