@@ -1,5 +1,6 @@
 """Real clips against damaged copies of themselves, judged."""
 
+import dataclasses
 import functools
 import os
 import zlib
@@ -35,6 +36,7 @@ def run_corruptions(
     `judge_items`."""
     items = [Item(path, Path(folder) / _clip_name(path)) for path in paths]
     rows, failures, folds = [], [], folds or {}
+    judges = _comparable_judges(judges, folds)
 
     def work(item):
         return _pieces(item.path, judges.options, num_frames)
@@ -63,6 +65,16 @@ def read_folds(path: str | os.PathLike) -> dict[str, str]:
         for row in rows
         if (row["fold"] or "").strip()
     }
+
+
+def _comparable_judges(judges, folds) -> Judges:
+    """Returns judges without the critic "no model" if it saw clips that others judge by
+    their fold: what some clips lack no clip is compared by."""
+    of_fold = {f"fold {fold}" for fold in folds.values()} & set(judges.critics)
+    if all(f"no model {name}" in judges.critics for name in of_fold):
+        return judges
+    critics = {n: x for n, x in judges.critics.items() if n != "no model"}
+    return dataclasses.replace(judges, critics=critics)
 
 
 def _fold_notes(paths, judges, folds) -> list[str]:

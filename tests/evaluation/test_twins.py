@@ -119,7 +119,9 @@ def test_the_first_line_says_what_the_autoencoder_adds():
     rows = []
     for i in range(40):
         for kind, shift in (("none", 1.0), ("kick", 0.0)):
-            values = {"realism": shift + rng.normal(0, 0.3), "no_model": rng.normal()}
+            names = ("no_model", "average_jaccard", "acceleration_99")
+            values = dict(zip(names, rng.normal(size=3), strict=True))
+            values["realism"] = shift + rng.normal(0, 0.3)
             rows.append(judged.Row(str(i), str(i), "true", kind, True, values))
     found = judged_report.report(rows, {"dynamics": ("kick",)}, pooled=("kick",))
     assert found.headline.startswith("The autoencoder adds to realism (true, pooled): ")

