@@ -68,12 +68,13 @@ def read_folds(path: str | os.PathLike) -> dict[str, str]:
 
 
 def _comparable_judges(judges, folds) -> Judges:
-    """Returns judges without the critic "no model" if it saw clips that others judge by
-    their fold: what some clips lack no clip is compared by."""
+    """Returns judges without any critic "no model" if some fold lacks its own: what some
+    clips lack no clip is compared by."""
     of_fold = {f"fold {fold}" for fold in folds.values()} & set(judges.critics)
     if all(f"no model {name}" in judges.critics for name in of_fold):
         return judges
-    critics = {n: x for n, x in judges.critics.items() if n != "no model"}
+    critics = judges.critics.items()
+    critics = {n: x for n, x in critics if not n.startswith("no model")}
     return dataclasses.replace(judges, critics=critics)
 
 
