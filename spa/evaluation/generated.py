@@ -25,7 +25,7 @@ from spa.evaluation.straightness import GRID, frame_features, straightness
 from spa.jobs import Item
 from spa.model import checkpoints
 from spa.realism.front_ends import lift_video
-from spa.realism.heads import fingerprint
+from spa.realism.critic_files import fingerprint
 from spa.realism.hold_out import hold_out
 from spa.realism.options import RESULT_VERSION, decisive_options, make_options
 from spa.realism.scorer import Scorer
@@ -113,7 +113,7 @@ class Instruments:
         pooled = f"colours of {GRID}x{GRID} cells"
         return {
             "checkpoint": {"name": checkpoint.name, "sha256": checkpoint.sha256},
-            "head": fingerprint(self.scorer.head),
+            "critic": fingerprint(self.scorer.critic),
             "trajan": self.trajan and self.trajan.sha256,
             "straightness": self.features.name if self.features else pooled,
             "normalised": normalised.NORMAL if self.normalise else None,

@@ -1,4 +1,4 @@
-"""Evidence for surprise: tracks held out at random, by region, moved as others."""
+"""What the critic sees of a clip: tracks, and what others say of them, held out."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -7,14 +7,11 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import scipy.special
-from jaxtyping import Bool, Float, Int, UInt64
-from scipy.spatial import cKDTree
-from scipy.spatial.distance import cdist
+from jaxtyping import Float, Int, UInt64
 from tqdm import tqdm
 
 from spa import geometry
 from spa.model import checkpoints
-from spa.realism import surprise
 from spa.realism.critic import Evidence
 from spa.realism.hold_out import (
     GROUPS,
@@ -22,7 +19,6 @@ from spa.realism.hold_out import (
     WindowPrediction,
     hold_out,
     lots,
-    nearest_frames,
     predict_window,
     track_keys,
 )
@@ -32,41 +28,18 @@ from spa.realism.tracks import Tracks3D
 NUM_REGIONS = 8  # of a window, each of which is held out at once;
 REGION_ROWS = 2  # so many of them above each other, to begin with
 FEWEST = 4  # tracks of a window
-MOST_TOGETHER = 1200  # tracks of a window that surprise sees at once
+MOST_TOGETHER = 128  # tracks of a window that the critic sees at once
+MOST_LOG_SCALE = 8.0
 
 
-def clip_fields(
-    tracks: Tracks3D,
-    checkpoint: checkpoints.Checkpoint,
-    options: Options,
-    held_out: HeldOut | None = None,
-) -> Iterator[surprise.Fields]:
-    """Yields surprise.window_fields per window and group, one by one as they are large;
-    none of a window with fewer than four tracks held out."""
-    held_out = held_out or hold_out(tracks, checkpoint, options)
-    keys = track_keys(tracks)
-    for window in tqdm(
-        held_out.windows, "surprise", unit="window", delay=1, leave=False
-    ):
-        if len(np.unique(window.ids)) < surprise.NUM_NEAR[0]:
-            continue
-        by_region = predict_regions(
-            checkpoint.model, checkpoint.params, tracks, window, keys, options
-        )
-        known = {
-            "random": _predicted_pixels(tracks, window),
-            "region": _predicted_pixels(tracks, by_region),
-        }
-        span = window.start, window.stop
-        pixels, visible = _window_pixels(tracks, span)
-        for ids in deal_groups(window, keys, options):
-            predictions = {
-                "nearest": nearest_motion(window, pixels, visible, ids),
-                **{name: _chosen_tracks(ids, *found) for name, found in known.items()},
-            }
-            yield surprise.window_fields(
-                pixels[ids], visible[ids], predictions, span, ids
-            )
+class Predictions(NamedTuple):
+    """Tracks of a window predicted from others, pixels at 256: where they are [N, L, 2]
+    (NaN: not predicted), the probability of being visible [N, L], and how far off the
+    model expects to be [N, L] (None: it does not say)."""
+
+    pixels: Float[np.ndarray, "N L 2"]
+    visible: Float[np.ndarray, "N L"]
+    scale: Float[np.ndarray, "N L"] | None = None
 
 
 class WindowEvidence(NamedTuple):
@@ -127,8 +100,8 @@ def deal_groups(
     options: Options,
     most: int | None = MOST_TOGETHER,
 ) -> list[Int[np.ndarray, " n"]]:
-    """Deals a window's tracks at random into groups of a size that surprise is used to:
-    what is sharpest among more of them would be sharper."""
+    """Deals a window's tracks at random into groups of a size that the critic is used
+    to, about equally large."""
     ids = np.unique(window.ids)
     drawn = lots(keys[ids], options.seed, window.start, GROUPS)
     number = -(-len(ids) // most) if most else 1
@@ -193,11 +166,11 @@ def _predicted_pixels(tracks, window):
     pixels = geometry.project(window.tracks[rows], camera)
     visible = scipy.special.expit(window.visible_logits[rows, :, 0])
     if window.log_error_scale is None:
-        return ids, surprise.Predictions(pixels, visible)
-    limit = surprise.MOST_LOG_SCALE
+        return ids, Predictions(pixels, visible)
+    limit = MOST_LOG_SCALE
     log_scale = np.clip(window.log_error_scale[rows, :, 0], -limit, limit)
     scale = camera[..., 0] * np.exp(log_scale)
-    return ids, surprise.Predictions(pixels, visible, scale)
+    return ids, Predictions(pixels, visible, scale)
 
 
 def _chosen_tracks(chosen, ids, predictions):
@@ -212,52 +185,6 @@ def _chosen_tracks(chosen, ids, predictions):
         found[is_there] = values[rows]
         return found
 
-    return surprise.Predictions(
+    return Predictions(
         *(choose(getattr(predictions, n)) for n in ("pixels", "visible", "scale"))
     )
-
-
-def nearest_motion(
-    window: WindowPrediction,
-    pixels: Float[np.ndarray, "N L 2"],
-    visible: Bool[np.ndarray, "N L"],
-    ids: Int[np.ndarray, " n"],
-) -> surprise.Predictions:
-    """Predicts, without a model, that each track (`ids`) moves as the nearest in its
-    query's frame of another split, or of those shown if there is one split; NaN without
-    one."""
-    unique, first = np.unique(window.ids, return_index=True)
-    first = first[np.searchsorted(unique, ids)]
-    asked = window.query_points[first, 0].astype(int) - window.start
-    split = window.splits[first]
-    only_one = len(ids) and (split == split[0]).all()
-    shown = window.support[split[0]] if only_one else ids[:0]
-    every = np.concatenate([ids, shown])
-    pixels, visible = pixels[every], visible[every]
-    # No split has this number: whatever was shown may be moved like.
-    split_or_shown = np.concatenate([split, np.full(len(shown), -1)])
-    nearest = np.full(len(ids), -1)
-    for t, s in np.unique(np.stack([asked, split], axis=1), axis=0):
-        mine = (asked == t) & (split == s) & visible[: len(ids), t]
-        mine = np.flatnonzero(mine)
-        others = np.flatnonzero(visible[:, t] & (split_or_shown != s))
-        if len(mine) and len(others):
-            nearest[mine] = others[_nearest_rows(pixels[mine, t], pixels[others, t])]
-    rows = np.flatnonzero(nearest >= 0)
-    nearest, asked = nearest[rows], asked[rows]
-    # Where the other is hidden, it is where it was seen nearest in time.
-    moved = pixels[nearest[:, None], nearest_frames(visible[nearest])]
-    found = np.full((len(ids), *pixels.shape[1:]), np.nan, np.float32)
-    found[rows] = pixels[rows, asked][:, None] + moved - pixels[nearest, asked][:, None]
-    return surprise.Predictions(found)
-
-
-def _nearest_rows(asked, others):
-    # So few are asked for at once that to build a tree takes longer.
-    away = cdist(asked, others, "sqeuclidean")
-    found = away.argmin(axis=1)
-    is_tied = (away == away.min(axis=1, keepdims=True)).sum(axis=1) > 1
-    if is_tied.any():
-        # Points of a grid are often equally near: scores hang on the tree's choice.
-        found[is_tied] = cKDTree(others).query(asked[is_tied])[1]
-    return found
