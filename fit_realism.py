@@ -2,12 +2,12 @@
 
     python fit_realism.py --real_csv=videos/manifest.csv --folds=0,1,2,3
     python fit_realism.py --init=checkpoints/3dspa_mini_realism.npz \\
-        --real_dir=my_videos --num_steps=300 --num_modelled=50   # adapt, in minutes
+        --real_dir=my_videos --num_steps=300 --num_modelled=50  # adapt, in minutes
 
-Writes NAME_realism.npz beside the checkpoint (or into --output_dir), where scoring finds
-it, and with --proof NAME_realism_left_out.npz, whose critics never saw a group of
-violations, or a fold of the filmed clips. Interrupted, the same command goes on: what it
-has made lies in --work_dir.
+Writes NAME_realism.npz beside the checkpoint (or into --output_dir), where scoring
+finds it, and with --proof NAME_realism_left_out.npz, whose critics never saw a group of
+violations, or a fold of the filmed clips. Interrupted, the same command goes on: what
+it has made lies in --work_dir.
 """
 
 import sys
@@ -40,8 +40,8 @@ def define_flags() -> None:
     )  # fmt: skip
     flags.DEFINE_float("learning_rate", default.learning_rate, "Highest.", 0)
     flags.DEFINE_integer(
-        "num_modelled", 1500, "Scenes whose points the autoencoder predicts (with their "
-        "twins 3 s each on a core); the other ones come without.",
+        "num_modelled", 1500, "Scenes whose points the autoencoder predicts (with "
+        "their twins 3 s each on a core); the other ones come without.",
         lower_bound=0,
     )  # fmt: skip
     flags.DEFINE_boolean("proof", False, "Also critics that have something left out.")

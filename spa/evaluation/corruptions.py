@@ -68,8 +68,8 @@ def read_folds(path: str | os.PathLike) -> dict[str, str]:
 
 
 def _comparable_judges(judges, folds) -> Judges:
-    """Returns judges without any critic "no model" if some fold lacks its own: what some
-    clips lack no clip is compared by."""
+    """Returns judges without any critic "no model" if some fold lacks its own: what
+    some clips lack no clip is compared by."""
     of_fold = {f"fold {fold}" for fold in folds.values()} & set(judges.critics)
     if all(f"no model {name}" in judges.critics for name in of_fold):
         return judges

@@ -24,8 +24,8 @@ from spa.evaluation.reports import write_report
 from spa.evaluation.straightness import GRID, frame_features, straightness
 from spa.jobs import Item
 from spa.model import checkpoints
-from spa.realism.front_ends import lift_video
 from spa.realism.critic_files import fingerprint
+from spa.realism.front_ends import lift_video
 from spa.realism.hold_out import hold_out
 from spa.realism.options import RESULT_VERSION, decisive_options, make_options
 from spa.realism.scorer import Scorer

@@ -3,7 +3,7 @@
 From top to bottom:
 
     Clip, Group         windows of one scene or clip, the first of them intact
-    PairSource          groups by number, for Grain: which kind of source, and what of it
+    PairSource          groups by number, for Grain: which source, and what of it
     simulated_group     a scene and impossible twins, true or as a tracker sees them
     filmed_group        a filmed clip and copies, damaged as pictures
     stored_group        windows with what the autoencoder expected, made once
@@ -275,10 +275,10 @@ def stored_group(file: str) -> Group:
 
 def drawn_pairs(group: Group, rng, count: int) -> dict[str, np.ndarray] | None:
     """Returns `count` pairs of the intact clip and another: Evidence by name, culprit
-    `[2 count, N, T]`, intact and wrong by turns, in one shape, of drawn points, mirrored
-    and turned alike; None if no pair has enough points."""
+    `[2 count, N, T]`, intact and wrong by turns, in one shape, of drawn points,
+    mirrored and turned alike; None if no pair has enough points."""
     rows = []
-    for i in range(count):
+    for _ in range(count):
         pair = group[0], group[1 + int(rng.integers(len(group) - 1))]
         number = int(rng.integers(FEWEST_POINTS, POINTS + 1))
         number = POINTS if rng.random() < WHOLE_SHARE else number

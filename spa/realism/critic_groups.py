@@ -1,5 +1,5 @@
-"""Groups with what the autoencoder expected of them, made once and kept: its inputs cost
-most of a fit."""
+"""Groups with what the autoencoder expected of them, made once and kept: its inputs
+cost most of a fit."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -39,9 +39,9 @@ def make_groups(
     checkpoint: Checkpoint,
     options: Options,
 ) -> list[Path]:
-    """Returns files of groups (`critic_data.group_arrays`) whose evidence is whole, made
-    where they are not there yet: of simulated scenes, and of every piece of filmed clips
-    (files of `track_real_clips`)."""
+    """Returns files of groups (`critic_data.group_arrays`) whose evidence is whole,
+    made where they are not there yet: of simulated scenes, and of every piece of filmed
+    clips (files of `track_real_clips`)."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     jobs = [(folder / f"scene_{i}.npz", None, i) for i in range(num_simulated)]

@@ -56,7 +56,8 @@ ALIKE = {
     "dynamics": (),
 }
 NO_TRACES = ("texture_swap",)  # kinds that do not show in tracks
-PROOF_SHARE = 4  # of the shipped steps, one in so many for a critic with something left out
+# Of the shipped steps, one in so many for a critic that has something left out.
+PROOF_SHARE = 4
 FIRST_REFERENCE, NUM_REFERENCE = 6_400_000, 60  # simulated intact clips, seen by no fit
 REFERENCE_SECONDS = 10.0  # of a filmed clip
 LEAST_FILMED = 20  # clips judged by critics that never saw them, to be the reference
@@ -135,8 +136,8 @@ def fit(
     init: str | None = None,
     num_workers: int = 1,
 ) -> Path:
-    """Fits critics for a checkpoint and writes them whole (`critics_path`); goes on from
-    what `work_dir` holds. Returns the file.
+    """Fits critics for a checkpoint and writes them whole (`critics_path`); goes on
+    from what `work_dir` holds. Returns the file.
 
     init: a checkpoint's file of critics, whose weights are the first. Raises UserError.
     """
@@ -272,8 +273,8 @@ def calibrated(
     options: Options,
 ) -> dict[str, FittedCritic]:
     """Returns critics with their reference: the logits of filmed clips by the critics
-    that never saw them ("fold K"), on the scale of each critic's own logits of simulated
-    intact clips; of too few filmed ones those simulated clips themselves."""
+    that never saw them ("fold K"), on the scale of each critic's own logits of
+    simulated intact clips; of too few filmed ones those simulated clips themselves."""
     front_ends = load_front_ends(options, checkpoint)
     simulated = [_judge_all(critics, params, *clip, checkpoint, options)
                  for clip in _simulated_clips()]  # fmt: skip
