@@ -44,6 +44,10 @@ def define_flags() -> None:
         "their twins 3 s each on a core); the other ones come without.",
         lower_bound=0,
     )  # fmt: skip
+    flags.DEFINE_integer(
+        "num_reference", 60, "Simulated intact clips that logits are compared with.",
+        lower_bound=10,
+    )  # fmt: skip
     flags.DEFINE_boolean("proof", False, "Also critics that have something left out.")
     flags.DEFINE_string("init", None, "A file of this command's, to start from.")
     flags.DEFINE_string("work_dir", "runs/realism", "For tracks, and for going on.")
@@ -67,7 +71,9 @@ def main(argv):
             seed=FLAGS.seed,
         )
         filmed = fitting.read_filmed(FLAGS.real_dir, FLAGS.real_csv, FLAGS.folds)
-        recipe = fitting.Recipe(training, FLAGS.num_modelled, FLAGS.proof)
+        recipe = fitting.Recipe(
+            training, FLAGS.num_modelled, FLAGS.proof, FLAGS.num_reference
+        )
         path = fitting.fit(
             FLAGS.checkpoint_path,
             filmed,

@@ -9,17 +9,18 @@ From top to bottom:
     calibrated      a critic with its reference of intact clips
 """
 
-import csv
 import dataclasses
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from spa.clip.video import read_video
+from spa.csv_files import find_column, read_csv
 from spa.errors import NothingToTrack, UserError
-from spa.inputs import find_inputs
+from spa.inputs import find_inputs, is_there
 from spa.model.checkpoints import Checkpoint
 from spa.realism import critic_groups, real_clips
 from spa.realism.calibration import Calibration
@@ -39,6 +40,7 @@ from spa.realism.front_ends import lift_video, load_front_ends
 from spa.realism.judging import ClipLogits, judge_windows
 from spa.realism.options import Options, make_options
 from spa.realism.scorer import load_checkpoint
+from spa.realism.tracks import Tracks3D
 from spa.simulation.damages.tracks import TRACK_DAMAGES
 from spa.simulation.scenes import NoScene
 from spa.simulation.violations import GROUPS
@@ -58,9 +60,10 @@ ALIKE = {
 NO_TRACES = ("texture_swap",)  # kinds that do not show in tracks
 # Of the shipped steps, one in so many for a critic that has something left out.
 PROOF_SHARE = 4
-FIRST_REFERENCE, NUM_REFERENCE = 6_400_000, 60  # simulated intact clips, seen by no fit
+FIRST_REFERENCE = 6_400_000  # seed of simulated intact clips, which no fit sees
 REFERENCE_SECONDS = 10.0  # of a filmed clip
-LEAST_FILMED = 20  # clips judged by critics that never saw them, to be the reference
+LEAST_FILMED = 20  # clips, to be the reference
+SEEN = "filmed clips that were learned from"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,12 +74,14 @@ class Recipe:
         training: of the shipped critic.
         num_modelled: simulated groups whose evidence has the autoencoder's part.
         proof: also fit what is left out for the proofs.
+        num_reference: simulated intact clips that logits are compared with.
         shares: of simulated, filmed and modelled groups in what is learned from.
     """
 
     training: Training
     num_modelled: int = 1500
     proof: bool = False
+    num_reference: int = 60
     shares: tuple[float, float, float] = (0.45, 0.2, 0.35)
 
 
@@ -106,25 +111,20 @@ def read_filmed(
 
 
 def _listed(table, folds) -> list[Filmed]:
-    try:
-        with open(table, newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except OSError as error:
-        raise UserError(f"--real_csv={table}: {error.strerror}") from error
-    if not rows or not {"file", "kind"} <= set(rows[0]):
-        raise UserError(f"{table} needs the columns file and kind")
+    columns, rows = read_csv(table, ("file", "kind"))
     rows = [row for row in rows if row["kind"] == "real"]
     if folds:
-        rows = [row for row in rows if row.get("fold") in folds]
-    found = []
-    for row in rows:
-        path = Path(table).parent / row["file"]
-        if not path.exists():
-            raise UserError(f"{table}: there is no {path}")
-        found.append(Filmed(str(path), row.get("fold") or ""))
-    if not found:
-        raise UserError(f"{table}: no clip of kind real in these folds")
-    return found
+        fold = find_column(columns, "fold")
+        if fold is None:
+            raise UserError(f"--folds: {table} has no column fold")
+        rows = [row for row in rows if row[fold] in folds]
+    if not rows:
+        raise UserError(f"{table}: no clip of kind real in what is chosen")
+    paths = [str(Path(table).parent / row["file"]) for row in rows]
+    missing = [path for path in paths if not is_there(path)]
+    if missing:
+        raise UserError(f"{table}: there is no {missing[0]}")
+    return [Filmed(p, row.get("fold", "")) for p, row in zip(paths, rows, strict=True)]
 
 
 def fit(
@@ -167,13 +167,15 @@ def fit(
             train(critic, sources, training, place, num_workers, start)
         )
     critics = {name: fits[name][0] for name in fits}
-    fitted = calibrated(critics, params, filmed, checkpoint, options)
+    how = filmed, recipe.num_reference, checkpoint, options
+    fitted, reference = calibrated(critics, params, *how)
     about = {
         "steps": recipe.training.steps,
         "groups": recipe.training.groups,
         "modelled": len(groups),
         "filmed": len(tracked),
         "init": bool(init),
+        "reference": reference,
     }
     path = critics_path(checkpoint.name, folder)
     write_critics(path, {"realism": fitted.pop("realism")}, checkpoint.sha256, about)
@@ -269,58 +271,77 @@ def calibrated(
     critics: Mapping[str, Critic],
     params: Mapping[str, dict],
     filmed: Sequence[Filmed],
+    num_reference: int,
     checkpoint: Checkpoint,
     options: Options,
-) -> dict[str, FittedCritic]:
-    """Returns critics with their reference: the logits of filmed clips by the critics
-    that never saw them ("fold K"), on the scale of each critic's own logits of
-    simulated intact clips; of too few filmed ones those simulated clips themselves."""
-    front_ends = load_front_ends(options, checkpoint)
-    simulated = [_judge_all(critics, params, *clip, checkpoint, options)
-                 for clip in _simulated_clips()]  # fmt: skip
-    judges = {clip: f"fold {clip.fold}" for clip in filmed
-              if f"fold {clip.fold}" in critics}  # fmt: skip
-    found = {}
-    for clip, name in judges.items():
-        names = [n for n in (name, f"no model {name}") if n in critics]
-        video = read_video(clip.path, 0.0, REFERENCE_SECONDS, None)
-        try:
-            _, tracks = lift_video(video, options, front_ends)
-        except NothingToTrack:
-            continue
-        chosen = {n: critics[n] for n in names}
-        found[clip] = _judge_all(chosen, params, tracks, checkpoint, options)
+) -> tuple[dict[str, FittedCritic], str]:
+    """Returns critics with their reference, the logits of intact clips, and what these
+    are: filmed ones by the critics that never saw them ("fold K"), on the scale of each
+    critic's own logits of simulated clips; without such critics filmed clips that were
+    learned from (SEEN, and a warning); of too few filmed ones simulated clips."""
+    simulated = [
+        _judge_all(critics, params, tracks, checkpoint, options)
+        for tracks in tqdm(_simulated_clips(num_reference), "simulated reference")
+    ]
+    found = dict(_judge_filmed(critics, params, filmed, checkpoint, options))
+    unseen = [c for c, each in found.items() if f"fold {c.fold}" in each]
+    kind = "simulated clips"
+    if len(unseen) >= LEAST_FILMED:
+        kind = "filmed clips that the judging critic never saw"
+    elif len(found) >= LEAST_FILMED:
+        kind = SEEN
+        LOG.warning("the reference is %s: others will score lower (--proof)", SEEN)
     fitted = {}
     for name, critic in critics.items():
         own = np.array([each[name].logit for each in simulated if name in each])
-        points = np.concatenate([_points(each[name]) for each in simulated])
-        prefix = "no model " if not critic.uses_model else ""
-        of_fold = name.removeprefix(prefix).startswith("fold ")
-        reference = []
-        for clip, each in found.items():
-            other = f"{prefix}fold {clip.fold}"
-            # A fold's critic is calibrated on the clips of the others.
-            if other not in each or (of_fold and other == name):
-                continue
-            theirs = [s[other].logit for s in simulated if other in s]
-            z = (each[other].logit - np.mean(theirs)) / max(np.std(theirs), 1e-6)
-            reference.append(own.mean() + z * own.std())
-        if len(reference) < LEAST_FILMED:
-            reference = own
-        backends = front_ends.names
-        calibration = Calibration.fit(np.array(reference), points, backends=backends)
+        reference = own
+        if kind == SEEN:
+            reference = np.array([each[name].logit for each in found.values()])
+        elif kind != "simulated clips":
+            reference = _out_of_fold(name, critic, own, simulated, found)
+        points = np.concatenate([_points(e[name]) for e in simulated if name in e])
+        names = load_front_ends(options, checkpoint).names
+        calibration = Calibration.fit(reference, points, backends=names)
         fitted[name] = FittedCritic(critic, params[name], calibration)
-    return fitted
+    return fitted, kind
+
+
+def _out_of_fold(name, critic, own, simulated, found) -> np.ndarray:
+    """Logits of filmed clips by the critics of their folds, on another critic's scale;
+    for a fold's own critic, of the clips of the other folds."""
+    prefix = "" if critic.uses_model else "no model "
+    reference = []
+    for clip, each in found.items():
+        judge = f"{prefix}fold {clip.fold}"
+        if judge not in each or judge == name:
+            continue
+        theirs = [s[judge].logit for s in simulated if judge in s]
+        z = (each[judge].logit - np.mean(theirs)) / max(np.std(theirs), 1e-6)
+        reference.append(own.mean() + z * own.std())
+    return np.array(reference)
+
+
+def _judge_filmed(critics, params, filmed, checkpoint, options):
+    front_ends = load_front_ends(options, checkpoint)
+    for clip in tqdm(filmed, "filmed reference", unit="clip"):
+        try:
+            video = read_video(clip.path, 0.0, REFERENCE_SECONDS, None)
+            _, tracks = lift_video(video, options, front_ends)
+            found = _judge_all(critics, params, tracks, checkpoint, options)
+        except NothingToTrack:
+            continue
+        if found:
+            yield clip, found
 
 
 def _points(found: ClipLogits) -> np.ndarray:
     return found.points[np.isfinite(found.points)]
 
 
-def _simulated_clips() -> Iterator[tuple]:
-    for seed in range(FIRST_REFERENCE, FIRST_REFERENCE + NUM_REFERENCE):
+def _simulated_clips(count: int) -> Iterator[Tracks3D]:
+    for seed in range(FIRST_REFERENCE, FIRST_REFERENCE + count):
         try:
-            yield (varied_clip(seed)[1],)
+            yield varied_clip(seed)[1]
         except NoScene:
             continue
 
