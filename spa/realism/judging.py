@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from spa.realism.critic import Critic, Evidence, Judgement
+from spa.realism.critic import Critic, Evidence, Judgement, judged_points
 from spa.realism.evidence import MOST_TOGETHER, WindowEvidence
 
 # Groups are filled up to one shape, and judged so many at once: compiled once.
@@ -50,9 +50,7 @@ def judge_windows(
         groups[span] = [float(logit) for _, logit in parts]
         for each, (points, _) in zip(window, parts, strict=True):
             rows = np.s_[each.ids, span[0] : span[1]]
-            visible = each.evidence.visible
-            judged = visible.copy()
-            judged[:, 1:] |= visible[:, :-1]  # where it was lost
+            judged = np.asarray(judged_points(each.evidence.visible[None]))[0]
             total[rows] += np.where(judged, points, 0)
             count[rows] += judged
     if not groups:
