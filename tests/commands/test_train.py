@@ -298,7 +298,7 @@ def test_sigterm_then_a_full_disk(run_3dspa, cache, tmp_path):
 def interrupted(process):
     """The last lines of a run that is interrupted while it simulates scenes."""
     line = ""
-    while "simulating scenes" not in line:
+    while "held-out clips" not in line:
         line = process.stderr.readline()
         assert line or process.poll() is None
     process.send_signal(signal.SIGINT)
@@ -437,12 +437,11 @@ def test_trajan_with_a_pool_and_workers(cache, tmp_path):
     loaded = checkpoints.load_checkpoint(str(folder / "trajan_mini.npz"))
     mini = track_autoencoder.make_model("mini")
     assert loaded.config == track_autoencoder.model_config(mini)
-    shards = sorted(pool.iterdir())
-    assert len(shards) == 2
-    scenes = [np.load(shard)["tracks_3d"] for shard in shards]
-    assert sorted(len(x) for x in scenes) == [2, 4]
-    for scene in scenes[0]:
-        assert not any(np.array_equal(scene, other) for other in scenes[1])
+    kept = [sorted(seed.glob("*.npz")) for seed in sorted(pool.iterdir())]
+    assert [len(files) for files in kept] == [2, 4]
+    held_out, scenes = ([np.load(f)["tracks_3d"] for f in files] for files in kept)
+    for scene in held_out:
+        assert not any(np.array_equal(scene, other) for other in scenes)
 
 
 # With these TRAJAN's first step is at rate 0 and its second moves every weight by 1e25.

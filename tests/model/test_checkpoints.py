@@ -12,7 +12,7 @@ from spa.model import checkpoints, evaluation
 from spa.realism.heads import fingerprint
 from spa.realism.options import DEFAULT_CHECKPOINT, make_options
 from spa.realism.scorer import load_checkpoint, load_heads, score_video, scoring_head
-from spa.simulation.scene_pool import synthetic_pool
+from spa.simulation.scene_pool import ScenePool
 from spa.simulation.violations import FIRST_KINDS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,7 +41,7 @@ def test_a_shipped_checkpoint_halves_the_errors_of_simple_motion(name):
     path = FOLDER / name
     assert path.stat().st_size <= 16 * 2**20
     checkpoint = checkpoints.load_checkpoint(str(path))
-    pool = synthetic_pool(16, seed=12, num_tracks=200)
+    pool = ScenePool(16, seed=12, num_tracks=200)
     batches = load_examples(
         pool,
         8,
