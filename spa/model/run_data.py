@@ -15,7 +15,7 @@ import track_autoencoder
 import track_autoencoder_3d
 from spa.data.examples import example_features
 from spa.data.loading import dataset_size, load_dataset
-from spa.errors import UserError
+from spa.errors import UserError, first_line
 from spa.model import checkpoints
 from spa.simulation.scene_pool import ScenePool
 from track_autoencoder import TrackAutoEncoder
@@ -189,13 +189,22 @@ def held_out_batches(options, model) -> list[dict]:
     held_out, missing = [], count
     made = started(batches(options, model, *where, **how))
     with contextlib.closing(made), tqdm(desc="held-out clips", total=count) as bar:
-        while missing > 0 and (batch := next(made, None)):
+        while missing > 0 and (batch := next_batch(made)):
             held_out.append({name: array[:missing] for name, array in batch.items()})
             missing -= len(batch["boundary_frame"])
             bar.update(len(held_out[-1]["boundary_frame"]))
     if not held_out:
         raise UserError(f"no clip is held out in {options.eval_dataset_path}")
     return held_out
+
+
+def next_batch(made: Iterator[dict]) -> dict | None:
+    """Returns the next held-out batch, if there is one; raises UserError whatever a
+    worker died of."""
+    try:
+        return next(made, None)
+    except Exception as error:
+        raise UserError(f"no held-out clips: {first_line(error)}") from error
 
 
 def training_batches(options, model, first: int) -> Iterator[dict]:

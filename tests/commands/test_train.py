@@ -315,11 +315,11 @@ def test_signal_before_the_first_step(cache, tmp_path):
 
 
 def test_signal_before_a_resumed_step(stopped, cache, tmp_path):
-    """While held-out scenes are simulated, of which there are no ready ones here."""
+    """While held-out scenes are simulated, of which only two are ready."""
     folder = tmp_path / "run"
     shutil.copytree(stopped[0], folder)
     flags = [*SMALL, *SIX_STEPS, f"--checkpoint_dir={folder}", "--resume"]
-    error = interrupted(start(cache, *flags, "--num_eval_scenes=100000", pool=False))
+    error = interrupted(start(cache, *flags, "--num_eval_scenes=100000"))
     step = kept_states(folder)[-1]
     assert error[-2].startswith(
         f"stopped before it went on; the training state of step {step} is kept. "
@@ -500,6 +500,7 @@ BAD_FLAGS = {
     "--checkpoint_dir=STOPPED": "STOPPED holds a run: add --resume to go on with it",
     # What must not change when a run is resumed.
     "RESUME --learning_rate=1": "this run has --learning_rate=5.0, not 1.0;",
+    "RESUME --pool_dir=DIR": "this run has --pool_dir=",
     "--resume --checkpoint_dir=BROKEN": "no whole training state in BROKEN/state: ",
 }
 # One interpreter for all of them: importing takes most of the time.

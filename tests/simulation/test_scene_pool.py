@@ -85,39 +85,40 @@ def test_kept_scenes_are_found_again_but_for_torn_ones(tmp_path, monkeypatch):
 
 
 class Noting:
-    """A source of one scene that notes which were asked for."""
+    """A source as long as a pool, of one scene, that notes which were asked for."""
 
     def __init__(self, pool):
-        self.pool, self.scene, self.asked = pool, make_pool()[0], []
+        self.pool, self.asked = pool, []
 
     def __len__(self):
         return len(self.pool)
 
     def __getitem__(self, index):
         self.asked.append(int(index))
-        return self.scene
-
-    def taken(self, batch_size, count, **how):
-        """The numbers of the scenes of so many batches."""
-        self.asked = []
-        batches = load_examples(self, batch_size, **SIZES, **how)
-        list(itertools.islice(batches, count))  # which are made ahead, in order
-        return self.asked[: batch_size * count]
+        return SCENE
 
 
+def numbers_taken(pool, batch_size, count, **how):
+    """The numbers of the scenes of so many batches, which are made ahead, in order."""
+    source = Noting(pool)
+    list(itertools.islice(load_examples(source, batch_size, **SIZES, **how), count))
+    return source.asked[: batch_size * count]
+
+
+SCENE = make_pool()[0]
 SIZES = {"num_support": 16, "num_query": 8, "num_output_frames": 16}
 
 
 @pytest.mark.parametrize("is_endless", [True, False])
 def test_no_scene_comes_twice_or_none_in_an_epoch(is_endless):
-    source = Noting(ScenePool(12, is_endless=is_endless))
-    numbers = source.taken(4, 6)
+    pool = ScenePool(12, is_endless=is_endless)
+    numbers = numbers_taken(pool, 4, 6)
     first, second = numbers[:12], numbers[12:]
     assert len(set(first)) == len(set(second)) == 12 and first != second
     assert set(first) & set(second) == (set() if is_endless else set(range(12)))
     for host in range(2):  # which share the same order out
         shard = {"shard_index": host, "shard_count": 2}
-        assert source.taken(2, 6, **shard) == numbers[host::2]
+        assert numbers_taken(pool, 2, 6, **shard) == numbers[host::2]
 
 
 def test_a_stream_is_the_same_by_any_workers_from_any_batch_on():
@@ -142,12 +143,10 @@ def test_a_scene_that_cannot_be_kept_is_an_error_line(tmp_path):
 
 
 def test_as_many_scenes_of_each_epoch_have_depth(depth_pool):
-    how = {**POOL, **FOUR_WITH_DEPTH}
-    stream = ScenePool(6, 3, is_endless=True, **how)
-    assert ["depth_taps" in stream[i] for i in range(9, 13)] == [False] * 3 + [True]
+    stream = make_pool(is_endless=True, **FOUR_WITH_DEPTH)
+    has_depth = ["depth_taps" in stream[i] for i in range(9, 13)]
+    assert has_depth == [True, False, False, True]  # number 12 begins an epoch
     assert_equal(stream[0], depth_pool[0])
-    files = {path.name for path in depth_pool._folder.iterdir()}
-    assert "000000_depth30.npz" in files
 
 
 def test_a_pool_stores_exact_depth_features(depth_pool, pool):
