@@ -45,6 +45,11 @@ def define_flags() -> None:
         lower_bound=0,
     )  # fmt: skip
     flags.DEFINE_integer(
+        "num_rendered", 1000, "Scenes that are rendered and tracked (with their twins "
+        "15 s each on a core).",
+        lower_bound=0,
+    )  # fmt: skip
+    flags.DEFINE_integer(
         "num_reference", 60, "Simulated intact clips that logits are compared with.",
         lower_bound=10,
     )  # fmt: skip
@@ -72,7 +77,11 @@ def main(argv):
         )
         filmed = fitting.read_filmed(FLAGS.real_dir, FLAGS.real_csv, FLAGS.folds)
         recipe = fitting.Recipe(
-            training, FLAGS.num_modelled, FLAGS.proof, FLAGS.num_reference
+            training,
+            num_modelled=FLAGS.num_modelled,
+            num_rendered=FLAGS.num_rendered,
+            proof=FLAGS.proof,
+            num_reference=FLAGS.num_reference,
         )
         path = fitting.fit(
             FLAGS.checkpoint_path,

@@ -44,6 +44,7 @@ TWINS = 3  # of a scene
 PAIRS = 3  # of a group
 UNKNOWN = -1  # of Clip.culprit
 TRUE_SHARE = 0.2  # of simulated groups whose tracks are exact
+VIEW_SHARE = 0.6  # of pairs that are looked at about what is wrong
 TORN_STEP = 10.0  # px against the picture's own, at which a tracker may lose a point
 
 
@@ -221,7 +222,8 @@ def filmed_clips(file: str | os.PathLike, piece: str) -> Group:
             pixels = arrays[name]
             visible = arrays[name.removesuffix(what) + "visible"]
             wrong = np.int8(0 if kind == INTACT else UNKNOWN)
-            culprit = np.full(visible.shape, wrong)
+            culprit = arrays.get(name.removesuffix(what) + "culprit")
+            culprit = np.full(visible.shape, wrong) if culprit is None else culprit
             group.append(_observed(kind, pixels, visible, culprit))
     return sorted(group, key=lambda clip: clip.kind != INTACT)
 
@@ -284,7 +286,8 @@ def drawn_pairs(group: Group, rng, count: int) -> dict[str, np.ndarray] | None:
         number = POINTS if rng.random() < WHOLE_SHARE else number
         stride = 2 if rng.random() < 0.15 else 1
         turn, draw = picture_change(rng), int(rng.integers(2**31))
-        both = [fitted(clip, number, stride, turn, draw) for clip in pair]
+        view = draw_view(pair[1], rng) if rng.random() < VIEW_SHARE else None
+        both = [fitted(clip, number, stride, turn, draw, view) for clip in pair]
         if any(each is None for each in both):
             continue
         rows += both
@@ -293,6 +296,23 @@ def drawn_pairs(group: Group, rng, count: int) -> dict[str, np.ndarray] | None:
     while len(rows) < 2 * count:
         rows += rows[:2]
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+class View(NamedTuple):
+    """A place of the picture that most points are drawn about: the nearest `share`."""
+
+    centre: Float[np.ndarray, "2"]
+    share: float
+
+
+def draw_view(clip: Clip, rng: np.random.Generator) -> View | None:
+    """Draws a view of what is wrong in a clip, as small a part as scoring's regions or
+    larger; None where that is not known."""
+    wrong = np.argwhere((clip.culprit == 1) & clip.evidence.visible)
+    if not len(wrong):
+        return None
+    row, frame = rng.choice(wrong)
+    return View(clip.evidence.pixels[row, frame], np.exp(rng.uniform(-2.3, -0.4)))
 
 
 class PictureChange(NamedTuple):
@@ -313,7 +333,14 @@ def picture_change(rng: np.random.Generator) -> PictureChange:
     return PictureChange(matrix, SIDE / 2 - np.full(2, SIDE / 2) @ matrix)
 
 
-def fitted(clip: Clip, count: int, stride: int, change: PictureChange, draw: int):
+def fitted(
+    clip: Clip,
+    count: int,
+    stride: int,
+    change: PictureChange,
+    draw: int,
+    view: View | None = None,
+) -> dict[str, np.ndarray] | None:
     """Returns a clip's arrays in one shape: at most `count` of its points, LENGTH
     frames, every `stride`-th, filled up with what is nowhere visible; None if there are
     too few points or frames."""
@@ -332,7 +359,10 @@ def fitted(clip: Clip, count: int, stride: int, change: PictureChange, draw: int
     rng = np.random.default_rng(draw)
     # The same rows of both, if both have them.
     order = np.argsort(rng.random(len(culprit)))
-    rows = order[np.isin(order, seen)][:count]
+    rows = order[np.isin(order, seen)]
+    if view is not None:
+        rows = _in_view(rows, evidence, count, view)
+    rows = rows[:count]
     wrong = np.flatnonzero((culprit[:, :length] > 0).any(1))
     if len(wrong) and not np.isin(rows, wrong).any():
         rows[: min(3, len(wrong), len(rows))] = wrong[: min(3, len(rows))]
@@ -350,6 +380,18 @@ def fitted(clip: Clip, count: int, stride: int, change: PictureChange, draw: int
     arrays["culprit"] = _filled(culprit[rows][:, :length], 0, UNKNOWN)
     arrays["modelled"] = np.asarray(evidence.predicted.any())
     return arrays
+
+
+def _in_view(rows, evidence, count, view):
+    """Rows in another order: first as many as three quarters of `count` of those about
+    the view's centre, then the others."""
+    weight = evidence.visible[rows, :, None]
+    places = (evidence.pixels[rows] * weight).sum(1) / np.maximum(weight.sum(1), 1)
+    away = np.linalg.norm(places - view.centre, axis=-1)
+    limit = np.sort(away)[max(0, int(view.share * len(rows)) - 1)]
+    near, far = rows[away <= limit], rows[away > limit]
+    own = count * 3 // 4
+    return np.concatenate([near[:own], far, near[own:]])
 
 
 def _filled(array, axis, value=0):

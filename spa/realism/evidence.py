@@ -7,7 +7,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import scipy.special
-from jaxtyping import Float, Int, UInt64
+from jaxtyping import Bool, Float, Int, UInt64
 from tqdm import tqdm
 
 from spa import geometry
@@ -43,11 +43,13 @@ class Predictions(NamedTuple):
 
 
 class WindowEvidence(NamedTuple):
-    """Evidence about tracks `ids [N]` of a clip in frames `span` (start, stop)."""
+    """Evidence about tracks `ids [N]` of a clip in frames `span` (start, stop), most of
+    them in one `region` of the picture."""
 
     span: tuple[int, int]
     ids: Int[np.ndarray, " N"]
     evidence: Evidence
+    region: int = 0
 
 
 def window_evidence(
@@ -69,9 +71,10 @@ def window_evidence(
         known = [_predicted_pixels(tracks, each) for each in (window, by_region)]
         span = window.start, window.stop
         pixels, visible = _window_pixels(tracks, span)
-        for ids in deal_groups(window, keys, options, most):
+        for region, ids in deal_groups(window, pixels, visible, keys, options, most):
             found = [_chosen_tracks(ids, *each) for each in known]
-            yield WindowEvidence(span, ids, _evidence(pixels[ids], visible[ids], found))
+            whole = _evidence(pixels[ids], visible[ids], found)
+            yield WindowEvidence(span, ids, whole, region)
 
 
 def _evidence(pixels, visible, found) -> Evidence:
@@ -96,17 +99,32 @@ def _evidence(pixels, visible, found) -> Evidence:
 
 def deal_groups(
     window: WindowPrediction,
+    pixels: Float[np.ndarray, "N L 2"],
+    visible: Bool[np.ndarray, "N L"],
     keys: UInt64[np.ndarray, " N"],
     options: Options,
     most: int | None = MOST_TOGETHER,
-) -> list[Int[np.ndarray, " n"]]:
-    """Deals a window's tracks at random into groups of a size that the critic is used
-    to, about equally large."""
+) -> list[tuple[int, Int[np.ndarray, " n"]]]:
+    """Deals a window's tracks into groups of at most so many, each with the number of
+    its region: all of them, if they are not more; else three quarters of a region's
+    (of NUM_REGIONS), drawn without replacement, and a quarter of others, so that a
+    small body is not lost among many."""
     ids = np.unique(window.ids)
+    if most is None or len(ids) <= most:
+        return [(0, ids)]
     drawn = lots(keys[ids], options.seed, window.start, GROUPS)
-    number = -(-len(ids) // most) if most else 1
-    groups = np.array_split(ids[np.argsort(drawn)], number)
-    return [np.sort(group) for group in groups]
+    order = ids[np.argsort(drawn)]
+    weight = visible[order, :, None]
+    centres = np.where(weight, pixels[order], 0).sum(1) / np.maximum(weight.sum(1), 1)
+    region = _regions(centres.astype(np.float32))
+    groups = []
+    for r in np.unique(region):
+        own, others = order[region == r], order[region != r]
+        parts = np.array_split(own, -(-len(own) // (most * 3 // 4)))
+        for i, part in enumerate(parts):
+            rest = np.roll(others, -i * (most // 4))[: most // 4]
+            groups.append((int(r), np.sort(np.concatenate([part, rest]))))
+    return groups
 
 
 def predict_regions(

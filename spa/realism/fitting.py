@@ -22,7 +22,7 @@ from spa.csv_files import find_column, read_csv
 from spa.errors import NothingToTrack, UserError
 from spa.inputs import find_inputs, is_there
 from spa.model.checkpoints import Checkpoint
-from spa.realism import critic_groups, real_clips
+from spa.realism import critic_groups, real_clips, rendered_clips
 from spa.realism.calibration import Calibration
 from spa.realism.conditions import varied_clip
 from spa.realism.critic import Critic
@@ -43,7 +43,7 @@ from spa.realism.scorer import load_checkpoint
 from spa.realism.tracks import Tracks3D
 from spa.simulation.damages.tracks import TRACK_DAMAGES
 from spa.simulation.scenes import NoScene
-from spa.simulation.violations import GROUPS
+from spa.simulation.violations import GROUPS, PICTURED
 
 LOG = logging.getLogger(__name__)
 # Damages of tracks and of pictures that look like a group of violations: a critic that
@@ -73,16 +73,19 @@ class Recipe:
     Attributes:
         training: of the shipped critic.
         num_modelled: simulated groups whose evidence has the autoencoder's part.
+        num_rendered: scenes that are rendered and tracked, with twins.
         proof: also fit what is left out for the proofs.
         num_reference: simulated intact clips that logits are compared with.
-        shares: of simulated, filmed and modelled groups in what is learned from.
+        shares: of simulated, of filmed and rendered, and of modelled groups in what is
+            learned from.
     """
 
     training: Training
     num_modelled: int = 1500
+    num_rendered: int = 1000
     proof: bool = False
     num_reference: int = 60
-    shares: tuple[float, float, float] = (0.45, 0.2, 0.35)
+    shares: tuple[float, float, float] = (0.35, 0.3, 0.35)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,16 +151,22 @@ def fit(
     host = dataclasses.replace(checkpoint, params=None)  # for other processes
     tracked = _track(filmed, work / "filmed", options, host, num_workers)
     kinds = tuple(k for group in GROUPS.values() for k in group if k not in NO_TRACES)
+    pictured = [kind for kind in PICTURED if kind not in NO_TRACES]
+    rendered = rendered_clips.track_rendered_scenes(
+        work / "rendered", recipe.num_rendered, pictured, num_workers
+    )
+    rendered = [str(path) for path in rendered]
     groups = critic_groups.make_groups(
         work / "groups",
-        sorted(tracked.values()),
+        [*sorted(tracked.values()), *rendered],
         recipe.num_modelled,
         kinds,
         tuple(TRACK_DAMAGES),
         checkpoint,
         options,
     )
-    fits = fits_of(filmed, recipe, kinds, tracked, [str(path) for path in groups])
+    stored = [str(path) for path in groups]
+    fits = fits_of(filmed, recipe, kinds, tracked, rendered, stored)
     params = {}
     for name, (critic, sources, training) in fits.items():
         LOG.info("fitting %s: %d steps", name, training.steps)
@@ -174,6 +183,7 @@ def fit(
         "groups": recipe.training.groups,
         "modelled": len(groups),
         "filmed": len(tracked),
+        "rendered": len(rendered),
         "init": bool(init),
         "reference": reference,
     }
@@ -212,6 +222,7 @@ def fits_of(
     recipe: Recipe,
     kinds: Sequence[str],
     tracked: Mapping[Filmed, str],
+    rendered: Sequence[str],
     stored: Sequence[str],
 ) -> dict[str, tuple[Critic, Sources, Training]]:
     """Returns which critics are fitted, by name: "realism", which ships, and for the
@@ -220,7 +231,7 @@ def fits_of(
     critic, blind = Critic(), Critic(uses_model=False)
     sources = Sources(
         tuple(kinds),
-        filmed=tuple(sorted(tracked.values())),
+        filmed=(*sorted(tracked.values()), *rendered),
         stored=tuple(stored),
         shares=recipe.shares,
     )

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 
 import jax
@@ -43,22 +43,30 @@ def judge_windows(
     """Returns what a critic says of a clip of `shape` (tracks, frames); None if there
     is no evidence. Windows come one after another, each with all of its groups."""
     total, count = np.zeros(shape), np.zeros(shape, np.int32)
-    groups: dict[tuple[int, int], list[float]] = {}
+    groups: dict[tuple[int, int], dict[int, list[float]]] = {}
     for span, window in groupby(evidence, lambda each: each.span):
         window = list(window)
         parts = list(_judge_groups([x.evidence for x in window], critic, params))
-        groups[span] = [float(logit) for _, logit in parts]
-        for each, (points, _) in zip(window, parts, strict=True):
+        groups[span] = {}
+        for each, (points, logit) in zip(window, parts, strict=True):
+            groups[span].setdefault(each.region, []).append(float(logit))
             rows = np.s_[each.ids, span[0] : span[1]]
             judged = np.asarray(judged_points(each.evidence.visible[None]))[0]
             total[rows] += np.where(judged, points, 0)
             count[rows] += judged
     if not groups:
         return None
-    windows = {span: float(np.mean(logits)) for span, logits in groups.items()}
+    windows = {span: window_logit(regions) for span, regions in groups.items()}
     points = np.full(shape, np.nan, np.float32)
     np.divide(total, count, out=points, where=count > 0, casting="same_kind")
     return ClipLogits(clip_logit(windows), windows, points, _jackknife(groups))
+
+
+def window_logit(regions: Mapping[int, Sequence[float]]) -> float:
+    """Returns the log of the mean of exp(logit) over regions of the picture, each the
+    mean over its groups: what is wrong in one of them is not made good by others."""
+    logits = np.array([np.mean(groups) for groups in regions.values()])
+    return float(np.logaddexp.reduce(logits) - np.log(len(logits)))
 
 
 def clip_logit(windows: dict[tuple[int, int], float]) -> float:
@@ -80,13 +88,18 @@ def spread_of(realism: Float[np.ndarray, " G"]) -> float | None:
 
 
 def _jackknife(groups) -> np.ndarray:
-    most = max(map(len, groups.values()))
+    """Clip logits without one group of every region that has several."""
+    most = max(len(x) for regions in groups.values() for x in regions.values())
     if most < 2:
         return np.zeros(0)
+
+    def without(g, logits):
+        return logits[:g] + logits[g + 1 :] if len(logits) > 1 else logits
+
     return np.array([
         clip_logit({
-            span: float(np.mean(x[:g] + x[g + 1 :])) if len(x) > 1 else x[0]
-            for span, x in groups.items()
+            span: window_logit({r: without(g, x) for r, x in regions.items()})
+            for span, regions in groups.items()
         })
         for g in range(most)
     ])  # fmt: skip

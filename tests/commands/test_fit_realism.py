@@ -15,6 +15,7 @@ SMALL = {
     "num_steps": 2,
     "groups": 1,
     "num_modelled": 1,
+    "num_rendered": 0,
     "num_reference": 12,
     "num_workers": 0,
     "work_dir": "work",

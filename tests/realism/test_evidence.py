@@ -76,8 +76,17 @@ def test_every_group_has_tracks_of_every_split():
     rows = [split_lots(keys, split, options) for split in range(4)]
     split = deal_splits(np.stack(rows), options).argmax(axis=0)
     window = types.SimpleNamespace(ids=ids, start=24)
-    groups = evidence.deal_groups(window, keys, options)
-    assert len(groups) == 29 and sorted(np.concatenate(groups)) == ids.tolist()
-    for group in groups:
-        assert len(group) <= evidence.MOST_TOGETHER
+    pixels = np.random.default_rng(0).uniform(0, 256, (3700, 1, 2))
+    visible = np.ones((3700, 1), bool)
+    how = window, pixels, visible, keys, options
+    groups = evidence.deal_groups(*how)
+    assert {region for region, _ in groups} == set(range(evidence.NUM_REGIONS))
+    assert set(np.concatenate([group for _, group in groups])) == set(ids)
+    for _, group in groups:
+        assert len(set(group)) == len(group) <= evidence.MOST_TOGETHER
         assert np.bincount(split[group], minlength=4).min() > 10
+        # Three quarters of a group are about one place, in a ninth of the picture.
+        away = np.linalg.norm(pixels[group, 0] - np.median(pixels[group, 0], 0), axis=1)
+        assert np.quantile(away, 0.7) < 85
+    [(region, everything)] = evidence.deal_groups(*how, most=None)
+    assert region == 0 and everything.tolist() == ids.tolist()

@@ -16,7 +16,7 @@ STORED = ["work/scene_7.npz", "work/a_1f_0.npz", "work/b_1f_12.npz"]
 
 def fits(proof=True):
     return fits_of(
-        CLIPS, Recipe(Training(steps=400), proof=proof), KINDS, TRACKED, STORED
+        CLIPS, Recipe(Training(steps=400), proof=proof), KINDS, TRACKED, [], STORED
     )
 
 
