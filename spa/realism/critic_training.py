@@ -103,8 +103,9 @@ def train(
 
 
 def _optimiser(training):
+    rate, warm_up = training.learning_rate, min(WARM_UP, training.steps // 4)
     schedule = optax.warmup_cosine_decay_schedule(
-        0, training.learning_rate, WARM_UP, training.steps, training.learning_rate / 50
+        0, rate, warm_up, training.steps, rate / 50
     )
     return optax.chain(
         optax.clip_by_global_norm(1.0),

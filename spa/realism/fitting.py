@@ -144,6 +144,7 @@ def fit(
     options, work = make_options(), Path(work_dir)
     checkpoint = load_checkpoint(checkpoint_path, options)
     folder = Path(output_dir or checkpoint.folder)
+    first = _first_params(init, checkpoint)
     host = dataclasses.replace(checkpoint, params=None)  # for other processes
     tracked = _track(filmed, work / "filmed", options, host, num_workers)
     kinds = tuple(k for group in GROUPS.values() for k in group if k not in NO_TRACES)
@@ -157,7 +158,6 @@ def fit(
         options,
     )
     fits = fits_of(filmed, recipe, kinds, tracked, [str(path) for path in groups])
-    first = _first_params(init, checkpoint)
     params = {}
     for name, (critic, sources, training) in fits.items():
         LOG.info("fitting %s: %d steps", name, training.steps)

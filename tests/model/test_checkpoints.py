@@ -11,7 +11,7 @@ from spa.model import checkpoints, evaluation
 from spa.realism.critic_files import SHIPPED as REALISM
 from spa.realism.options import DEFAULT_CHECKPOINT
 from spa.realism.scorer import load_critics, score_video
-from spa.simulation.scene_pool import synthetic_pool
+from spa.simulation.scene_pool import ScenePool
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "checkpoints"
@@ -39,7 +39,7 @@ def test_a_shipped_checkpoint_halves_the_errors_of_simple_motion(name):
     path = FOLDER / name
     assert path.stat().st_size <= 16 * 2**20
     checkpoint = checkpoints.load_checkpoint(str(path))
-    pool = synthetic_pool(16, seed=12, num_tracks=200)
+    pool = ScenePool(16, seed=12, num_tracks=200)
     batches = load_examples(
         pool,
         8,
