@@ -312,7 +312,7 @@ def draw_view(clip: Clip, rng: np.random.Generator) -> View | None:
     if not len(wrong):
         return None
     row, frame = rng.choice(wrong)
-    return View(clip.evidence.pixels[row, frame], np.exp(rng.uniform(-2.3, -0.4)))
+    return View(clip.evidence.pixels[row, frame], np.exp(rng.uniform(-2.7, -0.4)))
 
 
 class PictureChange(NamedTuple):
