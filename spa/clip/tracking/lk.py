@@ -1,12 +1,12 @@
 """Pyramidal Lucas-Kanade (OpenCV), forward and backward; needs no weights."""
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from spa import geometry
 from spa.clip.availability import Row
 from spa.clip.progress import progress_bar
 from spa.clip.tracking.protocol import (
@@ -21,8 +21,25 @@ from spa.clip.tracking.protocol import (
 
 PYRAMID_LEVELS = 4  # halvings: reaches motions of about WINDOW / 2 * 2**4 px a frame
 MAX_ROUND_TRIP = 1.0  # px between a point and where tracking there and back puts it
-PATCH = 9  # side of the patch compared with the seed's
-MIN_CORRELATION = 0.5  # of that patch with the seed's, normalised
+PATCH = 11  # side of the patch compared with the seed's
+MIN_CORRELATION = 0.7  # of that patch, warped, with the seed's, normalised
+STEPS = 2  # of the warp, a frame
+MAX_SHIFT = 1.0  # px that the seed's patch may move a point from where LK put it
+SURE = 2.0
+NEAR_LEVELS = 2
+MARGIN_THERE = 5
+# Damping of shifts and of shapes, in squares of the unit-norm patch: what has little
+# texture changes little.
+DAMPING = (0.02, 0.02, 0.3, 0.3, 0.3, 0.3)
+LARGEST = 2.5  # a patch that is more stretched or shrunk than this is lost
+
+
+class Templates(NamedTuple):
+    """The seeds' patches `[N, PATCH²]`, zero mean and unit norm, and the step of a warp
+    `[N, 6, PATCH²]` per difference from them."""
+
+    values: np.ndarray
+    solve: np.ndarray
 
 
 def load(options=None) -> Callable[..., Tracks2D]:
@@ -91,32 +108,44 @@ def _sweep(frames, size, find_seeds, max_tracks, bar):
     positions = np.zeros((max_tracks, num_frames, 2), np.float32)
     visible = np.zeros((max_tracks, num_frames), bool)
     seeded_at = np.zeros(max_tracks, int)
-    templates = np.zeros((max_tracks, PATCH**2), np.float32)
+    templates = Templates(
+        np.zeros((max_tracks, PATCH**2), np.float32),
+        np.zeros((max_tracks, 6, PATCH**2), np.float32),
+    )
+    shapes = np.tile(np.eye(2, dtype=np.float32), (max_tracks, 1, 1))
+    steps = np.zeros((max_tracks, 2), np.float32)
     count, before = 0, None
 
     def follow(which, t, step, grey):
-        positions[which, t], visible[which, t] = _follow(
+        last = positions[which, t - step]
+        now, shown, shapes[which] = _follow(
             before,
             grey,
-            positions[which, t - step],
+            last,
             visible[which, t - step],
-            templates[which],
+            templates,
+            which,
+            shapes[which],
+            steps[which],
         )
+        positions[which, t], visible[which, t] = now, shown
+        steps[which] = now - last
 
     for t in range(num_frames):
         grey = grey_frame(frames[t], size)
         if t:
-            follow(slice(count), t, 1, grey)
+            follow(np.arange(count), t, 1, grey)
         taken = positions[:count, t][visible[:count, t]]
         seeds = find_seeds(t, grey, taken, max_tracks - count)
         if len(seeds):
             new = slice(count, count + len(seeds))
             positions[new, t], visible[new, t], seeded_at[new] = seeds, True, t
-            templates[new] = _patches(grey, seeds)
+            templates.values[new], templates.solve[new] = _templates(grey, seeds)
             count = new.stop
         before = grey
         bar.update()
 
+    shapes[:], steps[:] = np.eye(2), 0
     for t in reversed(range(num_frames)):
         grey = grey_frame(frames[t], size)
         if t < num_frames - 1:
@@ -126,49 +155,137 @@ def _sweep(frames, size, find_seeds, max_tracks, bar):
     return positions[:count], visible[:count]
 
 
-def _follow(before, after, positions, visible, templates):
-    """Returns positions [n, 2] and visibility [n] one frame on; what is lost stays."""
-    positions, alive = positions.copy(), np.flatnonzero(visible)
+def _follow(before, after, positions, visible, templates, which, shapes, steps):
+    """Returns positions [n, 2], visibility [n] and shapes [n, 2, 2] one frame on; what
+    is lost stays."""
+    positions, shapes = positions.copy(), shapes.copy()
+    alive = np.flatnonzero(visible)
     visible = np.zeros_like(visible)
     if len(alive) == 0:
-        return positions, visible
+        return positions, visible, shapes
     start = positions[alive]
-    there, found = _lucas_kanade(before, after, start)
-    back, returned = _lucas_kanade(after, before, there)
-    ok = found & returned & is_inside(there, after.shape)
-    ok &= np.linalg.norm(back - start, axis=-1) < MAX_ROUND_TRIP
-    alive, there = alive[ok], there[ok]
-    if len(alive):
-        patches = _patches(after, there)
-        ok = (patches * templates[alive]).sum(axis=-1) > MIN_CORRELATION
-        alive, there = alive[ok], there[ok]
-    positions[alive], visible[alive] = there, True
-    return positions, visible
+    there, ok = _round_trip(before, after, start, None)
+    again = np.flatnonzero(~ok & (np.abs(steps[alive]).max(axis=1) > 0.5))
+    if len(again) and NEAR_LEVELS:
+        guess = start[again] + steps[alive[again]]
+        found, good = _round_trip(before, after, start[again], guess)
+        there[again[good]], ok[again[good]] = found[good], True
+    maybe = np.isfinite(there).all(axis=1) & is_inside(there, after.shape, MARGIN_THERE)
+    alive, there, ok = alive[maybe], there[maybe], ok[maybe]
+    if len(alive) == 0:
+        return positions, visible, shapes
+    part = Templates(*(x[which[alive]] for x in templates))
+    found, shape, correlation = _refine(after, there, shapes[alive], part)
+    ok = (correlation > MIN_CORRELATION) & (ok | (correlation > SURE))
+    alive = alive[ok]
+    positions[alive], shapes[alive], visible[alive] = found[ok], shape[ok], True
+    return positions, visible, shapes
 
 
-def _lucas_kanade(before, after, points):
+def _round_trip(before, after, start, guess):
+    """Returns where points [n, 2] are in the other frame, looked for about `guess`, and
+    which are found and lead back."""
+    there, found = _lucas_kanade(before, after, start, guess)
+    back = None if guess is None else there + start - guess
+    back, returned = _lucas_kanade(after, before, there, back)
+    near = np.linalg.norm(back - start, axis=-1) < MAX_ROUND_TRIP
+    return there, found & returned & near
+
+
+def _lucas_kanade(before, after, points, guess=None):
     """Returns where points [n, 2] of a grey frame are in another, and which are
     found."""
     there, status, _ = cv2.calcOpticalFlowPyrLK(
         before,
         after,
         points[:, None],
-        None,
+        None if guess is None else guess[:, None].copy(),
         winSize=(WINDOW, WINDOW),
-        maxLevel=PYRAMID_LEVELS,
+        maxLevel=PYRAMID_LEVELS if guess is None else NEAR_LEVELS,
         criteria=(cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 20, 0.02),
+        flags=0 if guess is None else cv2.OPTFLOW_USE_INITIAL_FLOW,
     )
     return there.reshape(-1, 2), status.reshape(-1) == 1
 
 
-def _patches(grey, points):
-    """Returns patches [n, PATCH²] around points [n, 2], zero mean and unit norm each,
-    so that their product is the normalised cross-correlation."""
-    reach = np.arange(PATCH, dtype=np.float32) - PATCH // 2
-    offsets = np.stack(np.meshgrid(reach, reach), axis=-1).reshape(1, -1, 2)
-    taps = (points[:, None] + offsets + np.float32(0.5)).reshape(-1, 1, 2)
-    patches = geometry.bilinear_sample(grey[None], taps, grey.shape)
-    patches = patches.reshape(len(points), PATCH**2)
+def _refine(grey, points, shapes, templates):
+    """Returns points [n, 2], shapes [n, 2, 2] (of the seed's patch in this frame) and
+    their correlation [n] with the seeds' patches, after some steps of inverse
+    compositional alignment (Baker & Matthews 2004) from what is given; of each point
+    the best of what was tried."""
+    best, best_shape = points, shapes
+    correlation = np.full(len(points), -1, np.float32)
+    at, shape = points, shapes
+    for step in range(STEPS + 1):
+        patches = _patches(grey, at, shape)
+        found = np.einsum("np,np->n", patches, templates.values)
+        better = found > correlation
+        better &= np.abs(at - points).max(axis=1) <= MAX_SHIFT
+        better &= _is_plausible(shape)
+        correlation = np.where(better, found, correlation)
+        best = np.where(better[:, None], at, best)
+        best_shape = np.where(better[:, None, None], shape, best_shape)
+        if step == STEPS:
+            break
+        differences = patches - templates.values
+        change = (templates.solve @ differences[..., None])[..., 0]
+        inverse = np.linalg.inv(
+            np.eye(2, dtype=np.float32) + change[:, 2:].reshape(-1, 2, 2).clip(-0.3, 0.3)
+        )
+        shape = shape @ inverse
+        at = at - np.einsum("nij,nj->ni", shape, change[:, :2].clip(-1, 1))
+    return best, best_shape, correlation
+
+
+def _is_plausible(shapes):
+    """Returns which shapes [n, 2, 2] neither fold nor stretch a patch much."""
+    size = np.abs(np.linalg.det(shapes))
+    square = (shapes**2).sum(axis=(1, 2))  # sum of squares of both stretches
+    return (size > 1 / LARGEST**2) & (square < 2 * LARGEST**2)
+
+
+def _offsets(side):
+    reach = np.arange(side, dtype=np.float32) - side // 2
+    return np.stack(np.meshgrid(reach, reach), axis=-1).reshape(-1, 2)
+
+
+def _templates(grey, points):
+    """Returns the Templates of points [n, 2]."""
+    raw = _samples(grey, points, _offsets(PATCH + 2)).reshape(-1, PATCH + 2, PATCH + 2)
+    inner = raw[:, 1:-1, 1:-1].reshape(len(points), -1)
+    values, norm = _normalised(inner)
+    right = (raw[:, 1:-1, 2:] - raw[:, 1:-1, :-2]).reshape(len(points), -1) / 2
+    down = (raw[:, 2:, 1:-1] - raw[:, :-2, 1:-1]).reshape(len(points), -1) / 2
+    x, y = _offsets(PATCH).T
+    slopes = np.stack([right, down, right * x, right * y, down * x, down * y], axis=1)
+    # Of the normalised patch: neither its mean nor its norm changes.
+    slopes = slopes - slopes.mean(axis=-1, keepdims=True)
+    slopes = slopes - values[:, None] * (slopes @ values[..., None])
+    slopes = slopes / norm[:, None]
+    square = slopes @ slopes.swapaxes(1, 2) + np.diag(np.float32(DAMPING))
+    return Templates(values, np.linalg.solve(square, slopes))
+
+
+def _patches(grey, points, shapes):
+    """Returns normalised patches [n, PATCH²] of given shapes around points [n, 2], so
+    that their product is the normalised cross-correlation."""
+    offsets = _offsets(PATCH) @ shapes.swapaxes(1, 2)
+    return _normalised(_samples(grey, points, offsets))[0]
+
+
+def _normalised(patches):
     patches = patches - patches.mean(axis=-1, keepdims=True)
-    norms = np.linalg.norm(patches, axis=-1, keepdims=True)
-    return patches / np.maximum(norms, 1e-6)
+    norms = np.sqrt(np.einsum("np,np->n", patches, patches))[:, None]
+    norms = np.maximum(norms, 1e-6)
+    return patches / norms, norms
+
+
+def _samples(grey, points, offsets):
+    """Returns a grey frame [n, P] at points [n, 2] and offsets [P, 2] or [n, P, 2] from
+    them."""
+    # OpenCV's look-up is 25 times as fast as that of geometry.py, which a test has next
+    # to it.
+    taps = (points[:, None] + offsets).astype(np.float32)
+    maps = np.ascontiguousarray(taps[..., 0]), np.ascontiguousarray(taps[..., 1])
+    levels = grey.astype(np.float32)
+    return cv2.remap(levels, *maps, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
