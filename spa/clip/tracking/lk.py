@@ -23,11 +23,9 @@ PYRAMID_LEVELS = 4  # halvings: reaches motions of about WINDOW / 2 * 2**4 px a 
 MAX_ROUND_TRIP = 1.0  # px between a point and where tracking there and back puts it
 PATCH = 11  # side of the patch compared with the seed's
 MIN_CORRELATION = 0.7  # of that patch, warped, with the seed's, normalised
+SMOOTHING = 1.0
 STEPS = 2  # of the warp, a frame
 MAX_SHIFT = 1.0  # px that the seed's patch may move a point from where LK put it
-SURE = 2.0
-NEAR_LEVELS = 2
-MARGIN_THERE = 5
 # Damping of shifts and of shapes, in squares of the unit-norm patch: what has little
 # texture changes little.
 DAMPING = (0.02, 0.02, 0.3, 0.3, 0.3, 0.3)
@@ -113,23 +111,19 @@ def _sweep(frames, size, find_seeds, max_tracks, bar):
         np.zeros((max_tracks, 6, PATCH**2), np.float32),
     )
     shapes = np.tile(np.eye(2, dtype=np.float32), (max_tracks, 1, 1))
-    steps = np.zeros((max_tracks, 2), np.float32)
     count, before = 0, None
 
     def follow(which, t, step, grey):
-        last = positions[which, t - step]
-        now, shown, shapes[which] = _follow(
+        found = _follow(
             before,
             grey,
-            last,
+            positions[which, t - step],
             visible[which, t - step],
             templates,
             which,
             shapes[which],
-            steps[which],
         )
-        positions[which, t], visible[which, t] = now, shown
-        steps[which] = now - last
+        positions[which, t], visible[which, t], shapes[which] = found
 
     for t in range(num_frames):
         grey = grey_frame(frames[t], size)
@@ -145,7 +139,7 @@ def _sweep(frames, size, find_seeds, max_tracks, bar):
         before = grey
         bar.update()
 
-    shapes[:], steps[:] = np.eye(2), 0
+    shapes[:] = np.eye(2)
     for t in reversed(range(num_frames)):
         grey = grey_frame(frames[t], size)
         if t < num_frames - 1:
@@ -155,7 +149,7 @@ def _sweep(frames, size, find_seeds, max_tracks, bar):
     return positions[:count], visible[:count]
 
 
-def _follow(before, after, positions, visible, templates, which, shapes, steps):
+def _follow(before, after, positions, visible, templates, which, shapes):
     """Returns positions [n, 2], visibility [n] and shapes [n, 2, 2] one frame on; what
     is lost stays."""
     positions, shapes = positions.copy(), shapes.copy()
@@ -164,46 +158,32 @@ def _follow(before, after, positions, visible, templates, which, shapes, steps):
     if len(alive) == 0:
         return positions, visible, shapes
     start = positions[alive]
-    there, ok = _round_trip(before, after, start, None)
-    again = np.flatnonzero(~ok & (np.abs(steps[alive]).max(axis=1) > 0.5))
-    if len(again) and NEAR_LEVELS:
-        guess = start[again] + steps[alive[again]]
-        found, good = _round_trip(before, after, start[again], guess)
-        there[again[good]], ok[again[good]] = found[good], True
-    maybe = np.isfinite(there).all(axis=1) & is_inside(there, after.shape, MARGIN_THERE)
-    alive, there, ok = alive[maybe], there[maybe], ok[maybe]
-    if len(alive) == 0:
-        return positions, visible, shapes
-    part = Templates(*(x[which[alive]] for x in templates))
-    found, shape, correlation = _refine(after, there, shapes[alive], part)
-    ok = (correlation > MIN_CORRELATION) & (ok | (correlation > SURE))
-    alive = alive[ok]
-    positions[alive], shapes[alive], visible[alive] = found[ok], shape[ok], True
+    there, found = _lucas_kanade(before, after, start)
+    back, returned = _lucas_kanade(after, before, there)
+    ok = found & returned & is_inside(there, after.shape)
+    ok &= np.linalg.norm(back - start, axis=-1) < MAX_ROUND_TRIP
+    alive, there = alive[ok], there[ok]
+    if len(alive):
+        part = Templates(*(x[which[alive]] for x in templates))
+        there, shape, correlation = _refine(after, there, shapes[alive], part)
+        ok = (correlation > MIN_CORRELATION) & is_inside(there, after.shape)
+        alive = alive[ok]
+        positions[alive], shapes[alive] = there[ok], shape[ok]
+        visible[alive] = True
     return positions, visible, shapes
 
 
-def _round_trip(before, after, start, guess):
-    """Returns where points [n, 2] are in the other frame, looked for about `guess`, and
-    which are found and lead back."""
-    there, found = _lucas_kanade(before, after, start, guess)
-    back = None if guess is None else there + start - guess
-    back, returned = _lucas_kanade(after, before, there, back)
-    near = np.linalg.norm(back - start, axis=-1) < MAX_ROUND_TRIP
-    return there, found & returned & near
-
-
-def _lucas_kanade(before, after, points, guess=None):
+def _lucas_kanade(before, after, points):
     """Returns where points [n, 2] of a grey frame are in another, and which are
     found."""
     there, status, _ = cv2.calcOpticalFlowPyrLK(
         before,
         after,
         points[:, None],
-        None if guess is None else guess[:, None].copy(),
+        None,
         winSize=(WINDOW, WINDOW),
-        maxLevel=PYRAMID_LEVELS if guess is None else NEAR_LEVELS,
+        maxLevel=PYRAMID_LEVELS,
         criteria=(cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 20, 0.02),
-        flags=0 if guess is None else cv2.OPTFLOW_USE_INITIAL_FLOW,
     )
     return there.reshape(-1, 2), status.reshape(-1) == 1
 
@@ -215,9 +195,9 @@ def _refine(grey, points, shapes, templates):
     the best of what was tried."""
     best, best_shape = points, shapes
     correlation = np.full(len(points), -1, np.float32)
-    at, shape = points, shapes
+    at, shape, levels = points, shapes, _smoothed(grey)
     for step in range(STEPS + 1):
-        patches = _patches(grey, at, shape)
+        patches = _patches(levels, at, shape)
         found = np.einsum("np,np->n", patches, templates.values)
         better = found > correlation
         better &= np.abs(at - points).max(axis=1) <= MAX_SHIFT
@@ -251,7 +231,7 @@ def _offsets(side):
 
 def _templates(grey, points):
     """Returns the Templates of points [n, 2]."""
-    raw = _samples(grey, points, _offsets(PATCH + 2)).reshape(-1, PATCH + 2, PATCH + 2)
+    raw = _samples(_smoothed(grey), points, _offsets(PATCH + 2)).reshape(-1, PATCH + 2, PATCH + 2)
     inner = raw[:, 1:-1, 1:-1].reshape(len(points), -1)
     values, norm = _normalised(inner)
     right = (raw[:, 1:-1, 2:] - raw[:, 1:-1, :-2]).reshape(len(points), -1) / 2
@@ -266,11 +246,11 @@ def _templates(grey, points):
     return Templates(values, np.linalg.solve(square, slopes))
 
 
-def _patches(grey, points, shapes):
+def _patches(levels, points, shapes):
     """Returns normalised patches [n, PATCH²] of given shapes around points [n, 2], so
     that their product is the normalised cross-correlation."""
     offsets = _offsets(PATCH) @ shapes.swapaxes(1, 2)
-    return _normalised(_samples(grey, points, offsets))[0]
+    return _normalised(_samples(levels, points, offsets))[0]
 
 
 def _normalised(patches):
@@ -280,12 +260,18 @@ def _normalised(patches):
     return patches / norms, norms
 
 
-def _samples(grey, points, offsets):
-    """Returns a grey frame [n, P] at points [n, 2] and offsets [P, 2] or [n, P, 2] from
+def _smoothed(grey):
+    """Returns a grey frame without what flickers from frame to frame: noise, and what
+    is finer than its pixels."""
+    if not SMOOTHING: return grey.astype(np.float32)
+    return cv2.GaussianBlur(grey.astype(np.float32), (0, 0), SMOOTHING)
+
+
+def _samples(levels, points, offsets):
+    """Returns a float32 picture [n, P] at points [n, 2] and offsets [P, 2] or [n, P, 2] from
     them."""
     # OpenCV's look-up is 25 times as fast as that of geometry.py, which a test has next
     # to it.
     taps = (points[:, None] + offsets).astype(np.float32)
     maps = np.ascontiguousarray(taps[..., 0]), np.ascontiguousarray(taps[..., 1])
-    levels = grey.astype(np.float32)
     return cv2.remap(levels, *maps, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
