@@ -3,10 +3,11 @@
     python benchmarks/bench_tracker.py      # 15 minutes on one CPU core
     python benchmarks/bench_tracker.py --num_scenes=0 --video_path=clips/
 
-Prints tables and writes them as benchmarks/results/tracker_cpu.json. Pictures are 256 px
-wide. Points are corners of every eighth frame, as the tracker seeds them, followed both
-ways; truth is what the simulator says of that very surface. Every figure is one of each
-scene or clip, then the mean over these (of errors the median) with its 95% interval.
+Prints tables and writes them as benchmarks/results/tracker_cpu.json. Pictures are 256
+px wide. Points are corners of every eighth frame, as the tracker seeds them, followed
+both ways; truth is what the simulator says of that very surface. Every figure is one of
+each scene or clip, then the mean over these (of errors and seconds the median) with its
+95% interval.
 
     scenes   sharp, and blurred: three of four moments of a frame, averaged. Of pairs of
              a point and a frame in which it is seen: the median error where it is said
@@ -63,8 +64,9 @@ PIECE, MOST_PIECES = 24, 4  # frames of a piece of a real clip; of a clip at mos
 
 
 class Clip(NamedTuple):
-    """Pictures `[T, H, W, 3]`, query points `[N, 3]` (frame, x, y), where these are `[N,
-    T, 2]`, whether seen `[N, T]`, and the gradient (levels/px) about each `[N]`."""
+    """Pictures `[T, H, W, 3]`, query points `[N, 3]` (frame, x, y), where these are
+    `[N, T, 2]`, whether seen `[N, T]`, and the gradient (levels/px) about each `[N]`.
+    """
 
     frames: np.ndarray
     queries: np.ndarray

@@ -490,6 +490,43 @@ def heads_table() -> str:
     )
 
 
+def tracker_section() -> str:
+    """Returns what bench_tracker.py measured, before a change (where there is such a
+    file) and now."""
+    command = "python benchmarks/bench_tracker.py"
+    runs = {"before": "tracker_before.json", "now": "tracker_cpu.json"}
+    runs = {name: RESULTS / file for name, file in runs.items()}
+    if not runs["now"].exists():
+        return not_measured(command)
+    found = {n: json.loads(p.read_text()) for n, p in runs.items() if p.exists()}
+    now = found["now"]
+    parts = [
+        f"`{command}`, {now['device']}, OpenCV with {now['threads']} thread(s); scenes "
+        f"from seed {now['first_seed']} on, real clips of folds "
+        f"{' and '.join(now['folds'])}. What the columns are, its docstring says. "
+        "Seconds are those of a machine that did other work too.",
+    ]
+    for what, names in (
+        ("scenes", ("clips", "points", "scenes")),
+        ("twins", ("kind", "scenes")),
+        ("real", ("clips",)),
+    ):
+        rows = [
+            [run, *(row[n] for n in names), *map(interval, figures(row))]
+            for of_run in zip(*(x[what] for x in found.values()), strict=True)
+            for run, row in zip(found, of_run, strict=True)
+        ]
+        if rows:
+            header = [n for n, x in now[what][0].items() if isinstance(x, dict)]
+            parts.append(table(["", *names, *header], rows))
+    return "\n\n".join(parts)
+
+
+def figures(row: dict) -> list[dict]:
+    """Returns the figures with intervals of a row."""
+    return [x for x in row.values() if isinstance(x, dict)]
+
+
 def semantic_section() -> str:
     """Returns what bench_semantic.py measured."""
     command = "python benchmarks/bench_semantic.py"
@@ -624,6 +661,8 @@ def main() -> None:
         correction_section(),
         "### What was tried",
         tried_section(),
+        "## The embedded tracker",
+        tracker_section(),
         "## Semantic query points",
         semantic_section(),
         "## Scoring a video, with the mini preset\n\nThe second run in a process, from "

@@ -22,19 +22,18 @@ from spa.clip.tracking.protocol import (
 PYRAMID_LEVELS = 4  # halvings: reaches motions of about WINDOW / 2 * 2**4 px a frame
 MAX_ROUND_TRIP = 1.0  # px between a point and where tracking there and back puts it
 PATCH = 11  # side of the patch compared with the seed's
-MIN_CORRELATION = 0.7  # of that patch, warped, with the seed's, normalised
-SMOOTHING = 1.0
+MIN_CORRELATION = 0.7  # of that patch, as warped, with the seed's, normalised
 STEPS = 2  # of the warp, a frame
-MAX_SHIFT = 1.0  # px that the seed's patch may move a point from where LK put it
-# Damping of shifts and of shapes, in squares of the unit-norm patch: what has little
-# texture changes little.
+MAX_SHIFT = 1.0  # px from where LK put a point that the seed's patch may move it
+# Damping of a step's shifts and of its changes of shape, beside the squared slopes of a
+# patch of unit norm: what has little texture changes little.
 DAMPING = (0.02, 0.02, 0.3, 0.3, 0.3, 0.3)
-LARGEST = 2.5  # a patch that is more stretched or shrunk than this is lost
+MAX_STRETCH = 2.5  # a patch that is stretched or shrunk by more is lost
 
 
 class Templates(NamedTuple):
-    """The seeds' patches `[N, PATCH²]`, zero mean and unit norm, and the step of a warp
-    `[N, 6, PATCH²]` per difference from them."""
+    """The seeds' patches `values [N, PATCH²]`, zero mean and unit norm, and `solve [N,
+    6, PATCH²]`: the step (shift; shape, row by row) for a difference from them."""
 
     values: np.ndarray
     solve: np.ndarray
@@ -60,7 +59,8 @@ def track_lk(
     progress: bool = True,
 ) -> Tracks2D:
     """Tracks by pyramidal Lucas-Kanade (Lucas & Kanade 1981; Bouguet 2001), both ways,
-    in frames reduced to `max_size`; see `track`.
+    in frames reduced to `max_size`; then moved to where an affine warp of the seed's
+    patch fits best, lost where none does (Shi & Tomasi 1994); see `track`.
 
     Every `seed_every` frames each empty cell of a grid gets a point at its best corner.
     `max_tracks` (8 grids full) is shared out over the seed frames. Tracks are in the
@@ -139,7 +139,7 @@ def _sweep(frames, size, find_seeds, max_tracks, bar):
         before = grey
         bar.update()
 
-    shapes[:] = np.eye(2)
+    shapes[:] = np.eye(2)  # back starts from the seeds again
     for t in reversed(range(num_frames)):
         grey = grey_frame(frames[t], size)
         if t < num_frames - 1:
@@ -150,8 +150,8 @@ def _sweep(frames, size, find_seeds, max_tracks, bar):
 
 
 def _follow(before, after, positions, visible, templates, which, shapes):
-    """Returns positions [n, 2], visibility [n] and shapes [n, 2, 2] one frame on; what
-    is lost stays."""
+    """Returns positions [n, 2], visibility [n] and shapes [n, 2, 2] one frame on, of
+    the templates `which`; what is lost stays."""
     positions, shapes = positions.copy(), shapes.copy()
     alive = np.flatnonzero(visible)
     visible = np.zeros_like(visible)
@@ -189,89 +189,83 @@ def _lucas_kanade(before, after, points):
 
 
 def _refine(grey, points, shapes, templates):
-    """Returns points [n, 2], shapes [n, 2, 2] (of the seed's patch in this frame) and
-    their correlation [n] with the seeds' patches, after some steps of inverse
-    compositional alignment (Baker & Matthews 2004) from what is given; of each point
-    the best of what was tried."""
-    best, best_shape = points, shapes
+    """Returns points [n, 2], the shapes [n, 2, 2] that the seeds' patches have in a
+    frame, and how well they correlate [n]: the best of those given and of some steps of
+    inverse compositional alignment (Baker & Matthews 2004) from there."""
+    levels = grey.astype(np.float32)
+    best, at, shape = (points, shapes), points, shapes
     correlation = np.full(len(points), -1, np.float32)
-    at, shape, levels = points, shapes, _smoothed(grey)
     for step in range(STEPS + 1):
         patches = _patches(levels, at, shape)
         found = np.einsum("np,np->n", patches, templates.values)
-        better = found > correlation
+        better = (found > correlation) & _is_plausible(shape)
         better &= np.abs(at - points).max(axis=1) <= MAX_SHIFT
-        better &= _is_plausible(shape)
         correlation = np.where(better, found, correlation)
-        best = np.where(better[:, None], at, best)
-        best_shape = np.where(better[:, None, None], shape, best_shape)
-        if step == STEPS:
-            break
-        differences = patches - templates.values
-        change = (templates.solve @ differences[..., None])[..., 0]
-        inverse = np.linalg.inv(
-            np.eye(2, dtype=np.float32) + change[:, 2:].reshape(-1, 2, 2).clip(-0.3, 0.3)
+        best = (
+            np.where(better[:, None], at, best[0]),
+            np.where(better[:, None, None], shape, best[1]),
         )
-        shape = shape @ inverse
-        at = at - np.einsum("nij,nj->ni", shape, change[:, :2].clip(-1, 1))
-    return best, best_shape, correlation
+        if step < STEPS:
+            difference = patches - templates.values
+            change = (templates.solve @ difference[..., None])[..., 0]
+            # A warp of the seed's patch by `change` is undone in this frame's.
+            warp = change[:, 2:].reshape(-1, 2, 2).clip(-0.3, 0.3)
+            shape = shape @ np.linalg.inv(np.eye(2, dtype=np.float32) + warp)
+            at = at - (shape @ change[:, :2, None].clip(-1, 1))[..., 0]
+    return *best, correlation
 
 
 def _is_plausible(shapes):
     """Returns which shapes [n, 2, 2] neither fold nor stretch a patch much."""
-    size = np.abs(np.linalg.det(shapes))
-    square = (shapes**2).sum(axis=(1, 2))  # sum of squares of both stretches
-    return (size > 1 / LARGEST**2) & (square < 2 * LARGEST**2)
-
-
-def _offsets(side):
-    reach = np.arange(side, dtype=np.float32) - side // 2
-    return np.stack(np.meshgrid(reach, reach), axis=-1).reshape(-1, 2)
+    area = np.linalg.det(shapes)
+    stretch = np.linalg.norm(shapes, axis=(1, 2)) / np.sqrt(2)
+    return (area > 1 / MAX_STRETCH**2) & (stretch < MAX_STRETCH)
 
 
 def _templates(grey, points):
-    """Returns the Templates of points [n, 2]."""
-    raw = _samples(_smoothed(grey), points, _offsets(PATCH + 2)).reshape(-1, PATCH + 2, PATCH + 2)
-    inner = raw[:, 1:-1, 1:-1].reshape(len(points), -1)
-    values, norm = _normalised(inner)
+    """Returns the Templates of points [n, 2] of a frame."""
+    side = PATCH + 2  # a pixel more for slopes
+    raw = _samples(grey.astype(np.float32), points, _offsets(side))
+    raw = raw.reshape(-1, side, side)
+    values, norms = _normalised(raw[:, 1:-1, 1:-1].reshape(len(points), -1))
     right = (raw[:, 1:-1, 2:] - raw[:, 1:-1, :-2]).reshape(len(points), -1) / 2
     down = (raw[:, 2:, 1:-1] - raw[:, :-2, 1:-1]).reshape(len(points), -1) / 2
     x, y = _offsets(PATCH).T
     slopes = np.stack([right, down, right * x, right * y, down * x, down * y], axis=1)
-    # Of the normalised patch: neither its mean nor its norm changes.
-    slopes = slopes - slopes.mean(axis=-1, keepdims=True)
-    slopes = slopes - values[:, None] * (slopes @ values[..., None])
-    slopes = slopes / norm[:, None]
+    # Those of the normalised patch: what changes its mean or norm alone is no change.
+    slopes -= slopes.mean(axis=-1, keepdims=True)
+    slopes -= values[:, None] * (slopes @ values[..., None])
+    slopes /= norms[:, None]
     square = slopes @ slopes.swapaxes(1, 2) + np.diag(np.float32(DAMPING))
     return Templates(values, np.linalg.solve(square, slopes))
 
 
 def _patches(levels, points, shapes):
-    """Returns normalised patches [n, PATCH²] of given shapes around points [n, 2], so
-    that their product is the normalised cross-correlation."""
+    """Returns patches [n, PATCH²] of given shapes around points [n, 2], normalised so
+    that the product of two is their normalised cross-correlation."""
     offsets = _offsets(PATCH) @ shapes.swapaxes(1, 2)
     return _normalised(_samples(levels, points, offsets))[0]
 
 
+def _offsets(side):
+    """Returns places [side², 2] about a patch's centre, row by row."""
+    reach = np.arange(side, dtype=np.float32) - side // 2
+    return np.stack(np.meshgrid(reach, reach), axis=-1).reshape(-1, 2)
+
+
 def _normalised(patches):
+    """Returns patches [n, P] with zero mean and unit norm, and what norms [n, 1] they
+    had."""
     patches = patches - patches.mean(axis=-1, keepdims=True)
-    norms = np.sqrt(np.einsum("np,np->n", patches, patches))[:, None]
-    norms = np.maximum(norms, 1e-6)
+    norms = np.linalg.norm(patches, axis=-1, keepdims=True)
+    norms = np.maximum(norms, np.float32(1e-6))
     return patches / norms, norms
 
 
-def _smoothed(grey):
-    """Returns a grey frame without what flickers from frame to frame: noise, and what
-    is finer than its pixels."""
-    if not SMOOTHING: return grey.astype(np.float32)
-    return cv2.GaussianBlur(grey.astype(np.float32), (0, 0), SMOOTHING)
-
-
 def _samples(levels, points, offsets):
-    """Returns a float32 picture [n, P] at points [n, 2] and offsets [P, 2] or [n, P, 2] from
-    them."""
-    # OpenCV's look-up is 25 times as fast as that of geometry.py, which a test has next
-    # to it.
-    taps = (points[:, None] + offsets).astype(np.float32)
-    maps = np.ascontiguousarray(taps[..., 0]), np.ascontiguousarray(taps[..., 1])
-    return cv2.remap(levels, *maps, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    """Returns values [n, P] of a float32 picture at points [n, 2] plus offsets [P, 2],
+    or [n, P, 2]."""
+    # 25 times as fast as geometry.bilinear_sample, which a test has next to it.
+    taps = points[:, None] + offsets
+    x, y = np.ascontiguousarray(taps[..., 0]), np.ascontiguousarray(taps[..., 1])
+    return cv2.remap(levels, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
