@@ -28,6 +28,7 @@ MAX_SHIFT = 1.0  # px from where LK put a point that the seed's patch may move i
 # Damping of a step's shifts and of its changes of shape, beside the squared slopes of a
 # patch of unit norm: what has little texture changes little.
 DAMPING = (0.02, 0.02, 0.3, 0.3, 0.3, 0.3)
+MAX_CHANGE = 0.2  # of the entries of a shape, a frame
 MAX_STRETCH = 2.5  # a patch that is stretched or shrunk by more is lost
 
 
@@ -200,6 +201,7 @@ def _refine(grey, points, shapes, templates):
         found = np.einsum("np,np->n", patches, templates.values)
         better = (found > correlation) & _is_plausible(shape)
         better &= np.abs(at - points).max(axis=1) <= MAX_SHIFT
+        better &= np.abs(shape - shapes).max(axis=(1, 2)) <= MAX_CHANGE
         correlation = np.where(better, found, correlation)
         best = (
             np.where(better[:, None], at, best[0]),
