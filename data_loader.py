@@ -7,7 +7,7 @@ from spa.data.augmentation import Augmentation, augment_example
 from spa.data.batches import prepare_2d_batch, prepare_3d_batch
 from spa.data.loading import SOURCES, dataset_size, load_dataset, load_examples
 from spa.errors import DatasetError
-from spa.simulation.scene_pool import ScenePool, synthetic_pool
+from spa.simulation.scene_pool import ScenePool
 
 
 def load_synthetic_dataset(pool: ScenePool, batch_size: int, **options):

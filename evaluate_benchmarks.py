@@ -32,7 +32,7 @@ from spa.screen import screen_width
 
 FLAGS = flags.FLAGS
 PATHS = ("dataset_path", "ratings_csv", "video_dir", "video_path", "output_dir")
-PATHS += ("results_a", "results_b", "pool_dir")
+PATHS += ("results_a", "results_b", "pool_dir", "folds_csv")
 
 
 def define_flags() -> None:
@@ -56,6 +56,8 @@ def define_own_flags() -> None:
         "video_dir": "Where the videos of a table are, if not where it says. Of "
         "addresses the last parts are looked for here, and at last the name alone, in "
         "any sub-folder.",
+        "folds_csv": "corruptions: a table with file (from its own folder) and fold: "
+        "clips of it are judged by critics that saw nothing of their fold.",
         "results_a": "compare: a directory of results,",
         "results_b": "and the one to compare it with.",
     }
@@ -83,7 +85,7 @@ def define_own_flags() -> None:
     flags.DEFINE_integer("num_seeds", 5,
         "corruptions: copies per clip and damage.", lower_bound=1)
     flags.DEFINE_integer("num_scenes", 130,
-        "synthetic: scenes, each with up to twelve impossible twins.", lower_bound=1)
+        "synthetic: scenes, each with an impossible twin of every kind.", lower_bound=1)
     flags.DEFINE_string("pool_dir", None,
         "synthetic: where scenes are kept, or lie. Default: pool in --output_dir.")
     flags.DEFINE_list("conditions", ["true", "noisy", "rendered"],

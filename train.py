@@ -73,7 +73,8 @@ STRINGS = {
     "eval_dataset_path": "Held-out data; default: simulated scenes.",
     "split": "Part of kubric (train, train[:90%]) or tapvid3d (minival) data.",
     "eval_split": "As --split, of held-out data; default of kubric: validation.",
-    "pool_dir": "Where simulated scenes are kept for later runs; default: nowhere.",
+    "pool_dir": "Where simulated scenes are kept, for every epoch and later runs; "
+    "default: nowhere, and none is seen twice.",
     "wandb_project": "Log to W&B too; default: do not.",
     "wandb_entity": "W&B team or user.",
     "wandb_run_name": "Name of the W&B run.",
@@ -86,11 +87,11 @@ flags.DEFINE_integer("seed", 0, "Seed of initialisation, data and noise.", 0, 2*
 
 flags.DEFINE_enum("data_source", "synthetic", SOURCES, "Where tracks come from.")
 flags.DEFINE_enum("eval_data_source", None, SOURCES, "Default: as --data_source.")
-flags.DEFINE_integer("num_scenes", 4096, "Simulated scenes to train on.", 1)
+flags.DEFINE_integer("num_scenes", 4096, "Simulated scenes of an epoch.", 1)
 flags.DEFINE_integer(
     "num_depth_scenes",
     0,
-    "How many simulated scenes have depth features (half a second and 5.5 MB each).",
+    "How many of these have depth features (half a second and 5.5 MB each).",
     0,
 )
 flags.DEFINE_integer("num_eval_scenes", 256, "Clips held out, at most.", 1)

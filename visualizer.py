@@ -6,11 +6,12 @@
 
 Writes NPZNAME_visualized.mp4 beside the file, H.264 that browsers play: red points and
 trails are those with low scores, over white to blue, grey ones have none; rings are
-points that were just lost. Below it are the frame's mean score and a colour bar with
-the true scores at its ends. --plot adds NPZNAME_visualized_scores.png, --save_frames a
-folder of PNGs. Files of TAPIP3D, which have no scores, are drawn in grey. With
---interactive nothing is written: the browser shows the tracks in space. What the user
-can put right ends in one line on stderr and exit code 1.
+points that were just lost. Below it are the score of the frame's least real
+neighbourhood and a colour bar with the true scores at its ends. --plot adds
+NPZNAME_visualized_scores.png, --save_frames a folder of PNGs. Files of TAPIP3D, which
+have no scores, are drawn in grey. With --interactive nothing is written: the browser
+shows the tracks in space. What the user can put right ends in one line on stderr and
+exit code 1.
 """
 
 import contextlib

@@ -13,8 +13,7 @@ Prints tables and writes them as benchmarks/results/comparable.json. What they h
                 converted from 24 to 30 a second, and the file itself; neighbours joined
                 by a cut
 
-Correlations come with a 95% interval, bootstrapped by clip. The scores of the simulated
-clips are also what a percentile is read off (--reference_path).
+Correlations come with a 95% interval, bootstrapped by clip.
 """
 
 import json
@@ -36,25 +35,13 @@ from spa.clip.video import read_video
 from spa.files import keep_compiled_programs, whole_file
 from spa.flags import define_cache_flag, exit_on_user_error
 from spa.realism import conditions
-from spa.realism.heads import fingerprint
 from spa.realism.options import DEFAULT_CHECKPOINT, make_options
-from spa.realism.scorer import Scorer, load_checkpoint, score_video, scoring_head
+from spa.realism.scorer import Scorer, load_checkpoint, score_video
 from spa.realism.tracks import Tracks3D
 from spa.simulation import scenes
 
 FLAGS = flags.FLAGS
 FIRST_SEED = 2_000_000  # scenes that no model is trained on
-# Options that a score hangs on, beside the front ends.
-SCORING = (
-    "num_splits",
-    "score_all_points",
-    "num_support_tracks",
-    "num_query_points",
-    "num_output_frames",
-    "use_dino",
-    "use_depth",
-    "seed",
-)
 NOT_TO_DEPEND_ON = ("point_motion", "camera_motion", "num_frames", "num_tracks")
 MOST_CORRELATION = 0.2
 MOST_CHANGE = 0.5  # standard deviations over intact clips
@@ -199,31 +186,11 @@ def read(path: str) -> np.ndarray:
     return np.stack(read_video(path).frames)
 
 
-def write_reference(path: str, found: dict, checkpoint, options) -> None:
-    """Writes the table that percentiles of clips with these options are read off."""
-    realism = sorted(round(clip["realism"], 6) for clip in found["clips"])
-    about = {
-        "what": f"realism of {len(realism)} intact simulated clips (synthetic.py, "
-        f"version {scenes.VERSION}, seeds from {FIRST_SEED}), 24 to 150 frames, "
-        "true tracks with tracker noise, at depth 1",
-        "command": "python benchmarks/bench_comparable.py --reference_path=FILE",
-        "checkpoint": {"name": checkpoint.name, "sha256": checkpoint.sha256},
-        "head": fingerprint(scoring_head(checkpoint)),
-        "backends": {n: getattr(options, n) for n in ("tracker", "features", "depth")},
-        "options": {name: getattr(options, name) for name in SCORING},
-        "realism": realism,
-    }
-    with whole_file(path) as file:
-        file.write(json.dumps(about, indent=1).encode())
-
-
 def measure() -> None:
     """Measures, prints and writes all of it."""
     options = make_options("mini")
     checkpoint = load_checkpoint(FLAGS.checkpoint_path or DEFAULT_CHECKPOINT, options)
     found = {"simulated": simulated(checkpoint, options, FLAGS.num_clips)}
-    if FLAGS.reference_path:
-        write_reference(FLAGS.reference_path, found["simulated"], checkpoint, options)
     found["checkpoint"] = {"name": checkpoint.name, "sha256": checkpoint.sha256}
     found["rendered"] = rendered(checkpoint, found["simulated"]["deviation"])
     if Path(FLAGS.videos).is_dir():
@@ -252,7 +219,6 @@ if __name__ == "__main__":
     flags.DEFINE_integer("num_clips", 200, "Simulated clips.", lower_bound=2)
     flags.DEFINE_string("checkpoint_path", None, "Default: the shipped one.")
     flags.DEFINE_string("videos", "../shared/videos", "Real clips, if they are there.")
-    flags.DEFINE_string("reference_path", None, "Where to write the reference table.")
     flags.DEFINE_string("out_dir", str(RESULTS), "Where to.")
     define_cache_flag()
     flags.adopt_module_key_flags(spa_flags)  # --help lists it, too

@@ -12,7 +12,7 @@ is compiled is compiled then. Rows are
     track       2D tracks
     encode      support tracks to latents
     predict     latents to held-out tracks
-    surprise    what residuals say (predicting once more, by regions, is in `encode`
+    critic      what the critic says (predicting once more, by regions, is in `encode`
                 and `predict`)
     score       all else between: windows, splits, metrics
     write       the four files
@@ -40,7 +40,7 @@ from absl import app, flags
 
 from spa.files import keep_compiled_programs, whole_file
 from spa.model import prediction
-from spa.realism import front_ends, scorer, surprise
+from spa.realism import front_ends, judging, scorer
 from spa.realism.options import make_options
 from spa.realism.result_files import save_result
 from spa.realism.scorer import load_checkpoint, score_video
@@ -55,7 +55,7 @@ STAGES = {  # what a stage goes through: functions, in the modules that call the
     "track": [(front_ends, "track_shots")],
     "encode": [(prediction, "encode")],
     "predict": [(prediction, "decode")],
-    "surprise": [(surprise, "score_fields")],
+    "critic": [(judging, "_judge_groups")],
     "write": [(sys.modules[__name__], "save_result")],
 }
 

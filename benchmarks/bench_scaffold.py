@@ -23,7 +23,7 @@ from spa.files import whole_file
 from spa.model import checkpoints
 from spa.model.evaluation import measure as measure_errors
 from spa.model.loss import first_frames
-from spa.simulation.scene_pool import synthetic_pool
+from spa.simulation.scene_pool import ScenePool
 
 SEED, NUM_SCENES = 1, 256  # train.py's held-out pool
 KINDS = {
@@ -66,8 +66,8 @@ def measure(batches: list[dict]) -> list[dict]:
 
 def main(argv):
     del argv
-    pool = synthetic_pool(NUM_SCENES, seed=SEED, num_workers=2)
-    batches = load_examples(pool, 16, augment=False, num_epochs=1, seed=SEED)
+    how = {"augment": False, "num_epochs": 1, "seed": SEED, "num_workers": 2}
+    batches = load_examples(ScenePool(NUM_SCENES, SEED), 16, **how)
     rows = measure(list(batches))
     for row in rows:
         print(f"{row['latents']:<48} {row['median_px']:.3f} {row['mean_px']:.3f}")

@@ -5,8 +5,8 @@
 
 Prints tables and writes them as JSON, one file per device. What the rows are:
 
-    generator   scenes per second that synthetic_pool simulates, per number of processes
-    loader      batches per second from simulated scenes, per number of processes
+    generator   scenes per second that are simulated, per number of processes
+    loader      batches per second from kept scenes, per number of processes
     step        steps per second on one batch, again and again, and how much of the rate
                 of a large product of matrices in the same type that is
     training    steps per second with data, and the share of time that steps waited for
@@ -22,6 +22,7 @@ import itertools
 import json
 import os
 import sys
+import tempfile
 import time
 
 import bench_forward
@@ -32,9 +33,10 @@ from absl import app, flags
 import track_autoencoder_3d
 from spa.data.loading import load_examples
 from spa.files import keep_compiled_programs, whole_file
+from spa.jobs import ordered_map
 from spa.model import checkpoints, training
 from spa.model.train_state import make_state
-from spa.simulation.scene_pool import synthetic_pool
+from spa.simulation.scene_pool import ScenePool
 
 FLAGS = flags.FLAGS
 MOST_WAIT = 0.05  # of the time, on a GPU with 8 processes
@@ -76,15 +78,21 @@ def make_batches(setup: Setup, pool, num_workers: int):
     )
 
 
+def simulate(pool: ScenePool, num_workers: int) -> None:
+    with ordered_map(num_workers) as run:
+        for _ in run(pool.__getitem__, range(len(pool))):
+            pass
+
+
 def measure_generator(num_scenes: int, num_workers: int) -> dict:
     """Scenes per second. Starting processes takes seconds, so it is taken off."""
 
     def seconds(count: int) -> float:
         start = time.perf_counter()
-        synthetic_pool(count, seed=99, num_workers=num_workers)
+        simulate(ScenePool(count, 99), num_workers)
         return time.perf_counter() - start
 
-    few = max(1, num_workers) * 8  # a process takes 8 scenes at once
+    few = max(1, num_workers) * 8  # so that each process has begun
     took = seconds(few + num_scenes) - seconds(few)
     return {"num_workers": num_workers, "scenes_per_second": num_scenes / took}
 
@@ -227,13 +235,16 @@ def measure_all(platform: str) -> dict:
         add("generator", measure_generator(scenes * max(1, n), n))
     for setup in setups:
         frames = max(64, make_model(setup).num_output_frames)
-        pool = synthetic_pool(max(scenes, setup.batch_size), 98, max(workers), frames)
-        for n in workers:
-            add("loader", measure_loader(setup, pool, n, batches))
-        step = Step(setup, next(make_batches(setup, pool, 0)))
-        add("step", measure_step(step, measure_matrix(setup.dtype), steps))
-        for n in workers:
-            add("training", measure_training(step, pool, n, steps))
+        with tempfile.TemporaryDirectory() as folder:
+            count = max(scenes, setup.batch_size)
+            pool = ScenePool(count, 98, frames, cache_dir=folder)
+            simulate(pool, max(workers))
+            for n in workers:
+                add("loader", measure_loader(setup, pool, n, batches))
+            step = Step(setup, next(make_batches(setup, pool, 0)))
+            add("step", measure_step(step, measure_matrix(setup.dtype), steps))
+            for n in workers:
+                add("training", measure_training(step, pool, n, steps))
     bar.close()
     return found
 

@@ -7,6 +7,7 @@ import dataclasses
 import io
 import pickle
 import subprocess
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -231,14 +232,14 @@ def read_tapvid3d(path):
 def scores():
     score = {
         "video": "/videos/a.mp4",
-        **{"realism": 0.5, "realism_std": 0.01, "percentile": 42.0, "surprise": 1.0},
+        **{"realism": 0.5, "realism_std": 0.01, "surprise": 1.0},
         **{"average_jaccard": 0.7, "average_pts_within_thresh": 0.8, "notes": []},
         **{"occlusion_accuracy": 0.9, "per_frame": [None, 0.5, 0.25], "cuts": [1]},
         **{"windows": [{"start": 0, "stop": 3, "realism": 0.5}], "seconds": 1.0},
         **{"num_tracks": 2, "num_frames": 3, "fps": 8, "frame_size": [64, 48]},
         **{"warnings": ["dark"], "version": 3, "options": {"seed": 0}, "seed": 0},
-        **{"checkpoint": {"name": "a.npz", "sha256": "abc"}, "head": None},
-        **{"realism_measure": "surprise", "backends": {"tracker": "lk"}},
+        **{"checkpoint": {"name": "a.npz", "sha256": "abc"}, "critic": None},
+        **{"realism_measure": "critic", "backends": {"tracker": "lk"}},
     }
     return [as_json(score), as_json(score | {"video": "b.mp4", "realism": None})]
 
@@ -257,19 +258,6 @@ def _read_folder(report_folder, path):
     report_folder.compare(entries)
     report_folder.choose(entries, 3)
     return report_folder.mean_realism(folder.scores)
-
-
-def references():
-    table = {"checkpoint": {"sha256": "abc"}, "realism": [0.25, 0.5, 0.75]}
-    return [as_json(table | {"backends": {"tracker": "lk"}, "head": None})]
-
-
-def read_reference(path):
-    from spa.realism.result import read_reference
-
-    checkpoint = SimpleNamespace(name="small.npz", sha256="abc")
-    found = read_reference(checkpoint, None, path.parent)
-    return found and found.percentile(0.5, {"tracker": "lk"})
 
 
 def lists():
@@ -324,7 +312,7 @@ def read_benchmark_table(path):
     return labelled.report_labelled(clips, np.linspace(0, 1, len(clips)))
 
 
-# Checkpoints and heads.
+# Checkpoints and critics.
 
 
 def _model():
@@ -384,28 +372,27 @@ def read_checkpoint(path):
     return load_checkpoint(str(path))
 
 
-def heads():
-    from spa.realism.heads import HEADS_VERSION
+def critics():
+    from spa.realism import critic_files
+    from spa.realism.calibration import Calibration
+    from spa.realism.critic import Critic
+    from spa.realism.critic_training import init_params
 
-    about = {"version": HEADS_VERSION, "checkpoint_sha256": "abc"}
-    numbers = {"mean": 8, "deviation": 8, "weights": 8, "usual": 7}
-    arrays = {f"all/{name}": np.ones(size) for name, size in numbers.items()}
-    arrays |= {"all/half": np.array(1.0), "all/spread": np.array(1.0)}
-    at = "all/networks/0"
-    arrays |= {f"{at}/names": np.array(["observed.x", "visible"])}
-    arrays |= {f"{at}/{name}": np.ones(2, "f4") for name in ("mean", "deviation")}
-    arrays |= {f"{at}/kernel0": np.ones((2, 1), "f4"), f"{at}/bias0": np.ones(1, "f4")}
-    return [npz(about=np.array(as_json(about).decode()), **arrays)]
+    critic = Critic(width=8, blocks=1, heads=2)
+    calibration = Calibration(np.arange(12.0), 1.0, {"tracker": "lk"})
+    fitted = critic_files.FittedCritic(critic, init_params(critic, 0), calibration)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "small_realism.npz"
+        critic_files.write_critics(path, {"realism": fitted}, "abc", {})
+        return [path.read_bytes()]
 
 
-def read_heads(path):
-    from spa.realism.scorer import load_heads
+def read_critics(path):
+    from spa.realism.scorer import load_critics
 
     checkpoint = SimpleNamespace(name="small.npz", sha256="abc", folder=path.parent)
-    found = load_heads(checkpoint) or {}
-    return [
-        net(np.ones((3, len(net.names)))) for h in found.values() for net in h.networks
-    ]
+    found = load_critics(checkpoint)
+    return [fitted.calibration.realism(0.5) for fitted in found.values()]
 
 
 # Videos.
@@ -471,13 +458,12 @@ READERS = {
     "tapvid3d": Reader("npz", "a.npz", tapvid3d_files, read_tapvid3d),
     "pkl": Reader("pkl", "a.pkl", tapvid_pickles, read_tapvid),
     "score": Reader("json", "a/score.json", scores, read_score),
-    "reference": Reader("json", "small_reference.json", references, read_reference),
     "list": Reader("csv", "a.csv", lists, read_list),
     "score_table": Reader("csv", "scores.csv", score_tables, read_score_table),
     "table": Reader("csv", "a.csv", benchmark_tables, read_benchmark_table),
     "checkpoint": Reader("npz", "a.npz", checkpoint_files, read_checkpoint),
     "msgpack": Reader("bytes", "a", msgpack_files, read_checkpoint),
-    "heads": Reader("npz", "small_surprise.npz", heads, read_heads),
+    "critics": Reader("npz", "small_realism.npz", critics, read_critics),
     "mp4": Reader("bytes", "a.mp4", videos(".mp4", *H264), read_video),
     "webm": Reader(
         "bytes", "a.webm", videos(".webm", "-c:v", "libvpx-vp9"), read_video

@@ -351,6 +351,8 @@ def proof_section(name: str, more_flags: str) -> str:
         f"intact clips. The score is {measures[score]}; a difference is the score less "
         "the baseline, and bold is the best in its line.",
     ]
+    if stored["headline"]:
+        parts.insert(0, stored["headline"])
     for section, names in stored["figures"].items():
         first, found = next(iter(names.items()))
         parts += [f"#### {section}, {first}", proof_table(found, score, measures)]
@@ -363,7 +365,7 @@ def proof_section(name: str, more_flags: str) -> str:
         ]
         parts += [
             "AUROC of the violating body's points by surprise, from true tracks "
-            f"({by} head):",
+            f"({by} critic):",
             table(["", "all points", "mean over clips"], rows),
         ]
     parts += [f"- {note}" for note in stored["notes"]]
@@ -395,99 +397,6 @@ def kinds_table(names: dict, question: str, measures: dict) -> str:
         ]
         rows.append([name, found["num"], *cells])
     return table(["", "n", *measures.values()], rows)
-
-
-def correction_section() -> str:
-    """Returns what fit_correction.py found, and what simulated twins were before it."""
-    path, before = RESULTS / "folds.json", RESULTS / "synthetic_version4.json"
-    command = (
-        "python benchmarks/fit_correction.py "
-        "--results_path=benchmarks/results/folds.json"
-    )
-    if not path.exists():
-        return not_measured(command)
-    names = {
-        "soft": "soft warps, paired",
-        "pieces": "pieces",
-        **{
-            f"{name} {what}": f"{name}, {shown}"
-            for name in ("true", "noisy", "rendered", "torn")
-            for what, shown in (("pairs", "paired"), ("AUROC", "across"))
-        },
-    }
-    folds = [
-        [
-            row["head"],
-            "yes" if row["corrected"] else "no",
-            *(f"{row[name]:.3f}" for name in names),
-        ]
-        for row in json.loads(path.read_text())
-    ]
-    stored = json.loads(before.read_text())
-    after = json.loads((RESULTS / "synthetic.json").read_text())
-    pooled = [
-        [
-            after["measures"][name],
-            *(
-                f"{found['figures']['all']['pooled'][question][name]['value']:.3f}"
-                for question in ("paired", "across")
-                for found in (stored, after)
-            ),
-        ]
-        for name in ("realism", "realism_left_out", "no_model", "no_model_left_out")
-    ]
-    return "\n\n".join(
-        [
-            f"`{command}`: simulated scenes that nothing was fitted to (mean of four "
-            "draws of two folds; twins of a kind left out). *Pieces* is what surprise "
-            "changes by when an intact clip is cut in half or thinned out, root mean "
-            "square, in its deviations; *torn* are scenes shuffled, frozen and the "
-            "like.",
-            table(["head", "corrected", *names.values()], folds),
-            "It is for soft warps, and other twins pay for it. On the benchmark's, all "
-            "conditions pooled, before it (version 4, the same command at commit "
-            f"{stored['commit']}) and now:",
-            table(
-                ["score", "paired before", "now", "across before", "now"],
-                pooled,
-            ),
-        ]
-    )
-
-
-def tried_section() -> str:
-    """Heads fitted in other ways: measured by command, and noted by hand."""
-    noted = json.loads((RESULTS / "tried.json").read_text())
-    rows = [
-        [r["what"], number(r["across"]), number(r["paired"])] for r in noted["rows"]
-    ]
-    header = ["what", "across clips, AUROC", "paired, % right"]
-    return f"{heads_table()}\n\n{noted['about']}\n\n{table(header, rows)}"
-
-
-def heads_table() -> str:
-    """Returns what bench_heads.py measured."""
-    command = "`python benchmarks/bench_heads.py`, after `python fit_surprise.py`"
-    path = RESULTS / "heads.json"
-    if not path.exists():
-        return f"{command}: not measured."
-    stored = json.loads(path.read_text())
-    about, rows = stored["about"], []
-    for row in stored["rows"]:
-        weight = row["pairs"] if row["pairs"] is not None else about["pair_weight"]
-        twice = "twice" if row["twice"] else "once"
-        found = [
-            f"{number(row[name])} [{', '.join(map(number, row[f'{name}_interval']))}]"
-            for name in ("across", "paired")
-        ]
-        rows.append([row["sees"], twice, row["line"], number(weight), *found])
-    header = ["networks see", "fitted", "line weighs", "weight of pairs",
-              "across clips (AUROC)", "paired"]  # fmt: skip
-    return (
-        f"{command}: one scene in three held out, {about['held_out_clips']} windows of "
-        "true and noisy tracks, all kinds seen in fitting. The first line is what is "
-        f"taken; in each other one thing is changed.\n\n{table(header, rows)}"
-    )
 
 
 def semantic_section() -> str:
@@ -548,8 +457,7 @@ def semantic_section() -> str:
             f"`{command} --num_twin_scenes={stored['twins']['scenes']}`: impossible "
             f"twins of {stored['twins']['scenes']} rendered scenes through "
             f"the Lucas-Kanade tracker, {first['num']} twins, the same for all: paired "
-            "accuracy, and AUROC across clips. The heads were fitted on the grid's "
-            "tracks and numbers of tracks.",
+            "accuracy, and AUROC across clips.",
             table(["points", "tracks", *measures], rows),
         ]
     return "\n\n".join(parts)
@@ -602,28 +510,20 @@ def main() -> None:
         "clip against any damaged one of the same condition. Intervals are 95%, "
         "bootstrapped by scene or video. Of simulated scenes, *true* tracks are the "
         "simulator's, *noisy* ones carry a tracker's noise, *rendered* ones are what "
-        "the Lucas-Kanade tracker makes of rendered pictures. The head without model "
-        "is fitted as the other is, its correction, too, whose settings were chosen by "
-        "what they do for the other.",
-        "What the score is made of was fitted to, and its constants were chosen on, "
-        "other simulated scenes. But it was revised after earlier versions had been "
-        "judged on these same scenes and clips (*What was tried* tells it), and the "
-        "intervals leave that out.",
+        "the Lucas-Kanade tracker makes of rendered pictures. The critic without model "
+        "is fitted as the other is, but for what the autoencoder expected.",
         "### Simulated scenes and their impossible twins",
         proof_section(
             "synthetic", " --conditions=true,noisy,rendered --num_scenes=145"
         ),
         "### Real clips and damaged copies",
-        "The head was fitted to simulated pictures, some of them damaged likewise: "
-        "warped for its line, and for its correction also shuffled, frozen and made to "
-        "jump. So of these damages only replaced objects and reversed playback are of "
-        "a kind that it never saw; what the correction does without a kind is among "
-        "what was tried. *Of frames* are the five other than replaced objects.",
-        proof_section("corruptions", " --video_path=../shared/videos"),
-        "### What the correction does",
-        correction_section(),
-        "### What was tried",
-        tried_section(),
+        "Each fold is judged by a critic and a calibration that saw nothing of it. *Of "
+        "frames* are the five other than replaced objects.",
+        proof_section(
+            "corruptions",
+            " --video_path=../shared/videos/real "
+            "--folds_csv=../shared/videos/manifest.csv",
+        ),
         "## Semantic query points",
         semantic_section(),
         "## Scoring a video, with the mini preset\n\nThe second run in a process, from "

@@ -25,6 +25,7 @@ from spa.errors import UserError, wrap_write_errors
 from spa.files import keep_compiled_programs
 from spa.inputs import find_inputs
 from spa.realism import Scorer, make_options, save_result
+from spa.realism.calibration import meaning
 from spa.realism.many import score_many
 from spa.realism.result import Result
 from spa.screen import labelled_lines, printable, screen_width, table_lines
@@ -65,15 +66,16 @@ def table(result: Result, paths: list[str], width: int | None = None) -> str:
     score = result.score
     realism = f"{result.realism:.4f}"
     if score["realism_std"] is not None:
-        realism += f" ± {score['realism_std']:.4f} between splits"
+        is_judged = score["realism_measure"] == "critic"
+        what = "groups of tracks" if is_judged else "splits"
+        realism += f" ± {score['realism_std']:.4f} between {what}"
     lines = [("realism", f"{realism} (0..1, higher is more real)")]
     if score["realism_measure"] == "average_jaccard":
         name = score["checkpoint"]["name"]
-        why = f"no head fitted for {name}, or too few tracks"
+        why = f"no critic fitted for {name}, or too few tracks"
         lines.append(("which is", f"average Jaccard: {why}"))
-    if score["percentile"] is not None:
-        percent = int(score["percentile"] + 0.5)  # as report.py rounds it
-        lines.append(("higher than", f"{percent}% of intact simulated clips"))
+    else:
+        lines.append(("which means", meaning(result.realism)))
     basis = f"{score['num_tracks']} tracks, {score['num_frames']} frames, "
     basis += f"{len(score['windows'])} window(s), {score['seconds']:.1f} s"
     lines += [
@@ -131,13 +133,13 @@ def run_many(score, paths, scorer) -> tuple[str, bool]:
     how = {name: FLAGS[name].value for name in names}
     made_with = scorer.options, scorer.checkpoint
     tally = score_many(
-        paths, FLAGS.output_dir, score, *made_with, head=scorer.head, **how
+        paths, FLAGS.output_dir, score, *made_with, critic=scorer.critic, **how
     )
     # Whole names are in the table that is written.
     text = ranking(tally.rows, screen_width() or PIPE_WIDTH)
-    if text and scorer.head is None:
+    if text and scorer.critic is None:
         name = scorer.checkpoint.name
-        text += f"realism is average Jaccard: no head is fitted for {name}\n"
+        text += f"realism is average Jaccard: no critic is fitted for {name}\n"
     tables = "scores.csv" if FLAGS.num_shards == 1 else "scores_*.csv"
     text += (
         f"{tally.scored} scored, {tally.finished} finished before, {tally.failed} "

@@ -1,15 +1,13 @@
-"""TAPVid-3D's metrics, reconstruction baselines, and the Fréchet motion distance.
+"""TAPVid-3D's metrics, baselines, the Fréchet motion distance, worst neighbourhoods.
 
 Koppula et al. 2024, "TAPVid-3D: A Benchmark for Tracking Any Point in 3D", section
 4: a point counts as right within a threshold that grows with its depth, so that it
 means the same number of pixels everywhere.
 """
 
-from collections.abc import Mapping
-
 import numpy as np
-import scipy.special
 from jaxtyping import Bool, Float, Int
+from scipy.spatial import cKDTree
 
 THRESHOLDS = (1, 2, 4, 8, 16)  # pixels at EVALUATION_SIZE
 METRIC_THRESHOLDS = (0.01, 0.04, 0.16, 0.64, 2.56)  # metres, instead of those
@@ -26,6 +24,7 @@ SCALINGS = (
 SCALINGS_BY_QUERY = ("per_trajectory", "local_neighborhood", "median_on_queries")
 LEVELS = {"video": (-2, -1), "track": (-1,), "point": ()}  # axes summed over
 SMALLEST_DEPTH = 1e-12
+NUM_NEAR, NEAR_SHARE = (4, 16), 40  # points of a neighbourhood
 
 
 def evaluation_intrinsics(
@@ -335,19 +334,27 @@ def held_out_statistics(
     return {name: float(metrics[name]) for name in names}
 
 
-def realism(statistics: Mapping[str, float]) -> float:
-    """Returns a clip's score: how real its motion is, in 0..1, higher is more real.
-
-    Of a clip's surprise (surprise.py: in standard deviations of intact clips that move
-    alike), the share of intact clips that are more surprising, were they normal: a half
-    is the usual one. Where no head was fitted for a checkpoint there is no surprise,
-    and the published score stands, average Jaccard with median scaling. That says how
-    much of the held-out motion was predicted; how hard the scene is (how much moves,
-    how far) weighs more in it than whether it is possible.
-    """
-    if statistics.get("surprise") is not None:
-        return float(scipy.special.ndtr(-statistics["surprise"]))
-    return float(statistics["average_jaccard"])
+def worst_neighbourhoods(
+    scores: Float[np.ndarray, "N T"],
+    pixels: Float[np.ndarray, "N T 2"],
+    visible: Bool[np.ndarray, "N T"],
+) -> Float[np.ndarray, " T"]:
+    """Returns the lowest mean score of a point and those nearest to it in each frame,
+    of points that have a score: one in NEAR_SHARE of them, within NUM_NEAR; NaN where
+    there is none. A point that is not visible is where it was a frame before: scored is
+    also the frame in which it is lost."""
+    found = np.full(scores.shape[1], np.nan)
+    for t in range(scores.shape[1]):
+        at = np.where(visible[:, t], t, max(t - 1, 0))
+        places = pixels[np.arange(len(pixels)), at]
+        rows = np.flatnonzero(np.isfinite(scores[:, t]) & np.isfinite(places).all(-1))
+        if not len(rows):
+            continue
+        near = min(int(np.clip(round(len(rows) / NEAR_SHARE), *NUM_NEAR)), len(rows))
+        tree = cKDTree(places[rows])
+        index = tree.query(places[rows], range(1, near + 1))[1]
+        found[t] = scores[rows, t].astype(np.float64)[index].mean(axis=1).min()
+    return found
 
 
 def point_stays(batch: dict) -> Float[np.ndarray, "B Q T C"]:

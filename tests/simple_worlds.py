@@ -7,7 +7,7 @@ from spa.simulation.bodies import Body, Geom, World
 from spa.simulation.camera import Camera, look_at
 from spa.simulation.physics import simulate
 from spa.simulation.rays import surface_points
-from spa.simulation.scene_pool import synthetic_pool
+from spa.simulation.scene_pool import ScenePool
 
 FPS, FRAMES, SIZE = 24.0, 30, 128
 POOL = {"num_frames": 20, "num_tracks": 48}
@@ -17,7 +17,7 @@ WALL = Body((Geom("box", (8, 0.2, 8)),), (0, 3, 8), moving=False)
 
 
 def make_pool(**how):
-    return synthetic_pool(6, seed=3, **POOL, **how)
+    return ScenePool(6, seed=3, **POOL, **how)
 
 
 def box(size, position, **options):

@@ -10,7 +10,7 @@ OPTIONS = make_options()
 
 def make_score(path, options=OPTIONS):
     names = (
-        "realism realism_std percentile average_jaccard average_pts_within_thresh "
+        "realism realism_std average_jaccard average_pts_within_thresh "
         "occlusion_accuracy num_tracks num_frames seconds fps"
     )
     return dict.fromkeys(names.split(), 0.25) | {
@@ -48,7 +48,7 @@ def hostile_scores():
         "per_frame": [{"a": 1}, [[0.5]], [1e9], 0.5],
         "frame_size": ["80x64", [[80], 64], {}],
         "video": [5, ["a.mp4"], {}],
-        "head": [[], 3.5],
+        "critic": [[], 3.5],
     }.items():
         for each in value:
             yield f"{name} {each}", json.dumps(good | {name: each})

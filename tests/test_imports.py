@@ -23,7 +23,7 @@ ROOMS = ["clip", "simulation", "data", "model", "realism", "evaluation", "view"]
 MODEL_FILES = ["attention", "track_autoencoder", "track_autoencoder_3d"]
 # published modules that others import, and commands, which nobody imports.
 COMMANDS = (
-    "train fit_surprise inference evaluate_tapvid3d evaluate_benchmarks visualizer "
+    "train inference evaluate_tapvid3d evaluate_benchmarks visualizer "
     "report semantic_points"
 ).split()
 # Packages beside spa may take from these rooms, and from what lies in spa/ itself.

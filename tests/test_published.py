@@ -11,7 +11,7 @@ NAMES = {
     "data_loader": "Augmentation DatasetError ScenePool augment_example dataset_size "
     "load_dataset load_examples load_kubric3d_dataset load_npz_dataset "
     "load_synthetic_dataset load_tapvid3d_dataset load_tapvid_dataset "
-    "prepare_2d_batch prepare_3d_batch synthetic_pool",
+    "prepare_2d_batch prepare_3d_batch",
     "track_autoencoder": "JointReadout MINI ModelConfig PRESETS ParamStateInit "
     "TrackAutoEncoder TrackAutoEncoderDecoderContext TrackAutoEncoderResults "
     "check_batch model_config sinusoidal_embedding",

@@ -98,14 +98,20 @@ def load_examples(
     dataset = dataset[first_batch:]
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
     iterable = dataset.to_iter_dataset(options)
-    if num_workers:
-        # Grain asks absl for flags of its own, which fails outside an absl program.
-        if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()
-        workers = grain.MultiprocessingOptions(num_workers=num_workers)
-        iterable = iterable.mp_prefetch(workers)
+    iterable = in_processes(iterable, num_workers)
     # In this process again: errors become errors here, in their own words.
     return iter(iterable.map(_Reporter(len(source))).filter(bool))
+
+
+def in_processes(dataset: grain.IterDataset, num_workers: int) -> grain.IterDataset:
+    """Returns a dataset that so many processes make ahead; 0: this one makes it."""
+    if not num_workers:
+        return dataset
+    # Grain asks absl for flags of its own, which fails outside an absl program.
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
+    workers = grain.MultiprocessingOptions(num_workers=num_workers)
+    return dataset.mp_prefetch(workers)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -122,7 +122,7 @@ def _score_clips(clips, values, options) -> Tally:
         score=scorer.score,
         options=scorer.options,
         checkpoint=scorer.checkpoint,
-        head=scorer.head,
+        critic=scorer.critic,
         **_select_flags(score_many, values),
     )
 

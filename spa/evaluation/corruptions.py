@@ -1,14 +1,16 @@
 """Real clips against damaged copies of themselves, judged."""
 
+import dataclasses
 import functools
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from spa.clip.video import read_video, video_from_array
+from spa.csv_files import read_csv
 from spa.errors import NothingToTrack, UserError, VideoError
 from spa.evaluation.judged import Row
 from spa.evaluation.judges import Judges, judge, judge_items
@@ -26,12 +28,15 @@ def run_corruptions(
     front_ends: FrontEnds,
     num_seeds: int,
     num_frames: int = NUM_FRAMES,
+    folds: Mapping[str, str] | None = None,
 ) -> tuple[list[Row], list[str]]:
-    """Judges pieces of `num_frames` of real clips and `num_seeds` copies per damage;
+    """Judges pieces of `num_frames` of real clips and `num_seeds` copies per damage,
+    those of `folds` (as `read_folds` returns them) by the critics of their fold;
     returns all rows and notes. Raises UserError: no video has a piece; see
     `judge_items`."""
     items = [Item(path, Path(folder) / clip_name(path)) for path in paths]
-    rows, failures = [], []
+    rows, failures, folds = [], [], folds or {}
+    judges = _comparable_judges(judges, folds)
 
     def work(item):
         return _pieces(item.path, judges.options, num_frames)
@@ -40,21 +45,59 @@ def run_corruptions(
         if video.error:
             failures.append(video.message)
             continue
-        found, wrong = _judge_pieces(video, judges, front_ends, num_seeds)
+        fold = folds.get(os.path.realpath(video.item.path))
+        found, wrong = _judge_pieces(video, judges, front_ends, num_seeds, fold)
         rows += found
         failures += wrong
     if not rows:
         raise UserError(failures[0] if failures else "no video to judge")
-    return rows, _notes(rows, failures, num_seeds)
+    notes = _notes(rows, failures, num_seeds)
+    return rows, notes + _fold_notes(paths, judges, folds)
 
 
-def _judge_pieces(video, judges, front_ends, num_seeds):
+def read_folds(path: str | os.PathLike) -> dict[str, str]:
+    """Returns the folds of a table with `file` (from the table's folder) and `fold`, by
+    real path; of rows that name one. Raises UserError: it cannot be read."""
+    folder = os.path.dirname(os.path.abspath(path))
+    _, rows = read_csv(path, ("file", "fold"))
+    return {
+        os.path.realpath(os.path.join(folder, row["file"])): row["fold"].strip()
+        for row in rows
+        if (row["fold"] or "").strip()
+    }
+
+
+def _comparable_judges(judges, folds) -> Judges:
+    """Returns judges without any critic "no model" if some fold lacks its own: what
+    some clips lack no clip is compared by."""
+    of_fold = {f"fold {fold}" for fold in folds.values()} & set(judges.critics)
+    if all(f"no model {name}" in judges.critics for name in of_fold):
+        return judges
+    critics = judges.critics.items()
+    critics = {n: x for n, x in critics if not n.startswith("no model")}
+    return dataclasses.replace(judges, critics=critics)
+
+
+def _fold_notes(paths, judges, folds) -> list[str]:
+    if not judges.critics:
+        return []
+    of_fold = [folds.get(os.path.realpath(path)) for path in paths]
+    num = sum(f"fold {fold}" not in judges.critics for fold in of_fold)
+    if not num:
+        return []
+    which = f"{num} of {len(paths)} videos" if num < len(paths) else "all videos"
+    return [f"{which} are judged by the shipped critic, which may have seen them"]
+
+
+def _judge_pieces(video, judges, front_ends, num_seeds, fold):
     folder, path = video.item.place, video.item.path
     pieces = {
         Item(f"{path}, piece {i}", folder / f"{i}.json"): piece
         for i, piece in enumerate(video.result)
     }
+    judges = judges.of_fold(fold)
     made_with = judges.provenance() | {
+        "fold": fold,
         "num_seeds": num_seeds,
         "bytes": sum(map(os.path.getsize, find_pictures(path) or [path])),
         "tracker": front_ends.names,

@@ -13,7 +13,7 @@ from spa.clip.sources import check_clip
 from spa.clip.video import Video, read_video
 from spa.errors import UserError
 from spa.evaluation import normalised
-from spa.evaluation.baselines import simple_measures
+from spa.evaluation.baselines import acceleration, jaccard_2d, lost_share, nearest_error
 from spa.evaluation.corruptions import clip_name
 from spa.evaluation.generated_report import report
 from spa.evaluation.judged import Row
@@ -24,8 +24,8 @@ from spa.evaluation.reports import write_report
 from spa.evaluation.straightness import GRID, frame_features, straightness
 from spa.jobs import Item
 from spa.model import checkpoints
+from spa.realism.critic_files import fingerprint
 from spa.realism.front_ends import lift_video
-from spa.realism.heads import fingerprint
 from spa.realism.hold_out import hold_out
 from spa.realism.options import RESULT_VERSION, decisive_options, make_options
 from spa.realism.scorer import Scorer
@@ -113,7 +113,7 @@ class Instruments:
         pooled = f"colours of {GRID}x{GRID} cells"
         return {
             "checkpoint": {"name": checkpoint.name, "sha256": checkpoint.sha256},
-            "head": fingerprint(self.scorer.head),
+            "critic": fingerprint(self.scorer.critic),
             "trajan": self.trajan and self.trajan.sha256,
             "straightness": self.features.name if self.features else pooled,
             "normalised": normalised.NORMAL if self.normalise else None,
@@ -186,11 +186,18 @@ def judge_video(video: Video, instruments: Instruments) -> dict[str, float | Non
     video, tracks = lift_video(video, scorer.options, scorer.front_ends)
     result = scorer.score_tracks(tracks)
     held_out = hold_out(tracks, scorer.checkpoint, scorer.options)
+    lengths = acceleration(tracks.pixels, tracks.seen)
+    high = np.percentile(lengths, [90, 99]) if len(lengths) else [np.nan] * 2
     values = {
         "realism": result.realism,
         "average_jaccard": result.score["average_jaccard"],
-        **simple_measures(tracks, held_out, instruments.trajan),
+        "acceleration_90": float(high[0]),
+        "acceleration_99": float(high[1]),
+        "lost_share": lost_share(tracks.seen),
+        "nearest_error": nearest_error(tracks, held_out),
     }
+    if instruments.trajan:
+        values["trajan_jaccard"] = jaccard_2d(tracks, held_out, instruments.trajan)
     values |= motion_statistics(tracks.pixels, tracks.seen)
     features = frame_features(video.frames, instruments.features)
     return values | straightness(features) | {"num_frames": len(video.frames)}

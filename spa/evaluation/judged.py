@@ -11,13 +11,13 @@ from spa.simulation.pools import INTACT
 from spa.statistics import Estimate
 
 # What is compared: name in files, name in tables, and whether the real is higher (1) or
-# lower (-1). Of a head that is fitted on violations, "left_out" is the one which was
-# never fitted on the kind that it is tested on.
+# lower (-1). Of a critic that learns from violations, "left_out" is the one which never
+# saw any of the group that the tested kind belongs to.
 MEASURES = {
     "realism": ("realism", 1),
-    "realism_left_out": ("realism, kind left out", 1),
-    "no_model": ("head without model", 1),
-    "no_model_left_out": ("head without model, kind left out", 1),
+    "realism_left_out": ("realism, group left out", 1),
+    "no_model": ("critic without model", 1),
+    "no_model_left_out": ("critic without model, group left out", 1),
     "average_jaccard": ("average Jaccard", 1),
     "trajan_jaccard": ("average Jaccard, trajan_mini", 1),
     "acceleration_90": ("acceleration, 90th", -1),
@@ -26,6 +26,7 @@ MEASURES = {
     "nearest_error": ("nearest support", -1),
 }
 SCORES = ("realism_left_out", "realism")  # what must win; the first that is there is
+WITHOUT_MODEL = {"realism_left_out": "no_model_left_out", "realism": "no_model"}
 LEFT_OUT = ("realism_left_out", "no_model_left_out")  # judged, and is one per kind
 QUESTIONS = {"paired": "paired", "across": "across clips (AUROC)"}
 
@@ -34,7 +35,7 @@ QUESTIONS = {"paired": "paired", "across": "across clips (AUROC)"}
 class Row:
     """A judged clip: the group it is resampled with; its original (of an intact clip
     itself); its condition and kind of damage ("none"); whether that counts, being
-    visible; `values` of `judge`; per head, surprise of `points` and whether they
+    visible; `values` of `judge`; per critic, surprise of `points` and whether they
     violate."""
 
     group: str

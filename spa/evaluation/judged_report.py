@@ -8,7 +8,15 @@ from tqdm import tqdm
 
 from spa import statistics
 from spa.evaluation.figures import BLUE, draw_distributions, draw_roc
-from spa.evaluation.judged import MEASURES, QUESTIONS, SCORES, Row, compare, estimate
+from spa.evaluation.judged import (
+    MEASURES,
+    QUESTIONS,
+    SCORES,
+    WITHOUT_MODEL,
+    Row,
+    compare,
+    estimate,
+)
 from spa.evaluation.reports import Report, Table
 from spa.files import encode_csv
 from spa.simulation import damages
@@ -21,16 +29,16 @@ def report(
     rows: Sequence[Row],
     groups: Mapping[str, Sequence[str]],
     notes: Sequence[str] = (),
-    pooled: bool = True,
+    pooled: Sequence[str] = (),
 ) -> Report:
-    """Returns all figures of judged clips, by group of kinds and (if `pooled`) over
-    all, with tables and pictures."""
+    """Returns all figures of judged clips, over the `pooled` kinds, if any, by group of
+    kinds, and by kind, with tables and pictures."""
     conditions = tuple(dict.fromkeys(row.condition for row in rows))
     measures = _measured(rows)
     sections = {name: (name,) for name in conditions}
     if len(conditions) > 1:
         sections = {"all": conditions} | sections
-    names = {"pooled": sum(map(tuple, groups.values()), ())} if pooled else {}
+    names = {"pooled": tuple(pooled)} if pooled else {}
     names |= _names(groups)
     scenes = sorted({row.group for row in rows})
     kinds = {kind for chosen in names.values() for kind in chosen}
@@ -56,8 +64,11 @@ def report(
     culprits = {by: found for by, found in culprits.items() if found}
     score = next((name for name in SCORES if name in measures), "realism")
     labels = {name: MEASURES[name][0] for name in measures}
+    headline = what_the_model_adds(figures, score, measures)
     return Report(
+        headline=headline,
         metrics={
+            "headline": headline,
             "score": score,
             "measures": labels,
             "groups": {name: list(kinds) for name, kinds in groups.items()},
@@ -70,6 +81,26 @@ def report(
         files={"results.csv": _results_csv(rows, measures)},
         notes=notes,
     )
+
+
+def what_the_model_adds(figures: Mapping, score: str, measures: Sequence[str]) -> str:
+    """Returns in a sentence how much higher the score's first figures are than those of
+    the same critic without the autoencoder; nothing where that was not judged."""
+    other = WITHOUT_MODEL[score]
+    if other not in measures:
+        return ""
+    section, names = next(iter(figures.items()))
+    name, found = next(iter(names.items()))
+    less = {q: found["difference"][score][q][other] for q in QUESTIONS}
+    parts = [
+        f"{title} {found[q][score].value:.3f} with it, {found[q][other].value:.3f} "
+        f"without: {less[q].value:+.3f} [{less[q].low:+.3f}, {less[q].high:+.3f}]"
+        for q, title in QUESTIONS.items()
+    ]
+    adds = all(x.low > 0 for x in less.values())
+    verdict = "adds to" if adds else "adds nothing that is surely above zero to"
+    label = MEASURES[score][0]
+    return f"The autoencoder {verdict} {label} ({section}, {name}): {'; '.join(parts)}."
 
 
 def _names(groups) -> dict[str, tuple[str, ...]]:
@@ -178,13 +209,13 @@ def _culprit_table(culprits) -> list[Table]:
         rows = [[name, x["points"], x["clips"]] for name, x in found.items()]
         head = ("", "all points", "mean over clips")
         title = "AUROC of the violating body's points, by surprise, from true tracks"
-        title += "; the kind left out" if by == "left out" else ""
+        title += "; its group left out" if by == "left out" else ""
         tables.append(Table(title, head, rows))
     return tables
 
 
 def _results_csv(rows, measures) -> bytes:
-    """Returns a line per clip. An intact clip has no kind that a head left out."""
+    """Returns a line per clip. An intact clip has no kind that a critic left out."""
     lines, about = [], ("group", "clip", "condition", "kind", "counts")
     for row in rows:
         values = {name: row.value(name, row.kind) for name in measures}

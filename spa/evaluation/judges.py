@@ -1,4 +1,4 @@
-"""Models and heads that clips are judged with, and what they say of one clip."""
+"""Models and critics that clips are judged with, and what they say of one clip."""
 
 import dataclasses
 import hashlib
@@ -11,57 +11,67 @@ import numpy as np
 from jaxtyping import Float
 
 from spa.errors import NothingToTrack, UserError
-from spa.evaluation.baselines import simple_measures
+from spa.evaluation.baselines import acceleration, jaccard_2d, lost_share, nearest_error
 from spa.evaluation.judged import LEFT_OUT, Row
 from spa.files import read_json, replace_nan, whole_file
 from spa.jobs import Item, run_items, unfinished
-from spa.metrics import realism
 from spa.model import checkpoints
-from spa.realism import evidence
-from spa.realism.heads import Head, fingerprint
+from spa.realism.critic_files import SHIPPED, FittedCritic, fingerprint
+from spa.realism.evidence import window_evidence
 from spa.realism.hold_out import hold_out
+from spa.realism.judging import judge_windows
 from spa.realism.options import DEFAULT_CHECKPOINT, Options, decisive_options
 from spa.realism.result import make_result
-from spa.realism.scorer import load_checkpoint, load_heads
-from spa.realism.surprise import score_fields
+from spa.realism.scorer import load_checkpoint, load_critics
 from spa.realism.tracks import Tracks3D
-from spa.simulation.violations import FIRST_KINDS
+from spa.simulation.violations import GROUPS
 
-VERSION = 3  # of the files of judged clips: those of another version are refused
-# Which no head was fitted on (its tracks show nothing): "all" has left it out, too.
-NEVER_FITTED = ("texture_swap",)
+VERSION = 4  # of the files of judged clips: those of another version are refused
+GROUP_OF = {kind: group for group, kinds in GROUPS.items() for kind in kinds}
 TRAJAN = DEFAULT_CHECKPOINT.with_name("trajan_mini.npz")
 
 
 @dataclasses.dataclass(frozen=True)
 class Judges:
-    """The model and heads clips are judged with, the 2D model beside it (None if
-    absent), and notes on what lacks. Heads are of scorer.load_heads: those "without
-    KIND" never saw it."""
+    """The model and critics clips are judged with, the 2D model beside it (None if
+    absent), and notes on what lacks. Critics are of scorer.load_critics: those "without
+    GROUP" saw no violation of that group, "fold K" no real clip of that fold, "no
+    model" nothing that the autoencoder expected."""
 
     checkpoint: checkpoints.Checkpoint
     options: Options
     trajan: checkpoints.Checkpoint | None = None
-    heads: Mapping[str, Head] = dataclasses.field(default_factory=dict)
+    critics: Mapping[str, FittedCritic] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     def provenance(self) -> dict:
         """Returns what judged clips must agree in, to be compared with others."""
-        # By their numbers: a pickle would name the module, too, and change with it.
-        each = [f"{n} {fingerprint(h)}" for n, h in sorted(self.heads.items())]
-        heads = hashlib.sha256("\n".join(each).encode()).hexdigest()
+        each = [f"{n} {fingerprint(x)}" for n, x in sorted(self.critics.items())]
+        critics = hashlib.sha256("\n".join(each).encode()).hexdigest()
         checkpoint = {n: getattr(self.checkpoint, n) for n in ("name", "sha256")}
         return {
             "checkpoint": checkpoint,
             "trajan": self.trajan and self.trajan.sha256,
-            "heads": heads if self.heads else None,
+            "critics": critics if self.critics else None,
             "judged": VERSION,
             "options": decisive_options(dataclasses.asdict(self.options)),
         }
 
+    def of_fold(self, fold: str | None) -> "Judges":
+        """Returns those that judge real clips of a fold: its critics are in the places
+        of the shipped one and of "no model", which learned from these clips."""
+        own = self.critics.get(f"fold {fold}")
+        if own is None:
+            return self
+        critics = {n: x for n, x in self.critics.items() if n != "no model"}
+        critics[SHIPPED] = own
+        if no_model := self.critics.get(f"no model fold {fold}"):
+            critics["no model"] = no_model
+        return dataclasses.replace(self, critics=critics)
+
 
 def load_judges(checkpoint_path: str | None, options: Options) -> Judges:
-    """Returns the checkpoint, its heads as far as there are any, and trajan_mini; a
+    """Returns the checkpoint, its critics as far as there are any, and trajan_mini; a
     UserError of a checkpoint that cannot be used."""
     checkpoint, notes = load_checkpoint(checkpoint_path, options), []
     trajan = None
@@ -70,31 +80,26 @@ def load_judges(checkpoint_path: str | None, options: Options) -> Judges:
         trajan = dataclasses.replace(trajan, params=jax.device_put(trajan.params))
     else:
         notes.append(f"no {TRAJAN.name}: not compared with it")
-    heads = load_heads(checkpoint, leave_one_out=True) or {}
-    if not heads:
-        notes.append(f"no head is fitted for {checkpoint.name}: realism is its own")
-    for kind in NEVER_FITTED if heads else ():
-        same = {f"without {kind}": "all", f"no model without {kind}": "no model"}
-        heads = {name: heads[head] for name, head in same.items()} | heads
-    lacking = [
-        f"{prefix}without {kind}"
-        for prefix in ("", "no model ")
-        for kind in FIRST_KINDS
-        if f"{prefix}without {kind}" not in heads
-    ]
-    if heads and lacking:
-        notes.append(
-            f"{len(lacking)} heads that leave a kind out are not there: none is used; "
-            f"first {lacking[0]!r}"
-        )
-        heads = {name: head for name, head in heads.items() if "without" not in name}
-    return Judges(checkpoint, options, trajan, heads, tuple(notes))
+    critics = load_critics(checkpoint, left_out=True)
+    if not critics:
+        name = checkpoint.name
+        notes.append(f"no critic is fitted for {name}: realism is average Jaccard")
+    for prefix in ("", "no model ") if critics else ():
+        wanted = [f"{prefix}without {group}" for group in GROUPS]
+        lacking = [name for name in wanted if name not in critics]
+        if lacking:
+            notes.append(
+                f"{len(lacking)} critics that leave a group out are not there: none "
+                f"like them is used; first {lacking[0]!r}"
+            )
+            critics = {n: x for n, x in critics.items() if n not in wanted}
+    return Judges(checkpoint, options, trajan, critics, tuple(notes))
 
 
 @dataclasses.dataclass(frozen=True)
 class Judgement:
     """Findings about a clip: `values` by the names in MEASURES (of LEFT_OUT {kind:
-    number}), surprise per point, and the same of heads that never saw a kind."""
+    number}), surprise per point, and the same of critics that never saw a kind."""
 
     values: dict[str, object]
     surprise: Float[np.ndarray, "N T"]
@@ -103,50 +108,61 @@ class Judgement:
 
 def judge(tracks: Tracks3D, judges: Judges, kinds: Sequence[str] = ()) -> Judgement:
     """Returns the score of a clip, the baselines, and how surprising its points are, by
-    the left-out heads of these kinds, too. Raises NothingToTrack: too few tracks."""
+    the critics that left out the groups of these kinds, too. Raises NothingToTrack: too
+    few tracks."""
     if len(tracks.tracks) < 2:
         raise NothingToTrack(f"{len(tracks.tracks)} tracks, need at least 2")
     held_out = hold_out(tracks, judges.checkpoint, judges.options)
     visible = tracks.seen
     if not (visible[held_out.ids] & held_out.counted).any():
         raise NothingToTrack("no track can be predicted from others")
-    how, fields, heads = (judges.checkpoint, judges.options), (), judges.heads
-    if heads:
-        fields = list(evidence.clip_fields(tracks, *how, held_out))
+    how, evidence, critics = (judges.checkpoint, judges.options), [], judges.critics
+    if critics:
+        evidence = list(window_evidence(tracks, *how, held_out))
     result = make_result(
-        tracks, held_out, *how, None, fields, heads.get("all"), has_spread=False
+        tracks, held_out, *how, None, evidence, critics.get(SHIPPED), has_spread=False
     )
+    lengths = acceleration(tracks.pixels, visible)
+    high = np.percentile(lengths, [90, 99]) if len(lengths) else [np.nan] * 2
     values = {
         "realism": result.realism,
         "average_jaccard": result.score["average_jaccard"],
-        **simple_measures(tracks, held_out, judges.trajan),
+        "acceleration_90": float(high[0]),
+        "acceleration_99": float(high[1]),
+        "lost_share": lost_share(visible),
+        "nearest_error": nearest_error(tracks, held_out),
     }
+    if judges.trajan:
+        values["trajan_jaccard"] = jaccard_2d(tracks, held_out, judges.trajan)
     points = np.full(visible.shape, np.nan, np.float32)
     points[np.unique(held_out.ids)] = -result.points["coords_score"].T
-    more, left_out = _further_judgements(fields, heads, kinds, visible.shape)
+    more, left_out = _further_judgements(evidence, critics, kinds, visible.shape)
     return Judgement(values | more, points, left_out)
 
 
-def _further_judgements(fields, heads, kinds, shape):
-    """Returns what the heads say that do not score, in MEASURES; of those that leave a
-    kind out also the log odds of points."""
-    cache = {}  # of sizes and levels, which are the same for all heads
-    left_out = [f"{p}without {kind}" for p in ("", "no model ") for kind in kinds]
-    found = {
-        name: score_fields(fields, heads[name], shape, cache=cache)
-        for name in ["no model", *left_out]
-        if name in heads
-    }
+def _further_judgements(evidence, critics, kinds, shape):
+    """Returns what the critics say that do not score, in MEASURES; of those that leave
+    a kind's group out also the log odds of points."""
+    groups = dict.fromkeys(GROUP_OF[kind] for kind in kinds)
+    left_out = [f"{p}without {group}" for p in ("", "no model ") for group in groups]
+    found, realism = {}, {}
+    for name in ["no model", *left_out]:
+        if name not in critics or not evidence:
+            continue
+        fitted = critics[name]
+        found[name] = judge_windows(evidence, fitted.critic, fitted.params, shape)
+        realism[name] = fitted.calibration.realism(found[name].logit)
 
-    def head_realism(name):
-        if name not in found:
-            return float("nan")
-        return realism({"surprise": found[name].surprise})
+    def of_kinds(prefix):
+        return {
+            kind: realism.get(f"{prefix}without {GROUP_OF[kind]}", float("nan"))
+            for kind in kinds
+        }
 
-    values = {"no_model": head_realism("no model")}
+    values = {"no_model": realism.get("no model", float("nan"))}
     for measure, prefix in zip(LEFT_OUT, ("", "no model "), strict=True):
-        values[measure] = {k: head_realism(f"{prefix}without {k}") for k in kinds}
-    points = {kind: found.get(f"without {kind}") for kind in kinds}
+        values[measure] = of_kinds(prefix)
+    points = {kind: found.get(f"without {GROUP_OF[kind]}") for kind in kinds}
     return values, {kind: x.points for kind, x in points.items() if x}
 
 

@@ -31,13 +31,15 @@ class Table(NamedTuple):
 @dataclasses.dataclass
 class Report:
     """The findings of a benchmark: metrics for metrics.json, with Estimates; tables for
-    the screen; figures and further files by name; notes for the reader."""
+    the screen; figures and further files by name; notes for the reader; perhaps a line
+    that goes before all."""
 
     metrics: dict
     tables: list[Table]
     figures: dict = dataclasses.field(default_factory=dict)
     files: dict[str, bytes] = dataclasses.field(default_factory=dict)
     notes: list[str] = dataclasses.field(default_factory=list)
+    headline: str = ""
 
 
 def agreement(
@@ -213,7 +215,8 @@ def _results_csv(clips, rows) -> bytes:
 def format_report(report: Report, width: int | None = None) -> str:
     """Returns the tables and notes of a report for a person to read, tables in lines of
     at most `width` columns."""
-    parts = [_table_text(table, width) for table in report.tables]
+    parts = [report.headline] if report.headline else []
+    parts += [_table_text(table, width) for table in report.tables]
     if report.notes:
         parts.append("\n".join(f"note: {printable(note)}" for note in report.notes))
     return "\n\n".join(parts)

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float
 
 from spa.clip.sources import check_clip
 from spa.errors import NothingToTrack, UserError
-from spa.evaluation.corruptions import run_corruptions
+from spa.evaluation.corruptions import read_folds, run_corruptions
 from spa.evaluation.judged import Row
 from spa.evaluation.judged_report import FEW_TWINS, report
 from spa.evaluation.judges import Judgement, Judges, judge, judge_items, load_judges
@@ -26,17 +26,17 @@ from spa.jobs import Item
 from spa.realism.conditions import condition_tracks
 from spa.realism.front_ends import load_front_ends
 from spa.realism.options import RESULT_VERSION, make_options
-from spa.simulation import damages, pools
+from spa.simulation import damages, pools, violations
 from spa.simulation.pools import CONDITIONS, FIRST_SEED, INTACT
-from spa.simulation.violations import FIRST_KINDS
+from spa.simulation.violations import FIRST_KINDS, VIOLATIONS
 
 BEFORE, AFTER = 2, 12  # frames around a violation in which its culprit may be seen
 
-GROUPS = {
-    "continuity": ("teleport", "appear", "vanish", "time_jump", "freeze", "jitter"),
-    "physics": ("fall_up", "pass_through", "size_change", "kick"),
-    "other": ("shape_change", "texture_swap"),
+GROUPS = {  # of the kinds that are pooled
+    name: tuple(kind for kind in kinds if kind in FIRST_KINDS)
+    for name, kinds in violations.GROUPS.items()
 }
+FURTHER = "further kinds"  # which stand apart, if a pool has them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,14 +59,16 @@ def run(
     pool_dir: str | None = None,
     conditions: Sequence[str] = CONDITIONS,
     num_seeds: int = 5,
+    folds_csv: str | None = None,
     num_workers: int = 0,
     screen_width: int | None = None,
     **options,
 ) -> str:
     """Judges what is not judged yet, writes the report to `output_dir`, and returns it
     for the screen; `options` are fields of Options. Benchmark "corruptions" takes real
-    clips of `video_path`, num_seeds copies per damage; "synthetic" num_scenes seeds
-    from FIRST_SEED, kept in `pool_dir`. Raises UserError and OSError."""
+    clips of `video_path`, num_seeds copies per damage, those of the table `folds_csv`
+    judged by the critics of their folds; "synthetic" num_scenes seeds from FIRST_SEED,
+    kept in `pool_dir`. Raises UserError and OSError."""
     chosen, output = make_options(preset, **options), Path(output_dir)
     if benchmark == "synthetic":
         conditions = tuple(dict.fromkeys(conditions))
@@ -76,13 +78,17 @@ def run(
         seeds = range(FIRST_SEED, FIRST_SEED + num_scenes)
         files = pools.make_pool(pool, seeds, "rendered" in conditions, num_workers)
         rows, notes = run_synthetic(files, output / "clips", judges, conditions)
-        groups = GROUPS
+        there = {row.kind for row in rows}
+        further = tuple(k for k in VIOLATIONS if k in there and k not in FIRST_KINDS)
+        groups = GROUPS | ({FURTHER: further} if further else {})
+        pooled = tuple(FIRST_KINDS)
     elif benchmark == "corruptions":
         paths = _find_clips(video_path, num_seeds, chosen.input_fps)
-        judges = load_judges(checkpoint_path, chosen)
+        folds = read_folds(folds_csv) if folds_csv else {}
+        judges, pooled = load_judges(checkpoint_path, chosen), ()
         front_ends = load_front_ends(chosen, judges.checkpoint)
         how = judges, front_ends, num_seeds
-        rows, notes = run_corruptions(paths, output / "clips", *how)
+        rows, notes = run_corruptions(paths, output / "clips", *how, folds=folds)
         kinds = tuple(n for n in damages.DAMAGES if n not in damages.APART)
         of_frames = tuple(n for n in kinds if n != "object_replaced")
         groups = {"damages": kinds, "of frames": of_frames, "apart": damages.APART}
@@ -90,7 +96,7 @@ def run(
         raise ValueError(f"no benchmark {benchmark!r}: have synthetic, corruptions")
     about = {"benchmark": benchmark, "version": RESULT_VERSION, **judges.provenance()}
     notes = [*notes, *judges.notes]
-    found = report(rows, groups, notes, pooled=benchmark == "synthetic")
+    found = report(rows, groups, notes, pooled)
     return write_report(found, output, about, screen_width=screen_width)
 
 
@@ -182,7 +188,7 @@ def _judge_scene(file, condition, judges) -> list[Row]:
     with np.load(file) as archive:
         stored = dict(archive)
     seed, part = int(file.stem), "lk" if condition == "rendered" else "tracks"
-    kinds = [k for k in FIRST_KINDS if f"{k}/{part}" in stored]
+    kinds = [k for k in VIOLATIONS if f"{k}/{part}" in stored]
     rows = []
     for kind in (INTACT, *kinds):
         counts = kind == INTACT or pools.shows(stored, kind, condition)

@@ -33,14 +33,14 @@ from track_autoencoder import TrackAutoEncoder
 CHANGEABLE = set(
     """
     checkpoint_dir resume stop_at_step eval_freq save_freq log_freq keep_checkpoints
-    storage skip_corrupt num_workers pool_dir jax_cache_dir eval_dataset_path
+    storage skip_corrupt num_workers jax_cache_dir eval_dataset_path
     eval_data_source eval_split num_eval_scenes wandb_project wandb_entity
     wandb_run_name wandb_mode distributed coordinator_address num_processes process_id
     """.split()
 )
 # Options that are not noted beside the weights: how it ran here, and paths.
 UNNOTED = CHANGEABLE - {"eval_freq", "num_eval_scenes", "storage", "skip_corrupt"}
-UNNOTED |= {"dataset_path", "init_checkpoint"}
+UNNOTED |= {"dataset_path", "init_checkpoint", "pool_dir"}
 
 
 class TrainingEnded(UserError):

@@ -9,14 +9,15 @@ import signal
 from collections.abc import Iterator
 
 import jax
+from tqdm import tqdm
 
 import track_autoencoder
 import track_autoencoder_3d
 from spa.data.examples import example_features
 from spa.data.loading import dataset_size, load_dataset
-from spa.errors import UserError
+from spa.errors import UserError, first_line
 from spa.model import checkpoints
-from spa.simulation.scene_pool import ScenePool, synthetic_pool
+from spa.simulation.scene_pool import ScenePool
 from track_autoencoder import TrackAutoEncoder
 
 EVALUATION_SEED = 1  # pools of different seeds share no scene
@@ -142,21 +143,17 @@ def count_steps(options) -> int:
     return max(1, math.ceil(options.num_epochs * clips / options.batch_size))
 
 
-def simulate_scenes(
-    options, num_scenes: int, seed: int, num_frames: int, depth_scenes: int
-) -> ScenePool:
+def simulated_scenes(options, model, depth_scenes: int, **how) -> ScenePool:
     """Returns simulated scenes as long as the model's window or longer, with features
     for all of the support."""
     support, query = options.num_support_tracks, options.num_query_points
-    return synthetic_pool(
-        num_scenes,
-        seed=seed,
-        num_workers=options.num_workers,
-        num_frames=max(64, num_frames),
+    return ScenePool(
+        num_frames=max(64, model.num_output_frames),
         num_tracks=max(320, support + query),
         depth_feature_tracks=max(192, support),
         cache_dir=options.pool_dir,
-        depth_feature_scenes=depth_scenes,
+        depth_feature_scenes=depth_scenes if model.use_depth else 0,
+        **how,
     )
 
 
@@ -180,49 +177,57 @@ def batches(options, model, source, path, batch_size: int, seed: int, **how):
 
 def held_out_batches(options, model) -> list[dict]:
     """Returns held-out batches, the same on every host, as large as a device's part."""
-    source, pool = eval_source(options), None
+    source, count = eval_source(options), options.num_eval_scenes
+    how = {"augment": False, "num_epochs": 1}
+    how |= split_argument(options, source, "eval_split")
     if source == "synthetic":
-        frames = model.num_output_frames
-        depth_scenes = options.num_eval_scenes if model.use_depth else 0
-        sizes = (options.num_eval_scenes, EVALUATION_SEED, frames, depth_scenes)
-        pool = simulate_scenes(options, *sizes)
+        sizes = {"num_scenes": count, "seed": EVALUATION_SEED}
+        how["pool"] = simulated_scenes(options, model, count, **sizes)
+        how["num_workers"] = options.num_workers
     size = max(1, options.batch_size // jax.device_count())
     where = (source, options.eval_dataset_path, size, EVALUATION_SEED)
-    how = {"pool": pool, "augment": False, "num_epochs": 1, "num_workers": 0}
-    how |= split_argument(options, source, "eval_split")
-    held_out, count = [], 0
-    for batch in batches(options, model, *where, **how):
-        missing = options.num_eval_scenes - count
-        held_out.append({name: array[:missing] for name, array in batch.items()})
-        count += len(batch["boundary_frame"])
-        if count >= options.num_eval_scenes:
-            break
+    held_out, missing = [], count
+    made = started(batches(options, model, *where, **how))
+    with contextlib.closing(made), tqdm(desc="held-out clips", total=count) as bar:
+        while missing > 0 and (batch := next_batch(made)):
+            held_out.append({name: array[:missing] for name, array in batch.items()})
+            missing -= len(batch["boundary_frame"])
+            bar.update(len(held_out[-1]["boundary_frame"]))
     if not held_out:
         raise UserError(f"no clip is held out in {options.eval_dataset_path}")
     return held_out
 
 
+def next_batch(made: Iterator[dict]) -> dict | None:
+    """Returns the next held-out batch, if there is one; raises UserError whatever a
+    worker died of."""
+    try:
+        return next(made, None)
+    except Exception as error:
+        raise UserError(f"no held-out clips: {first_line(error)}") from error
+
+
 def training_batches(options, model, first: int) -> Iterator[dict]:
     """Returns this host's share of the training data, for ever, from a step on."""
-    host, hosts = jax.process_index(), jax.process_count()
-    order = options.seed
-    how = {"modality_dropout": options.modality_dropout, "first_batch": first}
-    if options.data_source == "synthetic":
-        # Any --seed may be asked for, but none trains on the held-out scenes. Each host
-        # simulates scenes of its own, past all seeds.
-        seed = options.seed + (options.seed >= EVALUATION_SEED) + 2**32 * host
-        depth_scenes = options.num_depth_scenes if model.use_depth else 0
-        shares = [-(-count // hosts) for count in (options.num_scenes, depth_scenes)]
-        sizes = (shares[0], seed, model.num_output_frames, shares[1])
-        how["pool"] = simulate_scenes(options, *sizes)
-        order = (options.seed + 1_000_003 * host) % 2**31
-    else:  # shares of one order: of another on each host they would overlap
-        how |= {"pool": None, "shard_index": host, "shard_count": hosts}
-        how |= split_argument(options, options.data_source, "split")
-    size = options.batch_size // hosts
-    where = (options.data_source, options.dataset_path, size, order)
+    host, hosts, source = jax.process_index(), jax.process_count(), options.data_source
+    # Shares of one order: of another on each host they would overlap.
+    how = {"first_batch": first, "shard_index": host, "shard_count": hosts}
     how |= {"num_epochs": None, "num_workers": options.num_workers}
-    found = batches(options, model, *where, augment=True, **how)
+    how |= {"modality_dropout": options.modality_dropout, "augment": True}
+    how |= split_argument(options, source, "split")
+    if source == "synthetic":
+        # Any --seed may be asked for, but none trains on the held-out scenes.
+        seed = options.seed + (options.seed >= EVALUATION_SEED)
+        sizes = {"num_scenes": options.num_scenes, "seed": seed}
+        sizes["is_endless"] = options.pool_dir is None
+        depth_scenes = options.num_depth_scenes
+        how["pool"] = simulated_scenes(options, model, depth_scenes, **sizes)
+    where = (source, options.dataset_path, options.batch_size // hosts, options.seed)
+    return started(batches(options, model, *where, **how))
+
+
+def started(found: Iterator[dict]) -> Iterator[dict]:
+    """Returns Grain's iterator when its processes have begun."""
     with no_interrupts():  # it is the main process that says what Ctrl-C means
         found.get_state()  # makes the workers that the next line starts
         found.start_prefetch()

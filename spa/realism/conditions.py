@@ -41,7 +41,7 @@ def condition_tracks(
     true_camera = stored["intrinsics"]
     if condition != "true":
         rng = np.random.default_rng([seed, 1])
-        example = _tracked(tracks, visible, true_camera, (SIDE, SIDE), rng)
+        example = tracker_view(tracks, visible, true_camera, (SIDE, SIDE), rng)
         tracks, true_camera = example["tracks_3d"], example["intrinsics"]
         visible = example["visible"][..., 0] > 0
     return _flat_tracks(geometry.project(tracks, true_camera), visible, camera)
@@ -57,7 +57,7 @@ def varied_clip(
     num_tracks = int(np.exp(rng.uniform(*np.log(VARIED_TRACKS))))
     scene = generate_scene(seed, num_frames, num_tracks)
     visible, size = scene.visible[..., 0] > 0, (scene.height, scene.width)
-    example = _tracked(scene.tracks_3d, visible, scene.intrinsics, size, rng)
+    example = tracker_view(scene.tracks_3d, visible, scene.intrinsics, size, rng)
     tracks = Tracks3D(
         tracks=example["tracks_3d"],
         visible=example["visible"],
@@ -68,7 +68,9 @@ def varied_clip(
     return scene, tracks
 
 
-def _tracked(tracks, visible, intrinsics, size, rng):
+def tracker_view(tracks, visible, intrinsics, size, rng) -> dict:
+    """Returns an example of tracks `[N, T, 3]` as a tracker sees them: noisy, lost,
+    without depth (SEEN)."""
     example = {
         "tracks_3d": tracks,
         "visible": visible[..., None].astype(np.float32),

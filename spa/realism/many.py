@@ -14,7 +14,7 @@ from spa.files import locked, remove_orphans
 from spa.jobs import Item, name_results, pick_shard, run_items, unfinished
 from spa.model import checkpoints
 from spa.picture_files import find_pictures
-from spa.realism.heads import Head, fingerprint
+from spa.realism.critic_files import FittedCritic, fingerprint
 from spa.realism.options import RESULT_VERSION, Options, decisive_options
 from spa.realism.result import Result
 from spa.realism.result_files import is_whole, read_score, save_result
@@ -45,7 +45,7 @@ def score_many(
     options: Options,
     checkpoint: checkpoints.Checkpoint,
     *,
-    head: Head | None,
+    critic: FittedCritic | None,
     overwrite: bool = False,
     num_shards: int = 1,
     shard_index: int = 0,
@@ -55,7 +55,7 @@ def score_many(
     last, marks it finished; one that cannot be read is kept, and its file not scored,
     without `overwrite`. Failures become rows of scores.csv (scores_I_of_N.csv with
     shards). `paths` are those of all shards. Raises UserError: results of other
-    options, checkpoint or head are there without `overwrite`, or nothing can be
+    options, checkpoint or critic are there without `overwrite`, or nothing can be
     written."""
     items = pick_shard(name_items(paths, output_dir), num_shards, shard_index)
     to_do, rows, refused = items, {}, {}
@@ -63,7 +63,7 @@ def score_many(
         rows, provenance, refused = _read_results(items, options)
         to_do = unfinished(
             [item for item in items if item.place not in refused],
-            _provenance(options, checkpoint, head),
+            _provenance(options, checkpoint, critic),
             lambda item: provenance.get(item.place),
             "scored",
         )
@@ -151,12 +151,12 @@ def _read_results(items, options) -> tuple[dict, dict, dict]:
     return rows, provenance, refused
 
 
-def _provenance(options, checkpoint, head) -> dict:
+def _provenance(options, checkpoint, critic) -> dict:
     return decisive_options(dataclasses.asdict(options)) | {
         "input_fps": options.input_fps,
         "frame_size": options.frame_size,
         "checkpoint": checkpoint.sha256,
-        "head": fingerprint(head),
+        "critic": fingerprint(critic),
         "version": RESULT_VERSION,
     }
 
@@ -168,7 +168,7 @@ def _stored_options(score) -> dict:
         "input_fps": options.get("input_fps"),
         "frame_size": options.get("frame_size"),
         "checkpoint": (score.get("checkpoint") or {}).get("sha256"),
-        "head": score.get("head"),
+        "critic": score.get("critic"),
         "version": score.get("version"),
     }
 

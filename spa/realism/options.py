@@ -17,7 +17,7 @@ from spa.errors import UserError
 from spa.npz import MAX_BYTES
 from spa.ranges import RANGES
 
-RESULT_VERSION = "0.3.0"  # of results; those of another are not gone on with
+RESULT_VERSION = "0.4.0"  # of results; those of another are not gone on with
 DEFAULT_CHECKPOINT = shipped.CHECKPOINT
 # Where a modality is asked for and the preset has no front end for it.
 DEFAULT_FRONT_ENDS = {"dino": "dinov2", "depth": "vda"}

@@ -1,66 +1,22 @@
 """Held-out predictions to scores per clip, window, frame and point."""
 
 import dataclasses
-import logging
 from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
 
 from spa import geometry, metrics
 from spa.clip.video import Video
-from spa.files import read_json
 from spa.model import checkpoints
-from spa.realism import surprise
-from spa.realism.heads import Head, fingerprint
+from spa.realism.critic_files import FittedCritic, fingerprint
+from spa.realism.evidence import WindowEvidence
 from spa.realism.hold_out import HeldOut
-from spa.realism.options import DEFAULT_CHECKPOINT, RESULT_VERSION, Options
+from spa.realism.judging import judge_windows, spread_of
+from spa.realism.options import RESULT_VERSION, Options
 from spa.realism.tracks import Tracks3D
 
-LOG = logging.getLogger(__name__)
 FEW_TRACKS, FEW_FRAMES = 64, 16  # below which a score comes with a warning
 STILL = 2.0  # pixels; below it, all motion may be the tracker's noise
-
-
-@dataclasses.dataclass(frozen=True)
-class Reference:
-    """Scores [n] of intact clips that others are ranked among, and the backends (of
-    Tracks3D) that they were tracked with."""
-
-    realism: Float[np.ndarray, " n"]
-    backends: dict
-
-    def percentile(self, realism: float, backends: dict) -> float | None:
-        """Returns the percentage of the clips that score lower, 0 to 100; None for a
-        clip that was tracked with something else."""
-        if backends != self.backends:
-            return None
-        return float(100 * np.mean(self.realism < realism))
-
-
-def read_reference(
-    checkpoint: checkpoints.Checkpoint,
-    head: Head | None = None,
-    folder: Path = DEFAULT_CHECKPOINT.parent,
-) -> Reference | None:
-    """Returns NAME_reference.json beside the shipped checkpoint; None if it is absent,
-    damaged, or of another checkpoint or head."""
-    stem = Path(checkpoint.name).stem
-    path = folder / f"{stem}_reference.json"
-    if not path.exists():
-        return None
-    try:
-        stored = read_json(path)
-        is_same = stored["checkpoint"]["sha256"] == checkpoint.sha256
-        is_same = is_same and stored.get("head") == fingerprint(head)
-        reference = Reference(np.array(stored["realism"], float), stored["backends"])
-    except (ValueError, KeyError, TypeError) as error:
-        LOG.warning("%s is damaged, no percentile: %r", path, error)
-        return None
-    if not is_same or reference.realism.ndim != 1 or not len(reference.realism):
-        return None
-    return reference
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,53 +37,51 @@ def make_result(
     checkpoint: checkpoints.Checkpoint,
     options: Options,
     video: Video | None,
-    fields: Iterable[surprise.Fields] = (),
-    head: Head | None = None,
-    reference: Reference | None = None,
+    evidence: Iterable[WindowEvidence] = (),
+    fitted: FittedCritic | None = None,
     has_spread: bool = True,
 ) -> Result:
-    """Makes scores and arrays of held-out predictions: from surprise of `fields` with a
-    head, whose realism_std is the jackknife's over splits (None without `has_spread`);
-    else average Jaccard, of all tracks with score_all_points or the mean over splits,
-    whose deviation is realism_std. `per_frame` is the mean coords_score."""
-    found = split = rank = None
-    if head and has_spread:
-        split = np.zeros(len(tracks.tracks), int)
-        split[held_out.ids[::-1]] = held_out.splits[::-1]  # of several the first
-    if head:
-        found = surprise.score_fields(fields, head, tracks.seen.shape, split)
+    """Makes scores and arrays of held-out predictions. With a fitted critic realism is
+    how it judges `evidence`, and realism_std the jackknife's over groups of tracks
+    (None without `has_spread`); else average Jaccard, of all tracks with
+    score_all_points or the mean over splits, whose deviation is realism_std.
+    `per_frame` is the mean coords_score of the frame's worst neighbourhood."""
+    found = surprise = None
+    if fitted:
+        how = fitted.critic, fitted.params, tracks.seen.shape
+        found = judge_windows(evidence, *how)
+    statistics, realism, spread = _jaccard_scores(
+        tracks, held_out, options, has_spread and not found
+    )
     if found:
-        # Of the splits alone nothing is needed: the jackknife has their spread.
-        statistics, *_ = _jaccard_scores(tracks, held_out, options, has_spread=False)
-        statistics["surprise"] = found.surprise
-        realism = metrics.realism(statistics)
-        spread = found.spread if np.isfinite(found.spread) else None
+        calibration, surprise = fitted.calibration, found.logit
+        realism = calibration.realism(surprise)
+        spread = spread_of(calibration.realism(found.without)) if has_spread else None
         ids = np.unique(held_out.ids)
-        scores = surprise.coords_score(found.points[ids], head)
-        is_small = len(ids) < FEW_TRACKS or tracks.seen.shape[1] < FEW_FRAMES
-        # The reference has no clip that small, and is of points on a grid.
-        if reference and not is_small and options.query_sampling == "grid":
-            rank = reference.percentile(realism, tracks.backends)
+        scores = calibration.points(found.points[ids])
+        of_window = {
+            x: calibration.realism(logit) for x, logit in found.windows.items()
+        }
     else:
-        statistics, realism, spread = _jaccard_scores(tracks, held_out, options)
         ids, scores = _track_means(held_out.ids, _point_scores(tracks, held_out))
+        of_window = {
+            (window.start, window.stop): _window_jaccard(tracks, window)
+            for window in held_out.windows
+        }
     score = {
         "video": tracks.path or (video and video.path),
         "realism": realism,
         "realism_std": spread,
-        "realism_measure": "surprise" if found else "average_jaccard",
-        "surprise": None,
-        "percentile": rank,
+        "realism_measure": "critic" if found else "average_jaccard",
+        "surprise": surprise,
         **statistics,
-        "per_frame": _frame_means(scores),
-        "windows": [
-            _window_entry(tracks, window, found) for window in held_out.windows
-        ],
+        "per_frame": _per_frame(scores, tracks, ids),
+        "windows": [_window_entry(window, of_window) for window in held_out.windows],
         "cuts": list(tracks.cuts),
         "boxes": [list(box) for box in tracks.boxes],
         "num_tracks": len(ids),
         "checkpoint": {"name": checkpoint.name, "sha256": checkpoint.sha256},
-        "head": fingerprint(head),
+        "critic": fingerprint(fitted),
         "backends": tracks.backends,
         "intrinsics": {
             "value": np.asarray(tracks.intrinsics, float).tolist(),
@@ -140,7 +94,7 @@ def make_result(
         "version": RESULT_VERSION,
         "seconds": None,
         "notes": [*tracks.notes, *(video.notes if video else ())],
-        "warnings": _warnings(video, tracks, ids, options),
+        "warnings": _warnings(video, tracks, ids, options, found and fitted),
         "options": dataclasses.asdict(options),
     }
     return Result(
@@ -153,17 +107,18 @@ def make_result(
 
 
 def _jaccard_scores(tracks, held_out, options, has_spread=True):
-    """Returns statistics and realism of the clip, and its spread between splits."""
+    """Returns statistics and average Jaccard of the clip, and its spread between
+    splits."""
     splits = []
     if has_spread or not options.score_all_points:
         every = np.unique(held_out.splits)
         splits = [_statistics(tracks, held_out, held_out.splits == i) for i in every]
-        splits = [each for each in splits if np.isfinite(metrics.realism(each))]
-    each = [metrics.realism(statistics) for statistics in splits]
+        splits = [each for each in splits if np.isfinite(each["average_jaccard"])]
+    each = [statistics["average_jaccard"] for statistics in splits]
     spread = float(np.std(each)) if len(each) > 1 else None
     if options.score_all_points or not splits:
         statistics = _statistics(tracks, held_out)
-        return statistics, metrics.realism(statistics), spread
+        return statistics, statistics["average_jaccard"], spread
     means = {name: _mean([found[name] for found in splits]) for name in splits[0]}
     return means, float(np.mean(each)), spread
 
@@ -235,28 +190,23 @@ def _track_means(ids, scores):
         return unique, (total / count).astype(np.float32)
 
 
-def _window_entry(tracks, window, found):
-    span = window.start, window.stop
-    if found:
-        statistics = {"surprise": found.windows.get(span, float("nan"))}
-    else:
-        statistics = _window_statistics(tracks, window)
+def _window_entry(window, realism):
     return {
         "start": window.start,
         "stop": window.stop,
-        "realism": metrics.realism(statistics),
+        "realism": realism.get((window.start, window.stop), float("nan")),
         "num_support": min(len(support) for support in window.support),
         "num_queries": len(window.ids),
     }
 
 
-def _window_statistics(tracks, window):
+def _window_jaccard(tracks, window):
     ids, frames = window.ids, np.s_[window.start : window.stop]
     visible = tracks.seen[ids, frames]
     weights = np.ones(visible.shape)
     asked = window.query_points[:, 0].astype(int) - window.start
     weights[np.arange(len(ids)), asked] = 0  # was given away
-    return metrics.held_out_statistics(
+    statistics = metrics.held_out_statistics(
         tracks.tracks[ids, frames],
         visible,
         window.tracks,
@@ -265,16 +215,23 @@ def _window_statistics(tracks, window):
         tracks.size,
         weights,
     )
+    return statistics["average_jaccard"]
 
 
-def _frame_means(scores):
-    count = (~np.isnan(scores)).sum(axis=0)
-    total = np.nansum(scores, axis=0, dtype=np.float64)
-    return [float(t / c) if c else None for t, c in zip(total, count, strict=True)]
+def _per_frame(scores, tracks, ids):
+    how = scores, tracks.pixels[ids], tracks.seen[ids]
+    found = metrics.worst_neighbourhoods(*how).tolist()
+    return [None if x != x else x for x in found]
 
 
-def _warnings(video, tracks, ids, options) -> list[str]:
+def _warnings(video, tracks, ids, options, fitted) -> list[str]:
     warnings = list(video.warnings) if video else []
+    backends = fitted and fitted.calibration.backends
+    if backends and tracks.backends != backends:
+        warnings.append(
+            "realism is calibrated on clips of another tracker or depth "
+            f"({_named(backends)}): compare it with others made as this one only"
+        )
     if options.query_sampling != "grid":
         warnings.append(
             f"points are {options.query_sampling}, and the score is made for those of "
@@ -291,6 +248,10 @@ def _warnings(video, tracks, ids, options) -> list[str]:
             "high score then says nothing about motion"
         )
     return warnings
+
+
+def _named(backends) -> str:
+    return ", ".join(f"{name}: {x}" for name, x in backends.items())
 
 
 def _is_still(tracks, ids) -> bool:

@@ -93,12 +93,12 @@ def _video_info(result) -> str:
 ROUNDED = 1e-5  # by which a number may lie outside of its range
 LARGEST = 1e15
 NUMBERS = {  # of score.json that are read again, all from 0 on, and the highest
-    **dict.fromkeys("realism average_jaccard occlusion_accuracy".split(), 1),
-    **{"average_pts_within_thresh": 1, "percentile": 100},
+    **dict.fromkeys(("realism", "average_jaccard", "occlusion_accuracy"), 1),
+    "average_pts_within_thresh": 1,
     **dict.fromkeys("realism_std num_tracks num_frames fps seconds".split(), LARGEST),
 }
 KINDS = {
-    **dict.fromkeys("video realism_measure head id".split(), str),
+    **dict.fromkeys("video realism_measure critic id".split(), str),
     **dict.fromkeys("options checkpoint backends".split(), dict),
     **dict.fromkeys("windows cuts notes warnings frame_size per_frame".split(), list),
 }

@@ -13,12 +13,12 @@ from jaxtyping import UInt8
 from spa.clip.video import Video, read_video, video_from_array
 from spa.errors import NothingToTrack, UserError
 from spa.model import checkpoints
-from spa.realism.evidence import clip_fields
+from spa.realism.critic_files import SHIPPED, FittedCritic, critics_path, read_critics
+from spa.realism.evidence import window_evidence
 from spa.realism.front_ends import lift_video, load_front_ends
-from spa.realism.heads import Head, heads_path, read_heads
 from spa.realism.hold_out import hold_out
 from spa.realism.options import DEFAULT_CHECKPOINT, Options, make_options
-from spa.realism.result import Result, make_result, read_reference
+from spa.realism.result import Result, make_result
 from spa.realism.tracks import Tracks3D, checked_tracks, read_tracks
 
 LOG = logging.getLogger(__name__)
@@ -30,8 +30,7 @@ class Scorer:
     Attributes:
         options: how clips are scored.
         checkpoint: the model, on the device.
-        head: makes realism of its residuals, None if none was fitted.
-        reference: intact clips that others are ranked among, None if there are none.
+        critic: judges how clips move, None if none was fitted.
         front_ends: tracker, features and depth, None without `has_videos`.
     """
 
@@ -49,12 +48,11 @@ class Scorer:
             options: of `make_options`; those of preset mini by default.
             has_videos: else no tracker or network is loaded: for `score_tracks` alone.
 
-        Raises UserError: a checkpoint, front end or head that cannot be used.
+        Raises UserError: a checkpoint, front end or critic that cannot be used.
         """
         self.options = options or make_options()
         self.checkpoint = load_checkpoint(checkpoint, self.options)
-        self.head = scoring_head(self.checkpoint)
-        self.reference = read_reference(self.checkpoint, self.head)
+        self.critic = load_critics(self.checkpoint).get(SHIPPED)
         self.front_ends = None
         if has_videos:
             self.front_ends = load_front_ends(self.options, self.checkpoint)
@@ -123,16 +121,15 @@ class Scorer:
                 "no trackable points (none can be predicted from others and "
                 "compared): no score"
             )
-        fields, how = (), (self.checkpoint, self.options)
-        if self.head is None:
+        evidence, how = (), (self.checkpoint, self.options)
+        if self.critic is None:
             LOG.info(
-                "realism: average Jaccard (no surprise head of this version was fitted "
-                "for this model: run fit_surprise.py)"
+                "realism: average Jaccard (no critic of this version was fitted for "
+                "this model: run fit_realism.py)"
             )
         else:
-            fields = clip_fields(tracks, *how, held_out)
-        rank = self.head, self.reference
-        result = make_result(tracks, held_out, *how, video, fields, *rank)
+            evidence = window_evidence(tracks, *how, held_out)
+        result = make_result(tracks, held_out, *how, video, evidence, self.critic)
         result.score["seconds"] = round(time.perf_counter() - began, 3)
         return result
 
@@ -193,24 +190,18 @@ def load_checkpoint(
     return dataclasses.replace(checkpoint, params=jax.device_put(checkpoint.params))
 
 
-def load_heads(
-    checkpoint: checkpoints.Checkpoint, leave_one_out: bool = False
-) -> dict[str, Head] | None:
-    """Loads a checkpoint's heads by name, "all" being the one that scores; with
-    `leave_one_out` also those that never saw a violation. None if none was fitted.
-    Raises UserError of a damaged file."""
+def load_critics(
+    checkpoint: checkpoints.Checkpoint, left_out: bool = False
+) -> dict[str, FittedCritic]:
+    """Loads what critics there are for a checkpoint by name, SHIPPED being the one that
+    scores; with `left_out` also those that evaluation judges with. Raises UserError of
+    a damaged file."""
     found, beside = {}, Path(checkpoint.folder)
     for folder in dict.fromkeys([beside, DEFAULT_CHECKPOINT.parent]):
-        path = heads_path(checkpoint.name, folder)
-        left_out = [path.with_stem(f"{path.stem}_left_out")] if leave_one_out else []
-        try:
-            for each in (path, *left_out):
-                found = (read_heads(each, checkpoint.sha256) or {}) | found
-        except ValueError as error:
-            raise UserError(str(error)) from error
-    return found or None
-
-
-def scoring_head(checkpoint: checkpoints.Checkpoint) -> Head | None:
-    """Loads the head that makes realism of a checkpoint's residuals, None for none."""
-    return (load_heads(checkpoint) or {}).get("all")
+        for is_left_out in (False, True)[: 1 + left_out]:
+            path = critics_path(checkpoint.name, folder, is_left_out)
+            try:
+                found = (read_critics(path, checkpoint.sha256) or {}) | found
+            except ValueError as error:
+                raise UserError(str(error)) from error
+    return found

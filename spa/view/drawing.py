@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, UInt8
 
 from spa.errors import VisualizeError
 from spa.files import whole_file
+from spa.metrics import worst_neighbourhoods
 from spa.view.margin import add_margin
 from spa.view.results import read_result
 from spa.view.scores import (
@@ -240,18 +241,19 @@ def draw_result(
     order = drawing_order(true) if worst is None else worst_tracks(true, worst)[::-1]
     scores = scores[:, order]
     cameras = data["intrinsics"], data["extrinsics"]
-    tracks = project_all_tracks(data["coords"][:, order], *cameras)
+    tracks, visible = project_all_tracks(data["coords"], *cameras), data["visibs"].T
     painted = paint_frames(
         (frame[..., ::-1] for frame in data["clip"].frames()),
-        tracks,
-        data["visibs"][:, order].T,
+        tracks[order],
+        visible[order],
         scores,
         trail,
         point_size,
         hidden=hidden,
         margin=margin,
         score_range=score_range,
-        running_scores=mean_scores(true, axis=1),  # of all tracks
+        # Of all tracks.
+        running_scores=worst_neighbourhoods(true.T, tracks, np.asarray(visible, bool)),
         side_by_side=side_by_side,
     )
     return (np.ascontiguousarray(frame[..., ::-1]) for frame in painted)

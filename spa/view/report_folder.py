@@ -33,7 +33,6 @@ class Score:
     path: str = ""
     realism: float | None = None
     spread: float | None = None
-    percentile: float | None = None
     jaccard: float | None = None
     within: float | None = None
     visibility: float | None = None
@@ -46,7 +45,7 @@ class Score:
     notes: list[str] = dataclasses.field(default_factory=list)
     curve: list[float | None] = dataclasses.field(default_factory=list)
     settings: dict = dataclasses.field(default_factory=dict)
-    measure: str = "surprise"
+    measure: str = "critic"
 
 
 @dataclasses.dataclass
@@ -66,7 +65,6 @@ class Folder:
 FIGURES = {  # Score's name of what score.json and scores.csv call otherwise
     "realism": "realism",
     "spread": "realism_std",
-    "percentile": "percentile",
     "jaccard": "average_jaccard",
     "within": "average_pts_within_thresh",
     "visibility": "occlusion_accuracy",
@@ -152,7 +150,7 @@ def _read_score(name, file) -> Score:
             "version": stored.get("version"),
             **decisive_options(stored.get("options")),
         },
-        measure=stored.get("realism_measure") or "surprise",
+        measure=stored.get("realism_measure") or "critic",
     )
 
 

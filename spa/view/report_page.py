@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from spa.errors import UserError
 from spa.files import whole_file
+from spa.realism.calibration import meaning
 from spa.view.report_folder import (
     Entry,
     Folder,
@@ -119,11 +120,12 @@ def _describe_side(score, pictures, media) -> dict:
     thumbnail = base64.b64encode(pictures.thumbnail).decode()
     curve = [_rounded(y) for y in score.curve]
     known = [(y, t) for t, y in enumerate(curve) if y is not None]
-    figures = "realism spread percentile jaccard within visibility tracks frames"
+    figures = "realism spread jaccard within visibility tracks frames"
     plain = "size cuts warnings path"
     return {
         **{name: _rounded(getattr(score, name)) for name in figures.split()},
         **{name: getattr(score, name) for name in plain.split()},
+        "meaning": _say_meaning(score),
         "fps": pictures.fps or score.fps,
         "curve": curve,
         "drops": [{"frame": t, "value": curve[t]} for t in find_drops(score.curve)
@@ -135,6 +137,12 @@ def _describe_side(score, pictures, media) -> dict:
         "notes": [*score.notes, *filter(None, [pictures.note])],
         **ids,
     }  # fmt: skip
+
+
+def _say_meaning(score) -> str | None:
+    if score.realism is None or score.measure != "critic":
+        return None
+    return meaning(score.realism)
 
 
 def _rounded(value):
@@ -169,11 +177,11 @@ def comparability_notes(folders: Sequence[Folder]) -> list[str]:
             f"These results differ in how they were made ({', '.join(differ)}): their "
             "scores are not on one scale."
         )
-    if any(score.measure != "surprise" for score in scores):
+    if any(score.measure != "critic" for score in scores):
         notes.append(
-            "Realism is average Jaccard in some of these: no head was fitted for their "
-            "checkpoint, or they have too few tracks. 0.5 and percentiles mean nothing "
-            "for them."
+            "Realism is average Jaccard in some of these: no critic was fitted for "
+            "their checkpoint, or they have too few tracks. It is no share of real "
+            "clips."
         )
     return notes
 

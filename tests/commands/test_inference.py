@@ -59,7 +59,7 @@ def test_a_video_is_scored_and_told_about(folder, first_run):
     assert score["seed"] == 3 and score["num_frames"] == 20
     assert score["video"] == str(folder / "clip.mp4")
     assert out.startswith(f"realism           {score['realism']:.4f}")
-    assert "\nwhich is          average Jaccard: no head fitted for small.npz" in out
+    assert "\nwhich is          average Jaccard: no critic fitted for small.npz" in out
     for name in FILES:
         assert os.path.join("one", name) in out
     for decision in (
@@ -117,7 +117,7 @@ def test_many_videos_go_to_folders_and_a_table(folder):
     arguments = "--video_path=clips", "--output_dir=many"
     code, out, err = finish(start(folder, *arguments))
     assert code == 1 and "Traceback" not in err
-    assert "\nrealism is average Jaccard: no head is fitted for small.npz\n" in out
+    assert "\nrealism is average Jaccard: no critic is fitted for small.npz\n" in out
     assert "\n2 scored, 0 finished before, 1 failed" in out
     assert "c.mp4 is text, not a video" in err
     (folder / "clips" / "c.mp4").unlink()

@@ -298,7 +298,7 @@ def test_sigterm_then_a_full_disk(run_3dspa, cache, tmp_path):
 def interrupted(process):
     """The last lines of a run that is interrupted while it simulates scenes."""
     line = ""
-    while "simulating scenes" not in line:
+    while "held-out clips" not in line:
         line = process.stderr.readline()
         assert line or process.poll() is None
     process.send_signal(signal.SIGINT)
@@ -315,11 +315,11 @@ def test_signal_before_the_first_step(cache, tmp_path):
 
 
 def test_signal_before_a_resumed_step(stopped, cache, tmp_path):
-    """While held-out scenes are simulated, of which there are no ready ones here."""
+    """While held-out scenes are simulated, of which only two are ready."""
     folder = tmp_path / "run"
     shutil.copytree(stopped[0], folder)
     flags = [*SMALL, *SIX_STEPS, f"--checkpoint_dir={folder}", "--resume"]
-    error = interrupted(start(cache, *flags, "--num_eval_scenes=100000", pool=False))
+    error = interrupted(start(cache, *flags, "--num_eval_scenes=100000"))
     step = kept_states(folder)[-1]
     assert error[-2].startswith(
         f"stopped before it went on; the training state of step {step} is kept. "
@@ -437,12 +437,11 @@ def test_trajan_with_a_pool_and_workers(cache, tmp_path):
     loaded = checkpoints.load_checkpoint(str(folder / "trajan_mini.npz"))
     mini = track_autoencoder.make_model("mini")
     assert loaded.config == track_autoencoder.model_config(mini)
-    shards = sorted(pool.iterdir())
-    assert len(shards) == 2
-    scenes = [np.load(shard)["tracks_3d"] for shard in shards]
-    assert sorted(len(x) for x in scenes) == [2, 4]
-    for scene in scenes[0]:
-        assert not any(np.array_equal(scene, other) for other in scenes[1])
+    kept = [sorted(seed.glob("*.npz")) for seed in sorted(pool.iterdir())]
+    assert [len(files) for files in kept] == [2, 4]
+    held_out, scenes = ([np.load(f)["tracks_3d"] for f in files] for files in kept)
+    for scene in held_out:
+        assert not any(np.array_equal(scene, other) for other in scenes)
 
 
 # With these TRAJAN's first step is at rate 0 and its second moves every weight by 1e25.
@@ -501,6 +500,7 @@ BAD_FLAGS = {
     "--checkpoint_dir=STOPPED": "STOPPED holds a run: add --resume to go on with it",
     # What must not change when a run is resumed.
     "RESUME --learning_rate=1": "this run has --learning_rate=5.0, not 1.0;",
+    "RESUME --pool_dir=DIR": "this run has --pool_dir=",
     "--resume --checkpoint_dir=BROKEN": "no whole training state in BROKEN/state: ",
 }
 # One interpreter for all of them: importing takes most of the time.

@@ -13,8 +13,8 @@ from spa.errors import DatasetError
 
 
 @pytest.fixture(scope="module")
-def pool():
-    return make_pool()
+def pool(tmp_path_factory):
+    return make_pool(cache_dir=tmp_path_factory.mktemp("pool"))
 
 
 @pytest.fixture(scope="module")

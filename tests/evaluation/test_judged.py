@@ -22,11 +22,11 @@ def test_culprits_by_kind_and_group():
         row("b", "vanish"),
     ]
     found = judged_report.culprit_figures(rows, twins.GROUPS)
-    assert set(found) == {"physics", "kick"}
+    assert set(found) == {"dynamics", "kick"}
     assert found["kick"]["clips"][:3] == (0.75, 0.5, 1)
     # 3 and 20 against 2, 1, 30, 10: 2 + 3 of 8 pairs.
     assert found["kick"]["points"].value == 5 / 8
-    assert found["physics"] == found["kick"]
+    assert found["dynamics"] == found["kick"]
 
 
 ROWS = [

@@ -3,25 +3,27 @@ clip is judged with."""
 
 import dataclasses
 import json
-import shutil
 
 import numpy as np
 import pytest
+from critic_cases import some_critic
 from small_models import random_tracks, save_small
 from video_files import make_clip, write_video
 
 from spa.errors import UserError
-from spa.evaluation import judged, twins
-from spa.evaluation.corruptions import run_corruptions
+from spa.evaluation import judged, judged_report, twins
+from spa.evaluation.corruptions import read_folds, run_corruptions
 from spa.evaluation.judges import judge, load_judges
+from spa.evaluation.reports import format_report
 from spa.model.checkpoints import load_checkpoint
+from spa.realism.critic_files import critics_path, write_critics
+from spa.realism.evidence import window_evidence
 from spa.realism.front_ends import load_front_ends
-from spa.realism.heads import read_heads, write_heads
-from spa.realism.options import DEFAULT_CHECKPOINT, make_options
+from spa.realism.judging import judge_windows
+from spa.realism.options import make_options
 from spa.realism.scorer import Scorer
-from spa.simulation import damages
+from spa.simulation import damages, violations
 from spa.simulation.pools import CONDITIONS, FIRST_SEED, SceneSize, make_pool
-from spa.simulation.violations import FIRST_KINDS
 
 
 @pytest.fixture(scope="module")
@@ -40,64 +42,97 @@ def test_the_culprit_is_sought_around_the_violation():
     assert highest.tolist() == [3, 5, 0] and whose.tolist() == [True, False, False]
 
 
-def test_a_clip_is_judged_by_every_head(small):
+def test_a_clip_is_judged_by_every_critic(small):
     options = make_options(num_splits=2)
     judges = load_judges(small, options)
     tracks = random_tracks(num_frames=12, num_tracks=30)
     plain = judge(tracks, judges)
-    needs_head = {"realism_left_out", "no_model", "no_model_left_out"}
+    needs_critic = {"realism_left_out", "no_model", "no_model_left_out"}
     values = {n for n, x in plain.values.items() if x and np.isfinite(x)}
-    assert values == set(judged.MEASURES) - needs_head
+    assert values == set(judged.MEASURES) - needs_critic
     result = Scorer(judges.checkpoint, options, has_videos=False).score_tracks(tracks)
     assert plain.values["realism"] == result.realism
     scores, given = -plain.surprise, result.points["coords_score"].T
     np.testing.assert_array_equal(
         scores[np.isfinite(scores)], given[np.isfinite(given)]
     )
-    # Those of the shipped model say something of any other's residuals, too.
-    heads = load_judges(None, options).heads
+    names = ["realism", "without dynamics", "without permanence", "fold 2"]
+    critics = {name: some_critic(i) for i, name in enumerate(names)}
+    critics["no model"] = some_critic(0, uses_model=False)
+    critics["no model without dynamics"] = some_critic(1, uses_model=False)
+    judges = dataclasses.replace(judges, critics=critics)
+    seen = list(window_evidence(tracks, judges.checkpoint, options))
 
-    def judge_with(kinds=(), **names):
-        chosen = {name: heads[head] for name, head in names.items()}
-        return judge(tracks, dataclasses.replace(judges, heads=chosen), kinds)
+    def realism(name):
+        fitted = critics[name]
+        logits = judge_windows(seen, fitted.critic, fitted.params, (30, 12))
+        return fitted.calibration.realism(logits.logit)
 
-    found = judge(tracks, dataclasses.replace(judges, heads=heads), ["kick", "vanish"])
-    without = judge_with(all="without kick").values["realism"]
-    assert found.values["realism"] == judge_with(all="all").values["realism"] != without
-    assert found.values["no_model"] == judge_with(all="no model").values["realism"]
-    left_out = found.values["realism_left_out"], found.values["no_model_left_out"]
-    assert [set(x) for x in left_out] == [{"kick", "vanish"}] * 2
-    model_free = judge_with(all="no model without kick").values["realism"]
-    assert [x["kick"] for x in left_out] == [without, model_free]
-    assert list(found.left_out) == ["kick", "vanish"]
-    lacking = judge_with(["kick"], all="all")
-    assert np.isnan(lacking.values["realism_left_out"]["kick"])
-    assert not lacking.left_out and np.isnan(lacking.values["no_model"])
+    found = judge(tracks, judges, ["kick", "vanish", "hover"])
+    assert found.values["realism"] == realism("realism")
+    assert found.values["no_model"] == realism("no model")
+    without = realism("without dynamics")
+    assert found.values["realism_left_out"] == {
+        "kick": without, "vanish": realism("without permanence"), "hover": without
+    }  # fmt: skip
+    no_model = found.values["no_model_left_out"]
+    assert no_model["kick"] == realism("no model without dynamics") != without
+    assert np.isnan(no_model["vanish"])
+    assert list(found.left_out) == ["kick", "vanish", "hover"]
     assert found.values["lost_share"] == plain.values["lost_share"]
+    of_fold = judge(tracks, judges.of_fold("2"))
+    assert of_fold.values["realism"] == realism("fold 2")
+    assert np.isnan(of_fold.values["no_model"])  # it saw the clip
+    for fold in (None, "7"):
+        assert judges.of_fold(fold) is judges
 
 
-def test_heads_that_leave_kinds_out_count_if_all_are_there(tmp_path):
-    judges = load_judges(None, make_options())
-    assert not judges.notes
-    for prefix in ("", "no model "):
-        assert {f"{prefix}without {kind}" for kind in FIRST_KINDS} <= set(judges.heads)
-    # Which none was fitted on.
-    assert judges.heads["without texture_swap"] is judges.heads["all"]
-    # Under a name of its own, lest the shipped heads are found, too.
-    path = tmp_path / "own.npz"
-    shutil.copy(DEFAULT_CHECKPOINT, path)
-    sha256 = load_checkpoint(str(path)).sha256
-    shipped = DEFAULT_CHECKPOINT.with_name("3dspa_mini_surprise.npz")
-    shutil.copy(shipped, tmp_path / "own_surprise.npz")
-    left_out = read_heads(shipped.with_stem(f"{shipped.stem}_left_out"), sha256)
-    del left_out["without kick"]
-    write_heads(tmp_path / "own_surprise_left_out.npz", left_out, sha256, {})
-    judges = load_judges(str(path), make_options())
-    assert set(judges.heads) == {"all", "no model"}
+def test_critics_that_leave_groups_out_count_if_all_are_there(tmp_path):
+    path = save_small(tmp_path, "own.npz")
+    sha256 = load_checkpoint(path).sha256
+    names = [f"without {group}" for group in violations.GROUPS]
+    critics = {
+        name: some_critic() for name in [*names, "no model", f"no model {names[0]}"]
+    }
+    write_critics(critics_path(path, tmp_path), {"realism": some_critic()}, sha256, {})
+    write_critics(critics_path(path, tmp_path, True), critics, sha256, {})
+    judges = load_judges(path, make_options())
+    assert set(judges.critics) == {"realism", "no model", *names}
     assert judges.notes == (
-        "1 heads that leave a kind out are not there: none is used; first "
-        "'without kick'",
+        "3 critics that leave a group out are not there: none like them is used; first "
+        "'no model without continuity'",
     )
+
+
+def test_folds_are_read_from_where_the_table_lies(tmp_path):
+    table = tmp_path / "manifest.csv"
+    table.write_text("kind,file,fold\nreal,real/a.mp4,2\nreal,b.mp4, 0\nreal,c.mp4,\n")
+    a, b = tmp_path / "real/a.mp4", tmp_path / "b.mp4"
+    assert read_folds(table) == {str(a.resolve()): "2", str(b.resolve()): "0"}
+    table.write_text("file\na.mp4\n")
+    with pytest.raises(UserError, match="fold"):
+        read_folds(table)
+
+
+def test_the_first_line_says_what_the_autoencoder_adds():
+    rng = np.random.default_rng(0)
+    rows = []
+    for i in range(40):
+        for kind, shift in (("none", 1.0), ("kick", 0.0)):
+            names = ("no_model", "average_jaccard", "acceleration_99")
+            values = dict(zip(names, rng.normal(size=3), strict=True))
+            values["realism"] = shift + rng.normal(0, 0.3)
+            rows.append(judged.Row(str(i), str(i), "true", kind, True, values))
+    found = judged_report.report(rows, {"dynamics": ("kick",)}, pooled=("kick",))
+    assert found.headline.startswith("The autoencoder adds to realism (true, pooled): ")
+    assert format_report(found).startswith(found.headline + "\n\n")
+    for row in rows:
+        row.values["no_model"] = row.values["realism"] + rng.normal(0, 0.1)
+    found = judged_report.report(rows, {"dynamics": ("kick",)}, pooled=("kick",))
+    assert "adds nothing that is surely above zero to realism" in found.headline
+    for row in rows:
+        del row.values["no_model"]
+    assert not judged_report.report(rows, {"dynamics": ("kick",)}).headline
 
 
 def test_twins_from_seeds_to_a_report(small, tmp_path):
@@ -109,7 +144,7 @@ def test_twins_from_seeds_to_a_report(small, tmp_path):
     }  # fmt: skip
     text = twins.run("synthetic", **keywords)
     assert "texture_swap" in text and "average Jaccard, trajan_mini" in text
-    assert "note: no head is fitted for 3d.npz" in text
+    assert "note: no critic is fitted for 3d.npz" in text
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert list(metrics["figures"]) == ["all", "true", "noisy", "rendered"]
     found = metrics["figures"]["true"]

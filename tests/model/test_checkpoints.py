@@ -1,6 +1,5 @@
 """The checkpoints that the repository ships, on scenes that no training has seen."""
 
-import json
 from pathlib import Path
 
 import jax
@@ -9,16 +8,15 @@ import pytest
 
 from spa.data.loading import load_examples
 from spa.model import checkpoints, evaluation
-from spa.realism.heads import fingerprint
-from spa.realism.options import DEFAULT_CHECKPOINT, make_options
-from spa.realism.scorer import load_checkpoint, load_heads, score_video, scoring_head
-from spa.simulation.scene_pool import synthetic_pool
-from spa.simulation.violations import FIRST_KINDS
+from spa.realism.critic_files import SHIPPED as REALISM
+from spa.realism.options import DEFAULT_CHECKPOINT
+from spa.realism.scorer import load_critics, score_video
+from spa.simulation.scene_pool import ScenePool
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "checkpoints"
 SHIPPED = sorted(
-    path.name for path in FOLDER.glob("*.npz") if "_surprise" not in path.name
+    path.name for path in FOLDER.glob("*.npz") if "_realism" not in path.name
 )
 
 
@@ -41,7 +39,7 @@ def test_a_shipped_checkpoint_halves_the_errors_of_simple_motion(name):
     path = FOLDER / name
     assert path.stat().st_size <= 16 * 2**20
     checkpoint = checkpoints.load_checkpoint(str(path))
-    pool = synthetic_pool(16, seed=12, num_tracks=200)
+    pool = ScenePool(16, seed=12, num_tracks=200)
     batches = load_examples(
         pool,
         8,
@@ -68,23 +66,13 @@ def test_the_sample_clip_scores_above_its_impossible_twin():
     # And where: a body is elsewhere from frame 44 on.
     per_frame = [np.array(r.score["per_frame"], float) for r in (intact, twin)]
     assert abs(np.nanargmax(per_frame[0] - per_frame[1]) - 44) <= 1
-    assert intact.score["realism_measure"] == "surprise"
+    assert intact.score["realism_measure"] == "critic"
 
 
-def test_heads_are_those_of_the_shipped_checkpoint():
+def test_critics_are_those_of_the_shipped_checkpoint():
     checkpoint = checkpoints.load_checkpoint(str(DEFAULT_CHECKPOINT))
-    heads = load_heads(checkpoint, leave_one_out=True)
-    kinds = [kind for kind in FIRST_KINDS if kind != "texture_swap"]
-    left_out = [f"{name}without {kind}" for name in ("", "no model ") for kind in kinds]
-    assert set(heads) == {"all", "no model", *left_out}
-    for name, head in heads.items():
-        seen = {n.split(".")[0] for network in head.networks for n in network.names}
-        assert seen.isdisjoint({"random", "region"}) == name.startswith("no model")
-
-
-def test_percentiles_are_read_off_scores_of_the_shipped_head():
-    """Of another head's the percentile would be left out of every result."""
-    checkpoint = load_checkpoint(None, make_options())
-    head = scoring_head(checkpoint)
-    stored = json.loads((FOLDER / "3dspa_mini_reference.json").read_text())
-    assert stored["head"] == fingerprint(head)
+    critics = load_critics(checkpoint, left_out=True)
+    assert critics[REALISM].critic.uses_model
+    for name, fitted in critics.items():
+        assert fitted.critic.uses_model == (not name.startswith("no model"))
+        assert fitted.calibration.backends["tracker"] == "lk"

@@ -1,4 +1,4 @@
-"""Tracks predicted by region, dealt into groups, and moved as their nearest do."""
+"""Tracks predicted by region, and dealt into groups."""
 
 import dataclasses
 import types
@@ -10,7 +10,6 @@ from small_models import random_tracks
 from spa import geometry
 from spa.realism import evidence, make_options
 from spa.realism.hold_out import (
-    WindowPrediction,
     deal_splits,
     hold_out,
     lots,
@@ -77,26 +76,17 @@ def test_every_group_has_tracks_of_every_split():
     rows = [split_lots(keys, split, options) for split in range(4)]
     split = deal_splits(np.stack(rows), options).argmax(axis=0)
     window = types.SimpleNamespace(ids=ids, start=24)
-    groups = evidence.deal_groups(window, keys, options)
-    assert len(groups) == 4 and sorted(np.concatenate(groups)) == ids.tolist()
-    for group in groups:
-        assert len(group) <= evidence.MOST_TOGETHER
-        assert np.bincount(split[group], minlength=4).min() > 150
-
-
-def test_the_nearest_of_a_single_split_is_one_that_was_shown():
-    start = np.array([[0.0, 0, 1], [0.1, 0, 1], [0.3, 0, 1]])
-    step = np.array([[0.01, 0, 0], [0.02, 0, 0], [0.03, 0, 0]])
-    moving = start[:, None] + step[:, None] * np.arange(6)[:, None]
-    ids = np.array([0])
-    parts = np.zeros(1, int), moving[:1], np.ones((1, 6, 1))
-    parts += (np.array([[2, *moving[0, 2]]]), [np.array([1, 2])])
-    window = WindowPrediction(0, 6, ids, *parts, np.ones(1), np.zeros((1, 1, 1)))
-    pixels = geometry.project(moving, np.array([100.0, 100, 128, 128]))
-    visible = np.ones((3, 6), bool)
-    found = evidence.nearest_motion(window, pixels, visible, ids).pixels
-    expected = 128 + 100 * (0.02 + 0.02 * (np.arange(6) - 2))  # as track 1 does
-    np.testing.assert_allclose(found[0, :, 0], expected, rtol=1e-6)
-    alone = dataclasses.replace(window, support=[np.zeros(0, int)])
-    found = evidence.nearest_motion(alone, pixels, visible, ids).pixels
-    assert np.isnan(found).all()
+    pixels = np.random.default_rng(0).uniform(0, 256, (3700, 1, 2))
+    visible = np.ones((3700, 1), bool)
+    how = window, pixels, visible, keys, options
+    groups = evidence.deal_groups(*how)
+    assert {region for region, _ in groups} == set(range(evidence.NUM_REGIONS))
+    assert set(np.concatenate([group for _, group in groups])) == set(ids)
+    for _, group in groups:
+        assert len(set(group)) == len(group) <= evidence.MOST_TOGETHER
+        assert np.bincount(split[group], minlength=4).min() > 10
+        # Three quarters of a group are about one place, in a ninth of the picture.
+        away = np.linalg.norm(pixels[group, 0] - np.median(pixels[group, 0], 0), axis=1)
+        assert np.quantile(away, 0.7) < 85
+    [(region, everything)] = evidence.deal_groups(*how, most=None)
+    assert region == 0 and everything.tolist() == ids.tolist()

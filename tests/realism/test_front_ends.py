@@ -139,7 +139,6 @@ def test_semantic_points_are_tracked_and_written_down(checkpoint, networks, capl
     assert {name: stored[name] for name in how} == how
     assert found.score["backends"]["features"] is None  # the model does without
     assert any("points are semantic" in x for x in found.score["warnings"])
-    assert found.score["percentile"] is None
 
 
 def test_semantic_points_of_each_shot_lie_in_its_box(checkpoint, networks):

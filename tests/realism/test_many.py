@@ -23,7 +23,7 @@ from spa.realism.result import Result
 from spa.realism.score_table import read_rows
 
 CHECKPOINT = checkpoints.Checkpoint(None, {}, None, "none.npz", "abc", {})
-score_many = functools.partial(many.score_many, head=None)
+score_many = functools.partial(many.score_many, critic=None)
 
 
 class Scorer:
@@ -125,7 +125,7 @@ def test_an_interrupted_run_goes_on(tmp_path):
     [
         ("seed", {"options": {"seed": 1}}),
         ("checkpoint", {"checkpoint": {"sha256": "another"}}),
-        ("head", {"head": "another"}),
+        ("critic", {"critic": "another"}),
         ("version", {"version": "another"}),
     ],
 )

@@ -1,22 +1,23 @@
-"""Scores of held-out predictions, with a head and without, and where they rank."""
+"""Scores of held-out predictions, with a critic and without."""
 
 import dataclasses
 import json
 
 import numpy as np
 import pytest
-import scipy.stats
+from critic_cases import some_critic
 from small_models import random_tracks
-from surprise_cases import some_head
 
-from spa import metrics
 from spa.errors import UserError
 from spa.files import encode_json
+from spa.metrics import held_out_statistics
 from spa.model import checkpoints
-from spa.realism import Scorer, evidence, make_options, surprise
-from spa.realism.heads import Head, fingerprint, heads_path, write_heads
+from spa.realism import Scorer, evidence, make_options
+from spa.realism.critic import observed_only
+from spa.realism.critic_files import critics_path, fingerprint, write_critics
 from spa.realism.hold_out import hold_out
-from spa.realism.result import make_result, read_reference
+from spa.realism.judging import judge_windows, spread_of
+from spa.realism.result import make_result
 from spa.realism.score_table import COLUMNS, row
 
 NO_MODEL = checkpoints.Checkpoint(None, {}, None, "none", "", {})
@@ -56,13 +57,13 @@ def test_realism_is_what_scoring_says(held_out):
     tracks, found = held_out
     expected = statistics_of(tracks, found)
     result = make_result(tracks, found, NO_MODEL, make_options(), None)
-    assert result.realism == metrics.realism(expected)
+    assert result.realism == expected["average_jaccard"]
     assert result.score["occlusion_accuracy"] == expected["occlusion_accuracy"]
 
 
 def statistics_of(tracks, found, rows=slice(None)):
     ids = found.ids[rows]
-    return metrics.held_out_statistics(
+    return held_out_statistics(
         tracks.tracks[ids],
         tracks.visible[ids, :, 0] > 0,
         found.tracks[rows],
@@ -85,43 +86,12 @@ def test_repeated_splits_give_a_mean_and_a_spread(checkpoint):
             assert not {(i, split) for i in support} & pairs
     result = make_result(tracks, found, NO_MODEL, options, None)
     splits = [statistics_of(tracks, found, found.splits == i) for i in range(3)]
-    each = list(map(metrics.realism, splits))
+    each = [each["average_jaccard"] for each in splits]
     assert result.realism == pytest.approx(np.mean(each))
     assert result.score["realism_std"] == pytest.approx(np.std(each))
     unique = np.unique(found.ids)
     assert result.points["coords"].shape[1] == len(unique) < 30
     assert result.score["num_tracks"] == len(unique)
-
-
-def test_percentile_counts_reference_clips_that_were_scored_alike(checkpoint, tmp_path):
-    alike = {"tracker": "lk", "features": None, "depth": None}
-
-    def read(head=None):
-        return read_reference(checkpoint, head, tmp_path)
-
-    assert read() is None
-    table = {"checkpoint": {"sha256": checkpoint.sha256}, "realism": [0.1, 0.5, 0.7]}
-    table |= {"backends": alike}
-    path = tmp_path / "small_reference.json"
-    path.write_text(json.dumps(table))
-    found = [read().percentile(x, alike) for x in (0.1, 0.6)]
-    assert found == pytest.approx([0, 200 / 3])
-    assert read().percentile(0.5, alike | {"depth": "vda"}) is None
-    head = Head((), 1.0, *np.ones((3, 2)), np.zeros(7), 1.0)
-    assert read(head) is None
-    path.write_text(json.dumps(table | {"head": fingerprint(head)}))
-    assert read(head).percentile(0.5, alike) == pytest.approx(100 / 3)
-    assert read() is None
-    for damaged in (
-        json.dumps(table | {"checkpoint": {"sha256": "of another"}}),
-        json.dumps(table | {"realism": None}),
-        json.dumps(table | {"realism": [0.5, 10**400]}),
-        '{"realism": ' + "[" * 100_000 + "]" * 100_000 + "}",
-        "[1]",
-        "{",
-    ):
-        path.write_text(damaged)
-        assert read() is None
 
 
 def test_a_row_is_the_same_of_a_result_and_of_its_file(result):
@@ -133,45 +103,79 @@ def test_a_row_is_the_same_of_a_result_and_of_its_file(result):
     assert found["warnings"] == "one; two" and found["num_windows"] == 4
 
 
-def test_with_a_head_realism_comes_from_surprise(held_out, checkpoint, tmp_path):
-    """Of the very head that lies beside the checkpoint, and of no other's."""
+def test_with_a_critic_realism_comes_from_its_logits(held_out, checkpoint, tmp_path):
+    """Of the very critic that lies beside the checkpoint, and of no other's."""
     tracks, found = held_out
     options = make_options(num_support_tracks=20, tracking_grid_size=8)
-    fields = list(evidence.clip_fields(tracks, checkpoint, options, found))
-    assert [(f.start, f.stop) for f in fields] == [
-        (w.start, w.stop) for w in found.windows
-    ]
-    head = some_head(fields[0].names, num_statistics=70)
+    seen = list(evidence.window_evidence(tracks, checkpoint, options, found))
+    fitted = some_critic()
     beside = dataclasses.replace(checkpoint, folder=str(tmp_path))
-    path = heads_path(checkpoint.name, tmp_path)
-    write_heads(path, {"all": head}, "another", {})
+    path = critics_path(checkpoint.name, tmp_path)
+    write_critics(path, {"realism": fitted}, "another", {})
     result = Scorer(beside, options, has_videos=False).score_tracks(tracks)
     assert result.score["realism_measure"] == "average_jaccard"
+    assert result.score["surprise"] is None and result.score["critic"] is None
     jaccard = {n: result.score[n] for n in ("average_jaccard", "occlusion_accuracy")}
-    write_heads(path, {"all": head}, checkpoint.sha256, {})
-    result = Scorer(beside, options, has_videos=False).score_tracks(tracks)
+    write_critics(path, {"realism": fitted}, checkpoint.sha256, {})
+    scorer = Scorer(beside, options, has_videos=False)
+    result = scorer.score_tracks(tracks)
     assert jaccard.items() <= result.score.items()
-    expected = surprise.score_fields(fields, head, (40, 30))
-    assert result.score["realism_measure"] == "surprise"
-    assert result.score["surprise"] == pytest.approx(expected.surprise)
-    assert result.realism == pytest.approx(scipy.stats.norm.sf(expected.surprise))
-    assert 0 < result.score["realism_std"] < 0.5
-    assert [w["realism"] for w in result.score["windows"]] == pytest.approx(
-        scipy.stats.norm.sf(list(expected.windows.values()))
-    )
+    expected = judge_windows(seen, fitted.critic, fitted.params, (40, 30))
+    calibration = fitted.calibration
+    assert result.score["realism_measure"] == "critic"
+    assert result.score["critic"] == fingerprint(fitted)
+    assert result.score["surprise"] == expected.logit
+    assert result.realism == calibration.realism(expected.logit)
+    assert result.score["realism_std"] is None  # one group: there is no spread
+    of_window = {(w["start"], w["stop"]): w["realism"] for w in result.score["windows"]}
+    assert of_window == {
+        span: calibration.realism(logit) for span, logit in expected.windows.items()
+    }
     scores = result.points["coords_score"]
     ids = np.unique(found.ids)
     np.testing.assert_allclose(
-        scores.T, 1 / (1 + np.exp(3 * (expected.points[ids] - 2))), rtol=1e-4
+        scores.T, 1 / (1 + np.exp(expected.points[ids] - 0.5)), rtol=1e-4
     )
-    seen = result.points["visibs"]
-    assert np.isfinite(scores[1:][seen[1:]]).all()
-    assert np.isfinite(scores[1:][~seen[1:] & seen[:-1]]).all()
-    assert np.isnan(scores[1:][~seen[1:] & ~seen[:-1]]).all()
+    shown = result.points["visibs"]
+    assert np.isfinite(scores[1:][shown[1:]]).all()
+    assert np.isfinite(scores[1:][~shown[1:] & shown[:-1]]).all()
+    assert np.isnan(scores[1:][~shown[1:] & ~shown[:-1]]).all()
+    again = scorer.score_tracks(tracks).score
+    assert again | {"seconds": 0} == result.score | {"seconds": 0}
 
 
-def test_a_damaged_head_is_one_line(checkpoint, tmp_path):
+def test_the_spread_is_between_groups_of_tracks(checkpoint, tmp_path):
+    tracks, options = random_tracks(num_tracks=150), make_options()
     beside = dataclasses.replace(checkpoint, folder=str(tmp_path))
-    heads_path(checkpoint.name, tmp_path).write_bytes(b"no zip")
+    fitted = some_critic()
+    path = critics_path(checkpoint.name, tmp_path)
+    write_critics(path, {"realism": fitted}, checkpoint.sha256, {})
+    score = Scorer(beside, options, has_videos=False).score_tracks(tracks).score
+    seen = evidence.window_evidence(tracks, checkpoint, options)
+    found = judge_windows(seen, fitted.critic, fitted.params, (150, 30))
+    assert len(found.without) == 2
+    without = fitted.calibration.realism(found.without)
+    assert score["realism_std"] == spread_of(without) > 0
+
+
+def test_another_tracker_than_the_calibrations_is_a_warning(held_out):
+    tracks, found = held_out
+    fitted = some_critic()
+    backends = {"tracker": "lk", "features": None, "depth": None}
+    calibration = dataclasses.replace(fitted.calibration, backends=backends)
+    fitted = dataclasses.replace(fitted, calibration=calibration)
+    ids = np.arange(40)
+    seen = evidence.WindowEvidence((0, 30), ids, observed_only(
+        tracks.pixels.astype(np.float32), tracks.seen))  # fmt: skip
+    for tracker, number in (("lk", 0), ("cotracker3", 1)):
+        own = dataclasses.replace(tracks, backends=backends | {"tracker": tracker})
+        how = own, found, NO_MODEL, make_options(), None, [seen], fitted
+        warnings = make_result(*how).score["warnings"]
+        assert sum("of another tracker" in text for text in warnings) == number
+
+
+def test_a_damaged_critic_is_one_line(checkpoint, tmp_path):
+    beside = dataclasses.replace(checkpoint, folder=str(tmp_path))
+    critics_path(checkpoint.name, tmp_path).write_bytes(b"no zip")
     with pytest.raises(UserError, match="is damaged: fetch it again"):
         Scorer(beside)

@@ -51,9 +51,7 @@ function drawHeadline() {
     if (parts.length) parts.push(" · ");
     parts.push(isPair ? `${letters[i]} ` : "Realism ", element("b", {}, digits(side.realism)),
       isNumber(side.spread) ? ` ± ${digits(side.spread)}` : "");
-    if (!isPair && isNumber(side.percentile)) {
-      parts.push(`, higher than ${Math.round(side.percentile)}% of intact simulated clips`);
-    }
+    if (!isPair && side.meaning) parts.push(`: ${side.meaning}`);
   });
   if (isNumber(state.video.difference)) {
     parts.push(` · A less B ${signed(state.video.difference)}`);

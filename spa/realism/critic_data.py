@@ -1,0 +1,429 @@
+"""What the critic learns from: pairs of an intact window and the same one, wrong.
+
+From top to bottom:
+
+    Clip, Group         windows of one scene or clip, the first of them intact
+    PairSource          groups by number, for Grain: which source, and what of it
+    simulated_group     a scene and impossible twins, true or as a tracker sees them
+    filmed_group        a filmed clip and copies, damaged as pictures
+    stored_group        windows with what the autoencoder expected, made once
+    with_damaged_tracks windows whose tracks are damaged, added to any group
+    drawn_pairs         a group to arrays of one shape
+    pair_batches        the stream
+
+No window of `simulated_group` is seen twice: each number is another scene.
+"""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import grain
+import numpy as np
+from absl import flags
+from jaxtyping import Bool, Float, Int
+
+from spa import geometry
+from spa.realism.conditions import tracker_view
+from spa.realism.critic import Evidence, observed_only
+from spa.simulation.damages.tracks import TRACK_DAMAGES
+from spa.simulation.pools import INTACT
+from spa.simulation.scene_pool import PICTURE_SIZES
+from spa.simulation.scenes import NoScene, generate_scene
+from spa.simulation.twins import NoViolation, impossible_twin
+
+FIRST_SEED = 8_000_000_000  # past those of all pools and judged scenes
+SIDE = 256  # px, the longer side of pictures
+LENGTH, POINTS = 48, 96  # of a window as it is learned from
+FEWEST_FRAMES, FEWEST_POINTS = 16, 32
+SCENE_POINTS = 160
+WHOLE_SHARE = 0.6  # of windows that have all of these frames, and of these points
+TWINS = 3  # of a scene
+PAIRS = 3  # of a group
+UNKNOWN = -1  # of Clip.culprit
+TRUE_SHARE = 0.2  # of simulated groups whose tracks are exact
+VIEW_SHARE = 0.6  # of pairs that are looked at about what is wrong
+TORN_STEP = 10.0  # px against the picture's own, at which a tracker may lose a point
+
+
+class Clip(NamedTuple):
+    """A window: what was seen and expected `[N, T]`, and which points and frames are
+    wrong `[N, T]` int8: 1, 0, or UNKNOWN."""
+
+    kind: str
+    evidence: Evidence
+    culprit: Int[np.ndarray, "N T"]
+
+
+Group = list[Clip]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sources:
+    """Where examples come from.
+
+    Attributes:
+        kinds: of violations that simulated twins show.
+        damages: of tracks, by name (TRACK_DAMAGES).
+        filmed: files of real_clips.track_real_clips.
+        stored: files of `write_group`.
+        shares: of groups, by source: simulated, filmed, stored.
+        unseen: kinds, of whatever source, that are not learned from.
+    """
+
+    kinds: tuple[str, ...]
+    damages: tuple[str, ...] = tuple(TRACK_DAMAGES)
+    filmed: tuple[str, ...] = ()
+    stored: tuple[str, ...] = ()
+    shares: tuple[float, float, float] = (0.5, 0.25, 0.25)
+    unseen: tuple[str, ...] = ()
+
+
+class PairSource:
+    """Pairs by number, as a random access source for Grain. The same number gives the
+    same pairs."""
+
+    def __init__(self, sources: Sources, seed: int = 0, size: int = 2**30):
+        self.sources, self.seed, self.size = sources, seed, size
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        rng = np.random.default_rng([self.seed, index])
+        while True:
+            group = self._group(rng, index)
+            if len(group) > 1 and group[0].evidence.visible.any():
+                pairs = drawn_pairs(group, rng, PAIRS)
+                if pairs is not None:
+                    return pairs
+            index += self.size  # this scene cannot be used: one that nobody else has
+
+    def _group(self, rng, index) -> Group:
+        sources = self.sources
+        there = np.array([True, bool(sources.filmed), bool(sources.stored)])
+        shares = np.array(sources.shares) * there
+        which = rng.choice(3, p=shares / shares.sum())
+        if which == 0:
+            group = simulated_group(FIRST_SEED + self.seed * 2**40 + index, rng,
+                                    sources.kinds)  # fmt: skip
+            return with_damaged_tracks(group, rng, sources.damages, 1)
+        if which == 1:
+            group = filmed_group(rng.choice(sources.filmed), rng, sources.unseen)
+            return with_damaged_tracks(group, rng, sources.damages, 2)
+        group = stored_group(rng.choice(sources.stored))
+        return [clip for clip in group if clip.kind not in sources.unseen]
+
+
+# --- Sources ---
+
+
+def simulated_group(seed: int, rng: np.random.Generator, kinds: Sequence[str]) -> Group:
+    """Returns a scene and up to TWINS twins of these kinds, exact or as a tracker sees
+    them; nothing if the seed gives no scene."""
+    length = int(rng.integers(FEWEST_FRAMES, LENGTH + 1))
+    length = LENGTH if rng.random() < WHOLE_SHARE else length
+    width, height = PICTURE_SIZES[rng.integers(len(PICTURE_SIZES))]
+    try:
+        scene = generate_scene(seed, length, SCENE_POINTS, height, width)
+    except NoScene:
+        return []
+    twins = [scene]
+    for kind in rng.permutation(list(kinds)):
+        if len(twins) > TWINS:
+            break
+        try:
+            twins.append(impossible_twin(scene, str(kind)))
+        except NoViolation:
+            continue
+    is_true, view = rng.random() < TRUE_SHARE, int(rng.integers(2**31))
+    group = []
+    for twin in twins:
+        rows, culprit = compared(twin, seed)
+        pixels, visible = scene_pixels(twin, rows, None if is_true else view)
+        if not is_true:
+            visible = torn_tracks(pixels, visible, np.random.default_rng(view))
+        group.append(_observed(twin.violation, pixels, visible, culprit))
+    return group
+
+
+def compared(twin, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the tracks of a scene or twin that are shown, as many of each, and where
+    they are wrong (`Clip.culprit`)."""
+    rows = np.flatnonzero(twin.track_ids >= 0)
+    others = np.flatnonzero(twin.track_ids < 0)
+    rng = np.random.default_rng([seed, 2])
+    others = rng.permutation(others)[: len(rows) // 2]
+    rows[rng.choice(len(rows), len(others), replace=False)] = others
+    return rows, twin.violating[rows].astype(np.int8)
+
+
+def scene_pixels(twin, rows, view: int | None):
+    """Returns pixels [N, T, 2] and where they are visible: exact, or as a tracker sees
+    them, whose errors hang on `view`."""
+    tracks, visible = twin.tracks_3d[rows], twin.visible[rows, :, 0] > 0
+    camera, size = twin.intrinsics, (twin.height, twin.width)
+    if view is not None:
+        rng = np.random.default_rng(view)
+        example = tracker_view(tracks, visible, camera, size, rng)
+        tracks, camera = example["tracks_3d"], example["intrinsics"]
+        visible = example["visible"][..., 0] > 0
+    pixels = geometry.project(np.where(visible[..., None], tracks, 1), camera)
+    pixels = pixels * (SIDE / max(size))
+    return np.where(visible[..., None], pixels, 0).astype(np.float32), visible
+
+
+def torn_tracks(pixels, visible, rng) -> Bool[np.ndarray, "N T"]:
+    """Returns visibility as of a tracker that cannot follow: where a point goes further
+    than TORN_STEP in a frame, half of the times one track ends there, or begins."""
+    step = np.diff(pixels, axis=1)
+    both = visible[:, 1:] & visible[:, :-1]
+    usual = np.median(np.where(both[..., None], step, 0), axis=0)
+    far = both & (np.linalg.norm(step - usual, axis=-1) > TORN_STEP)
+    visible = visible.copy()
+    notices = rng.random() < 0.7
+    for row, t in np.argwhere(far) if notices else ():
+        if rng.random() < 0.5:
+            visible[row, t + 1 :] = False
+        else:
+            visible[row, : t + 1] = False
+    return visible
+
+
+def filmed_group(file: str, rng, unseen: Sequence[str] = ()) -> Group:
+    """Returns a piece of a filmed clip as it is, and TWINS - 1 damaged copies of it."""
+    piece = rng.choice(filmed_pieces(file))
+    intact, *damaged = filmed_clips(file, piece)
+    damaged = [clip for clip in damaged if clip.kind not in unseen]
+    chosen = rng.permutation(len(damaged))[: TWINS - 1]
+    return [intact, *(damaged[i] for i in chosen)]
+
+
+@functools.lru_cache(maxsize=64)
+def _filmed_arrays(file: str) -> dict[str, np.ndarray]:
+    with np.load(file) as stored:
+        return dict(stored)
+
+
+def filmed_pieces(file: str | os.PathLike) -> list[str]:
+    """Returns the pieces of a clip (track_real_clips) whose intact tracks are there."""
+    names = [name.split("/") for name in _filmed_arrays(os.fspath(file))]
+    return sorted(n[0] for n in names if n[1:] == [INTACT, "0", "pixels"])
+
+
+def filmed_clips(file: str | os.PathLike, piece: str) -> Group:
+    """Returns a piece as it is, first, and all of its damaged copies."""
+    arrays, group = _filmed_arrays(os.fspath(file)), []
+    for name in arrays:
+        number, kind, *_, what = name.split("/") if "/" in name else ("", "", "")
+        if number == piece and what == "pixels":
+            pixels = arrays[name]
+            visible = arrays[name.removesuffix(what) + "visible"]
+            wrong = np.int8(0 if kind == INTACT else UNKNOWN)
+            culprit = arrays.get(name.removesuffix(what) + "culprit")
+            culprit = np.full(visible.shape, wrong) if culprit is None else culprit
+            group.append(_observed(kind, pixels, visible, culprit))
+    return sorted(group, key=lambda clip: clip.kind != INTACT)
+
+
+def with_damaged_tracks(group: Group, rng, kinds: Sequence[str], count: int) -> Group:
+    """Returns a group and copies of its intact clip whose tracks are damaged."""
+    if not group or not len(kinds):
+        return group
+    _, evidence, culprit = group[0]
+    pixels, visible = evidence.pixels, evidence.visible
+    if visible.shape[1] < FEWEST_FRAMES or not visible.any():
+        return group
+    for kind in rng.permutation(list(kinds))[:count]:
+        damaged = TRACK_DAMAGES[str(kind)](pixels, visible, rng)
+        if damaged.culprit.any():
+            wrong = damaged.culprit.astype(np.int8)
+            group = [*group, _observed(str(kind), *damaged[:2], wrong)]
+    return group
+
+
+def _observed(kind, pixels, visible, culprit) -> Clip:
+    pixels = np.where(visible[..., None], pixels, 0).astype(np.float32)
+    return Clip(kind, observed_only(pixels, visible), culprit)
+
+
+def group_arrays(group: Group) -> dict[str, np.ndarray]:
+    """Returns a group as arrays of a file."""
+    arrays = {"kinds": np.array([clip.kind for clip in group])}
+    for i, clip in enumerate(group):
+        for name, array in zip(Evidence._fields, clip.evidence, strict=True):
+            is_exact = name == "pixels" or array.dtype == bool
+            arrays[f"{i}/{name}"] = array if is_exact else array.astype(np.float16)
+        arrays[f"{i}/culprit"] = clip.culprit
+    return arrays
+
+
+def stored_group(file: str) -> Group:
+    """Returns the group of a file of `group_arrays`."""
+    with np.load(file) as stored:
+        arrays = dict(stored)
+    group = []
+    for i, kind in enumerate(arrays["kinds"]):
+        parts = (arrays[f"{i}/{name}"] for name in Evidence._fields)
+        parts = (p if p.dtype == bool else p.astype(np.float32) for p in parts)
+        group.append(Clip(str(kind), Evidence(*parts), arrays[f"{i}/culprit"]))
+    return group
+
+
+# --- Pairs ---
+
+
+def drawn_pairs(group: Group, rng, count: int) -> dict[str, np.ndarray] | None:
+    """Returns `count` pairs of the intact clip and another: Evidence by name, culprit
+    `[2 count, N, T]`, intact and wrong by turns, in one shape, of drawn points,
+    mirrored and turned alike; None if no pair has enough points."""
+    rows = []
+    for _ in range(count):
+        pair = group[0], group[1 + int(rng.integers(len(group) - 1))]
+        number = int(rng.integers(FEWEST_POINTS, POINTS + 1))
+        number = POINTS if rng.random() < WHOLE_SHARE else number
+        stride = 2 if rng.random() < 0.15 else 1
+        turn, draw = picture_change(rng), int(rng.integers(2**31))
+        view = draw_view(pair[1], rng) if rng.random() < VIEW_SHARE else None
+        both = [fitted(clip, number, stride, turn, draw, view) for clip in pair]
+        if any(each is None for each in both):
+            continue
+        rows += both
+    if not rows:
+        return None
+    while len(rows) < 2 * count:
+        rows += rows[:2]
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+class View(NamedTuple):
+    """A place of the picture that most points are drawn about: the nearest `share`."""
+
+    centre: Float[np.ndarray, "2"]
+    share: float
+
+
+def draw_view(clip: Clip, rng: np.random.Generator) -> View | None:
+    """Draws a view of what is wrong in a clip, as small a part as scoring's regions or
+    larger; None where that is not known."""
+    wrong = np.argwhere((clip.culprit == 1) & clip.evidence.visible)
+    if not len(wrong):
+        return None
+    row, frame = rng.choice(wrong)
+    return View(clip.evidence.pixels[row, frame], np.exp(rng.uniform(-2.7, -0.4)))
+
+
+class PictureChange(NamedTuple):
+    """An affine map of the picture: `pixels @ matrix + offset`."""
+
+    matrix: Float[np.ndarray, "2 2"]
+    offset: Float[np.ndarray, "2"]
+
+
+def picture_change(rng: np.random.Generator) -> PictureChange:
+    """Draws a small turn, a zoom and perhaps a mirror image, about the middle."""
+    angle, scale = rng.normal(0, 0.05), np.exp(rng.uniform(-0.35, 0.2))
+    matrix = scale * np.array(
+        [[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]]
+    )
+    if rng.random() < 0.5:
+        matrix = np.diag([-1, 1]) @ matrix
+    return PictureChange(matrix, SIDE / 2 - np.full(2, SIDE / 2) @ matrix)
+
+
+def fitted(
+    clip: Clip,
+    count: int,
+    stride: int,
+    change: PictureChange,
+    draw: int,
+    view: View | None = None,
+) -> dict[str, np.ndarray] | None:
+    """Returns a clip's arrays in one shape: at most `count` of its points, LENGTH
+    frames, every `stride`-th, filled up with what is nowhere visible; None if there are
+    too few points or frames."""
+    evidence, culprit = clip.evidence, clip.culprit
+    if stride > 1 and evidence.visible.shape[1] >= 2 * FEWEST_FRAMES:
+        thin = np.s_[..., ::stride]
+        parts = (
+            a[..., ::stride, :] if n in ("pixels", "expected") else a[thin]
+            for n, a in zip(Evidence._fields, evidence, strict=True)
+        )
+        evidence, culprit = Evidence(*parts), culprit[thin]
+    length = min(evidence.visible.shape[1], LENGTH)
+    seen = np.flatnonzero(evidence.visible[:, :length].sum(1) > 1)
+    if len(seen) < FEWEST_POINTS // 2 or length < 8:
+        return None
+    rng = np.random.default_rng(draw)
+    # The same rows of both, if both have them.
+    order = np.argsort(rng.random(len(culprit)))
+    rows = order[np.isin(order, seen)]
+    if view is not None:
+        rows = _in_view(rows, evidence, count, view)
+    rows = rows[:count]
+    wrong = np.flatnonzero((culprit[:, :length] > 0).any(1))
+    if len(wrong) and not np.isin(rows, wrong).any():
+        rows[: min(3, len(wrong), len(rows))] = wrong[: min(3, len(rows))]
+    arrays = {}
+    for name, array in zip(Evidence._fields, evidence, strict=True):
+        has_places = name in ("pixels", "expected")
+        axis = array.ndim - (3 if has_places else 2)
+        part = np.take(array, rows, axis=axis)
+        part = np.take(part, np.arange(length), axis=axis + 1)
+        if has_places:
+            part = part @ change.matrix + change.offset
+        if name == "scale":
+            part = part * np.sqrt(abs(np.linalg.det(change.matrix)))
+        arrays[name] = _filled(part, axis)
+    arrays["culprit"] = _filled(culprit[rows][:, :length], 0, UNKNOWN)
+    arrays["modelled"] = np.asarray(evidence.predicted.any())
+    return arrays
+
+
+def _in_view(rows, evidence, count, view):
+    """Rows in another order: first as many as three quarters of `count` of those about
+    the view's centre, then the others."""
+    weight = evidence.visible[rows, :, None]
+    places = (evidence.pixels[rows] * weight).sum(1) / np.maximum(weight.sum(1), 1)
+    away = np.linalg.norm(places - view.centre, axis=-1)
+    limit = np.sort(away)[max(0, int(view.share * len(rows)) - 1)]
+    near, far = rows[away <= limit], rows[away > limit]
+    own = count * 3 // 4
+    return np.concatenate([near[:own], far, near[own:]])
+
+
+def _filled(array, axis, value=0):
+    pad = [(0, 0)] * array.ndim
+    pad[axis] = 0, POINTS - array.shape[axis]
+    pad[axis + 1] = 0, LENGTH - array.shape[axis + 1]
+    kind = array.dtype if array.dtype in (bool, np.int8) else np.float32
+    return np.pad(array, pad, constant_values=value).astype(kind)
+
+
+def pair_batches(
+    sources: Sources,
+    groups: int,
+    seed: int = 0,
+    first: int = 0,
+    num_workers: int = 0,
+) -> Iterator[Mapping[str, np.ndarray]]:
+    """Returns batches of pairs of so many groups, for ever, from batch `first` on; the
+    same whatever the number of workers."""
+    dataset = grain.MapDataset.source(PairSource(sources, seed))
+    dataset = dataset[first * groups :].batch(groups, batch_fn=_joined)
+    iterable = dataset.to_iter_dataset(grain.ReadOptions(num_threads=0))
+    if num_workers:
+        # Grain asks absl for flags of its own, which fails outside an absl program.
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()
+        workers = grain.MultiprocessingOptions(num_workers=num_workers)
+        iterable = iterable.mp_prefetch(workers)
+    return iter(iterable)
+
+
+def _joined(groups):
+    return {name: np.concatenate([g[name] for g in groups]) for name in groups[0]}
+
+

@@ -1,0 +1,180 @@
+"""Trains a critic on pairs of an intact window and the same one, wrong."""
+
+import dataclasses
+import logging
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import flax.serialization
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from tqdm import tqdm
+
+from spa.errors import UserError
+from spa.files import whole_file
+from spa.realism.critic import (
+    Critic,
+    Evidence,
+    Judgement,
+    judged_points,
+    observed_only,
+)
+from spa.realism.critic_data import Sources, pair_batches
+
+LOG = logging.getLogger(__name__)
+SAVED_EVERY = 100  # steps
+POINT_WEIGHT, PAIR_WEIGHT = 1.0, 1.0  # of the loss, where a window's has 1
+WARM_UP = 100  # steps
+DECAY = 0.995  # of the mean of the parameters that is kept, a step
+MODEL_DROPOUT = 0.15  # of pairs: what the autoencoder expected is hidden
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """Choices of a fit: steps, groups of a batch (each critic_data.PAIRS pairs),
+    learning rate, weight decay, seed."""
+
+    steps: int = 4000
+    groups: int = 4
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-2
+    seed: int = 0
+
+
+def loss_of(judgement: Judgement, culprit, visible) -> tuple[jax.Array, dict]:
+    """Returns the loss of pairs `[2P, ...]`, intact and wrong by turns, and its parts:
+    cross entropy of windows and of points (both kinds counting alike), and of which of
+    a pair is the wrong one."""
+    intact, wrong = judgement.window[::2], judgement.window[1::2]
+    window = (jax.nn.softplus(intact) + jax.nn.softplus(-wrong)).mean()
+    pair = jax.nn.softplus(intact - wrong).mean()
+    judged = judged_points(visible)
+    parts = []
+    for sign, chosen in ((-1, culprit == 1), (1, culprit == 0)):
+        chosen = (chosen & judged).astype(jnp.float32)
+        total = (jax.nn.softplus(sign * judgement.points) * chosen).sum()
+        parts.append(total / jnp.maximum(chosen.sum(), 1))
+    parts = {"window": window, "pair": pair, "points": sum(parts)}
+    total = window + PAIR_WEIGHT * pair + POINT_WEIGHT * parts["points"]
+    return total, parts
+
+
+def train(
+    critic: Critic,
+    sources: Sources,
+    training: Training,
+    folder: Path,
+    num_workers: int = 1,
+    init: dict | None = None,
+) -> dict:
+    """Returns the mean of a critic's parameters over its last steps; goes on from what
+    `folder` holds. Raises UserError: a state there is of another fit."""
+    folder.mkdir(parents=True, exist_ok=True)
+    optimiser = _optimiser(training)
+    state = _first_state(critic, training, optimiser, init)
+    place = folder / "state.msgpack"
+    if place.exists():
+        try:
+            state = flax.serialization.from_bytes(state, place.read_bytes())
+        except (ValueError, KeyError) as error:
+            raise UserError(
+                f"{place} is of another fit ({error}): give another folder"
+            ) from error
+    first = int(state["step"])
+    step_of = _make_step(critic, optimiser)
+    batches = pair_batches(sources, training.groups, training.seed, first, num_workers)
+    bar = tqdm(range(first, training.steps), "fitting", initial=first,
+               total=training.steps, unit="step")  # fmt: skip
+    means: dict[str, float] = {}
+    for step in bar:
+        state, parts = step_of(state, _jax_batch(next(batches)))
+        for name, value in parts.items():
+            means[name] = 0.98 * means.get(name, float(value)) + 0.02 * float(value)
+        if step % 10 == 0:
+            bar.set_postfix({name: f"{value:.3f}" for name, value in means.items()})
+        if (step + 1) % SAVED_EVERY == 0 or step + 1 == training.steps:
+            LOG.info("step %d: %s", step + 1, means)
+            with whole_file(place) as file:
+                file.write(flax.serialization.to_bytes(jax.device_get(state)))
+    return jax.device_get(state["mean"])
+
+
+def _optimiser(training):
+    rate, warm_up = training.learning_rate, min(WARM_UP, training.steps // 4)
+    schedule = optax.warmup_cosine_decay_schedule(
+        0, rate, warm_up, training.steps, rate / 50
+    )
+    return optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.adamw(schedule, b2=0.98, weight_decay=training.weight_decay),
+    )
+
+
+def init_params(critic: Critic, seed: int) -> dict:
+    """Returns random parameters."""
+    visible = np.ones((1, 4, 8), bool)
+    evidence = observed_only(np.zeros((1, 4, 8, 2), np.float32), visible)
+    return critic.init(jax.random.key(seed), Evidence(*map(jnp.asarray, evidence)))
+
+
+def _first_state(critic, training, optimiser, init) -> dict:
+    params = init or init_params(critic, training.seed)
+    return {
+        "step": np.zeros((), np.int32),
+        "params": params,
+        "mean": params,
+        "optimiser": optimiser.init(params),
+    }
+
+
+def _jax_batch(batch: Mapping[str, np.ndarray]) -> tuple[Evidence, jax.Array]:
+    """A batch on the devices, shared out among them by clips if there are several."""
+    arrays = [batch[name] for name in (*Evidence._fields, "culprit")]
+    devices = jax.local_devices()
+    count = math.gcd(len(devices), len(arrays[-1]) // 2)
+    mesh = jax.sharding.Mesh(np.array(devices[:count]), ("clips",))
+    sharding = jax.NamedSharding(mesh, jax.P("clips"))
+    *evidence, culprit = (jax.device_put(array, sharding) for array in arrays)
+    return Evidence(*evidence), culprit
+
+
+def _make_step(critic, optimiser):
+    def loss(params, evidence, culprit):
+        return loss_of(critic.apply(params, evidence), culprit, evidence.visible)
+
+    @jax.jit
+    def step(state, batch):
+        evidence, culprit = batch
+        key = jax.random.fold_in(jax.random.key(0), state["step"])
+        pairs = len(culprit) // 2
+        kept = jax.random.uniform(key, (pairs,)) >= MODEL_DROPOUT
+        kept = jnp.repeat(kept, 2)[:, None, None, None]
+        evidence = evidence._replace(predicted=evidence.predicted & kept)
+        found = jax.grad(loss, has_aux=True)(state["params"], evidence, culprit)
+        gradient, parts = found
+        change, memory = optimiser.update(gradient, state["optimiser"], state["params"])
+        params = optax.apply_updates(state["params"], change)
+        count = state["step"] + 1
+        decay = jnp.minimum(DECAY, count / (count + 10.0))
+        mean = jax.tree.map(
+            lambda m, p: decay * m + (1 - decay) * p, state["mean"], params
+        )
+        fresh = {"step": count, "params": params, "mean": mean, "optimiser": memory}
+        return fresh, parts
+
+    return step
+
+
+def judge_batches(
+    critic: Critic, params: dict, batches: Iterator[Mapping[str, np.ndarray]]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields logits of windows `[2P]` and of points of every batch."""
+    apply = jax.jit(critic.apply)
+    for batch in batches:
+        evidence, _ = _jax_batch(batch)
+        yield tuple(map(np.asarray, apply(params, evidence)))[::-1]
+
+

@@ -1,0 +1,367 @@
+"""The whole fit of a critic: filmed clips and scenes to weights beside a checkpoint.
+
+From top to bottom:
+
+    ALIKE           damages that look like a group of violations: left out with it
+    Recipe          choices of a fit
+    fit             all of it
+    fits_of         which critics are fitted, and what each of them sees
+    calibrated      a critic with its reference of intact clips
+"""
+
+import dataclasses
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from spa.clip.video import read_video
+from spa.csv_files import find_column, read_csv
+from spa.errors import NothingToTrack, UserError
+from spa.inputs import find_inputs, is_there
+from spa.model.checkpoints import Checkpoint
+from spa.realism import critic_groups, real_clips, rendered_clips
+from spa.realism.calibration import Calibration
+from spa.realism.conditions import varied_clip
+from spa.realism.critic import Critic
+from spa.realism.critic_data import Sources
+from spa.realism.critic_files import (
+    FittedCritic,
+    critics_path,
+    read_critics,
+    rounded,
+    write_critics,
+)
+from spa.realism.critic_training import Training, train
+from spa.realism.evidence import window_evidence
+from spa.realism.front_ends import lift_video, load_front_ends
+from spa.realism.judging import ClipLogits, judge_windows
+from spa.realism.options import Options, make_options
+from spa.realism.scorer import load_checkpoint
+from spa.realism.tracks import Tracks3D
+from spa.simulation.damages.tracks import TRACK_DAMAGES
+from spa.simulation.scenes import NoScene
+from spa.simulation.violations import GROUPS, PICTURED
+
+LOG = logging.getLogger(__name__)
+# Damages of tracks and of pictures that look like a group of violations: a critic that
+# never saw the group has not seen them, either.
+ALIKE = {
+    "permanence": ("object_replaced",),
+    "continuity": (
+        *("shuffled_frames", "frozen_frames", "skipped_frames", "jittery_warp"),
+        *("shaken_frames", "shuffled", "frozen", "jump"),
+    ),
+    "solidity": ("soft_warp", "object_replaced"),
+    "dynamics": (),
+}
+NO_TRACES = ("texture_swap",)  # kinds that do not show in tracks
+# Of the shipped steps, one in so many for a critic that has something left out.
+PROOF_SHARE = 4
+FIRST_REFERENCE = 6_400_000  # seed of simulated intact clips, which no fit sees
+REFERENCE_SECONDS = 10.0  # of a filmed clip
+LEAST_FILMED = 20  # clips, to be the reference
+SEEN = "filmed clips that were learned from"
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """Choices of a fit.
+
+    Attributes:
+        training: of the shipped critic.
+        num_modelled: simulated groups whose evidence has the autoencoder's part.
+        num_rendered: scenes that are rendered and tracked, with twins.
+        proof: also fit what is left out for the proofs.
+        num_reference: simulated intact clips that logits are compared with.
+        shares: of simulated, of filmed and rendered, and of modelled groups in what is
+            learned from.
+    """
+
+    training: Training
+    num_modelled: int = 1500
+    num_rendered: int = 1000
+    proof: bool = False
+    num_reference: int = 60
+    shares: tuple[float, float, float] = (0.35, 0.3, 0.35)
+
+
+@dataclasses.dataclass(frozen=True)
+class Filmed:
+    """A clip taken by a camera: its path, and the fold it belongs to ("" for none)."""
+
+    path: str
+    fold: str = ""
+
+
+def read_filmed(
+    real_dir: str | None, real_csv: str | None, folds: Sequence[str] | None = None
+) -> list[Filmed]:
+    """Returns the filmed clips of a folder or glob, and of a table with the columns
+    `file, kind` (taken where it is "real") and perhaps `fold`, of some folds only.
+    Raises UserError."""
+    found = []
+    if real_dir:
+        paths = find_inputs(real_dir)
+        if not paths:
+            raise UserError(f"--real_dir={real_dir}: no clip there")
+        found += [Filmed(path) for path in paths]
+    if real_csv:
+        found += _listed(real_csv, folds)
+    return found
+
+
+def _listed(table, folds) -> list[Filmed]:
+    columns, rows = read_csv(table, ("file", "kind"))
+    rows = [row for row in rows if row["kind"] == "real"]
+    if folds:
+        fold = find_column(columns, "fold")
+        if fold is None:
+            raise UserError(f"--folds: {table} has no column fold")
+        rows = [row for row in rows if row[fold] in folds]
+    if not rows:
+        raise UserError(f"{table}: no clip of kind real in what is chosen")
+    paths = [str(Path(table).parent / row["file"]) for row in rows]
+    missing = [path for path in paths if not is_there(path)]
+    if missing:
+        raise UserError(f"{table}: there is no {missing[0]}")
+    return [Filmed(p, row.get("fold", "")) for p, row in zip(paths, rows, strict=True)]
+
+
+def fit(
+    checkpoint_path: str | None,
+    filmed: Sequence[Filmed],
+    recipe: Recipe,
+    work_dir: str | Path,
+    output_dir: str | Path | None = None,
+    init: str | None = None,
+    num_workers: int = 1,
+) -> Path:
+    """Fits critics for a checkpoint and writes them whole (`critics_path`); goes on
+    from what `work_dir` holds. Returns the file.
+
+    init: a checkpoint's file of critics, whose weights are the first. Raises UserError.
+    """
+    options, work = make_options(), Path(work_dir)
+    checkpoint = load_checkpoint(checkpoint_path, options)
+    folder = Path(output_dir or checkpoint.folder)
+    first = _first_params(init, checkpoint)
+    host = dataclasses.replace(checkpoint, params=None)  # for other processes
+    tracked = _track(filmed, work / "filmed", options, host, num_workers)
+    kinds = tuple(k for group in GROUPS.values() for k in group if k not in NO_TRACES)
+    pictured = [kind for kind in PICTURED if kind not in NO_TRACES]
+    rendered = rendered_clips.track_rendered_scenes(
+        work / "rendered", recipe.num_rendered, pictured, num_workers
+    )
+    rendered = [str(path) for path in rendered]
+    groups = critic_groups.make_groups(
+        work / "groups",
+        [*sorted(tracked.values()), *rendered],
+        recipe.num_modelled,
+        kinds,
+        tuple(TRACK_DAMAGES),
+        checkpoint,
+        options,
+    )
+    stored = [str(path) for path in groups]
+    fits = fits_of(filmed, recipe, kinds, tracked, rendered, stored)
+    params = {}
+    for name, (critic, sources, training) in fits.items():
+        LOG.info("fitting %s: %d steps", name, training.steps)
+        place = work / name.replace(" ", "_")
+        start = first if critic == Critic() and name == "realism" else None
+        params[name] = rounded(
+            train(critic, sources, training, place, num_workers, start)
+        )
+    critics = {name: fits[name][0] for name in fits}
+    how = filmed, recipe.num_reference, checkpoint, options
+    fitted, reference = calibrated(critics, params, *how)
+    about = {
+        "steps": recipe.training.steps,
+        "groups": recipe.training.groups,
+        "modelled": len(groups),
+        "filmed": len(tracked),
+        "rendered": len(rendered),
+        "init": bool(init),
+        "reference": reference,
+    }
+    path = critics_path(checkpoint.name, folder)
+    write_critics(path, {"realism": fitted.pop("realism")}, checkpoint.sha256, about)
+    if fitted:
+        left_out = critics_path(checkpoint.name, folder, left_out=True)
+        write_critics(left_out, fitted, checkpoint.sha256, about)
+    return path
+
+
+def _track(filmed, folder, options, checkpoint, num_workers) -> dict[Filmed, str]:
+    """Files of tracks of those clips that have any."""
+    found = {}
+    for clip in filmed:
+        how = folder, options, checkpoint, num_workers
+        for path in real_clips.track_real_clips([clip.path], *how):
+            found[clip] = str(path)
+    return found
+
+
+def _first_params(init, checkpoint: Checkpoint) -> dict | None:
+    if init is None:
+        return None
+    try:
+        found = read_critics(Path(init), checkpoint.sha256)
+    except (ValueError, OSError) as error:
+        raise UserError(f"--init={init}: {error}") from error
+    if not found or "realism" not in found:
+        raise UserError(f"--init={init} has no critic of {checkpoint.name}")
+    return found["realism"].params
+
+
+def fits_of(
+    filmed: Sequence[Filmed],
+    recipe: Recipe,
+    kinds: Sequence[str],
+    tracked: Mapping[Filmed, str],
+    rendered: Sequence[str],
+    stored: Sequence[str],
+) -> dict[str, tuple[Critic, Sources, Training]]:
+    """Returns which critics are fitted, by name: "realism", which ships, and for the
+    proof "no model", those "without GROUP" of violations and "fold K" of filmed clips,
+    each with a model and without, from scratch at a quarter of the steps."""
+    critic, blind = Critic(), Critic(uses_model=False)
+    sources = Sources(
+        tuple(kinds),
+        filmed=(*sorted(tracked.values()), *rendered),
+        stored=tuple(stored),
+        shares=recipe.shares,
+    )
+    fits = {"realism": (critic, sources, recipe.training)}
+    if not recipe.proof:
+        return fits
+    short = dataclasses.replace(
+        recipe.training, steps=max(1, recipe.training.steps // PROOF_SHARE)
+    )
+    fits["no model"] = (blind, sources, recipe.training)
+    for group, out in GROUPS.items():
+        without = _without_kinds(sources, (*out, *ALIKE[group]))
+        fits[f"without {group}"] = critic, without, short
+        fits[f"no model without {group}"] = blind, without, short
+    for fold in sorted({clip.fold for clip in filmed} - {""}):
+        mine = {Path(path).stem for c, path in tracked.items() if c.fold == fold}
+        without = _without_clips(sources, mine)
+        fits[f"fold {fold}"] = critic, without, short
+        fits[f"no model fold {fold}"] = blind, without, short
+    return fits
+
+
+def _without_kinds(sources, out) -> Sources:
+    return dataclasses.replace(
+        sources,
+        kinds=tuple(k for k in sources.kinds if k not in out),
+        damages=tuple(k for k in sources.damages if k not in out),
+        unseen=tuple(out),
+    )
+
+
+def _without_clips(sources, stems) -> Sources:
+    def is_kept(path):
+        stem = Path(path).stem
+        return stem not in stems and stem.rpartition("_")[0] not in stems
+
+    return dataclasses.replace(
+        sources,
+        filmed=tuple(filter(is_kept, sources.filmed)),
+        stored=tuple(filter(is_kept, sources.stored)),
+    )
+
+
+# --- Calibration ---
+
+
+def calibrated(
+    critics: Mapping[str, Critic],
+    params: Mapping[str, dict],
+    filmed: Sequence[Filmed],
+    num_reference: int,
+    checkpoint: Checkpoint,
+    options: Options,
+) -> tuple[dict[str, FittedCritic], str]:
+    """Returns critics with their reference, the logits of intact clips, and what these
+    are: filmed ones by the critics that never saw them ("fold K"), on the scale of each
+    critic's own logits of simulated clips; without such critics filmed clips that were
+    learned from (SEEN, and a warning); of too few filmed ones simulated clips."""
+    simulated = [
+        _judge_all(critics, params, tracks, checkpoint, options)
+        for tracks in tqdm(_simulated_clips(num_reference), "simulated reference")
+    ]
+    found = dict(_judge_filmed(critics, params, filmed, checkpoint, options))
+    unseen = [c for c, each in found.items() if f"fold {c.fold}" in each]
+    kind = "simulated clips"
+    if len(unseen) >= LEAST_FILMED:
+        kind = "filmed clips that the judging critic never saw"
+    elif len(found) >= LEAST_FILMED:
+        kind = SEEN
+        LOG.warning("the reference is %s: others will score lower (--proof)", SEEN)
+    fitted = {}
+    for name, critic in critics.items():
+        own = np.array([each[name].logit for each in simulated if name in each])
+        reference = own
+        if kind == SEEN:
+            reference = np.array([each[name].logit for each in found.values()])
+        elif kind != "simulated clips":
+            reference = _out_of_fold(name, critic, own, simulated, found)
+        points = np.concatenate([_points(e[name]) for e in simulated if name in e])
+        names = load_front_ends(options, checkpoint).names
+        calibration = Calibration.fit(reference, points, backends=names)
+        fitted[name] = FittedCritic(critic, params[name], calibration)
+    return fitted, kind
+
+
+def _out_of_fold(name, critic, own, simulated, found) -> np.ndarray:
+    """Logits of filmed clips by the critics of their folds, on another critic's scale;
+    for a fold's own critic, of the clips of the other folds."""
+    prefix = "" if critic.uses_model else "no model "
+    reference = []
+    for clip, each in found.items():
+        judge = f"{prefix}fold {clip.fold}"
+        if judge not in each or judge == name:
+            continue
+        theirs = [s[judge].logit for s in simulated if judge in s]
+        z = (each[judge].logit - np.mean(theirs)) / max(np.std(theirs), 1e-6)
+        reference.append(own.mean() + z * own.std())
+    return np.array(reference)
+
+
+def _judge_filmed(critics, params, filmed, checkpoint, options):
+    front_ends = load_front_ends(options, checkpoint)
+    for clip in tqdm(filmed, "filmed reference", unit="clip"):
+        try:
+            video = read_video(clip.path, 0.0, REFERENCE_SECONDS, None)
+            _, tracks = lift_video(video, options, front_ends)
+            found = _judge_all(critics, params, tracks, checkpoint, options)
+        except NothingToTrack:
+            continue
+        if found:
+            yield clip, found
+
+
+def _points(found: ClipLogits) -> np.ndarray:
+    return found.points[np.isfinite(found.points)]
+
+
+def _simulated_clips(count: int) -> Iterator[Tracks3D]:
+    for seed in range(FIRST_REFERENCE, FIRST_REFERENCE + count):
+        try:
+            yield varied_clip(seed)[1]
+        except NoScene:
+            continue
+
+
+def _judge_all(critics, params, tracks, checkpoint, options) -> dict[str, ClipLogits]:
+    evidence = list(window_evidence(tracks, checkpoint, options))
+    found = {}
+    for name, critic in critics.items():
+        each = judge_windows(evidence, critic, params[name], tracks.seen.shape)
+        if each is not None:
+            found[name] = each
+    return found

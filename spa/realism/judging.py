@@ -1,0 +1,141 @@
+"""A critic's judgement of a clip: evidence of its windows to logits."""
+
+import dataclasses
+import functools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from spa.realism.critic import Critic, Evidence, Judgement, judged_points
+from spa.realism.evidence import MOST_TOGETHER, WindowEvidence
+
+# Groups are filled up to one shape, and judged so many at once: compiled once.
+TOGETHER = 4
+SHORTEST, STEP = 48, 16  # frames
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipLogits:
+    """The log odds that physics is broken, at even prior odds, before calibration.
+
+    Attributes:
+        logit: of the clip: the log of the mean of exp(window's), weighted by length.
+        windows: of each by (start, stop): the mean over its groups of tracks.
+        points: [N, T], the mean over windows; NaN where a track is not judged.
+        without: [G] the clip's without one group of each window: the jackknife's.
+    """
+
+    logit: float
+    windows: dict[tuple[int, int], float]
+    points: Float[np.ndarray, "N T"]
+    without: Float[np.ndarray, " G"]
+
+
+def judge_windows(
+    evidence: Iterable[WindowEvidence],
+    critic: Critic,
+    params: dict,
+    shape: tuple[int, int],
+) -> ClipLogits | None:
+    """Returns what a critic says of a clip of `shape` (tracks, frames); None if there
+    is no evidence. Windows come one after another, each with all of its groups."""
+    total, count = np.zeros(shape), np.zeros(shape, np.int32)
+    groups: dict[tuple[int, int], dict[int, list[float]]] = {}
+    for span, window in groupby(evidence, lambda each: each.span):
+        window = list(window)
+        parts = list(_judge_groups([x.evidence for x in window], critic, params))
+        groups[span] = {}
+        for each, (points, logit) in zip(window, parts, strict=True):
+            groups[span].setdefault(each.region, []).append(float(logit))
+            rows = np.s_[each.ids, span[0] : span[1]]
+            judged = np.asarray(judged_points(each.evidence.visible[None]))[0]
+            total[rows] += np.where(judged, points, 0)
+            count[rows] += judged
+    if not groups:
+        return None
+    windows = {span: window_logit(regions) for span, regions in groups.items()}
+    points = np.full(shape, np.nan, np.float32)
+    np.divide(total, count, out=points, where=count > 0, casting="same_kind")
+    return ClipLogits(clip_logit(windows), windows, points, _jackknife(groups))
+
+
+def window_logit(regions: Mapping[int, Sequence[float]]) -> float:
+    """Returns the log of the mean of exp(logit) over regions of the picture, each the
+    mean over its groups: what is wrong in one of them is not made good by others."""
+    logits = np.array([np.mean(groups) for groups in regions.values()])
+    return float(np.logaddexp.reduce(logits) - np.log(len(logits)))
+
+
+def clip_logit(windows: dict[tuple[int, int], float]) -> float:
+    """Returns the log of the mean of exp(logit) over windows, weighted by length: that
+    of the worst, less for how small a part of the clip they are."""
+    lengths = np.array([stop - start for start, stop in windows], float)
+    logits = np.array(list(windows.values()))
+    most = logits.max()
+    mean = (lengths * np.exp(logits - most)).sum() / lengths.sum()
+    return float(most + np.log(mean))
+
+
+def spread_of(realism: Float[np.ndarray, " G"]) -> float | None:
+    """Returns the jackknife's standard deviation of a clip's realism, of what it is
+    without each group of tracks; None of fewer than two."""
+    if len(realism) < 2:
+        return None
+    return float(np.sqrt((len(realism) - 1) * np.var(realism)))
+
+
+def _jackknife(groups) -> np.ndarray:
+    """Clip logits without one group of every region that has several."""
+    most = max(len(x) for regions in groups.values() for x in regions.values())
+    if most < 2:
+        return np.zeros(0)
+
+    def without(g, logits):
+        return logits[:g] + logits[g + 1 :] if len(logits) > 1 else logits
+
+    return np.array([
+        clip_logit({
+            span: window_logit({r: without(g, x) for r, x in regions.items()})
+            for span, regions in groups.items()
+        })
+        for g in range(most)
+    ])  # fmt: skip
+
+
+def _judge_groups(
+    groups: list[Evidence], critic: Critic, params: dict
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields logits of points [N, L] and of the window, group by group."""
+    for first in range(0, len(groups), TOGETHER):
+        some = groups[first : first + TOGETHER]
+        filled = [_filled(each) for each in some]
+        filled += [filled[0]] * (TOGETHER - len(some))
+        batch = Evidence(*map(np.stack, zip(*filled, strict=True)))
+        found = _apply(critic, params, batch)
+        points, windows = map(np.asarray, found)
+        for each, its_points, logit in zip(some, points, windows, strict=False):
+            count, length = each.visible.shape
+            yield its_points[:count, :length], logit
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _apply(critic, params, evidence) -> Judgement:
+    return critic.apply(params, evidence)
+
+
+def _filled(evidence: Evidence) -> Evidence:
+    """Returns evidence of MOST_TOGETHER points and a multiple of STEP frames: what is
+    added is nowhere visible."""
+    count, length = evidence.visible.shape
+    more = max(length, SHORTEST)
+    more += -more % STEP - length
+    parts = []
+    for name, array in zip(Evidence._fields, evidence, strict=True):
+        pad = [(0, 0)] * array.ndim
+        axis = array.ndim - (3 if name in ("pixels", "expected") else 2)
+        pad[axis], pad[axis + 1] = (0, MOST_TOGETHER - count), (0, more)
+        parts.append(np.pad(array, pad))
+    return Evidence(*parts)

@@ -1,0 +1,149 @@
+"""Damages to tracks instead of pictures: what they would do to a perfect tracker's.
+
+Each takes pixels [N, T, 2] (longer side of the picture 256), where they are visible
+[N, T] and a generator, and returns new ones with the points and frames in which they
+are wrong [N, T]; nothing given is changed.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import scipy.ndimage
+from jaxtyping import Bool, Float
+
+from spa.simulation.damages import warps
+
+SIDE = 256
+
+
+class DamagedTracks(NamedTuple):
+    """Tracks of a damaged clip, and which points are wrong in which frames."""
+
+    pixels: Float[np.ndarray, "N T 2"]
+    visible: Bool[np.ndarray, "N T"]
+    culprit: Bool[np.ndarray, "N T"]
+
+
+def shuffled_frames(pixels, visible, rng) -> DamagedTracks:
+    """Puts a run of a fifth to a third of the frames into another order."""
+    length = visible.shape[1]
+    count = int(rng.integers(max(4, length // 5), max(5, length // 3) + 1))
+    start = int(rng.integers(0, length - count + 1))
+    order = np.arange(length)
+    order[start : start + count] = start + rng.permutation(count)
+    return _reordered(pixels, visible, order)
+
+
+def frozen_frames(pixels, visible, rng) -> DamagedTracks:
+    """Repeats a frame for a sixth to a third of the clip; what follows then jumps."""
+    length = visible.shape[1]
+    count = int(rng.integers(max(3, length // 6), max(4, length // 3) + 1))
+    start = int(rng.integers(1, length - count))
+    order = np.arange(length)
+    order[start : start + count] = start
+    return _reordered(pixels, visible, order)
+
+
+def skipped_frames(pixels, visible, rng) -> DamagedTracks:
+    """Leaves out an eighth to a quarter of the frames at one moment."""
+    length = visible.shape[1]
+    count = int(rng.integers(max(3, length // 8), max(4, length // 4) + 1))
+    at = int(rng.integers(2, length - count - 1))
+    order = np.r_[np.arange(at), np.arange(at + count, length)]
+    return _reordered(pixels, visible, order)
+
+
+def _reordered(pixels, visible, order) -> DamagedTracks:
+    """What moves where frames do not follow each other is wrong there, and in the frame
+    behind it."""
+    pixels, visible = pixels[:, order], visible[:, order]
+    torn = np.flatnonzero(np.diff(order) != 1) + 1
+    culprit = np.zeros(visible.shape, bool)
+    for t in torn:
+        both = visible[:, t] & visible[:, t - 1]
+        moves = np.linalg.norm(pixels[:, t] - pixels[:, t - 1], axis=-1) > 1
+        # A frame that is repeated stands still: the moment it stops is wrong, too.
+        stops = order[t] == order[t - 1] and (t < 2 or order[t - 1] != order[t - 2])
+        culprit[:, t] |= both & (moves | stops)
+    return DamagedTracks(pixels, visible, culprit)
+
+
+def soft_warp(pixels, visible, rng) -> DamagedTracks:
+    """Warps a region slowly and smoothly, as warps.soft_warp does to pictures; up to
+    twice as far, down to half as far."""
+    region = _region(pixels, visible, rng)
+    one, other = (
+        _field(rng, region.place) * region.share[..., None] for _ in range(2)
+    )
+    shares = warps.soft_course(pixels.shape[1])
+    moved = shares[:, :1] * one + shares[:, 1:] * other
+    step = np.linalg.norm(np.diff(moved, axis=1, prepend=moved[:, :1]), axis=-1)
+    longest = np.linalg.norm(moved, axis=-1).max()
+    strength = warps.soft_strength(longest, step.max(), SIDE, region.radius)
+    moved = moved * strength * np.exp2(rng.uniform(-1, 1))
+    return DamagedTracks(pixels + moved, visible, _far(moved))
+
+
+def jittery_warp(pixels, visible, rng) -> DamagedTracks:
+    """Warps a region anew in every frame, by a quarter to twice of warps.JITTER."""
+    region = _region(pixels, visible, rng)
+    moved = np.zeros(pixels.shape)
+    for t in range(pixels.shape[1]):
+        moved[:, t] = _field(rng, region.place[:, t]) * region.share[:, t, None]
+    moved /= max(np.linalg.norm(moved, axis=-1).max(), 1e-6)
+    moved *= warps.JITTER * SIDE * np.exp2(rng.uniform(-2, 1))
+    return DamagedTracks(pixels + moved, visible, _far(moved))
+
+
+def shaken_frames(pixels, visible, rng) -> DamagedTracks:
+    """Shakes a region as a whole, or stretches it: one affine map a frame."""
+    region = _region(pixels, visible, rng)
+    length = pixels.shape[1]
+    matrix = rng.normal(0, 0.06, (length, 2, 2)) * np.exp2(rng.uniform(-2, 0))
+    moved = np.einsum("ntc,tdc->ntd", region.place * region.radius, matrix)
+    moved = moved * region.share[..., None]
+    return DamagedTracks(pixels + moved, visible, _far(moved))
+
+
+class _Region(NamedTuple):
+    radius: float
+    place: np.ndarray  # [N, T, 2] from its centre, in radii
+    share: np.ndarray  # [N, T] 1 inside, falling to 0
+
+
+def _region(pixels, visible, rng) -> _Region:
+    """A region with points in it, in the picture."""
+    centre = pixels[tuple(rng.choice(np.argwhere(visible)))]
+    radius = rng.uniform(*warps.BLOB_RADIUS) * SIDE * rng.uniform(0.6, 1)
+    place = np.where(visible[..., None], (pixels - centre) / radius, 9)
+    distance = np.linalg.norm(place, axis=-1)
+    share = np.clip((1 - distance) / (1 - warps.BLOB_CORE), 0, 1)
+    return _Region(radius, place, share**2 * (3 - 2 * share))
+
+
+def _field(rng, place):
+    """A smooth field at places [..., 2] of a region."""
+    at = np.clip((place + 1) / 2, 0, 1)[..., ::-1] * (warps.CELLS - 1)
+    coarse = rng.standard_normal((2, warps.CELLS, warps.CELLS))
+    at = np.moveaxis(at, -1, 0)
+    parts = [
+        scipy.ndimage.map_coordinates(each, at, order=1, mode="nearest")
+        for each in coarse
+    ]
+    return np.stack(parts, axis=-1)
+
+
+def _far(moved):
+    """Points and frames whose displacement is above half of the furthest one's."""
+    size = np.linalg.norm(moved, axis=-1)
+    return size > 0.5 * max(size.max(), 1e-6)
+
+
+TRACK_DAMAGES: dict[str, Callable[..., DamagedTracks]] = {
+    function.__name__: function
+    for function in (
+        *(shuffled_frames, frozen_frames, skipped_frames),
+        *(soft_warp, jittery_warp, shaken_frames),
+    )
+}

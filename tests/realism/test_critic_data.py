@@ -1,0 +1,115 @@
+"""Pairs that a critic learns from."""
+
+import numpy as np
+import pytest
+
+from spa.realism import critic_data
+from spa.realism.critic import NUM_SOURCES, Evidence
+from spa.realism.critic_data import Clip, PairSource, Sources
+from spa.simulation.damages.tracks import TRACK_DAMAGES
+
+KINDS = "teleport", "vanish", "morph"
+
+
+@pytest.fixture
+def filmed(tmp_path):
+    """A file of a filmed clip: one piece as it is, and two damaged copies."""
+    rng, arrays = np.random.default_rng(0), {"version": np.asarray(1)}
+    for kind, copy in (("none", 0), ("frozen", 0), ("jump", 1)):
+        pixels = rng.uniform(0, 256, (70, 48, 2)).astype(np.float32)
+        arrays[f"0/{kind}/{copy}/pixels"] = pixels
+        arrays[f"0/{kind}/{copy}/visible"] = rng.random((70, 48)) < 0.9
+    path = tmp_path / "clip.npz"
+    np.savez(path, **arrays)
+    return str(path)
+
+
+def test_a_number_gives_the_same_pairs_of_intact_and_wrong(filmed):
+    sources = Sources(KINDS, filmed=(filmed,), shares=(0.6, 0.4, 0))
+    for number in range(6):
+        pairs = PairSource(sources, seed=3)[number]
+        again = PairSource(sources, seed=3)[number]
+        for name, array in pairs.items():
+            np.testing.assert_array_equal(array, again[name])
+        count = 2 * critic_data.PAIRS
+        assert pairs["pixels"].shape == (
+            *(count, critic_data.POINTS, critic_data.LENGTH, 2),
+        )
+        assert not (pairs["culprit"][::2] == 1).any()
+        visible = pairs["visible"]
+        assert (visible.any(-1).sum(-1) >= critic_data.FEWEST_POINTS // 2).all()
+        assert not pairs["predicted"].any()
+        # What only fills up the shape is nobody's fault.
+        empty = ~visible.any(1)
+        assert (pairs["culprit"].swapaxes(1, 2)[empty] != 1).all()
+
+
+def test_streams_go_on_where_they_stopped():
+    sources = Sources(KINDS, shares=(1, 0, 0))
+    whole = critic_data.pair_batches(sources, groups=2, seed=1)
+    for _ in range(2):
+        next(whole)
+    third = next(whole)
+    resumed = next(critic_data.pair_batches(sources, groups=2, seed=1, first=2))
+    other = next(critic_data.pair_batches(sources, groups=2, seed=2, first=2))
+    for name in third:
+        np.testing.assert_array_equal(third[name], resumed[name])
+    assert not np.array_equal(third["pixels"], other["pixels"])
+
+
+def test_what_is_left_out_is_not_seen(filmed):
+    rng = np.random.default_rng(0)
+    group = critic_data.filmed_group(filmed, rng, unseen=("jump",))
+    assert [clip.kind for clip in group] == ["none", "frozen"]
+    group = critic_data.simulated_group(critic_data.FIRST_SEED, rng, ("teleport",))
+    assert {clip.kind for clip in group} <= {"none", "teleport"}
+
+
+def test_groups_are_stored_as_they_are(tmp_path):
+    rng = np.random.default_rng(5)
+    shape = 40, 20
+    several = NUM_SOURCES, *shape
+    evidence = Evidence(
+        rng.uniform(0, 256, (*shape, 2)).astype(np.float32),
+        rng.random(shape) < 0.8,
+        rng.uniform(0, 256, (*several, 2)).astype(np.float32),
+        rng.random(several).astype(np.float32),
+        rng.random(several).astype(np.float32),
+        rng.random(several) < 0.8,
+    )
+    culprit = rng.integers(-1, 2, shape).astype(np.int8)
+    group = [Clip("none", evidence, 0 * culprit), Clip("morph", evidence, culprit)]
+    np.savez(tmp_path / "a.npz", **critic_data.group_arrays(group))
+    found = critic_data.stored_group(str(tmp_path / "a.npz"))
+    assert [clip.kind for clip in found] == ["none", "morph"]
+    np.testing.assert_array_equal(found[1].culprit, culprit)
+    np.testing.assert_array_equal(found[0].evidence.pixels, evidence.pixels)
+    for one, other in zip(found[0].evidence, evidence, strict=True):
+        # Half precision: a quarter of a pixel of 256 at most.
+        np.testing.assert_allclose(np.float32(one), np.float32(other), atol=0.13)
+
+
+def test_a_tracker_loses_what_jumps_and_nothing_else():
+    pixels = np.zeros((30, 12, 2)) + np.arange(12)[:, None]  # a camera that pans
+    pixels[:10, 6:] += [60, 0]
+    visible = np.ones((30, 12), bool)
+    found = [
+        critic_data.torn_tracks(pixels, visible, np.random.default_rng(seed))
+        for seed in range(20)
+    ]
+    torn = [each for each in found if not each.all()]
+    assert 0 < len(torn) < len(found)  # some trackers notice, others do not
+    for each in torn:
+        assert each[10:].all()
+        for row in each[:10]:
+            assert row.tolist() in ([True] * 6 + [False] * 6, [False] * 6 + [True] * 6)
+
+
+@pytest.mark.parametrize("kind", sorted(TRACK_DAMAGES))
+def test_damaged_copies_stand_behind_the_intact_clip(kind):
+    rng = np.random.default_rng(1)
+    group = critic_data.simulated_group(critic_data.FIRST_SEED + 1, rng, ())
+    assert [clip.kind for clip in group] == ["none"]
+    more = critic_data.with_damaged_tracks(group, rng, (kind,), 1)
+    assert more[0] is group[0]
+    assert [clip.kind for clip in more[1:]] in ([kind], [])

@@ -1,0 +1,70 @@
+"""Which critics are fitted, and what each of them never sees."""
+
+import pytest
+
+from spa.errors import UserError
+from spa.realism import fitting
+from spa.realism.critic_training import Training
+from spa.realism.fitting import Filmed, Recipe, fits_of, read_filmed
+from spa.simulation.violations import GROUPS, VIOLATIONS
+
+KINDS = tuple(kind for kind in VIOLATIONS if kind != "texture_swap")
+CLIPS = [Filmed(f"{name}.mp4", fold) for name, fold in (("a", "0"), ("b", "1"))]
+TRACKED = {clip: f"work/{clip.path[0]}_1f.npz" for clip in CLIPS}
+STORED = ["work/scene_7.npz", "work/a_1f_0.npz", "work/b_1f_12.npz"]
+
+
+def fits(proof=True):
+    return fits_of(
+        CLIPS, Recipe(Training(steps=400), proof=proof), KINDS, TRACKED, [], STORED
+    )
+
+
+def test_one_critic_ships():
+    [(name, (critic, sources, training))] = fits(proof=False).items()
+    assert (name, training.steps, critic.uses_model) == ("realism", 400, True)
+    assert sources.kinds == KINDS
+    assert sources.filmed == tuple(TRACKED.values())
+
+
+@pytest.mark.parametrize("group", sorted(GROUPS))
+def test_a_group_and_what_looks_like_it_is_never_seen(group):
+    for name, uses_model in (("without", True), ("no model without", False)):
+        critic, sources, training = fits()[f"{name} {group}"]
+        assert critic.uses_model == uses_model
+        assert training.steps == 100
+        out = {*GROUPS[group], *fitting.ALIKE[group]}
+        assert not out & {*sources.kinds, *sources.damages}
+        assert out <= set(sources.unseen)  # of damaged pictures and stored groups
+
+
+def test_what_looks_like_what():
+    assert "frozen" in fitting.ALIKE["continuity"]  # pictures that freeze
+    assert "frozen_frames" in fitting.ALIKE["continuity"]  # tracks that do
+    assert set(fitting.ALIKE) == set(GROUPS)
+
+
+def test_no_critic_sees_the_clips_of_its_fold():
+    for name in ("fold 0", "no model fold 0"):
+        _, sources, training = fits()[name]
+        assert sources.filmed == ("work/b_1f.npz",)
+        assert sources.stored == ("work/scene_7.npz", "work/b_1f_12.npz")
+        assert sources.kinds == KINDS
+        assert training.steps == 100
+
+
+def test_tables_of_clips(tmp_path):
+    for name in "abc":
+        (tmp_path / f"{name}.mp4").touch()
+    table = tmp_path / "manifest.csv"
+    table.write_text("file,kind,fold\na.mp4,real,0\nb.mp4,generated,0\nc.mp4,real,4\n")
+    found = read_filmed(None, str(table), ["0", "1"])
+    assert found == [Filmed(str(tmp_path / "a.mp4"), "0")]
+    assert len(read_filmed(str(tmp_path), None)) == 3
+    with pytest.raises(UserError, match="no clip of kind real"):
+        read_filmed(None, str(table), ["3"])
+    table.write_text("file,kind\na.mp4,real\nd.mp4,real\n")
+    with pytest.raises(UserError, match="there is no .*d.mp4"):
+        read_filmed(None, str(table))
+    with pytest.raises(UserError, match="has no column fold"):
+        read_filmed(None, str(table), ["1"])

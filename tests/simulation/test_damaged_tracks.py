@@ -1,0 +1,75 @@
+"""Damages to tracks, against what they say they do."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from spa.simulation.damages.tracks import TRACK_DAMAGES
+
+
+def moving_points(rng, count=40, length=30):
+    """Points on straight lines, all of them visible."""
+    start, speed = rng.uniform(40, 216, (count, 1, 2)), rng.normal(0, 3, (count, 1, 2))
+    pixels = start + speed * np.arange(length)[:, None]
+    return pixels, np.ones((count, length), bool)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**16), kind=st.sampled_from(sorted(TRACK_DAMAGES)))
+def test_nothing_given_is_changed_and_draws_repeat(seed, kind):
+    pixels, visible = moving_points(np.random.default_rng(seed))
+    kept = pixels.copy(), visible.copy()
+    one, other = (
+        TRACK_DAMAGES[kind](pixels, visible, np.random.default_rng(seed + 1))
+        for _ in range(2)
+    )
+    np.testing.assert_array_equal(pixels, kept[0])
+    np.testing.assert_array_equal(visible, kept[1])
+    np.testing.assert_array_equal(one.pixels, other.pixels)
+    assert one.pixels.shape[:2] == one.visible.shape == one.culprit.shape
+    assert one.culprit.any()
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 2**16),
+    kind=st.sampled_from(["shuffled_frames", "frozen_frames", "skipped_frames"]),
+)
+def test_reordered_frames_are_wrong_where_lines_break(seed, kind):
+    """On straight lines every second difference is zero but where the order breaks."""
+    pixels, visible = moving_points(np.random.default_rng(seed))
+    damaged = TRACK_DAMAGES[kind](pixels, visible, np.random.default_rng(seed))
+    step = np.diff(damaged.pixels, axis=1)
+    speed = (pixels[:, 1:2] - pixels[:, :1])
+    is_torn = np.linalg.norm(step - speed, axis=-1).max(axis=0) > 1e-6
+    wrong = damaged.culprit.any(axis=0)
+    assert not wrong[0]
+    assert wrong[1:][is_torn].any()
+    assert not wrong[1:][~is_torn].any() or kind == "frozen_frames"
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 2**16),
+    kind=st.sampled_from(["soft_warp", "jittery_warp", "shaken_frames"]),
+)
+def test_warps_move_a_region_and_nothing_else(seed, kind):
+    rng = np.random.default_rng(seed)
+    pixels, visible = moving_points(rng, 200)
+    damaged = TRACK_DAMAGES[kind](pixels, visible, np.random.default_rng(seed))
+    moved = np.linalg.norm(damaged.pixels - pixels, axis=-1)
+    assert 0 < moved.max() < 40
+    assert (moved == 0).mean() > 0.3
+    assert moved[damaged.culprit].min() >= 0.5 * moved.max() - 1e-9
+    np.testing.assert_array_equal(damaged.visible, visible)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_soft_warps_are_slow(seed):
+    pixels, visible = moving_points(np.random.default_rng(seed), 100, 48)
+    still = np.repeat(pixels[:, :1], 48, axis=1)
+    damaged = TRACK_DAMAGES["soft_warp"](still, visible, np.random.default_rng(seed))
+    step = np.linalg.norm(np.diff(damaged.pixels, axis=1), axis=-1)
+    # 0.001 of the longer side a frame, and up to twice that.
+    assert step.max() <= 2 * 0.001 * 256 + 1e-9
