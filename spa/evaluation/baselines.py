@@ -13,6 +13,25 @@ from spa.realism.hold_out import HeldOut, WindowPrediction, blend
 from spa.realism.tracks import Tracks3D
 
 
+def simple_measures(
+    tracks: Tracks3D, held_out: HeldOut, trajan: checkpoints.Checkpoint | None
+) -> dict[str, float]:
+    """Returns what knows less than the score about a clip, by the names in
+    judged.MEASURES: quantiles of `acceleration` (px at 256 a frame²), the other
+    functions here; `trajan_jaccard` only with the 2D model."""
+    lengths = acceleration(tracks.pixels, tracks.seen)
+    high = np.percentile(lengths, [90, 99]) if len(lengths) else [np.nan] * 2
+    values = {
+        "acceleration_90": float(high[0]),
+        "acceleration_99": float(high[1]),
+        "lost_share": lost_share(tracks.seen),
+        "nearest_error": nearest_error(tracks, held_out),
+    }
+    if trajan:
+        values["trajan_jaccard"] = jaccard_2d(tracks, held_out, trajan)
+    return values
+
+
 def acceleration(
     pixels: Float[np.ndarray, "N T 2"], visible: Bool[np.ndarray, "N T"]
 ) -> Float[np.ndarray, " M"]:

@@ -13,7 +13,7 @@ from spa.clip.sources import check_clip
 from spa.clip.video import Video, read_video
 from spa.errors import UserError
 from spa.evaluation import normalised
-from spa.evaluation.baselines import acceleration, jaccard_2d, lost_share, nearest_error
+from spa.evaluation.baselines import simple_measures
 from spa.evaluation.corruptions import clip_name
 from spa.evaluation.generated_report import report
 from spa.evaluation.judged import Row
@@ -186,18 +186,11 @@ def judge_video(video: Video, instruments: Instruments) -> dict[str, float | Non
     video, tracks = lift_video(video, scorer.options, scorer.front_ends)
     result = scorer.score_tracks(tracks)
     held_out = hold_out(tracks, scorer.checkpoint, scorer.options)
-    lengths = acceleration(tracks.pixels, tracks.seen)
-    high = np.percentile(lengths, [90, 99]) if len(lengths) else [np.nan] * 2
     values = {
         "realism": result.realism,
         "average_jaccard": result.score["average_jaccard"],
-        "acceleration_90": float(high[0]),
-        "acceleration_99": float(high[1]),
-        "lost_share": lost_share(tracks.seen),
-        "nearest_error": nearest_error(tracks, held_out),
+        **simple_measures(tracks, held_out, instruments.trajan),
     }
-    if instruments.trajan:
-        values["trajan_jaccard"] = jaccard_2d(tracks, held_out, instruments.trajan)
     values |= motion_statistics(tracks.pixels, tracks.seen)
     features = frame_features(video.frames, instruments.features)
     return values | straightness(features) | {"num_frames": len(video.frames)}

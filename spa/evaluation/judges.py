@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from spa.errors import NothingToTrack, UserError
-from spa.evaluation.baselines import acceleration, jaccard_2d, lost_share, nearest_error
+from spa.evaluation.baselines import simple_measures
 from spa.evaluation.judged import LEFT_OUT, Row
 from spa.files import read_json, replace_nan, whole_file
 from spa.jobs import Item, run_items, unfinished
@@ -122,18 +122,11 @@ def judge(tracks: Tracks3D, judges: Judges, kinds: Sequence[str] = ()) -> Judgem
     result = make_result(
         tracks, held_out, *how, None, evidence, critics.get(SHIPPED), has_spread=False
     )
-    lengths = acceleration(tracks.pixels, visible)
-    high = np.percentile(lengths, [90, 99]) if len(lengths) else [np.nan] * 2
     values = {
         "realism": result.realism,
         "average_jaccard": result.score["average_jaccard"],
-        "acceleration_90": float(high[0]),
-        "acceleration_99": float(high[1]),
-        "lost_share": lost_share(visible),
-        "nearest_error": nearest_error(tracks, held_out),
+        **simple_measures(tracks, held_out, judges.trajan),
     }
-    if judges.trajan:
-        values["trajan_jaccard"] = jaccard_2d(tracks, held_out, judges.trajan)
     points = np.full(visible.shape, np.nan, np.float32)
     points[np.unique(held_out.ids)] = -result.points["coords_score"].T
     more, left_out = _further_judgements(evidence, critics, kinds, visible.shape)

@@ -51,11 +51,11 @@ def foot_slide(rng, scene: Scene, instance: int, t: int, effect: float) -> Simul
     return _shift(scene, instance, t, rise[:, None] * [*way, 0])
 
 
-def can_foot_slide(scene: Scene, instance: int, t: int) -> bool:
+def foot_slide_applies(scene: Scene, instance: int, t: int) -> bool:
     """It moves, on something."""
     simulation = scene.simulation
     held = is_held(simulation, instance)
-    return not held and can_pulse(scene, instance, t) and _walks(scene, instance, t)
+    return not held and pulse_applies(scene, instance, t) and _walks(scene, instance, t)
 
 
 def _walks(scene: Scene, instance: int, t: int) -> bool:
@@ -82,7 +82,7 @@ def pulse(rng, scene: Scene, instance: int, t: int, effect: float) -> Simulation
     return retime_instance(simulation, instance, t, poses, np.arange(count))
 
 
-def can_pulse(scene: Scene, instance: int, t: int) -> bool:
+def pulse_applies(scene: Scene, instance: int, t: int) -> bool:
     """It moves."""
     return picture_step(scene, instance, t) > MOVES
 
@@ -132,7 +132,7 @@ def self_start(rng, scene: Scene, instance: int, t: int, effect: float) -> Simul
     return _shift(scene, instance, t, shift, rotation)
 
 
-def can_self_start(scene: Scene, instance: int, t: int) -> bool:
+def self_start_applies(scene: Scene, instance: int, t: int) -> bool:
     """It rests, has rested, and is free to move."""
     steps = (picture_step(scene, instance, t, back) for back in (False, True))
     return not is_held(scene.simulation, instance) and max(steps) < RESTS
@@ -169,7 +169,7 @@ def _all_dofs(simulation: Simulation, instance: int) -> np.ndarray:
     return np.flatnonzero(np.isin(model.dof_bodyid, bodies))
 
 
-def can_energy_gain(scene: Scene, instance: int, t: int) -> bool:
+def energy_gain_applies(scene: Scene, instance: int, t: int) -> bool:
     """It swings, or is one rigid piece that has just bounced and rises."""
     simulation = scene.simulation
     if is_held(simulation, instance):
@@ -208,7 +208,7 @@ def hovering_share(effect: float) -> float:
     return min(1.0, 8 * effect)
 
 
-def can_hover(scene: Scene, instance: int, t: int) -> bool:
+def hover_applies(scene: Scene, instance: int, t: int) -> bool:
     """Nothing holds it or drives it upwards."""
     simulation = scene.simulation
     if is_held(simulation, instance):
@@ -224,7 +224,7 @@ def swap(rng, scene: Scene, instance: int, t: int, effect: float) -> Simulation:
     return resize_instance(scene.simulation, instance, t, scale)
 
 
-def can_swap(scene: Scene, instance: int, t: int) -> bool:
+def swap_applies(scene: Scene, instance: int, t: int) -> bool:
     """It covers less than a fifth of the pixels (every third, each way) that it does
     when most of it is seen."""
     pixels = scene.camera.pixel_grid().reshape(scene.height, scene.width, 2)

@@ -13,11 +13,11 @@ from spa.simulation.physics import Simulation
 from spa.simulation.rays import even_pixels, follow_points, surface_points
 from spa.simulation.scenes import Scene, depth_and_instance
 from spa.simulation.violations import (
-    CAN_SHOW,
+    APPLICABLE,
+    BACKGROUND_KINDS,
     EFFECTS,
-    IN_TRACKS,
     MOMENTARY,
-    OF_BACKGROUND,
+    TRACK_FAULTS,
     VIOLATIONS,
 )
 
@@ -50,7 +50,7 @@ def impossible_twin(
     them as further tracks, hidden before the moment, with `track_ids` of -1: whoever
     compares the twin with the scene leaves them out.
 
-    The kinds in IN_TRACKS are in the tracks alone: not in simulation and pictures.
+    The kinds in TRACK_FAULTS are in the tracks alone: not in simulation and pictures.
 
     The same scene, violation and strength give the same twin. Raises NoViolation where
     no body can show it, ValueError for another name, a strength that is none or a scene
@@ -138,15 +138,15 @@ def _draw_seen(rng, scene: Scene, violation: str) -> Iterator[tuple[int, int]]:
             weight = good.astype(float)
         if violation == "background_drift":
             good &= shown[owners > 0].sum(0)[frames] >= 3
-        good &= (instance == 0) == (violation in OF_BACKGROUND)
+        good &= (instance == 0) == (violation in BACKGROUND_KINDS)
         chances.append(np.where(good, weight, 0))
     chance = np.array(chances).ravel()
     if chance.any():
         count = np.count_nonzero(chance)
         order = rng.choice(len(chance), count, replace=False, p=chance / chance.sum())
         pairs = [(int(i // len(frames)), int(frames[i % len(frames)])) for i in order]
-        asked, can_show = pairs[:MOST_ASKED], CAN_SHOW.get(violation)
-        found = (pair for pair in asked if can_show is None or can_show(scene, *pair))
+        asked, applies = pairs[:MOST_ASKED], APPLICABLE.get(violation)
+        found = (pair for pair in asked if applies is None or applies(scene, *pair))
         yield from itertools.islice(found, TWIN_ATTEMPTS)
 
 
@@ -220,7 +220,7 @@ def _try_twin(rng, scene, violation: str, instance: int, t: int, strength) -> Sc
         least, most = EFFECTS[violation]
         how = *how, least * (most / least) ** strength
     simulation, violate = scene.simulation, VIOLATIONS[violation]
-    if violation in IN_TRACKS:
+    if violation in TRACK_FAULTS:
         tracks, visible = violate(*how)
         return _named(scene, violation, instance, t, strength, tracks, visible)
     simulation = violate(*how)

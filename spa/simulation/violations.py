@@ -230,7 +230,7 @@ FIRST_KINDS = {
     )
 }
 # Of kinds with a strength, which pictures show, and of those that only tracks have.
-IN_MOTION = {
+MOTION_FAULTS = {
     function.__name__: function
     for function in (
         *(faulty_motion.foot_slide, faulty_motion.pulse, faulty_motion.self_start),
@@ -238,7 +238,7 @@ IN_MOTION = {
         faulty_motion.flicker,
     )
 }
-IN_TRACKS = {
+TRACK_FAULTS = {
     function.__name__: function
     for function in (
         *(faulty_tracks.morph, faulty_tracks.merge, faulty_tracks.split),
@@ -248,8 +248,8 @@ IN_TRACKS = {
     )
 }
 # Seeds of twins hang on the order.
-VIOLATIONS = FIRST_KINDS | IN_MOTION | IN_TRACKS
-PICTURED = (*FIRST_KINDS, *IN_MOTION)
+VIOLATIONS = FIRST_KINDS | MOTION_FAULTS | TRACK_FAULTS
+PICTURED = (*FIRST_KINDS, *MOTION_FAULTS)
 # The size of the effect at strength 0 and 1, in between by its logarithm. Of the
 # picture's longer side, at the body's depth, if nothing else is said.
 EFFECTS = {
@@ -270,17 +270,17 @@ EFFECTS = {
     "background_warp": (0.01, 0.1),
 }
 # Where and when a kind is tried at all: any body that is seen, if nothing is said.
-CAN_SHOW = {
-    "foot_slide": faulty_motion.can_foot_slide,
-    "pulse": faulty_motion.can_pulse,
-    "self_start": faulty_motion.can_self_start,
-    "energy_gain": faulty_motion.can_energy_gain,
-    "hover": faulty_motion.can_hover,
-    "swap": faulty_motion.can_swap,
+APPLICABLE = {
+    "foot_slide": faulty_motion.foot_slide_applies,
+    "pulse": faulty_motion.pulse_applies,
+    "self_start": faulty_motion.self_start_applies,
+    "energy_gain": faulty_motion.energy_gain_applies,
+    "hover": faulty_motion.hover_applies,
+    "swap": faulty_motion.swap_applies,
     "limb_bend": faulty_tracks.has_limbs,
     "limb_stretch": faulty_tracks.has_limbs,
 }
-OF_BACKGROUND = ("background_drift", "background_warp")
+BACKGROUND_KINDS = ("background_drift", "background_warp")
 # Kinds that are over at once: the frames about the moment that break physics. Of all
 # others these are the frames in which a point is not where (or seen when) it would be.
 MOMENTARY = dict.fromkeys(

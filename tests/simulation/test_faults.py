@@ -12,10 +12,10 @@ from spa.simulation.twins import NoViolation, impossible_twin
 from spa.simulation.violations import (
     EFFECTS,
     GROUPS,
-    IN_MOTION,
-    IN_TRACKS,
     MOMENTARY,
+    MOTION_FAULTS,
     PICTURED,
+    TRACK_FAULTS,
     VIOLATIONS,
 )
 
@@ -361,7 +361,7 @@ def test_the_rest_of_the_scene_goes_on(scene):
             continue  # they may hit something
         ours, theirs = (m.tracks_3d[others] for m in (twin, scene))
         np.testing.assert_array_equal(ours, theirs)
-        if twin.violation in IN_TRACKS:
+        if twin.violation in TRACK_FAULTS:
             ours, theirs = (m.visible[others] for m in (twin, scene))
             np.testing.assert_array_equal(ours, theirs)
     assert len(made) >= 9
@@ -406,7 +406,7 @@ def test_the_same_arguments_give_the_same_twin(scene):
 
 
 def test_pictures_show_the_kinds_that_are_in_the_motion(scene):
-    for kind in IN_MOTION:
+    for kind in MOTION_FAULTS:
         try:
             twin = impossible_twin(scene, kind, strength=1)
         except NoViolation:
@@ -429,8 +429,8 @@ def test_a_strength_is_between_0_and_1(lying):
 def test_every_kind_has_its_place_in_the_tables():
     grouped = sorted(kind for group in GROUPS.values() for kind in group)
     assert grouped == sorted(VIOLATIONS) and len(GROUPS) == 4
-    assert set(EFFECTS) == set(IN_MOTION) | set(IN_TRACKS)
-    assert set(PICTURED) == set(VIOLATIONS) - set(IN_TRACKS)
+    assert set(EFFECTS) == set(MOTION_FAULTS) | set(TRACK_FAULTS)
+    assert set(PICTURED) == set(VIOLATIONS) - set(TRACK_FAULTS)
 
 
 # What the twelve kinds without a strength have been since there were no others, in two
