@@ -19,8 +19,9 @@ STEPS = 1, 2, 4, 12  # frames, of displacements; what warps slowly shows in the 
 BENDS = 1, 2, 4  # frames, of second differences
 NEAR = 12.0, 40.0  # px at 256, deviations of the neighbourhoods that are averaged over
 FLOOR = 0.1  # px, about a tracker's noise: below it, sizes are alike
-POOLED = 4  # frames that share neighbours and attention
-SHIFTS = -8, -4, -2, -1, 0, 1, 2, 4, 8  # frames, of temporal mixing
+POOLED = 8  # frames that share neighbours and attention
+FRAMES = 2  # of a point's state: a half of the cost of one for each
+SHIFTS = -4, -2, -1, 0, 1, 2, 4  # states, of temporal mixing
 ROBUST_ROUNDS = 3  # of re-weighted least squares
 HALF_SIDE = 128.0  # px
 MOST_LOGIT = 12.0
@@ -99,21 +100,23 @@ class Critic(nn.Module):
             parts += expected_features(evidence, pixels, visible, near)
         x = jnp.concatenate(parts, axis=-1)
         x = jax.lax.stop_gradient(jnp.clip(x, -12, 12))
-        x = nn.Dense(self.width)(x)
+        x = nn.Dense(self.width)(by_state(x))
         x = x + nn.Dense(self.width)(nn.gelu(nn.Dense(2 * self.width)(nn.gelu(x))))
+        there = by_state(judged[..., None]).any(axis=-1)
         for _ in range(self.blocks):
-            x = Block(self.width, self.heads)(x, judged, places, seen)
+            x = Block(self.width, self.heads)(x, there, places, seen)
         x = nn.LayerNorm()(x)
-        points = nn.Dense(1)(x)[..., 0]
+        points = nn.Dense(FRAMES)(x)
+        points = points.reshape(*points.shape[:2], -1)[..., : visible.shape[2]]
         points = MOST_LOGIT * jnp.tanh(points / MOST_LOGIT)
-        window = self.pool(x, points, judged, near[0])
+        window = self.pool(x, there, points, judged, near[0])
         return Judgement(jnp.where(judged, points, -MOST_LOGIT), window)
 
-    def pool(self, x, points, judged, near):
+    def pool(self, x, there, points, judged, near):
         """A window's logit: pooled by attention, and from soft maxima of the points'
         logits and of their neighbourhoods'."""
         scores = nn.Dense(self.heads)(x)
-        scores = jnp.where(judged[..., None], scores, -1e9)
+        scores = jnp.where(there[..., None], scores, -1e9)
         weights = nn.softmax(scores, axis=(1, 2))
         pooled = jnp.einsum("bnth,bntd->bhd", weights, x)
         local, known = local_means(points[..., None], judged[..., None], near)
@@ -130,34 +133,35 @@ class Critic(nn.Module):
 
 
 class Block(nn.Module):
-    """Mixes each point's frames, then the points, then each state by itself."""
+    """Mixes each point's states, then the points, then each state by itself."""
 
     width: int
     heads: int
 
     @nn.compact
-    def __call__(self, x, judged, places, seen):
-        """Returns states `[B, N, T, D]`; places and seen as of `pooled_places`."""
-        x = x + self.mix_in_time(x, judged)
-        x = x + self.attend(x, judged, places, seen)
+    def __call__(self, x, there, places, seen):
+        """Returns states `[B, N, S, D]`; places and seen as of `pooled_places`."""
+        x = x + self.mix_in_time(x, there)
+        x = x + self.attend(x, there, places, seen)
         hidden = nn.gelu(nn.Dense(2 * self.width)(nn.LayerNorm()(x)))
         return x + nn.Dense(self.width)(hidden)
 
-    def mix_in_time(self, x, judged):
-        """Each frame with those SHIFTS away: shifts and dense layers, since grouped
+    def mix_in_time(self, x, there):
+        """Each state with those SHIFTS away: shifts and dense layers, since grouped
         convolutions are slow on CPUs."""
         narrow = self.width // 4
-        y = nn.Dense(narrow)(nn.LayerNorm()(x)) * judged[..., None]
+        y = nn.Dense(narrow)(nn.LayerNorm()(x)) * there[..., None]
         shifted = [shift(y, s) for s in SHIFTS]
         y = nn.gelu(nn.Dense(self.width)(jnp.concatenate(shifted, axis=-1)))
         return nn.Dense(self.width)(y)
 
-    def attend(self, x, judged, places, seen):
+    def attend(self, x, there, places, seen):
         """Attention among points, on means over POOLED frames; a head minds how near
         others are as far as it has learned to."""
         batch, count, length, _ = x.shape
-        y = nn.LayerNorm()(x) * judged[..., None]
-        y = jnp.moveaxis(pool_frames(y, POOLED), 2, 1)  # [B, F, N, D]
+        y = nn.LayerNorm()(x) * there[..., None]
+        run = POOLED // FRAMES
+        y = jnp.moveaxis(pool_frames(y, run), 2, 1)  # [B, F, N, D]
         size = self.width // self.heads
         q, k, v = (nn.DenseGeneral((self.heads, size))(y) for _ in range(3))
         sharpness = self.param(
@@ -170,7 +174,7 @@ class Block(nn.Module):
         weights = nn.softmax(jnp.where(mask, logits, -1e9), axis=-1)
         out = jnp.einsum("bfhnm,bfmhd->bfnhd", weights, v)
         out = nn.DenseGeneral(self.width, axis=(-2, -1))(out)
-        out = jnp.repeat(jnp.moveaxis(out, 1, 2), POOLED, axis=2)
+        out = jnp.repeat(jnp.moveaxis(out, 1, 2), run, axis=2)
         return out[:, :, :length]
 
 
@@ -334,6 +338,13 @@ def usual_of(values, known, axes=(1, 2)):
 
 
 # --- Neighbours ---
+
+
+def by_state(x: Float[Array, "B N T C"]) -> Float[Array, "B N S _"]:
+    """Returns values of FRAMES at a time beside each other, filled up with zeros."""
+    batch, count, length, channels = x.shape
+    x = jnp.pad(x, ((0, 0), (0, 0), (0, -length % FRAMES), (0, 0)))
+    return x.reshape(batch, count, -1, FRAMES * channels)
 
 
 def pool_frames(x: Float[Array, "B N T C"], size: int) -> Float[Array, "B N F C"]:

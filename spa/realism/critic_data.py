@@ -40,8 +40,8 @@ LENGTH, POINTS = 48, 96  # of a window as it is learned from
 FEWEST_FRAMES, FEWEST_POINTS = 16, 32
 SCENE_POINTS = 160
 WHOLE_SHARE = 0.6  # of windows that have all of these frames, and of these points
-TWINS = 3  # of a scene
-PAIRS = 3  # of a group
+TWINS = 2  # of a scene
+PAIRS = 2  # of a group
 UNKNOWN = -1  # of Clip.culprit
 TRUE_SHARE = 0.2  # of simulated groups whose tracks are exact
 VIEW_SHARE = 0.6  # of pairs that are looked at about what is wrong
@@ -68,16 +68,18 @@ class Sources:
         kinds: of violations that simulated twins show.
         damages: of tracks, by name (TRACK_DAMAGES).
         filmed: files of real_clips.track_real_clips.
-        stored: files of `write_group`.
-        shares: of groups, by source: simulated, filmed, stored.
+        rendered: files of rendered_clips.track_rendered_scenes.
+        stored: files of `group_arrays`.
+        shares: of groups, by source: simulated, filmed, rendered, stored.
         unseen: kinds, of whatever source, that are not learned from.
     """
 
     kinds: tuple[str, ...]
     damages: tuple[str, ...] = tuple(TRACK_DAMAGES)
     filmed: tuple[str, ...] = ()
+    rendered: tuple[str, ...] = ()
     stored: tuple[str, ...] = ()
-    shares: tuple[float, float, float] = (0.5, 0.25, 0.25)
+    shares: tuple[float, float, float, float] = (0.35, 0.15, 0.25, 0.25)
     unseen: tuple[str, ...] = ()
 
 
@@ -103,18 +105,18 @@ class PairSource:
 
     def _group(self, rng, index) -> Group:
         sources = self.sources
-        there = np.array([True, bool(sources.filmed), bool(sources.stored)])
-        shares = np.array(sources.shares) * there
-        which = rng.choice(3, p=shares / shares.sum())
+        files = sources.filmed, sources.rendered, sources.stored
+        shares = np.array(sources.shares) * [True, *map(bool, files)]
+        which = rng.choice(4, p=shares / shares.sum())
         if which == 0:
             group = simulated_group(FIRST_SEED + self.seed * 2**40 + index, rng,
                                     sources.kinds)  # fmt: skip
             return with_damaged_tracks(group, rng, sources.damages, 1)
-        if which == 1:
-            group = filmed_group(rng.choice(sources.filmed), rng, sources.unseen)
+        file = rng.choice(files[which - 1])
+        if which < 3:
+            group = filmed_group(file, rng, sources.unseen)
             return with_damaged_tracks(group, rng, sources.damages, 2)
-        group = stored_group(rng.choice(sources.stored))
-        return [clip for clip in group if clip.kind not in sources.unseen]
+        return [clip for clip in stored_group(file) if clip.kind not in sources.unseen]
 
 
 # --- Sources ---

@@ -76,8 +76,6 @@ class Recipe:
         num_rendered: scenes that are rendered and tracked, with twins.
         proof: also fit what is left out for the proofs.
         num_reference: simulated intact clips that logits are compared with.
-        shares: of simulated, of filmed and rendered, and of modelled groups in what is
-            learned from.
     """
 
     training: Training
@@ -85,7 +83,6 @@ class Recipe:
     num_rendered: int = 1000
     proof: bool = False
     num_reference: int = 60
-    shares: tuple[float, float, float] = (0.35, 0.3, 0.35)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -231,9 +228,9 @@ def fits_of(
     critic, blind = Critic(), Critic(uses_model=False)
     sources = Sources(
         tuple(kinds),
-        filmed=(*sorted(tracked.values()), *rendered),
+        filmed=tuple(sorted(tracked.values())),
+        rendered=tuple(rendered),
         stored=tuple(stored),
-        shares=recipe.shares,
     )
     fits = {"realism": (critic, sources, recipe.training)}
     if not recipe.proof:
