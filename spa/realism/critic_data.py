@@ -40,7 +40,7 @@ LENGTH, POINTS = 48, 96  # of a window as it is learned from
 FEWEST_FRAMES, FEWEST_POINTS = 16, 32
 SCENE_POINTS = 160
 WHOLE_SHARE = 0.6  # of windows that have all of these frames, and of these points
-TWINS = 2  # of a scene
+TWINS = 2  # of a scene; of filmed pieces, damaged copies
 PAIRS = 2  # of a group
 UNKNOWN = -1  # of Clip.culprit
 TRUE_SHARE = 0.2  # of simulated groups whose tracks are exact
@@ -195,11 +195,11 @@ def torn_tracks(pixels, visible, rng) -> Bool[np.ndarray, "N T"]:
 
 
 def filmed_group(file: str, rng, unseen: Sequence[str] = ()) -> Group:
-    """Returns a piece of a filmed clip as it is, and TWINS - 1 damaged copies of it."""
+    """Returns a piece of a filmed clip as it is, and TWINS damaged copies of it."""
     piece = rng.choice(filmed_pieces(file))
     intact, *damaged = filmed_clips(file, piece)
     damaged = [clip for clip in damaged if clip.kind not in unseen]
-    chosen = rng.permutation(len(damaged))[: TWINS - 1]
+    chosen = rng.permutation(len(damaged))[:TWINS]
     return [intact, *(damaged[i] for i in chosen)]
 
 
