@@ -53,6 +53,19 @@ class Evidence(NamedTuple):
 NUM_SOURCES = 2  # of Evidence.expected
 
 
+def with_frames(evidence: Evidence, count: int) -> Evidence:
+    """Returns evidence with so many frames more in which nothing is visible."""
+
+    def longer(array, axis):
+        pad = [(0, 0)] * array.ndim
+        pad[axis] = 0, count
+        return jnp.pad(array, pad)
+
+    has_places = "pixels", "expected"
+    parts = evidence._asdict().items()
+    return Evidence(*(longer(a, -2 if n in has_places else -1) for n, a in parts))
+
+
 def observed_only(
     pixels: Float[np.ndarray, "*B N T 2"], visible: Bool[np.ndarray, "*B N T"]
 ) -> Evidence:
@@ -90,6 +103,8 @@ class Critic(nn.Module):
     @nn.compact
     def __call__(self, evidence: Evidence) -> Judgement:
         """Returns logits of a batch `[B, N, T]`."""
+        length = evidence.visible.shape[-1]
+        evidence = with_frames(evidence, -length % FRAMES)
         pixels, visible = evidence.pixels, evidence.visible
         pixels = jnp.where(visible[..., None], pixels, 0)
         judged = judged_points(visible)
@@ -107,10 +122,11 @@ class Critic(nn.Module):
             x = Block(self.width, self.heads)(x, there, places, seen)
         x = nn.LayerNorm()(x)
         points = nn.Dense(FRAMES)(x)
-        points = points.reshape(*points.shape[:2], -1)[..., : visible.shape[2]]
+        points = points.reshape(judged.shape)
         points = MOST_LOGIT * jnp.tanh(points / MOST_LOGIT)
         window = self.pool(x, there, points, judged, near[0])
-        return Judgement(jnp.where(judged, points, -MOST_LOGIT), window)
+        points = jnp.where(judged, points, -MOST_LOGIT)[..., :length]
+        return Judgement(points, window)
 
     def pool(self, x, there, points, judged, near):
         """A window's logit: pooled by attention, and from soft maxima of the points'
@@ -341,10 +357,8 @@ def usual_of(values, known, axes=(1, 2)):
 
 
 def by_state(x: Float[Array, "B N T C"]) -> Float[Array, "B N S _"]:
-    """Returns values of FRAMES at a time beside each other, filled up with zeros."""
-    batch, count, length, channels = x.shape
-    x = jnp.pad(x, ((0, 0), (0, 0), (0, -length % FRAMES), (0, 0)))
-    return x.reshape(batch, count, -1, FRAMES * channels)
+    """Returns values of FRAMES at a time beside each other."""
+    return x.reshape(*x.shape[:2], -1, FRAMES * x.shape[-1])
 
 
 def pool_frames(x: Float[Array, "B N T C"], size: int) -> Float[Array, "B N F C"]:

@@ -25,7 +25,7 @@ def filmed(tmp_path):
 
 
 def test_a_number_gives_the_same_pairs_of_intact_and_wrong(filmed):
-    sources = Sources(KINDS, filmed=(filmed,), shares=(0.6, 0.4, 0))
+    sources = Sources(KINDS, filmed=(filmed,), shares=(0.6, 0.4, 0, 0))
     for number in range(6):
         pairs = PairSource(sources, seed=3)[number]
         again = PairSource(sources, seed=3)[number]
@@ -45,7 +45,7 @@ def test_a_number_gives_the_same_pairs_of_intact_and_wrong(filmed):
 
 
 def test_streams_go_on_where_they_stopped():
-    sources = Sources(KINDS, shares=(1, 0, 0))
+    sources = Sources(KINDS, shares=(1, 0, 0, 0))
     whole = critic_data.pair_batches(sources, groups=2, seed=1)
     for _ in range(2):
         next(whole)
