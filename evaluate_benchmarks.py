@@ -95,6 +95,9 @@ def define_own_flags() -> None:
         "generated: which of the table's column fold. Default: all.")
     flags.DEFINE_boolean("normalise", True,
         "generated: bring clips to one size, rate, length and encoding first.")
+    flags.DEFINE_boolean("fit", False,
+        "generated: also fit the critic's module to the kinds, and judge each of "
+        "--folds by a fit that saw none of its sources and generators.")
     flags.DEFINE_integer("num_workers", os.cpu_count() or 1,
         "synthetic: processes that simulate; 0 for none beside this one.",
         lower_bound=0)

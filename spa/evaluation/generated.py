@@ -12,7 +12,7 @@ from spa.clip.features import FeatureModel, load_features
 from spa.clip.sources import check_clip
 from spa.clip.video import Video, read_video
 from spa.errors import UserError
-from spa.evaluation import normalised
+from spa.evaluation import likeness, normalised
 from spa.evaluation.baselines import simple_measures
 from spa.evaluation.corruptions import clip_name
 from spa.evaluation.generated_report import report
@@ -25,10 +25,11 @@ from spa.evaluation.straightness import GRID, frame_features, straightness
 from spa.jobs import Item
 from spa.model import checkpoints
 from spa.realism.critic_files import fingerprint
+from spa.realism.evidence import WindowEvidence, window_evidence
 from spa.realism.front_ends import lift_video
 from spa.realism.hold_out import hold_out
 from spa.realism.options import RESULT_VERSION, decisive_options, make_options
-from spa.realism.scorer import Scorer
+from spa.realism.scorer import Scorer, load_critics
 
 VERSION = 1  # of the measures here: clips that were judged by others are refused
 
@@ -43,6 +44,7 @@ def run(
     video_column: str | None = None,
     folds: Sequence[str] | None = None,
     normalise: bool = True,
+    fit: bool = False,
     checkpoint_path: str | None = None,
     preset: str = "mini",
     screen_width: int | None = None,
@@ -51,12 +53,16 @@ def run(
     """Judges what is not judged yet of a table's clips (see `read_kinds`), a file for
     each, writes the report to `output_dir`, and returns it for the screen.
 
-    Clips are brought to NORMAL first with `normalise`, else scored as they are;
+    Clips are brought to NORMAL first with `normalise`, else scored as they are; with
+    `fit` the critic's module is fitted to the kinds, too, fold by fold (likeness.py).
     `options` are fields of Options. Raises UserError: of the table and options before
     any clip is scored, of clips judged in another way, and if none can be judged.
     """
     if not dataset_path:
         raise UserError(f"--benchmark={benchmark} needs --dataset_path")
+    if fit and len(folds or ()) < 2:
+        raise UserError("--fit needs --folds, two at least: each is judged by a fit to "
+                        "others")  # fmt: skip
     chosen = make_options(preset, **options)
     _check_options(chosen, normalise)
     how = {"video_dir": video_dir, "video_column": video_column, "folds": folds}
@@ -76,7 +82,15 @@ def run(
         for name in names
     }
     notes = [f"left out: {line}" for line in failures]
-    found = report(kept, values, [*notes, *instruments.notes()])
+    notes += instruments.notes()
+    if fit:
+        likely, more = _fit(kept, Path(output_dir), instruments)
+        values[likeness.NAME] = likely
+        notes += more
+    found = report(kept, values, notes)
+    if fit:
+        line = likeness.verdict(found.metrics["figures"], instruments.normalise)
+        found.notes.append(line)
     about = {"benchmark": benchmark, "folds": folds, **instruments.provenance()}
     about |= {"version": RESULT_VERSION}
     return write_report(found, output_dir, about, screen_width=screen_width)
@@ -91,6 +105,19 @@ def _check_options(options, is_normal) -> None:
             "fps is among what clips are brought to: leave it out, or give "
             "--nonormalise"
         )
+
+
+def _fit(clips, folder, instruments):
+    provenance, scorer = instruments.provenance(), instruments.scorer
+    paths = [clip.video for clip in clips]
+
+    def see(path):
+        return see_clip(path, instruments)
+
+    windows = likeness.kept_windows(paths, folder / "clips", provenance, see)
+    critics = load_critics(scorer.checkpoint, left_out=True)
+    how = critics, folder / "fits", provenance
+    return likeness.judge_unseen(clips, windows, *how)
 
 
 def _number(value) -> float:
@@ -171,13 +198,22 @@ def judge_clip(
 ) -> dict[str, float | None]:
     """Returns all measures of a clip, see generated_report.MEASURES. Raises UserError:
     it cannot be read, or has nothing to track."""
+    return judge_video(_read_clip(path, instruments), instruments)
+
+
+def see_clip(path: str | os.PathLike, instruments: Instruments) -> list[WindowEvidence]:
+    """Returns what a critic sees of a clip. Raises as `judge_clip`."""
+    video, scorer = _read_clip(path, instruments), instruments.scorer
+    _, tracks = lift_video(video, scorer.options, scorer.front_ends)
+    return list(window_evidence(tracks, scorer.checkpoint, scorer.options))
+
+
+def _read_clip(path, instruments) -> Video:
     options = instruments.scorer.options
     if instruments.normalise:
-        video = normalised.normalise(path, options)
-    else:
-        part = options.start, options.duration, options.fps
-        video = read_video(path, *part, input_fps=options.input_fps)
-    return judge_video(video, instruments)
+        return normalised.normalise(path, options)
+    part = options.start, options.duration, options.fps
+    return read_video(path, *part, input_fps=options.input_fps)
 
 
 def judge_video(video: Video, instruments: Instruments) -> dict[str, float | None]:

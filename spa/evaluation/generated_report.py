@@ -21,6 +21,7 @@ SHARED = (
 FITTED = {
     "motion_fitted": ("fitted: motion statistics", 1),
     "straightness_fitted": ("fitted: straightness", 1),
+    "generated_likeness": ("fitted: generated likeness", -1),  # likeness.py's
 }
 FITTED_TO = {
     "motion_fitted": (*motion_field.MEASURES, "lost_share"),

@@ -82,6 +82,9 @@ class Sources:
     shares: tuple[float, float, float, float] = (0.35, 0.15, 0.25, 0.25)
     unseen: tuple[str, ...] = ()
 
+    def pairs(self, seed: int) -> "PairSource":
+        return PairSource(self, seed)
+
 
 class PairSource:
     """Pairs by number, as a random access source for Grain. The same number gives the
@@ -412,8 +415,8 @@ def pair_batches(
     num_workers: int = 0,
 ) -> Iterator[Mapping[str, np.ndarray]]:
     """Returns batches of pairs of so many groups, for ever, from batch `first` on; the
-    same whatever the number of workers."""
-    dataset = grain.MapDataset.source(PairSource(sources, seed))
+    same whatever the number of workers. Of sources only `pairs` is asked."""
+    dataset = grain.MapDataset.source(sources.pairs(seed))
     dataset = dataset[first * groups :].batch(groups, batch_fn=_joined)
     iterable = dataset.to_iter_dataset(grain.ReadOptions(num_threads=0))
     if num_workers:

@@ -1,0 +1,199 @@
+"""The critic's module fitted to real against generated: what each fit may see, what is
+kept, and that a fit learns what tells the kinds apart."""
+
+import dataclasses
+import os
+
+import numpy as np
+import pytest
+from critic_cases import some_critic
+
+from spa import statistics
+from spa.evaluation import likeness
+from spa.evaluation.likeness import KindPairs, may_learn_from
+from spa.evaluation.tables import Clip
+from spa.realism.critic import observed_only
+from spa.realism.critic_data import LENGTH, UNKNOWN
+from spa.realism.critic_training import Training
+from spa.realism.evidence import WindowEvidence
+
+MADE = {"checkpoint": "c", "normalised": {"fps": 8}, "options": {}, "tracker": "lk"}
+
+
+def window(rng, jitter=0.0, count=40, length=16, mark=0.0):
+    """Points that all move evenly, and perhaps tremble."""
+    start = rng.uniform(40, 210, (count, 1, 2))
+    speed = rng.normal(0, 1.5, 2)
+    pixels = start + speed * np.arange(length)[:, None]
+    pixels += jitter * rng.normal(size=pixels.shape)
+    evidence = observed_only(pixels.astype(np.float32), rng.random((count, length)) < 1)
+    evidence = evidence._replace(chance=evidence.chance + np.float32(mark))
+    return WindowEvidence((0, length), np.arange(count), evidence)
+
+
+def clip(name, real, fold, source, generator=""):
+    tags = {"kind": "real" if real else "generated", "generator": generator}
+    tags |= {"pair": "", "source": source, "fold": fold}
+    return Clip(name, source, {"real": float(real)}, tags)
+
+
+def test_what_a_fit_may_see_by_brute_force():
+    rng = np.random.default_rng(0)
+    names = ["pika", "pika-1.0", "sora", "open-sora", "a", "a-i2v"]
+    for _ in range(20):
+        real = rng.random(30) < 0.4
+        sources = rng.choice([f"s{i}" for i in range(8)], 30)
+        makers = np.where(real, "", rng.choice(names, 30))
+        asked = sources == "s0"
+        found = may_learn_from(asked, real, sources, makers)
+        for i in range(30):
+            clashes = [
+                sources[i] == sources[j]
+                or (makers[i] and makers[i].split("-")[0] == makers[j].split("-")[0])
+                for j in np.flatnonzero(asked)
+            ]
+            assert found[i] == (not any(clashes))
+
+
+def test_the_first_weights_saw_nothing_of_the_fold():
+    own, shipped = some_critic(1), some_critic(2)
+    assert likeness.first_critic({"realism": shipped}, "0")[0] is None
+    critics = {"realism": shipped, "fold 0": own}
+    assert likeness.first_critic(critics, "0")[0] is own
+    assert likeness.first_critic(critics, "4")[0] is shipped
+
+
+def test_evidence_is_kept_and_made_again_where_it_must_be(tmp_path):
+    rng, path = np.random.default_rng(0), tmp_path / "a.mp4"
+    path.write_text("clip")
+    made = [window(rng), window(rng, length=12)._replace(span=(4, 16), region=3)]
+    asked = []
+
+    def see(path):
+        asked.append(path)
+        return made
+
+    def kept(provenance=MADE):
+        [found] = likeness.kept_windows([str(path)], tmp_path / "k", provenance, see)
+        return found
+
+    kept()
+    found = kept()
+    assert len(asked) == 1
+    for one, other in zip(found, made, strict=True):
+        assert (one.span, one.region) == (other.span, other.region)
+        np.testing.assert_array_equal(one.ids, other.ids)
+        for array, its in zip(one.evidence, other.evidence, strict=True):
+            np.testing.assert_array_equal(array, its)
+            assert array.dtype == its.dtype
+    kept(MADE | {"critic": "another, which changes no evidence"})
+    assert len(asked) == 1
+    kept(MADE | {"options": {"seed": 1}})
+    assert len(asked) == 2
+    [place] = (tmp_path / "k").iterdir()
+    place.write_bytes(place.read_bytes()[:100])
+    kept(MADE | {"options": {"seed": 1}})
+    os.utime(path, (2e9, 2e9))
+    kept(MADE | {"options": {"seed": 1}})
+    assert len(asked) == 4
+    made.clear()
+    assert kept() == [] and kept() == [] and len(asked) == 6
+
+
+def test_pairs_are_alike_but_for_their_kind():
+    rng = np.random.default_rng(0)
+    # Of the real few frames and many points, of the generated the other way round.
+    real = [[[window(rng, count=90, length=10, mark=0.25)]] * 9]
+    real += [[[window(rng, count=80, length=10, mark=0.5)]]]
+    pairs = KindPairs(real, [[[window(rng, count=30)]]], 16).pairs(3)
+    marks = []
+    for number in range(60):
+        found = pairs[number]
+        visible = found["visible"]
+        assert visible.shape == (2, 96, 16) and found["pixels"].shape[2] == 16
+        assert found["expected"].shape == (2, 2, 96, 16, 2)
+        assert (found["culprit"] == UNKNOWN).all()
+        assert (visible.sum(1) == [[30] * 10 + [0] * 6] * 2).all()
+        marks.append(found["chance"].max((1, 2, 3)))
+        again = pairs[number]
+        assert all((again[name] == found[name]).all() for name in found)
+    marks = np.array(marks)
+    assert (marks[:, 0] > 0).all() and (marks[:, 1] == 0).all()  # real, generated
+    # Sources are drawn alike, whatever their clips: 9 to 1.
+    assert 15 < (marks[:, 0] == 0.5).sum() < 45
+
+
+def made_up(seed=0):
+    """Clips of two folds; generated ones tremble, and of one generator in both."""
+    rng, clips, windows = np.random.default_rng(seed), [], []
+    for fold in "01":
+        for i in range(6):
+            real = i % 2 == 0
+            maker = "" if real else "both-2" if i == 1 and fold == "1" else "both"
+            maker = maker if real or i == 1 else f"g{fold}"
+            clips.append(clip(f"{fold}{i}", real, fold, f"s{fold}{i % 3}", maker))
+            windows.append([window(rng, 0 if real else 0.8) for _ in range(2)])
+    return clips, windows
+
+
+def test_a_fit_learns_and_sees_no_clip_of_a_judged_source_or_generator(tmp_path):
+    clips, windows = made_up()
+    critics = {f"fold {fold}": some_critic(0) for fold in "01"}
+    training = Training(steps=30, groups=4, learning_rate=5e-3)
+
+    def judge(name, windows, training=training):
+        place = tmp_path / name
+        how = critics, place, MADE, training
+        return likeness.judge_unseen(clips, windows, *how)
+
+    found, notes = judge("a", windows)
+    real = np.array([x.labels["real"] for x in clips])
+    assert statistics.auroc(-found, real) > 0.9
+    assert "3 real and 2 generated clips" in notes[0]
+    short = dataclasses.replace(training, steps=3)
+    before, _ = judge("b", windows, short)
+    rng, first = np.random.default_rng(5), slice(0, 6)
+    # Its family's clip in the other fold is not learned from, the next one is.
+    for changed, same in ((7, True), (9, False)):
+        other = list(windows)
+        other[changed] = [window(rng, 30.0)]
+        after, _ = judge(f"c{changed}", other, short)
+        assert (after[first] == before[first]).all() == same
+    # Nothing is fitted twice, and no state is taken for that of another fit.
+    states = {p: p.stat().st_mtime_ns for p in (tmp_path / "b").rglob("*.msgpack")}
+    assert len(states) == 2 and (judge("b", windows, short)[0] == before).all()
+    assert all(path.stat().st_mtime_ns == time for path, time in states.items())
+    without = [*windows[:9], [], *windows[10:]]
+    assert np.isnan(judge("b", without, short)[0]).sum() == 1
+    assert len(list((tmp_path / "b").iterdir())) == 3
+
+
+def test_folds_without_others_of_both_kinds_are_not_judged(tmp_path):
+    rng = np.random.default_rng(0)
+    clips = [clip("a", 1, "0", "s"), clip("b", 0, "0", "t", "g"),
+             clip("c", 0, "1", "u", "g-2"), clip("d", 1, "1", "v")]  # fmt: skip
+    windows = [[window(rng)] for _ in clips]
+    found, notes = likeness.judge_unseen(clips, windows, {}, tmp_path, MADE)
+    assert np.isnan(found).all() and "fold 0: not judged" in notes[0]
+    assert not list(tmp_path.iterdir())
+
+
+def test_windows_of_too_few_points_end_in_a_line():
+    rng = np.random.default_rng(0)
+    pairs = KindPairs([[[window(rng, count=5)]]], [[[window(rng)]]], LENGTH)
+    with pytest.raises(likeness.UserError, match="tracks enough to learn from"):
+        pairs[0]
+
+
+@pytest.mark.parametrize(
+    ("area", "is_normal", "line"),
+    [
+        (0.8, True, "0.800, at least"),
+        (0.79, True, "below 0.8"),
+        (0.9, False, "as they"),
+    ],
+)
+def test_the_verdict(area, is_normal, line):
+    figures = {likeness.NAME: {"auroc": statistics.Estimate(area, 0, 1, 10)}}
+    assert line in likeness.verdict(figures, is_normal)
+    assert "nothing of both kinds" in likeness.verdict({}, True)
