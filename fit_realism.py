@@ -17,9 +17,15 @@ from absl import logging as absl_logging
 
 from spa import flags as spa_flags
 from spa.files import keep_compiled_programs
-from spa.flags import define_cache_flag, exit_on_user_error
+from spa.flags import (
+    define_cache_flag,
+    define_front_end_flags,
+    exit_on_user_error,
+    option_names,
+)
 from spa.realism import fitting
 from spa.realism.critic_training import Training
+from spa.realism.options import make_options
 
 FLAGS = flags.FLAGS
 
@@ -59,6 +65,7 @@ def define_flags() -> None:
     flags.DEFINE_string("output_dir", None, "Default: where the checkpoint lies.")
     flags.DEFINE_integer("num_workers", 1, "Processes that simulate.", lower_bound=0)
     flags.DEFINE_integer("seed", 0, "Seed of draws and weights.", lower_bound=0)
+    define_front_end_flags()
     define_cache_flag()
     flags.adopt_module_key_flags(spa_flags)  # --help lists it, too
 
@@ -75,6 +82,8 @@ def main(argv):
             learning_rate=FLAGS.learning_rate,
             seed=FLAGS.seed,
         )
+        names = option_names("tracker", "modality", "network")
+        given = {name: FLAGS[name].value for name in names}
         filmed = fitting.read_filmed(FLAGS.real_dir, FLAGS.real_csv, FLAGS.folds)
         recipe = fitting.Recipe(
             training,
@@ -91,6 +100,7 @@ def main(argv):
             FLAGS.output_dir,
             FLAGS.init,
             FLAGS.num_workers,
+            make_options(**given),
         )
         print(f"wrote {path}")
 

@@ -118,7 +118,9 @@ def judge(tracks: Tracks3D, judges: Judges, kinds: Sequence[str] = ()) -> Judgem
         raise NothingToTrack("no track can be predicted from others")
     how, evidence, critics = (judges.checkpoint, judges.options), [], judges.critics
     if critics:
-        evidence = list(window_evidence(tracks, *how, held_out))
+        uses = any(each.critic.uses_features for each in critics.values())
+        found = window_evidence(tracks, *how, held_out, uses_features=uses)
+        evidence = list(found)
     result = make_result(
         tracks, held_out, *how, None, evidence, critics.get(SHIPPED), has_spread=False
     )

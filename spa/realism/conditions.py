@@ -68,9 +68,11 @@ def varied_clip(
     return scene, tracks
 
 
-def tracker_view(tracks, visible, intrinsics, size, rng) -> dict:
+def tracker_view(
+    tracks, visible, intrinsics, size, rng, has_depth: bool = False
+) -> dict:
     """Returns an example of tracks `[N, T, 3]` as a tracker sees them: noisy, lost,
-    without depth (SEEN)."""
+    without depth (SEEN), or with an estimated one."""
     example = {
         "tracks_3d": tracks,
         "visible": visible[..., None].astype(np.float32),
@@ -78,7 +80,8 @@ def tracker_view(tracks, visible, intrinsics, size, rng) -> dict:
         "height": size[0],
         "width": size[1],
     }
-    return augment_example(example, rng, SEEN, tracks.shape[1])
+    seen = dataclasses.replace(SEEN, unit_depth=0, depth=1) if has_depth else SEEN
+    return augment_example(example, rng, seen, tracks.shape[1])
 
 
 def _flat_tracks(pixels, visible, camera) -> Tracks3D:

@@ -22,6 +22,9 @@ FLOOR = 0.1  # px, about a tracker's noise: below it, sizes are alike
 POOLED = 8  # frames that share neighbours and attention
 FRAMES = 2  # of a point's state: a half of the cost of one for each
 SHIFTS = -4, -2, -1, 0, 1, 2, 4  # states, of temporal mixing
+# What else is looked at along a track: changes over so many frames.
+CHANGES = ("depth", 1), ("depth", 4), ("features", 1), ("features", 4)
+LEAST_CHANGE = 0.02  # of log depth, or of a cosine: below it, sizes are alike
 ROBUST_ROUNDS = 3  # of re-weighted least squares
 HALF_SIDE = 128.0  # px
 MOST_LOGIT = 12.0
@@ -40,6 +43,9 @@ class Evidence(NamedTuple):
         scale: [..., S, N, T] how far off it expected to be.
         chance: [..., S, N, T] expected probability of being visible.
         predicted: [..., S, N, T] where there is a prediction; nowhere without a model.
+        changes: [..., C, N, T] along the track (CHANGES): of the log of the depth, and
+            how far the cosine of DINOv2 features is from 1. Anything where not
+        changed: [..., C, N, T] known: nowhere without depths, or features.
     """
 
     pixels: Float[Array, "*B N T 2"]
@@ -48,6 +54,8 @@ class Evidence(NamedTuple):
     scale: Float[Array, "*B S N T"]
     chance: Float[Array, "*B S N T"]
     predicted: Bool[Array, "*B S N T"]
+    changes: Float[Array, "*B C N T"]
+    changed: Bool[Array, "*B C N T"]
 
 
 NUM_SOURCES = 2  # of Evidence.expected
@@ -69,12 +77,14 @@ def with_frames(evidence: Evidence, count: int) -> Evidence:
 def observed_only(
     pixels: Float[np.ndarray, "*B N T 2"], visible: Bool[np.ndarray, "*B N T"]
 ) -> Evidence:
-    """Returns evidence in which nothing was predicted."""
+    """Returns evidence in which nothing was predicted, of points alone."""
     *batch, count, length = visible.shape
     shape = (*batch, NUM_SOURCES, count, length)
     zeros = np.zeros(shape, np.float32)
     expected = np.zeros((*shape, 2), np.float32)
-    return Evidence(pixels, visible, expected, zeros, zeros, np.zeros(shape, bool))
+    changes = np.zeros((*batch, len(CHANGES), count, length), np.float32)
+    nothing = np.zeros(shape, bool), changes, np.zeros(changes.shape, bool)
+    return Evidence(pixels, visible, expected, zeros, zeros, *nothing)
 
 
 class Judgement(NamedTuple):
@@ -93,12 +103,15 @@ class Critic(nn.Module):
         blocks: of temporal mixing, attention among points, and a perceptron.
         heads: of attention.
         uses_model: whether what the autoencoder expected is looked at.
+        uses_features: whether changes of features are, which hang on their network:
+            only if clips with such features were learned from.
     """
 
     width: int = 48
     blocks: int = 3
     heads: int = 4
     uses_model: bool = True
+    uses_features: bool = False
 
     @nn.compact
     def __call__(self, evidence: Evidence) -> Judgement:
@@ -113,6 +126,7 @@ class Critic(nn.Module):
         parts = observed_features(pixels, visible, near)
         if self.uses_model:
             parts += expected_features(evidence, pixels, visible, near)
+        parts += changed_features(evidence, near, self.uses_features)
         x = jnp.concatenate(parts, axis=-1)
         x = jax.lax.stop_gradient(jnp.clip(x, -12, 12))
         x = nn.Dense(self.width)(by_state(x))
@@ -222,9 +236,7 @@ def observed_features(pixels, visible, near) -> list[Float[Array, "B N T _"]]:
     return parts
 
 
-def expected_features(
-    evidence, pixels, visible, near
-) -> list[Float[Array, "B N T _"]]:
+def expected_features(evidence, pixels, visible, near) -> list[Float[Array, "B N T _"]]:
     """Returns features of what the autoencoder expected: residuals and their changes,
     against the expected error, and against the neighbours'; expected visibility."""
     parts = []
@@ -244,6 +256,18 @@ def expected_features(
         parts += _sizes(vectors, there)
         parts += _against_neighbours(vectors, there, near[0])
     return parts
+
+
+def changed_features(evidence, near, uses_features) -> list[Float[Array, "B N T _"]]:
+    """Returns features of what else changes along tracks, and of that against the
+    neighbours'."""
+    is_used = np.array([name != "features" or uses_features for name, _ in CHANGES])
+    changed = jnp.moveaxis(evidence.changed, 1, -1) & is_used
+    changes = jnp.where(changed, jnp.moveaxis(evidence.changes, 1, -1), 0)
+    mean, share = local_means(changes, changed, near[0])
+    apart = jnp.where(changed & (share > 1e-3), changes - mean, 0)
+    scaled = (jnp.arcsinh(x / LEAST_CHANGE) for x in (changes, apart))
+    return [changed.astype(jnp.float32), *scaled]
 
 
 def _sizes(vectors, known):

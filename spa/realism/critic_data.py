@@ -28,6 +28,7 @@ from jaxtyping import Bool, Float, Int
 from spa import geometry
 from spa.realism.conditions import tracker_view
 from spa.realism.critic import Evidence, observed_only
+from spa.realism.evidence import depth_changes
 from spa.simulation.damages.tracks import TRACK_DAMAGES
 from spa.simulation.pools import INTACT
 from spa.simulation.scene_pool import PICTURE_SIZES
@@ -44,6 +45,7 @@ TWINS = 2  # of a scene; of filmed pieces, damaged copies
 PAIRS = 2  # of a group
 UNKNOWN = -1  # of Clip.culprit
 TRUE_SHARE = 0.2  # of simulated groups whose tracks are exact
+DEPTH_SHARE = 0.4  # of simulated groups that have depths
 VIEW_SHARE = 0.6  # of pairs that are looked at about what is wrong
 TORN_STEP = 10.0  # px against the picture's own, at which a tracker may lose a point
 
@@ -144,13 +146,18 @@ def simulated_group(seed: int, rng: np.random.Generator, kinds: Sequence[str]) -
         except NoViolation:
             continue
     is_true, view = rng.random() < TRUE_SHARE, int(rng.integers(2**31))
+    has_depth = rng.random() < DEPTH_SHARE
     group = []
     for twin in twins:
         rows, culprit = compared(twin, seed)
-        pixels, visible = scene_pixels(twin, rows, None if is_true else view)
+        how = None if is_true else view, has_depth
+        pixels, visible, z = scene_pixels(twin, rows, *how)
         if not is_true:
             visible = torn_tracks(pixels, visible, np.random.default_rng(view))
-        group.append(_observed(twin.violation, pixels, visible, culprit))
+        clip = _observed(twin.violation, pixels, visible, culprit)
+        if has_depth:
+            clip = _with_changes(clip, depth_changes(z, visible))
+        group.append(clip)
     return group
 
 
@@ -165,19 +172,20 @@ def compared(twin, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return rows, twin.violating[rows].astype(np.int8)
 
 
-def scene_pixels(twin, rows, view: int | None):
-    """Returns pixels [N, T, 2] and where they are visible: exact, or as a tracker sees
-    them, whose errors hang on `view`."""
+def scene_pixels(twin, rows, view: int | None, has_depth: bool = False):
+    """Returns pixels [N, T, 2], where they are visible, and depths [N, T]: exact, or as
+    a tracker, and perhaps a network, sees them, whose errors hang on `view`."""
     tracks, visible = twin.tracks_3d[rows], twin.visible[rows, :, 0] > 0
     camera, size = twin.intrinsics, (twin.height, twin.width)
     if view is not None:
         rng = np.random.default_rng(view)
-        example = tracker_view(tracks, visible, camera, size, rng)
+        example = tracker_view(tracks, visible, camera, size, rng, has_depth)
         tracks, camera = example["tracks_3d"], example["intrinsics"]
         visible = example["visible"][..., 0] > 0
     pixels = geometry.project(np.where(visible[..., None], tracks, 1), camera)
     pixels = pixels * (SIDE / max(size))
-    return np.where(visible[..., None], pixels, 0).astype(np.float32), visible
+    pixels = np.where(visible[..., None], pixels, 0).astype(np.float32)
+    return pixels, visible, tracks[..., 2]
 
 
 def torn_tracks(pixels, visible, rng) -> Bool[np.ndarray, "N T"]:
@@ -229,7 +237,9 @@ def filmed_clips(file: str | os.PathLike, piece: str) -> Group:
             wrong = np.int8(0 if kind == INTACT else UNKNOWN)
             culprit = arrays.get(name.removesuffix(what) + "culprit")
             culprit = np.full(visible.shape, wrong) if culprit is None else culprit
-            group.append(_observed(kind, pixels, visible, culprit))
+            clip = _observed(kind, pixels, visible, culprit)
+            changes = arrays.get(name.removesuffix(what) + "changes")
+            group.append(clip if changes is None else _with_changes(clip, changes))
     return sorted(group, key=lambda clip: clip.kind != INTACT)
 
 
@@ -254,11 +264,21 @@ def _observed(kind, pixels, visible, culprit) -> Clip:
     return Clip(kind, observed_only(pixels, visible), culprit)
 
 
+def _with_changes(clip: Clip, found: Float[np.ndarray, "C N T"]) -> Clip:
+    """Returns a clip with the first of its changes, NaN where they are not known."""
+    changes = np.full(clip.evidence.changes.shape, np.nan, np.float32)
+    changes[: len(found)] = found
+    parts = {"changes": np.nan_to_num(changes), "changed": np.isfinite(changes)}
+    return clip._replace(evidence=clip.evidence._replace(**parts))
+
+
 def group_arrays(group: Group) -> dict[str, np.ndarray]:
     """Returns a group as arrays of a file."""
     arrays = {"kinds": np.array([clip.kind for clip in group])}
     for i, clip in enumerate(group):
         for name, array in zip(Evidence._fields, clip.evidence, strict=True):
+            if name.startswith("change") and not clip.evidence.changed.any():
+                continue
             is_exact = name == "pixels" or array.dtype == bool
             arrays[f"{i}/{name}"] = array if is_exact else array.astype(np.float16)
         arrays[f"{i}/culprit"] = clip.culprit
@@ -271,9 +291,14 @@ def stored_group(file: str) -> Group:
         arrays = dict(stored)
     group = []
     for i, kind in enumerate(arrays["kinds"]):
-        parts = (arrays[f"{i}/{name}"] for name in Evidence._fields)
-        parts = (p if p.dtype == bool else p.astype(np.float32) for p in parts)
-        group.append(Clip(str(kind), Evidence(*parts), arrays[f"{i}/culprit"]))
+        parts = {n: arrays.get(f"{i}/{n}") for n in Evidence._fields}
+        parts = {
+            n: p if p.dtype == bool else p.astype(np.float32)
+            for n, p in parts.items()
+            if p is not None
+        }
+        whole = observed_only(parts["pixels"], parts["visible"])._replace(**parts)
+        group.append(Clip(str(kind), whole, arrays[f"{i}/culprit"]))
     return group
 
 
@@ -295,6 +320,10 @@ def drawn_pairs(group: Group, rng, count: int) -> dict[str, np.ndarray] | None:
         both = [fitted(clip, number, stride, turn, draw, view) for clip in pair]
         if any(each is None for each in both):
             continue
+        if not all(each["changed"].any() for each in both):
+            # Damages of tracks have no depths: that must not tell them apart.
+            for each in both:
+                each["changed"][:] = False
         rows += both
     if not rows:
         return None
@@ -357,6 +386,9 @@ def fitted(
             for n, a in zip(Evidence._fields, evidence, strict=True)
         )
         evidence, culprit = Evidence(*parts), culprit[thin]
+        # Changes are over so many frames of the clip.
+        unknown = np.zeros(evidence.changed.shape, bool)
+        evidence = evidence._replace(changed=unknown)
     length = min(evidence.visible.shape[1], LENGTH)
     seen = np.flatnonzero(evidence.visible[:, :length].sum(1) > 1)
     if len(seen) < FEWEST_POINTS // 2 or length < 8:
@@ -430,5 +462,3 @@ def pair_batches(
 
 def _joined(groups):
     return {name: np.concatenate([g[name] for g in groups]) for name in groups[0]}
-
-

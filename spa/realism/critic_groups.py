@@ -28,6 +28,7 @@ from spa.realism.tracks import Tracks3D
 FIRST_SEED = 7_900_000_000  # of simulated groups; streamed ones have other scenes
 FILMED_POINTS = 320  # of a filmed piece, at random; of rendered ones all, since few
 # of them are wrong
+CHANGED = "changes", "changed"  # of Evidence, which the clip has itself
 DAMAGED = 1, 3  # copies with damaged tracks: of simulated groups, of filmed ones
 
 
@@ -81,17 +82,17 @@ def _simulated(number, kinds, damages) -> Group:
 
 def _filmed(file, piece, damages) -> Group:
     rng = np.random.default_rng([6, int(piece)])
-    group = []
-    for clip in filmed_clips(file, piece):
+    group, clips = [], filmed_clips(file, piece)
+    is_rendered = any((clip.culprit > 0).any() for clip in clips)
+    for clip in clips:
         seen = np.flatnonzero(clip.evidence.visible.sum(1) > 1)
-        rows = np.sort(rng.permutation(seen)[:FILMED_POINTS])
+        most = len(seen) if is_rendered else FILMED_POINTS
+        rows = np.sort(rng.permutation(seen)[:most])
         parts = (
-            array[rows] if array.ndim == dims else array[:, rows]
-            for array, dims in zip(clip.evidence, (3, 2, 0, 0, 0, 0), strict=True)
+            array[rows] if name in ("pixels", "visible") else array[:, rows]
+            for name, array in clip.evidence._asdict().items()
         )
-        group.append(
-            Clip(clip.kind, type(clip.evidence)(*parts), clip.culprit[rows])
-        )
+        group.append(Clip(clip.kind, type(clip.evidence)(*parts), clip.culprit[rows]))
     return with_damaged_tracks(group, rng, damages, DAMAGED[1])
 
 
@@ -113,4 +114,6 @@ def expected_group(
         found = list(evidence.window_evidence(tracks, checkpoint, options, most=None))
         if len(found) == 1:
             [whole] = found
-            yield Clip(clip.kind, whole.evidence, clip.culprit[whole.ids])
+            changes = (x[:, whole.ids] for x in clip.evidence[-2:])
+            seen = whole.evidence._replace(**dict(zip(CHANGED, changes, strict=True)))
+            yield Clip(clip.kind, seen, clip.culprit[whole.ids])

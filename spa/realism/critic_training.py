@@ -176,5 +176,3 @@ def judge_batches(
     for batch in batches:
         evidence, _ = _jax_batch(batch)
         yield tuple(map(np.asarray, apply(params, evidence)))[::-1]
-
-

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from spa import geometry
 from spa.model import checkpoints
-from spa.realism.critic import Evidence
+from spa.realism.critic import CHANGES, Evidence, observed_only
 from spa.realism.hold_out import (
     GROUPS,
     HeldOut,
@@ -30,6 +30,7 @@ REGION_ROWS = 2  # so many of them above each other, to begin with
 FEWEST = 4  # tracks of a window
 MOST_TOGETHER = 128  # tracks of a window that the critic sees at once
 MOST_LOG_SCALE = 8.0
+MOST_FEATURES = 1024  # tracks of a window whose features are compared: memory
 
 
 class Predictions(NamedTuple):
@@ -58,9 +59,11 @@ def window_evidence(
     options: Options,
     held_out: HeldOut | None = None,
     most: int | None = MOST_TOGETHER,
+    uses_features: bool = False,
 ) -> Iterator[WindowEvidence]:
     """Yields what the critic sees of every window and group of at most so many tracks
-    (None: all); nothing of a window with fewer than FEWEST tracks."""
+    (None: all); nothing of a window with fewer than FEWEST tracks. Features are only
+    computed for a critic that uses them."""
     held_out = held_out or hold_out(tracks, checkpoint, options)
     keys = track_keys(tracks)
     how = checkpoint.model, checkpoint.params, tracks
@@ -71,9 +74,14 @@ def window_evidence(
         known = [_predicted_pixels(tracks, each) for each in (window, by_region)]
         span = window.start, window.stop
         pixels, visible = _window_pixels(tracks, span)
+        changes = track_changes(tracks, span, visible, window.ids, uses_features)
         for region, ids in deal_groups(window, pixels, visible, keys, options, most):
             found = [_chosen_tracks(ids, *each) for each in known]
             whole = _evidence(pixels[ids], visible[ids], found)
+            whole = whole._replace(
+                changes=np.nan_to_num(changes[:, ids]),
+                changed=np.isfinite(changes[:, ids]),
+            )
             yield WindowEvidence(span, ids, whole, region)
 
 
@@ -87,14 +95,54 @@ def _evidence(pixels, visible, found) -> Evidence:
         ])
         for name in ("scale", "visible")
     )  # fmt: skip
-    return Evidence(
-        np.where(visible[..., None], pixels, 0).astype(np.float32),
-        visible,
-        np.where(predicted[..., None], expected, 0).astype(np.float32),
-        np.where(predicted, scale, 1).astype(np.float32),
-        np.where(predicted, chance, 0.5).astype(np.float32),
-        predicted,
+    places = np.where(visible[..., None], pixels, 0).astype(np.float32)
+    return observed_only(places, visible)._replace(
+        expected=np.where(predicted[..., None], expected, 0).astype(np.float32),
+        scale=np.where(predicted, scale, 1).astype(np.float32),
+        chance=np.where(predicted, chance, 0.5).astype(np.float32),
+        predicted=predicted,
     )
+
+
+def track_changes(
+    tracks: Tracks3D,
+    span: tuple[int, int],
+    visible: Bool[np.ndarray, "N L"],
+    ids: Int[np.ndarray, " n"],
+    uses_features: bool = False,
+) -> Float[np.ndarray, "C N L"]:
+    """Returns how depths and features change along tracks in a window (critic.CHANGES),
+    NaN where that is not known: without depths (all are 1), or features; of features
+    of MOST_FEATURES of the tracks `ids`."""
+    changes = np.full((len(CHANGES), *visible.shape), np.nan, np.float32)
+    z = tracks.tracks[:, span[0] : span[1], 2]
+    if np.ptp(z[visible]) > 0:
+        changes[:2] = depth_changes(z, visible)
+    if uses_features and tracks.dino is not None:
+        drawn = lots(track_keys(tracks)[ids], 0, span[0])
+        ids = np.unique(ids[np.argsort(drawn)][:MOST_FEATURES])
+        features = np.asarray(tracks.dino(*span, ids), np.float32)
+        norm = np.linalg.norm(features, axis=-1, keepdims=True)
+        unit = features / np.maximum(norm, 1e-6)
+        for row, (name, step) in enumerate(CHANGES):
+            if name == "features":
+                both = visible[ids, step:] & visible[ids, :-step]
+                cosine = (unit[:, step:] * unit[:, :-step]).sum(-1)
+                changes[row, ids, step:] = np.where(both, 1 - cosine, np.nan)
+    return changes
+
+
+def depth_changes(
+    z: Float[np.ndarray, "N L"], visible: Bool[np.ndarray, "N L"]
+) -> Float[np.ndarray, "2 N L"]:
+    """Returns the changes of log depths along tracks (critic.CHANGES), NaN where that
+    is not known."""
+    log = np.log(np.where(visible, np.maximum(z, 1e-6), np.nan))
+    steps = [step for name, step in CHANGES if name == "depth"]
+    changes = np.full((len(steps), *z.shape), np.nan, np.float32)
+    for row, step in enumerate(steps):
+        changes[row, :, step:] = log[:, step:] - log[:, :-step]
+    return changes
 
 
 def deal_groups(

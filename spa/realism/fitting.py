@@ -135,13 +135,14 @@ def fit(
     output_dir: str | Path | None = None,
     init: str | None = None,
     num_workers: int = 1,
+    options: Options | None = None,
 ) -> Path:
     """Fits critics for a checkpoint and writes them whole (`critics_path`); goes on
     from what `work_dir` holds. Returns the file.
 
     init: a checkpoint's file of critics, whose weights are the first. Raises UserError.
     """
-    options, work = make_options(), Path(work_dir)
+    options, work = options or make_options(), Path(work_dir)
     checkpoint = load_checkpoint(checkpoint_path, options)
     folder = Path(output_dir or checkpoint.folder)
     first = _first_params(init, checkpoint)
@@ -163,12 +164,13 @@ def fit(
         options,
     )
     stored = [str(path) for path in groups]
-    fits = fits_of(filmed, recipe, kinds, tracked, rendered, stored)
+    has_features = any(map(real_clips.has_features, tracked.values()))
+    fits = fits_of(filmed, recipe, kinds, tracked, rendered, stored, has_features)
     params = {}
     for name, (critic, sources, training) in fits.items():
         LOG.info("fitting %s: %d steps", name, training.steps)
         place = work / name.replace(" ", "_")
-        start = first if critic == Critic() and name == "realism" else None
+        start = first if name == "realism" else None
         params[name] = rounded(
             train(critic, sources, training, place, num_workers, start)
         )
@@ -221,11 +223,14 @@ def fits_of(
     tracked: Mapping[Filmed, str],
     rendered: Sequence[str],
     stored: Sequence[str],
+    uses_features: bool = False,
 ) -> dict[str, tuple[Critic, Sources, Training]]:
     """Returns which critics are fitted, by name: "realism", which ships, and for the
     proof "no model", those "without GROUP" of violations and "fold K" of filmed clips,
     each with a model and without, from scratch at a quarter of the steps."""
-    critic, blind = Critic(), Critic(uses_model=False)
+    critic, blind = (
+        Critic(uses_model=x, uses_features=uses_features) for x in (True, False)
+    )
     sources = Sources(
         tuple(kinds),
         filmed=tuple(sorted(tracked.values())),
@@ -355,7 +360,8 @@ def _simulated_clips(count: int) -> Iterator[Tracks3D]:
 
 
 def _judge_all(critics, params, tracks, checkpoint, options) -> dict[str, ClipLogits]:
-    evidence = list(window_evidence(tracks, checkpoint, options))
+    uses = any(critic.uses_features for critic in critics.values())
+    evidence = list(window_evidence(tracks, checkpoint, options, uses_features=uses))
     found = {}
     for name, critic in critics.items():
         each = judge_windows(evidence, critic, params[name], tracks.seen.shape)

@@ -15,6 +15,8 @@ from spa.clip.video import read_video, video_from_array
 from spa.errors import NothingToTrack, UserError
 from spa.files import BAD_FILE, whole_file
 from spa.jobs import ordered_map, result_name
+from spa.realism.critic import CHANGES
+from spa.realism.evidence import track_changes
 from spa.realism.front_ends import FrontEnds, lift_video, load_front_ends, prepare
 from spa.realism.hold_out import lots, track_keys
 from spa.realism.options import Options
@@ -40,7 +42,8 @@ def track_real_clips(
     clip, made where they are not there yet; none for a clip that has nothing to track.
 
     Of each PIECE and KIND (none or a damage, COPY): `PIECE/KIND/COPY/pixels [N, T, 2]`
-    (px, the picture's longer side 256) and `visible [N, T]`.
+    (px, the picture's longer side 256) and `visible [N, T]`; with depths or features
+    also `changes [C, N, T]` (evidence.track_changes).
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -68,6 +71,14 @@ def _is_made(path) -> bool:
         return False
 
 
+def has_features(path: str | os.PathLike) -> bool:
+    """Returns whether a file of tracks has changes of features."""
+    rows = [i for i, (name, _) in enumerate(CHANGES) if name == "features"]
+    with np.load(path) as stored:
+        names = [name for name in stored.files if name.endswith("/changes")]
+        return any(np.isfinite(stored[name][rows]).any() for name in names)
+
+
 def _track_clip(job) -> str | None:
     path, place, options, checkpoint = job
     front_ends = load_front_ends(options, checkpoint)
@@ -92,11 +103,13 @@ def _piece_arrays(number, frames, fps, options, front_ends) -> dict:
     for kind, copy, damaged in _copies(number, frames):
         try:
             video = video_from_array(damaged, fps)
-            pixels, visible = tracked_pixels(video, options, front_ends)
+            pixels, visible, changes = tracked_pixels(video, options, front_ends)
         except NothingToTrack:
             continue
         at = f"{number}/{kind}/{copy}"
         arrays |= {f"{at}/pixels": pixels, f"{at}/visible": visible}
+        if np.isfinite(changes).any():
+            arrays[f"{at}/changes"] = changes.astype(np.float16)
     return arrays
 
 
@@ -121,11 +134,16 @@ def _copies(number, frames):
 
 def tracked_pixels(
     video, options: Options, front_ends: FrontEnds
-) -> tuple[Float[np.ndarray, "N T 2"], Bool[np.ndarray, "N T"]]:
-    """Returns tracks of a video (px, longer side 256; 0 where hidden) and where they
-    are visible, MOST_TRACKS at most. Raises NothingToTrack."""
+) -> tuple[
+    Float[np.ndarray, "N T 2"], Bool[np.ndarray, "N T"], Float[np.ndarray, "C N T"]
+]:
+    """Returns tracks of a video (px, longer side 256; 0 where hidden), where they are
+    visible, and their `evidence.track_changes`, MOST_TRACKS at most. Raises
+    NothingToTrack."""
     _, tracks = lift_video(video, options, front_ends)
     rows = np.sort(np.argsort(lots(track_keys(tracks), 0))[:MOST_TRACKS])
     visible = tracks.seen[rows]
     pixels = np.where(visible[..., None], tracks.pixels[rows], 0)
-    return pixels.astype(np.float32), visible
+    span = 0, visible.shape[1]
+    changes = track_changes(tracks, span, tracks.seen, rows, uses_features=True)
+    return pixels.astype(np.float32), visible, changes[:, rows]

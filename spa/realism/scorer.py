@@ -128,7 +128,8 @@ class Scorer:
                 "this model: run fit_realism.py)"
             )
         else:
-            evidence = window_evidence(tracks, *how, held_out)
+            uses = self.critic.critic.uses_features
+            evidence = window_evidence(tracks, *how, held_out, uses_features=uses)
         result = make_result(tracks, held_out, *how, video, evidence, self.critic)
         result.score["seconds"] = round(time.perf_counter() - began, 3)
         return result

@@ -23,6 +23,8 @@ def random_evidence(rng, count=12, length=11, batch=1):
         rng.uniform(0.1, 3, (batch, 2, count, length)).astype(np.float32),
         rng.random((batch, 2, count, length)).astype(np.float32),
         rng.random((batch, 2, count, length)) < 0.7,
+        rng.normal(0, 0.1, (batch, 4, count, length)).astype(np.float32),
+        rng.random((batch, 4, count, length)) < 0.7,
     )
 
 
@@ -57,7 +59,7 @@ def test_what_fills_up_a_shape_changes_nothing(judge):
     evidence = random_evidence(np.random.default_rng(1))
     wider = Evidence(*(
         np.pad(x, [(0, 0)] * (x.ndim - n) + [(0, 5), (0, 6), (0, 0)][: n])
-        for x, n in zip(evidence, (3, 2, 3, 2, 2, 2), strict=True)
+        for x, n in zip(evidence, (3, 2, 3, 2, 2, 2, 2, 2), strict=True)
     ))  # fmt: skip
     found, other = judge(evidence), judge(wider)
     np.testing.assert_allclose(found.window, other.window, atol=2e-4)

@@ -76,6 +76,8 @@ def test_groups_are_stored_as_they_are(tmp_path):
         rng.random(several).astype(np.float32),
         rng.random(several).astype(np.float32),
         rng.random(several) < 0.8,
+        rng.random((4, *shape)).astype(np.float32),
+        rng.random((4, *shape)) < 0.8,
     )
     culprit = rng.integers(-1, 2, shape).astype(np.int8)
     group = [Clip("none", evidence, 0 * culprit), Clip("morph", evidence, culprit)]

@@ -9,6 +9,7 @@ from small_models import random_tracks
 
 from spa import geometry
 from spa.realism import evidence, make_options
+from spa.realism.critic import CHANGES
 from spa.realism.hold_out import (
     deal_splits,
     hold_out,
@@ -16,6 +17,7 @@ from spa.realism.hold_out import (
     split_lots,
     track_keys,
 )
+from spa.realism.tracks import Tracks3D
 
 
 @pytest.mark.parametrize("score_all_points", [True, False])
@@ -90,3 +92,41 @@ def test_every_group_has_tracks_of_every_split():
         assert np.quantile(away, 0.7) < 85
     [(region, everything)] = evidence.deal_groups(*how, most=None)
     assert region == 0 and everything.tolist() == ids.tolist()
+
+
+def test_changes_of_a_body_that_approaches_and_of_features_that_turn():
+    length, rate, angle = 12, 0.97, 0.2
+    z = np.stack([5 * rate ** np.arange(length), np.full(length, 3.0)])
+    places = np.stack([np.full((2, length), 10.0), np.full((2, length), 20.0)], axis=-1)
+    camera = geometry.default_intrinsics(64, 64)
+    visible = np.ones((2, length, 1), np.float32)
+    visible[0, 5] = 0
+
+    def features(start, stop, ids):
+        turned = angle * np.arange(start, stop)
+        found = np.stack([np.cos(turned), np.sin(turned), 0 * turned], axis=-1)
+        return 7 * np.stack([found, np.tile([0, 0, 1.0], (length, 1))])[ids]
+
+    tracks = Tracks3D(
+        tracks=geometry.lift(places, camera, z).astype(np.float32),
+        visible=visible,
+        intrinsics=camera,
+        size=(64, 64),
+        intrinsics_source="given",
+        dino=features,
+    )
+    ids, span = np.arange(2), (0, length)
+    found = evidence.track_changes(tracks, span, tracks.seen, ids, uses_features=True)
+    for row, (name, step) in enumerate(CHANGES):
+        assert np.isnan(found[row, :, :step]).all()
+        is_known = np.isfinite(found[row, 0])
+        assert not is_known[5]
+        assert is_known[11]
+        if 5 + step < length:
+            assert not is_known[5 + step]
+        first = {"depth": step * np.log(rate), "features": 1 - np.cos(step * angle)}
+        np.testing.assert_allclose(found[row, 0][is_known], first[name], atol=1e-5)
+        np.testing.assert_allclose(found[row, 1, step:], 0, atol=1e-5)
+    flat = dataclasses.replace(tracks, tracks=geometry.lift(places, camera, 1.0))
+    found = evidence.track_changes(flat, span, tracks.seen, ids)
+    assert np.isnan(found).all()

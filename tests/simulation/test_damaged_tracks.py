@@ -41,7 +41,7 @@ def test_reordered_frames_are_wrong_where_lines_break(seed, kind):
     pixels, visible = moving_points(np.random.default_rng(seed))
     damaged = TRACK_DAMAGES[kind](pixels, visible, np.random.default_rng(seed))
     step = np.diff(damaged.pixels, axis=1)
-    speed = (pixels[:, 1:2] - pixels[:, :1])
+    speed = pixels[:, 1:2] - pixels[:, :1]
     is_torn = np.linalg.norm(step - speed, axis=-1).max(axis=0) > 1e-6
     wrong = damaged.culprit.any(axis=0)
     assert not wrong[0]

@@ -73,9 +73,7 @@ def soft_warp(pixels, visible, rng) -> DamagedTracks:
     """Warps a region slowly and smoothly, as warps.soft_warp does to pictures; up to
     twice as far, down to half as far."""
     region = _region(pixels, visible, rng)
-    one, other = (
-        _field(rng, region.place) * region.share[..., None] for _ in range(2)
-    )
+    one, other = (_field(rng, region.place) * region.share[..., None] for _ in range(2))
     shares = warps.soft_course(pixels.shape[1])
     moved = shares[:, :1] * one + shares[:, 1:] * other
     step = np.linalg.norm(np.diff(moved, axis=1, prepend=moved[:, :1]), axis=-1)
