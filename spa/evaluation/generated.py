@@ -205,7 +205,8 @@ def see_clip(path: str | os.PathLike, instruments: Instruments) -> list[WindowEv
     """Returns what a critic sees of a clip. Raises as `judge_clip`."""
     video, scorer = _read_clip(path, instruments), instruments.scorer
     _, tracks = lift_video(video, scorer.options, scorer.front_ends)
-    return list(window_evidence(tracks, scorer.checkpoint, scorer.options))
+    how = scorer.checkpoint, scorer.options
+    return list(window_evidence(tracks, *how, uses_features=True))
 
 
 def _read_clip(path, instruments) -> Video:

@@ -1,6 +1,7 @@
 """Trains a critic on pairs of an intact window and the same one, wrong."""
 
 import dataclasses
+import functools
 import logging
 import math
 from collections.abc import Iterator, Mapping
@@ -84,7 +85,7 @@ def train(
                 f"{place} is of another fit ({error}): give another folder"
             ) from error
     first = int(state["step"])
-    step_of = _make_step(critic, optimiser)
+    step_of = _make_step(critic, training)
     batches = pair_batches(sources, training.groups, training.seed, first, num_workers)
     bar = tqdm(range(first, training.steps), "fitting", initial=first,
                total=training.steps, unit="step")  # fmt: skip
@@ -141,7 +142,10 @@ def _jax_batch(batch: Mapping[str, np.ndarray]) -> tuple[Evidence, jax.Array]:
     return Evidence(*evidence), culprit
 
 
-def _make_step(critic, optimiser):
+@functools.lru_cache(maxsize=4)  # fits that are alike compile it once
+def _make_step(critic, training):
+    optimiser = _optimiser(training)
+
     def loss(params, evidence, culprit):
         return loss_of(critic.apply(params, evidence), culprit, evidence.visible)
 

@@ -3,18 +3,23 @@
 import csv
 import io
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
+from critic_cases import some_critic
 from small_models import save_small
 from table_files import refused, touch, write_csv
 from video_files import write_video
 
 from spa.clip.video import video_from_array
 from spa.errors import UserError
-from spa.evaluation import generated, generated_report, labelled
+from spa.evaluation import generated, generated_report, labelled, likeness
 from spa.evaluation.figures import draw_strips
 from spa.evaluation.tables import Clip
+from spa.model.checkpoints import load_checkpoint
+from spa.realism.critic_files import critics_path, write_critics
+from spa.realism.critic_training import Training
 from spa.realism.options import make_options
 
 ROWS = [
@@ -255,6 +260,44 @@ def test_from_a_table_to_a_report(small, tmp_path):
             UserError, match=rf"other options \({named}\): give another"
         ):
             generated.run("generated", **keywords | other)
+    check_fit(tmp_path, rows, keywords, small)
+
+
+def check_fit(folder, rows, keywords, small):
+    """Each fold is judged by a fit to the other one, and nothing is done twice."""
+    write_video(folder / "longer.mp4", squares(1), fps=8)
+    rows = [row | {"fold": row["pair_id"]} for row in rows[:4]]
+    rows[1] |= {"file": "longer.mp4"}
+    rows[2] |= {"generator": "a"}
+    rows[3] |= {"generator": "b-2"}
+    write_csv(folder / "folds.csv", rows)
+    keywords = keywords | {"dataset_path": str(folder / "folds.csv"), "fit": True}
+    refused("--fit needs --folds", generated.run, "generated", **keywords)
+    sha256 = load_checkpoint(small).sha256
+    write_critics(
+        critics_path(small, Path(small).parent, left_out=True),
+        {f"fold {fold}": some_critic() for fold in (0, 1)},
+        sha256,
+        {},
+    )
+    keywords["folds"] = ["0", "1"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(likeness, "TRAINING", Training(steps=2, groups=1))
+        text = generated.run("generated", **keywords)
+        made = sorted((folder / "out").rglob("*.npz"))
+        made += sorted((folder / "out" / "fits").rglob("*.msgpack"))
+        times = [file.stat().st_mtime_ns for file in made]
+        assert generated.run("generated", **keywords) == text
+    assert times == [file.stat().st_mtime_ns for file in made] and len(made) == 6
+    assert "fold 0: 2 steps from the critic without its fold; 1 real and" in text
+    assert "generated likeness: AUROC " in text
+    lines = csv.DictReader(io.StringIO((folder / "out/results.csv").read_text()))
+    found = [float(line["generated_likeness"]) for line in lines]
+    assert np.isfinite(found).all() and len(set(found)) == 4
+    figures = json.loads((folder / "out/metrics.json").read_text())["figures"]
+    # Two of each kind, and the likeness is turned round.
+    wins = np.subtract.outer(found[2:], found[:2]) > 0
+    assert figures["generated_likeness"]["auroc"]["value"] == wins.mean()
 
 
 def test_a_clip_is_scored_as_by_the_scorer(small, tmp_path):

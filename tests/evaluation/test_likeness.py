@@ -139,7 +139,7 @@ def made_up(seed=0):
 def test_a_fit_learns_and_sees_no_clip_of_a_judged_source_or_generator(tmp_path):
     clips, windows = made_up()
     critics = {f"fold {fold}": some_critic(0) for fold in "01"}
-    training = Training(steps=30, groups=4, learning_rate=5e-3)
+    training = Training(steps=40, groups=2, learning_rate=1e-2)
 
     def judge(name, windows, training=training):
         place = tmp_path / name
