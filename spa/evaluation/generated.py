@@ -116,7 +116,7 @@ def _fit(clips, folder, instruments):
 
     windows = likeness.kept_windows(paths, folder / "clips", provenance, see)
     critics = load_critics(scorer.checkpoint, left_out=True)
-    how = critics, folder / "fits", provenance
+    how = critics, folder / "fits", provenance, likeness.TRAINING
     return likeness.judge_unseen(clips, windows, *how)
 
 

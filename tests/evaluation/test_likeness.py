@@ -142,8 +142,7 @@ def test_a_fit_learns_and_sees_no_clip_of_a_judged_source_or_generator(tmp_path)
     training = Training(steps=40, groups=2, learning_rate=1e-2)
 
     def judge(name, windows, training=training):
-        place = tmp_path / name
-        how = critics, place, MADE, training
+        how = critics, tmp_path / name, MADE, training
         return likeness.judge_unseen(clips, windows, *how)
 
     found, notes = judge("a", windows)
@@ -173,7 +172,9 @@ def test_folds_without_others_of_both_kinds_are_not_judged(tmp_path):
     clips = [clip("a", 1, "0", "s"), clip("b", 0, "0", "t", "g"),
              clip("c", 0, "1", "u", "g-2"), clip("d", 1, "1", "v")]  # fmt: skip
     windows = [[window(rng)] for _ in clips]
-    found, notes = likeness.judge_unseen(clips, windows, {}, tmp_path, MADE)
+    found, notes = likeness.judge_unseen(
+        clips, windows, {}, tmp_path, MADE, likeness.TRAINING
+    )
     assert np.isnan(found).all() and "fold 0: not judged" in notes[0]
     assert not list(tmp_path.iterdir())
 
