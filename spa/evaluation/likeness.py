@@ -182,10 +182,11 @@ def may_learn_from(
 def first_critic(
     critics: Mapping[str, FittedCritic], fold: str
 ) -> tuple[FittedCritic | None, str]:
-    """Returns the critic whose weights are the first for a fold, and what it is: the one
-    that saw nothing of the fold. The shipped one learned from real clips, perhaps those
-    that are judged; it is taken for a fold that has none where others have, as that is
-    none it was fitted to. None: random weights."""
+    """Returns the critic whose weights are the first for a fold, and what it is.
+
+    It is the one that saw nothing of the fold. The shipped one learned from real clips,
+    perhaps those that are judged; it is taken for a fold that has none where others
+    have, as that is none it was fitted to. None: random weights."""
     if own := critics.get(f"fold {fold}"):
         return own, "the critic without its fold"
     if any(name.startswith("fold ") for name in critics):
