@@ -7,8 +7,9 @@ Prints tables and writes them as benchmarks/results/comparable.json. What they h
 
     simulated   rank correlation of realism with what it should not depend on, over
                 intact simulated clips whose true tracks carry tracker noise, at depth 1
-    rendered    the sample clip as it is, at half resolution, at half the frame rate,
-                its first half; the change in standard deviations over intact clips
+    rendered    ten rendered intact scenes at half resolution, at half the frame rate,
+                their first half: the change of the logit (surprise) and of realism, in
+                standard deviations over those simulated clips
     real        each of the videos in --videos as frames at the working size, these
                 converted from 24 to 30 a second, and the file itself; neighbours joined
                 by a cut
@@ -27,21 +28,25 @@ import scipy.stats
 import tqdm
 from absl import app, flags
 from absl import logging as absl_logging
-from paths import RESULTS, ROOT
+from paths import RESULTS
 
 from spa import flags as spa_flags
-from spa import geometry
+from spa import geometry, statistics
 from spa.clip.video import read_video
+from spa.errors import UserError
 from spa.files import keep_compiled_programs, whole_file
 from spa.flags import define_cache_flag, exit_on_user_error
 from spa.realism import conditions
-from spa.realism.options import DEFAULT_CHECKPOINT, make_options
-from spa.realism.scorer import Scorer, load_checkpoint, score_video
+from spa.realism.scorer import Scorer
 from spa.realism.tracks import Tracks3D
 from spa.simulation import scenes
+from spa.simulation.render import render
 
 FLAGS = flags.FLAGS
 FIRST_SEED = 2_000_000  # scenes that no model is trained on
+FIRST_RENDERED, NUM_RENDERED = 2_500_000, 10  # scenes, likewise
+RENDERED = {"num_frames": 48, "height": 320, "width": 320, "fps": 24.0}
+MEASURES = ("surprise", "realism")
 NOT_TO_DEPEND_ON = ("point_motion", "camera_motion", "num_frames", "num_tracks")
 MOST_CORRELATION = 0.2
 MOST_CHANGE = 0.5  # standard deviations over intact clips
@@ -91,17 +96,18 @@ def interval(x, y, rng, times: int = 1000) -> list[float]:
     return [float(value) for value in np.nanpercentile(found, [2.5, 97.5])]
 
 
-def simulated(checkpoint, options, num_clips: int) -> dict:
-    """Returns realism of intact simulated clips, and its rank correlations."""
-    clips, scorer = [], Scorer(checkpoint, options, has_videos=False)
+def simulated(scorer: Scorer, num_clips: int) -> dict:
+    """Returns realism of intact simulated clips, its rank correlations, and standard
+    deviations of MEASURES."""
+    clips = []
     for index in tqdm.tqdm(range(num_clips), desc="simulated clips"):
         try:
             tracks, like = simulated_clip(index)
         except scenes.NoScene:
             continue
         result = scorer.score_tracks(tracks)
-        statistics = ("realism", "average_jaccard", "average_pts_within_thresh")
-        clips.append(like | {name: result.score[name] for name in statistics})
+        names = (*MEASURES, "average_jaccard", "average_pts_within_thresh")
+        clips.append(like | {name: result.score[name] for name in names})
     realism = np.array([clip["realism"] for clip in clips])
     rng, rows = np.random.default_rng(0), []
     for name in NOT_TO_DEPEND_ON:
@@ -114,7 +120,10 @@ def simulated(checkpoint, options, num_clips: int) -> dict:
     return {
         "clips": clips,
         "mean": float(realism.mean()),
-        "deviation": float(realism.std(ddof=1)),
+        "deviations": {
+            name: float(np.std([clip[name] for clip in clips], ddof=1))
+            for name in MEASURES
+        },
         "correlations": rows,
     }
 
@@ -130,19 +139,27 @@ def variants(frames: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def rendered(checkpoint, deviation: float) -> list[dict]:
-    """Returns the sample clip's variants, and how many deviations apart they score."""
-    frames = read(str(ROOT / "data" / "example_video.mp4"))
-    found = {
-        name: score_video(clip, checkpoint).realism
-        for name, clip in variants(frames).items()
-    }
-    before = found["as it is"]
-    return [
-        {"what": name, "realism": value, "deviations": (value - before) / deviation,
-         "allowed": MOST_CHANGE}
-        for name, value in found.items()
-    ]  # fmt: skip
+def rendered(scorer: Scorer, deviations: dict[str, float]) -> list[dict]:
+    """Returns how far MEASURES of rendered scenes' variants are from those of the
+    scenes as they are, in deviations: mean with 95% interval, and median."""
+    found = {}
+    for index in tqdm.tqdm(range(NUM_RENDERED), desc="rendered clips"):
+        try:
+            scene = scenes.generate_scene(FIRST_RENDERED + index, **RENDERED)
+        except scenes.NoScene:
+            continue
+        for what, clip in variants(render(scene)).items():
+            score = scorer.score(clip).score
+            found.setdefault(what, []).append([score[name] for name in MEASURES])
+    before, rows = np.array(found.pop("as it is")), []
+    for what, values in found.items():
+        row = {"what": what, "clips": len(values), "allowed": MOST_CHANGE}
+        for name, change in zip(MEASURES, (values - before).T, strict=True):
+            change = change / deviations[name]
+            mean = statistics.bootstrap(statistics.mean, change)._asdict()
+            row[name] = mean | {"median": float(np.median(change))}
+        rows.append(row)
+    return rows
 
 
 def repeat_frames(frames: np.ndarray) -> np.ndarray:
@@ -150,7 +167,7 @@ def repeat_frames(frames: np.ndarray) -> np.ndarray:
     return frames[np.arange(-(-len(frames) * 5 // 4)) * 4 // 5]
 
 
-def real(checkpoint, folder: str) -> list[dict]:
+def real(scorer: Scorer, folder: str) -> list[dict]:
     """Scores real clips, converted to another frame rate and joined by cuts."""
     paths = sorted(Path(folder).glob("*.mp4"))
     clips = {path.stem: read(str(path)) for path in paths}
@@ -164,12 +181,12 @@ def real(checkpoint, folder: str) -> list[dict]:
             "file": str(path),
         }
         for label, clip in shown.items():
-            score = score_video(clip, checkpoint).score
+            score = scorer.score(clip).score
             row |= {label: score["realism"], f"{label}_std": score["realism_std"]}
         rows.append(row)
     for first, second in zip(clips, list(clips)[1:], strict=False):
         joined = np.concatenate([clips[first], _resized(clips[second], clips[first])])
-        score = score_video(joined, checkpoint).score
+        score = scorer.score(joined).score
         rows.append({"clip": f"{first} + {second}", "realism": score["realism"],
                      "realism_std": score["realism_std"]})  # fmt: skip
     return rows
@@ -188,13 +205,15 @@ def read(path: str) -> np.ndarray:
 
 def measure() -> None:
     """Measures, prints and writes all of it."""
-    options = make_options("mini")
-    checkpoint = load_checkpoint(FLAGS.checkpoint_path or DEFAULT_CHECKPOINT, options)
-    found = {"simulated": simulated(checkpoint, options, FLAGS.num_clips)}
+    scorer = Scorer(FLAGS.checkpoint_path)
+    if scorer.critic is None:
+        raise UserError("no critic is fitted for this checkpoint: see fit_realism.py")
+    found = {"simulated": simulated(scorer, FLAGS.num_clips)}
+    checkpoint = scorer.checkpoint
     found["checkpoint"] = {"name": checkpoint.name, "sha256": checkpoint.sha256}
-    found["rendered"] = rendered(checkpoint, found["simulated"]["deviation"])
+    found["rendered"] = rendered(scorer, found["simulated"]["deviations"])
     if Path(FLAGS.videos).is_dir():
-        found["real"] = real(checkpoint, FLAGS.videos)
+        found["real"] = real(scorer, FLAGS.videos)
     for part in (
         found["simulated"]["correlations"],
         found["rendered"],
