@@ -22,7 +22,7 @@ from spa.simulation.violations import PICTURED
 
 FIRST_SEED = 3_000_000  # of scenes that nothing is fitted to or measured on
 NUM_SCENES, NUM_FRAMES, SIDE = 24, 48, 256
-WIDTH, QUALITY = 210, 70  # of a frame, in pixels; of the JPEG: below 200 KB
+WIDTH, MOST_BYTES = 210, 200_000  # of a frame, in pixels; of the file
 STEPS = -1, 0, 2, 6  # frames of a twin that are drawn, from the moment on
 TWINS, INTACT = (0.02, 0.1), (0.5, 0.9)  # realism that is looked for
 
@@ -87,7 +87,7 @@ def main() -> None:
             found[name].append(each)
     rows = [nearest(found["twin"], realism) for realism in TWINS]
     rows += [nearest(found["intact"], realism) for realism in INTACT]
-    write_jpg(ROOT / "docs/examples.jpg", np.concatenate(rows), QUALITY)
+    write_jpg(ROOT / "docs/examples.jpg", np.concatenate(rows), MOST_BYTES)
 
 
 if __name__ == "__main__":

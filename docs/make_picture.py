@@ -66,12 +66,14 @@ def captioned_row(result: Result, frames, text: str, width: int = WIDTH) -> np.n
     return np.concatenate([caption(text, row.shape[1]), row])
 
 
-def write_jpg(path: pathlib.Path, picture: np.ndarray, quality: int = 80) -> None:
-    """Writes a picture [H, W, 3] RGB."""
-    is_made, jpg = cv2.imencode(
-        ".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality]
-    )
-    assert is_made
+def write_jpg(path: pathlib.Path, picture: np.ndarray, most_bytes: int = 2**20):
+    """Writes a picture [H, W, 3] RGB at the best quality that fits, 80 at most."""
+    for quality in range(80, 0, -5):
+        how = [cv2.IMWRITE_JPEG_QUALITY, quality]
+        is_made, jpg = cv2.imencode(".jpg", picture[..., ::-1], how)
+        assert is_made
+        if len(jpg) <= most_bytes:
+            break
     with whole_file(path) as file:
         file.write(jpg.tobytes())
 
