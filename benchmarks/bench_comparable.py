@@ -10,6 +10,9 @@ Prints tables and writes them as benchmarks/results/comparable.json. What they h
     rendered    ten rendered intact scenes at half resolution, at half the frame rate,
                 their first half: the change of the logit (surprise) and of realism, in
                 standard deviations over those simulated clips
+    filmed      the same correlations over the real clips of a table, each judged by the
+                critic that did not see its fold, if there is one; the camera's motion
+                is how far the median point moves
     real        each of the videos in --videos as frames at the working size, these
                 converted from 24 to 30 a second, and the file itself; neighbours joined
                 by a cut
@@ -37,7 +40,8 @@ from spa.errors import UserError
 from spa.files import keep_compiled_programs, whole_file
 from spa.flags import define_cache_flag, exit_on_user_error
 from spa.realism import conditions
-from spa.realism.scorer import Scorer
+from spa.realism.fitting import read_filmed
+from spa.realism.scorer import Scorer, load_critics
 from spa.realism.tracks import Tracks3D
 from spa.simulation import scenes
 from spa.simulation.render import render
@@ -60,7 +64,11 @@ def simulated_clip(index: int) -> tuple[Tracks3D, dict]:
     scene, tracks = conditions.varied_clip(FIRST_SEED + index)
     like = {
         "seed": FIRST_SEED + index,
-        "point_motion": point_motion(tracks),
+        "point_motion": point_motion(
+            geometry.project(tracks.tracks, tracks.intrinsics),
+            tracks.visible[..., 0] > 0,
+            tracks.size,
+        ),
         "camera_motion": camera_motion(scene),
         "num_frames": tracks.tracks.shape[1],
         "num_tracks": len(tracks.tracks),
@@ -68,12 +76,18 @@ def simulated_clip(index: int) -> tuple[Tracks3D, dict]:
     return tracks, like
 
 
-def point_motion(tracks: Tracks3D) -> float:
-    """Returns how far visible points move in the image in the mean, a frame."""
-    pixels = geometry.project(tracks.tracks, tracks.intrinsics)
-    seen = tracks.visible[..., 0] > 0
+def point_motion(pixels, seen, size) -> float:
+    """Returns how far points [N, T, 2] that are seen [N, T] move in the mean, a frame,
+    in a frame of (height, width) `size`."""
     step = np.linalg.norm(np.diff(pixels, axis=1), axis=-1)
-    return float(step[seen[:, 1:] & seen[:, :-1]].mean() * 256 / min(tracks.size))
+    return float(step[seen[:, 1:] & seen[:, :-1]].mean() * 256 / min(size))
+
+
+def median_motion(pixels, seen, size) -> float:
+    """Returns how far the median point moves, likewise."""
+    steps, both = np.diff(pixels, axis=1), seen[:, 1:] & seen[:, :-1]
+    steps = [np.median(steps[rows, t], axis=0) for t, rows in enumerate(both.T)]
+    return float(np.nanmean(np.linalg.norm(steps, axis=-1)) * 256 / min(size))
 
 
 def camera_motion(scene: scenes.Scene) -> float:
@@ -97,8 +111,7 @@ def interval(x, y, rng, times: int = 1000) -> list[float]:
 
 
 def simulated(scorer: Scorer, num_clips: int) -> dict:
-    """Returns realism of intact simulated clips, its rank correlations, and standard
-    deviations of MEASURES."""
+    """Returns how intact simulated clips score."""
     clips = []
     for index in tqdm.tqdm(range(num_clips), desc="simulated clips"):
         try:
@@ -108,6 +121,12 @@ def simulated(scorer: Scorer, num_clips: int) -> dict:
         result = scorer.score_tracks(tracks)
         names = (*MEASURES, "average_jaccard", "average_pts_within_thresh")
         clips.append(like | {name: result.score[name] for name in names})
+    return about(clips)
+
+
+def about(clips: list[dict]) -> dict:
+    """Returns clips with rank correlations of their realism, and standard deviations of
+    MEASURES."""
     realism = np.array([clip["realism"] for clip in clips])
     rng, rows = np.random.default_rng(0), []
     for name in NOT_TO_DEPEND_ON:
@@ -126,6 +145,33 @@ def simulated(scorer: Scorer, num_clips: int) -> dict:
         },
         "correlations": rows,
     }
+
+
+def filmed(scorer: Scorer, table: str, folds: list[str]) -> dict:
+    """Returns how real clips of a table score."""
+    shipped, critics = scorer.critic, load_critics(scorer.checkpoint, left_out=True)
+    clips = []
+    for clip in tqdm.tqdm(read_filmed(None, table, folds), desc="filmed clips"):
+        scorer.critic = critics.get(f"fold {clip.fold}", shipped)
+        result = scorer.score(clip.path)
+        points = result.points
+        camera = points["intrinsics"][[0, 1, 0, 1], [0, 1, 2, 2]]
+        pixels = geometry.project(points["coords"], camera).swapaxes(0, 1)
+        how = pixels, points["visibs"].T, points["frame_size"]
+        clips.append(
+            {
+                "clip": Path(clip.path).stem,
+                "is_unseen": scorer.critic is not shipped,
+                "point_motion": point_motion(*how),
+                "camera_motion": median_motion(*how),
+                **{
+                    name: result.score[name]
+                    for name in ("num_frames", "num_tracks", *MEASURES)
+                },
+            }
+        )
+    scorer.critic = shipped
+    return about(clips)
 
 
 def variants(frames: np.ndarray) -> dict[str, np.ndarray]:
@@ -212,11 +258,14 @@ def measure() -> None:
     checkpoint = scorer.checkpoint
     found["checkpoint"] = {"name": checkpoint.name, "sha256": checkpoint.sha256}
     found["rendered"] = rendered(scorer, found["simulated"]["deviations"])
+    if Path(FLAGS.real_csv).is_file():
+        found["filmed"] = filmed(scorer, FLAGS.real_csv, FLAGS.folds)
     if Path(FLAGS.videos).is_dir():
         found["real"] = real(scorer, FLAGS.videos)
     for part in (
         found["simulated"]["correlations"],
         found["rendered"],
+        found.get("filmed", {}).get("correlations", []),
         found.get("real", []),
     ):
         print("\n".join(str(row) for row in part), "\n")
@@ -237,7 +286,11 @@ def main(argv):
 if __name__ == "__main__":
     flags.DEFINE_integer("num_clips", 200, "Simulated clips.", lower_bound=2)
     flags.DEFINE_string("checkpoint_path", None, "Default: the shipped one.")
-    flags.DEFINE_string("videos", "../shared/videos", "Real clips, if they are there.")
+    flags.DEFINE_string(
+        "real_csv", "../shared/videos/manifest.csv", "Real clips, if they are there."
+    )
+    flags.DEFINE_list("folds", ["0", "1", "2", "3"], "Of that table.")
+    flags.DEFINE_string("videos", "../shared/videos", "A folder, likewise.")
     flags.DEFINE_string("out_dir", str(RESULTS), "Where to.")
     define_cache_flag()
     flags.adopt_module_key_flags(spa_flags)  # --help lists it, too
