@@ -289,7 +289,7 @@ if __name__ == "__main__":
     flags.DEFINE_string(
         "real_csv", "../shared/videos/manifest.csv", "Real clips, if they are there."
     )
-    flags.DEFINE_list("folds", ["0", "1", "2", "3"], "Of that table.")
+    flags.DEFINE_list("folds", ["0", "1", "2", "3"], "Of that table; --folds= for all.")
     flags.DEFINE_string("videos", "../shared/videos", "A folder, likewise.")
     flags.DEFINE_string("out_dir", str(RESULTS), "Where to.")
     define_cache_flag()

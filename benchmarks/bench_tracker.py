@@ -216,6 +216,6 @@ if __name__ == "__main__":
     flags.DEFINE_string(
         "real_csv", "../shared/videos/manifest.csv", "Real clips, if they are there."
     )
-    flags.DEFINE_list("folds", ["2", "3"], "Of the table, if it has any.")
+    flags.DEFINE_list("folds", ["2", "3"], "Of the table; --folds= for all.")
     flags.DEFINE_string("out_dir", str(RESULTS), "Where to.")
     app.run(main)

@@ -424,11 +424,12 @@ def kinds_table(names: dict, question: str, measures: dict) -> str:
 # Of code that is in the history only, on scenes and clips that it was chosen on.
 REFINEMENT = (
     "Tried and not taken: patches that follow the seed's by an affine warp "
-    "(commit 1f3f6b8). In rendered scenes the median error fell from 0.173 to 0.074 px "
-    "and the share lost from 0.326 to 0.298. But of points that return in real clips "
-    "1.6% instead of 0.12% came back more than 4 px off, and the median distance there "
-    "and back rose from 0.073 to 0.142 px. A stricter correlation of patches (0.8, "
-    "0.85) lost more (0.363, 0.412) and still had 0.9% and 0.7% wrong."
+    "(commit 1f3f6b8). In the rendered scenes that it was chosen on the median error "
+    "fell from 0.173 to 0.074 px and the share lost from 0.326 to 0.298. But of "
+    "points that return in real clips 1.6% instead of 0.12% came back more than 4 px "
+    "off, and the median distance there and back rose from 0.073 to 0.142 px. A "
+    "stricter correlation of patches (0.8, 0.85) lost more (0.363, 0.412) and still "
+    "had 0.9% and 0.7% wrong."
 )
 
 
@@ -449,7 +450,12 @@ def tracker_section() -> str:
     ]
     for rows in filter(None, (stored["scenes"], stored["real"])):
         cells = [
-            [interval(x) if isinstance(x, dict) else x for x in row.values()]
+            [
+                "{} [{}, {}]".format(*(number(x[k]) for k in ("value", "low", "high")))
+                if isinstance(x, dict)
+                else x
+                for x in row.values()
+            ]
             for row in rows
         ]
         parts.append(table(list(rows[0]), cells))
