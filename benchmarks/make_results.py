@@ -210,16 +210,7 @@ def comparable_section() -> str:
         f"{simulated['deviations']['surprise']:.2f}). Its rank correlation with what "
         "it should not depend on:",
         correlations(simulated),
-        "Rendered intact scenes against themselves at half the resolution and rate, "
-        "and their first halves, in those deviations, positive where they look less "
-        "real by the logit and more real by realism; what is allowed is for the mean "
-        "of the logit:",
-        table(
-            ["", "clips", "logit, mean", "median", "realism, mean", "median",
-             "allowed"],
-            rendered,
-        ),
-    ]  # fmt: skip
+    ]
     if filmed := found.get("filmed"):
         unseen = sum(clip["is_unseen"] for clip in filmed["clips"])
         parts += [
@@ -228,6 +219,17 @@ def comparable_section() -> str:
             "far the median point moves:",
             correlations(filmed),
         ]
+    parts += [
+        "Rendered intact scenes against themselves at half the resolution and rate, "
+        "and their first halves, in the simulated clips' deviations, positive where "
+        "they look less real by the logit and more real by realism; what is allowed is "
+        "for the mean of the logit:",
+        table(
+            ["", "clips", "logit, mean", "median", "realism, mean", "median",
+             "allowed"],
+            rendered,
+        ),
+    ]  # fmt: skip
     if real:
         parts += [
             "Real clips, with the standard deviation between splits: their frames at "
