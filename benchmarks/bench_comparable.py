@@ -7,8 +7,12 @@ Prints tables and writes them as benchmarks/results/comparable.json. What they h
 
     simulated   rank correlation of realism with what it should not depend on, over
                 intact simulated clips whose true tracks carry tracker noise, at depth 1
-    rendered    the sample clip as it is, at half resolution, at half the frame rate,
-                its first half; the change in standard deviations over intact clips
+    rendered    ten rendered intact scenes at half resolution, at half the frame rate,
+                their first half: the change of the logit (surprise) and of realism, in
+                standard deviations over those simulated clips
+    filmed      the same correlations over the real clips of a table, each judged by the
+                critic that did not see its fold, if there is one; the camera's motion
+                is how far the median point moves
     real        each of the videos in --videos as frames at the working size, these
                 converted from 24 to 30 a second, and the file itself; neighbours joined
                 by a cut
@@ -27,21 +31,26 @@ import scipy.stats
 import tqdm
 from absl import app, flags
 from absl import logging as absl_logging
-from paths import RESULTS, ROOT
+from paths import RESULTS
 
 from spa import flags as spa_flags
-from spa import geometry
+from spa import geometry, statistics
 from spa.clip.video import read_video
+from spa.errors import UserError
 from spa.files import keep_compiled_programs, whole_file
 from spa.flags import define_cache_flag, exit_on_user_error
 from spa.realism import conditions
-from spa.realism.options import DEFAULT_CHECKPOINT, make_options
-from spa.realism.scorer import Scorer, load_checkpoint, score_video
+from spa.realism.fitting import read_filmed
+from spa.realism.scorer import Scorer, load_critics
 from spa.realism.tracks import Tracks3D
 from spa.simulation import scenes
+from spa.simulation.render import render
 
 FLAGS = flags.FLAGS
 FIRST_SEED = 2_000_000  # scenes that no model is trained on
+FIRST_RENDERED, NUM_RENDERED = 2_500_000, 10  # scenes, likewise
+RENDERED = {"num_frames": 48, "height": 320, "width": 320, "fps": 24.0}
+MEASURES = ("surprise", "realism")
 NOT_TO_DEPEND_ON = ("point_motion", "camera_motion", "num_frames", "num_tracks")
 MOST_CORRELATION = 0.2
 MOST_CHANGE = 0.5  # standard deviations over intact clips
@@ -55,7 +64,11 @@ def simulated_clip(index: int) -> tuple[Tracks3D, dict]:
     scene, tracks = conditions.varied_clip(FIRST_SEED + index)
     like = {
         "seed": FIRST_SEED + index,
-        "point_motion": point_motion(tracks),
+        "point_motion": point_motion(
+            geometry.project(tracks.tracks, tracks.intrinsics),
+            tracks.visible[..., 0] > 0,
+            tracks.size,
+        ),
         "camera_motion": camera_motion(scene),
         "num_frames": tracks.tracks.shape[1],
         "num_tracks": len(tracks.tracks),
@@ -63,12 +76,18 @@ def simulated_clip(index: int) -> tuple[Tracks3D, dict]:
     return tracks, like
 
 
-def point_motion(tracks: Tracks3D) -> float:
-    """Returns how far visible points move in the image in the mean, a frame."""
-    pixels = geometry.project(tracks.tracks, tracks.intrinsics)
-    seen = tracks.visible[..., 0] > 0
+def point_motion(pixels, seen, size) -> float:
+    """Returns how far points [N, T, 2] that are seen [N, T] move in the mean, a frame,
+    in a frame of (height, width) `size`."""
     step = np.linalg.norm(np.diff(pixels, axis=1), axis=-1)
-    return float(step[seen[:, 1:] & seen[:, :-1]].mean() * 256 / min(tracks.size))
+    return float(step[seen[:, 1:] & seen[:, :-1]].mean() * 256 / min(size))
+
+
+def median_motion(pixels, seen, size) -> float:
+    """Returns how far the median point moves, likewise."""
+    steps, both = np.diff(pixels, axis=1), seen[:, 1:] & seen[:, :-1]
+    steps = [np.median(steps[rows, t], axis=0) for t, rows in enumerate(both.T)]
+    return float(np.nanmean(np.linalg.norm(steps, axis=-1)) * 256 / min(size))
 
 
 def camera_motion(scene: scenes.Scene) -> float:
@@ -91,17 +110,23 @@ def interval(x, y, rng, times: int = 1000) -> list[float]:
     return [float(value) for value in np.nanpercentile(found, [2.5, 97.5])]
 
 
-def simulated(checkpoint, options, num_clips: int) -> dict:
-    """Returns realism of intact simulated clips, and its rank correlations."""
-    clips, scorer = [], Scorer(checkpoint, options, has_videos=False)
+def simulated(scorer: Scorer, num_clips: int) -> dict:
+    """Returns how intact simulated clips score."""
+    clips = []
     for index in tqdm.tqdm(range(num_clips), desc="simulated clips"):
         try:
             tracks, like = simulated_clip(index)
         except scenes.NoScene:
             continue
         result = scorer.score_tracks(tracks)
-        statistics = ("realism", "average_jaccard", "average_pts_within_thresh")
-        clips.append(like | {name: result.score[name] for name in statistics})
+        names = (*MEASURES, "average_jaccard", "average_pts_within_thresh")
+        clips.append(like | {name: result.score[name] for name in names})
+    return about(clips)
+
+
+def about(clips: list[dict]) -> dict:
+    """Returns clips with rank correlations of their realism, and standard deviations of
+    MEASURES."""
     realism = np.array([clip["realism"] for clip in clips])
     rng, rows = np.random.default_rng(0), []
     for name in NOT_TO_DEPEND_ON:
@@ -114,9 +139,39 @@ def simulated(checkpoint, options, num_clips: int) -> dict:
     return {
         "clips": clips,
         "mean": float(realism.mean()),
-        "deviation": float(realism.std(ddof=1)),
+        "deviations": {
+            name: float(np.std([clip[name] for clip in clips], ddof=1))
+            for name in MEASURES
+        },
         "correlations": rows,
     }
+
+
+def filmed(scorer: Scorer, table: str, folds: list[str]) -> dict:
+    """Returns how real clips of a table score."""
+    shipped, critics = scorer.critic, load_critics(scorer.checkpoint, left_out=True)
+    clips = []
+    for clip in tqdm.tqdm(read_filmed(None, table, folds), desc="filmed clips"):
+        scorer.critic = critics.get(f"fold {clip.fold}", shipped)
+        result = scorer.score(clip.path)
+        points = result.points
+        camera = points["intrinsics"][[0, 1, 0, 1], [0, 1, 2, 2]]
+        pixels = geometry.project(points["coords"], camera).swapaxes(0, 1)
+        how = pixels, points["visibs"].T, points["frame_size"]
+        clips.append(
+            {
+                "clip": Path(clip.path).stem,
+                "is_unseen": scorer.critic is not shipped,
+                "point_motion": point_motion(*how),
+                "camera_motion": median_motion(*how),
+                **{
+                    name: result.score[name]
+                    for name in ("num_frames", "num_tracks", *MEASURES)
+                },
+            }
+        )
+    scorer.critic = shipped
+    return about(clips)
 
 
 def variants(frames: np.ndarray) -> dict[str, np.ndarray]:
@@ -130,19 +185,27 @@ def variants(frames: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def rendered(checkpoint, deviation: float) -> list[dict]:
-    """Returns the sample clip's variants, and how many deviations apart they score."""
-    frames = read(str(ROOT / "data" / "example_video.mp4"))
-    found = {
-        name: score_video(clip, checkpoint).realism
-        for name, clip in variants(frames).items()
-    }
-    before = found["as it is"]
-    return [
-        {"what": name, "realism": value, "deviations": (value - before) / deviation,
-         "allowed": MOST_CHANGE}
-        for name, value in found.items()
-    ]  # fmt: skip
+def rendered(scorer: Scorer, deviations: dict[str, float]) -> list[dict]:
+    """Returns how far MEASURES of rendered scenes' variants are from those of the
+    scenes as they are, in deviations: mean with 95% interval, and median."""
+    found = {}
+    for index in tqdm.tqdm(range(NUM_RENDERED), desc="rendered clips"):
+        try:
+            scene = scenes.generate_scene(FIRST_RENDERED + index, **RENDERED)
+        except scenes.NoScene:
+            continue
+        for what, clip in variants(render(scene)).items():
+            score = scorer.score(clip).score
+            found.setdefault(what, []).append([score[name] for name in MEASURES])
+    before, rows = np.array(found.pop("as it is")), []
+    for what, values in found.items():
+        row = {"what": what, "clips": len(values), "allowed": MOST_CHANGE}
+        for name, change in zip(MEASURES, (values - before).T, strict=True):
+            change = change / deviations[name]
+            mean = statistics.bootstrap(statistics.mean, change)._asdict()
+            row[name] = mean | {"median": float(np.median(change))}
+        rows.append(row)
+    return rows
 
 
 def repeat_frames(frames: np.ndarray) -> np.ndarray:
@@ -150,7 +213,7 @@ def repeat_frames(frames: np.ndarray) -> np.ndarray:
     return frames[np.arange(-(-len(frames) * 5 // 4)) * 4 // 5]
 
 
-def real(checkpoint, folder: str) -> list[dict]:
+def real(scorer: Scorer, folder: str) -> list[dict]:
     """Scores real clips, converted to another frame rate and joined by cuts."""
     paths = sorted(Path(folder).glob("*.mp4"))
     clips = {path.stem: read(str(path)) for path in paths}
@@ -164,12 +227,12 @@ def real(checkpoint, folder: str) -> list[dict]:
             "file": str(path),
         }
         for label, clip in shown.items():
-            score = score_video(clip, checkpoint).score
+            score = scorer.score(clip).score
             row |= {label: score["realism"], f"{label}_std": score["realism_std"]}
         rows.append(row)
     for first, second in zip(clips, list(clips)[1:], strict=False):
         joined = np.concatenate([clips[first], _resized(clips[second], clips[first])])
-        score = score_video(joined, checkpoint).score
+        score = scorer.score(joined).score
         rows.append({"clip": f"{first} + {second}", "realism": score["realism"],
                      "realism_std": score["realism_std"]})  # fmt: skip
     return rows
@@ -188,16 +251,21 @@ def read(path: str) -> np.ndarray:
 
 def measure() -> None:
     """Measures, prints and writes all of it."""
-    options = make_options("mini")
-    checkpoint = load_checkpoint(FLAGS.checkpoint_path or DEFAULT_CHECKPOINT, options)
-    found = {"simulated": simulated(checkpoint, options, FLAGS.num_clips)}
+    scorer = Scorer(FLAGS.checkpoint_path)
+    if scorer.critic is None:
+        raise UserError("no critic is fitted for this checkpoint: see fit_realism.py")
+    found = {"simulated": simulated(scorer, FLAGS.num_clips)}
+    checkpoint = scorer.checkpoint
     found["checkpoint"] = {"name": checkpoint.name, "sha256": checkpoint.sha256}
-    found["rendered"] = rendered(checkpoint, found["simulated"]["deviation"])
+    found["rendered"] = rendered(scorer, found["simulated"]["deviations"])
+    if Path(FLAGS.real_csv).is_file():
+        found["filmed"] = filmed(scorer, FLAGS.real_csv, FLAGS.folds)
     if Path(FLAGS.videos).is_dir():
-        found["real"] = real(checkpoint, FLAGS.videos)
+        found["real"] = real(scorer, FLAGS.videos)
     for part in (
         found["simulated"]["correlations"],
         found["rendered"],
+        found.get("filmed", {}).get("correlations", []),
         found.get("real", []),
     ):
         print("\n".join(str(row) for row in part), "\n")
@@ -218,7 +286,11 @@ def main(argv):
 if __name__ == "__main__":
     flags.DEFINE_integer("num_clips", 200, "Simulated clips.", lower_bound=2)
     flags.DEFINE_string("checkpoint_path", None, "Default: the shipped one.")
-    flags.DEFINE_string("videos", "../shared/videos", "Real clips, if they are there.")
+    flags.DEFINE_string(
+        "real_csv", "../shared/videos/manifest.csv", "Real clips, if they are there."
+    )
+    flags.DEFINE_list("folds", ["0", "1", "2", "3"], "Of that table; --folds= for all.")
+    flags.DEFINE_string("videos", "../shared/videos", "A folder, likewise.")
     flags.DEFINE_string("out_dir", str(RESULTS), "Where to.")
     define_cache_flag()
     flags.adopt_module_key_flags(spa_flags)  # --help lists it, too

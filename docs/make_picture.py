@@ -28,14 +28,14 @@ WIDTH, GAP, CAPTION = 300, 6, 34
 STEPS = -1, 0, 1, 6  # frames shown, from the one where realism per frame drops most
 
 
-def draw(result: Result, frame: int) -> np.ndarray:
+def draw(result: Result, frame: int, width: int = WIDTH) -> np.ndarray:
     """Returns a frame [H, W, 3] RGB with the points seen in it, the worst on top."""
     video, points = result.video, result.points
     picture = np.array(video.frames[frame])
-    height = round(WIDTH * picture.shape[0] / picture.shape[1])
-    picture = cv2.resize(picture, (WIDTH, height), interpolation=cv2.INTER_AREA)
+    height = round(width * picture.shape[0] / picture.shape[1])
+    picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
     camera = points["intrinsics"][[0, 1, 0, 1], [0, 1, 2, 2]]
-    pixels = geometry.project(points["coords"], camera) * WIDTH / video.size[1]
+    pixels = geometry.project(points["coords"], camera) * width / video.size[1]
     pixels = np.nan_to_num(pixels * 16).astype(int)  # in sixteenths, as OpenCV draws
     seen, scores = points["visibs"], points["coords_score"][frame]
     for n in np.argsort(-np.nan_to_num(scores, nan=2)):
@@ -56,24 +56,42 @@ def caption(text: str, width: int) -> np.ndarray:
     return cv2.putText(strip, text, (2, 23), font, 0.62, ink, 1, cv2.LINE_AA)
 
 
+def captioned_row(result: Result, frames, text: str, width: int = WIDTH) -> np.ndarray:
+    """Returns frames of a clip side by side, each `width` wide, below a line."""
+    margin = ((0, GAP), (0, GAP), (0, 0))
+    drawn = [
+        np.pad(draw(result, t, width), margin, constant_values=255) for t in frames
+    ]
+    row = np.concatenate(drawn, axis=1)
+    return np.concatenate([caption(text, row.shape[1]), row])
+
+
+def write_jpg(path: pathlib.Path, picture: np.ndarray, most_bytes: int = 2**20):
+    """Writes a picture [H, W, 3] RGB at the best quality that fits, 80 at most."""
+    for quality in range(80, 0, -5):
+        how = [cv2.IMWRITE_JPEG_QUALITY, quality]
+        is_made, jpg = cv2.imencode(".jpg", picture[..., ::-1], how)
+        assert is_made
+        if len(jpg) <= most_bytes:
+            break
+    with whole_file(path) as file:
+        file.write(jpg.tobytes())
+
+
 def main():
     keep_compiled_programs("~/.cache/3dspa/jax")
     results = [score_video(ROOT / f"data/{name}.mp4") for name in CLIPS]
     per_frame = np.array([result.score["per_frame"] for result in results], float)
     moment = int(np.nanargmax(per_frame[0] - per_frame[1]))
-    rows, margin = [], ((0, GAP), (0, GAP), (0, 0))
-    for name, result in zip(CLIPS, results, strict=True):
-        frames = [draw(result, moment + step) for step in STEPS]
-        frames = [np.pad(frame, margin, constant_values=255) for frame in frames]
-        row = np.concatenate(frames, axis=1)
-        text = f"{name}.mp4: realism {result.realism:.2f}"
-        rows += [caption(text, row.shape[1]), row]
-    is_made, jpg = cv2.imencode(
-        ".jpg", np.concatenate(rows)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 80]
-    )
-    assert is_made
-    with whole_file(ROOT / "docs/picture.jpg") as file:
-        file.write(jpg.tobytes())
+    rows = [
+        captioned_row(
+            result,
+            [moment + step for step in STEPS],
+            f"{name}.mp4: realism {result.realism:.2f}",
+        )
+        for name, result in zip(CLIPS, results, strict=True)
+    ]
+    write_jpg(ROOT / "docs/picture.jpg", np.concatenate(rows))
 
 
 if __name__ == "__main__":

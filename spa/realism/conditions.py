@@ -68,11 +68,9 @@ def varied_clip(
     return scene, tracks
 
 
-def tracker_view(
-    tracks, visible, intrinsics, size, rng, has_depth: bool = False
-) -> dict:
+def tracker_view(tracks, visible, intrinsics, size, rng, seen=SEEN) -> dict:
     """Returns an example of tracks `[N, T, 3]` as a tracker sees them: noisy, lost,
-    without depth (SEEN), or with an estimated one."""
+    without depth (SEEN)."""
     example = {
         "tracks_3d": tracks,
         "visible": visible[..., None].astype(np.float32),
@@ -80,7 +78,6 @@ def tracker_view(
         "height": size[0],
         "width": size[1],
     }
-    seen = dataclasses.replace(SEEN, unit_depth=0, depth=1) if has_depth else SEEN
     return augment_example(example, rng, seen, tracks.shape[1])
 
 

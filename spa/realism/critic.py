@@ -7,6 +7,7 @@ trained on simulated scenes and their impossible twins, and on filmed clips and 
 copies of them (critic_training.py). Points are a set: their order changes nothing.
 """
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -27,6 +28,8 @@ CHANGES = ("depth", 1), ("depth", 4), ("features", 1), ("features", 4)
 LEAST_CHANGE = 0.02  # of log depth, or of a cosine: below it, sizes are alike
 ROBUST_ROUNDS = 3  # of re-weighted least squares
 HALF_SIDE = 128.0  # px
+FARTHEST = 8.0  # deviations of an input from its mean
+LEAST_DEVIATION = 0.02
 MOST_LOGIT = 12.0
 SHARP = 4.0  # of the sharper of the two soft maxima
 
@@ -118,18 +121,13 @@ class Critic(nn.Module):
         """Returns logits of a batch `[B, N, T]`."""
         length = evidence.visible.shape[-1]
         evidence = with_frames(evidence, -length % FRAMES)
-        pixels, visible = evidence.pixels, evidence.visible
-        pixels = jnp.where(visible[..., None], pixels, 0)
-        judged = judged_points(visible)
-        places, seen = pooled_places(pixels, visible)
-        near = [neighbour_weights(places, seen, deviation) for deviation in NEAR]
-        parts = observed_features(pixels, visible, near)
-        if self.uses_model:
-            parts += expected_features(evidence, pixels, visible, near)
-        parts += changed_features(evidence, near, self.uses_features)
-        x = jnp.concatenate(parts, axis=-1)
-        x = jax.lax.stop_gradient(jnp.clip(x, -12, 12))
-        x = nn.Dense(self.width)(by_state(x))
+        judged = judged_points(evidence.visible)
+        x, near, places, seen = self.look(evidence)
+        # What is usual is counted before a fit (`standardised`), not learned.
+        mean = self.param("mean", nn.initializers.zeros, x.shape[-1:])
+        deviation = self.param("deviation", nn.initializers.ones, x.shape[-1:])
+        x = jnp.clip((x - mean) / deviation, -FARTHEST, FARTHEST)
+        x = nn.Dense(self.width)(by_state(jax.lax.stop_gradient(x)))
         x = x + nn.Dense(self.width)(nn.gelu(nn.Dense(2 * self.width)(nn.gelu(x))))
         there = by_state(judged[..., None]).any(axis=-1)
         for _ in range(self.blocks):
@@ -138,9 +136,22 @@ class Critic(nn.Module):
         points = nn.Dense(FRAMES)(x)
         points = points.reshape(judged.shape)
         points = MOST_LOGIT * jnp.tanh(points / MOST_LOGIT)
-        window = self.pool(x, there, points, judged, near[0])
+        window = self.pool(x, there, points, judged, near)
         points = jnp.where(judged, points, -MOST_LOGIT)[..., :length]
         return Judgement(points, window)
+
+    def look(self, evidence: Evidence):
+        """Returns the inputs `[B, N, T, C]`, the weights of the nearer neighbours, and
+        `pooled_places`."""
+        pixels, visible = evidence.pixels, evidence.visible
+        pixels = jnp.where(visible[..., None], pixels, 0)
+        places, seen = pooled_places(pixels, visible)
+        near = [neighbour_weights(places, seen, deviation) for deviation in NEAR]
+        parts = observed_features(pixels, visible, near)
+        if self.uses_model:
+            parts += expected_features(evidence, pixels, visible, near)
+        parts += changed_features(evidence, near, self.uses_features)
+        return jnp.concatenate(parts, axis=-1), near[0], places, seen
 
     def pool(self, x, there, points, judged, near):
         """A window's logit: pooled by attention, and from soft maxima of the points'
@@ -209,6 +220,22 @@ class Block(nn.Module):
 
 
 # --- What it looks at ---
+
+
+def standardised(critic: Critic, params: dict, batches: Iterable[Evidence]) -> dict:
+    """Returns parameters whose `mean` and `deviation` are those of the inputs, where
+    points are judged, in some batches: a rare event is not lost among sizes."""
+    total = 0.0
+    for evidence in batches:
+        x, *_ = critic.look(evidence)
+        judged = judged_points(evidence.visible)[..., None]
+        x = jnp.where(judged, x, 0)
+        total += jnp.stack([x.sum((0, 1, 2)), (x**2).sum((0, 1, 2)),
+                            jnp.full(x.shape[-1], judged.sum())])  # fmt: skip
+    mean, square = total[0] / total[2], total[1] / total[2]
+    deviation = jnp.sqrt(jnp.maximum(square - mean**2, LEAST_DEVIATION**2))
+    own = {"mean": mean, "deviation": deviation}
+    return params | {"params": params["params"] | own}
 
 
 def observed_features(pixels, visible, near) -> list[Float[Array, "B N T _"]]:

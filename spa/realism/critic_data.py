@@ -26,7 +26,8 @@ from absl import flags
 from jaxtyping import Bool, Float, Int
 
 from spa import geometry
-from spa.realism.conditions import tracker_view
+from spa.data.augmentation import Augmentation
+from spa.realism.conditions import SEEN, tracker_view
 from spa.realism.critic import Evidence, observed_only
 from spa.realism.evidence import depth_changes
 from spa.simulation.damages.tracks import TRACK_DAMAGES
@@ -47,7 +48,17 @@ UNKNOWN = -1  # of Clip.culprit
 TRUE_SHARE = 0.2  # of simulated groups whose tracks are exact
 DEPTH_SHARE = 0.4  # of simulated groups that have depths
 VIEW_SHARE = 0.6  # of pairs that are looked at about what is wrong
-TORN_STEP = 10.0  # px against the picture's own, at which a tracker may lose a point
+FOLLOWED_SHARE = 0.6  # of simulated groups, but for true ones, as of followed patches
+TORN_STEP = 10.0  # px against the picture's own, at which a patch is lost, or half, or
+# twice of that
+SEED_EVERY = 8  # frames, as the embedded tracker
+MOST_LOST = 0.02  # share of points that are lost in a frame without a reason
+LOOKS_CHANGE = (
+    "size_change",
+    "shape_change",
+    "swap",
+)  # kinds after which a patch looks
+NOTICED = 0.7  # otherwise: so many are lost
 
 
 class Clip(NamedTuple):
@@ -147,13 +158,25 @@ def simulated_group(seed: int, rng: np.random.Generator, kinds: Sequence[str]) -
             continue
     is_true, view = rng.random() < TRUE_SHARE, int(rng.integers(2**31))
     has_depth = rng.random() < DEPTH_SHARE
+    is_followed = not is_true and rng.random() < FOLLOWED_SHARE
+    seen = dataclasses.replace(
+        SEEN,
+        lost=0 if is_followed else SEEN.lost,
+        unit_depth=0 if has_depth else 1,
+        depth=1 if has_depth else 0,
+    )
     group = []
     for twin in twins:
         rows, culprit = compared(twin, seed)
-        how = None if is_true else view, has_depth
+        how = None if is_true else np.random.default_rng(view), seen
         pixels, visible, z = scene_pixels(twin, rows, *how)
-        if not is_true:
-            visible = torn_tracks(pixels, visible, np.random.default_rng(view))
+        if is_followed:
+            changed = np.zeros(visible.shape, bool)
+            if twin.violation in LOOKS_CHANGE:
+                changed[:, twin.violation_frame] = culprit.any(axis=1)
+            own = np.random.default_rng([view, 1])
+            which, visible = followed_runs(pixels, visible, changed, own)
+            pixels, z, culprit = pixels[which], z[which], culprit[which]
         clip = _observed(twin.violation, pixels, visible, culprit)
         if has_depth:
             clip = _with_changes(clip, depth_changes(z, visible))
@@ -172,14 +195,14 @@ def compared(twin, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return rows, twin.violating[rows].astype(np.int8)
 
 
-def scene_pixels(twin, rows, view: int | None, has_depth: bool = False):
-    """Returns pixels [N, T, 2], where they are visible, and depths [N, T]: exact, or as
-    a tracker, and perhaps a network, sees them, whose errors hang on `view`."""
+def scene_pixels(twin, rows, rng: np.random.Generator | None, seen: Augmentation):
+    """Returns pixels [N, T, 2], where they are visible, and depths [N, T]: exact, or
+    with errors drawn by a generator, as a tracker, and perhaps a network, `seen`
+    them."""
     tracks, visible = twin.tracks_3d[rows], twin.visible[rows, :, 0] > 0
     camera, size = twin.intrinsics, (twin.height, twin.width)
-    if view is not None:
-        rng = np.random.default_rng(view)
-        example = tracker_view(tracks, visible, camera, size, rng, has_depth)
+    if rng is not None:
+        example = tracker_view(tracks, visible, camera, size, rng, seen)
         tracks, camera = example["tracks_3d"], example["intrinsics"]
         visible = example["visible"][..., 0] > 0
     pixels = geometry.project(np.where(visible[..., None], tracks, 1), camera)
@@ -188,21 +211,40 @@ def scene_pixels(twin, rows, view: int | None, has_depth: bool = False):
     return pixels, visible, tracks[..., 2]
 
 
-def torn_tracks(pixels, visible, rng) -> Bool[np.ndarray, "N T"]:
-    """Returns visibility as of a tracker that cannot follow: where a point goes further
-    than TORN_STEP in a frame, half of the times one track ends there, or begins."""
+def followed_runs(
+    pixels: Float[np.ndarray, "N T 2"],
+    visible: Bool[np.ndarray, "N T"],
+    changed: Bool[np.ndarray, "N T"],
+    rng: np.random.Generator,
+) -> tuple[Int[np.ndarray, " R"], Bool[np.ndarray, "R T"]]:
+    """Returns tracks as of a tracker that follows patches from seeds in every
+    SEED_EVERY-th frame, both ways, and never finds a point again: whose point `[R]`
+    each is, and where it is visible.
+
+    A track ends, and another begins, where a point is hidden, goes further than
+    TORN_STEP in a frame against most others, looks otherwise (`changed`), or at random.
+    """
     step = np.diff(pixels, axis=1)
     both = visible[:, 1:] & visible[:, :-1]
     usual = np.median(np.where(both[..., None], step, 0), axis=0)
-    far = both & (np.linalg.norm(step - usual, axis=-1) > TORN_STEP)
-    visible = visible.copy()
-    notices = rng.random() < 0.7
-    for row, t in np.argwhere(far) if notices else ():
-        if rng.random() < 0.5:
-            visible[row, t + 1 :] = False
-        else:
-            visible[row, : t + 1] = False
-    return visible
+    draws = rng.random((2, *both.shape))
+    torn = np.linalg.norm(step - usual, axis=-1) > TORN_STEP * np.exp2(
+        rng.uniform(-1, 1)
+    )
+    torn |= changed[:, 1:] & (draws[0] < NOTICED)
+    torn |= draws[1] < rng.uniform(0, MOST_LOST)
+    begins = visible.copy()
+    begins[:, 1:] &= ~visible[:, :-1] | torn
+    number = np.cumsum(begins, axis=1)
+    is_seed = (np.arange(visible.shape[1]) + rng.integers(SEED_EVERY)) % SEED_EVERY == 0
+    points, runs = [], []
+    for point in range(len(visible)):
+        for run in range(1, number[point, -1] + 1):
+            seen = visible[point] & (number[point] == run)
+            if seen.sum() > 1 and (seen & is_seed).any():
+                points.append(point)
+                runs.append(seen)
+    return np.array(points, int), np.array(runs, bool).reshape(-1, visible.shape[1])
 
 
 def filmed_group(file: str, rng, unseen: Sequence[str] = ()) -> Group:

@@ -22,6 +22,7 @@ from spa.realism.critic import (
     Judgement,
     judged_points,
     observed_only,
+    standardised,
 )
 from spa.realism.critic_data import Sources, pair_batches
 
@@ -29,6 +30,7 @@ LOG = logging.getLogger(__name__)
 SAVED_EVERY = 100  # steps
 POINT_WEIGHT, PAIR_WEIGHT = 1.0, 1.0  # of the loss, where a window's has 1
 WARM_UP = 100  # steps
+COUNTED = 20  # batches, for the deviations of inputs
 DECAY = 0.995  # of the mean of the parameters that is kept, a step
 MODEL_DROPOUT = 0.15  # of pairs: what the autoencoder expected is hidden
 
@@ -55,9 +57,12 @@ def loss_of(judgement: Judgement, culprit, visible) -> tuple[jax.Array, dict]:
     judged = judged_points(visible)
     parts = []
     for sign, chosen in ((-1, culprit == 1), (1, culprit == 0)):
+        # Of each clip by itself: what is over at once counts as much as what lasts.
         chosen = (chosen & judged).astype(jnp.float32)
-        total = (jax.nn.softplus(sign * judgement.points) * chosen).sum()
-        parts.append(total / jnp.maximum(chosen.sum(), 1))
+        total = (jax.nn.softplus(sign * judgement.points) * chosen).sum((1, 2))
+        count = chosen.sum((1, 2))
+        each = total / jnp.maximum(count, 1)
+        parts.append(each.sum() / jnp.maximum((count > 0).sum(), 1))
     parts = {"window": window, "pair": pair, "points": sum(parts)}
     total = window + PAIR_WEIGHT * pair + POINT_WEIGHT * parts["points"]
     return total, parts
@@ -85,6 +90,10 @@ def train(
                 f"{place} is of another fit ({error}): give another folder"
             ) from error
     first = int(state["step"])
+    if first == 0 and init is None:
+        some = pair_batches(sources, training.groups, training.seed + 1)
+        some = (_jax_batch(next(some))[0] for _ in range(COUNTED))
+        state["params"] = state["mean"] = standardised(critic, state["params"], some)
     step_of = _make_step(critic, training)
     batches = pair_batches(sources, training.groups, training.seed, first, num_workers)
     bar = tqdm(range(first, training.steps), "fitting", initial=first,
@@ -110,8 +119,15 @@ def _optimiser(training):
     )
     return optax.chain(
         optax.clip_by_global_norm(1.0),
-        optax.adamw(schedule, b2=0.98, weight_decay=training.weight_decay),
+        optax.adamw(
+            schedule, b2=0.98, weight_decay=training.weight_decay, mask=_decays
+        ),
     )
+
+
+def _decays(params: dict) -> dict:
+    """Which parameters decay: kernels, and not what inputs are usually like."""
+    return jax.tree.map(lambda x: x.ndim > 1, params)
 
 
 def init_params(critic: Critic, seed: int) -> dict:

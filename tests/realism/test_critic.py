@@ -79,6 +79,7 @@ def test_without_a_model_predictions_change_nothing():
     params = init_params(model, 0)
     evidence = random_evidence(np.random.default_rng(3))
     blind = observed_only(evidence.pixels, evidence.visible)
+    blind = blind._replace(changes=evidence.changes, changed=evidence.changed)
     one, other = model.apply(params, evidence), model.apply(params, blind)
     np.testing.assert_array_equal(one.window, other.window)
 
@@ -183,3 +184,19 @@ def test_soft_maximum_of_alike_is_theirs(sharpness):
     assert float(found[0]) == pytest.approx(1.7, abs=1e-5)
     nowhere = critic.soft_maximum(values, jnp.zeros_like(where), sharpness)
     assert float(nowhere[0]) == 0
+
+
+def test_inputs_are_counted_where_points_are_judged():
+    """Alike batches of another number of points count as one another's mean does."""
+    rng = np.random.default_rng(6)
+    batches = [Evidence(*map(jnp.asarray, random_evidence(rng, n))) for n in (12, 7)]
+    model = Critic(width=16, blocks=1)
+    found = critic.standardised(model, init_params(model, 0), batches)["params"]
+    rows = []
+    for evidence in batches:
+        inputs = np.asarray(model.look(evidence)[0])
+        judged = np.asarray(critic.judged_points(evidence.visible))
+        rows += [inputs[0, n, t] for n, t in np.argwhere(judged[0])]
+    np.testing.assert_allclose(found["mean"], np.mean(rows, axis=0), atol=1e-4)
+    expected = np.maximum(np.std(rows, axis=0), critic.LEAST_DEVIATION)
+    np.testing.assert_allclose(found["deviation"], expected, rtol=1e-2, atol=1e-3)
