@@ -1,8 +1,9 @@
 """Real clips against generated ones, by the score and by what is simpler."""
 
+import copy
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -24,7 +25,7 @@ from spa.evaluation.reports import write_report
 from spa.evaluation.straightness import GRID, frame_features, straightness
 from spa.jobs import Item
 from spa.model import checkpoints
-from spa.realism.critic_files import fingerprint
+from spa.realism.critic_files import FittedCritic, fingerprint
 from spa.realism.evidence import WindowEvidence, window_evidence
 from spa.realism.front_ends import lift_video
 from spa.realism.hold_out import hold_out
@@ -71,7 +72,13 @@ def run(
         check_clip(clip.video, chosen.input_fps)
     instruments = load_instruments(checkpoint_path, chosen, normalise)
     folder = Path(output_dir) / "clips"
-    rows, failures = judge_clips([clip.video for clip in clips], folder, instruments)
+    rows, failures = [], []
+    of_fold = dict.fromkeys(clip.tags.get("fold") for clip in clips)
+    for fold in of_fold:
+        own = [clip.video for clip in clips if clip.tags.get("fold") == fold]
+        found, wrong = judge_clips(own, folder, instruments.of_fold(fold))
+        rows += found
+        failures += wrong
     judged = {row.clip: row.values for row in rows}
     kept = [clip for clip in clips if clip.video in judged]
     if len({clip.tags["kind"] for clip in kept}) < 2:
@@ -82,7 +89,7 @@ def run(
         for name in names
     }
     notes = [f"left out: {line}" for line in failures]
-    notes += instruments.notes()
+    notes += [*instruments.notes(), *_fold_notes(of_fold, instruments)]
     if fit:
         likely, more = _fit(kept, Path(output_dir), instruments)
         values[likeness.NAME] = likely
@@ -107,16 +114,25 @@ def _check_options(options, is_normal) -> None:
         )
 
 
+def _fold_notes(folds, instruments) -> list[str]:
+    by_shipped = [x for x in folds if instruments.of_fold(x) is instruments]
+    if not by_shipped or instruments.scorer.critic is None:
+        return []
+    which = "all" if len(by_shipped) == len(folds) else "folds " + ", ".join(
+        str(fold) for fold in by_shipped
+    )  # fmt: skip
+    return [f"{which}: judged by the shipped critic, which may have seen real ones"]
+
+
 def _fit(clips, folder, instruments):
-    provenance, scorer = instruments.provenance(), instruments.scorer
+    provenance = instruments.provenance()
     paths = [clip.video for clip in clips]
 
     def see(path):
         return see_clip(path, instruments)
 
     windows = likeness.kept_windows(paths, folder / "clips", provenance, see)
-    critics = load_critics(scorer.checkpoint, left_out=True)
-    how = critics, folder / "fits", provenance, likeness.TRAINING
+    how = instruments.critics, folder / "fits", provenance, likeness.TRAINING
     return likeness.judge_unseen(clips, windows, *how)
 
 
@@ -127,12 +143,24 @@ def _number(value) -> float:
 @dataclasses.dataclass(frozen=True)
 class Instruments:
     """What clips are judged with: the scorer, the 2D model beside it and the network of
-    straightness (None: pooled colours), and whether clips are brought to NORMAL."""
+    straightness (None: pooled colours), whether clips are brought to NORMAL, and all
+    critics that there are."""
 
     scorer: Scorer
     trajan: checkpoints.Checkpoint | None = None
     features: FeatureModel | None = None
     normalise: bool = True
+    critics: Mapping[str, FittedCritic] = dataclasses.field(default_factory=dict)
+
+    def of_fold(self, fold: str | None) -> "Instruments":
+        """Returns those that judge clips of a fold: by the critic that saw no real clip
+        of it, if there is one."""
+        own = self.critics.get(f"fold {fold}")
+        if own is None:
+            return self
+        scorer = copy.copy(self.scorer)
+        scorer.critic = own
+        return dataclasses.replace(self, scorer=scorer)
 
     def provenance(self) -> dict:
         """Returns what judged clips must agree in, to be compared with others."""
@@ -174,7 +202,8 @@ def load_instruments(
         trajan = dataclasses.replace(trajan, params=jax.device_put(trajan.params))
     if options.dino_model or scorer.front_ends.names["features"]:
         features = load_features(options=options)
-    return Instruments(scorer, trajan, features, normalise)
+    critics = load_critics(scorer.checkpoint, left_out=True)
+    return Instruments(scorer, trajan, features, normalise, critics)
 
 
 def judge_clips(
