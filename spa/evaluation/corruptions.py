@@ -1,6 +1,5 @@
 """Real clips against damaged copies of themselves, judged."""
 
-import dataclasses
 import functools
 import os
 import zlib
@@ -36,7 +35,6 @@ def run_corruptions(
     `judge_items`."""
     items = [Item(path, Path(folder) / clip_name(path)) for path in paths]
     rows, failures, folds = [], [], folds or {}
-    judges = _comparable_judges(judges, folds)
 
     def work(item):
         return _pieces(item.path, judges.options, num_frames)
@@ -65,17 +63,6 @@ def read_folds(path: str | os.PathLike) -> dict[str, str]:
         for row in rows
         if (row["fold"] or "").strip()
     }
-
-
-def _comparable_judges(judges, folds) -> Judges:
-    """Returns judges without any critic "no model" if some fold lacks its own: what
-    some clips lack no clip is compared by."""
-    of_fold = {f"fold {fold}" for fold in folds.values()} & set(judges.critics)
-    if all(f"no model {name}" in judges.critics for name in of_fold):
-        return judges
-    critics = judges.critics.items()
-    critics = {n: x for n, x in critics if not n.startswith("no model")}
-    return dataclasses.replace(judges, critics=critics)
 
 
 def _fold_notes(paths, judges, folds) -> list[str]:

@@ -58,15 +58,12 @@ class Judges:
         }
 
     def of_fold(self, fold: str | None) -> "Judges":
-        """Returns those that judge real clips of a fold: its critics are in the places
-        of the shipped one and of "no model", which learned from these clips."""
-        own = self.critics.get(f"fold {fold}")
-        if own is None:
-            return self
+        """Returns those that judge real clips of a fold: its critic, if there is one,
+        in the place of the shipped one, and none without a model: both learned from
+        these clips."""
         critics = {n: x for n, x in self.critics.items() if n != "no model"}
-        critics[SHIPPED] = own
-        if no_model := self.critics.get(f"no model fold {fold}"):
-            critics["no model"] = no_model
+        if own := self.critics.get(f"fold {fold}"):
+            critics[SHIPPED] = own
         return dataclasses.replace(self, critics=critics)
 
 

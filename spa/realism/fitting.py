@@ -226,8 +226,9 @@ def fits_of(
     uses_features: bool = False,
 ) -> dict[str, tuple[Critic, Sources, Training]]:
     """Returns which critics are fitted, by name: "realism", which ships, and for the
-    proof "no model", those "without GROUP" of violations and "fold K" of filmed clips,
-    each with a model and without, from scratch at a quarter of the steps."""
+    proof those of "fold K" of filmed clips and "without GROUP" of violations, from
+    scratch at a quarter of the steps, and "no model" alike, as a baseline, with all
+    violations and without each group."""
     critic, blind = (
         Critic(uses_model=x, uses_features=uses_features) for x in (True, False)
     )
@@ -243,16 +244,15 @@ def fits_of(
     short = dataclasses.replace(
         recipe.training, steps=max(1, recipe.training.steps // PROOF_SHARE)
     )
-    fits["no model"] = (blind, sources, recipe.training)
-    for group, out in GROUPS.items():
-        without = _without_kinds(sources, (*out, *ALIKE[group]))
-        fits[f"without {group}"] = critic, without, short
-        fits[f"no model without {group}"] = blind, without, short
     for fold in sorted({clip.fold for clip in filmed} - {""}):
         mine = {Path(path).stem for c, path in tracked.items() if c.fold == fold}
         without = _without_clips(sources, mine)
         fits[f"fold {fold}"] = critic, without, short
-        fits[f"no model fold {fold}"] = blind, without, short
+    for group, out in GROUPS.items():
+        without = _without_kinds(sources, (*out, *ALIKE[group]))
+        fits[f"without {group}"] = critic, without, short
+        fits[f"no model without {group}"] = blind, without, short
+    fits["no model"] = blind, sources, recipe.training
     return fits
 
 
@@ -311,7 +311,7 @@ def calibrated(
         if kind == SEEN:
             reference = np.array([each[name].logit for each in found.values()])
         elif kind != "simulated clips":
-            reference = _out_of_fold(name, critic, own, simulated, found)
+            reference = _out_of_fold(name, own, simulated, found)
         points = np.concatenate([_points(e[name]) for e in simulated if name in e])
         names = load_front_ends(options, checkpoint).names
         calibration = Calibration.fit(reference, points, backends=names)
@@ -319,13 +319,12 @@ def calibrated(
     return fitted, kind
 
 
-def _out_of_fold(name, critic, own, simulated, found) -> np.ndarray:
+def _out_of_fold(name, own, simulated, found) -> np.ndarray:
     """Logits of filmed clips by the critics of their folds, on another critic's scale;
     for a fold's own critic, of the clips of the other folds."""
-    prefix = "" if critic.uses_model else "no model "
     reference = []
     for clip, each in found.items():
-        judge = f"{prefix}fold {clip.fold}"
+        judge = f"fold {clip.fold}"
         if judge not in each or judge == name:
             continue
         theirs = [s[judge].logit for s in simulated if judge in s]

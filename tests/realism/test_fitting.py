@@ -45,12 +45,11 @@ def test_what_looks_like_what():
 
 
 def test_no_critic_sees_the_clips_of_its_fold():
-    for name in ("fold 0", "no model fold 0"):
-        _, sources, training = fits()[name]
-        assert sources.filmed == ("work/b_1f.npz",)
-        assert sources.stored == ("work/scene_7.npz", "work/b_1f_12.npz")
-        assert sources.kinds == KINDS
-        assert training.steps == 100
+    _, sources, training = fits()["fold 0"]
+    assert sources.filmed == ("work/b_1f.npz",)
+    assert sources.stored == ("work/scene_7.npz", "work/b_1f_12.npz")
+    assert sources.kinds == KINDS
+    assert training.steps == 100
 
 
 def test_tables_of_clips(tmp_path):
