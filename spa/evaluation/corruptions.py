@@ -43,7 +43,7 @@ def run_corruptions(
         if video.error:
             failures.append(video.message)
             continue
-        fold = folds.get(os.path.realpath(video.item.path))
+        fold = folds.get(os.path.realpath(video.item.path), "" if folds else None)
         found, wrong = _judge_pieces(video, judges, front_ends, num_seeds, fold)
         rows += found
         failures += wrong

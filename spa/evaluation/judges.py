@@ -60,7 +60,9 @@ class Judges:
     def of_fold(self, fold: str | None) -> "Judges":
         """Returns those that judge real clips of a fold: its critic, if there is one,
         in the place of the shipped one, and none without a model: both learned from
-        these clips."""
+        these clips. None is of clips without folds: all judge."""
+        if fold is None:
+            return self
         critics = {n: x for n, x in self.critics.items() if n != "no model"}
         if own := self.critics.get(f"fold {fold}"):
             critics[SHIPPED] = own

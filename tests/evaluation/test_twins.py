@@ -83,8 +83,10 @@ def test_a_clip_is_judged_by_every_critic(small):
     of_fold = judge(tracks, judges.of_fold("2"))
     assert of_fold.values["realism"] == realism("fold 2")
     assert np.isnan(of_fold.values["no_model"])  # it saw the clip
-    for fold in (None, "7"):
-        assert judges.of_fold(fold) is judges
+    assert judges.of_fold(None) is judges
+    other = judge(tracks, judges.of_fold("7"))
+    assert other.values["realism"] == realism("realism")
+    assert np.isnan(other.values["no_model"])
 
 
 def test_critics_that_leave_groups_out_count_if_all_are_there(tmp_path):
