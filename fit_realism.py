@@ -10,10 +10,8 @@ violations, or a fold of the filmed clips. Interrupted, the same command goes on
 it has made lies in --work_dir.
 """
 
-import os
 import sys
 
-import jax
 from absl import app, flags
 from absl import logging as absl_logging
 
@@ -66,10 +64,6 @@ def define_flags() -> None:
     flags.DEFINE_string("work_dir", "runs/realism", "For tracks, and for going on.")
     flags.DEFINE_string("output_dir", None, "Default: where the checkpoint lies.")
     flags.DEFINE_integer("num_workers", 1, "Processes that simulate.", lower_bound=0)
-    flags.DEFINE_integer(
-        "num_cpu_devices", os.cpu_count() or 1,
-        "Into how many parts a step's clips are dealt, on CPUs.", lower_bound=1,
-    )  # fmt: skip
     flags.DEFINE_integer("seed", 0, "Seed of draws and weights.", lower_bound=0)
     define_front_end_flags()
     define_cache_flag()
@@ -82,7 +76,6 @@ def main(argv):
     absl_logging.set_verbosity(absl_logging.INFO)
     with exit_on_user_error(interrupted="the same command goes on"):
         keep_compiled_programs(FLAGS.jax_cache_dir)
-        jax.config.update("jax_num_cpu_devices", FLAGS.num_cpu_devices)
         training = Training(
             steps=FLAGS.num_steps,
             groups=FLAGS.groups,

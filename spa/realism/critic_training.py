@@ -2,8 +2,8 @@
 
 import dataclasses
 import functools
+import itertools
 import logging
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -92,8 +92,8 @@ def train(
     first = int(state["step"])
     if first == 0 and init is None:
         some = pair_batches(sources, training.groups, training.seed + 1)
-        some = (_jax_batch(next(some))[0] for _ in range(COUNTED))
-        state["params"] = state["mean"] = standardised(critic, state["params"], some)
+        seen = (_jax_batch(batch)[0] for batch in itertools.islice(some, COUNTED))
+        state["params"] = state["mean"] = standardised(critic, state["params"], seen)
     step_of = _make_step(critic, training)
     batches = pair_batches(sources, training.groups, training.seed, first, num_workers)
     bar = tqdm(range(first, training.steps), "fitting", initial=first,
@@ -148,13 +148,7 @@ def _first_state(critic, training, optimiser, init) -> dict:
 
 
 def _jax_batch(batch: Mapping[str, np.ndarray]) -> tuple[Evidence, jax.Array]:
-    """A batch on the devices, shared out among them by clips if there are several."""
-    arrays = [batch[name] for name in (*Evidence._fields, "culprit")]
-    devices = jax.local_devices()
-    count = math.gcd(len(devices), len(arrays[-1]) // 2)
-    mesh = jax.sharding.Mesh(np.array(devices[:count]), ("clips",))
-    sharding = jax.NamedSharding(mesh, jax.P("clips"))
-    *evidence, culprit = (jax.device_put(array, sharding) for array in arrays)
+    *evidence, culprit = (jnp.asarray(batch[n]) for n in (*Evidence._fields, "culprit"))
     return Evidence(*evidence), culprit
 
 
