@@ -272,6 +272,7 @@ def check_fit(folder, rows, keywords, small):
     rows[3] |= {"generator": "b-2"}
     write_csv(folder / "folds.csv", rows)
     keywords = keywords | {"dataset_path": str(folder / "folds.csv"), "fit": True}
+    keywords["output_dir"] = str(folder / "fit")
     refused("--fit needs --folds", generated.run, "generated", **keywords)
     sha256 = load_checkpoint(small).sha256
     write_critics(
@@ -284,17 +285,17 @@ def check_fit(folder, rows, keywords, small):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(likeness, "TRAINING", Training(steps=2, groups=1))
         text = generated.run("generated", **keywords)
-        made = sorted((folder / "out").rglob("*.npz"))
-        made += sorted((folder / "out" / "fits").rglob("*.msgpack"))
+        made = sorted((folder / "fit").rglob("*.npz"))
+        made += sorted((folder / "fit" / "fits").rglob("*.msgpack"))
         times = [file.stat().st_mtime_ns for file in made]
         assert generated.run("generated", **keywords) == text
     assert times == [file.stat().st_mtime_ns for file in made] and len(made) == 6
     assert "fold 0: 2 steps from the critic without its fold; 1 real and" in text
     assert "generated likeness: AUROC " in text
-    lines = csv.DictReader(io.StringIO((folder / "out/results.csv").read_text()))
+    lines = csv.DictReader(io.StringIO((folder / "fit/results.csv").read_text()))
     found = [float(line["generated_likeness"]) for line in lines]
     assert np.isfinite(found).all() and len(set(found)) == 4
-    figures = json.loads((folder / "out/metrics.json").read_text())["figures"]
+    figures = json.loads((folder / "fit/metrics.json").read_text())["figures"]
     # Two of each kind, and the likeness is turned round.
     wins = np.subtract.outer(found[2:], found[:2]) > 0
     assert figures["generated_likeness"]["auroc"]["value"] == wins.mean()

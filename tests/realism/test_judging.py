@@ -54,7 +54,7 @@ def test_groups_are_judged_as_the_critic_judges_each(judged):
     alone = jax.jit(fitted.critic.apply)(fitted.params, batch)
     logits = np.asarray(alone.window)
     expected = {(0, 48): logits[:2].mean(), (12, 60): logits[2:].mean()}
-    assert found.windows == pytest.approx(expected, abs=1e-4)
+    assert found.windows == pytest.approx(expected, abs=5e-4)
     total, count = np.zeros(SHAPE), np.zeros(SHAPE)
     for each, points in zip(windows(), np.asarray(alone.points), strict=True):
         visible = each.evidence.visible
@@ -64,7 +64,7 @@ def test_groups_are_judged_as_the_critic_judges_each(judged):
             count[each.ids[i], each.span[0] + t] += 1
     assert (count > 1).any() and (count == 0).any()
     with np.errstate(invalid="ignore"):
-        np.testing.assert_allclose(found.points, total / count, atol=1e-4)
+        np.testing.assert_allclose(found.points, total / count, atol=5e-4)
 
 
 def test_a_clip_is_the_mean_of_odds_over_windows(judged):
