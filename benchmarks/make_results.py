@@ -2,8 +2,7 @@
 
     python benchmarks/make_results.py
 
-What has no file says "not measured" and how to measure it. No figure is typed in, but
-for those of a commit whose code was not taken.
+No figure is typed in: what has no file says "not measured" and how to measure it.
 """
 
 import json
@@ -423,24 +422,12 @@ def kinds_table(names: dict, question: str, measures: dict) -> str:
     return table(["", "n", *measures.values()], rows)
 
 
-# Of code that is in the history only, on scenes and clips that it was chosen on.
-REFINEMENT = (
-    "Tried and not taken: patches that follow the seed's by an affine warp "
-    "(commit 1f3f6b8). In the rendered scenes that it was chosen on the median error "
-    "fell from 0.173 to 0.074 px and the share lost from 0.326 to 0.298. But of "
-    "points that return in real clips 1.6% instead of 0.12% came back more than 4 px "
-    "off, and the median distance there and back rose from 0.073 to 0.142 px. A "
-    "stricter correlation of patches (0.8, 0.85) lost more (0.363, 0.412) and still "
-    "had 0.9% and 0.7% wrong."
-)
-
-
 def tracker_section() -> str:
-    """Returns what bench_tracker.py measured, and what was tried."""
+    """Returns what bench_tracker.py measured."""
     command = "python benchmarks/bench_tracker.py"
     path = RESULTS / "tracker.json"
     if not path.exists():
-        return f"{not_measured(command)}\n\n{REFINEMENT}"
+        return not_measured(command)
     stored = json.loads(path.read_text())
     parts = [
         f"`{command}`. *Error* is of points that are seen and said to be, *lost* the "
@@ -461,7 +448,7 @@ def tracker_section() -> str:
             for row in rows
         ]
         parts.append(table(list(rows[0]), cells))
-    return "\n\n".join([*parts, REFINEMENT])
+    return "\n\n".join(parts)
 
 
 def semantic_section() -> str:

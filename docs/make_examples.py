@@ -15,7 +15,7 @@ from make_picture import ROOT, captioned_row, write_jpg  # which puts ROOT on th
 from spa.files import keep_compiled_programs
 from spa.realism.fitting import NO_TRACES
 from spa.realism.scorer import Scorer
-from spa.simulation.render import render
+from spa.simulation.render import render, render_twin
 from spa.simulation.scenes import NoScene, Scene, generate_scene
 from spa.simulation.twins import NoViolation, impossible_twin
 from spa.simulation.violations import PICTURED
@@ -50,10 +50,7 @@ def examples(scorer: Scorer, seed: int) -> dict[str, tuple[float, np.ndarray]]:
     spread = np.linspace(1, NUM_FRAMES - 2, len(STEPS)).astype(int)
     found = {"intact": example(scorer, video, spread, "intact")}
     if twin := some_twin(scene, rng):
-        first = twin.violation_frame
-        # The pictures before the violation are the same.
-        after = render(twin, first=first)
-        video = np.concatenate([video[:first], after])
+        first, video = twin.violation_frame, render_twin(twin, video)
         frames = first + np.array(STEPS)
         what = twin.violation.replace("_", " ")
         if np.isfinite(twin.violation_strength):

@@ -33,26 +33,38 @@ def fit_line(
     return scipy.optimize.minimize(loss, start, jac=True, method="BFGS").x
 
 
+def may_learn_from(
+    asked: Bool[np.ndarray, " N"],
+    real: Bool[np.ndarray, " N"],
+    sources: Sequence[str],
+    generators: Sequence[str],
+) -> Bool[np.ndarray, " N"]:
+    """Returns which clips a fit that judges those `asked` may see: of none of their
+    sources, and of none of their generators, whose names count up to the first hyphen:
+    versions are one."""
+    sources = np.asarray(sources)
+    families = np.array([name.partition("-")[0] for name in generators])
+    known = real | ~np.isin(families, families[asked & ~real])
+    return ~np.isin(sources, sources[asked]) & known
+
+
 def judge_elsewhere(
     x: Float[np.ndarray, "N F"],
     real: Bool[np.ndarray, " N"],
     sources: Sequence[str],
     generators: Sequence[str],
 ) -> Float[np.ndarray, " N"]:
-    """Returns for each clip the logit of being real by a line fitted to the clips of
-    other sources and, if it was generated, other generators. Values that are NaN are as
+    """Returns for each clip the logit of being real by a line fitted to the clips that
+    `may_learn_from` allows. Values that are NaN are as
     the mean of those fitted to. NaN where others are all real or all generated."""
     sources, generators = np.asarray(sources), np.asarray(generators)
     found = np.full(len(x), np.nan)
     keys = list(zip(sources, np.where(real, "", generators), real, strict=True))
     for key in dict.fromkeys(keys):
-        source, generator, is_real = key
-        others = sources != source
-        if not is_real:
-            others &= real | (generators != generator)
+        asked = np.array([other == key for other in keys])
+        others = may_learn_from(asked, real, sources, generators)
         if not 0 < real[others].sum() < others.sum():
             continue
-        asked = np.array([other == key for other in keys])
         known, new = _standardised(x[others], x[asked])
         line = fit_line(known, real[others])
         found[asked] = new @ line[:-1] + line[-1]

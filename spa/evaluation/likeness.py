@@ -14,18 +14,19 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from tqdm import tqdm
 
 from spa.errors import UserError
 from spa.evaluation.corruptions import clip_name
+from spa.evaluation.fitted import may_learn_from
 from spa.evaluation.generated_report import connect_sources
 from spa.evaluation.tables import Clip, label_arrays
 from spa.files import BAD_FILE, whole_file
 from spa.jobs import is_newer
 from spa.npz import read_npz
 from spa.realism import critic_data
-from spa.realism.critic import Critic, Evidence
+from spa.realism.critic import Critic, Evidence, take_points
 from spa.realism.critic_data import LENGTH, UNKNOWN, drawn_pairs
 from spa.realism.critic_files import SHIPPED, FittedCritic, fingerprint
 from spa.realism.critic_training import Training, train
@@ -150,33 +151,14 @@ def _alike(both, rng) -> critic_data.Group:
     count, group = min(map(len, seen)), []
     for kind, each, rows in zip(("real", "generated"), both, seen, strict=True):
         rows = rng.permutation(rows)[:count]
-        parts = (
-            array[rows, :length] if name in ("pixels", "visible")
-            else array[:, rows, :length]
-            for name, array in each._asdict().items()
-        )  # fmt: skip
         # Which points give a clip away nobody knows.
         culprit = np.full((count, length), UNKNOWN, np.int8)
-        group.append(critic_data.Clip(kind, Evidence(*parts), culprit))
+        found = take_points(each, rows, length)
+        group.append(critic_data.Clip(kind, found, culprit))
     return group
 
 
 # --- Fits, and what they say of clips they never saw ---
-
-
-def may_learn_from(
-    asked: Bool[np.ndarray, " N"],
-    real: Bool[np.ndarray, " N"],
-    sources: Sequence[str],
-    generators: Sequence[str],
-) -> Bool[np.ndarray, " N"]:
-    """Returns which clips a fit that judges the `asked` ones may see: of none of their
-    sources, and of none of their generators, whose names count up to the first hyphen:
-    versions are one."""
-    sources = np.asarray(sources)
-    families = np.array([name.partition("-")[0] for name in generators])
-    known = real | ~np.isin(families, families[asked & ~real])
-    return ~np.isin(sources, sources[asked]) & known
 
 
 def first_critic(

@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 STEPS = 1, 2, 4, 12  # frames, of displacements; what warps slowly shows in the last
 BENDS = 1, 2, 4  # frames, of second differences
@@ -62,6 +62,18 @@ class Evidence(NamedTuple):
 
 
 NUM_SOURCES = 2  # of Evidence.expected
+
+
+def take_points(
+    evidence: Evidence, rows: Int[np.ndarray, " n"], length: int | None = None
+) -> Evidence:
+    """Returns evidence of a window's points `rows`, in its first `length` frames
+    (None: in all)."""
+    return Evidence(*(
+        array[rows, :length] if name in ("pixels", "visible")
+        else array[:, rows, :length]
+        for name, array in evidence._asdict().items()
+    ))  # fmt: skip
 
 
 def with_frames(evidence: Evidence, count: int) -> Evidence:

@@ -28,10 +28,10 @@ from jaxtyping import Bool, Float, Int
 from spa import geometry
 from spa.data.augmentation import Augmentation
 from spa.realism.conditions import SEEN, tracker_view
-from spa.realism.critic import Evidence, observed_only
+from spa.realism.critic import Evidence, observed_only, take_points
 from spa.realism.evidence import depth_changes
 from spa.simulation.damages.tracks import TRACK_DAMAGES
-from spa.simulation.pools import INTACT
+from spa.simulation.pools import INTACT, compared_rows
 from spa.simulation.scene_pool import PICTURE_SIZES
 from spa.simulation.scenes import NoScene, generate_scene
 from spa.simulation.twins import NoViolation, impossible_twin
@@ -167,7 +167,8 @@ def simulated_group(seed: int, rng: np.random.Generator, kinds: Sequence[str]) -
     )
     group = []
     for twin in twins:
-        rows, culprit = compared(twin, seed)
+        rows = compared_rows(twin.track_ids, seed)
+        culprit = twin.violating[rows].astype(np.int8)
         how = None if is_true else np.random.default_rng(view), seen
         pixels, visible, z = scene_pixels(twin, rows, *how)
         if is_followed:
@@ -182,17 +183,6 @@ def simulated_group(seed: int, rng: np.random.Generator, kinds: Sequence[str]) -
             clip = _with_changes(clip, depth_changes(z, visible))
         group.append(clip)
     return group
-
-
-def compared(twin, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the tracks of a scene or twin that are shown, as many of each, and where
-    they are wrong (`Clip.culprit`)."""
-    rows = np.flatnonzero(twin.track_ids >= 0)
-    others = np.flatnonzero(twin.track_ids < 0)
-    rng = np.random.default_rng([seed, 2])
-    others = rng.permutation(others)[: len(rows) // 2]
-    rows[rng.choice(len(rows), len(others), replace=False)] = others
-    return rows, twin.violating[rows].astype(np.int8)
 
 
 def scene_pixels(twin, rows, rng: np.random.Generator | None, seen: Augmentation):
@@ -446,11 +436,9 @@ def fitted(
     if len(wrong) and not np.isin(rows, wrong).any():
         rows[: min(3, len(wrong), len(rows))] = wrong[: min(3, len(rows))]
     arrays = {}
-    for name, array in zip(Evidence._fields, evidence, strict=True):
+    for name, part in take_points(evidence, rows, length)._asdict().items():
         has_places = name in ("pixels", "expected")
-        axis = array.ndim - (3 if has_places else 2)
-        part = np.take(array, rows, axis=axis)
-        part = np.take(part, np.arange(length), axis=axis + 1)
+        axis = part.ndim - (3 if has_places else 2)
         if has_places:
             part = part @ change.matrix + change.offset
         if name == "scale":

@@ -12,6 +12,7 @@ from spa import geometry
 from spa.files import BAD_FILE, whole_file
 from spa.model.checkpoints import Checkpoint
 from spa.realism import evidence
+from spa.realism.critic import take_points
 from spa.realism.critic_data import (
     SIDE,
     Clip,
@@ -88,11 +89,8 @@ def _filmed(file, piece, damages) -> Group:
         seen = np.flatnonzero(clip.evidence.visible.sum(1) > 1)
         most = len(seen) if is_rendered else FILMED_POINTS
         rows = np.sort(rng.permutation(seen)[:most])
-        parts = (
-            array[rows] if name in ("pixels", "visible") else array[:, rows]
-            for name, array in clip.evidence._asdict().items()
-        )
-        group.append(Clip(clip.kind, type(clip.evidence)(*parts), clip.culprit[rows]))
+        seen = take_points(clip.evidence, rows)
+        group.append(Clip(clip.kind, seen, clip.culprit[rows]))
     return with_damaged_tracks(group, rng, damages, DAMAGED[1])
 
 

@@ -11,13 +11,11 @@ from scipy.spatial import cKDTree
 from tqdm import tqdm
 
 from spa import geometry
-from spa.clip import tracking
-from spa.clip.tracking import protocol
 from spa.files import whole_file
 from spa.jobs import ordered_map
 from spa.realism.real_clips import MOST_TRACKS, VERSION
-from spa.simulation.pools import GRID, INTACT, NUM_FRAMES
-from spa.simulation.render import render
+from spa.simulation.pools import INTACT, NUM_FRAMES, tracked_arrays
+from spa.simulation.render import render, render_twin
 from spa.simulation.scenes import NoScene, Scene, generate_scene
 from spa.simulation.twins import NoViolation, impossible_twin
 
@@ -67,10 +65,7 @@ def _make(job) -> None:
             twin = impossible_twin(scene, str(kind))
         except NoViolation:
             continue
-        # The pictures before the violation are the same.
-        first = twin.violation_frame
-        after = render(twin, lit=False, first=first)
-        clips[str(kind)] = twin, np.concatenate([video[:first], after])
+        clips[str(kind)] = twin, render_twin(twin, video, lit=False)
     arrays = {"version": np.asarray(VERSION)}
     for kind, (made, pictures) in clips.items():
         pixels, visible = tracked(pictures, rng)
@@ -86,12 +81,10 @@ def tracked(
 ) -> tuple[Float[np.ndarray, "N T 2"], Bool[np.ndarray, "N T"]]:
     """Returns the embedded tracker's tracks of square pictures of SIDE, MOST_TRACKS of
     them, those that are seen twice."""
-    most = protocol.TRACKS_PER_CELL * GRID**2
-    found = tracking.track(list(pictures), GRID, "lk", max_tracks=most)
-    visible = found.visible[..., 0] > 0
+    tracks, visible = tracked_arrays(INTACT, pictures).values()
     rows = np.flatnonzero(visible.sum(1) > 1)
     rows = np.sort(rng.permutation(rows)[:MOST_TRACKS])
-    pixels = np.where(visible[rows][..., None], found.tracks[rows], 0)
+    pixels = np.where(visible[rows][..., None], tracks[rows], 0)
     return pixels.astype(np.float32), visible[rows]
 
 

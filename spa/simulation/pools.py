@@ -16,7 +16,7 @@ from spa.clip.tracking import protocol
 from spa.files import BAD_FILE, whole_file
 from spa.jobs import ordered_map
 from spa.simulation import scenes, twins
-from spa.simulation.render import render
+from spa.simulation.render import render, render_twin
 from spa.simulation.violations import PICTURED
 
 FIRST_SEED = 5_000_000  # of synthetic.py: nothing is trained or fitted on these scenes
@@ -92,13 +92,8 @@ def _make_scene(job) -> None:
             twin = twins.impossible_twin(scene, kind)
         except twins.NoViolation:
             continue
-        seen = None
-        if (
-            is_rendered and kind in PICTURED
-        ):  # the pictures before the violation are the same
-            first = twin.violation_frame
-            after = render(twin, lit=False, first=first)
-            seen = np.concatenate([video[:first], after])
+        is_seen = is_rendered and kind in PICTURED
+        seen = render_twin(twin, video, lit=False) if is_seen else None
         arrays |= scene_arrays(kind, twin, seen)
     for name in ("intrinsics", "extrinsics", "fps"):
         arrays[name] = np.asarray(getattr(scene, name))

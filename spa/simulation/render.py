@@ -171,6 +171,13 @@ def render(
     return video
 
 
+def render_twin(twin: Scene, before: np.ndarray, lit: bool = True) -> np.ndarray:
+    """Returns the video [T, H, W, 3] of an impossible twin, up to its violation that of
+    its scene, `before`, rendered alike."""
+    first = twin.violation_frame
+    return np.concatenate([before[:first], render(twin, lit=lit, first=first)])
+
+
 def render_rays(scene, texture, t: int, pixels: np.ndarray, lit: bool) -> np.ndarray:
     """Returns colours `[M, 3]` in 0..1 seen through `pixels [M, 2]` at frame t."""
     simulation, camera = scene.simulation, scene.camera

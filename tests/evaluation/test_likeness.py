@@ -9,12 +9,14 @@ from critic_cases import some_critic
 
 from spa import statistics
 from spa.evaluation import likeness
-from spa.evaluation.likeness import KindPairs, may_learn_from
+from spa.evaluation.fitted import may_learn_from
+from spa.evaluation.likeness import KindPairs
 from spa.evaluation.tables import Clip
 from spa.realism.critic import observed_only
 from spa.realism.critic_data import LENGTH, UNKNOWN
 from spa.realism.critic_training import Training
 from spa.realism.evidence import WindowEvidence
+from spa.realism.judging import judge_windows
 
 MADE = {"checkpoint": "c", "normalised": {"fps": 8}, "options": {}, "tracker": "lk"}
 
@@ -144,7 +146,8 @@ def test_a_fit_learns_and_sees_no_clip_of_a_judged_generator(tmp_path):
 
     # What the first weights say is the other way round.
     first = some_critic(0)
-    before = [likeness._logit(x, first.critic, first.params) for x in windows[:4]]
+    how = first.critic, first.params, (40, 16)
+    before = [judge_windows(each, *how).logit for each in windows[:4]]
     assert max(before[1], before[3]) < min(before[0], before[2])
     found, notes = judge("first", windows)
     assert found[[1, 3]].min() > found[[0, 2]].max() and np.isnan(found[4:]).all()
