@@ -4,7 +4,6 @@ import dataclasses
 import json
 import pickle
 import resource
-import time
 import zipfile
 from pathlib import Path
 
@@ -126,11 +125,9 @@ def test_any_flipped_byte_is_an_error_or_does_not_matter(
 
 @pytest.fixture
 def bounded():
-    """A few seconds, and a gigabyte beyond what is in use."""
+    """No more than a gigabyte beyond what is in use."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    start = time.monotonic()
     yield
-    assert time.monotonic() - start < 20
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + 2**20
 
 
