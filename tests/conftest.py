@@ -40,6 +40,8 @@ LONG_FILES = [
     "test_checkpoint_forms",
     "test_model_evaluation",
     "test_checkpoints",
+    "test_fit_realism",
+    "test_critic",
     "test_report_browser",
     "test_report",
     "test_inference",

@@ -45,6 +45,7 @@ WHOLE_SHARE = 0.6  # of windows that have all of these frames, and of these poin
 TWINS = 2  # of a scene; of filmed pieces, damaged copies
 PAIRS = 2  # of a group
 UNKNOWN = -1  # of Clip.culprit
+SOMEWHERE = ("object_replaced",)  # damages of pictures that are not everywhere
 TRUE_SHARE = 0.2  # of simulated groups whose tracks are exact
 DEPTH_SHARE = 0.4  # of simulated groups that have depths
 VIEW_SHARE = 0.6  # of pairs that are looked at about what is wrong
@@ -92,7 +93,7 @@ class Sources:
     filmed: tuple[str, ...] = ()
     rendered: tuple[str, ...] = ()
     stored: tuple[str, ...] = ()
-    shares: tuple[float, float, float, float] = (0.35, 0.15, 0.25, 0.25)
+    shares: tuple[float, float, float, float] = (0.3, 0.25, 0.2, 0.25)
     unseen: tuple[str, ...] = ()
 
     def pairs(self, seed: int) -> "PairSource":
@@ -373,9 +374,10 @@ class View(NamedTuple):
 
 def draw_view(clip: Clip, rng: np.random.Generator) -> View | None:
     """Draws a view of what is wrong in a clip, as small a part as scoring's regions or
-    larger; None where that is not known."""
-    wrong = np.argwhere((clip.culprit == 1) & clip.evidence.visible)
-    if not len(wrong):
+    larger; where that may be anywhere, of any point: whatever region of a filmed clip
+    scoring looks at has been seen intact. None if it is somewhere, unknown where."""
+    wrong = np.argwhere((clip.culprit != 0) & clip.evidence.visible)
+    if not len(wrong) or clip.kind in SOMEWHERE:
         return None
     row, frame = rng.choice(wrong)
     return View(clip.evidence.pixels[row, frame], np.exp(rng.uniform(-2.7, -0.4)))

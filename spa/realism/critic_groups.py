@@ -27,7 +27,7 @@ from spa.realism.options import Options
 from spa.realism.tracks import Tracks3D
 
 FIRST_SEED = 7_900_000_000  # of simulated groups; streamed ones have other scenes
-FILMED_POINTS = 320  # of a filmed piece, at random; of rendered ones all, since few
+FILMED_POINTS = 768  # of a filmed piece, at random; of rendered ones all, since few
 # of them are wrong
 CHANGED = "changes", "changed"  # of Evidence, which the clip has itself
 DAMAGED = 1, 3  # copies with damaged tracks: of simulated groups, of filmed ones

@@ -13,6 +13,7 @@ import dataclasses
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -28,6 +29,7 @@ from spa.realism.conditions import varied_clip
 from spa.realism.critic import Critic
 from spa.realism.critic_data import Sources
 from spa.realism.critic_files import (
+    SHIPPED,
     FittedCritic,
     critics_path,
     read_critics,
@@ -58,12 +60,20 @@ ALIKE = {
     "dynamics": (),
 }
 NO_TRACES = ("texture_swap",)  # kinds that do not show in tracks
-# Of the shipped steps, one in so many for a critic that has something left out.
+# Of the shipped steps, one in so many see filmed clips, too: the first ones are of
+# scenes, shared by the critics of all folds.
+FILMED_SHARE = 6
+FILMED_SOURCES = (0.2, 0.4, 0.15, 0.25)  # critic_data.Sources.shares, in these
+FILMED_RATE = 0.5  # of the learning rate
+# Of the shipped steps, one in so many for a critic that has a group left out.
 PROOF_SHARE = 4
 FIRST_REFERENCE = 6_400_000  # seed of simulated intact clips, which no fit sees
 REFERENCE_SECONDS = 10.0  # of a filmed clip
 LEAST_FILMED = 20  # clips, to be the reference
 SEEN = "filmed clips that were learned from"
+UNSEEN = "filmed clips that the judging critic never saw"
+# Names of critics: those that others start from, and those that never saw a fold.
+SCENES, INIT, FOLD = "scenes", "init", "fold "
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +93,15 @@ class Recipe:
     num_rendered: int = 1000
     proof: bool = False
     num_reference: int = 60
+
+
+class Fit(NamedTuple):
+    """A critic's fit, from scratch or from the weights of the critic named `start`."""
+
+    critic: Critic
+    sources: Sources
+    training: Training
+    start: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,16 +184,17 @@ def fit(
     )
     stored = [str(path) for path in groups]
     has_features = any(map(real_clips.has_features, tracked.values()))
-    fits = fits_of(filmed, recipe, kinds, tracked, rendered, stored, has_features)
-    params = {}
-    for name, (critic, sources, training) in fits.items():
+    how = has_features, first is not None
+    fits = fits_of(filmed, recipe, kinds, tracked, rendered, stored, *how)
+    params = {INIT: first}
+    for name, (critic, sources, training, start) in fits.items():
         LOG.info("fitting %s: %d steps", name, training.steps)
         place = work / name.replace(" ", "_")
-        start = first if name == "realism" else None
+        init = params[start] if start else None
         params[name] = rounded(
-            train(critic, sources, training, place, num_workers, start)
+            train(critic, sources, training, place, num_workers, init)
         )
-    critics = {name: fits[name][0] for name in fits}
+    critics = {name: fits[name].critic for name in fits}
     how = filmed, recipe.num_reference, checkpoint, options
     fitted, reference = calibrated(critics, params, *how)
     about = {
@@ -187,7 +207,7 @@ def fit(
         "reference": reference,
     }
     path = critics_path(checkpoint.name, folder)
-    write_critics(path, {"realism": fitted.pop("realism")}, checkpoint.sha256, about)
+    write_critics(path, {SHIPPED: fitted.pop(SHIPPED)}, checkpoint.sha256, about)
     if fitted:
         left_out = critics_path(checkpoint.name, folder, left_out=True)
         write_critics(left_out, fitted, checkpoint.sha256, about)
@@ -211,9 +231,9 @@ def _first_params(init, checkpoint: Checkpoint) -> dict | None:
         found = read_critics(Path(init), checkpoint.sha256)
     except (ValueError, OSError) as error:
         raise UserError(f"--init={init}: {error}") from error
-    if not found or "realism" not in found:
+    if not found or SHIPPED not in found:
         raise UserError(f"--init={init} has no critic of {checkpoint.name}")
-    return found["realism"].params
+    return found[SHIPPED].params
 
 
 def fits_of(
@@ -224,11 +244,14 @@ def fits_of(
     rendered: Sequence[str],
     stored: Sequence[str],
     uses_features: bool = False,
-) -> dict[str, tuple[Critic, Sources, Training]]:
-    """Returns which critics are fitted, by name: "realism", which ships, and for the
-    proof those of "fold K" of filmed clips and "without GROUP" of violations, from
-    scratch at a quarter of the steps, and "no model" alike, as a baseline, with all
-    violations and without each group."""
+    has_init: bool = False,
+) -> dict[str, Fit]:
+    """Returns which critics are fitted, by name, in order: SCENES, which has seen no
+    filmed clip; from its weights "realism", which ships, and for the proof those of
+    "fold K", which never saw that fold's filmed clips, with as many steps; "without
+    GROUP" of violations, from scratch at a quarter of the shipped steps, and "no model"
+    alike, as a baseline, with all violations and without each group. Given other
+    weights to start from, "realism" starts from these."""
     critic, blind = (
         Critic(uses_model=x, uses_features=uses_features) for x in (True, False)
     )
@@ -238,22 +261,40 @@ def fits_of(
         rendered=tuple(rendered),
         stored=tuple(stored),
     )
-    fits = {"realism": (critic, sources, recipe.training)}
-    if not recipe.proof:
-        return fits
-    short = dataclasses.replace(
-        recipe.training, steps=max(1, recipe.training.steps // PROOF_SHARE)
-    )
-    for fold in sorted({clip.fold for clip in filmed} - {""}):
+    steps, stems = recipe.training.steps, {Path(p).stem for p in tracked.values()}
+    if has_init or not tracked:
+        fits = {SHIPPED: Fit(critic, sources, recipe.training, INIT * has_init)}
+    else:
+        fits = {SHIPPED: _with_filmed(critic, sources, recipe.training)}
+    folds = sorted({clip.fold for clip in filmed} - {""}) if recipe.proof else []
+    for fold in folds:
         mine = {Path(path).stem for c, path in tracked.items() if c.fold == fold}
         without = _without_clips(sources, mine)
-        fits[f"fold {fold}"] = critic, without, short
+        fits[FOLD + fold] = _with_filmed(critic, without, recipe.training)
+    if any(fit.start == SCENES for fit in fits.values()):
+        scenes = _shorter(recipe.training, steps - steps // FILMED_SHARE)
+        fits = {SCENES: Fit(critic, _without_clips(sources, stems), scenes), **fits}
+    if not recipe.proof:
+        return fits
+    short = _shorter(recipe.training, steps // PROOF_SHARE)
     for group, out in GROUPS.items():
         without = _without_kinds(sources, (*out, *ALIKE[group]))
-        fits[f"without {group}"] = critic, without, short
-        fits[f"no model without {group}"] = blind, without, short
-    fits["no model"] = blind, sources, recipe.training
+        fits[f"without {group}"] = Fit(critic, without, short)
+        fits[f"no model without {group}"] = Fit(blind, without, short)
+    fits["no model"] = Fit(blind, sources, recipe.training)
     return fits
+
+
+def _with_filmed(critic, sources, training) -> Fit:
+    sources = dataclasses.replace(sources, shares=FILMED_SOURCES)
+    rate = FILMED_RATE * training.learning_rate
+    training = _shorter(training, training.steps // FILMED_SHARE)
+    training = dataclasses.replace(training, learning_rate=rate)
+    return Fit(critic, sources, training, SCENES)
+
+
+def _shorter(training, steps) -> Training:
+    return dataclasses.replace(training, steps=max(1, steps))
 
 
 def _without_kinds(sources, out) -> Sources:
@@ -289,48 +330,39 @@ def calibrated(
     options: Options,
 ) -> tuple[dict[str, FittedCritic], str]:
     """Returns critics with their reference, the logits of intact clips, and what these
-    are: filmed ones by the critics that never saw them ("fold K"), on the scale of each
-    critic's own logits of simulated clips; without such critics filmed clips that were
-    learned from (SEEN, and a warning); of too few filmed ones simulated clips."""
+    are: for what ships, filmed ones by the critics that never saw them ("fold K"), each
+    fitted like it, and for such a critic those of the other folds; without such critics
+    filmed clips that were learned from (SEEN, and a warning); of too few filmed ones,
+    and for all other critics, simulated clips."""
     simulated = [
         _judge_all(critics, params, tracks, checkpoint, options)
         for tracks in tqdm(_simulated_clips(num_reference), "simulated reference")
     ]
     found = dict(_judge_filmed(critics, params, filmed, checkpoint, options))
-    unseen = [c for c, each in found.items() if f"fold {c.fold}" in each]
+    unseen = [c for c, each in found.items() if FOLD + c.fold in each]
     kind = "simulated clips"
     if len(unseen) >= LEAST_FILMED:
-        kind = "filmed clips that the judging critic never saw"
+        kind = UNSEEN
     elif len(found) >= LEAST_FILMED:
         kind = SEEN
         LOG.warning("the reference is %s: others will score lower (--proof)", SEEN)
     fitted = {}
     for name, critic in critics.items():
         own = np.array([each[name].logit for each in simulated if name in each])
-        reference = own
-        if kind == SEEN:
+        reference, is_like = own, name == SHIPPED or name.startswith(FOLD)
+        if kind == SEEN and is_like:
             reference = np.array([each[name].logit for each in found.values()])
-        elif kind != "simulated clips":
-            reference = _out_of_fold(name, own, simulated, found)
+        elif kind == UNSEEN and is_like:
+            reference = np.array([
+                each[FOLD + clip.fold].logit
+                for clip, each in found.items()
+                if FOLD + clip.fold in each and FOLD + clip.fold != name
+            ])  # fmt: skip
         points = np.concatenate([_points(e[name]) for e in simulated if name in e])
         names = load_front_ends(options, checkpoint).names
         calibration = Calibration.fit(reference, points, backends=names)
         fitted[name] = FittedCritic(critic, params[name], calibration)
     return fitted, kind
-
-
-def _out_of_fold(name, own, simulated, found) -> np.ndarray:
-    """Logits of filmed clips by the critics of their folds, on another critic's scale;
-    for a fold's own critic, of the clips of the other folds."""
-    reference = []
-    for clip, each in found.items():
-        judge = f"fold {clip.fold}"
-        if judge not in each or judge == name:
-            continue
-        theirs = [s[judge].logit for s in simulated if judge in s]
-        z = (each[judge].logit - np.mean(theirs)) / max(np.std(theirs), 1e-6)
-        reference.append(own.mean() + z * own.std())
-    return np.array(reference)
 
 
 def _judge_filmed(critics, params, filmed, checkpoint, options):

@@ -19,6 +19,7 @@ SMALL = {
     "num_reference": 12,
     "num_workers": 0,
     "work_dir": "work",
+    "jax_cache_dir": "",  # that of all tests
 }
 
 

@@ -21,16 +21,29 @@ def fits(proof=True):
 
 
 def test_one_critic_ships():
-    [(name, (critic, sources, training))] = fits(proof=False).items()
-    assert (name, training.steps, critic.uses_model) == ("realism", 400, True)
-    assert sources.kinds == KINDS
+    scenes, shipped = fits(proof=False).values()
+    assert list(fits(proof=False)) == ["scenes", "realism"]
+    assert shipped.start == "scenes" and not scenes.start
+    assert scenes.training.steps + shipped.training.steps == 400
+    assert shipped.critic.uses_model
+    for fit in (scenes, shipped):
+        assert fit.sources.kinds == KINDS
+    assert shipped.sources.filmed == tuple(TRACKED.values())
+    assert (scenes.sources.filmed, scenes.sources.stored) == ((), ("work/scene_7.npz",))
+
+
+def test_other_weights_are_adapted_in_all_steps():
+    recipe = Recipe(Training(steps=400))
+    found = fits_of(CLIPS, recipe, KINDS, TRACKED, [], STORED, has_init=True)
+    [(name, (_, sources, training, start))] = found.items()
+    assert (name, training.steps, start) == ("realism", 400, "init")
     assert sources.filmed == tuple(TRACKED.values())
 
 
 @pytest.mark.parametrize("group", sorted(GROUPS))
 def test_a_group_and_what_looks_like_it_is_never_seen(group):
     for name, uses_model in (("without", True), ("no model without", False)):
-        critic, sources, training = fits()[f"{name} {group}"]
+        critic, sources, training, _ = fits()[f"{name} {group}"]
         assert critic.uses_model == uses_model
         assert training.steps == 100
         out = {*GROUPS[group], *fitting.ALIKE[group]}
@@ -45,11 +58,11 @@ def test_what_looks_like_what():
 
 
 def test_no_critic_sees_the_clips_of_its_fold():
-    _, sources, training = fits()["fold 0"]
+    _, sources, training, start = fits()["fold 0"]
+    assert (start, training.steps) == ("scenes", fits()["realism"].training.steps)
     assert sources.filmed == ("work/b_1f.npz",)
     assert sources.stored == ("work/scene_7.npz", "work/b_1f_12.npz")
     assert sources.kinds == KINDS
-    assert training.steps == 100
 
 
 def test_tables_of_clips(tmp_path):
