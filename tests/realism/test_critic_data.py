@@ -65,6 +65,26 @@ def test_what_is_left_out_is_not_seen(filmed):
     assert {clip.kind for clip in group} <= {"none", "teleport"}
 
 
+def test_views_are_of_what_is_wrong_or_of_anything_if_all_of_it_is():
+    rng = np.random.default_rng(0)
+    pixels = np.stack([np.full((40, 20), 6.0 * i) for i in range(40)])[:, 0, :, None]
+    pixels, visible = np.repeat(pixels, 2, axis=-1), np.ones((40, 20), bool)
+    evidence = critic_data.observed_only(pixels, visible)
+
+    def centres(kind, culprit):
+        clip = Clip(kind, evidence, culprit)
+        views = [critic_data.draw_view(clip, rng) for _ in range(300)]
+        return {view and view.centre[0] / 6 for view in views}
+
+    culprit = np.zeros(visible.shape, np.int8)
+    assert centres("none", culprit) == {None}
+    culprit[[3, 5]] = 1
+    assert centres("teleport", culprit) == {3, 5}
+    unknown = np.full_like(culprit, critic_data.UNKNOWN)
+    assert centres("jump", unknown) == set(range(40))
+    assert centres("object_replaced", unknown) == {None}
+
+
 def test_groups_are_stored_as_they_are(tmp_path):
     rng = np.random.default_rng(5)
     shape = 40, 20
