@@ -32,6 +32,9 @@ class Results(NamedTuple):
     settings: dict
 
 
+OF_THE_CRITIC = ("realism", "realism_std", "surprise")
+
+
 def read_results(folder: str | os.PathLike, score: str = "realism") -> Results:
     """Returns what scoring wrote to a folder; a UserError for none or damaged results,
     or different checkpoints."""
@@ -50,6 +53,7 @@ def read_results(folder: str | os.PathLike, score: str = "realism") -> Results:
         latents.append(of_clip)
         found = {
             "checkpoint": stored["checkpoint"]["sha256"],
+            "critic": stored.get("critic") if score in OF_THE_CRITIC else None,
             "version": stored["version"],
             **decisive_options(stored["options"]),
         }
@@ -143,7 +147,7 @@ def compare_folders(
 
 def _check_settings(first, second) -> list[str]:
     differ = [n for n, x in first.settings.items() if second.settings.get(n) != x]
-    hard = [name for name in ("checkpoint", "version") if name in differ]
+    hard = [name for name in ("checkpoint", "critic", "version") if name in differ]
     if hard or first.latents.shape[1:] != second.latents.shape[1:]:
         raise UserError(
             f"results_a and results_b differ in {' and '.join(hard) or 'latents'}: "

@@ -9,6 +9,10 @@ from jaxtyping import Float
 TAIL = 0.2  # share of the reference that its upper tail is fitted to
 HALF = 0.995  # quantile of intact points' logits at which coords_score is a half
 FEWEST = 10  # clips that a tail can be fitted to
+# What the clips of a reference are; of the first, a score means what it says.
+UNSEEN = "filmed clips that the judging critic never saw"
+SEEN = "filmed clips that were learned from"
+SIMULATED = "simulated clips"
 
 
 def meaning(realism: float) -> str:
@@ -26,11 +30,13 @@ class Calibration:
         reference: [n] logits of clips, rising.
         half: logit of a point at which its score is a half.
         backends: of Tracks3D, that the clips were tracked with.
+        clips: what the reference's are.
     """
 
     reference: Float[np.ndarray, " n"]
     half: float
     backends: dict = dataclasses.field(default_factory=dict)
+    clips: str = UNSEEN
 
     def __post_init__(self):
         """Raises ValueError: too few clips, or all alike; numbers that are not
@@ -51,11 +57,12 @@ class Calibration:
         logits: Float[np.ndarray, " n"],
         point_logits: Float[np.ndarray, " m"],
         backends: dict | None = None,
+        clips: str = UNSEEN,
     ) -> "Calibration":
         """Returns the calibration of intact clips' logits, and of their points': one in
         200 of these scores below a half."""
         half = float(np.quantile(np.asarray(point_logits, np.float64), HALF))
-        return cls(np.asarray(logits), half, backends or {})
+        return cls(np.asarray(logits), half, backends or {}, clips)
 
     def realism(self, logit: Float[np.ndarray, "*B"]) -> Float[np.ndarray, "*B"]:
         """Returns the share of intact clips whose logit is at least as high, in (0, 1):

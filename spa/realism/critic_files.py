@@ -109,7 +109,9 @@ def read_critics(
 def _configuration(fitted) -> dict:
     names = [x.name for x in dataclasses.fields(Critic) if x.name not in _OF_FLAX]
     config = {name: getattr(fitted.critic, name) for name in names}
-    return {"config": config, "backends": fitted.calibration.backends}
+    calibration = fitted.calibration
+    about = {"backends": calibration.backends, "reference": calibration.clips}
+    return {"config": config, **about}
 
 
 _OF_FLAX = ("parent", "name")
@@ -140,6 +142,7 @@ def _critic_of(arrays, name, stored) -> FittedCritic:
         arrays[f"{name}/reference"].astype(np.float64),
         float(arrays[f"{name}/half"]),
         dict(stored["backends"]),
+        str(stored["reference"]),
     )
     return FittedCritic(critic, params, calibration)
 

@@ -10,11 +10,13 @@ From top to bottom:
 """
 
 import dataclasses
+import hashlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import numpy as np
 from tqdm import tqdm
 
@@ -24,7 +26,13 @@ from spa.errors import NothingToTrack, UserError
 from spa.inputs import find_inputs, is_there
 from spa.model.checkpoints import Checkpoint
 from spa.realism import critic_groups, real_clips, rendered_clips
-from spa.realism.calibration import Calibration
+from spa.realism.calibration import (
+    FEWEST,
+    SEEN,
+    SIMULATED,
+    UNSEEN,
+    Calibration,
+)
 from spa.realism.conditions import varied_clip
 from spa.realism.critic import Critic
 from spa.realism.critic_data import Sources
@@ -40,7 +48,7 @@ from spa.realism.critic_training import Training, train
 from spa.realism.evidence import window_evidence
 from spa.realism.front_ends import lift_video, load_front_ends
 from spa.realism.judging import ClipLogits, judge_windows
-from spa.realism.options import Options, make_options
+from spa.realism.options import Options, decisive_options, make_options
 from spa.realism.scorer import load_checkpoint
 from spa.realism.tracks import Tracks3D
 from spa.simulation.damages.tracks import TRACK_DAMAGES
@@ -70,8 +78,6 @@ PROOF_SHARE = 4
 FIRST_REFERENCE = 6_400_000  # seed of simulated intact clips, which no fit sees
 REFERENCE_SECONDS = 10.0  # of a filmed clip
 LEAST_FILMED = 20  # clips, to be the reference
-SEEN = "filmed clips that were learned from"
-UNSEEN = "filmed clips that the judging critic never saw"
 # Names of critics: those that others start from, and those that never saw a fold.
 SCENES, INIT, FOLD = "scenes", "init", "fold "
 
@@ -161,12 +167,16 @@ def fit(
 
     init: a checkpoint's file of critics, whose weights are the first. Raises UserError.
     """
+    if recipe.proof and init:
+        raise UserError("--proof fits critics from nothing: give no --init")
     options, work = options or make_options(), Path(work_dir)
     checkpoint = load_checkpoint(checkpoint_path, options)
     folder = Path(output_dir or checkpoint.folder)
     first = _first_params(init, checkpoint)
+    made = checkpoint.sha256, decisive_options(dataclasses.asdict(options))
     host = dataclasses.replace(checkpoint, params=None)  # for other processes
-    tracked = _track(filmed, work / "filmed", options, host, num_workers)
+    tracks = _place(work, "filmed", made)
+    tracked = _track(filmed, tracks, options, host, num_workers)
     kinds = tuple(k for group in GROUPS.values() for k in group if k not in NO_TRACES)
     pictured = [kind for kind in PICTURED if kind not in NO_TRACES]
     rendered = rendered_clips.track_rendered_scenes(
@@ -174,7 +184,7 @@ def fit(
     )
     rendered = [str(path) for path in rendered]
     groups = critic_groups.make_groups(
-        work / "groups",
+        _place(work, "groups", made),
         [*sorted(tracked.values()), *rendered],
         recipe.num_modelled,
         kinds,
@@ -187,13 +197,12 @@ def fit(
     how = has_features, first is not None
     fits = fits_of(filmed, recipe, kinds, tracked, rendered, stored, *how)
     params = {INIT: first}
-    for name, (critic, sources, training, start) in fits.items():
-        LOG.info("fitting %s: %d steps", name, training.steps)
-        place = work / name.replace(" ", "_")
-        init = params[start] if start else None
-        params[name] = rounded(
-            train(critic, sources, training, place, num_workers, init)
-        )
+    for name, each in fits.items():
+        LOG.info("fitting %s: %d steps", name, each.training.steps)
+        start = params[each.start] if each.start else None
+        place = _place(work, name, (made, each, start))
+        how = each.critic, each.sources, each.training, place, num_workers, start
+        params[name] = rounded(train(*how))
     critics = {name: fits[name].critic for name in fits}
     how = filmed, recipe.num_reference, checkpoint, options
     fitted, reference = calibrated(critics, params, *how)
@@ -208,10 +217,30 @@ def fit(
     }
     path = critics_path(checkpoint.name, folder)
     write_critics(path, {SHIPPED: fitted.pop(SHIPPED)}, checkpoint.sha256, about)
-    if fitted:
+    if recipe.proof:
         left_out = critics_path(checkpoint.name, folder, left_out=True)
         write_critics(left_out, fitted, checkpoint.sha256, about)
     return path
+
+
+def _place(work: Path, name: str, made) -> Path:
+    """A folder of what was made in one way: what was made in another is not gone on
+    with. Files count by their names, which say what they are of."""
+    text = repr(jax.tree.map(_named, made, is_leaf=lambda x: isinstance(x, Sources)))
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return work / f"{name.replace(' ', '_')}_{digest[:10]}"
+
+
+def _named(leaf):
+    if isinstance(leaf, Sources):
+        names = {
+            x: tuple(Path(path).name for path in getattr(leaf, x))
+            for x in ("filmed", "rendered", "stored")
+        }
+        return dataclasses.replace(leaf, **names)
+    if isinstance(leaf, np.ndarray):
+        return hashlib.sha256(leaf.tobytes()).hexdigest()
+    return leaf
 
 
 def _track(filmed, folder, options, checkpoint, num_workers) -> dict[Filmed, str]:
@@ -340,7 +369,7 @@ def calibrated(
     ]
     found = dict(_judge_filmed(critics, params, filmed, checkpoint, options))
     unseen = [c for c, each in found.items() if FOLD + c.fold in each]
-    kind = "simulated clips"
+    kind = SIMULATED
     if len(unseen) >= LEAST_FILMED:
         kind = UNSEEN
     elif len(found) >= LEAST_FILMED:
@@ -349,18 +378,21 @@ def calibrated(
     fitted = {}
     for name, critic in critics.items():
         own = np.array([each[name].logit for each in simulated if name in each])
-        reference, is_like = own, name == SHIPPED or name.startswith(FOLD)
-        if kind == SEEN and is_like:
+        is_like = name == SHIPPED or name.startswith(FOLD)
+        reference, clips = own, kind if is_like else SIMULATED
+        if clips == SEEN:
             reference = np.array([each[name].logit for each in found.values()])
-        elif kind == UNSEEN and is_like:
+        elif clips == UNSEEN:
             reference = np.array([
                 each[FOLD + clip.fold].logit
                 for clip, each in found.items()
                 if FOLD + clip.fold in each and FOLD + clip.fold != name
             ])  # fmt: skip
+        if len(reference) < FEWEST:  # of the only fold
+            reference, clips = own, SIMULATED
         points = np.concatenate([_points(e[name]) for e in simulated if name in e])
         names = load_front_ends(options, checkpoint).names
-        calibration = Calibration.fit(reference, points, backends=names)
+        calibration = Calibration.fit(reference, points, names, clips)
         fitted[name] = FittedCritic(critic, params[name], calibration)
     return fitted, kind
 

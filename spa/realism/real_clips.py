@@ -28,7 +28,7 @@ PIECE_FRAMES = 48  # of a piece of a clip: a window of the shipped model
 MOST_PIECES = 3  # of a clip, evenly spread: a long one is not worth more than others
 MOST_TRACKS = 1024  # of a piece, at random
 SEEDS = 1  # copies per damage
-VERSION = 1  # of the files: those of another are made again
+VERSION = 2  # of the files: those of another are made again
 
 
 def track_real_clips(

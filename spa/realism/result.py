@@ -8,6 +8,7 @@ import numpy as np
 from spa import geometry, metrics
 from spa.clip.video import Video
 from spa.model import checkpoints
+from spa.realism.calibration import UNSEEN
 from spa.realism.critic_files import FittedCritic, fingerprint
 from spa.realism.evidence import WindowEvidence
 from spa.realism.hold_out import HeldOut
@@ -232,6 +233,9 @@ def _warnings(video, tracks, ids, options, fitted) -> list[str]:
             "realism is calibrated on clips of another tracker or depth "
             f"({_named(backends)}): compare it with others made as this one only"
         )
+    if fitted and fitted.calibration.clips != UNSEEN:
+        clips = fitted.calibration.clips
+        warnings.append(f"realism is calibrated on {clips}: real ones may score lower")
     if options.query_sampling != "grid":
         warnings.append(
             f"points are {options.query_sampling}, and the score is made for those of "

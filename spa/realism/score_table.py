@@ -13,7 +13,7 @@ from spa.files import append_line, encode_csv, locked, replace_nan, whole_file
 
 LOG = logging.getLogger(__name__)
 NUMBERS = tuple(
-    "realism realism_std average_jaccard average_pts_within_thresh "
+    "realism realism_std surprise average_jaccard average_pts_within_thresh "
     "occlusion_accuracy num_tracks num_frames seconds".split()
 )
 COLUMNS = ("video", "folder", *NUMBERS, "num_windows", "num_cuts", "warnings", "error")
