@@ -1,4 +1,4 @@
-"""Turns training examples into batches (docs/DESIGN.md, Files: batch)."""
+"""Turns training examples into batches (docs/formats.md, Batch)."""
 # ruff: noqa: F401
 
 import functools

@@ -2,7 +2,9 @@
 
     python fit_realism.py --real_csv=videos/manifest.csv --folds=0,1,2,3
     python fit_realism.py --init=checkpoints/3dspa_mini_realism.npz \\
-        --real_dir=my_videos --num_steps=300 --num_modelled=50  # adapt, in minutes
+        --real_dir=my_videos --num_steps=300 --num_modelled=50 --num_rendered=0
+
+The second adapts the shipped critic, in minutes.
 
 Writes NAME_realism.npz beside the checkpoint (or into --output_dir), where scoring
 finds it, and with --proof NAME_realism_left_out.npz, whose critics never saw a group of

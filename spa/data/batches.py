@@ -1,4 +1,4 @@
-"""One training example to one clip of a batch (docs/DESIGN.md, Files: batch)."""
+"""One training example to one clip of a batch (docs/formats.md, Batch)."""
 
 import numpy as np
 
