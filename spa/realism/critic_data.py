@@ -17,6 +17,7 @@ No window of `simulated_group` is seen twice: each number is another scene.
 import dataclasses
 import functools
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -44,8 +45,10 @@ SCENE_POINTS = 160
 WHOLE_SHARE = 0.6  # of windows that have all of these frames, and of these points
 TWINS = 2  # of a scene; of filmed pieces, damaged copies
 PAIRS = 2  # of a group
+THINNED_SHARE = 0.15  # of pairs long enough, of which every second frame is taken
 UNKNOWN = -1  # of Clip.culprit
-SOMEWHERE = ("object_replaced",)  # damages of pictures that are not everywhere
+# Damages of pictures that are not everywhere.
+SOMEWHERE = ("object_replaced", "jittery_warp", "soft_warp")
 TRUE_SHARE = 0.2  # of simulated groups whose tracks are exact
 DEPTH_SHARE = 0.4  # of simulated groups that have depths
 VIEW_SHARE = 0.6  # of pairs that are looked at about what is wrong
@@ -217,11 +220,11 @@ def followed_runs(
     """
     step = np.diff(pixels, axis=1)
     both = visible[:, 1:] & visible[:, :-1]
-    usual = np.median(np.where(both[..., None], step, 0), axis=0)
+    with warnings.catch_warnings(action="ignore"):  # of frames where nothing is seen
+        usual = np.nanmedian(np.where(both[..., None], step, np.nan), axis=0)
+    step = np.nan_to_num(step - usual)
     draws = rng.random((2, *both.shape))
-    torn = np.linalg.norm(step - usual, axis=-1) > TORN_STEP * np.exp2(
-        rng.uniform(-1, 1)
-    )
+    torn = np.linalg.norm(step, axis=-1) > TORN_STEP * np.exp2(rng.uniform(-1, 1))
     torn |= changed[:, 1:] & (draws[0] < NOTICED)
     torn |= draws[1] < rng.uniform(0, MOST_LOST)
     begins = visible.copy()
@@ -347,10 +350,12 @@ def drawn_pairs(group: Group, rng, count: int) -> dict[str, np.ndarray] | None:
         pair = group[0], group[1 + int(rng.integers(len(group) - 1))]
         number = int(rng.integers(FEWEST_POINTS, POINTS + 1))
         number = POINTS if rng.random() < WHOLE_SHARE else number
-        stride = 2 if rng.random() < 0.15 else 1
+        shortest = min(clip.evidence.visible.shape[1] for clip in pair)
+        is_thinned = rng.random() < THINNED_SHARE and shortest >= 2 * FEWEST_FRAMES
         turn, draw = picture_change(rng), int(rng.integers(2**31))
         view = draw_view(pair[1], rng) if rng.random() < VIEW_SHARE else None
-        both = [fitted(clip, number, stride, turn, draw, view) for clip in pair]
+        how = number, 1 + is_thinned, turn, draw, view
+        both = [fitted(clip, *how) for clip in pair]
         if any(each is None for each in both):
             continue
         if not all(each["changed"].any() for each in both):
@@ -376,8 +381,10 @@ def draw_view(clip: Clip, rng: np.random.Generator) -> View | None:
     """Draws a view of what is wrong in a clip, as small a part as scoring's regions or
     larger; where that may be anywhere, of any point: whatever region of a filmed clip
     scoring looks at has been seen intact. None if it is somewhere, unknown where."""
-    wrong = np.argwhere((clip.culprit != 0) & clip.evidence.visible)
-    if not len(wrong) or clip.kind in SOMEWHERE:
+    wrong = np.argwhere((clip.culprit == 1) & clip.evidence.visible)
+    if not len(wrong) and clip.kind not in SOMEWHERE:
+        wrong = np.argwhere((clip.culprit == UNKNOWN) & clip.evidence.visible)
+    if not len(wrong):
         return None
     row, frame = rng.choice(wrong)
     return View(clip.evidence.pixels[row, frame], np.exp(rng.uniform(-2.7, -0.4)))
@@ -413,7 +420,7 @@ def fitted(
     frames, every `stride`-th, filled up with what is nowhere visible; None if there are
     too few points or frames."""
     evidence, culprit = clip.evidence, clip.culprit
-    if stride > 1 and evidence.visible.shape[1] >= 2 * FEWEST_FRAMES:
+    if stride > 1:
         thin = np.s_[..., ::stride]
         parts = (
             a[..., ::stride, :] if n in ("pixels", "expected") else a[thin]
@@ -434,7 +441,8 @@ def fitted(
     if view is not None:
         rows = _in_view(rows, evidence, count, view)
     rows = rows[:count]
-    wrong = np.flatnonzero((culprit[:, :length] > 0).any(1))
+    shown = (culprit > 0) & shown_or_lost(evidence.visible)
+    wrong = np.flatnonzero(shown[:, :length].any(1))
     if len(wrong) and not np.isin(rows, wrong).any():
         rows[: min(3, len(wrong), len(rows))] = wrong[: min(3, len(rows))]
     arrays = {}
@@ -447,8 +455,12 @@ def fitted(
             part = part * np.sqrt(abs(np.linalg.det(change.matrix)))
         arrays[name] = _filled(part, axis)
     arrays["culprit"] = _filled(culprit[rows][:, :length], 0, UNKNOWN)
-    arrays["modelled"] = np.asarray(evidence.predicted.any())
     return arrays
+
+
+def shown_or_lost(visible: Bool[np.ndarray, "N T"]) -> Bool[np.ndarray, "N T"]:
+    """Returns where points are visible, or were in the frame before."""
+    return visible | np.pad(visible, ((0, 0), (1, 0)))[:, :-1]
 
 
 def _in_view(rows, evidence, count, view):

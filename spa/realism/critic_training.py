@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import itertools
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import flax.serialization
@@ -180,13 +180,3 @@ def _make_step(critic, training):
         return fresh, parts
 
     return step
-
-
-def judge_batches(
-    critic: Critic, params: dict, batches: Iterator[Mapping[str, np.ndarray]]
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields logits of windows `[2P]` and of points of every batch."""
-    apply = jax.jit(critic.apply)
-    for batch in batches:
-        evidence, _ = _jax_batch(batch)
-        yield tuple(map(np.asarray, apply(params, evidence)))[::-1]

@@ -318,7 +318,8 @@ def _with_filmed(critic, sources, training) -> Fit:
     sources = dataclasses.replace(sources, shares=FILMED_SOURCES)
     rate = FILMED_RATE * training.learning_rate
     training = _shorter(training, training.steps // FILMED_SHARE)
-    training = dataclasses.replace(training, learning_rate=rate)
+    seed = training.seed + 2  # other scenes than before: 1 is of what is usual
+    training = dataclasses.replace(training, learning_rate=rate, seed=seed)
     return Fit(critic, sources, training, SCENES)
 
 

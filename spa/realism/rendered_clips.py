@@ -13,6 +13,7 @@ from tqdm import tqdm
 from spa import geometry
 from spa.files import whole_file
 from spa.jobs import ordered_map
+from spa.realism.critic_data import UNKNOWN, shown_or_lost
 from spa.realism.real_clips import MOST_TRACKS, VERSION
 from spa.simulation.pools import INTACT, NUM_FRAMES, tracked_arrays
 from spa.simulation.render import render, render_twin
@@ -24,6 +25,7 @@ TWINS = 4  # of a scene
 SIDE = 256  # px
 SCENE_POINTS = 512  # whose truth tracks are given
 SAME_POINT = 5.0  # px, within which a track is of a true point's body
+NEAREST = 4  # true points, any of which may be of a track's body
 
 
 def track_rendered_scenes(
@@ -69,9 +71,12 @@ def _make(job) -> None:
     arrays = {"version": np.asarray(VERSION)}
     for kind, (made, pictures) in clips.items():
         pixels, visible = tracked(pictures, rng)
+        culprit = blame(made, pixels, visible)
+        if kind != INTACT and not (culprit[shown_or_lost(visible)] == 1).any():
+            continue
         at = f"0/{kind}/0"
         arrays |= {f"{at}/pixels": pixels, f"{at}/visible": visible}
-        arrays[f"{at}/culprit"] = blame(made, pixels, visible)
+        arrays[f"{at}/culprit"] = culprit
     with whole_file(path) as file:
         np.savez(file, **arrays)
 
@@ -92,15 +97,20 @@ def blame(
     scene: Scene, pixels: Float[np.ndarray, "N T 2"], visible: Bool[np.ndarray, "N T"]
 ) -> Int[np.ndarray, "N T"]:
     """Returns which tracks break physics when: those at a true point that does, or that
-    were at one in the frame before and are lost."""
+    were at one in the frame before and are lost; UNKNOWN where such a point is among
+    the nearest, none of which is near enough to say."""
     places = geometry.project(scene.tracks_3d, scene.intrinsics)
     shown = scene.visible[..., 0] > 0
     wrong = np.zeros(visible.shape, np.int8)
     for t in range(visible.shape[1]):
         seen, mine = np.flatnonzero(shown[:, t]), np.flatnonzero(visible[:, t])
         if len(seen) and len(mine):
-            away, nearest = cKDTree(places[seen, t]).query(pixels[mine, t])
-            wrong[mine, t] = scene.violating[seen[nearest], t] & (away < SAME_POINT)
+            tree = cKDTree(places[seen, t])
+            away, nearest = tree.query(pixels[mine, t], k=min(NEAREST, len(seen)))
+            away, nearest = (x.reshape(len(mine), -1) for x in (away, nearest))
+            violates = scene.violating[seen[nearest], t]
+            known = np.where(away[:, 0] < SAME_POINT, violates[:, 0], UNKNOWN)
+            wrong[mine, t] = np.where(violates.any(axis=1), known, 0)
     if scene.violation_frame > 0:  # a body that is gone takes its points along
         t = scene.violation_frame
         for late in range(t, min(t + 2, visible.shape[1])):
