@@ -6,10 +6,10 @@
 
 The second adapts the shipped critic, in minutes.
 
-Writes NAME_realism.npz beside the checkpoint (or into --output_dir), where scoring
-finds it, and with --proof NAME_realism_left_out.npz, whose critics never saw a group of
-violations, or a fold of the filmed clips. Interrupted, the same command goes on: what
-it has made lies in --work_dir.
+Writes NAME_realism.npz beside the checkpoint, where scoring finds it (or into
+--output_dir), and with --proof NAME_realism_left_out.npz, whose critics never saw a
+group of violations, or a fold of the filmed clips. Interrupted, the same command goes
+on: what it has made lies in --work_dir.
 """
 
 import sys

@@ -6,7 +6,6 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import jax
 import numpy as np
 
 from spa.clip.features import FeatureModel, load_features
@@ -18,7 +17,7 @@ from spa.evaluation.baselines import simple_measures
 from spa.evaluation.corruptions import clip_name
 from spa.evaluation.generated_report import report
 from spa.evaluation.judged import Row
-from spa.evaluation.judges import TRAJAN, judge_items
+from spa.evaluation.judges import judge_items, load_trajan, realism_of
 from spa.evaluation.labelled import read_kinds
 from spa.evaluation.motion_field import motion_statistics
 from spa.evaluation.reports import write_report
@@ -196,10 +195,7 @@ def load_instruments(
     """Loads the scorer, trajan_mini if it is there, and DINOv2 if the options name it
     or the scorer uses it. Raises UserError of what cannot be used."""
     scorer = Scorer(checkpoint_path, options)
-    trajan = features = None
-    if TRAJAN.exists():
-        trajan = checkpoints.load_checkpoint(str(TRAJAN))
-        trajan = dataclasses.replace(trajan, params=jax.device_put(trajan.params))
+    trajan, features = load_trajan(), None
     if options.dino_model or scorer.front_ends.names["features"]:
         features = load_features(options=options)
     critics = load_critics(scorer.checkpoint, left_out=True)
@@ -253,7 +249,7 @@ def judge_video(video: Video, instruments: Instruments) -> dict[str, float | Non
     result = scorer.score_tracks(tracks)
     held_out = hold_out(tracks, scorer.checkpoint, scorer.options)
     values = {
-        "realism": result.realism,
+        "realism": realism_of(result, scorer.critic),
         "average_jaccard": result.score["average_jaccard"],
         **simple_measures(tracks, held_out, instruments.trajan),
     }

@@ -131,7 +131,8 @@ def _figures(x, score, clips, real, sources) -> dict[str, Estimate]:
         found["auroc_less"] = statistics.bootstrap(
             _difference, score[both], x[both], real[both], groups=groups[both]
         )
-        of_score = dict(zip(*pair_wins(score, clips, real), strict=True))
+        same = np.where(both, score, np.nan)
+        of_score = dict(zip(*pair_wins(same, clips, real), strict=True))
         less = [
             of_score[p] - w for p, w in zip(pairs, wins, strict=True) if p in of_score
         ]

@@ -21,7 +21,7 @@ from spa.realism.evidence import window_evidence
 from spa.realism.hold_out import hold_out
 from spa.realism.judging import judge_windows
 from spa.realism.options import DEFAULT_CHECKPOINT, Options, decisive_options
-from spa.realism.result import make_result
+from spa.realism.result import Result, make_result
 from spa.realism.scorer import load_checkpoint, load_critics
 from spa.realism.tracks import Tracks3D
 from spa.simulation.violations import GROUPS
@@ -73,11 +73,8 @@ def load_judges(checkpoint_path: str | None, options: Options) -> Judges:
     """Returns the checkpoint, its critics as far as there are any, and trajan_mini; a
     UserError of a checkpoint that cannot be used."""
     checkpoint, notes = load_checkpoint(checkpoint_path, options), []
-    trajan = None
-    if TRAJAN.exists():
-        trajan = checkpoints.load_checkpoint(str(TRAJAN))
-        trajan = dataclasses.replace(trajan, params=jax.device_put(trajan.params))
-    else:
+    trajan = load_trajan()
+    if trajan is None:
         notes.append(f"no {TRAJAN.name}: not compared with it")
     critics = load_critics(checkpoint, left_out=True)
     if not critics:
@@ -95,6 +92,14 @@ def load_judges(checkpoint_path: str | None, options: Options) -> Judges:
     return Judges(checkpoint, options, trajan, critics, tuple(notes))
 
 
+def load_trajan() -> checkpoints.Checkpoint | None:
+    """Returns the 2D model; None if it is not there."""
+    if not TRAJAN.exists():
+        return None
+    trajan = checkpoints.load_checkpoint(str(TRAJAN))
+    return dataclasses.replace(trajan, params=jax.device_put(trajan.params))
+
+
 @dataclasses.dataclass(frozen=True)
 class Judgement:
     """Findings about a clip: `values` by the names in MEASURES (of LEFT_OUT {kind:
@@ -103,6 +108,13 @@ class Judgement:
     values: dict[str, object]
     surprise: Float[np.ndarray, "N T"]
     left_out: dict[str, Float[np.ndarray, "N T"]]
+
+
+def realism_of(result: Result, fitted: FittedCritic | None) -> float | None:
+    """Returns a clip's realism; None where there is a critic that could not judge it:
+    what stands in its place is not on its scale."""
+    is_judged = result.score["realism_measure"] == "critic"
+    return result.realism if is_judged or fitted is None else None
 
 
 def judge(tracks: Tracks3D, judges: Judges, kinds: Sequence[str] = ()) -> Judgement:
@@ -124,7 +136,7 @@ def judge(tracks: Tracks3D, judges: Judges, kinds: Sequence[str] = ()) -> Judgem
         tracks, held_out, *how, None, evidence, critics.get(SHIPPED), has_spread=False
     )
     values = {
-        "realism": result.realism,
+        "realism": realism_of(result, critics.get(SHIPPED)),
         "average_jaccard": result.score["average_jaccard"],
         **simple_measures(tracks, held_out, judges.trajan),
     }

@@ -204,7 +204,8 @@ def judge_unseen(
         first, what = first_critic(critics, fold)
         rows = np.flatnonzero(learned)
         pairs = _pairs_of(rows, windows, real, sources, generators)
-        made = provenance, dataclasses.asdict(training), fingerprint(first)
+        what_is = [(bool(real[i]), sources[i], generators[i]) for i in rows]
+        made = provenance, dataclasses.asdict(training), fingerprint(first), what_is
         place = folder / _digest(made, [windows[i] for i in rows])
         critic, start = (first.critic, first.params) if first else (Critic(), None)
         LOG.info("%sfitting to %d clips", say, len(rows))

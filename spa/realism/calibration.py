@@ -59,8 +59,8 @@ class Calibration:
         backends: dict | None = None,
         clips: str = UNSEEN,
     ) -> "Calibration":
-        """Returns the calibration of intact clips' logits, and of their points': one in
-        200 of these scores below a half."""
+        """Returns the calibration of intact clips' logits, and of intact points', whose
+        clips may be others: one in 200 of these scores below a half."""
         half = float(np.quantile(np.asarray(point_logits, np.float64), HALF))
         return cls(np.asarray(logits), half, backends or {}, clips)
 

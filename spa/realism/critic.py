@@ -236,7 +236,8 @@ class Block(nn.Module):
 
 def standardised(critic: Critic, params: dict, batches: Iterable[Evidence]) -> dict:
     """Returns parameters whose `mean` and `deviation` are those of the inputs, where
-    points are judged, in some batches: a rare event is not lost among sizes."""
+    points are judged, in some batches: a rare event is not lost among sizes. What never
+    varies there, as what is not known yet, is left as it is."""
     total = 0.0
     for evidence in batches:
         x, *_ = critic.look(evidence)
@@ -245,7 +246,9 @@ def standardised(critic: Critic, params: dict, batches: Iterable[Evidence]) -> d
         total += jnp.stack([x.sum((0, 1, 2)), (x**2).sum((0, 1, 2)),
                             jnp.full(x.shape[-1], judged.sum())])  # fmt: skip
     mean, square = total[0] / total[2], total[1] / total[2]
-    deviation = jnp.sqrt(jnp.maximum(square - mean**2, LEAST_DEVIATION**2))
+    deviation = jnp.sqrt(jnp.maximum(square - mean**2, 0))
+    varies = deviation > LEAST_DEVIATION / 20
+    deviation = jnp.where(varies, jnp.maximum(deviation, LEAST_DEVIATION), 1.0)
     own = {"mean": mean, "deviation": deviation}
     return params | {"params": params["params"] | own}
 
@@ -310,8 +313,8 @@ def changed_features(evidence, near, uses_features) -> list[Float[Array, "B N T 
 
 
 def _sizes(vectors, known):
-    """Vectors [B, N, T, K, 2] on a logarithmic scale, their size against the window's
-    median, and that median."""
+    """Vectors [B, N, T, K, 2] on a logarithmic scale, their size against what is
+    usual in the window, and that."""
     size = jnp.log(safe_norm(vectors) + FLOOR)
     usual = usual_of(size, known)  # [B, K]
     relative = jnp.where(known, size - usual[:, None, None], 0)

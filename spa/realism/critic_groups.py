@@ -1,6 +1,7 @@
 """Groups with what the autoencoder expected of them, made once and kept: its inputs
 cost most of a fit."""
 
+import dataclasses
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -29,7 +30,7 @@ from spa.realism.tracks import Tracks3D
 FIRST_SEED = 7_900_000_000  # of simulated groups; streamed ones have other scenes
 FILMED_POINTS = 768  # of a filmed piece, at random; of rendered ones all, since few
 # of them are wrong
-CHANGED = "changes", "changed"  # of Evidence, which the clip has itself
+EXPECTED = "expected", "scale", "chance", "predicted"  # of Evidence
 DAMAGED = 1, 3  # copies with damaged tracks: of simulated groups, of filmed ones
 
 
@@ -97,9 +98,11 @@ def _filmed(file, piece, damages) -> Group:
 def expected_group(
     group: Group, checkpoint: Checkpoint, options: Options
 ) -> Iterator[Clip]:
-    """Yields the clips of a group again, with what the autoencoder expects, those with
-    points enough."""
+    """Yields the clips of a group again, with what the autoencoder expects, where
+    windows overlap in the later one; those with points enough."""
     camera = geometry.default_intrinsics(SIDE, SIDE)
+    # The tracks come alone.
+    options = dataclasses.replace(options, use_dino=None, use_depth=None)
     for clip in group:
         pixels, visible = clip.evidence.pixels, clip.evidence.visible
         tracks = Tracks3D(
@@ -109,9 +112,10 @@ def expected_group(
             size=(SIDE, SIDE),
             intrinsics_source="assumed",
         )
-        found = list(evidence.window_evidence(tracks, checkpoint, options, most=None))
-        if len(found) == 1:
-            [whole] = found
-            changes = (x[:, whole.ids] for x in clip.evidence[-2:])
-            seen = whole.evidence._replace(**dict(zip(CHANGED, changes, strict=True)))
-            yield Clip(clip.kind, seen, clip.culprit[whole.ids])
+        expected = {name: getattr(clip.evidence, name).copy() for name in EXPECTED}
+        for each in evidence.window_evidence(tracks, checkpoint, options, most=None):
+            for name, whole in expected.items():
+                part = getattr(each.evidence, name)
+                whole[:, each.ids, each.span[0] : each.span[1]] = part
+        if expected["predicted"].any():
+            yield clip._replace(evidence=clip.evidence._replace(**expected))

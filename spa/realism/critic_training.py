@@ -77,7 +77,7 @@ def train(
     init: dict | None = None,
 ) -> dict:
     """Returns the mean of a critic's parameters over its last steps; goes on from what
-    `folder` holds. Raises UserError: a state there is of another fit."""
+    `folder`, of this fit alone, holds. Raises UserError: a state that is damaged."""
     folder.mkdir(parents=True, exist_ok=True)
     optimiser = _optimiser(training)
     state = _first_state(critic, training, optimiser, init)
@@ -87,7 +87,7 @@ def train(
             state = flax.serialization.from_bytes(state, place.read_bytes())
         except (ValueError, KeyError) as error:
             raise UserError(
-                f"{place} is of another fit ({error}): give another folder"
+                f"{place} is damaged, or of another fit: remove it ({error})"
             ) from error
     first = int(state["step"])
     if first == 0 and init is None:

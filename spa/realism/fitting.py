@@ -137,19 +137,21 @@ def read_filmed(
 
 def _listed(table, folds) -> list[Filmed]:
     columns, rows = read_csv(table, ("file", "kind"))
-    rows = [row for row in rows if row["kind"] == "real"]
+    fold = find_column(columns, "fold")
     if folds:
-        fold = find_column(columns, "fold")
-        if fold is None:
-            raise UserError(f"--folds: {table} has no column fold")
+        absent = set(folds) - {row[fold] for row in rows} if fold else folds
+        if absent:
+            raise UserError(f"--folds: {table} has no fold {', '.join(sorted(absent))}")
         rows = [row for row in rows if row[fold] in folds]
+    rows = [row for row in rows if row["kind"] == "real"]
     if not rows:
         raise UserError(f"{table}: no clip of kind real in what is chosen")
     paths = [str(Path(table).parent / row["file"]) for row in rows]
     missing = [path for path in paths if not is_there(path)]
     if missing:
         raise UserError(f"{table}: there is no {missing[0]}")
-    return [Filmed(p, row.get("fold", "")) for p, row in zip(paths, rows, strict=True)]
+    folds = [row[fold] if fold else "" for row in rows]
+    return [Filmed(*each) for each in zip(paths, folds, strict=True)]
 
 
 def fit(
@@ -173,10 +175,13 @@ def fit(
     checkpoint = load_checkpoint(checkpoint_path, options)
     folder = Path(output_dir or checkpoint.folder)
     first = _first_params(init, checkpoint)
-    made = checkpoint.sha256, decisive_options(dataclasses.asdict(options))
+    version = real_clips.VERSION
+    made = checkpoint.sha256, decisive_options(dataclasses.asdict(options)), version
     host = dataclasses.replace(checkpoint, params=None)  # for other processes
-    tracks = _place(work, "filmed", made)
-    tracked = _track(filmed, tracks, options, host, num_workers)
+    tracks = place_of(work, "filmed", made)
+    how = tracks, options, host, num_workers
+    files = real_clips.track_real_clips([clip.path for clip in filmed], *how)
+    tracked = {c: str(files[c.path]) for c in filmed if c.path in files}
     kinds = tuple(k for group in GROUPS.values() for k in group if k not in NO_TRACES)
     pictured = [kind for kind in PICTURED if kind not in NO_TRACES]
     rendered = rendered_clips.track_rendered_scenes(
@@ -184,7 +189,7 @@ def fit(
     )
     rendered = [str(path) for path in rendered]
     groups = critic_groups.make_groups(
-        _place(work, "groups", made),
+        place_of(work, "groups", made),
         [*sorted(tracked.values()), *rendered],
         recipe.num_modelled,
         kinds,
@@ -200,11 +205,11 @@ def fit(
     for name, each in fits.items():
         LOG.info("fitting %s: %d steps", name, each.training.steps)
         start = params[each.start] if each.start else None
-        place = _place(work, name, (made, each, start))
+        place = place_of(work, name, (made, each, start))
         how = each.critic, each.sources, each.training, place, num_workers, start
         params[name] = rounded(train(*how))
     critics = {name: fits[name].critic for name in fits}
-    how = filmed, recipe.num_reference, checkpoint, options
+    how = list(tracked), recipe.num_reference, checkpoint, options
     fitted, reference = calibrated(critics, params, *how)
     about = {
         "steps": recipe.training.steps,
@@ -216,14 +221,15 @@ def fit(
         "reference": reference,
     }
     path = critics_path(checkpoint.name, folder)
+    left_out = critics_path(checkpoint.name, folder, left_out=True)
+    left_out.unlink(missing_ok=True)  # of another fit
     write_critics(path, {SHIPPED: fitted.pop(SHIPPED)}, checkpoint.sha256, about)
     if recipe.proof:
-        left_out = critics_path(checkpoint.name, folder, left_out=True)
         write_critics(left_out, fitted, checkpoint.sha256, about)
     return path
 
 
-def _place(work: Path, name: str, made) -> Path:
+def place_of(work: Path, name: str, made) -> Path:
     """A folder of what was made in one way: what was made in another is not gone on
     with. Files count by their names, which say what they are of."""
     text = repr(jax.tree.map(_named, made, is_leaf=lambda x: isinstance(x, Sources)))
@@ -241,16 +247,6 @@ def _named(leaf):
     if isinstance(leaf, np.ndarray):
         return hashlib.sha256(leaf.tobytes()).hexdigest()
     return leaf
-
-
-def _track(filmed, folder, options, checkpoint, num_workers) -> dict[Filmed, str]:
-    """Files of tracks of those clips that have any."""
-    found = {}
-    for clip in filmed:
-        how = folder, options, checkpoint, num_workers
-        for path in real_clips.track_real_clips([clip.path], *how):
-            found[clip] = str(path)
-    return found
 
 
 def _first_params(init, checkpoint: Checkpoint) -> dict | None:
@@ -279,7 +275,7 @@ def fits_of(
     filmed clip; from its weights "realism", which ships, and for the proof those of
     "fold K", which never saw that fold's filmed clips, with as many steps; "without
     GROUP" of violations, from scratch at a quarter of the shipped steps, and "no model"
-    alike, as a baseline, with all violations and without each group. Given other
+    as a baseline, fitted alike: all violations, and without each group. Given other
     weights to start from, "realism" starts from these."""
     critic, blind = (
         Critic(uses_model=x, uses_features=uses_features) for x in (True, False)
@@ -310,8 +306,12 @@ def fits_of(
         without = _without_kinds(sources, (*out, *ALIKE[group]))
         fits[f"without {group}"] = Fit(critic, without, short)
         fits[f"no model without {group}"] = Fit(blind, without, short)
-    fits["no model"] = Fit(blind, sources, recipe.training)
-    return fits
+    blind_fits = {"no model": fits[SHIPPED]._replace(critic=blind)}
+    if fits[SHIPPED].start:
+        blind_scenes = f"no model {SCENES}"
+        blind_fits[blind_scenes] = fits[SCENES]._replace(critic=blind)
+        blind_fits["no model"] = blind_fits["no model"]._replace(start=blind_scenes)
+    return fits | dict(reversed(blind_fits.items()))
 
 
 def _with_filmed(critic, sources, training) -> Fit:
@@ -376,23 +376,22 @@ def calibrated(
     elif len(found) >= LEAST_FILMED:
         kind = SEEN
         LOG.warning("the reference is %s: others will score lower (--proof)", SEEN)
-    fitted = {}
+    names, fitted = load_front_ends(options, checkpoint).names, {}
     for name, critic in critics.items():
         own = np.array([each[name].logit for each in simulated if name in each])
         is_like = name == SHIPPED or name.startswith(FOLD)
         reference, clips = own, kind if is_like else SIMULATED
         if clips == SEEN:
-            reference = np.array([each[name].logit for each in found.values()])
+            reference = np.array([each[name] for each in found.values()])
         elif clips == UNSEEN:
             reference = np.array([
-                each[FOLD + clip.fold].logit
+                each[FOLD + clip.fold]
                 for clip, each in found.items()
                 if FOLD + clip.fold in each and FOLD + clip.fold != name
             ])  # fmt: skip
         if len(reference) < FEWEST:  # of the only fold
             reference, clips = own, SIMULATED
         points = np.concatenate([_points(e[name]) for e in simulated if name in e])
-        names = load_front_ends(options, checkpoint).names
         calibration = Calibration.fit(reference, points, names, clips)
         fitted[name] = FittedCritic(critic, params[name], calibration)
     return fitted, kind
@@ -408,7 +407,7 @@ def _judge_filmed(critics, params, filmed, checkpoint, options):
         except NothingToTrack:
             continue
         if found:
-            yield clip, found
+            yield clip, {name: each.logit for name, each in found.items()}
 
 
 def _points(found: ClipLogits) -> np.ndarray:
@@ -425,6 +424,8 @@ def _simulated_clips(count: int) -> Iterator[Tracks3D]:
 
 def _judge_all(critics, params, tracks, checkpoint, options) -> dict[str, ClipLogits]:
     uses = any(critic.uses_features for critic in critics.values())
+    if tracks.dino is None:  # simulated ones, whatever is asked for of others
+        options = dataclasses.replace(options, use_dino=None, use_depth=None)
     evidence = list(window_evidence(tracks, checkpoint, options, uses_features=uses))
     found = {}
     for name, critic in critics.items():

@@ -25,13 +25,13 @@ class ClipLogits:
         logit: of the clip: the log of the mean of exp(window's), weighted by length.
         windows: of each by (start, stop): the mean over its groups of tracks.
         points: [N, T], the mean over windows; NaN where a track is not judged.
-        without: [G] the clip's without one group of each window: the jackknife's.
+        without: the clip's without one group of tracks, by stratum: the jackknife's.
     """
 
     logit: float
     windows: dict[tuple[int, int], float]
     points: Float[np.ndarray, "N T"]
-    without: Float[np.ndarray, " G"]
+    without: list[Float[np.ndarray, " G"]]
 
 
 def judge_windows(
@@ -59,7 +59,7 @@ def judge_windows(
     windows = {span: window_logit(regions) for span, regions in groups.items()}
     points = np.full(shape, np.nan, np.float32)
     np.divide(total, count, out=points, where=count > 0, casting="same_kind")
-    return ClipLogits(clip_logit(windows), windows, points, _jackknife(groups))
+    return ClipLogits(clip_logit(windows), windows, points, jackknife(groups))
 
 
 def window_logit(regions: Mapping[int, Sequence[float]]) -> float:
@@ -79,30 +79,42 @@ def clip_logit(windows: dict[tuple[int, int], float]) -> float:
     return float(most + np.log(mean))
 
 
-def spread_of(realism: Float[np.ndarray, " G"]) -> float | None:
+def spread_of(realism: Sequence[Float[np.ndarray, " G"]]) -> float | None:
     """Returns the jackknife's standard deviation of a clip's realism, of what it is
-    without each group of tracks; None of fewer than two."""
-    if len(realism) < 2:
+    without each group of tracks, stratum by stratum; None if there is no stratum."""
+    if not realism:
         return None
-    return float(np.sqrt((len(realism) - 1) * np.var(realism)))
+    parts = [(len(each) - 1) * np.var(each) for each in realism]
+    return float(np.sqrt(sum(parts)))
 
 
-def _jackknife(groups) -> np.ndarray:
-    """Clip logits without one group of every region that has several."""
-    most = max(len(x) for regions in groups.values() for x in regions.values())
-    if most < 2:
-        return np.zeros(0)
+def jackknife(
+    groups: Mapping[tuple[int, int], Mapping[int, list[float]]],
+) -> list[Float[np.ndarray, " G"]]:
+    """Returns clip logits, of logits by window and region, without one group of a
+    region, region by region; those of one group in all windows are a stratum of their
+    own, from which whole regions are left out."""
+    sizes: dict[int, int] = {}
+    for regions in groups.values():
+        for r, logits in regions.items():
+            sizes[r] = max(sizes.get(r, 0), len(logits))
 
-    def without(g, logits):
-        return logits[:g] + logits[g + 1 :] if len(logits) > 1 else logits
+    def without(region, g):
+        windows = {}
+        for span, regions in groups.items():
+            own = regions.get(region, [])
+            left = own[:g] + own[g + 1 :]
+            if sizes[region] > 1:
+                left = left or own
+            rest = {r: x for r, x in regions.items() if r != region}
+            rest |= {region: left} if left else {}
+            windows[span] = window_logit(rest or regions)
+        return clip_logit(windows)
 
-    return np.array([
-        clip_logit({
-            span: window_logit({r: without(g, x) for r, x in regions.items()})
-            for span, regions in groups.items()
-        })
-        for g in range(most)
-    ])  # fmt: skip
+    each = {r: np.array([without(r, g) for g in range(n)]) for r, n in sizes.items()}
+    strata = [x for x in each.values() if len(x) > 1]
+    alone = [x for x in each.values() if len(x) == 1]
+    return strata + ([np.concatenate(alone)] if len(alone) > 1 else [])
 
 
 def _judge_groups(

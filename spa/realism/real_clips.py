@@ -37,9 +37,9 @@ def track_real_clips(
     options: Options,
     checkpoint,
     num_workers: int = 0,
-) -> list[Path]:
-    """Returns files of tracks of pieces of clips and of their damaged copies, one per
-    clip, made where they are not there yet; none for a clip that has nothing to track.
+) -> dict[str | os.PathLike, Path]:
+    """Returns files of tracks of pieces of clips and of their damaged copies, by clip,
+    made where they are not there yet; none for a clip that has nothing to track.
 
     Of each PIECE and KIND (none or a damage, COPY): `PIECE/KIND/COPY/pixels [N, T, 2]`
     (px, the picture's longer side 256) and `visible [N, T]`; with depths or features
@@ -49,12 +49,13 @@ def track_real_clips(
     folder.mkdir(parents=True, exist_ok=True)
     jobs = [(os.fspath(path), str(_place(path, folder)), options, checkpoint)
             for path in paths]  # fmt: skip
-    missing = [job for job in jobs if not _is_made(job[1])]
+    missing = [job for job in jobs if not is_made(job[1])]
     with ordered_map(min(num_workers, len(missing))) as run_all:
         for line in tqdm(run_all(_track_clip, missing), "clips", total=len(missing)):
             if line:
                 LOG.warning("left out: %s", line)
-    return [Path(job[1]) for job in jobs if _is_made(job[1])]
+    places = zip(paths, jobs, strict=True)
+    return {path: Path(job[1]) for path, job in places if is_made(job[1])}
 
 
 def _place(path, folder: Path) -> Path:
@@ -63,7 +64,8 @@ def _place(path, folder: Path) -> Path:
     return folder / f"{stem}.npz"
 
 
-def _is_made(path) -> bool:
+def is_made(path: str | os.PathLike) -> bool:
+    """Returns whether a file of tracks is there, of this VERSION."""
     try:
         with np.load(path) as stored:
             return int(stored["version"]) == VERSION and len(stored.files) > 1
@@ -105,6 +107,8 @@ def _piece_arrays(number, frames, fps, options, front_ends) -> dict:
             video = video_from_array(damaged, fps)
             pixels, visible, changes = tracked_pixels(video, options, front_ends)
         except NothingToTrack:
+            if kind == INTACT:  # copies alone say nothing
+                return {}
             continue
         at = f"{number}/{kind}/{copy}"
         arrays |= {f"{at}/pixels": pixels, f"{at}/visible": visible}

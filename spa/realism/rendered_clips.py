@@ -14,7 +14,7 @@ from spa import geometry
 from spa.files import whole_file
 from spa.jobs import ordered_map
 from spa.realism.critic_data import UNKNOWN, shown_or_lost
-from spa.realism.real_clips import MOST_TRACKS, VERSION
+from spa.realism.real_clips import MOST_TRACKS, VERSION, is_made
 from spa.simulation.pools import INTACT, NUM_FRAMES, tracked_arrays
 from spa.simulation.render import render, render_twin
 from spa.simulation.scenes import NoScene, Scene, generate_scene
@@ -44,11 +44,11 @@ def track_rendered_scenes(
         (FIRST_SEED + i, tuple(kinds), str(folder / f"rendered_{i}.npz"))
         for i in range(count)
     ]
-    missing = [job for job in jobs if not os.path.exists(job[2])]
+    missing = [job for job in jobs if not is_made(job[2])]
     with ordered_map(min(num_workers, len(missing))) as run_all:
         for _ in tqdm(run_all(_make, missing), "rendered", total=len(missing)):
             pass
-    return [Path(job[2]) for job in jobs if os.path.exists(job[2])]
+    return [Path(job[2]) for job in jobs if is_made(job[2])]
 
 
 def _make(job) -> None:

@@ -57,7 +57,8 @@ def make_result(
     if found:
         calibration, surprise = fitted.calibration, found.logit
         realism = calibration.realism(surprise)
-        spread = spread_of(calibration.realism(found.without)) if has_spread else None
+        without = map(calibration.realism, found.without)
+        spread = spread_of(list(without)) if has_spread else None
         ids = np.unique(held_out.ids)
         scores = calibration.points(found.points[ids])
         of_window = {

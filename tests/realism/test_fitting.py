@@ -1,11 +1,14 @@
 """Which critics are fitted, and what each of them never sees."""
 
+import numpy as np
 import pytest
 
 from spa.errors import UserError
 from spa.realism import fitting
+from spa.realism.critic import Critic
+from spa.realism.critic_data import Sources
 from spa.realism.critic_training import Training
-from spa.realism.fitting import Filmed, Recipe, fits_of, read_filmed
+from spa.realism.fitting import Filmed, Fit, Recipe, fits_of, read_filmed
 from spa.simulation.violations import GROUPS, VIOLATIONS
 
 KINDS = tuple(kind for kind in VIOLATIONS if kind != "texture_swap")
@@ -65,18 +68,48 @@ def test_no_critic_sees_the_clips_of_its_fold():
     assert sources.kinds == KINDS
 
 
+def test_the_baseline_without_a_model_is_fitted_alike():
+    found = fits()
+    for name in ("scenes", "realism"):
+        blind = found["no model" if name == "realism" else f"no model {name}"]
+        assert not blind.critic.uses_model
+        assert blind[1:3] == found[name][1:3]
+    assert found["no model"].start == "no model scenes"
+    order = list(found)
+    for name, fit in found.items():
+        assert not fit.start or order.index(fit.start) < order.index(name)
+
+
+def test_what_was_made_otherwise_lies_elsewhere(tmp_path):
+    def place(stored=("x/a.npz",), steps=400, weights=1.0, sha="abc"):
+        sources = Sources(KINDS, stored=stored)
+        fit = Fit(Critic(), sources, Training(steps=steps), "scenes")
+        return fitting.place_of(
+            tmp_path, "fold 0", (sha, fit, {"p": np.full(2, weights)})
+        )
+
+    assert place().parent == tmp_path and place().name.startswith("fold_0_")
+    assert place() == place(stored=("elsewhere/a.npz",))
+    others = [place(stored=("x/b.npz",)), place(steps=300), place(weights=2.0)]
+    assert len({place(), *others, place(sha="abd")}) == 5
+
+
 def test_tables_of_clips(tmp_path):
     for name in "abc":
         (tmp_path / f"{name}.mp4").touch()
     table = tmp_path / "manifest.csv"
     table.write_text("file,kind,fold\na.mp4,real,0\nb.mp4,generated,0\nc.mp4,real,4\n")
-    found = read_filmed(None, str(table), ["0", "1"])
+    found = read_filmed(None, str(table), ["0"])
     assert found == [Filmed(str(tmp_path / "a.mp4"), "0")]
     assert len(read_filmed(str(tmp_path), None)) == 3
+    with pytest.raises(UserError, match="has no fold 1, 3"):
+        read_filmed(None, str(table), ["0", "3", "1"])
+    table.write_text("File,Kind,Fold\na.mp4,real,7\nb.mp4,generated,0\n")
+    assert read_filmed(None, str(table)) == [Filmed(str(tmp_path / "a.mp4"), "7")]
     with pytest.raises(UserError, match="no clip of kind real"):
-        read_filmed(None, str(table), ["3"])
+        read_filmed(None, str(table), ["0"])
     table.write_text("file,kind\na.mp4,real\nd.mp4,real\n")
     with pytest.raises(UserError, match="there is no .*d.mp4"):
         read_filmed(None, str(table))
-    with pytest.raises(UserError, match="has no column fold"):
+    with pytest.raises(UserError, match="has no fold 1"):
         read_filmed(None, str(table), ["1"])

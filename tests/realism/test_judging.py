@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from critic_cases import some_critic
 
+from spa.realism import judging
 from spa.realism.critic import Evidence, observed_only
 from spa.realism.evidence import WindowEvidence
 from spa.realism.judging import clip_logit, judge_windows, spread_of
@@ -82,15 +83,17 @@ def test_twice_is_the_same_to_the_last_digit(judged):
     again = judge_windows(windows(), fitted.critic, fitted.params, SHAPE)
     assert again.logit == found.logit and again.windows == found.windows
     np.testing.assert_array_equal(again.points, found.points)
-    np.testing.assert_array_equal(again.without, found.without)
+    for one, other in zip(again.without, found.without, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_without_a_group_the_others_are_judged(judged):
     fitted, found = judged
     others = [x for i, x in enumerate(windows()) if i % 2]
     alone = judge_windows(others, fitted.critic, fitted.params, SHAPE)
-    assert len(found.without) == 2 and len(alone.without) == 0
-    assert found.without[0] == pytest.approx(alone.logit, abs=1e-5)
+    [without] = found.without
+    assert len(without) == 2 and alone.without == []
+    assert without[0] == pytest.approx(alone.logit, abs=1e-5)
     assert judge_windows([], fitted.critic, fitted.params, SHAPE) is None
 
 
@@ -98,5 +101,20 @@ def test_the_spread_of_a_mean_is_its_standard_error():
     values = np.random.default_rng(0).normal(size=9)
     without = (values.sum() - values) / 8
     expected = values.std(ddof=1) / 3
-    assert spread_of(without) == pytest.approx(expected)
-    assert spread_of(values[:1]) is None and spread_of(values[:0]) is None
+    assert spread_of([without]) == pytest.approx(expected)
+    assert spread_of([]) is None
+
+
+@pytest.mark.parametrize("sizes", [[6, 1, 1, 1, 1, 1, 1, 1], [1, 1, 1, 2, 2, 2, 3, 6]])
+def test_the_spread_is_that_of_clips_whose_groups_are_drawn_anew(sizes):
+    """Of small logits, whose log mean exp is about their mean."""
+    rng, deviation = np.random.default_rng(1), 0.1
+
+    def clip():
+        groups = [list(rng.normal(0, deviation, n)) for n in sizes]
+        return {(0, 48): dict(enumerate(groups))}
+
+    clips = [clip() for _ in range(400)]
+    true = np.std([judging.window_logit(next(iter(x.values()))) for x in clips])
+    told = [spread_of(judging.jackknife(x)) ** 2 for x in clips]
+    assert np.sqrt(np.mean(told)) == pytest.approx(true, rel=0.15)
