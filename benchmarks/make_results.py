@@ -194,7 +194,7 @@ def comparable_section() -> str:
     real = [
         [
             row["clip"],
-            f"{row['realism']:.3f} ± {row['realism_std']:.3f}",
+            with_spread(row["realism"], row["realism_std"]),
             f"{row['converted']:.3f}" if "converted" in row else "",
             f"{row['file']:.3f}" if "file" in row else "",
         ]
@@ -231,11 +231,16 @@ def comparable_section() -> str:
     ]  # fmt: skip
     if real:
         parts += [
-            "Real clips, with the standard deviation between splits: their frames at "
+            "Real clips, with the jackknife's deviation: their frames at "
             "the working size, these converted, and the files, whose full size counts.",
             table(["clip", "realism", "24 shown at 30 frames a second", "file"], real),
         ]
     return "\n\n".join(parts)
+
+
+def with_spread(realism: float, spread: float | None) -> str:
+    """Returns a realism with its deviation, if it has one."""
+    return f"{realism:.3f}" + (f" ± {spread:.3f}" if spread is not None else "")
 
 
 def correlations(found: dict) -> str:
