@@ -368,27 +368,23 @@ def calibrated(
         _judge_all(critics, params, tracks, checkpoint, options)
         for tracks in tqdm(_simulated_clips(num_reference), "simulated reference")
     ]
-    found = dict(_judge_filmed(critics, params, filmed, checkpoint, options))
-    unseen = [c for c, each in found.items() if FOLD + c.fold in each]
+    found = list(_judge_filmed(critics, params, filmed, checkpoint, options))
+    unseen = sum(judge != SHIPPED for judge, _ in found)
     kind = SIMULATED
-    if len(unseen) >= LEAST_FILMED:
+    if unseen >= LEAST_FILMED:
         kind = UNSEEN
-    elif len(found) >= LEAST_FILMED:
+    elif len(found) - unseen >= LEAST_FILMED:
         kind = SEEN
         LOG.warning("the reference is %s: others will score lower (--proof)", SEEN)
     names, fitted = load_front_ends(options, checkpoint).names, {}
     for name, critic in critics.items():
         own = np.array([each[name].logit for each in simulated if name in each])
-        is_like = name == SHIPPED or name.startswith(FOLD)
-        reference, clips = own, kind if is_like else SIMULATED
-        if clips == SEEN:
-            reference = np.array([each[name] for each in found.values()])
-        elif clips == UNSEEN:
-            reference = np.array([
-                each[FOLD + clip.fold]
-                for clip, each in found.items()
-                if FOLD + clip.fold in each and FOLD + clip.fold != name
-            ])  # fmt: skip
+        reference, clips = own, SIMULATED
+        if kind == SEEN and name == SHIPPED:
+            reference, clips = np.array([x for j, x in found if j == name]), kind
+        elif kind == UNSEEN and (name == SHIPPED or name.startswith(FOLD)):
+            others = [x for j, x in found if j not in (SHIPPED, name)]
+            reference, clips = np.array(others), kind
         if len(reference) < FEWEST:  # of the only fold
             reference, clips = own, SIMULATED
         points = np.concatenate([_points(e[name]) for e in simulated if name in e])
@@ -397,17 +393,22 @@ def calibrated(
     return fitted, kind
 
 
-def _judge_filmed(critics, params, filmed, checkpoint, options):
+def _judge_filmed(
+    critics, params, filmed, checkpoint, options
+) -> Iterator[tuple[str, float]]:
+    """Yields the critic of each clip's fold, or SHIPPED, and the logit that it has."""
     front_ends = load_front_ends(options, checkpoint)
     for clip in tqdm(filmed, "filmed reference", unit="clip"):
+        judge = FOLD + clip.fold if FOLD + clip.fold in critics else SHIPPED
         try:
             video = read_video(clip.path, 0.0, REFERENCE_SECONDS, None)
             _, tracks = lift_video(video, options, front_ends)
-            found = _judge_all(critics, params, tracks, checkpoint, options)
+            own = {judge: critics[judge]}
+            found = _judge_all(own, params, tracks, checkpoint, options)
         except NothingToTrack:
             continue
         if found:
-            yield clip, {name: each.logit for name, each in found.items()}
+            yield judge, found[judge].logit
 
 
 def _points(found: ClipLogits) -> np.ndarray:
