@@ -194,7 +194,7 @@ def comparable_section() -> str:
     real = [
         [
             row["clip"],
-            with_spread(row["realism"], row["realism_std"]),
+            realism_text(row["realism"], row["realism_std"]),
             f"{row['converted']:.3f}" if "converted" in row else "",
             f"{row['file']:.3f}" if "file" in row else "",
         ]
@@ -238,7 +238,7 @@ def comparable_section() -> str:
     return "\n\n".join(parts)
 
 
-def with_spread(realism: float, spread: float | None) -> str:
+def realism_text(realism: float, spread: float | None) -> str:
     """Returns a realism with its deviation, if it has one."""
     return f"{realism:.3f}" + (f" ± {spread:.3f}" if spread is not None else "")
 

@@ -32,12 +32,12 @@ class Results(NamedTuple):
     settings: dict
 
 
-OF_THE_CRITIC = ("realism", "realism_std", "surprise")
+CRITIC_SCORES = ("realism", "realism_std", "surprise")
 
 
 def read_results(folder: str | os.PathLike, score: str = "realism") -> Results:
     """Returns what scoring wrote to a folder; a UserError for none or damaged results,
-    or different checkpoints."""
+    or different checkpoints or, of scores that are its, critics."""
     paths = sorted(Path(folder).glob("*/score.json"))
     if not paths:
         raise UserError(
@@ -53,7 +53,7 @@ def read_results(folder: str | os.PathLike, score: str = "realism") -> Results:
         latents.append(of_clip)
         found = {
             "checkpoint": stored["checkpoint"]["sha256"],
-            "critic": stored.get("critic") if score in OF_THE_CRITIC else None,
+            "critic": stored.get("critic") if score in CRITIC_SCORES else None,
             "version": stored["version"],
             **decisive_options(stored["options"]),
         }

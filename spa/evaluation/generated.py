@@ -17,7 +17,7 @@ from spa.evaluation.baselines import simple_measures
 from spa.evaluation.corruptions import clip_name
 from spa.evaluation.generated_report import report
 from spa.evaluation.judged import Row
-from spa.evaluation.judges import judge_items, load_trajan, realism_of
+from spa.evaluation.judges import judge_items, judged_realism, load_trajan
 from spa.evaluation.labelled import read_kinds
 from spa.evaluation.motion_field import motion_statistics
 from spa.evaluation.reports import write_report
@@ -31,7 +31,7 @@ from spa.realism.hold_out import hold_out
 from spa.realism.options import RESULT_VERSION, decisive_options, make_options
 from spa.realism.scorer import Scorer, load_critics
 
-VERSION = 1  # of the measures here: clips that were judged by others are refused
+VERSION = 2  # of the measures here: clips that were judged by others are refused
 
 
 def run(
@@ -249,7 +249,7 @@ def judge_video(video: Video, instruments: Instruments) -> dict[str, float | Non
     result = scorer.score_tracks(tracks)
     held_out = hold_out(tracks, scorer.checkpoint, scorer.options)
     values = {
-        "realism": realism_of(result, scorer.critic),
+        "realism": judged_realism(result, scorer.critic),
         "average_jaccard": result.score["average_jaccard"],
         **simple_measures(tracks, held_out, instruments.trajan),
     }

@@ -26,7 +26,7 @@ from spa.realism.scorer import load_checkpoint, load_critics
 from spa.realism.tracks import Tracks3D
 from spa.simulation.violations import GROUPS
 
-VERSION = 4  # of the files of judged clips: those of another version are refused
+VERSION = 5  # of the files of judged clips: those of another version are refused
 GROUP_OF = {kind: group for group, kinds in GROUPS.items() for kind in kinds}
 TRAJAN = DEFAULT_CHECKPOINT.with_name("trajan_mini.npz")
 
@@ -110,7 +110,7 @@ class Judgement:
     left_out: dict[str, Float[np.ndarray, "N T"]]
 
 
-def realism_of(result: Result, fitted: FittedCritic | None) -> float | None:
+def judged_realism(result: Result, fitted: FittedCritic | None) -> float | None:
     """Returns a clip's realism; None where there is a critic that could not judge it:
     what stands in its place is not on its scale."""
     is_judged = result.score["realism_measure"] == "critic"
@@ -136,7 +136,7 @@ def judge(tracks: Tracks3D, judges: Judges, kinds: Sequence[str] = ()) -> Judgem
         tracks, held_out, *how, None, evidence, critics.get(SHIPPED), has_spread=False
     )
     values = {
-        "realism": realism_of(result, critics.get(SHIPPED)),
+        "realism": judged_realism(result, critics.get(SHIPPED)),
         "average_jaccard": result.score["average_jaccard"],
         **simple_measures(tracks, held_out, judges.trajan),
     }

@@ -6,7 +6,6 @@ of its generator, fold by fold of the table.
 """
 
 import dataclasses
-import hashlib
 import json
 import logging
 from collections import defaultdict
@@ -29,7 +28,7 @@ from spa.realism import critic_data
 from spa.realism.critic import Critic, Evidence, take_points
 from spa.realism.critic_data import LENGTH, UNKNOWN, drawn_pairs
 from spa.realism.critic_files import SHIPPED, FittedCritic, fingerprint
-from spa.realism.critic_training import Training, train
+from spa.realism.critic_training import Training, digest_folder, train
 from spa.realism.evidence import WindowEvidence
 from spa.realism.judging import judge_windows
 
@@ -204,9 +203,9 @@ def judge_unseen(
         first, what = first_critic(critics, fold)
         rows = np.flatnonzero(learned)
         pairs = _pairs_of(rows, windows, real, sources, generators)
-        what_is = [(bool(real[i]), sources[i], generators[i]) for i in rows]
-        made = provenance, dataclasses.asdict(training), fingerprint(first), what_is
-        place = folder / _digest(made, [windows[i] for i in rows])
+        seen = [(real[i], sources[i], generators[i], windows[i]) for i in rows]
+        made = provenance, training, fingerprint(first), seen
+        place = digest_folder(folder, f"fold {fold}", made)
         critic, start = (first.critic, first.params) if first else (Critic(), None)
         LOG.info("%sfitting to %d clips", say, len(rows))
         params = train(critic, pairs, training, place, 0, start)
@@ -217,15 +216,6 @@ def judge_unseen(
         counts = (learned & real).sum(), (learned & ~real).sum()
         notes.append(f"{say}{counts[0]} real and {counts[1]} generated clips")
     return found, notes
-
-
-def _digest(made, learned) -> str:
-    """A name of a fit: no state is gone on with that learned from other clips."""
-    digest = hashlib.sha256(json.dumps(made, sort_keys=True).encode())
-    for windows in learned:
-        for each in windows:
-            digest.update(each.evidence.pixels.tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _pairs_of(learned, windows, real, sources, generators) -> KindPairs:

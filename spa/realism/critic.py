@@ -247,7 +247,7 @@ def standardised(critic: Critic, params: dict, batches: Iterable[Evidence]) -> d
                             jnp.full(x.shape[-1], judged.sum())])  # fmt: skip
     mean, square = total[0] / total[2], total[1] / total[2]
     deviation = jnp.sqrt(jnp.maximum(square - mean**2, 0))
-    varies = deviation > LEAST_DEVIATION / 20
+    varies = deviation > LEAST_DEVIATION / 20  # less is lost in squares of float32
     deviation = jnp.where(varies, jnp.maximum(deviation, LEAST_DEVIATION), 1.0)
     own = {"mean": mean, "deviation": deviation}
     return params | {"params": params["params"] | own}

@@ -48,7 +48,7 @@ PAIRS = 2  # of a group
 THINNED_SHARE = 0.15  # of pairs long enough, of which every second frame is taken
 UNKNOWN = -1  # of Clip.culprit
 # Damages of pictures that are not everywhere.
-SOMEWHERE = ("object_replaced", "jittery_warp", "soft_warp")
+LOCAL_DAMAGES = ("object_replaced", "jittery_warp", "soft_warp")
 TRUE_SHARE = 0.2  # of simulated groups whose tracks are exact
 DEPTH_SHARE = 0.4  # of simulated groups that have depths
 VIEW_SHARE = 0.6  # of pairs that are looked at about what is wrong
@@ -220,7 +220,9 @@ def followed_runs(
     """
     step = np.diff(pixels, axis=1)
     both = visible[:, 1:] & visible[:, :-1]
-    with warnings.catch_warnings(action="ignore"):  # of frames where nothing is seen
+    with warnings.catch_warnings():
+        # Of frames where nothing is seen.
+        warnings.simplefilter("ignore", RuntimeWarning)
         usual = np.nanmedian(np.where(both[..., None], step, np.nan), axis=0)
     step = np.nan_to_num(step - usual)
     draws = rng.random((2, *both.shape))
@@ -382,7 +384,7 @@ def draw_view(clip: Clip, rng: np.random.Generator) -> View | None:
     larger; where that may be anywhere, of any point: whatever region of a filmed clip
     scoring looks at has been seen intact. None if it is somewhere, unknown where."""
     wrong = np.argwhere((clip.culprit == 1) & clip.evidence.visible)
-    if not len(wrong) and clip.kind not in SOMEWHERE:
+    if not len(wrong) and clip.kind not in LOCAL_DAMAGES:
         wrong = np.argwhere((clip.culprit == UNKNOWN) & clip.evidence.visible)
     if not len(wrong):
         return None

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import itertools
 import logging
 from collections.abc import Mapping
@@ -45,6 +46,29 @@ class Training:
     learning_rate: float = 2e-3
     weight_decay: float = 1e-2
     seed: int = 0
+
+
+def digest_folder(work: Path, name: str, made) -> Path:
+    """Returns the folder for what was made in one way (`made`: trees of dataclasses,
+    numbers, texts and arrays): what was made in another is not gone on with. Files of
+    Sources count by their names, which say what they are of."""
+    text = repr(jax.tree.map(_named, made, is_leaf=lambda x: isinstance(x, Sources)))
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return work / f"{name.replace(' ', '_')}_{digest[:10]}"
+
+
+def _named(leaf):
+    if isinstance(leaf, Sources):
+        names = {
+            x: tuple(Path(path).name for path in getattr(leaf, x))
+            for x in ("filmed", "rendered", "stored")
+        }
+        return dataclasses.replace(leaf, **names)
+    if isinstance(leaf, np.ndarray | jax.Array):
+        array = np.asarray(leaf)
+        digest = hashlib.sha256(array.tobytes()).hexdigest()
+        return array.shape, array.dtype.str, digest
+    return leaf
 
 
 def loss_of(judgement: Judgement, culprit, visible) -> tuple[jax.Array, dict]:

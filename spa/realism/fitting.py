@@ -10,13 +10,12 @@ From top to bottom:
 """
 
 import dataclasses
-import hashlib
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
 import numpy as np
 from tqdm import tqdm
 
@@ -26,13 +25,7 @@ from spa.errors import NothingToTrack, UserError
 from spa.inputs import find_inputs, is_there
 from spa.model.checkpoints import Checkpoint
 from spa.realism import critic_groups, real_clips, rendered_clips
-from spa.realism.calibration import (
-    FEWEST,
-    SEEN,
-    SIMULATED,
-    UNSEEN,
-    Calibration,
-)
+from spa.realism.calibration import FEWEST, SEEN, SIMULATED, UNSEEN, Calibration
 from spa.realism.conditions import varied_clip
 from spa.realism.critic import Critic
 from spa.realism.critic_data import Sources
@@ -44,7 +37,7 @@ from spa.realism.critic_files import (
     rounded,
     write_critics,
 )
-from spa.realism.critic_training import Training, train
+from spa.realism.critic_training import Training, digest_folder, train
 from spa.realism.evidence import window_evidence
 from spa.realism.front_ends import lift_video, load_front_ends
 from spa.realism.judging import ClipLogits, judge_windows
@@ -129,6 +122,8 @@ def read_filmed(
         paths = find_inputs(real_dir)
         if not paths:
             raise UserError(f"--real_dir={real_dir}: no clip there")
+        for path in filter(os.path.isdir, paths):
+            raise UserError(f"--real_dir: {path} is a folder of pictures: give videos")
         found += [Filmed(path) for path in paths]
     if real_csv:
         found += _listed(real_csv, folds)
@@ -175,10 +170,10 @@ def fit(
     checkpoint = load_checkpoint(checkpoint_path, options)
     folder = Path(output_dir or checkpoint.folder)
     first = _first_params(init, checkpoint)
-    version = real_clips.VERSION
-    made = checkpoint.sha256, decisive_options(dataclasses.asdict(options)), version
+    chosen = decisive_options(dataclasses.asdict(options))
+    made = checkpoint.sha256, chosen, real_clips.VERSION
     host = dataclasses.replace(checkpoint, params=None)  # for other processes
-    tracks = place_of(work, "filmed", made)
+    tracks = digest_folder(work, "filmed", made)
     how = tracks, options, host, num_workers
     files = real_clips.track_real_clips([clip.path for clip in filmed], *how)
     tracked = {c: str(files[c.path]) for c in filmed if c.path in files}
@@ -189,7 +184,7 @@ def fit(
     )
     rendered = [str(path) for path in rendered]
     groups = critic_groups.make_groups(
-        place_of(work, "groups", made),
+        digest_folder(work, "groups", made),
         [*sorted(tracked.values()), *rendered],
         recipe.num_modelled,
         kinds,
@@ -205,7 +200,7 @@ def fit(
     for name, each in fits.items():
         LOG.info("fitting %s: %d steps", name, each.training.steps)
         start = params[each.start] if each.start else None
-        place = place_of(work, name, (made, each, start))
+        place = digest_folder(work, name, (made, each, start))
         how = each.critic, each.sources, each.training, place, num_workers, start
         params[name] = rounded(train(*how))
     critics = {name: fits[name].critic for name in fits}
@@ -222,31 +217,13 @@ def fit(
     }
     path = critics_path(checkpoint.name, folder)
     left_out = critics_path(checkpoint.name, folder, left_out=True)
-    left_out.unlink(missing_ok=True)  # of another fit
+    if left_out.exists():
+        LOG.warning("removed %s: its critics are of another fit", left_out)
+        left_out.unlink()
     write_critics(path, {SHIPPED: fitted.pop(SHIPPED)}, checkpoint.sha256, about)
     if recipe.proof:
         write_critics(left_out, fitted, checkpoint.sha256, about)
     return path
-
-
-def place_of(work: Path, name: str, made) -> Path:
-    """A folder of what was made in one way: what was made in another is not gone on
-    with. Files count by their names, which say what they are of."""
-    text = repr(jax.tree.map(_named, made, is_leaf=lambda x: isinstance(x, Sources)))
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    return work / f"{name.replace(' ', '_')}_{digest[:10]}"
-
-
-def _named(leaf):
-    if isinstance(leaf, Sources):
-        names = {
-            x: tuple(Path(path).name for path in getattr(leaf, x))
-            for x in ("filmed", "rendered", "stored")
-        }
-        return dataclasses.replace(leaf, **names)
-    if isinstance(leaf, np.ndarray):
-        return hashlib.sha256(leaf.tobytes()).hexdigest()
-    return leaf
 
 
 def _first_params(init, checkpoint: Checkpoint) -> dict | None:
@@ -290,12 +267,12 @@ def fits_of(
     if has_init or not tracked:
         fits = {SHIPPED: Fit(critic, sources, recipe.training, INIT * has_init)}
     else:
-        fits = {SHIPPED: _with_filmed(critic, sources, recipe.training)}
+        fits = {SHIPPED: _filmed_fit(critic, sources, recipe.training)}
     folds = sorted({clip.fold for clip in filmed} - {""}) if recipe.proof else []
     for fold in folds:
         mine = {Path(path).stem for c, path in tracked.items() if c.fold == fold}
         without = _without_clips(sources, mine)
-        fits[FOLD + fold] = _with_filmed(critic, without, recipe.training)
+        fits[FOLD + fold] = _filmed_fit(critic, without, recipe.training)
     if any(fit.start == SCENES for fit in fits.values()):
         scenes = _shorter(recipe.training, steps - steps // FILMED_SHARE)
         fits = {SCENES: Fit(critic, _without_clips(sources, stems), scenes), **fits}
@@ -314,7 +291,7 @@ def fits_of(
     return fits | dict(reversed(blind_fits.items()))
 
 
-def _with_filmed(critic, sources, training) -> Fit:
+def _filmed_fit(critic, sources, training) -> Fit:
     sources = dataclasses.replace(sources, shares=FILMED_SOURCES)
     rate = FILMED_RATE * training.learning_rate
     training = _shorter(training, training.steps // FILMED_SHARE)

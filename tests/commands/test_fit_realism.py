@@ -50,12 +50,17 @@ def test_scoring_finds_what_was_fitted(fitted):
 
 def test_a_second_run_finds_all_of_it_done(fitted):
     before = (fitted / "small_realism.npz").stat().st_mtime_ns
-    weights = read(fitted)
+    weights, made = read(fitted), times(fitted / "work")
     code, _, err = run(fitted, checkpoint_path="small.npz")
     assert code == 0, err
     assert (fitted / "small_realism.npz").stat().st_mtime_ns > before
+    assert made and times(fitted / "work") == made
     for one, other in zip(weights, read(fitted), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def times(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*.*")}
 
 
 def read(folder):
@@ -71,6 +76,7 @@ def read(folder):
         ({"real_csv": "nowhere.csv"}, "nowhere.csv"),
         ({"real_csv": "wrong.csv"}, "wrong.csv has no column file"),
         ({"init": "small.npz"}, "--init=small.npz"),
+        ({"init": "small.npz", "proof": True}, "give no --init"),
     ],
 )
 def test_errors_are_one_line(tmp_path, flags, said):

@@ -66,6 +66,20 @@ def test_results_from_before_an_option_have_its_default(tmp_path):
     refused(r"different options \(visibility_threshold\)", read_results, folder)
 
 
+def test_scores_of_two_critics_are_not_compared(tmp_path):
+    folder, _ = result_folders(tmp_path)
+    rng = np.random.default_rng(0)
+    for i in range(2):
+        latents, own = rng.normal(size=(2, 3, 4)), {"critic": "other"}
+        write_result(tmp_path / "c" / f"clip_{i}", 0.5, latents, **own)
+    both = read_results(folder), read_results(tmp_path / "c")
+    refused("results_a and results_b differ in critic", compare, *both)
+    names = folder, tmp_path / "c"
+    assert compare(*(read_results(x, "average_jaccard") for x in names), 5).metrics
+    write_result(folder / "clip_x", 0.5, rng.normal(size=(2, 3, 4)), critic="other")
+    refused(r"different options \(critic\)", read_results, folder)
+
+
 def test_results_that_cannot_be_compared_are_refused(tmp_path):
     folder, _ = result_folders(tmp_path)
     a = read_results(folder)

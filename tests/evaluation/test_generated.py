@@ -157,6 +157,10 @@ def test_figures_by_hand():
     # Without g, of which it says nothing: 7.5 of 9.
     assert lost["auroc_less"].value == pytest.approx(6.5 / 9 - 1)
     assert lost["pairs_less"].value == pytest.approx(0.625 - 1)
+    # Without c: realism has a and b above d, and e level with f.
+    values = VALUES | {"lost_share": np.array([0.1, 0.2, np.nan, 0.4, 0.2, 0.3, 0])}
+    less = generated_report.report(CLIPS, values).metrics["figures"]["lost_share"]
+    assert less["pairs_less"].value == pytest.approx((1 + 0.5) / 2 - 1)
     sora = metrics["generators"]["sora"]
     assert sora["num"] == 2 and sora["realism"].value == pytest.approx(3.5 / 6)
     assert metrics["generators"]["pika"]["lost_share"] == 1

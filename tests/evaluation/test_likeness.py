@@ -165,6 +165,11 @@ def test_a_fit_learns_and_sees_no_clip_of_a_judged_generator(tmp_path):
         place = "second" if is_same else "first"
         assert (judge(place, other)[0][:4] == found[:4]).all() == is_same
     assert len(list((tmp_path / "first").iterdir())) == 2
+    # Nor one that took them for another kind.
+    judge("first", windows)
+    clips[7] = clip("13", False, "1", "s13", "c")
+    judge("first", windows)
+    assert len(list((tmp_path / "first").iterdir())) == 3
     assert np.isnan(judge("first", [[], *windows[1:]])[0][0])
 
 

@@ -7,7 +7,7 @@ from spa.errors import UserError
 from spa.realism import fitting
 from spa.realism.critic import Critic
 from spa.realism.critic_data import Sources
-from spa.realism.critic_training import Training
+from spa.realism.critic_training import Training, digest_folder
 from spa.realism.fitting import Filmed, Fit, Recipe, fits_of, read_filmed
 from spa.simulation.violations import GROUPS, VIOLATIONS
 
@@ -84,9 +84,7 @@ def test_what_was_made_otherwise_lies_elsewhere(tmp_path):
     def place(stored=("x/a.npz",), steps=400, weights=1.0, sha="abc"):
         sources = Sources(KINDS, stored=stored)
         fit = Fit(Critic(), sources, Training(steps=steps), "scenes")
-        return fitting.place_of(
-            tmp_path, "fold 0", (sha, fit, {"p": np.full(2, weights)})
-        )
+        return digest_folder(tmp_path, "fold 0", (sha, fit, {"p": np.full(2, weights)}))
 
     assert place().parent == tmp_path and place().name.startswith("fold_0_")
     assert place() == place(stored=("elsewhere/a.npz",))
@@ -102,6 +100,12 @@ def test_tables_of_clips(tmp_path):
     found = read_filmed(None, str(table), ["0"])
     assert found == [Filmed(str(tmp_path / "a.mp4"), "0")]
     assert len(read_filmed(str(tmp_path), None)) == 3
+    pictures = tmp_path / "clips" / "a"
+    pictures.mkdir(parents=True)
+    for name in ("1.png", "2.png"):
+        (pictures / name).touch()
+    with pytest.raises(UserError, match="a is a folder of pictures: give videos"):
+        read_filmed(str(pictures.parent), None)
     with pytest.raises(UserError, match="has no fold 1, 3"):
         read_filmed(None, str(table), ["0", "3", "1"])
     table.write_text("File,Kind,Fold\na.mp4,real,7\nb.mp4,generated,0\n")

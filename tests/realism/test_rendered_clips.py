@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from spa import geometry
-from spa.realism.rendered_clips import blame
+from spa.realism.critic_data import UNKNOWN
+from spa.realism.rendered_clips import SAME_POINT, blame
 from spa.simulation.scenes import generate_scene
 from spa.simulation.twins import NoViolation, impossible_twin
 
@@ -40,3 +41,20 @@ def test_what_is_far_from_every_true_point_is_not_blamed():
     twin = next(twins("teleport"))
     pixels = np.full((3, 24, 2), -500.0)
     assert not blame(twin, pixels, np.ones((3, 24), bool)).any()
+
+
+def test_what_is_too_far_from_a_wrong_point_to_say_is_unknown():
+    twin = next(twins("teleport"))
+    pixels = geometry.project(twin.tracks_3d, twin.intrinsics)
+    shown, t = twin.visible[..., 0] > 0, twin.violation_frame
+    wrong = np.flatnonzero(twin.violating[:, t] & shown[:, t])[0]
+    visible = np.zeros((2, 24), bool)
+    visible[:, t] = True
+    places = np.repeat(pixels[wrong, t][None, None], 24, axis=1).repeat(2, axis=0)
+    others = pixels[shown[:, t], t]
+    for angle in np.linspace(0, 2 * np.pi, 400):
+        away = 1.5 * SAME_POINT * np.array([np.cos(angle), np.sin(angle)])
+        places[1] = pixels[wrong, t] + away
+        if np.linalg.norm(others - places[1, 0], axis=-1).min() > SAME_POINT:
+            break
+    assert blame(twin, places, visible)[:, t].tolist() == [1, UNKNOWN]
