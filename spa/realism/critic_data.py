@@ -34,11 +34,11 @@ from spa.realism.evidence import depth_changes
 from spa.simulation.damages.tracks import TRACK_DAMAGES
 from spa.simulation.pools import INTACT, compared_rows
 from spa.simulation.scene_pool import PICTURE_SIZES
-from spa.simulation.scenes import NoScene, generate_scene
+from spa.simulation.scenes import NoScene, Scene, generate_scene
 from spa.simulation.twins import NoViolation, impossible_twin
 
 FIRST_SEED = 8_000_000_000  # past those of all pools and judged scenes
-SIDE = 256  # px, the longer side of pictures
+SIDE = 256  # px, the shorter side of pictures
 LENGTH, POINTS = 48, 96  # of a window as it is learned from
 FEWEST_FRAMES, FEWEST_POINTS = 16, 32
 SCENE_POINTS = 160
@@ -56,7 +56,9 @@ FOLLOWED_SHARE = 0.6  # of simulated groups, but for true ones, as of followed p
 TORN_STEP = 10.0  # px against the picture's own, at which a patch is lost, or half, or
 # twice of that
 SEED_EVERY = 8  # frames, as the embedded tracker
-MOST_LOST = 0.02  # share of points that are lost in a frame without a reason
+MOST_LOST = 0.1  # share of points that are lost in a frame without a reason; mostly
+# far fewer
+STRIDES = (1, 1, 1, 2, 4)  # of simulated frames: bodies that are fast for their rate
 LOOKS_CHANGE = (
     "size_change",
     "shape_change",
@@ -67,11 +69,13 @@ NOTICED = 0.7  # otherwise: so many are lost
 
 class Clip(NamedTuple):
     """A window: what was seen and expected `[N, T]`, and which points and frames are
-    wrong `[N, T]` int8: 1, 0, or UNKNOWN."""
+    wrong `[N, T]` int8: 1, 0, or UNKNOWN; (height, width) of the picture in px, the
+    shorter one SIDE."""
 
     kind: str
     evidence: Evidence
     culprit: Int[np.ndarray, "N T"]
+    size: tuple[float, float] = (SIDE, SIDE)
 
 
 Group = list[Clip]
@@ -148,8 +152,9 @@ def simulated_group(seed: int, rng: np.random.Generator, kinds: Sequence[str]) -
     length = int(rng.integers(FEWEST_FRAMES, LENGTH + 1))
     length = LENGTH if rng.random() < WHOLE_SHARE else length
     width, height = PICTURE_SIZES[rng.integers(len(PICTURE_SIZES))]
+    stride = int(rng.choice(STRIDES))
     try:
-        scene = generate_scene(seed, length, SCENE_POINTS, height, width)
+        scene = generate_scene(seed, length * stride, SCENE_POINTS, height, width)
     except NoScene:
         return []
     twins = [scene]
@@ -170,7 +175,9 @@ def simulated_group(seed: int, rng: np.random.Generator, kinds: Sequence[str]) -
         depth=1 if has_depth else 0,
     )
     group = []
-    for twin in twins:
+    for twin in (thinned(twin, stride) for twin in twins):
+        if twin.violation_frame >= length:
+            continue  # what is left shows none of it
         rows = compared_rows(twin.track_ids, seed)
         culprit = twin.violating[rows].astype(np.int8)
         how = None if is_true else np.random.default_rng(view), seen
@@ -182,11 +189,34 @@ def simulated_group(seed: int, rng: np.random.Generator, kinds: Sequence[str]) -
             own = np.random.default_rng([view, 1])
             which, visible = followed_runs(pixels, visible, changed, own)
             pixels, z, culprit = pixels[which], z[which], culprit[which]
-        clip = _observed(twin.violation, pixels, visible, culprit)
+        clip = _observed(twin.violation, pixels, visible, culprit, at_side(scene))
         if has_depth:
             clip = _with_changes(clip, depth_changes(z, visible))
         group.append(clip)
     return group
+
+
+def thinned(scene: Scene, stride: int) -> Scene:
+    """Returns a scene or twin whose tracks are of every `stride`-th frame; what breaks
+    physics since the frame before counts. What it was made from stays as it was."""
+    names = "tracks_3d", "visible"
+    arrays = {name: getattr(scene, name)[:, ::stride] for name in names}
+    since = np.pad(scene.violating, ((0, 0), (stride - 1, 0)))
+    since = np.lib.stride_tricks.sliding_window_view(since, stride, axis=1)
+    frame = -(-scene.violation_frame // stride) if scene.violation_frame > 0 else -1
+    return dataclasses.replace(
+        scene,
+        **arrays,
+        violating=since[:, ::stride].any(axis=-1),
+        violation_frame=frame,
+        fps=scene.fps / stride,
+    )
+
+
+def at_side(picture) -> tuple[float, float]:
+    """Returns (height, width) of a scene's picture, its shorter side SIDE."""
+    scale = SIDE / min(picture.height, picture.width)
+    return picture.height * scale, picture.width * scale
 
 
 def scene_pixels(twin, rows, rng: np.random.Generator | None, seen: Augmentation):
@@ -200,7 +230,7 @@ def scene_pixels(twin, rows, rng: np.random.Generator | None, seen: Augmentation
         tracks, camera = example["tracks_3d"], example["intrinsics"]
         visible = example["visible"][..., 0] > 0
     pixels = geometry.project(np.where(visible[..., None], tracks, 1), camera)
-    pixels = pixels * (SIDE / max(size))
+    pixels = pixels * (SIDE / min(size))
     pixels = np.where(visible[..., None], pixels, 0).astype(np.float32)
     return pixels, visible, tracks[..., 2]
 
@@ -228,7 +258,7 @@ def followed_runs(
     draws = rng.random((2, *both.shape))
     torn = np.linalg.norm(step, axis=-1) > TORN_STEP * np.exp2(rng.uniform(-1, 1))
     torn |= changed[:, 1:] & (draws[0] < NOTICED)
-    torn |= draws[1] < rng.uniform(0, MOST_LOST)
+    torn |= draws[1] < MOST_LOST * rng.random() ** 2
     begins = visible.copy()
     begins[:, 1:] &= ~visible[:, :-1] | torn
     number = np.cumsum(begins, axis=1)
@@ -267,6 +297,7 @@ def filmed_pieces(file: str | os.PathLike) -> list[str]:
 def filmed_clips(file: str | os.PathLike, piece: str) -> Group:
     """Returns a piece as it is, first, and all of its damaged copies."""
     arrays, group = _filmed_arrays(os.fspath(file)), []
+    size = tuple(arrays["size"].tolist())
     for name in arrays:
         number, kind, *_, what = name.split("/") if "/" in name else ("", "", "")
         if number == piece and what == "pixels":
@@ -275,7 +306,7 @@ def filmed_clips(file: str | os.PathLike, piece: str) -> Group:
             wrong = np.int8(0 if kind == INTACT else UNKNOWN)
             culprit = arrays.get(name.removesuffix(what) + "culprit")
             culprit = np.full(visible.shape, wrong) if culprit is None else culprit
-            clip = _observed(kind, pixels, visible, culprit)
+            clip = _observed(kind, pixels, visible, culprit, size)
             changes = arrays.get(name.removesuffix(what) + "changes")
             group.append(clip if changes is None else _with_changes(clip, changes))
     return sorted(group, key=lambda clip: clip.kind != INTACT)
@@ -285,7 +316,7 @@ def with_damaged_tracks(group: Group, rng, kinds: Sequence[str], count: int) -> 
     """Returns a group and copies of its intact clip whose tracks are damaged."""
     if not group or not len(kinds):
         return group
-    _, evidence, culprit = group[0]
+    evidence = group[0].evidence
     pixels, visible = evidence.pixels, evidence.visible
     if visible.shape[1] < FEWEST_FRAMES or not visible.any():
         return group
@@ -293,13 +324,14 @@ def with_damaged_tracks(group: Group, rng, kinds: Sequence[str], count: int) -> 
         damaged = TRACK_DAMAGES[str(kind)](pixels, visible, rng)
         if damaged.culprit.any():
             wrong = damaged.culprit.astype(np.int8)
-            group = [*group, _observed(str(kind), *damaged[:2], wrong)]
+            clip = _observed(str(kind), *damaged[:2], wrong, group[0].size)
+            group = [*group, clip]
     return group
 
 
-def _observed(kind, pixels, visible, culprit) -> Clip:
+def _observed(kind, pixels, visible, culprit, size) -> Clip:
     pixels = np.where(visible[..., None], pixels, 0).astype(np.float32)
-    return Clip(kind, observed_only(pixels, visible), culprit)
+    return Clip(kind, observed_only(pixels, visible), culprit, size)
 
 
 def _with_changes(clip: Clip, found: Float[np.ndarray, "C N T"]) -> Clip:
@@ -313,6 +345,8 @@ def _with_changes(clip: Clip, found: Float[np.ndarray, "C N T"]) -> Clip:
 def group_arrays(group: Group) -> dict[str, np.ndarray]:
     """Returns a group as arrays of a file."""
     arrays = {"kinds": np.array([clip.kind for clip in group])}
+    if group:
+        arrays["size"] = np.array(group[0].size, float)
     for i, clip in enumerate(group):
         for name, array in zip(Evidence._fields, clip.evidence, strict=True):
             if name.startswith("change") and not clip.evidence.changed.any():
@@ -336,7 +370,8 @@ def stored_group(file: str) -> Group:
             if p is not None
         }
         whole = observed_only(parts["pixels"], parts["visible"])._replace(**parts)
-        group.append(Clip(str(kind), whole, arrays[f"{i}/culprit"]))
+        size = tuple(arrays["size"].tolist())
+        group.append(Clip(str(kind), whole, arrays[f"{i}/culprit"], size))
     return group
 
 
@@ -392,29 +427,21 @@ def draw_view(clip: Clip, rng: np.random.Generator) -> View | None:
     return View(clip.evidence.pixels[row, frame], np.exp(rng.uniform(-2.7, -0.4)))
 
 
-class PictureChange(NamedTuple):
-    """An affine map of the picture: `pixels @ matrix + offset`."""
-
-    matrix: Float[np.ndarray, "2 2"]
-    offset: Float[np.ndarray, "2"]
-
-
-def picture_change(rng: np.random.Generator) -> PictureChange:
-    """Draws a small turn, a zoom and perhaps a mirror image, about the middle."""
+def picture_change(rng: np.random.Generator) -> Float[np.ndarray, "2 2"]:
+    """Draws a small turn, a zoom and perhaps a mirror image, as a matrix by which
+    pixels from the middle are multiplied from the right."""
     angle, scale = rng.normal(0, 0.05), np.exp(rng.uniform(-0.35, 0.2))
     matrix = scale * np.array(
         [[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]]
     )
-    if rng.random() < 0.5:
-        matrix = np.diag([-1, 1]) @ matrix
-    return PictureChange(matrix, SIDE / 2 - np.full(2, SIDE / 2) @ matrix)
+    return np.diag([-1, 1]) @ matrix if rng.random() < 0.5 else matrix
 
 
 def fitted(
     clip: Clip,
     count: int,
     stride: int,
-    change: PictureChange,
+    change: Float[np.ndarray, "2 2"],
     draw: int,
     view: View | None = None,
 ) -> dict[str, np.ndarray] | None:
@@ -447,14 +474,14 @@ def fitted(
     wrong = np.flatnonzero(shown[:, :length].any(1))
     if len(wrong) and not np.isin(rows, wrong).any():
         rows[: min(3, len(wrong), len(rows))] = wrong[: min(3, len(rows))]
-    arrays = {}
+    middle, arrays = np.array(clip.size[::-1]) / 2, {}
     for name, part in take_points(evidence, rows, length)._asdict().items():
         has_places = name in ("pixels", "expected")
         axis = part.ndim - (3 if has_places else 2)
         if has_places:
-            part = part @ change.matrix + change.offset
+            part = (part - middle) @ change + middle
         if name == "scale":
-            part = part * np.sqrt(abs(np.linalg.det(change.matrix)))
+            part = part * np.sqrt(abs(np.linalg.det(change)))
         arrays[name] = _filled(part, axis)
     arrays["culprit"] = _filled(culprit[rows][:, :length], 0, UNKNOWN)
     return arrays

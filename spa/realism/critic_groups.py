@@ -15,7 +15,6 @@ from spa.model.checkpoints import Checkpoint
 from spa.realism import evidence
 from spa.realism.critic import take_points
 from spa.realism.critic_data import (
-    SIDE,
     Clip,
     Group,
     filmed_clips,
@@ -91,7 +90,8 @@ def _filmed(file, piece, damages) -> Group:
         most = len(seen) if is_rendered else FILMED_POINTS
         rows = np.sort(rng.permutation(seen)[:most])
         seen = take_points(clip.evidence, rows)
-        group.append(Clip(clip.kind, seen, clip.culprit[rows]))
+        culprit = clip.culprit[rows]
+        group.append(clip._replace(evidence=seen, culprit=culprit))
     return with_damaged_tracks(group, rng, damages, DAMAGED[1])
 
 
@@ -100,16 +100,16 @@ def expected_group(
 ) -> Iterator[Clip]:
     """Yields the clips of a group again, with what the autoencoder expects, where
     windows overlap in the later one; those with points enough."""
-    camera = geometry.default_intrinsics(SIDE, SIDE)
     # The tracks come alone.
     options = dataclasses.replace(options, use_dino=None, use_depth=None)
     for clip in group:
         pixels, visible = clip.evidence.pixels, clip.evidence.visible
+        camera = geometry.default_intrinsics(*clip.size)
         tracks = Tracks3D(
             tracks=geometry.lift(pixels, camera, 1.0),
             visible=visible[..., None].astype(np.float32),
             intrinsics=camera,
-            size=(SIDE, SIDE),
+            size=clip.size,
             intrinsics_source="assumed",
         )
         expected = {name: getattr(clip.evidence, name).copy() for name in EXPECTED}

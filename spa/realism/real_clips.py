@@ -4,14 +4,17 @@ intact world looks like to a tracker."""
 import logging
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
+from PIL import Image
 from tqdm import tqdm
 
-from spa.clip.video import read_video, video_from_array
+from spa import metrics
+from spa.clip.video import Video, read_video, reduced, video_from_array
 from spa.errors import NothingToTrack, UserError
 from spa.files import BAD_FILE, whole_file
 from spa.jobs import ordered_map, result_name
@@ -25,10 +28,26 @@ from spa.simulation.pools import INTACT
 
 LOG = logging.getLogger(__name__)
 PIECE_FRAMES = 48  # of a piece of a clip: a window of the shipped model
-MOST_PIECES = 3  # of a clip, evenly spread: a long one is not worth more than others
+LOWEST_RATE = 5.0  # frames per second of thinned clips
 MOST_TRACKS = 1024  # of a piece, at random
 SEEDS = 1  # copies per damage
-VERSION = 2  # of the files: those of another are made again
+VERSION = 3  # of the files: those of another are made again
+
+
+class View(NamedTuple):
+    """A clip as it is passed on: every `stride`-th frame, of a longer `side` (px), of
+    as many `colours`; at most so many `pieces`, evenly spread: a long clip is not worth
+    more than others."""
+
+    pieces: int
+    stride: int = 1
+    side: int | None = None
+    colours: int | None = None
+
+
+# As it is, and as pages and data sets show it: how fast things move and how well they
+# are tracked is no matter of physics.
+VIEWS = View(3), View(1, 2), View(1, 1, 160, 256), View(1, 3, 160, 256)
 
 
 def track_real_clips(
@@ -42,8 +61,9 @@ def track_real_clips(
     made where they are not there yet; none for a clip that has nothing to track.
 
     Of each PIECE and KIND (none or a damage, COPY): `PIECE/KIND/COPY/pixels [N, T, 2]`
-    (px, the picture's longer side 256) and `visible [N, T]`; with depths or features
-    also `changes [C, N, T]` (evidence.track_changes).
+    (px, the picture's shorter side 256) and `visible [N, T]`; with depths or features
+    also `changes [C, N, T]` (evidence.track_changes). Of the clip: `size` [2], the
+    picture's height and width in the same pixels.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -68,7 +88,7 @@ def is_made(path: str | os.PathLike) -> bool:
     """Returns whether a file of tracks is there, of this VERSION."""
     try:
         with np.load(path) as stored:
-            return int(stored["version"]) == VERSION and len(stored.files) > 1
+            return int(stored["version"]) == VERSION and len(stored.files) > 2
     except BAD_FILE:
         return False
 
@@ -88,16 +108,50 @@ def _track_clip(job) -> str | None:
         what = options.start, options.duration, options.fps
         video = read_video(path, *what, input_fps=options.input_fps)
         video, cuts = prepare(video, options)
-        found = damages.pieces(video, PIECE_FRAMES, cuts)
+        found = list(_pieces(video, cuts))
     except (UserError, ValueError) as error:
         return f"{path}: {error}"
-    chosen = np.unique(np.linspace(0, len(found) - 1, MOST_PIECES).round().astype(int))
-    arrays = {"version": np.asarray(VERSION)}
-    for i in chosen:
-        arrays |= _piece_arrays(int(i), found[i], video.fps, options, front_ends)
+    size = np.array(video.size) * (metrics.EVALUATION_SIZE / min(video.size))
+    arrays = {"version": np.asarray(VERSION), "size": size}
+    for i, (frames, fps) in enumerate(found):
+        arrays |= _piece_arrays(i, frames, fps, options, front_ends)
     with whole_file(place) as file:
         np.savez_compressed(file, **arrays)
-    return None if len(arrays) > 1 else f"{path}: nothing to track"
+    return None if len(arrays) > 2 else f"{path}: nothing to track"
+
+
+def _pieces(video: Video, cuts) -> Iterator[tuple[np.ndarray, float]]:
+    """Yields frames and rates of the pieces of all VIEWS of a clip; of the first view
+    one at least, or ValueError."""
+    for view in VIEWS:
+        rate, is_whole = video.fps / view.stride, view == VIEWS[0]
+        if not is_whole and rate < LOWEST_RATE:
+            continue
+        ends = [-(-cut // view.stride) for cut in cuts]
+        try:
+            found = damages.pieces(video.frames[:: view.stride], PIECE_FRAMES, ends)
+        except ValueError:
+            if is_whole:
+                raise
+            continue
+        last = len(found) - 1
+        chosen = np.unique(np.linspace(0, last, view.pieces).round().astype(int))
+        for i in chosen:
+            yield as_passed_on(found[i], view), rate
+
+
+def as_passed_on(frames: np.ndarray, view: View) -> np.ndarray:
+    """Returns frames `[T, H, W, 3]` reduced to a view's side and colours, the palette
+    of the first frame's, dithered, as in a GIF."""
+    if view.side is not None:
+        frames = np.stack([reduced(frame, view.side) for frame in frames])
+    if view.colours is None:
+        return frames
+    pictures = [Image.fromarray(frame) for frame in frames]
+    palette = pictures[0].quantize(view.colours)
+    return np.stack(
+        [np.asarray(p.quantize(palette=palette).convert("RGB")) for p in pictures]
+    )
 
 
 def _piece_arrays(number, frames, fps, options, front_ends) -> dict:
@@ -141,7 +195,7 @@ def tracked_pixels(
 ) -> tuple[
     Float[np.ndarray, "N T 2"], Bool[np.ndarray, "N T"], Float[np.ndarray, "C N T"]
 ]:
-    """Returns tracks of a video (px, longer side 256; 0 where hidden), where they are
+    """Returns tracks of a video (px, shorter side 256; 0 where hidden), where they are
     visible, and their `evidence.track_changes`, MOST_TRACKS at most. Raises
     NothingToTrack."""
     _, tracks = lift_video(video, options, front_ends)

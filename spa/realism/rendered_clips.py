@@ -68,7 +68,7 @@ def _make(job) -> None:
         except NoViolation:
             continue
         clips[str(kind)] = twin, render_twin(twin, video, lit=False)
-    arrays = {"version": np.asarray(VERSION)}
+    arrays = {"version": np.asarray(VERSION), "size": np.array([SIDE, SIDE])}
     for kind, (made, pictures) in clips.items():
         pixels, visible = tracked(pictures, rng)
         culprit = blame(made, pixels, visible)

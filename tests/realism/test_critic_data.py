@@ -7,6 +7,8 @@ from spa.realism import critic_data
 from spa.realism.critic import NUM_SOURCES, Evidence
 from spa.realism.critic_data import Clip, PairSource, Sources
 from spa.simulation.damages.tracks import TRACK_DAMAGES
+from spa.simulation.scenes import generate_scene
+from spa.simulation.twins import impossible_twin
 
 KINDS = "teleport", "vanish", "morph"
 
@@ -14,7 +16,7 @@ KINDS = "teleport", "vanish", "morph"
 @pytest.fixture
 def filmed(tmp_path):
     """A file of a filmed clip: one piece as it is, and two damaged copies."""
-    rng, arrays = np.random.default_rng(0), {"version": np.asarray(1)}
+    rng, arrays = np.random.default_rng(0), {"size": np.array([256, 256])}
     for kind, copy in (("none", 0), ("frozen", 0), ("jump", 1)):
         pixels = rng.uniform(0, 256, (70, 48, 2)).astype(np.float32)
         arrays[f"0/{kind}/{copy}/pixels"] = pixels
@@ -83,6 +85,21 @@ def test_views_are_of_what_is_wrong_or_of_anything_if_all_of_it_is():
     unknown = np.full_like(culprit, critic_data.UNKNOWN)
     assert centres("jump", unknown) == set(range(40))
     assert centres("object_replaced", unknown) == {None}
+
+
+@pytest.mark.parametrize("stride", [1, 2, 4])
+def test_a_thinned_twin_is_every_so_many_frames_of_it(stride):
+    twin = impossible_twin(generate_scene(5, 48, 64), "teleport")
+    thin = critic_data.thinned(twin, stride)
+    np.testing.assert_array_equal(thin.tracks_3d, twin.tracks_3d[:, ::stride])
+    np.testing.assert_array_equal(thin.visible, twin.visible[:, ::stride])
+    assert thin.fps * stride == twin.fps
+    # What happens between two frames shows in the second.
+    last = thin.violation_frame * stride
+    assert last - stride < twin.violation_frame <= last
+    for t in range(48 // stride):
+        between = twin.violating[:, max(0, (t - 1) * stride + 1) : t * stride + 1]
+        np.testing.assert_array_equal(thin.violating[:, t], between.any(axis=1))
 
 
 def test_groups_are_stored_as_they_are(tmp_path):
