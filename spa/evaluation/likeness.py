@@ -153,7 +153,9 @@ def _alike(both, rng) -> critic_data.Group:
         # Which points give a clip away nobody knows.
         culprit = np.full((count, length), UNKNOWN, np.int8)
         found = take_points(each, rows, length)
-        group.append(critic_data.Clip(kind, found, culprit))
+        # The picture reaches about as far as its points.
+        width, height = each.pixels[each.visible].max(axis=0)
+        group.append(critic_data.Clip(kind, found, culprit, (height, width)))
     return group
 
 
