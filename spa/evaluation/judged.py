@@ -16,7 +16,6 @@ from spa.statistics import Estimate
 MEASURES = {
     "realism": ("realism", 1),
     "realism_left_out": ("realism, group left out", 1),
-    "no_model": ("critic without model", 1),
     "no_model_left_out": ("critic without model, group left out", 1),
     "average_jaccard": ("average Jaccard", 1),
     "trajan_jaccard": ("average Jaccard, trajan_mini", 1),
@@ -26,7 +25,6 @@ MEASURES = {
     "nearest_error": ("nearest support", -1),
 }
 SCORES = ("realism_left_out", "realism")  # what must win; the first that is there is
-WITHOUT_MODEL = {"realism_left_out": "no_model_left_out", "realism": "no_model"}
 LEFT_OUT = ("realism_left_out", "no_model_left_out")  # judged, and is one per kind
 QUESTIONS = {"paired": "paired", "across": "across clips (AUROC)"}
 

@@ -9,10 +9,10 @@ from tqdm import tqdm
 from spa import statistics
 from spa.evaluation.figures import BLUE, draw_distributions, draw_roc
 from spa.evaluation.judged import (
+    LEFT_OUT,
     MEASURES,
     QUESTIONS,
     SCORES,
-    WITHOUT_MODEL,
     Row,
     compare,
     estimate,
@@ -86,8 +86,8 @@ def report(
 def what_the_model_adds(figures: Mapping, score: str, measures: Sequence[str]) -> str:
     """Returns in a sentence how much higher the score's first figures are than those of
     the same critic without the autoencoder; nothing where that was not judged."""
-    other = WITHOUT_MODEL[score]
-    if other not in measures:
+    _, other = LEFT_OUT
+    if score not in LEFT_OUT or other not in measures:
         return ""
     section, names = next(iter(figures.items()))
     name, found = next(iter(names.items()))

@@ -35,8 +35,8 @@ TRAJAN = DEFAULT_CHECKPOINT.with_name("trajan_mini.npz")
 class Judges:
     """The model and critics clips are judged with, the 2D model beside it (None if
     absent), and notes on what lacks. Critics are of scorer.load_critics: those "without
-    GROUP" saw no violation of that group, "fold K" no real clip of that fold, "no
-    model" nothing that the autoencoder expected."""
+    GROUP" saw no violation of that group, "fold K" no real clip of that fold, "no model
+    without GROUP" nothing that the autoencoder expected."""
 
     checkpoint: checkpoints.Checkpoint
     options: Options
@@ -59,13 +59,9 @@ class Judges:
 
     def of_fold(self, fold: str | None) -> "Judges":
         """Returns those that judge real clips of a fold: its critic, if there is one,
-        in the place of the shipped one, and none without a model: both learned from
-        these clips. None is of clips without folds: all judge."""
-        if fold is None:
-            return self
-        critics = {n: x for n, x in self.critics.items() if n != "no model"}
-        if own := self.critics.get(f"fold {fold}"):
-            critics[SHIPPED] = own
+        in the place of the shipped one, which learned from these clips."""
+        own = self.critics.get(f"fold {fold}")
+        critics = {**self.critics, SHIPPED: own} if own else self.critics
         return dataclasses.replace(self, critics=critics)
 
 
@@ -152,7 +148,7 @@ def _further_judgements(evidence, critics, kinds, shape):
     groups = dict.fromkeys(GROUP_OF[kind] for kind in kinds)
     left_out = [f"{p}without {group}" for p in ("", "no model ") for group in groups]
     found, realism = {}, {}
-    for name in ["no model", *left_out]:
+    for name in left_out:
         if name not in critics or not evidence:
             continue
         fitted = critics[name]
@@ -165,9 +161,8 @@ def _further_judgements(evidence, critics, kinds, shape):
             for kind in kinds
         }
 
-    values = {"no_model": realism.get("no model", float("nan"))}
-    for measure, prefix in zip(LEFT_OUT, ("", "no model "), strict=True):
-        values[measure] = of_kinds(prefix)
+    prefixes = zip(LEFT_OUT, ("", "no model "), strict=True)
+    values = {measure: of_kinds(prefix) for measure, prefix in prefixes}
     points = {kind: found.get(f"without {GROUP_OF[kind]}") for kind in kinds}
     return values, {kind: x.points for kind, x in points.items() if x}
 

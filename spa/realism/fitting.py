@@ -251,9 +251,9 @@ def fits_of(
     """Returns which critics are fitted, by name, in order: SCENES, which has seen no
     filmed clip; from its weights "realism", which ships, and for the proof those of
     "fold K", which never saw that fold's filmed clips, with as many steps; "without
-    GROUP" of violations, from scratch at a quarter of the shipped steps, and "no model"
-    as a baseline, fitted alike: all violations, and without each group. Given other
-    weights to start from, "realism" starts from these."""
+    GROUP" of violations, from scratch at a quarter of the shipped steps, and as a
+    baseline "no model without GROUP", fitted alike. Given other weights to start from,
+    "realism" starts from these."""
     critic, blind = (
         Critic(uses_model=x, uses_features=uses_features) for x in (True, False)
     )
@@ -283,12 +283,7 @@ def fits_of(
         without = _without_kinds(sources, (*out, *ALIKE[group]))
         fits[f"without {group}"] = Fit(critic, without, short)
         fits[f"no model without {group}"] = Fit(blind, without, short)
-    blind_fits = {"no model": fits[SHIPPED]._replace(critic=blind)}
-    if fits[SHIPPED].start:
-        blind_scenes = f"no model {SCENES}"
-        blind_fits[blind_scenes] = fits[SCENES]._replace(critic=blind)
-        blind_fits["no model"] = blind_fits["no model"]._replace(start=blind_scenes)
-    return fits | dict(reversed(blind_fits.items()))
+    return fits
 
 
 def _filmed_fit(critic, sources, training) -> Fit:

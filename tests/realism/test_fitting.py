@@ -68,13 +68,8 @@ def test_no_critic_sees_the_clips_of_its_fold():
     assert sources.kinds == KINDS
 
 
-def test_the_baseline_without_a_model_is_fitted_alike():
+def test_what_others_start_from_is_fitted_before():
     found = fits()
-    for name in ("scenes", "realism"):
-        blind = found["no model" if name == "realism" else f"no model {name}"]
-        assert not blind.critic.uses_model
-        assert blind[1:3] == found[name][1:3]
-    assert found["no model"].start == "no model scenes"
     order = list(found)
     for name, fit in found.items():
         assert not fit.start or order.index(fit.start) < order.index(name)
