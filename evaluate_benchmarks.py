@@ -57,7 +57,8 @@ def define_own_flags() -> None:
         "addresses the last parts are looked for here, and at last the name alone, in "
         "any sub-folder.",
         "folds_csv": "corruptions: a table with file (from its own folder) and fold: "
-        "clips of it are judged by critics that saw nothing of their fold.",
+        "clips of it are judged by critics that saw nothing of their fold. Without "
+        "--video_path its rows of kind real are the clips.",
         "results_a": "compare: a directory of results,",
         "results_b": "and the one to compare it with.",
     }
@@ -92,7 +93,7 @@ def define_own_flags() -> None:
         "synthetic: exact tracks, those with a tracker's noise, rendered pictures "
         "through the lk tracker.")
     flags.DEFINE_list("folds", None,
-        "generated: which of the table's column fold. Default: all.")
+        "generated, corruptions: which of the table's column fold. Default: all.")
     flags.DEFINE_boolean("normalise", True,
         "generated: bring clips to one size, rate, length and encoding first.")
     flags.DEFINE_boolean("fit", False,

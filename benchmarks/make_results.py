@@ -348,83 +348,25 @@ def timed_section(name: str, platform: str) -> str:
     )
 
 
-PROOF = (
-    "python evaluate_benchmarks.py --benchmark={0}{1} --output_dir=outputs/{0} "
-    "&& cp outputs/{0}/metrics.json benchmarks/results/{0}.json"
+REPORT = (
+    "python evaluate_benchmarks.py --benchmark={0} {2} --output_dir=outputs/{1} "
+    "&& cp outputs/{1}/report.md benchmarks/results/{1}.md"
 )
-QUESTIONS = {"paired": "paired", "across": "across clips"}
+FILMED = "../shared/videos"  # clips with a manifest, which are not shipped
 
 
-def interval(value: dict | None) -> str:
-    """Returns a figure of metrics.json with its 95% interval."""
-    if value is None or value["value"] is None:
-        return "-"
-    if value["low"] is None:
-        return f"{value['value']:.3f}"
+def interval(value: dict) -> str:
+    """Returns a figure with its 95% interval."""
     return f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
 
 
-def proof_section(name: str, more_flags: str) -> str:
-    """Returns what evaluate_benchmarks.py found on twins, or on damaged copies."""
-    command = PROOF.format(name, more_flags)
-    path = RESULTS / f"{name}.json"
+def report_section(benchmark: str, more_flags: str, name: str | None = None) -> str:
+    """Returns what a benchmark's report.md says."""
+    command = REPORT.format(benchmark, name or benchmark, more_flags)
+    path = RESULTS / f"{name or benchmark}.md"
     if not path.exists():
         return not_measured(command)
-    stored = json.loads(path.read_text())
-    score, measures = stored["score"], stored["measures"]
-    parts = [
-        f"`{command}`",
-        f"Checkpoint {stored['checkpoint']['name']} "
-        f"(SHA-256 {stored['checkpoint']['sha256'][:12]}), {stored['num_intact']} "
-        f"intact clips. The score is {measures[score]}; a difference is the score less "
-        "the baseline, and bold is the best in its line.",
-    ]
-    if stored["headline"]:
-        parts.insert(0, stored["headline"])
-    for section, names in stored["figures"].items():
-        first, found = next(iter(names.items()))
-        parts += [f"#### {section}, {first}", proof_table(found, score, measures)]
-        for question, title in QUESTIONS.items():
-            parts += [f"{section}, {title}:", kinds_table(names, question, measures)]
-    for by, of_kind in stored["culprit"].items():
-        rows = [
-            [kind, interval(x["points"]), interval(x["clips"])]
-            for kind, x in of_kind.items()
-        ]
-        parts += [
-            "AUROC of the violating body's points by surprise, from true tracks "
-            f"({by} critic):",
-            table(["", "all points", "mean over clips"], rows),
-        ]
-    parts += [f"- {note}" for note in stored["notes"]]
-    return "\n\n".join(parts)
-
-
-def proof_table(found: dict, score: str, measures: dict) -> str:
-    """Returns both figures of every measure, and how much higher the score's are."""
-    rows = []
-    for name, label in measures.items():
-        less = found["difference"][score]
-        row = [label, *(interval(found[q][name]) for q in QUESTIONS)]
-        rows.append(row + [interval(less[q].get(name)) for q in QUESTIONS])
-    differences = [f"{title}: difference" for title in QUESTIONS.values()]
-    title = f"{found['num']} damaged"
-    return table([title, *QUESTIONS.values(), *differences], rows)
-
-
-def kinds_table(names: dict, question: str, measures: dict) -> str:
-    """Returns one figure of every measure, kind by kind."""
-    rows = []
-    for name, found in names.items():
-        values = [found[question][measure]["value"] for measure in measures]
-        best = max((x for x in values if x is not None), default=None)
-        cells = ["-" if x is None else f"{x:.3f}" for x in values]
-        cells = [
-            f"**{cell}**" if x is not None and x >= best - 5e-4 else cell
-            for cell, x in zip(cells, values, strict=True)
-        ]
-        rows.append([name, found["num"], *cells])
-    return table(["", "n", *measures.values()], rows)
+    return f"`{command}`\n\n{path.read_text().strip()}"
 
 
 def tracker_section() -> str:
@@ -570,16 +512,32 @@ def main() -> None:
         "the Lucas-Kanade tracker makes of rendered pictures. The critic without model "
         "is fitted as the other is, but for what the autoencoder expected.",
         "### Simulated scenes and their impossible twins",
-        proof_section(
-            "synthetic", " --conditions=true,noisy,rendered --num_scenes=145"
+        report_section(
+            "synthetic", "--conditions=true,noisy,rendered --num_scenes=145"
         ),
         "### Real clips and damaged copies",
         "Each fold is judged by a critic and a calibration that saw nothing of it. *Of "
         "frames* are the five other than replaced objects.",
-        proof_section(
+        report_section(
             "corruptions",
-            " --video_path=../shared/videos/real "
-            "--folds_csv=../shared/videos/manifest.csv",
+            f"--folds_csv={FILMED}/manifest.csv --folds=0,1,2,3",
+        ),
+        "### Real against generated",
+        report_section(
+            "generated",
+            f"--dataset_path={FILMED}/manifest.csv --folds=0,1,2,3 --fit",
+        ),
+        "### Once, on what no choice was made on",
+        "Fold 4 of these clips.",
+        report_section(
+            "corruptions",
+            f"--folds_csv={FILMED}/manifest.csv --folds=4",
+            "corruptions_held_back",
+        ),
+        report_section(
+            "generated",
+            f"--dataset_path={FILMED}/manifest.csv --folds=4",
+            "generated_held_back",
         ),
         "## The embedded tracker",
         tracker_section(),

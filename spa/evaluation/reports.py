@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -179,11 +180,12 @@ def write_report(
     done: str = "",
     screen_width: int | None = None,
 ) -> str:
-    """Writes metrics.json (with `about`), results.csv, pictures and further files;
-    returns the report for the screen. Raises UserError: it cannot be written."""
+    """Writes metrics.json (with `about`), report.md, results.csv, pictures and further
+    files; returns the report for the screen. Raises UserError: it cannot be written."""
     folder, contents = Path(output_dir), {}
     metrics = {**about, **report.metrics, "notes": report.notes}
     contents["metrics.json"] = encode_json(metrics)
+    contents["report.md"] = format_markdown(report, about).encode()
     if clips:
         contents["results.csv"] = _results_csv(clips, rows)
     contents |= report.files
@@ -220,6 +222,25 @@ def format_report(report: Report, width: int | None = None) -> str:
     if report.notes:
         parts.append("\n".join(f"note: {printable(note)}" for note in report.notes))
     return "\n\n".join(parts)
+
+
+def format_markdown(report: Report, about: Mapping) -> str:
+    """Returns headline, tables and notes of a report in Markdown, and the checkpoint
+    that `about` names."""
+    parts = [_escaped(report.headline)] if report.headline else []
+    if isinstance(found := about.get("checkpoint"), Mapping):
+        parts.append(f"Checkpoint {found['name']} (SHA-256 {found['sha256'][:12]}).")
+    for table in report.tables:
+        rule = ["---"] * len(table.header)
+        lines = [table.header, rule, *table.rows]
+        lines = [" | ".join(_escaped(_cell(x)) for x in line) for line in lines]
+        parts += [f"#### {_escaped(table.title)}", "\n".join(f"| {x} |" for x in lines)]
+    notes = [f"- {_escaped(note)}" for note in report.notes]
+    return "\n\n".join([*parts, *(["\n".join(notes)] if notes else [])]) + "\n"
+
+
+def _escaped(text) -> str:
+    return re.sub(r"([|*_<\\`])", r"\\\1", printable(text))
 
 
 def _table_text(table, width):

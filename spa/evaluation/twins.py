@@ -24,6 +24,7 @@ from spa.evaluation.reports import write_report
 from spa.inputs import find_inputs
 from spa.jobs import Item
 from spa.realism.conditions import condition_tracks
+from spa.realism.fitting import read_filmed
 from spa.realism.front_ends import load_front_ends
 from spa.realism.options import RESULT_VERSION, make_options
 from spa.simulation import damages, pools, violations
@@ -60,15 +61,17 @@ def run(
     conditions: Sequence[str] = CONDITIONS,
     num_seeds: int = 5,
     folds_csv: str | None = None,
+    folds: Sequence[str] | None = None,
     num_workers: int = 0,
     screen_width: int | None = None,
     **options,
 ) -> str:
     """Judges what is not judged yet, writes the report to `output_dir`, and returns it
     for the screen; `options` are fields of Options. Benchmark "corruptions" takes real
-    clips of `video_path`, num_seeds copies per damage, those of the table `folds_csv`
-    judged by the critics of their folds; "synthetic" num_scenes seeds from FIRST_SEED,
-    kept in `pool_dir`. Raises UserError and OSError."""
+    clips of `video_path`, else of the table `folds_csv` (of some `folds`), num_seeds
+    copies per damage, those of the table judged by the critics of their folds;
+    "synthetic" num_scenes seeds from FIRST_SEED, kept in `pool_dir`. Raises UserError
+    and OSError."""
     chosen, output = make_options(preset, **options), Path(output_dir)
     if benchmark == "synthetic":
         conditions = tuple(dict.fromkeys(conditions))
@@ -83,12 +86,16 @@ def run(
         groups = GROUPS | ({FURTHER: further} if further else {})
         pooled = tuple(FIRST_KINDS)
     elif benchmark == "corruptions":
-        paths = _find_clips(video_path, num_seeds, chosen.input_fps)
-        folds = read_folds(folds_csv) if folds_csv else {}
+        if num_seeds < 1:
+            raise UserError(f"num_seeds is {num_seeds}, must be 1 or more")
+        paths = _find_clips(video_path, folds_csv, folds)
+        for path in paths:
+            check_clip(path, chosen.input_fps)
+        of_fold = read_folds(folds_csv) if folds_csv else {}
         judges, pooled = load_judges(checkpoint_path, chosen), ()
         front_ends = load_front_ends(chosen, judges.checkpoint)
         how = judges, front_ends, num_seeds
-        rows, notes = run_corruptions(paths, output / "clips", *how, folds=folds)
+        rows, notes = run_corruptions(paths, output / "clips", *how, folds=of_fold)
         kinds = tuple(n for n in damages.DAMAGES if n not in damages.APART)
         of_frames = tuple(n for n in kinds if n != "object_replaced")
         groups = {"damages": kinds, "of frames": of_frames, "apart": damages.APART}
@@ -116,15 +123,14 @@ def _check_synthetic(conditions, num_scenes, options) -> None:
         raise UserError(f"num_scenes is {num_scenes}, must be 1 or up")
 
 
-def _find_clips(video_path, num_seeds, input_fps) -> list[str]:
-    if not video_path:
-        raise UserError("--benchmark=corruptions needs --video_path")
-    if num_seeds < 1:
-        raise UserError(f"num_seeds is {num_seeds}, must be 1 or more")
-    paths = find_inputs(os.path.expanduser(video_path)) or [video_path]
-    for path in paths:
-        check_clip(path, input_fps)
-    return paths
+def _find_clips(video_path, folds_csv, folds) -> list[str]:
+    if video_path and folds:
+        raise UserError("--folds are of the clips in --folds_csv: give no --video_path")
+    if video_path:
+        return find_inputs(os.path.expanduser(video_path)) or [video_path]
+    if not folds_csv:
+        raise UserError("--benchmark=corruptions needs --video_path or --folds_csv")
+    return [clip.path for clip in read_filmed(None, folds_csv, folds)]
 
 
 def culprit(

@@ -30,9 +30,8 @@ def test_what_a_report_writes(tmp_path):
     ]
     report = Report({"a": np.nan, "b": {1: np.float64(2)}}, [])
     text = write_report(report, tmp_path, {"benchmark": "test"}, clips, rows)
-    assert text.splitlines() == [
-        f"written {tmp_path / name}" for name in ("metrics.json", "results.csv")
-    ]
+    names = "metrics.json", "report.md", "results.csv"
+    assert text.splitlines() == [f"written {tmp_path / name}" for name in names]
     assert json.loads((tmp_path / "metrics.json").read_text()) == {
         "benchmark": "test", "a": None, "b": {"1": 2.0}, "notes": [],
     }  # fmt: skip
@@ -42,6 +41,18 @@ def test_what_a_report_writes(tmp_path):
     assert found[0]["error"] == "no video" and found[0]["x"] == "1"
     (tmp_path / "file").touch()
     refused("cannot write to", write_report, report, tmp_path / "file", {})
+
+
+def test_a_report_in_markdown(tmp_path):
+    rows = [("a|b", Estimate(0.5, 0.25, 0.75, 9)), ("*", np.nan)]
+    report = Report({}, [Table("of_a", ("", "x"), rows)], notes=["n"], headline="It is")
+    about = {"checkpoint": {"name": "m.npz", "sha256": "0123456789abcdef"}}
+    write_report(report, tmp_path, about)
+    assert (tmp_path / "report.md").read_text() == (
+        "It is\n\nCheckpoint m.npz (SHA-256 0123456789ab).\n\n#### of\\_a\n\n"
+        "|  | x |\n| --- | --- |\n| a\\|b | 0.500 [0.250, 0.750] |\n| \\* | - |\n\n"
+        "- n\n"
+    )
 
 
 def test_tables_of_long_names_fit_the_screen(tmp_path):

@@ -207,13 +207,24 @@ def test_damaged_copies_of_a_video(small, tmp_path):
         run()
 
 
+def test_a_table_gives_the_clips_that_are_damaged(tmp_path):
+    table = tmp_path / "manifest.csv"
+    lines = "file,kind,fold", "a.mp4,generated,1", "b.mp4,real,1", "c.mp4,real,2"
+    table.write_text("\n".join(lines))
+    how = {"output_dir": str(tmp_path / "out"), "folds_csv": str(table)}
+    for folds, message in ((["1"], "there is no .*b.mp4"), (["3"], "has no fold 3")):
+        with pytest.raises(UserError, match=message):
+            twins.run("corruptions", folds=folds, **how)
+
+
 @pytest.mark.parametrize(
     ("benchmark", "keywords", "message"),
     [
         ("synthetic", {"conditions": ["true", "fog"]}, "no condition fog: have true"),
         ("synthetic", {"num_scenes": 0}, "num_scenes is 0"),
         ("synthetic", {"query_sampling": "semantic"}, "leave query_sampling out"),
-        ("corruptions", {}, "needs --video_path"),
+        ("corruptions", {}, "needs --video_path or --folds_csv"),
+        ("corruptions", {"video_path": "a", "folds": ["1"]}, "give no --video_path"),
         ("corruptions", {"video_path": "gone.mp4"}, "gone.mp4"),
     ],
 )
