@@ -1,10 +1,12 @@
 """Fits the critic that makes realism, on scenes, impossible twins, and filmed clips.
 
-    python fit_realism.py --real_csv=videos/manifest.csv --folds=0,1,2,3
-    python fit_realism.py --init=checkpoints/3dspa_mini_realism.npz \\
-        --real_dir=my_videos --num_steps=300 --num_modelled=50 --num_rendered=0
+    python fit_realism.py --checkpoint_path=runs/mini/3dspa_mini.npz \\
+        --real_csv=videos/manifest.csv
+    python fit_realism.py --checkpoint_path=my_critic/3dspa_mini.npz \\
+        --init=checkpoints/3dspa_mini_realism.npz --real_dir=my_videos \\
+        --num_steps=300 --num_modelled=50 --num_rendered=0
 
-The second adapts the shipped critic, in minutes.
+The second adapts the shipped critic, for a copy of its checkpoint, in minutes.
 
 Writes NAME_realism.npz beside the checkpoint, where scoring finds it (or into
 --output_dir), and with --proof NAME_realism_left_out.npz, whose critics never saw a
@@ -65,6 +67,7 @@ def define_flags() -> None:
     flags.DEFINE_string("init", None, "A file of this command's, to start from.")
     flags.DEFINE_string("work_dir", "runs/realism", "For tracks, and for going on.")
     flags.DEFINE_string("output_dir", None, "Default: where the checkpoint lies.")
+    flags.DEFINE_boolean("overwrite", False, "Replace the critics that are there.")
     flags.DEFINE_integer("num_workers", 1, "Processes that simulate.", lower_bound=0)
     flags.DEFINE_integer("seed", 0, "Seed of draws and weights.", lower_bound=0)
     define_front_end_flags()
@@ -103,6 +106,7 @@ def main(argv):
             FLAGS.init,
             FLAGS.num_workers,
             make_options(**given),
+            FLAGS.overwrite,
         )
         print(f"wrote {path}")
 

@@ -158,9 +158,10 @@ def fit(
     init: str | None = None,
     num_workers: int = 1,
     options: Options | None = None,
+    overwrite: bool = False,
 ) -> Path:
-    """Fits critics for a checkpoint and writes them whole (`critics_path`); goes on
-    from what `work_dir` holds. Returns the file.
+    """Fits critics for a checkpoint and writes them whole (`critics_path`), over others
+    only with `overwrite`; goes on from what `work_dir` holds. Returns the file.
 
     init: a checkpoint's file of critics, whose weights are the first. Raises UserError.
     """
@@ -169,6 +170,9 @@ def fit(
     options, work = options or make_options(), Path(work_dir)
     checkpoint = load_checkpoint(checkpoint_path, options)
     folder = Path(output_dir or checkpoint.folder)
+    path, left_out = (critics_path(checkpoint.name, folder, x) for x in (False, True))
+    if path.exists() and not overwrite:
+        raise UserError(f"{path} is there: give --overwrite, or another --output_dir")
     first = _first_params(init, checkpoint)
     chosen = decisive_options(dataclasses.asdict(options))
     made = checkpoint.sha256, chosen, real_clips.VERSION
@@ -215,8 +219,6 @@ def fit(
         "init": bool(init),
         "reference": reference,
     }
-    path = critics_path(checkpoint.name, folder)
-    left_out = critics_path(checkpoint.name, folder, left_out=True)
     if left_out.exists():
         LOG.warning("removed %s: its critics are of another fit", left_out)
         left_out.unlink()
