@@ -25,7 +25,7 @@ from spa.files import BAD_FILE, whole_file
 from spa.jobs import is_newer
 from spa.npz import read_npz
 from spa.realism import critic_data
-from spa.realism.critic import Critic, Evidence, take_points
+from spa.realism.critic import Critic, Evidence, cut
 from spa.realism.critic_data import LENGTH, UNKNOWN, drawn_pairs
 from spa.realism.critic_files import SHIPPED, FittedCritic, fingerprint
 from spa.realism.critic_training import Training, digest_folder, train
@@ -129,11 +129,9 @@ class KindPairs:
             both = [_drawn(kind, rng) for kind in (self.real, self.generated)]
             found = drawn_pairs(_alike(both, rng), rng, 1)
             if found is not None:
-                frames = np.s_[..., : self.frames]
-                for name in (*Evidence._fields, "culprit"):
-                    has_places = name in ("pixels", "expected")
-                    found[name] = found[name][(*frames, *[slice(None)] * has_places)]
-                return found
+                culprit = found.pop("culprit")[..., : self.frames]
+                evidence = cut(Evidence(**found), frames=np.s_[: self.frames])
+                return {**evidence._asdict(), "culprit": culprit}
         raise UserError("no real and generated clip have tracks enough to learn from")
 
 
@@ -152,7 +150,7 @@ def _alike(both, rng) -> critic_data.Group:
         rows = rng.permutation(rows)[:count]
         # Which points give a clip away nobody knows.
         culprit = np.full((count, length), UNKNOWN, np.int8)
-        found = take_points(each, rows, length)
+        found = cut(each, rows, np.s_[:length])
         # The picture reaches about as far as its points.
         width, height = each.pixels[each.visible].max(axis=0)
         group.append(critic_data.Clip(kind, found, culprit, (height, width)))

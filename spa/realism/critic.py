@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 STEPS = 1, 2, 4, 12  # frames, of displacements; what warps slowly shows in the last
 BENDS = 1, 2, 4  # frames, of second differences
@@ -64,29 +64,28 @@ class Evidence(NamedTuple):
 NUM_SOURCES = 2  # of Evidence.expected
 
 
-def take_points(
-    evidence: Evidence, rows: Int[np.ndarray, " n"], length: int | None = None
-) -> Evidence:
-    """Returns evidence of a window's points `rows`, in its first `length` frames
-    (None: in all)."""
+PLACES = "pixels", "expected"  # of Evidence, [..., N, T, 2]
+
+
+def cut(evidence: Evidence, rows=slice(None), frames=slice(None)) -> Evidence:
+    """Returns evidence of a window's points `rows`, in some of its frames."""
     return Evidence(*(
-        array[rows, :length] if name in ("pixels", "visible")
-        else array[:, rows, :length]
+        array[(..., rows, frames, *[slice(None)] * (name in PLACES))]
         for name, array in evidence._asdict().items()
     ))  # fmt: skip
 
 
-def with_frames(evidence: Evidence, count: int) -> Evidence:
-    """Returns evidence with so many frames more in which nothing is visible."""
+def filled(evidence: Evidence, points: int, frames: int, xp=np) -> Evidence:
+    """Returns evidence with so many points and frames more, which are nowhere
+    visible."""
 
-    def longer(array, axis):
+    def longer(name, array):
         pad = [(0, 0)] * array.ndim
-        pad[axis] = 0, count
-        return jnp.pad(array, pad)
+        first = -3 if name in PLACES else -2
+        pad[first], pad[first + 1] = (0, points), (0, frames)
+        return xp.pad(array, pad)
 
-    has_places = "pixels", "expected"
-    parts = evidence._asdict().items()
-    return Evidence(*(longer(a, -2 if n in has_places else -1) for n, a in parts))
+    return Evidence(*(longer(*part) for part in evidence._asdict().items()))
 
 
 def observed_only(
@@ -132,7 +131,7 @@ class Critic(nn.Module):
     def __call__(self, evidence: Evidence) -> Judgement:
         """Returns logits of a batch `[B, N, T]`."""
         length = evidence.visible.shape[-1]
-        evidence = with_frames(evidence, -length % FRAMES)
+        evidence = filled(evidence, 0, -length % FRAMES, jnp)
         judged = judged_points(evidence.visible)
         x, near, places, seen = self.look(evidence)
         # What is usual is counted before a fit (`standardised`), not learned.

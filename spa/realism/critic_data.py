@@ -29,7 +29,7 @@ from jaxtyping import Bool, Float, Int
 from spa import geometry
 from spa.data.augmentation import Augmentation
 from spa.realism.conditions import SEEN, tracker_view
-from spa.realism.critic import Evidence, observed_only, take_points
+from spa.realism.critic import PLACES, Evidence, cut, filled, observed_only
 from spa.realism.evidence import depth_changes
 from spa.simulation.damages.tracks import TRACK_DAMAGES
 from spa.simulation.pools import INTACT, compared_rows
@@ -450,12 +450,8 @@ def fitted(
     too few points or frames."""
     evidence, culprit = clip.evidence, clip.culprit
     if stride > 1:
-        thin = np.s_[..., ::stride]
-        parts = (
-            a[..., ::stride, :] if n in ("pixels", "expected") else a[thin]
-            for n, a in zip(Evidence._fields, evidence, strict=True)
-        )
-        evidence, culprit = Evidence(*parts), culprit[thin]
+        evidence = cut(evidence, frames=np.s_[::stride])
+        culprit = culprit[:, ::stride]
         # Changes are over so many frames of the clip.
         unknown = np.zeros(evidence.changed.shape, bool)
         evidence = evidence._replace(changed=unknown)
@@ -474,17 +470,15 @@ def fitted(
     wrong = np.flatnonzero(shown[:, :length].any(1))
     if len(wrong) and not np.isin(rows, wrong).any():
         rows[: min(3, len(wrong), len(rows))] = wrong[: min(3, len(rows))]
-    middle, arrays = np.array(clip.size[::-1]) / 2, {}
-    for name, part in take_points(evidence, rows, length)._asdict().items():
-        has_places = name in ("pixels", "expected")
-        axis = part.ndim - (3 if has_places else 2)
-        if has_places:
-            part = (part - middle) @ change + middle
-        if name == "scale":
-            part = part * np.sqrt(abs(np.linalg.det(change)))
-        arrays[name] = _filled(part, axis)
-    arrays["culprit"] = _filled(culprit[rows][:, :length], 0, UNKNOWN)
-    return arrays
+    found, middle = cut(evidence, rows, np.s_[:length]), np.array(clip.size[::-1]) / 2
+    parts = {n: (getattr(found, n) - middle) @ change + middle for n in PLACES}
+    parts["scale"] = found.scale * np.sqrt(abs(np.linalg.det(change)))
+    found = found._replace(**{n: x.astype(np.float32) for n, x in parts.items()})
+    more = POINTS - len(rows), LENGTH - length
+    culprit = np.pad(
+        culprit[rows][:, :length], [(0, n) for n in more], constant_values=UNKNOWN
+    )
+    return {**filled(found, *more)._asdict(), "culprit": culprit}
 
 
 def shown_or_lost(visible: Bool[np.ndarray, "N T"]) -> Bool[np.ndarray, "N T"]:
@@ -502,14 +496,6 @@ def _in_view(rows, evidence, count, view):
     near, far = rows[away <= limit], rows[away > limit]
     own = count * 3 // 4
     return np.concatenate([near[:own], far, near[own:]])
-
-
-def _filled(array, axis, value=0):
-    pad = [(0, 0)] * array.ndim
-    pad[axis] = 0, POINTS - array.shape[axis]
-    pad[axis + 1] = 0, LENGTH - array.shape[axis + 1]
-    kind = array.dtype if array.dtype in (bool, np.int8) else np.float32
-    return np.pad(array, pad, constant_values=value).astype(kind)
 
 
 def pair_batches(

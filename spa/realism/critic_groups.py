@@ -13,7 +13,7 @@ from spa import geometry
 from spa.files import BAD_FILE, whole_file
 from spa.model.checkpoints import Checkpoint
 from spa.realism import evidence
-from spa.realism.critic import take_points
+from spa.realism.critic import cut
 from spa.realism.critic_data import (
     Clip,
     Group,
@@ -89,7 +89,7 @@ def _filmed(file, piece, damages) -> Group:
         seen = np.flatnonzero(clip.evidence.visible.sum(1) > 1)
         most = len(seen) if is_rendered else FILMED_POINTS
         rows = np.sort(rng.permutation(seen)[:most])
-        seen = take_points(clip.evidence, rows)
+        seen = cut(clip.evidence, rows)
         culprit = clip.culprit[rows]
         group.append(clip._replace(evidence=seen, culprit=culprit))
     return with_damaged_tracks(group, rng, damages, DAMAGED[1])

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from spa.realism.critic import Critic, Evidence, Judgement, judged_points
+from spa.realism.critic import Critic, Evidence, Judgement, filled, judged_points
 from spa.realism.evidence import MOST_TOGETHER, WindowEvidence
 
 # Groups are filled up to one shape, and judged so many at once: compiled once.
@@ -123,9 +123,9 @@ def _judge_groups(
     """Yields logits of points [N, L] and of the window, group by group."""
     for first in range(0, len(groups), TOGETHER):
         some = groups[first : first + TOGETHER]
-        filled = [_filled(each) for each in some]
-        filled += [filled[0]] * (TOGETHER - len(some))
-        batch = Evidence(*map(np.stack, zip(*filled, strict=True)))
+        whole = [_whole(each) for each in some]
+        whole += [whole[0]] * (TOGETHER - len(some))
+        batch = Evidence(*map(np.stack, zip(*whole, strict=True)))
         found = _apply(critic, params, batch)
         points, windows = map(np.asarray, found)
         for each, its_points, logit in zip(some, points, windows, strict=False):
@@ -138,16 +138,10 @@ def _apply(critic, params, evidence) -> Judgement:
     return critic.apply(params, evidence)
 
 
-def _filled(evidence: Evidence) -> Evidence:
-    """Returns evidence of MOST_TOGETHER points and a multiple of STEP frames: what is
-    added is nowhere visible."""
+def _whole(evidence: Evidence) -> Evidence:
+    """Returns evidence filled up to MOST_TOGETHER points and a multiple of STEP
+    frames."""
     count, length = evidence.visible.shape
     more = max(length, SHORTEST)
     more += -more % STEP - length
-    parts = []
-    for name, array in zip(Evidence._fields, evidence, strict=True):
-        pad = [(0, 0)] * array.ndim
-        axis = array.ndim - (3 if name in ("pixels", "expected") else 2)
-        pad[axis], pad[axis + 1] = (0, MOST_TOGETHER - count), (0, more)
-        parts.append(np.pad(array, pad))
-    return Evidence(*parts)
+    return filled(evidence, MOST_TOGETHER - count, more)
