@@ -45,7 +45,7 @@ def define_flags() -> None:
     flags.DEFINE_list("folds", None, "Folds of --real_csv to take. Default: all.")
     flags.DEFINE_integer("num_steps", default.steps, "Steps.", lower_bound=1)
     flags.DEFINE_integer(
-        "groups", default.groups, "Scenes or clips of a step, two pairs of each.",
+        "groups", default.groups, "Scenes or clips of a step, a pair of each.",
         lower_bound=1,
     )  # fmt: skip
     flags.DEFINE_float("learning_rate", default.learning_rate, "Highest.", 0)

@@ -26,7 +26,7 @@ from spa.jobs import is_newer
 from spa.npz import read_npz
 from spa.realism import critic_data
 from spa.realism.critic import Critic, Evidence, cut
-from spa.realism.critic_data import LENGTH, UNKNOWN, drawn_pairs
+from spa.realism.critic_data import LENGTH, UNKNOWN, drawn_pair
 from spa.realism.critic_files import SHIPPED, FittedCritic, fingerprint
 from spa.realism.critic_training import Training, digest_folder, train
 from spa.realism.evidence import WindowEvidence
@@ -127,7 +127,7 @@ class KindPairs:
         rng = np.random.default_rng([self.seed, index])
         for _ in range(MOST_DRAWS):
             both = [_drawn(kind, rng) for kind in (self.real, self.generated)]
-            found = drawn_pairs(_alike(both, rng), rng, 1)
+            found = drawn_pair(_alike(both, rng), rng)
             if found is not None:
                 culprit = found.pop("culprit")[..., : self.frames]
                 evidence = cut(Evidence(**found), frames=np.s_[: self.frames])

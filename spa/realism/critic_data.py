@@ -8,7 +8,7 @@ From top to bottom:
     filmed_group        a filmed clip and copies, damaged as pictures
     stored_group        windows with what the autoencoder expected, made once
     with_damaged_tracks windows whose tracks are damaged, added to any group
-    drawn_pairs         a group to arrays of one shape
+    drawn_pair          a group to arrays of one shape
     pair_batches        the stream
 
 No window of `simulated_group` is seen twice: each number is another scene.
@@ -43,8 +43,8 @@ LENGTH, POINTS = 48, 96  # of a window as it is learned from
 FEWEST_FRAMES, FEWEST_POINTS = 16, 32
 SCENE_POINTS = 160
 WHOLE_SHARE = 0.6  # of windows that have all of these frames, and of these points
+DAMAGED_SHARE = 0.4  # of simulated groups that have a copy with damaged tracks, too
 TWINS = 2  # of a scene; of filmed pieces, damaged copies
-PAIRS = 2  # of a group
 THINNED_SHARE = 0.15  # of pairs long enough, of which every second frame is taken
 UNKNOWN = -1  # of Clip.culprit
 # Damages of pictures that are not everywhere.
@@ -53,8 +53,8 @@ TRUE_SHARE = 0.2  # of simulated groups whose tracks are exact
 DEPTH_SHARE = 0.4  # of simulated groups that have depths
 VIEW_SHARE = 0.6  # of pairs that are looked at about what is wrong
 FOLLOWED_SHARE = 0.6  # of simulated groups, but for true ones, as of followed patches
-TORN_STEP = 10.0  # px against the picture's own, at which a patch is lost, or half, or
-# twice of that
+TORN_STEP = 30.0  # px against the picture's own, at which a patch is lost, or half, or
+# twice of that: more than most bodies move
 SEED_EVERY = 8  # frames, as the embedded tracker
 MOST_LOST = 0.1  # share of points that are lost in a frame without a reason; mostly
 # far fewer
@@ -122,9 +122,9 @@ class PairSource:
         while True:
             group = self._group(rng, index)
             if len(group) > 1 and group[0].evidence.visible.any():
-                pairs = drawn_pairs(group, rng, PAIRS)
-                if pairs is not None:
-                    return pairs
+                pair = drawn_pair(group, rng)
+                if pair is not None:
+                    return pair
             index += self.size  # this scene cannot be used: one that nobody else has
 
     def _group(self, rng, index) -> Group:
@@ -135,11 +135,13 @@ class PairSource:
         if which == 0:
             group = simulated_group(FIRST_SEED + self.seed * 2**40 + index, rng,
                                     sources.kinds)  # fmt: skip
-            return with_damaged_tracks(group, rng, sources.damages, 1)
+            count = int(rng.random() < DAMAGED_SHARE)
+            return with_damaged_tracks(group, rng, sources.damages, count)
         file = rng.choice(files[which - 1])
         if which < 3:
             group = filmed_group(file, rng, sources.unseen)
-            return with_damaged_tracks(group, rng, sources.damages, 2)
+            # Filmed clips have no twins.
+            return with_damaged_tracks(group, rng, sources.damages, 3 - which)
         return [clip for clip in stored_group(file) if clip.kind not in sources.unseen]
 
 
@@ -378,33 +380,25 @@ def stored_group(file: str) -> Group:
 # --- Pairs ---
 
 
-def drawn_pairs(group: Group, rng, count: int) -> dict[str, np.ndarray] | None:
-    """Returns `count` pairs of the intact clip and another: Evidence by name, culprit
-    `[2 count, N, T]`, intact and wrong by turns, in one shape, of drawn points,
-    mirrored and turned alike; None if no pair has enough points."""
-    rows = []
-    for _ in range(count):
-        pair = group[0], group[1 + int(rng.integers(len(group) - 1))]
-        number = int(rng.integers(FEWEST_POINTS, POINTS + 1))
-        number = POINTS if rng.random() < WHOLE_SHARE else number
-        shortest = min(clip.evidence.visible.shape[1] for clip in pair)
-        is_thinned = rng.random() < THINNED_SHARE and shortest >= 2 * FEWEST_FRAMES
-        turn, draw = picture_change(rng), int(rng.integers(2**31))
-        view = draw_view(pair[1], rng) if rng.random() < VIEW_SHARE else None
-        how = number, 1 + is_thinned, turn, draw, view
-        both = [fitted(clip, *how) for clip in pair]
-        if any(each is None for each in both):
-            continue
-        if not all(each["changed"].any() for each in both):
-            # Damages of tracks have no depths: that must not tell them apart.
-            for each in both:
-                each["changed"][:] = False
-        rows += both
-    if not rows:
+def drawn_pair(group: Group, rng) -> dict[str, np.ndarray] | None:
+    """Returns the intact clip and another: Evidence by name, culprit `[2, N, T]`, in
+    one shape, of drawn points, mirrored and turned alike; None if there are too few
+    points."""
+    pair = group[0], group[1 + int(rng.integers(len(group) - 1))]
+    number = int(rng.integers(FEWEST_POINTS, POINTS + 1))
+    number = POINTS if rng.random() < WHOLE_SHARE else number
+    shortest = min(clip.evidence.visible.shape[1] for clip in pair)
+    is_thinned = rng.random() < THINNED_SHARE and shortest >= 2 * FEWEST_FRAMES
+    turn, draw = picture_change(rng), int(rng.integers(2**31))
+    view = draw_view(pair[1], rng) if rng.random() < VIEW_SHARE else None
+    both = [fitted(clip, number, 1 + is_thinned, turn, draw, view) for clip in pair]
+    if any(each is None for each in both):
         return None
-    while len(rows) < 2 * count:
-        rows += rows[:2]
-    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    if not all(each["changed"].any() for each in both):
+        # Damages of tracks have no depths: that must not tell them apart.
+        for each in both:
+            each["changed"][:] = False
+    return {name: np.stack([each[name] for each in both]) for name in both[0]}
 
 
 class View(NamedTuple):

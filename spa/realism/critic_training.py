@@ -38,11 +38,11 @@ MODEL_DROPOUT = 0.15  # of pairs: what the autoencoder expected is hidden
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """Choices of a fit: steps, groups of a batch (each critic_data.PAIRS pairs),
+    """Choices of a fit: steps, groups of a batch (a pair of each),
     learning rate, weight decay, seed."""
 
     steps: int = 4000
-    groups: int = 4
+    groups: int = 8
     learning_rate: float = 2e-3
     weight_decay: float = 1e-2
     seed: int = 0

@@ -253,9 +253,9 @@ def fits_of(
     """Returns which critics are fitted, by name, in order: SCENES, which has seen no
     filmed clip; from its weights "realism", which ships, and for the proof those of
     "fold K", which never saw that fold's filmed clips, with as many steps; "without
-    GROUP" of violations, from scratch at a quarter of the shipped steps, and as a
-    baseline "no model without GROUP", fitted alike. Given other weights to start from,
-    "realism" starts from these."""
+    GROUP" of violations, of scenes alone, from scratch at a quarter of the shipped
+    steps, and as a baseline "no model without GROUP", fitted alike. Given other weights
+    to start from, "realism" starts from these."""
     critic, blind = (
         Critic(uses_model=x, uses_features=uses_features) for x in (True, False)
     )
@@ -275,14 +275,15 @@ def fits_of(
         mine = {Path(path).stem for c, path in tracked.items() if c.fold == fold}
         without = _without_clips(sources, mine)
         fits[FOLD + fold] = _filmed_fit(critic, without, recipe.training)
+    of_scenes = _without_clips(sources, stems)
     if any(fit.start == SCENES for fit in fits.values()):
         scenes = _shorter(recipe.training, steps - steps // FILMED_SHARE)
-        fits = {SCENES: Fit(critic, _without_clips(sources, stems), scenes), **fits}
+        fits = {SCENES: Fit(critic, of_scenes, scenes), **fits}
     if not recipe.proof:
         return fits
     short = _shorter(recipe.training, steps // PROOF_SHARE)
     for group, out in GROUPS.items():
-        without = _without_kinds(sources, (*out, *ALIKE[group]))
+        without = _without_kinds(of_scenes, (*out, *ALIKE[group]))
         fits[f"without {group}"] = Fit(critic, without, short)
         fits[f"no model without {group}"] = Fit(blind, without, short)
     return fits

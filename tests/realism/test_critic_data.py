@@ -33,10 +33,8 @@ def test_a_number_gives_the_same_pairs_of_intact_and_wrong(filmed):
         again = PairSource(sources, seed=3)[number]
         for name, array in pairs.items():
             np.testing.assert_array_equal(array, again[name])
-        count = 2 * critic_data.PAIRS
-        assert pairs["pixels"].shape == (
-            *(count, critic_data.POINTS, critic_data.LENGTH, 2),
-        )
+        points, frames = critic_data.POINTS, critic_data.LENGTH
+        assert pairs["pixels"].shape == (2, points, frames, 2)
         assert not (pairs["culprit"][::2] == 1).any()
         visible = pairs["visible"]
         assert (visible.any(-1).sum(-1) >= critic_data.FEWEST_POINTS // 2).all()

@@ -52,6 +52,8 @@ def test_a_group_and_what_looks_like_it_is_never_seen(group):
         out = {*GROUPS[group], *fitting.ALIKE[group]}
         assert not out & {*sources.kinds, *sources.damages}
         assert out <= set(sources.unseen)  # of damaged pictures and stored groups
+        # It judges twins of scenes.
+        assert (sources.filmed, sources.stored) == ((), ("work/scene_7.npz",))
 
 
 def test_what_looks_like_what():
