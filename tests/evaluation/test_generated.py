@@ -244,7 +244,8 @@ def test_from_a_table_to_a_report(small, tmp_path):
     assert "fps 8.0, frames 16, encoder libx264" in text
     out = tmp_path / "out"
     written = {path.name for path in out.iterdir()}
-    assert written == {"clips", "metrics.json", "results.csv", "strips.png", "roc.png"}
+    pictures = {"strips.png", "roc.png"}
+    assert written == {"clips", "metrics.json", "report.md", "results.csv", *pictures}
     lines = list(csv.DictReader(io.StringIO((out / "results.csv").read_text())))
     assert [line["kind"] for line in lines] == ["real"] * 2 + ["generated"] * 2
     assert [line["num_frames"] for line in lines] == ["16", "6", "16", "16"]

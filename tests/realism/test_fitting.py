@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from small_models import save_small
 
 from spa.errors import UserError
 from spa.realism import fitting
@@ -60,6 +61,16 @@ def test_what_looks_like_what():
     assert "frozen" in fitting.ALIKE["continuity"]  # pictures that freeze
     assert "frozen_frames" in fitting.ALIKE["continuity"]  # tracks that do
     assert set(fitting.ALIKE) == set(GROUPS)
+
+
+def test_critics_that_are_there_are_kept(tmp_path):
+    path = save_small(tmp_path)
+    (tmp_path / "small_realism.npz").write_text("mine")
+    with pytest.raises(
+        UserError, match=r"small_realism.npz is there: give --overwrite"
+    ):
+        fitting.fit(path, [], Recipe(Training()), tmp_path / "work")
+    assert (tmp_path / "small_realism.npz").read_text() == "mine"
 
 
 def test_no_critic_sees_the_clips_of_its_fold():

@@ -15,12 +15,12 @@ from spa.realism.scorer import load_checkpoint
 
 @pytest.fixture
 def frames():
-    """A textured square on a ramp, moved by 3 px a frame: 50 frames of 240 x 320."""
+    """A textured square on a ramp, moved by 3 px a frame: 36 frames of 240 x 320."""
     rng = np.random.default_rng(0)
     ramp = np.linspace(0, 200, 320, dtype=np.uint8)
-    frames = np.tile(ramp[None, None, :, None], (50, 240, 1, 3))
+    frames = np.tile(ramp[None, None, :, None], (36, 240, 1, 3))
     noise = rng.integers(0, 255, (60, 60, 3), np.uint8)
-    for t in range(50):
+    for t in range(36):
         frames[t, 90:150, 20 + 3 * t : 80 + 3 * t] = noise
     return frames
 
@@ -28,7 +28,7 @@ def frames():
 def test_passed_on_clips_are_small_and_have_few_colours(frames):
     assert as_passed_on(frames, View(1)) is frames
     small = as_passed_on(frames, View(1, 1, 160, 32))
-    assert small.shape == (50, 120, 160, 3)
+    assert small.shape == (36, 120, 160, 3)
     colours = {tuple(c) for c in small.reshape(-1, 3)}
     assert len(colours) <= 32
     # Dithered: blocks of it are as bright as they were.
@@ -57,6 +57,6 @@ def test_a_clip_is_tracked_as_it_is_and_as_it_is_passed_on(tmp_path, frames):
         assert intact.size == pytest.approx((256, 256 * 4 / 3))
     # A rate of 12 is too low to keep every third frame.
     assert [v.stride for v in VIEWS] == [1, 2, 1, 3]
-    assert lengths == [48, 25, 48]
+    assert lengths == [36, 18, 36]
     # Pixels of a shorter side of 256, of 240 as they are.
     np.testing.assert_allclose(speeds, [3.2, 6.4, 3.2], atol=0.1)
