@@ -12,10 +12,10 @@
 
 Reads the dataset and finds what is wrong with it, then scores its videos as
 inference.py does, each to a sub-folder of the output directory (the same command goes
-on where it was stopped), and reports: tables on the screen, metrics.json, results.csv
-with a row per video, and pictures. `compare` takes two such directories, or two of
-inference.py's. `synthetic` and `corruptions` need no dataset: see
-spa/evaluation/twins.py.
+on where it was stopped), and reports: tables on the screen and in report.md,
+metrics.json, results.csv with a row per video, and pictures. `compare` takes two such
+directories, or two of inference.py's. `synthetic` and `corruptions` need no dataset:
+see spa/evaluation/twins.py.
 """
 
 import os

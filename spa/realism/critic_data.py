@@ -140,8 +140,8 @@ class PairSource:
         file = rng.choice(files[which - 1])
         if which < 3:
             group = filmed_group(file, rng, sources.unseen)
-            # Filmed clips have no twins.
-            return with_damaged_tracks(group, rng, sources.damages, 3 - which)
+            count = 2 if which == 1 else 1  # rendered ones have twins, too
+            return with_damaged_tracks(group, rng, sources.damages, count)
         return [clip for clip in stored_group(file) if clip.kind not in sources.unseen]
 
 
@@ -176,7 +176,7 @@ def simulated_group(seed: int, rng: np.random.Generator, kinds: Sequence[str]) -
         unit_depth=0 if has_depth else 1,
         depth=1 if has_depth else 0,
     )
-    group = []
+    group, size = [], picture_size(height, width)
     for twin in (thinned(twin, stride) for twin in twins):
         if twin.violation_frame >= length:
             continue  # what is left shows none of it
@@ -191,7 +191,7 @@ def simulated_group(seed: int, rng: np.random.Generator, kinds: Sequence[str]) -
             own = np.random.default_rng([view, 1])
             which, visible = followed_runs(pixels, visible, changed, own)
             pixels, z, culprit = pixels[which], z[which], culprit[which]
-        clip = _observed(twin.violation, pixels, visible, culprit, at_side(scene))
+        clip = _observed(twin.violation, pixels, visible, culprit, size)
         if has_depth:
             clip = _with_changes(clip, depth_changes(z, visible))
         group.append(clip)
@@ -215,10 +215,10 @@ def thinned(scene: Scene, stride: int) -> Scene:
     )
 
 
-def at_side(picture) -> tuple[float, float]:
-    """Returns (height, width) of a scene's picture, its shorter side SIDE."""
-    scale = SIDE / min(picture.height, picture.width)
-    return picture.height * scale, picture.width * scale
+def picture_size(height: int, width: int) -> tuple[float, float]:
+    """Returns (height, width) in px of a picture whose shorter side becomes SIDE."""
+    scale = SIDE / min(height, width)
+    return height * scale, width * scale
 
 
 def scene_pixels(twin, rows, rng: np.random.Generator | None, seen: Augmentation):

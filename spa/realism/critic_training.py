@@ -38,8 +38,8 @@ MODEL_DROPOUT = 0.15  # of pairs: what the autoencoder expected is hidden
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """Choices of a fit: steps, groups of a batch (a pair of each),
-    learning rate, weight decay, seed."""
+    """Choices of a fit: steps, groups of a batch (a pair of each), learning rate,
+    weight decay, seed."""
 
     steps: int = 4000
     groups: int = 8

@@ -171,8 +171,10 @@ def fit(
     checkpoint = load_checkpoint(checkpoint_path, options)
     folder = Path(output_dir or checkpoint.folder)
     path, left_out = (critics_path(checkpoint.name, folder, x) for x in (False, True))
-    if path.exists() and not overwrite:
-        raise UserError(f"{path} is there: give --overwrite, or another --output_dir")
+    for place in (path, left_out):
+        if place.exists() and not overwrite:
+            remedy = "give --overwrite, or another --output_dir"
+            raise UserError(f"{place} is there: {remedy}")
     first = _first_params(init, checkpoint)
     chosen = decisive_options(dataclasses.asdict(options))
     made = checkpoint.sha256, chosen, real_clips.VERSION

@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 from tqdm import tqdm
 
-from spa import metrics
 from spa.clip.video import Video, read_video, reduced, video_from_array
 from spa.errors import NothingToTrack, UserError
 from spa.files import BAD_FILE, whole_file
 from spa.jobs import ordered_map, result_name
 from spa.realism.critic import CHANGES
+from spa.realism.critic_data import picture_size
 from spa.realism.evidence import track_changes
 from spa.realism.front_ends import FrontEnds, lift_video, load_front_ends, prepare
 from spa.realism.hold_out import lots, track_keys
@@ -34,8 +34,8 @@ SEEDS = 1  # copies per damage
 VERSION = 3  # of the files: those of another are made again
 
 
-class View(NamedTuple):
-    """A clip as it is passed on: every `stride`-th frame, of a longer `side` (px), of
+class Rendition(NamedTuple):
+    """How a clip is passed on: every `stride`-th frame, of a longer `side` (px), of
     as many `colours`; at most so many `pieces`, evenly spread: a long clip is not worth
     more than others."""
 
@@ -47,7 +47,12 @@ class View(NamedTuple):
 
 # As it is, and as pages and data sets show it: how fast things move and how well they
 # are tracked is no matter of physics.
-VIEWS = View(3), View(1, 2), View(1, 1, 160, 256), View(1, 3, 160, 256)
+RENDITIONS = (
+    Rendition(3),
+    Rendition(1, stride=2),
+    Rendition(1, side=160, colours=256),
+    Rendition(1, stride=3, side=160, colours=256),
+)
 
 
 def track_real_clips(
@@ -88,6 +93,7 @@ def is_made(path: str | os.PathLike) -> bool:
     """Returns whether a file of tracks is there, of this VERSION."""
     try:
         with np.load(path) as stored:
+            # Beside the version and the size.
             return int(stored["version"]) == VERSION and len(stored.files) > 2
     except BAD_FILE:
         return False
@@ -111,7 +117,7 @@ def _track_clip(job) -> str | None:
         found = list(_pieces(video, cuts))
     except (UserError, ValueError) as error:
         return f"{path}: {error}"
-    size = np.array(video.size) * (metrics.EVALUATION_SIZE / min(video.size))
+    size = np.array(picture_size(*video.size))
     arrays = {"version": np.asarray(VERSION), "size": size}
     for i, (frames, fps) in enumerate(found):
         arrays |= _piece_arrays(i, frames, fps, options, front_ends)
@@ -121,34 +127,36 @@ def _track_clip(job) -> str | None:
 
 
 def _pieces(video: Video, cuts) -> Iterator[tuple[np.ndarray, float]]:
-    """Yields frames and rates of the pieces of all VIEWS of a clip; of the first view
+    """Yields frames and rates of the pieces of all RENDITIONS of a clip; of the first
     one at least, or ValueError."""
-    for view in VIEWS:
-        rate, is_whole = video.fps / view.stride, view == VIEWS[0]
+    for each in RENDITIONS:
+        rate, is_whole = video.fps / each.stride, each == RENDITIONS[0]
         if not is_whole and rate < LOWEST_RATE:
             continue
-        ends = [-(-cut // view.stride) for cut in cuts]
+        ends = [-(-cut // each.stride) for cut in cuts]
         try:
-            found = damages.pieces(video.frames[:: view.stride], PIECE_FRAMES, ends)
+            found = damages.pieces(video.frames[:: each.stride], PIECE_FRAMES, ends)
         except ValueError:
             if is_whole:
                 raise
             continue
         last = len(found) - 1
-        chosen = np.unique(np.linspace(0, last, view.pieces).round().astype(int))
+        chosen = np.unique(np.linspace(0, last, each.pieces).round().astype(int))
         for i in chosen:
-            yield as_passed_on(found[i], view), rate
+            yield degraded(found[i], each), rate
 
 
-def as_passed_on(frames: np.ndarray, view: View) -> np.ndarray:
-    """Returns frames `[T, H, W, 3]` reduced to a view's side and colours, the palette
-    of the first frame's, dithered, as in a GIF."""
-    if view.side is not None:
-        frames = np.stack([reduced(frame, view.side) for frame in frames])
-    if view.colours is None:
+def degraded(
+    frames: UInt8[np.ndarray, "T H W 3"], rendition: Rendition
+) -> UInt8[np.ndarray, "T h w 3"]:
+    """Returns RGB frames reduced to a rendition's side and colours, dithered in the
+    palette of the first, as in a GIF."""
+    if rendition.side is not None:
+        frames = np.stack([reduced(frame, rendition.side) for frame in frames])
+    if rendition.colours is None:
         return frames
     pictures = [Image.fromarray(frame) for frame in frames]
-    palette = pictures[0].quantize(view.colours)
+    palette = pictures[0].quantize(rendition.colours)
     return np.stack(
         [np.asarray(p.quantize(palette=palette).convert("RGB")) for p in pictures]
     )

@@ -63,14 +63,13 @@ def test_what_looks_like_what():
     assert set(fitting.ALIKE) == set(GROUPS)
 
 
-def test_critics_that_are_there_are_kept(tmp_path):
-    path = save_small(tmp_path)
-    (tmp_path / "small_realism.npz").write_text("mine")
-    with pytest.raises(
-        UserError, match=r"small_realism.npz is there: give --overwrite"
-    ):
+@pytest.mark.parametrize("end", ["", "_left_out"])
+def test_critics_that_are_there_are_kept(tmp_path, end):
+    path, there = save_small(tmp_path), tmp_path / f"small_realism{end}.npz"
+    there.write_text("mine")
+    with pytest.raises(UserError, match=f"{there.name} is there: give --overwrite"):
         fitting.fit(path, [], Recipe(Training()), tmp_path / "work")
-    assert (tmp_path / "small_realism.npz").read_text() == "mine"
+    assert there.read_text() == "mine"
 
 
 def test_no_critic_sees_the_clips_of_its_fold():

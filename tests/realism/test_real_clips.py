@@ -9,7 +9,7 @@ from spa.clip.video_writer import write_video
 from spa.realism import real_clips
 from spa.realism.critic_data import filmed_clips, filmed_pieces
 from spa.realism.options import make_options
-from spa.realism.real_clips import VIEWS, View, as_passed_on
+from spa.realism.real_clips import RENDITIONS, Rendition, degraded
 from spa.realism.scorer import load_checkpoint
 
 
@@ -26,8 +26,8 @@ def frames():
 
 
 def test_passed_on_clips_are_small_and_have_few_colours(frames):
-    assert as_passed_on(frames, View(1)) is frames
-    small = as_passed_on(frames, View(1, 1, 160, 32))
+    assert degraded(frames, Rendition(1)) is frames
+    small = degraded(frames, Rendition(1, side=160, colours=32))
     assert small.shape == (36, 120, 160, 3)
     colours = {tuple(c) for c in small.reshape(-1, 3)}
     assert len(colours) <= 32
@@ -56,7 +56,7 @@ def test_a_clip_is_tracked_as_it_is_and_as_it_is_passed_on(tmp_path, frames):
         lengths.append(visible.shape[1])
         assert intact.size == pytest.approx((256, 256 * 4 / 3))
     # A rate of 12 is too low to keep every third frame.
-    assert [v.stride for v in VIEWS] == [1, 2, 1, 3]
+    assert [each.stride for each in RENDITIONS] == [1, 2, 1, 3]
     assert lengths == [36, 18, 36]
     # Pixels of a shorter side of 256, of 240 as they are.
     np.testing.assert_allclose(speeds, [3.2, 6.4, 3.2], atol=0.1)
