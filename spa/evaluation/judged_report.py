@@ -56,7 +56,8 @@ def report(
             figures[section][name] = _figures(sum(found[1:], found[0]), measures)
             bar.update()
     bar.close()
-    notes = list(notes)
+    num_intact = sum(row.kind == INTACT for row in rows)
+    notes = [f"{num_intact} intact clips, of all conditions", *notes]
     left_out = sum(part.left_out for part in parts.values())
     if left_out:
         notes.append(f"{left_out} damaged clips could not be judged by every measure")
@@ -72,7 +73,7 @@ def report(
             "score": score,
             "measures": labels,
             "groups": {name: list(kinds) for name, kinds in groups.items()},
-            "num_intact": sum(row.kind == INTACT for row in rows),
+            "num_intact": num_intact,
             "figures": figures,
             "culprit": culprits,
         },
