@@ -133,12 +133,18 @@ class Critic(nn.Module):
         length = evidence.visible.shape[-1]
         evidence = filled(evidence, 0, -length % FRAMES, jnp)
         judged = judged_points(evidence.visible)
-        x, near, places, seen = self.look(evidence)
+        x, own, near, places, seen = self.look(evidence)
         # What is usual is counted before a fit (`standardised`), not learned.
         mean = self.param("mean", nn.initializers.zeros, x.shape[-1:])
         deviation = self.param("deviation", nn.initializers.ones, x.shape[-1:])
         x = jnp.clip((x - mean) / deviation, -FARTHEST, FARTHEST)
-        x = nn.Dense(self.width)(by_state(jax.lax.stop_gradient(x)))
+        x = jax.lax.stop_gradient(x)
+        observed, expected = by_state(x[..., :own]), by_state(x[..., own:])
+        x = nn.Dense(self.width)(observed)
+        if self.uses_model:
+            # Of what was observed alone, until it is found to be of use.
+            zeros = nn.initializers.zeros
+            x += nn.Dense(self.width, use_bias=False, kernel_init=zeros)(expected)
         x = x + nn.Dense(self.width)(nn.gelu(nn.Dense(2 * self.width)(nn.gelu(x))))
         there = by_state(judged[..., None]).any(axis=-1)
         for _ in range(self.blocks):
@@ -152,17 +158,18 @@ class Critic(nn.Module):
         return Judgement(points, window)
 
     def look(self, evidence: Evidence):
-        """Returns the inputs `[B, N, T, C]`, the weights of the nearer neighbours, and
-        `pooled_places`."""
+        """Returns the inputs `[B, N, T, C]`, how many of them, the first, are of what
+        was observed, the weights of the nearer neighbours, and `pooled_places`."""
         pixels, visible = evidence.pixels, evidence.visible
         pixels = jnp.where(visible[..., None], pixels, 0)
         places, seen = pooled_places(pixels, visible)
         near = [neighbour_weights(places, seen, deviation) for deviation in NEAR]
         parts = observed_features(pixels, visible, near)
+        parts += changed_features(evidence, near, self.uses_features)
+        own = sum(part.shape[-1] for part in parts)
         if self.uses_model:
             parts += expected_features(evidence, pixels, visible, near)
-        parts += changed_features(evidence, near, self.uses_features)
-        return jnp.concatenate(parts, axis=-1), near[0], places, seen
+        return jnp.concatenate(parts, axis=-1), own, near[0], places, seen
 
     def pool(self, x, there, points, judged, near):
         """A window's logit: pooled by attention, and from soft maxima of the points'
@@ -278,24 +285,26 @@ def observed_features(pixels, visible, near) -> list[Float[Array, "B N T _"]]:
 
 
 def expected_features(evidence, pixels, visible, near) -> list[Float[Array, "B N T _"]]:
-    """Returns features of what the autoencoder expected: residuals and their changes,
-    against the expected error, and against the neighbours'; expected visibility."""
+    """Returns features of what the autoencoder expected: residuals against the expected
+    error, against what is usual in the window, as they change, and against the
+    neighbours'; how unexpected it is that a point is visible, or not."""
     parts = []
     for s in range(NUM_SOURCES):
         known = evidence.predicted[:, s]
         both = known & visible
         residual = jnp.where(both[..., None], pixels - evidence.expected[:, s], 0)
-        fields = [(residual, both)]
-        fields += [difference(residual, both, step) for step in (1, 4, 12)]
-        fields += [second_difference(residual, both, step) for step in (1, 4)]
+        fields = (residual, both), difference(residual, both, 1)
         vectors, there = (jnp.stack(part, 3) for part in zip(*fields, strict=True))
+        sizes = jnp.log(safe_norm(vectors) + FLOOR)
+        usual = usual_of(sizes, there)[:, None, None]
+        relative = jnp.where(there, sizes - usual, 0)
+        _, apart = _against_neighbours(vectors, there, near[0])
         log_scale = jnp.where(known, jnp.log(evidence.scale[:, s] + FLOOR), 0)
-        size = jnp.log(jnp.linalg.norm(residual, axis=-1) + FLOOR)
-        chance = jnp.where(known, evidence.chance[:, s] - 0.5, 0)
-        plain = [known, both, log_scale, jnp.where(both, size - log_scale, 0), chance]
-        parts.append(jnp.stack([jnp.asarray(p, jnp.float32) for p in plain], axis=-1))
-        parts += _sizes(vectors, there)
-        parts += _against_neighbours(vectors, there, near[0])
+        excess = jnp.where(both, sizes[..., 0] - log_scale, 0)
+        chance = jnp.where(known, evidence.chance[:, s], 0.5)
+        chance = jnp.clip(jnp.where(visible, chance, 1 - chance), 0.01, 1)
+        plain = jnp.stack([known, log_scale, excess, -jnp.log(chance)], axis=-1)
+        parts += [plain, relative, apart]
     return parts
 
 

@@ -100,7 +100,7 @@ class Sources:
     filmed: tuple[str, ...] = ()
     rendered: tuple[str, ...] = ()
     stored: tuple[str, ...] = ()
-    shares: tuple[float, float, float, float] = (0.3, 0.25, 0.2, 0.25)
+    shares: tuple[float, float, float, float] = (0.3, 0.2, 0.15, 0.35)
     unseen: tuple[str, ...] = ()
 
     def pairs(self, seed: int) -> "PairSource":
@@ -140,7 +140,7 @@ class PairSource:
         file = rng.choice(files[which - 1])
         if which < 3:
             group = filmed_group(file, rng, sources.unseen)
-            count = 2 if which == 1 else 1  # rendered ones have twins, too
+            count = 3 if which == 1 else 1  # rendered ones have twins, too
             return with_damaged_tracks(group, rng, sources.damages, count)
         return [clip for clip in stored_group(file) if clip.kind not in sources.unseen]
 

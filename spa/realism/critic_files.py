@@ -17,7 +17,7 @@ from spa.npz import read_npz
 from spa.realism.calibration import Calibration
 from spa.realism.critic import Critic, Evidence, observed_only
 
-CRITIC_VERSION = 3  # of what the critic sees and of the file: others are not used
+CRITIC_VERSION = 4  # of what the critic sees and of the file: others are not used
 SHIPPED = "realism"  # the name of the critic that scores
 MAX_BYTES = 64 << 20  # of a file, which has a few megabytes at most
 LIMITS = {"width": 1024, "blocks": 64, "heads": 64}  # of what a file may state

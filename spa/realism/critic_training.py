@@ -33,7 +33,7 @@ POINT_WEIGHT, PAIR_WEIGHT = 1.0, 1.0  # of the loss, where a window's has 1
 WARM_UP = 100  # steps
 COUNTED = 20  # batches, for the deviations of inputs
 DECAY = 0.995  # of the mean of the parameters that is kept, a step
-MODEL_DROPOUT = 0.15  # of pairs: what the autoencoder expected is hidden
+MODEL_DROPOUT = 0.3  # of pairs: what the autoencoder expected is hidden
 
 
 @dataclasses.dataclass(frozen=True)

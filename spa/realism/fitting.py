@@ -52,10 +52,11 @@ LOG = logging.getLogger(__name__)
 # Damages of tracks and of pictures that look like a group of violations: a critic that
 # never saw the group has not seen them, either.
 ALIKE = {
-    "permanence": ("object_replaced",),
+    "permanence": ("object_replaced", "torn_region"),
     "continuity": (
         *("shuffled_frames", "frozen_frames", "skipped_frames", "jittery_warp"),
-        *("shaken_frames", "shuffled", "frozen", "jump"),
+        *("shaken_frames", "displaced_region", "torn_region"),
+        *("shuffled", "frozen", "jump"),
     ),
     "solidity": ("soft_warp", "object_replaced"),
     "dynamics": (),

@@ -73,3 +73,37 @@ def test_soft_warps_are_slow(seed):
     step = np.linalg.norm(np.diff(damaged.pixels, axis=1), axis=-1)
     # 0.001 of the longer side a frame, and up to twice that.
     assert step.max() <= 2 * 0.001 * 256 + 1e-9
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**16))
+def test_a_displaced_region_jumps_and_keeps_its_shape(seed):
+    pixels, visible = moving_points(np.random.default_rng(seed), 200)
+    rng = np.random.default_rng(seed)
+    damaged = TRACK_DAMAGES["displaced_region"](pixels, visible, rng)
+    moved = np.linalg.norm(damaged.pixels - pixels, axis=-1)
+    far = moved.max()
+    assert 0.04 * 256 < far < 0.51 * 256
+    assert np.isclose(moved, 0).any(axis=1).all()  # all were at home once
+    assert (np.isclose(moved, 0) | np.isclose(moved, far)).all()
+    jumps = np.abs(np.diff(moved, axis=1)) > 1
+    np.testing.assert_array_equal(damaged.culprit[:, 1:], jumps)
+    np.testing.assert_array_equal(damaged.visible, visible)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**16))
+def test_a_torn_region_is_lost_at_once(seed):
+    pixels, visible = moving_points(np.random.default_rng(seed), 200)
+    rng = np.random.default_rng(seed)
+    damaged = TRACK_DAMAGES["torn_region"](pixels, visible, rng)
+    old, new = damaged.visible[:200], damaged.visible[200:]
+    lost = ~old
+    frames = np.argmax(lost, axis=1)[lost.any(axis=1)]
+    assert len(set(frames)) == 1
+    t = frames[0]
+    assert lost[lost.any(axis=1), t:].all()
+    np.testing.assert_array_equal(np.argwhere(damaged.culprit)[:, 1], t)
+    np.testing.assert_array_equal(damaged.culprit[:200, t], lost[:, t])
+    assert not new[:, :t].any() and len(new) <= lost[:, t].sum()
+    np.testing.assert_array_equal(damaged.pixels[:200], pixels)

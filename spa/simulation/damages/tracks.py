@@ -1,8 +1,8 @@
 """Damages to tracks instead of pictures: what they would do to a perfect tracker's.
 
-Each takes pixels [N, T, 2] (longer side of the picture 256), where they are visible
-[N, T] and a generator, and returns new ones with the points and frames in which they
-are wrong [N, T]; nothing given is changed.
+Each takes pixels [N, T, 2] (px at 256), where they are visible [N, T] and a generator,
+and returns new ones with the points and frames in which they are wrong [N, T], perhaps
+with more points; nothing given is changed.
 """
 
 from collections.abc import Callable
@@ -104,6 +104,53 @@ def shaken_frames(pixels, visible, rng) -> DamagedTracks:
     return DamagedTracks(pixels + moved, visible, _far(moved))
 
 
+def displaced_region(pixels, visible, rng) -> DamagedTracks:
+    """Puts what is in a region elsewhere at one moment, by a twentieth to a half of the
+    picture's side; there it stays, or it is back after some frames."""
+    inside, t = _region_at_once(pixels, visible, rng)
+    length = visible.shape[1]
+    back = int(rng.integers(t + 1, length)) if rng.random() < 0.3 else length
+    angle, far = rng.uniform(0, 2 * np.pi), SIDE * 0.05 * 10 ** rng.random()
+    moved = np.zeros(pixels.shape)
+    moved[inside, t:back] = far * np.array([np.cos(angle), np.sin(angle)])
+    culprit = np.zeros(visible.shape, bool)
+    culprit[inside, t] = True
+    culprit[inside, back : back + 1] = True
+    return DamagedTracks(pixels + moved, visible, culprit & visible)
+
+
+def torn_region(pixels, visible, rng) -> DamagedTracks:
+    """Loses all points of a region at one moment, as a tracker does when what is there
+    is suddenly elsewhere, another thing or gone: most of them begin anew within some
+    frames, as other points, at their places or beside them."""
+    torn, t = _region_at_once(pixels, visible, rng)
+    begins = t + rng.integers(0, 8)
+    follows = torn & visible[:, begins:].any(axis=1) & (rng.random() > 0.2)
+    far = rng.normal(0, 0.15, 2) * SIDE * (rng.random() < 0.5)
+    later = visible[follows].copy()
+    later[:, :begins] = False
+    before = visible.copy()
+    before[torn, t:] = False
+    culprit = np.zeros(visible.shape, bool)
+    culprit[torn, t] = True  # where they are missed
+    new = np.zeros(later.shape, bool)
+    return DamagedTracks(
+        np.concatenate([pixels, pixels[follows] + far]),
+        np.concatenate([before, later]),
+        np.concatenate([culprit, new]),
+    )
+
+
+def _region_at_once(pixels, visible, rng):
+    """Returns the points [N] that are seen in a region in the frame before a moment,
+    and that moment: not at the ends, and with some points if there are any."""
+    region = _region(pixels, visible, rng)
+    inside = (region.share > 0.5) & visible
+    count = inside[:, 1:-3].sum(axis=0)
+    before = 1 + int(rng.choice(np.flatnonzero(count >= min(4, count.max()))))
+    return inside[:, before], before + 1
+
+
 class _Region(NamedTuple):
     radius: float
     place: np.ndarray  # [N, T, 2] from its centre, in radii
@@ -143,5 +190,6 @@ TRACK_DAMAGES: dict[str, Callable[..., DamagedTracks]] = {
     for function in (
         *(shuffled_frames, frozen_frames, skipped_frames),
         *(soft_warp, jittery_warp, shaken_frames),
+        *(displaced_region, torn_region),
     )
 }
