@@ -51,8 +51,8 @@ def test_order_of_points_changes_nothing(judge, seed):
     rng = np.random.default_rng(seed)
     evidence, order = random_evidence(rng), rng.permutation(12)
     found, other = judge(evidence), judge(rows_of(evidence, order))
-    np.testing.assert_allclose(found.window, other.window, atol=2e-4)
-    np.testing.assert_allclose(found.points[:, order], other.points, atol=2e-4)
+    np.testing.assert_allclose(found.window, other.window, atol=5e-4)
+    np.testing.assert_allclose(found.points[:, order], other.points, atol=5e-4)
 
 
 def test_what_fills_up_a_shape_changes_nothing(judge):
@@ -62,8 +62,8 @@ def test_what_fills_up_a_shape_changes_nothing(judge):
         for x, n in zip(evidence, (3, 2, 3, 2, 2, 2, 2, 2), strict=True)
     ))  # fmt: skip
     found, other = judge(evidence), judge(wider)
-    np.testing.assert_allclose(found.window, other.window, atol=2e-4)
-    np.testing.assert_allclose(found.points, other.points[:, :12, :11], atol=2e-4)
+    np.testing.assert_allclose(found.window, other.window, atol=5e-4)
+    np.testing.assert_allclose(found.points, other.points[:, :12, :11], atol=5e-4)
 
 
 def test_hidden_positions_change_nothing(judge):
