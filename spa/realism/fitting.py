@@ -65,7 +65,7 @@ NO_TRACES = ("texture_swap",)  # kinds that do not show in tracks
 # Of the shipped steps, one in so many see filmed clips, too: the first ones are of
 # scenes, shared by the critics of all folds.
 FILMED_SHARE = 8
-FILMED_SOURCES = (0.2, 0.4, 0.15, 0.25)  # critic_data.Sources.shares, in these
+FILMED_SOURCES = (0.2, 0.3, 0.1, 0.4)  # critic_data.Sources.shares, in these
 FILMED_RATE = 0.5  # of the learning rate
 # Of the shipped steps, one in so many for a critic that has a group left out.
 PROOF_SHARE = 4
@@ -293,7 +293,10 @@ def fits_of(
 
 
 def _filmed_fit(critic, sources, training) -> Fit:
-    sources = dataclasses.replace(sources, shares=FILMED_SOURCES)
+    # With the autoencoder's part, as in scoring, filmed clips above all.
+    tracked = {Path(path).stem for path in (*sources.filmed, *sources.rendered)}
+    stored = tuple(p for p in sources.stored if _clip_of(p) in tracked)
+    sources = dataclasses.replace(sources, shares=FILMED_SOURCES, stored=stored)
     rate = FILMED_RATE * training.learning_rate
     training = _shorter(training, training.steps // FILMED_SHARE)
     seed = training.seed + 2  # other scenes than before: 1 is of what is usual
@@ -315,15 +318,16 @@ def _without_kinds(sources, out) -> Sources:
 
 
 def _without_clips(sources, stems) -> Sources:
-    def is_kept(path):
-        stem = Path(path).stem
-        return stem not in stems and stem.rpartition("_")[0] not in stems
-
     return dataclasses.replace(
         sources,
-        filmed=tuple(filter(is_kept, sources.filmed)),
-        stored=tuple(filter(is_kept, sources.stored)),
+        filmed=tuple(p for p in sources.filmed if Path(p).stem not in stems),
+        stored=tuple(p for p in sources.stored if _clip_of(p) not in stems),
     )
+
+
+def _clip_of(stored: str) -> str:
+    """The name of the clip that a group is of (critic_groups.make_groups)."""
+    return Path(stored).stem.rpartition("_")[0]
 
 
 # --- Calibration ---
