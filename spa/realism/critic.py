@@ -26,6 +26,7 @@ SHIFTS = -4, -2, -1, 0, 1, 2, 4  # states, of temporal mixing
 # What else is looked at along a track: changes over so many frames.
 CHANGES = ("depth", 1), ("depth", 4), ("features", 1), ("features", 4)
 LEAST_CHANGE = 0.02  # of log depth, or of a cosine: below it, sizes are alike
+LEAST_SHARE = 0.02  # of points that are lost or gained: below it, shares are alike
 ROBUST_ROUNDS = 3  # of re-weighted least squares
 HALF_SIDE = 128.0  # px
 FARTHEST = 8.0  # deviations of an input from its mean
@@ -139,12 +140,14 @@ class Critic(nn.Module):
         deviation = self.param("deviation", nn.initializers.ones, x.shape[-1:])
         x = jnp.clip((x - mean) / deviation, -FARTHEST, FARTHEST)
         x = jax.lax.stop_gradient(x)
-        observed, expected = by_state(x[..., :own]), by_state(x[..., own:])
-        x = nn.Dense(self.width)(observed)
+        observed, expected = x[..., :own], x[..., own:]
+        x = nn.Dense(self.width)(by_state(observed))
         if self.uses_model:
             # Of what was observed alone, until it is found to be of use.
-            zeros = nn.initializers.zeros
-            x += nn.Dense(self.width, use_bias=False, kernel_init=zeros)(expected)
+            more = nn.Dense(
+                self.width, use_bias=False, kernel_init=nn.initializers.zeros
+            )
+            x += more(by_state(expected))
         x = x + nn.Dense(self.width)(nn.gelu(nn.Dense(2 * self.width)(nn.gelu(x))))
         there = by_state(judged[..., None]).any(axis=-1)
         for _ in range(self.blocks):
@@ -261,7 +264,8 @@ def standardised(critic: Critic, params: dict, batches: Iterable[Evidence]) -> d
 
 def observed_features(pixels, visible, near) -> list[Float[Array, "B N T _"]]:
     """Returns features of the observed motion: displacements and second differences,
-    less the clip's own motion and less the neighbours'; what is lost and gained."""
+    less the clip's own motion and less the neighbours'; what is lost and gained, and
+    that against what is usual there, and in the window."""
     fields = [difference(pixels, visible, step) for step in STEPS]
     fields += [second_difference(pixels, visible, step) for step in BENDS]
     vectors, known = (jnp.stack(part, axis=3) for part in zip(*fields, strict=True))
@@ -277,10 +281,18 @@ def observed_features(pixels, visible, near) -> list[Float[Array, "B N T _"]]:
     ]
     for weights in near:
         parts += _against_neighbours(vectors, known, weights)
-        parts.append(local_means(shares, jnp.broadcast_to(judged, shares.shape),
-                                 weights)[0])  # fmt: skip
+        local, share = local_means(shares, jnp.broadcast_to(judged, shares.shape),
+                                   weights)  # fmt: skip
+        happens, counted = local[..., 1:], share[..., 1:] > 1e-3
+        usual = usual_of(happens, counted, axes=(2,))[:, :, None]
+        parts += [local, jnp.where(counted, log_ratio(happens, usual), 0)]
     in_frame = shares[..., 1:].sum(1) / jnp.maximum(visible.sum(1), 1)[..., None]
-    parts.append(jnp.broadcast_to(in_frame[:, None], (*visible.shape, 2)))
+    usual = usual_of(shares[..., 1:], judged)[:, None]
+    whole = jnp.concatenate([
+        in_frame, log_ratio(in_frame, usual),
+        jnp.broadcast_to(log_ratio(usual, 0), in_frame.shape),
+    ], axis=-1)[:, None]  # fmt: skip
+    parts.append(jnp.broadcast_to(whole, (*visible.shape, whole.shape[-1])))
     return parts
 
 
@@ -350,6 +362,11 @@ def _flat(vectors):
 def compressed(x):
     """Returns numbers on a scale that is linear below a pixel and logarithmic above."""
     return jnp.arcsinh(x / 0.5)
+
+
+def log_ratio(share, usual):
+    """Returns the log of shares of points against what is usual."""
+    return jnp.log((share + LEAST_SHARE) / (usual + LEAST_SHARE))
 
 
 def safe_norm(vectors):

@@ -30,6 +30,9 @@ from spa.realism.critic_data import Sources, pair_batches
 LOG = logging.getLogger(__name__)
 SAVED_EVERY = 100  # steps
 POINT_WEIGHT, PAIR_WEIGHT = 1.0, 1.0  # of the loss, where a window's has 1
+# Of intact points against wrong ones: there are far more of them, and a window is wrong
+# by its worst points: of what looks wrong now and then in intact ones, few may be above.
+INTACT_WEIGHT = 10.0
 WARM_UP = 100  # steps
 COUNTED = 20  # batches, for the deviations of inputs
 DECAY = 0.995  # of the mean of the parameters that is kept, a step
@@ -73,21 +76,21 @@ def _named(leaf):
 
 def loss_of(judgement: Judgement, culprit, visible) -> tuple[jax.Array, dict]:
     """Returns the loss of pairs `[2P, ...]`, intact and wrong by turns, and its parts:
-    cross entropy of windows and of points (both kinds counting alike), and of which of
-    a pair is the wrong one."""
+    cross entropy of windows and of points, and of which of a pair is the wrong one."""
     intact, wrong = judgement.window[::2], judgement.window[1::2]
     window = (jax.nn.softplus(intact) + jax.nn.softplus(-wrong)).mean()
     pair = jax.nn.softplus(intact - wrong).mean()
     judged = judged_points(visible)
     parts = []
-    for sign, chosen in ((-1, culprit == 1), (1, culprit == 0)):
+    sides = (-1, culprit == 1, 1.0), (1, culprit == 0, INTACT_WEIGHT)
+    for sign, chosen, weight in sides:
         # Of each clip by itself: what is over at once counts as much as what lasts.
         chosen = (chosen & judged).astype(jnp.float32)
         total = (jax.nn.softplus(sign * judgement.points) * chosen).sum((1, 2))
         count = chosen.sum((1, 2))
         each = total / jnp.maximum(count, 1)
-        parts.append(each.sum() / jnp.maximum((count > 0).sum(), 1))
-    parts = {"window": window, "pair": pair, "points": sum(parts)}
+        parts.append(weight * each.sum() / jnp.maximum((count > 0).sum(), 1))
+    parts = {"window": window, "pair": pair, "points": sum(parts) / 2}
     total = window + PAIR_WEIGHT * pair + POINT_WEIGHT * parts["points"]
     return total, parts
 
