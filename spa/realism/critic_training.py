@@ -30,8 +30,8 @@ from spa.realism.critic_data import Sources, pair_batches
 LOG = logging.getLogger(__name__)
 SAVED_EVERY = 100  # steps
 POINT_WEIGHT, PAIR_WEIGHT = 1.0, 1.0  # of the loss, where a window's has 1
-# Of intact points against wrong ones: there are far more of them, and a window is wrong
-# by its worst points: of what looks wrong now and then in intact ones, few may be above.
+# Of intact points against wrong ones: there are far more of them, and a window is as
+# wrong as its worst points: few intact ones may look so.
 INTACT_WEIGHT = 10.0
 WARM_UP = 100  # steps
 COUNTED = 20  # batches, for the deviations of inputs
