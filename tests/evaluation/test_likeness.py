@@ -141,11 +141,11 @@ def test_a_fit_learns_and_sees_no_clip_of_a_judged_generator(tmp_path):
     training = Training(steps=8, groups=1, learning_rate=2e-2)
 
     def judge(name, windows):
-        how = {"fold 0": some_critic(0)}, tmp_path / name, MADE, training
+        how = {"fold 0": some_critic(9)}, tmp_path / name, MADE, training
         return likeness.judge_unseen(clips, windows, *how)
 
     # What the first weights say is the other way round.
-    first = some_critic(0)
+    first = some_critic(9)
     how = first.critic, first.params, (40, 16)
     before = [judge_windows(each, *how).logit for each in windows[:4]]
     assert max(before[1], before[3]) < min(before[0], before[2])
