@@ -58,7 +58,8 @@ ALIKE = {
         *("shaken_frames", "displaced_region", "torn_region"),
         *("shuffled", "frozen", "jump"),
     ),
-    "solidity": ("soft_warp", "object_replaced"),
+    # Of what changes its looks a tracker loses the points, too.
+    "solidity": ("soft_warp", "object_replaced", "torn_region"),
     "dynamics": (),
 }
 NO_TRACES = ("texture_swap",)  # kinds that do not show in tracks
@@ -326,7 +327,7 @@ def _without_clips(sources, stems) -> Sources:
 
 
 def _clip_of(stored: str) -> str:
-    """The name of the clip that a group is of (critic_groups.make_groups)."""
+    """Returns the name of the clip that a group is of (critic_groups.make_groups)."""
     return Path(stored).stem.rpartition("_")[0]
 
 

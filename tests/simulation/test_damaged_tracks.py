@@ -15,6 +15,12 @@ def moving_points(rng, count=40, length=30):
     return pixels, np.ones((count, length), bool)
 
 
+def before_and_after(kind, seed):
+    """Moving points, where they are visible, and the same, damaged."""
+    given = moving_points(np.random.default_rng(seed), 200)
+    return *given, TRACK_DAMAGES[kind](*given, np.random.default_rng(seed))
+
+
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**16), kind=st.sampled_from(sorted(TRACK_DAMAGES)))
 def test_nothing_given_is_changed_and_draws_repeat(seed, kind):
@@ -55,9 +61,7 @@ def test_reordered_frames_are_wrong_where_lines_break(seed, kind):
     kind=st.sampled_from(["soft_warp", "jittery_warp", "shaken_frames"]),
 )
 def test_warps_move_a_region_and_nothing_else(seed, kind):
-    rng = np.random.default_rng(seed)
-    pixels, visible = moving_points(rng, 200)
-    damaged = TRACK_DAMAGES[kind](pixels, visible, np.random.default_rng(seed))
+    pixels, visible, damaged = before_and_after(kind, seed)
     moved = np.linalg.norm(damaged.pixels - pixels, axis=-1)
     assert 0 < moved.max() < 40
     assert (moved == 0).mean() > 0.3
@@ -78,9 +82,7 @@ def test_soft_warps_are_slow(seed):
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**16))
 def test_a_displaced_region_jumps_and_keeps_its_shape(seed):
-    pixels, visible = moving_points(np.random.default_rng(seed), 200)
-    rng = np.random.default_rng(seed)
-    damaged = TRACK_DAMAGES["displaced_region"](pixels, visible, rng)
+    pixels, visible, damaged = before_and_after("displaced_region", seed)
     moved = np.linalg.norm(damaged.pixels - pixels, axis=-1)
     far = moved.max()
     assert 0.04 * 256 < far < 0.51 * 256
@@ -94,9 +96,7 @@ def test_a_displaced_region_jumps_and_keeps_its_shape(seed):
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**16))
 def test_a_torn_region_is_lost_at_once(seed):
-    pixels, visible = moving_points(np.random.default_rng(seed), 200)
-    rng = np.random.default_rng(seed)
-    damaged = TRACK_DAMAGES["torn_region"](pixels, visible, rng)
+    pixels, _, damaged = before_and_after("torn_region", seed)
     old, new = damaged.visible[:200], damaged.visible[200:]
     lost = ~old
     frames = np.argmax(lost, axis=1)[lost.any(axis=1)]

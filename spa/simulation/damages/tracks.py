@@ -107,7 +107,7 @@ def shaken_frames(pixels, visible, rng) -> DamagedTracks:
 def displaced_region(pixels, visible, rng) -> DamagedTracks:
     """Puts what is in a region elsewhere at one moment, by a twentieth to a half of the
     picture's side; there it stays, or it is back after some frames."""
-    inside, t = _region_at_once(pixels, visible, rng)
+    inside, t = _sudden_region(pixels, visible, rng)
     length = visible.shape[1]
     back = int(rng.integers(t + 1, length)) if rng.random() < 0.3 else length
     angle, far = rng.uniform(0, 2 * np.pi), SIDE * 0.05 * 10 ** rng.random()
@@ -123,7 +123,7 @@ def torn_region(pixels, visible, rng) -> DamagedTracks:
     """Loses all points of a region at one moment, as a tracker does when what is there
     is suddenly elsewhere, another thing or gone: most of them begin anew within some
     frames, as other points, at their places or beside them."""
-    torn, t = _region_at_once(pixels, visible, rng)
+    torn, t = _sudden_region(pixels, visible, rng)
     begins = t + rng.integers(0, 8)
     follows = torn & visible[:, begins:].any(axis=1) & (rng.random() > 0.2)
     far = rng.normal(0, 0.15, 2) * SIDE * (rng.random() < 0.5)
@@ -141,7 +141,7 @@ def torn_region(pixels, visible, rng) -> DamagedTracks:
     )
 
 
-def _region_at_once(pixels, visible, rng):
+def _sudden_region(pixels, visible, rng):
     """Returns the points [N] that are seen in a region in the frame before a moment, a
     thirtieth to two fifths of all that are seen then, and that moment: not at the
     ends."""
