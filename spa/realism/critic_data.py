@@ -36,6 +36,7 @@ from spa.simulation.pools import INTACT, compared_rows
 from spa.simulation.scene_pool import PICTURE_SIZES
 from spa.simulation.scenes import NoScene, Scene, generate_scene
 from spa.simulation.twins import NoViolation, impossible_twin
+from spa.simulation.violations import FIRST_KINDS
 
 FIRST_SEED = 8_000_000_000  # past those of all pools and judged scenes
 SIDE = 256  # px, the shorter side of pictures
@@ -45,6 +46,7 @@ SCENE_POINTS = 160
 WHOLE_SHARE = 0.6  # of windows that have all of these frames, and of these points
 DAMAGED_SHARE = 0.4  # of simulated groups that have a copy with damaged tracks, too
 TWINS = 2  # of a scene; of filmed pieces, damaged copies
+FIRST_SHARE = 0.6  # of simulated twins that show one of FIRST_KINDS, of those left in
 THINNED_SHARE = 0.15  # of pairs long enough, of which every second frame is taken
 UNKNOWN = -1  # of Clip.culprit
 # Damages of pictures that are not everywhere.
@@ -160,11 +162,11 @@ def simulated_group(seed: int, rng: np.random.Generator, kinds: Sequence[str]) -
     except NoScene:
         return []
     twins = [scene]
-    for kind in rng.permutation(list(kinds)):
+    for kind in drawn_kinds(kinds, rng):
         if len(twins) > TWINS:
             break
         try:
-            twins.append(impossible_twin(scene, str(kind)))
+            twins.append(impossible_twin(scene, kind))
         except NoViolation:
             continue
     is_true, view = rng.random() < TRUE_SHARE, int(rng.integers(2**31))
@@ -196,6 +198,18 @@ def simulated_group(seed: int, rng: np.random.Generator, kinds: Sequence[str]) -
             clip = _with_changes(clip, depth_changes(z, visible))
         group.append(clip)
     return group
+
+
+def drawn_kinds(kinds: Sequence[str], rng: np.random.Generator) -> list[str]:
+    """Returns kinds in a drawn order, one of FIRST_KINDS first as often as FIRST_SHARE
+    says: they are fewer, and plainer, than those that have a strength."""
+    if not kinds:
+        return []
+    is_first = np.array([kind in FIRST_KINDS for kind in kinds], bool)
+    share = np.where(is_first, FIRST_SHARE, 1 - FIRST_SHARE)
+    share = share / np.where(is_first, is_first.sum(), (~is_first).sum())
+    share = share / share.sum()  # where all are of one sort
+    return [str(kind) for kind in rng.choice(kinds, len(kinds), False, share)]
 
 
 def thinned(scene: Scene, stride: int) -> Scene:

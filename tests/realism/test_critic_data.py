@@ -5,7 +5,7 @@ import pytest
 
 from spa.realism import critic_data
 from spa.realism.critic import NUM_SOURCES, Evidence
-from spa.realism.critic_data import Clip, PairSource, Sources
+from spa.realism.critic_data import Clip, PairSource, Sources, drawn_kinds
 from spa.simulation.damages.tracks import TRACK_DAMAGES
 from spa.simulation.scenes import generate_scene
 from spa.simulation.twins import impossible_twin
@@ -42,6 +42,17 @@ def test_a_number_gives_the_same_pairs_of_intact_and_wrong(filmed):
         # What only fills up the shape is nobody's fault.
         empty = ~visible.any(1)
         assert (pairs["culprit"].swapaxes(1, 2)[empty] != 1).all()
+
+
+def test_kinds_are_drawn_once_each_plainer_ones_first_more_often():
+    kinds = "teleport", "vanish", "morph", "hover", "pulse", "merge"
+    drawn = [drawn_kinds(kinds, np.random.default_rng(i)) for i in range(400)]
+    assert all(sorted(each) == sorted(kinds) for each in drawn)
+    share = np.mean([each[0] in ("teleport", "vanish") for each in drawn])
+    assert abs(share - critic_data.FIRST_SHARE) < 0.1  # 4 deviations of a mean of 400
+    rng = np.random.default_rng(0)
+    assert sorted(drawn_kinds(("morph", "hover"), rng)) == ["hover", "morph"]
+    assert drawn_kinds((), rng) == []
 
 
 def test_streams_go_on_where_they_stopped():

@@ -106,7 +106,8 @@ def shaken_frames(pixels, visible, rng) -> DamagedTracks:
 
 def displaced_region(pixels, visible, rng) -> DamagedTracks:
     """Puts what is in a region elsewhere at one moment, by a twentieth to a half of the
-    picture's side; there it stays, or it is back after some frames."""
+    picture's side; there it stays, or it is back after some frames. Points that come
+    to lie where the clip has none are lost: that is outside the picture."""
     inside, t = _sudden_region(pixels, visible, rng)
     length = visible.shape[1]
     back = int(rng.integers(t + 1, length)) if rng.random() < 0.3 else length
@@ -116,7 +117,10 @@ def displaced_region(pixels, visible, rng) -> DamagedTracks:
     culprit = np.zeros(visible.shape, bool)
     culprit[inside, t] = True
     culprit[inside, back : back + 1] = True
-    return DamagedTracks(pixels + moved, visible, culprit & visible)
+    pixels, places = pixels + moved, pixels[visible]
+    is_there = (pixels >= places.min(axis=0)) & (pixels <= places.max(axis=0))
+    shown = visible & is_there.all(axis=-1)
+    return DamagedTracks(pixels, shown, culprit & visible)
 
 
 def torn_region(pixels, visible, rng) -> DamagedTracks:
