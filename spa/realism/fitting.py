@@ -65,7 +65,7 @@ ALIKE = {
 NO_TRACES = ("texture_swap",)  # kinds that do not show in tracks
 # Of the shipped steps, one in so many see filmed clips, too: the first ones are of
 # scenes, shared by the critics of all folds.
-FILMED_SHARE = 8
+FILMED_SHARE = 5
 FILMED_SOURCES = (0.2, 0.3, 0.1, 0.4)  # critic_data.Sources.shares, in these
 FILMED_RATE = 0.5  # of the learning rate
 # Of the shipped steps, one in so many for a critic that has a group left out.
