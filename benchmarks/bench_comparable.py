@@ -12,7 +12,7 @@ Prints tables and writes them as benchmarks/results/comparable.json. What they h
                 standard deviations over those simulated clips
     filmed      the same correlations over the real clips of a table, each judged by the
                 critic that did not see its fold, if there is one; the camera's motion
-                is how far the median point moves
+                is how far the median point moves; and how evenly realism is spread
     real        each of the videos in --videos as frames at the working size, these
                 converted from 24 to 30 a second, and the file itself; neighbours joined
                 by a cut
@@ -53,6 +53,8 @@ RENDERED = {"num_frames": 48, "height": 320, "width": 320, "fps": 24.0}
 MEASURES = ("surprise", "realism")
 NOT_TO_DEPEND_ON = ("point_motion", "camera_motion", "num_frames", "num_tracks")
 MOST_CORRELATION = 0.2
+MOST_DISTANCE = 0.2  # of realism from uniform
+LOW, MOST_LOW = 0.05, 0.15  # realism, and the share of real clips that is below
 MOST_CHANGE = 0.5  # standard deviations over intact clips
 
 
@@ -171,7 +173,24 @@ def filmed(scorer: Scorer, table: str, folds: list[str]) -> dict:
             }
         )
     scorer.critic = shipped
-    return about(clips)
+    return about(clips) | {"spread": spread(clips)}
+
+
+def spread(clips: list[dict]) -> dict:
+    """Returns how far realism of clips that their critics never saw is from uniform
+    over 0..1, as it is to be: the Kolmogorov-Smirnov distance, its p-value, and the
+    share of clips that are nearly surely wrong, though they are not."""
+    values = np.array([clip["realism"] for clip in clips if clip["is_unseen"]])
+    if not len(values):
+        return {"clips": 0}
+    found = scipy.stats.kstest(values, "uniform")
+    return {
+        "clips": len(values),
+        "distance": float(found.statistic),
+        "p": float(found.pvalue),
+        "low": float(np.mean(values < LOW)),
+        "allowed": [MOST_DISTANCE, MOST_LOW],
+    }
 
 
 def variants(frames: np.ndarray) -> dict[str, np.ndarray]:
@@ -266,6 +285,7 @@ def measure() -> None:
         found["simulated"]["correlations"],
         found["rendered"],
         found.get("filmed", {}).get("correlations", []),
+        [found["filmed"]["spread"]] if "filmed" in found else [],
         found.get("real", []),
     ):
         print("\n".join(str(row) for row in part), "\n")

@@ -217,6 +217,7 @@ def comparable_section() -> str:
             "by critics that saw nothing of their fold; their camera's motion is how "
             "far the median point moves:",
             correlations(filmed),
+            *spread(filmed["spread"]),
         ]
     parts += [
         "Rendered intact scenes against themselves at half the resolution and rate, "
@@ -236,6 +237,18 @@ def comparable_section() -> str:
             table(["clip", "realism", "24 shown at 30 frames a second", "file"], real),
         ]
     return "\n\n".join(parts)
+
+
+def spread(found: dict) -> list[str]:
+    """Returns how evenly realism is spread over real clips, if any were unseen."""
+    if not found["clips"]:
+        return []
+    distance, low = found["allowed"]
+    return [
+        f"Realism of these {found['clips']} is {found['distance']:.3f} from uniform "
+        f"(Kolmogorov-Smirnov, p {found['p']:.3f}; to be {distance:g} at most), and "
+        f"{found['low']:.0%} of them are below 0.05 (to be {low:.0%} at most)."
+    ]
 
 
 def realism_text(realism: float, spread: float | None) -> str:
