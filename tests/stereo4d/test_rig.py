@@ -1,0 +1,90 @@
+"""The rig's turns, of points that are seen by eyes whose turns are known."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
+
+from spa.errors import UserError
+from stereo4d import rig
+from stereo4d.rig import Matches
+
+TURNS = st.floats(-1.5, 1.5)  # degrees
+
+
+def raw_rays(turns, count=800, noise=0.0, wide=70.0, seed=0):
+    """Raw rays of points about two eyes 63 mm apart, which are turned by rotation
+    vectors `turns` [2, 3], degrees; a tenth of the matches are wrong."""
+    rng = np.random.default_rng(seed)
+    yaw, tilt = np.radians(rng.uniform(-wide, wide, (2, count)))
+    ray = np.stack([np.tan(yaw), np.tan(tilt), np.ones(count)], axis=-1)
+    points = ray / np.linalg.norm(ray, axis=-1, keepdims=True)
+    points *= rng.uniform(0.8, 6, (count, 1))
+    matrices = Rotation.from_rotvec(np.radians(turns)).as_matrix()
+    rays = []
+    for eye, matrix in zip((0, 0.063), matrices, strict=True):
+        seen = points - [eye, 0, 0]
+        seen = seen / np.linalg.norm(seen, axis=-1, keepdims=True)
+        seen = seen + noise * rng.normal(size=seen.shape)
+        rays.append(seen @ matrix.T)
+    wrong = rng.random(count) < 0.1
+    rays[1][wrong] += rng.normal(0, 0.1, (wrong.sum(), 3))
+    return rays
+
+
+def turn_between(one, other):
+    return np.degrees(Rotation.from_matrix(one.T @ other).as_rotvec())
+
+
+@settings(max_examples=8, deadline=None)
+@given(
+    left=st.tuples(st.just(0.0), TURNS, TURNS),
+    right=st.tuples(st.just(0.0), TURNS, TURNS),
+    pitch=TURNS,
+)
+def test_turns_are_found_to_a_twentieth_of_a_degree(left, right, pitch):
+    turns = np.array([left, right]) + [[-pitch / 2, 0, 0], [pitch / 2, 0, 0]]
+    # Of some frames, to a tenth of a pixel of 60 degrees in 512.
+    found = rig.find_rig(*raw_rays(turns, count=4000, noise=0.1 / 443))
+    expected = Rotation.from_rotvec(np.radians(turns)).as_matrix()
+    for one, other in zip(found.rectified2rig, expected, strict=True):
+        assert np.abs(turn_between(one, other)).max() < 0.05
+    assert not found.unseen
+    assert found.residual * 443 < 0.15
+
+
+def test_what_a_narrow_view_does_not_show_is_said():
+    found = rig.find_rig(*raw_rays(np.zeros((2, 3)), noise=0.3 / 443, wide=12))
+    assert "left yaw" in found.unseen and "right yaw" in found.unseen
+    assert "pitch" not in found.unseen
+
+
+def test_few_matches_are_refused():
+    rays = raw_rays(np.zeros((2, 3)), count=rig.FEWEST - 1)
+    with pytest.raises(UserError, match="seen by both eyes"):
+        rig.find_rig(*rays)
+
+
+def test_pictures_match_where_they_were_shifted():
+    rng = np.random.default_rng(0)
+    grey = np.kron(rng.integers(0, 255, (40, 60)), np.ones((8, 8))).astype(np.uint8)
+    picture = np.repeat(grey[..., None], 3, axis=-1)
+    found = rig.match_eyes(picture[:, :-9], picture[:, 9:])
+    assert len(found.left) > 100
+    away = found.left - found.right
+    np.testing.assert_allclose(np.median(away, axis=0), [9, 0], atol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("away", "said"),
+    [((-5, 0), "--swap_eyes"), ((5, 1.6), "1.6 px off"), ((5, 0.2), "")],
+)
+def test_rows_and_the_order_of_eyes_are_checked(away, said):
+    rng = np.random.default_rng(0)
+    left = rng.uniform(0, 512, (200, 2))
+    matches = Matches(left, left - away + rng.normal(0, 0.1, left.shape))
+    if not said:
+        return rig.check_rows(matches, 512)
+    with pytest.raises(UserError, match=said):
+        rig.check_rows(matches, 512)
