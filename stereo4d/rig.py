@@ -1,8 +1,8 @@
 """How the two eyes are turned against each other, from what both of them see.
 
 In a rectified pair a point has the same y over z in both eyes: their baseline lies
-along x. A rig whose eyes are turned shows in rows that differ. Both eyes' turns are sought,
-but for one about x that they share, which changes no row: five angles.
+along x. A rig whose eyes are turned shows in rows that differ. Both eyes' turns are
+sought, but for one about x that they share, which changes no row: five angles.
 """
 
 from collections.abc import Iterable
