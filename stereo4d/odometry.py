@@ -1,0 +1,202 @@
+"""The camera's path from the clip itself: points with stereo depth, followed on.
+
+Points of a keyframe, placed by its disparity, are followed from frame to frame; each
+frame's pose is the one from which they would be seen there (PnP with RANSAC, then
+robust least squares of their pixels and disparities). What moves by itself is outvoted.
+When too few points are left, the frame becomes the next keyframe.
+"""
+
+import logging
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import scipy.optimize
+from jaxtyping import Float, UInt8
+from scipy.spatial.transform import Rotation
+
+from spa.errors import UserError
+from stereo4d.optimisation import Stereo
+from stereo4d.poses import Poses
+
+LOG = logging.getLogger(__name__)
+FEATURES, QUALITY, APART = 800, 0.005, 8  # of a keyframe: most, least, px
+WINDOW, LEVELS = (17, 17), 4  # of Lucas-Kanade
+MOST_RETURN = 0.5  # px, there and back
+KEPT_SHARE = 0.5  # of a keyframe's points: with fewer there is a new one
+FEWEST = 20  # points that a pose is found from
+REPROJECTION = 2.0  # px, of RANSAC
+DISPARITY = 0.3, 1.0  # px: deviations of a disparity and of a pixel
+TAIL = 1.5  # deviations from which on residuals count less
+LEAST_PARALLAX = 1.0  # px, of points that a scale is told from
+
+
+class _Keyframe(NamedTuple):
+    pose: np.ndarray  # world-to-camera [4, 4]
+    points: np.ndarray  # [K, 3] in its camera
+    pixels: np.ndarray  # [K, 2] where they are in the last frame
+    number: int  # of points that it began with
+
+
+def find_path(
+    frames: Iterable[UInt8[np.ndarray, "H W 3"]],
+    disparities: Iterable[Float[np.ndarray, "H W"]],
+    stereo: Stereo,
+) -> Poses:
+    """Returns world-to-camera of a clip's left frames, metres, the first one the world;
+    disparities: px, NaN where they are not known. Raises UserError, naming the frame:
+    nothing to hold on to."""
+    poses, key, before, matrix = [np.eye(4)], None, None, None
+    for t, (frame, disparity) in enumerate(zip(frames, disparities, strict=True)):
+        grey = cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY)
+        if key is None:
+            matrix = _matrix(stereo, grey.shape)
+            key = _keyframe(poses[0], grey, disparity, stereo, matrix, t)
+        else:
+            kept, pixels = _followed(before, grey, key.pixels)
+            key = key._replace(points=key.points[kept], pixels=pixels)
+            pose = _pose(key, poses[-1], disparity, stereo, matrix, t)
+            poses.append(pose)
+            if len(key.points) < KEPT_SHARE * key.number:
+                key = _keyframe(pose, grey, disparity, stereo, matrix, t)
+        before = grey
+    return Poses(np.stack(poses)[:, :3], "odometry", is_metric=True)
+
+
+def scale_path(
+    extrinsics: Float[np.ndarray, "T 3 4"],
+    frames: Iterable[UInt8[np.ndarray, "H W 3"]],
+    disparities: Iterable[Float[np.ndarray, "H W"]],
+    stereo: Stereo,
+) -> tuple[Float[np.ndarray, "T 3 4"], float, float]:
+    """Returns poses in metres of poses known up to scale, the factor, and its spread as
+    a share of it: points with stereo depth are followed by a frame, and each says how
+    far the camera went. Raises UserError: it does not move, or the spread is larger
+    than the factor."""
+    factors, before, matrix = [], None, None
+    for t, (frame, disparity) in enumerate(zip(frames, disparities, strict=True)):
+        grey = cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY)
+        if before is None:
+            matrix = _matrix(stereo, grey.shape)
+        else:
+            key = _keyframe(np.eye(4), before[0], before[1], stereo, matrix, t - 1, 0)
+            kept, pixels = _followed(before[0], grey, key.pixels)
+            moves = _square(extrinsics[t]) @ np.linalg.inv(_square(extrinsics[t - 1]))
+            factors.append(_factors(moves, key.points[kept], pixels, matrix))
+        before = grey, disparity
+    found = np.concatenate(factors) if factors else np.zeros(0)
+    if len(found) < FEWEST:
+        raise UserError(
+            "the poses' scale cannot be told: the camera hardly moves; give poses in "
+            "metres, or --poses=static"
+        )
+    factor = float(np.median(found))
+    spread = float(np.median(np.abs(found - factor)) / 0.6745 / abs(factor))
+    if factor <= 0 or spread > 1:
+        raise UserError(
+            f"the poses do not fit the stereo depth (factor {factor:.3g}, spread "
+            f"{spread:.0%}): check that they are of these frames, world-to-camera"
+        )
+    LOG.info("poses are scaled by %.4g (spread %.1f%%)", factor, 100 * spread)
+    scaled = np.array(extrinsics)
+    scaled[..., 3] *= factor
+    return scaled, factor, spread
+
+
+def _factors(moves, points, pixels, matrix):
+    """What each point says: (R x + s t) projects to where it was seen."""
+    turned, shift = points @ moves[:3, :3].T, moves[:3, 3]
+    seen = np.linalg.solve(matrix, np.c_[pixels, np.ones(len(pixels))].T).T
+    # u (z + s tz) = x + s tx, likewise for v: weighted together by what s does.
+    rest = turned[:, :2] - seen[:, :2] * turned[:, 2:]
+    per = seen[:, :2] * shift[2] - shift[:2]
+    square = (per**2).sum(-1)
+    factor = (rest * per).sum(-1) / np.maximum(square, 1e-12)
+    parallax = np.abs(factor) * np.sqrt(square) / np.abs(turned[:, 2]) * matrix[0, 0]
+    return factor[parallax > LEAST_PARALLAX]
+
+
+def _matrix(stereo, size):
+    height, width = size
+    return np.array(
+        [[stereo.focal, 0, width / 2], [0, stereo.focal, height / 2], [0, 0, 1]]
+    )
+
+
+def _square(pose):
+    return np.concatenate([pose, [[0, 0, 0, 1]]])
+
+
+def _keyframe(pose, grey, disparity, stereo, matrix, t, fewest=FEWEST) -> _Keyframe:
+    known = np.isfinite(disparity)
+    corners = cv2.goodFeaturesToTrack(
+        grey, FEATURES, QUALITY, APART, mask=known.astype(np.uint8)
+    )
+    corners = np.zeros((0, 1, 2)) if corners is None else corners
+    if len(corners) < fewest:
+        raise UserError(
+            f"frame {t}: {len(corners)} points with a depth to find the camera's pose "
+            f"from, {fewest} are needed: give --poses"
+        )
+    column, row = np.round(corners[:, 0]).astype(int).T
+    pixels = corners[:, 0].astype(float) + 0.5
+    rays = np.linalg.solve(matrix, np.c_[pixels, np.ones(len(pixels))].T).T
+    points = rays * (stereo.gain / disparity[row, column])[:, None]
+    return _Keyframe(pose, points, pixels, len(points))
+
+
+def _followed(before, after, pixels):
+    """Which points are found in the next frame, and where."""
+    if not len(pixels):
+        return np.zeros(0, bool), pixels
+    how = {"winSize": WINDOW, "maxLevel": LEVELS}
+    start = (pixels - 0.5).astype(np.float32)[:, None]
+    there, found, _ = cv2.calcOpticalFlowPyrLK(before, after, start, None, **how)
+    back, again, _ = cv2.calcOpticalFlowPyrLK(after, before, there, None, **how)
+    kept = (found & again).ravel() > 0
+    kept &= np.linalg.norm(back - start, axis=-1).ravel() < MOST_RETURN
+    return kept, there[kept, 0].astype(float) + 0.5
+
+
+def _pose(key, last, disparity, stereo, matrix, t):
+    """World-to-camera of the frame in which a keyframe's points are at its pixels."""
+    if len(key.points) < FEWEST:
+        raise UserError(
+            f"frame {t}: {len(key.points)} points are left to find the camera's pose "
+            f"from, {FEWEST} are needed: give --poses"
+        )
+    guess = last @ np.linalg.inv(key.pose)
+    turn, shift = cv2.Rodrigues(guess[:3, :3])[0], guess[:3, 3:].copy()
+    good, turn, shift, _ = cv2.solvePnPRansac(
+        key.points, key.pixels, matrix, None, turn, shift, True, 200, REPROJECTION
+    )
+    if not good:
+        raise UserError(f"frame {t}: no pose fits its points: give --poses")
+    found = _refined(
+        np.concatenate([turn[:, 0], shift[:, 0]]), key, disparity, stereo, matrix
+    )
+    pose = np.eye(4)
+    pose[:3, :3] = Rotation.from_rotvec(found[:3]).as_matrix()
+    pose[:3, 3] = found[3:]
+    return pose @ key.pose
+
+
+def _refined(first, key, disparity, stereo, matrix):
+    height, width = disparity.shape
+    column, row = np.floor(key.pixels).astype(int).T
+    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    measured = np.full(len(column), np.nan)
+    measured[inside] = disparity[row[inside], column[inside]]
+    has = np.isfinite(measured)
+
+    def residuals(pose):
+        seen = key.points @ Rotation.from_rotvec(pose[:3]).as_matrix().T + pose[3:]
+        depth = np.maximum(seen[:, 2], 1e-3)
+        pixels = seen[:, :2] / depth[:, None] * stereo.focal + matrix[:2, 2]
+        off = (pixels - key.pixels) / DISPARITY[1]
+        nearer = (stereo.gain / depth - measured)[has] / DISPARITY[0]
+        return np.concatenate([off.ravel(), nearer])
+
+    how = {"loss": "cauchy", "f_scale": TAIL, "x_scale": "jac", "method": "trf"}
+    return scipy.optimize.least_squares(residuals, first, **how).x
