@@ -180,14 +180,30 @@ def render_twin(twin: Scene, before: np.ndarray, lit: bool = True) -> np.ndarray
 
 def render_rays(scene, texture, t: int, pixels: np.ndarray, lit: bool) -> np.ndarray:
     """Returns colours `[M, 3]` in 0..1 seen through `pixels [M, 2]` at frame t."""
-    simulation, camera = scene.simulation, scene.camera
-    rays, origin = pixel_rays(camera, t, pixels), camera.origin[t]
+    camera = scene.camera
+    rays = pixel_rays(camera, t, pixels)
+    per_pixel = 1 / camera.intrinsics[0]
+    return shade_rays(scene, texture, t, camera.origin[t], rays, per_pixel, lit)
+
+
+def shade_rays(
+    scene: Scene,
+    texture: Texture,
+    t: int,
+    origin: np.ndarray,
+    rays: np.ndarray,
+    per_pixel: float,
+    lit: bool = True,
+) -> np.ndarray:
+    """Returns colours `[M, 3]` in 0..1 along world `rays [M, 3]` from a point at frame
+    t, of pixels that are so wide at a ray's end."""
+    simulation = scene.simulation
     normals = np.zeros_like(rays)
     set_frame(simulation, t)
     surface, depth = cast_rays(simulation, origin, rays, normals)
     hit = surface >= 0
     point = origin + rays[hit] * depth[hit, None]
-    footprint = depth[hit] / camera.intrinsics[0] if lit else None
+    footprint = depth[hit] * per_pixel if lit else None
     row, local = _texture_place(simulation, t, surface[hit], point)
     colour = texture_colours(texture, row, local, footprint)
     up = rays[:, 2] / np.linalg.norm(rays, axis=1)
