@@ -4,7 +4,7 @@ import contextlib
 import errno
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 from jaxtyping import UInt8
@@ -26,29 +26,49 @@ def write_video(
     """Writes RGB frames of one size as H.264 in yuv420p, whole or not at all; returns
     how many. Odd sides get their last row or column twice. `crf`: quality, 0 (all) to
     51."""
+    count = 0
+    with open_video(path, fps, crf, preset) as append:
+        for frame in frames:
+            append(frame)
+            count += 1
+    return count
+
+
+@contextlib.contextmanager
+def open_video(
+    path: str | os.PathLike,
+    fps: float = DEFAULT_FPS,
+    crf: int = CRF,
+    preset: str = "veryfast",
+) -> Iterator[Callable[[UInt8[np.ndarray, "H W 3"]], None]]:
+    """Gives a function that appends a frame to a video, as `write_video` writes it:
+    several can be written at once. Raises VideoError."""
     if not 0 < fps < math.inf:
         raise VideoError(f"fps is {fps:g}, must be more than 0")
-    frames, count = iter(frames), 0
-    frame = next(frames, None)
-    if frame is None:
-        raise VideoError("there is no frame to write")
-    shape = frame.shape
+    shape, count, writer = None, 0, None
     with whole_file(path) as file:
-        writer = _h264_writer(file.name, shape, fps, crf, preset)
+
+        def append(frame):
+            nonlocal shape, count, writer
+            if writer is None:
+                shape = frame.shape
+                writer = _h264_writer(file.name, shape, fps, crf, preset)
+            if frame.shape != shape:
+                raise VideoError(
+                    f"frame {count} is {list(frame.shape)}, those before are "
+                    f"{list(shape)}"
+                )
+            writer.send(_evened(frame))
+            count += 1
+
         try:
-            while frame is not None:
-                if frame.shape != shape:
-                    raise VideoError(
-                        f"frame {count} is {list(frame.shape)}, those before are "
-                        f"{list(shape)}"
-                    )
-                writer.send(_evened(frame))
-                count += 1
-                frame = next(frames, None)
+            yield append
         finally:
-            writer.close()
+            if writer is not None:
+                writer.close()
+        if not count:
+            raise VideoError("there is no frame to write")
         _check_written(file.name, count)
-    return count
 
 
 def _h264_writer(name, shape, fps, crf, preset):
