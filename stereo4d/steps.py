@@ -1,0 +1,363 @@
+"""The steps from a stereo video to training examples, each from files to files.
+
+    rectify         VID-left_rectified.mp4, VID-right_rectified.mp4, VID-clip.npz
+    match           VID-flows_stereo.npz
+    track           VID-tapir_2d.npz
+    find_poses      VID-poses.npz
+    optimise        VID-optimized_tracks.npz, and VID.npz, the example (VID_0.npz and on
+                    where the clip has cuts)
+
+All lie in OUTPUT_FOLDER/VID. A step whose files are there is done, if
+VID-made_with.json has the same settings for it and those before it.
+"""
+
+import contextlib
+import dataclasses
+import json
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from spa.clip.cuts import find_cuts
+from spa.clip.sources import open_source
+from spa.clip.tracking import load_tracker
+from spa.clip.video import Video, read_video
+from spa.clip.video_writer import open_video
+from spa.errors import UserError
+from spa.files import encode_json, read_json, whole_file, write_npz
+from spa.npz import read_npz
+from stereo4d import example, flows, lifting, matching, odometry, poses, rectification
+from stereo4d.annotations import read_annotation
+from stereo4d.layouts import split_eyes
+from stereo4d.queries import track_clip
+from stereo4d.rectification import View
+
+LOG = logging.getLogger(__name__)
+CRF = 10  # of the rectified videos: what compression changes, matching sees
+RIG_NPZ, RIG_AUTO, RIG_NONE = "npz", "auto", "none"
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What people decide about a clip.
+
+    Attributes:
+        layout: where the eyes are: layouts.LAYOUTS, or "pair" of two videos.
+        view: what raw and rectified pictures are.
+        swap_eyes: the first half is the right eye's.
+        rig: "none", "auto", or a released npz.
+        matcher: of matching.MATCHERS.
+        most_disparity: px, a multiple of 16.
+        tracker: of spa.clip.tracking.TRACKERS.
+        poses: "odometry", "static", or a file (poses.read_poses).
+        seed: of queries.
+    """
+
+    layout: str = "sbs"
+    view: View = View()
+    swap_eyes: bool = False
+    rig: str = RIG_NONE
+    matcher: str = "sgbm"
+    most_disparity: int = 64
+    tracker: str = "lk"
+    poses: str = "odometry"
+    seed: int = 0
+
+
+STEPS = {  # and the settings that each depends on, with those of the steps before it
+    "rectify": ("layout", "view", "swap_eyes", "rig"),
+    "match": ("matcher", "most_disparity"),
+    "track": ("tracker", "seed"),
+    "find_poses": ("poses",),
+    "optimise": (),
+}
+FILES = {
+    "rectify": ("-left_rectified.mp4", "-right_rectified.mp4", "-clip.npz"),
+    "match": ("-flows_stereo.npz",),
+    "track": ("-tapir_2d.npz",),
+    "find_poses": ("-poses.npz",),
+    "optimise": ("-optimized_tracks.npz",),
+}
+
+
+class Clip:
+    """The files of a clip, by their endings."""
+
+    def __init__(self, output_folder: str | Path, vid: str):
+        self.folder, self.vid = Path(output_folder) / vid, vid
+
+    def path(self, ending: str) -> Path:
+        return self.folder / f"{self.vid}{ending}"
+
+    def arrays(self, ending: str) -> dict[str, np.ndarray]:
+        """Returns the arrays of a step's file. Raises UserError: it is not there."""
+        if not self.path(ending).exists():
+            step = next(name for name, files in FILES.items() if ending in files)
+            raise UserError(f"{self.path(ending)} is not there: run {step} first")
+        return read_npz(self.path(ending))
+
+    def left(self) -> Video:
+        """Returns the left rectified video."""
+        fps = float(self.arrays("-clip.npz")["fps"])  # all frames, however many
+        return read_video(self.path("-left_rectified.mp4"), fps=fps, max_size=1 << 14)
+
+    def made_with(self) -> dict:
+        place = self.path("-made_with.json")
+        return read_json(place) if place.exists() else {}
+
+
+def is_done(clip: Clip, step: str, settings: Settings, source: str) -> bool:
+    """Returns whether a step's files are there, made from the same video with the same
+    settings, as were those of the steps before."""
+    files_there = all(clip.path(ending).exists() for ending in FILES[step])
+    return files_there and clip.made_with().get(step) == _decided(
+        step, settings, source
+    )
+
+
+def run_step(clip: Clip, step: str, settings: Settings, source: str, work) -> bool:
+    """Does a step, unless it is done; returns whether it was."""
+    if is_done(clip, step, settings, source):
+        LOG.info("%s: done before", step)
+        return False
+    clip.folder.mkdir(parents=True, exist_ok=True)
+    later = list(STEPS)[list(STEPS).index(step) :]
+    made = {n: x for n, x in clip.made_with().items() if n not in later}
+    _write_json(clip, made)  # what follows from other files is not done, either
+    work()
+    _write_json(clip, made | {step: _decided(step, settings, source)})
+    return True
+
+
+def _decided(step, settings, source):
+    """Settings of a step and of those before it, as JSON has them."""
+    names = list(STEPS)[: list(STEPS).index(step) + 1]
+    chosen = [setting for name in names for setting in STEPS[name]]
+    values = dataclasses.asdict(settings)
+    found = {name: values[name] for name in chosen} | {"source": source}
+    return json.loads(encode_json(found))
+
+
+def _write_json(clip, made):
+    with whole_file(clip.path("-made_with.json")) as file:
+        file.write(encode_json(made))
+
+
+# --- Steps ---
+
+
+def raw_pairs(
+    paths: list[str],
+    settings: Settings,
+    is_taken: Callable[[int], bool] = lambda t: True,
+) -> Iterator[tuple[tuple | None, float]]:
+    """Yields the raw pictures of both eyes, None in place of those that are not taken,
+    and a frame's time in seconds. Raises VideoError; UserError: two videos of different
+    lengths."""
+    if settings.layout != "pair":
+        for frame, seconds in open_source(paths[0]).frames(is_taken):
+            eyes = frame is not None and split_eyes(
+                frame, settings.layout, settings.swap_eyes
+            )
+            yield eyes or None, seconds
+        return
+    if len(paths) != 2:
+        raise UserError("--layout=pair takes two videos: --video=LEFT,RIGHT")
+    both = [open_source(path).frames(is_taken) for path in paths]
+    order = (1, 0) if settings.swap_eyes else (0, 1)
+    try:
+        for parts in zip(*both, strict=True):
+            frames = [parts[i][0] for i in order]
+            yield None if frames[0] is None else tuple(frames), parts[0][1]
+    except ValueError as error:
+        if "zip()" not in str(error):
+            raise
+        raise UserError(f"{paths[0]} and {paths[1]} have different lengths") from error
+
+
+def rectify(clip: Clip, paths: list[str], settings: Settings) -> None:
+    """Writes both eyes' rectified videos, and the clip's frames and camera."""
+    source, view = open_source(paths[0]), settings.view
+    times = []
+    turns = _rig_turns(paths, settings)
+
+    def pairs():
+        for eyes, seconds in raw_pairs(paths, settings):
+            times.append(seconds)
+            yield eyes
+
+    fps = source.rate or 30.0
+    left, right, rest = (clip.path(ending) for ending in FILES["rectify"])
+    with (
+        open_video(left, fps, CRF) as append_left,
+        open_video(right, fps, CRF) as append_right,
+        contextlib.closing(pairs()) as raw,
+    ):
+        total = source.num_frames
+        for eyes in tqdm(
+            rectification.rectified_pairs(raw, view, turns), "rectifying", total
+        ):
+            append_left(eyes[0])
+            append_right(eyes[1])
+    if len(times) < 2:
+        raise UserError(f"{paths[0]} has {len(times)} frame: need at least 2")
+    write_npz(
+        rest,
+        {
+            "times": np.asarray(times, float),
+            "fps": np.asarray(fps),
+            "intrinsics": view.intrinsics,
+            "rectified2rig": turns,
+        },
+    )
+
+
+def _rig_turns(paths, settings):
+    if settings.rig == RIG_NONE:
+        return np.tile(np.eye(3), (2, 1, 1))
+    if settings.rig != RIG_AUTO:
+        return read_annotation(settings.rig).rectified2rig
+    count = open_source(paths[0]).num_frames or 1
+    chosen = set(np.linspace(0, count - 1, rectification.RIG_FRAMES).astype(int))
+    pairs = [
+        eyes for eyes, _ in raw_pairs(paths, settings, chosen.__contains__) if eyes
+    ]
+    return rectification.find_rig(pairs, settings.view).rectified2rig
+
+
+def match(clip: Clip, settings: Settings) -> None:
+    """Writes flows between both eyes."""
+    matcher = matching.MATCHERS[settings.matcher]
+    both = [open_source(clip.path(ending)).frames() for ending in FILES["rectify"][:2]]
+    count = len(clip.arrays("-clip.npz")["times"])
+    place = clip.path("-flows_stereo.npz")
+    with flows.write_flows(place, count, settings.view.size) as append:
+        for left, right in tqdm(zip(*both, strict=True), "matching", count):
+            append(matcher(left[0], right[0], settings.most_disparity))
+
+
+def track(clip: Clip, settings: Settings) -> None:
+    """Writes 2D tracks of the left video: `tracks [N, T, 2]` (x, y), `visibles [N, T]`,
+    `query_points [N, 3]` (frame, y, x); and where its shots begin."""
+    frames = clip.left().frames
+    cuts = find_cuts(frames)
+    found = {"tracks": [], "visibles": [], "query_points": []}
+    for start, stop in shots(cuts, len(frames)):
+        tracks, queries = track_clip(
+            frames[start:stop], load_tracker(settings.tracker), settings.seed
+        )
+        before, after = start, len(frames) - stop
+        pad = [(0, 0), (before, after)]
+        found["tracks"].append(np.pad(tracks.tracks, [*pad, (0, 0)]))
+        found["visibles"].append(np.pad(tracks.visible[..., 0] > 0, pad))
+        found["query_points"].append(queries[:, [0, 2, 1]] + [start, 0, 0])
+    arrays = {name: np.concatenate(parts) for name, parts in found.items()}
+    write_npz(clip.path("-tapir_2d.npz"), arrays | {"cuts": np.asarray(cuts, int)})
+
+
+def shots(cuts, num_frames: int) -> list[tuple[int, int]]:
+    """Returns (start, stop) of shots."""
+    starts = [0, *map(int, cuts)]
+    return list(zip(starts, [*starts[1:], num_frames], strict=True))
+
+
+def disparities(clip: Clip, settings: Settings) -> Iterator[np.ndarray]:
+    """Yields each frame's disparity, px, NaN where it is not believed."""
+    stereo = settings.view.stereo
+    for found in flows.open_flows(clip.path("-flows_stereo.npz")):
+        yield matching.disparity_map(found, stereo)
+
+
+def find_poses(clip: Clip, settings: Settings) -> None:
+    """Writes `extrinsics [T, 3, 4]`, world to left camera, metres."""
+    frames = clip.left().frames
+    cuts, stereo = clip.arrays("-tapir_2d.npz")["cuts"], settings.view.stereo
+    maps = tqdm(disparities(clip, settings), "poses", len(frames))
+    said = {"source": settings.poses}
+    if settings.poses == "static":
+        found = np.tile(np.eye(3, 4), (len(frames), 1, 1))
+    elif settings.poses == "odometry":
+        # Each shot has a world of its own.
+        parts, maps = [], iter(maps)
+        for start, stop in shots(cuts, len(frames)):
+            part = (next(maps) for _ in range(start, stop))
+            parts.append(
+                odometry.find_path(frames[start:stop], part, stereo).extrinsics
+            )
+        found = np.concatenate(parts)
+    else:
+        given = poses.read_poses(settings.poses, len(frames))
+        found, said["source"] = given.extrinsics, given.source
+        if not given.is_metric:
+            found, factor, spread = odometry.scale_path(found, frames, maps, stereo)
+            print(f"poses are scaled by {factor:.4g} (spread {spread:.1%})")
+            said |= {"factor": factor, "spread": spread}
+    said = np.asarray(json.dumps(said))
+    write_npz(clip.path("-poses.npz"), {"extrinsics": found, "made_with": said})
+
+
+def optimise(clip: Clip, settings: Settings) -> list[Path]:
+    """Writes tracks in space and the examples of the clip's shots; returns these."""
+    tracked, stored = clip.arrays("-tapir_2d.npz"), clip.arrays("-clip.npz")
+    extrinsics = clip.arrays("-poses.npz")["extrinsics"]
+    times, view = stored["times"], settings.view
+    pixels, visible = tracked["tracks"], tracked["visibles"]
+    maps = tqdm(disparities(clip, settings), "lifting", len(times))
+    disparity = lifting.sample_disparities(maps, pixels)
+    parts = shots(tracked["cuts"], len(times))
+    written, lifted = [], []
+    for number, (start, stop) in enumerate(parts):
+        mine = np.flatnonzero(visible[:, start:stop].any(axis=1))
+        cut = np.s_[start:stop]
+        found = lifting.lift_tracks(
+            pixels[mine, cut], visible[mine, cut], disparity[mine, cut],
+            extrinsics[cut], times[cut], view.stereo, view.size,
+        )  # fmt: skip
+        lifted.append((start, stop, mine, found))
+        ending = ".npz" if len(parts) == 1 else f"_{number}.npz"
+        made = clip.made_with().get("find_poses", {}) | {"dropped": found.dropped}
+        arrays = example.example_arrays(
+            found.tracks, found.visible, found.moving, extrinsics[cut],
+            view.intrinsics, view.size, float(stored["fps"]), np.arange(start, stop),
+            made,
+        )  # fmt: skip
+        said = example.warnings_of(arrays)
+        if said:
+            made |= {"warnings": said}
+            arrays["made_with"] = np.asarray(json.dumps(made))
+            for line in said:
+                LOG.warning("%s: %s", clip.path(ending).name, line)
+        write_npz(clip.path(ending), arrays, compress=True)
+        written.append(clip.path(ending))
+        print(table(found))
+    _write_tracks(clip, extrinsics, lifted, len(times))
+    return written
+
+
+def table(lifted: lifting.Lifted) -> str:
+    """Returns how many tracks were kept, move, and were dropped, and why, as lines."""
+    rows = [("kept", len(lifted.rows)), ("of these moving", int(lifted.moving.sum()))]
+    rows += [
+        (f"dropped: {lifting.REASONS[name]}", count)
+        for name, count in lifted.dropped.items()
+    ]
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {count:>7,}" for name, count in rows)
+
+
+def _write_tracks(clip, extrinsics, lifted, num_frames):
+    """The tracks of all shots in the world, with the published keys."""
+    back = poses.inverted(extrinsics)
+    found = {"track3d": [], "visible_list": []}
+    for start, stop, _, part in lifted:
+        world = np.einsum("tij,ntj->nti", back[start:stop, :, :3], part.tracks)
+        world = world + back[start:stop, :, 3]
+        pad = [(0, 0), (start, num_frames - stop)]
+        world = np.where(part.visible[..., None], world, 0)
+        found["track3d"].append(np.pad(world, [*pad, (0, 0)]))
+        found["visible_list"].append(np.pad(part.visible, pad))
+    arrays = {name: np.concatenate(parts) for name, parts in found.items()}
+    write_npz(clip.path("-optimized_tracks.npz"), arrays | {"extrinsics": extrinsics})
