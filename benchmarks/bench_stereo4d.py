@@ -1,0 +1,317 @@
+"""Stereo4D's package against simulated scenes, whose depths and tracks are exact.
+
+    python benchmarks/bench_stereo4d.py              # a quarter of an hour on two cores
+    python benchmarks/bench_stereo4d.py --num_scenes=1 --size=256 --out_dir=/tmp/x
+
+Of each scene a rectified pair and a VR180 frame are rendered. Prints tables and writes
+benchmarks/results/stereo4d.json:
+
+    geometry    VR180 to perspective against a direct rendering; the rig's turn found
+    disparity   errors of those that are kept, and how many are
+    odometry    true still points through the path that was found
+    tracks      of the embedded tracker: those found, and how far off
+    depth       error in space after optimisation over before, ours and the published
+                objective's, of tracks that stand still and that move
+    speed       seconds
+"""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import tqdm
+from absl import app, flags
+from absl import logging as absl_logging
+from paths import RESULTS
+from scipy.spatial.transform import Rotation
+
+from spa import geometry
+from spa.clip.tracking import load_tracker
+from spa.files import whole_file
+from spa.flags import exit_on_user_error
+from spa.simulation.camera import Camera, set_frame
+from spa.simulation.rays import anchor, cast_rays, follow_points, pixel_rays
+from spa.simulation.scenes import NoScene, Scene, generate_scene
+from stereo4d import (
+    equirect,
+    lifting,
+    matching,
+    odometry,
+    published,
+    queries,
+    rig,
+    simulated,
+)
+from stereo4d.optimisation import Stereo
+from stereo4d.poses import inverted
+from stereo4d.rectification import View
+
+FLAGS = flags.FLAGS
+FIRST_SEED = 71_000_000  # scenes that nothing was chosen on
+HFOV = 60.0
+RAW = 1024  # px, of an eye's VR180 picture
+MOST_TURN = 1.0  # degrees, of the rig
+EVERY = 6  # frames whose disparity is looked at
+FEWEST = 5  # frames, of a track that is judged
+MOVES = 0.03  # m that a moving track moves
+NUM_QUERIES = 3000  # of a scene, of the grid's
+MOST_DEPTH = 20.0  # m
+MOST_OFF = 4.0  # px: a track that is further off is not found
+
+
+def psnr(one, other) -> float:
+    """Returns the peak signal to noise ratio of two pictures, dB."""
+    error = np.mean((one.astype(float) - other) ** 2)
+    return float(10 * np.log10(255**2 / error))
+
+
+def look_at_rig(scene: Scene, seed: int) -> dict:
+    """Returns how well VR180 pictures of a turned rig become perspective ones, and the
+    rig is found from them."""
+    rng = np.random.default_rng(seed)
+    angles = np.radians(rng.uniform(-MOST_TURN, MOST_TURN, (2, 3)))
+    angles[1, 0] = -angles[0, 0]  # what both share about x shows nowhere
+    turns = Rotation.from_rotvec(angles).as_matrix()
+    size, view = (FLAGS.size, FLAGS.size), View(size=(FLAGS.size, FLAGS.size))
+    direct = next(
+        simulated.rendered_pairs(scene, simulated.perspective_eyes(size, HFOV))
+    )
+    raw_size = RAW, RAW
+    eyes = simulated.vr180_eyes(raw_size, turns)
+    raw = next(simulated.rendered_pairs(scene, eyes))
+    quality = []
+    for picture, turn, expected in zip(raw, turns, direct, strict=True):
+        found = view.raw_map(raw_size, turn) - np.float32(0.5)
+        quality.append(
+            psnr(cv2.remap(picture, found, None, cv2.INTER_LINEAR), expected)
+        )
+    matches = rig.match_eyes(*raw)
+    found = rig.find_rig(*(view.raw_rays(x, raw_size) for x in matches))
+    between = [one.T @ other for one, other in (found.rectified2rig, turns)]
+    off = Rotation.from_matrix(between[0].T @ between[1]).as_rotvec()
+    return {
+        "psnr": min(quality),
+        "turn": float(np.degrees(np.abs(off)).max()),
+        "rows": found.residual * float(view.intrinsics[0]),
+    }
+
+
+def judge_disparity(scene, eyes, stereo, maps) -> dict:
+    """Returns errors [M] of kept disparities, and shares of pixels that are kept: of
+    those that both eyes see, and that one does."""
+    errors, both, one = [], [], []
+    for t in range(0, len(maps), EVERY):
+        truth, seen = simulated.true_disparity(scene, t, eyes, stereo)
+        kept = np.isfinite(maps[t])
+        errors.append(np.abs(maps[t] - truth)[kept])
+        both.append(kept[seen])
+        one.append(kept[~seen])
+    return {"errors": errors, "both": both, "one": one}
+
+
+def judge_path(scene, path, camera) -> np.ndarray:
+    """Returns how far off true still points are, px, seen from the path's poses."""
+    poses = scene.extrinsics.astype(float)
+    world = geometry.camera_to_world(scene.tracks_3d.astype(float), poses)
+    first = world @ poses[0, :3, :3].T + poses[0, :3, 3]
+    still, off = scene.instance_ids == 0, []
+    for t, pose in enumerate(path):
+        rows = still & (scene.visible[:, t, 0] > 0)
+        found = first[rows, t] @ pose[:, :3].T + pose[:, 3]
+        true = scene.tracks_3d[rows, t].astype(float)
+        found, true = (geometry.project(x, camera) for x in (found, true))
+        off.append(np.linalg.norm(found - true, axis=-1))
+    off = np.concatenate(off)
+    return off[np.isfinite(off)]
+
+
+def true_tracks(scene: Scene, queries, camera: Camera):
+    """Returns which queries show a surface [N], the points there [N, T, 3] in the left
+    camera, and where they are visible [N, T]."""
+    surfaces, anchors, rows = [], [], []
+    for t in np.unique(queries[:, 0]).astype(int):
+        mine = np.flatnonzero(queries[:, 0] == t)
+        rays = pixel_rays(camera, t, queries[mine, 1:])
+        set_frame(scene.simulation, t)
+        surface, depth = cast_rays(scene.simulation, camera.origin[t], rays)
+        hit = (surface >= 0) & (depth < MOST_DEPTH)
+        points = camera.origin[t] + rays[hit] * depth[hit, None]
+        anchors.append(anchor(scene.simulation, t, surface[hit], points))
+        surfaces.append(surface[hit])
+        rows.append(mine[hit])
+    found = np.concatenate(surfaces), np.concatenate(anchors)
+    return np.concatenate(rows), *follow_points(scene.simulation, camera, *found)
+
+
+def draw_queries(length, size, rng) -> np.ndarray:
+    """Draws NUM_QUERIES of the grid's queries, of every EVERY-th frame."""
+    frames = range(0, length, queries.EVERY)
+    every = np.concatenate([queries.grid_queries(t, size, rng) for t in frames])
+    chosen = rng.permutation(len(every))[:NUM_QUERIES]
+    return every[np.sort(chosen)]
+
+
+def judge_tracks(found, visible, truth, seen) -> dict:
+    """Returns how many true positions are found, and how far off [M] px those are."""
+    both = visible & seen
+    off = np.linalg.norm(found - truth, axis=-1)
+    return {"found": (both & (off < MOST_OFF))[seen], "off": off[both]}
+
+
+def judge_depth(scene, points, known, pixels, maps, path, stereo, size) -> dict:
+    """Returns errors in space, m, of observations that are kept: as measured, after our
+    optimisation and the published one; how much they jitter; which tracks move, and
+    which are said to."""
+    disparity = lifting.sample_disparities(maps, pixels)
+    times = np.arange(len(path)) / scene.fps
+    lifted = lifting.lift_tracks(pixels, known, disparity, path, times, stereo, size)
+    rows, visible = lifted.rows, lifted.visible
+    truth = points[rows]
+    rays = lifting.camera_rays(pixels[rows], stereo, size)
+    raw = rays * (stereo.gain / np.where(visible, disparity[rows], 1))[..., None]
+    back = inverted(path)
+    world = np.einsum("tij,ntj->nti", back[..., :3], raw) + back[..., 3]
+    moved, counts = published.optimised_points(world, visible, path, stereo, size)
+    moved = np.einsum("tij,ntj->nti", path[..., :3], moved) + path[..., 3]
+    true_world = geometry.camera_to_world(truth, scene.extrinsics.astype(float))
+    moves = np.array(
+        [np.ptp(p[v], axis=0).max() > MOVES for p, v in
+         zip(true_world, visible, strict=True)]
+    )  # fmt: skip
+    enough = visible.sum(axis=1) >= FEWEST
+    found = {"moves": moves[enough], "said": lifted.moving[enough]}
+    for name, which in (("still", ~moves & enough), ("moving", moves & enough)):
+        judged = visible & counts & which[:, None]
+        parts = {"measured": raw, "ours": lifted.tracks, "published": moved}
+        for key, part in parts.items():
+            found[f"{name}, {key}"] = np.linalg.norm(part - truth, axis=-1)[judged]
+            both = judged[:, 1:] & judged[:, :-1]
+            depth = np.diff(part[..., 2] - truth[..., 2], axis=1)
+            found[f"{name}, {key}, jitter"] = np.abs(depth)[both]
+    return found
+
+
+def judge_scene(scene: Scene) -> dict:
+    """Returns all findings of a scene, as arrays to be pooled."""
+    rng, size = np.random.default_rng(scene.seed), (FLAGS.size, FLAGS.size)
+    eyes = simulated.perspective_eyes(size, HFOV)
+    intrinsics = equirect.perspective_intrinsics(size, HFOV)
+    stereo = Stereo(float(intrinsics[0]), simulated.BASELINE, FLAGS.size)
+    camera = Camera(intrinsics, scene.extrinsics.astype(float), *size)
+    left, maps, seconds = [], [], []
+    for pair in simulated.rendered_pairs(scene, eyes):
+        begun = time.perf_counter()
+        maps.append(matching.disparity_map(matching.match_sgbm(*pair), stereo))
+        seconds.append(time.perf_counter() - begun)
+        left.append(pair[0])
+    path = odometry.find_path(left, maps, stereo).extrinsics
+    asked = draw_queries(len(left), size, rng)
+    tracked = load_tracker("lk")(left, queries=asked)
+    rows, points, seen = true_tracks(scene, asked, camera)
+    exact = geometry.project(np.where(seen[..., None], points, 1.0), intrinsics)
+    pixels, visible = (
+        tracked.tracks[rows].astype(float),
+        tracked.visible[rows, :, 0] > 0,
+    )
+    how = maps, path, stereo, size
+    return {
+        "seconds": seconds,
+        "rig": look_at_rig(scene, scene.seed),
+        "disparity": judge_disparity(scene, eyes, stereo, maps),
+        "path": judge_path(scene, path, intrinsics),
+        "tracks": judge_tracks(pixels, visible, exact, seen),
+        "depth, lk": judge_depth(scene, points, visible & seen, pixels, *how),
+        "depth, exact": judge_depth(scene, points, seen, exact, *how),
+    }
+
+
+def pooled(findings: list[dict]) -> list[dict]:
+    """Returns rows of what was measured over all scenes, and what is to be."""
+
+    def row(what, value, bar=""):
+        return {"what": what, "measured": float(value), "to be": bar}
+
+    def joined(*names):
+        parts = findings
+        for name in names:
+            parts = [part[name] for part in parts]
+        lists = [part if isinstance(part, list) else [part] for part in parts]
+        return np.concatenate([np.ravel(x) for part in lists for x in part])
+
+    rigs = [each["rig"] for each in findings]
+    errors, both, one = (joined("disparity", x) for x in ("errors", "both", "one"))
+    rows = [
+        row("VR180 to perspective, dB, least", min(x["psnr"] for x in rigs), ">= 30"),
+        row("rig's turn off, degrees, most", max(x["turn"] for x in rigs), "<= 0.05"),
+        row("rows off, px, most", max(x["rows"] for x in rigs), "<= 0.15"),
+        row("disparity off, px, median", np.median(errors), "<= 0.15"),
+        row("disparity off, px, 90%", np.quantile(errors, 0.9), "<= 0.5"),
+        row("disparity more than 1 px off", np.mean(errors > 1), "<= 0.04"),
+        row("kept of what both eyes see", both.mean(), ">= 0.55"),
+        row("kept of what one eye sees", one.mean(), "<= 0.04"),
+        row("path: still points off, px, median", np.median(joined("path")), "<= 1"),
+        row("true positions found", joined("tracks", "found").mean(), ">= 0.6"),
+        row("tracks off, px, median", np.median(joined("tracks", "off")), "<= 0.25"),
+    ]
+    for kind in ("lk", "exact"):
+        part = f"depth, {kind}"
+        moves, said = joined(part, "moves") > 0, joined(part, "said") > 0
+        rows += [
+            row(f"{kind}: moving tracks found", said[moves].mean(), ">= 0.9"),
+            row(f"{kind}: false alarms", said[~moves].mean(), "<= 0.03"),
+        ]
+        for name, bars in (("still", (0.95, 0.9)), ("moving", (1.0, 1.3))):
+            before = joined(part, f"{name}, measured")
+            for key in ("ours", "published"):
+                after = joined(part, f"{name}, {key}")
+                for share, bar in zip((0.5, 0.9), bars, strict=True):
+                    ratio = np.quantile(after, share) / np.quantile(before, share)
+                    what = f"{kind}: {name}, {key} over measured, {share:.0%}"
+                    rows.append(row(what, ratio, f"<= {bar}" if key == "ours" else ""))
+        jitter = [
+            each[part]["still, measured, jitter"].mean()
+            / max(each[part]["still, ours, jitter"].mean(), 1e-9)
+            for each in findings
+        ]
+        rows.append(row(f"{kind}: still jitter divided by, least", min(jitter), ">= 4"))
+    rows.append(
+        row("seconds a frame, matching", np.median(joined("seconds")), "<= 0.6")
+    )
+    return rows
+
+
+def main(argv):
+    if len(argv) > 1:
+        sys.exit(f"bench_stereo4d.py takes flags only, not {argv[1]!r}")
+    absl_logging.set_verbosity(absl_logging.WARNING)
+    with exit_on_user_error(interrupted="run it again"):
+        findings, seed = [], FIRST_SEED
+        bar = tqdm.tqdm(total=FLAGS.num_scenes, desc="scenes")
+        while len(findings) < FLAGS.num_scenes:
+            try:
+                scene = generate_scene(seed, FLAGS.num_frames, 512, 512, 512)
+            except NoScene:
+                continue
+            finally:
+                seed += 1
+            findings.append(judge_scene(scene))
+            bar.update()
+        rows = pooled(findings)
+        for each in rows:
+            print(f"{each['what']:<50} {each['measured']:>8.3f}  {each['to be']}")
+        stored = {"scenes": len(findings), "size": FLAGS.size, "rows": rows}
+        os.makedirs(FLAGS.out_dir, exist_ok=True)
+        with whole_file(Path(FLAGS.out_dir) / "stereo4d.json") as file:
+            file.write(json.dumps(stored, indent=1).encode())
+
+
+if __name__ == "__main__":
+    flags.DEFINE_integer("num_scenes", 10, "Scenes.", lower_bound=1)
+    flags.DEFINE_integer("num_frames", 36, "Of a scene.", lower_bound=8)
+    flags.DEFINE_integer("size", 512, "Side of the pictures, px.", lower_bound=64)
+    flags.DEFINE_string("out_dir", str(RESULTS), "Where to.")
+    app.run(main)
