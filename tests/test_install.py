@@ -31,7 +31,7 @@ def source(tmp_path_factory):
     for pattern in ("*.py", "*.toml", "*.txt", "README.md", "LICENSE"):
         for path in ROOT.glob(pattern):
             shutil.copy(path, folder)
-    for name in ("spa", "checkpoints"):
+    for name in ("spa", "stereo4d", "checkpoints"):
         leave_out = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / name, folder / name, ignore=leave_out)
     return folder
