@@ -168,11 +168,13 @@ def judge_depth(scene, points, known, pixels, maps, path, stereo, size) -> dict:
     which are said to."""
     disparity = lifting.sample_disparities(maps, pixels)
     times = np.arange(len(path)) / scene.fps
-    lifted = lifting.lift_tracks(pixels, known, disparity, path, times, stereo, size)
-    rows, visible = lifted.rows, lifted.visible
-    truth = points[rows]
-    rays = lifting.camera_rays(pixels[rows], stereo, size)
-    raw = rays * (stereo.gain / np.where(visible, disparity[rows], 1))[..., None]
+    seen_in = lifting.Scene(path, times, stereo, size)
+    rows, _ = lifting.filter_tracks(pixels, known, disparity, seen_in)
+    pixels, known, disparity = (x[rows] for x in (pixels, known, disparity))
+    lifted = lifting.lift_tracks(pixels, known, disparity, seen_in)
+    visible, truth = lifted.visible, points[rows]
+    rays = lifting.camera_rays(pixels, seen_in)
+    raw = rays * (stereo.gain / np.where(visible, disparity, 1))[..., None]
     back = inverted(path)
     world = np.einsum("tij,ntj->nti", back[..., :3], raw) + back[..., 3]
     moved, counts = published.optimised_points(world, visible, path, stereo, size)

@@ -48,8 +48,13 @@ def example_arrays(
         "fps": np.asarray(float(fps)),
         "frame_indices": np.asarray(frame_indices),
         "moving": moving,
-        "made_with": np.asarray(json.dumps({"version": VERSION} | made_with)),
+        "made_with": noted(made_with),
     }
+
+
+def noted(made_with: dict) -> np.ndarray:
+    """Returns what an example was made with as it stands in its file."""
+    return np.asarray(json.dumps({"version": VERSION} | made_with))
 
 
 def warnings_of(example: dict[str, np.ndarray]) -> list[str]:

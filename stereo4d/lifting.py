@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from scipy.spatial import cKDTree
 
 from spa import geometry
@@ -28,21 +28,24 @@ REASONS = {
 
 
 class Lifted(NamedTuple):
-    """Tracks in space.
-
-    Attributes:
-        tracks: [N, T, 3] in the left camera's frame, metres; 0 where not visible.
-        visible: [N, T] seen, with a depth.
-        moving: [N] which are of no still point.
-        rows: [N] which of the tracks that were given these are.
-        dropped: how many were, by reason.
-    """
+    """Tracks in space: `tracks [N, T, 3]` in the left camera's frame, metres, 0 where
+    not `visible [N, T]` (seen, with a depth); which are `moving [N]`, of no still
+    point."""
 
     tracks: Float[np.ndarray, "N T 3"]
     visible: Bool[np.ndarray, "N T"]
     moving: Bool[np.ndarray, " N"]
-    rows: np.ndarray
-    dropped: dict[str, int]
+
+
+class Scene(NamedTuple):
+    """What tracks are seen in: world-to-camera `extrinsics [T, 3, 4]` of the left eye,
+    metres; `times [T]` of the frames, seconds; the pair; (height, width) of its
+    pictures."""
+
+    extrinsics: Float[np.ndarray, "T 3 4"]
+    times: Float[np.ndarray, " T"]
+    stereo: Stereo
+    size: tuple[int, int]
 
 
 def sample_disparities(
@@ -59,62 +62,66 @@ def sample_disparities(
     return found
 
 
-def lift_tracks(
+def filter_tracks(
     pixels: Float[np.ndarray, "N T 2"],
     visible: Bool[np.ndarray, "N T"],
     disparity: Float[np.ndarray, "N T"],
-    extrinsics: Float[np.ndarray, "T 3 4"],
-    times: Float[np.ndarray, " T"],
-    stereo: Stereo,
-    size: tuple[int, int],
+    scene: Scene,
     unlikely: Bool[np.ndarray, " N"] | None = None,
-) -> Lifted:
-    """Returns tracks in space, their depths optimised over time.
+) -> tuple[Int[np.ndarray, " K"], dict[str, int]]:
+    """Returns which tracks are kept, and how many are not, by reason.
 
-    disparity: px, NaN where there is none. extrinsics: world-to-camera, metres. times:
-    of the frames, seconds. size: (height, width) of the picture. unlikely: tracks that
-    do not move, by a segmentation, or lie in the sky.
+    disparity: px, NaN where there is none. unlikely: tracks that a segmentation drops
+    if they move (it may drop others by itself).
     """
-    known = visible & np.isfinite(disparity) & (np.nan_to_num(disparity) > 0)
+    known = known_depths(visible, disparity)
     count = known.sum(axis=1)
     few = count < FEWEST
     blank = ~few & (count < LEAST_SHARE * visible.sum(axis=1))
     rows = np.flatnonzero(~few & ~blank)
-    seen = world_observations(
-        pixels[rows], disparity[rows], known[rows], extrinsics, times, stereo, size
-    )
-    moving = optimisation.find_moving(seen, stereo, len(rows))
-    drift = moving & ~_moves_with_others(pixels[rows], known[rows], moving)
+    seen = world_observations(pixels[rows], disparity[rows], known[rows], scene)
+    moving = optimisation.find_moving(seen, scene.stereo, len(rows))
     wrong = moving & (False if unlikely is None else unlikely[rows])
-    drift &= ~wrong
+    drift = moving & ~wrong & ~_moves_with_others(pixels[rows], known[rows], moving)
     counts = (int(reason.sum()) for reason in (few, blank, drift, wrong))
-    dropped = dict(zip(REASONS, counts, strict=True))
-    kept = ~drift & ~wrong
-    number = np.cumsum(kept) - 1
-    part = kept[seen.track]
-    seen = Observations(*(x[part] for x in seen))
-    seen = seen._replace(track=number[seen.track])
-    rows, moving = rows[kept], moving[kept]
-    depth = optimisation.optimised_depths(seen, stereo, ~moving)
-    tracks = np.zeros((*known[rows].shape, 3))
-    tracks[known[rows]] = camera_rays(pixels[rows], stereo, size)[known[rows]]
-    tracks[known[rows]] *= depth[:, None]
-    return Lifted(tracks, known[rows], moving, rows, dropped)
+    return rows[~drift & ~wrong], dict(zip(REASONS, counts, strict=True))
 
 
-def world_observations(
-    pixels, disparity, known, extrinsics, times, stereo: Stereo, size
-) -> Observations:
+def lift_tracks(
+    pixels: Float[np.ndarray, "N T 2"],
+    visible: Bool[np.ndarray, "N T"],
+    disparity: Float[np.ndarray, "N T"],
+    scene: Scene,
+) -> Lifted:
+    """Returns tracks in space, their depths optimised over time; arguments as of
+    `filter_tracks`."""
+    known = known_depths(visible, disparity)
+    seen = world_observations(pixels, disparity, known, scene)
+    moving = optimisation.find_moving(seen, scene.stereo, len(known))
+    depth = optimisation.optimised_depths(seen, scene.stereo, ~moving)
+    tracks = np.zeros((*known.shape, 3))
+    tracks[known] = camera_rays(pixels, scene)[known] * depth[:, None]
+    return Lifted(tracks, known, moving)
+
+
+def known_depths(visible, disparity) -> Bool[np.ndarray, "N T"]:
+    """Returns where tracks are seen and have a disparity that is one."""
+    return visible & (np.nan_to_num(disparity) > 0)
+
+
+def world_observations(pixels, disparity, known, scene: Scene) -> Observations:
     """Returns what is known of tracks, as rays of the world; arguments as of
-    `lift_tracks`."""
-    poses = inverted(extrinsics)
-    rays = np.einsum("tij,ntj->nti", poses[..., :3], camera_rays(pixels, stereo, size))
-    return optimisation.observations(rays, poses[..., 3], disparity, known, times)
+    `filter_tracks`."""
+    poses = inverted(scene.extrinsics)
+    rays = np.einsum("tij,ntj->nti", poses[..., :3], camera_rays(pixels, scene))
+    how = disparity, known, scene.times
+    return optimisation.observations(rays, poses[..., 3], *how)
 
 
-def camera_rays(pixels, stereo: Stereo, size) -> Float[np.ndarray, "N T 3"]:
+def camera_rays(pixels, scene: Scene) -> Float[np.ndarray, "N T 3"]:
     """Returns rays of pixels in the camera's frame, at depth 1."""
-    camera = np.array([stereo.focal, stereo.focal, size[1] / 2, size[0] / 2])
+    (height, width), focal = scene.size, scene.stereo.focal
+    camera = np.array([focal, focal, width / 2, height / 2])
     return geometry.lift(np.asarray(pixels, float), camera, 1.0)
 
 

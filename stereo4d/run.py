@@ -1,10 +1,11 @@
 """Turns a stereo or VR180 video into 3D tracks that 3DSPA learns from.
 
     python -m stereo4d.run --video=FILE --output_folder=OUT
-    python train.py --data_source=npz --dataset_path=OUT/FILE
+    python train.py --data_source=npz --dataset_path=OUT/examples
 
-Steps (rectify, match, track, find_poses, optimise) leave their files in OUT/FILE, named
-as Stereo4D's are; interrupted, the same command goes on behind the last that is done.
+Steps (rectify, match, track, find_poses, drop_drift, optimise) leave their files in
+OUT/FILE, named as Stereo4D's are; interrupted, the same command goes on behind the last
+that is done.
 """
 
 import os
@@ -110,11 +111,12 @@ def main(argv):
             "match": lambda: steps.match(clip, settings),
             "track": lambda: steps.track(clip, settings),
             "find_poses": lambda: steps.find_poses(clip, settings),
+            "drop_drift": lambda: steps.drop_drift(clip, settings),
             "optimise": lambda: steps.optimise(clip, settings),
         }
         for step, each in work.items():
             steps.run_step(clip, step, settings, source, each)
-        print(f"examples are in {clip.folder}")
+        print(f"wrote {clip.example_path().parent}, the steps' files to {clip.folder}")
 
 
 if __name__ == "__main__":

@@ -4,11 +4,12 @@
     match           VID-flows_stereo.npz
     track           VID-tapir_2d.npz
     find_poses      VID-poses.npz
-    optimise        VID-optimized_tracks.npz, and VID.npz, the example (VID_0.npz and on
-                    where the clip has cuts)
+    drop_drift      VID-tapir_remove_drift_tracks.npz
+    optimise        VID-optimized_tracks.npz, and the example, examples/VID.npz
+                    (VID_0.npz and on where the clip has cuts)
 
-All lie in OUTPUT_FOLDER/VID. A step whose files are there is done, if
-VID-made_with.json has the same settings for it and those before it.
+They lie in OUTPUT_FOLDER/VID, examples of all clips beside it. A step whose files are
+there is done, if VID-made_with.json has the same settings for it and those before it.
 """
 
 import contextlib
@@ -72,6 +73,7 @@ STEPS = {  # and the settings that each depends on, with those of the steps befo
     "match": ("matcher", "most_disparity"),
     "track": ("tracker", "seed"),
     "find_poses": ("poses",),
+    "drop_drift": (),
     "optimise": (),
 }
 FILES = {
@@ -79,6 +81,7 @@ FILES = {
     "match": ("-flows_stereo.npz",),
     "track": ("-tapir_2d.npz",),
     "find_poses": ("-poses.npz",),
+    "drop_drift": ("-tapir_remove_drift_tracks.npz",),
     "optimise": ("-optimized_tracks.npz",),
 }
 
@@ -91,6 +94,10 @@ class Clip:
 
     def path(self, ending: str) -> Path:
         return self.folder / f"{self.vid}{ending}"
+
+    def example_path(self, shot: int | None = None) -> Path:
+        name = self.vid if shot is None else f"{self.vid}_{shot}"
+        return self.folder.parent / "examples" / f"{name}.npz"
 
     def arrays(self, ending: str) -> dict[str, np.ndarray]:
         """Returns the arrays of a step's file. Raises UserError: it is not there."""
@@ -299,65 +306,88 @@ def find_poses(clip: Clip, settings: Settings) -> None:
     write_npz(clip.path("-poses.npz"), {"extrinsics": found, "made_with": said})
 
 
+def drop_drift(clip: Clip, settings: Settings) -> dict[str, int]:
+    """Writes the 2D tracks that are kept, as `track` does, and how many are not;
+    returns that."""
+    tracked, dropped, kept = clip.arrays("-tapir_2d.npz"), {}, []
+    for scene, cut, rows, disparity in _of_shots(clip, tracked, settings):
+        pixels, visible = (tracked[n][rows, cut] for n in ("tracks", "visibles"))
+        mine, counts = lifting.filter_tracks(pixels, visible, disparity, scene)
+        kept.append(rows[mine])
+        dropped = {name: dropped.get(name, 0) + n for name, n in counts.items()}
+    rows = np.concatenate(kept)
+    names = "tracks", "visibles", "query_points"
+    said = {"cuts": tracked["cuts"], "dropped": np.asarray(json.dumps(dropped))}
+    write_npz(
+        clip.path("-tapir_remove_drift_tracks.npz"),
+        {name: tracked[name][rows] for name in names} | said,
+    )
+    return dropped
+
+
 def optimise(clip: Clip, settings: Settings) -> list[Path]:
     """Writes tracks in space and the examples of the clip's shots; returns these."""
-    tracked, stored = clip.arrays("-tapir_2d.npz"), clip.arrays("-clip.npz")
-    extrinsics = clip.arrays("-poses.npz")["extrinsics"]
-    times, view = stored["times"], settings.view
-    pixels, visible = tracked["tracks"], tracked["visibles"]
-    maps = tqdm(disparities(clip, settings), "lifting", len(times))
-    disparity = lifting.sample_disparities(maps, pixels)
-    parts = shots(tracked["cuts"], len(times))
-    written, lifted = [], []
-    for number, (start, stop) in enumerate(parts):
-        mine = np.flatnonzero(visible[:, start:stop].any(axis=1))
-        cut = np.s_[start:stop]
-        found = lifting.lift_tracks(
-            pixels[mine, cut], visible[mine, cut], disparity[mine, cut],
-            extrinsics[cut], times[cut], view.stereo, view.size,
-        )  # fmt: skip
-        lifted.append((start, stop, mine, found))
-        ending = ".npz" if len(parts) == 1 else f"_{number}.npz"
-        made = clip.made_with().get("find_poses", {}) | {"dropped": found.dropped}
+    tracked = clip.arrays("-tapir_remove_drift_tracks.npz")
+    fps, view = float(clip.arrays("-clip.npz")["fps"]), settings.view
+    said = clip.made_with().get("drop_drift", {})
+    said |= {"dropped": json.loads(str(tracked["dropped"]))}
+    lifted, num_shots = [], len(tracked["cuts"]) + 1
+    for scene, cut, rows, disparity in _of_shots(clip, tracked, settings):
+        pixels, visible = (tracked[n][rows, cut] for n in ("tracks", "visibles"))
+        found = lifting.lift_tracks(pixels, visible, disparity, scene)
+        lifted.append((scene, cut, found))
+    print(table([found for *_, found in lifted], said["dropped"]))
+    written = []
+    for number, (scene, cut, found) in enumerate(lifted):
         arrays = example.example_arrays(
-            found.tracks, found.visible, found.moving, extrinsics[cut],
-            view.intrinsics, view.size, float(stored["fps"]), np.arange(start, stop),
-            made,
+            *found, scene.extrinsics, view.intrinsics, view.size, fps,
+            np.arange(cut.start, cut.stop), said,
         )  # fmt: skip
-        said = example.warnings_of(arrays)
-        if said:
-            made |= {"warnings": said}
-            arrays["made_with"] = np.asarray(json.dumps(made))
-            for line in said:
-                LOG.warning("%s: %s", clip.path(ending).name, line)
-        write_npz(clip.path(ending), arrays, compress=True)
-        written.append(clip.path(ending))
-        print(table(found))
-    _write_tracks(clip, extrinsics, lifted, len(times))
+        place = clip.example_path(None if num_shots == 1 else number)
+        if warned := example.warnings_of(arrays):
+            arrays["made_with"] = example.noted(said | {"warnings": warned})
+            for line in warned:
+                LOG.warning("%s: %s", place.name, line)
+        write_npz(place, arrays, compress=True)
+        written.append(place)
+    _write_tracks(clip, lifted, len(clip.arrays("-clip.npz")["times"]))
     return written
 
 
-def table(lifted: lifting.Lifted) -> str:
+def _of_shots(clip, tracked, settings):
+    """Yields of each shot what it is seen in, its frames, which tracks are visible in
+    it, and their disparities there."""
+    times, view = clip.arrays("-clip.npz")["times"], settings.view
+    extrinsics = clip.arrays("-poses.npz")["extrinsics"]
+    maps = tqdm(disparities(clip, settings), "disparities of tracks", len(times))
+    disparity = lifting.sample_disparities(maps, tracked["tracks"])
+    for start, stop in shots(tracked["cuts"], len(times)):
+        cut = np.s_[start:stop]
+        rows = np.flatnonzero(tracked["visibles"][:, cut].any(axis=1))
+        how = extrinsics[cut], times[cut], view.stereo, view.size
+        yield lifting.Scene(*how), cut, rows, disparity[rows, cut]
+
+
+def table(lifted: list[lifting.Lifted], dropped: dict[str, int]) -> str:
     """Returns how many tracks were kept, move, and were dropped, and why, as lines."""
-    rows = [("kept", len(lifted.rows)), ("of these moving", int(lifted.moving.sum()))]
-    rows += [
-        (f"dropped: {lifting.REASONS[name]}", count)
-        for name, count in lifted.dropped.items()
+    rows = [
+        ("tracks kept", sum(len(found.tracks) for found in lifted)),
+        ("of these moving", sum(int(found.moving.sum()) for found in lifted)),
+        *((f"dropped: {lifting.REASONS[n]}", count) for n, count in dropped.items()),
     ]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {count:>7,}" for name, count in rows)
 
 
-def _write_tracks(clip, extrinsics, lifted, num_frames):
+def _write_tracks(clip, lifted, num_frames):
     """The tracks of all shots in the world, with the published keys."""
-    back = poses.inverted(extrinsics)
     found = {"track3d": [], "visible_list": []}
-    for start, stop, _, part in lifted:
-        world = np.einsum("tij,ntj->nti", back[start:stop, :, :3], part.tracks)
-        world = world + back[start:stop, :, 3]
-        pad = [(0, 0), (start, num_frames - stop)]
+    for scene, cut, part in lifted:
+        back = poses.inverted(scene.extrinsics)
+        world = np.einsum("tij,ntj->nti", back[..., :3], part.tracks) + back[..., 3]
+        pad = [(0, 0), (cut.start, num_frames - cut.stop)]
         world = np.where(part.visible[..., None], world, 0)
         found["track3d"].append(np.pad(world, [*pad, (0, 0)]))
         found["visible_list"].append(np.pad(part.visible, pad))
     arrays = {name: np.concatenate(parts) for name, parts in found.items()}
-    write_npz(clip.path("-optimized_tracks.npz"), arrays | {"extrinsics": extrinsics})
+    write_npz(clip.path("-optimized_tracks.npz"), arrays)

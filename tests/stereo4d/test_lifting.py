@@ -32,19 +32,22 @@ def measured(scene):
 
 
 @pytest.fixture(scope="module")
-def lifted(scene, measured):
-    pixels, visible, disparity, _ = measured
+def seen_in(scene):
     times = np.arange(40) / scene.fps
-    how = scene.extrinsics[:, :3].astype(float), times, PAIR, SIZE
-    return lifting.lift_tracks(pixels, visible, disparity, *how)
+    return lifting.Scene(scene.extrinsics[:, :3].astype(float), times, PAIR, SIZE)
+
+
+@pytest.fixture(scope="module")
+def lifted(measured, seen_in):
+    pixels, visible, disparity, _ = measured
+    return lifting.lift_tracks(pixels, visible, disparity, seen_in)
 
 
 def test_still_and_moving_tracks_come_nearer_to_the_truth(scene, measured, lifted):
     _, _, disparity, points = measured
-    truth = points[lifted.rows]
-    off = np.linalg.norm(lifted.tracks - truth, axis=-1)
-    raw = np.abs(PAIR.gain / disparity - points[..., 2])[lifted.rows]
-    still = scene.instance_ids[lifted.rows] == 0
+    off = np.linalg.norm(lifted.tracks - points, axis=-1)
+    raw = np.abs(PAIR.gain / disparity - points[..., 2])
+    still = scene.instance_ids == 0
     for which, most in ((still, 0.95), (~still, 1.0)):
         seen = lifted.visible[which]
         assert np.median(off[which][seen]) < most * np.median(raw[which][seen])
@@ -52,17 +55,17 @@ def test_still_and_moving_tracks_come_nearer_to_the_truth(scene, measured, lifte
 
 
 def test_what_moves_is_found(scene, lifted):
-    bodies = scene.instance_ids[lifted.rows] > 0
+    bodies = scene.instance_ids > 0
     assert lifted.moving[~bodies].mean() < 0.03
     world = geometry.camera_to_world(
-        scene.tracks_3d[lifted.rows].astype(float), scene.extrinsics.astype(float)
+        scene.tracks_3d.astype(float), scene.extrinsics.astype(float)
     )
     rows = zip(world, lifted.visible, strict=True)
     moved = [np.ptp(points[seen], axis=0).max() > 0.05 for points, seen in rows]
     assert lifted.moving[bodies & moved].mean() > 0.9
 
 
-def test_tracks_without_depths_are_dropped_and_counted(scene, measured):
+def test_tracks_without_depths_are_dropped_and_counted(measured, seen_in):
     pixels, visible, disparity, _ = measured
     disparity = disparity.copy()
     rows = np.flatnonzero(visible.sum(axis=1) > 20)
@@ -70,25 +73,31 @@ def test_tracks_without_depths_are_dropped_and_counted(scene, measured):
     disparity[few, 2:] = np.nan
     for row in blank:
         disparity[row, np.flatnonzero(visible[row])[4:]] = np.nan
-    times = np.arange(40) / scene.fps
-    how = scene.extrinsics[:, :3].astype(float), times, PAIR, SIZE
-    found = lifting.lift_tracks(pixels, visible, disparity, *how)
-    assert not np.isin([*few, *blank], found.rows).any()
-    assert found.dropped["blank"] == 7
-    total = len(found.rows) + sum(found.dropped.values())
-    assert total == len(pixels)
+    kept, dropped = lifting.filter_tracks(pixels, visible, disparity, seen_in)
+    assert not np.isin([*few, *blank], kept).any()
+    assert dropped["blank"] == 7
+    assert len(kept) + sum(dropped.values()) == len(pixels)
 
 
-def test_a_track_that_drifts_alone_is_dropped(scene, measured):
+def test_a_track_that_drifts_alone_is_dropped(scene, measured, seen_in):
     pixels, visible, disparity, _ = measured
     pixels = pixels.copy()
     still = np.flatnonzero((scene.instance_ids == 0) & (visible.sum(axis=1) > 30))
     alone = still[len(still) // 2]
     pixels[alone] += np.linspace(0, 25, 40)[:, None] * [1, 0.5]
-    times = np.arange(40) / scene.fps
-    how = scene.extrinsics[:, :3].astype(float), times, PAIR, SIZE
-    found = lifting.lift_tracks(pixels, visible, disparity, *how)
-    assert alone not in found.rows and found.dropped["drift"] >= 1
+    kept, dropped = lifting.filter_tracks(pixels, visible, disparity, seen_in)
+    assert alone not in kept and dropped["drift"] >= 1
+
+
+def test_a_segmentation_drops_what_should_not_move(scene, measured, seen_in):
+    pixels, visible, disparity, _ = measured
+    bodies = scene.instance_ids > 0
+    how = pixels, visible, disparity, seen_in
+    kept, _ = lifting.filter_tracks(*how)
+    fewer, dropped = lifting.filter_tracks(*how, unlikely=bodies)
+    gone = np.setdiff1d(kept, fewer)
+    assert dropped["class"] >= len(gone) > 0 and bodies[gone].all()
+    assert np.isin(np.flatnonzero(~bodies), kept).sum() == (~bodies[fewer]).sum()
 
 
 def test_a_hole_in_the_disparity_is_not_filled():
@@ -99,14 +108,11 @@ def test_a_hole_in_the_disparity_is_not_filled():
     np.testing.assert_array_equal(np.isnan(found[:, 0]), [True, False, True])
 
 
-def test_observations_are_rays_of_the_world(scene, measured):
-    pixels, visible, disparity, points = measured
-    times = np.arange(40) / scene.fps
+def test_observations_are_rays_of_the_world(scene, measured, seen_in):
+    _, visible, disparity, points = measured
     extrinsics = scene.extrinsics[:, :3].astype(float)
     exact = geometry.project(points, CAMERA)
-    seen = lifting.world_observations(
-        exact, disparity, visible, extrinsics, times, PAIR, SIZE
-    )
+    seen = lifting.world_observations(exact, disparity, visible, seen_in)
     world = geometry.camera_to_world(points, scene.extrinsics.astype(float))
     first = -extrinsics[0, :, :3].T @ extrinsics[0, :, 3]
     there = seen.centre + seen.ray * points[visible][:, 2:]

@@ -1,0 +1,155 @@
+"""The command, on a stereo video of a simulated scene, as its users start it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from spa import geometry
+from spa.clip.video_writer import write_video
+from spa.data.examples import read_example
+from spa.simulation.scenes import generate_scene
+from stereo4d import equirect, simulated
+from stereo4d.optimisation import Stereo
+
+ROOT = Path(__file__).resolve().parents[2]
+SIZE, FRAMES = 128, 12
+
+
+@pytest.fixture(scope="module")
+def scene():
+    return generate_scene(70_000_000, FRAMES, 100, 256, 256)
+
+
+@pytest.fixture(scope="module")
+def pairs(scene):
+    eyes = simulated.perspective_eyes((SIZE, SIZE), 60)
+    return list(simulated.rendered_pairs(scene, eyes))
+
+
+@pytest.fixture(scope="module")
+def folder(scene, pairs, tmp_path_factory):
+    """A folder with the video side by side, top over bottom, and as two."""
+    folder = tmp_path_factory.mktemp("videos")
+    how = {"fps": scene.fps, "crf": 8}
+    for name, axis in (("sbs", 1), ("tb", 0)):
+        frames = (np.concatenate(pair, axis=axis) for pair in pairs)
+        write_video(folder / f"{name}.mp4", frames, **how)
+    for name, eye in (("left", 0), ("right", 1)):
+        write_video(folder / f"{name}.mp4", (pair[eye] for pair in pairs), **how)
+    return folder
+
+
+def run(folder, out, *arguments):
+    flags = [f"--output_folder={out}", f"--size={SIZE}", *arguments]
+    command = [sys.executable, "-m", "stereo4d.run", *map(str, flags)]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, env=env, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("out")
+    done = run(folder, out, "--video=sbs.mp4")
+    assert done.returncode == 0, done.stderr
+    return out, done
+
+
+def test_the_example_is_read_and_is_in_metres(scene, finished):
+    out, done = finished
+    found = read_example(out / "examples" / "sbs.npz")
+    shown = found["visible"][..., 0] > 0
+    depth = found["tracks_3d"][..., 2]
+    assert shown.any(axis=1).all() and len(depth) > 64
+    # Metres, as rays that are cast through the first frame's pixels say.
+    camera = equirect.perspective_intrinsics((SIZE, SIZE), 60)
+    pair = Stereo(camera[0], simulated.BASELINE, SIZE)
+    eyes = simulated.perspective_eyes((SIZE, SIZE), 60)
+    true, _ = simulated.true_disparity(scene, 0, eyes, pair)
+    first = shown[:, 0]
+    column, row = geometry.project(found["tracks_3d"][first, 0], camera).astype(int).T
+    off = depth[first, 0] * true[row, column] / pair.gain - 1
+    assert np.median(np.abs(off)) < 0.02 and np.quantile(np.abs(off), 0.9) < 0.1
+    assert not found["tracks_3d"][~shown].any()
+    assert "tracks kept" in done.stdout
+    with np.load(out / "examples" / "sbs.npz") as stored:
+        assert stored["extrinsics"].shape == (FRAMES, 4, 4)
+        assert "dropped" in json.loads(str(stored["made_with"]))
+        still = ~stored["moving"]
+        world = geometry.camera_to_world(
+            stored["tracks_3d"].astype(float), stored["extrinsics"].astype(float)
+        )
+    spread = [np.ptp(p[s], axis=0).max() for p, s in
+              zip(world[still], shown[still], strict=True)]  # fmt: skip
+    assert np.median(spread) < 0.02
+
+
+def test_the_same_command_goes_on_where_it_stopped(folder, finished):
+    out, _ = finished
+    place = out / "sbs" / "sbs-poses.npz"
+    matched = (out / "sbs" / "sbs-flows_stereo.npz").stat().st_mtime_ns
+    place.unlink()
+    done = run(folder, out, "--video=sbs.mp4")
+    assert done.returncode == 0 and place.exists()
+    assert "match: done before" in done.stderr and "find_poses" not in done.stderr
+    assert (out / "sbs" / "sbs-flows_stereo.npz").stat().st_mtime_ns == matched
+    again = run(folder, out, "--video=sbs.mp4", "--poses=static")
+    assert "track: done before" in again.stderr
+    assert "drop_drift: done before" not in again.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--video=tb.mp4", "--layout=tb"),
+        ("--video=left.mp4,right.mp4", "--layout=pair"),
+    ],
+)
+def test_other_layouts_give_nearly_the_same(folder, finished, tmp_path, arguments):
+    done = run(folder, tmp_path, *arguments)
+    assert done.returncode == 0, done.stderr
+    (path,) = (tmp_path / "examples").iterdir()
+    depths = []
+    for place in (path, finished[0] / "examples" / "sbs.npz"):
+        found = read_example(place)
+        depths.append(
+            np.median(found["tracks_3d"][..., 2][found["visible"][..., 0] > 0])
+        )
+    np.testing.assert_allclose(*depths, rtol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "--video"),
+        (("--video=none.mp4",), "none.mp4"),
+        (("--video=sbs.mp4", "--swap_eyes"), "--swap_eyes"),
+        (("--video=sbs.mp4", "--layout=tb"), "--layout"),
+        (("--video=sbs.mp4", "--size=101"), "even"),
+        (("--video=sbs.mp4", "--fov_bounds=1,2"), "four degrees"),
+        (("--video=sbs.mp4", "--fov_bounds=-20,20,-20,20"), "--output_hfov"),
+        (("--video=sbs.mp4", "--poses=sbs.mp4"), "--poses"),
+        (("--video=left.mp4", "--layout=pair"), "LEFT,RIGHT"),
+    ],
+)
+def test_what_cannot_be_ends_in_a_line_and_leaves_no_example(
+    folder, tmp_path, arguments, said
+):
+    done = run(folder, tmp_path, *arguments)
+    assert done.returncode == 1 and said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "examples").exists()
+
+
+def test_one_picture_for_both_eyes_is_no_stereo(pairs, tmp_path):
+    frames = (np.concatenate([left, left], axis=1) for left, _ in pairs)
+    write_video(tmp_path / "flat.mp4", frames, fps=10, crf=8)
+    done = run(tmp_path, tmp_path / "out", "--video=flat.mp4")
+    assert done.returncode == 1 and "flattened copy" in done.stderr
+    assert not list((tmp_path / "out" / "flat").glob("*.mp4"))
