@@ -119,6 +119,22 @@ def rectified_pairs(
         yield made
 
 
+def rectified_equirect(
+    eyes: tuple[Picture, Picture],
+    view: View,
+    rectified2rig: Float[np.ndarray, "2 3 3"],
+) -> tuple[Picture, Picture]:
+    """Returns equirectangular pictures of both eyes as a rig without turns would show
+    them, of the raw ones' sizes and bounds; black where these show nothing."""
+    made = []
+    for eye, turn in zip(eyes, rectified2rig, strict=True):
+        size = eye.shape[:2]
+        rays = equirect.equirect_rays(size, view.fov_bounds) @ turn.T
+        found = equirect.equirect_pixels(rays, size, view.fov_bounds) - 0.5
+        made.append(cv2.remap(eye, found.astype(np.float32), None, cv2.INTER_LINEAR))
+    return tuple(made)
+
+
 def find_rig(pairs: Sequence[tuple[Picture, Picture]], view: View) -> rig.Rig:
     """Returns the turns of a rig from raw pictures of some frames. Raises UserError:
     too few points are seen by both eyes."""

@@ -27,6 +27,7 @@ from spa.clip.sources import open_source
 from spa.clip.tracking import load_tracker
 from spa.clip.video import Video, read_video
 from spa.clip.video_writer import open_video
+from spa.data.unpickling import load_pickle
 from spa.errors import UserError
 from spa.files import encode_json, read_json, whole_file, write_npz
 from spa.npz import read_npz
@@ -100,11 +101,19 @@ class Clip:
         return self.folder.parent / "examples" / f"{name}.npz"
 
     def arrays(self, ending: str) -> dict[str, np.ndarray]:
-        """Returns the arrays of a step's file. Raises UserError: it is not there."""
-        if not self.path(ending).exists():
+        """Returns the arrays of a step's file, or of the published pkl. Raises
+        UserError: it is not there."""
+        place = self.path(ending)
+        published = place.with_suffix(".pkl")
+        if not place.exists() and published.exists():
+            found = load_pickle(published)
+            if not isinstance(found, dict):
+                raise UserError(f"{published} has no arrays by name, as published")
+            return {name: np.asarray(array) for name, array in found.items()}
+        if not place.exists():
             step = next(name for name, files in FILES.items() if ending in files)
-            raise UserError(f"{self.path(ending)} is not there: run {step} first")
-        return read_npz(self.path(ending))
+            raise UserError(f"{place} is not there: run {step} first")
+        return read_npz(place)
 
     def left(self) -> Video:
         """Returns the left rectified video."""
@@ -187,39 +196,41 @@ def raw_pairs(
 
 def rectify(clip: Clip, paths: list[str], settings: Settings) -> None:
     """Writes both eyes' rectified videos, and the clip's frames and camera."""
-    source, view = open_source(paths[0]), settings.view
-    times = []
+    source = open_source(paths[0])
+    raw = raw_pairs(paths, settings)
     turns = _rig_turns(paths, settings)
+    write_rectified(
+        clip, raw, settings.view, turns, source.rate or 30.0, source.num_frames
+    )
+
+
+def write_rectified(
+    clip: Clip, raw, view: View, turns, fps: float, total: int | None = None
+) -> None:
+    """Writes what `rectify` does, of raw pictures of both eyes and their times."""
+    times = []
 
     def pairs():
-        for eyes, seconds in raw_pairs(paths, settings):
-            times.append(seconds)
-            yield eyes
+        with contextlib.closing(raw):
+            for eyes, seconds in raw:
+                times.append(seconds)
+                yield eyes
 
-    fps = source.rate or 30.0
     left, right, rest = (clip.path(ending) for ending in FILES["rectify"])
-    with (
-        open_video(left, fps, CRF) as append_left,
-        open_video(right, fps, CRF) as append_right,
-        contextlib.closing(pairs()) as raw,
-    ):
-        total = source.num_frames
-        for eyes in tqdm(
-            rectification.rectified_pairs(raw, view, turns), "rectifying", total
-        ):
-            append_left(eyes[0])
-            append_right(eyes[1])
-    if len(times) < 2:
-        raise UserError(f"{paths[0]} has {len(times)} frame: need at least 2")
-    write_npz(
-        rest,
-        {
-            "times": np.asarray(times, float),
-            "fps": np.asarray(fps),
-            "intrinsics": view.intrinsics,
-            "rectified2rig": turns,
-        },
-    )
+    with open_video(left, fps, CRF) as to_left, open_video(right, fps, CRF) as to_right:
+        made = rectification.rectified_pairs(pairs(), view, turns)
+        for eyes in tqdm(made, "rectifying", total):
+            to_left(eyes[0])
+            to_right(eyes[1])
+        if len(times) < 2:
+            raise UserError(f"the clip has {len(times)} frame: need at least 2")
+    arrays = {
+        "times": np.asarray(times, float),
+        "fps": np.asarray(fps),
+        "intrinsics": view.intrinsics,
+        "rectified2rig": turns,
+    }
+    write_npz(rest, arrays)
 
 
 def _rig_turns(paths, settings):
@@ -265,6 +276,11 @@ def track(clip: Clip, settings: Settings) -> None:
     write_npz(clip.path("-tapir_2d.npz"), arrays | {"cuts": np.asarray(cuts, int)})
 
 
+def cuts_of(tracked: dict[str, np.ndarray]) -> np.ndarray:
+    """Returns where shots begin but for the first; published files have one alone."""
+    return tracked.get("cuts", np.zeros(0, int))
+
+
 def shots(cuts, num_frames: int) -> list[tuple[int, int]]:
     """Returns (start, stop) of shots."""
     starts = [0, *map(int, cuts)]
@@ -281,7 +297,7 @@ def disparities(clip: Clip, settings: Settings) -> Iterator[np.ndarray]:
 def find_poses(clip: Clip, settings: Settings) -> None:
     """Writes `extrinsics [T, 3, 4]`, world to left camera, metres."""
     frames = clip.left().frames
-    cuts, stereo = clip.arrays("-tapir_2d.npz")["cuts"], settings.view.stereo
+    cuts, stereo = cuts_of(clip.arrays("-tapir_2d.npz")), settings.view.stereo
     maps = tqdm(disparities(clip, settings), "poses", len(frames))
     said = {"source": settings.poses}
     if settings.poses == "static":
@@ -317,7 +333,7 @@ def drop_drift(clip: Clip, settings: Settings) -> dict[str, int]:
         dropped = {name: dropped.get(name, 0) + n for name, n in counts.items()}
     rows = np.concatenate(kept)
     names = "tracks", "visibles", "query_points"
-    said = {"cuts": tracked["cuts"], "dropped": np.asarray(json.dumps(dropped))}
+    said = {"cuts": cuts_of(tracked), "dropped": np.asarray(json.dumps(dropped))}
     write_npz(
         clip.path("-tapir_remove_drift_tracks.npz"),
         {name: tracked[name][rows] for name in names} | said,
@@ -330,8 +346,8 @@ def optimise(clip: Clip, settings: Settings) -> list[Path]:
     tracked = clip.arrays("-tapir_remove_drift_tracks.npz")
     fps, view = float(clip.arrays("-clip.npz")["fps"]), settings.view
     said = clip.made_with().get("drop_drift", {})
-    said |= {"dropped": json.loads(str(tracked["dropped"]))}
-    lifted, num_shots = [], len(tracked["cuts"]) + 1
+    said |= {"dropped": json.loads(str(tracked.get("dropped", "{}")))}
+    lifted = []
     for scene, cut, rows, disparity in _of_shots(clip, tracked, settings):
         pixels, visible = (tracked[n][rows, cut] for n in ("tracks", "visibles"))
         found = lifting.lift_tracks(pixels, visible, disparity, scene)
@@ -343,7 +359,7 @@ def optimise(clip: Clip, settings: Settings) -> list[Path]:
             *found, scene.extrinsics, view.intrinsics, view.size, fps,
             np.arange(cut.start, cut.stop), said,
         )  # fmt: skip
-        place = clip.example_path(None if num_shots == 1 else number)
+        place = clip.example_path(None if len(lifted) == 1 else number)
         if warned := example.warnings_of(arrays):
             arrays["made_with"] = example.noted(said | {"warnings": warned})
             for line in warned:
@@ -361,7 +377,7 @@ def _of_shots(clip, tracked, settings):
     extrinsics = clip.arrays("-poses.npz")["extrinsics"]
     maps = tqdm(disparities(clip, settings), "disparities of tracks", len(times))
     disparity = lifting.sample_disparities(maps, tracked["tracks"])
-    for start, stop in shots(tracked["cuts"], len(times)):
+    for start, stop in shots(cuts_of(tracked), len(times)):
         cut = np.s_[start:stop]
         rows = np.flatnonzero(tracked["visibles"][:, cut].any(axis=1))
         how = extrinsics[cut], times[cut], view.stereo, view.size
