@@ -1,4 +1,5 @@
 # make demo   score the example clips; installs what that needs into .venv first
+# make demo-stereo  a simulated stereo video to 3D tracks (docs/stereo4d.md)
 # make test   install everything, run the tests and the linter
 # make lint   the linter alone
 # make clean  remove .venv, caches and the demo's output
@@ -19,17 +20,23 @@ TEST_THREADS := NPROC=1 OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 TEST_LAYERS := requirements-dev.txt requirements-tf.txt
 TEST_STAMP := $(VENV)/.installed-test
 
-.PHONY: demo test lint clean help
+.PHONY: demo demo-stereo test lint clean help
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n "1,7p"
+	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n "1,8p"
 
 demo: $(VENV)/.installed-mini
 	$(PY) inference.py --preset=mini --video_path=data --output_dir=outputs/demo \
 	  --overwrite
 	@echo "example_teleport is example_video, but for a cylinder that is elsewhere from"
 	@echo "one frame to the next (frame 44): it scores lower. Where and when: outputs/demo"
+
+demo-stereo: $(VENV)/.installed-mini
+	$(PY) synthetic.py --stereo --num_scenes=1 --num_frames=32 --height=384 \
+	  --width=384 --fps=15 --out_dir=outputs/demo-stereo
+	$(PY) -m stereo4d.run --video=outputs/demo-stereo/scene_000000_sbs.mp4 \
+	  --size=384 --output_folder=outputs/demo-stereo
 
 # The tests run even if the linter complains; either one failing fails the target.
 test: $(TEST_STAMP)

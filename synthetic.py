@@ -27,8 +27,12 @@ from spa.simulation.render import render
 from spa.simulation.scenes import VERSION, Scene, depth_and_segmentation, generate_scene
 from spa.simulation.twins import NoViolation, impossible_twin
 from spa.simulation.violations import PICTURED
+from stereo4d.simulated import perspective_eyes, rendered_pairs, vr180_eyes
 
 LEFT_OUT = "left_out.txt"  # lists twins that cannot be shown, not to be tried again
+STEREO_HFOV = 60.0  # degrees, of rectified pairs: what stereo4d.run takes them for
+STEREO_CRF = 10  # what compression changes, stereo matching sees
+STEREO = "sbs", "vr180"
 MAX_SHEET_ROWS = 26  # of a contact sheet
 
 
@@ -72,6 +76,7 @@ class Settings:
     render: bool = False
     samples: int = 1
     preview: bool = False
+    stereo: str | None = None
 
     def path(self, seed: int, violation: str = "none", suffix: str = ".npz"):
         """Returns where the scene of a seed goes, or a twin of it."""
@@ -111,6 +116,8 @@ def make_files(settings: Settings, job: tuple[int, Sequence[str]]) -> dict[str, 
                 continue
             shown = shown or _render_maps(settings, scene)
             _write_scene(settings, twin, shown, rows)
+            if kind == "none" and settings.stereo:
+                _write_stereo(settings, scene)
             report[kind] = "written"
     return report | {"rows": rows}
 
@@ -141,7 +148,10 @@ def _is_found(settings: Settings, seed: int, kind: str) -> bool:
             f"{path} was made with other settings (or another version): delete it, or "
             "choose another --out_dir"
         )
-    return not settings.preview or settings.path(seed, kind, ".mp4").exists()
+    wanted = [".mp4"] * settings.preview
+    if settings.stereo and kind == "none":
+        wanted.append(f"_{settings.stereo}.mp4")
+    return all(settings.path(seed, kind, ending).exists() for ending in wanted)
 
 
 def _render_maps(
@@ -176,6 +186,18 @@ def _write_scene(settings: Settings, scene: Scene, possible: dict, rows: list) -
     write_npz(path, arrays, compress=True)
 
 
+def _write_stereo(settings: Settings, scene: Scene) -> None:
+    """Writes a scene as both eyes see it, side by side, the left one from the scene's
+    camera: pictures of STEREO_HFOV degrees, or the half sphere."""
+    if settings.stereo == "vr180":
+        eyes = vr180_eyes((settings.height, settings.height))
+    else:
+        eyes = perspective_eyes((settings.height, settings.width), STEREO_HFOV)
+    frames = (np.concatenate(pair, axis=1) for pair in rendered_pairs(scene, eyes))
+    path = settings.path(scene.seed, "none", f"_{settings.stereo}.mp4")
+    write_video(path, frames, scene.fps, crf=STEREO_CRF)
+
+
 def parse_violations(text: str) -> tuple[str, ...]:
     """Returns names of violations from "none", "all" or a list with commas; ValueError
     for others."""
@@ -194,13 +216,20 @@ def parse_violations(text: str) -> tuple[str, ...]:
 def main(flags) -> None:
     """Writes scene_SEED.npz for consecutive seeds, their twins, and previews; finds
     again what is there, and notes twins that cannot be shown in LEFT_OUT."""
-    names = "num_frames num_tracks height width fps depth render samples preview"
+    names = "num_frames num_tracks height width fps depth render samples preview stereo"
     options = {name: getattr(flags, name) for name in names.split()}
     options["violations"] = parse_violations(flags.violations)
     check_output_dir(flags.out_dir, "out_dir")
     settings = Settings(pathlib.Path(flags.out_dir).expanduser(), **options)
-    if settings.preview and (settings.height % 2 or settings.width % 2):
-        raise ValueError("--preview writes H.264: --height and --width must be even")
+    if settings.stereo not in (None, *STEREO):
+        raise ValueError(
+            f"--stereo={settings.stereo}: it takes {' or '.join(STEREO)}, or nothing"
+        )
+    is_shown = settings.preview or settings.stereo
+    if is_shown and (settings.height % 2 or settings.width % 2):
+        raise ValueError(
+            "--preview and --stereo write H.264: --height and --width must be even"
+        )
     settings.folder.mkdir(parents=True, exist_ok=True)
     remove_orphans(settings.folder)
     counts = {"written": 0, "found": 0}
@@ -270,6 +299,21 @@ if __name__ == "__main__":
     absl_flags.DEFINE_bool("render", False, "Store the rendered video.")
     absl_flags.DEFINE_integer("samples", 1, "Rays per pixel, squared.", lower_bound=1)
     absl_flags.DEFINE_bool("preview", False, "Write mp4s and contact_sheet.png.")
+
+    class StereoParser(absl_flags.ArgumentParser):
+        """Of --stereo, --stereo=vr180 and --nostereo."""
+
+        syntactic_help = "one of " + ", ".join(STEREO)
+
+        def parse(self, argument):
+            return {"true": "sbs", "false": None}.get(argument, argument)
+
+    text = "Write mp4s for both eyes, side by side: rectified, or =vr180."
+    flag = absl_flags.Flag(
+        StereoParser(), absl_flags.ArgumentSerializer(), "stereo", None, text,
+        boolean=True,
+    )  # fmt: skip
+    absl_flags.DEFINE_flag(flag)
     absl_flags.DEFINE_integer("num_workers", 0, "Processes; 0 works in this one.", 0)
 
     def run(argv):

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
+from spa.clip.video import read_video
 from spa.simulation import scenes
 from spa.simulation.render import render
 
@@ -126,8 +127,29 @@ def test_what_is_noted_is_not_tried_again(tmp_path):
         assert (tmp_path / "scene_000007_vanish.npz").exists() != left
 
 
+@pytest.mark.parametrize(
+    ("flag", "name", "size"),
+    [
+        ("--stereo", "scene_000000_sbs.mp4", (64, 144)),
+        ("--stereo=vr180", "scene_000000_vr180.mp4", (64, 128)),
+    ],
+)
+def test_both_eyes_lie_side_by_side(tmp_path, flag, name, size):
+    flags = [f"--out_dir={tmp_path}", "--num_scenes=1", "--nodepth", flag]
+    flags += ["--height=64", "--width=72"]
+    done = command(*flags)
+    assert done.returncode == 0, done.stderr
+    video = read_video(tmp_path / name, fps=30)
+    assert video.size == size and len(video.frames) == 8
+    left, right = np.split(video.frames[0].astype(int), 2, axis=1)
+    # The right eye sees nearly the same, and not the same.
+    assert 0.1 < np.abs(left - right).mean() < 60
+    assert "found there already" in command(*flags).stdout
+
+
 def test_bad_flags_end_in_one_line(tmp_path):
     for flag, message in (
+        ("--stereo=both", "sbs or vr180"),
         ("--num_tracks=100000", "100000 tracks cannot be seeded"),
         ("--violations=vanish,explode", "--violations has 'explode'"),
         ("--out_dir=/dev/null/scenes", "/dev/null"),
