@@ -1,12 +1,11 @@
 """Disparity of rectified pairs: flows both ways, and where they are believed.
 
-A matcher takes the left and the right picture `[H, W, 3]` uint8 and returns flows
-`[H, W, 2]` float32 px from the left to the right one and back, NaN where it has none.
-To add one, list it in MATCHERS. Depth is focal length times baseline over disparity,
-which is minus the flow's x.
+A matcher takes the left and the right picture `[H, W, 3]` uint8, and the largest
+disparity, and returns flows `[H, W, 2]` float32 px from the left to the right one and
+back, NaN where it has none; `parts.py` lists them. Depth is focal length times baseline
+over disparity, which is minus the flow's x.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import cv2
@@ -98,9 +97,6 @@ def refined(
 def _grey(picture):
     grey = cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2GRAY)
     return cv2.GaussianBlur(grey.astype(np.float32), (0, 0), 0.7)
-
-
-MATCHERS: dict[str, Callable[..., Match]] = {"sgbm": match_sgbm}
 
 
 def believed(match: Match, stereo: Stereo) -> Bool[np.ndarray, "H W"]:

@@ -15,14 +15,14 @@ from absl import app, flags
 
 from spa import flags as spa_flags
 from spa.clip.sources import check_clip
-from spa.clip.tracking import TRACKERS
 from spa.errors import UserError
 from spa.jobs import result_name
-from stereo4d import matching, rectification, steps
+from stereo4d import parts, rectification, steps
 from stereo4d.equirect import FIELD_OF_VIEW
 from stereo4d.layouts import LAYOUTS
 
 FLAGS = flags.FLAGS
+SEA_RAFT_FLAGS = ["sea_raft_repo", "path", "cfg", "device"]
 
 
 def define_flags() -> None:
@@ -31,14 +31,24 @@ def define_flags() -> None:
     flags.DEFINE_list("video", None, "The stereo video; of --layout=pair LEFT,RIGHT.")
     flags.DEFINE_string("output_folder", None, "Where a folder for the clip goes.")
     define_view_flags()
-    flags.DEFINE_enum("matcher", "sgbm", list(matching.MATCHERS), "Of both eyes.")
+    flags.DEFINE_enum("matcher", "sgbm", list(parts.MATCHERS), "Of both eyes.")
+    define_sea_raft_flags()
     flags.DEFINE_integer("most_disparity", 64, "px, a multiple of 16: what is nearer "
         "has no depth.", 16)
-    flags.DEFINE_enum("tracker", "lk", list(TRACKERS), "Of points in the left video.")
+    flags.DEFINE_enum("tracker", "lk", list(parts.TRACKERS), "Of points in the left "
+        "video.")
     flags.DEFINE_string("poses", "odometry", "The camera's: odometry, static, or a "
         "file of COLMAP, TUM, VGGT, MegaSaM or Stereo4D.")
     flags.DEFINE_integer("seed", 0, "Of queries.", 0)
     # fmt: on
+
+
+def define_sea_raft_flags() -> None:
+    """Flags of SEA-RAFT, as its own code has them."""
+    flags.DEFINE_string("sea_raft_repo", None, "Of sea_raft: its clone.")
+    flags.DEFINE_string("path", None, "Of sea_raft: weights, .pth or .safetensors.")
+    flags.DEFINE_string("cfg", None, "Of sea_raft: a configuration of the clone.")
+    flags.DEFINE_enum("device", None, ["cpu", "cuda"], "Default: cuda if it is there.")
 
 
 def define_view_flags() -> None:
@@ -89,6 +99,7 @@ def settings_of(values) -> steps.Settings:
     if values.most_disparity % 16:
         raise UserError(f"--most_disparity={values.most_disparity}: a multiple of 16")
     names = "layout swap_eyes rig matcher most_disparity tracker poses seed".split()
+    names += SEA_RAFT_FLAGS
     chosen = {name: values[name].value for name in names}
     return steps.Settings(view=view_of(values), **chosen)
 

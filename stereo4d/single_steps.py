@@ -25,7 +25,7 @@ from spa.clip.sources import open_source
 from spa.clip.video_writer import open_video
 from spa.errors import UserError
 from spa.files import whole_file
-from stereo4d import flows, rectification, steps
+from stereo4d import flows, rectification, run, steps
 from stereo4d.annotations import Annotation, read_annotation
 from stereo4d.layouts import split_eyes
 from stereo4d.poses import inverted
@@ -38,7 +38,10 @@ LATE = 0.6  # of a frame's duration, that a frame may be off its time
 
 def define_flags(*more: str) -> None:
     """Flags of all steps, and `more` of: npz_folder, raw_video_folder, output_hfov,
-    hfov."""
+    hfov, sea_raft."""
+    if "sea_raft" in more:
+        run.define_sea_raft_flags()
+        flags.DEFINE_string("url", None, "As published: where weights are.")
     flags.DEFINE_string("vid", None, "VIDEOID_TIMESTAMP.")
     flags.DEFINE_string("videoid", None, "With --clipid: the parts of --vid.")
     flags.DEFINE_string("clipid", None, "The timestamp.")
@@ -145,8 +148,17 @@ def timed_pairs(path: str, annotation: Annotation) -> Iterator[tuple[tuple, floa
 
 
 def match(clip: Clip) -> None:
-    """Writes flows between both eyes."""
-    steps.match(clip, Settings(view=View(size=frame_size(clip))))
+    """Writes flows between both eyes: by SEA-RAFT where a clone and weights are
+    given."""
+    chosen = {name: FLAGS[name].value for name in run.SEA_RAFT_FLAGS}
+    if FLAGS.url and not FLAGS.path:
+        raise UserError(
+            f"--url={FLAGS.url}: weights are not fetched here: fetch them, and give "
+            "--path=FILE"
+        )
+    matcher = "sea_raft" if FLAGS.path or FLAGS.sea_raft_repo else "sgbm"
+    view = View(size=frame_size(clip))
+    steps.match(clip, Settings(view=view, matcher=matcher, **chosen))
     if FLAGS.write_pkl:
         found = flows.open_flows(clip.path("-flows_stereo.npz"))
         flows.write_published(clip.path("-flows_stereo.pkl"), tqdm(found, "pkl"))

@@ -24,14 +24,22 @@ from tqdm import tqdm
 
 from spa.clip.cuts import find_cuts
 from spa.clip.sources import open_source
-from spa.clip.tracking import load_tracker
 from spa.clip.video import Video, read_video
 from spa.clip.video_writer import open_video
 from spa.data.unpickling import load_pickle
 from spa.errors import UserError
 from spa.files import encode_json, read_json, whole_file, write_npz
 from spa.npz import read_npz
-from stereo4d import example, flows, lifting, matching, odometry, poses, rectification
+from stereo4d import (
+    example,
+    flows,
+    lifting,
+    matching,
+    odometry,
+    parts,
+    poses,
+    rectification,
+)
 from stereo4d.annotations import read_annotation
 from stereo4d.layouts import split_eyes
 from stereo4d.queries import track_clip
@@ -51,9 +59,10 @@ class Settings:
         view: what raw and rectified pictures are.
         swap_eyes: the first half is the right eye's.
         rig: "none", "auto", or a released npz.
-        matcher: of matching.MATCHERS.
+        matcher, tracker: of parts.MATCHERS and parts.TRACKERS.
         most_disparity: px, a multiple of 16.
-        tracker: of spa.clip.tracking.TRACKERS.
+        sea_raft_repo, path, cfg, device: of SEA-RAFT: its clone, weights,
+            configuration, and "cpu" or "cuda".
         poses: "odometry", "static", or a file (poses.read_poses).
         seed: of queries.
     """
@@ -64,6 +73,10 @@ class Settings:
     rig: str = RIG_NONE
     matcher: str = "sgbm"
     most_disparity: int = 64
+    sea_raft_repo: str | None = None
+    path: str | None = None
+    cfg: str | None = None
+    device: str | None = None
     tracker: str = "lk"
     poses: str = "odometry"
     seed: int = 0
@@ -71,7 +84,7 @@ class Settings:
 
 STEPS = {  # and the settings that each depends on, with those of the steps before it
     "rectify": ("layout", "view", "swap_eyes", "rig"),
-    "match": ("matcher", "most_disparity"),
+    "match": ("matcher", "most_disparity", "sea_raft_repo", "path", "cfg"),
     "track": ("tracker", "seed"),
     "find_poses": ("poses",),
     "drop_drift": (),
@@ -248,7 +261,7 @@ def _rig_turns(paths, settings):
 
 def match(clip: Clip, settings: Settings) -> None:
     """Writes flows between both eyes."""
-    matcher = matching.MATCHERS[settings.matcher]
+    matcher = parts.MATCHERS[settings.matcher](settings)
     both = [open_source(clip.path(ending)).frames() for ending in FILES["rectify"][:2]]
     count = len(clip.arrays("-clip.npz")["times"])
     place = clip.path("-flows_stereo.npz")
@@ -261,18 +274,16 @@ def track(clip: Clip, settings: Settings) -> None:
     """Writes 2D tracks of the left video: `tracks [N, T, 2]` (x, y), `visibles [N, T]`,
     `query_points [N, 3]` (frame, y, x); and where its shots begin."""
     frames = clip.left().frames
-    cuts = find_cuts(frames)
+    cuts, tracker = find_cuts(frames), parts.TRACKERS[settings.tracker](settings)
     found = {"tracks": [], "visibles": [], "query_points": []}
     for start, stop in shots(cuts, len(frames)):
-        tracks, queries = track_clip(
-            frames[start:stop], load_tracker(settings.tracker), settings.seed
-        )
+        tracks, queries = track_clip(frames[start:stop], tracker, settings.seed)
         before, after = start, len(frames) - stop
         pad = [(0, 0), (before, after)]
         found["tracks"].append(np.pad(tracks.tracks, [*pad, (0, 0)]))
         found["visibles"].append(np.pad(tracks.visible[..., 0] > 0, pad))
         found["query_points"].append(queries[:, [0, 2, 1]] + [start, 0, 0])
-    arrays = {name: np.concatenate(parts) for name, parts in found.items()}
+    arrays = {name: np.concatenate(each) for name, each in found.items()}
     write_npz(clip.path("-tapir_2d.npz"), arrays | {"cuts": np.asarray(cuts, int)})
 
 
@@ -304,13 +315,11 @@ def find_poses(clip: Clip, settings: Settings) -> None:
         found = np.tile(np.eye(3, 4), (len(frames), 1, 1))
     elif settings.poses == "odometry":
         # Each shot has a world of its own.
-        parts, maps = [], iter(maps)
+        paths, maps = [], iter(maps)
         for start, stop in shots(cuts, len(frames)):
             part = (next(maps) for _ in range(start, stop))
-            parts.append(
-                odometry.find_path(frames[start:stop], part, stereo).extrinsics
-            )
-        found = np.concatenate(parts)
+            paths.append(odometry.find_path(frames[start:stop], part, stereo))
+        found = np.concatenate([path.extrinsics for path in paths])
     else:
         given = poses.read_poses(settings.poses, len(frames))
         found, said["source"] = given.extrinsics, given.source
@@ -405,5 +414,5 @@ def _write_tracks(clip, lifted, num_frames):
         world = np.where(part.visible[..., None], world, 0)
         found["track3d"].append(np.pad(world, [*pad, (0, 0)]))
         found["visible_list"].append(np.pad(part.visible, pad))
-    arrays = {name: np.concatenate(parts) for name, parts in found.items()}
+    arrays = {name: np.concatenate(each) for name, each in found.items()}
     write_npz(clip.path("-optimized_tracks.npz"), arrays)

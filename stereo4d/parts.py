@@ -1,0 +1,26 @@
+"""Parts of the steps that can be exchanged, by name. To add one, list it here.
+
+MATCHERS    take Settings and return a matcher (matching.py)
+TRACKERS    take Settings and return a tracker, `tracker(frames, queries=...)`, which
+            gives every query a track, in their order (spa.clip.tracking.track)
+"""
+
+from collections.abc import Callable
+
+from spa.clip import tracking
+from stereo4d import matching, sea_raft
+
+
+def _sea_raft(settings):
+    names = "sea_raft_repo", "path", "cfg", "device"
+    return sea_raft.load(*(getattr(settings, name) for name in names))
+
+
+MATCHERS: dict[str, Callable] = {
+    "sgbm": lambda settings: matching.match_sgbm,
+    "sea_raft": _sea_raft,
+}
+TRACKERS: dict[str, Callable] = {
+    name: (lambda settings, name=name: tracking.load_tracker(name))
+    for name in tracking.TRACKERS
+}
