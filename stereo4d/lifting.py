@@ -13,6 +13,7 @@ from scipy.spatial import cKDTree
 
 from spa import geometry
 from stereo4d import optimisation
+from stereo4d.classes import Classes
 from stereo4d.optimisation import Observations, Stereo
 from stereo4d.poses import inverted
 
@@ -23,7 +24,7 @@ REASONS = {
     "few": f"a depth in fewer than {FEWEST} frames",
     "blank": f"a depth in less than {LEAST_SHARE:.0%} of its frames",
     "drift": "moves where nothing near it does",
-    "class": "moves on what does not, or lies in the sky (segmentation)",
+    "class": "moves on what does not, is in the sky or on a border (segmentation)",
 }
 
 
@@ -67,12 +68,11 @@ def filter_tracks(
     visible: Bool[np.ndarray, "N T"],
     disparity: Float[np.ndarray, "N T"],
     scene: Scene,
-    unlikely: Bool[np.ndarray, " N"] | None = None,
+    classes: Classes | None = None,
 ) -> tuple[Int[np.ndarray, " K"], dict[str, int]]:
     """Returns which tracks are kept, and how many are not, by reason.
 
-    disparity: px, NaN where there is none. unlikely: tracks that a segmentation drops
-    if they move (it may drop others by itself).
+    disparity: px, NaN where there is none. classes: what a segmentation says.
     """
     known = known_depths(visible, disparity)
     count = known.sum(axis=1)
@@ -81,7 +81,9 @@ def filter_tracks(
     rows = np.flatnonzero(~few & ~blank)
     seen = world_observations(pixels[rows], disparity[rows], known[rows], scene)
     moving = optimisation.find_moving(seen, scene.stereo, len(rows))
-    wrong = moving & (False if unlikely is None else unlikely[rows])
+    wrong = np.zeros(len(rows), bool)
+    if classes is not None:
+        wrong = (moving & classes.still[rows]) | classes.dropped[rows]
     drift = moving & ~wrong & ~_moves_with_others(pixels[rows], known[rows], moving)
     counts = (int(reason.sum()) for reason in (few, blank, drift, wrong))
     return rows[~drift & ~wrong], dict(zip(REASONS, counts, strict=True))

@@ -3,12 +3,14 @@
 MATCHERS    take Settings and return a matcher (matching.py)
 TRACKERS    take Settings and return a tracker, `tracker(frames, queries=...)`, which
             gives every query a track, in their order (spa.clip.tracking.track)
+
+A segmentation, any of ADE20K's classes that transformers loads, is a name of its own.
 """
 
 from collections.abc import Callable
 
 from spa.clip import tracking
-from stereo4d import matching, sea_raft
+from stereo4d import classes, matching, sea_raft
 
 
 def _sea_raft(settings):
@@ -24,3 +26,9 @@ TRACKERS: dict[str, Callable] = {
     name: (lambda settings, name=name: tracking.load_tracker(name))
     for name in tracking.TRACKERS
 }
+
+
+def segmentation(settings) -> Callable | None:
+    """Returns the function from frames to maps that settings choose; None for none."""
+    chosen = settings.segmentation
+    return None if chosen == "none" else classes.load(chosen)

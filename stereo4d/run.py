@@ -37,6 +37,8 @@ def define_flags() -> None:
         "has no depth.", 16)
     flags.DEFINE_enum("tracker", "lk", list(parts.TRACKERS), "Of points in the left "
         "video.")
+    flags.DEFINE_string("segmentation", "none", "A model of transformers that was "
+        "trained on ADE20K, a folder or a name: drops what moves on walls and roads.")
     flags.DEFINE_string("poses", "odometry", "The camera's: odometry, static, or a "
         "file of COLMAP, TUM, VGGT, MegaSaM or Stereo4D.")
     flags.DEFINE_integer("seed", 0, "Of queries.", 0)
@@ -99,7 +101,7 @@ def settings_of(values) -> steps.Settings:
     if values.most_disparity % 16:
         raise UserError(f"--most_disparity={values.most_disparity}: a multiple of 16")
     names = "layout swap_eyes rig matcher most_disparity tracker poses seed".split()
-    names += SEA_RAFT_FLAGS
+    names += ["segmentation", *SEA_RAFT_FLAGS]
     chosen = {name: values[name].value for name in names}
     return steps.Settings(view=view_of(values), **chosen)
 

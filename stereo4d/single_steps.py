@@ -11,6 +11,7 @@ with the published keys; with --write_pkl the published .pkl, too.
 """
 
 import contextlib
+import dataclasses
 import pickle
 import sys
 from collections.abc import Callable, Iterator
@@ -38,7 +39,7 @@ LATE = 0.6  # of a frame's duration, that a frame may be off its time
 
 def define_flags(*more: str) -> None:
     """Flags of all steps, and `more` of: npz_folder, raw_video_folder, output_hfov,
-    hfov, sea_raft."""
+    hfov, segmentation, sea_raft."""
     if "sea_raft" in more:
         run.define_sea_raft_flags()
         flags.DEFINE_string("url", None, "As published: where weights are.")
@@ -47,6 +48,9 @@ def define_flags(*more: str) -> None:
     flags.DEFINE_string("clipid", None, "The timestamp.")
     flags.DEFINE_string("output_folder", "stereo4d_dataset/processed", "Where to.")
     flags.DEFINE_boolean("write_pkl", False, "Also the published .pkl.")
+    if "segmentation" in more:
+        text = "A model of transformers that was trained on ADE20K."
+        flags.DEFINE_string("segmentation", "none", text)
     if "npz_folder" in more:
         flags.DEFINE_string("npz_folder", "stereo4d_dataset/npz", "Released npz.")
     if "raw_video_folder" in more:
@@ -179,6 +183,7 @@ def track(clip: Clip) -> None:
 def drop_drift(clip: Clip) -> None:
     """Writes the 2D tracks that are kept."""
     settings = settings_of(clip, FLAGS.hfov)
+    settings = dataclasses.replace(settings, segmentation=FLAGS.segmentation)
     steps.find_poses(clip, settings)
     dropped = steps.drop_drift(clip, settings)
     print(steps.table([], dropped))

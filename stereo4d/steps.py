@@ -31,6 +31,7 @@ from spa.errors import UserError
 from spa.files import encode_json, read_json, whole_file, write_npz
 from spa.npz import read_npz
 from stereo4d import (
+    classes,
     example,
     flows,
     lifting,
@@ -63,6 +64,7 @@ class Settings:
         most_disparity: px, a multiple of 16.
         sea_raft_repo, path, cfg, device: of SEA-RAFT: its clone, weights,
             configuration, and "cpu" or "cuda".
+        segmentation: "none", or a model of transformers that knows ADE20K's classes.
         poses: "odometry", "static", or a file (poses.read_poses).
         seed: of queries.
     """
@@ -78,6 +80,7 @@ class Settings:
     cfg: str | None = None
     device: str | None = None
     tracker: str = "lk"
+    segmentation: str = "none"
     poses: str = "odometry"
     seed: int = 0
 
@@ -87,7 +90,7 @@ STEPS = {  # and the settings that each depends on, with those of the steps befo
     "match": ("matcher", "most_disparity", "sea_raft_repo", "path", "cfg"),
     "track": ("tracker", "seed"),
     "find_poses": ("poses",),
-    "drop_drift": (),
+    "drop_drift": ("segmentation",),
     "optimise": (),
 }
 FILES = {
@@ -335,9 +338,18 @@ def drop_drift(clip: Clip, settings: Settings) -> dict[str, int]:
     """Writes the 2D tracks that are kept, as `track` does, and how many are not;
     returns that."""
     tracked, dropped, kept = clip.arrays("-tapir_2d.npz"), {}, []
+    segment, frames = parts.segmentation(settings), clip.left().frames
+
+    def classify(pixels, visible, cut):
+        if segment is None:
+            return None
+        maps = segment(tqdm(frames[cut], "segmenting"))
+        return classes.classify_tracks(maps, pixels, visible, settings.view.size)
+
     for scene, cut, rows, disparity in _of_shots(clip, tracked, settings):
         pixels, visible = (tracked[n][rows, cut] for n in ("tracks", "visibles"))
-        mine, counts = lifting.filter_tracks(pixels, visible, disparity, scene)
+        said = classify(pixels, visible, cut)
+        mine, counts = lifting.filter_tracks(pixels, visible, disparity, scene, said)
         kept.append(rows[mine])
         dropped = {name: dropped.get(name, 0) + n for name, n in counts.items()}
     rows = np.concatenate(kept)

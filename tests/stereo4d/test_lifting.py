@@ -6,6 +6,7 @@ import pytest
 from spa import geometry
 from spa.simulation.scenes import generate_scene
 from stereo4d import lifting, optimisation
+from stereo4d.classes import Classes
 from stereo4d.optimisation import Stereo
 
 PAIR, SIZE = Stereo(443.4, 0.063), (512, 512)
@@ -94,7 +95,8 @@ def test_a_segmentation_drops_what_should_not_move(scene, measured, seen_in):
     bodies = scene.instance_ids > 0
     how = pixels, visible, disparity, seen_in
     kept, _ = lifting.filter_tracks(*how)
-    fewer, dropped = lifting.filter_tracks(*how, unlikely=bodies)
+    said = Classes(still=bodies, dropped=np.zeros_like(bodies))
+    fewer, dropped = lifting.filter_tracks(*how, said)
     gone = np.setdiff1d(kept, fewer)
     assert dropped["class"] >= len(gone) > 0 and bodies[gone].all()
     assert np.isin(np.flatnonzero(~bodies), kept).sum() == (~bodies[fewer]).sum()
