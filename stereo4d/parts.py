@@ -10,12 +10,17 @@ A segmentation, any of ADE20K's classes that transformers loads, is a name of it
 from collections.abc import Callable
 
 from spa.clip import tracking
-from stereo4d import classes, matching, sea_raft
+from stereo4d import bootstapir, classes, matching, sea_raft
 
 
 def _sea_raft(settings):
     names = "sea_raft_repo", "path", "cfg", "device"
     return sea_raft.load(*(getattr(settings, name) for name in names))
+
+
+def _bootstapir(settings):
+    names = "tapnet_repo", "tapir_path", "device"
+    return bootstapir.load(*(getattr(settings, name) for name in names))
 
 
 MATCHERS: dict[str, Callable] = {
@@ -25,7 +30,7 @@ MATCHERS: dict[str, Callable] = {
 TRACKERS: dict[str, Callable] = {
     name: (lambda settings, name=name: tracking.load_tracker(name))
     for name in tracking.TRACKERS
-}
+} | {"bootstapir": _bootstapir}
 
 
 def segmentation(settings) -> Callable | None:

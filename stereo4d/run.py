@@ -23,6 +23,7 @@ from stereo4d.layouts import LAYOUTS
 
 FLAGS = flags.FLAGS
 SEA_RAFT_FLAGS = ["sea_raft_repo", "path", "cfg", "device"]
+TAPIR_FLAGS = ["tapnet_repo", "tapir_path"]
 
 
 def define_flags() -> None:
@@ -37,6 +38,7 @@ def define_flags() -> None:
         "has no depth.", 16)
     flags.DEFINE_enum("tracker", "lk", list(parts.TRACKERS), "Of points in the left "
         "video.")
+    define_tapir_flags()
     flags.DEFINE_string("segmentation", "none", "A model of transformers that was "
         "trained on ADE20K, a folder or a name: drops what moves on walls and roads.")
     flags.DEFINE_string("poses", "odometry", "The camera's: odometry, static, or a "
@@ -51,6 +53,12 @@ def define_sea_raft_flags() -> None:
     flags.DEFINE_string("path", None, "Of sea_raft: weights, .pth or .safetensors.")
     flags.DEFINE_string("cfg", None, "Of sea_raft: a configuration of the clone.")
     flags.DEFINE_enum("device", None, ["cpu", "cuda"], "Default: cuda if it is there.")
+
+
+def define_tapir_flags() -> None:
+    """Flags of BootsTAPIR."""
+    flags.DEFINE_string("tapnet_repo", None, "Of bootstapir: a clone of tapnet.")
+    flags.DEFINE_string("tapir_path", None, "Of bootstapir: weights, .pt.")
 
 
 def define_view_flags() -> None:
@@ -101,7 +109,7 @@ def settings_of(values) -> steps.Settings:
     if values.most_disparity % 16:
         raise UserError(f"--most_disparity={values.most_disparity}: a multiple of 16")
     names = "layout swap_eyes rig matcher most_disparity tracker poses seed".split()
-    names += ["segmentation", *SEA_RAFT_FLAGS]
+    names += ["segmentation", *SEA_RAFT_FLAGS, *TAPIR_FLAGS]
     chosen = {name: values[name].value for name in names}
     return steps.Settings(view=view_of(values), **chosen)
 

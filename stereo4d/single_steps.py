@@ -39,7 +39,7 @@ LATE = 0.6  # of a frame's duration, that a frame may be off its time
 
 def define_flags(*more: str) -> None:
     """Flags of all steps, and `more` of: npz_folder, raw_video_folder, output_hfov,
-    hfov, segmentation, sea_raft."""
+    hfov, segmentation, sea_raft, tapir."""
     if "sea_raft" in more:
         run.define_sea_raft_flags()
         flags.DEFINE_string("url", None, "As published: where weights are.")
@@ -48,6 +48,8 @@ def define_flags(*more: str) -> None:
     flags.DEFINE_string("clipid", None, "The timestamp.")
     flags.DEFINE_string("output_folder", "stereo4d_dataset/processed", "Where to.")
     flags.DEFINE_boolean("write_pkl", False, "Also the published .pkl.")
+    if "tapir" in more:
+        run.define_tapir_flags()
     if "segmentation" in more:
         text = "A model of transformers that was trained on ADE20K."
         flags.DEFINE_string("segmentation", "none", text)
@@ -175,8 +177,10 @@ def frame_size(clip: Clip) -> tuple[int, int]:
 
 
 def track(clip: Clip) -> None:
-    """Writes 2D tracks."""
-    steps.track(clip, Settings())
+    """Writes 2D tracks: by BootsTAPIR where a clone and weights are given."""
+    chosen = {name: FLAGS[name].value for name in run.TAPIR_FLAGS}
+    tracker = "bootstapir" if any(chosen.values()) else "lk"
+    steps.track(clip, Settings(tracker=tracker, **chosen))
     _write_pickle(clip, "-tapir_2d", ("tracks", "visibles", "query_points"))
 
 

@@ -64,6 +64,7 @@ class Settings:
         most_disparity: px, a multiple of 16.
         sea_raft_repo, path, cfg, device: of SEA-RAFT: its clone, weights,
             configuration, and "cpu" or "cuda".
+        tapnet_repo, tapir_path: of BootsTAPIR: its clone, and weights.
         segmentation: "none", or a model of transformers that knows ADE20K's classes.
         poses: "odometry", "static", or a file (poses.read_poses).
         seed: of queries.
@@ -80,6 +81,8 @@ class Settings:
     cfg: str | None = None
     device: str | None = None
     tracker: str = "lk"
+    tapnet_repo: str | None = None
+    tapir_path: str | None = None
     segmentation: str = "none"
     poses: str = "odometry"
     seed: int = 0
@@ -88,7 +91,7 @@ class Settings:
 STEPS = {  # and the settings that each depends on, with those of the steps before it
     "rectify": ("layout", "view", "swap_eyes", "rig"),
     "match": ("matcher", "most_disparity", "sea_raft_repo", "path", "cfg"),
-    "track": ("tracker", "seed"),
+    "track": ("tracker", "tapnet_repo", "tapir_path", "seed"),
     "find_poses": ("poses",),
     "drop_drift": ("segmentation",),
     "optimise": (),

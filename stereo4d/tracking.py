@@ -3,4 +3,4 @@
 from stereo4d import single_steps
 
 if __name__ == "__main__":
-    single_steps.start(single_steps.track)
+    single_steps.start(single_steps.track, "tapir")
