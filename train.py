@@ -70,6 +70,7 @@ flags.DEFINE_string("checkpoint_dir", "runs/mini", "Directory to write to.")
 STRINGS = {
     "init_checkpoint": "Weights to begin with, of a model of the same sizes.",
     "dataset_path": "Where data that are not simulated lie.",
+    "mix": "Instead of --data_source several, in shares: synthetic:0.8,npz=DIR:0.2.",
     "eval_dataset_path": "Held-out data; default: simulated scenes.",
     "split": "Part of kubric (train, train[:90%]) or tapvid3d (minival) data.",
     "eval_split": "As --split, of held-out data; default of kubric: validation.",

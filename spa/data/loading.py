@@ -219,7 +219,7 @@ def load_dataset(
         if pool is None:
             raise ValueError("simulated scenes come from a pool: give one as pool=")
         return load_examples(pool, batch_size, **options)
-    source = _open_source(data_source, dataset_path, split, data_sources)
+    source = open_source(data_source, dataset_path, split, data_sources)
     return load_examples(source, batch_size, **options)
 
 
@@ -233,10 +233,16 @@ def dataset_size(
     it.)"""
     if data_source == "synthetic":
         raise ValueError("simulated scenes are in no dataset: a pool has its length")
-    return len(_open_source(data_source, dataset_path, split, data_sources))
+    return len(open_source(data_source, dataset_path, split, data_sources))
 
 
-def _open_source(data_source: str, dataset_path, split, data_sources):
+def open_source(
+    data_source: str,
+    dataset_path: str | os.PathLike,
+    split: str | None = None,
+    data_sources: tuple[str, ...] | None = None,
+):
+    """Returns a dataset's examples by number. Raises ValueError or DatasetError."""
     if data_source not in SOURCES:
         raise ValueError(
             f"data_source is {data_source!r}: it must be one of {', '.join(SOURCES)}"

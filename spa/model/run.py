@@ -40,7 +40,7 @@ CHANGEABLE = set(
 )
 # Options that are not noted beside the weights: how it ran here, and paths.
 UNNOTED = CHANGEABLE - {"eval_freq", "num_eval_scenes", "storage", "skip_corrupt"}
-UNNOTED |= {"dataset_path", "init_checkpoint", "pool_dir"}
+UNNOTED |= {"dataset_path", "init_checkpoint", "mix", "pool_dir"}
 
 
 class TrainingEnded(UserError):

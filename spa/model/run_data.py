@@ -3,6 +3,7 @@ a UserError that names the flag."""
 
 import contextlib
 import dataclasses
+import functools
 import math
 import os
 import signal
@@ -14,7 +15,14 @@ from tqdm import tqdm
 import track_autoencoder
 import track_autoencoder_3d
 from spa.data.examples import example_features
-from spa.data.loading import dataset_size, load_dataset
+from spa.data.loading import (
+    SOURCES,
+    dataset_size,
+    load_dataset,
+    load_examples,
+    open_source,
+)
+from spa.data.mixture import MixedSource, Part, parse_mix
 from spa.errors import UserError, first_line
 from spa.model import checkpoints
 from spa.simulation.scene_pool import ScenePool
@@ -32,6 +40,8 @@ SOURCE_FEATURES = {"kubric": {"depth"}}
 
 def check_data(options) -> None:
     """Raises UserError if there is no such dataset, or held-out data are not."""
+    if options.mix:
+        _check_mix(options)
     where = []
     for source, name, part in (
         (options.data_source, "dataset_path", "split"),
@@ -55,6 +65,24 @@ def check_data(options) -> None:
         )
 
 
+def _check_mix(options) -> None:
+    for part in mixture(options):
+        if part.path is not None and not os.path.exists(part.path):
+            raise UserError(f"--mix={options.mix}: there is no {part.path}")
+        if part.source in SPLITS and options.split is not None:
+            raise UserError("--mix takes the default parts of sources: leave --split")
+    if options.dataset_path is not None or options.data_source != "synthetic":
+        raise UserError(
+            "--mix names its sources and where they are: leave out --data_source and "
+            "--dataset_path"
+        )
+
+
+def mixture(options) -> list[Part]:
+    """Returns the sources of --mix; none without."""
+    return parse_mix(options.mix, SOURCES) if options.mix else []
+
+
 def split_argument(options, source: str, name: str) -> dict[str, str | None]:
     """Returns the loader's argument for a flag, "split" or "eval_split"; most sources
     have none."""
@@ -75,11 +103,21 @@ def eval_source(options) -> str:
 
 def source_features(options) -> set[str]:
     """Returns what the training data has beside tracks: "dino", "depth"."""
+    if options.mix:
+        return set().union(*(_features_of(options, part) for part in mixture(options)))
     if options.data_source == "synthetic":
         return {"depth"} if options.num_depth_scenes else set()
     if options.data_source != "npz":
         return SOURCE_FEATURES.get(options.data_source, set())
     return example_features(options.dataset_path)
+
+
+def _features_of(options, part: Part) -> set[str]:
+    if part.source == "synthetic":
+        return {"depth"} if options.num_depth_scenes else set()
+    if part.source == "npz":
+        return example_features(part.path)
+    return SOURCE_FEATURES.get(part.source, set())
 
 
 def choose_features(options) -> dict[str, bool]:
@@ -135,7 +173,9 @@ def count_steps(options) -> int:
     """Returns the steps of the whole run."""
     if options.num_steps is not None:
         return options.num_steps
-    if options.data_source == "synthetic":
+    if options.mix:
+        clips = len(_mixed(options, range(options.num_scenes)))
+    elif options.data_source == "synthetic":
         clips = options.num_scenes
     else:
         part = split_argument(options, options.data_source, "split")
@@ -157,11 +197,31 @@ def simulated_scenes(options, model, depth_scenes: int, **how) -> ScenePool:
     )
 
 
+def _mixed(options, scenes) -> MixedSource:
+    """The sources of --mix, with these simulated scenes."""
+    parts = mixture(options)
+    sources = [
+        scenes
+        if part.source == "synthetic"
+        else open_source(part.source, part.path, **_default_part(part.source))
+        for part in parts
+    ]
+    return MixedSource(sources, [part.share for part in parts])
+
+
+def _default_part(source):
+    default = SPLITS.get(source, {}).get("split")
+    return {} if default is None else {"split": default}
+
+
 def batches(options, model, source, path, batch_size: int, seed: int, **how):
-    """Returns an iterator of batches as the options and the model want them."""
-    return load_dataset(
-        source,
-        path,
+    """Returns an iterator of batches as the options and the model want them; source: a
+    name, or a source itself."""
+    if isinstance(source, str):
+        source = functools.partial(load_dataset, source, path)
+    else:
+        source = functools.partial(load_examples, source)
+    return source(
         batch_size,
         num_support=options.num_support_tracks,
         num_query=options.num_query_points,
@@ -221,7 +281,11 @@ def training_batches(options, model, first: int) -> Iterator[dict]:
         sizes = {"num_scenes": options.num_scenes, "seed": seed}
         sizes["is_endless"] = options.pool_dir is None
         depth_scenes = options.num_depth_scenes
-        how["pool"] = simulated_scenes(options, model, depth_scenes, **sizes)
+        scenes = simulated_scenes(options, model, depth_scenes, **sizes)
+        if options.mix:
+            source = _mixed(options, scenes)
+        else:
+            how["pool"] = scenes
     where = (source, options.dataset_path, options.batch_size // hosts, options.seed)
     return started(batches(options, model, *where, **how))
 
