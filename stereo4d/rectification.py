@@ -18,6 +18,7 @@ LOG = logging.getLogger(__name__)
 PROJECTIONS = ("equirect", "perspective")
 RIG_FRAMES = 5  # that a rig's turns are found from, evenly spread
 RIG_HFOV = 100.0  # degrees, of the pictures that are matched for them
+LEAST_SHARPNESS = 0.5  # of the rectified pictures' pixels a degree
 ROWS_CHECKED = 3  # frames whose rows are looked at after rectifying
 Picture = UInt8[np.ndarray, "H W 3"]
 
@@ -82,6 +83,17 @@ class View:
         tilt = tilt[0] + pixels[:, 1] / height * (tilt[1] - tilt[0])
         parts = [np.cos(tilt) * np.sin(yaw), np.sin(tilt), np.cos(tilt) * np.cos(yaw)]
         return np.stack(parts, axis=-1)
+
+    def warnings_of(self, raw_size: tuple[int, int]) -> list[str]:
+        """Returns a line if raw pictures are far coarser than the rectified ones."""
+        raw = raw_size[1] / self._raw_hfov()
+        wanted = self.size[1] / self.output_hfov
+        if raw >= LEAST_SHARPNESS * wanted:
+            return []
+        return [
+            f"low resolution: {raw:.1f} raw px a degree for {wanted:.1f} px: half a "
+            "pixel of disparity is less than the video has"
+        ]
 
     def _raw_hfov(self):
         return self.fov_bounds[1] - self.fov_bounds[0]

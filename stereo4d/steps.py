@@ -227,11 +227,13 @@ def write_rectified(
     clip: Clip, raw, view: View, turns, fps: float, total: int | None = None
 ) -> None:
     """Writes what `rectify` does, of raw pictures of both eyes and their times."""
-    times = []
+    times, warned = [], []
 
     def pairs():
         with contextlib.closing(raw):
             for eyes, seconds in raw:
+                if not times:
+                    warned.extend(view.warnings_of(eyes[0].shape[:2]))
                 times.append(seconds)
                 yield eyes
 
@@ -243,11 +245,14 @@ def write_rectified(
             to_right(eyes[1])
         if len(times) < 2:
             raise UserError(f"the clip has {len(times)} frame: need at least 2")
+    for line in warned:
+        LOG.warning("%s: %s", clip.vid, line)
     arrays = {
         "times": np.asarray(times, float),
         "fps": np.asarray(fps),
         "intrinsics": view.intrinsics,
         "rectified2rig": turns,
+        "warnings": np.array(warned, str),
     }
     write_npz(rest, arrays)
 
@@ -368,7 +373,8 @@ def drop_drift(clip: Clip, settings: Settings) -> dict[str, int]:
 def optimise(clip: Clip, settings: Settings) -> list[Path]:
     """Writes tracks in space and the examples of the clip's shots; returns these."""
     tracked = clip.arrays("-tapir_remove_drift_tracks.npz")
-    fps, view = float(clip.arrays("-clip.npz")["fps"]), settings.view
+    stored, view = clip.arrays("-clip.npz"), settings.view
+    fps = float(stored["fps"])
     said = clip.made_with().get("drop_drift", {})
     said |= {"dropped": json.loads(str(tracked.get("dropped", "{}")))}
     lifted = []
@@ -384,10 +390,12 @@ def optimise(clip: Clip, settings: Settings) -> list[Path]:
             np.arange(cut.start, cut.stop), said,
         )  # fmt: skip
         place = clip.example_path(None if len(lifted) == 1 else number)
-        if warned := example.warnings_of(arrays):
+        warned = example.warnings_of(arrays)
+        for line in warned:
+            LOG.warning("%s: %s", place.name, line)
+        warned = [*stored.get("warnings", np.zeros(0, str)).tolist(), *warned]
+        if warned:
             arrays["made_with"] = example.noted(said | {"warnings": warned})
-            for line in warned:
-                LOG.warning("%s: %s", place.name, line)
         write_npz(place, arrays, compress=True)
         written.append(place)
     _write_tracks(clip, lifted, len(clip.arrays("-clip.npz")["times"]))

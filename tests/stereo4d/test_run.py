@@ -147,6 +147,13 @@ def test_what_cannot_be_ends_in_a_line_and_leaves_no_example(
     assert not (tmp_path / "examples").exists()
 
 
+def test_low_resolution_is_a_warning_that_stays(folder, tmp_path):
+    done = run(folder, tmp_path, "--video=sbs.mp4", f"--size={4 * SIZE}")
+    assert done.returncode == 0 and "low resolution" in done.stderr
+    with np.load(tmp_path / "examples" / "sbs.npz") as stored:
+        assert "low resolution" in json.loads(str(stored["made_with"]))["warnings"][0]
+
+
 def test_one_picture_for_both_eyes_is_no_stereo(pairs, tmp_path):
     frames = (np.concatenate([left, left], axis=1) for left, _ in pairs)
     write_video(tmp_path / "flat.mp4", frames, fps=10, crf=8)
