@@ -97,15 +97,21 @@ def optimised_depths(
     seen: Observations, stereo: Stereo, still: Bool[np.ndarray, " N"]
 ) -> Float[np.ndarray, " M"]:
     """Returns depths along the rays [M], metres; still: which tracks stand still."""
-    depths = np.zeros(len(seen.track))
-    ends = np.searchsorted(seen.track, np.arange(0, len(still) + AT_ONCE, AT_ONCE))
+    depths = [
+        _optimised(part, stereo, still[rows]) for part, rows in _parts(seen, len(still))
+    ]
+    return np.concatenate([np.zeros(0), *depths])
+
+
+def _parts(seen, count):
+    """Yields the observations of AT_ONCE tracks, as if there were no others, and which
+    tracks these are: what is computed of all at once takes much memory."""
+    ends = np.searchsorted(seen.track, np.arange(0, count + AT_ONCE, AT_ONCE))
     for i, (start, stop) in enumerate(itertools.pairwise(ends)):
         part, first = Observations(*(x[start:stop] for x in seen)), i * AT_ONCE
-        part = part._replace(track=part.track - first)
-        own = still[first : first + AT_ONCE]
+        rows = np.s_[first : min(first + AT_ONCE, count)]
         if stop > start:
-            depths[start:stop] = _optimised(part, stereo, own)
-    return depths
+            yield part._replace(track=part.track - first), rows
 
 
 def _optimised(seen, stereo, still):
@@ -164,6 +170,13 @@ def find_moving(
     """Returns which of `count` tracks are of no still point: many of their frames are
     more than MOST_AWAY px from where it would be, or the disparity of a quarter of them
     is, on average, more than MOST_NEARER px from the one that it would have."""
+    moving = np.zeros(count, bool)
+    for part, rows in _parts(seen, count):
+        moving[rows] = _are_moving(part, stereo, rows.stop - rows.start)
+    return moving
+
+
+def _are_moving(seen, stereo, count):
     points = still_points(seen, stereo, count)[seen.track]
     depth = _depths_of(points, seen, stereo)
     across = points - seen.centre - depth[:, None] * seen.ray
