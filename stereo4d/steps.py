@@ -239,10 +239,11 @@ def write_rectified(
 
     left, right, rest = (clip.path(ending) for ending in FILES["rectify"])
     with open_video(left, fps, CRF) as to_left, open_video(right, fps, CRF) as to_right:
-        made = rectification.rectified_pairs(pairs(), view, turns)
-        for eyes in tqdm(made, "rectifying", total):
-            to_left(eyes[0])
-            to_right(eyes[1])
+        with contextlib.closing(pairs()) as taken:
+            made = rectification.rectified_pairs(taken, view, turns)
+            for eyes in tqdm(made, "rectifying", total):
+                to_left(eyes[0])
+                to_right(eyes[1])
         if len(times) < 2:
             raise UserError(f"the clip has {len(times)} frame: need at least 2")
     for line in warned:

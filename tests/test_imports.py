@@ -175,7 +175,8 @@ def test_requirements_bring_what_is_imported(path, layers):
     """Those of the mini layer what is imported at once, all of them the rest."""
     imports = imports_of(path, at_import_only=layers == ["mini"])
     packages = {name.split(".")[0] for name in imports}
-    packages -= {*TOP, "spa", "tests", "benchmarks", *sys.stdlib_module_names}
+    packages -= {*TOP, *PACKAGES, "spa", "tests", "benchmarks"}
+    packages -= set(sys.stdlib_module_names)
     # What is no package on an index: cloned by who wants it.
     packages -= {"cotracker", "video_depth_anything", "tapnet"}
     missing = not_required(packages, *(f"requirements-{x}.txt" for x in layers))

@@ -72,7 +72,12 @@ class VideoFile:
             try:
                 yield container, stream
             finally:
-                # Its threads rest then, see Messages.
+                # Its threads rest then, see Messages. First they end what they are at:
+                # one that has something to say waits for the interpreter's lock, which
+                # flushing, but not decoding, keeps while it waits for them.
+                if stream.codec_context.is_open:
+                    with contextlib.suppress(av.FFmpegError):
+                        stream.codec_context.decode(None)
                 stream.codec_context.flush_buffers()
 
     def _configure(self, context):

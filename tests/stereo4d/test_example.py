@@ -81,7 +81,9 @@ def test_few_tracks_and_still_ones_are_warned_of(annotation):
 def run(*arguments):
     command = [sys.executable, "-m", "stereo4d.convert", *map(str, arguments)]
     env = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, capture_output=True, text=True, env=env, check=False)
+    return subprocess.run(
+        command, capture_output=True, text=True, env=env, check=False, timeout=300
+    )
 
 
 def test_the_command_converts_a_folder_and_names_what_is_damaged(annotation, tmp_path):

@@ -49,7 +49,13 @@ def run(folder, out, *arguments):
     command = [sys.executable, "-m", "stereo4d.run", *map(str, flags)]
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, env=env, check=False
+        command,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env=env,
+        check=False,
+        timeout=300,
     )
 
 

@@ -27,7 +27,13 @@ def run(folder, step, *arguments):
     command = [sys.executable, "-m", f"stereo4d.{step}", *arguments]
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, env=env, check=False
+        command,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env=env,
+        check=False,
+        timeout=300,
     )
 
 

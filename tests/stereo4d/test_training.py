@@ -52,7 +52,7 @@ def train(folder, *arguments):
     env["PYTHONPATH"] = f"{ROOT}{os.pathsep}{ROOT / 'tests'}"
     return subprocess.run(
         [*command, f"--checkpoint_dir={folder}", f"--jax_cache_dir={folder}-jax"],
-        cwd=ROOT, env=env, capture_output=True, text=True, check=False,
+        cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
 
 
