@@ -44,7 +44,7 @@ def load(
         raise FrontEndError(
             f"BootsTAPIR needs weights: fetch {WEIGHTS}; give --tapir_path=FILE"
         )
-    model = _make_network(Path(repo).expanduser())
+    model = make_network(Path(repo).expanduser())
     load_weights(model, read_weights(path), path, "BootsTAPIR")
     model = model.to(device or pick_device()).eval()
 
@@ -58,7 +58,8 @@ def load(
     return track
 
 
-def _make_network(repo):
+def make_network(repo: Path):
+    """Returns a clone's network without weights. Raises FrontEndError."""
     if not (repo / "tapnet/torch/tapir_model.py").is_file():
         raise FrontEndError(f"{repo} is no clone of tapnet: git clone {URL} DIR")
     for package in PACKAGES:

@@ -40,7 +40,7 @@ def convert(path: str, folder: str | os.PathLike, hfov: float, size: int) -> Pat
     place = Path(folder) / Path(path).name
     if place.exists() and place.samefile(path):
         raise UserError(f"{path} would be overwritten: give another --output_folder")
-    for line in example.warnings_of(made):
+    for line in example.list_warnings(made):
         tqdm.write(f"{path}: {line}", file=sys.stderr)
     write_npz(place, made, compress=True)
     return place

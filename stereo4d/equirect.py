@@ -21,10 +21,20 @@ def equirect_rays(
     """Returns unit directions of the pixels of a picture of (height, width) `size`;
     fov_bounds: start and end of yaw, start and end of tilt, degrees."""
     height, width = size
+    x, y = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
+    return pixel_rays(np.stack([x, y], axis=-1), size, fov_bounds)
+
+
+def pixel_rays(
+    pixels: Float[np.ndarray, "*B 2"],
+    size: tuple[int, int],
+    fov_bounds: Sequence[float],
+) -> Float[np.ndarray, "*B 3"]:
+    """Returns unit directions of pixels (x, y); arguments as of `equirect_rays`."""
+    height, width = size
     first_yaw, last_yaw, first_tilt, last_tilt = np.radians(fov_bounds)
-    yaw = first_yaw + (np.arange(width) + 0.5) / width * (last_yaw - first_yaw)
-    tilt = first_tilt + (np.arange(height) + 0.5) / height * (last_tilt - first_tilt)
-    yaw, tilt = np.meshgrid(yaw, tilt)
+    yaw = first_yaw + pixels[..., 0] / width * (last_yaw - first_yaw)
+    tilt = first_tilt + pixels[..., 1] / height * (last_tilt - first_tilt)
     return np.stack(
         [np.cos(tilt) * np.sin(yaw), np.sin(tilt), np.cos(tilt) * np.cos(yaw)], axis=-1
     )

@@ -48,16 +48,16 @@ def example_arrays(
         "fps": np.asarray(float(fps)),
         "frame_indices": np.asarray(frame_indices),
         "moving": moving,
-        "made_with": noted(made_with),
+        "made_with": encode_made_with(made_with),
     }
 
 
-def noted(made_with: dict) -> np.ndarray:
+def encode_made_with(made_with: dict) -> np.ndarray:
     """Returns what an example was made with as it stands in its file."""
     return np.asarray(json.dumps({"version": VERSION} | made_with))
 
 
-def warnings_of(example: dict[str, np.ndarray]) -> list[str]:
+def list_warnings(example: dict[str, np.ndarray]) -> list[str]:
     """Returns what is weak about an example, as lines."""
     found = []
     if len(example["tracks_3d"]) < FEW_TRACKS:

@@ -37,7 +37,6 @@ def split_eyes(
 
 
 LEAST_SIDE = 64  # px, of an eye's picture
-LIKE = 0.9  # correlation, of both halves as they are: one picture, twice
 UNLIKE = 0.1  # of the best of all shifts: no pair
 SHOWN = 64  # px, of pictures that are compared
 SHIFTED = 8  # of these px, the farthest

@@ -122,8 +122,7 @@ def world_observations(pixels, disparity, known, scene: Scene) -> Observations:
 
 def camera_rays(pixels, scene: Scene) -> Float[np.ndarray, "N T 3"]:
     """Returns rays of pixels in the camera's frame, at depth 1."""
-    (height, width), focal = scene.size, scene.stereo.focal
-    camera = np.array([focal, focal, width / 2, height / 2])
+    camera = scene.stereo.intrinsics(scene.size)
     return geometry.lift(np.asarray(pixels, float), camera, 1.0)
 
 

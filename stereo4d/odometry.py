@@ -6,7 +6,6 @@ robust least squares of their pixels and disparities). What moves by itself is o
 When too few points are left, the frame becomes the next keyframe.
 """
 
-import logging
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -16,11 +15,11 @@ import scipy.optimize
 from jaxtyping import Float, UInt8
 from scipy.spatial.transform import Rotation
 
+from spa import geometry
 from spa.errors import UserError
 from stereo4d.optimisation import Stereo
 from stereo4d.poses import Poses
 
-LOG = logging.getLogger(__name__)
 FEATURES, QUALITY, APART = 800, 0.005, 8  # of a keyframe: most, least, px
 WINDOW, LEVELS = (17, 17), 4  # of Lucas-Kanade
 MOST_RETURN = 0.5  # px, there and back
@@ -51,7 +50,7 @@ def find_path(
     for t, (frame, disparity) in enumerate(zip(frames, disparities, strict=True)):
         grey = cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY)
         if key is None:
-            matrix = _matrix(stereo, grey.shape)
+            matrix = geometry.intrinsics_matrix(stereo.intrinsics(grey.shape))
             key = _keyframe(poses[0], grey, disparity, stereo, matrix, t)
         else:
             kept, pixels = _followed(before, grey, key.pixels)
@@ -78,7 +77,7 @@ def scale_path(
     for t, (frame, disparity) in enumerate(zip(frames, disparities, strict=True)):
         grey = cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY)
         if before is None:
-            matrix = _matrix(stereo, grey.shape)
+            matrix = geometry.intrinsics_matrix(stereo.intrinsics(grey.shape))
         else:
             key = _keyframe(np.eye(4), before[0], before[1], stereo, matrix, t - 1, 0)
             kept, pixels = _followed(before[0], grey, key.pixels)
@@ -98,7 +97,6 @@ def scale_path(
             f"the poses do not fit the stereo depth (factor {factor:.3g}, spread "
             f"{spread:.0%}): check that they are of these frames, world-to-camera"
         )
-    LOG.info("poses are scaled by %.4g (spread %.1f%%)", factor, 100 * spread)
     scaled = np.array(extrinsics)
     scaled[..., 3] *= factor
     return scaled, factor, spread
@@ -115,13 +113,6 @@ def _factors(moves, points, pixels, matrix):
     factor = (rest * per).sum(-1) / np.maximum(square, 1e-12)
     parallax = np.abs(factor) * np.sqrt(square) / np.abs(turned[:, 2]) * matrix[0, 0]
     return factor[parallax > LEAST_PARALLAX]
-
-
-def _matrix(stereo, size):
-    height, width = size
-    return np.array(
-        [[stereo.focal, 0, width / 2], [0, stereo.focal, height / 2], [0, 0, 1]]
-    )
 
 
 def _square(pose):

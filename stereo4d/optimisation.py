@@ -62,11 +62,18 @@ class Stereo(NamedTuple):
 
     @property
     def gain(self) -> float:
+        """Depth times disparity, px m."""
         return self.focal * self.baseline
 
     @property
     def sigma(self) -> float:
+        """The deviation of a disparity, px."""
         return SIGMA * self.width / 512
+
+    def intrinsics(self, size: tuple[int, int]) -> Float[np.ndarray, "4"]:
+        """Returns (fx, fy, cx, cy) of its pictures of (height, width) `size`, px."""
+        height, width = size
+        return np.array([self.focal, self.focal, width / 2, height / 2])
 
 
 class _Triples(NamedTuple):
@@ -154,13 +161,13 @@ def still_points(
             + (np.eye(3) - along) / width[:, None, None] ** 2
         )
         weighted = information * weight[:, None, None]
-        total = _by_track(weighted, seen.track, count)[there]
-        right = _by_track((weighted @ places[..., None])[..., 0], seen.track, count)
+        total = _track_sums(weighted, seen.track, count)[there]
+        right = _track_sums((weighted @ places[..., None])[..., 0], seen.track, count)
         points[there] = np.linalg.solve(total, right[there][..., None])[..., 0]
         away = points[seen.track] - places
         off = np.einsum("mi,mij,mj->m", away, information, away)
         weight = 1 / (1 + off / TAIL**2)
-        depth = _depths_of(points[seen.track], seen, stereo)
+        depth = _nearest_depths(points[seen.track], seen, stereo)
     return points
 
 
@@ -178,7 +185,7 @@ def find_moving(
 
 def _are_moving(seen, stereo, count):
     points = still_points(seen, stereo, count)[seen.track]
-    depth = _depths_of(points, seen, stereo)
+    depth = _nearest_depths(points, seen, stereo)
     across = points - seen.centre - depth[:, None] * seen.ray
     away = np.linalg.norm(across, axis=-1) / depth * stereo.focal
     nearer = seen.disparity - stereo.gain / depth
@@ -200,13 +207,13 @@ def measured_depths(seen: Observations, stereo: Stereo) -> Float[np.ndarray, " M
     return stereo.gain / np.maximum(seen.disparity, LEAST_DISPARITY)
 
 
-def _depths_of(points, seen, stereo):
+def _nearest_depths(points, seen, stereo):
     """Depths of the places on rays that are nearest to points."""
     depth = ((points - seen.centre) * seen.ray).sum(-1) / (seen.ray**2).sum(-1)
     return np.clip(depth, stereo.gain / 1e4, stereo.gain / LEAST_DISPARITY)
 
 
-def _by_track(values, track, count):
+def _track_sums(values, track, count):
     """Sums over the observations of each track."""
     columns = values.reshape(len(values), -1).T
     total = [np.bincount(track, column, count) for column in columns]
@@ -235,7 +242,7 @@ class _Problem(NamedTuple):
             of = np.s_[max(0, away) : len(self.measured) - max(0, -away)]
             same = self.seen.track[to] == self.seen.track[of]
             near[row, to] = np.where(same, self.measured[of], np.nan)
-        depth = _depths_of(self.place, self.seen, self.stereo)
+        depth = _nearest_depths(self.place, self.seen, self.stereo)
         still = self.stereo.gain / depth
         return np.where(self.holds, still, np.nanmedian(near, axis=0))
 

@@ -129,7 +129,7 @@ def _colmap_text(text) -> Float[np.ndarray, "T 3 4"]:
         if len(parts) != 10:
             raise ValueError(f"line of image {number}: 10 columns are expected")
         found[parts[9]] = [float(x) for x in parts[1:8]]
-    return _of_images(found)
+    return _sorted_poses(found)
 
 
 def _colmap_binary(data: bytes) -> Float[np.ndarray, "T 3 4"]:
@@ -147,15 +147,15 @@ def _colmap_binary(data: bytes) -> Float[np.ndarray, "T 3 4"]:
         if at > len(data):
             raise ValueError("it ends within an image")
         found[name] = values[1:8]
-    return _of_images(found)
+    return _sorted_poses(found)
 
 
-def _of_images(found) -> Float[np.ndarray, "T 3 4"]:
+def _sorted_poses(found) -> Float[np.ndarray, "T 3 4"]:
     """In the order of the numbers in their names, as frames of a clip are."""
     if not found:
         raise ValueError("it has no image")
     names = sorted(found, key=_natural)
-    return _of_quaternions(np.array([found[name] for name in names], float))
+    return _quaternion_poses(np.array([found[name] for name in names], float))
 
 
 def _natural(name):
@@ -163,7 +163,7 @@ def _natural(name):
     return [int(part) if part.isdigit() else part for part in parts]
 
 
-def _of_quaternions(rows) -> Float[np.ndarray, "T 3 4"]:
+def _quaternion_poses(rows) -> Float[np.ndarray, "T 3 4"]:
     """Poses of rows (w, x, y, z, tx, ty, tz)."""
     rotation = geometry.quaternion_matrix(rows[:, :4])
     return np.concatenate([rotation, rows[:, 4:, None]], axis=-1)
@@ -178,7 +178,7 @@ def _tum(rows) -> Float[np.ndarray, "T 3 4"]:
     if (np.diff(numbers[:, 0]) <= 0).any():
         raise ValueError("its times must rise")
     x, y, z, qx, qy, qz, qw = numbers[:, 1:].T
-    return inverted(_of_quaternions(np.stack([qw, qx, qy, qz, x, y, z], axis=-1)))
+    return inverted(_quaternion_poses(np.stack([qw, qx, qy, qz, x, y, z], axis=-1)))
 
 
 def _check(extrinsics) -> None:

@@ -62,7 +62,7 @@ def displacements(
     """Returns how far in each frame's picture a point is from where it was in any of
     the TRAIL frames before, seen from now: px, as if the camera stood still."""
     height, width = size
-    camera = np.array([stereo.focal, stereo.focal, width / 2, height / 2])
+    camera = stereo.intrinsics(size)
     farthest = np.zeros(known.shape)
     for t, pose in enumerate(extrinsics):
         trail = slice(max(0, t - TRAIL), t + 1)

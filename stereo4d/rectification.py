@@ -17,7 +17,6 @@ from stereo4d.optimisation import Stereo
 LOG = logging.getLogger(__name__)
 PROJECTIONS = ("equirect", "perspective")
 RIG_FRAMES = 5  # that a rig's turns are found from, evenly spread
-RIG_HFOV = 100.0  # degrees, of the pictures that are matched for them
 LEAST_SHARPNESS = 0.5  # of the rectified pictures' pixels a degree
 ROWS_CHECKED = 3  # frames whose rows are looked at after rectifying
 Picture = UInt8[np.ndarray, "H W 3"]
@@ -43,10 +42,12 @@ class View:
 
     @property
     def intrinsics(self) -> Float[np.ndarray, "4"]:
+        """(fx, fy, cx, cy) of the rectified pictures, px."""
         return equirect.perspective_intrinsics(self.size, self.output_hfov)
 
     @property
     def stereo(self) -> Stereo:
+        """The rectified pair."""
         return Stereo(float(self.intrinsics[0]), self.baseline, self.size[1])
 
     def raw_map(
@@ -75,16 +76,11 @@ class View:
         self, pixels: Float[np.ndarray, "M 2"], raw_size: tuple[int, int]
     ) -> Float[np.ndarray, "M 3"]:
         """Returns the directions of raw pixels."""
-        height, width = raw_size
         if self.projection == "perspective":
             return geometry.lift(pixels, self._raw_intrinsics(raw_size), 1.0)
-        yaw, tilt = np.radians(np.reshape(self.fov_bounds, (2, 2)))
-        yaw = yaw[0] + pixels[:, 0] / width * (yaw[1] - yaw[0])
-        tilt = tilt[0] + pixels[:, 1] / height * (tilt[1] - tilt[0])
-        parts = [np.cos(tilt) * np.sin(yaw), np.sin(tilt), np.cos(tilt) * np.cos(yaw)]
-        return np.stack(parts, axis=-1)
+        return equirect.pixel_rays(pixels, raw_size, self.fov_bounds)
 
-    def warnings_of(self, raw_size: tuple[int, int]) -> list[str]:
+    def list_warnings(self, raw_size: tuple[int, int]) -> list[str]:
         """Returns a line if raw pictures are far coarser than the rectified ones."""
         raw = raw_size[1] / self._raw_hfov()
         wanted = self.size[1] / self.output_hfov

@@ -23,6 +23,7 @@ FEWEST = 60  # matches
 TAIL = 0.5  # px at 512, from which on a row's residual counts less
 SURE = 0.05  # degrees, of an angle's deviation: above it, it cannot be seen
 MOST_ROWS = 1.0  # px of 512, of the median row
+LEAST_PARALLAX = 0.1  # px of 512, of one point in ten: 280 m away at 60 degrees
 SWAPPED_SHARE = 0.7  # of matches, with negative disparities
 ANGLES = ("left yaw", "left roll", "pitch", "right yaw", "right roll")
 Picture = UInt8[np.ndarray, "H W 3"]
@@ -115,11 +116,16 @@ def _rotations(angles) -> Float[np.ndarray, "2 3 3"]:
 
 
 def check_rows(matches: Matches, width: int) -> None:
-    """Raises UserError for rectified pictures whose points lie in other rows, or
-    further to the right for the right eye."""
+    """Raises UserError for rectified pictures whose points lie in other rows, further
+    to the right for the right eye, or where they are for the left one."""
     if len(matches.left) < FEWEST:
         return  # too few to say
     away = matches.left - matches.right
+    if np.quantile(np.abs(away[:, 0]), 0.9) < LEAST_PARALLAX * width / 512:
+        raise UserError(
+            "both eyes see everything at the same place: this is a flattened copy, not "
+            "stereo (of VR180 services hand these out without the right client)"
+        )
     if (away[:, 0] < 0).mean() > SWAPPED_SHARE:
         raise UserError(
             f"{(away[:, 0] < 0).mean():.0%} of the points lie further to the right for "

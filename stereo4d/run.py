@@ -8,7 +8,6 @@ OUT/FILE, named as Stereo4D's are; interrupted, the same command goes on behind 
 that is done.
 """
 
-import os
 import sys
 
 from absl import app, flags
@@ -80,7 +79,7 @@ def define_view_flags() -> None:
     # fmt: on
 
 
-def view_of(values) -> rectification.View:
+def make_view(values) -> rectification.View:
     """Returns the view that flags choose. Raises UserError: bounds that are none."""
     half = values.output_hfov / 2
     bounds = FIELD_OF_VIEW
@@ -104,14 +103,14 @@ def view_of(values) -> rectification.View:
     return rectification.View(*how)
 
 
-def settings_of(values) -> steps.Settings:
+def make_settings(values) -> steps.Settings:
     """Returns the settings that flags choose. Raises UserError."""
     if values.most_disparity % 16:
         raise UserError(f"--most_disparity={values.most_disparity}: a multiple of 16")
     names = "layout swap_eyes rig matcher most_disparity tracker poses seed".split()
     names += ["segmentation", *SEA_RAFT_FLAGS, *TAPIR_FLAGS]
     chosen = {name: values[name].value for name in names}
-    return steps.Settings(view=view_of(values), **chosen)
+    return steps.Settings(view=make_view(values), **chosen)
 
 
 def main(argv):
@@ -122,11 +121,11 @@ def main(argv):
         if not FLAGS.video:
             raise UserError("what? give --video=FILE")
         spa_flags.check_output_dir(FLAGS.output_folder, "output_folder")
-        settings = settings_of(FLAGS)
+        settings = make_settings(FLAGS)
         for path in FLAGS.video:
             check_clip(path, None)
         clip = steps.Clip(FLAGS.output_folder, result_name(FLAGS.video[0]))
-        source = ",".join(os.path.abspath(path) for path in FLAGS.video)
+        steps.check_source(clip, FLAGS.video)
         work = {
             "rectify": lambda: steps.rectify(clip, FLAGS.video, settings),
             "match": lambda: steps.match(clip, settings),
@@ -136,8 +135,9 @@ def main(argv):
             "optimise": lambda: steps.optimise(clip, settings),
         }
         for step, each in work.items():
-            steps.run_step(clip, step, settings, source, each)
-        print(f"wrote {clip.example_path().parent}, the steps' files to {clip.folder}")
+            steps.run_step(clip, step, settings, FLAGS.video, each)
+        (place, *_) = clip.example_paths(1)
+        print(f"examples are in {place.parent}, the steps' files in {clip.folder}")
 
 
 if __name__ == "__main__":

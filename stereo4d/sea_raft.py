@@ -53,9 +53,9 @@ def load(
     import torch
 
     repo = Path(repo).expanduser()
-    args = _read_config(repo, cfg)
+    args = read_config(repo, cfg)
     device = torch.device(device or pick_device())
-    network = _make_network(repo, args)
+    network = make_network(repo, args)
     load_weights(network, _read_state(path), path, "SEA-RAFT with this configuration")
     network = network.to(device).eval()
 
@@ -69,7 +69,8 @@ def load(
     return match
 
 
-def _read_config(repo, cfg) -> Namespace:
+def read_config(repo: Path, cfg: str | os.PathLike | None) -> Namespace:
+    """Returns a configuration, of a clone or anywhere. Raises FrontEndError."""
     place = Path(cfg).expanduser() if cfg else repo / CONFIG
     if not place.is_file() and cfg and (repo / cfg).is_file():
         place = repo / cfg
@@ -94,7 +95,8 @@ def _read_state(path) -> dict:
     return read_weights(path)
 
 
-def _make_network(repo, args):
+def make_network(repo: Path, args: Namespace):
+    """Returns a clone's network without weights. Raises FrontEndError."""
     if (repo / "sea_raft").is_dir():
         folder, names, module = repo, ("sea_raft",), "sea_raft.raft"
     elif (repo / "core").is_dir():

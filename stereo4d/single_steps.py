@@ -93,7 +93,7 @@ def annotation_path(clip: Clip) -> Path:
     return place
 
 
-def settings_of(clip: Clip, hfov: float) -> Settings:
+def make_settings(clip: Clip, hfov: float) -> Settings:
     """Returns a released clip's settings: its poses, and what its pictures show."""
     place = annotation_path(clip)
     bounds = tuple(read_annotation(place).fov_bounds.tolist())
@@ -103,7 +103,7 @@ def settings_of(clip: Clip, hfov: float) -> Settings:
 
 def rectify(clip: Clip) -> None:
     """Writes both eyes' rectified videos, and the equirectangular ones."""
-    settings = settings_of(clip, FLAGS.output_hfov)
+    settings = make_settings(clip, FLAGS.output_hfov)
     annotation = read_annotation(annotation_path(clip))
     name = clip.vid.rpartition("_")[0]
     video = Path(FLAGS.raw_video_folder) / f"{name}.mp4"
@@ -172,7 +172,9 @@ def match(clip: Clip) -> None:
 
 def frame_size(clip: Clip) -> tuple[int, int]:
     """Returns (height, width) of the rectified videos."""
-    frame, _ = next(open_source(clip.path("-left_rectified.mp4")).frames())
+    frames = open_source(clip.path("-left_rectified.mp4")).frames()
+    with contextlib.closing(frames):
+        frame, _ = next(frames)
     return frame.shape[:2]
 
 
@@ -186,7 +188,7 @@ def track(clip: Clip) -> None:
 
 def drop_drift(clip: Clip) -> None:
     """Writes the 2D tracks that are kept."""
-    settings = settings_of(clip, FLAGS.hfov)
+    settings = make_settings(clip, FLAGS.hfov)
     settings = dataclasses.replace(settings, segmentation=FLAGS.segmentation)
     steps.find_poses(clip, settings)
     dropped = steps.drop_drift(clip, settings)
@@ -197,7 +199,7 @@ def drop_drift(clip: Clip) -> None:
 
 def optimise(clip: Clip) -> None:
     """Writes tracks in space, and the example."""
-    settings = settings_of(clip, FLAGS.hfov)
+    settings = make_settings(clip, FLAGS.hfov)
     for path in steps.optimise(clip, settings):
         print(f"wrote {path}")
     if FLAGS.write_pkl:

@@ -14,8 +14,10 @@ there is done, if VID-made_with.json has the same settings for it and those befo
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import logging
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -29,6 +31,7 @@ from spa.clip.video_writer import open_video
 from spa.data.unpickling import load_pickle
 from spa.errors import UserError
 from spa.files import encode_json, read_json, whole_file, write_npz
+from spa.jobs import is_newer
 from spa.npz import read_npz
 from stereo4d import (
     classes,
@@ -48,7 +51,7 @@ from stereo4d.rectification import View
 
 LOG = logging.getLogger(__name__)
 CRF = 10  # of the rectified videos: what compression changes, matching sees
-RIG_NPZ, RIG_AUTO, RIG_NONE = "npz", "auto", "none"
+RIG_AUTO, RIG_NONE = "auto", "none"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,11 +116,14 @@ class Clip:
         self.folder, self.vid = Path(output_folder) / vid, vid
 
     def path(self, ending: str) -> Path:
+        """Returns the place of a file."""
         return self.folder / f"{self.vid}{ending}"
 
-    def example_path(self, shot: int | None = None) -> Path:
-        name = self.vid if shot is None else f"{self.vid}_{shot}"
-        return self.folder.parent / "examples" / f"{name}.npz"
+    def example_paths(self, num_shots: int) -> list[Path]:
+        """Returns the places of the examples of so many shots."""
+        names = [f"{self.vid}_{i}" for i in range(num_shots)]
+        names = names if num_shots > 1 else [self.vid]
+        return [self.folder.parent / "examples" / f"{name}.npz" for name in names]
 
     def arrays(self, ending: str) -> dict[str, np.ndarray]:
         """Returns the arrays of a step's file, or of the published pkl. Raises
@@ -140,22 +146,39 @@ class Clip:
         return read_video(self.path("-left_rectified.mp4"), fps=fps, max_size=1 << 14)
 
     def made_with(self) -> dict:
+        """Returns the settings of each step that is done."""
         place = self.path("-made_with.json")
         return read_json(place) if place.exists() else {}
 
 
-def is_done(clip: Clip, step: str, settings: Settings, source: str) -> bool:
-    """Returns whether a step's files are there, made from the same video with the same
-    settings, as were those of the steps before."""
-    files_there = all(clip.path(ending).exists() for ending in FILES[step])
-    return files_there and clip.made_with().get(step) == _decided(
-        step, settings, source
-    )
+def check_source(clip: Clip, videos: list[str]) -> None:
+    """Raises UserError: a clip's folder has steps of another video."""
+    for made in clip.made_with().values():
+        if made["source"] != _absolute(videos):
+            raise UserError(
+                f"{clip.folder} has the steps of {', '.join(made['source'])}: give "
+                "another --output_folder"
+            )
 
 
-def run_step(clip: Clip, step: str, settings: Settings, source: str, work) -> bool:
-    """Does a step, unless it is done; returns whether it was."""
-    if is_done(clip, step, settings, source):
+def is_done(clip: Clip, step: str, settings: Settings, videos: list[str]) -> bool:
+    """Returns whether a step's files are there, made since the videos were, with the
+    same settings, as were those of the steps before."""
+    places = [clip.path(ending) for ending in FILES[step]]
+    if step == "optimise" and clip.path("-tapir_2d.npz").exists():
+        cuts = stored_cuts(clip.arrays("-tapir_2d.npz"))
+        places += clip.example_paths(len(cuts) + 1)
+    is_there = all(place.exists() for place in places)
+    is_old = any(is_newer(video, clip.path("-made_with.json")) for video in videos)
+    same = clip.made_with().get(step) == _decided(step, settings, videos)
+    return is_there and same and not is_old
+
+
+def run_step(
+    clip: Clip, step: str, settings: Settings, videos: list[str], work: Callable
+) -> bool:
+    """Returns whether a step was to do, after it is done."""
+    if is_done(clip, step, settings, videos):
         LOG.info("%s: done before", step)
         return False
     clip.folder.mkdir(parents=True, exist_ok=True)
@@ -163,16 +186,20 @@ def run_step(clip: Clip, step: str, settings: Settings, source: str, work) -> bo
     made = {n: x for n, x in clip.made_with().items() if n not in later}
     _write_json(clip, made)  # what follows from other files is not done, either
     work()
-    _write_json(clip, made | {step: _decided(step, settings, source)})
+    _write_json(clip, made | {step: _decided(step, settings, videos)})
     return True
 
 
-def _decided(step, settings, source):
+def _absolute(videos):
+    return [os.path.abspath(video) for video in videos]
+
+
+def _decided(step, settings, videos):
     """Settings of a step and of those before it, as JSON has them."""
     names = list(STEPS)[: list(STEPS).index(step) + 1]
     chosen = [setting for name in names for setting in STEPS[name]]
     values = dataclasses.asdict(settings)
-    found = {name: values[name] for name in chosen} | {"source": source}
+    found = {name: values[name] for name in chosen} | {"source": _absolute(videos)}
     return json.loads(encode_json(found))
 
 
@@ -193,24 +220,25 @@ def raw_pairs(
     and a frame's time in seconds. Raises VideoError; UserError: two videos of different
     lengths."""
     if settings.layout != "pair":
-        for frame, seconds in open_source(paths[0]).frames(is_taken):
-            eyes = frame is not None and split_eyes(
-                frame, settings.layout, settings.swap_eyes
-            )
-            yield eyes or None, seconds
+        with contextlib.closing(open_source(paths[0]).frames(is_taken)) as frames:
+            for frame, seconds in frames:
+                eyes = frame is not None and split_eyes(
+                    frame, settings.layout, settings.swap_eyes
+                )
+                yield eyes or None, seconds
         return
     if len(paths) != 2:
         raise UserError("--layout=pair takes two videos: --video=LEFT,RIGHT")
-    both = [open_source(path).frames(is_taken) for path in paths]
     order = (1, 0) if settings.swap_eyes else (0, 1)
-    try:
-        for parts in zip(*both, strict=True):
-            frames = [parts[i][0] for i in order]
-            yield None if frames[0] is None else tuple(frames), parts[0][1]
-    except ValueError as error:
-        if "zip()" not in str(error):
-            raise
-        raise UserError(f"{paths[0]} and {paths[1]} have different lengths") from error
+    with contextlib.ExitStack() as stack:
+        both = [open_source(path).frames(is_taken) for path in paths]
+        for frames in both:
+            stack.enter_context(contextlib.closing(frames))
+        for eyes in itertools.zip_longest(*both):
+            if None in eyes:
+                raise UserError(f"{paths[0]} and {paths[1]} have different lengths")
+            frames = [eyes[i][0] for i in order]
+            yield None if frames[0] is None else tuple(frames), eyes[0][1]
 
 
 def rectify(clip: Clip, paths: list[str], settings: Settings) -> None:
@@ -233,7 +261,7 @@ def write_rectified(
         with contextlib.closing(raw):
             for eyes, seconds in raw:
                 if not times:
-                    warned.extend(view.warnings_of(eyes[0].shape[:2]))
+                    warned.extend(view.list_warnings(eyes[0].shape[:2]))
                 times.append(seconds)
                 yield eyes
 
@@ -299,7 +327,7 @@ def track(clip: Clip, settings: Settings) -> None:
     write_npz(clip.path("-tapir_2d.npz"), arrays | {"cuts": np.asarray(cuts, int)})
 
 
-def cuts_of(tracked: dict[str, np.ndarray]) -> np.ndarray:
+def stored_cuts(tracked: dict[str, np.ndarray]) -> np.ndarray:
     """Returns where shots begin but for the first; published files have one alone."""
     return tracked.get("cuts", np.zeros(0, int))
 
@@ -320,14 +348,14 @@ def disparities(clip: Clip, settings: Settings) -> Iterator[np.ndarray]:
 def find_poses(clip: Clip, settings: Settings) -> None:
     """Writes `extrinsics [T, 3, 4]`, world to left camera, metres."""
     frames = clip.left().frames
-    cuts, stereo = cuts_of(clip.arrays("-tapir_2d.npz")), settings.view.stereo
-    maps = tqdm(disparities(clip, settings), "poses", len(frames))
+    cuts, stereo = stored_cuts(clip.arrays("-tapir_2d.npz")), settings.view.stereo
+    maps = iter(tqdm(disparities(clip, settings), "poses", len(frames), delay=1))
     said = {"source": settings.poses}
     if settings.poses == "static":
         found = np.tile(np.eye(3, 4), (len(frames), 1, 1))
     elif settings.poses == "odometry":
         # Each shot has a world of its own.
-        paths, maps = [], iter(maps)
+        paths = []
         for start, stop in shots(cuts, len(frames)):
             part = (next(maps) for _ in range(start, stop))
             paths.append(odometry.find_path(frames[start:stop], part, stereo))
@@ -355,7 +383,7 @@ def drop_drift(clip: Clip, settings: Settings) -> dict[str, int]:
         maps = segment(tqdm(frames[cut], "segmenting"))
         return classes.classify_tracks(maps, pixels, visible, settings.view.size)
 
-    for scene, cut, rows, disparity in _of_shots(clip, tracked, settings):
+    for scene, cut, rows, disparity in _shot_parts(clip, tracked, settings):
         pixels, visible = (tracked[n][rows, cut] for n in ("tracks", "visibles"))
         said = classify(pixels, visible, cut)
         mine, counts = lifting.filter_tracks(pixels, visible, disparity, scene, said)
@@ -363,7 +391,7 @@ def drop_drift(clip: Clip, settings: Settings) -> dict[str, int]:
         dropped = {name: dropped.get(name, 0) + n for name, n in counts.items()}
     rows = np.concatenate(kept)
     names = "tracks", "visibles", "query_points"
-    said = {"cuts": cuts_of(tracked), "dropped": np.asarray(json.dumps(dropped))}
+    said = {"cuts": stored_cuts(tracked), "dropped": np.asarray(json.dumps(dropped))}
     write_npz(
         clip.path("-tapir_remove_drift_tracks.npz"),
         {name: tracked[name][rows] for name in names} | said,
@@ -375,42 +403,50 @@ def optimise(clip: Clip, settings: Settings) -> list[Path]:
     """Writes tracks in space and the examples of the clip's shots; returns these."""
     tracked = clip.arrays("-tapir_remove_drift_tracks.npz")
     stored, view = clip.arrays("-clip.npz"), settings.view
-    fps = float(stored["fps"])
     said = clip.made_with().get("drop_drift", {})
     said |= {"dropped": json.loads(str(tracked.get("dropped", "{}")))}
     lifted = []
-    for scene, cut, rows, disparity in _of_shots(clip, tracked, settings):
+    for scene, cut, rows, disparity in _shot_parts(clip, tracked, settings):
         pixels, visible = (tracked[n][rows, cut] for n in ("tracks", "visibles"))
         found = lifting.lift_tracks(pixels, visible, disparity, scene)
         lifted.append((scene, cut, found))
     print(table([found for *_, found in lifted], said["dropped"]))
-    written = []
-    for number, (scene, cut, found) in enumerate(lifted):
+    written = clip.example_paths(len(lifted))
+    for place, (scene, cut, found) in zip(written, lifted, strict=True):
         arrays = example.example_arrays(
-            *found, scene.extrinsics, view.intrinsics, view.size, fps,
+            *found, scene.extrinsics, view.intrinsics, view.size, float(stored["fps"]),
             np.arange(cut.start, cut.stop), said,
         )  # fmt: skip
-        place = clip.example_path(None if len(lifted) == 1 else number)
-        warned = example.warnings_of(arrays)
+        warned = example.list_warnings(arrays)
         for line in warned:
             LOG.warning("%s: %s", place.name, line)
         warned = [*stored.get("warnings", np.zeros(0, str)).tolist(), *warned]
         if warned:
-            arrays["made_with"] = example.noted(said | {"warnings": warned})
+            arrays["made_with"] = example.encode_made_with(said | {"warnings": warned})
         write_npz(place, arrays, compress=True)
-        written.append(place)
-    _write_tracks(clip, lifted, len(clip.arrays("-clip.npz")["times"]))
+    if "source" in said:
+        _remove_others(written, clip.vid, said["source"])
+    _write_tracks(clip, lifted, len(stored["times"]))
     return written
 
 
-def _of_shots(clip, tracked, settings):
+def _remove_others(written, vid, source):
+    """Removes examples of the same video that an earlier run made, when it had other
+    shots: they would be learned from, too."""
+    for place in set(written[0].parent.glob(f"{vid}*.npz")) - set(written):
+        made = json.loads(str(read_npz(place, {"made_with"})["made_with"]))
+        if made.get("source") == source:
+            place.unlink()
+
+
+def _shot_parts(clip, tracked, settings):
     """Yields of each shot what it is seen in, its frames, which tracks are visible in
     it, and their disparities there."""
     times, view = clip.arrays("-clip.npz")["times"], settings.view
     extrinsics = clip.arrays("-poses.npz")["extrinsics"]
     maps = tqdm(disparities(clip, settings), "disparities of tracks", len(times))
     disparity = lifting.sample_disparities(maps, tracked["tracks"])
-    for start, stop in shots(cuts_of(tracked), len(times)):
+    for start, stop in shots(stored_cuts(tracked), len(times)):
         cut = np.s_[start:stop]
         rows = np.flatnonzero(tracked["visibles"][:, cut].any(axis=1))
         how = extrinsics[cut], times[cut], view.stereo, view.size

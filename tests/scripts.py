@@ -23,3 +23,12 @@ def finish(process):
     """Returns a script's exit code, stdout and stderr."""
     out, err = process.communicate(timeout=300)
     return process.returncode, out, err
+
+
+def run_module(name, folder, *arguments):
+    """Runs `python -m name` in a folder to its end."""
+    command = [sys.executable, "-m", name, *map(str, arguments)]
+    env = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, env=env, timeout=300
+    )

@@ -104,7 +104,9 @@ def eval_source(options) -> str:
 def source_features(options) -> set[str]:
     """Returns what the training data has beside tracks: "dino", "depth"."""
     if options.mix:
-        return set().union(*(_features_of(options, part) for part in mixture(options)))
+        return set().union(
+            *(_part_features(options, part) for part in mixture(options))
+        )
     if options.data_source == "synthetic":
         return {"depth"} if options.num_depth_scenes else set()
     if options.data_source != "npz":
@@ -112,7 +114,7 @@ def source_features(options) -> set[str]:
     return example_features(options.dataset_path)
 
 
-def _features_of(options, part: Part) -> set[str]:
+def _part_features(options, part: Part) -> set[str]:
     if part.source == "synthetic":
         return {"depth"} if options.num_depth_scenes else set()
     if part.source == "npz":

@@ -90,7 +90,7 @@ def test_what_lacks_is_said(tmp_path, monkeypatch, repo, path, said):
 
 @pytest.mark.skipif(not HAS_CLONE, reason="TAPNET_REPO: no clone, or no einshape")
 def test_it_is_the_published_forward_pass(tmp_path):
-    network = bootstapir._make_network(Path(REPO))
+    network = bootstapir.make_network(Path(REPO))
     torch.manual_seed(0)
     torch.save(network.state_dict(), tmp_path / "random.pt")
     frames, queries = frames_and_queries(3)

@@ -2,21 +2,16 @@
 
 import dataclasses
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from scripts import run_module
 
 from spa import geometry
 from spa.data.examples import read_example
 from spa.errors import NothingToTrack
 from spa.simulation.scenes import generate_scene
 from stereo4d import annotations, equirect, example
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -75,15 +70,11 @@ def test_an_annotation_without_tracks_is_no_example(annotation):
 def test_few_tracks_and_still_ones_are_warned_of(annotation):
     made = example.converted(annotation)
     few = {"tracks_3d": made["tracks_3d"][:5], "moving": np.zeros(5, bool)}
-    assert len(example.warnings_of(few)) == 2
+    assert len(example.list_warnings(few)) == 2
 
 
-def run(*arguments):
-    command = [sys.executable, "-m", "stereo4d.convert", *map(str, arguments)]
-    env = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        command, capture_output=True, text=True, env=env, check=False, timeout=300
-    )
+def run(folder, *arguments):
+    return run_module("stereo4d.convert", folder, *arguments)
 
 
 def test_the_command_converts_a_folder_and_names_what_is_damaged(annotation, tmp_path):
@@ -91,7 +82,7 @@ def test_the_command_converts_a_folder_and_names_what_is_damaged(annotation, tmp
     folder.mkdir()
     annotations.write_annotation(folder / "abc_5000.npz", annotation)
     (folder / "bad.npz").write_bytes(b"PK\3\4 and no more")
-    done = run(f"--npz={folder}", f"--output_folder={out}")
+    done = run(tmp_path, f"--npz={folder}", f"--output_folder={out}")
     assert done.returncode == 1 and "1 of 2" in done.stdout
     assert "bad.npz" in done.stderr and "Traceback" not in done.stderr
     assert sorted(x.name for x in out.iterdir()) == ["abc_5000.npz"]
@@ -99,7 +90,6 @@ def test_the_command_converts_a_folder_and_names_what_is_damaged(annotation, tmp
 
 
 @pytest.mark.parametrize("arguments", [(), ("--npz=nowhere", "--output_folder=x")])
-def test_wrong_use_ends_in_a_line(arguments, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    done = run(*arguments)
+def test_wrong_use_ends_in_a_line(arguments, tmp_path):
+    done = run(tmp_path, *arguments)
     assert done.returncode == 1 and len(done.stderr.strip().splitlines()) == 1

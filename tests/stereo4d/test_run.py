@@ -1,13 +1,11 @@
 """The command, on a stereo video of a simulated scene, as its users start it."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
+import shutil
 
 import numpy as np
 import pytest
+from scripts import run_module
 
 from spa import geometry
 from spa.clip.video_writer import write_video
@@ -16,7 +14,6 @@ from spa.simulation.scenes import generate_scene
 from stereo4d import equirect, simulated
 from stereo4d.optimisation import Stereo
 
-ROOT = Path(__file__).resolve().parents[2]
 SIZE, FRAMES = 128, 12
 
 
@@ -45,18 +42,8 @@ def folder(scene, pairs, tmp_path_factory):
 
 
 def run(folder, out, *arguments):
-    flags = [f"--output_folder={out}", f"--size={SIZE}", *arguments]
-    command = [sys.executable, "-m", "stereo4d.run", *map(str, flags)]
-    env = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        command,
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        env=env,
-        check=False,
-        timeout=300,
-    )
+    flags = f"--output_folder={out}", f"--size={SIZE}", *arguments
+    return run_module("stereo4d.run", folder, *flags)
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +95,28 @@ def test_the_same_command_goes_on_where_it_stopped(folder, finished):
     again = run(folder, out, "--video=sbs.mp4", "--poses=static")
     assert "track: done before" in again.stderr
     assert "drop_drift: done before" not in again.stderr
+
+
+def test_another_video_of_the_same_name_is_not_written_over(folder, finished, tmp_path):
+    out, _ = finished
+    shutil.copy(folder / "tb.mp4", tmp_path / "sbs.mp4")
+    before = (out / "examples" / "sbs.npz").read_bytes()
+    done = run(tmp_path, out, "--video=sbs.mp4", "--layout=tb")
+    assert done.returncode == 1 and "another --output_folder" in done.stderr
+    assert (out / "examples" / "sbs.npz").read_bytes() == before
+
+
+def test_examples_of_other_shots_and_lost_ones_are_made_again(folder, tmp_path):
+    assert run(folder, tmp_path, "--video=sbs.mp4").returncode == 0
+    place = tmp_path / "examples" / "sbs.npz"
+    place.rename(tmp_path / "examples" / "sbs_0.npz")  # as if it had had cuts
+    with np.load(tmp_path / "examples" / "sbs_0.npz") as stored:
+        foreign = dict(stored) | {"made_with": np.array("{}")}
+    np.savez(tmp_path / "examples" / "sbs_1.npz", **foreign)
+    done = run(folder, tmp_path, "--video=sbs.mp4")
+    assert "drop_drift: done before" in done.stderr
+    names = sorted(path.name for path in place.parent.iterdir())
+    assert names == ["sbs.npz", "sbs_1.npz"]  # of another clip of that name
 
 
 @pytest.mark.parametrize(

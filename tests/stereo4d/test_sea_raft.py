@@ -111,8 +111,8 @@ def test_the_published_network_runs(tmp_path):
     small = CONFIG | {"block_dims": [16, 16, 32], "initial_dim": 16, "dim": 32}
     (tmp_path / "small.json").write_text(json.dumps(small))
     shutil.copytree(REPO, tmp_path / "clone")
-    args = sea_raft._read_config(tmp_path, tmp_path / "small.json")
-    network = sea_raft._make_network(tmp_path / "clone", args)
+    args = sea_raft.read_config(tmp_path, tmp_path / "small.json")
+    network = sea_raft.make_network(tmp_path / "clone", args)
     torch.save(network.state_dict(), tmp_path / "weights.pth")
     how = tmp_path / "weights.pth", tmp_path / "small.json", "cpu"
     match = sea_raft.load(tmp_path / "clone", *how)(*pictures((256, 288)))

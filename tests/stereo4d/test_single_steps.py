@@ -3,13 +3,11 @@
 import os
 import pickle
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
+from scripts import run_module
 
 from spa import geometry
 from spa.clip.video_writer import write_video
@@ -18,23 +16,12 @@ from spa.data.unpickling import load_pickle
 from spa.simulation.scenes import generate_scene
 from stereo4d import annotations, simulated
 
-ROOT = Path(__file__).resolve().parents[2]
 VID, FRAMES, SKIPPED = "abcdefghijk_200000", 5, 2
 STEPS = "rectify inference_raft tracking segmentation track_optimization".split()
 
 
 def run(folder, step, *arguments):
-    command = [sys.executable, "-m", f"stereo4d.{step}", *arguments]
-    env = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        command,
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        env=env,
-        check=False,
-        timeout=300,
-    )
+    return run_module(f"stereo4d.{step}", folder, *arguments)
 
 
 @pytest.fixture(scope="module")
