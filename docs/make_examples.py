@@ -8,8 +8,11 @@ they are impossible; of the intact scenes those nearest to 0.5 and 0.9. Colours 
 those of make_picture.py.
 """
 
+import sys
+
 import numpy as np
 import tqdm
+from absl import app
 from make_picture import ROOT, captioned_row, write_jpg  # which puts ROOT on the path
 
 from spa.files import keep_compiled_programs
@@ -75,8 +78,9 @@ def nearest(found: list[tuple[float, np.ndarray]], realism: float) -> np.ndarray
     return found.pop(int(np.argmin(apart)))[1]
 
 
-def main() -> None:
-    """Writes examples.jpg."""
+def main(argv):
+    if len(argv) > 1:
+        sys.exit(f"make_examples.py takes nothing, not {argv[1]!r}")
     keep_compiled_programs("~/.cache/3dspa/jax")
     scorer, found = Scorer(), {"twin": [], "intact": []}
     for seed in tqdm.trange(FIRST_SEED, FIRST_SEED + NUM_SCENES, desc="scenes"):
@@ -88,4 +92,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    app.run(main)

@@ -15,6 +15,7 @@ sys.path.insert(0, str(ROOT))
 
 import cv2
 import numpy as np
+from absl import app
 
 from spa import geometry
 from spa.files import keep_compiled_programs, whole_file
@@ -78,7 +79,9 @@ def write_jpg(path: pathlib.Path, picture: np.ndarray, most_bytes: int = 2**20):
         file.write(jpg.tobytes())
 
 
-def main():
+def main(argv):
+    if len(argv) > 1:
+        sys.exit(f"make_picture.py takes nothing, not {argv[1]!r}")
     keep_compiled_programs("~/.cache/3dspa/jax")
     results = [score_video(ROOT / f"data/{name}.mp4") for name in CLIPS]
     per_frame = np.array([result.score["per_frame"] for result in results], float)
@@ -95,4 +98,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    app.run(main)

@@ -16,6 +16,7 @@ sys.path.insert(0, str(ROOT))
 
 import cv2
 import numpy as np
+from absl import app
 
 from spa.clip import features, semantic, semantic_pictures, tracking
 from spa.files import whole_file
@@ -26,8 +27,9 @@ SEED, FRAMES, SIDE = 128, 30, 256  # of the sample clip
 SHOWN = 20  # the frame whose tracks are drawn
 
 
-def main() -> None:
-    """Writes semantic_points.jpg."""
+def main(argv):
+    if len(argv) > 1:
+        sys.exit(f"make_semantic_picture.py takes nothing, not {argv[1]!r}")
     scene = scenes.generate_scene(SEED, FRAMES, 8, SIDE, SIDE)
     video = list(render(scene, samples=2))
     seen = scenes.body_segmentation(scene.simulation, scene.camera)
@@ -61,4 +63,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    app.run(main)
