@@ -567,8 +567,13 @@ def main() -> None:
         "the Lucas-Kanade tracker makes of rendered pictures. The critic without model "
         "is fitted as the other is, but for what the autoencoder expected.",
         "### Simulated scenes and their impossible twins",
-        report_section(
-            "synthetic", "--conditions=true,noisy,rendered --num_scenes=145"
+        *(
+            report_section(
+                "synthetic",
+                f"--conditions={condition} --num_scenes=145 --pool_dir=outputs/pool",
+                f"synthetic_{condition}",
+            )
+            for condition in ("true", "noisy", "rendered")
         ),
         "### Real clips and damaged copies",
         "Each fold is judged by a critic and a calibration that saw nothing of it. *Of "

@@ -10,10 +10,12 @@ import numpy as np
 from jaxtyping import Float
 
 from spa.realism.critic import Critic, Evidence, Judgement, filled, judged_points
-from spa.realism.evidence import MOST_TOGETHER, WindowEvidence
+from spa.realism.evidence import WindowEvidence
 
-# Groups are filled up to one shape, and judged so many at once: compiled once.
-TOGETHER = 4
+# Groups of a window are filled up to one shape, of few, so that little is compiled, and
+# judged so many at once: of more than two, what is held no longer fits the caches.
+TOGETHER = 2
+POINTS_STEP = 32
 SHORTEST, STEP = 48, 16  # frames
 
 
@@ -121,9 +123,11 @@ def _judge_groups(
     groups: list[Evidence], critic: Critic, params: dict
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields logits of points [N, L] and of the window, group by group."""
+    most = max(len(each.visible) for each in groups)
+    most += -most % POINTS_STEP
     for first in range(0, len(groups), TOGETHER):
         some = groups[first : first + TOGETHER]
-        whole = [_whole(each) for each in some]
+        whole = [_whole(each, most) for each in some]
         whole += [whole[0]] * (TOGETHER - len(some))
         batch = Evidence(*map(np.stack, zip(*whole, strict=True)))
         found = _apply(critic, params, batch)
@@ -138,10 +142,9 @@ def _apply(critic, params, evidence) -> Judgement:
     return critic.apply(params, evidence)
 
 
-def _whole(evidence: Evidence) -> Evidence:
-    """Returns evidence filled up to MOST_TOGETHER points and a multiple of STEP
-    frames."""
+def _whole(evidence: Evidence, most: int) -> Evidence:
+    """Returns evidence filled up to `most` points and a multiple of STEP frames."""
     count, length = evidence.visible.shape
     more = max(length, SHORTEST)
     more += -more % STEP - length
-    return filled(evidence, MOST_TOGETHER - count, more)
+    return filled(evidence, most - count, more)
