@@ -27,7 +27,7 @@ from spa import flags as spa_flags
 from spa.evaluation import videophy2
 from spa.evaluation.benchmarks import BENCHMARKS, run_benchmark
 from spa.files import keep_compiled_programs
-from spa.realism.score_table import NUMBERS
+from spa.realism.score_table import SCORES
 from spa.screen import screen_width
 
 FLAGS = flags.FLAGS
@@ -80,7 +80,7 @@ def define_own_flags() -> None:
     flags.DEFINE_list("aspects", None,
         "evalcrafter: columns. Default: all that hold numbers.")
     flags.DEFINE_string("score_name", "realism",
-        "Which number of score.json is judged: " + ", ".join(NUMBERS))
+        "Which number of score.json is judged: " + ", ".join(SCORES))
     flags.DEFINE_string("video_path", None,
         "corruptions: the clips to damage, as --video_path of inference.py.")
     flags.DEFINE_integer("num_seeds", 5,

@@ -31,6 +31,7 @@ from spa import geometry, statistics
 from spa.clip import tracking
 from spa.clip.tracking import protocol
 from spa.clip.video import read_video
+from spa.evaluation.tables import nan_mean
 from spa.files import replace_nan, whole_file
 from spa.flags import exit_on_user_error
 from spa.realism.fitting import read_filmed
@@ -172,7 +173,9 @@ def there_and_back(paths) -> list[dict]:
             piece_errors(np.array([frames[first + t] for t in range(length)]))
             for first in firsts
         ]
-        clips.append({name: np.mean([row[name] for row in rows]) for name in rows[0]})
+        # Of a piece of which no point comes back nothing is known of those that do.
+        each = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+        clips.append({name: nan_mean(values) for name, values in each.items()})
     return [figures(clips)] if clips else []
 
 

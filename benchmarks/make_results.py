@@ -576,7 +576,8 @@ def main() -> None:
             for condition in ("true", "noisy", "rendered")
         ),
         "### Real clips and damaged copies",
-        "Each fold is judged by a critic and a calibration that saw nothing of it. *Of "
+        "Each fold is judged by a critic that saw nothing of it, and compared with the "
+        "other folds' clips, as critics judge them that saw nothing of theirs. *Of "
         "frames* are the five other than replaced objects.",
         report_section(
             "corruptions",

@@ -75,7 +75,9 @@ def table(result: Result, paths: list[str], width: int | None = None) -> str:
         why = f"no critic fitted for {name}, or too few tracks"
         lines.append(("which is", f"average Jaccard: {why}"))
     else:
-        lines.append(("which means", meaning(result.realism)))
+        lines.append(
+            ("which means", meaning(result.realism, score["realism_reference"]))
+        )
     basis = f"{score['num_tracks']} tracks, {score['num_frames']} frames, "
     basis += f"{len(score['windows'])} window(s), {score['seconds']:.1f} s"
     lines += [

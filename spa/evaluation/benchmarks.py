@@ -20,7 +20,7 @@ from spa.evaluation.tables import Clip, match_scores
 from spa.flags import check_output_dir
 from spa.realism.many import Tally, score_many
 from spa.realism.options import make_options
-from spa.realism.score_table import NUMBERS
+from spa.realism.score_table import SCORES
 from spa.realism.scorer import Scorer
 
 
@@ -62,8 +62,8 @@ def run_benchmark(values: Mapping[str, object], options: Mapping) -> tuple[str, 
     if name not in BENCHMARKS:
         raise UserError(f"which benchmark? give --benchmark={'|'.join(BENCHMARKS)}")
     score_name, benchmark = values["score_name"], BENCHMARKS[name]
-    if score_name not in NUMBERS:
-        raise UserError(f"no score {score_name!r}: have {', '.join(NUMBERS)}")
+    if score_name not in SCORES:
+        raise UserError(f"no score {score_name!r}: have {', '.join(SCORES)}")
     if benchmark.read:
         return _score_and_report(benchmark, values, options)
     is_sharded = values["num_shards"] != 1 or values["shard_index"]

@@ -1,9 +1,8 @@
 """Real clips against generated ones, by the score and by what is simpler."""
 
-import copy
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,23 +12,19 @@ from spa.clip.sources import check_clip
 from spa.clip.video import Video, read_video
 from spa.errors import UserError
 from spa.evaluation import likeness, normalised
-from spa.evaluation.baselines import simple_measures
 from spa.evaluation.corruptions import clip_name
 from spa.evaluation.generated_report import report
-from spa.evaluation.judged import Row
-from spa.evaluation.judges import judge_items, judged_realism, load_trajan
+from spa.evaluation.judged import LEFT_OUT, Row
+from spa.evaluation.judges import Judges, judge, judge_items, load_judges
 from spa.evaluation.labelled import read_kinds
 from spa.evaluation.motion_field import motion_statistics
 from spa.evaluation.reports import write_report
 from spa.evaluation.straightness import GRID, frame_features, straightness
 from spa.jobs import Item
-from spa.model import checkpoints
-from spa.realism.critic_files import FittedCritic, fingerprint
+from spa.realism.critic_files import SHIPPED, fingerprint
 from spa.realism.evidence import WindowEvidence, window_evidence
-from spa.realism.front_ends import lift_video
-from spa.realism.hold_out import hold_out
-from spa.realism.options import RESULT_VERSION, decisive_options, make_options
-from spa.realism.scorer import Scorer, load_critics
+from spa.realism.front_ends import FrontEnds, lift_video, load_front_ends
+from spa.realism.options import RESULT_VERSION, make_options
 
 VERSION = 2  # of the measures here: clips that were judged by others are refused
 
@@ -88,7 +83,7 @@ def run(
         for name in names
     }
     notes = [f"left out: {line}" for line in failures]
-    notes += [*instruments.notes(), *_fold_notes(of_fold, instruments)]
+    notes += [*instruments.notes(), *_fold_notes(of_fold, instruments.judges)]
     if fit:
         likely, more = _fit(kept, Path(output_dir), instruments)
         values[likeness.NAME] = likely
@@ -113,14 +108,21 @@ def _check_options(options, is_normal) -> None:
         )
 
 
-def _fold_notes(folds, instruments) -> list[str]:
-    by_shipped = [x for x in folds if instruments.of_fold(x) is instruments]
-    if not by_shipped or instruments.scorer.critic is None:
+def _fold_notes(folds, judges) -> list[str]:
+    if SHIPPED not in judges.critics:
         return []
-    which = "all" if len(by_shipped) == len(folds) else "folds " + ", ".join(
-        str(fold) for fold in by_shipped
-    )  # fmt: skip
-    return [f"{which}: judged by the shipped critic, which may have seen real ones"]
+    notes, own = [], [fold for fold in folds if f"fold {fold}" in judges.critics]
+    if own:
+        notes.append(
+            f"folds {', '.join(own)}: judged by the critics that saw no real clip of "
+            "the fold of that name in the table that the shipped one is fitted to"
+        )
+    others = [fold or "unnamed" for fold in folds if fold not in own]
+    if others:
+        which = f"folds {', '.join(others)}" if own else "all"
+        which += ": judged by the shipped critic, which may have seen real ones"
+        notes.append(which)
+    return notes
 
 
 def _fit(clips, folder, instruments):
@@ -131,7 +133,7 @@ def _fit(clips, folder, instruments):
         return see_clip(path, instruments)
 
     windows = likeness.kept_windows(paths, folder / "clips", provenance, see)
-    how = instruments.critics, folder / "fits", provenance, likeness.TRAINING
+    how = instruments.judges.critics, folder / "fits", provenance, likeness.TRAINING
     return likeness.judge_unseen(clips, windows, *how)
 
 
@@ -141,39 +143,30 @@ def _number(value) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Instruments:
-    """What clips are judged with: the scorer, the 2D model beside it and the network of
-    straightness (None: pooled colours), whether clips are brought to NORMAL, and all
-    critics that there are."""
+    """What clips are judged with: models and critics, front ends, the network of
+    straightness (None: pooled colours), and whether clips are brought to NORMAL."""
 
-    scorer: Scorer
-    trajan: checkpoints.Checkpoint | None = None
+    judges: Judges
+    front_ends: FrontEnds
     features: FeatureModel | None = None
     normalise: bool = True
-    critics: Mapping[str, FittedCritic] = dataclasses.field(default_factory=dict)
 
     def of_fold(self, fold: str | None) -> "Instruments":
         """Returns those that judge clips of a fold: by the critic that saw no real clip
         of it, if there is one."""
-        own = self.critics.get(f"fold {fold}")
-        if own is None:
-            return self
-        scorer = copy.copy(self.scorer)
-        scorer.critic = own
-        return dataclasses.replace(self, scorer=scorer)
+        return dataclasses.replace(self, judges=self.judges.of_fold(fold))
 
     def provenance(self) -> dict:
         """Returns what judged clips must agree in, to be compared with others."""
-        checkpoint = self.scorer.checkpoint
         pooled = f"colours of {GRID}x{GRID} cells"
-        return {
-            "checkpoint": {"name": checkpoint.name, "sha256": checkpoint.sha256},
-            "critic": fingerprint(self.scorer.critic),
-            "trajan": self.trajan and self.trajan.sha256,
+        made = self.judges.provenance()
+        del made["critics"]  # of which one judges
+        return made | {
+            "critic": fingerprint(self.judges.critics.get(SHIPPED)),
             "straightness": self.features.name if self.features else pooled,
             "normalised": normalised.NORMAL if self.normalise else None,
             "judged": VERSION,
-            "options": decisive_options(dataclasses.asdict(self.scorer.options)),
-            "tracker": self.scorer.front_ends.names,
+            "tracker": self.front_ends.names,
         }
 
     def notes(self) -> list[str]:
@@ -192,14 +185,13 @@ class Instruments:
 def load_instruments(
     checkpoint_path: str | None, options, normalise: bool = True
 ) -> Instruments:
-    """Loads the scorer, trajan_mini if it is there, and DINOv2 if the options name it
-    or the scorer uses it. Raises UserError of what cannot be used."""
-    scorer = Scorer(checkpoint_path, options)
-    trajan, features = load_trajan(), None
-    if options.dino_model or scorer.front_ends.names["features"]:
+    """Loads models and critics, front ends, and DINOv2 if the options name it or the
+    checkpoint takes it. Raises UserError of what cannot be used."""
+    judges = load_judges(checkpoint_path, options)
+    front_ends, features = load_front_ends(options, judges.checkpoint), None
+    if options.dino_model or front_ends.names["features"]:
         features = load_features(options=options)
-    critics = load_critics(scorer.checkpoint, left_out=True)
-    return Instruments(scorer, trajan, features, normalise, critics)
+    return Instruments(judges, front_ends, features, normalise)
 
 
 def judge_clips(
@@ -228,14 +220,14 @@ def judge_clip(
 
 def see_clip(path: str | os.PathLike, instruments: Instruments) -> list[WindowEvidence]:
     """Returns what a critic sees of a clip. Raises as `judge_clip`."""
-    video, scorer = _read_clip(path, instruments), instruments.scorer
-    _, tracks = lift_video(video, scorer.options, scorer.front_ends)
-    how = scorer.checkpoint, scorer.options
+    judges, video = instruments.judges, _read_clip(path, instruments)
+    _, tracks = lift_video(video, judges.options, instruments.front_ends)
+    how = judges.checkpoint, judges.options
     return list(window_evidence(tracks, *how, uses_features=True))
 
 
 def _read_clip(path, instruments) -> Video:
-    options = instruments.scorer.options
+    options = instruments.judges.options
     if instruments.normalise:
         return normalised.normalise(path, options)
     part = options.start, options.duration, options.fps
@@ -244,15 +236,10 @@ def _read_clip(path, instruments) -> Video:
 
 def judge_video(video: Video, instruments: Instruments) -> dict[str, float | None]:
     """Returns `judge_clip` of a clip in memory."""
-    scorer = instruments.scorer
-    video, tracks = lift_video(video, scorer.options, scorer.front_ends)
-    result = scorer.score_tracks(tracks)
-    held_out = hold_out(tracks, scorer.checkpoint, scorer.options)
-    values = {
-        "realism": judged_realism(result, scorer.critic),
-        "average_jaccard": result.score["average_jaccard"],
-        **simple_measures(tracks, held_out, instruments.trajan),
-    }
+    judges = instruments.judges
+    video, tracks = lift_video(video, judges.options, instruments.front_ends)
+    values = judge(tracks, judges).values
+    values = {name: x for name, x in values.items() if name not in LEFT_OUT}
     values |= motion_statistics(tracks.pixels, tracks.seen)
     features = frame_features(video.frames, instruments.features)
     return values | straightness(features) | {"num_frames": len(video.frames)}

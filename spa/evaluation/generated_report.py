@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from spa import statistics
+from spa.errors import UserError
 from spa.evaluation import fitted, judged, motion_field, straightness
 from spa.evaluation.figures import draw_roc, draw_strips
 from spa.evaluation.reports import Report, Table
@@ -49,6 +50,10 @@ def report(
         for name in MEASURES
         if name in values and all(_known(values[name][kind]) for kind in (real, ~real))
     }
+    if "realism" not in oriented:
+        raise UserError(
+            "realism can judge no clip of one kind: all have too few tracks"
+        )
     figures = {name: _figures(x, oriented["realism"], clips, real, sources)
                for name, x in oriented.items()}  # fmt: skip
     generators = _by_generator(oriented, clips, real)

@@ -15,11 +15,12 @@ SEEN = "filmed clips that were learned from"
 SIMULATED = "simulated clips"
 
 
-def meaning(realism: float) -> str:
-    """Returns what a clip's realism says, for a person to read."""
-    count = round(100 * realism)
+def meaning(realism: float, clips: str = UNSEEN) -> str:
+    """Returns what a clip's realism says, for a person to read; of a calibration on
+    these `clips`."""
+    count, of = round(100 * realism), "real clips" if clips == UNSEEN else clips
     which = f"{count} look" if count != 1 else "1 looks"
-    return f"of 100 real clips, {which if count else 'not one looks'} no more real"
+    return f"of 100 {of}, {which if count else 'not one looks'} no more real"
 
 
 @dataclasses.dataclass(frozen=True)

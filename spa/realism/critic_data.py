@@ -212,6 +212,18 @@ def drawn_kinds(kinds: Sequence[str], rng: np.random.Generator) -> list[str]:
     return [str(kind) for kind in rng.choice(kinds, len(kinds), False, share)]
 
 
+def thinned_culprit(
+    culprit: Int[np.ndarray, "N T"], stride: int
+) -> Int[np.ndarray, "N S"]:
+    """Returns whether tracks break physics (Clip.culprit) in every `stride`-th frame:
+    what does since the one before counts."""
+    since = np.pad(culprit, ((0, 0), (stride - 1, 0)))
+    since = np.lib.stride_tricks.sliding_window_view(since, stride, axis=1)
+    since = since[:, ::stride]
+    # Of what is not known to be wrong, something may be unknown.
+    return np.where((since == 1).any(-1), 1, since.min(-1)).astype(culprit.dtype)
+
+
 def thinned(scene: Scene, stride: int) -> Scene:
     """Returns a scene or twin whose tracks are of every `stride`-th frame; what breaks
     physics since the frame before counts. What it was made from stays as it was."""
@@ -459,7 +471,7 @@ def fitted(
     evidence, culprit = clip.evidence, clip.culprit
     if stride > 1:
         evidence = cut(evidence, frames=np.s_[::stride])
-        culprit = culprit[:, ::stride]
+        culprit = thinned_culprit(culprit, stride)
         # Changes are over so many frames of the clip.
         unknown = np.zeros(evidence.changed.shape, bool)
         evidence = evidence._replace(changed=unknown)

@@ -12,7 +12,7 @@ From top to bottom:
 import dataclasses
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -107,34 +107,39 @@ class Fit(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Filmed:
-    """A clip taken by a camera: its path, and the fold it belongs to ("" for none)."""
+    """A clip taken by a camera: its path, the fold it belongs to ("" for none), and
+    whether its logit is among those that others are compared with."""
 
     path: str
     fold: str = ""
+    is_reference: bool = True
 
 
 def read_filmed(
     real_dir: str | None, real_csv: str | None, folds: Sequence[str] | None = None
 ) -> list[Filmed]:
     """Returns the filmed clips of a folder or glob, and of a table with the columns
-    `file, kind` (taken where it is "real") and perhaps `fold`, of some folds only.
-    Raises UserError."""
+    `file, kind` (taken where it is "real") and perhaps `fold`, of some folds only, and
+    `reference` (not in it where this is "no"). Raises UserError."""
     found = []
+    if folds and not real_csv:
+        raise UserError("--folds are of the clips of --real_csv: give that")
     if real_dir:
         paths = find_inputs(real_dir)
         if not paths:
             raise UserError(f"--real_dir={real_dir}: no clip there")
-        for path in filter(os.path.isdir, paths):
-            raise UserError(f"--real_dir: {path} is a folder of pictures: give videos")
         found += [Filmed(path) for path in paths]
     if real_csv:
         found += _listed(real_csv, folds)
+    for clip in found:
+        if os.path.isdir(clip.path):
+            raise UserError(f"{clip.path} is a folder of pictures: give videos")
     return found
 
 
 def _listed(table, folds) -> list[Filmed]:
     columns, rows = read_csv(table, ("file", "kind"))
-    fold = find_column(columns, "fold")
+    fold, reference = (find_column(columns, x) for x in ("fold", "reference"))
     if folds:
         absent = set(folds) - {row[fold] for row in rows} if fold else folds
         if absent:
@@ -147,8 +152,10 @@ def _listed(table, folds) -> list[Filmed]:
     missing = [path for path in paths if not is_there(path)]
     if missing:
         raise UserError(f"{table}: there is no {missing[0]}")
-    folds = [row[fold] if fold else "" for row in rows]
-    return [Filmed(*each) for each in zip(paths, folds, strict=True)]
+    return [
+        Filmed(path, row[fold] if fold else "", not reference or row[reference] != "no")
+        for path, row in zip(paths, rows, strict=True)
+    ]
 
 
 def fit(
@@ -188,11 +195,14 @@ def fit(
     kinds = tuple(k for group in GROUPS.values() for k in group if k not in NO_TRACES)
     pictured = [kind for kind in PICTURED if kind not in NO_TRACES]
     rendered = rendered_clips.track_rendered_scenes(
-        work / "rendered", recipe.num_rendered, pictured, num_workers
+        digest_folder(work, "rendered", pictured),
+        recipe.num_rendered,
+        pictured,
+        num_workers,
     )
     rendered = [str(path) for path in rendered]
     groups = critic_groups.make_groups(
-        digest_folder(work, "groups", made),
+        digest_folder(work, "groups", (made, kinds, tuple(TRACK_DAMAGES))),
         [*sorted(tracked.values()), *rendered],
         recipe.num_modelled,
         kinds,
@@ -212,7 +222,9 @@ def fit(
         how = each.critic, each.sources, each.training, place, num_workers, start
         params[name] = rounded(train(*how))
     critics = {name: fits[name].critic for name in fits}
-    how = list(tracked), recipe.num_reference, checkpoint, options
+    compared = [clip for clip in tracked if clip.is_reference]
+    simulated = tqdm(simulated_clips(recipe.num_reference), "simulated reference")
+    how = compared, simulated, checkpoint, options
     fitted, reference = calibrated(critics, params, *how)
     about = {
         "steps": recipe.training.steps,
@@ -338,7 +350,7 @@ def calibrated(
     critics: Mapping[str, Critic],
     params: Mapping[str, dict],
     filmed: Sequence[Filmed],
-    num_reference: int,
+    simulated: Iterable[Tracks3D],
     checkpoint: Checkpoint,
     options: Options,
 ) -> tuple[dict[str, FittedCritic], str]:
@@ -347,11 +359,9 @@ def calibrated(
     fitted like it, and for such a critic those of the other folds; without such critics
     filmed clips that were learned from (SEEN, and a warning); of too few filmed ones,
     and for all other critics, simulated clips."""
-    simulated = [
-        _judge_all(critics, params, tracks, checkpoint, options)
-        for tracks in tqdm(_simulated_clips(num_reference), "simulated reference")
-    ]
-    found = list(_judge_filmed(critics, params, filmed, checkpoint, options))
+    how = checkpoint, options
+    simulated = [_judge_all(critics, params, tracks, *how) for tracks in simulated]
+    found = list(_judge_filmed(critics, params, filmed, *how))
     unseen = sum(judge != SHIPPED for judge, _ in found)
     kind = SIMULATED
     if unseen >= LEAST_FILMED:
@@ -398,7 +408,8 @@ def _points(found: ClipLogits) -> np.ndarray:
     return found.points[np.isfinite(found.points)]
 
 
-def _simulated_clips(count: int) -> Iterator[Tracks3D]:
+def simulated_clips(count: int) -> Iterator[Tracks3D]:
+    """Yields tracks of intact scenes that no fit sees, of so many seeds."""
     for seed in range(FIRST_REFERENCE, FIRST_REFERENCE + count):
         try:
             yield varied_clip(seed)[1]

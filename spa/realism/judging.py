@@ -25,7 +25,7 @@ class ClipLogits:
 
     Attributes:
         logit: of the clip: the log of the mean of exp(window's), weighted by length.
-        windows: of each by (start, stop): the mean over its groups of tracks.
+        windows: of each by (start, stop), see `window_logit`.
         points: [N, T], the mean over windows; NaN where a track is not judged.
         without: the clip's without one group of tracks, by stratum: the jackknife's.
     """

@@ -75,6 +75,7 @@ def make_result(
         "realism": realism,
         "realism_std": spread,
         "realism_measure": "critic" if found else "average_jaccard",
+        "realism_reference": fitted.calibration.clips if found else None,
         "surprise": surprise,
         **statistics,
         "per_frame": _per_frame(scores, tracks, ids),

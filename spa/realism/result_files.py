@@ -92,13 +92,15 @@ def _video_info(result) -> str:
 
 ROUNDED = 1e-5  # by which a number may lie outside of its range
 LARGEST = 1e15
-NUMBERS = {  # of score.json that are read again, all from 0 on, and the highest
+LOWEST = {"surprise": -LARGEST}  # of numbers that may be below 0
+NUMBERS = {  # of score.json that are read again, and the highest
     **dict.fromkeys(("realism", "average_jaccard", "occlusion_accuracy"), 1),
     "average_pts_within_thresh": 1,
     **dict.fromkeys("realism_std num_tracks num_frames fps seconds".split(), LARGEST),
+    "surprise": LARGEST,
 }
 KINDS = {
-    **dict.fromkeys("video realism_measure critic id".split(), str),
+    **dict.fromkeys("video realism_measure realism_reference critic id".split(), str),
     **dict.fromkeys("options checkpoint backends".split(), dict),
     **dict.fromkeys("windows cuts notes warnings frame_size per_frame".split(), list),
 }
@@ -130,7 +132,8 @@ def _checked(stored: dict) -> dict:
         for item in score[name]:
             _check_kind(f"one of its {name}", item, ITEMS[name])
     for name in score.keys() & NUMBERS.keys():
-        score[name] = _number(f"its {name}", score[name], NUMBERS[name])
+        limits = NUMBERS[name], LOWEST.get(name, 0)
+        score[name] = _number(f"its {name}", score[name], *limits)
     for name in score.keys() & NUMBER_ITEMS.keys():
         most = NUMBER_ITEMS[name]
         score[name] = [_number(f"one of its {name}", x, most) for x in score[name]]
@@ -144,14 +147,14 @@ def _check_kind(name, value, kind):
         raise UserError(f"{name} is no {NAMED[kind]}")
 
 
-def _number(name, value, most) -> float | None:
+def _number(name, value, most, least=0) -> float | None:
     if value is None:
         return None
     _check_kind(name, value, int | float)
     if not math.isfinite(value):
         return None
-    if not -ROUNDED <= value <= most + ROUNDED:
-        raise UserError(f"{name} is {value:g}, which must be 0 to {most:g}")
+    if not least - ROUNDED <= value <= most + ROUNDED:
+        raise UserError(f"{name} is {value:g}, which must be {least:g} to {most:g}")
     return value
 
 

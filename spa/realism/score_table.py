@@ -12,10 +12,10 @@ from spa.errors import UserError
 from spa.files import append_line, encode_csv, locked, replace_nan, whole_file
 
 LOG = logging.getLogger(__name__)
-NUMBERS = tuple(
-    "realism realism_std surprise average_jaccard average_pts_within_thresh "
-    "occlusion_accuracy num_tracks num_frames seconds".split()
-)
+# Of what was measured, what is higher the more real a clip is.
+SCORES = "realism", "average_jaccard", "average_pts_within_thresh", "occlusion_accuracy"
+NUMBERS = ("realism", "realism_std", "surprise", *SCORES[1:])
+NUMBERS += ("num_tracks", "num_frames", "seconds")
 COLUMNS = ("video", "folder", *NUMBERS, "num_windows", "num_cuts", "warnings", "error")
 
 

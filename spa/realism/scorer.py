@@ -197,12 +197,15 @@ def load_critics(
     """Loads what critics there are for a checkpoint by name, SHIPPED being the one that
     scores; with `left_out` also those that evaluation judges with. Raises UserError of
     a damaged file."""
-    found, beside = {}, Path(checkpoint.folder)
+    beside = Path(checkpoint.folder)
     for folder in dict.fromkeys([beside, DEFAULT_CHECKPOINT.parent]):
+        found = {}
         for is_left_out in (False, True)[: 1 + left_out]:
             path = critics_path(checkpoint.name, folder, is_left_out)
             try:
-                found = (read_critics(path, checkpoint.sha256) or {}) | found
+                found |= read_critics(path, checkpoint.sha256) or {}
             except ValueError as error:
                 raise UserError(str(error)) from error
-    return found
+        if SHIPPED in found:  # those of another fit do not belong to it
+            return found
+    return {}

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from spa import statistics
 from spa.errors import UserError, first_line
+from spa.realism.calibration import UNSEEN
 from spa.realism.options import decisive_options
 from spa.realism.result_files import is_whole, read_score
 from spa.realism.score_table import read_rows
@@ -46,6 +47,7 @@ class Score:
     curve: list[float | None] = dataclasses.field(default_factory=list)
     settings: dict = dataclasses.field(default_factory=dict)
     measure: str = "critic"
+    reference: str = UNSEEN
 
 
 @dataclasses.dataclass
@@ -151,6 +153,7 @@ def _read_score(name, file) -> Score:
             **decisive_options(stored.get("options")),
         },
         measure=stored.get("realism_measure") or "critic",
+        reference=stored.get("realism_reference") or UNSEEN,
     )
 
 

@@ -142,7 +142,7 @@ def _describe_side(score, pictures, media) -> dict:
 def _say_meaning(score) -> str | None:
     if score.realism is None or score.measure != "critic":
         return None
-    return meaning(score.realism)
+    return meaning(score.realism, score.reference)
 
 
 def _rounded(value):

@@ -21,6 +21,7 @@ from spa.model.checkpoints import load_checkpoint
 from spa.realism.critic_files import critics_path, write_critics
 from spa.realism.critic_training import Training
 from spa.realism.options import make_options
+from spa.realism.scorer import Scorer
 
 ROWS = [
     {"file": "real/a.mp4", "kind": "real", "pair_id": "x", "fold": "0"},
@@ -311,7 +312,7 @@ def test_a_clip_is_scored_as_by_the_scorer(small, tmp_path):
     instruments = generated.load_instruments(small, options, normalise=False)
     path = write_video(tmp_path / "a.mp4", squares(5), fps=8)
     found = generated.judge_clip(path, instruments)
-    expected = instruments.scorer.score(path)
+    expected = Scorer(small, options).score(path)
     for name in ("realism", "average_jaccard"):
         assert found[name] == expected.score[name]
     video = video_from_array(squares(5)[:, :, ::-1].copy(), 8)

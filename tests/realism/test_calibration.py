@@ -6,7 +6,7 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spa.realism.calibration import Calibration, meaning
+from spa.realism.calibration import SIMULATED, Calibration, meaning
 
 EIGHTHS = st.integers(-400, 400).map(lambda x: x / 8)
 LOGITS = st.lists(EIGHTHS, min_size=10, max_size=60, unique=True)
@@ -87,3 +87,5 @@ def test_what_it_means_is_a_sentence():
     assert meaning(0.123) == "of 100 real clips, 12 look no more real"
     assert meaning(0.01) == "of 100 real clips, 1 looks no more real"
     assert meaning(0.003) == "of 100 real clips, not one looks no more real"
+    said = "of 100 simulated clips, 50 look no more real"
+    assert meaning(0.5, SIMULATED) == said

@@ -72,8 +72,31 @@ def test_what_is_left_out_is_not_seen(filmed):
     rng = np.random.default_rng(0)
     group = critic_data.filmed_group(filmed, rng, unseen=("jump",))
     assert [clip.kind for clip in group] == ["none", "frozen"]
-    group = critic_data.simulated_group(critic_data.FIRST_SEED, rng, ("teleport",))
-    assert {clip.kind for clip in group} <= {"none", "teleport"}
+
+
+@pytest.mark.parametrize("of", ["filmed", "rendered", "stored"])
+def test_what_is_left_out_is_in_no_pair(tmp_path, of):
+    """What is left out is visible everywhere, and nothing else is."""
+    rng, clips, arrays = np.random.default_rng(0), [], {"size": np.array([256, 256])}
+    for kind in ("none", "vanish", "morph"):
+        pixels = rng.uniform(0, 256, (70, 48, 2)).astype(np.float32)
+        visible = rng.random((70, 48)) < (0.5 if kind != "vanish" else 2)
+        culprit = np.full(visible.shape, kind != "none", np.int8)
+        evidence = critic_data.observed_only(pixels, visible)
+        clips.append(Clip(kind, evidence, culprit, (256, 256)))
+        arrays |= {f"0/{kind}/0/pixels": pixels, f"0/{kind}/0/visible": visible}
+    path = tmp_path / "clips.npz"
+    stored = critic_data.group_arrays(clips) if of == "stored" else arrays
+    np.savez(path, **stored)
+
+    def is_seen(unseen):
+        shares = [0, *(float(of == x) for x in ("filmed", "rendered", "stored"))]
+        files = {of: (str(path),)}
+        sources = Sources((), damages=(), shares=shares, unseen=unseen, **files)
+        pairs = [PairSource(sources)[number] for number in range(30)]
+        return any(pair["visible"][:, :32, :8].all(axis=(1, 2)).any() for pair in pairs)
+
+    assert is_seen(()) and not is_seen(("vanish",))
 
 
 def test_views_are_of_what_is_wrong_or_of_anything_if_all_of_it_is():
@@ -109,6 +132,15 @@ def test_a_thinned_twin_is_every_so_many_frames_of_it(stride):
     for t in range(48 // stride):
         between = twin.violating[:, max(0, (t - 1) * stride + 1) : t * stride + 1]
         np.testing.assert_array_equal(thin.violating[:, t], between.any(axis=1))
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_what_is_wrong_between_two_frames_is_so_in_the_second(stride):
+    culprit = np.random.default_rng(0).choice([-1, 0, 0, 1], (30, 20)).astype(np.int8)
+    thin = critic_data.thinned_culprit(culprit, stride)
+    for n, t in np.ndindex(thin.shape):
+        since = culprit[n, max(0, (t - 1) * stride + 1) : t * stride + 1]
+        assert thin[n, t] == (1 if 1 in since else -1 if -1 in since else 0)
 
 
 def test_groups_are_stored_as_they_are(tmp_path):

@@ -2,14 +2,19 @@
 
 import numpy as np
 import pytest
-from small_models import save_small
+from critic_cases import some_critic
+from small_models import random_tracks, save_small
+from video_files import make_clip, write_video
 
 from spa.errors import UserError
 from spa.realism import fitting
+from spa.realism.calibration import FEWEST, SIMULATED, UNSEEN
 from spa.realism.critic import Critic
 from spa.realism.critic_data import Sources
 from spa.realism.critic_training import Training, digest_folder
 from spa.realism.fitting import Filmed, Fit, Recipe, fits_of, read_filmed
+from spa.realism.options import make_options
+from spa.realism.scorer import Scorer
 from spa.simulation.violations import GROUPS, VIOLATIONS
 
 KINDS = tuple(kind for kind in VIOLATIONS if kind != "texture_swap")
@@ -113,14 +118,65 @@ def test_tables_of_clips(tmp_path):
         (pictures / name).touch()
     with pytest.raises(UserError, match="a is a folder of pictures: give videos"):
         read_filmed(str(pictures.parent), None)
+    with pytest.raises(UserError, match="--folds are of the clips of --real_csv"):
+        read_filmed(str(tmp_path), None, ["0"])
     with pytest.raises(UserError, match="has no fold 1, 3"):
         read_filmed(None, str(table), ["0", "3", "1"])
     table.write_text("File,Kind,Fold\na.mp4,real,7\nb.mp4,generated,0\n")
     assert read_filmed(None, str(table)) == [Filmed(str(tmp_path / "a.mp4"), "7")]
     with pytest.raises(UserError, match="no clip of kind real"):
         read_filmed(None, str(table), ["0"])
+    table.write_text("file,kind,reference\na.mp4,real,no\nc.mp4,real,yes\n")
+    assert [clip.is_reference for clip in read_filmed(None, str(table))] == [
+        False,
+        True,
+    ]
+    table.write_text("file,kind\nclips/a,real\n")
+    with pytest.raises(UserError, match="a is a folder of pictures: give videos"):
+        read_filmed(None, str(table))
     table.write_text("file,kind\na.mp4,real\nd.mp4,real\n")
     with pytest.raises(UserError, match="there is no .*d.mp4"):
         read_filmed(None, str(table))
     with pytest.raises(UserError, match="has no fold 1"):
         read_filmed(None, str(table), ["1"])
+
+
+def simulated():
+    return [random_tracks(i, 20, 12) for i in range(FEWEST)]
+
+
+def test_a_fold_is_compared_with_what_its_critics_never_saw(tmp_path):
+    """Logits, of the scorer with each fold's critic; of other folds than one's own."""
+    options = make_options(num_splits=2, tracking_grid_size=6)
+    scorer = Scorer(save_small(tmp_path), options)
+    names = "realism", "scenes", "fold 0", "fold 1"
+    fitted = {name: some_critic(seed=i) for i, name in enumerate(names)}
+    filmed, logits = [], {}
+    for i in range(fitting.LEAST_FILMED + 1):
+        path = write_video(tmp_path / f"{i}.mp4", make_clip(12, step=0.2 * i), fps=10)
+        filmed.append(Filmed(path, str(i % 2)))
+        scorer.critic = fitted[f"fold {i % 2}"]
+        logits[i] = scorer.score(path).score["surprise"]
+    params = {name: each.params for name, each in fitted.items()}
+    critics = {name: each.critic for name, each in fitted.items()}
+    how = filmed, simulated(), scorer.checkpoint, options
+    found, kind = fitting.calibrated(critics, params, *how)
+    assert kind == UNSEEN
+    for name in ("realism", "fold 0", "fold 1"):
+        compared = [x for i, x in logits.items() if name != f"fold {i % 2}"]
+        expected = np.sort(compared)
+        np.testing.assert_allclose(
+            found[name].calibration.reference, expected, atol=1e-5
+        )
+        assert found[name].calibration.clips == UNSEEN
+    assert found["scenes"].calibration.clips == SIMULATED
+
+
+def test_few_filmed_clips_are_no_reference(tmp_path):
+    options = make_options(num_splits=2, tracking_grid_size=6)
+    scorer, fitted = Scorer(save_small(tmp_path), options), some_critic()
+    path = write_video(tmp_path / "a.mp4", make_clip(12), fps=10)
+    how = [Filmed(path)], simulated(), scorer.checkpoint, options
+    critics, params = {"realism": fitted.critic}, {"realism": fitted.params}
+    found, kind = fitting.calibrated(critics, params, *how)
+    assert kind == found["realism"].calibration.clips == SIMULATED
