@@ -206,6 +206,6 @@ def load_critics(
                 found |= read_critics(path, checkpoint.sha256) or {}
             except ValueError as error:
                 raise UserError(str(error)) from error
-        if SHIPPED in found:  # those of another fit do not belong to it
+        if found:  # those of another fit do not belong to it
             return found
     return {}
