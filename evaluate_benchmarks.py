@@ -92,6 +92,8 @@ def define_own_flags() -> None:
     flags.DEFINE_list("conditions", ["true", "noisy", "rendered"],
         "synthetic: exact tracks, those with a tracker's noise, rendered pictures "
         "through the lk tracker.")
+    flags.DEFINE_list("kinds", None,
+        "synthetic: violations by name, or first: those that are pooled. Default: all.")
     flags.DEFINE_list("folds", None,
         "generated, corruptions: which of the table's column fold. Default: all.")
     flags.DEFINE_boolean("normalise", True,

@@ -570,10 +570,15 @@ def main() -> None:
         *(
             report_section(
                 "synthetic",
-                f"--conditions={condition} --num_scenes=145 --pool_dir=outputs/pool",
+                f"--conditions={condition} {kinds}--num_scenes=145 "
+                "--pool_dir=outputs/pool",
                 f"synthetic_{condition}",
             )
-            for condition in ("true", "noisy", "rendered")
+            for condition, kinds in (
+                ("true", ""),
+                ("noisy", ""),
+                ("rendered", "--kinds=first "),
+            )
         ),
         "### Real clips and damaged copies",
         "Each fold is judged by a critic that saw nothing of it, and compared with the "

@@ -37,6 +37,7 @@ GROUPS = {  # of the kinds that are pooled
     name: tuple(kind for kind in kinds if kind in FIRST_KINDS)
     for name, kinds in violations.GROUPS.items()
 }
+FIRST = "first"  # the kinds that are pooled, together
 FURTHER = "further kinds"  # which stand apart, if a pool has them
 
 
@@ -59,6 +60,7 @@ def run(
     num_scenes: int = 130,
     pool_dir: str | None = None,
     conditions: Sequence[str] = CONDITIONS,
+    kinds: Sequence[str] | None = None,
     num_seeds: int = 5,
     folds_csv: str | None = None,
     folds: Sequence[str] | None = None,
@@ -70,17 +72,19 @@ def run(
     for the screen; `options` are fields of Options. Benchmark "corruptions" takes real
     clips of `video_path`, else of the table `folds_csv` (of some `folds`), num_seeds
     copies per damage, those of the table judged by the critics of their folds;
-    "synthetic" num_scenes seeds from FIRST_SEED, kept in `pool_dir`. Raises UserError
-    and OSError."""
+    "synthetic" num_scenes seeds from FIRST_SEED, kept in `pool_dir`, and their twins of
+    some `kinds` (FIRST: those that are pooled). Raises UserError and OSError."""
     chosen, output = make_options(preset, **options), Path(output_dir)
     if benchmark == "synthetic":
         conditions = tuple(dict.fromkeys(conditions))
+        kinds = _chosen_kinds(kinds)
         _check_synthetic(conditions, num_scenes, chosen)
         judges = load_judges(checkpoint_path, chosen)
         pool = Path(pool_dir) if pool_dir else output / "pool"
         seeds = range(FIRST_SEED, FIRST_SEED + num_scenes)
-        files = pools.make_pool(pool, seeds, "rendered" in conditions, num_workers)
-        rows, notes = run_synthetic(files, output / "clips", judges, conditions)
+        is_rendered = "rendered" in conditions
+        files = pools.make_pool(pool, seeds, is_rendered, num_workers, kinds=kinds)
+        rows, notes = run_synthetic(files, output / "clips", judges, conditions, kinds)
         there = {row.kind for row in rows}
         further = tuple(k for k in VIOLATIONS if k in there and k not in FIRST_KINDS)
         groups = GROUPS | ({FURTHER: further} if further else {})
@@ -105,6 +109,17 @@ def run(
     notes = [*notes, *judges.notes]
     found = report(rows, groups, notes, pooled)
     return write_report(found, output, about, screen_width=screen_width)
+
+
+def _chosen_kinds(names) -> tuple[str, ...]:
+    if not names:
+        return tuple(VIOLATIONS)
+    kinds = [k for name in names for k in (FIRST_KINDS if name == FIRST else [name])]
+    unknown = [kind for kind in kinds if kind not in VIOLATIONS]
+    if unknown:
+        have = ", ".join([FIRST, *VIOLATIONS])
+        raise UserError(f"no kind {', '.join(unknown)}: have {have}")
+    return tuple(kind for kind in VIOLATIONS if kind in kinds)
 
 
 def _check_synthetic(conditions, num_scenes, options) -> None:
@@ -146,7 +161,11 @@ def culprit(
 
 
 def run_synthetic(
-    files: Sequence[Path], folder: Path, judges: Judges, conditions: Sequence[str]
+    files: Sequence[Path],
+    folder: Path,
+    judges: Judges,
+    conditions: Sequence[str],
+    kinds: Sequence[str] = tuple(VIOLATIONS),
 ) -> tuple[list[Row], list[str]]:
     """Judges scenes and twins, a file per scene and condition; returns all rows and
     notes. Raises UserError: no scene could be judged; see `judge_items`."""
@@ -164,9 +183,9 @@ def run_synthetic(
     ]
 
     def work(item):
-        return _judge_scene(item.file, item.condition, judges)
+        return _judge_scene(item.file, item.condition, judges, kinds)
 
-    made_with = judges.provenance()
+    made_with = judges.provenance() | {"kinds": list(kinds)}
     rows, failures = judge_items(items, made_with, work, "judging", "scene")
     if not rows:
         raise UserError(failures[0])
@@ -190,11 +209,11 @@ def _shown_notes(rows, conditions) -> list[str]:
     return notes
 
 
-def _judge_scene(file, condition, judges) -> list[Row]:
+def _judge_scene(file, condition, judges, kinds) -> list[Row]:
     with np.load(file) as archive:
         stored = dict(archive)
     seed, part = int(file.stem), "lk" if condition == "rendered" else "tracks"
-    kinds = [k for k in VIOLATIONS if f"{k}/{part}" in stored]
+    kinds = [kind for kind in kinds if f"{kind}/{part}" in stored]
     rows = []
     for kind in (INTACT, *kinds):
         counts = kind == INTACT or pools.shows(stored, kind, condition)

@@ -42,21 +42,23 @@ def make_pool(
     is_rendered: bool,
     num_workers: int,
     size: SceneSize | None = None,
+    kinds: Sequence[str] = tuple(twins.VIOLATIONS),
 ) -> list[Path]:
-    """Makes files of scenes with their twins, one a seed, where not there yet (`size`
-    None: of all judged scenes); returns them, none for a seed that gives no scene.
+    """Makes files of scenes with twins of these kinds, one a seed, where not there yet
+    (`size` None: of all judged scenes); returns them, none for a seed that gives no
+    scene.
 
     Of each KIND in none and the violations: `KIND/tracks [N, T, 3]`, `visible`,
     `frame`, `ids`, `track_ids`, `instance`, `strength`, `violating [N, T]`; if
     `is_rendered`, of kinds that pictures show, `lk [M, T, 2]` and `lkv`, tracked in the
-    pictures (px); and `intrinsics`, `extrinsics`, `fps`.
+    pictures (px); and `intrinsics`, `extrinsics`, `fps`, and the `kinds` looked for.
     """
     folder, size = Path(folder), size or SceneSize(NUM_FRAMES, NUM_TRACKS, SIDE)
     paths = {seed: folder / f"{seed}.npz" for seed in seeds}
     jobs = [
-        (str(path), seed, is_rendered, size)
+        (str(path), seed, is_rendered, size, tuple(kinds))
         for seed, path in paths.items()
-        if not is_made(path, is_rendered)
+        if not is_made(path, is_rendered, kinds)
     ]
     if jobs:
         with ordered_map(min(num_workers, len(jobs))) as run_all:
@@ -65,29 +67,38 @@ def make_pool(
     return [path for path in paths.values() if path.exists()]
 
 
-def is_made(path: str | os.PathLike, is_rendered: bool) -> bool:
-    """Returns whether a scene's file is there, of this version and with the tracks that
-    are wanted."""
+def is_made(
+    path: str | os.PathLike,
+    is_rendered: bool,
+    kinds: Sequence[str] = tuple(twins.VIOLATIONS),
+) -> bool:
+    """Returns whether a scene's file is there, of this version and with the tracks and
+    the kinds of twins that are wanted."""
     try:
         with np.load(path) as stored:
             names = {f"{INTACT}/violating"}
             if is_rendered:
                 names.add(f"{INTACT}/lk")
             version = stored["version"] if "version" in stored else scenes.VERSION
-            return names <= set(stored.files) and version == scenes.VERSION
+            is_whole = names <= set(stored.files) and version == scenes.VERSION
+            return is_whole and set(kinds) <= _stored_kinds(stored)
     except BAD_FILE:
         return False
 
 
+def _stored_kinds(stored) -> set[str]:
+    return set(stored["kinds"].tolist() if "kinds" in stored else twins.VIOLATIONS)
+
+
 def _make_scene(job) -> None:
-    path, seed, is_rendered, size = job
+    path, seed, is_rendered, size, kinds = job
     try:
         scene = scenes.generate_scene(seed, *size, size.side)
     except scenes.NoScene:
         return
     video = render(scene, lit=False) if is_rendered else None
     arrays = scene_arrays(INTACT, scene, video)
-    for kind in twins.VIOLATIONS:
+    for kind in kinds:
         try:
             twin = twins.impossible_twin(scene, kind)
         except twins.NoViolation:
@@ -98,6 +109,7 @@ def _make_scene(job) -> None:
     for name in ("intrinsics", "extrinsics", "fps"):
         arrays[name] = np.asarray(getattr(scene, name))
     arrays["version"] = np.asarray(scenes.VERSION)
+    arrays["kinds"] = np.array(kinds, str)
     with whole_file(path) as file:
         np.savez(file, **arrays)
 

@@ -159,6 +159,10 @@ def test_twins_from_seeds_to_a_report(small, tmp_path):
     assert before == {file: file.stat().st_mtime_ns for file in before}
     with pytest.raises(UserError, match="other options .options.*output_d"):
         twins.run("synthetic", **keywords | {"num_splits": 3})
+    with pytest.raises(UserError, match="other options .kinds.*output_d"):
+        twins.run("synthetic", **keywords | {"kinds": ["kick"]})
+    with pytest.raises(UserError, match="no kind kik: have first, vanish, "):
+        twins.run("synthetic", **keywords | {"kinds": ["first", "kik"]})
 
 
 def test_damaged_copies_of_a_video(small, tmp_path):

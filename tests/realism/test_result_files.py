@@ -18,10 +18,10 @@ def test_files_are_as_the_design_says(result, tmp_path):
     assert sorted(map(Path, written)) == sorted(folder.iterdir())  # nothing left over
     score = json.loads((folder / "score.json").read_text())
     wanted = (
-        "video realism realism_std realism_measure realism_reference surprise critic average_jaccard "
-        "average_pts_within_thresh occlusion_accuracy per_frame windows cuts "
-        "num_tracks checkpoint backends intrinsics seed num_frames fps frame_size "
-        "version seconds warnings"
+        "video realism realism_std realism_measure realism_reference surprise critic "
+        "average_jaccard average_pts_within_thresh occlusion_accuracy per_frame "
+        "windows cuts num_tracks checkpoint backends intrinsics seed num_frames "
+        "fps frame_size version seconds warnings"
     ).split()
     assert set(wanted) <= set(score)
     assert score["realism"] == result.realism == score["average_jaccard"]

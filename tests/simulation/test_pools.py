@@ -120,6 +120,12 @@ def test_a_pool_is_made_once(tmp_path, monkeypatch):
     assert pools.make_pool(tmp_path, seeds, False, 0) == files
     assert before == [file.stat().st_mtime_ns for file in files]
     files[1].unlink()
+    [other] = pools.make_pool(tmp_path / "one", seeds[:1], False, 0, size, ["kick"])
+    with np.load(other) as stored, np.load(files[0]) as whole:
+        assert "vanish/tracks" not in stored
+        for name in ("none/tracks", "kick/tracks"):
+            np.testing.assert_array_equal(stored[name], whole[name])
+    assert pools.is_made(other, False, ["kick"]) and not pools.is_made(other, False)
     assert pools.make_pool(tmp_path, seeds[:1], True, 0, size) == files[:1]
     with np.load(files[0]) as stored:
         assert stored["none/lk"].shape[1:] == (8, 2)
