@@ -115,11 +115,12 @@ def _rotations(angles) -> Float[np.ndarray, "2 3 3"]:
     return Rotation.from_rotvec(vectors).as_matrix()
 
 
-def check_rows(matches: Matches, width: int) -> None:
-    """Raises UserError for rectified pictures whose points lie in other rows, further
-    to the right for the right eye, or where they are for the left one."""
+def check_rows(matches: Matches, width: int) -> bool:
+    """Returns whether there are enough matches to say anything. Raises UserError for
+    rectified pictures whose points lie in other rows, further to the right for the
+    right eye, or where they are for the left one."""
     if len(matches.left) < FEWEST:
-        return  # too few to say
+        return False
     away = matches.left - matches.right
     if np.quantile(np.abs(away[:, 0]), 0.9) < LEAST_PARALLAX * width / 512:
         raise UserError(
@@ -137,3 +138,4 @@ def check_rows(matches: Matches, width: int) -> None:
             f"after rectifying, points are {rows:.1f} px off their rows in the median: "
             "give --rig=auto, or the rig's rotation"
         )
+    return True

@@ -112,14 +112,14 @@ def rectify(clip: Clip) -> None:
     clip.folder.mkdir(parents=True, exist_ok=True)
     fps = 1e6 / float(np.median(np.diff(annotation.timestamps)))
     count, turns = len(annotation.timestamps), annotation.rectified2rig
+    straighten = rectification.straightener(settings.view, turns)
     raw, straight = (clip.path(f"-{x}_equirect.mp4") for x in ("raw", "rectified"))
     with open_video(raw, fps) as to_raw, open_video(straight, fps) as to_straight:
 
         def pairs():
             for eyes, seconds in timed_pairs(str(video), annotation):
                 to_raw(np.concatenate(eyes, axis=1))
-                made = rectification.rectified_equirect(eyes, settings.view, turns)
-                to_straight(np.concatenate(made, axis=1))
+                to_straight(np.concatenate(straighten(eyes), axis=1))
                 yield eyes, seconds
 
         steps.write_rectified(clip, pairs(), settings.view, turns, fps, count)
