@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import cv2
 import numpy as np
@@ -202,7 +202,7 @@ def _remapped(eyes, maps):
     )
 
 
-def find_rig(pairs: Sequence[tuple[Picture, Picture]], view: View) -> rig.Rig:
+def find_rig(pairs: Iterable[tuple[Picture, Picture]], view: View) -> rig.Rig:
     """Returns the turns of a rig from raw pictures of some frames. Raises UserError:
     too few points are seen by both eyes."""
     rays = []
@@ -212,8 +212,6 @@ def find_rig(pairs: Sequence[tuple[Picture, Picture]], view: View) -> rig.Rig:
         rays.append([view.raw_rays(x, size) for x in matches])
     left, right = (np.concatenate(x) for x in zip(*rays, strict=True))
     found = rig.find_rig(left, right)
-    if found.unseen:
-        LOG.warning("the rig: %s cannot be seen in this clip", ", ".join(found.unseen))
     focal = view.intrinsics[0]
     LOG.info("the rig: rows are %.2f px off in the median", found.residual * focal)
     return found
