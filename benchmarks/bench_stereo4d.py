@@ -51,14 +51,12 @@ from stereo4d import (
     matching,
     odometry,
     optimisation,
-    published,
     queries,
     rectification,
     rig,
     simulated,
 )
 from stereo4d.optimisation import Stereo
-from stereo4d.poses import inverted
 from stereo4d.rectification import View
 
 FLAGS = flags.FLAGS
@@ -204,10 +202,7 @@ def judge_depth(scene, points, known, pixels, maps, path, stereo, size) -> dict:
     visible, truth = lifted.visible, points[rows]
     rays = lifting.camera_rays(pixels, seen_in)
     raw = rays * (stereo.gain / np.where(visible, disparity, 1))[..., None]
-    back = inverted(path)
-    world = np.einsum("tij,ntj->nti", back[..., :3], raw) + back[..., 3]
-    moved, counts = published.optimised_points(world, visible, path, stereo, size)
-    moved = np.einsum("tij,ntj->nti", path[..., :3], moved) + path[..., 3]
+    other = lifting.lift_tracks(pixels, known, disparity, seen_in, "published")
     true_world = geometry.camera_to_world(truth, scene.extrinsics.astype(float))
     moves = np.array(
         [np.ptp(p[v], axis=0).max() > MOVES for p, v in
@@ -216,8 +211,8 @@ def judge_depth(scene, points, known, pixels, maps, path, stereo, size) -> dict:
     enough = visible.sum(axis=1) >= FEWEST
     found = {"moves": moves[enough], "said": lifted.moving[enough]}
     for name, which in (("still", ~moves & enough), ("moving", moves & enough)):
-        judged = visible & counts & which[:, None]
-        parts = {"measured": raw, "ours": lifted.tracks, "published": moved}
+        judged = visible & other.visible & which[:, None]
+        parts = {"measured": raw, "ours": lifted.tracks, "published": other.tracks}
         for key, part in parts.items():
             found[f"{name}, {key}"] = np.linalg.norm(part - truth, axis=-1)[judged]
             both = judged[:, 1:] & judged[:, :-1]

@@ -19,7 +19,7 @@ from spa import flags as spa_flags
 from spa.clip.sources import check_clip, open_source
 from spa.errors import UserError
 from spa.jobs import result_name
-from stereo4d import parts, rectification, steps
+from stereo4d import lifting, parts, rectification, steps
 from stereo4d.equirect import FIELD_OF_VIEW
 from stereo4d.layouts import LAYOUTS, SQUEEZED, is_squeezed, split_eyes
 from stereo4d.rectification import (
@@ -52,8 +52,15 @@ def define_flags() -> None:
         "trained on ADE20K, a folder or a name: drops what moves on walls and roads.")
     flags.DEFINE_string("poses", "odometry", "The camera's: odometry, static, or a "
         "file of COLMAP, TUM, VGGT, MegaSaM or Stereo4D.")
+    define_objective_flag()
     flags.DEFINE_integer("seed", 0, "Of queries.", 0)
     # fmt: on
+
+
+def define_objective_flag() -> None:
+    """The flag of what depths along tracks are to agree with."""
+    text = "Of depths along tracks: the disparity, or the paper's terms, to compare."
+    flags.DEFINE_enum("objective", "disparity", list(lifting.OBJECTIVES), text)
 
 
 def define_sea_raft_flags() -> None:
@@ -170,7 +177,7 @@ def make_settings(values) -> steps.Settings:
     if values.most_disparity % 16:
         raise UserError(f"--most_disparity={values.most_disparity}: a multiple of 16")
     names = "layout swap_eyes rig matcher most_disparity tracker poses seed".split()
-    names += ["segmentation", *SEA_RAFT_FLAGS, *TAPIR_FLAGS]
+    names += ["segmentation", "objective", *SEA_RAFT_FLAGS, *TAPIR_FLAGS]
     chosen = {name: values[name].value for name in names}
     return steps.Settings(view=make_view(values), **chosen)
 

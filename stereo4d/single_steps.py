@@ -39,7 +39,7 @@ LATE = 0.6  # of a frame's duration, that a frame may be off its time
 
 def define_flags(*more: str) -> None:
     """Flags of all steps, and `more` of: npz_folder, raw_video_folder, output_hfov,
-    hfov, segmentation, sea_raft, tapir."""
+    hfov, segmentation, sea_raft, tapir, objective."""
     if "sea_raft" in more:
         run.define_sea_raft_flags()
         flags.DEFINE_string("url", None, "As published: where weights are.")
@@ -53,6 +53,8 @@ def define_flags(*more: str) -> None:
     if "segmentation" in more:
         text = "A model of transformers that was trained on ADE20K."
         flags.DEFINE_string("segmentation", "none", text)
+    if "objective" in more:
+        run.define_objective_flag()
     if "npz_folder" in more:
         flags.DEFINE_string("npz_folder", "stereo4d_dataset/npz", "Released npz.")
     if "raw_video_folder" in more:
@@ -200,6 +202,7 @@ def drop_drift(clip: Clip) -> None:
 def optimise(clip: Clip) -> None:
     """Writes tracks in space, and the example."""
     settings = make_settings(clip, FLAGS.hfov)
+    settings = dataclasses.replace(settings, objective=FLAGS.objective)
     for path in steps.optimise(clip, settings):
         print(f"wrote {path}")
     if FLAGS.write_pkl:

@@ -70,6 +70,7 @@ class Settings:
         tapnet_repo, tapir_path: of BootsTAPIR: its clone, and weights.
         segmentation: "none", or a model of transformers that knows ADE20K's classes.
         poses: "odometry", "static", or a file (poses.read_poses).
+        objective: of lifting.OBJECTIVES.
         seed: of queries.
     """
 
@@ -88,6 +89,7 @@ class Settings:
     tapir_path: str | None = None
     segmentation: str = "none"
     poses: str = "odometry"
+    objective: str = "disparity"
     seed: int = 0
 
 
@@ -97,7 +99,7 @@ STEPS = {  # and the settings that each depends on, with those of the steps befo
     "track": ("tracker", "tapnet_repo", "tapir_path", "seed"),
     "find_poses": ("poses",),
     "drop_drift": ("segmentation",),
-    "optimise": (),
+    "optimise": ("objective",),
 }
 FILES = {
     "rectify": ("-left_rectified.mp4", "-right_rectified.mp4", "-clip.npz"),
@@ -411,10 +413,12 @@ def optimise(clip: Clip, settings: Settings) -> list[Path]:
     stored, view = clip.arrays("-clip.npz"), settings.view
     said = clip.made_with().get("drop_drift", {})
     said |= {"dropped": json.loads(str(tracked.get("dropped", "{}")))}
+    said |= {"objective": settings.objective}
     lifted = []
     for scene, cut, rows, disparity in _shot_parts(clip, tracked, settings):
         pixels, visible = (tracked[n][rows, cut] for n in ("tracks", "visibles"))
-        found = lifting.lift_tracks(pixels, visible, disparity, scene)
+        how = disparity, scene, settings.objective
+        found = lifting.lift_tracks(pixels, visible, *how)
         lifted.append((scene, cut, found))
     print(table([found for *_, found in lifted], said["dropped"]))
     written = clip.example_paths(len(lifted))

@@ -101,9 +101,12 @@ def test_the_same_command_goes_on_where_it_stopped(folder, finished):
     assert done.returncode == 0 and place.exists()
     assert "match: done before" in done.stderr and "find_poses" not in done.stderr
     assert (out / "sbs" / "sbs-flows_stereo.npz").stat().st_mtime_ns == matched
-    again = run(folder, out, "--video=sbs.mp4", "--poses=static")
+    other = "--poses=static", "--objective=published"
+    again = run(folder, out, "--video=sbs.mp4", *other)
     assert "track: done before" in again.stderr
     assert "drop_drift: done before" not in again.stderr
+    with np.load(out / "examples" / "sbs.npz") as stored:
+        assert json.loads(str(stored["made_with"]))["objective"] == "published"
 
 
 def test_another_video_of_the_same_name_is_not_written_over(folder, finished, tmp_path):
