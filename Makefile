@@ -36,7 +36,7 @@ demo-stereo: $(VENV)/.installed-mini
 	$(PY) synthetic.py --stereo --num_scenes=1 --num_frames=32 --height=384 \
 	  --width=384 --fps=15 --out_dir=outputs/demo-stereo
 	$(PY) -m stereo4d.run --video=outputs/demo-stereo/scene_000000_sbs.mp4 \
-	  --size=384 --output_folder=outputs/demo-stereo
+	  --size=384 --fov_bounds=-30,30 --output_folder=outputs/demo-stereo
 
 # The tests run even if the linter complains; either one failing fails the target.
 test: $(TEST_STAMP)

@@ -9,8 +9,6 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
-from spa.errors import UserError
-
 FIELD_OF_VIEW = (-90.0, 90.0, -90.0, 90.0)  # of VR180: start and end of yaw, of tilt
 SEARCHED = 40  # halvings, for the widest field of view
 
@@ -90,16 +88,16 @@ def rectifying_map(
     """Returns where each pixel of a rectified perspective picture lies in the raw
     equirectangular one: one map, so that a picture is sampled once (the published code
     samples twice, with the corners of both aligned, which is up to half a pixel off).
-    Raises UserError: the raw picture does not show all of it."""
-    found = _mapped(raw_size, fov_bounds, rectified2rig, size, hfov)
-    if not _is_inside(found, raw_size):
-        widest = widest_hfov(raw_size, fov_bounds, rectified2rig, size)
-        bounds = ", ".join(f"{x:g}" for x in fov_bounds)
-        remedy = f"give --output_hfov={widest:.1f} or less" if widest else "check these"
-        raise UserError(
-            f"fov_bounds {bounds} do not show {hfov:g} degrees all around: {remedy}"
-        )
-    return found.astype(np.float32)
+    Outside of the raw picture where that shows nothing."""
+    rays = perspective_rays(size, perspective_intrinsics(size, hfov))
+    turned = rays @ np.asarray(rectified2rig).T
+    return equirect_pixels(turned, raw_size, fov_bounds).astype(np.float32)
+
+
+def is_inside(found: Float[np.ndarray, "H W 2"], raw_size: tuple[int, int]) -> bool:
+    """Returns whether a map leads nowhere but into a raw picture."""
+    height, width = raw_size
+    return bool((found >= 0).all() and (found <= [width, height]).all())
 
 
 def widest_hfov(
@@ -113,18 +111,8 @@ def widest_hfov(
     narrow, wide = 0.0, 179.0
     for _ in range(SEARCHED):
         middle = (narrow + wide) / 2
-        found = _mapped(raw_size, fov_bounds, rectified2rig, size, middle)
+        found = rectifying_map(raw_size, fov_bounds, rectified2rig, size, middle)
         narrow, wide = (
-            (middle, wide) if _is_inside(found, raw_size) else (narrow, middle)
+            (middle, wide) if is_inside(found, raw_size) else (narrow, middle)
         )
-    return np.floor(10 * narrow) / 10
-
-
-def _mapped(raw_size, fov_bounds, rectified2rig, size, hfov):
-    rays = perspective_rays(size, perspective_intrinsics(size, hfov))
-    return equirect_pixels(rays @ np.asarray(rectified2rig).T, raw_size, fov_bounds)
-
-
-def _is_inside(found, raw_size):
-    height, width = raw_size
-    return bool((found >= 0).all() and (found <= [width, height]).all())
+    return float(np.floor(10 * narrow) / 10)

@@ -26,6 +26,8 @@ LAYOUTS: dict[str, Callable[[Picture], tuple[Picture, Picture]]] = {
     "sbs": _beside,
     "tb": _above,
 }
+SQUEEZED = {"sbs": 2.0, "tb": 0.5}  # a pixel's width by its height, of half an eye
+ONE_PICTURE, LIKE = 16 / 9, 0.03  # the aspect of one eye's picture, and what is near
 
 
 def split_eyes(
@@ -36,7 +38,16 @@ def split_eyes(
     return (right, left) if swap else (left, right)
 
 
+def is_squeezed(frame_size: tuple[int, int], layout: str, pixel_aspect: float) -> bool:
+    """Returns whether eyes have half their width, or height, in a frame: it is as wide
+    as one picture of most videos (height, width and a pixel's width by its height)."""
+    height, width = frame_size
+    aspect = width * pixel_aspect / height
+    return layout in SQUEEZED and abs(aspect / ONE_PICTURE - 1) < LIKE
+
+
 LEAST_SIDE = 64  # px, of an eye's picture
+CONTRAST = 4.0  # grey levels: deviation of a picture that shows something
 UNLIKE = 0.1  # of the best of all shifts: no pair
 SHOWN = 64  # px, of pictures that are compared
 SHIFTED = 8  # of these px, the farthest
@@ -63,18 +74,23 @@ def check_pair(left: Picture, right: Picture) -> None:
         )
 
 
+def has_contrast(left: Picture, right: Picture) -> bool:
+    """Returns whether one of the pictures shows something: more than one colour."""
+    return max(_small(left).std(), _small(right).std()) >= CONTRAST
+
+
 def correlation(left: Picture, right: Picture) -> float:
     """Returns the correlation of two small versions of pictures, at the shift at which
     it is highest."""
-    size = (SHOWN, SHOWN)
-    grey = [
-        cv2.cvtColor(cv2.resize(x, size, interpolation=cv2.INTER_AREA),
-                     cv2.COLOR_RGB2GRAY).astype(np.float32)
-        for x in (left, right)
-    ]  # fmt: skip
+    grey = [_small(x) for x in (left, right)]
     edge = SHIFTED
     middle = grey[0][edge:-edge, edge:-edge]
     if middle.std() < 1 or grey[1].std() < 1:
         return 0.0
     found = cv2.matchTemplate(grey[1], middle, cv2.TM_CCOEFF_NORMED)
     return float(found.max())
+
+
+def _small(picture):
+    small = cv2.resize(picture, (SHOWN, SHOWN), interpolation=cv2.INTER_AREA)
+    return cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(np.float32)

@@ -94,16 +94,47 @@ def lift_tracks(
     visible: Bool[np.ndarray, "N T"],
     disparity: Float[np.ndarray, "N T"],
     scene: Scene,
+    objective: str = "disparity",
 ) -> Lifted:
-    """Returns tracks in space, their depths optimised over time; arguments as of
-    `filter_tracks`."""
+    """Returns tracks in space, their depths optimised over time by one of OBJECTIVES;
+    other arguments as of `filter_tracks`."""
     known = known_depths(visible, disparity)
     seen = world_observations(pixels, disparity, known, scene)
     moving = optimisation.find_moving(seen, scene.stereo, len(known))
-    depth = optimisation.optimised_depths(seen, scene.stereo, ~moving)
-    tracks = np.zeros((*known.shape, 3))
-    tracks[known] = camera_rays(pixels, scene)[known] * depth[:, None]
+    rays = camera_rays(pixels, scene)
+    tracks, known = OBJECTIVES[objective](rays, known, seen, moving, scene)
     return Lifted(tracks, known, moving)
+
+
+def _by_disparity(rays, known, seen, moving, scene):
+    depth = optimisation.optimised_depths(seen, scene.stereo, ~moving)
+    return _along(rays, known, depth), known
+
+
+def _by_published(rays, known, seen, moving, scene):
+    """Which is of points in the world, and tells by itself what moves; near to where a
+    track is hidden none counts."""
+    from stereo4d import published  # compiles, where it is asked for
+
+    measured = _along(rays, known, optimisation.measured_depths(seen, scene.stereo))
+    to_world = inverted(scene.extrinsics)
+    world = np.einsum("tij,ntj->nti", to_world[..., :3], measured) + to_world[..., 3]
+    how = known, scene.extrinsics, scene.stereo, scene.size
+    world, counts = published.optimised_points(world, *how)
+    poses = scene.extrinsics
+    tracks = np.einsum("tij,ntj->nti", poses[..., :3], world) + poses[..., 3]
+    return np.where(counts[..., None], tracks, 0), counts
+
+
+# From rays, where they have a depth, what is seen, and what moves, to tracks and where
+# these are known.
+OBJECTIVES = {"disparity": _by_disparity, "published": _by_published}
+
+
+def _along(rays, known, depth):
+    tracks = np.zeros((*known.shape, 3))
+    tracks[known] = rays[known] * depth[:, None]
+    return tracks
 
 
 def known_depths(visible, disparity) -> Bool[np.ndarray, "N T"]:

@@ -6,7 +6,7 @@ robust least squares of their pixels and disparities). What moves by itself is o
 When too few points are left, the frame becomes the next keyframe.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import cv2
@@ -28,7 +28,8 @@ FEWEST = 20  # points that a pose is found from
 REPROJECTION = 2.0  # px, of RANSAC
 DISPARITY = 0.3, 1.0  # px: deviations of a disparity and of a pixel
 TAIL = 1.5  # deviations from which on residuals count less
-LEAST_PARALLAX = 1.0  # px, of points that a scale is told from
+FAR = 5.0  # px, beyond the turn: points that went so far tell a scale well
+LEAST_PARALLAX = 0.4  # px, of one point in ten: with less no scale can be told
 
 
 class _Keyframe(NamedTuple):
@@ -36,6 +37,16 @@ class _Keyframe(NamedTuple):
     points: np.ndarray  # [K, 3] in its camera
     pixels: np.ndarray  # [K, 2] where they are in the last frame
     number: int  # of points that it began with
+
+
+class Sighting(NamedTuple):
+    """Points [K, 3] with stereo depth, metres in the camera of one frame, the pixels
+    [K, 2] where they are in another one, and how the poses [4, 4] lead from one camera
+    to the other, up to scale."""
+
+    moves: Float[np.ndarray, "4 4"]
+    points: Float[np.ndarray, "K 3"]
+    pixels: Float[np.ndarray, "K 2"]
 
 
 def find_path(
@@ -70,49 +81,88 @@ def scale_path(
     stereo: Stereo,
 ) -> tuple[Float[np.ndarray, "T 3 4"], float, float]:
     """Returns poses in metres of poses known up to scale, the factor, and its spread as
-    a share of it: points with stereo depth are followed by a frame, and each says how
-    far the camera went. Raises UserError: it does not move, or the spread is larger
-    than the factor."""
-    factors, before, matrix = [], None, None
-    for t, (frame, disparity) in enumerate(zip(frames, disparities, strict=True)):
+    a share of it: points with stereo depth are followed until they have gone FAR, or
+    are lost, and say how far the camera went. Raises UserError: see `path_scale`."""
+    sightings, before, key, matrix = [], None, None, None
+    clip = zip(frames, disparities, extrinsics, strict=True)
+    for t, (frame, disparity, pose) in enumerate(clip):
         grey = cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY)
         if before is None:
             matrix = geometry.intrinsics_matrix(stereo.intrinsics(grey.shape))
+            is_done = True
         else:
-            key = _keyframe(np.eye(4), before[0], before[1], stereo, matrix, t - 1, 0)
-            kept, pixels = _followed(before[0], grey, key.pixels)
-            moves = _square(extrinsics[t]) @ np.linalg.inv(_square(extrinsics[t - 1]))
-            factors.append(_factors(moves, key.points[kept], pixels, matrix))
-        before = grey, disparity
-    found = np.concatenate(factors) if factors else np.zeros(0)
-    if len(found) < FEWEST:
-        raise UserError(
-            "the poses' scale cannot be told: the camera hardly moves; give poses in "
-            "metres, or --poses=static"
-        )
-    factor = float(np.median(found))
-    spread = float(np.median(np.abs(found - factor)) / 0.6745 / abs(factor))
-    if factor <= 0 or spread > 1:
-        raise UserError(
-            f"the poses do not fit the stereo depth (factor {factor:.3g}, spread "
-            f"{spread:.0%}): check that they are of these frames, world-to-camera"
-        )
+            kept, pixels = _followed(before, grey, key.pixels)
+            key = key._replace(points=key.points[kept], pixels=pixels)
+            moves = _square(pose) @ np.linalg.inv(key.pose)
+            seen = Sighting(moves, key.points, key.pixels)
+            is_done = _is_done(seen, key.number, matrix)
+            if is_done or t == len(extrinsics) - 1:
+                sightings.append(seen)
+        if is_done:
+            key = _keyframe(_square(pose), grey, disparity, stereo, matrix, t, 0)
+        before = grey
+    factor, spread = path_scale(sightings, matrix)
     scaled = np.array(extrinsics)
     scaled[..., 3] *= factor
     return scaled, factor, spread
 
 
-def _factors(moves, points, pixels, matrix):
-    """What each point says: (R x + s t) projects to where it was seen."""
-    turned, shift = points @ moves[:3, :3].T, moves[:3, 3]
-    seen = np.linalg.solve(matrix, np.c_[pixels, np.ones(len(pixels))].T).T
+def path_scale(
+    sightings: Sequence[Sighting], matrix: Float[np.ndarray, "3 3"]
+) -> tuple[float, float]:
+    """Returns the factor that makes poses metric, by least absolute deviations, and its
+    spread among the points as a share of it; matrix: intrinsics. Raises UserError: the
+    camera does not move, or the spread is larger than the factor."""
+    parts = [_factors(each, matrix) for each in sightings]
+    found, weights = np.concatenate([np.zeros((2, 0)), *parts], axis=1)
+    if len(found) < FEWEST or not weights.any():
+        factor = parallax = 0.0
+    else:
+        factor = _weighted_median(found, weights)
+        parallax = abs(factor) * np.quantile(weights, 0.9)
+    if parallax < LEAST_PARALLAX:
+        raise UserError(
+            "the poses' scale cannot be told: the camera hardly moves; give poses in "
+            "metres, or --poses=static"
+        )
+    off = np.abs(found - factor)
+    spread = _weighted_median(off, weights) / 0.6745 / abs(factor)
+    if factor <= 0 or spread > 1:
+        raise UserError(
+            f"the poses do not fit the stereo depth (factor {factor:.3g}, spread "
+            f"{spread:.0%}): check that they are of these frames, world-to-camera"
+        )
+    return factor, spread
+
+
+def _is_done(seen, number, matrix):
+    """Whether most points are lost, or have gone far enough beyond the turn."""
+    if len(seen.points) <= KEPT_SHARE * number:
+        return True
+    turned = seen.points @ seen.moves[:3, :3].T
+    away = geometry.project(turned, matrix[[0, 1, 0, 1], [0, 1, 2, 2]]) - seen.pixels
+    return np.median(np.linalg.norm(away, axis=-1)) >= FAR
+
+
+def _factors(seen, matrix):
+    """What each point says of s, by (R x + s t) projects to where it was seen, and what
+    parallax, px, it has for each s: a weight that knows nothing of the point's own
+    error in s, or small parallaxes would count where they are too large."""
+    turned, shift = seen.points @ seen.moves[:3, :3].T, seen.moves[:3, 3]
+    pixels = np.c_[seen.pixels, np.ones(len(seen.pixels))]
+    rays = np.linalg.solve(matrix, pixels.T).T
     # u (z + s tz) = x + s tx, likewise for v: weighted together by what s does.
-    rest = turned[:, :2] - seen[:, :2] * turned[:, 2:]
-    per = seen[:, :2] * shift[2] - shift[:2]
+    rest = turned[:, :2] - rays[:, :2] * turned[:, 2:]
+    per = rays[:, :2] * shift[2] - shift[:2]
     square = (per**2).sum(-1)
     factor = (rest * per).sum(-1) / np.maximum(square, 1e-12)
-    parallax = np.abs(factor) * np.sqrt(square) / np.abs(turned[:, 2]) * matrix[0, 0]
-    return factor[parallax > LEAST_PARALLAX]
+    return factor, np.sqrt(square) / np.abs(turned[:, 2]) * matrix[0, 0]
+
+
+def _weighted_median(values, weights):
+    order = np.argsort(values)
+    total = np.cumsum(weights[order])
+    return float(values[order][np.searchsorted(total, total[-1] / 2)])
 
 
 def _square(pose):

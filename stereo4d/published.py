@@ -49,7 +49,8 @@ def optimised_points(
                             centres))
         for i in range(0, len(points), AT_ONCE)
     ]  # fmt: skip
-    return points + rays * np.concatenate(offsets)[..., None], counts
+    offsets = np.concatenate([np.zeros((0, points.shape[1])), *offsets])
+    return points + rays * offsets[..., None], counts
 
 
 def displacements(

@@ -1,6 +1,6 @@
 """Stereo videos of simulated scenes, whose depths and tracks are known exactly."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -60,12 +60,13 @@ def _eyes(rays, baseline, per_pixel):
 
 
 def rendered_pairs(
-    scene: Scene, eyes: tuple[Eye, Eye]
+    scene: Scene, eyes: tuple[Eye, Eye], frames: Iterable[int] | None = None
 ) -> Iterator[tuple[UInt8[np.ndarray, "H W 3"], UInt8[np.ndarray, "H W 3"]]]:
-    """Yields the left and the right picture of each frame, by ray casting."""
+    """Yields the left and the right picture of each frame, or of `frames`, by ray
+    casting."""
     texture, _ = scene_textures(scene)
-    for t, pose in enumerate(scene.extrinsics.astype(float)):
-        to_world = np.linalg.inv(pose)
+    for t in range(len(scene.extrinsics)) if frames is None else frames:
+        to_world = np.linalg.inv(scene.extrinsics[t].astype(float))
         pictures = []
         for eye in eyes:
             origin = to_world[:3, :3] @ eye.place + to_world[:3, 3]

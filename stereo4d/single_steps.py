@@ -39,7 +39,7 @@ LATE = 0.6  # of a frame's duration, that a frame may be off its time
 
 def define_flags(*more: str) -> None:
     """Flags of all steps, and `more` of: npz_folder, raw_video_folder, output_hfov,
-    hfov, segmentation, sea_raft, tapir."""
+    hfov, segmentation, sea_raft, tapir, objective."""
     if "sea_raft" in more:
         run.define_sea_raft_flags()
         flags.DEFINE_string("url", None, "As published: where weights are.")
@@ -53,6 +53,8 @@ def define_flags(*more: str) -> None:
     if "segmentation" in more:
         text = "A model of transformers that was trained on ADE20K."
         flags.DEFINE_string("segmentation", "none", text)
+    if "objective" in more:
+        run.define_objective_flag()
     if "npz_folder" in more:
         flags.DEFINE_string("npz_folder", "stereo4d_dataset/npz", "Released npz.")
     if "raw_video_folder" in more:
@@ -112,14 +114,14 @@ def rectify(clip: Clip) -> None:
     clip.folder.mkdir(parents=True, exist_ok=True)
     fps = 1e6 / float(np.median(np.diff(annotation.timestamps)))
     count, turns = len(annotation.timestamps), annotation.rectified2rig
+    straighten = rectification.straightener(settings.view, turns)
     raw, straight = (clip.path(f"-{x}_equirect.mp4") for x in ("raw", "rectified"))
     with open_video(raw, fps) as to_raw, open_video(straight, fps) as to_straight:
 
         def pairs():
             for eyes, seconds in timed_pairs(str(video), annotation):
                 to_raw(np.concatenate(eyes, axis=1))
-                made = rectification.rectified_equirect(eyes, settings.view, turns)
-                to_straight(np.concatenate(made, axis=1))
+                to_straight(np.concatenate(straighten(eyes), axis=1))
                 yield eyes, seconds
 
         steps.write_rectified(clip, pairs(), settings.view, turns, fps, count)
@@ -200,6 +202,7 @@ def drop_drift(clip: Clip) -> None:
 def optimise(clip: Clip) -> None:
     """Writes tracks in space, and the example."""
     settings = make_settings(clip, FLAGS.hfov)
+    settings = dataclasses.replace(settings, objective=FLAGS.objective)
     for path in steps.optimise(clip, settings):
         print(f"wrote {path}")
     if FLAGS.write_pkl:

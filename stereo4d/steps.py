@@ -70,6 +70,7 @@ class Settings:
         tapnet_repo, tapir_path: of BootsTAPIR: its clone, and weights.
         segmentation: "none", or a model of transformers that knows ADE20K's classes.
         poses: "odometry", "static", or a file (poses.read_poses).
+        objective: of lifting.OBJECTIVES.
         seed: of queries.
     """
 
@@ -88,6 +89,7 @@ class Settings:
     tapir_path: str | None = None
     segmentation: str = "none"
     poses: str = "odometry"
+    objective: str = "disparity"
     seed: int = 0
 
 
@@ -97,7 +99,7 @@ STEPS = {  # and the settings that each depends on, with those of the steps befo
     "track": ("tracker", "tapnet_repo", "tapir_path", "seed"),
     "find_poses": ("poses",),
     "drop_drift": ("segmentation",),
-    "optimise": (),
+    "optimise": ("objective",),
 }
 FILES = {
     "rectify": ("-left_rectified.mp4", "-right_rectified.mp4", "-clip.npz"),
@@ -245,10 +247,10 @@ def rectify(clip: Clip, paths: list[str], settings: Settings) -> None:
     """Writes both eyes' rectified videos, and the clip's frames and camera."""
     source = open_source(paths[0])
     raw = raw_pairs(paths, settings)
-    turns = _rig_turns(paths, settings)
-    write_rectified(
-        clip, raw, settings.view, turns, source.rate or 30.0, source.num_frames
-    )
+    turns, warned = _rig_turns(paths, settings)
+    view = settings.view
+    view = dataclasses.replace(view, assumed=(*view.assumed, *warned))
+    write_rectified(clip, raw, view, turns, source.rate or 30.0, source.num_frames)
 
 
 def write_rectified(
@@ -287,16 +289,22 @@ def write_rectified(
 
 
 def _rig_turns(paths, settings):
+    """The eyes' turns, and lines that warn of them."""
     if settings.rig == RIG_NONE:
-        return np.tile(np.eye(3), (2, 1, 1))
+        return np.tile(np.eye(3), (2, 1, 1)), ()
     if settings.rig != RIG_AUTO:
-        return read_annotation(settings.rig).rectified2rig
-    count = open_source(paths[0]).num_frames or 1
+        return read_annotation(settings.rig).rectified2rig, ()
+    count = open_source(paths[0]).num_frames
+    if not count:  # some files do not say
+        count = sum(1 for _ in raw_pairs(paths, settings, lambda t: False))
     chosen = set(np.linspace(0, count - 1, rectification.RIG_FRAMES).astype(int))
-    pairs = [
-        eyes for eyes, _ in raw_pairs(paths, settings, chosen.__contains__) if eyes
-    ]
-    return rectification.find_rig(pairs, settings.view).rectified2rig
+    raw = raw_pairs(paths, settings, chosen.__contains__)
+    found = rectification.find_rig((eyes for eyes, _ in raw if eyes), settings.view)
+    if not found.unseen:
+        return found.rectified2rig, ()
+    said = ", ".join(found.unseen)
+    line = f"of the rig's turns {said} can hardly be seen in this clip: kept near 0"
+    return found.rectified2rig, (line,)
 
 
 def match(clip: Clip, settings: Settings) -> None:
@@ -405,10 +413,12 @@ def optimise(clip: Clip, settings: Settings) -> list[Path]:
     stored, view = clip.arrays("-clip.npz"), settings.view
     said = clip.made_with().get("drop_drift", {})
     said |= {"dropped": json.loads(str(tracked.get("dropped", "{}")))}
+    said |= {"objective": settings.objective}
     lifted = []
     for scene, cut, rows, disparity in _shot_parts(clip, tracked, settings):
         pixels, visible = (tracked[n][rows, cut] for n in ("tracks", "visibles"))
-        found = lifting.lift_tracks(pixels, visible, disparity, scene)
+        how = disparity, scene, settings.objective
+        found = lifting.lift_tracks(pixels, visible, *how)
         lifted.append((scene, cut, found))
     print(table([found for *_, found in lifted], said["dropped"]))
     written = clip.example_paths(len(lifted))

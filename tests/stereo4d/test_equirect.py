@@ -1,13 +1,11 @@
 """Directions of VR180 pictures, against what they are by definition."""
 
 import numpy as np
-import pytest
 import scipy.spatial.transform
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spa import geometry
-from spa.errors import UserError
 from stereo4d import equirect
 
 WHOLE = equirect.FIELD_OF_VIEW
@@ -65,11 +63,10 @@ def test_the_focal_length_follows_from_the_field_of_view():
     np.testing.assert_allclose([fx, fy, cx, cy], 256)
 
 
-def test_more_than_the_raw_picture_shows_is_refused_with_the_widest_there_is():
+def test_the_widest_picture_is_the_widest_that_is_inside():
     bounds, plain = (-40, 40, -40, 40), np.eye(3)
-    with pytest.raises(UserError, match=r"--output_hfov=8\d\.\d"):
-        equirect.rectifying_map((64, 64), bounds, plain, (32, 32), 100)
     widest = equirect.widest_hfov((64, 64), bounds, plain, (32, 32))
-    equirect.rectifying_map((64, 64), bounds, plain, (32, 32), widest)
-    with pytest.raises(UserError):
-        equirect.rectifying_map((64, 64), bounds, plain, (32, 32), widest + 0.5)
+    for hfov, inside in ((widest, True), (widest + 0.5, False)):
+        found = equirect.rectifying_map((64, 64), bounds, plain, (32, 32), hfov)
+        assert equirect.is_inside(found, (64, 64)) == inside
+    assert not equirect.widest_hfov((64, 64), (10, 40, -40, 40), plain, (32, 32))

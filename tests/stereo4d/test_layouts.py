@@ -2,21 +2,10 @@
 
 import numpy as np
 import pytest
+from stereo_pictures import picture
 
 from spa.errors import UserError
 from stereo4d import layouts
-
-
-def picture(seed=0, size=(96, 128), shift=0):
-    """A smooth random picture, or as it is seen further to the left."""
-    rng = np.random.default_rng(seed)
-    x, y = np.meshgrid(np.arange(size[1]) + shift, np.arange(size[0]))
-    grey = np.zeros(size)
-    for _ in range(12):
-        angle, pace = rng.uniform(0, 7, 2) * [1, 0.05]
-        grey += np.sin(pace * (np.cos(angle) * x + np.sin(angle) * y) + 5 * angle)
-    grey = np.clip(128 + 30 * grey, 0, 255).astype(np.uint8)
-    return np.repeat(grey[..., None], 3, axis=-1)
 
 
 @pytest.mark.parametrize(("layout", "axis"), [("sbs", 1), ("tb", 0)])
@@ -52,3 +41,16 @@ def test_two_pictures_of_different_things_are_no_pair():
 def test_tiny_pictures_are_refused():
     with pytest.raises(UserError, match="64 x 32 px"):
         layouts.check_pair(picture(1, (32, 64)), picture(1, (32, 64), 3))
+
+
+def test_half_width_pictures_share_the_place_of_one():
+    squeezed = (1080, 1920), "sbs", 1.0
+    assert layouts.is_squeezed(*squeezed)
+    assert layouts.is_squeezed((1080, 1440), "tb", 4 / 3)
+    for whole in (
+        ((360, 1280), "sbs", 1.0),  # two pictures of 16:9
+        ((128, 256), "sbs", 1.0),  # two square ones
+        ((1080, 1920), "sbs", 2.0),  # whose header says so already
+        ((1080, 1920), "pair", 1.0),
+    ):
+        assert not layouts.is_squeezed(*whole)

@@ -55,6 +55,23 @@ def test_still_and_moving_tracks_come_nearer_to_the_truth(scene, measured, lifte
     assert not lifted.tracks[~lifted.visible].any()
 
 
+def test_the_published_objective_quietens_still_tracks_in_the_cameras_frame(
+    scene, measured, seen_in
+):
+    pixels, visible, disparity, points = measured
+    rows = np.flatnonzero(scene.instance_ids == 0)[:40]
+    given = pixels[rows], visible[rows], disparity[rows]
+    found = lifting.lift_tracks(*given, seen_in, "published")
+    # Near to where a track is hidden nothing counts.
+    assert found.visible.any() and not (found.visible & ~visible[rows]).any()
+    assert not found.tracks[~found.visible].any()
+    off = np.abs(found.tracks - points[rows])[..., 2][found.visible]
+    raw = np.abs(PAIR.gain / disparity - points[..., 2])[rows][found.visible]
+    assert np.median(off) < 0.95 * np.median(raw)
+    nothing = lifting.lift_tracks(*(x[:0] for x in given), seen_in, "published")
+    assert nothing.tracks.shape == (0, 40, 3)
+
+
 def test_what_moves_is_found(scene, lifted):
     bodies = scene.instance_ids > 0
     assert lifted.moving[~bodies].mean() < 0.03
