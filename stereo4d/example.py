@@ -1,6 +1,7 @@
 """Training examples of tracks in space, as `train.py --data_source=npz` reads them."""
 
 import json
+import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,6 +9,8 @@ from jaxtyping import Bool, Float
 
 from spa import geometry
 from spa.errors import NothingToTrack, UserError
+from spa.files import parse_json
+from spa.npz import read_npz
 from stereo4d import equirect
 from stereo4d.annotations import Annotation
 from stereo4d.poses import inverted
@@ -55,6 +58,14 @@ def example_arrays(
 def encode_made_with(made_with: dict) -> np.ndarray:
     """Returns what an example was made with as it stands in its file."""
     return np.asarray(json.dumps({"version": VERSION} | made_with))
+
+
+def read_made_with(path: str | os.PathLike) -> dict:
+    """Returns what an example was made with; nothing of a file that does not say."""
+    try:
+        return parse_json(str(read_npz(path, {"made_with"})["made_with"]), str(path))
+    except (UserError, KeyError):
+        return {}
 
 
 def list_warnings(example: dict[str, np.ndarray]) -> list[str]:

@@ -5,12 +5,14 @@ back; `VID-flows_stereo.pkl` is as published, a list with {"fwd", "bwd"} a frame
 """
 
 import contextlib
+import math
 import os
 import pickle
 import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -69,17 +71,19 @@ def open_flows(path: str | os.PathLike) -> Sequence[Match]:
         raise UserError(f"{path} has no flows that can be read: {error}") from error
     if maps[0].shape != maps[1].shape:
         raise UserError(f"{path}: fwd and bwd have different shapes")
-    return _Mapped(*maps)
+    return _Stored(*maps)
 
 
 def write_published(path: str | os.PathLike, flows: Iterable[Match]) -> None:
-    """Writes flows as the published pkl."""
-    listed = [
-        {"fwd": np.float32(match.forward), "bwd": np.float32(match.backward)}
-        for match in flows
-    ]
+    """Writes flows as the published pkl, a list, frame by frame."""
     with whole_file(path) as file:
-        pickle.dump(listed, file)
+        file.write(pickle.PROTO + b"\3" + pickle.EMPTY_LIST)
+        for match in flows:
+            frame = {"fwd": np.float32(match[0]), "bwd": np.float32(match[1])}
+            # A pickle of its own without its PROTO 3 and STOP: one that needs no other,
+            # since what it remembers it has put there itself.
+            file.write(pickle.dumps(frame, 3)[2:-1] + pickle.APPEND)
+        file.write(pickle.STOP)
 
 
 class _Listed(Sequence):
@@ -93,15 +97,33 @@ class _Listed(Sequence):
         return Match(*(np.asarray(self.flows[t][name], np.float32) for name in NAMES))
 
 
-class _Mapped(Sequence):
+class _Member(NamedTuple):
+    """An array [T, H, W, 2] in a file, from a byte on. Read, not mapped: what is mapped
+    counts as memory of who reads it."""
+
+    path: str | os.PathLike
+    start: int
+    shape: tuple[int, ...]
+    kind: np.dtype
+
+    def frame(self, t):
+        """Returns a frame's flow [H, W, 2]."""
+        count = math.prod(self.shape[1:])
+        start = self.start + t * count * self.kind.itemsize
+        found = np.fromfile(self.path, self.kind, count, offset=start)
+        return found.reshape(self.shape[1:]).astype(np.float32)
+
+
+class _Stored(Sequence):
     def __init__(self, forward, backward):
-        self.maps = forward, backward
+        self.members = forward, backward
 
     def __len__(self):
-        return len(self.maps[0])
+        return self.members[0].shape[0]
 
     def __getitem__(self, t):
-        return Match(*(np.asarray(each[t], np.float32) for each in self.maps))
+        t = range(len(self))[t]
+        return Match(*(member.frame(t) for member in self.members))
 
 
 def _published(path):
@@ -117,7 +139,7 @@ def _published(path):
 
 
 def _member(path, name):
-    """A member that is stored as it is, mapped from the disk."""
+    """A member that is stored as it is."""
     with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
         info = archive.getinfo(f"{name}.npy")
         if info.compress_type != zipfile.ZIP_STORED:
@@ -130,9 +152,9 @@ def _member(path, name):
             raise ValueError(f"{name} is no array of this format")
         shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(file)
         where, kind = file.tell(), np.dtype(dtype)
-        if is_fortran or len(shape) != 4 or shape[3] != 2 or kind.kind != "f":
+        is_flow = len(shape) == 4 and shape[3] == 2 and min(shape) >= 0
+        if is_fortran or not is_flow or kind.kind != "f":
             raise ValueError(f"{name} is {kind} {shape}, must be floats [T, H, W, 2]")
-        size = int(np.prod(shape, dtype=object)) * kind.itemsize
-        if where + size > os.path.getsize(path):
+        if where + math.prod(shape) * kind.itemsize > os.path.getsize(path):
             raise ValueError(f"it ends within {name}")
-    return np.memmap(path, kind, "r", where, shape)
+    return _Member(path, where, shape, kind)

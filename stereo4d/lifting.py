@@ -4,7 +4,7 @@ What is dropped is counted by reason (REASONS): a track without depths says noth
 one that drifts over what has no texture says something wrong.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +19,7 @@ from stereo4d.poses import inverted
 
 FEWEST = 3  # frames with a depth
 LEAST_SHARE = 0.3  # of the frames in which it is seen
+AT_ONCE = 4 * optimisation.AT_ONCE  # tracks whose rays are held in memory
 NEIGHBOURS, MOVING_SHARE = 8, 0.3  # tracks near by, and how many of them move, too
 REASONS = {
     "few": f"a depth in fewer than {FEWEST} frames",
@@ -79,12 +80,15 @@ def filter_tracks(
     few = count < FEWEST
     blank = ~few & (count < LEAST_SHARE * visible.sum(axis=1))
     rows = np.flatnonzero(~few & ~blank)
-    seen = world_observations(pixels[rows], disparity[rows], known[rows], scene)
-    moving = optimisation.find_moving(seen, scene.stereo, len(rows))
+    moving = np.zeros(len(rows), bool)
+    for part in _blocks(len(rows)):
+        mine = rows[part]
+        seen = world_observations(pixels[mine], disparity[mine], known[mine], scene)
+        moving[part] = optimisation.find_moving(seen, scene.stereo, len(mine))
     wrong = np.zeros(len(rows), bool)
     if classes is not None:
         wrong = (moving & classes.still[rows]) | classes.dropped[rows]
-    drift = moving & ~wrong & ~_moves_with_others(pixels[rows], known[rows], moving)
+    drift = moving & ~wrong & ~_moves_with_others(pixels, known, rows, moving)
     counts = (int(reason.sum()) for reason in (few, blank, drift, wrong))
     return rows[~drift & ~wrong], dict(zip(REASONS, counts, strict=True))
 
@@ -99,11 +103,15 @@ def lift_tracks(
     """Returns tracks in space, their depths optimised over time by one of OBJECTIVES;
     other arguments as of `filter_tracks`."""
     known = known_depths(visible, disparity)
-    seen = world_observations(pixels, disparity, known, scene)
-    moving = optimisation.find_moving(seen, scene.stereo, len(known))
-    rays = camera_rays(pixels, scene)
-    tracks, known = OBJECTIVES[objective](rays, known, seen, moving, scene)
-    return Lifted(tracks, known, moving)
+    tracks, visible = np.zeros((*known.shape, 3), np.float32), known.copy()
+    moving = np.zeros(len(known), bool)
+    for part in _blocks(len(known)):
+        there, rays = known[part], camera_rays(pixels[part], scene)
+        seen = world_observations(pixels[part], disparity[part], there, scene)
+        moving[part] = optimisation.find_moving(seen, scene.stereo, len(there))
+        how = rays, there, seen, moving[part], scene
+        tracks[part], visible[part] = OBJECTIVES[objective](*how)
+    return Lifted(tracks, visible, moving)
 
 
 def _by_disparity(rays, known, seen, moving, scene):
@@ -137,9 +145,28 @@ def _along(rays, known, depth):
     return tracks
 
 
+def world_tracks(
+    tracks: Float[np.ndarray, "N T 3"],
+    visible: Bool[np.ndarray, "N T"],
+    extrinsics: Float[np.ndarray, "T 3 4"],
+) -> Float[np.ndarray, "N T 3"]:
+    """Returns tracks of the camera's frame in the world, 0 where not visible."""
+    back, found = inverted(extrinsics), np.zeros(tracks.shape, np.float32)
+    for part in _blocks(len(tracks)):
+        world = np.einsum("tij,ntj->nti", back[..., :3], tracks[part]) + back[..., 3]
+        found[part] = np.where(visible[part, :, None], world, 0)
+    return found
+
+
+def _blocks(count) -> Iterator[slice]:
+    """Tracks some at a time: what is computed of all at once takes much memory."""
+    for start in range(0, count, AT_ONCE):
+        yield slice(start, min(start + AT_ONCE, count))
+
+
 def known_depths(visible, disparity) -> Bool[np.ndarray, "N T"]:
     """Returns where tracks are seen and have a disparity that is one."""
-    return visible & (np.nan_to_num(disparity) > 0)
+    return visible & (disparity > 0)  # NaN is not
 
 
 def world_observations(pixels, disparity, known, scene: Scene) -> Observations:
@@ -157,17 +184,22 @@ def camera_rays(pixels, scene: Scene) -> Float[np.ndarray, "N T 3"]:
     return geometry.lift(np.asarray(pixels, float), camera, 1.0)
 
 
-def _moves_with_others(pixels, known, moving) -> Bool[np.ndarray, " N"]:
-    """Which tracks have neighbours that move, in the middle one of the frames in which
-    each has a depth: a body that moves has several tracks."""
-    found = np.zeros(len(known), bool)
-    middle = (known.cumsum(axis=1) > known.sum(axis=1)[:, None] // 2).argmax(axis=1)
+def _moves_with_others(pixels, known, rows, moving) -> Bool[np.ndarray, " K"]:
+    """Which of `rows` have neighbours among these that move, in the middle one of the
+    frames in which each has a depth: a body that moves has several tracks."""
+    found, middle = np.zeros(len(rows), bool), np.zeros(len(rows), int)
+    for part in _blocks(len(rows)):
+        seen = known[rows[part]]
+        half = seen.sum(axis=1)[:, None] // 2
+        middle[part] = (seen.cumsum(axis=1) > half).argmax(axis=1)
     for t in np.unique(middle[moving]):
-        there = np.flatnonzero(known[:, t])
-        mine = np.flatnonzero(moving & (middle == t) & known[:, t])
+        seen = known[rows, t]
+        there = np.flatnonzero(seen)
+        mine = np.flatnonzero(moving & (middle == t) & seen)
         nearest = min(NEIGHBOURS + 1, len(there))
         if nearest < 2:
             continue
-        _, near = cKDTree(pixels[there, t]).query(pixels[mine, t], k=nearest)
+        at = pixels[rows, t]
+        _, near = cKDTree(at[there]).query(at[mine], k=nearest)
         found[mine] = moving[there[near[:, 1:]]].mean(axis=1) >= MOVING_SHARE
     return found

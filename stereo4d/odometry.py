@@ -53,12 +53,14 @@ def find_path(
     frames: Iterable[UInt8[np.ndarray, "H W 3"]],
     disparities: Iterable[Float[np.ndarray, "H W"]],
     stereo: Stereo,
+    first: int = 0,
 ) -> Poses:
     """Returns world-to-camera of a clip's left frames, metres, the first one the world;
-    disparities: px, NaN where they are not known. Raises UserError, naming the frame:
-    nothing to hold on to."""
+    disparities: px, NaN where they are not known. Raises UserError, naming the frame,
+    counted from `first`: nothing to hold on to."""
     poses, key, before, matrix = [np.eye(4)], None, None, None
-    for t, (frame, disparity) in enumerate(zip(frames, disparities, strict=True)):
+    pairs = zip(frames, disparities, strict=True)
+    for t, (frame, disparity) in enumerate(pairs, first):
         grey = cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY)
         if key is None:
             matrix = geometry.intrinsics_matrix(stereo.intrinsics(grey.shape))

@@ -3,6 +3,4 @@
 from stereo4d import single_steps
 
 if __name__ == "__main__":
-    single_steps.start(
-        single_steps.rectify, "npz_folder", "raw_video_folder", "output_hfov"
-    )
+    single_steps.start(single_steps.rectify, "raw_video_folder", "output_hfov")

@@ -172,6 +172,18 @@ def look_at_eye(values) -> tuple[tuple[int, int], float, list[str]]:
     return eye.shape[:2], aspect, assumed
 
 
+def check_videos(videos: list[str], layout: str) -> None:
+    """Raises UserError: not as many videos as a layout has, or one that is no file."""
+    if layout == "pair" and len(videos) != 2:
+        raise UserError("--layout=pair takes two videos: --video=LEFT,RIGHT")
+    if layout != "pair" and len(videos) != 1:
+        raise UserError(
+            f"--video names {len(videos)} files: give one, or the two of --layout=pair"
+        )
+    for path in videos:
+        check_clip(path, None)
+
+
 def make_settings(values) -> steps.Settings:
     """Returns the settings that flags choose. Raises UserError."""
     if values.most_disparity % 16:
@@ -190,8 +202,7 @@ def main(argv):
         if not FLAGS.video:
             raise UserError("what? give --video=FILE")
         spa_flags.check_output_dir(FLAGS.output_folder, "output_folder")
-        for path in FLAGS.video:
-            check_clip(path, None)
+        check_videos(FLAGS.video, FLAGS.layout)
         settings = make_settings(FLAGS)
         clip = steps.Clip(FLAGS.output_folder, result_name(FLAGS.video[0]))
         steps.check_source(clip, FLAGS.video)
@@ -205,8 +216,8 @@ def main(argv):
         }
         for step, each in work.items():
             steps.run_step(clip, step, settings, FLAGS.video, each)
-        (place, *_) = clip.example_paths(1)
-        print(f"examples are in {place.parent}, the steps' files in {clip.folder}")
+        examples = clip.folder.parent / "examples"
+        print(f"examples are in {examples}, the steps' files in {clip.folder}")
 
 
 if __name__ == "__main__":

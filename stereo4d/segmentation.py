@@ -3,4 +3,4 @@
 from stereo4d import single_steps
 
 if __name__ == "__main__":
-    single_steps.start(single_steps.drop_drift, "npz_folder", "hfov", "segmentation")
+    single_steps.start(single_steps.drop_drift, "hfov", "segmentation")

@@ -31,15 +31,17 @@ from stereo4d.annotations import Annotation, read_annotation
 from stereo4d.layouts import split_eyes
 from stereo4d.poses import inverted
 from stereo4d.rectification import View
-from stereo4d.steps import Clip, Settings
+from stereo4d.step_files import FINAL, FLOWS, KEPT, LEFT, TRACKS, Clip
+from stereo4d.steps import Settings
 
 FLAGS = flags.FLAGS
+HFOV = 60.0  # degrees, as published
 LATE = 0.6  # of a frame's duration, that a frame may be off its time
 
 
 def define_flags(*more: str) -> None:
-    """Flags of all steps, and `more` of: npz_folder, raw_video_folder, output_hfov,
-    hfov, segmentation, sea_raft, tapir, objective."""
+    """Flags of all steps, and `more` of: raw_video_folder, output_hfov, hfov,
+    segmentation, sea_raft, tapir, objective."""
     if "sea_raft" in more:
         run.define_sea_raft_flags()
         flags.DEFINE_string("url", None, "As published: where weights are.")
@@ -48,6 +50,7 @@ def define_flags(*more: str) -> None:
     flags.DEFINE_string("clipid", None, "The timestamp.")
     flags.DEFINE_string("output_folder", "stereo4d_dataset/processed", "Where to.")
     flags.DEFINE_boolean("write_pkl", False, "Also the published .pkl.")
+    flags.DEFINE_string("npz_folder", "stereo4d_dataset/npz", "Released npz.")
     if "tapir" in more:
         run.define_tapir_flags()
     if "segmentation" in more:
@@ -55,12 +58,14 @@ def define_flags(*more: str) -> None:
         flags.DEFINE_string("segmentation", "none", text)
     if "objective" in more:
         run.define_objective_flag()
-    if "npz_folder" in more:
-        flags.DEFINE_string("npz_folder", "stereo4d_dataset/npz", "Released npz.")
     if "raw_video_folder" in more:
         flags.DEFINE_string("raw_video_folder", "stereo4d_dataset/raw", "VIDEOID.mp4.")
-    for name in {"output_hfov", "hfov"}.intersection(more):
-        flags.DEFINE_float(name, 60.0, "Degrees of the rectified width.", 1, 170)
+    if "output_hfov" in more:
+        text = "Degrees of the rectified width."
+        flags.DEFINE_float("output_hfov", HFOV, text, 1, 170)
+    if "hfov" in more:
+        text = f"The same; default: as rectify wrote it, else {HFOV:g}."
+        flags.DEFINE_float("hfov", None, text, 1, 170)
 
 
 def start(work: Callable[[Clip], None], *more: str) -> None:
@@ -72,7 +77,7 @@ def start(work: Callable[[Clip], None], *more: str) -> None:
         spa_flags.log_decisions("spa", "stereo4d")
         with spa_flags.exit_on_user_error():
             spa_flags.check_output_dir(FLAGS.output_folder, "output_folder")
-            work(Clip(FLAGS.output_folder, chosen_vid()))
+            work(chosen_clip())
 
     define_flags(*more)
     app.run(main)
@@ -87,26 +92,43 @@ def chosen_vid() -> str:
     return f"{FLAGS.videoid}_{FLAGS.clipid}"
 
 
+def chosen_clip() -> Clip:
+    """Returns the clip that flags choose, with its released npz. Raises UserError."""
+    vid = chosen_vid()
+    place = Path(FLAGS.npz_folder) / f"{vid}.npz"
+    return Clip(FLAGS.output_folder, vid, place if place.exists() else None)
+
+
 def annotation_path(clip: Clip) -> Path:
     """Returns where the released npz of a clip is. Raises UserError."""
-    place = Path(FLAGS.npz_folder) / f"{clip.vid}.npz"
-    if not place.exists():
+    if clip.annotation is None:
+        place = Path(FLAGS.npz_folder) / f"{clip.vid}.npz"
         raise UserError(f"{place} is not there: give --npz_folder")
-    return place
+    return clip.annotation
 
 
-def make_settings(clip: Clip, hfov: float) -> Settings:
-    """Returns a released clip's settings: its poses, and what its pictures show."""
-    place = annotation_path(clip)
-    bounds = tuple(read_annotation(place).fov_bounds.tolist())
-    view = View("equirect", bounds, hfov)
-    return Settings(view=view, rig=str(place), poses=str(place))
+def make_settings(clip: Clip, hfov: float | None) -> Settings:
+    """Returns the settings of a released clip that is rectified: its poses, and what
+    its pictures show. Raises UserError: another hfov than rectify wrote down."""
+    place, size = str(annotation_path(clip)), frame_size(clip)
+    camera = clip.info().intrinsics
+    if camera is not None:
+        made = 2 * float(np.degrees(np.arctan(size[1] / 2 / camera[0])))
+        if hfov is not None and abs(hfov - made) > 1e-3:
+            raise UserError(
+                f"--hfov={hfov:g}: the pictures were rectified with --output_hfov="
+                f"{made:g}: leave --hfov out, or run rectify again"
+            )
+        hfov = made
+    view = View(output_hfov=hfov or HFOV, size=size)
+    return Settings(view=view, rig=place, poses=place)
 
 
 def rectify(clip: Clip) -> None:
     """Writes both eyes' rectified videos, and the equirectangular ones."""
-    settings = make_settings(clip, FLAGS.output_hfov)
     annotation = read_annotation(annotation_path(clip))
+    bounds = tuple(annotation.fov_bounds.tolist())
+    view = View("equirect", bounds, FLAGS.output_hfov)
     name = clip.vid.rpartition("_")[0]
     video = Path(FLAGS.raw_video_folder) / f"{name}.mp4"
     if not video.exists():
@@ -114,7 +136,7 @@ def rectify(clip: Clip) -> None:
     clip.folder.mkdir(parents=True, exist_ok=True)
     fps = 1e6 / float(np.median(np.diff(annotation.timestamps)))
     count, turns = len(annotation.timestamps), annotation.rectified2rig
-    straighten = rectification.straightener(settings.view, turns)
+    straighten = rectification.straightener(view, turns)
     raw, straight = (clip.path(f"-{x}_equirect.mp4") for x in ("raw", "rectified"))
     with open_video(raw, fps) as to_raw, open_video(straight, fps) as to_straight:
 
@@ -124,7 +146,7 @@ def rectify(clip: Clip) -> None:
                 to_straight(np.concatenate(straighten(eyes), axis=1))
                 yield eyes, seconds
 
-        steps.write_rectified(clip, pairs(), settings.view, turns, fps, count)
+        steps.write_rectified(clip, pairs(), view, turns, fps, count)
 
 
 def timed_pairs(path: str, annotation: Annotation) -> Iterator[tuple[tuple, float]]:
@@ -168,13 +190,13 @@ def match(clip: Clip) -> None:
     view = View(size=frame_size(clip))
     steps.match(clip, Settings(view=view, matcher=matcher, **chosen))
     if FLAGS.write_pkl:
-        found = flows.open_flows(clip.path("-flows_stereo.npz"))
-        flows.write_published(clip.path("-flows_stereo.pkl"), tqdm(found, "pkl"))
+        found = flows.open_flows(clip.path(FLOWS))
+        flows.write_published(published(clip, FLOWS), tqdm(found, "pkl"))
 
 
 def frame_size(clip: Clip) -> tuple[int, int]:
     """Returns (height, width) of the rectified videos."""
-    frames = open_source(clip.path("-left_rectified.mp4")).frames()
+    frames = open_source(clip.path(LEFT)).frames()
     with contextlib.closing(frames):
         frame, _ = next(frames)
     return frame.shape[:2]
@@ -184,8 +206,9 @@ def track(clip: Clip) -> None:
     """Writes 2D tracks: by BootsTAPIR where a clone and weights are given."""
     chosen = {name: FLAGS[name].value for name in run.TAPIR_FLAGS}
     tracker = "bootstapir" if any(chosen.values()) else "lk"
-    steps.track(clip, Settings(tracker=tracker, **chosen))
-    _write_pickle(clip, "-tapir_2d", ("tracks", "visibles", "query_points"))
+    # A released clip is one shot, with one path of the camera.
+    steps.track(clip, Settings(tracker=tracker, **chosen), is_whole=True)
+    _write_pickle(clip, TRACKS)
 
 
 def drop_drift(clip: Clip) -> None:
@@ -193,26 +216,32 @@ def drop_drift(clip: Clip) -> None:
     settings = make_settings(clip, FLAGS.hfov)
     settings = dataclasses.replace(settings, segmentation=FLAGS.segmentation)
     steps.find_poses(clip, settings)
-    dropped = steps.drop_drift(clip, settings)
-    print(steps.table([], dropped))
-    names = "tracks", "visibles", "query_points"
-    _write_pickle(clip, "-tapir_remove_drift_tracks", names)
+    steps.drop_drift(clip, settings)
+    kept, dropped = steps.kept_and_dropped(clip)
+    print(steps.table(sum(kept.values()), dropped))
+    _write_pickle(clip, KEPT)
 
 
 def optimise(clip: Clip) -> None:
     """Writes tracks in space, and the example."""
     settings = make_settings(clip, FLAGS.hfov)
     settings = dataclasses.replace(settings, objective=FLAGS.objective)
-    for path in steps.optimise(clip, settings):
-        print(f"wrote {path}")
+    path, *_ = steps.optimise(clip, settings)
+    print(f"wrote {path}")
     if FLAGS.write_pkl:
         _write_track3d(clip, settings)
 
 
-def _write_pickle(clip, ending, names):
+def published(clip: Clip, ending: str) -> Path:
+    """Returns the place of the pickle beside a step's npz."""
+    return clip.path(ending).with_suffix(".pkl")
+
+
+def _write_pickle(clip, ending):
     if FLAGS.write_pkl:
-        stored = clip.arrays(f"{ending}.npz")
-        with whole_file(clip.path(f"{ending}.pkl")) as file:
+        stored = clip.arrays(ending)
+        names = "tracks", "visibles", "query_points"
+        with whole_file(published(clip, ending)) as file:
             pickle.dump({name: stored[name] for name in names}, file)
 
 
@@ -223,7 +252,7 @@ def _write_track3d(clip, settings):
     camera = {"fx": focal / width, "fy": focal / height, "cx": 0.5, "cy": 0.5,
               "k1": 0, "k2": 0}  # fmt: skip
     poses = inverted(read_annotation(annotation_path(clip)).camera2world)
-    stored = clip.arrays("-optimized_tracks.npz")
+    stored = clip.arrays(FINAL)
     content = {
         "cameras": [{"extr": pose, "intr_normalized": camera} for pose in poses],
         "track3d": stored["track3d"],
@@ -233,5 +262,5 @@ def _write_track3d(clip, settings):
         "color_values": None,
         "video": None,
     }
-    with whole_file(clip.path("-optimized_tracks.pkl")) as file:
+    with whole_file(published(clip, FINAL)) as file:
         pickle.dump(content, file)

@@ -2,18 +2,20 @@
 
     rectify         VID-left_rectified.mp4, VID-right_rectified.mp4, VID-clip.npz
     match           VID-flows_stereo.npz
-    track           VID-tapir_2d.npz
+    track           VID-tapir_2d.npz, VID-shots.npz
     find_poses      VID-poses.npz
     drop_drift      VID-tapir_remove_drift_tracks.npz
     optimise        VID-optimized_tracks.npz, and the example, examples/VID.npz
-                    (VID_0.npz and on where the clip has cuts)
 
-They lie in OUTPUT_FOLDER/VID, examples of all clips beside it. A step whose files are
-there is done, if VID-made_with.json has the same settings for it and those before it.
+They lie in OUTPUT_FOLDER/VID, examples of all clips beside it. From track on a clip is
+worked on window by window (shots.py): where it has several, each has files of its own,
+VID-tapir_2d_0.npz, examples/VID_0.npz and on. A step whose files are there is done, if
+VID-made_with.json has the same settings for it and those before it.
 """
 
 import contextlib
 import dataclasses
+import glob
 import itertools
 import json
 import logging
@@ -26,13 +28,11 @@ from tqdm import tqdm
 
 from spa.clip.cuts import find_cuts
 from spa.clip.sources import open_source
-from spa.clip.video import Video, read_video
+from spa.clip.video import STEPS_FOR_RATE, believed_rate
 from spa.clip.video_writer import open_video
-from spa.data.unpickling import load_pickle
-from spa.errors import UserError
-from spa.files import encode_json, read_json, whole_file, write_npz
+from spa.errors import NothingToTrack, UserError
+from spa.files import encode_json, whole_file, write_npz
 from spa.jobs import is_newer
-from spa.npz import read_npz
 from stereo4d import (
     classes,
     example,
@@ -48,10 +48,28 @@ from stereo4d.annotations import read_annotation
 from stereo4d.layouts import split_eyes
 from stereo4d.queries import track_clip
 from stereo4d.rectification import View
+from stereo4d.shots import LONGEST, find_shots, find_windows, left_out, usable
+from stereo4d.step_files import (
+    CLIP,
+    FINAL,
+    FLOWS,
+    KEPT,
+    LEFT,
+    MADE_WITH,
+    POSES,
+    RIGHT,
+    SHOTS,
+    TRACKS,
+    Clip,
+    Window,
+    numbered,
+    warnings_of,
+)
 
 LOG = logging.getLogger(__name__)
 CRF = 10  # of the rectified videos: what compression changes, matching sees
 RIG_AUTO, RIG_NONE = "auto", "none"
+USUAL_RATE = 30.0  # frames a second, where nothing says how many
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,56 +119,8 @@ STEPS = {  # and the settings that each depends on, with those of the steps befo
     "drop_drift": ("segmentation",),
     "optimise": ("objective",),
 }
-FILES = {
-    "rectify": ("-left_rectified.mp4", "-right_rectified.mp4", "-clip.npz"),
-    "match": ("-flows_stereo.npz",),
-    "track": ("-tapir_2d.npz",),
-    "find_poses": ("-poses.npz",),
-    "drop_drift": ("-tapir_remove_drift_tracks.npz",),
-    "optimise": ("-optimized_tracks.npz",),
-}
-
-
-class Clip:
-    """The files of a clip, by their endings."""
-
-    def __init__(self, output_folder: str | Path, vid: str):
-        self.folder, self.vid = Path(output_folder) / vid, vid
-
-    def path(self, ending: str) -> Path:
-        """Returns the place of a file."""
-        return self.folder / f"{self.vid}{ending}"
-
-    def example_paths(self, num_shots: int) -> list[Path]:
-        """Returns the places of the examples of so many shots."""
-        names = [f"{self.vid}_{i}" for i in range(num_shots)]
-        names = names if num_shots > 1 else [self.vid]
-        return [self.folder.parent / "examples" / f"{name}.npz" for name in names]
-
-    def arrays(self, ending: str) -> dict[str, np.ndarray]:
-        """Returns the arrays of a step's file, or of the published pkl. Raises
-        UserError: it is not there."""
-        place = self.path(ending)
-        published = place.with_suffix(".pkl")
-        if not place.exists() and published.exists():
-            found = load_pickle(published)
-            if not isinstance(found, dict):
-                raise UserError(f"{published} has no arrays by name, as published")
-            return {name: np.asarray(array) for name, array in found.items()}
-        if not place.exists():
-            step = next(name for name, files in FILES.items() if ending in files)
-            raise UserError(f"{place} is not there: run {step} first")
-        return read_npz(place)
-
-    def left(self) -> Video:
-        """Returns the left rectified video."""
-        fps = float(self.arrays("-clip.npz")["fps"])  # all frames, however many
-        return read_video(self.path("-left_rectified.mp4"), fps=fps, max_size=1 << 14)
-
-    def made_with(self) -> dict:
-        """Returns the settings of each step that is done."""
-        place = self.path("-made_with.json")
-        return read_json(place) if place.exists() else {}
+# Settings that may name a file, or a folder of them, which may be written anew.
+GIVEN = ("rig", "path", "cfg", "tapir_path", "poses", "segmentation")
 
 
 def check_source(clip: Clip, videos: list[str]) -> None:
@@ -164,22 +134,28 @@ def check_source(clip: Clip, videos: list[str]) -> None:
 
 
 def is_done(clip: Clip, step: str, settings: Settings, videos: list[str]) -> bool:
-    """Returns whether a step's files are there, made since the videos were, with the
-    same settings, as were those of the steps before."""
-    places = [clip.path(ending) for ending in FILES[step]]
-    if step == "optimise" and clip.path("-tapir_2d.npz").exists():
-        cuts = stored_cuts(clip.arrays("-tapir_2d.npz"))
-        places += clip.example_paths(len(cuts) + 1)
-    is_there = all(place.exists() for place in places)
-    is_old = any(is_newer(video, clip.path("-made_with.json")) for video in videos)
-    same = clip.made_with().get(step) == _decided(step, settings, videos)
-    return is_there and same and not is_old
+    """Returns whether a step's files are there, made since the videos and the files
+    that settings name were, with the same settings, as were those of the steps
+    before."""
+    made = clip.made_with().get(step, {})
+    places = [clip.folder.parent / name for name in made.pop("files", ())]
+    given = [*videos, *_given_files(step, settings)]
+    return (
+        made == _decided(step, settings, videos)
+        and all(place.exists() for place in places)
+        and not any(is_newer(file, place) for file in given for place in places)
+    )
 
 
 def run_step(
-    clip: Clip, step: str, settings: Settings, videos: list[str], work: Callable
+    clip: Clip,
+    step: str,
+    settings: Settings,
+    videos: list[str],
+    work: Callable[[], list[Path]],
 ) -> bool:
-    """Returns whether a step was to do, after it is done."""
+    """Returns whether a step was to do, after it is done; `work` does it and returns
+    the files that it wrote."""
     if is_done(clip, step, settings, videos):
         LOG.info("%s: done before", step)
         return False
@@ -187,8 +163,9 @@ def run_step(
     later = list(STEPS)[list(STEPS).index(step) :]
     made = {n: x for n, x in clip.made_with().items() if n not in later}
     _write_json(clip, made)  # what follows from other files is not done, either
-    work()
-    _write_json(clip, made | {step: _decided(step, settings, videos)})
+    written = [os.path.relpath(place, clip.folder.parent) for place in work()]
+    now = _decided(step, settings, videos) | {"files": written}
+    _write_json(clip, made | {step: now})
     return True
 
 
@@ -196,17 +173,29 @@ def _absolute(videos):
     return [os.path.abspath(video) for video in videos]
 
 
+def _settings_of(step):
+    """Names of the settings that a step and those before it depend on."""
+    names = list(STEPS)[: list(STEPS).index(step) + 1]
+    return [setting for name in names for setting in STEPS[name]]
+
+
 def _decided(step, settings, videos):
     """Settings of a step and of those before it, as JSON has them."""
-    names = list(STEPS)[: list(STEPS).index(step) + 1]
-    chosen = [setting for name in names for setting in STEPS[name]]
     values = dataclasses.asdict(settings)
-    found = {name: values[name] for name in chosen} | {"source": _absolute(videos)}
-    return json.loads(encode_json(found))
+    found = {name: values[name] for name in _settings_of(step)}
+    return json.loads(encode_json(found | {"source": _absolute(videos)}))
+
+
+def _given_files(step, settings):
+    """The files that a step's settings name."""
+    for name in set(GIVEN).intersection(_settings_of(step)):
+        if value := getattr(settings, name):
+            place = Path(value).expanduser()
+            yield from place.iterdir() if place.is_dir() else [place]
 
 
 def _write_json(clip, made):
-    with whole_file(clip.path("-made_with.json")) as file:
+    with whole_file(clip.path(MADE_WITH)) as file:
         file.write(encode_json(made))
 
 
@@ -219,8 +208,8 @@ def raw_pairs(
     is_taken: Callable[[int], bool] = lambda t: True,
 ) -> Iterator[tuple[tuple | None, float]]:
     """Yields the raw pictures of both eyes, None in place of those that are not taken,
-    and a frame's time in seconds. Raises VideoError; UserError: two videos of different
-    lengths."""
+    and a frame's time in seconds, None if it has none. Raises VideoError; UserError:
+    two videos of different lengths."""
     if settings.layout != "pair":
         with contextlib.closing(open_source(paths[0]).frames(is_taken)) as frames:
             for frame, seconds in frames:
@@ -229,8 +218,6 @@ def raw_pairs(
                 )
                 yield eyes or None, seconds
         return
-    if len(paths) != 2:
-        raise UserError("--layout=pair takes two videos: --video=LEFT,RIGHT")
     order = (1, 0) if settings.swap_eyes else (0, 1)
     with contextlib.ExitStack() as stack:
         both = [open_source(path).frames(is_taken) for path in paths]
@@ -243,21 +230,26 @@ def raw_pairs(
             yield None if frames[0] is None else tuple(frames), eyes[0][1]
 
 
-def rectify(clip: Clip, paths: list[str], settings: Settings) -> None:
-    """Writes both eyes' rectified videos, and the clip's frames and camera."""
+def rectify(clip: Clip, paths: list[str], settings: Settings) -> list[Path]:
+    """Writes both eyes' rectified videos, and the clip's frames and camera; returns
+    these files."""
     source = open_source(paths[0])
     raw = raw_pairs(paths, settings)
     turns, warned = _rig_turns(paths, settings)
     view = settings.view
     view = dataclasses.replace(view, assumed=(*view.assumed, *warned))
-    write_rectified(clip, raw, view, turns, source.rate or 30.0, source.num_frames)
+    steps = np.diff(source.first_times(STEPS_FOR_RATE + 1))
+    rate, notes = believed_rate(source.rate, 1000 * steps)
+    how = view, turns, rate or USUAL_RATE, source.num_frames, notes
+    return write_rectified(clip, raw, *how)
 
 
 def write_rectified(
-    clip: Clip, raw, view: View, turns, fps: float, total: int | None = None
-) -> None:
-    """Writes what `rectify` does, of raw pictures of both eyes and their times."""
-    times, warned = [], []
+    clip: Clip, raw, view: View, turns, fps: float, total: int | None = None, notes=()
+) -> list[Path]:
+    """Writes what `rectify` does, of raw pictures of both eyes and their times; notes:
+    what is to be said of these. Returns the files."""
+    times, warned = [], [*notes]
 
     def pairs():
         with contextlib.closing(raw):
@@ -267,7 +259,7 @@ def write_rectified(
                 times.append(seconds)
                 yield eyes
 
-    left, right, rest = (clip.path(ending) for ending in FILES["rectify"])
+    left, right, rest = (clip.path(ending) for ending in (LEFT, RIGHT, CLIP))
     with open_video(left, fps, CRF) as to_left, open_video(right, fps, CRF) as to_right:
         with contextlib.closing(pairs()) as taken:
             made = rectification.rectified_pairs(taken, view, turns)
@@ -276,16 +268,29 @@ def write_rectified(
                 to_right(eyes[1])
         if len(times) < 2:
             raise UserError(f"the clip has {len(times)} frame: need at least 2")
+    times, said = rising_times(times, fps)
+    warned += said
     for line in warned:
         LOG.warning("%s: %s", clip.vid, line)
     arrays = {
-        "times": np.asarray(times, float),
+        "times": times,
         "fps": np.asarray(fps),
         "intrinsics": view.intrinsics,
         "rectified2rig": turns,
         "warnings": np.array(warned, str),
     }
     write_npz(rest, arrays)
+    return [left, right, rest]
+
+
+def rising_times(times: list[float | None], rate: float):
+    """Returns seconds [T] of frames, evenly spaced by a rate where some are missing or
+    do not rise, and what is to be said of that."""
+    found = np.asarray(times, float)
+    if (np.diff(found) > 0).all():  # none is NaN
+        return found, []
+    said = f"its frames have no times that rise: {rate:g} a second are taken"
+    return np.arange(len(found)) / rate, [said]
 
 
 def _rig_turns(paths, settings):
@@ -307,182 +312,234 @@ def _rig_turns(paths, settings):
     return found.rectified2rig, (line,)
 
 
-def match(clip: Clip, settings: Settings) -> None:
-    """Writes flows between both eyes."""
+def match(clip: Clip, settings: Settings) -> list[Path]:
+    """Writes flows between both eyes; returns the file."""
     matcher = parts.MATCHERS[settings.matcher](settings)
-    both = [open_source(clip.path(ending)).frames() for ending in FILES["rectify"][:2]]
-    count = len(clip.arrays("-clip.npz")["times"])
-    place = clip.path("-flows_stereo.npz")
+    both = [open_source(clip.path(ending)).frames() for ending in (LEFT, RIGHT)]
+    count, place = len(clip.info().times), clip.path(FLOWS)
     with flows.write_flows(place, count, settings.view.size) as append:
-        for left, right in tqdm(zip(*both, strict=True), "matching", count):
+        for left, right in tqdm(zip(*both, strict=False), "matching", count):
             append(matcher(left[0], right[0], settings.most_disparity))
+    return [place]
 
 
-def track(clip: Clip, settings: Settings) -> None:
-    """Writes 2D tracks of the left video: `tracks [N, T, 2]` (x, y), `visibles [N, T]`,
-    `query_points [N, 3]` (frame, y, x); and where its shots begin."""
-    frames = clip.left().frames
-    cuts, tracker = find_cuts(frames), parts.TRACKERS[settings.tracker](settings)
-    found = {"tracks": [], "visibles": [], "query_points": []}
-    for start, stop in shots(cuts, len(frames)):
-        tracks, queries = track_clip(frames[start:stop], tracker, settings.seed)
-        before, after = start, len(frames) - stop
-        pad = [(0, 0), (before, after)]
-        found["tracks"].append(np.pad(tracks.tracks, [*pad, (0, 0)]))
-        found["visibles"].append(np.pad(tracks.visible[..., 0] > 0, pad))
-        found["query_points"].append(queries[:, [0, 2, 1]] + [start, 0, 0])
-    arrays = {name: np.concatenate(each) for name, each in found.items()}
-    write_npz(clip.path("-tapir_2d.npz"), arrays | {"cuts": np.asarray(cuts, int)})
+def track(clip: Clip, settings: Settings, is_whole: bool = False) -> list[Path]:
+    """Writes 2D tracks of the left video's windows: `tracks [N, T, 2]` (x, y),
+    `visibles [N, T]`, `query_points [N, 3]` (frame of the window, y, x); and the shots
+    and windows. Returns the files. is_whole: the clip is one window, whatever it
+    shows. Raises UserError: no shot is long enough."""
+    frames, lost = clip.left(), []
+    tracker, shots = parts.TRACKERS[settings.tracker](settings), [(0, len(frames))]
+    longest = len(frames)
+    if not is_whole:
+        every = find_shots(find_cuts(frames), len(frames))
+        (shots, lost), longest = usable(every), LONGEST
+    if not shots:
+        raise NothingToTrack(f"no shot is long enough: {lost[0]}")
+    _warn(clip, lost)
+    spans, written = find_windows(shots, longest), []
+    for window in numbered(spans):
+        tracks, queries = track_clip(frames[window.frames], tracker, settings.seed)
+        written.append(clip.path(TRACKS, window))
+        arrays = {
+            "tracks": tracks.tracks,
+            "visibles": tracks.visible[..., 0] > 0,
+            "query_points": queries[:, [0, 2, 1]],
+        }
+        write_npz(written[-1], arrays)
+    cut = {"shots": np.array(shots), "windows": np.array(spans)}
+    write_npz(clip.path(SHOTS), cut | {"warnings": np.array(lost, str)})
+    return [*written, clip.path(SHOTS)]
 
 
-def stored_cuts(tracked: dict[str, np.ndarray]) -> np.ndarray:
-    """Returns where shots begin but for the first; published files have one alone."""
-    return tracked.get("cuts", np.zeros(0, int))
+def _warn(clip, lines):
+    for line in lines:
+        LOG.warning("%s: %s", clip.vid, line)
 
 
-def shots(cuts, num_frames: int) -> list[tuple[int, int]]:
-    """Returns (start, stop) of shots."""
-    starts = [0, *map(int, cuts)]
-    return list(zip(starts, [*starts[1:], num_frames], strict=True))
-
-
-def disparities(clip: Clip, settings: Settings) -> Iterator[np.ndarray]:
+def disparities(
+    clip: Clip, settings: Settings, start: int = 0, stop: int | None = None
+) -> Iterator[np.ndarray]:
     """Yields each frame's disparity, px, NaN where it is not believed."""
-    stereo = settings.view.stereo
-    for found in flows.open_flows(clip.path("-flows_stereo.npz")):
-        yield matching.disparity_map(found, stereo)
+    stereo, found = settings.view.stereo, clip.flows(settings.view.size)
+    for t in range(len(found))[start:stop]:
+        yield matching.disparity_map(found[t], stereo)
 
 
-def find_poses(clip: Clip, settings: Settings) -> None:
-    """Writes `extrinsics [T, 3, 4]`, world to left camera, metres."""
-    frames = clip.left().frames
-    cuts, stereo = stored_cuts(clip.arrays("-tapir_2d.npz")), settings.view.stereo
-    maps = iter(tqdm(disparities(clip, settings), "poses", len(frames), delay=1))
-    said = {"source": settings.poses}
+def find_poses(clip: Clip, settings: Settings) -> list[Path]:
+    """Writes `extrinsics [T, 3, 4]`, world to left camera, metres, and of which frames
+    they are `known [T]`; returns the file. Raises UserError: of none."""
+    count, lost = len(clip.info().times), []
+    said, known = {"source": settings.poses}, np.ones(count, bool)
     if settings.poses == "static":
-        found = np.tile(np.eye(3, 4), (len(frames), 1, 1))
+        found = np.tile(np.eye(3, 4), (count, 1, 1))
     elif settings.poses == "odometry":
-        # Each shot has a world of its own.
-        paths = []
-        for start, stop in shots(cuts, len(frames)):
-            part = (next(maps) for _ in range(start, stop))
-            paths.append(odometry.find_path(frames[start:stop], part, stereo))
-        found = np.concatenate([path.extrinsics for path in paths])
+        found, known, lost = _odometry(clip, settings, count)
     else:
-        given = poses.read_poses(settings.poses, len(frames))
+        given = poses.read_poses(settings.poses, count)
         found, said["source"] = given.extrinsics, given.source
         if not given.is_metric:
-            found, factor, spread = odometry.scale_path(found, frames, maps, stereo)
+            maps = tqdm(disparities(clip, settings), "poses", count, delay=1)
+            found, factor, spread = odometry.scale_path(
+                found, clip.left(), maps, settings.view.stereo
+            )
             print(f"poses are scaled by {factor:.4g} (spread {spread:.1%})")
             said |= {"factor": factor, "spread": spread}
-    said = np.asarray(json.dumps(said))
-    write_npz(clip.path("-poses.npz"), {"extrinsics": found, "made_with": said})
+    _warn(clip, lost)
+    arrays = {
+        "extrinsics": found,
+        "known": known,
+        "warnings": np.array(lost, str),
+        "made_with": np.asarray(json.dumps(said)),
+    }
+    write_npz(clip.path(POSES), arrays)
+    return [clip.path(POSES)]
 
 
-def drop_drift(clip: Clip, settings: Settings) -> dict[str, int]:
-    """Writes the 2D tracks that are kept, as `track` does, and how many are not;
-    returns that."""
-    tracked, dropped, kept = clip.arrays("-tapir_2d.npz"), {}, []
-    segment, frames = parts.segmentation(settings), clip.left().frames
-
-    def classify(pixels, visible, cut):
-        if segment is None:
-            return None
-        maps = segment(tqdm(frames[cut], "segmenting"))
-        return classes.classify_tracks(maps, pixels, visible, settings.view.size)
-
-    for scene, cut, rows, disparity in _shot_parts(clip, tracked, settings):
-        pixels, visible = (tracked[n][rows, cut] for n in ("tracks", "visibles"))
-        said = classify(pixels, visible, cut)
-        mine, counts = lifting.filter_tracks(pixels, visible, disparity, scene, said)
-        kept.append(rows[mine])
-        dropped = {name: dropped.get(name, 0) + n for name, n in counts.items()}
-    rows = np.concatenate(kept)
-    names = "tracks", "visibles", "query_points"
-    said = {"cuts": stored_cuts(tracked), "dropped": np.asarray(json.dumps(dropped))}
-    write_npz(
-        clip.path("-tapir_remove_drift_tracks.npz"),
-        {name: tracked[name][rows] for name in names} | said,
-    )
-    return dropped
+def _odometry(clip, settings, count):
+    """Poses of each shot, which has a world of its own; the frames that have any, and a
+    line of each shot that has none. Raises UserError: no shot has any."""
+    frames, failed = clip.left(), []
+    found, known = np.tile(np.eye(3, 4), (count, 1, 1)), np.zeros(count, bool)
+    for start, stop in clip.shots():
+        maps = disparities(clip, settings, start, stop)
+        maps = tqdm(maps, "poses", stop - start, delay=1)
+        how = frames[start:stop], maps, settings.view.stereo, start
+        try:
+            found[start:stop] = odometry.find_path(*how).extrinsics
+            known[start:stop] = True
+        except UserError as error:
+            failed.append(((start, stop), error))
+    if not known.any():
+        raise failed[0][1]
+    return found, known, [left_out(*each) for each in failed]
 
 
-def optimise(clip: Clip, settings: Settings) -> list[Path]:
-    """Writes tracks in space and the examples of the clip's shots; returns these."""
-    tracked = clip.arrays("-tapir_remove_drift_tracks.npz")
-    stored, view = clip.arrays("-clip.npz"), settings.view
-    said = clip.made_with().get("drop_drift", {})
-    said |= {"dropped": json.loads(str(tracked.get("dropped", "{}")))}
-    said |= {"objective": settings.objective}
-    lifted = []
-    for scene, cut, rows, disparity in _shot_parts(clip, tracked, settings):
-        pixels, visible = (tracked[n][rows, cut] for n in ("tracks", "visibles"))
-        how = disparity, scene, settings.objective
-        found = lifting.lift_tracks(pixels, visible, *how)
-        lifted.append((scene, cut, found))
-    print(table([found for *_, found in lifted], said["dropped"]))
-    written = clip.example_paths(len(lifted))
-    for place, (scene, cut, found) in zip(written, lifted, strict=True):
-        arrays = example.example_arrays(
-            *found, scene.extrinsics, view.intrinsics, view.size, float(stored["fps"]),
-            np.arange(cut.start, cut.stop), said,
-        )  # fmt: skip
-        warned = example.list_warnings(arrays)
-        for line in warned:
-            LOG.warning("%s: %s", place.name, line)
-        warned = [*stored.get("warnings", np.zeros(0, str)).tolist(), *warned]
-        if warned:
-            arrays["made_with"] = example.encode_made_with(said | {"warnings": warned})
-        write_npz(place, arrays, compress=True)
-    if "source" in said:
-        _remove_others(written, clip.vid, said["source"])
-    _write_tracks(clip, lifted, len(stored["times"]))
+def drop_drift(clip: Clip, settings: Settings) -> list[Path]:
+    """Writes the 2D tracks that are kept, as `track` does, and how many are not, by
+    lifting.REASONS; returns the files."""
+    segment, written = parts.segmentation(settings), []
+    frames, path = segment and clip.left(), clip.arrays(POSES, T=len(clip.info().times))
+    for window in clip.windows():
+        tracked = clip.arrays(TRACKS, window)
+        names = "tracks", "visibles", "query_points"
+        pixels, visible, queries = (tracked[name] for name in names)
+        kept, dropped = np.zeros(0, int), dict.fromkeys(lifting.REASONS, 0)
+        if path["known"][window.frames].all():
+            said = None
+            if segment is not None:
+                maps = segment(frames[window.frames])
+                maps = tqdm(maps, "segmenting", window.stop - window.start)
+                size = settings.view.size
+                said = classes.classify_tracks(maps, pixels, visible, size)
+            scene, disparity = _seen_in(clip, settings, window, path, pixels)
+            kept, dropped = lifting.filter_tracks(
+                pixels, visible, disparity, scene, said
+            )
+        arrays = (pixels[kept], visible[kept], queries[kept])
+        arrays = dict(zip(names, arrays, strict=True))
+        written.append(clip.path(KEPT, window))
+        write_npz(written[-1], arrays | {"dropped": np.array([*dropped.values()])})
     return written
 
 
-def _remove_others(written, vid, source):
+def _seen_in(clip, settings, window, path, pixels):
+    """What a window's tracks are seen in, and their disparities."""
+    times, view = clip.info().times[window.frames], settings.view
+    maps = disparities(clip, settings, window.start, window.stop)
+    maps = tqdm(maps, "disparities of tracks", len(times))
+    scene = path["extrinsics"][window.frames], times, view.stereo, view.size
+    return lifting.Scene(*scene), lifting.sample_disparities(maps, pixels)
+
+
+def optimise(clip: Clip, settings: Settings) -> list[Path]:
+    """Writes tracks in space and the examples of the clip's windows; returns the files,
+    the examples first. Raises NothingToTrack: no window has a track."""
+    path = clip.arrays(POSES, T=len(clip.info().times))
+    # Each track that is kept has depths: what has none is known before anything is
+    # written, and is no reason to end halfway.
+    kept, dropped = kept_and_dropped(clip)
+    made = [window for window, count in kept.items() if count]
+    why = "no track has a depth in any frame"
+    if not made:
+        raise NothingToTrack(why)
+    empty = [window for window, count in kept.items() if not count]
+    lost = [left_out(x[:2], why) for x in empty if path["known"][x.start]]
+    _warn(clip, lost)
+    warned, moving = [*_warnings_before(clip, path), *lost], 0
+    for window in made:
+        moving += _write_example(clip, settings, window, path, warned)
+    print(table(sum(kept.values()), dropped, moving))
+    examples = [clip.example_path(window) for window in made]
+    _remove_others(examples, clip)
+    return [*examples, *(clip.path(FINAL, window) for window in made)]
+
+
+def _warnings_before(clip, path):
+    """What earlier steps warned of."""
+    cut = clip.arrays(SHOTS) if clip.path(SHOTS).exists() else {}
+    return [*clip.info().warnings, *warnings_of(cut), *warnings_of(path)]
+
+
+def _write_example(clip, settings, window, path, warned):
+    """Writes a window's tracks in the world, with the published keys, and its example;
+    returns how many of its tracks move."""
+    tracked, view, info = clip.arrays(KEPT, window), settings.view, clip.info()
+    pixels, visible = tracked["tracks"], tracked["visibles"]
+    scene, disparity = _seen_in(clip, settings, window, path, pixels)
+    how = disparity, scene, settings.objective
+    found = lifting.lift_tracks(pixels, visible, *how)
+    said = dict(clip.made_with().get("drop_drift", {}))
+    said.pop("files", None)
+    said |= {"dropped": _dropped(tracked), "objective": settings.objective}
+    place, indices = clip.example_path(window), np.arange(window.start, window.stop)
+    how = scene.extrinsics, view.intrinsics, view.size, info.fps, indices
+    arrays = example.example_arrays(*found, *how, said)
+    weak = example.list_warnings(arrays)
+    for line in weak:
+        LOG.warning("%s: %s", place.name, line)
+    if warned or weak:
+        said |= {"warnings": [*warned, *weak]}
+        arrays["made_with"] = example.encode_made_with(said)
+    write_npz(place, arrays, compress=True)
+    world = lifting.world_tracks(found.tracks, found.visible, scene.extrinsics)
+    final = {"track3d": world, "visible_list": found.visible}
+    write_npz(clip.path(FINAL, window), final)
+    return int(found.moving.sum())
+
+
+def _dropped(tracked):
+    """How many tracks were dropped, by reason; nothing of a peer's file."""
+    counts = tracked.get("dropped", np.zeros(0, int)).tolist()
+    return dict(zip(lifting.REASONS, counts, strict=False))
+
+
+def _remove_others(written, clip):
     """Removes examples of the same video that an earlier run made, when it had other
     shots: they would be learned from, too."""
-    for place in set(written[0].parent.glob(f"{vid}*.npz")) - set(written):
-        made = json.loads(str(read_npz(place, {"made_with"})["made_with"]))
-        if made.get("source") == source:
+    source = clip.made_with().get("drop_drift", {}).get("source")
+    others = set(written[0].parent.glob(f"{glob.escape(clip.vid)}*.npz")) - set(written)
+    for place in others if source else ():
+        if example.read_made_with(place).get("source") == source:
             place.unlink()
 
 
-def _shot_parts(clip, tracked, settings):
-    """Yields of each shot what it is seen in, its frames, which tracks are visible in
-    it, and their disparities there."""
-    times, view = clip.arrays("-clip.npz")["times"], settings.view
-    extrinsics = clip.arrays("-poses.npz")["extrinsics"]
-    maps = tqdm(disparities(clip, settings), "disparities of tracks", len(times))
-    disparity = lifting.sample_disparities(maps, tracked["tracks"])
-    for start, stop in shots(stored_cuts(tracked), len(times)):
-        cut = np.s_[start:stop]
-        rows = np.flatnonzero(tracked["visibles"][:, cut].any(axis=1))
-        how = extrinsics[cut], times[cut], view.stereo, view.size
-        yield lifting.Scene(*how), cut, rows, disparity[rows, cut]
+def kept_and_dropped(clip: Clip) -> tuple[dict[Window, int], dict[str, int]]:
+    """Returns how many tracks of each window are kept, and how many of all are not, by
+    reason."""
+    kept, dropped = {}, {}
+    for window in clip.windows():
+        tracked = clip.arrays(KEPT, window)
+        kept[window] = len(tracked["tracks"])
+        for name, count in _dropped(tracked).items():
+            dropped[name] = dropped.get(name, 0) + count
+    return kept, dropped
 
 
-def table(lifted: list[lifting.Lifted], dropped: dict[str, int]) -> str:
+def table(kept: int, dropped: dict[str, int], moving: int | None = None) -> str:
     """Returns how many tracks were kept, move, and were dropped, and why, as lines."""
-    rows = [
-        ("tracks kept", sum(len(found.tracks) for found in lifted)),
-        ("of these moving", sum(int(found.moving.sum()) for found in lifted)),
-        *((f"dropped: {lifting.REASONS[n]}", count) for n, count in dropped.items()),
-    ]
-    width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:<{width}}  {count:>7,}" for name, count in rows)
-
-
-def _write_tracks(clip, lifted, num_frames):
-    """The tracks of all shots in the world, with the published keys."""
-    found = {"track3d": [], "visible_list": []}
-    for scene, cut, part in lifted:
-        back = poses.inverted(scene.extrinsics)
-        world = np.einsum("tij,ntj->nti", back[..., :3], part.tracks) + back[..., 3]
-        pad = [(0, 0), (cut.start, num_frames - cut.stop)]
-        world = np.where(part.visible[..., None], world, 0)
-        found["track3d"].append(np.pad(world, [*pad, (0, 0)]))
-        found["visible_list"].append(np.pad(part.visible, pad))
-    arrays = {name: np.concatenate(each) for name, each in found.items()}
-    write_npz(clip.path("-optimized_tracks.npz"), arrays)
+    rows = {"tracks kept": kept}
+    rows |= {} if moving is None else {"of these moving": moving}
+    rows |= {f"dropped: {lifting.REASONS[name]}": n for name, n in dropped.items()}
+    width = max(map(len, rows))
+    return "\n".join(f"{name:<{width}}  {count:>7,}" for name, count in rows.items())

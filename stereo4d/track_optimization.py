@@ -3,4 +3,4 @@
 from stereo4d import single_steps
 
 if __name__ == "__main__":
-    single_steps.start(single_steps.optimise, "npz_folder", "hfov", "objective")
+    single_steps.start(single_steps.optimise, "hfov", "objective")

@@ -1,11 +1,15 @@
 """What a segmentation says of tracks, and a small random one of transformers."""
 
+import dataclasses
+
 import numpy as np
 import pytest
+from stereo_walls import SETTINGS, write_tracks, write_wall
 
 from spa.errors import FrontEndError
-from stereo4d import classes
+from stereo4d import classes, steps
 from stereo4d.classes import IS_SKY, NOTHING, STANDS
+from stereo4d.step_files import TRACKS
 
 NAMES = ["wall", "building", "sky", "person", "road", "sidewalk", "earth, ground"]
 
@@ -36,7 +40,8 @@ def test_a_model_of_other_classes_is_refused():
         classes.class_meanings(dict(enumerate(kept)), "model")
 
 
-def save_segformer(folder, names):
+def save_segformer(folder, names, always=None):
+    """A random one, or one that sees the same class everywhere."""
     transformers = pytest.importorskip("transformers")
     pytest.importorskip("torch")
     config = transformers.SegformerConfig(
@@ -45,7 +50,10 @@ def save_segformer(folder, names):
         mlp_ratios=[2, 2], decoder_hidden_size=16,
         id2label=dict(enumerate(names)), label2id={n: i for i, n in enumerate(names)},
     )  # fmt: skip
-    transformers.SegformerForSemanticSegmentation(config).save_pretrained(folder)
+    model = transformers.SegformerForSemanticSegmentation(config)
+    if always is not None:
+        model.decode_head.classifier.bias.data[names.index(always)] = 1e4
+    model.save_pretrained(folder)
     return folder
 
 
@@ -55,6 +63,20 @@ def test_a_model_of_transformers_gives_maps(tmp_path):
     maps = list(segment(frames))
     assert len(maps) == 2 and maps[0].shape == (128, 128)  # a quarter of its pictures'
     assert set(np.unique(maps)) <= {NOTHING, STANDS, IS_SKY}
+
+
+@pytest.mark.parametrize(("always", "share"), [("sky", 0), ("person", 1)])
+def test_the_step_drops_tracks_by_their_class(tmp_path, monkeypatch, always, share):
+    monkeypatch.setattr(classes, "SIDE", 64)  # it takes less time
+    clip = write_wall(tmp_path, 3, step=0)
+    write_tracks(clip, TRACKS, 3, num_tracks=30)
+    model = save_segformer(tmp_path / "model", NAMES, always)
+    settings = dataclasses.replace(SETTINGS, poses="static", segmentation=str(model))
+    steps.find_poses(clip, settings)
+    (place,) = steps.drop_drift(clip, settings)
+    with np.load(place) as found:
+        assert len(found["tracks"]) == 30 * share
+        assert found["dropped"].tolist() == [0, 0, 0, 30 - 30 * share]
 
 
 def test_a_saved_model_that_lacks_classes_is_refused(tmp_path):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 
 import numpy as np
 import pytest
@@ -9,9 +10,9 @@ from scripts import run_module
 
 from spa import geometry
 from spa.data.examples import read_example
-from spa.errors import NothingToTrack
+from spa.errors import NothingToTrack, UserError
 from spa.simulation.scenes import generate_scene
-from stereo4d import annotations, equirect, example
+from stereo4d import annotations, convert, equirect, example
 
 
 @pytest.fixture(scope="module")
@@ -93,3 +94,39 @@ def test_the_command_converts_a_folder_and_names_what_is_damaged(annotation, tmp
 def test_wrong_use_ends_in_a_line(arguments, tmp_path):
     done = run(tmp_path, *arguments)
     assert done.returncode == 1 and len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.fixture(scope="module")
+def converted_once(annotation, tmp_path_factory):
+    """A folder with annotations, and one with their examples, of 60 degrees."""
+    folder = tmp_path_factory.mktemp("convert")
+    annotations.write_annotation(folder / "npz" / "abc_5000.npz", annotation)
+    convert.convert(folder / "npz/abc_5000.npz", folder / "out", 60, 512)
+    return folder
+
+
+def test_an_example_is_done_until_its_annotation_is_newer(converted_once):
+    source = converted_once / "npz/abc_5000.npz"
+    how = source, converted_once / "out", 60, 512
+    assert convert.is_converted(*how)
+    assert not convert.is_converted(source, converted_once / "elsewhere", 60, 512)
+    later = (converted_once / "out/abc_5000.npz").stat().st_mtime + 1
+    os.utime(source, (later, later))
+    assert not convert.is_converted(*how)
+    os.utime(source, (0, 0))
+
+
+@pytest.mark.parametrize(("hfov", "size"), [(70, 512), (60, 256)])
+def test_an_example_of_another_picture_is_refused(converted_once, hfov, size):
+    source = converted_once / "npz/abc_5000.npz"
+    with pytest.raises(UserError, match="--overwrite"):
+        convert.is_converted(source, converted_once / "out", hfov, size)
+
+
+def test_annotations_are_not_written_over(converted_once):
+    source = converted_once / "npz/abc_5000.npz"
+    before = source.read_bytes()
+    for write in (convert.is_converted, convert.convert):
+        with pytest.raises(UserError, match="another --output_folder"):
+            write(source, source.parent, 60, 512)
+    assert source.read_bytes() == before

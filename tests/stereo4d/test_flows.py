@@ -1,6 +1,7 @@
 """Flows on disk: NumPy reads what is written, and a peer's pickle is read."""
 
 import pickle
+import weakref
 
 import numpy as np
 import pytest
@@ -45,11 +46,27 @@ def test_numpys_own_file_and_the_published_one_are_read(matches, tmp_path):
     assert_same(flows.open_flows(tmp_path / "flows.pkl"), matches)
 
 
-def test_a_pickle_is_written_as_published(matches, tmp_path):
-    flows.write_published(tmp_path / "flows.pkl", matches)
-    listed = pickle.loads((tmp_path / "flows.pkl").read_bytes())
-    np.testing.assert_array_equal(listed[1]["fwd"], matches[1].forward)
-    assert listed[0]["bwd"].shape == (6, 8, 2)
+def test_a_pickle_is_written_as_published_one_frame_after_the_other(matches, tmp_path):
+    path = tmp_path / "flows.pkl"
+    given, freed = [], []
+
+    def frames():
+        for match in matches:
+            flow = match.forward.copy()
+            freed.append(weakref.ref(flow))
+            given.append(sum(x() is not None for x in freed))
+            yield Match(flow, match.backward)
+            del flow
+
+    flows.write_published(path, frames())
+    assert max(given) <= 2  # the last one, and the one that comes
+    listed = pickle.loads(path.read_bytes())
+    assert type(listed) is list and len(listed) == 3
+    for found, match in zip(listed, matches, strict=True):
+        assert list(found) == ["fwd", "bwd"] and found["fwd"].dtype == np.float32
+        np.testing.assert_array_equal(found["fwd"], match.forward)
+        np.testing.assert_array_equal(found["bwd"], match.backward)
+    assert_same(flows.open_flows(path), matches)
 
 
 def test_too_few_frames_leave_no_file(matches, tmp_path):

@@ -83,6 +83,29 @@ def test_what_moves_is_found(scene, lifted):
     assert lifted.moving[bodies & moved].mean() > 0.9
 
 
+def test_some_tracks_at_a_time_give_what_all_do(measured, seen_in, monkeypatch):
+    some = [x[:150] for x in measured[:3]]
+    monkeypatch.setattr(optimisation, "AT_ONCE", 32)  # what is solved together
+    kept, dropped = lifting.filter_tracks(*some, seen_in)
+    whole = lifting.lift_tracks(*some, seen_in)
+    world = lifting.world_tracks(whole.tracks, whole.visible, seen_in.extrinsics)
+    monkeypatch.setattr(lifting, "AT_ONCE", 64)
+    again, counts = lifting.filter_tracks(*some, seen_in)
+    np.testing.assert_array_equal(again, kept)
+    assert counts == dropped
+    parts = lifting.lift_tracks(*some, seen_in)
+    np.testing.assert_array_equal(parts.tracks, whole.tracks)
+    np.testing.assert_array_equal(parts.moving, whole.moving)
+    seen = whole.visible
+    back = lifting.world_tracks(parts.tracks, parts.visible, seen_in.extrinsics)
+    np.testing.assert_array_equal(back, world)
+    square = np.tile(np.eye(4), (40, 1, 1))
+    square[:, :3] = seen_in.extrinsics
+    expected = geometry.camera_to_world(whole.tracks.astype(float), square)
+    np.testing.assert_allclose(world[seen], expected[seen], atol=1e-4)
+    assert not world[~seen].any()
+
+
 def test_tracks_without_depths_are_dropped_and_counted(measured, seen_in):
     pixels, visible, disparity, _ = measured
     disparity = disparity.copy()

@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 from scripts import run_module
+from stereo_walls import VIEW, write_wall
 
 from spa import geometry
 from spa.clip.video_writer import write_video
 from spa.data.examples import read_example
 from spa.data.unpickling import load_pickle
+from spa.errors import UserError
 from spa.simulation.scenes import generate_scene
-from stereo4d import annotations, simulated
+from stereo4d import annotations, simulated, single_steps
 
 VID, FRAMES, SKIPPED = "abcdefghijk_200000", 5, 2
 STEPS = "rectify inference_raft tracking segmentation track_optimization".split()
@@ -112,14 +114,29 @@ def test_published_pickles_are_enough_to_go_on_from(dataset, tmp_path):
     folder.mkdir(parents=True)
     os.symlink(source / "stereo4d_dataset/npz", tmp_path / "stereo4d_dataset/npz")
     made = source / "stereo4d_dataset/processed" / VID
-    for ending in ("-tapir_2d.pkl", "-flows_stereo.npz", "-clip.npz",
-                   "-left_rectified.mp4"):  # fmt: skip
+    # What the published code leaves; -clip.npz is ours alone.
+    for ending in ("-tapir_2d.pkl", "-flows_stereo.pkl", "-left_rectified.mp4"):
         os.symlink(made / f"{VID}{ending}", folder / f"{VID}{ending}")
     done = run(tmp_path, "segmentation", f"--vid={VID}")
     assert done.returncode == 0, done.stderr
     with np.load(folder / f"{VID}-tapir_remove_drift_tracks.npz") as found:
         with np.load(made / f"{VID}-tapir_remove_drift_tracks.npz") as expected:
             np.testing.assert_array_equal(found["tracks"], expected["tracks"])
+
+
+def test_another_hfov_than_was_rectified_is_refused(tmp_path):
+    clip = write_wall(tmp_path, 3)
+    clip.annotation = tmp_path / "released.npz"
+    for hfov in (None, 60):
+        found = single_steps.make_settings(clip, hfov).view
+        np.testing.assert_allclose(found.intrinsics, VIEW.intrinsics)
+    with pytest.raises(UserError, match="--output_hfov=60"):
+        single_steps.make_settings(clip, 70)
+    with np.load(clip.path("-clip.npz")) as stored:
+        arrays = dict(stored)
+    del arrays["intrinsics"]  # of a peer's files nothing is known
+    np.savez(clip.path("-clip.npz"), **arrays)
+    assert single_steps.make_settings(clip, 70).view.output_hfov == 70
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -152,6 +169,9 @@ class Evil:
 def test_hostile_pickles_are_not_run(dataset, tmp_path):
     folder = tmp_path / "processed" / VID
     folder.mkdir(parents=True)
+    made = dataset[0] / "stereo4d_dataset/processed" / VID
+    for ending in ("-left_rectified.mp4", "-clip.npz", "-poses.npz"):
+        os.symlink(made / f"{VID}{ending}", folder / f"{VID}{ending}")
     (folder / f"{VID}-tapir_remove_drift_tracks.pkl").write_bytes(
         pickle.dumps({"tracks": Evil()})
     )
