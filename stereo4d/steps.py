@@ -427,6 +427,8 @@ def optimise(clip: Clip, settings: Settings) -> list[Path]:
             *found, scene.extrinsics, view.intrinsics, view.size, float(stored["fps"]),
             np.arange(cut.start, cut.stop), said,
         )  # fmt: skip
+        video = os.path.abspath(clip.path(FILES["rectify"][0]))
+        arrays["video_path"] = np.asarray(video)  # to look at
         warned = example.list_warnings(arrays)
         for line in warned:
             LOG.warning("%s: %s", place.name, line)
