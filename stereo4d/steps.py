@@ -354,7 +354,8 @@ def disparities(clip: Clip, settings: Settings) -> Iterator[np.ndarray]:
 
 
 def find_poses(clip: Clip, settings: Settings) -> None:
-    """Writes `extrinsics [T, 3, 4]`, world to left camera, metres."""
+    """Writes `extrinsics [T, 3, 4]`, world to left camera, metres, and
+    `right_extrinsics`, to the right one."""
     frames = clip.left().frames
     cuts, stereo = stored_cuts(clip.arrays("-tapir_2d.npz")), settings.view.stereo
     maps = iter(tqdm(disparities(clip, settings), "poses", len(frames), delay=1))
@@ -375,8 +376,10 @@ def find_poses(clip: Clip, settings: Settings) -> None:
             found, factor, spread = odometry.scale_path(found, frames, maps, stereo)
             print(f"poses are scaled by {factor:.4g} (spread {spread:.1%})")
             said |= {"factor": factor, "spread": spread}
+    right = poses.right_extrinsics(found, settings.view.baseline)
     said = np.asarray(json.dumps(said))
-    write_npz(clip.path("-poses.npz"), {"extrinsics": found, "made_with": said})
+    arrays = {"extrinsics": found, "right_extrinsics": right, "made_with": said}
+    write_npz(clip.path("-poses.npz"), arrays)
 
 
 def drop_drift(clip: Clip, settings: Settings) -> dict[str, int]:
