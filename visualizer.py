@@ -9,9 +9,9 @@ trails are those with low scores, over white to blue, grey ones have none; rings
 points that were just lost. Below it are the score of the frame's least real
 neighbourhood and a colour bar with the true scores at its ends. --plot adds
 NPZNAME_visualized_scores.png, --save_frames a folder of PNGs. Files of TAPIP3D, which
-have no scores, are drawn in grey. With --interactive nothing is written: the browser
-shows the tracks in space. What the user can put right ends in one line on stderr and
-exit code 1.
+have no scores, are drawn in grey; of training examples what moves is red. With
+--interactive nothing is written: the browser shows the tracks in space. What the user
+can put right ends in one line on stderr and exit code 1.
 """
 
 import contextlib
@@ -44,7 +44,7 @@ def define_flags() -> None:
     """Defines the flags, where this file is run; importing it defines none."""
     # Those of the published script, with its defaults.
     flags.DEFINE_string("npz_path", None,
-        "The result to draw: result_with_scores.npz, or of TAPIP3D.")
+        "The result to draw: result_with_scores.npz, of TAPIP3D, or an example.")
     flags.DEFINE_string("output_dir", None,
         "Where files go; by default where the result is.")
     flags.DEFINE_string("output_name", None,

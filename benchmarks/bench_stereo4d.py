@@ -345,7 +345,9 @@ def pooled(findings: list[dict]) -> list[dict]:
     rows = [
         row("VR180 to perspective, dB, least", joined("rig", "psnr").min(), ">= 30"),
         row("rig's angles that are seen", joined("rig", "seen").mean()),
-        row("those off, degrees, most", joined("rig", "turn").max(), "<= 0.05"),
+        row(
+            "those off, degrees, most", joined("rig", "turn").max(initial=0), "<= 0.05"
+        ),
         row(
             "rig's angles off over claimed, most", joined("rig", "claim").max(), "<= 3"
         ),

@@ -179,7 +179,7 @@ def mutated_array(data: bytes, rng: np.random.Generator) -> bytes:
     if array.dtype.kind == "U" and not array.ndim:
         text = mutated_json(str(array).encode("utf-8", "replace"), rng)
         array = np.array(text.decode("utf-8", "replace"))
-    elif array.dtype.kind in "US":
+    elif array.dtype.kind in "USV":
         array = pick((array[:0], np.full(array.shape, "x" * 1000), array.ravel()), rng)
     else:
         array = _other_numbers(array, rng)

@@ -6,6 +6,7 @@ What a reader accepts goes through the next step, so that no fault is only put o
 import dataclasses
 import io
 import pickle
+import struct
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -447,6 +448,101 @@ def read_video(path):
     return find_cuts(read_video(path).frames)
 
 
+# Of stereo videos.
+
+
+def annotation_files():
+    tracks, visible = _tracks()
+    arrays = {
+        "name": np.array("a_0"),
+        "video_id": np.array("a"),
+        "timestamps": np.arange(FRAMES) * 33_333,
+        "rectified2rig": np.tile(np.eye(3), (2, 1, 1)),
+        "fov_bounds": np.array([-90.0, 90, -90, 90]),
+        "camera2world": np.tile(np.eye(3, 4), (FRAMES, 1, 1)),
+        "track_lengths": visible.sum(axis=1),
+        "track_indices": np.nonzero(visible)[1],
+        "track_coordinates": tracks[visible],
+    }
+    return [npz(**arrays)]
+
+
+def read_annotation(path):
+    from stereo4d import annotations, example
+
+    return example.converted(annotations.read_annotation(path))
+
+
+def pose_files():
+    square = np.tile(np.eye(4), (FRAMES, 1, 1))
+    vggt = square[None, :, :3].astype(np.float32)
+    return [*annotation_files(), npz(extrinsic=vggt), npz(cam_c2w=square)]
+
+
+def colmap_text():
+    poses = [f"{i + 1} 1 0 0 0 {i} 0 0 1 f{i}.png\n1.0 2.0 -1" for i in range(FRAMES)]
+    return ["\n".join(["# IMAGE_ID, QW", *poses]).encode()]
+
+
+def colmap_binary():
+    data = struct.pack("<Q", FRAMES)
+    for i in range(FRAMES):
+        data += struct.pack("<I7dI", i + 1, 1, 0, 0, 0, i, 0, 0, 1)
+        data += b"f%d.png\0" % i + struct.pack("<Q2dq", 1, 1.0, 2.0, -1)
+    return [data]
+
+
+def tum_files():
+    lines = [f"{i / 30} {i} 0 0 0 0 0 1" for i in range(FRAMES)]
+    return ["\n".join(["# time tx ty tz qx qy qz qw", *lines]).encode()]
+
+
+def read_poses(path):
+    from stereo4d import poses
+
+    return poses.inverted(poses.read_poses(path, FRAMES).extrinsics)
+
+
+def _flow():
+    return np.random.default_rng(0).normal(size=(FRAMES, 8, 12, 2)).astype(np.float16)
+
+
+def flow_files():
+    return [npz(fwd=_flow(), bwd=-_flow())]
+
+
+def flow_pickles():
+    frames = [{"fwd": x, "bwd": -x} for x in _flow().astype(np.float32)]
+    return [pickle.dumps(frames, protocol) for protocol in (2, 4)]
+
+
+def read_flows(path):
+    from stereo4d import flows
+
+    return [np.abs(each.forward) for each in flows.open_flows(path)]
+
+
+def _step():
+    pixels = np.random.default_rng(0).uniform(5, 40, (TRACKS, FRAMES, 2))
+    visibles = np.ones((TRACKS, FRAMES), bool)
+    queries = np.tile([0.0, 9, 9], (TRACKS, 1))
+    return {"tracks": pixels, "visibles": visibles, "query_points": queries}
+
+
+def step_files():
+    return [npz(**_step(), cuts=np.zeros(0, int))]
+
+
+def step_pickles():
+    return [pickle.dumps(_step(), protocol) for protocol in (2, 4)]
+
+
+def read_step(path):
+    from stereo4d.steps import Clip
+
+    return Clip(path.parent.parent, "a").arrays("-tapir_2d.npz")
+
+
 H264 = ("-pix_fmt", "yuv420p", "-crf", "30")
 READERS = {
     "tracks": Reader("npz", "a.npz", own_tracks, read_tracks),
@@ -474,4 +570,13 @@ READERS = {
     "pictures": Reader(
         "bytes", "frame_2.png", pictures("png", "jpeg", "webp", "tiff"), read_pictures
     ),
+    "annotation": Reader("npz", "a.npz", annotation_files, read_annotation),
+    "poses": Reader("npz", "a.npz", pose_files, read_poses),
+    "colmap": Reader("csv", "images.txt", colmap_text, read_poses),
+    "colmap_bin": Reader("bytes", "images.bin", colmap_binary, read_poses),
+    "tum": Reader("csv", "a.txt", tum_files, read_poses),
+    "flows": Reader("npz", "a.npz", flow_files, read_flows),
+    "flows_pkl": Reader("pkl", "a.pkl", flow_pickles, read_flows),
+    "step": Reader("npz", "a/a-tapir_2d.npz", step_files, read_step),
+    "step_pkl": Reader("pkl", "a/a-tapir_2d.pkl", step_pickles, read_step),
 }

@@ -19,6 +19,7 @@ import numpy as np
 from spa.data.unpickling import load_pickle
 from spa.errors import UserError
 from spa.files import whole_file
+from spa.npz import npz_members
 from stereo4d.matching import Match
 
 NAMES = ("fwd", "bwd")
@@ -65,6 +66,7 @@ def open_flows(path: str | os.PathLike) -> Sequence[Match]:
     published pkl, too. Raises UserError."""
     if os.fspath(path).endswith(".pkl"):
         return _Listed(_published(path))
+    npz_members(path, set(NAMES))  # damaged headers fail in many ways below
     try:
         maps = [_member(path, name) for name in NAMES]
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:

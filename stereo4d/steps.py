@@ -367,8 +367,9 @@ def disparities(
 
 
 def find_poses(clip: Clip, settings: Settings) -> list[Path]:
-    """Writes `extrinsics [T, 3, 4]`, world to left camera, metres, and of which frames
-    they are `known [T]`; returns the file. Raises UserError: of none."""
+    """Writes `extrinsics [T, 3, 4]`, world to left camera, metres, `right_extrinsics`,
+    to the right one, and of which frames they are `known [T]`; returns the file. Raises
+    UserError: of none."""
     count, lost = len(clip.info().times), []
     said, known = {"source": settings.poses}, np.ones(count, bool)
     if settings.poses == "static":
@@ -388,6 +389,7 @@ def find_poses(clip: Clip, settings: Settings) -> list[Path]:
     _warn(clip, lost)
     arrays = {
         "extrinsics": found,
+        "right_extrinsics": poses.right_extrinsics(found, settings.view.baseline),
         "known": known,
         "warnings": np.array(lost, str),
         "made_with": np.asarray(json.dumps(said)),
@@ -495,6 +497,8 @@ def _write_example(clip, settings, window, path, warned):
     place, indices = clip.example_path(window), np.arange(window.start, window.stop)
     how = scene.extrinsics, view.intrinsics, view.size, info.fps, indices
     arrays = example.example_arrays(*found, *how, said)
+    # To look at.
+    arrays["video_path"] = np.asarray(os.path.abspath(clip.path(LEFT)))
     weak = example.list_warnings(arrays)
     for line in weak:
         LOG.warning("%s: %s", place.name, line)

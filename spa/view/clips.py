@@ -126,6 +126,25 @@ class FileClip:
         return np.stack(list(self.frames())).transpose(0, 3, 1, 2)
 
 
+class BlankClip:
+    """Black frames of a (height, width) `size`, where there is no video."""
+
+    def __init__(self, num_frames: int, size: tuple[int, int]):
+        self.num_frames, self.size = num_frames, size
+
+    def __len__(self) -> int:
+        return self.num_frames
+
+    def frames(self, start: int = 0) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
+        """Yields frames from one on."""
+        for _ in range(start, self.num_frames):
+            yield np.zeros((*self.size, 3), np.uint8)
+
+    def array(self) -> UInt8[np.ndarray, "T 3 H W"]:
+        """Returns all of them."""
+        return np.zeros((self.num_frames, 3, *self.size), np.uint8)
+
+
 def eight_bits(values: np.ndarray) -> UInt8[np.ndarray, "..."]:
     """Returns colours 0..255 of uint8, of other integers, or of float in 0..1."""
     if values.dtype == np.uint8:

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from spa.data.examples import read_npz
+from spa import geometry
+from spa.data.examples import read_example, read_npz
 from spa.errors import VisualizeError
 from spa.inputs import is_there
 from spa.ranges import (
@@ -20,12 +21,13 @@ from spa.ranges import (
     numbers,
     visible_mask,
 )
-from spa.view.clips import MOST_WHOLE, FileClip, StoredClip, eight_bits
+from spa.view.clips import MOST_WHOLE, BlankClip, FileClip, StoredClip, eight_bits
 
 NEEDED = ("coords", "intrinsics", "extrinsics")
 SMALL = {
     *NEEDED,
     *("coords_score", "visibs", "video_path", "fps", "frame_size", "frame_indices"),
+    *("tracks_3d", "moving"),  # of a training example
 }
 
 
@@ -39,20 +41,24 @@ def load_visualization_data(npz_path: str | os.PathLike) -> dict:
 
 
 def read_result(npz_path: str | os.PathLike) -> dict:
-    """Returns the checked arrays of a result_with_scores.npz or TAPIP3D's file: coords
-    [T, N, 3], coords_score [T, N] (NaN for none), intrinsics [T, 3, 3], extrinsics [T,
-    4, 4], visibs [T, N]; and `clip` (lazy), `fps` (or None), `has_scores`, `path`."""
+    """Returns the checked arrays of a result_with_scores.npz, TAPIP3D's file or a
+    training example: coords [T, N, 3] of the world, coords_score [T, N] (NaN for none),
+    intrinsics [T, 3, 3], extrinsics [T, 4, 4], visibs [T, N]; and `clip` (lazy), `fps`
+    (or None), `has_scores`, `path`, `note`. What moves in an example has a score of 0,
+    and nothing else has one. Raises VisualizeError; DatasetError of an example."""
     path = os.fspath(npz_path)
     if os.path.isdir(path):
         raise VisualizeError(f"{path} is a folder: give its result_with_scores.npz")
     if not os.path.exists(path):
         raise VisualizeError(f"{path}: no such file")
-    stored = read_npz(path, SMALL)
+    stored, note = read_npz(path, SMALL), ""
+    if "tracks_3d" in stored and "coords" not in stored:
+        stored, note = _from_example(path, stored), "what moves is red"
     missing = [name for name in NEEDED if name not in stored]
     if missing:
         raise VisualizeError(
             f"{path} has no {', '.join(missing)}: need a result_with_scores.npz of "
-            "inference.py, or a file of TAPIP3D"
+            "inference.py, a file of TAPIP3D, or a training example"
         )
     with _named(path):
         for name in {*NEEDED, "coords_score"} & set(stored):
@@ -87,7 +93,33 @@ def read_result(npz_path: str | os.PathLike) -> dict:
         "fps": _fps(stored),
         "has_scores": bool(np.isfinite(scores).any()),
         "path": path,
+        "note": note,
     }
+
+
+def _from_example(path, stored):
+    """A training example under a result's names: points in the world."""
+    example = read_example(path)
+    tracks, visible = example["tracks_3d"], example["visible"][..., 0].T
+    num_frames, num_tracks = visible.shape
+    poses = stored.get("extrinsics", np.eye(4))
+    moving = stored.get("moving", np.zeros(num_tracks, bool))
+    _check_shape(path, "moving", moving, (num_tracks,))
+    with _named(path):
+        poses = numbers("its extrinsics", poses).astype(float)
+        check_poses("extrinsics", poses, num_frames)
+    poses = np.broadcast_to(poses.reshape(-1, 4, 4), (num_frames, 4, 4))
+    scores = np.where(moving.astype(bool), np.float32(0), np.float32(np.nan))
+    size = int(example["width"]), int(example["height"])
+    made = {
+        "coords": geometry.camera_to_world(tracks, poses).swapaxes(0, 1),
+        "coords_score": np.tile(scores, (num_frames, 1)),
+        "visibs": visible,
+        "intrinsics": geometry.intrinsics_matrix(example["intrinsics"]),
+        "extrinsics": poses,
+        "frame_size": np.array(size),
+    }
+    return stored | made
 
 
 @contextlib.contextmanager
@@ -134,6 +166,8 @@ def _find_clip(path, stored, num_frames):
         return clip
     named = stored.get("video_path", np.array(""))
     named = str(named.item()) if named.size == 1 else ""
+    if "tracks_3d" in stored and not is_there(named):
+        return BlankClip(num_frames, _frame_size(path, stored))
     if not named:
         raise VisualizeError(f"{path} has no video, and names none in video_path")
     beside = os.path.join(os.path.dirname(os.path.abspath(path)), Path(named).name)

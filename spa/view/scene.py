@@ -78,9 +78,13 @@ def make_scene(data: str | os.PathLike | dict, normalize: bool | None = None) ->
         size=tuple(data["clip"].size),
         pictures=Pictures(data["clip"]),
         fps=data["fps"] or DEFAULT_FPS,
-        title="/".join(Path(data["path"]).parts[-2:]),
+        title="/".join(Path(data["path"]).parts[-2:]) + _noted(data),
         score_range=score_range,
     )
+
+
+def _noted(data):
+    return f" ({data['note']})" if data.get("note") else ""
 
 
 class Pictures:

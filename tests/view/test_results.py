@@ -8,10 +8,11 @@ import pytest
 from drawn_results import example, save
 from video_files import make_clip, write_video
 
-from spa.errors import VisualizeError
+from spa.errors import UserError, VisualizeError
 from spa.view import clips, results
 from spa.view.drawing import draw_result
 from spa.view.results import load_visualization_data, prepare_video_for_visualization
+from spa.view.scene import make_scene
 
 
 @pytest.mark.parametrize("compress", [False, True])
@@ -119,6 +120,55 @@ def test_results_that_do_not_fit(tmp_path, changes, message):
     with pytest.raises(VisualizeError, match=message) as caught:
         load_visualization_data(path)
     assert "\n" not in str(caught.value) and path in str(caught.value)
+
+
+def training_example(**changes):
+    """Two points that stand still in the world and one that goes up, before a camera
+    that goes to the right; metres in each frame's camera."""
+    world = np.array([[[0.0, 0, 4]] * 3, [[1, 0, 4]] * 3, [[0, 0, 4]] * 3])
+    world[2, :, 1] = [0, -0.5, -1]
+    poses = np.tile(np.eye(4), (3, 1, 1))
+    poses[:, 0, 3] = [0, -0.1, -0.2]
+    made = {
+        "tracks_3d": (world + poses[:, :3, 3]).astype(np.float32),
+        "visible": np.ones((3, 3, 1), np.float32),
+        "intrinsics": np.array([50.0, 50, 32, 24]),
+        "height": np.array(48),
+        "width": np.array(64),
+        "extrinsics": poses,
+        "moving": np.array([False, False, True]),
+    }
+    return world, made | changes
+
+
+def test_a_training_example_is_shown_in_the_world_and_what_moves_is_red(tmp_path):
+    world, made = training_example()
+    data = results.read_result(save(tmp_path / "a.npz", made))
+    np.testing.assert_allclose(data["coords"], world.swapaxes(0, 1), atol=1e-6)
+    scored = np.isfinite(data["coords_score"])
+    np.testing.assert_array_equal(scored, [[False, False, True]] * 3)
+    assert data["clip"].size == (48, 64) and len(list(data["clip"].frames(1))) == 2
+    assert "what moves is red" in make_scene(data).title
+    # Red is where a moving point was drawn: the right one of those before the middle.
+    bgr = np.stack(list(draw_result(data, trail=0)))[2, :48].astype(int)
+    red = (bgr[..., 0] > bgr[..., 2] + 50) | (bgr[..., 2] > bgr[..., 0] + 50)
+    rows, columns = np.nonzero(red)
+    # By hand: x = 32 - 50 * 0.2 / 4, y = 24 - 50 * 1 / 4.
+    assert abs(columns.mean() - 29.5) < 1.5 and abs(rows.mean() - 11.5) < 1.5
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("moving", np.zeros(2, bool), "moving have shape"),
+        ("extrinsics", np.zeros((3, 4, 4)), "no camera poses"),
+        ("visible", np.ones((3, 2)), "visible"),
+    ],
+)
+def test_examples_that_do_not_fit(tmp_path, name, value, message):
+    path = save(tmp_path / "a.npz", training_example(**{name: value})[1])
+    with pytest.raises(UserError, match=message):
+        results.read_result(path)
 
 
 def test_float_video_that_is_not_within_0_to_1(tmp_path):
