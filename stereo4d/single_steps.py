@@ -223,6 +223,7 @@ def drop_drift(clip: Clip) -> None:
 def optimise(clip: Clip) -> None:
     """Writes tracks in space, and the example."""
     settings = make_settings(clip, FLAGS.hfov)
+    steps.find_poses(clip, settings)  # the published segmentation leaves none
     path, *_ = steps.optimise(clip, settings)
     print(f"wrote {path}")
     if FLAGS.write_pkl:
