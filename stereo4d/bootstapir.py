@@ -46,14 +46,24 @@ def load(
         )
     model = make_network(Path(repo).expanduser())
     load_weights(model, read_weights(path), path, "BootsTAPIR")
-    model = model.to(device or pick_device()).eval()
+    return tracker(model.to(device or pick_device()).eval())
+
+
+def tracker(model) -> Callable[..., Tracks2D]:
+    """Returns a tracker by a network. It keeps the features of the frames that it was
+    given last: these are what takes long, and queries of a clip come in parts."""
+    last = None, None
 
     def track(
         frames: Sequence[UInt8[np.ndarray, "H W 3"]],
         queries: Float[np.ndarray, "N 3"],
     ) -> Tracks2D:
         """Tracks of queries (frame, x, y), in pixels of the frames."""
-        return follow(model, frames, queries)
+        nonlocal last
+        if last[0] is not frames:
+            last = None, None  # of two clips there would not be room
+            last = frames, _features(model, frames)
+        return _follow(model, frames, queries, *last[1])
 
     return track
 
@@ -69,20 +79,28 @@ def make_network(repo: Path):
         return module.TAPIR(pyramid_level=1)
 
 
-def follow(model, frames, queries) -> Tracks2D:
-    """Returns what a network makes of queries: features once, AT_ONCE queries each."""
+def _features(model, frames):
+    """The video as a network sees it, and its features."""
     import torch
 
-    height, width = frames[0].shape[:2]
     device = next(model.parameters()).device
     pixels = np.stack([resized(frame, (SIDE, SIDE)) for frame in frames])
     video = torch.from_numpy(pixels).to(device).float()[None] / 255 * 2 - 1
+    with torch.no_grad():
+        return video, model.get_feature_grids(video, is_training=False)
+
+
+def _follow(model, frames, queries, video, grids) -> Tracks2D:
+    """What a network makes of queries, AT_ONCE of them each time."""
+    import torch
+
+    height, width = frames[0].shape[:2]
+    device = video.device
     scale = np.array([SIDE / width, SIDE / height])
     asked = np.concatenate([queries[:, :1], (queries[:, 1:] * scale)[:, ::-1]], axis=1)
     tracks = np.zeros((len(queries), len(frames), 2), np.float32)
     visible = np.zeros((len(queries), len(frames)), bool)
     with torch.no_grad():
-        grids = model.get_feature_grids(video, is_training=False)
         for first in tqdm(range(0, len(asked), AT_ONCE), "BootsTAPIR", leave=False):
             part = np.s_[first : first + AT_ONCE]
             points = torch.from_numpy(asked[part]).to(device).float()[None]

@@ -226,6 +226,7 @@ def optimise(clip: Clip) -> None:
     """Writes tracks in space, and the example."""
     settings = make_settings(clip, FLAGS.hfov)
     settings = dataclasses.replace(settings, objective=FLAGS.objective)
+    steps.find_poses(clip, settings)  # the published segmentation leaves none
     path, *_ = steps.optimise(clip, settings)
     print(f"wrote {path}")
     if FLAGS.write_pkl:

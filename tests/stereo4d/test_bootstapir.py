@@ -31,7 +31,7 @@ class StandIn(torch.nn.Module):
     """Points move one pixel of its pictures to the right a frame; the second query is
     hidden after its own frame, the third uncertain."""
 
-    num_pips_iter = 4
+    num_pips_iter, asked = 4, 0
 
     def __init__(self):
         super().__init__()
@@ -40,6 +40,7 @@ class StandIn(torch.nn.Module):
     def get_feature_grids(self, video, is_training):
         assert video.shape == (1, 6, 512, 512, 3) and not torch.is_grad_enabled()
         assert video.min() >= -1 and video.max() <= 1 and video.min() < 0
+        self.asked += 1
         return "grids"
 
     def get_query_features(self, video, is_training, query_points, feature_grids):
@@ -67,7 +68,14 @@ class StandIn(torch.nn.Module):
 
 def test_queries_and_tracks_are_in_the_frames_pixels():
     frames, queries = frames_and_queries()
-    found = bootstapir.follow(StandIn(), frames, queries)
+    network = StandIn()
+    track = bootstapir.tracker(network)
+    found = track(frames, queries=queries)
+    again = track(frames, queries=queries[::-1])  # of the same features
+    np.testing.assert_allclose(again.tracks[2], found.tracks[0])
+    assert network.asked == 1
+    track(frames.copy(), queries=queries)
+    assert network.asked == 2
     assert found.tracks.shape == (3, 6, 2) and found.visible.shape == (3, 6, 1)
     step = 64 / 512
     np.testing.assert_allclose(found.tracks[0, :, 0], 3 + step * np.arange(6))

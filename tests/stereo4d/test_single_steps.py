@@ -122,6 +122,17 @@ def test_published_pickles_are_enough_to_go_on_from(dataset, tmp_path):
     with np.load(folder / f"{VID}-tapir_remove_drift_tracks.npz") as found:
         with np.load(made / f"{VID}-tapir_remove_drift_tracks.npz") as expected:
             np.testing.assert_array_equal(found["tracks"], expected["tracks"])
+            kept = {k: found[k] for k in ("tracks", "visibles", "query_points")}
+    # From a peer's segmentation on, too, which leaves no poses.
+    for ending in ("-tapir_remove_drift_tracks.npz", "-poses.npz"):
+        (folder / f"{VID}{ending}").unlink()
+    peers = folder / f"{VID}-tapir_remove_drift_tracks.pkl"
+    peers.write_bytes(pickle.dumps(kept))
+    done = run(tmp_path, "track_optimization", f"--vid={VID}")
+    assert done.returncode == 0, done.stderr
+    final = f"{VID}-optimized_tracks.npz"
+    found, expected = (np.load(x / final)["track3d"] for x in (folder, made))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_another_hfov_than_was_rectified_is_refused(tmp_path):
@@ -170,7 +181,7 @@ def test_hostile_pickles_are_not_run(dataset, tmp_path):
     folder = tmp_path / "processed" / VID
     folder.mkdir(parents=True)
     made = dataset[0] / "stereo4d_dataset/processed" / VID
-    for ending in ("-left_rectified.mp4", "-clip.npz", "-poses.npz"):
+    for ending in ("-left_rectified.mp4", "-clip.npz"):
         os.symlink(made / f"{VID}{ending}", folder / f"{VID}{ending}")
     (folder / f"{VID}-tapir_remove_drift_tracks.pkl").write_bytes(
         pickle.dumps({"tracks": Evil()})
