@@ -1,6 +1,6 @@
 """Draws docs/examples.jpg: what 0.02, 0.1, 0.5 and 0.9 of realism look like.
 
-    python docs/make_examples.py      # a quarter of an hour on one CPU core
+    python docs/make_examples.py      # some minutes on two CPU cores
 
 Simulated scenes and an impossible twin of each are rendered and scored. Of the twins
 those are drawn whose realism is nearest to 0.02 and 0.1, about the moment from which on
