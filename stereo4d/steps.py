@@ -315,9 +315,17 @@ def _rig_turns(paths, settings):
 def match(clip: Clip, settings: Settings) -> list[Path]:
     """Writes flows between both eyes; returns the file."""
     matcher = parts.MATCHERS[settings.matcher](settings)
-    both = [open_source(clip.path(ending)).frames() for ending in (LEFT, RIGHT)]
     count, place = len(clip.info().times), clip.path(FLOWS)
-    with flows.write_flows(place, count, settings.view.size) as append:
+    with (
+        contextlib.ExitStack() as stack,
+        flows.write_flows(place, count, settings.view.size) as append,
+    ):
+        both = [
+            stack.enter_context(
+                contextlib.closing(open_source(clip.path(ending)).frames())
+            )
+            for ending in (LEFT, RIGHT)
+        ]
         for left, right in tqdm(zip(*both, strict=False), "matching", count):
             append(matcher(left[0], right[0], settings.most_disparity))
     return [place]

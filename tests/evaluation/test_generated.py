@@ -171,6 +171,12 @@ def test_figures_by_hand():
     assert ranks["quality, generated"]["realism"].value == pytest.approx(0.5)
 
 
+def test_of_one_kind_alone_nothing_is_reported():
+    realism = np.where([clip.labels["real"] for clip in CLIPS], np.nan, 0.5)
+    with pytest.raises(UserError, match="realism can judge no clip of one kind"):
+        generated_report.report(CLIPS, VALUES | {"realism": realism})
+
+
 def test_intervals_resample_pairs_and_sources():
     """One source of many pairs: sure by pair, and by source there is no interval."""
     rng = np.random.default_rng(0)

@@ -1,14 +1,17 @@
 """The checkpoints that the repository ships, on scenes that no training has seen."""
 
+import shutil
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from critic_cases import some_critic
 
 from spa.data.loading import load_examples
 from spa.model import checkpoints, evaluation
 from spa.realism.critic_files import SHIPPED as REALISM
+from spa.realism.critic_files import critics_path, write_critics
 from spa.realism.options import DEFAULT_CHECKPOINT
 from spa.realism.scorer import load_critics, score_video
 from spa.simulation.scene_pool import ScenePool
@@ -67,6 +70,16 @@ def test_the_sample_clip_scores_above_its_impossible_twin():
     per_frame = [np.array(r.score["per_frame"], float) for r in (intact, twin)]
     assert abs(np.nanargmax(per_frame[0] - per_frame[1]) - 44) <= 1
     assert intact.score["realism_measure"] == "critic"
+
+
+def test_a_critic_of_ones_own_is_judged_with_none_of_another_fit(tmp_path):
+    name = DEFAULT_CHECKPOINT.name
+    shutil.copy(DEFAULT_CHECKPOINT, tmp_path / name)
+    checkpoint = checkpoints.load_checkpoint(str(tmp_path / name))
+    assert "fold 0" in load_critics(checkpoint, left_out=True)  # the shipped ones
+    own = {REALISM: some_critic()}
+    write_critics(critics_path(name, tmp_path), own, checkpoint.sha256, {})
+    assert list(load_critics(checkpoint, left_out=True)) == [REALISM]
 
 
 def test_critics_are_those_of_the_shipped_checkpoint():

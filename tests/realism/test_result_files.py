@@ -4,12 +4,15 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 from small_models import WINDOW
 from video_files import SIZE, make_clip
 
 from spa import geometry
+from spa.errors import UserError
 from spa.realism import save_result
 from spa.realism.hold_out import clip_windows
+from spa.realism.result_files import read_score
 
 
 def test_files_are_as_the_design_says(result, tmp_path):
@@ -92,3 +95,12 @@ def test_scored_file(result, tmp_path):
     save_result(result, tmp_path)
     video = np.load(tmp_path / "result_with_scores.npz")["video"]
     np.testing.assert_array_equal(video.transpose(0, 2, 3, 1), make_clip())
+
+
+def test_a_logit_of_either_sign_is_read_and_nothing_else(tmp_path):
+    place = tmp_path / "score.json"
+    place.write_text('{"surprise": -3.5}')
+    assert read_score(place)["surprise"] == -3.5
+    place.write_text('{"surprise": "abc"}')
+    with pytest.raises(UserError, match="its surprise is no number"):
+        read_score(place)
