@@ -250,7 +250,8 @@ def draw_result(
         trail,
         point_size,
         hidden=hidden,
-        margin=margin,
+        # An example's colours are no scores.
+        margin=margin and not data.get("note"),
         score_range=score_range,
         # Of all tracks.
         running_scores=worst_neighbourhoods(true.T, tracks, np.asarray(visible, bool)),

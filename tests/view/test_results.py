@@ -150,7 +150,9 @@ def test_a_training_example_is_shown_in_the_world_and_what_moves_is_red(tmp_path
     assert data["clip"].size == (48, 64) and len(list(data["clip"].frames(1))) == 2
     assert "what moves is red" in make_scene(data).title
     # Red is where a moving point was drawn: the right one of those before the middle.
-    bgr = np.stack(list(draw_result(data, trail=0)))[2, :48].astype(int)
+    drawn = np.stack(list(draw_result(data, trail=0)))
+    assert drawn.shape == (3, 48, 64, 3)  # no margin says scores: there are none
+    bgr = drawn[2].astype(int)
     red = (bgr[..., 0] > bgr[..., 2] + 50) | (bgr[..., 2] > bgr[..., 0] + 50)
     rows, columns = np.nonzero(red)
     # By hand: x = 32 - 50 * 0.2 / 4, y = 24 - 50 * 1 / 4.
