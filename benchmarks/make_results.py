@@ -366,6 +366,7 @@ REPORT = (
     "&& cp outputs/{1}/report.md benchmarks/results/{1}.md"
 )
 FILMED = "../shared/videos"  # clips with a manifest, which are not shipped
+GENERATED = f"--dataset_path={FILMED}/manifest.csv --ratings_csv={FILMED}/ratings.csv"
 
 
 def interval(value: dict) -> str:
@@ -570,14 +571,13 @@ def main() -> None:
         *(
             report_section(
                 "synthetic",
-                f"--conditions={condition} {kinds}--num_scenes=145 "
-                "--pool_dir=outputs/pool",
+                f"--conditions={condition} {more} --pool_dir=outputs/pool",
                 f"synthetic_{condition}",
             )
-            for condition, kinds in (
-                ("true", ""),
-                ("noisy", ""),
-                ("rendered", "--kinds=first "),
+            for condition, more in (
+                ("true", "--num_scenes=145"),
+                ("noisy", "--kinds=first --num_scenes=145"),
+                ("rendered", "--kinds=first --num_scenes=36"),
             )
         ),
         "### Real clips and damaged copies",
@@ -586,23 +586,23 @@ def main() -> None:
         "frames* are the five other than replaced objects.",
         report_section(
             "corruptions",
-            f"--folds_csv={FILMED}/manifest.csv --folds=0,1,2,3",
+            f"--folds_csv={FILMED}/manifest.csv --folds=0,1,2,3 --num_seeds=1",
         ),
         "### Real against generated",
         report_section(
             "generated",
-            f"--dataset_path={FILMED}/manifest.csv --folds=0,1,2,3 --fit",
+            f"{GENERATED} --folds=0,1,2,3 --fit",
         ),
         "### Once, on what no choice was made on",
         "Fold 4 of these clips.",
         report_section(
             "corruptions",
-            f"--folds_csv={FILMED}/manifest.csv --folds=4",
+            f"--folds_csv={FILMED}/manifest.csv --folds=4 --num_seeds=1",
             "corruptions_held_back",
         ),
         report_section(
             "generated",
-            f"--dataset_path={FILMED}/manifest.csv --folds=4",
+            f"{GENERATED} --folds=4",
             "generated_held_back",
         ),
         "### Designs that were tried",
