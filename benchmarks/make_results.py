@@ -594,7 +594,7 @@ def main() -> None:
             f"{GENERATED} --folds=0,1,2,3 --fit",
         ),
         "### Once, on what no choice was made on",
-        "Fold 4 of these clips.",
+        "Fold 4 of these clips, of which the shipped critic has seen none.",
         report_section(
             "corruptions",
             f"--folds_csv={FILMED}/manifest.csv --folds=4 --num_seeds=1",
