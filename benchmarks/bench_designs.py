@@ -1,6 +1,6 @@
 """Designs of the critic that were tried: what each commit's own critic does.
 
-    python benchmarks/bench_designs.py --commits=39a03fe,d5013fb,HEAD
+    python benchmarks/bench_designs.py --commits=39a03fe,d5013fb,614240b
 
 Checks out each commit in a folder of its own and runs its commands there with the
 checkpoint that it ships: the sample clip and its twin whose cylinder jumps

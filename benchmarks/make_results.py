@@ -416,7 +416,8 @@ def tracker_section() -> str:
 
 def designs_section() -> str:
     """Returns what bench_designs.py measured."""
-    command = "python benchmarks/bench_designs.py --commits=39a03fe,d5013fb,HEAD"
+    command = "python benchmarks/bench_designs.py --commits=39a03fe,d5013fb,614240b "
+    command += "--num_scenes=4"
     path = RESULTS / "designs.json"
     if not path.exists():
         return not_measured(command)
