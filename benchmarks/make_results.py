@@ -10,6 +10,7 @@ import pathlib
 import sys
 
 import targets
+from bench_designs import DESIGNS
 
 HERE = pathlib.Path(__file__).resolve().parent
 RESULTS = HERE / "results"
@@ -416,19 +417,19 @@ def tracker_section() -> str:
 
 def designs_section() -> str:
     """Returns what bench_designs.py measured."""
-    command = "python benchmarks/bench_designs.py --commits=39a03fe,d5013fb,614240b "
-    command += "--num_scenes=4"
+    command = "python benchmarks/bench_designs.py --num_scenes=4"
     path = RESULTS / "designs.json"
     if not path.exists():
         return not_measured(command)
     rows = json.loads(path.read_text())["rows"]
     cells = [
-        [row["commit"], row["subject"], number(row["sample"]), number(row["teleport"]),
+        [row["commit"], DESIGNS.get(row["commit"], row["subject"]),
+         number(row["sample"]), number(row["teleport"]),
          *(interval(row[condition][question]) for condition in ("true", "noisy")
            for question in ("across", "paired"))]
         for row in rows
     ]  # fmt: skip
-    head = ["commit", "what it says", "sample", "its teleport"]
+    head = ["commit", "design", "sample", "its teleport"]
     head += ["true, AUROC", "true, pairs", "noisy, AUROC", "noisy, pairs"]
     scenes = ", ".join(dict.fromkeys(str(row["scenes"]) for row in rows))
     text = (

@@ -5,6 +5,7 @@ that a script hands in. Flags that choose how a clip is scored are made of the f
 `Options`; without one, the preset's value holds.
 """
 
+import atexit
 import contextlib
 import dataclasses
 import logging
@@ -178,4 +179,13 @@ def exit_on_user_error(
         named = f"{error.filename}: " if error.filename else ""
         sys.exit(printable(f"{named}{reason(error)}"))
     except KeyboardInterrupt:
+        atexit.register(_leave)
         sys.exit(f"interrupted: {interrupted}")
+
+
+def _leave() -> None:
+    """Ends the process without waiting: XLA goes on with what it was compiling, for a
+    minute perhaps, and crashes when it finds the interpreter gone."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)

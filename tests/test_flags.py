@@ -86,7 +86,6 @@ def test_what_cannot_be_written_is_said_before_the_work(tmp_path):
         (KeyError("x"), "'x'"),
         (FileNotFoundError(errno.ENOENT, "No such", "a.npz"), "a.npz: No such"),
         (OSError(errno.ENOSPC, "cannot write a: full"), "cannot write a: full"),
-        (KeyboardInterrupt(), "interrupted: go on"),
     ],
 )
 def test_a_script_ends_in_one_line(error, line):
@@ -96,6 +95,21 @@ def test_a_script_ends_in_one_line(error, line):
     ):
         raise error
     assert ended.value.code.startswith(line) and "\n" not in ended.value.code
+
+
+INTERRUPTED = """
+import atexit, time
+from spa.flags import exit_on_user_error
+atexit.register(time.sleep, 600)  # as long as a compiler may go on
+with exit_on_user_error(interrupted="go on"):
+    raise KeyboardInterrupt
+"""
+
+
+def test_an_interrupted_script_ends_at_once():
+    command = [sys.executable, "-c", INTERRUPTED]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=300)
+    assert (done.returncode, done.stderr) == (1, b"interrupted: go on\n")
 
 
 def test_what_is_no_users_fault_is_not_hidden():

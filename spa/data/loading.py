@@ -1,8 +1,10 @@
 """Any source of examples to an iterator of batches, on Grain."""
 
+import contextlib
 import dataclasses
 import functools
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 
@@ -112,6 +114,24 @@ def in_processes(dataset: grain.IterDataset, num_workers: int) -> grain.IterData
         flags.FLAGS.mark_as_parsed()
     workers = grain.MultiprocessingOptions(num_workers=num_workers)
     return dataset.mp_prefetch(workers)
+
+
+def started(found: Iterator[dict]) -> Iterator[dict]:
+    """Returns Grain's iterator when its processes have begun."""
+    with no_interrupts():  # it is the main process that says what Ctrl-C means
+        found.get_state()  # makes the workers that the next line starts
+        found.start_prefetch()
+    return found
+
+
+@contextlib.contextmanager
+def no_interrupts():
+    """Ignores Ctrl-C, also in processes that are started within, there for good."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @dataclasses.dataclass(frozen=True)

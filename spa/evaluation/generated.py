@@ -114,8 +114,9 @@ def _fold_notes(folds, judges) -> list[str]:
     notes, own = [], [fold for fold in folds if f"fold {fold}" in judges.critics]
     if own:
         notes.append(
-            f"folds {', '.join(sorted(own))}: judged by the critics that saw no real clip of "
-            "the fold of that name in the table that the shipped one is fitted to"
+            f"folds {', '.join(sorted(own))}: judged by the critics that saw no real "
+            "clip of the fold of that name in the table that the shipped one is fitted "
+            "to"
         )
     others = [fold or "unnamed" for fold in folds if fold not in own]
     if others:

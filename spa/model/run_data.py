@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import math
 import os
-import signal
 from collections.abc import Iterator
 
 import jax
@@ -21,6 +20,7 @@ from spa.data.loading import (
     load_dataset,
     load_examples,
     open_source,
+    started,
 )
 from spa.data.mixture import MixedSource, Part, parse_mix
 from spa.errors import UserError, first_line
@@ -290,21 +290,3 @@ def training_batches(options, model, first: int) -> Iterator[dict]:
             how["pool"] = scenes
     where = (source, options.dataset_path, options.batch_size // hosts, options.seed)
     return started(batches(options, model, *where, **how))
-
-
-def started(found: Iterator[dict]) -> Iterator[dict]:
-    """Returns Grain's iterator when its processes have begun."""
-    with no_interrupts():  # it is the main process that says what Ctrl-C means
-        found.get_state()  # makes the workers that the next line starts
-        found.start_prefetch()
-    return found
-
-
-@contextlib.contextmanager
-def no_interrupts():
-    """Ignores Ctrl-C, also in processes that are started within, there for good."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

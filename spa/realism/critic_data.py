@@ -23,11 +23,11 @@ from typing import NamedTuple
 
 import grain
 import numpy as np
-from absl import flags
 from jaxtyping import Bool, Float, Int
 
 from spa import geometry
 from spa.data.augmentation import Augmentation
+from spa.data.loading import in_processes, started
 from spa.realism.conditions import SEEN, tracker_view
 from spa.realism.critic import PLACES, Evidence, cut, filled, observed_only
 from spa.realism.evidence import depth_changes
@@ -530,13 +530,7 @@ def pair_batches(
     dataset = grain.MapDataset.source(sources.pairs(seed))
     dataset = dataset[first * groups :].batch(groups, batch_fn=_joined)
     iterable = dataset.to_iter_dataset(grain.ReadOptions(num_threads=0))
-    if num_workers:
-        # Grain asks absl for flags of its own, which fails outside an absl program.
-        if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()
-        workers = grain.MultiprocessingOptions(num_workers=num_workers)
-        iterable = iterable.mp_prefetch(workers)
-    return iter(iterable)
+    return started(iter(in_processes(iterable, num_workers)))
 
 
 def _joined(groups):

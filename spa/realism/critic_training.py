@@ -1,5 +1,6 @@
 """Trains a critic on pairs of an intact window and the same one, wrong."""
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -121,7 +122,8 @@ def train(
     init: dict | None = None,
 ) -> dict:
     """Returns the mean of a critic's parameters over its last steps; goes on from what
-    `folder`, of this fit alone, holds. Raises UserError: a state that is damaged."""
+    `folder`, of this fit alone, holds. Raises UserError: a state that is damaged, or a
+    loss that is no number."""
     folder.mkdir(parents=True, exist_ok=True)
     optimiser = _optimiser(training)
     state = _first_state(critic, training, optimiser, init)
@@ -143,16 +145,22 @@ def train(
     bar = tqdm(range(first, training.steps), "fitting", initial=first,
                total=training.steps, unit="step")  # fmt: skip
     means: dict[str, float] = {}
-    for step in bar:
-        state, parts = step_of(state, _jax_batch(next(batches)))
-        for name, value in parts.items():
-            means[name] = 0.98 * means.get(name, float(value)) + 0.02 * float(value)
-        if step % 10 == 0:
-            bar.set_postfix({name: f"{value:.3f}" for name, value in means.items()})
-        if (step + 1) % SAVED_EVERY == 0 or step + 1 == training.steps:
-            LOG.info("step %d: %s", step + 1, means)
-            with whole_file(place) as file:
-                file.write(flax.serialization.to_bytes(jax.device_get(state)))
+    with contextlib.closing(batches), bar:
+        for step in bar:
+            state, parts = step_of(state, _jax_batch(next(batches)))
+            parts = {name: float(value) for name, value in parts.items()}
+            if not np.isfinite(list(parts.values())).all():
+                raise UserError(
+                    f"the loss of step {step + 1} is no number: give a lower "
+                    f"--learning_rate than {training.learning_rate:g}"
+                )
+            means = {n: 0.98 * means.get(n, x) + 0.02 * x for n, x in parts.items()}
+            if step % 10 == 0:
+                bar.set_postfix({name: f"{value:.3f}" for name, value in means.items()})
+            if (step + 1) % SAVED_EVERY == 0 or step + 1 == training.steps:
+                LOG.info("step %d: %s", step + 1, means)
+                with whole_file(place) as file:
+                    file.write(flax.serialization.to_bytes(jax.device_get(state)))
     return jax.device_get(state["mean"])
 
 

@@ -250,7 +250,7 @@ def _warnings(video, tracks, ids, options, fitted) -> list[str]:
         warnings.append(f"only {num_frames} frames: the score rests on little")
     if _is_still(tracks, ids):
         warnings.append(
-            "hardly anything moves: what stands still is easy to reconstruct, and a "
+            "hardly anything moves: what stands still breaks nothing, and a "
             "high score then says nothing about motion"
         )
     return warnings

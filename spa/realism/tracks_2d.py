@@ -121,7 +121,7 @@ def frames_of(video: np.ndarray) -> np.ndarray:
     frames = video[0] if video.ndim == 5 and len(video) == 1 else video
     if frames.ndim == 4 and frames.shape[1] == 3 and frames.shape[3] != 3:
         frames = frames.transpose(0, 2, 3, 1)
-    if frames.ndim != 4 or frames.shape[3] != 3:
+    if frames.ndim != 4 or frames.shape[3] != 3 or not frames.size:
         raise ValueError(f"its video has shape {video.shape}, must be [T, 3, H, W]")
     return frames
 

@@ -5,10 +5,13 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from critic_cases import some_critic
 
+from spa.errors import UserError
 from spa.realism.critic import Evidence, observed_only
-from spa.realism.critic_training import gradient_of, loss_of
+from spa.realism.critic_data import Sources
+from spa.realism.critic_training import Training, gradient_of, loss_of, train
 
 
 def test_a_gradient_pair_by_pair_is_that_of_all_at_once():
@@ -28,3 +31,11 @@ def test_a_gradient_pair_by_pair_is_that_of_all_at_once():
     own = gradient_of(fitted.critic, fitted.params, evidence, culprit)
     close = functools.partial(np.testing.assert_allclose, rtol=1e-2, atol=1e-3)
     jax.tree.map(close, own, expected)
+
+
+def test_a_fit_that_diverges_says_so_and_keeps_nothing(tmp_path):
+    fitted, sources = some_critic(), Sources(("vanish",), shares=(1, 0, 0, 0))
+    training = Training(steps=3, groups=1, learning_rate=float("nan"))
+    with pytest.raises(UserError, match="the loss of step 2 is no number: give a low"):
+        train(fitted.critic, sources, training, tmp_path, 0, fitted.params)
+    assert list(tmp_path.iterdir()) == []

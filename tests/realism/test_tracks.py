@@ -184,6 +184,7 @@ LARGE = TAPIP3D | {"height": 96, "width": 128}
         (TAPIP3D, "how large are its frames"),
         (TAPIP3D | {"extrinsics": np.zeros((3, 4, 4))}, r"\[4, 4\] or \[6, 4, 4\]"),
         (TAPIP3D | {"video": np.zeros((6, 64, 64))}, r"must be \[T, 3, H, W\]"),
+        (TAPIP3D | {"video": np.zeros((6, 0, 0, 3))}, r"must be \[T, 3, H, W\]"),
         (TAPIP3D | {"video": np.zeros((4, 3, 64, 64))}, "of the tracks' 6 frames"),
         (LARGE | {"visibs": np.full((6, 5), "True")}, "not numbers but text"),
         (LARGE | {"visibs": np.full((6, 5), 2j)}, "not numbers but complex"),
