@@ -291,7 +291,7 @@ def _legend(score_range):
         f'<div style="height:.8em;border-radius:.2em;background:linear-gradient('
         f'to right,{",".join(ends)})"></div>'
         '<div style="display:flex;justify-content:space-between">'
-        f"<span>{low:.2g}: broken</span><span>{(low + high) / 2:.2g}</span>"
+        f"<span>{low:.2g}: surprising</span><span>{(low + high) / 2:.2g}</span>"
         f"<span>{high:.2g}: as expected</span></div>"
         f'<span style="color:rgb{GREY}">&#9679;</span> without a score</div>'
     )

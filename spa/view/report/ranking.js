@@ -65,7 +65,7 @@ function drawDistribution() {
     ...[0, 0.25, 0.5, 0.75, 1].map((s) => drawn("stop", { offset: s, "stop-color": colour(s) })))),
   drawn("rect", { x: 6, y: base + 5, width: width - 12, height: 3, rx: 1.5,
     fill: "url(#scale)" }));
-  for (const [share, label, anchor] of [[0, "0 broken motion", "start"], [0.5, isPair ? "● A  0.5  ○ B" : "0.5", "middle"],
+  for (const [share, label, anchor] of [[0, "0 surprising motion", "start"], [0.5, isPair ? "● A  0.5  ○ B" : "0.5", "middle"],
     [1, "usual motion 1", "end"]]) {
     svg.append(drawn("text", { x: x(share), y: base + 25, "text-anchor": anchor }, label));
   }

@@ -114,7 +114,7 @@ function drawPanes() {
     pane(b, b && b[kind], `B · ${said}`);
   } else if (a.original || a.painted) {
     pane(a, a.original, "Original");
-    pane(a, a.painted, "Points by score: red is broken motion, blue is usual, rings are lost");
+    pane(a, a.painted, "Points by score: red surprises, blue does not, rings are lost");
   } else pane(a, null, "");
   $("panes").style.gridTemplateColumns = panes.length === 1 ? "1fr" : "";
   $("panes").replaceChildren(...panes);
