@@ -61,7 +61,10 @@ class Calibration:
         clips: str = UNSEEN,
     ) -> "Calibration":
         """Returns the calibration of intact clips' logits, and of intact points', whose
-        clips may be others: one in 200 of these scores below a half."""
+        clips may be others: one in 200 of these scores below a half. Raises ValueError
+        as the calibration itself, and without points."""
+        if not len(point_logits):
+            raise ValueError("it says no number of any intact point")
         half = float(np.quantile(np.asarray(point_logits, np.float64), HALF))
         return cls(np.asarray(logits), half, backends or {}, clips)
 

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from spa.clip.video import read_video
 from spa.csv_files import find_column, read_csv
 from spa.errors import NothingToTrack, UserError
+from spa.flags import check_output_dir
 from spa.inputs import find_inputs, is_there
 from spa.model.checkpoints import Checkpoint
 from spa.realism import critic_groups, real_clips, rendered_clips
@@ -179,6 +180,8 @@ def fit(
     options, work = options or make_options(), Path(work_dir)
     checkpoint = load_checkpoint(checkpoint_path, options)
     folder = Path(output_dir or checkpoint.folder)
+    check_output_dir(folder)
+    check_output_dir(work, "work_dir")
     path, left_out = (critics_path(checkpoint.name, folder, x) for x in (False, True))
     for place in (path, left_out):
         if place.exists() and not overwrite:
@@ -381,7 +384,13 @@ def calibrated(
         if len(reference) < FEWEST:  # of the only fold
             reference, clips = own, SIMULATED
         points = np.concatenate([_points(e[name]) for e in simulated if name in e])
-        calibration = Calibration.fit(reference, points, names, clips)
+        try:
+            calibration = Calibration.fit(reference, points, names, clips)
+        except ValueError as error:
+            raise UserError(
+                f"the critic {name!r} cannot be calibrated: {error}: fit it with more "
+                "steps, or a lower --learning_rate"
+            ) from error
         fitted[name] = FittedCritic(critic, params[name], calibration)
     return fitted, kind
 

@@ -33,6 +33,17 @@ def test_it_is_continuous_and_falls_strictly(steps):
     assert (np.diff(calibration.realism(fine)) < 0).all()
 
 
+def test_a_critic_that_says_no_number_is_not_calibrated():
+    for logits, points in (
+        (np.full(12, np.nan), np.zeros(5)),
+        (np.zeros(12), np.zeros(5)),  # all alike
+        (np.arange(12.0), np.zeros(0)),
+        (np.arange(9.0), np.zeros(5)),
+    ):
+        with pytest.raises(ValueError):
+            Calibration.fit(logits, points)
+
+
 def test_the_order_of_the_reference_is_no_matter_and_ties_share_a_place():
     values = np.array([3.0, 1, 1, 1, 2, 5, 4, 0, 7, 6, 9, 8])
     one = Calibration(values, 0.0).realism(np.linspace(-3, 12, 50))
