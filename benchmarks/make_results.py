@@ -585,7 +585,7 @@ def main() -> None:
             for condition, more in (
                 ("true", "--num_scenes=145"),
                 ("noisy", "--kinds=first --num_scenes=145"),
-                ("rendered", "--kinds=first --num_scenes=36"),
+                ("rendered", "--kinds=first --num_scenes=24"),
             )
         ),
         "### Real clips and damaged copies",

@@ -3,9 +3,11 @@
 import contextlib
 import dataclasses
 import functools
+import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 
 import grain
@@ -113,7 +115,17 @@ def in_processes(dataset: grain.IterDataset, num_workers: int) -> grain.IterData
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()
     workers = grain.MultiprocessingOptions(num_workers=num_workers)
-    return dataset.mp_prefetch(workers)
+    return dataset.mp_prefetch(workers, worker_init_fn=_begin_worker)
+
+
+def _begin_worker(*_) -> None:
+    threading.Thread(target=_watch_parent, daemon=True).start()
+
+
+def _watch_parent() -> None:
+    """Ends this process with its parent, which may be killed without a word."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def started(found: Iterator[dict]) -> Iterator[dict]:

@@ -1,6 +1,11 @@
 """Sources of examples become batches: exact, in order, whoever prepares them."""
 
 import itertools
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -69,6 +74,25 @@ def test_the_iterator_resumes_in_the_middle_of_an_epoch(depth_pool, num_workers)
 def test_batches_can_begin_anywhere_with_any_number_of_workers(pool, num_workers):
     expected = take(pool, 5)[3:]
     assert_same(expected, take(pool, 2, first_batch=3, num_workers=num_workers))
+
+
+def test_workers_end_with_a_process_that_is_killed(examples):
+    """They would hold its memory, and the pipe that its output goes through."""
+    program = (
+        "from spa.data.loading import load_dataset\n"
+        "import os, signal, sys\n"
+        "if __name__ == '__main__':\n"
+        f"    sizes = {SIZES}\n"
+        "    made = load_dataset('npz', sys.argv[1], 4, num_workers=2, **sizes)\n"
+        "    next(made)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    script = examples / "killed.py"
+    script.write_text(program)
+    command = [sys.executable, str(script), str(examples)]
+    where = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    killed = subprocess.run(command, env=where, capture_output=True, timeout=120)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
 
 
 def test_evaluation_batches_are_exact_and_finite_in_number(pool):
